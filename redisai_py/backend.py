@@ -1,0 +1,184 @@
+"""The seam between the server and the frameworks: what a backend plugin offers, and how one is found.
+
+A plugin is any distribution with an entry point in the group `redisai_py.backends`; the entry point's name is the backend's
+name in lower case and its object a class (or factory) without arguments that gives a `Backend`. The built-in plugins
+(`backends/` in the source tree) are found in exactly this way. A plugin imports its framework at the top of its module and
+is itself imported only when first needed, so the server starts without any framework.
+
+A plugin may import `redisai_py.backend`, `redisai_py.tensor` and `redisai_py.errors`, nothing else of this package.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redisai_py.errors import BackendNotInstalled
+from redisai_py.tensor import Device
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "Array",
+    "Backend",
+    "DeviceArray",
+    "InputSpec",
+    "LoadOptions",
+    "Session",
+    "backend_names",
+    "load_backend",
+    "loaded_backends",
+]
+
+ENTRY_POINT_GROUP = "redisai_py.backends"
+
+
+@runtime_checkable
+class DeviceArray(Protocol):
+    """A value that lives on an accelerator between two operations of one DAG."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes on the device."""
+
+    def numpy(self) -> NDArray[Any]:
+        """A C-contiguous copy in host memory."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """Exchange with another framework without a copy."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's (device type, device id)."""
+
+
+Array = NDArray[Any] | DeviceArray
+"""A value given to or returned by a run. STRING tensors are object arrays whose elements are `bytes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model says of one input; `None` where it does not say. `shape` has None for a dynamic dimension."""
+
+    name: str
+    dtype: np.dtype[Any] | None = None
+    shape: tuple[int | None, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Settings that a plugin honours where its framework can.
+
+    intra_op_threads, inter_op_threads: 0 leaves the framework's default.
+    memory_limit_bytes: bound on the framework's own CPU allocator, 0 is none.
+    """
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    memory_limit_bytes: int = 0
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """One loaded model. The engine never calls `run` concurrently on one session; `terminate` comes from another thread."""
+
+    inputs: Sequence[InputSpec]
+    """One per input, in the order of `run`'s arguments."""
+    outputs: Sequence[str]
+    """One name per output; TORCH has empty strings."""
+    nbytes: int
+    """Estimate of the memory that the loaded model holds (weights; at least the blob's size)."""
+
+    def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        """Run the model once.
+
+        Args:    inputs: one array per input, C-contiguous, read-only, not to be kept after the call; device arrays only
+                 if this session returned such before. keep_on_device: outputs may stay on the accelerator.
+        Returns: one C-contiguous array per output, in order; None for an output that is not a tensor.
+        Raises:  BackendError with the framework's text (RedisAI's text where the spec fixes one).
+        Thread:  a worker thread; releases the GIL while the framework computes.
+        """
+
+    def terminate(self) -> bool:
+        """Ask a running `run` to stop early; False if the framework cannot. `run` then raises BackendError."""
+
+    def close(self) -> None:
+        """Release the memory; `run` is not called again."""
+
+
+class Backend(Protocol):
+    """One framework."""
+
+    name: str
+    """The backend's wire name, upper case: `ONNX`."""
+    version: str
+    """The framework's version, as INFO shows it."""
+
+    def check_device(self, device: Device) -> None:
+        """Raise BackendError with RedisAI's text if this build or machine cannot use `device`. Never falls back."""
+
+    def load_model(
+        self, blob: bytes, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+    ) -> Session:
+        """Build a session from a model's bytes.
+
+        Args:    inputs, outputs: node names, for backends whose models do not name them (TF); else empty.
+        Raises:  BackendError with the framework's text on one line.
+        Thread:  any but the event loop's.
+        """
+
+
+@dataclass(slots=True)
+class _Registry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    loaded: dict[str, Backend] = field(default_factory=dict)
+
+
+_registry = _Registry()
+
+
+def backend_names() -> list[str]:
+    """Wire names of the installed plugins, upper case, sorted; none is imported."""
+    return sorted({point.name.upper() for point in metadata.entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def loaded_backends() -> dict[str, Backend]:
+    """The plugins imported so far, by wire name."""
+    return dict(_registry.loaded)
+
+
+def load_backend(name: str) -> Backend:
+    """The backend of that name, imported on first use; single-flight across threads.
+
+    Args:    name: wire name in any case.
+    Raises:  BackendNotInstalled: no such entry point, or its import failed (the text says what to install).
+    Thread:  any but the event loop's: the import of a framework takes seconds.
+    """
+    wire_name = name.upper()
+    with _registry.lock:
+        backend = _registry.loaded.get(wire_name)
+        if backend is None:
+            backend = _registry.loaded[wire_name] = _import(wire_name)
+        return backend
+
+
+def _import(wire_name: str) -> Backend:
+    points = [p for p in metadata.entry_points(group=ENTRY_POINT_GROUP) if p.name.upper() == wire_name]
+    if not points:
+        raise BackendNotInstalled(f"ERR Could not load backend: no plugin for {wire_name} is installed")
+    try:
+        factory: Callable[[], Backend] = points[0].load()
+        return factory()
+    except ImportError as error:
+        extra = {"TF": "tensorflow"}.get(wire_name, wire_name.lower())
+        raise BackendNotInstalled(
+            f"ERR Could not load backend: {error}; try: pip install 'redisai_py[{extra}]'"
+        ) from error

@@ -1,0 +1,93 @@
+"""A result that is not there yet: the cheapest thing that can be awaited.
+
+asyncio's Future schedules its callbacks and a Task wraps each coroutine; both cost more than a small command's own work.
+`Pending` calls its one waiter at once, on the event loop's thread, and keeps to the Future protocol so far that an
+asyncio Task may await it too (then the wake-up goes through the loop, as a Task demands). It knows no loop until a Task
+awaits it, and no I/O.
+
+Rule: `resolve`, `fail` and awaiting happen on the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Pending"]
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """One value or one error, awaited by at most one coroutine or callback."""
+
+    __slots__ = ("_asyncio_future_blocking", "_loop", "done", "error", "value", "waiter")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.value: T | None = None
+        self.error: BaseException | None = None
+        self.waiter: Callable[[Pending[T]], object] | None = None
+        self._asyncio_future_blocking = False
+        self._loop: Any = None
+
+    def resolve(self, value: T) -> None:
+        """Give the value; a second call, or one after `fail`, does nothing."""
+        if not self.done:
+            self.done = True
+            self.value = value
+            if self.waiter is not None:
+                self.waiter(self)
+
+    def fail(self, error: BaseException) -> None:
+        """Give an error instead of a value."""
+        if not self.done:
+            self.done = True
+            self.error = error
+            if self.waiter is not None:
+                self.waiter(self)
+
+    def result(self) -> T:
+        """The value; raises the error. Only when `done`."""
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]  # done: the value is there
+
+    def __await__(self) -> Generator[Pending[T], None, T]:
+        if not self.done:
+            self._asyncio_future_blocking = True
+            yield self
+        return self.result()
+
+    __iter__ = __await__
+
+    # The part of asyncio's Future protocol that a Task uses.
+
+    def get_loop(self) -> Any:
+        """The loop that the awaiting Task runs on."""
+        import asyncio  # only a Task asks, and then asyncio is there; the core itself stays free of it
+
+        self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Any = None) -> None:
+        """Wake a Task through its loop."""
+        loop = self._loop or self.get_loop()
+        self.waiter = lambda _: loop.call_soon(callback, self, context=context)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Called when the awaiting Task is cancelled."""
+        if self.done:
+            return False
+        import asyncio
+
+        self.fail(asyncio.CancelledError(msg))
+        return True
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` ended it."""
+        return self.error is not None and type(self.error).__name__ == "CancelledError"
+
+    def exception(self) -> BaseException | None:
+        """The error, if any."""
+        return self.error

@@ -1,0 +1,374 @@
+"""The Redis protocol without sockets: bytes in, commands out; and where one reply ends.
+
+Rules:
+- `CommandParser` is fed chunks of any size and gives whole commands; it never waits and never raises: a broken frame is kept
+  in `error` and everything after it is ignored, as Redis replies once and closes.
+- The texts of framing errors, and what is an error, are Redis's own (`networking.c` is the authority on both).
+- A large argument is received straight into its own buffer: the shell asks `get_buffer()` and reports `received(n)`, so the
+  bytes are copied once, by the kernel.
+- Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one dictionary look-up
+  then replaces parsing and validation. See docs/adr/0003.
+
+It must not know what any command means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from redisai_py.errors import ProtocolError
+
+__all__ = ["Command", "CommandParser", "Frames", "encode_command", "split_inline", "split_replies"]
+
+MAX_INLINE = 64 * 1024
+LARGE_ARGUMENT = 64 * 1024
+MAX_FRAME = 384  # a frame (or the head of one, up to its blob) longer than this is not remembered
+_BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
+_LENGTHS = {b"%d" % n: n for n in range(1024)}  # canonical decimals, the common case without int()
+
+
+class Command:
+    """One command as it arrived.
+
+    argv:  its arguments, the name first; bytes, or a memoryview for a large one.
+    frame: its bytes on the wire if it arrived whole in one chunk, else b"".
+    payload_size: for a remembered head, the size of the blob that follows; -1 for a whole command.
+    meaning: whatever the server attached when it remembered the frame.
+    """
+
+    __slots__ = ("argv", "frame", "meaning", "payload_size")
+
+    def __init__(self, argv: list[Any], frame: bytes = b"", payload_size: int = -1, meaning: Any = None) -> None:
+        self.argv = argv
+        self.frame = frame
+        self.payload_size = payload_size
+        self.meaning = meaning
+
+    def wire(self) -> list[bytes | memoryview]:
+        """The command's bytes for Redis, large arguments unjoined."""
+        return [self.frame] if self.frame else encode_command(self.argv)
+
+
+class Frames:
+    """Remembered frames, shared by all connections of a server; bounded, forgotten all at once when full."""
+
+    __slots__ = ("_limit", "by_bytes")
+
+    def __init__(self, limit: int = 4096) -> None:
+        self.by_bytes: dict[bytes, Command] = {}
+        self._limit = limit
+
+    def remember(self, key: bytes, command: Command) -> None:
+        """Give `command` from now on for frames that are (or start with) exactly `key`."""
+        if len(key) <= MAX_FRAME:
+            if len(self.by_bytes) >= self._limit:
+                self.by_bytes.clear()
+            self.by_bytes[key] = command
+
+
+class CommandParser:
+    """Incremental parser of a client's byte stream.
+
+    Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
+          allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be legal.
+    """
+
+    __slots__ = (
+        "_allocate",
+        "_argc",
+        "_args",
+        "_filled",
+        "_frames",
+        "_large",
+        "_rest",
+        "error",
+        "max_argument_bytes",
+        "max_arguments",
+    )
+
+    def __init__(
+        self,
+        frames: Frames,
+        max_argument_bytes: int = 512 * 1024 * 1024,
+        max_arguments: int = 1024 * 1024,
+        allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
+    ) -> None:
+        self.error: ProtocolError | None = None
+        self.max_argument_bytes = max_argument_bytes
+        self.max_arguments = max_arguments
+        self._frames = frames
+        self._allocate = allocate
+        self._rest = b""  # bytes of an argument or header not complete yet
+        self._args: list[Any] = []
+        self._argc = 0  # arguments still to come; 0 at a command's boundary
+        self._large: memoryview | None = None  # the large argument under way, CR LF included
+        self._filled = 0
+
+    # -- large arguments ------------------------------------------------------------------------------------------------
+
+    @property
+    def receiving_large(self) -> bool:
+        """Whether the next bytes belong to a large argument and should be received through `get_buffer`."""
+        return self._large is not None
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes of the large argument go."""
+        assert self._large is not None
+        return self._large[self._filled :]
+
+    def received(self, count: int) -> list[tuple[Command, bytes | None]]:
+        """Report `count` bytes put into `get_buffer()`; gives the command if that completed it."""
+        self._filled += count
+        large = self._large
+        assert large is not None
+        if self._filled < len(large):
+            return []
+        self._large = None
+        self._args.append(large[:-2].toreadonly())
+        self._argc -= 1
+        commands: list[tuple[Command, bytes | None]] = []
+        if self._argc == 0:
+            commands.append((Command(self._args), None))
+            self._args = []
+        return commands
+
+    # -- everything else ------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> list[tuple[Command, bytes | None]]:
+        """Take the next bytes; gives the commands that are complete, in order, each with the payload of a remembered head."""
+        out: list[tuple[Command, bytes | None]] = []
+        if self._large is not None:
+            taken = min(len(data), len(self._large) - self._filled)
+            self._large[self._filled : self._filled + taken] = data[:taken]
+            out = self.received(taken)
+            data = data[taken:]
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if self.error is None and data:
+            self._parse(data, out)
+        return out
+
+    def _parse(self, data: bytes, out: list[tuple[Command, bytes | None]]) -> None:
+        position, end = 0, len(data)
+        known = self._frames.by_bytes
+        find = data.find
+        while position < end:
+            if self._argc == 0:
+                mark = find(_BLOB_MARK, position, position + MAX_FRAME)
+                if mark >= 0:
+                    start = find(b"\r\n", mark + 14) + 2
+                    command = known.get(data[position:start])
+                    if command is not None:
+                        stop = start + command.payload_size
+                        if stop + 2 <= end:
+                            out.append((command, data[start:stop]))
+                            position = stop + 2
+                            continue
+                else:
+                    stop = find(b"\r\n*", position, position + MAX_FRAME) + 2
+                    if stop < 2:
+                        stop = end
+                    command = known.get(data[position:stop])
+                    if command is not None:
+                        out.append((command, None))
+                        position = stop
+                        continue
+            position = self._parse_one(data, position, end, out)
+            if position < 0:
+                return
+
+    def _parse_one(self, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]) -> int:
+        """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is broken."""
+        start = position
+        if self._argc == 0:
+            if data[position] != 42:  # '*'
+                return self._parse_inline(data, position, out)
+            line = data.find(b"\r\n", position, position + MAX_INLINE)
+            if line < 0:
+                return self._wait(data, position, "too big mbulk count string")
+            count = self._integer(data[position + 1 : line])
+            if count is None or count > self.max_arguments:
+                return self._fail("invalid multibulk length")
+            position = line + 2
+            if count <= 0:
+                return position
+            self._argc = count
+        else:
+            start = -1
+        args = self._args
+        while self._argc:
+            line = data.find(b"\r\n", position, position + MAX_INLINE)
+            if line < 0:
+                if position < end and data[position] != 36:
+                    return self._fail(f"expected '$', got '{chr(data[position])}'")
+                return self._wait(data, position, "too big bulk count string")
+            if data[position] != 36:  # '$'
+                return self._fail(f"expected '$', got '{chr(data[position])}'")
+            word = data[position + 1 : line]
+            size = _LENGTHS.get(word)
+            if size is None:
+                size = self._integer(word)
+                if size is None or size < 0 or size > self.max_argument_bytes:
+                    return self._fail("invalid bulk length")
+            first = line + 2
+            stop = first + size
+            if stop + 2 > end:
+                return self._incomplete(data, position, first, size)
+            args.append(data[first:stop])
+            self._argc -= 1
+            position = stop + 2
+        self._args = []
+        out.append((Command(args, data[start:position] if start >= 0 else b""), None))
+        return position
+
+    def _incomplete(self, data: bytes, position: int, first: int, size: int) -> int:
+        if size < LARGE_ARGUMENT:
+            self._rest = data[position:]
+            return -1
+        self._large = self._allocate(size + 2)
+        self._filled = len(data) - first
+        self._large[: self._filled] = data[first:]
+        return -1
+
+    def _wait(self, data: bytes, position: int, too_big: str) -> int:
+        if len(data) - position >= MAX_INLINE:
+            return self._fail(too_big)
+        self._rest = data[position:]
+        return -1
+
+    def _parse_inline(self, data: bytes, position: int, out: list[tuple[Command, bytes | None]]) -> int:
+        line = data.find(b"\n", position, position + MAX_INLINE)
+        if line < 0:
+            return self._wait(data, position, "too big inline request")
+        argv = split_inline(data[position:line].removesuffix(b"\r"))
+        if argv is None:
+            return self._fail("unbalanced quotes in request")
+        if argv:
+            out.append((Command(list(argv)), None))
+        return line + 1
+
+    def _fail(self, text: str) -> int:
+        self.error = ProtocolError(f"ERR Protocol error: {text}")
+        self._rest = b""
+        return -1
+
+    @staticmethod
+    def _integer(word: bytes) -> int | None:
+        """Redis's `string2ll`: no sign but `-`, no leading zero, no blanks."""
+        digits = word[1:] if word[:1] == b"-" else word
+        if not digits.isdigit() or len(digits) > 19 or (digits[:1] == b"0" and word != b"0"):
+            return None
+        return int(word)
+
+
+def encode_command(argv: list[Any]) -> list[bytes | memoryview]:
+    """A command's bytes for Redis; arguments of 16 KiB and more stay buffers of their own, unjoined."""
+    segments: list[bytes | memoryview] = []
+    head = [b"*%d\r\n" % len(argv)]
+    for argument in argv:
+        if len(argument) >= 16384:
+            head.append(b"$%d\r\n" % len(argument))
+            segments += (b"".join(head), argument)
+            head = [b"\r\n"]
+        else:
+            head.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+    segments.append(b"".join(head))
+    return segments
+
+
+_ESCAPES = {110: 10, 114: 13, 116: 9, 98: 8, 97: 7}  # n r t b a
+_SPACES = b" \n\r\t\0\x0b\x0c"
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+def split_inline(line: bytes) -> list[bytes] | None:
+    """The arguments of an inline command, quoted as in redis-cli; None if quotes are unbalanced.
+
+    Source: `sdssplitargs` of Redis.
+    """
+    if b'"' not in line and b"'" not in line:
+        return line.replace(b"\0", b" ").split()
+    argv: list[bytes] = []
+    i, n = 0, len(line)
+    while True:
+        while i < n and line[i] in _SPACES:
+            i += 1
+        if i >= n:
+            return argv
+        word = bytearray()
+        while i < n and line[i] not in _SPACES:
+            if line[i] in b"\"'":
+                i = _quoted(line, i + 1, line[i], word)
+                if i < 0 or (i < n and line[i] not in _SPACES):
+                    return None
+            else:
+                word.append(line[i])
+                i += 1
+        argv.append(bytes(word))
+
+
+def _quoted(line: bytes, i: int, quote: int, word: bytearray) -> int:
+    """Append what stands between quotes to `word`; the position after the closing quote, or -1."""
+    n = len(line)
+    while i < n:
+        c = line[i]
+        if c == quote:
+            return i + 1
+        if c == 92 and i + 1 < n:  # backslash
+            following = line[i + 1]
+            if quote == 39:
+                if following == 39:
+                    c, i = 39, i + 1
+            elif following == 120 and i + 3 < n and line[i + 2] in _HEX and line[i + 3] in _HEX:
+                c, i = int(line[i + 2 : i + 4], 16), i + 3
+            else:
+                c, i = _ESCAPES.get(following, following), i + 1
+        word.append(c)
+        i += 1
+    return -1
+
+
+_LINE_ONLY = frozenset(b"+-:_,#(")
+_BULK = frozenset(b"$=!")
+_AGGREGATE = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # * ~ > one value per item; % | two
+
+
+def split_replies(data: bytes, position: int, count: int) -> list[bytes] | None:
+    """The raw bytes of the `count` replies that start at `position`; None if they are not complete.
+
+    Used where a reply must be passed on byte for byte and taken apart (EXEC with AI commands in it). An attribute (`|`)
+    belongs to the reply behind it.
+    """
+    replies = []
+    for _ in range(count):
+        stop = _reply_end(data, position)
+        if stop < 0:
+            return None
+        replies.append(data[position:stop])
+        position = stop
+    return replies
+
+
+def _reply_end(data: bytes, position: int) -> int:
+    pending = 1
+    size = len(data)
+    while pending:
+        line = data.find(b"\r\n", position)
+        if line < 0:
+            return -1
+        kind = data[position]
+        if kind in _BULK:
+            length = int(data[position + 1 : line])
+            position = line + 2 + (length + 2 if length >= 0 else 0)
+            if position > size:
+                return -1
+        else:
+            if kind in _AGGREGATE:
+                pending += max(int(data[position + 1 : line]), 0) * _AGGREGATE[kind]
+                if kind == 124:
+                    pending += 1
+            position = line + 2
+        pending -= 1
+    return position

@@ -1,0 +1,166 @@
+"""Values: element types, devices, and the immutable tensor that every other module passes around.
+
+Source of the names and of the element layouts: RedisAI's tensor commands; FLOAT16, BFLOAT16, UINT32 and UINT64 are ours.
+Data is little-endian and in C order. The only third-party imports are numpy and ml_dtypes (for bfloat16).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from redisai_py.errors import CommandError, ShapeMismatch
+
+__all__ = ["Buffer", "DType", "Device", "Tensor"]
+
+Buffer = bytes | bytearray | memoryview
+
+
+class DType(enum.Enum):
+    """Element types; the value is (bytes per element, safetensors name, numpy dtype)."""
+
+    FLOAT = (4, "F32", np.dtype("<f4"))
+    DOUBLE = (8, "F64", np.dtype("<f8"))
+    INT8 = (1, "I8", np.dtype("i1"))
+    INT16 = (2, "I16", np.dtype("<i2"))
+    INT32 = (4, "I32", np.dtype("<i4"))
+    INT64 = (8, "I64", np.dtype("<i8"))
+    UINT8 = (1, "U8", np.dtype("u1"))
+    UINT16 = (2, "U16", np.dtype("<u2"))
+    BOOL = (1, "BOOL", np.dtype("?"))
+    STRING = (0, "U8", np.dtype(object))
+    FLOAT16 = (2, "F16", np.dtype("<f2"))
+    BFLOAT16 = (2, "BF16", np.dtype(ml_dtypes.bfloat16))
+    UINT32 = (4, "U32", np.dtype("<u4"))
+    UINT64 = (8, "U64", np.dtype("<u8"))
+
+    # Enum members hash through Python code by default; these are keys of hot dictionaries.
+    __hash__ = object.__hash__
+
+    def __init__(self, itemsize: int, safetensors_name: str, numpy_dtype: np.dtype[Any]) -> None:
+        self.itemsize = itemsize
+        self.safetensors_name = safetensors_name
+        self.numpy_dtype = numpy_dtype
+
+    @property
+    def wire_name(self) -> bytes:
+        """Upper-case name as the protocol shows it."""
+        return self.name.encode()
+
+    @classmethod
+    def from_wire(cls, word: bytes) -> DType | None:
+        """The type named by `word` in any case, or None."""
+        return _BY_WIRE_NAME.get(word) or _BY_WIRE_NAME.get(word.upper())
+
+    @classmethod
+    def from_safetensors(cls, name: str) -> DType | None:
+        """The type of a safetensors name (`F32`); STRING is never returned: it needs metadata."""
+        return _BY_SAFETENSORS_NAME.get(name)
+
+    @classmethod
+    def from_numpy(cls, dtype: np.dtype[Any]) -> DType | None:
+        """The type that holds elements of a numpy dtype of any byte order, or None."""
+        if dtype.kind in "OSU" or dtype.kind == "T":
+            return cls.STRING
+        return _BY_NUMPY.get(dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype)
+
+
+_BY_WIRE_NAME = {dtype.name.encode(): dtype for dtype in DType}
+_BY_SAFETENSORS_NAME = {dtype.safetensors_name: dtype for dtype in DType if dtype is not DType.STRING}
+_BY_NUMPY = {dtype.numpy_dtype: dtype for dtype in DType if dtype is not DType.STRING}
+
+_DEVICE = re.compile(rb"(CPU|GPU)(?::(\d*))?\Z", re.IGNORECASE)
+_MAX_DEVICE_LENGTH = 9
+
+
+class Device(NamedTuple):
+    """Where a model runs: `kind` is CPU or GPU, `index` None for the default one, `text` as the user typed it."""
+
+    kind: str
+    index: int | None
+    text: str
+
+    @property
+    def queue(self) -> str:
+        """Name of the run queue: the upper-cased device string (`CPU`, `CPU:0` and `CPU:1` are three queues)."""
+        return self.text.upper()
+
+    @classmethod
+    def parse(cls, word: bytes) -> Device:
+        """`CPU`, `GPU`, `CPU:n`, `GPU:n` in any case, at most 9 characters.
+
+        Raises: CommandError `ERR Invalid DEVICE`.   Source: AI.MODELSTORE.
+        """
+        match = _DEVICE.match(word) if len(word) <= _MAX_DEVICE_LENGTH else None
+        if match is None:
+            raise CommandError("ERR Invalid DEVICE")
+        index = int(match[2]) if match[2] else None
+        return cls(match[1].decode().upper(), index, word.decode())
+
+
+class Tensor:
+    """An immutable dense tensor in C order.
+
+    dtype: element type.   shape: dimensions, () for a scalar.
+    data:  little-endian elements; for STRING every element followed by one NUL.
+    """
+
+    __slots__ = ("data", "dtype", "shape")
+
+    def __init__(self, dtype: DType, shape: tuple[int, ...], data: Buffer) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype.name}, {self.shape}, {len(self.data)} bytes)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        return (self.dtype, self.shape, bytes(self.data)) == (other.dtype, other.shape, bytes(other.data))
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.shape, bytes(self.data)))
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def numpy(self) -> NDArray[Any]:
+        """The tensor as an array of its shape: a read-only view without a copy; STRING gives an object array of bytes."""
+        if self.dtype is DType.STRING:
+            array = np.empty(self.size, dtype=object)
+            array[:] = bytes(self.data).split(b"\0")[: self.size]
+            return array.reshape(self.shape)
+        array = np.frombuffer(self.data, self.dtype.numpy_dtype).reshape(self.shape)
+        array.flags.writeable = False
+        return array
+
+    @classmethod
+    def from_numpy(cls, array: NDArray[Any]) -> Tensor:
+        """The tensor of an array; no copy if it is C-contiguous, little-endian and numeric.
+
+        Raises: ShapeMismatch if no DType holds its elements (complex, datetime ...).
+        """
+        dtype = DType.from_numpy(array.dtype)
+        if dtype is None:
+            raise ShapeMismatch(f"ERR unsupported dtype {array.dtype}")
+        if dtype is DType.STRING:
+            return cls(dtype, array.shape, _join_strings(array.ravel().tolist()))
+        contiguous = np.ascontiguousarray(array, dtype.numpy_dtype)
+        # A view of bytes works for bfloat16 too, which the buffer protocol does not know.
+        data = contiguous.reshape(-1).view(np.uint8).data
+        return cls(dtype, array.shape, data)
+
+
+def _join_strings(elements: Sequence[str | bytes]) -> bytes:
+    return b"".join((e.encode() if isinstance(e, str) else bytes(e)) + b"\0" for e in elements)
