@@ -1,0 +1,228 @@
+"""Tiny real models, one builder per model, for tests, benchmarks and examples.
+
+Every builder returns the bytes that AI.MODELSTORE takes as BLOB; weights come from a fixed seed, so that two calls give models
+that compute the same. A builder imports its framework when called: `build_onnx_*` needs `onnx` only (the scikit-learn ones
+`sklearn` and `skl2onnx`), `build_torch_*` needs `torch`, `build_tf_*` and `build_tflite_*` need `tensorflow`.
+
+From the command line:  python scripts/make_models.py OUTDIR [NAME...]   writes all models, or the named ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import tarfile
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BUILDERS", "main", "mlp_weights"]
+
+_OPSET = 17
+_IR_VERSION = 8
+_FACTOR = 2.0
+_MLP_SIZES = (784, 512, 512, 10)
+_HEAVY_WIDTH = 256
+
+
+def mlp_weights(sizes: Sequence[int] = _MLP_SIZES) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """(weight (n_in, n_out), bias (n_out,)) per layer, float32, the same at every call."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        weight = (rng.standard_normal((n_in, n_out)) / np.sqrt(n_in)).astype(np.float32)
+        layers.append((weight, (rng.standard_normal(n_out) / 10).astype(np.float32)))
+    return layers
+
+
+# --- ONNX ---------------------------------------------------------------------------------------------------------------
+
+
+def _onnx(name: str) -> Any:
+    return importlib.import_module(f"onnx.{name}")
+
+
+def _onnx_model(
+    nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], constants: dict[str, NDArray[Any]] | None = None
+) -> bytes:
+    """Serialise a graph; `constants` become initializers."""
+    helper, numpy_helper = _onnx("helper"), _onnx("numpy_helper")
+    initializers = [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()]
+    graph = helper.make_graph(list(nodes), "model", list(inputs), list(outputs), initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    _onnx("checker").check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _onnx_value(name: str, shape: Sequence[int | str | None], dtype: str = "FLOAT") -> Any:
+    helper = _onnx("helper")
+    return helper.make_tensor_value_info(name, getattr(importlib.import_module("onnx").TensorProto, dtype), list(shape))
+
+
+def build_onnx_mul() -> bytes:
+    """y = x * 2: `x` float32 (N, 2) -> `y` float32 (N, 2); N is dynamic. The tiny model of tests and benchmarks."""
+    node = _onnx("helper").make_node("Mul", ["x", "factor"], ["y"])
+    values = [_onnx_value(name, ["N", 2]) for name in "xy"]
+    return _onnx_model([node], values[:1], values[1:], {"factor": np.float32(_FACTOR).reshape(())})
+
+
+def build_onnx_add() -> bytes:
+    """c = a + b: `a`, `b` float32 (N, 2) -> `c` float32 (N, 2); N is dynamic."""
+    node = _onnx("helper").make_node("Add", ["a", "b"], ["c"])
+    values = [_onnx_value(name, ["N", 2]) for name in "abc"]
+    return _onnx_model([node], values[:2], values[2:])
+
+
+def build_onnx_mlp() -> bytes:
+    """A perceptron 784-512-512-10 with ReLU: `x` float32 (N, 784) -> `y` float32 (N, 10), about 2.7 MB."""
+    helper = _onnx("helper")
+    layers = mlp_weights()
+    nodes, constants, current = [], {}, "x"
+    for i, (weight, bias) in enumerate(layers):
+        last = i == len(layers) - 1
+        constants[f"w{i}"], constants[f"b{i}"] = weight, bias
+        nodes.append(helper.make_node("Gemm", [current, f"w{i}", f"b{i}"], ["y" if last else f"h{i}"]))
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"h{i}"], [f"r{i}"]))
+            current = f"r{i}"
+    inputs, outputs = [_onnx_value("x", ["N", _MLP_SIZES[0]])], [_onnx_value("y", ["N", _MLP_SIZES[-1]])]
+    return _onnx_model(nodes, inputs, outputs, constants)
+
+
+def build_onnx_heavy(iterations: int = 1000) -> bytes:
+    """x + iterations * 0 by `iterations` products of 256x256 matrices in a Loop: `x` float32 (N, 2) -> `y` float32 (N, 2).
+
+    One iteration takes roughly 1 ms on one core of 2020; a run can be terminated between two iterations. The product is
+    of zeros, so the result is exactly x, yet no optimiser can know that: the zeros are derived from x.
+    """
+    helper = _onnx("helper")
+    square = [_HEAVY_WIDTH, _HEAVY_WIDTH]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["keep_going"], ["keep_going_out"]),
+            helper.make_node("MatMul", ["state", "eye"], ["state_out"]),
+        ],
+        "body",
+        [_onnx_value("i", [], "INT64"), _onnx_value("keep_going", [], "BOOL"), _onnx_value("state", square)],
+        [_onnx_value("keep_going_out", [], "BOOL"), _onnx_value("state_out", square)],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Expand", ["nothing", "square"], ["start"]),
+        helper.make_node("Loop", ["trips", "true", "start"], ["end"], body=body),
+        helper.make_node("ReduceSum", ["end"], ["end_sum"], keepdims=0),
+        helper.make_node("Add", ["x", "end_sum"], ["y"]),
+    ]
+    constants = {
+        "zero": np.zeros((), np.float32),
+        "true": np.ones((), np.bool_),
+        "eye": np.eye(_HEAVY_WIDTH, dtype=np.float32),
+        "square": np.array(square, np.int64),
+        "trips": np.array(iterations, np.int64),
+    }
+    return _onnx_model(nodes, [_onnx_value("x", ["N", 2])], [_onnx_value("y", ["N", 2])], constants)
+
+
+def build_onnx_large_output(elements: int = 64 * 1024 * 1024) -> bytes:
+    """y = x repeated `elements` times: `x` float32 (1,) -> `y` float32 (elements,); asks the allocator for 4*elements bytes."""
+    node = _onnx("helper").make_node("Expand", ["x", "shape"], ["y"])
+    constants = {"shape": np.array([elements], np.int64)}
+    return _onnx_model([node], [_onnx_value("x", [1])], [_onnx_value("y", [elements])], constants)
+
+
+def build_onnx_identity(dtype: str = "FLOAT") -> bytes:
+    """y = x for any ONNX element type (`STRING`, `FLOAT16`, `BFLOAT16`, ...): `x` (N,) -> `y` (N,)."""
+    node = _onnx("helper").make_node("Identity", ["x"], ["y"])
+    return _onnx_model([node], [_onnx_value("x", ["N"], dtype)], [_onnx_value("y", ["N"], dtype)])
+
+
+def build_onnx_string_identity() -> bytes:
+    """y = x for strings: `x` STRING (N,) -> `y` STRING (N,)."""
+    return build_onnx_identity("STRING")
+
+
+def build_onnx_external_data() -> bytes:
+    """y = x + w where w is said to lie in the file `weights.bin`: a model that a server must refuse."""
+    onnx = importlib.import_module("onnx")
+    node = _onnx("helper").make_node("Add", ["x", "w"], ["y"])
+    values = [_onnx_value(name, ["N", 2]) for name in "xy"]
+    model = onnx.load_model_from_string(
+        _onnx_model([node], values[:1], values[1:], {"w": np.ones(2, np.float32)})
+    )
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", "8")):
+        entry = weight.external_data.add()
+        entry.key, entry.value = key, value
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _sklearn_iris(zipmap: bool) -> bytes:
+    datasets, linear_model = (importlib.import_module(f"sklearn.{name}") for name in ("datasets", "linear_model"))
+    skl2onnx = importlib.import_module("skl2onnx")
+    float_tensor = importlib.import_module("skl2onnx.common.data_types").FloatTensorType
+    features, labels = datasets.load_iris(return_X_y=True)
+    classifier = linear_model.LogisticRegression(max_iter=1000).fit(features, labels)
+    model = skl2onnx.to_onnx(
+        classifier,
+        initial_types=[("x", float_tensor([None, 4]))],
+        options={id(classifier): {"zipmap": zipmap}},
+        target_opset=_OPSET,
+    )
+    model.graph.name = "iris"  # by default a random one
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def build_onnx_iris() -> bytes:
+    """Logistic regression on iris: `x` float32 (N, 4) -> `label` int64 (N,), `probabilities` float32 (N, 3)."""
+    return _sklearn_iris(zipmap=False)
+
+
+def build_onnx_iris_zipmap() -> bytes:
+    """The same, `output_probability` being a sequence of maps, as skl2onnx does by default: not a tensor."""
+    return _sklearn_iris(zipmap=True)
+
+
+BUILDERS: dict[str, Callable[[], bytes]] = {
+    "onnx_mul.onnx": build_onnx_mul,
+    "onnx_add.onnx": build_onnx_add,
+    "onnx_mlp.onnx": build_onnx_mlp,
+    "onnx_heavy.onnx": build_onnx_heavy,
+    "onnx_string_identity.onnx": build_onnx_string_identity,
+    "onnx_external_data.onnx": build_onnx_external_data,
+    "onnx_iris.onnx": build_onnx_iris,
+    "onnx_iris_zipmap.onnx": build_onnx_iris_zipmap,
+}
+"""File name -> builder, for every model that needs no argument."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the models into a directory; 0 on success."""
+    parser = argparse.ArgumentParser(description="Write tiny real models into a directory.")
+    parser.add_argument("outdir", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="file names, with or without extension; default: all")
+    args = parser.parse_args(argv)
+    chosen = {name: build for name, build in BUILDERS.items() if not args.names or {name, Path(name).stem} & {*args.names}}
+    unknown = {*args.names} - {*chosen} - {Path(name).stem for name in chosen}
+    if unknown:
+        parser.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(BUILDERS)}")
+    args.outdir.mkdir(parents=True, exist_ok=True)
+    for name, build in chosen.items():
+        blob = build()
+        (args.outdir / name).write_bytes(blob)
+        print(f"{args.outdir / name}  {len(blob)} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
