@@ -1,9 +1,9 @@
 """The seam between the server and the frameworks: what a backend plugin offers, and how one is found.
 
-A plugin is any distribution with an entry point in the group `redisai_py.backends`; the entry point's name is the backend's
-name in lower case and its object a class (or factory) without arguments that gives a `Backend`. The built-in plugins
-(`backends/` in the source tree) are found in exactly this way. A plugin imports its framework at the top of its module and
-is itself imported only when first needed, so the server starts without any framework.
+A plugin is any distribution with an entry point in the group `redisai_py.backends`; the entry point's name is the
+backend's name in lower case and its object a class (or factory) without arguments that gives a `Backend`. The built-in
+plugins (`backends/` in the source tree) are found in exactly this way. A plugin imports its framework at the top of its
+module and is itself imported only when first needed, so the server starts without any framework.
 
 A plugin may import `redisai_py.backend`, `redisai_py.tensor` and `redisai_py.errors`, nothing else of this package.
 """
@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from redisai_py.errors import BackendNotInstalled
+from redisai_py.errors import BackendError, BackendNotInstalled
 from redisai_py.tensor import Device
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "LoadOptions",
     "Session",
     "backend_names",
+    "framework_error",
     "load_backend",
     "loaded_backends",
 ]
@@ -88,7 +89,7 @@ class LoadOptions:
 
 
 class Session(Protocol):
-    """One loaded model. The engine never calls `run` concurrently on one session; `terminate` comes from another thread."""
+    """One loaded model. The engine never calls `run` concurrently on one session; `terminate` may come at any time."""
 
     inputs: Sequence[InputSpec]
     """One per input, in the order of `run`'s arguments."""
@@ -134,6 +135,15 @@ class Backend(Protocol):
         Raises:  BackendError with the framework's text on one line.
         Thread:  any but the event loop's.
         """
+
+
+def framework_error(error: BaseException, prefix: str = "") -> BackendError:
+    """A framework's exception as the one kind that a plugin raises: its text on one line, after `prefix`.
+
+    A text of several lines keeps them all, white space run together; an exception without text shows its type's name.
+    """
+    text = " ".join(str(error).split())
+    return BackendError(prefix + (text or type(error).__name__))
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """Tiny real models, one builder per model, for tests, benchmarks and examples.
 
-Every builder returns the bytes that AI.MODELSTORE takes as BLOB; weights come from a fixed seed, so that two calls give models
-that compute the same. A builder imports its framework when called: `build_onnx_*` needs `onnx` only (the scikit-learn ones
-`sklearn` and `skl2onnx`), `build_torch_*` needs `torch`, `build_tf_*` and `build_tflite_*` need `tensorflow`.
+Every builder returns the bytes that AI.MODELSTORE takes as BLOB; weights come from a fixed seed, so that two calls give
+models that compute the same. A builder imports its framework when called: `build_onnx_*` needs `onnx` only (those of
+scikit-learn `sklearn` and `skl2onnx`), `build_torch_*` needs `torch`, `build_tf_*` and `build_tflite_*` `tensorflow`.
 
 From the command line:  python scripts/make_models.py OUTDIR [NAME...]   writes all models, or the named ones.
 """
@@ -11,13 +11,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
-import os
-import tarfile
-import tempfile
-import warnings
-import zipfile
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +26,20 @@ _IR_VERSION = 8
 _FACTOR = 2.0
 _MLP_SIZES = (784, 512, 512, 10)
 _HEAVY_WIDTH = 256
+_NONE: dict[str, NDArray[Any]] = {}
 
 
 def mlp_weights(sizes: Sequence[int] = _MLP_SIZES) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """(weight (n_in, n_out), bias (n_out,)) per layer, float32, the same at every call."""
     rng = np.random.default_rng(0)
     layers = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(sizes):
         weight = (rng.standard_normal((n_in, n_out)) / np.sqrt(n_in)).astype(np.float32)
         layers.append((weight, (rng.standard_normal(n_out) / 10).astype(np.float32)))
     return layers
 
 
-# --- ONNX ---------------------------------------------------------------------------------------------------------------
+# --- ONNX
 
 
 def _onnx(name: str) -> Any:
@@ -51,11 +47,11 @@ def _onnx(name: str) -> Any:
 
 
 def _onnx_model(
-    nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], constants: dict[str, NDArray[Any]] | None = None
+    nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], constants: Mapping[str, NDArray[Any]] = _NONE
 ) -> bytes:
     """Serialise a graph; `constants` become initializers."""
     helper, numpy_helper = _onnx("helper"), _onnx("numpy_helper")
-    initializers = [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(list(nodes), "model", list(inputs), list(outputs), initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
     _onnx("checker").check_model(model)
@@ -71,7 +67,7 @@ def build_onnx_mul() -> bytes:
     """y = x * 2: `x` float32 (N, 2) -> `y` float32 (N, 2); N is dynamic. The tiny model of tests and benchmarks."""
     node = _onnx("helper").make_node("Mul", ["x", "factor"], ["y"])
     values = [_onnx_value(name, ["N", 2]) for name in "xy"]
-    return _onnx_model([node], values[:1], values[1:], {"factor": np.float32(_FACTOR).reshape(())})
+    return _onnx_model([node], values[:1], values[1:], {"factor": np.array(_FACTOR, np.float32)})
 
 
 def build_onnx_add() -> bytes:
@@ -98,10 +94,10 @@ def build_onnx_mlp() -> bytes:
 
 
 def build_onnx_heavy(iterations: int = 1000) -> bytes:
-    """x + iterations * 0 by `iterations` products of 256x256 matrices in a Loop: `x` float32 (N, 2) -> `y` float32 (N, 2).
+    """y = x, slowly: `x` float32 (N, 2) -> `y` float32 (N, 2), after `iterations` products of 256x256 matrices.
 
-    One iteration takes roughly 1 ms on one core of 2020; a run can be terminated between two iterations. The product is
-    of zeros, so the result is exactly x, yet no optimiser can know that: the zeros are derived from x.
+    They are a Loop, and a run can be terminated between two iterations; one took 0.16 ms on one core of a server. The
+    products are of zeros, so the result is exactly x, yet no optimiser can know that: the zeros are computed from x.
     """
     helper = _onnx("helper")
     square = [_HEAVY_WIDTH, _HEAVY_WIDTH]
@@ -133,7 +129,7 @@ def build_onnx_heavy(iterations: int = 1000) -> bytes:
 
 
 def build_onnx_large_output(elements: int = 64 * 1024 * 1024) -> bytes:
-    """y = x repeated `elements` times: `x` float32 (1,) -> `y` float32 (elements,); asks the allocator for 4*elements bytes."""
+    """y = x repeated: `x` float32 (1,) -> `y` float32 (elements,); a run asks the allocator for 4 * elements bytes."""
     node = _onnx("helper").make_node("Expand", ["x", "shape"], ["y"])
     constants = {"shape": np.array([elements], np.int64)}
     return _onnx_model([node], [_onnx_value("x", [1])], [_onnx_value("y", [elements])], constants)
@@ -155,9 +151,7 @@ def build_onnx_external_data() -> bytes:
     onnx = importlib.import_module("onnx")
     node = _onnx("helper").make_node("Add", ["x", "w"], ["y"])
     values = [_onnx_value(name, ["N", 2]) for name in "xy"]
-    model = onnx.load_model_from_string(
-        _onnx_model([node], values[:1], values[1:], {"w": np.ones(2, np.float32)})
-    )
+    model = onnx.load_model_from_string(_onnx_model([node], values[:1], values[1:], {"w": np.ones(2, np.float32)}))
     weight = model.graph.initializer[0]
     weight.ClearField("raw_data")
     weight.data_location = onnx.TensorProto.EXTERNAL
@@ -212,8 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("outdir", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help="file names, with or without extension; default: all")
     args = parser.parse_args(argv)
-    chosen = {name: build for name, build in BUILDERS.items() if not args.names or {name, Path(name).stem} & {*args.names}}
-    unknown = {*args.names} - {*chosen} - {Path(name).stem for name in chosen}
+    wanted = {*args.names}
+    chosen = {name: build for name, build in BUILDERS.items() if not wanted or {name, Path(name).stem} & wanted}
+    unknown = wanted - {*chosen} - {Path(name).stem for name in chosen}
     if unknown:
         parser.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(BUILDERS)}")
     args.outdir.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,132 @@
+"""The ONNX backend: device checks, session options and the memory limit; runs are in `_session`.
+
+Sources: AI.MODELSTORE; RedisAI's load-time settings BACKEND_MEMORY_LIMIT, INTRA_OP_PARALLELISM, INTER_OP_PARALLELISM.
+Error texts are RedisAI's where it has one, otherwise ONNX Runtime's without the prefix `[ONNXRuntimeError] : 1 : FAIL`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import onnxruntime as ort
+
+from redisai_py.backend import LoadOptions
+from redisai_py.errors import BackendError
+from redisai_py.tensor import Device
+from redisai_py_onnx._external_data import has_external_data
+from redisai_py_onnx._session import MEMORY_LIMIT_TEXT, OnnxSession, onnx_error
+
+__all__ = ["OnnxBackend"]
+
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_NO_CUDA = "ERR GPU requested but ONNX couldn't find CUDA"
+_FATAL_ONLY = 4
+_SAME_AS_REQUESTED = 1
+
+# Every failure reaches the client as a reply; stderr belongs to the server.
+ort.set_default_logger_severity(_FATAL_ONLY)
+
+
+class OnnxBackend:
+    """ONNX Runtime. Thread: any; sessions share nothing but the arena of a memory limit."""
+
+    name = "ONNX"
+    version: str = ort.__version__
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arena_limit_bytes = 0
+        self._weights_bytes = 0
+
+    def check_device(self, device: Device) -> None:
+        """Refuse GPU unless this build of ONNX Runtime has the CUDA provider."""
+        if device.kind == "GPU" and _CUDA not in ort.get_available_providers():
+            raise BackendError(_NO_CUDA)
+
+    def load_model(
+        self, blob: bytes, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+    ) -> OnnxSession:
+        """Build a session; `inputs` and `outputs` are ignored, since an ONNX model names its own.
+
+        Raises: BackendError: no CUDA; weights in other files; over the memory limit; whatever ONNX Runtime refuses.
+        """
+        self.check_device(device)
+        _refuse_external_data(blob)
+        if options.memory_limit_bytes:
+            self._reserve(len(blob), options.memory_limit_bytes)
+        try:
+            session = _create(blob, device, options)
+        except BaseException:
+            self._release(len(blob), options)
+            raise
+        return OnnxSession(session, len(blob), device, on_close=lambda: self._release(len(blob), options))
+
+    def _reserve(self, size_bytes: int, limit_bytes: int) -> None:
+        """Count a model's weights against the limit, and bound the arena that all limited sessions share by it.
+
+        ONNX Runtime's arena does not count initializers against max_mem, hence the count of our own.
+        """
+        with self._lock:
+            if self._weights_bytes + size_bytes > limit_bytes:
+                raise BackendError(f"Exception during initialization: {MEMORY_LIMIT_TEXT}")
+            self._weights_bytes += size_bytes
+            if self._arena_limit_bytes != limit_bytes:
+                _register_arena(limit_bytes)
+                self._arena_limit_bytes = limit_bytes
+
+    def _release(self, size_bytes: int, options: LoadOptions) -> None:
+        if options.memory_limit_bytes:
+            with self._lock:
+                self._weights_bytes -= size_bytes
+
+
+def _refuse_external_data(blob: bytes) -> None:
+    try:
+        external = has_external_data(blob)
+    except ValueError:
+        return  # not protobuf: ONNX Runtime says so in its own words, and opens nothing
+    if external:
+        raise BackendError("Initializer tensors with external data is not allowed.")
+
+
+def _register_arena(limit_bytes: int) -> None:
+    """Make (or replace) the process-wide CPU arena; sessions created before keep the arena they have."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    config = ort.OrtArenaCfg({"max_mem": limit_bytes, "arena_extend_strategy": _SAME_AS_REQUESTED})
+    ort.create_and_register_allocator(memory, config)
+
+
+def _session_options(options: LoadOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _FATAL_ONLY
+    settings.intra_op_num_threads = options.intra_op_threads
+    settings.inter_op_num_threads = options.inter_op_threads
+    if options.inter_op_threads > 1:
+        settings.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    # Redis and the front door share these cores: a pool that spins between runs takes them away.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Never the ORT format: its external weights are not what `has_external_data` looks for.
+    settings.add_session_config_entry("session.load_model_format", "ONNX")
+    if options.memory_limit_bytes:
+        settings.add_session_config_entry("session.use_env_allocators", "1")
+    return settings
+
+
+def _create(blob: bytes, device: Device, options: LoadOptions) -> Any:
+    providers: list[Any] = [_CPU]
+    if device.kind == "GPU":
+        ort.preload_dlls()  # CUDA's own wheels are found in site-packages only so
+        providers.insert(0, (_CUDA, {"device_id": str(device.index or 0)}))
+    try:
+        session = ort.InferenceSession(blob, _session_options(options), providers=providers, enable_fallback=0)
+    except Exception as error:
+        raise onnx_error(error) from error
+    session.disable_fallback()
+    if device.kind == "GPU" and _CUDA not in session.get_providers():
+        raise BackendError(_NO_CUDA)  # ONNX Runtime drops a provider that cannot start, with no more than a warning
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # kept only for a later change of providers: it doubles a model's memory
+    return session

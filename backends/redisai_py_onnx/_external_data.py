@@ -1,0 +1,77 @@
+"""Does an ONNX model keep weights in other files? Answered from its bytes, before ONNX Runtime may open a path in them.
+
+A model from the network must not make the server read files (or, with ONNX Runtime's in-memory tags, addresses) of the
+sender's choice. ONNX Runtime has no switch against it, and the `onnx` package would be a dependency for one look, so
+this walks the protobuf wire format along the few fields that lead to tensors. Field numbers: onnx.proto of ONNX 1.16.
+"""
+
+from __future__ import annotations
+
+__all__ = ["has_external_data"]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+
+# Message -> field number -> message of that field.
+_PATHS: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
+    "TrainingInfo": {1: "Graph", 2: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {},
+}
+_DATA_LOCATION = 14
+_EXTERNAL = 1
+
+
+def has_external_data(blob: bytes) -> bool:
+    """Whether any tensor of a serialised ModelProto lies outside of it.
+
+    Raises: ValueError: not the protobuf wire format (ONNX Runtime refuses such a blob with its own text).
+    """
+    pending = [("Model", memoryview(blob))]
+    while pending:
+        message, data = pending.pop()
+        if _scan(message, data, pending):
+            return True
+    return False
+
+
+def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]]) -> bool:
+    """Walk one message's fields; queue those that lead to tensors; true at a tensor that is external."""
+    paths, at, end = _PATHS[message], 0, len(data)
+    is_tensor = message == "Tensor"
+    while at < end:
+        key, at = _varint(data, at)
+        field, kind = key >> 3, key & 7
+        if kind == _BYTES:
+            size, at = _varint(data, at)
+            if size > end - at:
+                raise ValueError("truncated field")
+            if field in paths:
+                pending.append((paths[field], data[at : at + size]))
+            at += size
+        elif kind == _VARINT:
+            value, at = _varint(data, at)
+            if is_tensor and field == _DATA_LOCATION and value == _EXTERNAL:
+                return True
+        elif kind in _FIXED_SIZES:
+            at += _FIXED_SIZES[kind]
+        else:  # groups are in no version of ONNX
+            raise ValueError(f"wire type {kind}")
+    return False
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("truncated number")

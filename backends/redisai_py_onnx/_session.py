@@ -1,0 +1,219 @@
+"""One loaded ONNX model.
+
+Two ways to run. The plain one hands numpy arrays to ONNX Runtime and takes numpy arrays back: nothing is cheaper. The
+bound one goes through OrtValues and an IO binding: for a GPU, where outputs may stay on the device, and for bfloat16,
+which ONNX Runtime's numpy bridge does not know. Strings go the plain way only: no OrtValue of strings can be made from
+Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from redisai_py.backend import Array, InputSpec, framework_error
+from redisai_py.errors import BackendError
+from redisai_py.tensor import Device
+
+__all__ = ["MEMORY_LIMIT_TEXT", "OnnxSession", "OrtDeviceArray", "onnx_error"]
+
+MEMORY_LIMIT_TEXT = "Onnxruntime memory limit exceeded, memory allocation failed."
+
+_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_ARENA_FULL = re.compile(r"\S*bfc_arena\.cc.*is smaller than requested bytes of \d+")
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
+_NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype("f4"),
+    "tensor(double)": np.dtype("f8"),
+    "tensor(float16)": np.dtype("f2"),
+    "tensor(bfloat16)": _BFLOAT16,
+    "tensor(bool)": np.dtype("?"),
+    "tensor(string)": np.dtype(object),
+    **{f"tensor({name})": np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
+    **{f"tensor({name})": np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
+}
+
+
+def onnx_error(error: BaseException) -> BackendError:
+    """ONNX Runtime's exception as a BackendError: without its prefix, and a full arena in RedisAI's words."""
+    text = _PREFIX.sub("", str(framework_error(error)))
+    return BackendError(_ARENA_FULL.sub(MEMORY_LIMIT_TEXT, text))
+
+
+class OrtDeviceArray:
+    """An output that stayed on the device it was computed on; implements `redisai_py.backend.DeviceArray`."""
+
+    __slots__ = ("_owner", "ortvalue")
+
+    def __init__(self, ortvalue: Any, owner: Any) -> None:
+        self.ortvalue = ortvalue
+        self._owner = owner  # the memory belongs to the session's allocator
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions."""
+        return tuple(self.ortvalue.shape())
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes on the device."""
+        return int(self.ortvalue.tensor_size_in_bytes())
+
+    def numpy(self) -> NDArray[Any]:
+        """A C-contiguous copy in host memory."""
+        return np.array(self.ortvalue.numpy(), order="C")
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """A DLPack capsule of the same memory."""
+        return self.ortvalue.__dlpack__(*args, **kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's (device type, device id)."""
+        kind, index = self.ortvalue.__dlpack_device__()
+        return int(kind), int(index)
+
+
+class OnnxSession:
+    """Implements `redisai_py.backend.Session`."""
+
+    def __init__(self, session: Any, nbytes: int, device: Device, on_close: Callable[[], None]) -> None:
+        self._session = session
+        self._on_close = on_close
+        self._device = ("cuda", device.index or 0) if device.kind == "GPU" else ("cpu", 0)
+        self._run_options: Any = None
+        self.inputs: Sequence[InputSpec] = [_input_spec(node) for node in session.get_inputs()]
+        self.outputs: Sequence[str] = [node.name for node in session.get_outputs()]
+        self.nbytes = nbytes
+        self._input_names = [spec.name for spec in self.inputs]
+        self._output_types = [node.type for node in session.get_outputs()]
+        dtypes = [spec.dtype for spec in self.inputs] + [_NUMPY_DTYPES.get(name) for name in self._output_types]
+        self._takes_strings = any(spec.dtype == object for spec in self.inputs)
+        self._bound = not self._takes_strings and (device.kind == "GPU" or _BFLOAT16 in dtypes)
+        # Outputs that are numbers need no look at their values, and that is nearly every model.
+        self._numeric = all(_is_numeric(name) for name in self._output_types)
+
+    def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        """Run once; see `redisai_py.backend.Session.run`. A sequence, map or optional that is none gives None.
+
+        Raises: BackendError `ERR Expected <n> inputs but got <m>`, or ONNX Runtime's text.
+        """
+        if len(inputs) != len(self._input_names):
+            raise BackendError(f"ERR Expected {len(self._input_names)} inputs but got {len(inputs)}")
+        options = self._run_options = ort.RunOptions()
+        try:
+            if self._bound:
+                return self._run_bound(inputs, keep_on_device, options)
+            if self._takes_strings:
+                inputs = [_decoded(value, name) for value, name in zip(inputs, self._input_names, strict=True)]
+            values = self._session.run(self.outputs, dict(zip(self._input_names, inputs, strict=True)), options)
+            if self._numeric:
+                return values  # type: ignore[no-any-return]
+            return [_output_array(value) for value in values]
+        except BackendError:
+            raise
+        except Exception as error:
+            raise onnx_error(error) from error
+        finally:
+            self._run_options = None
+
+    def terminate(self) -> bool:
+        """Make the run in progress fail with `Exiting due to terminate flag being set to true`; False if there is none.
+
+        Takes effect between two nodes. Every run has options of its own, so a late call never hits the next run.
+        """
+        options = self._run_options
+        if options is None:
+            return False
+        options.terminate = True
+        return True
+
+    def close(self) -> None:
+        """Drop the session with its weights, threads and arena."""
+        if self._session is not None:
+            self._session = None
+            self._on_close()
+
+    def _run_bound(self, inputs: Sequence[Array], keep_on_device: bool, options: Any) -> list[Array | None]:
+        binding = self._session.io_binding()
+        for name, value in zip(self._input_names, inputs, strict=True):
+            binding.bind_ortvalue_input(name, _to_ortvalue(value))
+        stays = [keep_on_device and _can_stay(name) for name in self._output_types]
+        for name, on_device in zip(self.outputs, stays, strict=True):
+            binding.bind_output(name, *(self._device if on_device else ("cpu", 0)))
+        self._session.run_with_iobinding(binding, options)
+        values = binding.get_outputs()
+        return [
+            OrtDeviceArray(value, self._session) if on_device else _from_ortvalue(value)
+            for value, on_device in zip(values, stays, strict=True)
+        ]
+
+
+def _input_spec(node: Any) -> InputSpec:
+    if not node.shape:  # a scalar and a value of unknown rank look the same here
+        return InputSpec(node.name, _NUMPY_DTYPES.get(node.type))
+    dims = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
+    return InputSpec(node.name, _NUMPY_DTYPES.get(node.type), dims)
+
+
+def _is_numeric(type_name: str) -> bool:
+    dtype = _NUMPY_DTYPES.get(type_name)
+    return dtype is not None and not dtype.hasobject
+
+
+def _can_stay(type_name: str) -> bool:
+    """Strings and containers live in host memory only; bfloat16 could not be copied back by ONNX Runtime alone."""
+    return _is_numeric(type_name) and _NUMPY_DTYPES[type_name] != _BFLOAT16
+
+
+def _decoded(array: Array, name: str) -> Array:
+    """Elements as `str`: ONNX Runtime takes no other, so bytes that are not UTF-8 are refused."""
+    if not isinstance(array, np.ndarray):
+        return array.numpy()
+    if not array.dtype.hasobject:
+        return array
+    decoded = np.empty(array.size, dtype=object)
+    try:
+        decoded[:] = [element.decode() if isinstance(element, bytes) else element for element in array.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise BackendError(f"ERR STRING input {name} is not UTF-8: {error.reason}") from error
+    return decoded.reshape(array.shape)
+
+
+def _output_array(value: Any) -> Array | None:
+    """A value of ONNX Runtime's numpy bridge as the seam wants it."""
+    if not isinstance(value, np.ndarray):
+        return None
+    if value.dtype != object:
+        return value
+    encoded = np.empty(value.size, dtype=object)
+    encoded[:] = [element.encode() if isinstance(element, str) else element for element in value.ravel().tolist()]
+    return encoded.reshape(value.shape)
+
+
+def _to_ortvalue(array: Array) -> Any:
+    if isinstance(array, OrtDeviceArray):
+        return array.ortvalue
+    if not isinstance(array, np.ndarray):
+        return ort.OrtValue.from_dlpack(array)
+    if array.dtype == _BFLOAT16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _ONNX_BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _from_ortvalue(value: Any) -> Array | None:
+    """A value in host memory as an array; None for what is no tensor."""
+    if not value.has_value() or not value.is_tensor():
+        return None
+    if value.data_type() == "tensor(bfloat16)":
+        data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+        return np.frombuffer(data, _BFLOAT16).reshape(value.shape())
+    return _output_array(value.numpy())
