@@ -1,0 +1,269 @@
+"""Every setting of the server: one frozen object, and the one table of names, defaults, limits and help texts.
+
+A setting is a field of `Config`; its metadata is all that the command line, the environment reader and the documentation
+need to know of it. Rules: a `Config` that exists is valid, whoever made it; byte counts end in `_bytes`, durations in `_ms`
+or `_s`. This module reads no flag, file or environment variable: `redisai_py.cli.settings` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+__all__ = ["Config", "Setting", "masked_url", "settings"]
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_DATABASE_ZERO = ("", "/", "/0")
+
+NETWORK = "Network"
+REDIS = "Redis"
+RUNS = "Runs"
+MEMORY = "Memory"
+PROCESS = "Process"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of one setting.
+
+    name: the field's; `--name-with-dashes`, `REDISAI_NAME` and the file's key are made from it.
+    help: one or two sentences.   group: heading in the help page.
+    minimum, maximum: inclusive, None without limit.   zero: what 0 means if it is allowed below `minimum`.
+    choices: the words allowed, empty for any.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    group: str
+    minimum: int | None
+    maximum: int | None
+    zero: str
+    choices: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """As on the command line: `--max-clients`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """As in the environment: `REDISAI_MAX_CLIENTS`."""
+        return "REDISAI_" + self.name.upper()
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError, with a text that names the setting and the limit, if the value is out of bounds."""
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}")
+        if not isinstance(value, int) or (self.zero and value == 0):
+            return
+        if self.minimum is not None and value < self.minimum:
+            zero = f" (or 0: {self.zero})" if self.zero else ""
+            raise ValueError(f"{self.name} is {value}, but must be at least {self.minimum}{zero}")
+        if self.maximum is not None and value > self.maximum:
+            raise ValueError(f"{self.name} is {value}, but must be at most {self.maximum}")
+
+
+def _setting(
+    default: Any,
+    group: str,
+    text: str,
+    *,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    zero: str = "",
+    choices: tuple[str, ...] = (),
+) -> Any:
+    metadata = {"help": text, "group": group, "minimum": minimum, "maximum": maximum, "zero": zero, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one server.
+
+    Raises: ValueError, naming the setting, for a value out of bounds.
+    """
+
+    host: str = _setting("127.0.0.1", NETWORK, "Address to listen on; 0.0.0.0 or :: is every interface.")
+    port: int = _setting(6390, NETWORK, "TCP port to listen on.", minimum=1, maximum=65535, zero="any free port")
+    protected_mode: bool = _setting(
+        True, NETWORK, "Refuse to listen beyond this machine while Redis lets anybody in without a password."
+    )
+    max_clients: int = _setting(10_000, NETWORK, "Connections at a time; further ones are refused.", minimum=1)
+    backlog: int = _setting(511, NETWORK, "Connections that may wait to be accepted.", minimum=1)
+    max_argument_bytes: int = _setting(
+        512 * 1024 * 1024, NETWORK, "Longest argument of a command; Redis has the same limit.", minimum=1024
+    )
+    max_arguments: int = _setting(1_048_576, NETWORK, "Most arguments of a command.", minimum=16)
+    output_buffer_limit_bytes: int = _setting(
+        256 * 1024 * 1024,
+        NETWORK,
+        "A client that leaves more than this unread is disconnected.",
+        minimum=1024 * 1024,
+        zero="no limit",
+    )
+
+    redis: str | None = _setting(
+        None,
+        REDIS,
+        "Redis to use: redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH. "
+        "Without it the server starts a private one.",
+    )
+    data_dir: Path = _setting(Path("redisai-data"), REDIS, "Where the private Redis keeps its data.")
+    appendfsync: str = _setting(
+        "everysec",
+        REDIS,
+        "When the private Redis forces its log to the disk. With everysec a crash of the machine may cost a second of "
+        "writes, a crash or kill of any process none.",
+        choices=("always", "everysec", "no"),
+    )
+    redis_server: str | None = _setting(
+        None, REDIS, "redis-server or valkey-server to start as the private Redis, instead of the one found on PATH."
+    )
+    upstream_pool: int = _setting(8, REDIS, "Connections to Redis for values of large_value_bytes and more.", minimum=1)
+    large_value_bytes: int = _setting(
+        65_536, REDIS, "Values of this size travel on connections of their own.", minimum=1024
+    )
+
+    threads_per_queue: int = _setting(
+        0, RUNS, "Worker threads of each device.", minimum=1, maximum=1024, zero="one per core, at least 2, at most 4"
+    )
+    intra_op_parallelism: int = _setting(
+        0, RUNS, "Threads that a framework uses inside one operation.", minimum=1, zero="the framework's default"
+    )
+    inter_op_parallelism: int = _setting(
+        0, RUNS, "Threads that a framework uses between operations.", minimum=1, zero="the framework's default"
+    )
+    model_execution_timeout_ms: int = _setting(
+        5000, RUNS, "Longest run of a model, in milliseconds.", minimum=1000, zero="no limit"
+    )
+    script_execution_timeout_ms: int = _setting(
+        5000, RUNS, "Longest run of a script, in milliseconds.", minimum=1, zero="no limit"
+    )
+    queue_limit: int = _setting(10_000, RUNS, "Runs that may wait for one model; further ones are refused.", minimum=1)
+    auto_batch: int = _setting(
+        0,
+        RUNS,
+        "Rows up to which waiting runs are merged for models stored without a BATCHSIZE.",
+        minimum=1,
+        zero="merge only where BATCHSIZE says so",
+    )
+    preload: tuple[str, ...] = _setting(
+        (), RUNS, "Models to load before the server counts as ready: their keys, or the word all."
+    )
+
+    near_cache_bytes: int = _setting(
+        64 * 1024 * 1024, MEMORY, "Memory for tensors kept near, coherent with Redis.", minimum=1024, zero="off"
+    )
+    loaded_models_limit_bytes: int = _setting(
+        0, MEMORY, "Memory for loaded models; the longest unused are unloaded.", minimum=1, zero="half of the memory"
+    )
+    backend_memory_limit_mb: int = _setting(
+        0, MEMORY, "Memory of ONNX Runtime's CPU allocator, in millions of bytes.", minimum=1, zero="no limit"
+    )
+    script_memory_limit_mb: int = _setting(
+        2048, MEMORY, "Memory of a script's process, in millions of bytes.", minimum=64, zero="no limit"
+    )
+    model_chunk_size: int = _setting(
+        535_822_336, MEMORY, "Largest piece, in bytes, in which a model's blob is stored.", minimum=1
+    )
+
+    drain_timeout_s: int = _setting(
+        30, PROCESS, "At a stop, seconds that running commands get to finish.", minimum=1, zero="none: stop at once"
+    )
+    log_level: str = _setting("info", PROCESS, "Least level to log.", choices=("debug", "info", "warning", "error"))
+    log_format: str = _setting("text", PROCESS, "Form of the log lines, on standard error.", choices=("text", "json"))
+    http_host: str = _setting("127.0.0.1", PROCESS, "Address of the HTTP endpoint for metrics.")
+    http_port: int = _setting(
+        0, PROCESS, "TCP port of the HTTP endpoint for metrics.", minimum=1, maximum=65535, zero="off"
+    )
+
+    def __post_init__(self) -> None:
+        for setting in _SETTINGS:
+            setting.check(getattr(self, setting.name))
+        if self.redis is not None:
+            _check_url(self.redis)
+
+    @property
+    def worker_threads(self) -> int:
+        """Worker threads of each device, with "automatic" resolved."""
+        return self.threads_per_queue or max(2, min(4, _usable_cores()))
+
+    @property
+    def loaded_models_budget_bytes(self) -> int:
+        """Memory for loaded models, with "automatic" resolved."""
+        return self.loaded_models_limit_bytes or _memory_bytes() // 2
+
+    def to_json(self) -> str:
+        """One line that `from_json` understands; how the supervisor hands the settings to the server's process."""
+        return json.dumps(dataclasses.asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        return cls(**{**values, "data_dir": Path(values["data_dir"]), "preload": tuple(values["preload"])})
+
+
+def _describe() -> Iterator[Setting]:
+    for item in dataclasses.fields(Config):
+        yield Setting(name=item.name, type=str(item.type), default=item.default, **item.metadata)
+
+
+_SETTINGS = tuple(_describe())
+
+
+def settings() -> tuple[Setting, ...]:
+    """All settings, in the order of the help page."""
+    return _SETTINGS
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port if parts.scheme != "unix" else None
+    except ValueError as error:
+        raise ValueError(f"redis is {masked_url(url)!r}, which is not a URL: {error}") from None
+    shown = masked_url(url)
+    if parts.scheme not in _REDIS_SCHEMES:
+        raise ValueError(f"redis is {shown!r}, but must begin with redis://, rediss:// or unix://")
+    if port == 0:
+        raise ValueError(f"redis is {shown!r}: 0 is not a port to connect to")
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        raise ValueError(f"redis is {shown!r}, but must name the socket: unix:///PATH")
+    if parts.query or (parts.scheme != "unix" and parts.path not in _DATABASE_ZERO):
+        raise ValueError(f"redis is {shown!r}: clients choose their database with SELECT, the URL cannot")
+
+
+def masked_url(url: str) -> str:
+    """The URL with `***` in place of the password, for messages and logs."""
+    head, at, tail = url.rpartition("@")
+    if not at:
+        return url
+    scheme, _, credentials = head.partition("://")
+    user, colon, _ = credentials.partition(":")
+    return urlunsplit((scheme, f"{user}{colon}***@{tail}", "", "", "")) if scheme else f"***@{tail}"
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    """Memory of the machine, or of the container if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
