@@ -1,8 +1,8 @@
 """Every setting of the server: one frozen object, and the one table of names, defaults, limits and help texts.
 
 A setting is a field of `Config`; its metadata is all that the command line, the environment reader and the documentation
-need to know of it. Rules: a `Config` that exists is valid, whoever made it; byte counts end in `_bytes`, durations in `_ms`
-or `_s`. This module reads no flag, file or environment variable: `redisai_py.cli.settings` does.
+need to know of it. Rules: a `Config` that exists is valid, whoever made it; byte counts end in `_bytes`, durations in
+`_ms` or `_s`. This module reads no flag, file or environment variable: `redisai_py.cli.settings` does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 __all__ = ["Config", "Setting", "masked_url", "settings"]
 
@@ -117,7 +117,9 @@ class Config:
         "Redis to use: redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH. "
         "Without it the server starts a private one.",
     )
-    data_dir: Path = _setting(Path("redisai-data"), REDIS, "Where the private Redis keeps its data.")
+    data_dir: Path = _setting(  # noqa: RUF009 - a Path is immutable, the rule does not know
+        Path("redisai-data"), REDIS, "Where the private Redis keeps its data."
+    )
     appendfsync: str = _setting(
         "everysec",
         REDIS,
@@ -250,7 +252,7 @@ def masked_url(url: str) -> str:
         return url
     scheme, _, credentials = head.partition("://")
     user, colon, _ = credentials.partition(":")
-    return urlunsplit((scheme, f"{user}{colon}***@{tail}", "", "", "")) if scheme else f"***@{tail}"
+    return f"{scheme}://{user}{colon}***@{tail}"
 
 
 def _usable_cores() -> int:
