@@ -1,13 +1,26 @@
 """The exception tree. Every failure that a client may see is one of these; anything else is a bug of ours.
 
-Rules: an exception's text is exactly what follows `-` on the wire, prefix included (`ERR ...`, `WRONGTYPE ...`; some texts
-of RedisAI carry no prefix at all, shared by spec and tests). Texts are one line: `wire()` turns CR and LF into spaces and
-caps the length. This module knows nothing of sockets, Redis or frameworks.
+Rules: an exception's text is exactly what follows `-` on the wire, prefix included (`ERR ...`, `WRONGTYPE ...`; some
+texts of RedisAI carry no prefix at all, shared by spec and tests). Texts are one line: `wire()` turns CR and LF into
+spaces and caps the length. Texts that several modules need are constants here; a text that one command's parser alone
+gives stands beside that parser (`redisai_py.commands`). This module knows nothing of sockets, Redis or frameworks.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
+    "INPUT_COUNT_MISMATCH",
+    "INVALID_TIMEOUT",
+    "IN_TRANSACTION",
+    "MODEL_KEY_EMPTY",
+    "NO_RUN_INFO",
+    "NO_TIMEOUT_VALUE",
+    "OUTPUT_COUNT_MISMATCH",
+    "SCRIPT_KEY_EMPTY",
+    "TENSOR_KEY_EMPTY",
+    "UNSUPPORTED_BACKEND",
     "BackendError",
     "BackendNotInstalled",
     "CommandError",
@@ -19,10 +32,22 @@ __all__ = [
     "RedisAIError",
     "ShapeMismatch",
     "UpstreamError",
+    "WrongArity",
     "WrongType",
 ]
 
 MAX_TEXT = 4096
+
+TENSOR_KEY_EMPTY = "ERR tensor key is empty or in a different shard"
+MODEL_KEY_EMPTY = "ERR model key is empty"
+SCRIPT_KEY_EMPTY = "ERR script key is empty"
+IN_TRANSACTION = "ERR Cannot run RedisAI command within a transaction or a LUA script"
+INVALID_TIMEOUT = "ERR Invalid value for TIMEOUT"
+NO_TIMEOUT_VALUE = "ERR No value provided for TIMEOUT"
+INPUT_COUNT_MISMATCH = "Number of keys given as INPUTS here does not match model definition"
+OUTPUT_COUNT_MISMATCH = "Number of keys given as OUTPUTS here does not match model definition"
+UNSUPPORTED_BACKEND = "ERR unsupported backend"
+NO_RUN_INFO = "ERR cannot find run info for key"
 
 
 class RedisAIError(Exception):
@@ -38,7 +63,31 @@ class ProtocolError(RedisAIError):
 
 
 class CommandError(RedisAIError):
-    """Arity, syntax or a bad value: the client gets this reply and stays connected."""
+    """Arity, syntax or a bad value: the client gets this reply and stays connected.
+
+    checks: look-ups (`redisai_py.commands.checks`) that RedisAI makes before it would see this error, in order. Whoever
+            answers evaluates them first; the first that fails is the reply instead of this error.
+    """
+
+    def __init__(self, text: str, checks: tuple[Any, ...] = ()) -> None:
+        super().__init__(text)
+        self.checks = checks
+
+
+class WrongArity(CommandError):
+    """Too few or too many words, where the text is the one of Redis itself.
+
+    typed: the command's name as the client sent it. The text has it in lower case, as Redis 7 and later do; `as_typed`
+           is the text of Redis 6.
+    """
+
+    def __init__(self, typed: bytes) -> None:
+        self.typed = typed.decode("utf-8", "replace")
+        super().__init__(f"ERR wrong number of arguments for '{self.typed.lower()}' command")
+
+    def as_typed(self) -> str:
+        """The text with the name as it was typed."""
+        return f"ERR wrong number of arguments for '{self.typed}' command"
 
 
 class MissingKey(RedisAIError):
@@ -65,7 +114,7 @@ class BackendNotInstalled(BackendError):
 
 
 class DeadlineExceeded(RedisAIError):
-    """A limit on time passed. For TIMEOUT the reply is `+TIMEDOUT`, for the settings an error that names the setting."""
+    """A limit on time passed. TIMEOUT is answered with `+TIMEDOUT`, a setting with an error that names it."""
 
     def __init__(self, text: str = "TIMEDOUT") -> None:
         super().__init__(text)

@@ -1,0 +1,151 @@
+"""Words of a command: keyword comparison, the two integer grammars, C's double grammar, and a cursor.
+
+A word is `bytes`; a large one may be a `memoryview` or `bytearray` of bytes and is never copied unless it has to become
+a key or a name. Keywords match in any case and over the whole word.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from redisai_py.commands.checks import Check
+from redisai_py.errors import CommandError
+from redisai_py.tensor import Buffer
+
+__all__ = [
+    "Args",
+    "Argv",
+    "double",
+    "is_word",
+    "lenient_integer",
+    "name_text",
+    "show_word",
+    "strict_integer",
+    "text_name",
+    "to_bytes",
+]
+
+Argv = Sequence[Buffer]
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+_LONGEST_INT64 = 20
+_LONGEST_SHOWN = 128
+
+# Counts and dimensions are nearly always small: one dictionary look-up instead of a parse.
+_SMALL = {b"%d" % value: value for value in range(4097)}
+
+_DECIMAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_HEXADECIMAL = re.compile(rb"[+-]?0[xX]([0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)(?:[pP][+-]?\d+)?")
+_INFINITE = re.compile(rb"[+-]?inf(?:inity)?", re.IGNORECASE)
+
+
+def to_bytes(word: Buffer) -> bytes:
+    """The word as `bytes`, copied only if it is not."""
+    return word if type(word) is bytes else bytes(word)
+
+
+def is_word(word: Buffer, keyword: bytes) -> bool:
+    """Whether `word` is the upper-case `keyword` in any case."""
+    return len(word) == len(keyword) and (word == keyword or bytes(word).upper() == keyword)
+
+
+def name_text(word: Buffer) -> str:
+    """A name as text; bytes that are not UTF-8 survive a round trip through `text_name`."""
+    return bytes(word).decode("utf-8", "surrogateescape")
+
+
+def text_name(name: str) -> bytes:
+    """The reverse of `name_text`."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def show_word(word: Buffer) -> str:
+    """A word as an error text shows it; a long one is cut."""
+    return bytes(word[:_LONGEST_SHOWN]).decode("utf-8", "replace")
+
+
+def strict_integer(word: Buffer) -> int | None:
+    """`0|-?[1-9][0-9]*` within int64, else None."""
+    if type(word) is not bytes:
+        if len(word) > _LONGEST_INT64:
+            return None
+        word = bytes(word)
+    small = _SMALL.get(word)
+    if small is not None:
+        return small
+    digits = word[1:] if word[:1] == b"-" else word
+    if len(word) > _LONGEST_INT64 or not digits.isdigit() or digits[:1] == b"0":
+        return None
+    value = int(word)
+    return value if INT64_MIN <= value <= INT64_MAX else None
+
+
+def double(word: Buffer) -> float | None:
+    """C's strtod over the whole word: decimal, exponent, hexadecimal, inf; no white space, no nan, no range error."""
+    text = to_bytes(word)
+    if (match := _DECIMAL.fullmatch(text)) is not None:
+        value = float(text)
+    elif (match := _HEXADECIMAL.fullmatch(text)) is not None:
+        try:
+            value = float.fromhex(text.decode("ascii"))
+        except OverflowError:
+            return None
+    else:
+        return float(text) if _INFINITE.fullmatch(text) else None
+    # Infinity here is an overflow, and zero from a mantissa that is not zero an underflow: strtod's range errors.
+    if math.isinf(value) or (value == 0.0 and match[1].strip(b"0.")):
+        return None
+    return value
+
+
+def lenient_integer(word: Buffer) -> int | None:
+    """A strict integer, or a double with an integral value within int64 (`4.0`, `1e2`), else None."""
+    value = strict_integer(word)
+    if value is not None:
+        return value
+    real = double(word)
+    if real is None or not real.is_integer() or not -(2.0**63) <= real < 2.0**63:
+        return None
+    return int(real)
+
+
+class Args:
+    """A cursor over the words of one command, which also collects the look-ups passed on the way (`checks`)."""
+
+    __slots__ = ("argv", "checks", "end", "pos")
+
+    def __init__(self, argv: Argv, start: int) -> None:
+        self.argv = argv
+        self.pos = start
+        self.end = len(argv)
+        self.checks: list[Check] = []
+
+    @property
+    def left(self) -> int:
+        """Words not yet taken."""
+        return self.end - self.pos
+
+    def take_word(self) -> Buffer:
+        """The next word; there must be one."""
+        word = self.argv[self.pos]
+        self.pos += 1
+        return word
+
+    def take_words(self, count: int) -> tuple[bytes, ...]:
+        """The next `count` words as bytes, or as many as are left."""
+        start = self.pos
+        self.pos = min(start + count, self.end)
+        return tuple(map(to_bytes, self.argv[start : self.pos]))
+
+    def accept(self, keyword: bytes) -> bool:
+        """Take the next word if it is `keyword`."""
+        if self.pos < self.end and is_word(self.argv[self.pos], keyword):
+            self.pos += 1
+            return True
+        return False
+
+    def error(self, text: str) -> CommandError:
+        """A syntax error at this point, after the look-ups so far."""
+        return CommandError(text, tuple(self.checks))

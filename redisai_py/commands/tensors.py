@@ -1,0 +1,236 @@
+"""AI.TENSORSET and AI.TENSORGET: words to requests and back.
+
+A key's type is looked up before any syntax error but arity, so those errors carry that look-up (`commands.checks`).
+Inside a DAG keys are local names: no look-ups, and the arity texts have no `ERR `. Source: AI.TENSORSET, AI.TENSORGET.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from redisai_py.commands._args import INT64_MAX, Argv, is_word, strict_integer, to_bytes
+from redisai_py.commands.checks import Check, TensorExists, TensorOrAbsent
+from redisai_py.commands.values import check_blob, parse_values
+from redisai_py.errors import CommandError, WrongArity
+from redisai_py.tensor import Buffer, DType, Tensor
+
+__all__ = [
+    "MAX_EMPTY_SIZE_BYTES",
+    "MAX_RANK",
+    "Form",
+    "TensorGet",
+    "TensorSet",
+    "encode_tensor_get",
+    "encode_tensor_set",
+    "parse_tensor_get",
+    "parse_tensor_set",
+]
+
+MAX_EMPTY_SIZE_BYTES = 512 * 1024 * 1024
+"""Largest tensor that a command without data creates: RedisAI allocates whatever the shape says, at once."""
+
+MAX_RANK = 64
+"""Most dimensions of a tensor: numpy's limit, so that whatever is stored can be run."""
+
+_INVALID_DTYPE = "ERR invalid data type"
+_INVALID_SHAPE = "ERR invalid or negative value found in tensor shape"
+_BLOB_WORDS = "ERR a single binary string should come after the BLOB argument in 'AI.TENSORSET' command"
+_VALUES_WORDS = "ERR wrong number of values was given in 'AI.TENSORSET' command"
+_DAG_SET_ARITY = "wrong number of arguments for 'AI.TENSORSET' command"
+_DAG_GET_ARITY = "wrong number of arguments for 'AI.TENSORGET' command"
+_UNKNOWN_OPTION = "ERR unsupported data format"
+_BOTH_FORMS = "ERR both BLOB and VALUES specified"
+
+
+class Form(enum.Enum):
+    """How AI.TENSORGET shows the elements."""
+
+    NONE = b""
+    BLOB = b"BLOB"
+    VALUES = b"VALUES"
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSet:
+    """Store a tensor under a key (in a DAG: under a local name)."""
+
+    key: bytes
+    tensor: Tensor
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What is looked up before anything else."""
+        return (TensorOrAbsent(self.key),)
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """Names that the operation reads in a DAG."""
+        return ()
+
+    @property
+    def writes(self) -> tuple[bytes, ...]:
+        """Names that the operation writes in a DAG."""
+        return (self.key,)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorGet:
+    """Read a tensor. meta: with dtype and shape; a command without options means META BLOB and is held as that."""
+
+    key: bytes
+    meta: bool
+    form: Form
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What is looked up before anything else."""
+        return (TensorExists(self.key),)
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """Names that the operation reads in a DAG."""
+        return (self.key,)
+
+    @property
+    def writes(self) -> tuple[bytes, ...]:
+        """Names that the operation writes in a DAG."""
+        return ()
+
+
+# Words between the key and the blob -> (dtype, shape, bytes of data), for numeric types whose data needs no other
+# check. Clients send few different ones, again and again.
+_BLOB_HEADS: dict[tuple[Buffer, ...], tuple[DType, tuple[int, ...], int]] = {}
+_MAX_BLOB_HEADS = 4096
+_LONGEST_BLOB_HEAD = 16
+_UNCHECKED = frozenset(DType) - {DType.BOOL, DType.STRING}
+
+
+def parse_tensor_set(argv: Argv, in_dag: bool = False) -> TensorSet:
+    """`AI.TENSORSET key dtype [dim ...] [BLOB data | VALUES v ...]`.
+
+    Raises: WrongArity, CommandError (with the look-up of the key).
+    Copies: a blob, never; VALUES are parsed into new data, and a missing one is zeros.
+    """
+    if 4 < len(argv) <= _LONGEST_BLOB_HEAD:
+        try:
+            head = _BLOB_HEADS.get(tuple(argv[2:-1]))
+        except (TypeError, ValueError):  # a writable buffer among the words cannot be hashed
+            head = None
+        if head is not None and len(argv[-1]) == head[2]:
+            key = argv[1]
+            return TensorSet(key if type(key) is bytes else bytes(key), Tensor(head[0], head[1], argv[-1]))
+    if len(argv) < 4:
+        raise CommandError(_DAG_SET_ARITY) if in_dag else WrongArity(bytes(argv[0]))
+    key = to_bytes(argv[1])
+    try:
+        return TensorSet(key, _parse_tensor(argv))
+    except CommandError as error:
+        if not in_dag:
+            error.checks = (TensorOrAbsent(key),)
+        raise
+
+
+def _parse_tensor(argv: Argv) -> Tensor:
+    dtype = DType.from_wire(bytes(argv[2])) if len(argv[2]) <= 8 else None
+    if dtype is None:
+        raise CommandError(_INVALID_DTYPE)
+    dims: list[int] = []
+    for position in range(3, len(argv)):
+        word = argv[position]
+        if is_word(word, b"BLOB"):
+            return _blob_tensor(dtype, tuple(dims), argv, position + 1)
+        if is_word(word, b"VALUES"):
+            words = argv[position + 1 :]
+            if len(words) != _count_elements(dims):
+                raise CommandError(_VALUES_WORDS)
+            return Tensor(dtype, tuple(dims), parse_values(dtype, words))
+        dim = strict_integer(word)
+        if dim is None or dim <= 0 or len(dims) == MAX_RANK:
+            raise CommandError(_INVALID_SHAPE)
+        dims.append(dim)
+    size_bytes = _count_elements(dims) * (dtype.itemsize or 1)
+    if size_bytes > MAX_EMPTY_SIZE_BYTES:
+        raise CommandError(_INVALID_SHAPE)
+    return Tensor(dtype, tuple(dims), bytes(size_bytes))
+
+
+def _blob_tensor(dtype: DType, shape: tuple[int, ...], argv: Argv, position: int) -> Tensor:
+    if len(argv) - position != 1:
+        raise CommandError(_BLOB_WORDS)
+    data = argv[position]
+    size = _count_elements(shape)
+    check_blob(dtype, size, data)
+    head: tuple[Buffer, ...] = tuple(argv[2:position])
+    if dtype in _UNCHECKED and len(argv) <= _LONGEST_BLOB_HEAD and all(type(word) is bytes for word in head):
+        if len(_BLOB_HEADS) >= _MAX_BLOB_HEADS:
+            _BLOB_HEADS.clear()
+        _BLOB_HEADS[head] = (dtype, shape, len(data))
+    return Tensor(dtype, shape, data)
+
+
+def _count_elements(dims: list[int] | tuple[int, ...]) -> int:
+    size = 1
+    for dim in dims:
+        size *= dim
+    if size > INT64_MAX:
+        raise CommandError(_INVALID_SHAPE)
+    return size
+
+
+_GET_OPTIONS: dict[tuple[Buffer, ...], tuple[bool, Form]] = {
+    (b"META", b"BLOB"): (True, Form.BLOB),
+    (b"META", b"VALUES"): (True, Form.VALUES),
+    (b"META",): (True, Form.NONE),
+    (b"BLOB",): (False, Form.BLOB),
+    (b"VALUES",): (False, Form.VALUES),
+    (): (True, Form.BLOB),
+}
+
+
+def parse_tensor_get(argv: Argv, in_dag: bool = False) -> TensorGet:
+    """`AI.TENSORGET key [META] [BLOB | VALUES]`, options in any order.
+
+    Raises: WrongArity, CommandError (with the look-up of the key).
+    """
+    if not 2 <= len(argv) <= 4:
+        raise CommandError(_DAG_GET_ARITY) if in_dag else WrongArity(bytes(argv[0]))
+    key = argv[1]
+    if type(key) is not bytes:
+        key = bytes(key)
+    try:
+        common = _GET_OPTIONS.get(tuple(argv[2:]))
+    except (TypeError, ValueError):  # a writable buffer among the words cannot be hashed
+        common = None
+    if common is not None:
+        return TensorGet(key, common[0], common[1])
+    meta, form = False, Form.NONE
+    for word in argv[2:]:
+        if is_word(word, b"META"):
+            meta = True
+            continue
+        chosen = Form.BLOB if is_word(word, b"BLOB") else Form.VALUES if is_word(word, b"VALUES") else None
+        if chosen is None or form not in (Form.NONE, chosen):
+            text = _UNKNOWN_OPTION if chosen is None else _BOTH_FORMS
+            raise CommandError(text, () if in_dag else (TensorExists(key),))
+        form = chosen
+    return TensorGet(key, meta, form)
+
+
+def encode_tensor_set(request: TensorSet) -> list[Buffer]:
+    """The words of a TensorSet; the data itself is the last one, not a copy."""
+    tensor = request.tensor
+    dims = [b"%d" % dim for dim in tensor.shape]
+    return [b"AI.TENSORSET", request.key, tensor.dtype.wire_name, *dims, b"BLOB", tensor.data]
+
+
+def encode_tensor_get(request: TensorGet) -> list[Buffer]:
+    """The words of a TensorGet."""
+    words: list[Buffer] = [b"AI.TENSORGET", request.key]
+    if request.meta:
+        words.append(b"META")
+    if request.form is not Form.NONE:
+        words.append(request.form.value)
+    return words
