@@ -1,6 +1,6 @@
 """Every setting of the server: one frozen object, and the one table of names, defaults, limits and help texts.
 
-A setting is a field of `Config`; its metadata is all that the command line, the environment reader and the documentation
+A setting is a field of `Config`; its metadata is all that the command line, the environment and the documentation
 need to know of it. Rules: a `Config` that exists is valid, whoever made it; byte counts end in `_bytes`, durations in
 `_ms` or `_s`. This module reads no flag, file or environment variable: `redisai_py.cli.settings` does.
 """

