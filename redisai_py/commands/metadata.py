@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from redisai_py.commands.spec import Argument, CommandSpec
+from redisai_py.commands.table import COMMANDS
 from redisai_py.resp_reply import SetOf, Simple
 
 __all__ = ["command_docs", "command_info"]
-
-_DEPRECATED_SINCE = "1.2.4"
 
 
 def command_info(spec: CommandSpec) -> list[Any]:
@@ -33,7 +32,7 @@ def command_docs(spec: CommandSpec) -> dict[bytes, Any]:
     }
     if spec.replaced_by:
         docs[b"doc_flags"] = SetOf([Simple(b"deprecated")])
-        docs[b"deprecated_since"] = _DEPRECATED_SINCE.encode()
+        docs[b"deprecated_since"] = COMMANDS[spec.replaced_by.encode()].since.encode()
         docs[b"replaced_by"] = f"`{spec.replaced_by}`".encode()
     if spec.arguments:
         docs[b"arguments"] = [_argument_docs(argument) for argument in spec.arguments]

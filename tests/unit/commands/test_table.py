@@ -1,0 +1,121 @@
+import pytest
+
+from redisai_py.commands import COMMANDS, Request, encode, parse
+from redisai_py.commands.examples import EXAMPLES
+from redisai_py.commands.metadata import command_docs, command_info
+from redisai_py.errors import CommandError
+from redisai_py.resp_reply import encode_reply
+
+# COMMAND INFO of RedisAI on Redis 7: flags, then the first key's position, the last key's, and the step.
+FLAGS = {
+    "write denyoom module 1 1 1": "TENSORSET MODELSET MODELSTORE SCRIPTSET SCRIPTSTORE",
+    "write module 1 1 1": "MODELDEL SCRIPTDEL",
+    "readonly module 1 1 1": "TENSORGET MODELGET SCRIPTGET INFO",
+    "readonly module 0 0 0": "_MODELSCAN _SCRIPTSCAN",
+    "write module 0 0 0": "CONFIG",
+    "write denyoom module movablekeys 3 3 1": "MODELRUN DAGRUN DAGEXECUTE",
+    "write denyoom module movablekeys 4 4 1": "MODELEXECUTE SCRIPTRUN",
+    "write denyoom module movablekeys 5 5 1": "SCRIPTEXECUTE",
+    "readonly module movablekeys 3 3 1": "DAGRUN_RO DAGEXECUTE_RO",
+}
+
+
+@pytest.mark.parametrize(("flags", "names"), FLAGS.items())
+def test_flags_and_key_positions(flags, names):
+    for name in names.split():
+        row = COMMANDS[b"AI." + name.encode()]
+        assert " ".join([*row.flags, str(row.first_key), str(row.last_key), str(row.step)]) == flags
+
+
+def test_the_table_has_every_command_and_every_request():
+    assert len(COMMANDS) == sum(len(names.split()) for names in FLAGS.values())
+    assert {kind for row in COMMANDS.values() for kind in row.request} == set(Request.__args__)
+    assert all(name == row.name for name, row in COMMANDS.items())
+
+
+@pytest.mark.parametrize("row", COMMANDS.values(), ids=lambda row: row.name.decode())
+def test_arity(row):
+    least = abs(row.arity)
+    for count in range(1, least):
+        with pytest.raises(CommandError, match="argument"):
+            row.parse([row.name, *[b"x"] * (count - 1)])
+    try:
+        row.parse([row.name, *[b"x"] * (least - 1)])
+    except CommandError as error:
+        assert "number of arguments" not in str(error) or row.name == b"AI.CONFIG"  # noqa: PT017
+
+
+@pytest.mark.parametrize("name", COMMANDS, ids=bytes.decode)
+def test_examples_are_what_the_parser_says(name):
+    assert EXAMPLES[name]
+    for command, reply in EXAMPLES[name]:
+        words = command.encode().split()
+        try:
+            request = parse(words)
+        except CommandError as error:
+            assert reply == f"-{error}"  # noqa: PT017
+        else:
+            assert type(request) in COMMANDS[name].request
+            assert parse(encode(request)) == request
+
+
+def test_every_example_is_of_a_command():
+    assert EXAMPLES.keys() == COMMANDS.keys()
+
+
+def test_syntax_lines():
+    assert COMMANDS[b"AI.TENSORSET"].syntax == (
+        "AI.TENSORSET key dtype [dim [dim ...]] [BLOB data | VALUES value [value ...]]"
+    )
+    assert COMMANDS[b"AI.DAGEXECUTE_RO"].syntax == (
+        "AI.DAGEXECUTE_RO [LOAD key_count key [key ...]] [ROUTING tag] [TIMEOUT milliseconds] "
+        "|> operation [|> operation ...]"
+    )
+    assert COMMANDS[b"AI.CONFIG"].syntax == (
+        "AI.CONFIG <GET name | LOADBACKEND backend path | BACKENDSPATH path | MODEL_CHUNK_SIZE bytes>"
+    )
+
+
+def test_command_info():
+    info = command_info(COMMANDS[b"AI.TENSORGET"])
+    assert info[:2] == [b"ai.tensorget", -1]
+    assert b"".join(encode_reply(info, 2)) == (
+        b"*10\r\n$12\r\nai.tensorget\r\n:-1\r\n*2\r\n+readonly\r\n+module\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n*0\r\n*0\r\n"
+    )
+
+
+def test_command_docs():
+    docs = command_docs(COMMANDS[b"AI.TENSORGET"])
+    assert docs[b"arguments"] == [
+        {b"name": b"key", b"type": b"key", b"display_text": b"key"},
+        {
+            b"name": b"meta",
+            b"type": b"pure-token",
+            b"display_text": b"meta",
+            b"token": b"META",
+            b"flags": [b"optional"],
+        },
+        {
+            b"name": b"form",
+            b"type": b"oneof",
+            b"flags": [b"optional"],
+            b"arguments": [
+                {b"name": b"blob", b"type": b"pure-token", b"display_text": b"blob", b"token": b"BLOB"},
+                {b"name": b"values", b"type": b"pure-token", b"display_text": b"values", b"token": b"VALUES"},
+            ],
+        },
+    ]
+    assert b"doc_flags" not in docs
+
+
+def test_command_docs_of_a_deprecated_command():
+    docs = command_docs(COMMANDS[b"AI.DAGRUN"])
+    assert docs[b"doc_flags"] == (b"deprecated",)
+    assert docs[b"deprecated_since"] == b"1.2.3"
+    assert docs[b"replaced_by"] == b"`AI.DAGEXECUTE`"
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_metadata_of_every_command_can_be_sent(protocol):
+    for row in COMMANDS.values():
+        assert encode_reply([command_info(row), command_docs(row)], protocol)
