@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from redisai_py.commands import COMMANDS, Request, encode, parse
@@ -119,3 +123,14 @@ def test_command_docs_of_a_deprecated_command():
 def test_metadata_of_every_command_can_be_sent(protocol):
     for row in COMMANDS.values():
         assert encode_reply([command_info(row), command_docs(row)], protocol)
+
+
+def test_pages_of_the_docs_are_what_the_table_says():
+    script = Path(__file__).parents[3] / "scripts" / "gen_commands.py"
+    run = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=20, check=False)
+    assert (run.returncode, run.stdout) == (0, ""), run.stdout + run.stderr
+
+
+def test_every_group_has_a_page():
+    pages = {page.stem for page in (Path(__file__).parents[3] / "docs" / "commands").glob("*.md")}
+    assert {row.group for row in COMMANDS.values()} <= pages

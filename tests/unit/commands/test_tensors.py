@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from redisai_py.commands import tensors
 from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.tensors import (
     MAX_RANK,
@@ -63,6 +64,14 @@ def test_remembered_head_still_checks_the_length():
     tensor(b"DOUBLE", b"7", b"BLOB", bytes(56))
     with pytest.raises(CommandError, match="data length does not match"):
         tensor(b"DOUBLE", b"7", b"BLOB", bytes(55))
+
+
+def test_remembered_heads_are_bounded(monkeypatch):
+    monkeypatch.setattr(tensors, "_BLOB_HEADS", {})
+    monkeypatch.setattr(tensors, "_MAX_BLOB_HEADS", 2)
+    for size in (1, 2, 3, 1):
+        assert tensor(b"INT8", b"%d" % size, b"BLOB", bytes(size)).shape == (size,)
+        assert len(tensors._BLOB_HEADS) <= 2
 
 
 def test_large_words_that_are_views_are_understood():
