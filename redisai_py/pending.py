@@ -1,9 +1,9 @@
 """A result that is not there yet: the cheapest thing that can be awaited.
 
-asyncio's Future schedules its callbacks and a Task wraps each coroutine; both cost more than a small command's own work.
-`Pending` calls its one waiter at once, on the event loop's thread, and keeps to the Future protocol so far that an
-asyncio Task may await it too (then the wake-up goes through the loop, as a Task demands). It knows no loop until a Task
-awaits it, and no I/O.
+asyncio's Future schedules its callbacks and a Task wraps each coroutine; both cost more than a small command's own
+work. `Pending` calls its one waiter at once, on the event loop's thread, and keeps to the Future protocol so far
+that an asyncio Task may await it too (then the wake-up goes through the loop, as a Task demands). It knows no loop
+until a Task awaits it, and no I/O.
 
 Rule: `resolve`, `fail` and awaiting happen on the event loop's thread only.
 """

@@ -1,13 +1,13 @@
 """The Redis protocol without sockets: bytes in, commands out; and where one reply ends.
 
 Rules:
-- `CommandParser` is fed chunks of any size and gives whole commands; it never waits and never raises: a broken frame is kept
-  in `error` and everything after it is ignored, as Redis replies once and closes.
+- `CommandParser` is fed chunks of any size and gives whole commands; it never waits and never raises: a broken frame
+  is kept in `error` and everything after it is ignored, as Redis replies once and closes.
 - The texts of framing errors, and what is an error, are Redis's own (`networking.c` is the authority on both).
-- A large argument is received straight into its own buffer: the shell asks `get_buffer()` and reports `received(n)`, so the
-  bytes are copied once, by the kernel.
-- Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one dictionary look-up
-  then replaces parsing and validation. See docs/adr/0003.
+- A large argument is received straight into its own buffer: the shell asks `get_buffer()` and reports `received(n)`,
+  so the bytes are copied once, by the kernel.
+- Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one
+  dictionary look-up then replaces parsing and validation. See docs/adr/0003.
 
 It must not know what any command means.
 """
@@ -71,7 +71,8 @@ class CommandParser:
     """Incremental parser of a client's byte stream.
 
     Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
-          allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be legal.
+          allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
+          legal.
     """
 
     __slots__ = (
@@ -105,7 +106,7 @@ class CommandParser:
         self._large: memoryview | None = None  # the large argument under way, CR LF included
         self._filled = 0
 
-    # -- large arguments ------------------------------------------------------------------------------------------------
+    # -- large arguments ---------------------------------------------------------------------------------------------
 
     @property
     def receiving_large(self) -> bool:
@@ -133,10 +134,12 @@ class CommandParser:
             self._args = []
         return commands
 
-    # -- everything else ------------------------------------------------------------------------------------------------
+    # -- everything else ---------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> list[tuple[Command, bytes | None]]:
-        """Take the next bytes; gives the commands that are complete, in order, each with the payload of a remembered head."""
+        """Take the next bytes; gives the commands that are complete, in order, each with the payload of a
+        remembered head.
+        """
         out: list[tuple[Command, bytes | None]] = []
         if self._large is not None:
             taken = min(len(data), len(self._large) - self._filled)
@@ -180,38 +183,28 @@ class CommandParser:
                 return
 
     def _parse_one(self, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]) -> int:
-        """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is broken."""
+        """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is
+        broken.
+        """
         start = position
-        if self._argc == 0:
-            if data[position] != 42:  # '*'
-                return self._parse_inline(data, position, out)
-            line = data.find(b"\r\n", position, position + MAX_INLINE)
-            if line < 0:
-                return self._wait(data, position, "too big mbulk count string")
-            count = self._integer(data[position + 1 : line])
-            if count is None or count > self.max_arguments:
-                return self._fail("invalid multibulk length")
-            position = line + 2
-            if count <= 0:
-                return position
-            self._argc = count
+        if self._argc:
+            start = -1  # the frame began in an earlier chunk
+        elif data[position] != 42:  # '*'
+            return self._parse_inline(data, position, out)
         else:
-            start = -1
+            position = self._parse_count(data, position)
+            if position < 0 or self._argc == 0:
+                return position
         args = self._args
         while self._argc:
             line = data.find(b"\r\n", position, position + MAX_INLINE)
-            if line < 0:
-                if position < end and data[position] != 36:
-                    return self._fail(f"expected '$', got '{chr(data[position])}'")
-                return self._wait(data, position, "too big bulk count string")
-            if data[position] != 36:  # '$'
+            if position < end and data[position] != 36:  # '$'
                 return self._fail(f"expected '$', got '{chr(data[position])}'")
-            word = data[position + 1 : line]
-            size = _LENGTHS.get(word)
-            if size is None:
-                size = self._integer(word)
-                if size is None or size < 0 or size > self.max_argument_bytes:
-                    return self._fail("invalid bulk length")
+            if line < 0:
+                return self._wait(data, position, "too big bulk count string")
+            size = self._size(data[position + 1 : line])
+            if size < 0:
+                return self._fail("invalid bulk length")
             first = line + 2
             stop = first + size
             if stop + 2 > end:
@@ -222,6 +215,26 @@ class CommandParser:
         self._args = []
         out.append((Command(args, data[start:position] if start >= 0 else b""), None))
         return position
+
+    def _parse_count(self, data: bytes, position: int) -> int:
+        """Parse `*n`; the position behind it. A count of 0 or less is a command that is none, as in Redis."""
+        line = data.find(b"\r\n", position, position + MAX_INLINE)
+        if line < 0:
+            return self._wait(data, position, "too big mbulk count string")
+        count = self._integer(data[position + 1 : line])
+        if count is None or count > self.max_arguments:
+            return self._fail("invalid multibulk length")
+        self._argc = max(count, 0)
+        return line + 2
+
+    def _size(self, word: bytes) -> int:
+        """The length in `$n`; -1 if it is not one, or too large."""
+        size = _LENGTHS.get(word)
+        if size is None:
+            size = self._integer(word)
+            if size is None or size > self.max_argument_bytes:
+                return -1
+        return size
 
     def _incomplete(self, data: bytes, position: int, first: int, size: int) -> int:
         if size < LARGE_ARGUMENT:
@@ -264,11 +277,18 @@ class CommandParser:
 
 
 def encode_command(argv: list[Any]) -> list[bytes | memoryview]:
-    """A command's bytes for Redis; arguments of 16 KiB and more stay buffers of their own, unjoined."""
+    """A command's bytes for Redis; arguments of 16 KiB and more stay buffers of their own, unjoined.
+
+    An argument that is a tuple of buffers is sent as one bulk string, its parts unjoined.
+    """
     segments: list[bytes | memoryview] = []
     head = [b"*%d\r\n" % len(argv)]
     for argument in argv:
-        if len(argument) >= 16384:
+        if type(argument) is tuple:
+            head.append(b"$%d\r\n" % sum(map(len, argument)))
+            segments += (b"".join(head), *argument)
+            head = [b"\r\n"]
+        elif len(argument) >= 16384:
             head.append(b"$%d\r\n" % len(argument))
             segments += (b"".join(head), argument)
             head = [b"\r\n"]

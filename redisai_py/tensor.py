@@ -1,7 +1,7 @@
 """Values: element types, devices, and the immutable tensor that every other module passes around.
 
-Source of the names and of the element layouts: RedisAI's tensor commands; FLOAT16, BFLOAT16, UINT32 and UINT64 are ours.
-Data is little-endian and in C order. The only third-party imports are numpy and ml_dtypes (for bfloat16).
+Source of the names and of the element layouts: RedisAI's tensor commands; FLOAT16, BFLOAT16, UINT32 and UINT64 are
+ours. Data is little-endian and in C order. The only third-party imports are numpy and ml_dtypes (for bfloat16).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import enum
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -80,7 +81,8 @@ _DEVICE = re.compile(rb"(CPU|GPU)(?::(\d*))?\Z", re.IGNORECASE)
 _MAX_DEVICE_LENGTH = 9
 
 
-class Device(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Device:
     """Where a model runs: `kind` is CPU or GPU, `index` None for the default one, `text` as the user typed it."""
 
     kind: str
@@ -136,7 +138,9 @@ class Tensor:
         return math.prod(self.shape)
 
     def numpy(self) -> NDArray[Any]:
-        """The tensor as an array of its shape: a read-only view without a copy; STRING gives an object array of bytes."""
+        """The tensor as an array of its shape: a read-only view without a copy; STRING gives an object array of
+        bytes.
+        """
         if self.dtype is DType.STRING:
             array = np.empty(self.size, dtype=object)
             array[:] = bytes(self.data).split(b"\0")[: self.size]

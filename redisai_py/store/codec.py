@@ -1,11 +1,12 @@
 """Tensor <-> Redis string, model and script <-> Redis hash. Pure: bytes in, values out.
 
-A tensor is a one-tensor safetensors file (tensor name `tensor`), so anyone reads it with `safetensors.numpy.load`. The header
-is padded with spaces so that the data starts 64-byte aligned. A STRING tensor is U8 data with `__metadata__` that names dtype
-and shape. A foreign safetensors string is a tensor if it holds exactly one, of any name, of a dtype we have.
+A tensor is a one-tensor safetensors file (tensor name `tensor`), so anyone reads it with `safetensors.numpy.load`.
+The header is padded with spaces so that the data starts 64-byte aligned. A STRING tensor is U8 data with
+`__metadata__` that names dtype and shape. A foreign safetensors string is a tensor if it holds exactly one, of any
+name, of a dtype we have.
 
-Headers repeat: encoded ones are cached by (dtype, shape), decoded ones by their bytes, so both directions are one dictionary
-look-up each. Source of the format: the safetensors specification; `docs/adr/0002`.
+Headers repeat: encoded ones are cached by (dtype, shape), decoded ones by their bytes, so both directions are one
+dictionary look-up each. Source of the format: the safetensors specification; `docs/adr/0002`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from redisai_py.errors import WrongType
@@ -32,10 +34,13 @@ __all__ = [
     "encode_script",
     "header_size",
     "read_header",
+    "with_blob",
 ]
 
 MAX_HEADER = 65535
-"""Longest header accepted, in bytes: it must fit two bytes of the length, which is how a Lua check recognises a tensor."""
+"""Longest header accepted, in bytes: it must fit two bytes of the length, which is how a Lua check recognises a
+tensor.
+"""
 _ALIGN = 64
 _CACHE_LIMIT = 4096
 _CACHED_HEADER = 512
@@ -132,17 +137,19 @@ def _parse_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
     return dtype, shape, end
 
 
-# -- models and scripts ----------------------------------------------------------------------------------------------------
+# -- models and scripts ----------------------------------------------------------------------------------------------
 
 MODEL_META_FIELDS = (
-    b"kind", b"id", b"backend", b"device", b"tag", b"batchsize", b"minbatchsize", b"minbatchtimeout", b"inputs", b"outputs",
-    b"chunks",
+    b"kind", b"id", b"backend", b"device", b"tag", b"batchsize", b"minbatchsize", b"minbatchtimeout", b"inputs",
+    b"outputs", b"chunks",
 )  # fmt: skip
 SCRIPT_FIELDS = (b"kind", b"id", b"device", b"tag", b"entry_points", b"source")
 
 
 def encode_model(model: Model, sha256: str, chunks: int) -> dict[bytes, bytes]:
-    """The readable fields of a model's hash; the blob goes into fields `blob:0` ... of at most MODEL_CHUNK_SIZE bytes."""
+    """The readable fields of a model's hash; the blob goes into fields `blob:0` ... of at most MODEL_CHUNK_SIZE
+    bytes.
+    """
     return {
         b"kind": b"MODEL",
         b"id": model.id.encode(),
@@ -153,8 +160,8 @@ def encode_model(model: Model, sha256: str, chunks: int) -> dict[bytes, bytes]:
         b"batchsize": b"%d" % model.batchsize,
         b"minbatchsize": b"%d" % model.minbatchsize,
         b"minbatchtimeout": b"%d" % model.minbatchtimeout_ms,
-        b"inputs": json.dumps(model.inputs, ensure_ascii=False).encode(),
-        b"outputs": json.dumps(model.outputs, ensure_ascii=False).encode(),
+        b"inputs": json.dumps(model.inputs).encode(),
+        b"outputs": json.dumps(model.outputs).encode(),
         b"chunks": b"%d" % chunks,
     }
 
@@ -184,6 +191,11 @@ def decode_model(values: Sequence[bytes | None]) -> tuple[Model, int]:
         raise WrongType from error
 
 
+def with_blob(model: Model, blob: bytes) -> Model:
+    """The same model with its bytes."""
+    return replace(model, blob=blob)
+
+
 def encode_script(script: Script) -> dict[bytes, bytes]:
     """The readable fields of a script's hash."""
     return {
@@ -191,7 +203,7 @@ def encode_script(script: Script) -> dict[bytes, bytes]:
         b"id": script.id.encode(),
         b"device": script.device.text.encode(),
         b"tag": script.tag,
-        b"entry_points": json.dumps(script.entry_points, ensure_ascii=False).encode(),
+        b"entry_points": json.dumps(script.entry_points).encode(),
         b"source": script.source.encode(),
     }
 

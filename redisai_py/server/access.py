@@ -1,0 +1,165 @@
+"""What one identity uses to reach Redis: its shared stream, its dedicated connections, and its store.
+
+Clients with the same credentials and database share one `Access`; it exists while any of them does. Who may have
+which is not decided here: a client gets one only after Redis accepted its credentials on the client's own connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from redisai_py.errors import UpstreamError
+from redisai_py.pending import Pending
+from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream, connect_shared
+from redisai_py.store.scripts import PROBE
+from redisai_py.store.store import Store
+
+__all__ = ["Access", "AccessTable"]
+
+
+class Access:
+    """One identity's connections; a `Link` for its store."""
+
+    def __init__(self, address: Address, identity: Identity, pool_size: int) -> None:
+        self.identity = identity
+        self.clients = 0
+        self.scripting = True
+        self.store = Store(self)
+        self.shared: SharedUpstream | None = None
+        self._address = address
+        self._opening: asyncio.Task[SharedUpstream] | None = None
+        self._pool_size = pool_size
+        self._idle: list[LargeUpstream] = []
+        self._open = 0
+        self._waiters: deque[Pending[None]] = deque()
+
+    async def ensure(self) -> SharedUpstream:
+        """The shared stream, opened if need be; single-flight. Raises UpstreamError."""
+        if self.shared is None or self.shared.closed:
+            if self._opening is None:
+                self._opening = asyncio.get_running_loop().create_task(self._connect())
+            opening = self._opening
+            try:
+                self.shared = await asyncio.shield(opening)
+            finally:
+                if self._opening is opening and opening.done():
+                    self._opening = None
+        return self.shared
+
+    async def _connect(self) -> SharedUpstream:
+        shared = await connect_shared(self._address, self.identity)
+        try:
+            await shared.call(*PROBE)
+            self.scripting = True
+        except UpstreamError:
+            self.scripting = False
+        return shared
+
+    def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Send commands on the shared stream in one write; the caller has awaited `ensure`."""
+        if self.shared is None:
+            raise UpstreamError("ERR upstream Redis is not connected")
+        return self.shared.pipeline(commands)
+
+    def dedicated(self) -> AbstractAsyncContextManager[LargeUpstream]:
+        """A connection to oneself, from a bounded pool; after an error it is closed, since its state is not known."""
+        return self._dedicated()
+
+    @asynccontextmanager
+    async def _dedicated(self) -> AsyncIterator[LargeUpstream]:
+        connection = await self._take()
+        clean = False
+        try:
+            yield connection
+            clean = True
+        finally:
+            self._give_back(connection, clean)
+
+    async def _take(self) -> LargeUpstream:
+        while True:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.closed:
+                    return connection
+                self._open -= 1
+            if self._open < self._pool_size:
+                break
+            waiter: Pending[None] = Pending()
+            self._waiters.append(waiter)
+            await waiter
+        self._open += 1
+        try:
+            # A task of its own: the time limit on connecting needs one, and a handler is not run by one.
+            return await asyncio.get_running_loop().create_task(self._connect_large())
+        except BaseException:
+            self._open -= 1
+            self._wake()
+            raise
+
+    async def _connect_large(self) -> LargeUpstream:
+        connection: LargeUpstream = await self._address.open(LargeUpstream)
+        try:
+            for argv in self.identity.handshake():
+                await connection.call(*argv)
+        except UpstreamError:
+            connection.close()
+            raise
+        return connection
+
+    def _give_back(self, connection: LargeUpstream, clean: bool) -> None:
+        if clean and not connection.closed and self.clients:
+            self._idle.append(connection)
+        else:
+            connection.close()
+            self._open -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done:
+                waiter.resolve(None)
+                return
+
+    def close(self) -> None:
+        """Close every connection that is not in use; those in use are closed when given back."""
+        if self.shared is not None:
+            self.shared.close()
+        for connection in self._idle:
+            connection.close()
+        self._open -= len(self._idle)
+        self._idle.clear()
+
+
+class AccessTable:
+    """The identities in use, each with one Access while it has clients."""
+
+    def __init__(self, address: Address, pool_size: int) -> None:
+        self._address = address
+        self._pool_size = pool_size
+        self._by_identity: dict[Identity, Access] = {}
+
+    def acquire(self, identity: Identity) -> Access:
+        """The identity's Access, counted up by one client."""
+        access = self._by_identity.get(identity)
+        if access is None:
+            access = self._by_identity[identity] = Access(self._address, identity, self._pool_size)
+        access.clients += 1
+        return access
+
+    def release(self, access: Access) -> None:
+        """Counterpart of `acquire`; the last client's leaving closes the connections."""
+        access.clients -= 1
+        if access.clients == 0:
+            self._by_identity.pop(access.identity, None)
+            access.close()
+
+    def close(self) -> None:
+        """Close all connections, at the server's end."""
+        for access in self._by_identity.values():
+            access.close()
+        self._by_identity.clear()

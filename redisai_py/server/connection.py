@@ -1,0 +1,287 @@
+"""One client: bytes in, commands in order, replies out in order.
+
+    data_received -> parser -> backlog -> start -> reply
+
+Order is kept by what may overlap. Three kinds of work exist, and only one kind is under way at a time:
+- pass-through commands (`relayed` counts replies outstanding on the client's own Redis connection),
+- AI commands of one round trip, TENSORSET and TENSORGET (`in_flight`): they follow each other on the identity's
+  shared stream, which answers in order, so a pipeline of them overlaps,
+- everything else AI (`busy`): alone, as a client that waits for a blocking command in Redis.
+A command that cannot start yet stays in the backlog; finishing work drains it. A full backlog stops reading from the
+client, and a client that does not read its replies stops being served.
+
+What a command means is found in `meanings`; this module knows only when one may start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from redisai_py.errors import CommandError, RedisAIError
+from redisai_py.resp import Command, CommandParser
+from redisai_py.resp_reply import encode_reply
+from redisai_py.server.driver import NO_REPLY, drive
+from redisai_py.server.meanings import understand
+from redisai_py.server.session import Session
+from redisai_py.tensor import Buffer
+
+if TYPE_CHECKING:
+    from redisai_py.server.app import Server
+
+__all__ = ["Connection"]
+
+_BACKLOG_HIGH = 1024
+_BACKLOG_LOW = 128
+_log = logging.getLogger(__name__)
+
+Segments = Sequence[Buffer]
+
+
+def _allocate(size: int) -> memoryview:
+    # np.empty leaves pages untouched until the kernel fills them; bytearray would write zeros first.
+    return np.empty(size, np.uint8).data
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection; created by the server for each accepted socket."""
+
+    def __init__(self, server: Server) -> None:
+        config = server.config
+        self.server = server
+        self.parser = CommandParser(server.frames, config.max_argument_bytes, config.max_arguments, _allocate)
+        self.session = Session(self)
+        self.backlog: deque[tuple[Command, bytes | None]] = deque()
+        self.busy = False
+        self.in_flight = 0
+        self.reading: set[bytes] = set()  # keys of TENSORGETs in flight, which a later write of ours must not overtake
+        self.gone = False
+        self.closing = False  # reply sent that ends the connection; nothing more is started
+        self.transport: Any = None
+        self.cancel_run: Any = None  # called when the client leaves while its run is queued
+        self._held: deque[_Slot] | None = None  # replies behind one that takes a second trip
+        self._draining = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self._large = _LargeReceiver(self)
+        self.eof = False  # the client sends no more
+
+    # -- transport ---------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.server.joined(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
+        self.backlog.clear()
+        self.session.close()
+        if self.cancel_run is not None:
+            self.cancel_run()
+        self.server.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._accept(self.parser.feed(data))
+        if self.parser.receiving_large:
+            self.transport.set_protocol(self._large)
+
+    def large_received(self, count: int) -> None:
+        """`count` bytes went straight into a large argument's buffer."""
+        commands = self.parser.received(count)
+        if not self.parser.receiving_large:
+            self.transport.set_protocol(self)
+            self._accept(commands)
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        self.leave_if_idle()
+        return True  # what was sent before the end is answered
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        limit = self.server.config.output_buffer_limit_bytes
+        if limit and self.transport.get_write_buffer_size() > limit:
+            _log.warning("closing a client that does not read its replies (%d bytes waiting)", limit)
+            self.transport.abort()
+        self.session.pause_relay()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self.session.resume_relay()
+        self.drain()
+
+    # -- order -------------------------------------------------------------------------------------------------------
+
+    def _accept(self, commands: list[tuple[Command, bytes | None]]) -> None:
+        self.server.commands_processed += len(commands)
+        self.backlog.extend(commands)
+        if self.parser.error is not None and not self.closing:
+            self.backlog.append((Command([b""], meaning=_Broken(self.parser.error)), None))
+        self.drain()
+        if len(self.backlog) > _BACKLOG_HIGH and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def drain(self) -> None:
+        """Start what may start, in order."""
+        if self._draining:
+            return
+        backlog = self.backlog
+        self._draining = True
+        try:
+            while backlog and not self.busy and not self._writing_paused and not self.closing:
+                command, payload = item = backlog.popleft()
+                meaning = command.meaning or understand(command, self.server.frames)
+                start = self.session.start_in_mode if self.session.mode else None
+                if not (start(meaning, command, payload) if start else meaning.start(self, command, payload)):
+                    backlog.appendleft(item)
+                    break
+        finally:
+            self._draining = False
+        if self._reading_paused and len(backlog) < _BACKLOG_LOW and not self.gone:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def leave_if_idle(self) -> None:
+        """Nothing more comes: close once nothing is under way and every command received is answered."""
+        if self.idle and not self.backlog:
+            self.transport.close()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of this client is under way."""
+        return not (self.busy or self.in_flight or self.session.relayed)
+
+    # -- work that runs alone ----------------------------------------------------------------------------------------
+
+    def run_alone(self, coroutine: Coroutine[Any, Any, Any]) -> bool:
+        """Run a handler that gives a reply value; the client waits for it. Starts only when nothing else is under
+        way.
+        """
+        if not self.idle:
+            coroutine.close()
+            return False
+        self.busy = True
+        drive(coroutine, self._ran_alone)
+        return True
+
+    def _ran_alone(self, value: Any, error: BaseException | None) -> None:
+        self.busy = False
+        if value is not NO_REPLY or error is not None:
+            self.reply(value if error is None else self.failure(error))
+        if self.backlog:
+            self.drain()
+        if self.eof or self.server.draining:
+            self.leave_if_idle()
+
+    def failure(self, error: BaseException) -> RedisAIError:
+        """The error to reply with; anything outside our tree is a bug, logged with an id."""
+        if isinstance(error, RedisAIError):
+            return error
+        return self.server.internal_error(error)
+
+    # -- replies -----------------------------------------------------------------------------------------------------
+
+    def reply(self, value: Any) -> None:
+        """Send a reply value in the client's protocol."""
+        self.write(encode_reply(value, self.session.protocol))
+
+    def write(self, segments: Segments) -> None:
+        """Send a reply's bytes, in order behind replies that are held."""
+        if self._held is not None:
+            slot = _Slot()
+            slot.segments = segments
+            self._held.append(slot)
+        else:
+            self.session.write(segments)
+
+    def done_in_flight(self) -> None:
+        """One overlapping command has its reply."""
+        self.in_flight -= 1
+        if not self.in_flight and self.reading:
+            self.reading.clear()
+        if self.backlog:
+            self.drain()
+        if self.eof or self.server.draining:
+            self.leave_if_idle()
+
+    def second_trip(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """An overlapping command needs more than its one trip: later replies are held until `coroutine` gives its
+        own.
+        """
+        if self._held is None:
+            self._held = deque()
+        slot = _Slot()
+        self._held.append(slot)
+
+        def done(value: Any, error: BaseException | None) -> None:
+            slot.segments = encode_reply(value if error is None else self.failure(error), self.session.protocol)
+            self._release()
+            self.done_in_flight()
+
+        drive(coroutine, done)
+
+    def _release(self) -> None:
+        held = self._held
+        while held and held[0].segments is not None:
+            self.session.write(held.popleft().segments)
+        if not held:
+            self._held = None
+
+    def close_after_reply(self) -> None:
+        """Close once what was written has been sent."""
+        self.closing = True
+        self.transport.close()
+
+
+class _Slot:
+    __slots__ = ("segments",)
+
+    def __init__(self) -> None:
+        self.segments: Any = None
+
+
+class _Broken:
+    """The end of a stream whose framing is broken: reply, then close."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: CommandError | RedisAIError) -> None:
+        self._error = error
+
+    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+        if not connection.idle:
+            return False
+        connection.reply(self._error)
+        connection.close_after_reply()
+        return True
+
+
+class _LargeReceiver(asyncio.BufferedProtocol):
+    """Stands in for the connection while a large argument arrives, so that the kernel writes into the final buffer."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._connection.parser.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._connection.large_received(nbytes)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+
+    def eof_received(self) -> bool:
+        return self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()

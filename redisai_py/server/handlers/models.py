@@ -1,0 +1,138 @@
+"""AI.MODEL*: store, read, delete, list, run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from redisai_py.commands import models
+from redisai_py.commands.replies import model_reply, scan_reply
+from redisai_py.engine.engine import LoadedModel
+from redisai_py.errors import CommandError, DeadlineExceeded, UpstreamError, WrongType
+from redisai_py.model import Model
+from redisai_py.resp_reply import OK, TIMEDOUT
+from redisai_py.store.store import Store
+from redisai_py.tensor import Tensor
+
+if TYPE_CHECKING:
+    from redisai_py.server.connection import Connection
+
+__all__ = [
+    "MODEL_MISSING",
+    "check_counts",
+    "load_model",
+    "model_del",
+    "model_execute",
+    "model_get",
+    "model_scan",
+    "model_store",
+]
+
+MODEL_MISSING = "ERR model key is empty"
+
+
+def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
+    """Raise CommandError unless the numbers of keys are the model's."""
+    for word, given, names in (("INPUTS", inputs, model.inputs), ("OUTPUTS", outputs, model.outputs)):
+        if given is not None and given != len(names):
+            raise CommandError(f"Number of keys given as {word} here does not match model definition")
+
+
+async def model_store(request: models.ModelStore, connection: Connection) -> Any:
+    """AI.MODELSTORE, AI.MODELSET: load aside first, then publish, so that a bad model never replaces a good one."""
+    server = connection.server
+    store = (await connection.session.authenticated()).store
+    chunks = request.chunks
+    model = Model(
+        id=uuid.uuid4().hex,
+        backend=request.backend,
+        device=request.device,
+        tag=request.tag,
+        batchsize=request.batchsize,
+        minbatchsize=request.minbatchsize,
+        minbatchtimeout_ms=request.minbatchtimeout_ms,
+        inputs=request.inputs,
+        outputs=request.outputs,
+        blob=bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks),
+    )
+    loaded = await server.engine.load(model)
+    try:
+        named = replace(model, inputs=loaded.inputs, outputs=loaded.outputs)
+        await store.put_model(request.key, named, server.model_chunk_size)
+    except BaseException:
+        server.engine.unload(model.id)
+        raise
+    return OK
+
+
+async def model_get(request: models.ModelGet, connection: Connection) -> Any:
+    """AI.MODELGET."""
+    store = (await connection.session.authenticated()).store
+    whole = request.blob or not request.meta
+    model = await (store.model_with_blob(request.key) if whole else store.model(request.key))
+    return model_reply(request, model, connection.server.model_chunk_size)
+
+
+async def model_del(request: models.ModelDel, connection: Connection) -> Any:
+    """AI.MODELDEL."""
+    store = (await connection.session.authenticated()).store
+    await store.delete(request.key, b"MODEL", MODEL_MISSING)
+    return OK
+
+
+async def model_scan(request: models.ModelScan, connection: Connection) -> Any:
+    """AI._MODELSCAN."""
+    store = (await connection.session.authenticated()).store
+    return scan_reply([entry async for entry in store.scan(b"MODEL")])
+
+
+async def model_execute(request: models.ModelExecute, connection: Connection) -> Any:
+    """AI.MODELEXECUTE, AI.MODELRUN: the model's id and the inputs in one round trip, the run, the outputs in
+    another.
+    """
+    store = (await connection.session.authenticated()).store
+    ids, values = await store.model_and_tensors(request.key, request.inputs)
+    loaded = await load_model(request.key, ids, store, connection)
+    check_counts(loaded.model, len(request.inputs), len(request.outputs))
+    inputs = await store.decode_all(request.inputs, await values)
+    run = connection.server.engine.run_model(loaded, inputs, request.timeout_ms)
+    connection.cancel_run = run.cancel_queued
+    try:
+        outputs = await run
+    except DeadlineExceeded as error:
+        if str(error) == "TIMEDOUT":
+            return TIMEDOUT
+        raise
+    finally:
+        connection.cancel_run = None
+    if not connection.gone:
+        await store.put_tensors(_present(request.outputs, outputs))
+    return OK
+
+
+def _present(keys: Sequence[bytes], outputs: Sequence[Any]) -> list[tuple[bytes, Tensor]]:
+    """Outputs that are tensors; a sequence or map (None) writes no key."""
+    return [(key, output) for key, output in zip(keys, outputs, strict=True) if output is not None]
+
+
+async def load_model(key: bytes, ids: Awaitable[Any], store: Store, connection: Connection) -> LoadedModel:
+    """The loaded model that the key holds now; loads it if this server has not met its id yet.
+
+    Args:   ids: the coming reply of `HMGET key kind id`.
+    Raises: MissingKey, WrongType, BackendError.
+    """
+    engine = connection.server.engine
+    try:
+        kind, model_id = await ids
+    except UpstreamError as error:
+        if "WRONGTYPE" in str(error):
+            raise WrongType from error
+        raise
+    if kind != b"MODEL" or model_id is None:
+        raise await store.no_value(key, MODEL_MISSING)
+    loaded = engine.loaded(model_id.decode())
+    if loaded is None:
+        loaded = await engine.load(await store.model_with_blob(key))
+    return loaded

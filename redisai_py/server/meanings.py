@@ -1,0 +1,222 @@
+"""From a command's words to what is done with it: `understand` gives an object that knows how to start.
+
+Meanings hold nothing of a client, so one is shared by every connection that sends the same bytes again (`Frames`).
+AI commands of one round trip start here, on the shared stream, without a coroutine: they are the hot path, and every
+step counts. Everything else AI goes to `handlers`, everything not AI to `passthrough`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redisai_py.commands import COMMANDS
+from redisai_py.commands.replies import tensor_reply
+from redisai_py.commands.spec import CommandSpec
+from redisai_py.commands.tensors import Form, TensorGet, TensorSet
+from redisai_py.errors import CommandError, RedisAIError, UpstreamError, WrongType
+from redisai_py.resp import Command, Frames
+from redisai_py.server.handlers import handle, handle_error
+from redisai_py.server.passthrough import understand_plain
+from redisai_py.store import codec
+from redisai_py.store.scripts import format_set_prefix
+from redisai_py.store.store import LARGE_VALUE, empty_tensor_key
+from redisai_py.tensor import Buffer, DType
+
+if TYPE_CHECKING:
+    from redisai_py.server.connection import Connection
+
+__all__ = ["Meaning", "understand"]
+
+_LONGEST_NAME = 32
+_OK = (b"+OK\r\n",)
+
+
+class Meaning(Protocol):
+    """What to do with a command."""
+
+    is_ai: bool
+
+    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+        """Start it; False if it must wait until other work of this client is done."""
+
+
+def understand(command: Command, frames: Frames) -> Meaning:
+    """The meaning of a command not seen before; remembered by its bytes where that is sound."""
+    name = command.argv[0]
+    upper = bytes(name).upper() if len(name) <= _LONGEST_NAME else b""
+    spec = COMMANDS.get(upper)
+    if spec is None:
+        command.meaning = understand_plain(upper)
+        return command.meaning  # type: ignore[no-any-return]
+    meaning = command.meaning = _understand_ai(spec, command)
+    if command.frame:
+        if type(meaning) is SetTensor and meaning.repeatable:
+            head = command.frame[: -len(meaning.data) - 2]
+            # VALUES commands and tensors without data make data of their own: only a blob stands in the frame.
+            if command.frame.endswith(b"".join((b"\r\n$%d\r\n" % len(meaning.data), meaning.data, b"\r\n"))):
+                frames.remember(head, Command(command.argv[:-1], payload_size=len(meaning.data), meaning=meaning))
+        else:
+            frames.remember(command.frame, command)
+    return meaning
+
+
+def _understand_ai(spec: CommandSpec, command: Command) -> Meaning:
+    try:
+        request = spec.parse(command.argv)
+    except CommandError as error:
+        return Failing(error)
+    if type(request) is TensorSet:
+        return SetTensor(request)
+    if type(request) is TensorGet:
+        return GetTensor(request)
+    return Handled(request)
+
+
+class Handled:
+    """An AI command with a handler."""
+
+    __slots__ = ("request",)
+    is_ai = True
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+
+    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+        return connection.idle and connection.run_alone(handle(self.request, connection))
+
+
+class Failing:
+    """An AI command with a syntax error; the look-ups that come before it in the command's order may fail first."""
+
+    __slots__ = ("error",)
+    is_ai = True
+
+    def __init__(self, error: CommandError) -> None:
+        self.error = error
+
+    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+        return connection.idle and connection.run_alone(handle_error(self.error, connection))
+
+
+class SetTensor:
+    """AI.TENSORSET: one EVALSHA on the shared stream; large tensors, and users without scripts, go the long way."""
+
+    __slots__ = ("_large", "data", "key", "prefix", "repeatable", "request")
+    is_ai = True
+
+    def __init__(self, request: TensorSet) -> None:
+        tensor = request.tensor
+        self.request = request
+        self.key = request.key
+        self.data = tensor.data
+        self.repeatable = tensor.dtype not in (DType.BOOL, DType.STRING)  # their contents are validated
+        header = codec.encode_header(tensor)
+        self._large = len(header) + len(tensor.data) >= LARGE_VALUE
+        self.prefix = b"" if self._large else format_set_prefix(request.key, header, len(tensor.data))
+
+    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+        session = connection.session
+        if session.relayed or connection.busy or (connection.reading and self.key in connection.reading):
+            return False
+        data = self.data if payload is None else payload
+        access = session.access
+        if access is not None and access.scripting and not self._large:
+            shared = access.shared
+            if shared is not None and not shared.closed:
+                shared.send(b"".join((self.prefix, data, b"\r\n")), partial(self._done, connection, data))
+                connection.in_flight += 1
+                return True
+        return connection.idle and connection.run_alone(handle(self.with_data(data), connection))
+
+    def _done(self, connection: Connection, data: Buffer, reply: Any) -> None:
+        if reply == b"OK":
+            connection.write(_OK)
+        elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT") and connection.in_flight == 1:
+            connection.second_trip(handle(self.with_data(data), connection))
+            return
+        else:
+            connection.reply(write_error(reply))
+        connection.done_in_flight()
+
+    def with_data(self, data: Buffer) -> TensorSet:
+        """The request with another payload of the same size."""
+        tensor = self.request.tensor
+        return TensorSet(self.key, type(tensor)(tensor.dtype, tensor.shape, data))
+
+
+class GetTensor:
+    """AI.TENSORGET: the value's first 64 KiB on the shared stream, which is all of a small one."""
+
+    __slots__ = ("_frame", "request")
+    is_ai = True
+
+    def __init__(self, request: TensorGet) -> None:
+        self.request = request
+        self._frame = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$5\r\n%d\r\n" % (
+            len(request.key), request.key, LARGE_VALUE - 1
+        )  # fmt: skip
+
+    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+        session = connection.session
+        if session.relayed or connection.busy:
+            return False
+        access = session.access
+        if access is not None:
+            shared = access.shared
+            if shared is not None and not shared.closed:
+                shared.send(self._frame, partial(self._got, connection))
+                connection.in_flight += 1
+                connection.reading.add(self.request.key)
+                return True
+        return connection.idle and connection.run_alone(handle(self.request, connection))
+
+    def _got(self, connection: Connection, value: Any) -> None:
+        request = self.request
+        try:
+            if type(value) is not bytes:
+                raise read_error(value)
+            if not value or (len(value) == LARGE_VALUE and (request.form is not Form.NONE or not request.meta)):
+                connection.second_trip(_get_again(request, connection, value))
+                return
+            if len(value) == LARGE_VALUE:
+                reply = tensor_reply(request, *codec.read_header(value[: codec.header_size(value)])[:2], b"")
+            else:
+                tensor = codec.decode_tensor(value)
+                reply = tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
+        except RedisAIError as error:
+            reply = error
+        connection.reply(reply)
+        connection.done_in_flight()
+
+
+async def _get_again(request: TensorGet, connection: Connection, value: bytes) -> Any:
+    """The value was empty (absent, or an empty string), or is large."""
+    access = await connection.session.authenticated()
+    if not value:
+        if await access.store.check_tensor_or_absent(request.key):
+            return await handle(request, connection)
+        raise empty_tensor_key()
+    tensor = await access.store.large_tensor(request.key)
+    return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
+
+
+def read_error(reply: Any) -> RedisAIError:
+    """The error for a read that Redis refused."""
+    if isinstance(reply, RedisAIError):
+        return reply
+    text = str(reply)
+    return WrongType() if text.startswith("WRONGTYPE") else UpstreamError(text)
+
+
+def write_error(reply: Any) -> RedisAIError:
+    """The error for a tensor that Redis refused to write."""
+    if isinstance(reply, RedisAIError):
+        return reply
+    text = str(reply)
+    if "WRONGTYPE" in text:
+        return WrongType()
+    if text.startswith("NOSCRIPT"):
+        # Sent again behind later commands of the same pipeline it could overtake them, so that is left to the client.
+        return UpstreamError("ERR Redis forgot the tensor script (SCRIPT FLUSH); nothing was written, try again")
+    return UpstreamError(text)

