@@ -78,7 +78,7 @@ class InputSpec:
 class LoadOptions:
     """Settings that a plugin honours where its framework can.
 
-    intra_op_threads, inter_op_threads: 0 leaves the framework's default.
+    intra_op_threads, inter_op_threads: within and between operations; 0 leaves the choice to the plugin.
     memory_limit_bytes: bound on the framework's own CPU allocator, 0 is none.
     """
 

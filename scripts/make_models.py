@@ -11,7 +11,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import itertools
+import os
+import tarfile
+import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +193,171 @@ def build_onnx_iris_zipmap() -> bytes:
     return _sklearn_iris(zipmap=True)
 
 
+# --- PyTorch
+
+
+def _torch_script(source: str, parameters: Mapping[str, NDArray[Any]] = _NONE) -> bytes:
+    """Save a module whose methods are given as TorchScript source; `parameters` become its parameters."""
+    torch: Any = importlib.import_module("torch")
+
+    class Model(torch.nn.Module):  # type: ignore[misc]  # torch is imported late, so its type is Any
+        pass
+
+    model = Model()
+    for name, value in parameters.items():
+        model.register_parameter(name, torch.nn.Parameter(torch.from_numpy(value), requires_grad=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript as a whole is deprecated
+        module = torch.jit.script(model)
+        module.define(f"{source}\n")
+        file = io.BytesIO()
+        torch.jit.save(module, file)
+    return file.getvalue()
+
+
+def build_torch_mul() -> bytes:
+    """TorchScript, a * b: `a`, `b` of any dtype and shape -> one tensor."""
+    return _torch_script("def forward(self, a, b):\n    return a * b")
+
+
+def build_torch_multi() -> bytes:
+    """TorchScript with two outputs, a tuple (a + b, a - b)."""
+    return _torch_script("def forward(self, a, b):\n    return a + b, a - b")
+
+
+def build_torch_mlp() -> bytes:
+    """TorchScript, the perceptron 784-512-512-10: `x` float32 (N, 784) -> float32 (N, 10)."""
+    layers = mlp_weights()
+    parameters = {
+        f"{kind}{i}": value for i, layer in enumerate(layers) for kind, value in zip("wb", layer, strict=True)
+    }
+    steps = [f"x = torch.addmm(self.b{i}, x, self.w{i})" for i in range(len(layers))]
+    return _torch_script(
+        "def forward(self, x):\n    " + "\n    x = torch.relu(x)\n    ".join(steps) + "\n    return x", parameters
+    )
+
+
+def build_torch_export_mul() -> bytes:
+    """torch.export archive (.pt2), a * b: `a`, `b` float32 (N, 2) -> float32 (N, 2); N is dynamic."""
+    torch: Any = importlib.import_module("torch")
+
+    class Mul(torch.nn.Module):  # type: ignore[misc]  # as above
+        def forward(self, a: Any, b: Any) -> Any:
+            return a * b
+
+    rows = torch.export.Dim("rows", min=1)
+    sample = torch.ones(3, 2)
+    program = torch.export.export(Mul(), (sample, sample), dynamic_shapes={"a": {0: rows}, "b": {0: rows}})
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+# --- TensorFlow and TensorFlow Lite
+
+
+def _tensorflow() -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return importlib.import_module("tensorflow")
+
+
+def _frozen_graph(build: Callable[[Any], object]) -> bytes:
+    """Serialise the GraphDef of what `build(tf)` adds to a graph."""
+    tf = _tensorflow()
+    graph = tf.Graph()
+    with graph.as_default():
+        build(tf)
+    return bytes(graph.as_graph_def().SerializeToString(deterministic=True))
+
+
+def build_tf_mul() -> bytes:
+    """Frozen graph, mul = a * b: `a`, `b` float32 (any, 2) -> `mul`, the same shape."""
+
+    def build(tf: Any) -> None:
+        a, b = (tf.compat.v1.placeholder(tf.float32, [None, 2], name=name) for name in "ab")
+        tf.multiply(a, b, name="mul")
+
+    return _frozen_graph(build)
+
+
+def build_tf_string_join() -> bytes:
+    """Frozen graph, joined = a + b for strings: `a`, `b` STRING of one shape -> `joined`."""
+
+    def build(tf: Any) -> None:
+        a, b = (tf.compat.v1.placeholder(tf.string, name=name) for name in "ab")
+        tf.strings.join([a, b], name="joined")
+
+    return _frozen_graph(build)
+
+
+def _saved_model(directory: Path) -> None:
+    """Write a SavedModel with a variable: signature serving_default, `x` float32 (N, 2) -> `scaled`, `shifted`."""
+    tf = _tensorflow()
+    module = tf.Module()
+    module.factor = tf.Variable(_FACTOR)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+    def serve(x: Any) -> dict[str, Any]:
+        return {"scaled": x * module.factor, "shifted": x + module.factor}
+
+    module.serve = serve
+    tf.saved_model.save(module, str(directory), signatures=module.serve)
+
+
+def build_tf_saved_model_zip() -> bytes:
+    """SavedModel as a zip file: `x` float32 (N, 2) -> `scaled` = 2x, `shifted` = x + 2."""
+    with tempfile.TemporaryDirectory() as directory:
+        _saved_model(Path(directory))
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(Path(directory).rglob("*")):
+                if path.is_file():
+                    archive.writestr(zipfile.ZipInfo(str(path.relative_to(directory))), path.read_bytes())
+    return file.getvalue()
+
+
+def build_tf_saved_model_tar() -> bytes:
+    """The same SavedModel as a gzipped tar file whose members lie in one folder."""
+    with tempfile.TemporaryDirectory() as directory:
+        _saved_model(Path(directory))
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            archive.add(directory, arcname="model")
+    return file.getvalue()
+
+
+def _flatbuffer(function: Callable[..., Any], **inputs: tuple[Sequence[int | None], str]) -> bytes:
+    """Convert a function of named inputs (shape, dtype) to TensorFlow Lite."""
+    tf = _tensorflow()
+    signature = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in inputs.items()]
+    concrete = tf.function(function, input_signature=signature).get_concrete_function()
+    return bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert())
+
+
+def build_tflite_dense() -> bytes:
+    """A dense layer with softmax: `x` float32 (N, 4) -> float32 (N, 3)."""
+    tf = _tensorflow()
+    ((weight, bias),) = mlp_weights((4, 3))
+    return _flatbuffer(lambda x: tf.nn.softmax(tf.matmul(x, weight) + bias), x=([None, 4], "float32"))
+
+
+def build_tflite_mul() -> bytes:
+    """a * b: `a`, `b` float32 (N, 2) -> float32 (N, 2)."""
+    return _flatbuffer(lambda a, b: a * b, a=([None, 2], "float32"), b=([None, 2], "float32"))
+
+
+def build_tflite_and() -> bytes:
+    """a and b for BOOL: `a`, `b` (N,) -> (N,)."""
+    tf = _tensorflow()
+    return _flatbuffer(tf.logical_and, a=([None], "bool"), b=([None], "bool"))
+
+
+def build_tflite_column(dtype: str = "float32") -> bytes:
+    """A vector as a column, for any TensorFlow dtype (`string`, `float16`, ...): `x` (N,) -> (N, 1)."""
+    tf = _tensorflow()
+    return _flatbuffer(lambda x: tf.reshape(x, [-1, 1]), x=([None], dtype))
+
+
 BUILDERS: dict[str, Callable[[], bytes]] = {
     "onnx_mul.onnx": build_onnx_mul,
     "onnx_add.onnx": build_onnx_add,
@@ -196,6 +367,17 @@ BUILDERS: dict[str, Callable[[], bytes]] = {
     "onnx_external_data.onnx": build_onnx_external_data,
     "onnx_iris.onnx": build_onnx_iris,
     "onnx_iris_zipmap.onnx": build_onnx_iris_zipmap,
+    "torch_mul.pt": build_torch_mul,
+    "torch_multi.pt": build_torch_multi,
+    "torch_mlp.pt": build_torch_mlp,
+    "torch_export_mul.pt2": build_torch_export_mul,
+    "tf_mul.pb": build_tf_mul,
+    "tf_string_join.pb": build_tf_string_join,
+    "tf_saved_model.zip": build_tf_saved_model_zip,
+    "tf_saved_model.tar.gz": build_tf_saved_model_tar,
+    "tflite_dense.tflite": build_tflite_dense,
+    "tflite_mul.tflite": build_tflite_mul,
+    "tflite_and.tflite": build_tflite_and,
 }
 """File name -> builder, for every model that needs no argument."""
 

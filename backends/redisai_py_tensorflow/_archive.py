@@ -1,0 +1,102 @@
+"""A SavedModel that came as one tar or zip file, unpacked into a directory; nothing is ever written outside of it.
+
+Refused: absolute paths, `..`, links, devices, two members of one name, more members or more bytes than a model has.
+Bytes are counted while they are written, since a header may lie.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from redisai_py.errors import BackendError
+
+__all__ = ["MAX_MEMBERS", "MAX_RATIO", "MIN_LIMIT_BYTES", "is_archive", "unpack_saved_model"]
+
+MAX_MEMBERS = 10_000
+MIN_LIMIT_BYTES = 64 * 1024 * 1024
+MAX_RATIO = 20
+"""Weights hardly compress: what grows more than this, and beyond MIN_LIMIT_BYTES, is no model."""
+
+_CHUNK_BYTES = 1024 * 1024
+_MARKER = "saved_model.pb"
+_COMPRESSED_TAR = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+_UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
+
+
+def is_archive(blob: bytes) -> bool:
+    """Whether the bytes begin as a zip file, a tar file or a compressed tar file does (no GraphDef does)."""
+    return blob[:4] == b"PK\x03\x04" or blob.startswith(_COMPRESSED_TAR) or blob[257:262] == b"ustar"
+
+
+def unpack_saved_model(blob: bytes, directory: Path) -> Path:
+    """Unpack an archive into an existing, private and empty directory.
+
+    Returns: the folder with `saved_model.pb`: `directory` itself, or the one folder that the archive has at its top.
+    Raises:  BackendError: not readable, refused (see above), or no SavedModel in it.
+    """
+    budget_bytes = max(MIN_LIMIT_BYTES, MAX_RATIO * len(blob))
+    members = _zip_members(blob) if blob.startswith(b"PK") else _tar_members(blob)
+    try:
+        for count, (name, source) in enumerate(members, start=1):
+            if count > MAX_MEMBERS:
+                raise BackendError(f"ERR SavedModel archive refused: more than {MAX_MEMBERS} files")
+            budget_bytes -= _write(source, directory / _checked(name), budget_bytes)
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BackendError(f"ERR SavedModel archive cannot be read: {reason}") from error
+    found = [path for path in (directory, *sorted(directory.iterdir())) if (path / _MARKER).is_file()]
+    if not found:
+        raise BackendError(f"ERR SavedModel archive holds no {_MARKER}")
+    return found[0]
+
+
+def _zip_members(blob: bytes) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+                raise _refused(member.filename, "is no ordinary file")
+            with archive.open(member) as source:
+                yield member.filename, source
+
+
+def _tar_members(blob: bytes) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(fileobj=io.BytesIO(blob)) as archive:
+        for member in archive:
+            if member.isdir():
+                continue
+            source = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+            if source is None:
+                raise _refused(member.name, "is no ordinary file")
+            yield member.name, source
+
+
+def _checked(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
+        raise _refused(name, "leads out of the archive")
+    return path
+
+
+def _write(source: IO[bytes], target: Path, limit_bytes: int) -> int:
+    """Copy one member; bytes written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with target.open("xb") as file:
+        while chunk := source.read(_CHUNK_BYTES):
+            written += len(chunk)
+            if written > limit_bytes:
+                raise _refused(target.name, "unpacks to more bytes than a model of this size has")
+            file.write(chunk)
+    return written
+
+
+def _refused(name: str, why: str) -> BackendError:
+    return BackendError(f"ERR SavedModel archive refused: {name!r} {why}")

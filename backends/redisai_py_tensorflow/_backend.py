@@ -1,0 +1,148 @@
+"""The TF backend: frozen graphs (a GraphDef) and SavedModels (a tar or zip file of the directory).
+
+The blob's content tells which it is; both end as one session over one graph. For a frozen graph the names of
+AI.MODELSTORE's INPUTS are placeholders and those of OUTPUTS operations; for a SavedModel they are its signature's keys.
+Sources: AI.MODELSTORE and RedisAI's error texts; beyond them, TensorFlow's own text.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must be there before the import; stderr belongs to the server
+
+import tensorflow as tf
+
+from redisai_py.backend import LoadOptions
+from redisai_py.errors import BackendError
+from redisai_py.tensor import Device
+from redisai_py_tensorflow._archive import is_archive, unpack_saved_model
+from redisai_py_tensorflow._session import TensorflowSession, tensorflow_error
+
+__all__ = ["TensorflowBackend"]
+
+_NO_CUDA = "ERR GPU requested but TF couldn't find CUDA"
+_DEFAULT_SIGNATURE = "serving_default"
+
+v1: Any = tf.compat.v1
+
+# The loader of SavedModels says at every call that it is deprecated, and which files it restores.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+class TensorflowBackend:
+    """TensorFlow. Thread: any; sessions share TensorFlow's thread pools, whose sizes the first session fixes."""
+
+    name = "TF"
+    version: str = tf.__version__
+
+    def check_device(self, device: Device) -> None:
+        """Refuse GPU if TensorFlow sees none, and a GPU number that this machine does not have."""
+        if device.kind != "GPU":
+            return
+        count = len(tf.config.list_physical_devices("GPU"))
+        if not count:
+            raise BackendError(_NO_CUDA)
+        if device.index is not None and device.index >= count:
+            raise BackendError(f"{_NO_CUDA} device {device.index} (devices: {count})")
+
+    def load_model(
+        self, blob: bytes, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+    ) -> TensorflowSession:
+        """Build a session whose inputs and outputs are the named ones, in the given order.
+
+        Raises: BackendError: no GPU; not a GraphDef, nor a readable archive; a name that the model does not have.
+        """
+        self.check_device(device)
+        graph = tf.Graph()
+        session = v1.Session(graph=graph, config=_config(device, options))
+        try:
+            with graph.as_default(), graph.device(f"/GPU:{device.index or 0}" if device.kind == "GPU" else "/CPU:0"):
+                load = _load_saved_model if is_archive(blob) else _load_frozen
+                tensors, nbytes = load(blob, session, inputs, outputs)
+                tensors = tensors[0], _apart(tensors[1], tensors[0])
+                parallel = options.inter_op_threads > 1
+                return TensorflowSession(session, (inputs, outputs), tensors, nbytes, parallel)
+        except BaseException as error:
+            session.close()
+            if isinstance(error, Exception) and not isinstance(error, BackendError):
+                raise tensorflow_error(error) from error
+            raise
+
+
+Tensors = tuple[list[Any], list[Any]]
+
+
+def _config(device: Device, options: LoadOptions) -> Any:
+    config = v1.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op_threads,
+        inter_op_parallelism_threads=options.inter_op_threads,
+        # Operations without a GPU kernel (strings, tables) run on the CPU; whether there is a GPU is checked before.
+        allow_soft_placement=True,
+    )
+    if device.kind == "CPU":
+        config.device_count["GPU"] = 0  # otherwise TensorFlow takes the GPU where nothing is said
+    config.gpu_options.allow_growth = True
+    return config
+
+
+def _load_frozen(blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Tensors, int]:
+    definition = v1.GraphDef()
+    try:
+        definition.ParseFromString(blob)
+    except Exception as error:
+        raise BackendError("Invalid GraphDef") from error
+    tf.graph_util.import_graph_def(definition, name="")
+    operations = {operation.name: operation for operation in session.graph.get_operations()}
+    for name in inputs:
+        if name not in operations or operations[name].type != "Placeholder":
+            raise BackendError(f'ERR Input node named "{name}" not found in TF graph.')
+    for name in outputs:
+        if name not in operations or not operations[name].outputs:
+            raise BackendError(f'ERR Output node named "{name}" not found in TF graph')
+    feeds, fetches = ([operations[name].outputs[0] for name in names] for names in (inputs, outputs))
+    return (feeds, fetches), len(blob)
+
+
+def _load_saved_model(blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Tensors, int]:
+    """Restore a SavedModel's variables and tables into the session; its files are gone when this returns."""
+    with tempfile.TemporaryDirectory(prefix="redisai_py_") as directory:
+        folder = unpack_saved_model(blob, Path(directory))
+        nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        meta_graph = v1.saved_model.loader.load(session, [tf.saved_model.SERVING], str(folder))
+    signature = _signature(meta_graph)
+    for name in inputs:
+        if name not in signature.inputs:
+            known = ", ".join(sorted(signature.inputs))
+            raise BackendError(f'ERR Input node named "{name}" not found in TF graph. The SavedModel takes: {known}')
+    for name in outputs:
+        if name not in signature.outputs:
+            known = ", ".join(sorted(signature.outputs))
+            raise BackendError(f'ERR Output node named "{name}" not found in TF graph. The SavedModel gives: {known}')
+    graph = session.graph
+    feeds = [graph.get_tensor_by_name(signature.inputs[name].name) for name in inputs]
+    fetches = [graph.get_tensor_by_name(signature.outputs[name].name) for name in outputs]
+    return (feeds, fetches), max(len(blob), nbytes)
+
+
+def _signature(meta_graph: Any) -> Any:
+    """The signature `serving_default`, or the only one there is."""
+    signatures = {name: value for name, value in meta_graph.signature_def.items() if not name.startswith("__")}
+    if _DEFAULT_SIGNATURE in signatures:
+        return signatures[_DEFAULT_SIGNATURE]
+    if len(signatures) == 1:
+        return next(iter(signatures.values()))
+    raise BackendError(
+        f"ERR SavedModel has no signature {_DEFAULT_SIGNATURE}, but: {', '.join(sorted(signatures)) or 'none'}"
+    )
+
+
+def _apart(fetches: Sequence[Any], feeds: Sequence[Any]) -> list[Any]:
+    """TensorFlow refuses to fetch what is fed: an output that is an input is copied by the graph."""
+    fed = {feed.ref() for feed in feeds}
+    return [tf.identity(fetch) if fetch.ref() in fed else fetch for fetch in fetches]

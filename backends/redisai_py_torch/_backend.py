@@ -1,0 +1,150 @@
+"""The TORCH backend: TorchScript (what `torch.jit.save` writes) and torch.export archives (.pt2), told by content.
+
+Sources: AI.MODELSTORE for the names, the counting of outputs and the error texts (with RedisAI's spelling).
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from redisai_py.backend import InputSpec, LoadOptions, framework_error
+from redisai_py.errors import BackendError
+from redisai_py.tensor import Device
+from redisai_py_torch._archive import is_export_archive
+from redisai_py_torch._exported import load_exported
+from redisai_py_torch._session import LoadedModel, TorchSession
+
+__all__ = ["TorchBackend"]
+
+_NO_CUDA = "GPU requested but Torch couldn't find CUDA"
+_INPUTS_TEXT = "Erorr while trying to retrive model inputs number: "
+_OUTPUTS_TEXT = "Erorr while trying to retrive model outputs number: "
+
+
+class TorchBackend:
+    """PyTorch. Thread: any. Thread counts are one setting for the whole process."""
+
+    name = "TORCH"
+    version: str = torch.__version__
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = (0, 0)
+
+    def check_device(self, device: Device) -> None:
+        """Refuse GPU without CUDA, and a GPU number that this machine does not have."""
+        if device.kind != "GPU":
+            return
+        if not torch.cuda.is_available():
+            raise BackendError(_NO_CUDA)
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise BackendError(f"{_NO_CUDA} device {device.index} (devices: {torch.cuda.device_count()})")
+
+    def load_model(
+        self, blob: bytes, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+    ) -> TorchSession:
+        """Build a session; `inputs` and `outputs` are ignored: the names are those of `forward`'s parameters.
+
+        Raises: BackendError: no CUDA; not loadable; a `forward` whose outputs cannot be counted (a list of tensors).
+        """
+        self.check_device(device)
+        self._set_threads(options)
+        target = torch.device("cuda", device.index or 0) if device.kind == "GPU" else torch.device("cpu")
+        try:
+            model = load_exported(blob, target) if is_export_archive(blob) else _load_script(blob, target)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise framework_error(error) from error
+        return TorchSession(model, len(blob), target)
+
+    def _set_threads(self, options: LoadOptions) -> None:
+        """Apply the thread counts, once; PyTorch refuses a late change of the inter-op count itself."""
+        wanted = (options.intra_op_threads, options.inter_op_threads)
+        with self._lock:
+            if wanted == self._threads:
+                return
+            intra, inter = wanted
+            if intra:
+                torch.set_num_threads(intra)
+            if inter and inter != torch.get_num_interop_threads():
+                try:
+                    torch.set_num_interop_threads(inter)
+                except RuntimeError as error:
+                    raise BackendError(
+                        "Cannot set number of inter-op threads after parallel work has started"
+                    ) from error
+            self._threads = wanted
+
+
+def _load_script(blob: bytes, device: torch.device) -> LoadedModel:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
+        module = torch.jit.load(io.BytesIO(blob), map_location=device)
+    try:
+        forward = module.forward
+        schema: Any = forward.schema
+    except AttributeError as error:
+        raise BackendError(f"{_INPUTS_TEXT}Method 'forward' is not defined.") from error
+    nodes = list(_nodes(module.inlined_graph))
+    named = {name.rpartition(".")[2] for name in module.state_dict()}
+    return LoadedModel(
+        call=forward,
+        inputs=tuple(InputSpec(argument.name) for argument in schema.arguments[1:]),
+        output_count=_count_outputs(schema),
+        weights=(*module.parameters(), *module.buffers(), *_constants(nodes)),
+        writes=any(_writes(node) or _reads_unnamed(node, named) for node in nodes),
+    )
+
+
+def _count_outputs(schema: Any) -> int:
+    """RedisAI's rule: a tensor is 1, a tuple its tensors, a list an error, anything else 0 (and so never runnable)."""
+    (returned,) = schema.returns
+    kind = returned.type.kind()
+    if kind == "TensorType":
+        return 1
+    if kind == "TupleType":
+        return sum(element.kind() == "TensorType" for element in returned.type.elements())
+    if kind == "ListType":
+        raise BackendError(f"{_OUTPUTS_TEXT}std::exception")
+    return 0
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """Every node of a graph and of the blocks in it (branches, loops)."""
+    pending: list[Iterable[Any]] = [graph.nodes()]
+    while pending:
+        for node in pending.pop():
+            yield node
+            pending.extend(block.nodes() for block in node.blocks())
+
+
+def _writes(node: Any) -> bool:
+    """Whether a node may write to a tensor or to the module: in-place operators (`!` marks them), attributes, calls."""
+    kind = node.kind()
+    return kind.startswith(("prim::SetAttr", "prim::Call", "prim::fork")) or "!" in node.schema()
+
+
+def _reads_unnamed(node: Any, named: set[str]) -> bool:
+    """Whether a node reads tensors that are neither parameters nor buffers: their memory is not known from outside."""
+    if node.kind() != "prim::GetAttr" or node.s("name") in named:
+        return False
+    kind = node.output().type()
+    return kind.kind() != "ClassType" and "Tensor" in str(kind)
+
+
+def _constants(nodes: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors that tracing wrote into the graph itself."""
+    for node in nodes:
+        if (
+            node.kind() == "prim::Constant"
+            and node.output().type().kind() == "TensorType"
+            and node.hasAttribute("value")
+        ):
+            yield node.t("value")

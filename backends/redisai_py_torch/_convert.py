@@ -1,0 +1,129 @@
+"""numpy arrays to tensors and back, without a copy where that is safe.
+
+NumPy has no bfloat16 of its own, so it crosses as 16-bit integers. PyTorch warns once of an array that must not be
+written to; the session sees to it that no model writes to one (`_session`), so that warning is spent at import.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+import torch.utils.dlpack
+from numpy.typing import NDArray
+
+from redisai_py.backend import Array
+from redisai_py.errors import BackendError
+
+__all__ = ["NUMPY_DTYPES", "TorchDeviceArray", "to_array", "to_tensor"]
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_STRING_TEXT = "Unsupported code 7"
+
+NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.bfloat16: _BFLOAT16,
+    torch.bool: np.dtype("?"),
+    torch.float16: np.dtype("f2"),
+    torch.float32: np.dtype("f4"),
+    torch.float64: np.dtype("f8"),
+    **{getattr(torch, name): np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
+    **{getattr(torch, name): np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
+}
+_UNSUPPORTED_OUTPUTS = {
+    torch.complex32: "ComplexHalf",
+    torch.complex64: "ComplexFloat",
+    torch.complex128: "ComplexDouble",
+    torch.qint8: "QInt8",
+    torch.quint8: "QUInt8",
+    torch.qint32: "QInt32",
+}
+
+
+def _spend_warning() -> None:
+    array = np.zeros(1, np.uint8)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        torch.from_numpy(array)
+
+
+_spend_warning()
+
+
+class TorchDeviceArray:
+    """An output that stayed on its GPU; implements `redisai_py.backend.DeviceArray`."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes on the device."""
+        return int(self.tensor.nbytes)
+
+    def numpy(self) -> NDArray[Any]:
+        """A C-contiguous copy in host memory."""
+        return _host_array(self.tensor.cpu().clone())
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """A DLPack capsule of the same memory."""
+        return self.tensor.__dlpack__(*args, **kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's (device type, device id)."""
+        kind, index = self.tensor.__dlpack_device__()
+        return int(kind), int(index)
+
+
+def to_tensor(array: Array, device: torch.device | None, copy: bool) -> torch.Tensor:
+    """A tensor of an input.
+
+    Args:    device: None for the CPU, where the tensor shares the array's memory unless `copy`.
+    Raises:  BackendError `Unsupported code 7`: strings.
+    """
+    if isinstance(array, np.ndarray):
+        if array.dtype.hasobject:
+            raise BackendError(_STRING_TEXT)
+        is_bfloat16 = array.dtype == _BFLOAT16
+        tensor = torch.from_numpy(array.view(np.int16) if is_bfloat16 else array)
+        if is_bfloat16:
+            tensor = tensor.view(torch.bfloat16)
+    else:
+        tensor = array.tensor if isinstance(array, TorchDeviceArray) else torch.utils.dlpack.from_dlpack(array)
+    if device is not None:
+        return tensor.to(device, copy=copy)
+    return tensor.clone() if copy else tensor
+
+
+def to_array(tensor: torch.Tensor, foreign: set[int]) -> NDArray[Any]:
+    """A C-contiguous array of an output, on the host; a copy only if its memory is not the output's alone.
+
+    Args:    foreign: addresses of storages that are not the result's own (inputs, weights).
+    Raises:  BackendError: no numpy type has these elements.
+    """
+    if tensor.dtype not in NUMPY_DTYPES:
+        name = _UNSUPPORTED_OUTPUTS.get(tensor.dtype, str(tensor.dtype))
+        raise BackendError(f"{name} is not supported by dlpack")
+    host = tensor.cpu().contiguous()
+    storage = host.untyped_storage()
+    # A slice would keep the whole of a larger result alive for as long as the output lives.
+    if storage.data_ptr() in foreign or storage.nbytes() != host.nbytes:
+        host = host.clone(memory_format=torch.contiguous_format)
+    return _host_array(host)
+
+
+def _host_array(host: torch.Tensor) -> NDArray[Any]:
+    if host.dtype is torch.bfloat16:
+        return host.view(torch.int16).numpy().view(_BFLOAT16)
+    array: NDArray[Any] = host.resolve_conj().resolve_neg().numpy()
+    return array

@@ -1,0 +1,100 @@
+"""One loaded PyTorch model: a callable on tensors, and what must be known to call it safely.
+
+A run shares the inputs' memory with the caller and its outputs may be parts of the inputs or of the weights, so:
+* a model that writes to memory in place (or keeps state) gets copies of its inputs, and its outputs are copied;
+* any other model gets the inputs themselves, and an output is copied only if it lies in an input or a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from redisai_py.backend import Array, InputSpec, framework_error
+from redisai_py.errors import BackendError
+from redisai_py_torch._convert import TorchDeviceArray, to_array, to_tensor
+
+__all__ = ["LoadedModel", "TorchSession"]
+
+_NON_TENSOR = "Function returned non-tensor valuesforward"
+_WRONG_COUNT = "Function returned unexpected number of outputs - forward"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model of either kind.
+
+    call: takes one tensor per input.   weights: parameters, buffers and constants.
+    writes: whether a run may write to its inputs or to the model's own tensors.
+    """
+
+    call: Callable[..., Any]
+    inputs: tuple[InputSpec, ...]
+    output_count: int
+    weights: tuple[torch.Tensor, ...]
+    writes: bool
+
+
+class TorchSession:
+    """Implements `redisai_py.backend.Session`. Output names are empty strings, as RedisAI reports them."""
+
+    def __init__(self, model: LoadedModel, blob_size: int, device: torch.device) -> None:
+        self._call: Callable[..., Any] | None = model.call
+        self._writes = model.writes
+        self._gpu = device if device.type == "cuda" else None
+        self._weights = frozenset(weight.untyped_storage().data_ptr() for weight in model.weights)
+        self.inputs: Sequence[InputSpec] = model.inputs
+        self.outputs: Sequence[str] = ("",) * model.output_count
+        self.nbytes = max(blob_size, sum(weight.nbytes for weight in model.weights))
+
+    def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        """Call `forward` without gradients; see `redisai_py.backend.Session.run`.
+
+        Raises: BackendError with PyTorch's text, or RedisAI's for what `forward` returned.
+        """
+        assert self._call is not None, "run after close"
+        try:
+            tensors = [to_tensor(array, self._gpu, self._writes) for array in inputs]
+            with torch.inference_mode():
+                results = _flatten(self._call(*tensors))
+                if len(results) != len(self.outputs):
+                    raise BackendError(_WRONG_COUNT)
+                return self._arrays(tensors, results, keep_on_device)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise framework_error(error) from error
+
+    def terminate(self) -> bool:
+        """PyTorch cannot be interrupted."""
+        return False
+
+    def close(self) -> None:
+        """Drop the model; CUDA memory goes back to the device for other processes to use."""
+        self._call = None
+        if self._gpu is not None:
+            torch.cuda.empty_cache()
+
+    def _arrays(
+        self, tensors: Sequence[torch.Tensor], results: Sequence[torch.Tensor], keep_on_device: bool
+    ) -> list[Array | None]:
+        if keep_on_device and self._gpu is not None:
+            kept = [result.clone() if self._writes else result.contiguous() for result in results]
+            torch.cuda.current_stream(self._gpu).synchronize()  # other frameworks read on streams of their own
+            return [TorchDeviceArray(result) for result in kept]
+        if self._writes:
+            results = [result.clone() for result in results]
+        foreign = {tensor.untyped_storage().data_ptr() for tensor in tensors} | self._weights
+        return [to_array(result, foreign) for result in results]
+
+
+def _flatten(value: Any) -> list[torch.Tensor]:
+    """The tensors of a result: one, or a flat tuple or list of them."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)) and all(isinstance(member, torch.Tensor) for member in value):
+        return list(value)
+    raise BackendError(_NON_TENSOR)
