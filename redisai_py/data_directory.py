@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +61,22 @@ class DataDirectory:
         return self.path / "redis.log"
 
     @contextlib.contextmanager
-    def held(self, address: str) -> Iterator[None]:
-        """Hold the directory for this process; `address` is what another one that wants it is told.
+    def held(self) -> Iterator[Callable[[str], None]]:
+        """Hold the directory for this process. Gives a function to say at which address it serves, once that is known.
 
         Raises: StartError, naming the holder, if another process has it.
         """
         fd = self._open("redisai.lock")
+
+        def say(address: str) -> None:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps({"pid": os.getpid(), "address": address}).encode(), 0)
+
         try:
             if not _lock(fd):
                 raise StartError(self._holder(fd))
-            os.truncate(fd, 0)
-            os.pwrite(fd, json.dumps({"pid": os.getpid(), "address": address}).encode(), 0)
-            yield
+            say("")
+            yield say
         finally:
             os.close(fd)
 
@@ -80,7 +84,8 @@ class DataDirectory:
         # Between taking the lock and writing to the file there is a moment in which it says nothing, or something old.
         try:
             holder = json.loads(os.pread(fd, 4096, 0))
-            who = f"the `redisai serve` with process id {holder['pid']} at {holder['address']}"
+            at = f" at {holder['address']}" if holder["address"] else ""
+            who = f"the `redisai serve` with process id {holder['pid']}{at}"
         except (ValueError, KeyError):
             who = "another `redisai serve` that is just starting"
         return f"the data directory {self.path} is in use by {who}; stop that one, or choose another with --data-dir"

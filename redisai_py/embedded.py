@@ -31,7 +31,7 @@ from redisai_py.startup import StartError, ping
 
 __all__ = ["EmbeddedRedis", "Executable", "find_redis_server"]
 
-_ANSWER_TIMEOUT_S = 5.0
+_ANSWER_TIMEOUT_S = 3.0
 _STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.005
 _STILL_LOADING_S = 5.0
@@ -246,6 +246,7 @@ class EmbeddedRedis:
             elif loop.time() >= again and pid is not None:
                 # Repeated: while Redis writes its first append-only file it refuses to stop.
                 _signal(pid, signal.SIGTERM)
+                _signal(pid, signal.SIGCONT)  # or a suspended one would not act on it
                 again = loop.time() + 1.0
             await asyncio.sleep(_POLL_S)
 

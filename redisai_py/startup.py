@@ -24,7 +24,7 @@ from redisai_py.resp import encode_command
 __all__ = ["RedisFacts", "StartError", "bind", "check_redis", "is_loopback", "ping"]
 
 CONNECT_TIMEOUT_S = 5.0
-_PORT_RELEASE_S = 3.0
+_PORT_RELEASE_S = 2.0
 _PORT_RETRY_S = 0.05
 
 
@@ -47,7 +47,7 @@ async def bind(config: Config) -> socket.socket:
     """The listening socket of the server, non-blocking.
 
     A predecessor that was killed may hold the port for a moment while its server finishes running commands: waited for,
-    at most 3 s.   Raises: StartError naming the address.
+    at most 2 s.   Raises: StartError naming the address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

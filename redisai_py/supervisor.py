@@ -99,14 +99,16 @@ async def supervise(config: Config, announce: Callable[[Started], None]) -> None
 
 async def _serve(config: Config, announce: Callable[[Started], None], hurry: asyncio.Event) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        directory = keeper = None
+        directory = keeper = say = None
         if config.redis is None:
             directory = DataDirectory(config.data_dir)
-            stack.enter_context(directory.held(f"{config.host}:{config.port}"))
+            say = stack.enter_context(directory.held())
             keeper = _RedisKeeper(directory, config)
             stack.push_async_callback(keeper.stop)
         listener = stack.enter_context(await bind(config))
         host, port = listener.getsockname()[:2]
+        if say is not None:
+            say(f"{host}:{port}")
         # Pushed last, so stopped first: commands that are running may still write.
         server = _Server(listener, config.drain_timeout_s, hurry)
         stack.push_async_callback(server.stop)

@@ -38,6 +38,8 @@ def load(flags: Mapping[str, Any], file: Path | None) -> Config:
     """
     reader = _reader(file)
     try:
+        if file is not None:
+            file.open("rb").close()  # pydantic-settings passes over a file that is not there
         values = reader(**{name: _words(value) for name, value in flags.items()}).model_dump()
     except ValidationError as error:
         raise SettingsError("; ".join(map(_explain, error.errors()))) from error

@@ -1,0 +1,140 @@
+"""`redisai serve` as a whole: started, used, stopped and started again."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from safetensors.numpy import load
+
+from scripts.make_models import build_onnx_heavy
+from tests.runtime.serving import Serving, eventually, redis_processes
+
+Serve = Callable[..., Serving]
+
+
+def test_the_greeting_says_where_things_are_and_its_commands_work(serve: Serve, data_dir: Path) -> None:
+    serving = serve("--data-dir", data_dir)
+    text = "\n".join(serving.banner)
+    assert f"127.0.0.1:{serving.port}" in text
+    assert str(data_dir) in text
+    assert "started" in text
+    commands = [line.strip() for line in serving.banner if line.startswith("    ")]
+    assert len(commands) == 3
+    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=10).stdout for c in commands]
+    assert outputs[0].strip() == "OK"
+    assert "FLOAT" in outputs[1]
+    assert "4" in outputs[1]
+    assert "ai_" in outputs[2]
+
+
+def test_sigterm_stops_everything_and_a_second_start_finds_the_data(serve: Serve, data_dir: Path) -> None:
+    first = serve("--data-dir", data_dir)
+    children = first.supervisor.children()
+    assert len(children) == 2
+    with first.client() as client:
+        client.execute_command("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
+        client.set("plain", "kept")
+    assert first.stop() == 0
+    assert not [child for child in children if child.is_running()]
+    assert redis_processes(data_dir) == []
+
+    second = serve("--data-dir", data_dir)
+    assert "started" in "\n".join(second.banner)
+    with second.client() as client:
+        np.testing.assert_array_equal(load(client.get("x"))["tensor"], np.array([1, 2], np.float32))
+        assert client.get("plain") == b"kept"
+
+
+def test_ctrl_c_drains_what_runs_and_keeps_its_result(serve: Serve, data_dir: Path) -> None:
+    serving = serve("--data-dir", data_dir)
+    with serving.client() as client:
+        client.execute_command("AI.MODELSTORE", "heavy", "ONNX", "CPU", "BLOB", build_onnx_heavy(5000))
+        client.execute_command("AI.TENSORSET", "in", "FLOAT", 1, 2, "VALUES", 1, 2)
+        connection = client.connection_pool.get_connection()
+        server = serving.server()
+        before = sum(server.cpu_times()[:2])
+        connection.send_command("AI.MODELEXECUTE", "heavy", "INPUTS", 1, "in", "OUTPUTS", 1, "result")
+        # It runs once it takes the processor. Ctrl-C reaches all processes of the terminal's group.
+        eventually(lambda: sum(server.cpu_times()[:2]) > before + 0.02)
+        os.killpg(serving.process.pid, signal.SIGINT)
+        assert connection.read_response() == b"OK"
+        client.connection_pool.release(connection)
+    assert serving.wait() == 0
+
+    with serve("--data-dir", data_dir).client() as client:
+        assert client.execute_command("AI.TENSORGET", "result", "VALUES") == [b"1", b"2"]
+
+
+def test_a_second_signal_does_not_wait(serve: Serve, data_dir: Path) -> None:
+    serving = serve("--data-dir", data_dir, "--drain-timeout-s", 60)
+    serving.server().suspend()  # a server that cannot drain
+    serving.signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        serving.wait(0.3)
+    serving.signal(signal.SIGTERM)
+    assert serving.wait() == 0
+    assert redis_processes(data_dir) == []
+
+
+def test_start_is_fast_and_imports_no_framework(serve: Serve, data_dir: Path) -> None:
+    serving = serve("--data-dir", data_dir)
+    print(f"ready after {serving.ready_s:.2f} s")
+    assert serving.ready_s < 5
+    maps = Path(f"/proc/{serving.server().pid}/maps")
+    if not maps.exists():
+        pytest.skip("no /proc on this machine")
+    libraries = maps.read_text()
+    assert "uvloop" in libraries  # that libraries are seen here at all
+    for framework in ("libtorch", "onnxruntime", "tensorflow", "litert"):
+        assert framework not in libraries
+    assert "numpy" not in Path(f"/proc/{serving.process.pid}/maps").read_text()
+
+
+def test_the_private_redis_is_for_its_owner_only_and_listens_on_no_port(serve: Serve, data_dir: Path) -> None:
+    serve("--data-dir", data_dir)
+    assert data_dir.stat().st_mode & 0o077 == 0
+    (redis_server,) = redis_processes(data_dir)
+    assert [c for c in redis_server.net_connections("inet")] == []
+    with redis.Redis(unix_socket_path=str(data_dir / "redis.sock")) as client:
+        assert client.config_get("appendonly", "appendfsync") == {"appendonly": "yes", "appendfsync": "everysec"}
+
+
+def test_settings_of_the_users_redis_conf_hold_but_not_against_ours(serve: Serve, data_dir: Path) -> None:
+    data_dir.mkdir(mode=0o700)
+    (data_dir / "redis.conf").write_text("maxmemory 77mb\nappendonly no\nport 6379\n")
+    serve("--data-dir", data_dir, "--appendfsync", "always")
+    with redis.Redis(unix_socket_path=str(data_dir / "redis.sock")) as client:
+        settings = client.config_get("maxmemory", "appendonly", "port", "appendfsync")
+    assert settings == {"maxmemory": str(77 * 1024**2), "appendonly": "yes", "port": "0", "appendfsync": "always"}
+
+
+def test_a_long_path_gets_its_socket_elsewhere(serve: Serve, data_dir: Path, tmp_path: Path) -> None:
+    runtime = tmp_path / "r"
+    runtime.mkdir()
+    environment = {"XDG_RUNTIME_DIR": str(runtime)}
+    deep = data_dir / ("d" * 60) / ("e" * 60)
+    serving = serve("--data-dir", deep, environment=environment)
+    try:
+        with serving.client() as client:
+            assert client.set("k", "v")
+        assert not (deep / "redis.sock").exists()
+        assert [path.name for path in runtime.glob("redisai-*/*")] == ["redis.sock"]
+        serving.signal(signal.SIGKILL)
+        serving.wait()
+        # The socket is found again even if this start would put a new one somewhere else.
+        again = serve("--data-dir", deep, environment={"XDG_RUNTIME_DIR": ""})
+        assert "adopted" in "\n".join(again.banner)
+        with again.client() as client:
+            assert client.get("k") == b"v"
+        assert again.stop() == 0
+    finally:
+        for process in redis_processes(deep):
+            process.kill()
