@@ -1,0 +1,138 @@
+"""The worker's end of the socket to the server: frames, and tensors in them.
+
+A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header and a raw payload. The server's end of
+the same format is `redisai_py.engine.scripts.frames`; docs/adr/0009 tells why there are two: a plugin imports nothing
+of the server.
+
+Rules: blocking, one thread, no framework objects but torch tensors. A lost server ends the process (`EOFError`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from redisai_py.errors import BackendError
+
+__all__ = ["Channel", "decode_tensors", "encode_tensors"]
+
+_PREFIX = struct.Struct(">IQ")
+_ALIGNMENT = 16
+_JOIN_BYTES = 1 << 16
+
+_TORCH_DTYPES = {
+    "FLOAT": torch.float32,
+    "DOUBLE": torch.float64,
+    "INT8": torch.int8,
+    "INT16": torch.int16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "UINT8": torch.uint8,
+    "UINT16": torch.uint16,
+    "UINT32": torch.uint32,
+    "UINT64": torch.uint64,
+    "BOOL": torch.bool,
+    "FLOAT16": torch.float16,
+    "BFLOAT16": torch.bfloat16,
+}
+_NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
+
+# ATen's own names of the types that RedisAI's clients may meet in an error text.
+_FOREIGN_NAMES = {
+    torch.complex32: "ComplexHalf",
+    torch.complex64: "ComplexFloat",
+    torch.complex128: "ComplexDouble",
+    torch.qint8: "QInt8",
+    torch.quint8: "QUInt8",
+    torch.qint32: "QInt32",
+}
+
+Meta = list[Any]
+"""One tensor in a header: [dtype name, shape, bytes]."""
+
+
+class Channel:
+    """Frames over one connected stream socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def send(self, header: dict[str, Any], parts: Sequence[Any] = ()) -> None:
+        """Send one frame; `parts` are byte buffers that make up the payload."""
+        text = json.dumps(header).encode()
+        size = sum(len(part) for part in parts)
+        head = _PREFIX.pack(len(text), size) + text
+        if size <= _JOIN_BYTES:
+            self._sock.sendall(b"".join((head, *parts)))
+            return
+        self._sock.sendall(head)
+        for part in parts:
+            self._sock.sendall(part)
+
+    def receive(self) -> tuple[dict[str, Any], memoryview]:
+        """The next frame; its payload is writable memory that nobody else holds.
+
+        Raises: EOFError: the server has gone.   MemoryError: the payload does not fit the memory limit.
+        """
+        header_size, payload_size = _PREFIX.unpack(self._read(_PREFIX.size))
+        header: dict[str, Any] = json.loads(bytes(self._read(header_size)))
+        return header, self._read(payload_size)
+
+    def _read(self, size: int) -> memoryview:
+        view = memoryview(bytearray(size))
+        done = 0
+        while done < size:
+            received = self._sock.recv_into(view[done:])
+            if received == 0:
+                raise EOFError
+            done += received
+        return view
+
+
+def decode_tensors(metas: Iterable[Meta], payload: memoryview, offset: int = 0) -> tuple[list[torch.Tensor], int]:
+    """Tensors on the CPU that share the payload's memory, and the offset behind the last one.
+
+    Raises: BackendError for STRING, which has no torch type (text: 02 section 11 of RedisAI's command reference).
+    """
+    tensors = []
+    for name, shape, size in metas:
+        dtype = _TORCH_DTYPES.get(name)
+        if dtype is None:
+            raise BackendError("Unsupported code 7")
+        count = math.prod(shape)
+        if count:
+            flat = torch.frombuffer(payload, dtype=dtype, count=count, offset=offset)
+        else:
+            flat = torch.empty(0, dtype=dtype)
+        tensors.append(flat.reshape(shape))
+        offset += size + -size % _ALIGNMENT
+    return tensors, offset
+
+
+def encode_tensors(tensors: Iterable[torch.Tensor]) -> tuple[list[Meta], list[Any]]:
+    """Headers and payload parts of tensors on any device; one copy at most (device, strides).
+
+    Raises: BackendError for element types that no RedisAI tensor has (complex, quantised, float8 ...).
+    """
+    metas: list[Meta] = []
+    parts: list[Any] = []
+    for tensor in tensors:
+        name = _NAMES.get(tensor.dtype)
+        if name is None:
+            foreign = _FOREIGN_NAMES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.").capitalize()
+            raise BackendError(f"{foreign} is not supported by dlpack")
+        dense = tensor.detach().to_dense() if tensor.layout is not torch.strided else tensor.detach()
+        # Conjugate and negative bits are views that `view` would reinterpret wrongly.
+        flat = dense.resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
+        size = flat.numel() * flat.element_size()
+        metas.append([name, list(tensor.shape), size])
+        if size:
+            parts.append(flat.view(torch.uint8).numpy().data)
+            parts.append(bytes(-size % _ALIGNMENT))
+    return metas, parts

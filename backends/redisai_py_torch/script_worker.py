@@ -1,0 +1,208 @@
+"""One worker process: compiles and runs scripts that its server sends, one at a time, until the server hangs up.
+
+Frames from the server:  compile, run, and the answers source, reply, tensors, failure to this worker's questions.
+Frames to the server:    ready; the questions source, execute, model; the outcomes compiled, result, error.
+All are described in docs/adr/0009. A worker holds no state but its cache of compiled sources: it may be killed at any
+moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from redisai_py.errors import BackendError
+from redisai_py_torch import script_calls
+from redisai_py_torch.script_channel import Channel, decode_tensors, encode_tensors
+from redisai_py_torch.script_language import Reply, Unit, check_entry_points, compile_source, set_host
+
+__all__ = ["OUT_OF_MEMORY_STATUS", "WorkerOptions", "serve"]
+
+OUT_OF_MEMORY_STATUS = 12
+"""Exit status of a worker that could not even say that its memory limit was reached (errno ENOMEM)."""
+
+_CACHED_UNITS = 128
+_OPEN_FILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """device: as the user typed it.   memory_limit_bytes: beyond what the process has at start, 0 is none.
+    intra_op_threads: 0 leaves torch's default."""
+
+    device: str
+    memory_limit_bytes: int
+    intra_op_threads: int
+
+
+def serve(sock: socket.socket, options: WorkerOptions) -> None:
+    """Answer the server until it hangs up. Never raises: what goes wrong outside of a script ends the process."""
+    channel = Channel(sock)
+    worker = _Worker(channel, options)
+    set_host(worker)
+    with contextlib.suppress(EOFError, ConnectionError):
+        channel.send({"op": "ready"})
+        while worker.serve_one():
+            pass
+
+
+class _Worker:
+    def __init__(self, channel: Channel, options: WorkerOptions) -> None:
+        self._channel = channel
+        self._units: OrderedDict[str, Unit] = OrderedDict()
+        warnings.simplefilter("ignore")  # torch.warn(...) would let a script fill the server's log
+        # Forked processes share the generator's state: without this all of them draw the same numbers.
+        torch.seed()
+        if options.intra_op_threads:
+            torch.set_num_threads(options.intra_op_threads)
+        self._device, self._refusal = _open_device(options.device)
+        _limit_resources(options.memory_limit_bytes, self._device)
+
+    def serve_one(self) -> bool:
+        """Handle one command of the server; False if the process must end."""
+        try:
+            header, payload = self._channel.receive()
+            if self._refusal:
+                raise BackendError(self._refusal)
+            if header["op"] == "compile":
+                self._compile(header)
+            else:
+                self._run(header, payload)
+        except BackendError as error:
+            self._channel.send({"op": "error", "text": str(error)})
+        except MemoryError as error:
+            # What the allocators hold is fragmented and near the limit: a new process is the cleanest state.
+            self._channel.send({"op": "error", "text": str(error), "memory": True})
+            return False
+        return True
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    def _compile(self, header: dict[str, Any]) -> None:
+        unit = compile_source(header["source"])
+        check_entry_points(unit, header["entry_points"])
+        if header["id"]:
+            self._keep(header["id"], unit)
+        self._channel.send({"op": "compiled"})
+
+    def _run(self, header: dict[str, Any], payload: memoryview) -> None:
+        unit = self._unit(header["id"])
+        name = header["function"]
+        inputs, offset = decode_tensors(header["tensors"], payload)
+        inputs = [tensor.to(self._device) for tensor in inputs]
+        started = time.perf_counter()
+        if header["entry_point"]:
+            function = unit.function(name)
+            keys, offset = _strings(payload, header["keys"], offset)
+            args, offset = _strings(payload, header["args"], offset)
+            arguments: list[Any] = [inputs, keys, args]
+            if function is None:
+                raise BackendError(f"Function does not exist: {name}")
+        else:
+            function, arguments = script_calls.bind(unit, name, inputs)
+        result = script_calls.call(function, arguments)
+        metas, parts = encode_tensors(script_calls.flatten(name, result, header["outputs"]))
+        duration_us = int((time.perf_counter() - started) * 1e6)
+        self._channel.send({"op": "result", "duration_us": duration_us, "tensors": metas}, parts)
+
+    def _unit(self, script_id: str) -> Unit:
+        unit = self._units.get(script_id)
+        if unit is None:
+            header, _ = self._ask({"op": "source"})
+            unit = compile_source(header["source"])
+            self._keep(script_id, unit)
+        self._units.move_to_end(script_id)
+        return unit
+
+    def _keep(self, script_id: str, unit: Unit) -> None:
+        self._units[script_id] = unit
+        if len(self._units) > _CACHED_UNITS:
+            self._units.popitem(last=False)
+
+    # --- what a running script asks for (script_language.Host) ------------------------------------------------------
+
+    def execute(self, words: list[str]) -> Reply:
+        """Run one Redis command with the identity of the client that runs the script."""
+        # A script's strings are C strings to Redis: RedisAI cuts them at the first NUL.
+        encoded = [word.partition("\0")[0].encode() for word in words]
+        header, payload = self._ask({"op": "execute", "words": [len(word) for word in encoded]}, encoded)
+        strings, _ = _strings(payload, header["strings"], 0, cut=False)
+        return header["kinds"], strings, header["integers"]
+
+    def model_execute(self, key: str, inputs: list[torch.Tensor], outputs: int) -> list[torch.Tensor]:
+        """Run a stored model with the identity of the client that runs the script."""
+        metas, parts = encode_tensors(inputs)
+        name = key.partition("\0")[0].encode()
+        question = {"op": "model", "key": len(name), "outputs": outputs, "tensors": metas}
+        header, payload = self._ask(question, [*parts, name])
+        tensors, _ = decode_tensors(header["tensors"], payload)
+        return [tensor.to(self._device) for tensor in tensors]
+
+    def _ask(self, question: dict[str, Any], parts: Sequence[Any] = ()) -> tuple[dict[str, Any], memoryview]:
+        self._channel.send(question, parts)
+        header, payload = self._channel.receive()
+        if header["op"] == "failure":
+            raise BackendError(header["text"])
+        return header, payload
+
+
+def _strings(payload: memoryview, sizes: Sequence[int], offset: int, cut: bool = True) -> tuple[list[bytes], int]:
+    """Byte strings from a payload, cut at the first NUL if `cut`; TorchScript takes them as `str` without decoding."""
+    strings = []
+    for size in sizes:
+        value = bytes(payload[offset : offset + size])
+        strings.append(value.partition(b"\0")[0] if cut else value)
+        offset += size
+    return strings, offset
+
+
+def _open_device(text: str) -> tuple[torch.device, str]:
+    """The torch device of a device string, and why it cannot be used, if so."""
+    if text.upper().startswith("CPU"):
+        return torch.device("cpu"), ""
+    index = int(text[4:] or 0)
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), "GPU requested but Torch couldn't find CUDA"
+    if index >= torch.cuda.device_count():
+        return torch.device("cpu"), f"GPU requested but Torch couldn't find CUDA device {index}"
+    device = torch.device("cuda", index)
+    torch.empty(1, device=device)  # CUDA's context and its host memory must be there before memory is limited
+    return device, ""
+
+
+def _limit_resources(memory_bytes: int, device: torch.device) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if device.type == "cpu":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    if not memory_bytes:
+        return
+    limit = _data_bytes() + memory_bytes
+    # The data limit counts private writable memory, resident or not; address space would count libraries and CUDA's
+    # reservations too.
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), device)
+
+
+def _data_bytes() -> int:
+    fd = os.open("/proc/self/status", os.O_RDONLY)
+    try:
+        text = os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
+    for line in text.splitlines():
+        if line.startswith(b"VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
