@@ -1,0 +1,178 @@
+"""Frames between the server and a script's worker process, and the tensors and reply trees in them. Pure: no I/O.
+
+A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header and a raw payload. A worker runs code
+of users and may have been taken over by it: nothing in a frame is trusted, and what does not fit together raises
+`ProtocolError`. The other end is `redisai_py_torch.script_channel`; docs/adr/0009 lists the frames.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from redisai_py.errors import ProtocolError, RedisAIError
+from redisai_py.tensor import Buffer, DType, Tensor
+
+__all__ = [
+    "Frame",
+    "FrameReader",
+    "Meta",
+    "ReplyTree",
+    "decode_tensors",
+    "encode_frame",
+    "encode_reply",
+    "encode_tensors",
+]
+
+PREFIX = struct.Struct(">IQ")
+ALIGNMENT = 16
+MAX_HEADER_BYTES = 1 << 24
+JOIN_BYTES = 1 << 16
+
+Frame = tuple[dict[str, Any], memoryview]
+"""Header and payload."""
+
+Meta = list[Any]
+"""One tensor in a header: [dtype name, shape, bytes]."""
+
+ReplyTree = None | bytes | int | RedisAIError | Sequence["ReplyTree"]
+"""A Redis reply: null, string, integer, error or array."""
+
+
+def encode_frame(header: dict[str, Any], parts: Sequence[Buffer] = ()) -> list[Buffer]:
+    """Buffers to write for one frame: a single one if the frame is small, else without a copy of `parts`."""
+    text = json.dumps(header).encode()
+    size = sum(len(part) for part in parts)
+    head = PREFIX.pack(len(text), size) + text
+    if size <= JOIN_BYTES:
+        return [b"".join((head, *parts))]
+    return [head, *(part for part in parts if len(part))]
+
+
+class FrameReader:
+    """Bytes in, frames out; a large payload is received straight into its own memory.
+
+    max_payload_bytes: larger ones are refused; 0 is no limit.
+    """
+
+    def __init__(self, max_payload_bytes: int = 0) -> None:
+        self._max_payload_bytes = max_payload_bytes
+        self._target = bytearray(PREFIX.size)
+        self._filled = 0
+        self._header: dict[str, Any] | None = None
+        self._sizes = (0, 0)
+
+    def buffer(self) -> memoryview:
+        """Memory for the next bytes; never empty."""
+        return memoryview(self._target)[self._filled :]
+
+    def received(self, count: int) -> Frame | None:
+        """`count` bytes were put into `buffer()`; gives the frame that they complete.
+
+        Raises: ProtocolError: sizes beyond the limits or a header that is no JSON object.
+        """
+        self._filled += count
+        while self._filled == len(self._target):
+            frame = self._stage_done()
+            if frame is not None:
+                return frame
+        return None
+
+    def _stage_done(self) -> Frame | None:
+        target, self._filled = self._target, 0
+        if self._sizes == (0, 0):
+            self._sizes = PREFIX.unpack(target)
+            self._check_sizes()
+            self._target = bytearray(self._sizes[0])
+            return None
+        if self._header is None:
+            self._header = _parse_header(target)
+            self._target = bytearray(self._sizes[1])
+            return None
+        frame = (self._header, memoryview(target))
+        self._target, self._header, self._sizes = bytearray(PREFIX.size), None, (0, 0)
+        return frame
+
+    def _check_sizes(self) -> None:
+        header, payload = self._sizes
+        too_large = bool(self._max_payload_bytes) and payload > self._max_payload_bytes
+        if not 0 < header <= MAX_HEADER_BYTES or too_large:
+            raise ProtocolError(f"ERR script worker sent a frame of {header} and {payload} bytes")
+
+
+def _parse_header(text: bytearray) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("ERR script worker sent a malformed header") from error
+    if not isinstance(header, dict):
+        raise ProtocolError("ERR script worker sent a malformed header")
+    return header
+
+
+def encode_tensors(tensors: Iterable[Tensor]) -> tuple[list[Meta], list[Buffer]]:
+    """Headers and payload parts of tensors, without a copy; each starts at a multiple of 16 bytes."""
+    metas: list[Meta] = []
+    parts: list[Buffer] = []
+    for tensor in tensors:
+        size = len(tensor.data)
+        metas.append([tensor.dtype.name, tensor.shape, size])
+        parts.append(tensor.data)
+        if size % ALIGNMENT:
+            parts.append(bytes(-size % ALIGNMENT))
+    return metas, parts
+
+
+def decode_tensors(metas: Sequence[Meta], payload: memoryview) -> list[Tensor]:
+    """Tensors that share the payload's memory.
+
+    Raises: ProtocolError: a header that does not fit its data.
+    """
+    tensors = []
+    offset = 0
+    for name, shape, size in metas:
+        dtype = DType.__members__.get(name)
+        sound = dtype is not None and all(type(n) is int and n >= 0 for n in shape) and offset + size <= len(payload)
+        if dtype is None or not sound or dtype.itemsize * math.prod(shape) != size:
+            raise ProtocolError("ERR script worker sent a malformed tensor")
+        tensors.append(Tensor(dtype, tuple(shape), payload[offset : offset + size]))
+        offset += size + -size % ALIGNMENT
+    return tensors
+
+
+_NULL, _STRING, _INTEGER, _ARRAY = range(4)
+
+
+def encode_reply(reply: ReplyTree) -> tuple[dict[str, Any], list[Buffer]]:
+    """A reply tree in postfix order, as the scripts' prelude rebuilds it with a stack.
+
+    Returns: the header's fields (`kinds`, one per node; `strings`, sizes; `integers`, with lengths of arrays), and
+    the strings.
+    Raises:  RedisAIError: the first error in the tree, however deep: a script sees an error raised, never as a value.
+    """
+    kinds: list[int] = []
+    integers: list[int] = []
+    strings: list[bytes] = []
+    _walk(reply, kinds, integers, strings)
+    return {"kinds": kinds, "strings": [len(item) for item in strings], "integers": integers}, list(strings)
+
+
+def _walk(reply: ReplyTree, kinds: list[int], integers: list[int], strings: list[bytes]) -> None:
+    if reply is None:
+        kinds.append(_NULL)
+    elif isinstance(reply, int):
+        kinds.append(_INTEGER)
+        integers.append(int(reply))
+    elif isinstance(reply, bytes):
+        kinds.append(_STRING)
+        strings.append(reply)
+    elif isinstance(reply, RedisAIError):
+        raise reply
+    else:
+        for item in reply:
+            _walk(item, kinds, integers, strings)
+        kinds.append(_ARRAY)
+        integers.append(len(reply))
