@@ -1,0 +1,155 @@
+"""Which queued runs of one model are executed together, and when. Pure: no threads, no clock, no arrays.
+
+Rules (AI.MODELSTORE BATCHSIZE, MINBATCHSIZE, MINBATCHTIMEOUT; docs/adr/0005-batching.md):
+- Runs are merged if their keys are equal, in the order of their arrival, up to `max_rows` rows.
+- A run of `max_rows` rows or more, or without rows, is executed alone and is never held.
+- A batch of fewer than `min_rows` rows is held until its oldest run has waited `max_wait_s` (0: without limit),
+  unless it cannot grow because the next run of its kind does not fit.
+- Of the batches that are not held, the one with the oldest run goes first; a held batch holds up no other.
+- A run past its deadline leaves through `expire`; whoever takes batches calls it first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["BatchQueue", "Job"]
+
+
+class Job(Protocol):
+    """What the queue must know of a run."""
+
+    rows: int
+    """Dimension 0 that all inputs share; 0 for a run that cannot be merged."""
+    key: Hashable
+    """Equal for runs that can be merged: element types and shapes without dimension 0."""
+    since: float
+    """When it was queued, in seconds of any clock; never decreases from one `offer` to the next."""
+    deadline: float
+    """When it leaves the queue unexecuted; infinite without a TIMEOUT."""
+
+
+J = TypeVar("J", bound=Job)
+
+_ALONE = object()
+
+
+class BatchQueue(Generic[J]):
+    """The runs of one model that wait.
+
+    Args: max_rows: BATCHSIZE, 0 merges nothing.   min_rows: MINBATCHSIZE.   max_wait_s: MINBATCHTIMEOUT in seconds.
+    Thread: not safe; the owner locks.
+    """
+
+    def __init__(self, max_rows: int = 0, min_rows: int = 0, max_wait_s: float = 0.0) -> None:
+        self.max_rows = max_rows
+        self.min_rows = min_rows
+        self.max_wait_s = max_wait_s or math.inf
+        self.next_deadline = math.inf
+        """No waiting run has an earlier deadline; a run that has left may still count until `expire` is called."""
+        self._lanes: dict[Hashable, deque[J]] = {}  # one per key, none empty; runs to be executed alone share _ALONE
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    def offer(self, job: J) -> None:
+        """Queue a run."""
+        key = self._lane_of(job)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = deque()
+        lane.append(job)
+        if job.deadline < self.next_deadline:
+            self.next_deadline = job.deadline
+
+    def take(self, now: float) -> list[J] | float | None:
+        """A batch to execute; the seconds until one is due, infinite if only another `offer` helps; None when empty."""
+        if not self._lanes:
+            return None
+        wait = math.inf
+        ready: Hashable = None
+        oldest = math.inf
+        for key, lane in self._lanes.items():
+            hold = self._hold(key, lane, now)
+            if hold > 0:
+                wait = min(wait, hold)
+            elif lane[0].since < oldest:
+                oldest = lane[0].since
+                ready = key
+        return wait if ready is None else self._pop(ready)
+
+    def drop(self, job: J) -> bool:
+        """Remove a run; False if it is not here."""
+        key = self._lane_of(job)
+        lane = self._lanes.get(key)
+        if lane is None or job not in lane:
+            return False
+        lane.remove(job)
+        if not lane:
+            del self._lanes[key]
+        return True
+
+    def expire(self, now: float) -> list[J]:
+        """Remove and return the runs whose deadline is `now` or earlier; makes `next_deadline` exact."""
+        expired: list[J] = []
+        self.next_deadline = math.inf
+        for key, lane in list(self._lanes.items()):
+            kept: deque[J] = deque()
+            for job in lane:
+                if job.deadline <= now:
+                    expired.append(job)
+                else:
+                    kept.append(job)
+                    self.next_deadline = min(self.next_deadline, job.deadline)
+            if kept:
+                self._lanes[key] = kept
+            else:
+                del self._lanes[key]
+        return expired
+
+    def clear(self) -> list[J]:
+        """Remove and return all runs, oldest first."""
+        jobs = sorted((job for lane in self._lanes.values() for job in lane), key=lambda job: job.since)
+        self._lanes.clear()
+        self.next_deadline = math.inf
+        return jobs
+
+    def stop_merging(self) -> None:
+        """Execute every run alone from now on, those that wait included."""
+        jobs = self.clear()
+        self.max_rows = self.min_rows = 0
+        for job in jobs:
+            self.offer(job)
+
+    def _lane_of(self, job: J) -> Hashable:
+        return job.key if 0 < job.rows < self.max_rows else _ALONE
+
+    def _hold(self, key: Hashable, lane: deque[J], now: float) -> float:
+        """Seconds for which a lane's first batch is held; 0 or less if it is ready."""
+        if self.min_rows <= 1 or key is _ALONE:
+            return 0.0
+        rows = 0
+        for job in lane:
+            rows += job.rows
+            if rows >= self.min_rows or rows > self.max_rows:
+                return 0.0
+        return lane[0].since + self.max_wait_s - now
+
+    def _pop(self, key: Hashable) -> list[J]:
+        lane = self._lanes[key]
+        batch = [lane.popleft()]
+        if key is not _ALONE:
+            room = self.max_rows - batch[0].rows
+            while lane and lane[0].rows <= room:
+                job = lane.popleft()
+                room -= job.rows
+                batch.append(job)
+        if not lane:
+            del self._lanes[key]
+        return batch

@@ -1,0 +1,144 @@
+"""The order in which the operations of a DAG may be executed, and what the client is told afterwards. Pure.
+
+Names are local to the DAG and may be assigned repeatedly: every assignment makes a new version, and an operation
+reads the latest version that stands textually before it. Operations that read nothing of each other are executed in
+any order, except that script operations keep their textual order among themselves, since they may talk to Redis.
+
+Whatever the order, the outcome is that of the sequential run: operations before the first failing one (by position,
+not by time) succeeded, and every model or script operation after it counts as never executed, even if it was.
+Source: AI.DAG* commands, scoping and replies; design.md's ruling on DAGs.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["Kind", "Operation", "Outcome", "Plan", "Version"]
+
+
+class Kind(enum.Enum):
+    """TENSOR operations (TENSORSET, TENSORGET) take no time: what they set is there from the start."""
+
+    TENSOR = "tensor"
+    MODEL = "model"
+    SCRIPT = "script"
+
+
+class Outcome(enum.Enum):
+    """An operation's element of the reply: its result, its error, or `NA`."""
+
+    OK = "ok"
+    FAILED = "failed"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What the plan must know of one: the names it reads and those it writes, in order."""
+
+    kind: Kind
+    reads: tuple[Hashable, ...] = ()
+    writes: tuple[Hashable, ...] = ()
+
+
+class Version(NamedTuple):
+    """A name as one operation left it; `writer` is that operation's position, -1 for what was loaded.
+
+    Where one operation writes a name twice there is one version, and the later output is its value.
+    """
+
+    name: Hashable
+    writer: int
+
+
+_LOADED = -1
+
+
+class Plan:
+    """One execution of a DAG: ask `ready`, start those, report each with `finish` or `fail`, until `done`.
+
+    Args:   loaded: names that are there before the first operation.
+    Raises: KeyError: an operation reads a name that is neither loaded nor written before it.
+    """
+
+    def __init__(self, operations: Sequence[Operation], loaded: Iterable[Hashable] = ()) -> None:
+        self._operations = tuple(operations)
+        self._last: dict[Hashable, Version] = {name: Version(name, _LOADED) for name in loaded}
+        self._inputs: list[tuple[Version, ...]] = []
+        self._waits_for: dict[int, set[int]] = {}  # operations not started -> those they need
+        self._running: set[int] = set()
+        self._finished: set[int] = set()
+        self._first_failed = len(self._operations)
+        previous_script: int | None = None
+        for i, operation in enumerate(self._operations):
+            inputs = tuple(self._last[name] for name in operation.reads)
+            self._inputs.append(inputs)
+            self._last.update((name, Version(name, i)) for name in operation.writes)
+            if operation.kind is Kind.TENSOR:
+                continue
+            needs = {version.writer for version in inputs if self._is_computed(version)}
+            if operation.kind is Kind.SCRIPT:
+                if previous_script is not None:
+                    needs.add(previous_script)
+                previous_script = i
+            self._waits_for[i] = needs
+
+    def _is_computed(self, version: Version) -> bool:
+        return version.writer != _LOADED and self._operations[version.writer].kind is not Kind.TENSOR
+
+    def inputs(self, i: int) -> tuple[Version, ...]:
+        """The versions that operation `i` reads, in the order of its `reads`."""
+        return self._inputs[i]
+
+    def last(self, name: Hashable) -> Version:
+        """The version that PERSIST saves. Raises KeyError for a name that is neither loaded nor written."""
+        return self._last[name]
+
+    def readers(self) -> Mapping[Version, int]:
+        """How many operations read each version; what nobody reads any more need not be kept."""
+        counts: dict[Version, int] = {}
+        for versions in self._inputs:
+            for version in versions:
+                counts[version] = counts.get(version, 0) + 1
+        return counts
+
+    def ready(self) -> list[int]:
+        """Model and script operations to start now, in textual order; each is given once."""
+        started = [i for i, needs in self._waits_for.items() if i < self._first_failed and needs <= self._finished]
+        for i in started:
+            del self._waits_for[i]
+        self._running.update(started)
+        return started
+
+    def finish(self, i: int) -> None:
+        """A started operation succeeded."""
+        self._running.remove(i)
+        self._finished.add(i)
+
+    def fail(self, i: int) -> None:
+        """A started operation failed: none after it is started any more, those before it still are."""
+        self._running.remove(i)
+        self._first_failed = min(self._first_failed, i)
+
+    @property
+    def done(self) -> bool:
+        """Nothing is running and nothing is left to start."""
+        return not self._running and all(i > self._first_failed for i in self._waits_for)
+
+    @property
+    def succeeded(self) -> bool:
+        """No operation has failed; only then is anything persisted."""
+        return self._first_failed == len(self._operations)
+
+    def outcome(self, i: int) -> Outcome:
+        """The reply's element for operation `i`, once `done`. TENSOR ones are always OK: see `exists` for TENSORGET."""
+        if self._operations[i].kind is Kind.TENSOR or (i in self._finished and i < self._first_failed):
+            return Outcome.OK
+        return Outcome.FAILED if i == self._first_failed else Outcome.NOT_RUN
+
+    def exists(self, version: Version) -> bool:
+        """Whether a version was loaded, set, or computed by an operation whose outcome is OK."""
+        return version.writer == _LOADED or self.outcome(version.writer) is Outcome.OK

@@ -1,0 +1,154 @@
+"""Where the runs of one iteration of the event loop go: to a worker thread, or at once, right here.
+
+Runs asked for in one iteration are collected first, so that they are merged; then each model's are run on the event
+loop if its InlinePolicy allows the batch, in turns and within a budget, and handed to its device's threads otherwise.
+What the budget leaves over is continued in the next iteration, after I/O. While a thread has runs of a model, all of
+that model's go there: order is kept and a session is never entered twice. Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+from redisai_py.engine.execution import Execution, Slot, execute
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Run
+
+__all__ = ["Dispatcher"]
+
+
+class Dispatcher:
+    """Args: budget_s: time for runs per iteration.   slot: the event loop's own.
+    settle: gets every Execution.   expired: gets runs whose TIMEOUT passed before they were run here.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        budget_s: float,
+        slot: Slot,
+        settle: Callable[[Execution], object],
+        expired: Callable[[list[Run]], object],
+    ) -> None:
+        self._call_soon = loop.call_soon
+        self._budget_s = budget_s
+        self._slot = slot
+        self._settle = settle
+        self._expired = expired
+        self._waiting: list[LoadedModel] = []  # models with runs to dispatch
+        self._scheduled = False
+
+    def offer(self, run: Run, loaded: LoadedModel) -> None:
+        """Run this, soon."""
+        offered = loaded.offered
+        if not offered and not (loaded.queue and not loaded.on_threads):
+            self._waiting.append(loaded)
+            if not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._flush)
+        offered.append(run)
+
+    def next_deadline(self) -> float:
+        """No later than the earliest deadline of the runs collected here."""
+        return min((_next_deadline(loaded) for loaded in self._waiting), default=math.inf)
+
+    def abandon(self) -> list[Run]:
+        """Take out all runs collected here."""
+        runs: list[Run] = []
+        for loaded in self._waiting:
+            if not loaded.on_threads:
+                runs += loaded.queue.clear()
+            runs += loaded.offered
+            loaded.offered = []
+        self._waiting.clear()
+        return runs
+
+    def drop(self, run: Run, loaded: LoadedModel) -> bool:
+        """Take a run out that is collected here; False if it is not."""
+        if run in loaded.offered:
+            loaded.offered.remove(run)
+            return True
+        return not loaded.on_threads and loaded.queue.drop(run)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        waiting, self._waiting = self._waiting, []
+        here: deque[LoadedModel] = deque()
+        for loaded in waiting:
+            if loaded.on_threads or not loaded.inline.enabled:
+                self._hand_over(loaded, [])
+            else:
+                here.append(loaded)
+        if here:
+            self._run_here(here)
+
+    def _hand_over(self, loaded: LoadedModel, first: list[Run]) -> None:
+        """Give a model's runs to its device's threads: `first`, then those queued here, then the newest."""
+        if not loaded.on_threads:
+            first += loaded.queue.clear()
+        first += loaded.offered
+        loaded.offered = []
+        if first:
+            loaded.device.submit(loaded, first)
+
+    def _run_here(self, models: deque[LoadedModel]) -> None:
+        """Execute one batch per model in turn until none is left or the budget is spent."""
+        started = time.monotonic()
+        cpu_started = time.thread_time()
+        while models:
+            now = time.monotonic()
+            if now >= started + self._budget_s:
+                self._waiting = [*models, *self._waiting]
+                if not self._scheduled:
+                    self._scheduled = True
+                    self._call_soon(self._flush)
+                return
+            loaded = models.popleft()
+            batch = self._next_batch(loaded, now)
+            if batch:
+                # What ran before took no more CPU than wall time, so this batch took the rest of the CPU time at least.
+                self._run_batch(loaded, batch, cpu_started + now - started)
+            if loaded.queue and not loaded.on_threads:
+                models.append(loaded)
+
+    def _next_batch(self, loaded: LoadedModel, now: float) -> list[Run]:
+        """The next batch that may run here; empty if there is none, the rest having gone to the threads."""
+        offered = loaded.offered
+        queue = loaded.queue
+        if offered:
+            loaded.offered = []
+            for run in offered:
+                queue.offer(run)
+        if queue.next_deadline <= now:
+            self._expired(queue.expire(now))
+        batch = queue.take(now)
+        if not isinstance(batch, list):
+            if batch is not None:  # a batch that is held: threads know how to wait
+                self._hand_over(loaded, [])
+            return []
+        rows = batch[0].rows if len(batch) == 1 else sum([run.rows for run in batch])
+        if not loaded.inline.allows(batch[0].key, rows):
+            self._hand_over(loaded, batch)
+            return []
+        return batch
+
+    def _run_batch(self, loaded: LoadedModel, batch: list[Run], cpu_before: float) -> None:
+        """Execute and settle. cpu_before: an upper bound of this thread's CPU time until now."""
+        executions: list[Execution] = []
+        for run in batch:
+            run.started = True
+        started = time.monotonic()
+        execute(self._slot, loaded, batch, executions.append)
+        taken = time.monotonic() - started
+        loaded.inline.ran(taken, time.thread_time() - cpu_before if taken > loaded.inline.limit_s else 0.0)
+        for execution in executions:
+            self._settle(execution)
+
+
+def _next_deadline(loaded: LoadedModel) -> float:
+    own = math.inf if loaded.on_threads else loaded.queue.next_deadline
+    return min((run.deadline for run in loaded.offered), default=own)

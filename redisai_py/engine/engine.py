@@ -1,0 +1,475 @@
+"""The engine's facade on the event loop: load models, run them, count, stop.
+
+DESIGN. All public methods belong to the event loop's thread and never block it. Worker threads, the loader's threads
+and the watchdog report by appending to one deque; the loop is woken once for all that has gathered
+(docs/adr/0008-threads-and-the-gil.md). Counters and results are touched on the loop's thread only, counters first. A
+worker may become a process: what crosses the border is runs with their tensors one way and executions the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from redisai_py.backend import DeviceArray, LoadOptions, Session
+from redisai_py.engine.batching import BatchQueue
+from redisai_py.engine.dispatch import Dispatcher
+from redisai_py.engine.execution import Execution, Slot
+from redisai_py.engine.inline import InlinePolicy
+from redisai_py.engine.loader import Loader, load_session, zeros
+from redisai_py.engine.merging import signature
+from redisai_py.engine.registry import LoadedModel, Registry
+from redisai_py.engine.run import Run
+from redisai_py.engine.settings import EngineSettings, EngineSnapshot, ModelSnapshot, QueueSnapshot
+from redisai_py.engine.settle import samples, settle, tell
+from redisai_py.engine.stats import ModelStats, RunStats
+from redisai_py.engine.watchdog import Watchdog
+from redisai_py.engine.worker import DeviceQueue
+from redisai_py.errors import DeadlineExceeded, Overloaded, RedisAIError
+from redisai_py.model import Model
+from redisai_py.pending import Pending
+from redisai_py.tensor import Tensor
+
+__all__ = ["Engine", "EngineSettings", "EngineSnapshot", "LoadedModel", "Run", "RunStats"]
+
+_SHUTTING_DOWN = "ERR the server is shutting down"
+_STOP_GRACE_S = 2.0
+"""How long runs that were told to stop, and loads, may take before their threads are left to the process's end."""
+_MAX_STATS = 10_000
+
+
+class Engine:
+    """Runs models.
+
+    Args: loop: the event loop on whose thread every method is called and every run is resolved.
+    """
+
+    def __init__(self, settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self._loop = loop
+        self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._wake_up_sent = False
+        self._registry = Registry(settings.loaded_models_limit_bytes)
+        self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
+        self._loading: dict[str, list[Pending[LoadedModel]]] = {}
+        self._stats: dict[str, ModelStats] = {}
+        self._devices: dict[str, DeviceQueue] = {}
+        self._watchdog = Watchdog(settings.model_execution_timeout_ms, self._slots, partial(self._post, self._overdue))
+        self._own_slot = Slot(self._watchdog.touch)
+        self._load_slots: list[Slot] = []
+        self._loader = Loader(settings.load_threads, partial(self._post, self._thread_ended, None))
+        self._dispatcher = Dispatcher(
+            loop, settings.inline_budget_us / 1e6, self._own_slot, self._executed, self._expired_here
+        )
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expires_at = float("inf")
+        self._closing = False
+        self._ended_threads = 0
+        self._awaited: tuple[Callable[[], bool], Pending[bool]] | None = None
+        self._device("CPU")  # INFO shows its workers from the start
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    async def load(self, model: Model) -> LoadedModel:
+        """Build a session of the model's bytes on a loader thread, and warm it with one run where its shapes are known.
+
+        Calls for an id that is being loaded wait for the same session; a loaded id is returned at once.
+        Raises: BackendNotInstalled; BackendError with the framework's text; Overloaded while shutting down.
+        """
+        loaded = self._registry.get(model.id)
+        if loaded is not None:
+            return loaded
+        if self._closing:
+            raise Overloaded(_SHUTTING_DOWN)
+        waiter: Pending[LoadedModel] = Pending()
+        waiters = self._loading.get(model.id)
+        if waiters is None:
+            self._loading[model.id] = [waiter]
+            self._loader.submit(partial(self._load_on_thread, model))
+        else:
+            waiters.append(waiter)
+        return await waiter
+
+    def _load_on_thread(self, model: Model) -> None:
+        settings = self.settings
+        options = LoadOptions(settings.intra_op, settings.inter_op, settings.backend_memory_limit_bytes)
+        try:
+            session = load_session(model, options)
+        except RedisAIError as error:
+            self._post(self._load_failed, (model.id, error))
+            return
+        self._post(self._session_built, (model, session))
+
+    def _load_failed(self, failure: tuple[str, RedisAIError]) -> None:
+        model_id, error = failure
+        for waiter in self._loading.pop(model_id, ()):
+            waiter.fail(error)
+
+    def _session_built(self, built: tuple[Model, Session]) -> None:
+        """Warm the model up, on a loader thread again, under watch like any run."""
+        loaded = self._new_model(*built)
+        del built
+        inputs = zeros(loaded.session.inputs)
+        if inputs is None or self._closing:
+            self._loaded(loaded)
+        else:
+            self._loader.submit(partial(self._warm_up, loaded, inputs))
+
+    def _warm_up(self, loaded: LoadedModel, inputs: Sequence[Any]) -> None:
+        slot = Slot(self._watchdog.touch)
+        self._load_slots.append(slot)
+        with suppress(Exception):  # zeros may be no sensible input; a model that cannot run says so at its first run
+            slot.run_session(Execution(loaded, []), inputs, False)
+        self._load_slots.remove(slot)
+        self._post(self._loaded, loaded)
+
+    def _new_model(self, model: Model, session: Session) -> LoadedModel:
+        settings = self.settings
+        max_rows = model.batchsize
+        if not max_rows and settings.auto_batch > 1 and _has_dynamic_rows(session):
+            max_rows = settings.auto_batch
+        queue: BatchQueue[Run] = BatchQueue(max_rows, model.minbatchsize, model.minbatchtimeout_ms / 1000)
+        may_run_here = model.device.kind == "CPU" and model.minbatchsize <= 1
+        inline = InlinePolicy(settings.inline_run_us / 1e6 if may_run_here else 0.0)
+        device = self._device(model.device.queue)
+        loaded = LoadedModel(self, model, session, device, queue, inline, self._stats_of(model.id))
+        self._alive.add(loaded)
+        return loaded
+
+    def _loaded(self, loaded: LoadedModel) -> None:
+        loaded.stats.loads += 1
+        if not self._closing:
+            self._registry.add(loaded)
+        for waiter in self._loading.pop(loaded.id, ()):
+            if self._closing:
+                waiter.fail(Overloaded(_SHUTTING_DOWN))
+            else:
+                waiter.resolve(loaded)
+
+    def loaded(self, model_id: str) -> LoadedModel | None:
+        """The loaded model of that id, now the most recently used; None if it must be loaded."""
+        return self._registry.get(model_id)
+
+    def unload(self, model_id: str) -> None:
+        """Forget a model that was deleted or replaced, with its counters; runs begun with it end with it."""
+        self._registry.remove(model_id)
+        self._stats.pop(model_id, None)
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
+
+    def run_model(
+        self,
+        loaded: LoadedModel,
+        inputs: Sequence[Tensor | DeviceArray],
+        timeout_ms: int | None = None,
+        *,
+        keep_on_device: bool = False,
+        counted: bool = True,
+    ) -> Run:
+        """Queue a run.
+
+        Args:    inputs: one per input of the model, in order; how many is not checked here. Device arrays are outputs
+                 of runs on the same device.   timeout_ms: bound on the time in the queue.
+                 keep_on_device: outputs may be device arrays; such a run of a GPU model is not merged.
+                 counted: False leaves the counters to `count`, for operations of a DAG that may turn out as never run.
+        Returns: the awaitable run. It has failed already, with Overloaded, if the queue is full or the engine closes.
+        """
+        rows, key = signature(inputs)
+        if keep_on_device and loaded.model.device.kind == "GPU":
+            rows = 0
+        now = time.monotonic()
+        run = Run(loaded, inputs, rows, key, now)
+        run.counted = counted
+        run.keep_on_device = keep_on_device
+        if self._closing or loaded.unfinished >= self.settings.queue_limit:
+            return self._refuse(run, loaded)
+        if timeout_ms is not None:
+            run.deadline = now + timeout_ms / 1000
+            self._expire_by(run.deadline)
+        loaded.unfinished += 1
+        self._dispatcher.offer(run, loaded)
+        return run
+
+    def _refuse(self, run: Run, loaded: LoadedModel) -> Run:
+        full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"
+        run.loaded = None
+        run.fail(Overloaded(_SHUTTING_DOWN if self._closing else full))
+        return run
+
+    def cancel_queued(self, run: Run) -> bool:
+        """See Run.cancel_queued."""
+        loaded = run.loaded
+        if loaded is None or run.started:
+            return False
+        if not self._dispatcher.drop(run, loaded):
+            if not (loaded.on_threads and loaded.device.drop(run)):
+                return False
+            loaded.on_threads -= 1
+        self._end([run], loaded, asyncio.CancelledError())
+        return True
+
+    def count(self, loaded: LoadedModel, run: Run) -> None:
+        """Count a run that ended and was started with `counted=False`."""
+        if run.ran_s is None or run.counted:
+            return
+        run.counted = True
+        if run.error is None:
+            loaded.stats.succeeded(1, run.ran_s, samples(run.result()))
+        else:
+            loaded.stats.failed(run.error)
+
+    def set_execution_timeout(self, limit_ms: int) -> None:
+        """Change MODEL_EXECUTION_TIMEOUT, also for runs in progress; 0 is none."""
+        self._watchdog.set_limit(limit_ms)
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def _executed_on_thread(self, execution: Execution) -> None:
+        loaded = execution.loaded
+        loaded.on_threads -= len(execution.runs)
+        if execution.error is None:
+            loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s)
+        self._executed(execution)
+
+    def _overdue(self, execution: Execution) -> None:
+        """A run was told to stop: its clients are told now, whenever the framework obeys."""
+        assert execution.stopped is not None
+        settle(execution, execution.stopped, self._loop)
+
+    def _executed(self, execution: Execution) -> None:
+        """An execution ended: every run gets its result, and lets go of the model."""
+        loaded = execution.loaded
+        runs = execution.runs
+        loaded.unfinished -= len(runs)
+        for run in runs:
+            run.loaded = None
+            run.inputs = ()
+        settle(execution, execution.error, self._loop)
+        self._after_runs(loaded)
+
+    def _after_runs(self, loaded: LoadedModel) -> None:
+        if not loaded.unfinished:
+            if self._registry.over_limit:
+                self._registry.shrink()
+            if self._awaited is not None:
+                self._look_at_awaited()
+
+    def _end(self, runs: Iterable[Run], loaded: LoadedModel, error: BaseException) -> None:
+        """Fail runs that never started."""
+        for run in runs:
+            loaded.unfinished -= 1
+            run.loaded = None
+            run.inputs = ()
+            tell(self._loop, run.fail, error)
+        self._after_runs(loaded)
+
+    # -- TIMEOUT -------------------------------------------------------------------------------------------------------
+
+    def _expire_by(self, deadline: float) -> None:
+        """Make sure that the runs of this deadline are looked after when it passes."""
+        if deadline < self._expires_at:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expires_at = deadline
+            self._expiry = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._expires_at = float("inf")
+        now = time.monotonic()
+        next_deadline = self._dispatcher.next_deadline()
+        for device in self._devices.values():
+            expired, of_device = device.expire(now)
+            self._expired_on_threads(expired)
+            next_deadline = min(next_deadline, of_device)
+        if next_deadline != float("inf"):
+            self._expire_by(next_deadline)
+
+    def _expired_on_threads(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            loaded = run.loaded
+            assert loaded is not None
+            loaded.on_threads -= 1
+            self._end([run], loaded, DeadlineExceeded())
+
+    def _expired_here(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            assert run.loaded is not None
+            self._end([run], run.loaded, DeadlineExceeded())
+
+    # -- counters ------------------------------------------------------------------------------------------------------
+
+    def stats(self, model_id: str) -> RunStats:
+        """The counters of a model, all 0 if this process never met it."""
+        stats = self._stats.get(model_id)
+        return stats.snapshot() if stats is not None else RunStats()
+
+    def reset_stats(self, model_id: str) -> None:
+        """AI.INFO RESETSTAT."""
+        if model_id in self._stats:
+            self._stats[model_id].reset()
+
+    def _stats_of(self, model_id: str) -> ModelStats:
+        stats = self._stats.get(model_id)
+        if stats is None:
+            stats = self._stats[model_id] = ModelStats()
+            if len(self._stats) > _MAX_STATS:  # models that another server deleted
+                in_use = {loaded.id for loaded in self._alive}
+                oldest = next((known for known in self._stats if known not in in_use), model_id)
+                if oldest != model_id:
+                    del self._stats[oldest]
+        return stats
+
+    def snapshot(self) -> EngineSnapshot:
+        """Queues, models and threads at this moment, for INFO and the metrics."""
+        waiting: dict[str, int] = dict.fromkeys(self._devices, 0)
+        for loaded in self._alive:
+            waiting[loaded.device.name] += loaded.unfinished
+        queues: dict[str, QueueSnapshot] = {}
+        cpu: dict[str, float | None] = {}
+        for name, device in self._devices.items():
+            executing = [slot.current for slot in device.slots]
+            running = [execution for execution in executing if execution is not None]
+            started = sum(len(execution.runs) for execution in running)
+            queues[name] = QueueSnapshot(len(device.threads), len(running), max(0, waiting[name] - started))
+            for i, seconds in enumerate(device.cpu_seconds(), 1):
+                cpu[f"ai_queue_{name}_bthread_n{i}_used_cpu_total"] = seconds
+        models = tuple(
+            ModelSnapshot(
+                loaded.id,
+                loaded.model.backend,
+                loaded.model.device.text,
+                loaded.nbytes,
+                loaded.unfinished,
+                loaded.inline.enabled,
+            )
+            for loaded in self._registry.values()
+        )
+        return EngineSnapshot(queues, models, self._registry.nbytes, len(self._loading), cpu)
+
+    # -- threads -------------------------------------------------------------------------------------------------------
+
+    def _device(self, name: str) -> DeviceQueue:
+        device = self._devices.get(name)
+        if device is None:
+            settings = self.settings
+            device = self._devices[name] = DeviceQueue(
+                name,
+                settings.device_threads.get(name, settings.threads_per_queue),
+                partial(self._post, self._executed_on_thread),
+                partial(self._post, self._expired_on_threads),
+                self._watchdog.touch,
+                partial(self._post, self._thread_ended, None),
+            )
+        return device
+
+    def _slots(self) -> list[Slot]:
+        device_slots = [slot for device in list(self._devices.values()) for slot in device.slots]
+        return [self._own_slot, *device_slots, *self._load_slots]
+
+    def _post(self, handle: Callable[[Any], None], argument: Any) -> None:
+        """Call `handle(argument)` on the event loop's thread. Thread: any."""
+        self._events.append((handle, argument))
+        if not self._wake_up_sent:
+            self._wake_up_sent = True
+            try:
+                self._loop.call_soon_threadsafe(self._handle_events)
+            except RuntimeError:  # the loop is closed: nobody is there to be told
+                return
+
+    def _handle_events(self) -> None:
+        # First the flag, then the look: what is appended in between is seen here or sends a wake-up of its own.
+        self._wake_up_sent = False
+        events = self._events
+        while events:
+            handle, argument = events.popleft()
+            handle(argument)
+        self._look_at_awaited()
+
+    def _look_at_awaited(self) -> None:
+        if self._awaited is not None:
+            condition, pending = self._awaited
+            if condition():
+                pending.resolve(True)
+
+    def _thread_ended(self, _: None) -> None:
+        self._ended_threads += 1
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def close(self, drain_timeout_s: float = 0.0) -> bool:
+        """Take nothing more, finish what runs and waits, close every session and end every thread.
+
+        Args:    drain_timeout_s: after that, runs that wait fail with Overloaded and those in progress are stopped
+                 where the framework can.
+        Returns: whether all threads have ended; a framework that neither ends nor stops keeps its (daemon) thread.
+        """
+        self._closing = True
+        await self._wait_until(self._is_idle, drain_timeout_s)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._abandon()
+        await self._wait_until(self._is_idle, _STOP_GRACE_S)
+        self._release_models()
+        threads = [*self._loader.threads, *(thread for device in self._devices.values() for thread in device.threads)]
+        self._loader.stop()
+        for device in self._devices.values():
+            device.stop()
+        ended = await self._wait_until(lambda: self._ended_threads == len(threads), _STOP_GRACE_S)
+        self._watchdog.stop()
+        if ended:
+            for thread in threads:
+                thread.join()
+        return ended
+
+    def _is_idle(self) -> bool:
+        return not self._loading and not any(loaded.unfinished for loaded in self._alive)
+
+    async def _wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `condition`, looked at whenever threads have reported; False if the time passes first."""
+        if condition():
+            return True
+        pending: Pending[bool] = Pending()
+        self._awaited = (condition, pending)
+        timer = self._loop.call_later(timeout_s, pending.resolve, False)
+        try:
+            return await pending
+        finally:
+            self._awaited = None
+            timer.cancel()
+
+    def _abandon(self) -> None:
+        """Fail what waits and stop what runs."""
+        waiting = self._dispatcher.abandon()
+        for device in self._devices.values():
+            handed_over = device.abandon()
+            for run in handed_over:
+                assert run.loaded is not None
+                run.loaded.on_threads -= 1
+            waiting += handed_over
+        for run in waiting:
+            assert run.loaded is not None
+            self._end([run], run.loaded, Overloaded(_SHUTTING_DOWN))
+        for slot in self._slots():
+            stopped = slot.interrupt(time.monotonic(), lambda _: Overloaded(_SHUTTING_DOWN))
+            if stopped is not None:
+                self._overdue(stopped)
+
+    def _release_models(self) -> None:
+        """Close every session that is not running, whoever still refers to its model."""
+        for loaded in list(self._alive):
+            self._registry.remove(loaded.id)
+            if not loaded.unfinished:
+                loaded.release()
+
+
+def _has_dynamic_rows(session: Session) -> bool:
+    """Whether every input has a first dimension that the model leaves open."""
+    shapes = [spec.shape for spec in session.inputs]
+    return bool(shapes) and all(shape and shape[0] is None for shape in shapes)

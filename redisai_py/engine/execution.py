@@ -1,0 +1,155 @@
+"""Executing one batch: merge, run under watch, split; and once more singly if that fails.
+
+A `Slot` executes one batch at a time: every worker thread has one, the event loop has one, a loader has one for its
+warm-up. The watchdog looks at the slots from its own thread. It may stop a run only under the slot's guard and the
+slot's owner takes that guard to end the run, so that a late stop never hits the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from redisai_py.backend import Array, framework_error
+from redisai_py.engine.merging import BatchSizeMismatch, Value, merge, split, to_array, to_value
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Run
+from redisai_py.errors import BackendError, RedisAIError
+from redisai_py.tensor import Tensor
+
+__all__ = ["Execution", "Slot", "execute"]
+
+_log = logging.getLogger(__name__)
+
+
+class Execution:
+    """One call of `Session.run` for one or more runs of a model.
+
+    started: monotonic seconds.   run_s: seconds in the framework.   error: the failure of all, or None.
+    values: per run its outputs, None until it ended or if it failed.
+    stopped: why it was stopped from outside, which is then its error whatever the framework says.
+    settled: the runs have their results (event loop's thread).
+    """
+
+    __slots__ = ("error", "loaded", "run_s", "runs", "settled", "started", "stopped", "values")
+
+    def __init__(self, loaded: LoadedModel, runs: list[Run]) -> None:
+        self.loaded = loaded
+        self.runs = runs
+        self.started = 0.0
+        self.run_s = 0.0
+        self.values: list[list[Value]] | None = None
+        self.error: BaseException | None = None
+        self.stopped: RedisAIError | None = None
+        self.settled = False
+
+    @property
+    def rows(self) -> int:
+        """Dimension 0 of the merged inputs; 0 for a run that cannot be merged."""
+        return sum([run.rows for run in self.runs])
+
+
+class Slot:
+    """Where one execution at a time happens. on_start: called before each one, without arguments; must be cheap."""
+
+    __slots__ = ("_on_start", "current", "guard")
+
+    def __init__(self, on_start: Callable[[], object]) -> None:
+        self._on_start = on_start
+        self.guard = threading.Lock()
+        self.current: Execution | None = None
+
+    def run_session(self, execution: Execution, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
+        """Call the framework, under watch. Raises what it raises."""
+        started = execution.started = time.monotonic()
+        self.current = execution
+        self._on_start()
+        try:
+            return execution.loaded.session.run(inputs, keep_on_device)
+        finally:
+            execution.run_s = time.monotonic() - started
+            with self.guard:
+                self.current = None
+
+    def interrupt(self, started_by: float, error: Callable[[bool], RedisAIError]) -> Execution | None:
+        """Stop what is running if it was started at `started_by` or earlier; gives it, or None. Thread: any.
+
+        Args: error: makes the error of its runs; told whether the framework stops, or computes on to no purpose.
+        """
+        with self.guard:
+            execution = self.current
+            if execution is None or execution.stopped is not None or execution.started > started_by:
+                return None
+            execution.stopped = error(execution.loaded.session.terminate())
+            return execution
+
+
+def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
+    """Execute a batch and report one Execution, or one per member if it failed as a whole and was run again singly.
+
+    A bad request thus fails alone. A batch that was stopped is not run again: its members would take their time anew.
+    """
+    execution = Execution(loaded, runs)
+    _attempt(slot, execution)
+    if execution.error is None or len(runs) == 1 or execution.stopped is not None:
+        report(execution)
+        return
+    merged_unasked = loaded.merges_unasked
+    for run in runs:
+        single = Execution(loaded, [run])
+        _attempt(slot, single)
+        if isinstance(execution.error, BatchSizeMismatch) and not merged_unasked:
+            _check_rows(single)
+        if merged_unasked and single.error is None:
+            # It works alone and not merged: a setting must not cost every batch of this model a failed run.
+            loaded.device.stop_merging(loaded)
+        report(single)
+
+
+def _attempt(slot: Slot, execution: Execution) -> None:
+    """Run; fills in the execution's values or error."""
+    runs = execution.runs
+    loaded = execution.loaded
+    failure: RedisAIError
+    try:
+        if len(runs) == 1:
+            run = runs[0]
+            arrays = [to_array(value) for value in run.inputs]
+            outputs = slot.run_session(execution, arrays, run.keep_on_device)
+            values = [[to_value(output) for output in outputs]]
+        else:
+            sizes = [run.rows for run in runs]
+            arrays = merge([run.inputs for run in runs], sum(sizes))  # type: ignore[misc]  # rows > 0: no device arrays
+            outputs = slot.run_session(execution, arrays, False)
+            values = split(outputs, sizes, loaded.model.backend)
+        if len(outputs) != len(loaded.outputs):
+            raise BackendError("ERR Model did not generate the expected number of outputs")
+        if execution.stopped is None:
+            execution.values = values
+            return
+        failure = execution.stopped
+    except RedisAIError as error:
+        failure = error
+    except Exception as error:  # a plugin's own failure: the client is told, the log has the traceback
+        _log.warning("%s: a run failed unexpectedly", loaded.model.backend, exc_info=error)
+        failure = framework_error(error, "ERR ")
+    # Without traceback: its frames refer to the execution, and such a cycle would keep the model loaded.
+    execution.error = (execution.stopped or failure).with_traceback(None)
+
+
+def _check_rows(single: Execution) -> None:
+    """Refuse a member's own result for the same reason as its batch's, if it has not as many rows as its inputs.
+
+    RedisAI fails every member of such a batch; a model with BATCHSIZE promises one output row per input row. The member
+    that keeps the promise on its own has done nothing wrong.
+    """
+    if single.values is None:
+        return
+    rows = single.runs[0].rows
+    for value in single.values[0]:
+        if isinstance(value, Tensor) and (not value.shape or value.shape[0] != rows):
+            single.error = BatchSizeMismatch(single.loaded.model.backend)
+            single.values = None
+            return

@@ -1,0 +1,58 @@
+"""Whether a batch may run on the event loop. Pure: durations in, decisions out.
+
+A hop to a worker thread and back costs more than a tiny model's whole run, so a model whose runs are measurably short
+is run where the request is. Only what was measured counts: a kind of input (element types, shapes without dimension
+0) and at most as many rows as were seen to be short on a worker thread. A model that turns out slow goes back to its
+thread for good.
+
+A wall clock alone cannot tell a slow run from one that the operating system interrupted. So the thread's CPU time
+confirms a slow run; without that it takes several slow ones among few fast ones.
+docs/adr/0008-threads-and-the-gil.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+__all__ = ["InlinePolicy"]
+
+_CLEARLY = 4
+"""A run of this many times the limit, confirmed by CPU time, is enough."""
+_STRIKES = 8.0
+_FORGIVEN = 0.125
+"""What a fast run takes off: one unconfirmed slow run in eight fast ones is the machine's noise."""
+_KINDS = 64
+
+
+class InlinePolicy:
+    """Decides for one model. limit_s: longest run that counts as short, in seconds."""
+
+    __slots__ = ("_rows", "_strikes", "enabled", "limit_s")
+
+    def __init__(self, limit_s: float) -> None:
+        self.enabled = limit_s > 0
+        self.limit_s = limit_s
+        self._strikes = 0.0
+        self._rows: dict[Hashable, int] = {}  # kind of input -> most rows seen to be short
+
+    def allows(self, key: Hashable, rows: int) -> bool:
+        """Whether a batch of this kind and size may run on the event loop."""
+        return self.enabled and rows <= self._rows.get(key, -1)
+
+    def measured(self, key: Hashable, rows: int, run_s: float) -> None:
+        """A batch took `run_s` on a worker thread. A key of None (inputs on a device) is never allowed."""
+        if key is None or run_s > self.limit_s or rows <= self._rows.get(key, -1):
+            return
+        if key not in self._rows and len(self._rows) >= _KINDS:
+            del self._rows[next(iter(self._rows))]
+        self._rows[key] = rows
+
+    def ran(self, run_s: float, cpu_s: float) -> None:
+        """A batch took `run_s` on the event loop, at least `cpu_s` of it on the CPU."""
+        if run_s <= self.limit_s:
+            if self._strikes:
+                self._strikes = max(0.0, self._strikes - _FORGIVEN)
+            return
+        self._strikes += 1
+        if cpu_s > _CLEARLY * self.limit_s or self._strikes >= _STRIKES:
+            self.enabled = False

@@ -1,0 +1,80 @@
+"""Loading models aside: imports of frameworks and the building of sessions take seconds, so they have threads of their
+own.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from redisai_py.backend import Array, InputSpec, LoadOptions, Session, framework_error, load_backend
+from redisai_py.errors import RedisAIError
+from redisai_py.model import Model
+
+__all__ = ["Loader", "load_session", "zeros"]
+
+_MAX_WARM_UP_BYTES = 64 * 1024 * 1024
+
+
+class Loader:
+    """Threads, started when first needed, that call what they are given in turn.
+
+    Args: threads: at most how many.   stopped: called by each thread as its last act.
+    """
+
+    def __init__(self, threads: int, stopped: Callable[[], object]) -> None:
+        self._limit = threads
+        self._stopped = stopped
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self.threads: list[threading.Thread] = []
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Call `work`, which must not raise, on a loader thread. Thread: the event loop's."""
+        self._work.put(work)
+        if len(self.threads) < self._limit:
+            thread = threading.Thread(target=self._run, name=f"redisai loader {len(self.threads) + 1}", daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Let the threads end once they have done what waits."""
+        for _ in self.threads:
+            self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # it holds a model's bytes
+        self._stopped()
+
+
+def load_session(model: Model, options: LoadOptions) -> Session:
+    """A session of the model's bytes; refuses a device that cannot be used.
+
+    Raises: BackendNotInstalled; BackendError with the framework's text.
+    """
+    backend = load_backend(model.backend)
+    try:
+        backend.check_device(model.device)
+        return backend.load_model(model.blob, model.device, model.inputs, model.outputs, options)
+    except RedisAIError:
+        raise
+    except Exception as error:  # a plugin's own failure: the client is told, the traceback stays the cause
+        raise framework_error(error, "ERR ") from error
+
+
+def zeros(inputs: Sequence[InputSpec]) -> list[Array] | None:
+    """Inputs for a warm-up run, dynamic dimensions 1; None if a shape or type is unknown or an input is very large."""
+    arrays: list[Array] = []
+    for spec in inputs:
+        if spec.shape is None or spec.dtype is None:
+            return None
+        shape = tuple(1 if dim is None else dim for dim in spec.shape)
+        if math.prod(shape) * spec.dtype.itemsize > _MAX_WARM_UP_BYTES:
+            return None
+        arrays.append(np.full(shape, b"" if spec.dtype.hasobject else 0, spec.dtype))
+    return arrays

@@ -1,0 +1,145 @@
+"""Inputs of several runs to one, outputs of one run to several. Pure: tensors and arrays only.
+
+Rules: inputs that are merged agree in element type and in all dimensions but the first. Small tensors are joined as
+bytes, which costs one call for all of them; large ones as arrays, so that the copy happens without the GIL. A small
+output owns its bytes, so that keeping one member's part does not keep the whole batch; a large one is a view of the
+batch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redisai_py.backend import Array, DeviceArray
+from redisai_py.errors import ShapeMismatch
+from redisai_py.tensor import DType, Tensor
+
+__all__ = ["BatchSizeMismatch", "Value", "merge", "signature", "split", "to_array", "to_value"]
+
+Value = Tensor | DeviceArray | None
+"""One output: None where the model gave something that is no tensor."""
+
+
+class BatchSizeMismatch(ShapeMismatch):
+    """An output's dimension 0 is not the batch's. backend: wire name; RedisAI has a text of its own for TF."""
+
+    def __init__(self, backend: str) -> None:
+        if backend == "TF":
+            super().__init__("ERR Tensorflow batching error: model did not generate the expected batch size")
+        else:
+            super().__init__("ERR Model did not generate the expected batch size")
+
+
+_SMALL_BYTES = 16 * 1024
+
+# Keyed by what frameworks return: little-endian and native byte order are one dtype to numpy.
+_DTYPES = {dtype.numpy_dtype: dtype for dtype in DType if dtype is not DType.STRING}
+
+
+def signature(inputs: Sequence[Tensor | DeviceArray]) -> tuple[int, Hashable]:
+    """What decides with which other runs these inputs may be merged.
+
+    Returns: (rows, key): dimension 0 that all inputs share, and their element types and other dimensions. Rows are 0
+             where inputs disagree or one has no dimension; the key is None if an input lies on a device.
+    """
+    if len(inputs) == 1:
+        only = inputs[0]
+        if type(only) is Tensor:
+            shape = only.shape
+            return (shape[0], (only.dtype, shape[1:])) if shape else (0, only.dtype)
+        return 0, None
+    rows = -1
+    key: list[Hashable] = []
+    for value in inputs:
+        if type(value) is not Tensor:
+            return 0, None
+        shape = value.shape
+        own = shape[0] if shape else 0
+        if own != rows:
+            rows = own if rows < 0 else 0
+        key += (value.dtype, shape[1:])
+    if rows > 0:
+        return rows, tuple(key)
+    return 0, tuple((value.dtype, value.shape) for value in inputs if isinstance(value, Tensor))
+
+
+def to_array(value: Tensor | DeviceArray) -> Array:
+    """An input of a run that is executed alone; no copy."""
+    if type(value) is not Tensor:
+        return value  # type: ignore[return-value]  # a DeviceArray
+    if type(value.data) is bytes and value.dtype is not DType.STRING and value.data:
+        return np.frombuffer(value.data, value.dtype.numpy_dtype).reshape(value.shape)
+    if not value.size:
+        return np.empty(value.shape, value.dtype.numpy_dtype)
+    return value.numpy()
+
+
+def merge(parts: Sequence[Sequence[Tensor]], rows: int) -> list[Array]:
+    """The inputs of several runs as one run's.
+
+    Args:    parts: per run its inputs, with one signature.   rows: their sum.
+    Returns: one array per input, (rows, *shape[1:]), read-only.   Copies: one.
+    """
+    arrays: list[Array] = []
+    for column in zip(*parts, strict=True):
+        first = column[0]
+        if first.dtype is DType.STRING or len(first.data) > _SMALL_BYTES or not first.data:
+            array = np.concatenate([to_array(tensor) for tensor in column])
+            array.flags.writeable = False
+        else:
+            data = b"".join([tensor.data for tensor in column])
+            array = np.frombuffer(data, first.dtype.numpy_dtype).reshape(rows, *first.shape[1:])
+        arrays.append(array)
+    return arrays
+
+
+def to_value(output: Array | None) -> Value:
+    """An output of a run that was executed alone. Raises ShapeMismatch if no element type fits."""
+    if not isinstance(output, np.ndarray):
+        return output
+    dtype = _DTYPES.get(output.dtype)
+    if dtype is None or output.nbytes > _SMALL_BYTES:
+        return Tensor.from_numpy(output)
+    return Tensor(dtype, output.shape, output.tobytes())
+
+
+def split(outputs: Sequence[Array | None], sizes: Sequence[int], backend: str) -> list[list[Value]]:
+    """The outputs of a merged run, per member.
+
+    Args:    sizes: rows per member.   backend: wire name, for the error's text.
+    Returns: per member one value per output, (size, *shape[1:]); None stays None.
+    Raises:  BatchSizeMismatch: an output has not as many rows as all members together, or lies on a device.
+    """
+    rows = sum(sizes)
+    members: list[list[Value]] = [[] for _ in sizes]
+    for output in outputs:
+        if output is None:
+            for member in members:
+                member.append(None)
+        elif not isinstance(output, np.ndarray) or output.ndim == 0 or output.shape[0] != rows:
+            raise BatchSizeMismatch(backend)
+        else:
+            _split_one(output, sizes, members)
+    return members
+
+
+def _split_one(output: NDArray[Any], sizes: Sequence[int], members: Sequence[list[Value]]) -> None:
+    dtype = _DTYPES.get(output.dtype)
+    start = 0
+    if dtype is None:
+        for size, member in zip(sizes, members, strict=True):
+            member.append(Tensor.from_numpy(output[start : start + size]))
+            start += size
+        return
+    tail = output.shape[1:]
+    row_bytes = output.nbytes // output.shape[0]
+    small = row_bytes * max(sizes) <= _SMALL_BYTES
+    data = output.tobytes() if small else Tensor.from_numpy(output).data
+    for size, member in zip(sizes, members, strict=True):
+        end = start + size * row_bytes
+        member.append(Tensor(dtype, (size, *tail), data[start:end]))
+        start = end

@@ -1,0 +1,150 @@
+"""Loaded models by id, bounded by the memory they hold.
+
+DESIGN. A model has three kinds of holders: the registry, its runs that have not ended, and whoever is between looking
+it up and running it. The registry lets go of a model when it is unloaded or is the least recently used one past the
+bound; the session is closed, on a worker thread of its device, when the last holder lets go. So a replaced or evicted
+model always finishes what was begun with it. Reference counting does this exactly: `LoadedModel` is in no reference
+cycle, and the finalizer holds the session but not the model.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from redisai_py.backend import Session
+from redisai_py.engine.batching import BatchQueue
+from redisai_py.engine.inline import InlinePolicy
+from redisai_py.engine.stats import ModelStats
+from redisai_py.model import Model
+
+if TYPE_CHECKING:
+    from redisai_py.engine.engine import Engine
+    from redisai_py.engine.run import Run
+    from redisai_py.engine.worker import DeviceQueue
+
+__all__ = ["LoadedModel", "Registry"]
+
+
+class LoadedModel:
+    """A session with its run queue.
+
+    model: the description, without the blob; its input and output names are the session's.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "device",
+        "engine",
+        "in_ring",
+        "inline",
+        "inputs",
+        "merges_unasked",
+        "model",
+        "nbytes",
+        "offered",
+        "on_threads",
+        "outputs",
+        "queue",
+        "release",
+        "running",
+        "session",
+        "stats",
+        "unfinished",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: Model,
+        session: Session,
+        device: DeviceQueue,
+        queue: BatchQueue[Run],
+        inline: InlinePolicy,
+        stats: ModelStats,
+    ) -> None:
+        self.release = weakref.finalize(self, device.close_session, session)
+        """Closes the session, once, when nothing refers to the model any more, or now if called."""
+        self.release.atexit = False  # at exit the process's memory goes as a whole, and the threads are gone
+        self.inputs = tuple(spec.name for spec in session.inputs)
+        self.outputs = tuple(session.outputs)
+        self.model = replace(model, inputs=self.inputs, outputs=self.outputs, blob=b"")
+        self.engine = engine
+        self.session = session
+        self.nbytes = session.nbytes
+        self.device = device
+        self.stats = stats
+        self.inline = inline
+        # Of the event loop's thread:
+        self.offered: list[Run] = []
+        """Runs asked for in this iteration of the loop."""
+        self.unfinished = 0
+        """Runs that have not ended."""
+        self.on_threads = 0
+        """Those of them handed to the device's threads; while it is 0, `queue` and the session are the event loop's."""
+        # Of the device's threads, guarded by its lock, while `on_threads` is not 0:
+        self.queue = queue
+        self.running = False
+        self.in_ring = False
+        self.merges_unasked = queue.max_rows > 0 and not model.batchsize
+        """Merged because of the setting, not because the model says so: must not change what a client sees."""
+
+    @property
+    def id(self) -> str:
+        """The stored model's id."""
+        return self.model.id
+
+
+class Registry:
+    """Loaded models, least recently used first. Thread: the event loop's.
+
+    Args: limit_bytes: bound on the sum of the sessions' `nbytes`, 0 is none. Models with unfinished runs are never let
+          go, so the bound may be passed while they run.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.nbytes = 0
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def get(self, model_id: str) -> LoadedModel | None:
+        """The model, now the most recently used."""
+        loaded = self._models.get(model_id)
+        if loaded is not None:
+            self._models.move_to_end(model_id)
+        return loaded
+
+    def values(self) -> list[LoadedModel]:
+        """All, least recently used first."""
+        return list(self._models.values())
+
+    def add(self, loaded: LoadedModel) -> None:
+        """Register a model, and let others go if the bound is passed."""
+        self.remove(loaded.id)
+        self._models[loaded.id] = loaded
+        self.nbytes += loaded.nbytes
+        self.shrink(keep=loaded.id)
+
+    def remove(self, model_id: str) -> None:
+        """Let a model go; none of that id is no error."""
+        loaded = self._models.pop(model_id, None)
+        if loaded is not None:
+            self.nbytes -= loaded.nbytes
+
+    @property
+    def over_limit(self) -> bool:
+        """Whether the loaded models hold more than the bound."""
+        return 0 < self.limit_bytes < self.nbytes
+
+    def shrink(self, keep: str | None = None) -> None:
+        """Let idle models go, least recently used first, until the bound is kept. keep: id of one to spare."""
+        for model_id, loaded in list(self._models.items()):
+            if not self.over_limit:
+                return
+            if not loaded.unfinished and model_id != keep:
+                self.remove(model_id)

@@ -1,0 +1,76 @@
+"""What the engine is told, and what it tells of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["EngineSettings", "EngineSnapshot", "ModelSnapshot", "QueueSnapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Settings. Source of the names in capitals: RedisAI's load-time arguments.
+
+    threads_per_queue: THREADS_PER_QUEUE, workers per device.   device_threads: the same for single devices (`GPU:0`).
+    intra_op, inter_op: INTRA_OP_PARALLELISM, INTER_OP_PARALLELISM, 0 leaves the framework's default.
+    model_execution_timeout_ms: MODEL_EXECUTION_TIMEOUT, 0 is none.
+    backend_memory_limit_bytes: BACKEND_MEMORY_LIMIT, 0 is none.
+    loaded_models_limit_bytes: memory of loaded models, least recently used out first, 0 is none.
+    queue_limit: runs of one model that may be waiting or running.
+    auto_batch: models stored without BATCHSIZE whose inputs all have a dynamic first dimension are merged up to this
+        many rows; 0 leaves them alone, as RedisAI does.
+    inline_run_us: a CPU model whose batch is measurably shorter may run on the event loop, 0 never.
+    inline_budget_us: time per iteration of the event loop for such runs.
+    load_threads: models loaded at the same time.
+    """
+
+    threads_per_queue: int = 1
+    device_threads: Mapping[str, int] = field(default_factory=dict)
+    intra_op: int = 0
+    inter_op: int = 0
+    model_execution_timeout_ms: int = 5000
+    backend_memory_limit_bytes: int = 0
+    loaded_models_limit_bytes: int = 0
+    queue_limit: int = 10_000
+    auto_batch: int = 0
+    inline_run_us: int = 300
+    inline_budget_us: int = 2000
+    load_threads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSnapshot:
+    """One device: its worker threads, batches being executed, and runs waiting."""
+
+    threads: int
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """One loaded model. unfinished: runs waiting or running.   inline: whether it may run on the event loop."""
+
+    model_id: str
+    backend: str
+    device: str
+    nbytes: int
+    unfinished: int
+    inline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """The engine at one moment.
+
+    queues: by upper-cased device string.   models: least recently used first.   loaded_bytes: their sum.
+    loading: models being loaded.
+    worker_cpu_s: INFO's names (`ai_queue_CPU_bthread_n1_used_cpu_total`) -> seconds, None if the system does not tell.
+    """
+
+    queues: Mapping[str, QueueSnapshot]
+    models: tuple[ModelSnapshot, ...]
+    loaded_bytes: int
+    loading: int
+    worker_cpu_s: Mapping[str, float | None]

@@ -1,0 +1,67 @@
+"""Counting an execution and giving its runs their results, in this order. Thread: the event loop's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redisai_py.engine.execution import Execution
+from redisai_py.engine.merging import Value
+
+__all__ = ["samples", "settle", "tell"]
+
+
+def settle(execution: Execution, error: BaseException | None, loop: asyncio.AbstractEventLoop) -> None:
+    """Count, then resolve or fail every run; only once per execution, whoever comes first: its end or its stop."""
+    if execution.settled:
+        return
+    execution.settled = True
+    if error is not None or execution.values is None:
+        assert error is not None
+        _count_failure(execution, error)
+        for run in execution.runs:
+            tell(loop, run.fail, error)
+        return
+    _count_success(execution, execution.values)
+    for run, values in zip(execution.runs, execution.values, strict=True):
+        tell(loop, run.resolve, values)
+
+
+def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
+    stats = execution.loaded.stats
+    run_s = execution.run_s
+    stats.executed(execution.rows, run_s, [execution.started - run.since for run in execution.runs])
+    calls = rows = 0
+    for run, outputs in zip(execution.runs, values, strict=True):
+        if run.counted:
+            calls += 1
+            rows += samples(outputs)
+        else:
+            run.ran_s = run_s
+    stats.succeeded(calls, run_s, rows)
+
+
+def _count_failure(execution: Execution, error: BaseException) -> None:
+    calls = 0
+    for run in execution.runs:
+        if run.counted:
+            calls += 1
+        else:
+            run.ran_s = execution.run_s
+    if calls:
+        execution.loaded.stats.failed(error, calls)
+
+
+def samples(outputs: Sequence[Value]) -> int:
+    """What a run adds to `samples`: dimension 0 of its first output, 0 if that has none. Source: AI.INFO."""
+    first = outputs[0] if outputs else None
+    return first.shape[0] if first is not None and first.shape else 0
+
+
+def tell(loop: asyncio.AbstractEventLoop, give: Callable[[Any], None], outcome: Any) -> None:
+    """Resolve or fail a run; a waiter's own failure must not keep the others from their results."""
+    try:
+        give(outcome)
+    except Exception as error:
+        loop.call_exception_handler({"message": "a run's waiter failed", "exception": error})

@@ -1,0 +1,163 @@
+"""Counters and distributions of one model's runs, as AI.INFO, INFO and the metrics show them.
+
+Rules (AI.INFO): a run that ended counts one call; a successful one adds its duration, the whole batch's if it was
+merged, and the rows of its first output as samples; a failed one adds one error and nothing else. All updates happen
+on the event loop's thread, before the client has its reply. Distributions are folded in bulk: adding a value costs
+one list append.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["Distribution", "Histogram", "ModelStats", "RunStats"]
+
+_PER_OCTAVE = 8
+_OCTAVES = 31  # 1 us to 36 minutes
+_EDGES_US = 2.0 ** (np.arange(_OCTAVES * _PER_OCTAVE + 1) / _PER_OCTAVE)
+_FOLD_AT = 1024
+_DISTINCT_SIZES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Times in microseconds. Quantiles are upper bounds, at most 9 % too high; 0 where nothing was counted."""
+
+    count: int = 0
+    sum_us: float = 0.0
+    p50_us: float = 0.0
+    p95_us: float = 0.0
+    p99_us: float = 0.0
+    buckets: tuple[tuple[float, int], ...] = ()
+    """(upper bound in us, how many values are not above it), one per power of two."""
+
+
+class Histogram:
+    """Times in eight logarithmic buckets per octave, from 1 us to 36 minutes."""
+
+    __slots__ = ("_counts", "_new", "_sum_s")
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(len(_EDGES_US), np.int64)
+        self._new: list[float] = []
+        self._sum_s = 0.0
+
+    def extend(self, seconds: Iterable[float]) -> None:
+        """Count times in seconds."""
+        self._new.extend(seconds)
+        if len(self._new) >= _FOLD_AT:
+            self._fold()
+
+    def _fold(self) -> None:
+        values = np.array(self._new)
+        self._new.clear()
+        self._sum_s += float(values.sum())
+        bucket = np.searchsorted(_EDGES_US, values * 1e6).clip(max=len(_EDGES_US) - 1)
+        np.add.at(self._counts, bucket, 1)
+
+    def distribution(self) -> Distribution:
+        """What was counted so far."""
+        if self._new:
+            self._fold()
+        total = np.cumsum(self._counts)
+        count = int(total[-1])
+        if not count:
+            return Distribution()
+        p50, p95, p99 = (
+            float(_EDGES_US[int(np.searchsorted(total, math.ceil(q * count)))]) for q in (0.50, 0.95, 0.99)
+        )
+        octaves = slice(None, None, _PER_OCTAVE)
+        buckets = tuple(zip(_EDGES_US[octaves].tolist(), total[octaves].tolist(), strict=True))
+        return Distribution(count, self._sum_s * 1e6, p50, p95, p99, buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class RunStats:
+    """A model's counters at one moment.
+
+    calls, errors: runs ended, and failed.   duration_us: sum over successful runs.   samples: rows of the first output.
+    batches: executions of the framework; calls / batches is the mean number of runs merged.
+    batch_rows: rows per execution -> how many; above 64 rows counted under the next power of two.
+    queue_time: from request to start.   run_time: per execution.   loads: how often this process loaded the model.
+    last_error: text of the latest failure, "" without one.
+    """
+
+    calls: int = 0
+    errors: int = 0
+    duration_us: int = 0
+    samples: int = 0
+    batches: int = 0
+    loads: int = 0
+    last_error: str = ""
+    queue_time: Distribution = field(default_factory=Distribution)
+    run_time: Distribution = field(default_factory=Distribution)
+    batch_rows: Mapping[int, int] = field(default_factory=dict)
+
+
+class ModelStats:
+    """Counts; see `RunStats` for the meaning."""
+
+    __slots__ = (
+        "_batch_rows",
+        "_queue_time",
+        "_run_time",
+        "batches",
+        "calls",
+        "duration_us",
+        "errors",
+        "last_error",
+        "loads",
+        "samples",
+    )
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything but the number of loads. Source: AI.INFO RESETSTAT."""
+        self.calls = self.errors = self.duration_us = self.samples = self.batches = 0
+        self.last_error = ""
+        self._batch_rows: dict[int, int] = {}
+        self._queue_time = Histogram()
+        self._run_time = Histogram()
+
+    def executed(self, rows: int, run_s: float, waits_s: Iterable[float]) -> None:
+        """One execution of the framework ended, well or not. waits_s: per member, the seconds it was queued."""
+        self.batches += 1
+        if rows > _DISTINCT_SIZES:
+            rows = 1 << (rows - 1).bit_length()
+        self._batch_rows[rows] = self._batch_rows.get(rows, 0) + 1
+        self._run_time.extend((run_s,))
+        self._queue_time.extend(waits_s)
+
+    def succeeded(self, calls: int, run_s: float, samples: int) -> None:
+        """`calls` members of one execution succeeded, with `samples` rows together."""
+        self.calls += calls
+        self.duration_us += calls * int(run_s * 1e6)
+        self.samples += samples
+
+    def failed(self, error: BaseException, calls: int = 1) -> None:
+        """Runs failed."""
+        self.calls += calls
+        self.errors += calls
+        self.last_error = str(error)
+
+    def snapshot(self) -> RunStats:
+        """The counters now."""
+        return RunStats(
+            self.calls,
+            self.errors,
+            self.duration_us,
+            self.samples,
+            self.batches,
+            self.loads,
+            self.last_error,
+            self._queue_time.distribution(),
+            self._run_time.distribution(),
+            dict(sorted(self._batch_rows.items())),
+        )

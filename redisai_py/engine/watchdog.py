@@ -1,0 +1,104 @@
+"""Stops runs that take longer than MODEL_EXECUTION_TIMEOUT.
+
+DESIGN. One thread for all slots. It sleeps until the oldest run would be overdue, and without limit while nothing
+runs: then the next start of a run wakes it. A start while it is awake costs one look at a flag, since no run started
+later can be overdue before the time it sleeps to. A thread of its own is needed because the event loop runs models
+too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from redisai_py.engine.execution import Execution, Slot
+from redisai_py.errors import DeadlineExceeded
+
+__all__ = ["Watchdog"]
+
+
+class Watchdog:
+    """Args: limit_ms: 0 is none.   slots: all there are now.   overdue: gets a stopped Execution, on this thread."""
+
+    def __init__(
+        self, limit_ms: int, slots: Callable[[], Iterable[Slot]], overdue: Callable[[Execution], object]
+    ) -> None:
+        self._limit_ms = limit_ms
+        self._slots = slots
+        self._overdue = overdue
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._awake = not limit_ms
+        self.thread: threading.Thread | None = None
+
+    @property
+    def limit_ms(self) -> int:
+        """MODEL_EXECUTION_TIMEOUT in milliseconds, 0 is none."""
+        return self._limit_ms
+
+    def set_limit(self, limit_ms: int) -> None:
+        """Change the limit, also for what is running now."""
+        with self._condition:
+            self._limit_ms = limit_ms
+            if self.thread is None:
+                self._awake = not limit_ms
+            self._condition.notify()
+
+    def touch(self) -> None:
+        """A run starts; its slot shows it already. Thread: any."""
+        if not self._awake:
+            self._wake()
+
+    def stop(self) -> None:
+        """End the thread, and wait for that."""
+        with self._condition:
+            self._stopping = self._awake = True
+            self._condition.notify()
+        if self.thread is not None:
+            self.thread.join()
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._awake = True
+            if self.thread is None and not self._stopping:
+                self.thread = threading.Thread(target=self._work, name="redisai watchdog", daemon=True)
+                self.thread.start()
+            self._condition.notify()
+
+    def _work(self) -> None:
+        while True:
+            # First the flag, then the look: a run that starts in between sees the one or is seen by the other.
+            self._awake = False
+            wait_s = self._check()
+            with self._condition:
+                if self._stopping:
+                    return
+                if wait_s is not None:
+                    self._awake = True
+                elif self._awake:
+                    continue
+                self._condition.wait(wait_s)
+
+    def _check(self) -> float | None:
+        """Stop what is overdue; gives the seconds until the next run is, or None if nothing is running."""
+        limit_ms = self._limit_ms
+        if not limit_ms:
+            return None
+        now = time.monotonic()
+        wait_s: float | None = None
+        for slot in self._slots():
+            stopped = slot.interrupt(now - limit_ms / 1000, lambda stops: _overdue_error(limit_ms, stops))
+            if stopped is not None:
+                self._overdue(stopped)
+            running = slot.current
+            if running is not None and running.stopped is None:
+                left = running.started + limit_ms / 1000 - now
+                wait_s = left if wait_s is None else min(wait_s, left)
+        return wait_s if wait_s is None else max(wait_s, 0.0)
+
+
+def _overdue_error(limit_ms: int, stops: bool) -> DeadlineExceeded:
+    # The words after the colon are ONNX Runtime's own for a run that is stopped.
+    how = "Exiting due to terminate flag being set to true" if stops else "the framework cannot stop, and computes on"
+    return DeadlineExceeded(f"ERR MODEL_EXECUTION_TIMEOUT of {limit_ms} ms passed: {how}")

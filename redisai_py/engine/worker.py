@@ -1,0 +1,255 @@
+"""A device's worker threads and the models whose runs they execute.
+
+DESIGN. Every device string has one DeviceQueue. Handing over runs is one `put` on its inbox: a thread that sleeps is
+woken by it, one that is awake looks at the inbox before it sleeps, and no lock is taken by the event loop. Under the
+lock, a thread moves what is in the inbox to the models' own queues and picks the next batch. Models with waiting runs
+stand in a ring and take turns, so a busy one does not starve the others; a model that is running is skipped, so a
+session is never entered twice.
+
+Invariant, under the lock: a model is in the ring if and only if its queue holds runs. A thread sleeps for exactly the
+time until the next held batch is due, or until something is put in the inbox; None in the inbox only wakes.
+
+A sleeping thread must hold no reference to a model (see `registry`): hence the division into steps whose variables
+die.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from redisai_py.backend import Session
+from redisai_py.engine.execution import Execution, Slot, execute
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Run
+
+__all__ = ["DeviceQueue"]
+
+_HandOver = tuple[LoadedModel, list[Run]]
+
+_log = logging.getLogger(__name__)
+
+
+class DeviceQueue:
+    """The run queue of one device.
+
+    Args: name: upper-cased device string.   threads: how many workers, >= 1.
+          report: gets every Execution.   expired: gets runs whose TIMEOUT passed. Both are called on worker threads.
+          on_start: see Slot.   stopped: called by each thread as its last act.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        threads: int,
+        report: Callable[[Execution], object],
+        expired: Callable[[list[Run]], object],
+        on_start: Callable[[], object],
+        stopped: Callable[[], object],
+    ) -> None:
+        self.name = name
+        self._report = report
+        self._expired = expired
+        self._stopped = stopped
+        self._inbox: queue.SimpleQueue[_HandOver | Session | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._ring: deque[LoadedModel] = deque()
+        self._to_close: list[Session] = []
+        self._stopping = False
+        self.slots = [Slot(on_start) for _ in range(threads)]
+        self.threads = [
+            threading.Thread(target=self._work, args=(slot,), name=f"redisai {name} {i}", daemon=True)
+            for i, slot in enumerate(self.slots, 1)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    # -- event loop's side ---------------------------------------------------------------------------------------------
+
+    def submit(self, loaded: LoadedModel, runs: list[Run]) -> None:
+        """Hand over runs of one model, in order. Thread: the event loop's."""
+        loaded.on_threads += len(runs)
+        self._inbox.put((loaded, runs))
+
+    def drop(self, run: Run) -> bool:
+        """Take a run out; False if it has started."""
+        loaded = run.loaded
+        assert loaded is not None
+        with self._lock:
+            if run.started:
+                return False
+            run.dropped = True  # it may still be in the inbox
+            if loaded.queue.drop(run):
+                self._leave_ring_if_empty(loaded)
+            return True
+
+    def expire(self, now: float) -> tuple[list[Run], float]:
+        """Take out the runs whose deadline has passed; gives also the next deadline, or infinity."""
+        expired: list[Run] = []
+        next_deadline = math.inf
+        with self._lock:
+            if self._empty_inbox():
+                self._inbox.put(None)  # what was taken from the inbox may have been meant to wake a thread
+            for loaded in list(self._ring):
+                expired += loaded.queue.expire(now)
+                next_deadline = min(next_deadline, loaded.queue.next_deadline)
+                self._leave_ring_if_empty(loaded)
+            for run in expired:
+                run.dropped = True
+        return expired, next_deadline
+
+    def abandon(self) -> list[Run]:
+        """Take out all runs that wait."""
+        with self._lock:
+            self._empty_inbox()
+            waiting = [run for loaded in self._ring for run in loaded.queue.clear()]
+            for loaded in self._ring:
+                loaded.in_ring = False
+            self._ring.clear()
+            for run in waiting:
+                run.dropped = True
+        return waiting
+
+    def close_session(self, session: Session) -> None:
+        """Close a session, on a worker thread while there is one. Thread: any, also from a finalizer."""
+        if any(thread.is_alive() for thread in self.threads):
+            self._inbox.put(session)
+        else:
+            _close(session)
+
+    def stop(self) -> None:
+        """Let every thread end once it has executed what waits."""
+        self._stopping = True
+        for _ in self.threads:
+            self._inbox.put(None)
+
+    def stop_merging(self, loaded: LoadedModel) -> None:
+        """Execute the model's runs one by one from now on. Thread: any."""
+        with self._lock:
+            loaded.queue.stop_merging()
+            loaded.merges_unasked = False
+
+    def cpu_seconds(self) -> list[float | None]:
+        """CPU time of each thread so far; None where the system does not tell."""
+        clock_of = getattr(time, "pthread_getcpuclockid", None)  # not on macOS
+        times: list[float | None] = []
+        for thread in self.threads:
+            if clock_of is None or thread.ident is None or not thread.is_alive():
+                times.append(None)
+            else:
+                times.append(time.clock_gettime(clock_of(thread.ident)))
+        return times
+
+    # -- worker threads' side ------------------------------------------------------------------------------------------
+
+    def _work(self, slot: Slot) -> None:
+        while self._step(slot):
+            pass
+        self._stopped()
+
+    def _step(self, slot: Slot) -> bool:
+        """Execute a batch, or sleep until there may be one; False to end the thread."""
+        wait = self._execute_next(slot)
+        if wait is None:
+            return True
+        if self._stopping and not self._ring:
+            self._inbox.put(None)  # this thread may have taken the others' wake-ups from the inbox
+            return False
+        try:
+            item = self._inbox.get(timeout=None if wait == math.inf else wait)
+        except queue.Empty:
+            return True
+        with self._lock:
+            self._accept(item)
+        return True
+
+    def _execute_next(self, slot: Slot) -> float | None:
+        """Execute the next batch and give None, or the seconds to sleep."""
+        with self._lock:
+            self._empty_inbox()
+            sessions, self._to_close = self._to_close, []
+            found = self._pick(time.monotonic())
+            others_ready = len(self.slots) > 1 and any(not loaded.running for loaded in self._ring)
+        for session in sessions:
+            _close(session)
+        if not isinstance(found, tuple):
+            return found
+        if others_ready:
+            self._inbox.put(None)
+        loaded, runs = found
+        try:
+            execute(slot, loaded, runs, self._report)
+        finally:
+            with self._lock:
+                loaded.running = False
+        return None
+
+    def _pick(self, now: float) -> _HandOver | float:
+        """The next model in turn with a batch that is due, or the seconds until there is one."""
+        wait = math.inf
+        for _ in range(len(self._ring)):
+            loaded = self._ring[0]
+            self._ring.rotate(-1)
+            if loaded.running:
+                continue
+            if loaded.queue.next_deadline <= now:
+                self._give_up(loaded.queue.expire(now))
+            found = loaded.queue.take(now)
+            self._leave_ring_if_empty(loaded)
+            if isinstance(found, list):
+                for run in found:
+                    run.started = True
+                loaded.running = True
+                return loaded, found
+            if found is not None:
+                wait = min(wait, found)
+        return wait
+
+    def _give_up(self, runs: list[Run]) -> None:
+        if runs:
+            for run in runs:
+                run.dropped = True
+            self._expired(runs)
+
+    def _empty_inbox(self) -> bool:
+        """Accept all that is in the inbox; False if there was nothing."""
+        found = False
+        while not self._inbox.empty():
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:  # another thread was faster
+                break
+            self._accept(item)
+            found = True
+        return found
+
+    def _accept(self, item: _HandOver | Session | None) -> None:
+        if item is None:
+            return
+        if not isinstance(item, tuple):
+            self._to_close.append(item)
+            return
+        loaded, runs = item
+        wanted = [run for run in runs if not run.dropped]
+        for run in wanted:
+            loaded.queue.offer(run)
+        if wanted and not loaded.in_ring:  # without wanted ones the queue may be the event loop's by now
+            loaded.in_ring = True
+            self._ring.append(loaded)
+
+    def _leave_ring_if_empty(self, loaded: LoadedModel) -> None:
+        if loaded.in_ring and not loaded.queue:
+            loaded.in_ring = False
+            self._ring.remove(loaded)
+
+
+def _close(session: Session) -> None:
+    try:
+        session.close()
+    except Exception:  # a plugin's failure must not end the thread, and nobody waits for this
+        _log.exception("a model could not be closed")
