@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "redisai_py.backends"
+_EXTRAS = {"ONNX": "onnx", "TF": "tensorflow", "TFLITE": "tflite", "TORCH": "torch"}
 
 
 @runtime_checkable
@@ -148,7 +149,9 @@ def framework_error(error: BaseException, prefix: str = "") -> BackendError:
 
 @dataclass(slots=True)
 class _Registry:
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Backends by wire name; one lock per name, so that a framework's slow import holds up no other one."""
+
+    locks: dict[str, threading.Lock] = field(default_factory=dict)
     loaded: dict[str, Backend] = field(default_factory=dict)
 
 
@@ -173,7 +176,10 @@ def load_backend(name: str) -> Backend:
     Thread:  any but the event loop's: the import of a framework takes seconds.
     """
     wire_name = name.upper()
-    with _registry.lock:
+    backend = _registry.loaded.get(wire_name)
+    if backend is not None:
+        return backend
+    with _registry.locks.setdefault(wire_name, threading.Lock()):
         backend = _registry.loaded.get(wire_name)
         if backend is None:
             backend = _registry.loaded[wire_name] = _import(wire_name)
@@ -187,8 +193,7 @@ def _import(wire_name: str) -> Backend:
     try:
         factory: Callable[[], Backend] = points[0].load()
         return factory()
-    except ImportError as error:
-        extra = {"TF": "tensorflow"}.get(wire_name, wire_name.lower())
-        raise BackendNotInstalled(
-            f"ERR Could not load backend: {error}; try: pip install 'redisai_py[{extra}]'"
-        ) from error
+    except Exception as error:  # most often the framework is absent, but an installed one may be broken in any way
+        extra = _EXTRAS.get(wire_name) if isinstance(error, ImportError) else None
+        hint = f"; try: pip install 'redisai_py[{extra}]'" if extra else ""
+        raise BackendNotInstalled(f"ERR Could not load backend: {framework_error(error)}{hint}") from error

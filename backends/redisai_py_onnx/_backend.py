@@ -118,7 +118,8 @@ def _session_options(options: LoadOptions) -> Any:
 def _create(blob: bytes, device: Device, options: LoadOptions) -> Any:
     providers: list[Any] = [_CPU]
     if device.kind == "GPU":
-        ort.preload_dlls()  # CUDA's own wheels are found in site-packages only so
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA's own wheels are found in site-packages only so
         providers.insert(0, (_CUDA, {"device_id": str(device.index or 0)}))
     try:
         session = ort.InferenceSession(blob, _session_options(options), providers=providers, enable_fallback=0)

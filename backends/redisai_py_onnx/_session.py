@@ -83,7 +83,10 @@ class OrtDeviceArray:
 
 
 class OnnxSession:
-    """Implements `redisai_py.backend.Session`."""
+    """Implements `redisai_py.backend.Session`.
+
+    bound: whether runs go the bound way (see above); may be set on any session without string inputs.
+    """
 
     def __init__(self, session: Any, nbytes: int, device: Device, on_close: Callable[[], None]) -> None:
         self._session = session
@@ -97,7 +100,7 @@ class OnnxSession:
         self._output_types = [node.type for node in session.get_outputs()]
         dtypes = [spec.dtype for spec in self.inputs] + [_NUMPY_DTYPES.get(name) for name in self._output_types]
         self._takes_strings = any(spec.dtype == object for spec in self.inputs)
-        self._bound = not self._takes_strings and (device.kind == "GPU" or _BFLOAT16 in dtypes)
+        self.bound = not self._takes_strings and (device.kind == "GPU" or _BFLOAT16 in dtypes)
         # Outputs that are numbers need no look at their values, and that is nearly every model.
         self._numeric = all(_is_numeric(name) for name in self._output_types)
 
@@ -110,7 +113,7 @@ class OnnxSession:
             raise BackendError(f"ERR Expected {len(self._input_names)} inputs but got {len(inputs)}")
         options = self._run_options = ort.RunOptions()
         try:
-            if self._bound:
+            if self.bound:
                 return self._run_bound(inputs, keep_on_device, options)
             if self._takes_strings:
                 inputs = [_decoded(value, name) for value, name in zip(inputs, self._input_names, strict=True)]

@@ -10,7 +10,6 @@ import io
 from typing import Any
 
 import torch
-from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
 from redisai_py.backend import InputSpec
@@ -30,6 +29,8 @@ def load_exported(blob: bytes, device: torch.device) -> LoadedModel:
     check_export_archive(blob)
     program = torch.export.load(io.BytesIO(blob))
     if device.type == "cuda":
+        from torch.export.passes import move_to_device_pass  # newer than the rest of torch.export
+
         program = move_to_device_pass(program, device)
     module = program.module()
     in_spec = program.call_spec.in_spec
