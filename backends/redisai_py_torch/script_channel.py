@@ -62,10 +62,12 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._scratch = memoryview(bytearray(_JOIN_BYTES))
 
     def send(self, header: dict[str, Any], parts: Sequence[Any] = ()) -> None:
         """Send one frame; `parts` are byte buffers that make up the payload."""
         text = json.dumps(header).encode()
+        text += b" " * (-len(text) % _ALIGNMENT)  # numbers behind it are aligned
         size = sum(len(part) for part in parts)
         head = _PREFIX.pack(len(text), size) + text
         if size <= _JOIN_BYTES:
@@ -80,19 +82,22 @@ class Channel:
 
         Raises: EOFError: the server has gone.   MemoryError: the payload does not fit the memory limit.
         """
-        header_size, payload_size = _PREFIX.unpack(self._read(_PREFIX.size))
-        header: dict[str, Any] = json.loads(bytes(self._read(header_size)))
-        return header, self._read(payload_size)
+        filled = self._fill(self._scratch, 0, _PREFIX.size)
+        header_size, payload_size = _PREFIX.unpack_from(self._scratch)
+        body = memoryview(bytearray(header_size + payload_size))
+        # The server sends nothing behind a frame before it is answered: what was read is this frame's.
+        body[: filled - _PREFIX.size] = self._scratch[_PREFIX.size : filled]
+        self._fill(body, filled - _PREFIX.size, len(body))
+        header: dict[str, Any] = json.loads(bytes(body[:header_size]))
+        return header, body[header_size:]
 
-    def _read(self, size: int) -> memoryview:
-        view = memoryview(bytearray(size))
-        done = 0
-        while done < size:
-            received = self._sock.recv_into(view[done:])
+    def _fill(self, view: memoryview, filled: int, least: int) -> int:
+        while filled < least:
+            received = self._sock.recv_into(view[filled:])
             if received == 0:
                 raise EOFError
-            done += received
-        return view
+            filled += received
+        return filled
 
 
 def decode_tensors(metas: Iterable[Meta], payload: memoryview, offset: int = 0) -> tuple[list[torch.Tensor], int]:
@@ -127,12 +132,19 @@ def encode_tensors(tensors: Iterable[torch.Tensor]) -> tuple[list[Meta], list[An
         if name is None:
             foreign = _FOREIGN_NAMES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.").capitalize()
             raise BackendError(f"{foreign} is not supported by dlpack")
-        dense = tensor.detach().to_dense() if tensor.layout is not torch.strided else tensor.detach()
-        # Conjugate and negative bits are views that `view` would reinterpret wrongly.
-        flat = dense.resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
+        flat = _dense(tensor.detach()).reshape(-1)
         size = flat.numel() * flat.element_size()
         metas.append([name, list(tensor.shape), size])
         if size:
             parts.append(flat.view(torch.uint8).numpy().data)
             parts.append(bytes(-size % _ALIGNMENT))
     return metas, parts
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on the CPU, in C order."""
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()  # a lazy minus sign, which raw memory does not show
+    return tensor.cpu().contiguous()

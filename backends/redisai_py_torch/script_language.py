@@ -146,7 +146,8 @@ class _Globals:
         self._define("model_execute(str key, Tensor[] inputs, int outputs) -> Tensor[]", _host_model_execute)
         self._prelude: Any = torch._C.CompilationUnit()
         host = _Namespace("host", {"execute": torch.ops.redisai_py.execute}.get)
-        self._prelude.define(_PRELUDE, lambda name: host if name == "host" else None)
+        resolve: Any = {"host": host}.get
+        self._prelude.define(_PRELUDE, resolve)
         redis = {name: self._prelude.find_function(name) for name in ("execute", "asList")}
         redisai = {"model_execute": torch.ops.redisai_py.model_execute}
         self._names = {
@@ -186,15 +187,16 @@ class Unit:
 
 def prepare() -> None:
     """Do once what every compilation needs; before workers are forked, so that none pays for it."""
+    # The interpreter's profiling mode compiles a function anew in each of its first runs, 20 ms for a mere loop, and
+    # gains nothing afterwards where no fuser is at work.
+    torch._C._jit_set_profiling_mode(False)
     unit = compile_source(
         "def identity(tensors: List[Tensor], keys: List[str], args: List[str]):\n    return tensors\n"
     )
     function = unit.function("identity")
     assert function is not None
     with torch.inference_mode():
-        # The interpreter profiles the first runs.
-        for _ in range(3):
-            function([torch.ones(1)], ["key"], ["argument"])
+        function([torch.ones(1)], ["key"], ["argument"])
 
 
 def compile_source(source: str) -> Unit:

@@ -1,8 +1,9 @@
 """Frames between the server and a script's worker process, and the tensors and reply trees in them. Pure: no I/O.
 
-A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header and a raw payload. A worker runs code
-of users and may have been taken over by it: nothing in a frame is trusted, and what does not fit together raises
-`ProtocolError`. The other end is `redisai_py_torch.script_channel`; docs/adr/0009 lists the frames.
+A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header padded with spaces to a multiple of 16
+bytes, so that numbers behind it are aligned, and a raw payload. A worker runs code of users and may have been taken
+over by it: nothing in a frame is trusted, and what does not fit together raises `ProtocolError`. The other end is
+`redisai_py_torch.script_channel`; docs/adr/0009 lists the frames.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ PREFIX = struct.Struct(">IQ")
 ALIGNMENT = 16
 MAX_HEADER_BYTES = 1 << 24
 JOIN_BYTES = 1 << 16
+SCRATCH_BYTES = 1 << 16
 
 Frame = tuple[dict[str, Any], memoryview]
 """Header and payload."""
@@ -45,6 +47,7 @@ ReplyTree = None | bytes | int | RedisAIError | Sequence["ReplyTree"]
 def encode_frame(header: dict[str, Any], parts: Sequence[Buffer] = ()) -> list[Buffer]:
     """Buffers to write for one frame: a single one if the frame is small, else without a copy of `parts`."""
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
     size = sum(len(part) for part in parts)
     head = PREFIX.pack(len(text), size) + text
     if size <= JOIN_BYTES:
@@ -53,51 +56,60 @@ def encode_frame(header: dict[str, Any], parts: Sequence[Buffer] = ()) -> list[B
 
 
 class FrameReader:
-    """Bytes in, frames out; a large payload is received straight into its own memory.
+    """Bytes in, frames out: a small frame costs one read, and a large payload is received straight into its own memory.
 
     max_payload_bytes: larger ones are refused; 0 is no limit.
     """
 
     def __init__(self, max_payload_bytes: int = 0) -> None:
         self._max_payload_bytes = max_payload_bytes
-        self._target = bytearray(PREFIX.size)
+        self._scratch = bytearray(SCRATCH_BYTES)
+        self._body: bytearray | None = None
+        """Header and payload of a frame that does not fit the scratch memory."""
+        self._header_size = 0
         self._filled = 0
-        self._header: dict[str, Any] | None = None
-        self._sizes = (0, 0)
 
     def buffer(self) -> memoryview:
         """Memory for the next bytes; never empty."""
-        return memoryview(self._target)[self._filled :]
+        return memoryview(self._scratch if self._body is None else self._body)[self._filled :]
 
-    def received(self, count: int) -> Frame | None:
-        """`count` bytes were put into `buffer()`; gives the frame that they complete.
+    def received(self, count: int) -> list[Frame]:
+        """`count` bytes were put into `buffer()`; gives the frames that they complete.
 
         Raises: ProtocolError: sizes beyond the limits or a header that is no JSON object.
         """
         self._filled += count
-        while self._filled == len(self._target):
-            frame = self._stage_done()
-            if frame is not None:
-                return frame
-        return None
+        if self._body is None:
+            return self._small_frames()
+        if self._filled < len(self._body):
+            return []
+        frame = (_parse_header(self._body[: self._header_size]), memoryview(self._body)[self._header_size :])
+        self._body, self._filled = None, 0
+        return [frame]
 
-    def _stage_done(self) -> Frame | None:
-        target, self._filled = self._target, 0
-        if self._sizes == (0, 0):
-            self._sizes = PREFIX.unpack(target)
-            self._check_sizes()
-            self._target = bytearray(self._sizes[0])
-            return None
-        if self._header is None:
-            self._header = _parse_header(target)
-            self._target = bytearray(self._sizes[1])
-            return None
-        frame = (self._header, memoryview(target))
-        self._target, self._header, self._sizes = bytearray(PREFIX.size), None, (0, 0)
-        return frame
+    def _small_frames(self) -> list[Frame]:
+        frames: list[Frame] = []
+        scratch, at, filled = self._scratch, 0, self._filled
+        while filled - at >= PREFIX.size:
+            header_size, payload_size = PREFIX.unpack_from(scratch, at)
+            self._check_sizes(header_size, payload_size)
+            start = at + PREFIX.size
+            middle, end = start + header_size, start + header_size + payload_size
+            if end <= filled:
+                frames.append((_parse_header(scratch[start:middle]), memoryview(scratch[middle:end])))
+                at = end
+            elif end - at <= len(scratch):
+                break
+            else:
+                self._body, self._header_size = bytearray(end - start), header_size
+                self._body[: filled - start] = scratch[start:filled]
+                self._filled = filled - start
+                return frames
+        scratch[: filled - at] = scratch[at:filled]
+        self._filled = filled - at
+        return frames
 
-    def _check_sizes(self) -> None:
-        header, payload = self._sizes
+    def _check_sizes(self, header: int, payload: int) -> None:
         too_large = bool(self._max_payload_bytes) and payload > self._max_payload_bytes
         if not 0 < header <= MAX_HEADER_BYTES or too_large:
             raise ProtocolError(f"ERR script worker sent a frame of {header} and {payload} bytes")

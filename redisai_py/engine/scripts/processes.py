@@ -175,18 +175,22 @@ class Channel:
         """Write now what the socket takes, and the rest when it takes more."""
         if self._sock.fileno() < 0:
             return
-        idle = not self._unsent
-        self._unsent.extend(memoryview(buffer).cast("B") for buffer in buffers if len(buffer))
-        if idle:
-            self._write()
+        if self._unsent:
+            self._unsent.extend(memoryview(buffer) for buffer in buffers)
+            return
+        self._unsent.extend(memoryview(buffer) for buffer in buffers)
+        self._write()
+        if self._unsent:
+            self._loop.add_writer(self._sock, self._write_more)
 
     def read(self) -> None:
         """Handle what has arrived."""
         for _ in range(_READS_PER_WAKE):
             if self._sock.fileno() < 0:
                 return
+            buffer = self._reader.buffer()
             try:
-                count = self._sock.recv_into(self._reader.buffer())
+                count = self._sock.recv_into(buffer)
             except BlockingIOError:
                 return
             except OSError:
@@ -194,13 +198,17 @@ class Channel:
             if count == 0:
                 self._loop.remove_reader(self._sock)
                 return
+            full = count == len(buffer)
+            buffer.release()
             try:
-                frame = self._reader.received(count)
+                frames = self._reader.received(count)
             except ProtocolError as error:
                 self._on_broken(error)
                 return
-            if frame is not None:
+            for frame in frames:
                 self._on_frame(frame)
+            if frames and not full:
+                return  # nothing behind it; in the middle of a large frame more is likely to have come meanwhile
 
     def close(self) -> None:
         """Forget the worker; nothing is reported any more."""
@@ -210,19 +218,25 @@ class Channel:
             self._sock.close()
             self._unsent.clear()
 
+    def _write_more(self) -> None:
+        self._write()
+        if not self._unsent:
+            self._loop.remove_writer(self._sock)
+
     def _write(self) -> None:
         unsent = self._unsent
         while unsent:
             try:
-                count = self._sock.sendmsg([unsent[i] for i in range(min(len(unsent), _MAX_PARTS))])
+                if len(unsent) == 1:
+                    count = self._sock.send(unsent[0])
+                else:
+                    count = self._sock.sendmsg([unsent[i] for i in range(min(len(unsent), _MAX_PARTS))])
             except BlockingIOError:
-                self._loop.add_writer(self._sock, self._write)
                 return
             except OSError:
-                break  # the worker has ended, which the zygote tells
-            while count and count >= len(unsent[0]):
+                unsent.clear()  # the worker has ended, which the zygote tells
+                return
+            while unsent and count >= len(unsent[0]):
                 count -= len(unsent.popleft())
             if count:
                 unsent[0] = unsent[0][count:]
-        unsent.clear()
-        self._loop.remove_writer(self._sock)

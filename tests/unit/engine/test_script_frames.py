@@ -32,9 +32,7 @@ def feed(reader: FrameReader, data: bytes, chunk: int) -> list[Frame]:
         count = min(chunk, len(buffer), len(data))
         buffer[:count] = data[:count]
         data = data[count:]
-        frame = reader.received(count)
-        if frame is not None:
-            frames.append(frame)
+        frames.extend(reader.received(count))
     return frames
 
 
