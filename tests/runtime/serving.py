@@ -23,7 +23,7 @@ _READY = re.compile(r"is ready on (\S+):(\d+)$")
 class Serving:
     """One run of `redisai serve` on a port of its own."""
 
-    def __init__(self, *arguments: str | Path, wait: bool = True, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str | Path, environment: dict[str, str] | None = None) -> None:
         self.arguments = arguments
         self.began = time.monotonic()
         self._errors = open(os.memfd_create("stderr"), "r+b", buffering=0)  # noqa: SIM115 - lives with the object
@@ -37,8 +37,6 @@ class Serving:
         self.banner: list[str] = []
         self.port = 0
         self.ready_s = 0.0
-        if wait:
-            self.wait_ready()
 
     @property
     def stderr(self) -> str:

