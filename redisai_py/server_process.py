@@ -81,15 +81,18 @@ def _supervisor_gone(loop: asyncio.AbstractEventLoop, control: socket.socket, st
 
 
 def _allow_open_files(config: Config) -> None:
-    """Raise the limit on open files to what the clients allowed may need: each may have a connection to Redis too."""
+    """Raise the limit on open files to what the clients allowed may need: some have a connection to Redis of their own.
+
+    A warning if not even all clients alone fit.
+    """
     wanted = 2 * config.max_clients + _FILES_BESIDES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return
     possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
-    if possible < wanted:
-        logger.warning("too few open files allowed for max_clients", allowed=possible, wanted=wanted)
+    if possible < config.max_clients + _FILES_BESIDES:
+        logger.warning("too few open files allowed for max_clients", allowed=possible, max_clients=config.max_clients)
 
 
 def _read_line(control: socket.socket) -> str:
