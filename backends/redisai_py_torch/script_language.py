@@ -71,28 +71,36 @@ def _decode(kinds: List[int], strings: List[str], integers: List[int]) -> Any:
             stack.append(items)
     return stack[0]
 
+def _pack(word: str) -> str:
+    if word.replace("\\n", "").isprintable():
+        return word
+    return "\\t" + " ".join([str(ord(byte)) for byte in word])
+
 def execute(command: str, args: Union[str, List[str], None] = None) -> Any:
     words = [command]
     if isinstance(args, str):
         words.append(args)
     elif isinstance(args, List[str]):
         words.extend(args)
-    kinds, strings, integers = host.execute(words)
+    kinds, strings, integers = host.execute([_pack(word) for word in words])
     return _decode(kinds, strings, integers)
 
 def asList(value: Any) -> List[Any]:
     assert isinstance(value, List[Any]), "redis.asList: the value is not a list"
     return value
+
+def model_execute(key: str, inputs: List[Tensor], num_outputs: int) -> List[Tensor]:
+    return host.model_execute(_pack(key), inputs, num_outputs)
 """
 
 
 class Host(Protocol):
     """What stands behind `redis` and `redisAI` while a script runs."""
 
-    def execute(self, words: list[str]) -> Reply:
+    def execute(self, words: list[bytes]) -> Reply:
         """Run one Redis command. Raises: BackendError with the text for the script's error."""
 
-    def model_execute(self, key: str, inputs: list[torch.Tensor], outputs: int) -> list[torch.Tensor]:
+    def model_execute(self, key: bytes, inputs: list[torch.Tensor], outputs: int) -> list[torch.Tensor]:
         """Run a stored model. Raises: BackendError with the text for the script's error."""
 
 
@@ -105,11 +113,21 @@ def set_host(host: Host) -> None:
 
 
 def _host_execute(words: list[str]) -> Reply:
-    return _host[0].execute(words)
+    return _host[0].execute([_unpack(word) for word in words])
 
 
 def _host_model_execute(key: str, inputs: list[torch.Tensor], outputs: int) -> list[torch.Tensor]:
-    return _host[0].model_execute(key, inputs, outputs)
+    return _host[0].model_execute(_unpack(key), inputs, outputs)
+
+
+def _unpack(word: str) -> bytes:
+    """The bytes of a word, cut at the first NUL: to Redis a script's strings are C strings.
+
+    torch decodes an operator's strings as UTF-8, which a key or a slice of a text need not be, so the prelude's `_pack`
+    spells out every byte of a word that is not plain ASCII.
+    """
+    data = bytes(map(int, word[1:].split())) if word.startswith("\t") else word.encode()
+    return data.partition(b"\0")[0]
 
 
 class _Namespace(types.ModuleType):
@@ -145,11 +163,13 @@ class _Globals:
         self._define("execute(str[] words) -> (int[], str[], int[])", _host_execute)
         self._define("model_execute(str key, Tensor[] inputs, int outputs) -> Tensor[]", _host_model_execute)
         self._prelude: Any = torch._C.CompilationUnit()
-        host = _Namespace("host", {"execute": torch.ops.redisai_py.execute}.get)
+        operators = torch.ops.redisai_py
+        host = _Namespace("host", {"execute": operators.execute, "model_execute": operators.model_execute}.get)
         resolve: Any = {"host": host}.get
         self._prelude.define(_PRELUDE, resolve)
-        redis = {name: self._prelude.find_function(name) for name in ("execute", "asList")}
-        redisai = {"model_execute": torch.ops.redisai_py.model_execute}
+        find = self._prelude.find_function
+        redis = {"execute": find("execute"), "asList": find("asList")}
+        redisai = {"model_execute": find("model_execute")}
         self._names = {
             "torch": _Namespace("torch", _torch_attribute),
             "redis": _Namespace("redis", redis.get),
@@ -209,9 +229,10 @@ def compile_source(source: str) -> Unit:
     if not source.endswith("\n"):
         source += "\n"  # the compiler ends a function at a new line, not at the end of the text
     edited, originals = _pack_arguments(source)
+    resolve = _globals().resolve
     compiled: Any = torch._C.CompilationUnit()  # torch's own declarations of it are incomplete
     try:
-        compiled.define(edited.encode("utf-8", "surrogateescape"), _globals().resolve)
+        compiled.define(edited.encode("utf-8", "surrogateescape"), resolve)
     except Exception as error:  # the compiler raises RuntimeError, NotSupportedError and what pybind11 makes of C++'s
         raise BackendError(_restore(str(error), originals)) from error
     for function in compiled.get_functions():

@@ -131,20 +131,17 @@ class _Worker:
 
     # --- what a running script asks for (script_language.Host) ------------------------------------------------------
 
-    def execute(self, words: list[str]) -> Reply:
+    def execute(self, words: list[bytes]) -> Reply:
         """Run one Redis command with the identity of the client that runs the script."""
-        # A script's strings are C strings to Redis: RedisAI cuts them at the first NUL.
-        encoded = [word.partition("\0")[0].encode() for word in words]
-        header, payload = self._ask({"op": "execute", "words": [len(word) for word in encoded]}, encoded)
+        header, payload = self._ask({"op": "execute", "words": [len(word) for word in words]}, words)
         strings, _ = _strings(payload, header["strings"], 0, cut=False)
         return header["kinds"], strings, header["integers"]
 
-    def model_execute(self, key: str, inputs: list[torch.Tensor], outputs: int) -> list[torch.Tensor]:
+    def model_execute(self, key: bytes, inputs: list[torch.Tensor], outputs: int) -> list[torch.Tensor]:
         """Run a stored model with the identity of the client that runs the script."""
         metas, parts = encode_tensors(inputs)
-        name = key.partition("\0")[0].encode()
-        question = {"op": "model", "key": len(name), "outputs": outputs, "tensors": metas}
-        header, payload = self._ask(question, [*parts, name])
+        question = {"op": "model", "key": len(key), "outputs": outputs, "tensors": metas}
+        header, payload = self._ask(question, [*parts, key])
         tensors, _ = decode_tensors(header["tensors"], payload)
         return [tensor.to(self._device) for tensor in tensors]
 

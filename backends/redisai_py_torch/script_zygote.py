@@ -31,6 +31,7 @@ __all__ = ["serve"]
 
 _MAX_ORDER = 4096
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
 
 
@@ -103,6 +104,7 @@ class _Zygote:
             zygote = os.getppid()
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            self._libc.prctl(_PR_SET_NAME, b"redisai-script", 0, 0, 0)
             if os.getppid() != zygote:
                 os._exit(1)  # the zygote ended before the line above could take effect
             signal.set_wakeup_fd(-1)

@@ -79,7 +79,9 @@ class ScriptEngine:
         await self._load()
         pool = _pool(text)
         header = {"op": "compile", "id": script_id, "source": source, "entry_points": list(entry_points)}
-        await self._submit(Job(text.upper(), pool, header, [], source, None, Pending(), time.perf_counter()), None)
+        # A queue of its own: a store neither waits for runs nor holds them up.
+        queue = f"{text.upper()} compile"
+        await self._submit(Job(queue, pool, header, [], source, None, Pending(), time.perf_counter()), None)
 
     def run(
         self,
@@ -125,7 +127,7 @@ class ScriptEngine:
         return run
 
     def queue_depths(self) -> dict[str, int]:
-        """Jobs that wait, by device queue."""
+        """Jobs that wait, by device queue (`CPU`, and `CPU compile` for stores)."""
         return {name: len(queue) for name, queue in self._queues.items() if queue}
 
     @property
@@ -167,6 +169,8 @@ class ScriptEngine:
     def _expire(self, job: Job) -> None:
         queue = self._queues[job.queue]
         queue.remove(job)
+        if not queue:
+            del self._queues[job.queue]
         self._queued -= 1
         job.outcome.fail(DeadlineExceeded())
 
@@ -183,8 +187,9 @@ class ScriptEngine:
                     free = self.settings.workers - self._running.get(name, 0)
                     wanted[queue[0].pool] = wanted.get(queue[0].pool, 0) + min(len(queue), free)
                     break
-                self._queued -= 1
-                self._begin(worker, queue.popleft())
+                if self._begin(worker, queue[0]):
+                    self._queued -= 1
+                    queue.popleft()
             if not queue:
                 del self._queues[name]
         for pool, count in wanted.items():
@@ -196,12 +201,20 @@ class ScriptEngine:
                 return self._idle.pop(at)
         return None
 
-    def _begin(self, worker: Worker, job: Job) -> None:
-        if job.timer is not None:
-            job.timer.cancel()
+    def _begin(self, worker: Worker, job: Job) -> bool:
+        """Send a job to an idle worker; False if the worker has just ended, and the job goes to another."""
         if job.outcome.done:  # its client has gone
             self._idle.append(worker)
-            return
+        elif not worker.channel.send(encode_frame(job.header, job.parts)):
+            worker.ended = True
+            return False
+        else:
+            self._count_in(worker, job)
+        if job.timer is not None:
+            job.timer.cancel()
+        return True
+
+    def _count_in(self, worker: Worker, job: Job) -> None:
         if isinstance(job.outcome, ScriptRun):
             job.outcome.queued_us = int((time.perf_counter() - job.requested) * 1e6)
         self._running[job.queue] = self._running.get(job.queue, 0) + 1
@@ -209,7 +222,6 @@ class ScriptEngine:
         if self.settings.timeout_ms:
             limit_ms = self.settings.timeout_ms
             worker.timer = self._loop.call_later(limit_ms / 1000, self._stop, worker, limit_ms)
-        worker.channel.send(encode_frame(job.header, job.parts))
 
     def _stop(self, worker: Worker, limit_ms: int) -> None:
         text = f"ERR script ran longer than SCRIPT_EXECUTION_TIMEOUT ({limit_ms} ms) and was stopped"
@@ -297,11 +309,12 @@ class ScriptEngine:
         worker = self._workers.get(number)
         if worker is None:
             return  # discarded by us
-        worker.channel.read()  # its last words may have arrived later than the news of its end
-        started = worker.ready
+        worker.ended = True
+        worker.channel.read()  # its last words may arrive later than the news of its end
         error = _death(worker, status)
-        self._discard(worker, error)
-        if not started:
+        if number in self._workers:
+            self._discard(worker, error)
+        if not worker.ready:
             self._fail_queued(error, worker.pool)  # the next one would end in the same way
         self._schedule()
 
@@ -326,6 +339,7 @@ class ScriptEngine:
             near,
             lambda frame: self._received(worker, frame),
             lambda error: self._distrust(worker, error),
+            lambda: self._ended(worker),
             limit + _PAYLOAD_SLACK_BYTES if limit else 0,
         )
         self._workers[worker.number] = worker
@@ -335,6 +349,11 @@ class ScriptEngine:
             "intra_op_threads": self.settings.intra_op_threads,
         }
         self._zygote.fork(worker.number, far, options)
+
+    def _ended(self, worker: Worker) -> None:
+        worker.ended = True
+        if worker in self._idle:
+            self._idle.remove(worker)
 
     def _discard(self, worker: Worker, error: BaseException | None) -> None:
         """Kill a worker and forget it; its job fails with `error`."""
@@ -388,7 +407,8 @@ class ScriptEngine:
     def _finish(self, worker: Worker, value: Any, error: RedisAIError | None) -> None:
         job = self._end(worker)
         assert job is not None
-        self._idle.append(worker)
+        if not worker.ended:
+            self._idle.append(worker)
         self._schedule()  # before the outcome is told: the worker need not wait for what that leads to
         if error is None:
             job.outcome.resolve(value)

@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker process; `job` is what it works on."""
+    """A worker process; `job` is what it works on. `ready`: it has said so.   `ended`: it gets no more jobs."""
 
     number: int
     pool: str
@@ -72,5 +72,6 @@ class Worker:
     channel: Channel = field(init=False)
     job: Job | None = None
     ready: bool = False
+    ended: bool = False
     timer: asyncio.TimerHandle | None = None
     answering: asyncio.Task[None] | None = None

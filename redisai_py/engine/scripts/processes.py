@@ -159,29 +159,33 @@ class Channel:
         sock: socket.socket,
         on_frame: Callable[[Frame], object],
         on_broken: Callable[[ProtocolError], object],
+        on_end: Callable[[], object],
         max_payload_bytes: int,
     ) -> None:
-        """`on_broken`: the worker sent something that is no frame. The end of a worker is the zygote's to tell."""
+        """`on_broken`: the worker sent what is no frame.   `on_end`: it sends no more; why, the zygote tells."""
         self._loop = loop
         self._sock = sock
         self._on_frame = on_frame
         self._on_broken = on_broken
+        self._on_end = on_end
         self._reader = FrameReader(max_payload_bytes)
         self._unsent: deque[memoryview] = deque()
         sock.setblocking(False)
         loop.add_reader(sock, self.read)
 
-    def send(self, buffers: Sequence[Buffer]) -> None:
-        """Write now what the socket takes, and the rest when it takes more."""
+    def send(self, buffers: Sequence[Buffer]) -> bool:
+        """Write now what the socket takes, and the rest later. False: the worker has ended, nothing was sent."""
         if self._sock.fileno() < 0:
-            return
-        if self._unsent:
-            self._unsent.extend(memoryview(buffer) for buffer in buffers)
-            return
+            return False
+        waiting = bool(self._unsent)
         self._unsent.extend(memoryview(buffer) for buffer in buffers)
-        self._write()
+        if waiting:
+            return True
+        if not self._write():
+            return False
         if self._unsent:
             self._loop.add_writer(self._sock, self._write_more)
+        return True
 
     def read(self) -> None:
         """Handle what has arrived."""
@@ -197,6 +201,7 @@ class Channel:
                 count = 0
             if count == 0:
                 self._loop.remove_reader(self._sock)
+                self._on_end()
                 return
             full = count == len(buffer)
             buffer.release()
@@ -223,8 +228,8 @@ class Channel:
         if not self._unsent:
             self._loop.remove_writer(self._sock)
 
-    def _write(self) -> None:
-        unsent = self._unsent
+    def _write(self) -> bool:
+        unsent, sent = self._unsent, False
         while unsent:
             try:
                 if len(unsent) == 1:
@@ -232,11 +237,13 @@ class Channel:
                 else:
                     count = self._sock.sendmsg([unsent[i] for i in range(min(len(unsent), _MAX_PARTS))])
             except BlockingIOError:
-                return
+                return True
             except OSError:
-                unsent.clear()  # the worker has ended, which the zygote tells
-                return
+                unsent.clear()
+                return sent
+            sent = True
             while unsent and count >= len(unsent[0]):
                 count -= len(unsent.popleft())
             if count:
                 unsent[0] = unsent[0][count:]
+        return True
