@@ -63,7 +63,7 @@ def test_sigterm_stops_everything_and_a_second_start_finds_the_data(serve: Serve
 def test_ctrl_c_drains_what_runs_and_keeps_its_result(serve: Serve, data_dir: Path) -> None:
     serving = serve("--data-dir", data_dir)
     with serving.client() as client:
-        client.execute_command("AI.MODELSTORE", "heavy", "ONNX", "CPU", "BLOB", build_onnx_heavy(5000))
+        client.execute_command("AI.MODELSTORE", "heavy", "ONNX", "CPU", "BLOB", build_onnx_heavy(2500))
         client.execute_command("AI.TENSORSET", "in", "FLOAT", 1, 2, "VALUES", 1, 2)
         connection = client.connection_pool.get_connection()
         server = serving.server()
