@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BUILDERS", "main", "mlp_weights"]
+__all__ = ["BUILDERS", "frozen_graph", "main", "mlp_weights", "torch_script"]
 
 _OPSET = 17
 _IR_VERSION = 8
@@ -196,7 +196,7 @@ def build_onnx_iris_zipmap() -> bytes:
 # --- PyTorch
 
 
-def _torch_script(source: str, parameters: Mapping[str, NDArray[Any]] = _NONE) -> bytes:
+def torch_script(source: str, parameters: Mapping[str, NDArray[Any]] = _NONE) -> bytes:
     """Save a module whose methods are given as TorchScript source; `parameters` become its parameters."""
     torch: Any = importlib.import_module("torch")
 
@@ -217,12 +217,12 @@ def _torch_script(source: str, parameters: Mapping[str, NDArray[Any]] = _NONE) -
 
 def build_torch_mul() -> bytes:
     """TorchScript, a * b: `a`, `b` of any dtype and shape -> one tensor."""
-    return _torch_script("def forward(self, a, b):\n    return a * b")
+    return torch_script("def forward(self, a, b):\n    return a * b")
 
 
 def build_torch_multi() -> bytes:
     """TorchScript with two outputs, a tuple (a + b, a - b)."""
-    return _torch_script("def forward(self, a, b):\n    return a + b, a - b")
+    return torch_script("def forward(self, a, b):\n    return a + b, a - b")
 
 
 def build_torch_mlp() -> bytes:
@@ -232,7 +232,7 @@ def build_torch_mlp() -> bytes:
         f"{kind}{i}": value for i, layer in enumerate(layers) for kind, value in zip("wb", layer, strict=True)
     }
     steps = [f"x = torch.addmm(self.b{i}, x, self.w{i})" for i in range(len(layers))]
-    return _torch_script(
+    return torch_script(
         "def forward(self, x):\n    " + "\n    x = torch.relu(x)\n    ".join(steps) + "\n    return x", parameters
     )
 
@@ -261,7 +261,7 @@ def _tensorflow() -> Any:
     return importlib.import_module("tensorflow")
 
 
-def _frozen_graph(build: Callable[[Any], object]) -> bytes:
+def frozen_graph(build: Callable[[Any], object]) -> bytes:
     """Serialise the GraphDef of what `build(tf)` adds to a graph."""
     tf = _tensorflow()
     graph = tf.Graph()
@@ -277,7 +277,7 @@ def build_tf_mul() -> bytes:
         a, b = (tf.compat.v1.placeholder(tf.float32, [None, 2], name=name) for name in "ab")
         tf.multiply(a, b, name="mul")
 
-    return _frozen_graph(build)
+    return frozen_graph(build)
 
 
 def build_tf_string_join() -> bytes:
@@ -287,7 +287,7 @@ def build_tf_string_join() -> bytes:
         a, b = (tf.compat.v1.placeholder(tf.string, name=name) for name in "ab")
         tf.strings.join([a, b], name="joined")
 
-    return _frozen_graph(build)
+    return frozen_graph(build)
 
 
 def _saved_model(directory: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from redisai_py.backend import framework_error
 from redisai_py.errors import BackendError
 
 __all__ = ["MAX_MEMBERS", "MAX_RATIO", "MIN_LIMIT_BYTES", "is_archive", "unpack_saved_model"]
@@ -48,8 +49,8 @@ def unpack_saved_model(blob: bytes, directory: Path) -> Path:
                 raise BackendError(f"ERR SavedModel archive refused: more than {MAX_MEMBERS} files")
             budget_bytes -= _write(source, directory / _checked(name), budget_bytes)
     except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BackendError(f"ERR SavedModel archive cannot be read: {reason}") from error
+        reason = OSError(error.strerror) if isinstance(error, OSError) and error.strerror else error  # no paths of ours
+        raise framework_error(reason, "ERR SavedModel archive cannot be read: ") from error
     found = [path for path in (directory, *sorted(directory.iterdir())) if (path / _MARKER).is_file()]
     if not found:
         raise BackendError(f"ERR SavedModel archive holds no {_MARKER}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow.core.protobuf import config_pb2
 
 from redisai_py.backend import Array, InputSpec, framework_error
@@ -59,11 +60,12 @@ class TensorflowSession:
         Raises: BackendError with TensorFlow's text.
         """
         assert self._call is not None, "run after close"
+        arrays = [array if isinstance(array, np.ndarray) else array.numpy() for array in inputs]
         try:
-            values = self._call(*[array if isinstance(array, np.ndarray) else array.numpy() for array in inputs])
+            values = self._call(*arrays)
         except Exception as error:
             raise tensorflow_error(error) from error
-        return [value if isinstance(value, np.ndarray) else _scalar(value) for value in values]
+        return [_array(value, arrays) for value in values]
 
     def terminate(self) -> bool:
         """TensorFlow's sessions cannot be interrupted without losing their state."""
@@ -95,7 +97,11 @@ def _spec(name: str, feed: Any) -> InputSpec:
     return InputSpec(name, np.dtype(feed.dtype.as_numpy_dtype), shape)
 
 
-def _scalar(value: Any) -> Array | None:
-    """Outputs of rank 0 come as numpy scalars, strings as bytes."""
+def _array(value: Any, inputs: Sequence[NDArray[Any]]) -> Array | None:
+    """An output on its own memory: TensorFlow reads aligned feeds in place and may pass them through to an output."""
+    if isinstance(value, np.ndarray):
+        shared = any(np.may_share_memory(value, array) for array in inputs)
+        return value.copy() if shared else value
+    # Outputs of rank 0 come as numpy scalars, strings as bytes.
     array = np.array(value, dtype=object if isinstance(value, bytes) else None)
     return array if DType.from_numpy(array.dtype) is not None else None

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from redisai_py.backend import Backend, LoadOptions, Session, backend_names, load_backend
 from redisai_py.errors import BackendError, BackendNotInstalled
-from redisai_py.tensor import Device, Tensor
-from tests.backends.conftest import Models
+from redisai_py.tensor import Device
+from tests.backends.conftest import Models, as_input
 
 CPU = Device.parse(b"CPU")
 
@@ -67,15 +67,10 @@ def session(subject: Subject) -> Iterator[Session]:
     session.close()
 
 
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """The array as a run gets it: a view of bytes that nobody may write to."""
-    return Tensor.from_numpy(array).numpy()
-
-
 def pair(rows: int, dtype: str = "float32") -> list[NDArray[Any]]:
     """Two different inputs (rows, 2)."""
     first = np.arange(rows * 2).reshape(rows, 2).astype(dtype)
-    return [read_only(first), read_only((first + 3).astype(dtype))]
+    return [as_input(first), as_input((first + 3).astype(dtype))]
 
 
 def strings(rows: int) -> NDArray[Any]:
@@ -165,12 +160,14 @@ def test_wrong_shape_is_an_error_of_that_run_only(
     subject: Subject, session: Session, shapes: tuple[tuple[int, int], ...]
 ) -> None:
     with pytest.raises(BackendError):
-        session.run([read_only(np.ones(shape, np.float32)) for shape in shapes])
+        session.run([as_input(np.ones(shape, np.float32)) for shape in shapes])
     inputs = pair(2)
     np.testing.assert_array_equal(only(session.run(inputs)), subject.case.function(*inputs))
 
 
-@pytest.mark.parametrize("blob", [b"", b"\0", b"garbage" * 100, bytes(range(256)) * 8], ids=["empty", "nul", "text", "bytes"])
+@pytest.mark.parametrize(
+    "blob", [b"", b"\0", b"garbage" * 100, bytes(range(256)) * 8], ids=["empty", "nul", "text", "bytes"]
+)
 def test_what_is_no_model_is_refused_in_one_line(subject: Subject, blob: bytes) -> None:
     with pytest.raises(BackendError) as caught:
         subject.load(blob)
@@ -231,9 +228,7 @@ def test_two_sessions_run_at_once_in_two_threads(subject: Subject) -> None:
         inputs = pair(rows)
         expected = subject.case.function(*inputs)
         barrier.wait()
-        for _ in range(50):
-            if not np.array_equal(only(session.run(inputs)), expected):
-                wrong.append(rows)
+        wrong.extend(rows for _ in range(50) if not np.array_equal(only(session.run(inputs)), expected))
 
     threads = [threading.Thread(target=work, args=(session, 3 + i)) for i, session in enumerate(sessions)]
     for thread in threads:

@@ -11,9 +11,9 @@ import pytest
 
 from redisai_py.backend import DeviceArray, LoadOptions, Session
 from redisai_py.errors import BackendError
-from redisai_py.tensor import Device, Tensor
+from redisai_py.tensor import Device
 from scripts import make_models
-from tests.backends.conftest import Models
+from tests.backends.conftest import Models, as_input
 
 pytest.importorskip("onnxruntime", reason="ONNX: onnxruntime is not installed")
 pytest.importorskip("onnx", reason="ONNX: onnx, which builds the models, is not installed")
@@ -31,7 +31,7 @@ def load(blob: bytes, options: LoadOptions = ONE_THREAD) -> OnnxSession:
 
 
 def texts(*elements: bytes) -> Any:
-    return Tensor.from_numpy(np.array(elements, object)).numpy()
+    return as_input(np.array(elements, object))
 
 
 def test_gpu_without_cuda_is_refused_at_store_time(models: Models) -> None:
@@ -94,11 +94,25 @@ def test_output_that_is_no_tensor_is_absent(models: Models) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "FLOAT DOUBLE FLOAT16 BFLOAT16 BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split(),
+    [
+        "FLOAT",
+        "DOUBLE",
+        "FLOAT16",
+        "BFLOAT16",
+        "BOOL",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+    ],
 )
 def test_every_numeric_type_passes_unchanged(name: str) -> None:
     dtype = {"FLOAT": "f4", "DOUBLE": "f8", "BFLOAT16": ml_dtypes.bfloat16}.get(name, name.lower())
-    array = Tensor.from_numpy(np.array([0, 1, 100]).astype(dtype)).numpy()
+    array = as_input(np.array([0, 1, 100]).astype(dtype))
     (output,) = load(make_models.build_onnx_identity(name)).run([array])
     assert isinstance(output, np.ndarray)
     assert output.dtype == np.dtype(dtype)
@@ -192,6 +206,7 @@ def test_external_data_is_found_wherever_a_tensor_may_be() -> None:
         onnx.AttributeProto(t=tensor),
         onnx.AttributeProto(tensors=[onnx.TensorProto(), tensor]),
         onnx.AttributeProto(sparse_tensor=sparse),
+        onnx.AttributeProto(sparse_tensors=[onnx.SparseTensorProto(indices=tensor)]),
         onnx.AttributeProto(g=onnx.GraphProto(initializer=[tensor])),
         onnx.AttributeProto(graphs=[onnx.GraphProto(sparse_initializer=[sparse])]),
     ]
