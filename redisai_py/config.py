@@ -139,7 +139,11 @@ class Config:
         0, RUNS, "Worker threads of each device.", minimum=1, maximum=1024, zero="one per core, at least 2, at most 4"
     )
     intra_op_parallelism: int = _setting(
-        0, RUNS, "Threads that a framework uses inside one operation.", minimum=1, zero="the framework's default"
+        0,
+        RUNS,
+        "Threads that a framework uses inside one operation.",
+        minimum=1,
+        zero="the cores divided by the worker threads",
     )
     inter_op_parallelism: int = _setting(
         0, RUNS, "Threads that a framework uses between operations.", minimum=1, zero="the framework's default"
@@ -198,6 +202,11 @@ class Config:
     def worker_threads(self) -> int:
         """Worker threads of each device, with "automatic" resolved."""
         return self.threads_per_queue or max(2, min(4, _usable_cores()))
+
+    @property
+    def intra_op_threads(self) -> int:
+        """Threads inside one operation, with "automatic" resolved: all workers together use the cores once."""
+        return self.intra_op_parallelism or max(1, _usable_cores() // self.worker_threads)
 
     @property
     def loaded_models_budget_bytes(self) -> int:
