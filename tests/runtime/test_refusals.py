@@ -111,9 +111,9 @@ def test_something_that_is_not_redis(serve: Serve) -> None:
 
 
 def test_a_cluster(serve: Serve, tmp_path: Path) -> None:
-    with redis_server(
-        tmp_path / "cluster", "--cluster-enabled", "yes", "--port", "0", "--cluster-port", "17999"
-    ) as url:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    with redis_server(tmp_path / "cluster", "--cluster-enabled", "yes", "--cluster-port", port) as url:
         assert "cluster" in refusal(serve("--redis", url, wait=False))
 
 
