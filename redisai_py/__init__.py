@@ -1,7 +1,23 @@
 """The RedisAI commands for any Redis: tensors, models, scripts and DAGs, served by a sidecar process.
 
-Nothing is imported here: `import redisai_py` costs no framework, and the server's modules do not load the client.
+Nothing is imported here: `import redisai_py` costs no framework, and the server's modules do not load the client. The
+clients are imported when first asked for.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redisai_py.client import AsyncClient, Client
+
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+__all__ = ["AsyncClient", "Client", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("AsyncClient", "Client"):
+        from redisai_py import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

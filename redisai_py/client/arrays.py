@@ -1,0 +1,148 @@
+"""Between what users hold (arrays, lists, torch tensors, anything with DLPack or `__array__`) and tensors on the wire.
+
+No framework is imported: a torch tensor is recognised only if torch is there already.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from redisai_py.tensor import Buffer, DType, Tensor
+
+__all__ = ["DTYPE_NAMES", "array_of", "dtype_of", "elements_of", "must_convert", "tensor_of"]
+
+DTYPE_NAMES = {
+    "float": DType.FLOAT,
+    "double": DType.DOUBLE,
+    "float32": DType.FLOAT,
+    "float64": DType.DOUBLE,
+    "int8": DType.INT8,
+    "int16": DType.INT16,
+    "int32": DType.INT32,
+    "int64": DType.INT64,
+    "uint8": DType.UINT8,
+    "uint16": DType.UINT16,
+    "uint32": DType.UINT32,
+    "uint64": DType.UINT64,
+    "bool": DType.BOOL,
+    "str": DType.STRING,
+    "float16": DType.FLOAT16,
+    "bfloat16": DType.BFLOAT16,
+    "string": DType.STRING,
+}
+"""Names that a `dtype` argument may have, in any case. `float` is 32 bits wide, as in RedisAI, not 64 as in numpy."""
+
+_FLOATS = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16})
+
+
+def dtype_of(dtype: Any) -> DType:
+    """The element type that a `dtype` argument means: a name in any case, a type, or a numpy dtype.
+
+    Raises: TypeError: None, or nothing we have.
+    """
+    if dtype is None:
+        raise TypeError("tensorset() missing argument 'dtype' or value of 'dtype' is None")
+    if isinstance(dtype, DType):
+        return dtype
+    if isinstance(dtype, str) and dtype.lower() in DTYPE_NAMES:
+        return DTYPE_NAMES[dtype.lower()]
+    known = np.dtype(dtype)
+    # numpy's `int` is 32 or 64 bits wide depending on the platform, so the name alone says too little.
+    found = None if dtype == "int" else DType.from_numpy(known)
+    if found is None or known.kind == "O":
+        raise TypeError(f"``{dtype}`` is not supported by RedisAI. Currently supported types are {list(DTYPE_NAMES)}")
+    return found
+
+
+def tensor_of(value: Any) -> Tensor:
+    """The tensor of an array.
+
+    Args:    value: a numpy array or scalar, a torch tensor on any device, or anything with `__dlpack__` or `__array__`.
+    Raises:  TypeError: not an array, or elements that no DType holds.
+    Copies:  none if the array is C-contiguous, little-endian, numeric and in host memory.
+    """
+    array = _to_numpy(value)
+    is_object = array.dtype.kind == "O"
+    if DType.from_numpy(array.dtype) is None or (is_object and not all(map(_is_text, array.flat))):
+        raise TypeError(f"RedisAI doesn't support tensors of type {array.dtype}")
+    return Tensor.from_numpy(array)
+
+
+def _to_numpy(value: Any) -> NDArray[Any]:
+    if isinstance(value, np.ndarray):
+        return value
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        host = value.detach().cpu().contiguous()
+        if host.dtype is torch.bfloat16:  # numpy has no bfloat16 of its own: the same bits under another name
+            return np.asarray(host.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+        return np.asarray(host.resolve_conj().resolve_neg().numpy())
+    if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError):
+            # Another device, or a type that numpy's DLPack lacks: `__array__` may still copy it over.
+            if not hasattr(value, "__array__"):
+                raise
+    if hasattr(value, "__array__"):
+        return np.asarray(value)
+    raise TypeError(f"``tensor`` argument must be a numpy array or a list or a tuple, but got {type(value)}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (str, bytes))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer, np.bool_))
+
+
+def must_convert(values: Sequence[Any], dtype: DType) -> bool:
+    """Whether a list cannot go word by word as VALUES to any RedisAI.
+
+    Nested lists, bools and numpy's scalars are no words, and RedisAI itself takes neither negative integers nor empty
+    strings as such. Other words that do not fit the type are left to the server, which says so.
+    """
+    if not all(type(value) in (int, float, str, bytes) for value in values):
+        return True
+    if dtype is DType.STRING:
+        return any(value in ("", b"") for value in values)
+    return dtype not in _FLOATS and any(type(value) is int and value < 0 for value in values)
+
+
+def elements_of(values: Sequence[Any], dtype: DType) -> Tensor:
+    """The tensor of a list, nested or not.
+
+    Raises: TypeError: fractions for an integer type.   ValueError, OverflowError: numpy's, if the elements do not make
+            an array of that type.
+    """
+    if dtype is DType.STRING:
+        array = np.array(values, dtype=object)
+        texts = [value if _is_text(value) else str(value) for value in array.flat]
+        return Tensor(dtype, array.shape, b"".join(_encode(text) + b"\0" for text in texts))
+    # As objects, since numpy makes floats of integers that no one type of its own holds.
+    integers = dtype in _FLOATS or all(map(_is_integer, np.array(values, dtype=object).flat))
+    if not integers:
+        raise TypeError(f"elements of a tensor of type {dtype.name} must be integers")
+    with np.errstate(over="ignore"):  # 1e39 as FLOAT is inf, as the server has it
+        return Tensor.from_numpy(np.array(values, dtype=dtype.numpy_dtype))
+
+
+def _encode(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def array_of(dtype: DType, shape: Sequence[int], data: Buffer, encoding: str = "utf-8") -> NDArray[Any]:
+    """The array of a tensor's reply: a read-only view of `data`; STRING gives an array of str."""
+    if dtype is DType.STRING:
+        elements = bytes(data).split(b"\0")[:-1]
+        return np.array([element.decode(encoding) for element in elements], dtype=np.str_).reshape(shape)
+    array = np.frombuffer(data, dtype.numpy_dtype)
+    array.flags.writeable = False
+    return array.reshape(shape)

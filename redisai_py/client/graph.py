@@ -1,0 +1,130 @@
+"""The builder of DAG commands: methods append operations, `call()` gives the whole command. Pure."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from redisai_py.client import calls
+from redisai_py.client.calls import Call, Key, Keys, listify
+
+__all__ = ["DagBuilder"]
+
+_DEPRECATED_MODE = (
+    "Creating Dag without any of LOAD, PERSIST and ROUTING arguments"
+    "is allowed only in deprecated AI.DAGRUN or AI.DAGRUN_RO commands"
+)
+_NOT_IN_DEPRECATED_MODE = (
+    "You are using deprecated version of DAG, that does not supports {}."
+    "The new version requires giving at least one of LOAD, PERSIST and ROUTING"
+    "arguments when constructing the Dag"
+)
+
+
+class DagBuilder:
+    """Operations on tensors with local names, sent as one command.
+
+    load, persist: keys that go in and out of Redis.   routing: a key that names the shard.   timeout: ms in the queue.
+    ex, keepttl: expiry in seconds of the persisted keys, or keep theirs.   ifunchanged: commit only if the loaded keys
+    are unchanged since they were read. These three are for redisai_py's own server.
+
+    Without load, persist and routing it is the deprecated AI.DAGRUN, which takes `modelrun` only.
+    """
+
+    def __init__(
+        self,
+        load: Keys | None = None,
+        persist: Keys | None = None,
+        routing: Key | None = None,
+        timeout: int | None = None,
+        readonly: bool = False,
+        ex: int | None = None,
+        keepttl: bool = False,
+        ifunchanged: bool = False,
+    ) -> None:
+        if readonly and persist:
+            raise RuntimeError("READONLY requests cannot write (duh!) and should not have PERSISTing values")
+        self.deprecatedDagrunMode = load is None and persist is None and routing is None
+        self.readonly = readonly
+        if self.deprecatedDagrunMode:
+            warnings.warn(_DEPRECATED_MODE, DeprecationWarning, stacklevel=4)
+        name = "AI.DAGRUN" if self.deprecatedDagrunMode else "AI.DAGEXECUTE"
+        self.commands: list[Any] = [name + "_RO" if readonly else name]
+        for keyword, keys in (("LOAD", load), ("PERSIST", persist)):
+            if keys is not None:
+                self.commands += [keyword, len(listify(keys)), *listify(keys)]
+        for keyword, value in (("ROUTING", routing), ("TIMEOUT", timeout), ("EX", ex)):
+            if value is not None:
+                self.commands += [keyword, value]
+        self.commands += ["KEEPTTL"] * keepttl + ["IFUNCHANGED"] * ifunchanged + ["|>"]
+        self._decoders: list[Callable[[Any], Any]] = []
+        self._repeatable = calls.is_pure(load or (), persist or ())
+
+    def _append(self, words: Sequence[Any], decode: Callable[[Any], Any] = calls.text) -> Self:
+        self.commands += [*words, "|>"]
+        self._decoders.append(decode)
+        return self
+
+    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
+        """Set a local tensor; arguments as of `Client.tensorset`."""
+        return self._append(calls.tensorset_words(key, tensor, shape, dtype))
+
+    def tensorget(
+        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
+    ) -> Self:
+        """Have a local tensor in the result, as `Client.tensorget` would give it; 'NA' if it was never computed."""
+        call = calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only)
+        return self._append(call.argv, call.decode)
+
+    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
+        """Run a model. Raises: RuntimeError in deprecated mode."""
+        if self.deprecatedDagrunMode:
+            raise RuntimeError(_NOT_IN_DEPRECATED_MODE.format("MODELEXECUTE"))
+        return self._append(calls.modelexecute_words(key, inputs, outputs))
+
+    def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
+        """Run a model; deprecated, but in deprecated mode the only way."""
+        calls.warn_deprecated("modelrun", "modelexecute", stacklevel=3)
+        if self.deprecatedDagrunMode:
+            return self._append(calls.modelrun_words(key, inputs, outputs))
+        return self.modelexecute(key, inputs, outputs)
+
+    def scriptexecute(
+        self,
+        key: Key,
+        function: str,
+        keys: Keys | None = None,
+        inputs: Keys | None = None,
+        args: Any = None,
+        outputs: Keys | None = None,
+    ) -> Self:
+        """Run a function of a script. Raises: RuntimeError if read-only or in deprecated mode."""
+        if self.readonly:
+            raise RuntimeError("AI.SCRIPTEXECUTE cannot be used in readonly mode")
+        if self.deprecatedDagrunMode:
+            raise RuntimeError(_NOT_IN_DEPRECATED_MODE.format("SCRIPTEXECUTE"))
+        words = calls.scriptexecute_words(key, function, keys, inputs, args, outputs)
+        self._repeatable = False  # a script may write what it likes
+        return self._append(words)
+
+    def call(self) -> Call[Any]:
+        """The whole command.
+
+        Its result is a list with one element per operation: 'OK', what a tensorget asks for, 'NA' for an operation that
+        was not run or a tensor that does not exist, or the error, as an exception that is not raised. One more element
+        is the error of a key that could not be persisted. The result is 'TIMEDOUT' instead if the timeout passed.
+        """
+        return Call(self.commands[:-1], self._decode, repeatable=self._repeatable)
+
+    def _decode(self, reply: Any) -> Any:
+        if not isinstance(reply, list):
+            return calls.text(reply)
+        decoders = [*self._decoders, *[calls.text] * (len(reply) - len(self._decoders))]
+        return [_decode_one(decode, item) for decode, item in zip(decoders, reply, strict=True)]
+
+
+def _decode_one(decode: Callable[[Any], Any], item: Any) -> Any:
+    if isinstance(item, Exception):
+        return item
+    return "NA" if item == b"NA" else decode(item)

@@ -1,0 +1,61 @@
+"""What both clients do with bytes: words encoded as redis-py does it, large ones neither copied nor joined. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from redisai_py.client.calls import Call, Progress
+from redisai_py.resp import encode_command
+
+__all__ = ["Encoder", "ProgressReport", "debug_words", "decode_strings", "pack"]
+
+_PIECE_SIZE = 1024 * 1024
+
+
+class Encoder(Protocol):
+    """redis-py's encoder of one connection."""
+
+    def encode(self, value: Any) -> Any:
+        """A word as bytes. Raises: redis.DataError for a value that is none."""
+
+
+def pack(call: Call[Any], encoder: Encoder) -> list[bytes | memoryview]:
+    """The bytes of a call, in segments; arguments of 16 KiB and more stay buffers of their own."""
+    encode = encoder.encode
+    return encode_command([word if type(word) is tuple else encode(word) for word in call.argv])
+
+
+def debug_words(call: Call[Any]) -> list[Any]:
+    """The words as `debug` prints them: data as bytes, whatever buffer it is in."""
+    return [bytes(word) if isinstance(word, (memoryview, bytearray)) else word for word in call.argv]
+
+
+class ProgressReport:
+    """Cuts segments into pieces of at most 1 MiB and tells the caller of a command what has been sent."""
+
+    def __init__(self, segments: list[bytes | memoryview], progress: Progress) -> None:
+        self._segments = segments
+        self._progress = progress
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        total = sum(map(len, self._segments))
+        sent = 0
+        for segment in self._segments:
+            view = memoryview(segment)
+            for start in range(0, len(view), _PIECE_SIZE):
+                piece = view[start : start + _PIECE_SIZE]
+                yield piece
+                sent += len(piece)
+                self._progress(sent, total)
+
+
+def decode_strings(value: Any, encoder: Any) -> Any:
+    """A reply read without decoding, with its strings decoded, as redis-py would have with `decode_responses`."""
+    if isinstance(value, list):
+        return [decode_strings(item, encoder) for item in value]
+    if isinstance(value, dict):
+        return {decode_strings(key, encoder): decode_strings(item, encoder) for key, item in value.items()}
+    if isinstance(value, set):
+        return {decode_strings(item, encoder) for item in value}
+    return encoder.decode(value, force=True) if isinstance(value, bytes) else value
