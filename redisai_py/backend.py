@@ -102,10 +102,10 @@ class Session(Protocol):
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run the model once.
 
-        Args:    inputs: one array per input, C-contiguous, read-only, not to be kept after the call. Device arrays, of any
-                 backend, only for a session on a GPU; for one on the CPU the caller takes `DeviceArray.numpy()`.
+        Args:    inputs: one array per input, C-contiguous, read-only, not to be kept after the call. Device arrays, of
+                 any backend, only for a session on a GPU; for one on the CPU the caller takes `DeviceArray.numpy()`.
                  keep_on_device: outputs may stay on the accelerator.
-        Returns: one C-contiguous array per output, in order, in memory of its own; None for an output that is no tensor.
+        Returns: one C-contiguous array per output, in order, in memory of its own; None for what is no tensor.
         Raises:  BackendError with the framework's text (RedisAI's text where the spec fixes one).
         Thread:  a worker thread; releases the GIL while the framework computes.
         """
