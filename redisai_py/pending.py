@@ -37,7 +37,8 @@ class Pending(Generic[T]):
             self.done = True
             self.value = value
             if self.waiter is not None:
-                self.waiter(self)
+                waiter, self.waiter = self.waiter, None  # it may refer to this object: leave no reference cycle
+                waiter(self)
 
     def fail(self, error: BaseException) -> None:
         """Give an error instead of a value."""
@@ -45,7 +46,8 @@ class Pending(Generic[T]):
             self.done = True
             self.error = error
             if self.waiter is not None:
-                self.waiter(self)
+                waiter, self.waiter = self.waiter, None  # it may refer to this object: leave no reference cycle
+                waiter(self)
 
     def result(self) -> T:
         """The value; raises the error. Only when `done`."""

@@ -96,24 +96,25 @@ class Dispatcher:
             loaded.device.submit(loaded, first)
 
     def _run_here(self, models: deque[LoadedModel]) -> None:
-        """Execute one batch per model in turn until none is left or the budget is spent."""
-        started = time.monotonic()
-        cpu_started = time.thread_time()
-        while models:
-            now = time.monotonic()
-            if now >= started + self._budget_s:
-                self._waiting = [*models, *self._waiting]
-                if not self._scheduled:
-                    self._scheduled = True
-                    self._call_soon(self._flush)
-                return
+        """Execute one batch per model in turn, at least one, until none is left or the budget is spent."""
+        now = time.monotonic()
+        until = now + self._budget_s
+        while True:
             loaded = models.popleft()
             batch = self._next_batch(loaded, now)
             if batch:
-                # What ran before took no more CPU than wall time, so this batch took the rest of the CPU time at least.
-                self._run_batch(loaded, batch, cpu_started + now - started)
+                self._run_batch(loaded, batch)
             if loaded.queue and not loaded.on_threads:
                 models.append(loaded)
+            if not models:
+                return
+            now = time.monotonic()
+            if now >= until:
+                break
+        self._waiting = [*models, *self._waiting]
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._flush)
 
     def _next_batch(self, loaded: LoadedModel, now: float) -> list[Run]:
         """The next batch that may run here; empty if there is none, the rest having gone to the threads."""
@@ -136,16 +137,13 @@ class Dispatcher:
             return []
         return batch
 
-    def _run_batch(self, loaded: LoadedModel, batch: list[Run], cpu_before: float) -> None:
-        """Execute and settle. cpu_before: an upper bound of this thread's CPU time until now."""
+    def _run_batch(self, loaded: LoadedModel, batch: list[Run]) -> None:
         executions: list[Execution] = []
         for run in batch:
             run.started = True
-        started = time.monotonic()
         execute(self._slot, loaded, batch, executions.append)
-        taken = time.monotonic() - started
-        loaded.inline.ran(taken, time.thread_time() - cpu_before if taken > loaded.inline.limit_s else 0.0)
         for execution in executions:
+            loaded.inline.ran(execution.run_s, execution.cpu_s)
             self._settle(execution)
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from redisai_py.backend import DeviceArray, LoadOptions, Session
+from redisai_py.backend import Backend, DeviceArray, LoadOptions, Session, framework_error, load_backend
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.dispatch import Dispatcher
 from redisai_py.engine.execution import Execution, Slot
@@ -31,7 +31,7 @@ from redisai_py.engine.settle import samples, settle, tell
 from redisai_py.engine.stats import ModelStats, RunStats
 from redisai_py.engine.watchdog import Watchdog
 from redisai_py.engine.worker import DeviceQueue
-from redisai_py.errors import DeadlineExceeded, Overloaded, RedisAIError
+from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded, RedisAIError
 from redisai_py.model import Model
 from redisai_py.pending import Pending
 from redisai_py.tensor import Tensor
@@ -39,8 +39,6 @@ from redisai_py.tensor import Tensor
 __all__ = ["Engine", "EngineSettings", "EngineSnapshot", "LoadedModel", "Run", "RunStats"]
 
 _SHUTTING_DOWN = "ERR the server is shutting down"
-_STOP_GRACE_S = 2.0
-"""How long runs that were told to stop, and loads, may take before their threads are left to the process's end."""
 _MAX_STATS = 10_000
 
 
@@ -48,10 +46,17 @@ class Engine:
     """Runs models.
 
     Args: loop: the event loop on whose thread every method is called and every run is resolved.
+          find_backend: the backend of a wire name; called on a loader thread.
     """
 
-    def __init__(self, settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        loop: asyncio.AbstractEventLoop,
+        find_backend: Callable[[str], Backend] = load_backend,
+    ) -> None:
         self.settings = settings
+        self._find_backend = find_backend
         self._loop = loop
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._wake_up_sent = False
@@ -100,7 +105,7 @@ class Engine:
         settings = self.settings
         options = LoadOptions(settings.intra_op, settings.inter_op, settings.backend_memory_limit_bytes)
         try:
-            session = load_session(model, options)
+            session = load_session(model, options, self._find_backend)
         except RedisAIError as error:
             self._post(self._load_failed, (model.id, error))
             return
@@ -113,9 +118,16 @@ class Engine:
 
     def _session_built(self, built: tuple[Model, Session]) -> None:
         """Warm the model up, on a loader thread again, under watch like any run."""
-        loaded = self._new_model(*built)
-        del built
-        inputs = zeros(loaded.session.inputs)
+        model, session = built
+        try:
+            loaded = self._new_model(model, session)
+            inputs = zeros(loaded.session.inputs)
+        except RuntimeError:  # no thread could be started for a device that is new
+            self._load_failed((model.id, BackendError("ERR Could not initialize queue on requested device")))
+            return
+        except Exception as error:  # a plugin that does not keep its contract
+            self._load_failed((model.id, framework_error(error, "ERR ")))
+            return
         if inputs is None or self._closing:
             self._loaded(loaded)
         else:
@@ -234,7 +246,7 @@ class Engine:
         loaded = execution.loaded
         loaded.on_threads -= len(execution.runs)
         if execution.error is None:
-            loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s)
+            loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s, execution.cpu_s)
         self._executed(execution)
 
     def _overdue(self, execution: Execution) -> None:
@@ -389,7 +401,7 @@ class Engine:
         events = self._events
         while events:
             handle, argument = events.popleft()
-            handle(argument)
+            tell(self._loop, handle, argument)
         self._look_at_awaited()
 
     def _look_at_awaited(self) -> None:
@@ -403,11 +415,11 @@ class Engine:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    async def close(self, drain_timeout_s: float = 0.0) -> bool:
+    async def close(self, drain_timeout_s: float = 0.0, grace_s: float = 2.0) -> bool:
         """Take nothing more, finish what runs and waits, close every session and end every thread.
 
         Args:    drain_timeout_s: after that, runs that wait fail with Overloaded and those in progress are stopped
-                 where the framework can.
+                 where the framework can.   grace_s: time for those, and then for the threads, to end.
         Returns: whether all threads have ended; a framework that neither ends nor stops keeps its (daemon) thread.
         """
         self._closing = True
@@ -415,13 +427,13 @@ class Engine:
         if self._expiry is not None:
             self._expiry.cancel()
         self._abandon()
-        await self._wait_until(self._is_idle, _STOP_GRACE_S)
+        await self._wait_until(self._is_idle, grace_s)
         self._release_models()
         threads = [*self._loader.threads, *(thread for device in self._devices.values() for thread in device.threads)]
         self._loader.stop()
         for device in self._devices.values():
             device.stop()
-        ended = await self._wait_until(lambda: self._ended_threads == len(threads), _STOP_GRACE_S)
+        ended = await self._wait_until(lambda: self._ended_threads == len(threads), grace_s)
         self._watchdog.stop()
         if ended:
             for thread in threads:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 
 from redisai_py.backend import Array, framework_error
@@ -27,19 +28,21 @@ _log = logging.getLogger(__name__)
 class Execution:
     """One call of `Session.run` for one or more runs of a model.
 
-    started: monotonic seconds.   run_s: seconds in the framework.   error: the failure of all, or None.
+    started: monotonic seconds.   run_s: seconds in the framework.   cpu_s: this thread's CPU time of them.
+    error: the failure of all, or None.
     values: per run its outputs, None until it ended or if it failed.
     stopped: why it was stopped from outside, which is then its error whatever the framework says.
     settled: the runs have their results (event loop's thread).
     """
 
-    __slots__ = ("error", "loaded", "run_s", "runs", "settled", "started", "stopped", "values")
+    __slots__ = ("cpu_s", "error", "loaded", "run_s", "runs", "settled", "started", "stopped", "values")
 
     def __init__(self, loaded: LoadedModel, runs: list[Run]) -> None:
         self.loaded = loaded
         self.runs = runs
         self.started = 0.0
         self.run_s = 0.0
+        self.cpu_s = 0.0
         self.values: list[list[Value]] | None = None
         self.error: BaseException | None = None
         self.stopped: RedisAIError | None = None
@@ -64,11 +67,13 @@ class Slot:
     def run_session(self, execution: Execution, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
         """Call the framework, under watch. Raises what it raises."""
         started = execution.started = time.monotonic()
+        cpu_started = time.thread_time()
         self.current = execution
         self._on_start()
         try:
             return execution.loaded.session.run(inputs, keep_on_device)
         finally:
+            execution.cpu_s = time.thread_time() - cpu_started
             execution.run_s = time.monotonic() - started
             with self.guard:
                 self.current = None
@@ -133,7 +138,8 @@ def _attempt(slot: Slot, execution: Execution) -> None:
     except RedisAIError as error:
         failure = error
     except Exception as error:  # a plugin's own failure: the client is told, the log has the traceback
-        _log.warning("%s: a run failed unexpectedly", loaded.model.backend, exc_info=error)
+        # As text: a traceback's frames refer to the model, and whoever keeps the record would keep it loaded.
+        _log.warning("%s: a run failed unexpectedly\n%s", loaded.model.backend, traceback.format_exc())
         failure = framework_error(error, "ERR ")
     # Without traceback: its frames refer to the execution, and such a cycle would keep the model loaded.
     execution.error = (execution.stopped or failure).with_traceback(None)

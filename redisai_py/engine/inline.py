@@ -21,6 +21,8 @@ _CLEARLY = 4
 _STRIKES = 8.0
 _FORGIVEN = 0.125
 """What a fast run takes off: one unconfirmed slow run in eight fast ones is the machine's noise."""
+_GIL_WAIT_S = 0.006
+"""The interpreter's switch interval, 5 ms, and the switch itself."""
 _KINDS = 64
 
 
@@ -39,16 +41,21 @@ class InlinePolicy:
         """Whether a batch of this kind and size may run on the event loop."""
         return self.enabled and rows <= self._rows.get(key, -1)
 
-    def measured(self, key: Hashable, rows: int, run_s: float) -> None:
-        """A batch took `run_s` on a worker thread. A key of None (inputs on a device) is never allowed."""
-        if key is None or run_s > self.limit_s or rows <= self._rows.get(key, -1):
+    def measured(self, key: Hashable, rows: int, run_s: float, cpu_s: float) -> None:
+        """A batch took `run_s` on a worker thread, `cpu_s` of it on the CPU.
+
+        Inputs on a device (key None) never qualify. A worker waits for the GIL when the framework is done, up to the
+        switch interval if the event loop is busy: that much time without CPU is no sign of a slow run.
+        """
+        short = run_s <= self.limit_s or (cpu_s <= self.limit_s and run_s <= self.limit_s + _GIL_WAIT_S)
+        if key is None or not short or rows <= self._rows.get(key, -1):
             return
         if key not in self._rows and len(self._rows) >= _KINDS:
             del self._rows[next(iter(self._rows))]
         self._rows[key] = rows
 
     def ran(self, run_s: float, cpu_s: float) -> None:
-        """A batch took `run_s` on the event loop, at least `cpu_s` of it on the CPU."""
+        """A batch took `run_s` on the event loop, `cpu_s` of it on the CPU."""
         if run_s <= self.limit_s:
             if self._strikes:
                 self._strikes = max(0.0, self._strikes - _FORGIVEN)

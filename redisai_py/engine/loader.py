@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from redisai_py.backend import Array, InputSpec, LoadOptions, Session, framework_error, load_backend
+from redisai_py.backend import Array, Backend, InputSpec, LoadOptions, Session, framework_error
 from redisai_py.errors import RedisAIError
 from redisai_py.model import Model
 
@@ -52,13 +52,13 @@ class Loader:
         self._stopped()
 
 
-def load_session(model: Model, options: LoadOptions) -> Session:
+def load_session(model: Model, options: LoadOptions, find_backend: Callable[[str], Backend]) -> Session:
     """A session of the model's bytes; refuses a device that cannot be used.
 
     Raises: BackendNotInstalled; BackendError with the framework's text.
     """
-    backend = load_backend(model.backend)
     try:
+        backend = find_backend(model.backend)
         backend.check_device(model.device)
         return backend.load_model(model.blob, model.device, model.inputs, model.outputs, options)
     except RedisAIError:

@@ -100,7 +100,7 @@ def merge(parts: Sequence[Sequence[Tensor]], rows: int) -> list[Array]:
 def to_value(output: Array | None) -> Value:
     """An output of a run that was executed alone. Raises ShapeMismatch if no element type fits."""
     if not isinstance(output, np.ndarray):
-        return output
+        return Tensor.from_numpy(np.asarray(output)) if isinstance(output, np.generic) else output
     dtype = _DTYPES.get(output.dtype)
     if dtype is None or output.nbytes > _SMALL_BYTES:
         return Tensor.from_numpy(output)

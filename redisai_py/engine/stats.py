@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Distribution", "Histogram", "ModelStats", "RunStats"]
+__all__ = ["Distribution", "Histogram", "ModelStats", "RunStats", "StatsTable"]
 
 _PER_OCTAVE = 8
 _OCTAVES = 31  # 1 us to 36 minutes
@@ -161,3 +161,19 @@ class ModelStats:
             self._run_time.distribution(),
             dict(sorted(self._batch_rows.items())),
         )
+
+
+class StatsTable:
+    """Counters by the id of what ran; those longest unused go first when there are too many."""
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._by_id: dict[str, ModelStats] = {}
+        self._limit = limit
+
+    def of(self, run_id: str) -> ModelStats:
+        """The counters of one id, all 0 at first."""
+        stats = self._by_id.pop(run_id, None) or ModelStats()
+        self._by_id[run_id] = stats
+        if len(self._by_id) > self._limit:
+            del self._by_id[next(iter(self._by_id))]
+        return stats

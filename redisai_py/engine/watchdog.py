@@ -39,11 +39,9 @@ class Watchdog:
 
     def set_limit(self, limit_ms: int) -> None:
         """Change the limit, also for what is running now."""
-        with self._condition:
-            self._limit_ms = limit_ms
-            if self.thread is None:
-                self._awake = not limit_ms
-            self._condition.notify()
+        self._limit_ms = limit_ms
+        if limit_ms or self.thread is not None:
+            self._wake()
 
     def touch(self) -> None:
         """A run starts; its slot shows it already. Thread: any."""
@@ -74,10 +72,10 @@ class Watchdog:
             with self._condition:
                 if self._stopping:
                     return
-                if wait_s is not None:
-                    self._awake = True
-                elif self._awake:
+                if self._awake:  # a run has started or the limit has changed: look again
                     continue
+                # Without a limit, and while it knows when to look next, no start of a run need wake it.
+                self._awake = wait_s is not None or not self._limit_ms
                 self._condition.wait(wait_s)
 
     def _check(self) -> float | None:

@@ -1,0 +1,397 @@
+"""Runs through worker threads: results, batches, failures, order, fairness, limits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded, ShapeMismatch
+from tests.unit.engine.fakes import Bench, FakeSession, Order, engine_test, scalar, tensor, values
+
+
+async def hold(bench: Bench, loaded: Any, session: FakeSession) -> Any:
+    """Occupy the model's thread with one run until the gate opens."""
+    session.gate.clear()
+    run = bench.engine.run_model(loaded, [tensor()])
+    await bench.entered(session)
+    return run
+
+
+@engine_test()
+async def test_a_run_gives_the_models_outputs(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    assert values(await bench.engine.run_model(loaded, [tensor(2, 3.0)])) == [[6.0, 6.0], [6.0, 6.0]]
+    assert session.threads == ["redisai CPU 1"]
+    assert loaded.inputs == ("x",)
+    assert loaded.outputs == ("y",)
+
+
+@engine_test()
+async def test_runs_queued_behind_one_another_are_merged_and_split_again(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=8)
+    first = await hold(bench, loaded, session)
+    runs = [bench.engine.run_model(loaded, [tensor(rows, float(rows))]) for rows in (1, 3, 2, 4)]
+    await asyncio.sleep(0)  # the loop's iteration ends: what it collected is handed over
+    session.gate.set()
+    assert values(await first) == [[2.0, 2.0]]
+    assert [values(await run) for run in runs] == [[[2.0 * rows] * 2] * rows for rows in (1, 3, 2, 4)]
+    assert session.batches == [[(1, 2)], [(6, 2)], [(4, 2)]]
+    stats = bench.engine.stats("m")
+    assert (stats.calls, stats.errors, stats.samples, stats.batches) == (5, 0, 11, 3)
+    assert stats.batch_rows == {1: 1, 4: 1, 6: 1}
+    assert stats.queue_time.count == 5
+    assert stats.run_time.count == 3
+
+
+@engine_test()
+async def test_each_member_counts_the_whole_batchs_duration(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=8)
+    first = await hold(bench, loaded, session)
+    session.gate.set()
+    await first
+    one = bench.engine.stats("m").duration_us
+    bench.engine.reset_stats("m")
+    first = await hold(bench, loaded, session)
+    run = bench.engine.run_model(loaded, [tensor()])
+    session.gate.set()
+    await first
+    await run
+    assert one > 0
+    stats = bench.engine.stats("m")
+    assert (stats.calls, stats.samples, stats.loads) == (2, 2, 1)
+
+
+@engine_test()
+async def test_a_model_without_batchsize_is_never_merged(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    first = await hold(bench, loaded, session)
+    runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(3)]
+    session.gate.set()
+    for run in [first, *runs]:
+        await run
+    assert session.batches == [[(1, 2)]] * 4
+
+
+@engine_test()
+async def test_a_bad_request_fails_alone(bench: Bench) -> None:
+    def no_sevens(inputs: Any) -> list[Any]:
+        if (inputs[0] == 7).any():
+            raise BackendError("ERR seven")
+        return [inputs[0] * 2]
+
+    loaded, session = await bench.load(session=FakeSession(no_sevens), batch=8)
+    first = await hold(bench, loaded, session)
+    runs = [bench.engine.run_model(loaded, [tensor(1, float(i))]) for i in (6, 7, 8)]
+    await asyncio.sleep(0)
+    session.gate.set()
+    await first
+    assert values(await runs[0]) == [[12.0, 12.0]]
+    assert values(await runs[2]) == [[16.0, 16.0]]
+    with pytest.raises(BackendError, match="ERR seven"):
+        await runs[1]
+    assert session.batches == [[(1, 2)], [(3, 2)], [(1, 2)], [(1, 2)], [(1, 2)]]
+    stats = bench.engine.stats("m")
+    assert (stats.calls, stats.errors, stats.samples, stats.last_error) == (4, 1, 3, "ERR seven")
+
+
+@engine_test()
+async def test_a_failure_that_is_no_backend_error_is_one_line_for_the_client(bench: Bench) -> None:
+    def broken(inputs: Any) -> list[Any]:
+        raise ValueError("two\nlines")
+
+    loaded, _ = await bench.load(session=FakeSession(broken))
+    with pytest.raises(BackendError, match=r"^ERR two lines$"):
+        await bench.engine.run_model(loaded, [tensor()])
+
+
+def first_row(inputs: Any) -> list[Any]:
+    return [np.ascontiguousarray(inputs[0][:1])]
+
+
+@engine_test()
+async def test_a_batch_with_too_few_rows_is_run_singly_and_whoever_breaks_the_promise_is_told(bench: Bench) -> None:
+    loaded, session = await bench.load(session=FakeSession(first_row), batch=8)
+    first = await hold(bench, loaded, session)
+    one, two = (bench.engine.run_model(loaded, [tensor(rows)]) for rows in (1, 2))
+    await asyncio.sleep(0)
+    session.gate.set()
+    await first
+    assert values(await one) == [[1.0, 1.0]]
+    with pytest.raises(ShapeMismatch, match=r"^ERR Model did not generate the expected batch size$"):
+        await two
+
+
+@engine_test(auto_batch=4)
+async def test_merging_unasked_stops_for_good_where_it_changes_results(bench: Bench) -> None:
+    session = FakeSession(first_row)
+    session.inputs = [type(session.inputs[0])("x", np.dtype("f4"), (None, 2))]
+    loaded, _ = await bench.load(session=session)
+    await bench.entered(session)  # the warm-up
+    first = await hold(bench, loaded, session)
+    runs = [bench.engine.run_model(loaded, [tensor(2, float(i))]) for i in range(2)]
+    await asyncio.sleep(0)
+    session.gate.set()
+    await first
+    assert [values(await run) for run in runs] == [[[0.0, 0.0]], [[1.0, 1.0]]]
+    session.batches.clear()
+    first = await hold(bench, loaded, session)
+    runs = [bench.engine.run_model(loaded, [tensor(2)]) for _ in range(2)]
+    await asyncio.sleep(0)
+    session.gate.set()
+    for run in [first, *runs]:
+        await run
+    assert session.batches == [[(1, 2)], [(2, 2)], [(2, 2)]]
+
+
+@engine_test(auto_batch=4)
+async def test_models_with_a_dynamic_first_dimension_are_merged_where_the_setting_says_so(bench: Bench) -> None:
+    session = FakeSession()
+    session.inputs = [type(session.inputs[0])("x", np.dtype("f4"), (None, 2))]
+    loaded, _ = await bench.load(session=session)
+    await bench.entered(session)
+    session.batches.clear()
+    first = await hold(bench, loaded, session)
+    runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(5)]
+    await asyncio.sleep(0)
+    session.gate.set()
+    for run in [first, *runs]:
+        await run
+    assert session.batches == [[(1, 2)], [(4, 2)], [(1, 2)]]
+
+
+@engine_test()
+async def test_inputs_that_cannot_be_merged_run_alone(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=8)
+    first = await hold(bench, loaded, session)
+    kinds = [scalar(1.0), scalar(2.0), tensor(1, columns=3), tensor(1), tensor(1, columns=3)]
+    runs = [bench.engine.run_model(loaded, [kind]) for kind in kinds]
+    await asyncio.sleep(0)
+    session.gate.set()
+    await first
+    for run in runs:
+        await run
+    assert sorted(shapes[0] for shapes in session.batches[1:]) == [(), (), (1, 2), (2, 3)]
+    assert values(await bench.engine.run_model(loaded, [scalar(4.0)])) == 8.0
+
+
+@engine_test()
+async def test_min_batch_size_holds_runs_until_there_are_enough(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4, min_batch=3)
+    runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert bench.engine.snapshot().queues["CPU"].waiting == 2
+    runs.append(bench.engine.run_model(loaded, [tensor()]))
+    for run in runs:
+        await run
+    assert session.batches == [[(3, 2)]]
+
+
+@engine_test()
+async def test_min_batch_timeout_lets_them_go(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4, min_batch=3, min_wait_ms=20)
+    started = asyncio.get_running_loop().time()
+    runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(2)]
+    for run in runs:
+        await run
+    assert asyncio.get_running_loop().time() - started >= 0.019
+    assert session.batches == [[(2, 2)]]
+
+
+@engine_test()
+async def test_timeout_ends_a_queued_run_while_the_thread_is_busy(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4)
+    first = await hold(bench, loaded, session)
+    run = bench.engine.run_model(loaded, [tensor()], timeout_ms=20)
+    with pytest.raises(DeadlineExceeded, match=r"^TIMEDOUT$"):
+        await run
+    assert not first.done
+    session.gate.set()
+    await first
+    assert session.batches == [[(1, 2)]]
+    assert bench.engine.stats("m").calls == 1
+
+
+@engine_test()
+async def test_timeout_ends_a_run_that_is_held_without_limit(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4, min_batch=2)
+    with pytest.raises(DeadlineExceeded, match=r"^TIMEDOUT$"):
+        await bench.engine.run_model(loaded, [tensor()], timeout_ms=20)
+    run = bench.engine.run_model(loaded, [tensor(2)], timeout_ms=10_000)
+    await run
+    assert session.batches == [[(2, 2)]]
+
+
+@engine_test()
+async def test_timeout_does_not_touch_a_run_that_has_started(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    session.gate.clear()
+    run = bench.engine.run_model(loaded, [tensor()], timeout_ms=30)
+    late = bench.engine.run_model(loaded, [tensor()], timeout_ms=60)
+    await bench.entered(session)
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert not run.done
+    session.gate.set()
+    assert values(await run) == [[2.0, 2.0]]
+
+
+@engine_test()
+async def test_a_queued_run_can_be_cancelled_and_a_started_one_cannot(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    first = await hold(bench, loaded, session)
+    fresh = bench.engine.run_model(loaded, [tensor()])
+    assert fresh.cancel_queued()  # not yet handed over
+    queued = bench.engine.run_model(loaded, [tensor()])
+    await asyncio.sleep(0)
+    assert queued.cancel_queued()  # handed over
+    assert not queued.cancel_queued()
+    assert not first.cancel_queued()
+    session.gate.set()
+    await first
+    with pytest.raises(asyncio.CancelledError):
+        await queued
+    await bench.engine.run_model(loaded, [tensor()])
+    assert len(session.batches) == 2
+
+
+@engine_test()
+async def test_cancelling_the_task_that_awaits_takes_the_run_out_of_its_queue(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    first = await hold(bench, loaded, session)
+
+    async def ask() -> None:
+        await bench.engine.run_model(loaded, [tensor()])
+
+    task = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    session.gate.set()
+    await first
+    assert len(session.batches) == 1
+    assert loaded.unfinished == 0
+
+
+@engine_test(queue_limit=3)
+async def test_a_full_queue_refuses(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    first = await hold(bench, loaded, session)
+    runs = [first, *(bench.engine.run_model(loaded, [tensor()]) for _ in range(2))]
+    with pytest.raises(Overloaded, match=r"^ERR the model's run queue is full: 3 runs"):
+        await bench.engine.run_model(loaded, [tensor()])
+    session.gate.set()
+    for run in runs:
+        await run
+    await bench.engine.run_model(loaded, [tensor()])
+
+
+@engine_test()
+async def test_a_busy_model_does_not_starve_another_on_the_same_thread(bench: Bench) -> None:
+    busy, busy_session = await bench.load("busy")
+    other, other_session = await bench.load("other")
+    order = Order()
+    first = await hold(bench, busy, busy_session)
+    waiting = [bench.engine.run_model(busy, [tensor()]) for _ in range(20)]
+    rare = bench.engine.run_model(other, [tensor()])
+    for name, run in [*(("busy", run) for run in waiting), ("other", rare)]:
+        order.watch(name, run)
+    await asyncio.sleep(0)
+    busy_session.gate.set()
+    await first
+    assert (await order.all()).index("other") <= 1
+    assert other_session.threads == busy_session.threads[:1]
+
+
+@engine_test(threads_per_queue=2)
+async def test_two_threads_run_two_models_at_once_but_one_session_never_twice(bench: Bench) -> None:
+    a, a_session = await bench.load("a")
+    b, b_session = await bench.load("b")
+    held = [await hold(bench, a, a_session), await hold(bench, b, b_session)]
+    more = [bench.engine.run_model(a, [tensor()]) for _ in range(3)]  # FakeSession fails if entered twice
+    await asyncio.sleep(0)
+    assert bench.engine.snapshot().queues["CPU"].running == 2
+    b_session.gate.set()
+    await held[1]
+    assert len(a_session.batches) == 1
+    a_session.gate.set()
+    for run in [held[0], *more]:
+        await run
+
+
+@engine_test()
+async def test_devices_have_threads_of_their_own(bench: Bench) -> None:
+    a, a_session = await bench.load("a")
+    b, b_session = await bench.load("b", device=b"cpu:1")
+    held = await hold(bench, a, a_session)
+    await bench.engine.run_model(b, [tensor()])
+    assert b_session.threads == ["redisai CPU:1 1"]
+    a_session.gate.set()
+    await held
+    names = list(bench.engine.snapshot().worker_cpu_s)
+    assert names == ["ai_queue_CPU_bthread_n1_used_cpu_total", "ai_queue_CPU:1_bthread_n1_used_cpu_total"]
+    assert all(seconds is None or seconds >= 0 for seconds in bench.engine.snapshot().worker_cpu_s.values())
+
+
+@engine_test(threads_per_queue=1, device_threads={"CPU:1": 3})
+async def test_single_devices_may_have_more_threads(bench: Bench) -> None:
+    await bench.load("b", device=b"CPU:1")
+    queues = bench.engine.snapshot().queues
+    assert (queues["CPU"].threads, queues["CPU:1"].threads) == (1, 3)
+
+
+@engine_test()
+async def test_an_output_that_is_no_tensor_is_none_also_in_a_batch(bench: Bench) -> None:
+    session = FakeSession(lambda inputs: [None, inputs[0]])
+    session.outputs = ["map", "y"]
+    loaded, _ = await bench.load(session=session, batch=4)
+    first = await hold(bench, loaded, session)
+    runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(2)]
+    session.gate.set()
+    await first
+    for run in runs:
+        outputs = await run
+        assert outputs[0] is None
+        assert outputs[1].shape == (1, 2)
+    assert bench.engine.stats("m").samples == 0
+
+
+@engine_test()
+async def test_another_number_of_outputs_than_declared_is_an_error(bench: Bench) -> None:
+    loaded, _ = await bench.load(session=FakeSession(lambda inputs: [inputs[0], inputs[0]]))
+    with pytest.raises(BackendError, match=r"^ERR Model did not generate the expected number of outputs$"):
+        await bench.engine.run_model(loaded, [tensor()])
+
+
+@engine_test()
+async def test_runs_not_counted_are_counted_when_asked(bench: Bench) -> None:
+    loaded, _ = await bench.load()
+    run = bench.engine.run_model(loaded, [tensor(3)], counted=False)
+    await run
+    assert bench.engine.stats("m").calls == 0
+    bench.engine.count(loaded, run)
+    bench.engine.count(loaded, run)
+    stats = bench.engine.stats("m")
+    assert (stats.calls, stats.samples, stats.errors) == (1, 3, 0)
+
+
+@engine_test()
+async def test_a_waiter_that_fails_does_not_keep_the_others_from_their_results(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4)
+    first = await hold(bench, loaded, session)
+    runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(2)]
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+
+    def fail(_: object) -> None:
+        raise RuntimeError("mine")
+
+    runs[0].waiter = fail
+    session.gate.set()
+    await first
+    await runs[1]
+    assert [str(failure["exception"]) for failure in failures] == ["mine"]

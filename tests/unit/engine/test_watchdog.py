@@ -1,0 +1,106 @@
+"""MODEL_EXECUTION_TIMEOUT: runs in progress are stopped where the framework can, and their clients told in any case."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from redisai_py.engine.engine import Engine, EngineSettings
+from redisai_py.errors import DeadlineExceeded
+from tests.unit.engine.fakes import WAIT_S, Bench, engine_test, tensor, values
+
+
+@engine_test(model_execution_timeout_ms=30)
+async def test_a_run_past_the_limit_is_stopped_and_the_next_one_runs(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    session.gate.clear()
+    run = bench.engine.run_model(loaded, [tensor()])
+    with pytest.raises(DeadlineExceeded) as caught:
+        await run
+    assert str(caught.value) == (
+        "ERR MODEL_EXECUTION_TIMEOUT of 30 ms passed: Exiting due to terminate flag being set to true"
+    )
+    assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
+    stats = bench.engine.stats("m")
+    assert (stats.calls, stats.errors) == (2, 1)
+    assert "MODEL_EXECUTION_TIMEOUT" in stats.last_error
+
+
+@engine_test(model_execution_timeout_ms=30)
+async def test_a_framework_that_cannot_stop_keeps_its_thread_but_not_the_client(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4)
+    session.can_stop = False
+    session.gate.clear()
+    runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(2)]
+    for run in runs:
+        with pytest.raises(DeadlineExceeded, match="the framework cannot stop"):
+            await run
+    assert loaded.unfinished == 2
+    session.gate.set()
+    assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
+    assert loaded.unfinished == 0
+    assert session.batches == [[(2, 2)], [(1, 2)]]  # a stopped batch is not run again
+    stats = bench.engine.stats("m")
+    assert (stats.calls, stats.errors) == (3, 2)
+
+
+@engine_test(model_execution_timeout_ms=0)
+async def test_the_limit_can_be_set_while_a_run_is_in_progress(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    session.gate.clear()
+    run = bench.engine.run_model(loaded, [tensor()])
+    await bench.entered(session)
+    bench.engine.set_execution_timeout(20)
+    with pytest.raises(DeadlineExceeded, match="of 20 ms"):
+        await run
+    bench.engine.set_execution_timeout(0)
+    session.gate.set()
+    await bench.engine.run_model(loaded, [tensor()])
+
+
+@engine_test(model_execution_timeout_ms=100)
+async def test_short_runs_are_left_alone_however_many(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    until = asyncio.get_running_loop().time() + 0.25
+    while asyncio.get_running_loop().time() < until:
+        await bench.engine.run_model(loaded, [tensor()])
+    assert bench.engine.stats("m").errors == 0
+    assert len(session.batches) > 2
+
+
+@engine_test(model_execution_timeout_ms=30, inline_run_us=1_000_000)
+async def test_a_run_on_the_event_loop_is_stopped_too(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    await bench.engine.run_model(loaded, [tensor()])
+    session.gate.clear()
+    with pytest.raises(DeadlineExceeded, match="MODEL_EXECUTION_TIMEOUT"):
+        await bench.engine.run_model(loaded, [tensor()])
+    assert session.threads[1] == "MainThread"
+
+
+def test_a_hanging_framework_does_not_keep_close_from_ending() -> None:
+    async def run() -> None:
+        bench = Bench()
+        loaded, session = await bench.load()
+        session.can_stop = False
+        session.gate.clear()
+        run = bench.engine.run_model(loaded, [tensor()])
+        await bench.entered(session)
+        thread = next(iter(bench.engine._devices.values())).threads[0]
+        assert not await bench.engine.close(grace_s=0.05)
+        assert run.done
+        assert not session.closed.is_set()
+        session.gate.set()
+        await asyncio.to_thread(thread.join, WAIT_S)
+        assert not thread.is_alive()
+
+    asyncio.run(run())
+
+
+def test_no_thread_watches_where_there_is_no_limit() -> None:
+    async def run() -> None:
+        engine = Engine(EngineSettings(model_execution_timeout_ms=0), asyncio.get_running_loop())
+        assert await engine.close()
+
+    asyncio.run(run())
