@@ -81,7 +81,9 @@ class CommandParser:
         "_args",
         "_filled",
         "_frames",
+        "_head",
         "_large",
+        "_large_size",
         "_rest",
         "error",
         "max_argument_bytes",
@@ -103,7 +105,9 @@ class CommandParser:
         self._rest = b""  # bytes of an argument or header not complete yet
         self._args: list[Any] = []
         self._argc = 0  # arguments still to come; 0 at a command's boundary
-        self._large: memoryview | None = None  # the large argument under way, CR LF included
+        self._large_size = -1  # of the large argument under way, -1 for none
+        self._head = b""  # what of it came in the chunk that began it
+        self._large: memoryview | None = None  # its buffer, CR LF included, once asked for
         self._filled = 0
 
     # -- large arguments ---------------------------------------------------------------------------------------------
@@ -111,11 +115,33 @@ class CommandParser:
     @property
     def receiving_large(self) -> bool:
         """Whether the next bytes belong to a large argument and should be received through `get_buffer`."""
-        return self._large is not None
+        return self._large_size >= 0
+
+    @property
+    def large(self) -> tuple[list[Any], int] | None:
+        """(arguments so far, size) if a large argument has begun that is its command's last: it may be diverted."""
+        return (
+            (self._args, self._large_size) if self._large_size >= 0 and self._argc == 1 and not self._filled else None
+        )
+
+    def divert(self) -> bytes:
+        """Leave the large argument to the caller, who takes `size` bytes and CR LF from the stream before it feeds again.
+
+        Returns: what has come of it already. The command is not given: the caller has its arguments.
+        """
+        self._large_size = -1
+        self._args = []
+        self._argc = 0
+        head, self._head = self._head, b""
+        return head
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes of the large argument go."""
-        assert self._large is not None
+        if self._large is None:
+            self._large = self._allocate(self._large_size + 2)
+            self._filled = len(self._head)
+            self._large[: self._filled] = self._head
+            self._head = b""
         return self._large[self._filled :]
 
     def received(self, count: int) -> list[tuple[Command, bytes | None]]:
@@ -126,6 +152,8 @@ class CommandParser:
         if self._filled < len(large):
             return []
         self._large = None
+        self._large_size = -1
+        self._filled = 0
         self._args.append(large[:-2].toreadonly())
         self._argc -= 1
         commands: list[tuple[Command, bytes | None]] = []
@@ -141,9 +169,10 @@ class CommandParser:
         remembered head.
         """
         out: list[tuple[Command, bytes | None]] = []
-        if self._large is not None:
-            taken = min(len(data), len(self._large) - self._filled)
-            self._large[self._filled : self._filled + taken] = data[:taken]
+        if self._large_size >= 0:
+            buffer = self.get_buffer()
+            taken = min(len(data), len(buffer))
+            buffer[:taken] = data[:taken]
             out = self.received(taken)
             data = data[taken:]
         if self._rest:
@@ -240,9 +269,8 @@ class CommandParser:
         if size < LARGE_ARGUMENT:
             self._rest = data[position:]
             return -1
-        self._large = self._allocate(size + 2)
-        self._filled = len(data) - first
-        self._large[: self._filled] = data[first:]
+        self._large_size = size
+        self._head = data[first:]
         return -1
 
     def _wait(self, data: bytes, position: int, too_big: str) -> int:

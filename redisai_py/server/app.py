@@ -16,7 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from redisai_py.config import Config
-from redisai_py.engine.engine import Engine, EngineSettings
+from redisai_py.engine.engine import Engine
+from redisai_py.engine.scripts import ScriptEngine, ScriptSettings
+from redisai_py.engine.settings import EngineSettings
+from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import RedisAIError
 from redisai_py.resp import Frames
 from redisai_py.server.access import AccessTable
@@ -38,6 +41,16 @@ class Server:
         self.accesses = AccessTable(self.address, config.upstream_pool)
         self.frames = Frames()
         self.engine = Engine(engine_settings(config), loop)
+        self.scripts = ScriptEngine(
+            ScriptSettings(
+                workers=config.worker_threads,
+                timeout_ms=config.script_execution_timeout_ms,
+                memory_limit_bytes=config.script_memory_limit_mb * 1_000_000,
+                intra_op_threads=config.intra_op_threads,
+            ),
+            loop,
+        )
+        self.script_stats = StatsTable()
         self.connections: set[Connection] = set()
         self.model_chunk_size = config.model_chunk_size
         self.backends_path = ""
@@ -87,12 +100,12 @@ class Server:
 def engine_settings(config: Config) -> EngineSettings:
     """The engine's part of the settings."""
     return EngineSettings(
-        threads_per_queue=config.threads_per_queue,
-        intra_op_parallelism=config.intra_op_parallelism,
-        inter_op_parallelism=config.inter_op_parallelism,
+        threads_per_queue=config.worker_threads,
+        intra_op=config.intra_op_threads,
+        inter_op=config.inter_op_parallelism,
         model_execution_timeout_ms=config.model_execution_timeout_ms,
         backend_memory_limit_bytes=config.backend_memory_limit_mb * 1_000_000,
-        loaded_models_limit_bytes=config.loaded_models_limit_bytes,
+        loaded_models_limit_bytes=config.loaded_models_budget_bytes,
         queue_limit=config.queue_limit,
         auto_batch=config.auto_batch,
     )
@@ -114,4 +127,5 @@ async def serve(config: Config, listener: socket.socket, *, stop: asyncio.Event,
     finally:
         acceptor.close()
         await server.engine.close(config.drain_timeout_s)
+        await server.scripts.close()
         server.accesses.close()

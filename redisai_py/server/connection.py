@@ -29,6 +29,7 @@ from redisai_py.resp_reply import encode_reply
 from redisai_py.server.driver import NO_REPLY, drive
 from redisai_py.server.meanings import understand
 from redisai_py.server.session import Session
+from redisai_py.server.streaming import begin_stream
 from redisai_py.tensor import Buffer
 
 if TYPE_CHECKING:
@@ -86,9 +87,12 @@ class Connection(asyncio.Protocol):
         self.server.left(self)
 
     def data_received(self, data: bytes) -> None:
-        self._accept(self.parser.feed(data))
-        if self.parser.receiving_large:
-            self.transport.set_protocol(self._large)
+        parser = self.parser
+        self._accept(parser.feed(data))
+        if parser.receiving_large and not self.gone:
+            large = parser.large
+            if large is None or not begin_stream(self, *large):
+                self.transport.set_protocol(self._large)
 
     def large_received(self, count: int) -> None:
         """`count` bytes went straight into a large argument's buffer."""
@@ -172,6 +176,8 @@ class Connection(asyncio.Protocol):
 
     def _ran_alone(self, value: Any, error: BaseException | None) -> None:
         self.busy = False
+        if self.gone:
+            return
         if value is not NO_REPLY or error is not None:
             self.reply(value if error is None else self.failure(error))
         if self.backlog:

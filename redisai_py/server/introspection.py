@@ -4,9 +4,7 @@ read.
 
 from __future__ import annotations
 
-import os
 import resource
-import time
 from typing import TYPE_CHECKING
 
 from redisai_py.backend import loaded_backends
@@ -58,8 +56,8 @@ def _settings(server: Server) -> dict[str, object]:
     settings = server.engine.settings
     return {
         "ai_threads_per_queue": settings.threads_per_queue,
-        "ai_inter_op_parallelism": settings.inter_op_parallelism,
-        "ai_intra_op_parallelism": settings.intra_op_parallelism,
+        "ai_inter_op_parallelism": settings.inter_op,
+        "ai_intra_op_parallelism": settings.intra_op,
         "ai_model_execution_timeout": settings.model_execution_timeout_ms,
         "ai_backend_memory_limit": settings.backend_memory_limit_bytes // 1_000_000,
     }
@@ -84,11 +82,10 @@ def _cpu(server: Server) -> dict[str, object]:
         "ai_main_thread_used_cpu_sys": _seconds(main.ru_stime),
         "ai_main_thread_used_cpu_user": _seconds(main.ru_utime),
     }
+    for name, seconds in server.engine.snapshot().worker_cpu_s.items():
+        fields[name] = "N/A" if seconds is None else _seconds(seconds)
     return fields
 
 
 def _seconds(value: float) -> str:
     return f"{value:.6f}"
-
-
-_ = (os, time)

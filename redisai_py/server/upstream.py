@@ -285,12 +285,23 @@ class LargeUpstream(asyncio.BufferedProtocol):
         self._filled = 0
         self._frames: list[list[Any]] = []  # open arrays: [items to come, items]
         self._waiting: deque[Pending[Any]] = deque()
+        self.on_flow: Callable[[bool], object] | None = None  # told to pause (True) and to go on, while streaming
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
+    def pause_writing(self) -> None:
+        if self.on_flow is not None:
+            self.on_flow(True)
+
+    def resume_writing(self) -> None:
+        if self.on_flow is not None:
+            self.on_flow(False)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        if self.on_flow is not None:
+            self.on_flow(False)
         waiting, self._waiting = self._waiting, deque()
         for pending in waiting:
             pending.fail(_lost(exc))
@@ -304,6 +315,15 @@ class LargeUpstream(asyncio.BufferedProtocol):
         self._waiting.append(pending)
         for segment in encode_command(list(argv)):
             self.transport.write(segment)
+        return pending
+
+    def expect(self) -> Pending[Any]:
+        """The reply to a command that the caller writes to `transport` itself."""
+        pending: Pending[Any] = Pending()
+        if self.closed:
+            pending.fail(_lost(None))
+        else:
+            self._waiting.append(pending)
         return pending
 
     def close(self) -> None:

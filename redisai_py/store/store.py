@@ -289,6 +289,32 @@ class Store:
         (kind,) = self._link.pipeline([(b"TYPE", key)])
         return MissingKey(missing) if await kind == b"none" else WrongType()
 
+    def staging_key(self, key: bytes, unique: bytes) -> bytes:
+        """A name to write under before publishing: it begins with the final name, so that ACL patterns cover it, and
+        hashes to the same slot."""
+        return b"%b:staging:%b" % (key, unique) + (b"" if b"{" in key else b"{%b}" % key)
+
+    async def publish_tensor(self, connection: Caller, staging: bytes, key: bytes) -> None:
+        """Give a staged tensor its final name if that is free for one. Raises WrongType: then the staged one is gone."""
+        self._note_large(key)
+        try:
+            while True:
+                watch = connection.call(b"WATCH", key)
+                await self._check_head(connection, key, connection.call(b"GETRANGE", key, b"0", b"127"))
+                await watch
+                commit = _transaction([(b"PERSIST", staging), (b"RENAME", staging, key)])
+                if await _last([connection.call(*command) for command in commit]) is not None:
+                    return
+        except RedisAIError:
+            await connection.call(b"DEL", staging)
+            raise
+
+    async def check_large_write(self, connection: Caller, staging: bytes, key: bytes) -> None:
+        """Raise, before any data is sent, if the key holds no tensor or Redis refuses the two names."""
+        head = connection.call(b"GETRANGE", key, b"0", b"%d" % (PROBE_SIZE - 1))
+        await connection.call(b"DEL", staging)
+        await self._check_head(connection, key, head)
+
     async def put_model(self, key: bytes, model: Model, chunk_size: int) -> None:
         """Store a model: staged chunk by chunk, published by one RENAME, so readers see the old one or the new one,
         whole.
@@ -308,8 +334,7 @@ class Store:
     async def _publish(
         self, key: bytes, kind: bytes, new_id: str, fields: dict[bytes, bytes], pieces: list[list[Buffer]]
     ) -> None:
-        # The staging key begins with the final name, so that ACL patterns cover it, and hashes to the same slot.
-        staging = b"%b:staging:%b" % (key, new_id.encode()) + (b"" if b"{" in key else b"{%b}" % key)
+        staging = self.staging_key(key, new_id.encode())
         flat = [item for field in fields.items() for item in field]
         async with self._link.dedicated() as connection:
             try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from redisai_py.backend import load_backend, loaded_backends
 from redisai_py.commands import admin
 from redisai_py.commands.replies import RunInfo, info_reply
+from redisai_py.engine.stats import RunStats
 from redisai_py.errors import BackendError, CommandError, MissingKey, UpstreamError
 from redisai_py.resp_reply import OK
 
@@ -33,11 +34,14 @@ async def info(request: admin.Info, connection: Connection) -> Any:
     if kind not in (b"MODEL", b"SCRIPT"):
         raise MissingKey(_NO_INFO)
     server = connection.server
-    stats = (server.engine if kind == b"MODEL" else server.scripts).stats(run_id.decode())
-    if request.reset:
-        stats.reset()
-        return OK
     is_model = kind == b"MODEL"
+    if request.reset:
+        if is_model:
+            server.engine.reset_stats(run_id.decode())
+        else:
+            server.script_stats.of(run_id.decode()).reset()
+        return OK
+    stats = server.engine.stats(run_id.decode()) if is_model else server.script_stats.of(run_id.decode()).snapshot()
     report = RunInfo(
         key=request.key,
         kind=kind.decode(),
@@ -48,9 +52,20 @@ async def info(request: admin.Info, connection: Connection) -> Any:
         samples=stats.samples if is_model else -1,
         calls=stats.calls,
         errors=stats.errors,
-        more=stats.details() if request.full else {},
+        more=_details(stats) if request.full else {},
     )
     return info_reply(report, request.full)
+
+
+def _details(stats: RunStats) -> dict[bytes, Any]:
+    """What AI.INFO FULL adds: times in microseconds, batch sizes in rows."""
+    fields: dict[bytes, Any] = {b"loads": stats.loads, b"batches": stats.batches}
+    for name, distribution in ((b"queue_time", stats.queue_time), (b"run_time", stats.run_time)):
+        for quantile in ("p50", "p95", "p99"):
+            fields[b"%b_%b_us" % (name, quantile.encode())] = round(getattr(distribution, f"{quantile}_us"))
+    fields[b"batch_rows"] = [item for pair in sorted(stats.batch_rows.items()) for item in pair]
+    fields[b"last_error"] = stats.last_error.encode()
+    return fields
 
 
 async def config_get(request: admin.ConfigGet, connection: Connection) -> Any:

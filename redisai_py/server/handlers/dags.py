@@ -17,7 +17,8 @@ from redisai_py.commands.replies import tensor_reply
 from redisai_py.commands.scripts import ScriptExecute
 from redisai_py.commands.tensors import TensorGet, TensorSet
 from redisai_py.engine.dag import Kind, Operation, Outcome, Plan, Version
-from redisai_py.engine.engine import LoadedModel
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Run
 from redisai_py.errors import DeadlineExceeded, MissingKey, RedisAIError, WrongType
 from redisai_py.model import Script
 from redisai_py.pending import Pending
@@ -125,7 +126,7 @@ class _DagRun:
         self._errors: dict[int, BaseException] = {}
         self._deadline = None if not request.timeout_ms else time.monotonic() + request.timeout_ms / 1000
         self._done: Pending[None] = Pending()
-        self._runs: set[Any] = set()
+        self._runs: dict[int, Run] = {}
         self.plan = Plan([_describe(op) for op in request.ops], loaded)
         for i, op in enumerate(request.ops):
             if isinstance(op, TensorSet):
@@ -161,15 +162,13 @@ class _DagRun:
         if isinstance(runnable, Script):
             assert isinstance(op, ScriptExecute)
             return run_script(runnable, op, inputs, self._connection, timeout_ms)
-        return self._run_model(runnable, inputs, timeout_ms)
+        return self._run_model(i, runnable, inputs, timeout_ms)
 
-    async def _run_model(self, loaded: LoadedModel, inputs: list[Any], timeout_ms: int | None) -> list[Any]:
-        run = self._connection.server.engine.run_model(loaded, inputs, timeout_ms)
-        self._runs.add(run)
-        try:
-            return await run
-        finally:
-            self._runs.discard(run)
+    async def _run_model(self, i: int, loaded: LoadedModel, inputs: list[Any], timeout_ms: int | None) -> list[Any]:
+        # Counted at the end, when it is known which operations count as run.
+        run = self._connection.server.engine.run_model(loaded, inputs, timeout_ms, keep_on_device=True, counted=False)
+        self._runs[i] = run
+        return await run
 
     def _ended(self, i: int, outputs: Any, error: BaseException | None, *, step: bool = False) -> None:
         if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
@@ -200,7 +199,7 @@ class _DagRun:
         return left
 
     def _cancel(self) -> None:
-        for run in list(self._runs):
+        for run in list(self._runs.values()):
             run.cancel_queued()
 
     def last(self, name: bytes) -> Tensor | None:
@@ -208,7 +207,11 @@ class _DagRun:
         return _on_host(self._values.get(self.plan.last(name)))
 
     def replies(self) -> list[Any]:
-        """One element per operation, as in the sequential run."""
+        """One element per operation, as in the sequential run; those that are not `NA` count in AI.INFO."""
+        for i, run in self._runs.items():
+            loaded = self._runnables[i]
+            if self.plan.outcome(i) is not Outcome.NOT_RUN and isinstance(loaded, LoadedModel):
+                self._connection.server.engine.count(loaded, run)
         return [self._reply(i, op) for i, op in enumerate(self._ops)]
 
     def _reply(self, i: int, op: Any) -> Any:

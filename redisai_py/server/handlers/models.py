@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands import models
 from redisai_py.commands.replies import model_reply, scan_reply
-from redisai_py.engine.engine import LoadedModel
+from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import CommandError, DeadlineExceeded, UpstreamError, WrongType
 from redisai_py.model import Model
 from redisai_py.resp_reply import OK, TIMEDOUT

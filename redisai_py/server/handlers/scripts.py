@@ -91,9 +91,17 @@ async def run_script(
     """Run a script's function as the connection's client."""
     host = ConnectionHost(connection)
     keys, args, count = list(request.keys), list(request.args), len(request.outputs)
-    outputs: list[Tensor] = await connection.server.scripts.run(
-        script, request.function, inputs, keys, args, count, host, timeout_ms
-    )
+    server = connection.server
+    run = server.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms)
+    stats = server.script_stats.of(script.id)
+    try:
+        outputs = await run
+    except RedisAIError as error:
+        if str(error) != "TIMEDOUT":
+            stats.failed(error)
+        raise
+    stats.executed(1, run.duration_us / 1e6, (run.queued_us / 1e6,))
+    stats.succeeded(1, run.duration_us / 1e6, 0)
     return outputs
 
 
