@@ -74,7 +74,7 @@ def _decode(kinds: List[int], strings: List[str], integers: List[int]) -> Any:
 def _pack(word: str) -> str:
     if word.replace("\\n", "").isprintable():
         return word
-    return "\\t" + " ".join([str(ord(byte)) for byte in word])
+    return "\\t" + " ".join([str(ord(byte)) for byte in list(word)])
 
 def execute(command: str, args: Union[str, List[str], None] = None) -> Any:
     words = [command]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import select
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -18,10 +21,13 @@ import numpy as np
 import pytest
 import redis.asyncio
 import redis.exceptions
+import uvloop
 
 from redisai_py.engine.scripts import ReplyTree, ScriptEngine, ScriptSettings
+from redisai_py.engine.scripts.frames import encode_frame
 from redisai_py.errors import BackendError, BackendNotInstalled, DeadlineExceeded, RedisAIError
 from redisai_py.model import Script
+from redisai_py.server.driver import drive
 from redisai_py.tensor import Device, DType, Tensor
 
 pytest.importorskip("torch")
@@ -99,6 +105,14 @@ class Scripts:
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[Scripts]:
+    made = Scripts(LIMITS)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def single() -> Iterator[Scripts]:
+    """An engine that nothing is compiled on, so that it has one worker, the newest of its processes."""
     made = Scripts(LIMITS)
     yield made
     made.close()
@@ -639,6 +653,54 @@ def test_idle_worker_killed(scripts: Scripts) -> None:
     assert scripts.value("return torch.tensor(7)") == 7
 
 
+def socket_of(pid: int) -> socket.socket:
+    """A duplicate of the one socket that a worker has."""
+    folder = f"/proc/{pid}/fd"
+    (number,) = [int(fd) for fd in os.listdir(folder) if os.readlink(f"{folder}/{fd}").startswith("socket:")]
+    process = os.pidfd_open(pid)
+    pidfd_getfd = 438
+    fd = ctypes.CDLL(None, use_errno=True).syscall(pidfd_getfd, process, number, 0)
+    os.close(process)
+    if fd < 0:
+        pytest.skip(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+    return socket.socket(fileno=fd)
+
+
+def frame(**header: Any) -> bytes:
+    return b"".join(bytes(part) for part in encode_frame(header))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x" * 100,
+        struct.pack(">IQ", 16, 1 << 40) + b"{}" + b" " * 14,
+        frame(),
+        frame(op="unknown"),
+        frame(op="ready"),
+        frame(op="result", duration_us=1, tensors=[["FLOAT", [1 << 40], 1 << 42]]),
+        frame(op="result", duration_us=1, tensors=[["FLOAT"]]),
+        frame(op="execute", words=1),
+        frame(op="execute", words=[]),  # while a question is open
+    ],
+)
+def test_worker_taken_over_is_killed(single: Scripts, data: bytes) -> None:
+    scripts = single
+    workers: list[int] = []
+
+    async def take_over(argv: list[bytes]) -> ReplyTree:
+        workers.append(scripts.engine.worker_pids()[-1])
+        with socket_of(workers[0]) as worker:
+            worker.send(data)
+        await asyncio.get_running_loop().create_future()
+        return None
+
+    with pytest.raises(BackendError, match=r"^ERR script worker sent "):
+        scripts.value("redis.execute('X')\nreturn torch.tensor(1)", Host(take_over))
+    assert wait_for_end(workers[0])
+    assert scripts.value("return torch.tensor(7)") == 7
+
+
 def test_zygote_killed(fresh: Callable[..., Scripts]) -> None:
     scripts = fresh()
     assert scripts.value("return torch.tensor(7)") == 7
@@ -795,6 +857,41 @@ def test_bound_on_processes(fresh: Callable[..., Scripts]) -> None:
         return len(scripts.engine.worker_pids())
 
     assert scripts.do(go()) <= 2
+
+
+def test_settings_may_change(fresh: Callable[..., Scripts]) -> None:
+    scripts = fresh(timeout_ms=0)
+    assert scripts.value("return torch.tensor(7)") == 7
+    scripts.engine.settings = ScriptSettings(timeout_ms=100)
+    with pytest.raises(DeadlineExceeded, match="100 ms"):
+        scripts.value(ENDLESS)
+
+
+@pytest.mark.parametrize("policy", [asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy])
+def test_without_asyncio_tasks(policy: Any) -> None:
+    """On either loop, awaited by the server's own driver."""
+    loop = policy().new_event_loop()
+    engine = ScriptEngine(LIMITS, loop)
+    source = ENTRY + "    redis.execute('X')\n    return tensors\n"
+    outcomes: list[Any] = []
+
+    async def command() -> list[Tensor]:
+        await engine.compile(source, "CPU", ("f",), "id")
+        return await engine.run(
+            Script("id", Device("CPU", None, "CPU"), b"", ("f",), source), "f", [tensor(3)], [], [], 1, Host()
+        )
+
+    def done(value: Any, error: BaseException | None) -> None:
+        outcomes.extend((value, error))
+        loop.stop()
+
+    try:
+        loop.call_soon(drive, command(), done)
+        loop.run_forever()
+        assert outcomes == [[tensor(3)], None]
+    finally:
+        loop.run_until_complete(engine.close())
+        loop.close()
 
 
 def test_full_queue_is_refused(fresh: Callable[..., Scripts]) -> None:
