@@ -77,11 +77,11 @@ class DeviceQueue:
         self._inbox.put((loaded, runs))
 
     def drop(self, run: Run) -> bool:
-        """Take a run out; False if it has started."""
+        """Take a run out; False if it has started, or a worker has found its deadline passed and is about to say so."""
         loaded = run.loaded
         assert loaded is not None
         with self._lock:
-            if run.started:
+            if run.started or run.dropped:
                 return False
             run.dropped = True  # it may still be in the inbox
             if loaded.queue.drop(run):
