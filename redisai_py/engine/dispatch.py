@@ -120,17 +120,18 @@ class Dispatcher:
         """The next batch that may run here; empty if there is none, the rest having gone to the threads."""
         offered = loaded.offered
         queue = loaded.queue
-        if offered:
-            loaded.offered = []
+        loaded.offered = []
+        batch: list[Run] | float | None
+        if len(offered) == 1 and not queue and now < offered[0].deadline:
+            batch = offered  # the queue would give the same
+        else:
             for run in offered:
                 queue.offer(run)
-        if queue.next_deadline <= now:
-            self._expired(queue.expire(now))
-        batch = queue.take(now)
+            if queue.next_deadline <= now:
+                self._expired(queue.expire(now))
+            batch = queue.take(now)
         if not isinstance(batch, list):
-            if batch is not None:  # a batch that is held: threads know how to wait
-                self._hand_over(loaded, [])
-            return []
+            return []  # batches are never held here: models with MINBATCHSIZE have no inline policy
         rows = batch[0].rows if len(batch) == 1 else sum([run.rows for run in batch])
         if not loaded.inline.allows(batch[0].key, rows):
             self._hand_over(loaded, batch)
