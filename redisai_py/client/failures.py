@@ -6,11 +6,13 @@ those of redis-py: the server's without a leading `ERR `.
 
 from __future__ import annotations
 
+from typing import Any
+
 from redis.exceptions import ResponseError
 
 from redisai_py import errors
 
-__all__ = ["failure_of", "from_error"]
+__all__ = ["failure_of", "failures_among", "from_error"]
 
 
 class MissingKey(ResponseError, errors.MissingKey):
@@ -53,6 +55,13 @@ def failure_of(error: ResponseError) -> ResponseError:
         if text.startswith(beginning):
             return kind(text)
     return error
+
+
+def failures_among(results: Any) -> Any:
+    """Results of a DAG, with the errors among them as of `failure_of`."""
+    if not isinstance(results, list):
+        return results
+    return [failure_of(item) if isinstance(item, ResponseError) else item for item in results]
 
 
 def from_error(error: errors.RedisAIError) -> ResponseError:

@@ -21,7 +21,7 @@ from redis.retry import Retry
 from redisai_py import errors
 from redisai_py.client import calls, direct
 from redisai_py.client.calls import Call, Key, Keys, ModelData, Progress
-from redisai_py.client.failures import failure_of, from_error
+from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.graph import DagBuilder
 from redisai_py.client.wire import ProgressReport, debug_words, decode_strings, pack
 
@@ -338,7 +338,7 @@ class Dag(DagBuilder):
 
         Raises: redis.ResponseError: the command as a whole was refused.   Conflict: see `ifunchanged`.
         """
-        return self.executor(self.call())
+        return failures_among(self.executor(self.call()))
 
     def run(self) -> Any:
         """Run all operations; deprecated, use `execute`."""

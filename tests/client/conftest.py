@@ -22,6 +22,10 @@ class Blocking:
         self.target = target
         self._loop = loop
 
+    def wait(self, awaitable: Any) -> Any:
+        """What something that the asyncio client gave turns out to be."""
+        return self._loop.run_until_complete(_wait(awaitable))
+
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.target, name)
         if not callable(value):
@@ -30,7 +34,7 @@ class Blocking:
         def call(*args: Any, **kwargs: Any) -> Any:
             result = value(*args, **kwargs)
             if inspect.isawaitable(result) and not isinstance(result, redis.asyncio.client.Pipeline):
-                return self._loop.run_until_complete(_wait(result))
+                return self.wait(result)
             if result is self.target:
                 return self
             return Blocking(result, self._loop) if hasattr(result, "execute") else result

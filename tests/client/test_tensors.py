@@ -182,7 +182,7 @@ def test_errors_of_arguments(tensors, args, options, error, text):
 
 
 def test_words_that_do_not_fit_are_left_to_the_server(con):
-    with pytest.raises(redis.ResponseError, match="^invalid value$"):
+    with pytest.raises(redis.ResponseError, match=r"^invalid value$"):
         con.tensorset("x", [256], dtype="uint8")
     with pytest.raises(redis.ResponseError, match=r"^invalid value$"):
         con.tensorset("x", [1.5], dtype="int8")
@@ -211,7 +211,7 @@ def test_missing_and_wrong_keys(tensors, bare):
     bare.set("text", "no tensor")
     for key in ("hash", "text"):
         for options in ({}, {"meta_only": True}, {"as_numpy": False}):
-            with pytest.raises(errors.WrongType, match="^WRONGTYPE Operation against a key holding") as caught:
+            with pytest.raises(errors.WrongType, match=r"^WRONGTYPE Operation against a key holding") as caught:
                 tensors.tensorget(key, **options)
             assert isinstance(caught.value, redis.ResponseError)
 
