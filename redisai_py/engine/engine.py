@@ -187,13 +187,15 @@ class Engine:
         """Queue a run.
 
         Args:    inputs: one per input of the model, in order; how many is not checked here. Device arrays are outputs
-                 of runs on the same device.   timeout_ms: bound on the time in the queue.
-                 keep_on_device: outputs may be device arrays; such a run of a GPU model is not merged.
+                 of other runs; those on another device are copied to host memory.
+                 timeout_ms: bound on the time in the queue.
+                 keep_on_device: outputs of a GPU model may be device arrays; such a run is not merged.
                  counted: False leaves the counters to `count`, for operations of a DAG that may turn out as never run.
         Returns: the awaitable run. It has failed already, with Overloaded, if the queue is full or the engine closes.
         """
         rows, key = signature(inputs)
-        if keep_on_device and loaded.model.device.kind == "GPU":
+        keep_on_device = keep_on_device and loaded.model.device.kind == "GPU"
+        if keep_on_device:
             rows = 0
         now = time.monotonic()
         run = Run(loaded, inputs, rows, key, now)

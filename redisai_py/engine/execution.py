@@ -121,7 +121,7 @@ def _attempt(slot: Slot, execution: Execution) -> None:
     try:
         if len(runs) == 1:
             run = runs[0]
-            arrays = [to_array(value) for value in run.inputs]
+            arrays = [to_array(value, loaded.model.device) for value in run.inputs]
             outputs = slot.run_session(execution, arrays, run.keep_on_device)
             values = [[to_value(output) for output in outputs]]
         else:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from redisai_py.backend import Array, DeviceArray
 from redisai_py.errors import ShapeMismatch
-from redisai_py.tensor import DType, Tensor
+from redisai_py.tensor import Device, DType, Tensor
 
 __all__ = ["BatchSizeMismatch", "Value", "merge", "signature", "split", "to_array", "to_value"]
 
@@ -35,6 +35,7 @@ class BatchSizeMismatch(ShapeMismatch):
 
 
 _SMALL_BYTES = 16 * 1024
+_DLPACK_CUDA = 2
 
 # Keyed by what frameworks return: little-endian and native byte order are one dtype to numpy.
 _DTYPES = {dtype.numpy_dtype: dtype for dtype in DType if dtype is not DType.STRING}
@@ -67,14 +68,13 @@ def signature(inputs: Sequence[Tensor | DeviceArray]) -> tuple[int, Hashable]:
     return 0, tuple((value.dtype, value.shape) for value in inputs if isinstance(value, Tensor))
 
 
-def to_array(value: Tensor | DeviceArray) -> Array:
-    """An input of a run that is executed alone; no copy."""
-    if type(value) is not Tensor:
-        return value  # type: ignore[return-value]  # a DeviceArray
-    if type(value.data) is bytes and value.dtype is not DType.STRING and value.data:
+def to_array(value: Tensor | DeviceArray, device: Device) -> Array:
+    """An input of a run that is executed alone on `device`; copies only what lies on another accelerator."""
+    if not isinstance(value, Tensor):
+        is_there = device.kind == "GPU" and value.__dlpack_device__() == (_DLPACK_CUDA, device.index or 0)
+        return value if is_there else value.numpy()
+    if type(value.data) is bytes and value.dtype is not DType.STRING:  # read-only already
         return np.frombuffer(value.data, value.dtype.numpy_dtype).reshape(value.shape)
-    if not value.size:
-        return np.empty(value.shape, value.dtype.numpy_dtype)
     return value.numpy()
 
 
@@ -87,8 +87,8 @@ def merge(parts: Sequence[Sequence[Tensor]], rows: int) -> list[Array]:
     arrays: list[Array] = []
     for column in zip(*parts, strict=True):
         first = column[0]
-        if first.dtype is DType.STRING or len(first.data) > _SMALL_BYTES or not first.data:
-            array = np.concatenate([to_array(tensor) for tensor in column])
+        if first.dtype is DType.STRING or len(first.data) > _SMALL_BYTES:
+            array = np.concatenate([tensor.numpy() for tensor in column])
             array.flags.writeable = False
         else:
             data = b"".join([tensor.data for tensor in column])

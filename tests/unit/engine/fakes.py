@@ -42,7 +42,8 @@ class FakeSession:
         self.batches: list[list[tuple[int, ...]]] = []
         """Shapes of the inputs of every run."""
         self.threads: list[str] = []
-        self.concurrent = 0
+        self.kept: list[bool] = []
+        """Whether each run was asked to keep its outputs on the device."""
         self._stopped = threading.Event()
         self._inside = threading.Lock()
 
@@ -51,6 +52,7 @@ class FakeSession:
         try:
             assert not self.closed.is_set()
             self.batches.append([tuple(array.shape) for array in inputs])
+            self.kept.append(keep_on_device)
             self.threads.append(threading.current_thread().name)
             self.entered.release()
             assert self.gate.wait(WAIT_S)

@@ -361,6 +361,22 @@ async def test_an_output_that_is_no_tensor_is_none_also_in_a_batch(bench: Bench)
 
 
 @engine_test()
+async def test_only_a_gpu_model_is_asked_to_keep_its_outputs_and_its_runs_are_then_not_merged(bench: Bench) -> None:
+    for device, batches, kept in ((b"GPU", [[(1, 2)]] * 3, [True] * 3), (b"CPU", [[(1, 2)], [(2, 2)]], [False] * 2)):
+        loaded, session = await bench.load(device.decode(), device=device, batch=4)
+        session.gate.clear()
+        runs = [bench.engine.run_model(loaded, [tensor()], keep_on_device=True)]
+        await bench.entered(session)
+        runs += [bench.engine.run_model(loaded, [tensor()], keep_on_device=True) for _ in range(2)]
+        await asyncio.sleep(0)
+        session.gate.set()
+        for run in runs:
+            await run
+        assert session.batches == batches
+        assert session.kept == kept
+
+
+@engine_test()
 async def test_another_number_of_outputs_than_declared_is_an_error(bench: Bench) -> None:
     loaded, _ = await bench.load(session=FakeSession(lambda inputs: [inputs[0], inputs[0]]))
     with pytest.raises(BackendError, match=r"^ERR Model did not generate the expected number of outputs$"):

@@ -7,12 +7,33 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from redisai_py.engine.merging import BatchSizeMismatch, merge, signature, split, to_array, to_value
 from redisai_py.errors import ShapeMismatch
-from redisai_py.tensor import DType, Tensor
+from redisai_py.tensor import Device, DType, Tensor
 
 LARGE = 64 * 1024
+CPU = Device.parse(b"CPU")
+
+
+class OnGpu:
+    """A device array of GPU `index`."""
+
+    shape = (2,)
+    nbytes = 8
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def numpy(self) -> NDArray[Any]:
+        return np.arange(2, dtype=np.float32)
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.index
 
 
 def of(array: Any, dtype: str = "f4") -> Tensor:
@@ -80,7 +101,7 @@ def test_tensors_of_no_elements_are_merged() -> None:
     empty = Tensor(DType.FLOAT, (2, 0), b"")
     (merged,) = merge([[empty], [empty]], 4)
     assert merged.shape == (4, 0)
-    assert to_array(empty).shape == (2, 0)
+    assert np.shape(to_array(empty, CPU)) == (2, 0)
     assert split([merged], [2, 2], "ONNX") == [[empty], [empty]]
 
 
@@ -130,8 +151,20 @@ def test_single_inputs_are_views() -> None:
     data = np.arange(4, dtype=ml_dtypes.bfloat16)
     tensor = Tensor.from_numpy(data)
     for held in (tensor, Tensor(DType.BFLOAT16, (4,), bytes(tensor.data))):
-        array = to_array(held)
+        array = to_array(held, CPU)
         assert isinstance(array, np.ndarray)
         assert not array.flags.writeable
         assert array.tolist() == data.tolist()
-    assert np.shares_memory(np.asarray(to_array(tensor)).view(np.uint16), data.view(np.uint16))
+    assert np.shares_memory(np.asarray(to_array(tensor, CPU)).view(np.uint16), data.view(np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("device", "index", "stays"), [(b"GPU", 0, True), (b"GPU:1", 1, True), (b"GPU:1", 0, False), (b"CPU", 0, False)]
+)
+def test_a_device_array_goes_through_the_host_unless_it_is_where_it_is_needed(
+    device: bytes, index: int, stays: bool
+) -> None:
+    value = OnGpu(index)
+    array = to_array(value, Device.parse(device))
+    assert (array is value) == stays
+    assert isinstance(array, OnGpu if stays else np.ndarray)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redisai_py.engine.stats import Histogram, ModelStats, RunStats
+from redisai_py.engine.stats import Histogram, ModelStats, RunStats, StatsTable
 
 
 def test_quantiles_are_close_from_above() -> None:
@@ -62,3 +62,13 @@ def test_the_number_of_distinct_batch_sizes_is_bounded() -> None:
     assert sizes[64] == 1
     assert sizes[128] == 64
     assert sum(sizes.values()) == 5000
+
+
+def test_a_table_forgets_what_was_longest_unused() -> None:
+    table = StatsTable(limit=2)
+    a = table.of("a")
+    table.of("b").succeeded(1, 0.0, 1)
+    assert table.of("a") is a
+    table.of("c")
+    assert table.of("a") is a
+    assert table.of("b").calls == 0
