@@ -16,7 +16,7 @@ DATA ?= data
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance fault cover lint type fmt bench-smoke demo chatbot docs dist clean
+.PHONY: help run install test test-slow unit conformance fault cover lint type fmt bench-smoke demo ensemble chatbot docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -58,8 +58,11 @@ fmt: $(FULL) ## Bring the code into the house format
 bench-smoke: $(FULL) ## Run every benchmark once, briefly
 	$(BIN)/python benchmarks/run.py --smoke
 
-demo: $(FULL) ## Show tensors, models, scripts and DAGs in one minute
-	$(BIN)/python examples/demo.py
+demo: $(FULL) ## Classify handwritten digits in every framework, and check every prediction [ARGS=...]
+	$(BIN)/python examples/digits/demo.py $(ARGS)
+
+ensemble: $(FULL) ## Run three models in parallel and average them, in one command [ARGS=...]
+	$(BIN)/python examples/ensemble/ensemble.py $(ARGS)
 
 chatbot: $(FULL) ## Talk to a model whose state lives in Redis
 	$(BIN)/python examples/chatbot.py

