@@ -7,8 +7,6 @@ the `redisai` package, and so is what a reply becomes; where that package is pla
 
 from __future__ import annotations
 
-import mmap
-import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ __all__ = [
     "Call",
     "Key",
     "Keys",
-    "ModelData",
+    "ModelBytes",
     "Progress",
     "config",
     "infoget",
@@ -53,7 +51,7 @@ __all__ = [
 
 Key = str | bytes
 Keys = Key | Sequence[Key]
-ModelData = bytes | bytearray | memoryview | str | os.PathLike[str]
+ModelBytes = bytes | bytearray | memoryview | str
 Progress = Callable[[int, int], object]
 """Called with the bytes sent so far and the bytes in all, again and again while a large command is sent."""
 
@@ -192,7 +190,7 @@ def modelstore(
     key: Key,
     backend: str,
     device: str,
-    data: ModelData,
+    data: ModelBytes,
     batch: int | None = None,
     minbatch: int | None = None,
     minbatchtimeout: int | None = None,
@@ -203,8 +201,7 @@ def modelstore(
 ) -> Call[str]:
     """AI.MODELSTORE.
 
-    Args:    data: the model, or a path (`os.PathLike`) to it, which is mapped and not read into memory.
-             progress: told of the bytes sent while a large model is on its way.
+    Args:    progress: told of the bytes sent while a large model is on its way.
     Raises:  ValueError, with the texts of the `redisai` package, in its order.
     """
     if key is None:
@@ -228,7 +225,7 @@ def modelset(
     key: Key,
     backend: str,
     device: str,
-    data: ModelData,
+    data: ModelBytes,
     batch: int | None = None,
     minbatch: int | None = None,
     tag: Key | None = None,
@@ -260,11 +257,8 @@ def _check_device(device: str) -> None:
         raise ValueError(f"Device not allowed. Use any from {_DEVICES}")
 
 
-def _chunks(data: ModelData, size: int) -> list[Any]:
-    if isinstance(data, os.PathLike):
-        with open(data, "rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # type: ignore[assignment]  # a buffer
-    view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")  # type: ignore[arg-type]
+def _chunks(data: ModelBytes, size: int) -> list[Any]:
+    view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
     return [view[start : start + size] for start in range(0, len(view), size)] or [b""]
 
 

@@ -20,8 +20,9 @@ from redis.retry import Retry
 
 from redisai_py import errors
 from redisai_py.client import calls, direct
-from redisai_py.client.calls import Call, Key, Keys, ModelData, Progress
+from redisai_py.client.calls import Call, Key, Keys, Progress
 from redisai_py.client.failures import failure_of, failures_among, from_error
+from redisai_py.client.files import ModelData, open_model
 from redisai_py.client.graph import DagBuilder
 from redisai_py.client.wire import ProgressReport, debug_words, decode_strings, pack
 
@@ -191,7 +192,17 @@ class Client(redis.Redis):
         """
         return self._call(
             calls.modelstore(
-                key, backend, device, data, batch, minbatch, minbatchtimeout, tag, inputs, outputs, progress
+                key,
+                backend,
+                device,
+                open_model(data),
+                batch,
+                minbatch,
+                minbatchtimeout,
+                tag,
+                inputs,
+                outputs,
+                progress,
             )
         )
 
@@ -208,7 +219,7 @@ class Client(redis.Redis):
         outputs: Keys | None = None,
     ) -> str:
         """Store a model; deprecated, use `modelstore`."""
-        return self._call(calls.modelset(key, backend, device, data, batch, minbatch, tag, inputs, outputs))
+        return self._call(calls.modelset(key, backend, device, open_model(data), batch, minbatch, tag, inputs, outputs))
 
     def modelget(self, key: Key, meta_only: bool = False) -> dict[str, Any]:
         """Read a model: a dict, with its bytes as `blob` unless `meta_only`. Raises: MissingKey, WrongType."""

@@ -4,10 +4,17 @@ import inspect
 
 import numpy as np
 import pytest
+from redis._parsers.encoders import Encoder
+from redis.exceptions import ResponseError
 
-from redisai_py import Client
+from redisai_py import Client, errors
 from redisai_py.client import calls, graph
+from redisai_py.client.arrays import dtype_of
+from redisai_py.client.failures import failure_of, failures_among
+from redisai_py.client.files import open_model
+from redisai_py.client.wire import decode_strings
 from redisai_py.commands import parse
+from redisai_py.tensor import DType
 
 BATCH = {"batch": 2, "minbatch": 1, "minbatchtimeout": 5, "tag": "t"}
 
@@ -190,9 +197,10 @@ def test_chunks():
 def test_a_file_is_mapped(tmp_path):
     path = tmp_path / "model"
     path.write_bytes(b"12345678")
-    chunks = calls._chunks(path, 5)
+    chunks = calls._chunks(open_model(path), 5)
     assert plain(chunks) == [b"12345", b"678"]
     assert type(chunks[0].obj).__name__ == "mmap"
+    assert open_model(b"abc") == b"abc"
 
 
 def test_builder():
@@ -251,6 +259,50 @@ def test_a_dag_that_timed_out():
 )
 def test_what_may_be_sent_twice(call, repeatable):
     assert call.repeatable is repeatable
+
+
+def test_dtypes_and_arrays_that_are_none():
+    assert dtype_of(DType.BOOL) is DType.BOOL
+
+    class Elsewhere:
+        def __dlpack__(self, **options):
+            raise BufferError("not on this device")
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    with pytest.raises(BufferError, match="not on this device"):
+        calls.tensorset("x", Elsewhere())
+
+
+def test_strings_of_every_kind_of_reply():
+    encoder = Encoder("utf-8", "strict", True)
+    assert decode_strings({b"a": [b"b", 1], b"c": {b"d"}}, encoder) == {"a": ["b", 1], "c": {"d"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", errors.WrongType),
+        ("tensor key is empty or in a different shard", errors.MissingKey),
+        ("cannot find run info for key", errors.MissingKey),
+        ("CONFLICT a key was changed", errors.Conflict),
+        ("Could not load backend", errors.BackendNotInstalled),
+        ("MODEL_EXECUTION_TIMEOUT of 5000 ms passed: stopped", errors.DeadlineExceeded),
+        ("script ran longer than SCRIPT_EXECUTION_TIMEOUT (5 ms)", errors.DeadlineExceeded),
+    ],
+)
+def test_errors_are_of_both_trees(text, kind):
+    failure = failure_of(ResponseError(text))
+    assert isinstance(failure, kind)
+    assert isinstance(failure, ResponseError)
+    assert str(failure) == text
+
+
+def test_other_errors_stay_what_they_are():
+    error = ResponseError("Invalid GraphDef")
+    assert failure_of(error) is error
+    assert failures_among("TIMEDOUT") == "TIMEDOUT"
 
 
 def test_replies_of_both_protocols():

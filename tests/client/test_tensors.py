@@ -91,6 +91,9 @@ def test_arrays_of_strings(tensors):
     assert tensors.tensorget("x", as_numpy=False)["values"] == ["ab", "", "é", "x"]
     tensors.tensorset("x", np.array(["a", b"b"], dtype=object))
     assert tensors.tensorget("x").tolist() == ["a", "b"]
+    assert tensors.tensorget("x", as_numpy=False)["values"] == ["a", "b"]
+    tensors.tensorset("x", [1.5], dtype="float")
+    assert tensors.tensorget("x", as_numpy=False)["values"] == [1.5]
 
 
 def test_arrays_of_other_layouts(tensors):
