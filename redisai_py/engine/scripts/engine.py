@@ -33,7 +33,7 @@ from redisai_py.errors import (
 )
 from redisai_py.model import Script
 from redisai_py.pending import Pending
-from redisai_py.tensor import Device, Tensor
+from redisai_py.tensor import Buffer, Device, Tensor
 
 __all__ = ["ScriptEngine"]
 
@@ -105,19 +105,9 @@ class ScriptEngine:
         Source:  AI.SCRIPTEXECUTE, AI.SCRIPTRUN.
         """
         run = ScriptRun()
-        metas, parts = encode_tensors(tensors)
-        header = {
-            "op": "run",
-            "id": script.id,
-            "function": function,
-            "entry_point": function in script.entry_points,
-            "outputs": outputs,
-            "tensors": metas,
-            "keys": [len(key) for key in keys],
-            "args": [len(arg) for arg in args],
-        }
-        parts.extend(keys)
-        parts.extend(args)
+        header, parts = _run_frame(tensors, keys, args)
+        header["id"], header["function"], header["outputs"] = script.id, function, outputs
+        header["entry_point"] = function in script.entry_points
         text = script.device.text
         try:
             job = Job(text.upper(), _pool(text), header, parts, script.source, host, run, time.perf_counter())
@@ -144,6 +134,8 @@ class ScriptEngine:
         self._closed = True
         error = BackendError("ERR script engine is closed")
         for worker in list(self._workers.values()):
+            if worker.answering is not None:
+                worker.answering.cancel()
             self._discard(worker, error)
         self._fail_queued(error, None)
         self._fail_loading(error)
@@ -234,9 +226,6 @@ class ScriptEngine:
         if worker.timer is not None:
             worker.timer.cancel()
             worker.timer = None
-        if worker.answering is not None:
-            worker.answering.cancel()
-            worker.answering = None
         if job is not None:
             left = self._running[job.queue] - 1
             if left:
@@ -356,7 +345,11 @@ class ScriptEngine:
             self._idle.remove(worker)
 
     def _discard(self, worker: Worker, error: BaseException | None) -> None:
-        """Kill a worker and forget it; its job fails with `error`."""
+        """Kill a worker and forget it; its job fails with `error`.
+
+        A call of the host is let finish first: the client's connection to Redis may be in the middle of a reply, which
+        the client's next command must not get.
+        """
         del self._workers[worker.number]
         if worker in self._idle:
             self._idle.remove(worker)
@@ -364,8 +357,13 @@ class ScriptEngine:
         if self._zygote is not None:
             self._zygote.kill(worker.number)
         job = self._end(worker)
-        if job is not None and error is not None:
+        if job is None or error is None:
+            return
+        if worker.answering is None:
             job.outcome.fail(error)
+        else:
+            outcome = job.outcome
+            worker.answering.add_done_callback(lambda _: outcome.fail(error))
 
     def _distrust(self, worker: Worker, error: RedisAIError) -> None:
         """A worker that does not keep to the protocol is not under our control any more."""
@@ -429,14 +427,25 @@ class ScriptEngine:
         except RedisAIError as error:
             buffers = encode_frame({"op": "failure", "text": error.wire()})
         except Exception as error:  # a bug of the host: the run ends with it, and whoever awaits the run reports it
+            worker.answering = None
             if worker.job is job:
-                worker.answering = None
                 self._discard(worker, error)
                 self._schedule()
             return
         if worker.job is job:
             worker.answering = None
             worker.channel.send(buffers)
+
+
+def _run_frame(
+    tensors: Sequence[Tensor], keys: Sequence[bytes], args: Sequence[bytes]
+) -> tuple[dict[str, Any], list[Buffer]]:
+    """The part of a run's frame that describes its payload, and the payload."""
+    metas, parts = encode_tensors(tensors)
+    parts.extend(keys)
+    parts.extend(args)
+    sizes = {"keys": [len(key) for key in keys], "args": [len(arg) for arg in args]}
+    return {"op": "run", "tensors": metas, **sizes}, parts
 
 
 def _memory_text(worker: Worker, text: str) -> str:
