@@ -16,11 +16,13 @@ from collections.abc import Hashable
 
 __all__ = ["InlinePolicy"]
 
+_SLOW = 2
+"""A run of more than this many times the limit is a slow one: runs vary by less where others use the cores too."""
 _CLEARLY = 4
-"""A run of this many times the limit, confirmed by CPU time, is enough."""
+"""One run of more than this many times the limit in CPU time is enough."""
 _STRIKES = 8.0
-_FORGIVEN = 0.125
-"""What a fast run takes off: one unconfirmed slow run in eight fast ones is the machine's noise."""
+_FORGIVEN = 0.5
+"""What a fast run takes off: where cores are scarce, the system interrupts one run in ten."""
 _GIL_WAIT_S = 0.006
 """The interpreter's switch interval, 5 ms, and the switch itself."""
 _KINDS = 64
@@ -56,7 +58,7 @@ class InlinePolicy:
 
     def ran(self, run_s: float, cpu_s: float) -> None:
         """A batch took `run_s` on the event loop, `cpu_s` of it on the CPU."""
-        if run_s <= self.limit_s:
+        if run_s <= _SLOW * self.limit_s:
             if self._strikes:
                 self._strikes = max(0.0, self._strikes - _FORGIVEN)
             return

@@ -58,8 +58,8 @@ def test_interruptions_among_many_fast_runs_are_forgiven_but_not_a_series() -> N
     policy.measured("k", 1, 0.0001, 0.0001)
     for _ in range(100):
         policy.ran(0.01, 0.0001)
-        for _ in range(8):
-            policy.ran(0.0001, 0.0001)
+        for _ in range(2):
+            policy.ran(0.0005, 0.0001)
     assert policy.allows("k", 1)
     for _ in range(8):
         policy.ran(0.01, 0.0001)
