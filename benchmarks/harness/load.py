@@ -1,0 +1,207 @@
+"""Load on a server, bounded in time and count, and what came of it.
+
+- `redis_benchmark`: the C program, closed loop, one command again and again. It costs least beside the server.
+- `closed_loop`: our own, for cycles of several commands; each client sends its next request when the last is answered.
+- `open_loop`: requests start at times drawn beforehand, whether or not earlier ones are answered, and their latency
+  counts from those times: a server that stalls cannot slow the load down and so hide the stall.
+
+Our own generators encode nothing while they measure and know each reply's length from a first, checked one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import select
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.wire import Client, Word
+
+__all__ = ["Request", "Sample", "closed_loop", "latency_sample", "open_loop", "redis_benchmark"]
+
+_MOST_REQUESTS = 2_000_000
+_MOST_PER_S = 1e7  # redis-benchmark counts in milliseconds, and divides by none of them as well
+_LIMIT_FACTOR = 20  # a run may take this many times the seconds it was made for, then it is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement. per_s: requests per second.   p50_ms ... max_ms: latencies in milliseconds.   n: requests."""
+
+    per_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Bytes to send at once and how many replies they have."""
+
+    data: bytes
+    replies: int = 1
+
+
+def latency_sample(latencies_s: Sequence[float], elapsed_s: float) -> Sample:
+    """A sample from the latencies of single requests."""
+    p50, p95, p99, most = np.percentile(np.array(latencies_s) * 1e3, [50, 95, 99, 100]).tolist()
+    return Sample(len(latencies_s) / elapsed_s, p50, p95, p99, most, len(latencies_s))
+
+
+def redis_benchmark(
+    port: int, words: Sequence[Word], *, clients: int, seconds: float, pipeline: int = 1, keyspace: int = 0
+) -> Sample:
+    """Measure one command for about `seconds`; how many requests that is comes from shorter runs before.
+
+    Args: words: the command; no word may contain a NUL byte.
+          keyspace: if not 0, `__rand_int__` in a word becomes a random number of 12 digits below it.
+    """
+    with Client(port) as client:
+        client.call(*[_replace(word) for word in words])  # an error is told here: redis-benchmark counts it as a reply
+    requests = clients * pipeline * 4
+    while True:
+        found = _redis_benchmark(port, words, clients, requests, pipeline, keyspace, seconds)
+        took = requests / min(found.per_s, _MOST_PER_S)
+        if took > seconds / 2 or requests >= _MOST_REQUESTS:
+            return found
+        # The first, short runs say little about the rate: the next one is at most 10 times as long.
+        requests = min(_MOST_REQUESTS, int(requests * min(10.0, max(1.1, seconds / took))))
+
+
+def _replace(word: Word) -> Word:
+    return word.replace("__rand_int__", "0" * 12) if isinstance(word, str) else word
+
+
+def _redis_benchmark(
+    port: int, words: Sequence[Word], clients: int, requests: int, pipeline: int, keyspace: int, seconds: float
+) -> Sample:
+    command: list[str | bytes] = ["redis-benchmark", "-h", "127.0.0.1", "-p", str(port), "-c", str(clients)]
+    command += ["-n", str(requests), "-P", str(pipeline), "--csv", *(["-r", str(keyspace)] if keyspace else [])]
+    command += [word if isinstance(word, bytes) else str(word) for word in words]
+    limit = _LIMIT_FACTOR * max(seconds, 1)
+    done = subprocess.run(command, capture_output=True, timeout=limit, check=True)
+    (row,) = csv.DictReader(io.StringIO(done.stdout.decode()))
+    latencies = [float(row[f"{name}_latency_ms"]) for name in ("p50", "p95", "p99", "max")]
+    return Sample(float(row["rps"]), *latencies, requests)
+
+
+class _Connections:
+    """Non-blocking sockets that wait for replies of known length."""
+
+    def __init__(self, port: int, clients: int, requests: Sequence[Request]) -> None:
+        with Client(port) as client:
+            self.lengths = [client.raw_reply_length(request.data, request.replies) for request in requests]
+        self.data = [request.data for request in requests]
+        self.sockets = {}
+        for _ in range(clients):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sockets[connection.fileno()] = connection
+        self.missing = dict.fromkeys(self.sockets, 0)
+
+    def send(self, fd: int, step: int) -> None:
+        self.missing[fd] = self.lengths[step]
+        self.sockets[fd].sendall(self.data[step])
+
+    def received(self, fd: int) -> bool:
+        """Take what has come; whether the reply is whole."""
+        data = self.sockets[fd].recv(1 << 18)
+        missing = self.missing[fd] = self.missing[fd] - len(data)
+        if missing < 0 or data[:1] == b"-" or not data:
+            raise RuntimeError(f"an unexpected reply: {data[:200]!r}")
+        return missing == 0
+
+    def close(self) -> None:
+        for connection in self.sockets.values():
+            connection.close()
+
+
+def closed_loop(port: int, cycle: Sequence[Request], *, clients: int, seconds: float) -> Sample:
+    """Measure cycles of requests, each client one at a time; `per_s` and the latencies are those of whole cycles."""
+    connections = _Connections(port, clients, cycle)
+    steps = len(cycle)
+    at = dict.fromkeys(connections.sockets, 0)
+    poll = select.epoll()
+    latencies: list[float] = []
+    now = time.perf_counter
+    try:
+        begun = dict.fromkeys(at, 0.0)
+        for fd in at:
+            poll.register(fd, select.EPOLLIN)
+        started = now()
+        until = started + seconds
+        for fd in at:
+            begun[fd] = now()
+            connections.send(fd, 0)
+        busy = len(at)
+        while busy:
+            for fd, _ in _poll(poll, until + 10 * seconds + 10):
+                if not connections.received(fd):
+                    continue
+                step = at[fd] = (at[fd] + 1) % steps
+                if step == 0:
+                    ended = now()
+                    latencies.append(ended - begun[fd])
+                    begun[fd] = ended
+                    if ended >= until:
+                        busy -= 1
+                        continue
+                connections.send(fd, step)
+        return latency_sample(latencies, now() - started)
+    finally:
+        poll.close()
+        connections.close()
+
+
+def _poll(poll: select.epoll, give_up: float) -> list[tuple[int, int]]:
+    events = poll.poll(1.0)
+    if not events and time.perf_counter() > give_up:
+        raise TimeoutError("the server does not answer")
+    return events
+
+
+def open_loop(port: int, request: Request, *, clients: int, per_s: float, seconds: float) -> Sample:
+    """Measure requests that start as a Poisson process of `per_s`, from a fixed seed, on whichever client is free.
+
+    A request that finds no client free waits for one; that time counts. `per_s` of the sample is what was answered.
+    """
+    connections = _Connections(port, clients, [request])
+    rng = random.Random(1)
+    free = deque(connections.sockets)
+    waiting: deque[float] = deque()
+    due: dict[int, float] = {}
+    latencies: list[float] = []
+    started = time.perf_counter()
+    arrival = started + rng.expovariate(per_s)
+    until = started + seconds
+    try:
+        while arrival < until or waiting or due:
+            now = time.perf_counter()
+            if now > until + 10 * seconds + 10:
+                raise TimeoutError("the server does not keep up")
+            while arrival < until and arrival <= now:
+                waiting.append(arrival)
+                arrival += rng.expovariate(per_s)
+            while waiting and free:
+                fd = free.popleft()
+                due[fd] = waiting.popleft()
+                connections.send(fd, 0)
+            # select, not epoll: its time limit is finer than a millisecond.
+            limit = max(0.0, arrival - time.perf_counter()) if arrival < until else 1.0
+            for fd in select.select(list(due), (), (), limit)[0]:
+                if connections.received(fd):
+                    latencies.append(time.perf_counter() - due.pop(fd))
+                    free.append(fd)
+        return latency_sample(latencies, time.perf_counter() - started)
+    finally:
+        connections.close()

@@ -1,0 +1,1 @@
+"""Benchmarks of single functions, in nanoseconds per operation, without sockets."""
