@@ -26,8 +26,9 @@ from redisai_py.engine.loader import Loader, load_session, zeros
 from redisai_py.engine.merging import signature
 from redisai_py.engine.registry import LoadedModel, Registry
 from redisai_py.engine.run import Run
-from redisai_py.engine.settings import EngineSettings, EngineSnapshot, ModelSnapshot, QueueSnapshot
+from redisai_py.engine.settings import EngineSettings, EngineSnapshot
 from redisai_py.engine.settle import samples, settle, tell
+from redisai_py.engine.snapshots import cpu_seconds, model_snapshot, queue_snapshots
 from redisai_py.engine.stats import ModelStats, RunStats
 from redisai_py.engine.watchdog import Watchdog
 from redisai_py.engine.worker import DeviceQueue
@@ -47,6 +48,7 @@ class Engine:
 
     Args: loop: the event loop on whose thread every method is called and every run is resolved.
           find_backend: the backend of a wire name; called on a loader thread.
+          notable: gets every execution that failed, with its error, or took `settings.slow_run_s`, with None.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Engine:
         settings: EngineSettings,
         loop: asyncio.AbstractEventLoop,
         find_backend: Callable[[str], Backend] = load_backend,
+        notable: Callable[[Execution, BaseException | None], object] = lambda execution, error: None,
     ) -> None:
         self.settings = settings
+        self._notable = notable
         self._find_backend = find_backend
         self._loop = loop
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
@@ -75,6 +79,9 @@ class Engine:
         self._expiry: asyncio.TimerHandle | None = None
         self._expires_at = float("inf")
         self._closing = False
+        self._executions: dict[str, int] = {}
+        self._refused = 0
+        self._timed_out = 0
         self._ended_threads = 0
         self._awaited: tuple[Callable[[], bool], Pending[bool]] | None = None
         self._device("CPU")  # INFO shows its workers from the start
@@ -213,6 +220,7 @@ class Engine:
     def _refuse(self, run: Run, loaded: LoadedModel) -> Run:
         full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"
         run.loaded = None
+        self._refused += 1
         run.fail(Overloaded(_SHUTTING_DOWN if self._closing else full))
         return run
 
@@ -254,7 +262,7 @@ class Engine:
     def _overdue(self, execution: Execution) -> None:
         """A run was told to stop: its clients are told now, whenever the framework obeys."""
         assert execution.stopped is not None
-        settle(execution, execution.stopped, self._loop)
+        self._settle(execution, execution.stopped)
 
     def _executed(self, execution: Execution) -> None:
         """An execution ended: every run gets its result, and lets go of the model."""
@@ -264,8 +272,15 @@ class Engine:
         for run in runs:
             run.loaded = None
             run.inputs = ()
-        settle(execution, execution.error, self._loop)
+        backend = loaded.model.backend
+        self._executions[backend] = self._executions.get(backend, 0) + 1
+        self._settle(execution, execution.error)
         self._after_runs(loaded)
+
+    def _settle(self, execution: Execution, error: BaseException | None) -> None:
+        if (error is not None or execution.run_s >= self.settings.slow_run_s) and not execution.settled:
+            self._notable(execution, error)
+        settle(execution, error, self._loop)
 
     def _after_runs(self, loaded: LoadedModel) -> None:
         if not loaded.unfinished:
@@ -310,11 +325,13 @@ class Engine:
             loaded = run.loaded
             assert loaded is not None
             loaded.on_threads -= 1
+            self._timed_out += 1
             self._end([run], loaded, DeadlineExceeded())
 
     def _expired_here(self, runs: Sequence[Run]) -> None:
         for run in runs:
             assert run.loaded is not None
+            self._timed_out += 1
             self._end([run], run.loaded, DeadlineExceeded())
 
     # -- counters ------------------------------------------------------------------------------------------------------
@@ -342,30 +359,16 @@ class Engine:
 
     def snapshot(self) -> EngineSnapshot:
         """Queues, models and threads at this moment, for INFO and the metrics."""
-        waiting: dict[str, int] = dict.fromkeys(self._devices, 0)
-        for loaded in self._alive:
-            waiting[loaded.device.name] += loaded.unfinished
-        queues: dict[str, QueueSnapshot] = {}
-        cpu: dict[str, float | None] = {}
-        for name, device in self._devices.items():
-            executing = [slot.current for slot in device.slots]
-            running = [execution for execution in executing if execution is not None]
-            started = sum(len(execution.runs) for execution in running)
-            queues[name] = QueueSnapshot(len(device.threads), len(running), max(0, waiting[name] - started))
-            for i, seconds in enumerate(device.cpu_seconds(), 1):
-                cpu[f"ai_queue_{name}_bthread_n{i}_used_cpu_total"] = seconds
-        models = tuple(
-            ModelSnapshot(
-                loaded.id,
-                loaded.model.backend,
-                loaded.model.device.text,
-                loaded.nbytes,
-                loaded.unfinished,
-                loaded.inline.enabled,
-            )
-            for loaded in self._registry.values()
+        return EngineSnapshot(
+            queue_snapshots(self._devices, self._alive),
+            tuple(map(model_snapshot, self._registry.values())),
+            self._registry.nbytes,
+            len(self._loading),
+            cpu_seconds(self._devices),
+            dict(self._executions),
+            self._refused,
+            self._timed_out,
         )
-        return EngineSnapshot(queues, models, self._registry.nbytes, len(self._loading), cpu)
 
     # -- threads -------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ class EngineSettings:
     inline_run_us: a CPU model whose batch is measurably shorter may run on the event loop, 0 never.
     inline_budget_us: time per iteration of the event loop for such runs.
     load_threads: models loaded at the same time.
+    slow_run_s: executions that take at least this long are reported.
     """
 
     threads_per_queue: int = 1
@@ -37,6 +39,7 @@ class EngineSettings:
     inline_run_us: int = 300
     inline_budget_us: int = 2000
     load_threads: int = 2
+    slow_run_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class EngineSnapshot:
     queues: by upper-cased device string.   models: least recently used first.   loaded_bytes: their sum.
     loading: models being loaded.
     worker_cpu_s: INFO's names (`ai_queue_CPU_bthread_n1_used_cpu_total`) -> seconds, None if the system does not tell.
+    executions: by backend, how often a framework was called, whatever AI.INFO RESETSTAT does.
+    refused: runs that found their queue full.   timed_out: runs whose TIMEOUT passed in it.
     """
 
     queues: Mapping[str, QueueSnapshot]
@@ -74,3 +79,6 @@ class EngineSnapshot:
     loaded_bytes: int
     loading: int
     worker_cpu_s: Mapping[str, float | None]
+    executions: Mapping[str, int] = field(default_factory=dict)
+    refused: int = 0
+    timed_out: int = 0

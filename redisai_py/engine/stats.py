@@ -177,3 +177,12 @@ class StatsTable:
         if len(self._by_id) > self._limit:
             del self._by_id[next(iter(self._by_id))]
         return stats
+
+    def snapshot(self, run_id: str) -> RunStats:
+        """The counters of one id now, all 0 if there are none; no use of them."""
+        stats = self._by_id.get(run_id)
+        return stats.snapshot() if stats is not None else RunStats()
+
+    def forget(self, run_id: str) -> None:
+        """What ran under this id is gone."""
+        self._by_id.pop(run_id, None)
