@@ -167,6 +167,8 @@ async def test_counters_begin_anew_after_unload_and_reset(bench: Bench) -> None:
 
 
 def test_close_finishes_what_waits_then_ends_every_thread() -> None:
+    before = set(threading.enumerate())
+
     async def run() -> None:
         bench = Bench(threads_per_queue=2)
         loaded, session = await bench.load()
@@ -186,10 +188,12 @@ def test_close_finishes_what_waits_then_ends_every_thread() -> None:
         assert session.closed.is_set()
 
     asyncio.run(run())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("redisai")]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("redisai")]
 
 
 def test_close_stops_what_does_not_end_in_time() -> None:
+    before = set(threading.enumerate())
+
     async def run() -> None:
         bench = Bench()
         loaded, session = await bench.load()
@@ -207,7 +211,7 @@ def test_close_stops_what_does_not_end_in_time() -> None:
         assert held_session.closed.is_set()
 
     asyncio.run(run())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("redisai")]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("redisai")]
 
 
 @engine_test()
