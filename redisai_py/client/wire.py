@@ -11,6 +11,7 @@ from redisai_py.resp import encode_command
 __all__ = ["Encoder", "ProgressReport", "debug_words", "decode_strings", "pack"]
 
 _PIECE_SIZE = 1024 * 1024
+_SMALL_COMMAND = 64 * 1024
 
 
 class Encoder(Protocol):
@@ -21,9 +22,13 @@ class Encoder(Protocol):
 
 
 def pack(call: Call[Any], encoder: Encoder) -> list[bytes | memoryview]:
-    """The bytes of a call, in segments; arguments of 16 KiB and more stay buffers of their own."""
+    """The bytes of a call, in segments; of a large command, arguments of 16 KiB and more stay buffers of their own."""
     encode = encoder.encode
-    return encode_command([word if type(word) is tuple else encode(word) for word in call.argv])
+    segments = encode_command([word if type(word) is tuple else encode(word) for word in call.argv])
+    # redis-py sends each segment with a system call of its own.
+    if len(segments) > 1 and sum(map(len, segments)) < _SMALL_COMMAND:
+        return [b"".join(segments)]
+    return segments
 
 
 def debug_words(call: Call[Any]) -> list[Any]:
