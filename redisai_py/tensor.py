@@ -114,12 +114,13 @@ class Tensor:
     data:  little-endian elements; for STRING every element followed by one NUL.
     """
 
-    __slots__ = ("data", "dtype", "shape")
+    __slots__ = ("_array", "data", "dtype", "shape")
 
     def __init__(self, dtype: DType, shape: tuple[int, ...], data: Buffer) -> None:
         self.dtype = dtype
         self.shape = shape
         self.data = data
+        self._array: NDArray[Any] | None = None  # of a tensor that is used again and again, such as a cached one
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype.name}, {self.shape}, {len(self.data)} bytes)"
@@ -141,6 +142,8 @@ class Tensor:
         """The tensor as an array of its shape: a read-only view without a copy; STRING gives an object array of
         bytes.
         """
+        if self._array is not None:
+            return self._array
         if self.dtype is DType.STRING:
             array = np.empty(self.size, dtype=object)
             array[:] = bytes(self.data).split(b"\0")[: self.size]
@@ -148,6 +151,10 @@ class Tensor:
         array = np.frombuffer(self.data, self.dtype.numpy_dtype).reshape(self.shape)
         array.flags.writeable = False
         return array
+
+    def keep_array(self) -> None:
+        """Make the array of `numpy` now and keep it: for a tensor that will be the input of many runs."""
+        self._array = self.numpy()
 
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> Tensor:

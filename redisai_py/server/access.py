@@ -15,6 +15,7 @@ from typing import Any
 from redisai_py.errors import UpstreamError
 from redisai_py.pending import Pending
 from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream, connect_shared
+from redisai_py.store.near import NearCache
 from redisai_py.store.scripts import PROBE
 from redisai_py.store.store import Store
 
@@ -24,12 +25,15 @@ __all__ = ["Access", "AccessTable"]
 class Access:
     """One identity's connections; a `Link` for its store."""
 
-    def __init__(self, address: Address, identity: Identity, pool_size: int) -> None:
+    def __init__(self, address: Address, identity: Identity, pool_size: int, near_bytes: int) -> None:
         self.identity = identity
         self.clients = 0
         self.scripting = True
         self.store = Store(self)
         self.shared: SharedUpstream | None = None
+        self.near: NearCache | None = None
+        self._near_bytes = near_bytes
+        self._fenced: list[Pending[None]] = []
         self._address = address
         self._opening: asyncio.Task[SharedUpstream] | None = None
         self._pool_size = pool_size
@@ -51,7 +55,10 @@ class Access:
         return self.shared
 
     async def _connect(self) -> SharedUpstream:
-        shared = await connect_shared(self._address, self.identity)
+        near = NearCache(self._near_bytes) if self._near_bytes else None
+        invalidated = near.invalidate if near is not None else None
+        shared, tracking = await connect_shared(self._address, self.identity, invalidated)
+        self.near = near if tracking else None
         try:
             await shared.call(*PROBE)
             self.scripting = True
@@ -64,6 +71,33 @@ class Access:
         if self.shared is None:
             raise UpstreamError("ERR upstream Redis is not connected")
         return self.shared.pipeline(commands)
+
+    def fence(self) -> Pending[None]:
+        """Resolved by a reply on the shared stream to something sent after now; one PING serves an iteration's
+        askers.
+        """
+        pending: Pending[None] = Pending()
+        if not self._fenced:
+            asyncio.get_running_loop().call_soon(self._send_fence)
+        self._fenced.append(pending)
+        return pending
+
+    def _send_fence(self) -> None:
+        fenced, self._fenced = self._fenced, []
+
+        def passed(reply: Any) -> None:
+            for pending in fenced:
+                if isinstance(reply, UpstreamError):
+                    pending.fail(reply)
+                else:
+                    pending.resolve(None)
+
+        try:
+            if self.shared is None:
+                raise UpstreamError("ERR upstream Redis connection lost")
+            self.shared.send(b"*1\r\n$4\r\nPING\r\n", passed)
+        except UpstreamError as error:
+            passed(error)
 
     def dedicated(self) -> AbstractAsyncContextManager[LargeUpstream]:
         """A connection to oneself, from a bounded pool; after an error it is closed, since its state is not known."""
@@ -138,16 +172,17 @@ class Access:
 class AccessTable:
     """The identities in use, each with one Access while it has clients."""
 
-    def __init__(self, address: Address, pool_size: int) -> None:
+    def __init__(self, address: Address, pool_size: int, near_bytes: int) -> None:
         self._address = address
         self._pool_size = pool_size
+        self._near_bytes = near_bytes
         self._by_identity: dict[Identity, Access] = {}
 
     def acquire(self, identity: Identity) -> Access:
         """The identity's Access, counted up by one client."""
         access = self._by_identity.get(identity)
         if access is None:
-            access = self._by_identity[identity] = Access(self._address, identity, self._pool_size)
+            access = self._by_identity[identity] = Access(self._address, identity, self._pool_size, self._near_bytes)
         access.clients += 1
         return access
 

@@ -24,6 +24,7 @@ from redisai_py.errors import RedisAIError
 from redisai_py.resp import Frames
 from redisai_py.server.access import AccessTable
 from redisai_py.server.connection import Connection
+from redisai_py.server.session import Session
 from redisai_py.server.upstream import Address
 
 __all__ = ["Server", "serve"]
@@ -38,7 +39,7 @@ class Server:
         self.config = config
         self.loop = loop
         self.address = Address.from_url(config.redis or "redis://127.0.0.1:6379")
-        self.accesses = AccessTable(self.address, config.upstream_pool)
+        self.accesses = AccessTable(self.address, config.upstream_pool, config.near_cache_bytes)
         self.frames = Frames()
         self.engine = Engine(engine_settings(config), loop)
         self.scripts = ScriptEngine(
@@ -59,7 +60,19 @@ class Server:
         self.connections_accepted = 0
         self.internal_errors = 0
         self.draining = False
+        self._unflushed: list[Session] = []
         self._all_left = asyncio.Event()
+
+    def flush_later(self, session: Session) -> None:
+        """Flush a client's replies at the end of this iteration of the event loop."""
+        if not self._unflushed:
+            self.loop.call_soon(self._flush)
+        self._unflushed.append(session)
+
+    def _flush(self) -> None:
+        unflushed, self._unflushed = self._unflushed, []
+        for session in unflushed:
+            session.flush()
 
     def joined(self, connection: Connection) -> None:
         """A client connected."""

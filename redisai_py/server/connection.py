@@ -154,6 +154,7 @@ class Connection(asyncio.Protocol):
     def leave_if_idle(self) -> None:
         """Nothing more comes: close once nothing is under way and every command received is answered."""
         if self.idle and not self.backlog:
+            self.session.flush()
             self.transport.close()
 
     @property
@@ -175,11 +176,21 @@ class Connection(asyncio.Protocol):
         return True
 
     def _ran_alone(self, value: Any, error: BaseException | None) -> None:
+        if value is NO_REPLY and error is None:
+            self.busy = False
+            self.after_work()
+        else:
+            self.finish_alone(value if error is None else self.failure(error))
+
+    def finish_alone(self, value: Any) -> None:
+        """Reply to the command that ran alone, and go on."""
         self.busy = False
-        if self.gone:
-            return
-        if value is not NO_REPLY or error is not None:
-            self.reply(value if error is None else self.failure(error))
+        if not self.gone:
+            self.reply(value)
+            self.after_work()
+
+    def after_work(self) -> None:
+        """Something ended: start what waited for it, or leave."""
         if self.backlog:
             self.drain()
         if self.eof or self.server.draining:
@@ -211,10 +222,7 @@ class Connection(asyncio.Protocol):
         self.in_flight -= 1
         if not self.in_flight and self.reading:
             self.reading.clear()
-        if self.backlog:
-            self.drain()
-        if self.eof or self.server.draining:
-            self.leave_if_idle()
+        self.after_work()
 
     def second_trip(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """An overlapping command needs more than its one trip: later replies are held until `coroutine` gives its
@@ -242,6 +250,7 @@ class Connection(asyncio.Protocol):
     def close_after_reply(self) -> None:
         """Close once what was written has been sent."""
         self.closing = True
+        self.session.flush()
         self.transport.close()
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redisai_py.commands import COMMANDS
+from redisai_py.commands.models import ModelExecute
 from redisai_py.commands.replies import tensor_reply
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
@@ -18,6 +19,7 @@ from redisai_py.errors import CommandError, RedisAIError, UpstreamError, WrongTy
 from redisai_py.resp import Command, Frames
 from redisai_py.server.handlers import handle, handle_error
 from redisai_py.server.passthrough import understand_plain
+from redisai_py.server.runs import ExecuteModel
 from redisai_py.store import codec
 from redisai_py.store.scripts import format_set_prefix
 from redisai_py.store.store import LARGE_VALUE, empty_tensor_key
@@ -70,6 +72,8 @@ def _understand_ai(spec: CommandSpec, command: Command) -> Meaning:
         return SetTensor(request)
     if type(request) is TensorGet:
         return GetTensor(request)
+    if type(request) is ModelExecute:
+        return ExecuteModel(request)
     return Handled(request)
 
 
@@ -131,6 +135,10 @@ class SetTensor:
 
     def _done(self, connection: Connection, data: Buffer, reply: Any) -> None:
         if reply == b"OK":
+            access = connection.session.access
+            if access is not None and access.near is not None:
+                request = self.request if data is self.data else self.with_data(data)
+                access.near.put(self.key, request.tensor, len(data))
             connection.write(_OK)
         elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT") and connection.in_flight == 1:
             connection.second_trip(handle(self.with_data(data), connection))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Mode", "Session"]
 
+_JOINED = 256 * 1024  # replies of an iteration are joined up to this many bytes: a copy is cheaper than a system call
 _MESSAGES = (b"message", b"pmessage", b"smessage")
 
 
@@ -59,6 +60,7 @@ class Session:
         self._streaming = False  # messages may come between replies
         self._expected = 0  # confirmations of a subscribe command still to come
         self._confirmed: Pending[None] | None = None
+        self._out: list[Any] = []  # replies of this iteration of the loop, written together at its end
         self._whole = True  # the last bytes from Redis ended at a message's boundary
         self._deferred: list[Any] = []
         self._capture: _Capture | None = None
@@ -226,6 +228,8 @@ class Session:
             return
         connection = self._connection
         if not self.muted:
+            if self._out:
+                self.flush()
             connection.transport.write(data)
         self._whole = whole
         if self._deferred and whole:
@@ -280,7 +284,7 @@ class Session:
             return
         self._capture = None
         for push in capture.pushes:
-            self._connection.transport.write(push)
+            self.write((push,))
         capture.pending.resolve(capture.raw)
 
     def _on_lost(self, error: BaseException | None) -> None:
@@ -315,9 +319,25 @@ class Session:
         if not self._whole:
             self._deferred.append(segments)
             return
+        if not self._out:
+            self._connection.server.flush_later(self)
+        self._out.extend(segments)
+
+    def flush(self) -> None:
+        """Hand what was written to the transport: once per iteration of the loop, and before anything else goes
+        there.
+        """
+        out, self._out = self._out, []
+        if not out or self._connection.gone:
+            return
         write = self._connection.transport.write
-        for segment in segments:
-            write(segment)
+        if len(out) == 1:
+            write(out[0])
+        elif sum(map(len, out)) < _JOINED:
+            write(b"".join(out))
+        else:
+            for segment in out:
+                write(segment)
 
     def pause_relay(self) -> None:
         """The client does not read: stop reading from Redis for it."""

@@ -1,9 +1,9 @@
 """A large AI.TENSORSET on its way: its bytes go to Redis while they come from the client, and are never held here.
 
-Storing and forwarding would make a 64 MB tensor twice as slow as a plain SET, and cost its size in memory. So once the words
-before the blob are known to be good, the blob is passed on as the value of a staging key, on a connection of its own; Redis
-runs that SET only when it is complete. Then one transaction gives the tensor its final name, or refuses. A client that leaves
-halfway leaves nothing behind.
+Storing and forwarding would make a 64 MB tensor twice as slow as a plain SET, and cost its size in memory. So once
+the words before the blob are known to be good, the blob is passed on as the value of a staging key, on a connection
+of its own; Redis runs that SET only when it is complete. Then one transaction gives the tensor its final name, or
+refuses. A client that leaves halfway leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class _Stream(asyncio.Protocol):
         await stored
 
     async def _swallow_rest(self) -> None:
-        """After a refusal the client still sends the blob; it is read and forgotten, so that the stream stays in step."""
+        """After a refusal the client still sends the blob; it is read and forgotten, so that the stream stays in
+        step.
+        """
         if self._left:
             self._complete = Pending()
             self._start()

@@ -15,6 +15,7 @@ repeated.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -115,21 +116,17 @@ class SharedUpstream(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._waiting: deque[Callback] = deque()
         self._on_push = on_push
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes] = []  # commands of this iteration of the loop, written together at its end
         self.transport: Any = None
-        self.write: Callable[[bytes], None] = self._not_connected
         self.closed = False
-
-    def _not_connected(self, data: bytes) -> None:
-        raise UpstreamError("ERR upstream Redis connection lost")
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.write = transport.write
         transport.set_write_buffer_limits(high=64 * 1024 * 1024)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self.write = self._not_connected
         error = _lost(exc)
         waiting, self._waiting = self._waiting, deque()
         for callback in waiting:
@@ -151,9 +148,19 @@ class SharedUpstream(asyncio.Protocol):
             self.transport.abort()
 
     def send(self, data: bytes, callback: Callback) -> None:
-        """Write one encoded command. Raises UpstreamError if the connection is gone: then nothing was sent."""
-        self.write(data)
+        """Send one encoded command. Raises UpstreamError if the connection is gone: then nothing was sent."""
+        if self.closed:
+            raise UpstreamError("ERR upstream Redis connection lost")
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)
         self._waiting.append(callback)
+
+    def _flush(self) -> None:
+        # One system call for all clients' commands of an iteration: each costs more than everything else about one.
+        out, self._out = self._out, []
+        if not self.closed:
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def call(self, *argv: Any) -> Pending[Any]:
         """One command; its value is the reply, its error what Redis answered as an error."""
@@ -165,8 +172,7 @@ class SharedUpstream(asyncio.Protocol):
         for argv in commands:
             pending: Pending[Any] = Pending()
             try:
-                self.write(hiredis.pack_command(tuple(argv)))
-                self._waiting.append(_settle(pending))
+                self.send(hiredis.pack_command(tuple(argv)), _settle(pending))
             except UpstreamError as error:
                 pending.fail(error)
             pendings.append(pending)
@@ -190,17 +196,41 @@ def _settle(pending: Pending[Any]) -> Callback:
     return settle
 
 
-async def connect_shared(address: Address, identity: Identity, on_push: Callback | None = None) -> SharedUpstream:
-    """A shared connection that has the identity. Raises UpstreamError with Redis's own text if it is refused."""
-    upstream: SharedUpstream = await address.open(lambda: SharedUpstream(on_push))
+async def connect_shared(
+    address: Address, identity: Identity, on_invalidated: Callback | None = None
+) -> tuple[SharedUpstream, bool]:
+    """A shared connection that has the identity, and whether Redis tracks for it what it reads.
+
+    Args:   on_invalidated: asks for tracking; gets the keys of each invalidation, None for all.
+    Raises: UpstreamError with Redis's own text if the identity is refused.
+    """
+    if on_invalidated is not None:
+        invalidated = on_invalidated
+        upstream: SharedUpstream = await address.open(lambda: SharedUpstream(lambda push: _pushed(push, invalidated)))
+        try:
+            for argv in [*identity.handshake(protocol=3), [b"CLIENT", b"TRACKING", b"ON", b"NOLOOP"]]:
+                await upstream.call(*argv)
+            return await _named(upstream), True
+        except UpstreamError:
+            upstream.close()  # an old Redis, or a user without CLIENT: the same without tracking, if that is all
+    upstream = await address.open(SharedUpstream)
     try:
         for argv in identity.handshake():
             await upstream.call(*argv)
+    except UpstreamError:
+        upstream.close()
+        raise
+    return await _named(upstream), False
+
+
+def _pushed(push: Any, invalidated: Callback) -> None:
+    if push[0] == b"invalidate":
+        invalidated(push[1])
+
+
+async def _named(upstream: SharedUpstream) -> SharedUpstream:
+    with contextlib.suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
         await upstream.call(b"CLIENT", b"SETNAME", b"redisai-shared")
-    except UpstreamError as error:
-        if "SETNAME" not in str(error) and not str(error).startswith("NOPERM"):
-            upstream.close()
-            raise
     return upstream
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from redisai_py.errors import WrongType
+from redisai_py.errors import CommandError, WrongType
 from redisai_py.model import Model, Script
 from redisai_py.tensor import Buffer, Device, DType, Tensor
 
@@ -178,7 +178,7 @@ def decode_model(values: Sequence[bytes | None]) -> tuple[Model, int]:
         model = Model(
             id=fields[b"id"].decode(),
             backend=fields[b"backend"].decode(),
-            device=Device.parse(fields[b"device"]),
+            device=_stored_device(fields[b"device"]),
             tag=fields[b"tag"],
             batchsize=int(fields[b"batchsize"]),
             minbatchsize=int(fields[b"minbatchsize"]),
@@ -189,6 +189,15 @@ def decode_model(values: Sequence[bytes | None]) -> tuple[Model, int]:
         return model, int(fields[b"chunks"])
     except (AttributeError, TypeError, ValueError) as error:
         raise WrongType from error
+
+
+def _stored_device(word: bytes) -> Device:
+    """A device that was accepted when it was stored: AI.MODELSET and scripts take more than Device.parse does."""
+    try:
+        return Device.parse(word)
+    except CommandError:
+        text = word.decode()
+        return Device("GPU" if text.upper().startswith("GPU") else "CPU", None, text)
 
 
 def with_blob(model: Model, blob: bytes) -> Model:
@@ -214,10 +223,9 @@ def decode_script(values: Sequence[bytes | None]) -> Script:
     if fields[b"kind"] != b"SCRIPT":
         raise WrongType
     try:
-        text = fields[b"device"].decode()
         return Script(
             id=fields[b"id"].decode(),
-            device=Device("GPU" if text.upper().startswith("GPU") else "CPU", None, text),
+            device=_stored_device(fields[b"device"]),
             tag=fields[b"tag"],
             entry_points=tuple(json.loads(fields[b"entry_points"])),
             source=fields[b"source"].decode(),

@@ -17,7 +17,8 @@ PROBE_SIZE = 128
 """Bytes of an existing value that tell a tensor: our own headers of usual shapes are 128 bytes long."""
 
 # A key is free if it is absent, or holds a tensor: the same header as the new one (the common case), a header of the
-# form that we write, or any safetensors header with exactly one tensor in it.
+# form that we write, or any safetensors header with exactly one tensor in it. Words behind the values are options of
+# SET. The read after each write makes Redis track the key for the near cache: a write alone ends the tracking.
 SET_TENSORS = b"""
 local function is_tensor(key, head)
   if #head < 9 or string.sub(head, 3, 9) ~= '\\0\\0\\0\\0\\0\\0{' then return false end
@@ -41,7 +42,7 @@ for i, key in ipairs(KEYS) do
     return redis.error_reply('WRONGTYPE Operation against a key holding the wrong kind of value')
   end
 end
-for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i], unpack(ARGV, #KEYS + 1)) end
+for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i], unpack(ARGV, #KEYS + 1)) redis.call('STRLEN', key) end
 return redis.status_reply('OK')
 """
 SET_TENSORS_SHA = hashlib.sha1(SET_TENSORS, usedforsecurity=False).hexdigest().encode()

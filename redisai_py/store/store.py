@@ -129,16 +129,21 @@ class Store:
             raise WrongType
         return False
 
-    async def model_and_tensors(self, key: bytes, names: Sequence[bytes]) -> tuple[Awaitable[Any], Awaitable[Any]]:
-        """Ask for a model's id and for tensors in one round trip; gives the two replies to come (HMGET kind id,
-        MGET).
+    def model_and_tensors(
+        self, key: bytes, names: Sequence[bytes], lifetimes: bool
+    ) -> tuple[Awaitable[Any], Awaitable[Any], list[Awaitable[Any]]]:
+        """Ask for a model's id and for tensors in one round trip.
+
+        Returns: the replies to come: HMGET kind id; MGET of the tensors; a PTTL for each if `lifetimes` (else none, and
+                 none for tensors expected to be large).
         """
         fields = (b"HMGET", key, b"kind", b"id")
         if self.expects_large(names):
             (ids,) = self._link.pipeline([fields])
-            return ids, self.large_values(names)
-        ids, values = self._link.pipeline([fields, (b"MGET", *names)])
-        return ids, values
+            return ids, self.large_values(names), []
+        expiries = [(b"PTTL", name) for name in names] if lifetimes else []
+        ids, values, *left = self._link.pipeline([fields, (b"MGET", *names), *expiries])
+        return ids, values, left
 
     def expects_large(self, keys: Sequence[bytes]) -> bool:
         """Whether a value under one of these keys was large when last seen: a hint which way to fetch them."""
@@ -295,7 +300,9 @@ class Store:
         return b"%b:staging:%b" % (key, unique) + (b"" if b"{" in key else b"{%b}" % key)
 
     async def publish_tensor(self, connection: Caller, staging: bytes, key: bytes) -> None:
-        """Give a staged tensor its final name if that is free for one. Raises WrongType: then the staged one is gone."""
+        """Give a staged tensor its final name if that is free for one. Raises WrongType: then the staged one is
+        gone.
+        """
         self._note_large(key)
         try:
             while True:

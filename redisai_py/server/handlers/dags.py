@@ -1,8 +1,8 @@
 """AI.DAG*: one snapshot in, operations in parallel where they may, all or nothing out.
 
-The plan (`engine.dag`) says what may start and what the client is told; here the operations run and values pass between them
-in memory. LOAD and the look-ups of models and scripts are one round trip, PERSIST is another, and what happens in between
-touches Redis only if a script does so itself.
+The plan (`engine.dag`) says what may start and what the client is told; here the operations run and values pass
+between them in memory. LOAD and the look-ups of models and scripts are one round trip, PERSIST is another, and what
+happens in between touches Redis only if a script does so itself.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ async def _execute(
 async def _look_up(
     request: Dag, connection: Connection, access: Access, values: Awaitable[Any] | None
 ) -> tuple[dict[bytes, Tensor], dict[int, LoadedModel | Script]]:
-    """LOADed tensors by name, and the model or script of each operation that has one, in the order of RedisAI's checks."""
+    """LOADed tensors by name, and the model or script of each operation that has one, in the order of RedisAI's
+    checks.
+    """
     store = access.store
     keys = [(i, op) for i, op in enumerate(request.ops) if isinstance(op, (ModelExecute, ScriptExecute))]
     commands = [_fields(op) for _, op in keys]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ from redisai_py.store.store import Store
 from redisai_py.tensor import Tensor
 
 if TYPE_CHECKING:
+    from redisai_py.server.access import Access
     from redisai_py.server.connection import Connection
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "model_store",
 ]
 
+_GONE_MS = -2  # PTTL of a key that is not there
 MODEL_MISSING = "ERR model key is empty"
 
 
@@ -92,11 +96,9 @@ async def model_execute(request: models.ModelExecute, connection: Connection) ->
     """AI.MODELEXECUTE, AI.MODELRUN: the model's id and the inputs in one round trip, the run, the outputs in
     another.
     """
-    store = (await connection.session.authenticated()).store
-    ids, values = await store.model_and_tensors(request.key, request.inputs)
-    loaded = await load_model(request.key, ids, store, connection)
-    check_counts(loaded.model, len(request.inputs), len(request.outputs))
-    inputs = await store.decode_all(request.inputs, await values)
+    access = await connection.session.authenticated()
+    store = access.store
+    loaded, inputs = await _read(request, connection, access)
     run = connection.server.engine.run_model(loaded, inputs, request.timeout_ms)
     connection.cancel_run = run.cancel_queued
     try:
@@ -110,6 +112,39 @@ async def model_execute(request: models.ModelExecute, connection: Connection) ->
     if not connection.gone:
         await store.put_tensors(_present(request.outputs, outputs))
     return OK
+
+
+async def _read(
+    request: models.ModelExecute, connection: Connection, access: Access
+) -> tuple[LoadedModel, list[Tensor]]:
+    """The model and the inputs, in one round trip; kept near if nobody changes them meanwhile."""
+    store, near = access.store, access.near
+    reading = near.begin((request.key, *request.inputs)) if near is not None else None
+    fresh: set[bytes] = set()
+    try:
+        sent_at = time.monotonic()
+        ids, values, expiries = store.model_and_tensors(request.key, request.inputs, near is not None)
+        loaded = await load_model(request.key, ids, store, connection)
+        check_counts(loaded.model, len(request.inputs), len(request.outputs))
+        inputs = await store.decode_all(request.inputs, await values)
+        lifetimes = [await expiry for expiry in expiries]
+    finally:
+        if near is not None and reading is not None:
+            fresh = near.end(reading)
+    if near is not None and near is access.near:
+        if request.key in fresh:
+            near.put(request.key, loaded.id, 0)
+        for key, tensor, lifetime_ms in zip(request.inputs, inputs, lifetimes, strict=False):
+            if key in fresh and lifetime_ms != _GONE_MS:
+                deadline = math.inf if lifetime_ms < 0 else sent_at + lifetime_ms / 1000
+                near.put(key, _kept(tensor), len(tensor.data), deadline)
+    return loaded, inputs
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """A tensor with an array made for it once, for the many runs that it will be an input of."""
+    tensor.keep_array()
+    return tensor
 
 
 def _present(keys: Sequence[bytes], outputs: Sequence[Any]) -> list[tuple[bytes, Tensor]]:
