@@ -46,7 +46,7 @@ def bind(unit: Unit, name: str, inputs: Sequence[torch.Tensor]) -> tuple[Any, li
     return function, arguments
 
 
-def call(function: Any, arguments: Sequence[Any]) -> Any:
+def call(unit: Unit, function: Any, arguments: Sequence[Any]) -> Any:
     """Run the function without gradients.
 
     Raises: BackendError with the interpreter's message.   MemoryError: an allocation was refused.
@@ -60,8 +60,8 @@ def call(function: Any, arguments: Sequence[Any]) -> Any:
         raise
     except Exception as error:  # RuntimeError, torch.jit.Error, and what pybind11 makes of C++ exceptions
         if _is_memory(error):
-            raise MemoryError(str(error)) from error
-        raise BackendError(_PYTHON_FRAMES.sub("\n", str(error)).removeprefix("\n")) from error
+            raise MemoryError(unit.message(str(error))) from error
+        raise BackendError(unit.message(_PYTHON_FRAMES.sub("\n", str(error)))) from error
 
 
 def _is_memory(error: Exception) -> bool:

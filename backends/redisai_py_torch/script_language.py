@@ -197,12 +197,17 @@ def _globals() -> _Globals:
 class Unit:
     """One compiled source."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, originals: dict[str, str]) -> None:
         self._compiled = compiled
+        self._originals = originals
 
     def function(self, name: str) -> Any | None:
         """The function of that name, or None."""
         return self._compiled.find_function(name)
+
+    def message(self, text: str) -> str:
+        """An error's text with the author's lines in place of edited ones."""
+        return _restore(text, self._originals)
 
 
 def prepare() -> None:
@@ -237,7 +242,7 @@ def compile_source(source: str) -> Unit:
         raise BackendError(_restore(str(error), originals)) from error
     for function in compiled.get_functions():
         _check_graph(function.graph)
-    return Unit(compiled)
+    return Unit(compiled, originals)
 
 
 def _restore(message: str, originals: dict[str, str]) -> str:

@@ -110,7 +110,7 @@ class _Worker:
                 raise BackendError(f"Function does not exist: {name}")
         else:
             function, arguments = script_calls.bind(unit, name, inputs)
-        result = script_calls.call(function, arguments)
+        result = script_calls.call(unit, function, arguments)
         metas, parts = encode_tensors(script_calls.flatten(name, result, header["outputs"]))
         duration_us = int((time.perf_counter() - started) * 1e6)
         self._channel.send({"op": "result", "duration_us": duration_us, "tensors": metas}, parts)

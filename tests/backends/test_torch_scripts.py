@@ -277,6 +277,9 @@ def test_run_error_carries_the_cause_on_one_line(scripts: Scripts) -> None:
     assert "\n" not in text
     assert text.startswith("The following operation failed in the TorchScript interpreter.")
     assert "list index out of range" in text
+    source = f"{ENTRY}    redis.execute('SET', keys[0], args[0])\n    return tensors[3]\n"
+    with pytest.raises(BackendError, match=r"\n    redis\.execute\('SET', keys\[0\], args\[0\]\)\n"):
+        scripts.run(source, keys=(b"k",), args=(b"v",))
     with pytest.raises(BackendError, match=r"ValueError: mine 0"):
         scripts.run(ENTRY + "    raise ValueError('mine ' + str(len(tensors)))\n")
 

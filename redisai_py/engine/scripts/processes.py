@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from redisai_py.engine.scripts.frames import Frame, FrameReader
@@ -26,18 +27,7 @@ from redisai_py.tensor import Buffer
 
 __all__ = ["Channel", "Zygote", "ZygoteEvents"]
 
-# What the zygote process runs. A missing framework is an answer like any other; everything else ends in a traceback
-# on stderr.
-_BOOT = """
-import json, socket, sys
-try:
-    from redisai_py_torch.script_zygote import serve
-except ImportError as error:
-    socket.socket(fileno=int(sys.argv[1])).send(json.dumps({"op": "missing", "text": str(error)}).encode())
-else:
-    serve(int(sys.argv[1]))
-"""
-
+_BOOT = str(Path(__file__).with_name("boot.py"))
 _MAX_ANSWER = 1 << 16
 _MAX_PARTS = 512
 _READS_PER_WAKE = 64
@@ -100,7 +90,7 @@ class Zygote:
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONSAFEPATH": "1",
+            "PYTHONSAFEPATH": "1",  # else the file's own directory would come first
             # A thread of a library would not survive the fork.
             "OPENBLAS_NUM_THREADS": "1",
         }
@@ -108,7 +98,7 @@ class Zygote:
         try:
             with far_end:
                 process = subprocess.Popen(
-                    [sys.executable, "-c", _BOOT, str(fd)],
+                    [sys.executable, _BOOT, str(fd)],
                     pass_fds=[fd],
                     stdin=subprocess.DEVNULL,
                     env=environment,
