@@ -59,10 +59,10 @@ bench-smoke: $(FULL) ## Run every benchmark once, briefly
 	$(BIN)/python benchmarks/run.py --smoke
 
 demo: $(FULL) ## Classify handwritten digits in every framework, and check every prediction [ARGS=...]
-	$(BIN)/python examples/digits/demo.py $(ARGS)
+	$(BIN)/python -m examples.digits.demo $(ARGS)
 
 ensemble: $(FULL) ## Run three models in parallel and average them, in one command [ARGS=...]
-	$(BIN)/python examples/ensemble/ensemble.py $(ARGS)
+	$(BIN)/python -m examples.ensemble.average $(ARGS)
 
 chatbot: $(FULL) ## Talk to a model whose state lives in Redis
 	$(BIN)/python examples/chatbot.py
