@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement (default: 1)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements per side, interleaved (default: 3)")
     parser.add_argument("--out", type=Path, help="append the lines to this file")
+    parser.add_argument("--before", type=Path, metavar="DIR", help="measure the server of another checkout as well")
     parser.add_argument("--list", action="store_true", help="show the names and end")
     args = parser.parse_args(argv)
     if args.list:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     pace = _SMOKE if args.smoke else Pace(args.seconds, args.rounds)
     facts = environment(pace)
-    with servers() as started:
+    with servers(args.before) as started:
         for name in args.names or BENCHMARKS:
             begun = time.monotonic()
             for result in BENCHMARKS[name](started, pace):
@@ -65,7 +66,9 @@ def _write(result: dict[str, Any], out: Path | None) -> None:
         return
     with out.open("a") as file:
         file.write(line + "\n")
-    rates = "  ".join(f"{side} {figures.get('per_s', 0):,.0f}/s" for side, figures in result["sides"].items())
+    rates = "  ".join(
+        f"{side} {figures['per_s']:,.0f}/s {figures['cpu_us']:.1f} us" for side, figures in result["sides"].items()
+    )
     print(f"{result['row']:42} {result['ratio']:7.3f}  {rates}", file=sys.stderr)
 
 

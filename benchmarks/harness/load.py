@@ -19,10 +19,11 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.servers import Target
 from harness.wire import Client, Word
 
 __all__ = ["Request", "Sample", "closed_loop", "latency_sample", "open_loop", "redis_benchmark"]
@@ -34,7 +35,11 @@ _LIMIT_FACTOR = 20  # a run may take this many times the seconds it was made for
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement. per_s: requests per second.   p50_ms ... max_ms: latencies in milliseconds.   n: requests."""
+    """One measurement. per_s: requests per second.   p50_ms ... max_ms: latencies in milliseconds.   n: requests.
+
+    cpu_us: CPU time of the server per request, in microseconds; redis_cpu_us: of the Redis behind it. What else the
+    machine does changes rates and latencies much more than these.
+    """
 
     per_s: float
     p50_ms: float
@@ -42,6 +47,23 @@ class Sample:
     p99_ms: float
     max_ms: float
     n: int
+    cpu_us: float = 0.0
+    redis_cpu_us: float = 0.0
+
+
+class _CpuClock:
+    """CPU time of a server and its Redis from here on."""
+
+    def __init__(self, target: Target) -> None:
+        self._servers = [target, *([target.upstream] if target.upstream else [])]
+        self._begun = [server.cpu_seconds() for server in self._servers]
+
+    def add_to(self, sample: Sample) -> Sample:
+        spent = [
+            (server.cpu_seconds() - begun) / sample.n * 1e6
+            for server, begun in zip(self._servers, self._begun, strict=True)
+        ]
+        return replace(sample, cpu_us=spent[0], redis_cpu_us=spent[1] if len(spent) > 1 else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +81,19 @@ def latency_sample(latencies_s: Sequence[float], elapsed_s: float) -> Sample:
 
 
 def redis_benchmark(
-    port: int, words: Sequence[Word], *, clients: int, seconds: float, pipeline: int = 1, keyspace: int = 0
+    target: Target, words: Sequence[Word], *, clients: int, seconds: float, pipeline: int = 1, keyspace: int = 0
 ) -> Sample:
     """Measure one command for about `seconds`; how many requests that is comes from shorter runs before.
 
     Args: words: the command; no word may contain a NUL byte.
           keyspace: if not 0, `__rand_int__` in a word becomes a random number of 12 digits below it.
     """
-    with Client(port) as client:
+    with Client(target.port) as client:
         client.call(*[_replace(word) for word in words])  # an error is told here: redis-benchmark counts it as a reply
     requests = clients * pipeline * 4
     while True:
-        found = _redis_benchmark(port, words, clients, requests, pipeline, keyspace, seconds)
+        clock = _CpuClock(target)
+        found = clock.add_to(_redis_benchmark(target.port, words, clients, requests, pipeline, keyspace, seconds))
         took = requests / min(found.per_s, _MOST_PER_S)
         if took > seconds / 2 or requests >= _MOST_REQUESTS:
             return found
@@ -126,9 +149,9 @@ class _Connections:
             connection.close()
 
 
-def closed_loop(port: int, cycle: Sequence[Request], *, clients: int, seconds: float) -> Sample:
+def closed_loop(target: Target, cycle: Sequence[Request], *, clients: int, seconds: float) -> Sample:
     """Measure cycles of requests, each client one at a time; `per_s` and the latencies are those of whole cycles."""
-    connections = _Connections(port, clients, cycle)
+    connections = _Connections(target.port, clients, cycle)
     steps = len(cycle)
     at = dict.fromkeys(connections.sockets, 0)
     poll = select.epoll()
@@ -138,6 +161,7 @@ def closed_loop(port: int, cycle: Sequence[Request], *, clients: int, seconds: f
         begun = dict.fromkeys(at, 0.0)
         for fd in at:
             poll.register(fd, select.EPOLLIN)
+        clock = _CpuClock(target)
         started = now()
         until = started + seconds
         for fd in at:
@@ -157,7 +181,7 @@ def closed_loop(port: int, cycle: Sequence[Request], *, clients: int, seconds: f
                         busy -= 1
                         continue
                 connections.send(fd, step)
-        return latency_sample(latencies, now() - started)
+        return clock.add_to(latency_sample(latencies, now() - started))
     finally:
         poll.close()
         connections.close()
@@ -170,17 +194,18 @@ def _poll(poll: select.epoll, give_up: float) -> list[tuple[int, int]]:
     return events
 
 
-def open_loop(port: int, request: Request, *, clients: int, per_s: float, seconds: float) -> Sample:
+def open_loop(target: Target, request: Request, *, clients: int, per_s: float, seconds: float) -> Sample:
     """Measure requests that start as a Poisson process of `per_s`, from a fixed seed, on whichever client is free.
 
     A request that finds no client free waits for one; that time counts. `per_s` of the sample is what was answered.
     """
-    connections = _Connections(port, clients, [request])
+    connections = _Connections(target.port, clients, [request])
     rng = random.Random(1)
     free = deque(connections.sockets)
     waiting: deque[float] = deque()
     due: dict[int, float] = {}
     latencies: list[float] = []
+    clock = _CpuClock(target)
     started = time.perf_counter()
     arrival = started + rng.expovariate(per_s)
     until = started + seconds
@@ -202,6 +227,6 @@ def open_loop(port: int, request: Request, *, clients: int, per_s: float, second
                 if connections.received(fd):
                     latencies.append(time.perf_counter() - due.pop(fd))
                     free.append(fd)
-        return latency_sample(latencies, time.perf_counter() - started)
+        return clock.add_to(latency_sample(latencies, time.perf_counter() - started))
     finally:
         connections.close()

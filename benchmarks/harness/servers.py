@@ -15,19 +15,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from harness.wire import Client
 
-__all__ = ["LOCALHOST", "REDIS_OPTIONS", "Servers", "servers"]
+__all__ = ["LOCALHOST", "REDIS_OPTIONS", "Servers", "Target", "servers"]
 
 LOCALHOST = "127.0.0.1"
 REDIS_OPTIONS = ("--save", "", "--appendonly", "no", "--bind", LOCALHOST)
 _ROOT = Path(__file__).resolve().parents[2]
 _START_LIMIT_S = 30.0
 _STOP_LIMIT_S = 10.0
+_LOOK_AGAIN_S = 0.02  # a server tells nobody that its port is open: it is tried
 
 
 def _free_port() -> int:
@@ -44,65 +46,91 @@ def _redis_binary() -> str:
     raise SystemExit("a redis-server or valkey-server is needed on PATH")
 
 
-class Servers:
-    """Processes in a temporary directory. redis, redisai: ports; the latter starts when first asked for."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server that is measured. upstream: the Redis behind it, if it is not that itself."""
 
-    def __init__(self, directory: Path) -> None:
+    port: int
+    process: psutil.Process
+    upstream: Target | None = None
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far of its process and of those that it started."""
+        times = [each.cpu_times() for each in self._family()]
+        return sum(each.user + each.system for each in times)
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the same processes."""
+        return sum(int(each.memory_info().rss) for each in self._family())
+
+    def _family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+
+class Servers:
+    """Processes in a temporary directory.
+
+    redis: bare Redis.   before: root of another checkout of this project, whose server is then measured as well.
+    """
+
+    def __init__(self, directory: Path, before: Path | None = None) -> None:
         self.directory = directory
         self.socket_path = directory / "redis.sock"
+        self.before = before
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._ours: dict[tuple[str, ...], tuple[int, int]] = {}
-        self._baselines: dict[tuple[str, bool], int] = {}
+        self._started: dict[tuple[str, ...], Target] = {}
         self.redis = self._start(
-            [_redis_binary(), *REDIS_OPTIONS, "--dir", str(directory), "--unixsocket", str(self.socket_path)], "--port"
-        )[0]
+            (_redis_binary(), *REDIS_OPTIONS, "--dir", str(directory), "--unixsocket", str(self.socket_path)), _ROOT
+        )
 
-    def redisai(self, *options: str) -> int:
-        """The port of our server with these further options."""
-        return self._our(options)[0]
+    def redisai(self, *options: str) -> Target:
+        """Our server with these further options; it starts when first asked for."""
+        return self._our(_ROOT, options)
 
-    def resident_bytes(self, *options: str) -> int:
-        """Resident memory of that server's processes."""
-        process = psutil.Process(self._our(options)[1])
-        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+    def sides(self, *options: str) -> dict[str, Target]:
+        """Our server as `redisai`, and that of the other checkout as `before` if there is one."""
+        found = {"redisai": self.redisai(*options)}
+        if self.before is not None:
+            found["before"] = self._our(self.before, options)
+        return found
 
-    def _our(self, options: tuple[str, ...]) -> tuple[int, int]:
-        if options not in self._ours:
-            command = [sys.executable, "-m", "redisai_py", "serve", "--redis", f"unix://{self.socket_path}"]
-            self._ours[options] = self._start([*command, "--log-level", "warning", *options], "--port")
-        return self._ours[options]
+    def near_cache(self, model: Path, *, thread: bool) -> Target:
+        """A near-cache baseline with that model."""
+        program = str(_ROOT / "benchmarks" / "baseline" / "near_cache.py")
+        command = (sys.executable, program, "--redis", str(self.socket_path), "--model", str(model))
+        return self._once((*command, "--thread") if thread else command, _ROOT)
 
-    def near_cache(self, model: Path, *, thread: bool) -> int:
-        """The port of a near-cache baseline with that model."""
-        key = (str(model), thread)
-        if key not in self._baselines:
-            program = str(Path(__file__).resolve().parents[1] / "baseline" / "near_cache.py")
-            command = [sys.executable, program, "--redis", str(self.socket_path), "--model", str(model)]
-            self._baselines[key] = self._start([*command, *(["--thread"] if thread else [])], "--port")[0]
-        return self._baselines[key]
+    def _our(self, root: Path, options: tuple[str, ...]) -> Target:
+        command = (sys.executable, "-m", "redisai_py", "serve", "--redis", f"unix://{self.socket_path}")
+        return self._once((*command, "--log-level", "warning", *options), root)
 
-    def _start(self, command: list[str], port_option: str) -> tuple[int, int]:
+    def _once(self, command: tuple[str, ...], root: Path) -> Target:
+        key = (str(root), *command)
+        if key not in self._started:
+            self._started[key] = self._start(command, root)
+        return self._started[key]
+
+    def _start(self, command: tuple[str, ...], root: Path) -> Target:
         port = _free_port()
         log = self.directory / f"{len(self._processes)}.log"
-        environment = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'backends'}"}
+        environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'backends'}"}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, port_option, str(port)], stdout=output, stderr=output, env=environment, cwd=self.directory
+                [*command, "--port", str(port)], stdout=output, stderr=output, env=environment, cwd=self.directory
             )
         self._processes.append(process)
         give_up = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < give_up and process.poll() is None:
             with contextlib.suppress(OSError), Client(port) as client:
                 client.call("PING")
-                return port, process.pid
-            time.sleep(0.02)  # there is nothing to wait on: the port opens when it opens
+                return Target(port, psutil.Process(process.pid), getattr(self, "redis", None))
+            time.sleep(_LOOK_AGAIN_S)
         raise SystemExit(f"{command[:4]} did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
     def stop(self) -> None:
         """End every process that was started here, the Redis last."""
         for process in reversed(self._processes):
             process.terminate()
-        for process in reversed(self._processes):
             try:
                 process.wait(_STOP_LIMIT_S)
             except subprocess.TimeoutExpired:
@@ -111,10 +139,10 @@ class Servers:
 
 
 @contextlib.contextmanager
-def servers() -> Iterator[Servers]:
+def servers(before: Path | None = None) -> Iterator[Servers]:
     """A temporary directory with a Redis in it, and whatever else is asked for."""
     with tempfile.TemporaryDirectory(prefix="redisai-bench-") as directory:
-        started = Servers(Path(directory))
+        started = Servers(Path(directory), before)
         try:
             yield started
         finally:

@@ -26,7 +26,7 @@ def prepare(servers: Servers, model: str, batchsize: int) -> str:
     """Store a model and its input tensor through us; the model's key."""
     builder, floats, _ = MODELS[model]
     key = f"{model}:batch{batchsize}"
-    with Client(servers.redisai()) as client:
+    with Client(servers.redisai().port) as client:
         words = ("BATCHSIZE", batchsize) if batchsize else ()
         client.call("AI.MODELSTORE", key, "ONNX", "CPU", *words, "BLOB", blob(builder))
         client.call("AI.TENSORSET", f"{model}:in", "FLOAT", 1, floats, "BLOB", _floats(floats))
@@ -46,9 +46,9 @@ def model_run(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
     for model, (builder, floats, outputs) in MODELS.items():
         path = store(servers.directory, model, blob(builder))
         baselines = {"near_cache": False, "near_cache_thread": True}
-        ports = {name: servers.near_cache(path, thread=thread) for name, thread in baselines.items()}
-        for port in ports.values():
-            with Client(port) as client:
+        others = {name: servers.near_cache(path, thread=thread) for name, thread in baselines.items()}
+        for target in others.values():
+            with Client(target.port) as client:
                 client.call("AI.TENSORSET", f"{_OTHER}{model}:in", "FLOAT", 1, floats, "BLOB", _floats(floats))
         for batchsize in (0, BATCH):
             key = prepare(servers, model, batchsize)
@@ -57,15 +57,14 @@ def model_run(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
                 plain = ("SET", f"{model}:plain", "?" * (_HEADER_BYTES + 4 * outputs))
                 sides = {
                     "redis_set": partial(load, servers.redis, plain),
-                    "redisai": partial(load, servers.redisai(), _execute(key, model)),
-                    **{name: partial(load, port, _execute(key, model, _OTHER)) for name, port in ports.items()},
+                    **{side: partial(load, each, _execute(key, model)) for side, each in servers.sides().items()},
+                    **{side: partial(load, each, _execute(key, model, _OTHER)) for side, each in others.items()},
                 }
-                name = f"model-run.{model}.batch{batchsize}.c{clients}"
                 figures = interleave(sides, pace)
                 ours = figures["redisai"]["per_s"]
-                others = {side: round(ours / figures[side]["per_s"], 4) for side in ports}
-                facts = {"clients": clients, "pipeline": 1, "batchsize": batchsize, "ratios_to_baseline": others}
-                yield row(name, figures, "redisai", "redis_set", **facts)
+                ratios = {side: round(ours / figures[side]["per_s"], 4) for side in others}
+                facts = {"clients": clients, "pipeline": 1, "batchsize": batchsize, "ratios_to_baseline": ratios}
+                yield row(f"model-run.{model}.batch{batchsize}.c{clients}", figures, "redisai", "redis_set", **facts)
 
 
 def batching(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:

@@ -50,7 +50,7 @@ def _compare(
         load = partial(redis_benchmark, clients=clients, seconds=pace.seconds, pipeline=pipeline, keyspace=random)
         sides = {
             "redis": partial(load, servers.redis, plain),
-            "redisai": partial(load, servers.redisai(), ours),
+            **{side: partial(load, target, ours) for side, target in servers.sides().items()},
         }
         yield row(
             f"{name}.c{clients}.p{pipeline}.{keys}",
@@ -71,11 +71,11 @@ def _shown(words: Sequence[Word]) -> str:
 
 def _fill(servers: Servers, keyspace: int) -> None:
     names = ["one", *(f"{i:012}" for i in range(keyspace))]
-    for port, command in (
+    for target, command in (
         (servers.redis, lambda name: encode("SET", f"plain:{name}", DATA)),
         (servers.redisai(), lambda name: encode("AI.TENSORSET", f"tensor:{name}", "FLOAT", FLOATS, "BLOB", DATA)),
     ):
-        with Client(port) as client:
+        with Client(target.port) as client:
             for start in range(0, len(names), 100):
                 part = names[start : start + 100]
                 client.pipeline(b"".join(map(command, part)), len(part))
