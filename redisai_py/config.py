@@ -187,10 +187,17 @@ class Config:
     )
     log_level: str = _setting("info", PROCESS, "Least level to log.", choices=("debug", "info", "warning", "error"))
     log_format: str = _setting("text", PROCESS, "Form of the log lines, on standard error.", choices=("text", "json"))
-    http_host: str = _setting("127.0.0.1", PROCESS, "Address of the HTTP endpoint for metrics.")
-    http_port: int = _setting(
-        0, PROCESS, "TCP port of the HTTP endpoint for metrics.", minimum=1, maximum=65535, zero="off"
+    slow_run_ms: int = _setting(
+        1000,
+        PROCESS,
+        "Runs of models and scripts that take this long, in milliseconds, are logged.",
+        minimum=1,
+        zero="none",
     )
+    http: int = _setting(
+        0, PROCESS, "TCP port for /metrics (Prometheus), /healthz and /readyz.", minimum=1, maximum=65535, zero="off"
+    )
+    http_host: str = _setting("127.0.0.1", PROCESS, "Address of the HTTP port. It asks nobody for a password.")
 
     def __post_init__(self) -> None:
         for setting in _SETTINGS:

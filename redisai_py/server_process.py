@@ -26,6 +26,7 @@ from redisai_py import log
 from redisai_py.config import Config
 from redisai_py.errors import UpstreamError
 from redisai_py.server.app import serve
+from redisai_py.startup import StartError
 
 __all__ = ["main"]
 
@@ -49,7 +50,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, listener, control))
-    except UpstreamError as error:
+    except (UpstreamError, StartError) as error:
         logger.error("cannot start", reason=str(error))
         return 1
     except Exception:

@@ -67,6 +67,8 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
             )
     else:
         lines.append(f"  Redis  {masked_url(started.config.redis or '')} {started.redis.version}".rstrip())
+    if started.config.http:
+        lines.append(f"  HTTP   http://{_authority(started.config)}/metrics, /healthz, /readyz")
     if started.redis.open and not started.config.protected_mode and started.host not in ("127.0.0.1", "::1"):
         lines.append("  Warning: anybody who reaches this port can read and change all data")
     return [
@@ -75,6 +77,11 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
         *(f"    {line}" for line in _commands_to_try(started, redis_cli)),
         "  Ctrl-C stops it; the data stays.",
     ]
+
+
+def _authority(config: Config) -> str:
+    host = f"[{config.http_host}]" if ":" in config.http_host else config.http_host
+    return f"{host}:{config.http}"
 
 
 def _commands_to_try(started: Started, redis_cli: str | None) -> list[str]:
@@ -159,6 +166,7 @@ def _metavar(setting: Setting, annotation: Any) -> str | None:
     if setting.name.endswith("_bytes"):
         return "SIZE"
     named = {"host": "ADDRESS", "http_host": "ADDRESS", "redis": "URL", "data_dir": "DIR", "redis_server": "PROGRAM"}
+    named |= {"port": "PORT", "http": "PORT"}
     return named.get(setting.name, "KEY" if annotation == tuple[str, ...] else "N")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -79,7 +79,8 @@ class Engine:
         self._expiry: asyncio.TimerHandle | None = None
         self._expires_at = float("inf")
         self._closing = False
-        self._executions: dict[str, int] = {}
+        self._executions: Counter[str] = Counter()
+        self._loads: Counter[str] = Counter()
         self._refused = 0
         self._timed_out = 0
         self._ended_threads = 0
@@ -163,6 +164,7 @@ class Engine:
 
     def _loaded(self, loaded: LoadedModel) -> None:
         loaded.stats.loads += 1
+        self._loads[loaded.model.backend] += 1
         if not self._closing:
             self._registry.add(loaded)
         for waiter in self._loading.pop(loaded.id, ()):
@@ -272,8 +274,7 @@ class Engine:
         for run in runs:
             run.loaded = None
             run.inputs = ()
-        backend = loaded.model.backend
-        self._executions[backend] = self._executions.get(backend, 0) + 1
+        self._executions[loaded.model.backend] += 1
         self._settle(execution, execution.error)
         self._after_runs(loaded)
 
@@ -366,6 +367,7 @@ class Engine:
             len(self._loading),
             cpu_seconds(self._devices),
             dict(self._executions),
+            dict(self._loads),
             self._refused,
             self._timed_out,
         )

@@ -70,7 +70,7 @@ class EngineSnapshot:
     queues: by upper-cased device string.   models: least recently used first.   loaded_bytes: their sum.
     loading: models being loaded.
     worker_cpu_s: INFO's names (`ai_queue_CPU_bthread_n1_used_cpu_total`) -> seconds, None if the system does not tell.
-    executions: by backend, how often a framework was called, whatever AI.INFO RESETSTAT does.
+    executions, loads: by backend, how often a framework ran and loaded a model, whatever AI.INFO RESETSTAT does.
     refused: runs that found their queue full.   timed_out: runs whose TIMEOUT passed in it.
     """
 
@@ -80,5 +80,6 @@ class EngineSnapshot:
     loading: int
     worker_cpu_s: Mapping[str, float | None]
     executions: Mapping[str, int] = field(default_factory=dict)
+    loads: Mapping[str, int] = field(default_factory=dict)
     refused: int = 0
     timed_out: int = 0

@@ -99,6 +99,11 @@ class Access:
         except UpstreamError as error:
             passed(error)
 
+    @property
+    def dedicated_count(self) -> int:
+        """Dedicated connections open now."""
+        return self._open
+
     def dedicated(self) -> AbstractAsyncContextManager[LargeUpstream]:
         """A connection to oneself, from a bounded pool; after an error it is closed, since its state is not known."""
         return self._dedicated()
@@ -192,6 +197,12 @@ class AccessTable:
         if access.clients == 0:
             self._by_identity.pop(access.identity, None)
             access.close()
+
+    def connection_counts(self) -> tuple[int, int]:
+        """How many shared and how many dedicated connections are open."""
+        accesses = list(self._by_identity.values())
+        shared = sum(access.shared is not None and not access.shared.closed for access in accesses)
+        return shared, sum(access.dedicated_count for access in accesses)
 
     def close(self) -> None:
         """Close all connections, at the server's end."""

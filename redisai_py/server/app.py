@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import math
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from redisai_py.config import Config
+import structlog
+
+from redisai_py import __version__
+from redisai_py.backend import backend_names
+from redisai_py.commands.models import accept_backend
+from redisai_py.config import Config, masked_url
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.scripts import ScriptEngine, ScriptSettings
 from redisai_py.engine.settings import EngineSettings
@@ -24,12 +29,19 @@ from redisai_py.errors import RedisAIError
 from redisai_py.resp import Frames
 from redisai_py.server.access import AccessTable
 from redisai_py.server.connection import Connection
+from redisai_py.server.control import Control, own_identity
+from redisai_py.server.introspection import default_backends_path
+from redisai_py.server.journal import Journal
+from redisai_py.server.keymap import KeyMap
+from redisai_py.server.loading import Loading
+from redisai_py.server.operations import Operations
+from redisai_py.server.preload import Preload
 from redisai_py.server.session import Session
 from redisai_py.server.upstream import Address
 
 __all__ = ["Server", "serve"]
 
-_log = logging.getLogger(__name__)
+logger = structlog.get_logger()
 
 
 class Server:
@@ -38,10 +50,14 @@ class Server:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
         self.loop = loop
-        self.address = Address.from_url(config.redis or "redis://127.0.0.1:6379")
+        url = config.redis or "redis://127.0.0.1:6379"
+        self.address = Address.from_url(url)
+        self.control = Control(self.address, own_identity(url))
         self.accesses = AccessTable(self.address, config.upstream_pool, config.near_cache_bytes)
         self.frames = Frames()
-        self.engine = Engine(engine_settings(config), loop)
+        self.keys = KeyMap()
+        self.journal = Journal(self.keys, config.slow_run_ms)
+        self.engine = Engine(engine_settings(config), loop, notable=self.journal.executed)
         self.scripts = ScriptEngine(
             ScriptSettings(
                 workers=config.worker_threads,
@@ -52,12 +68,15 @@ class Server:
             loop,
         )
         self.script_stats = StatsTable()
+        self.loading = Loading(self.engine, self.script_stats, self.keys, self.journal)
+        self.preload = Preload(self, config.preload)
         self.connections: set[Connection] = set()
         self.model_chunk_size = config.model_chunk_size
-        self.backends_path = ""
+        self.backends_path = default_backends_path()
         self.started_at = time.monotonic()
         self.commands_processed = 0
         self.connections_accepted = 0
+        self.connections_refused = 0
         self.internal_errors = 0
         self.draining = False
         self._unflushed: list[Session] = []
@@ -78,6 +97,8 @@ class Server:
         """A client connected."""
         self.connections_accepted += 1
         if len(self.connections) >= self.config.max_clients:
+            self.connections_refused += 1
+            self.journal.client_refused("max_clients are connected", max_clients=self.config.max_clients)
             connection.transport.write(b"-ERR max number of clients reached\r\n")
             connection.transport.close()
             return
@@ -93,8 +114,13 @@ class Server:
         """Log a bug of ours under an id; the reply that names the id."""
         error_id = uuid.uuid4().hex[:8]
         self.internal_errors += 1
-        _log.error("internal error %s", error_id, exc_info=error)
+        logger.error("internal error", id=error_id, exc_info=error)
         return RedisAIError(f"ERR internal error {error_id}")
+
+    @property
+    def obstacles(self) -> list[str]:
+        """Why no client should be sent here, as far as this process knows by itself."""
+        return [*(["the server is stopping"] if self.draining else []), *self.preload.obstacles]
 
     async def drain(self, timeout_s: float) -> None:
         """Let commands under way finish, at most `timeout_s`; then close every client."""
@@ -121,24 +147,50 @@ def engine_settings(config: Config) -> EngineSettings:
         loaded_models_limit_bytes=config.loaded_models_budget_bytes,
         queue_limit=config.queue_limit,
         auto_batch=config.auto_batch,
+        slow_run_s=config.slow_run_ms / 1000 if config.slow_run_ms else math.inf,
     )
 
 
 async def serve(config: Config, listener: socket.socket, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     """Serve clients of a bound socket until `stop` is set, then drain.
 
-    Args: config: its `redis` names the upstream server.   ready: called once connections are accepted.
+    Args:   config: its `redis` names the upstream server.
+            ready: called once connections are accepted and models that are to be preloaded have been tried.
+    Raises: StartError: the HTTP port cannot be had.
     """
+    for name in backend_names():
+        accept_backend(name)
     loop = asyncio.get_running_loop()
     server = Server(config, loop)
-    acceptor: Any = await loop.create_server(lambda: Connection(server), sock=listener, backlog=config.backlog)
-    ready()
+    operations = Operations(server)
+    acceptor: Any = None
     try:
-        await stop.wait()
+        await operations.open()
+        acceptor = await loop.create_server(lambda: Connection(server), sock=listener, backlog=config.backlog)
+        host, port = listener.getsockname()[:2]
+        logger.info("serving", host=host, port=port, redis=masked_url(config.redis or ""), version=__version__)
+        if await _before(stop, operations.preload()):
+            ready()
+            await stop.wait()
+        logger.info("stopping", clients=len(server.connections), drain_timeout_s=config.drain_timeout_s)
         acceptor.close()
         await server.drain(config.drain_timeout_s)
     finally:
-        acceptor.close()
-        await server.engine.close(config.drain_timeout_s)
+        if acceptor is not None:
+            acceptor.close()
+        ended = await server.engine.close(config.drain_timeout_s)
         await server.scripts.close()
+        await operations.close()
         server.accesses.close()
+        server.control.close()
+        logger.info("stopped", commands=server.commands_processed, framework_threads_left=not ended)
+
+
+async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work unless `stop` is set before it is done; whether it was done."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return not stop.is_set()

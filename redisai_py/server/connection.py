@@ -16,7 +16,6 @@ What a command means is found in `meanings`; this module knows only when one may
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,6 @@ __all__ = ["Connection"]
 
 _BACKLOG_HIGH = 1024
 _BACKLOG_LOW = 128
-_log = logging.getLogger(__name__)
 
 Segments = Sequence[Buffer]
 
@@ -110,7 +108,7 @@ class Connection(asyncio.Protocol):
         self._writing_paused = True
         limit = self.server.config.output_buffer_limit_bytes
         if limit and self.transport.get_write_buffer_size() > limit:
-            _log.warning("closing a client that does not read its replies (%d bytes waiting)", limit)
+            self.server.journal.client_refused("it does not read its replies", limit_bytes=limit)
             self.transport.abort()
         self.session.pause_relay()
 

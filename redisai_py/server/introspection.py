@@ -5,19 +5,22 @@ read.
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redisai_py.backend import loaded_backends
+from redisai_py.engine.settings import EngineSnapshot
 
 if TYPE_CHECKING:
     from redisai_py.server.app import Server
 
-__all__ = ["MODULE_NAME", "MODULE_VERSION", "info_sections"]
+__all__ = ["MODULE_NAME", "MODULE_VERSION", "default_backends_path", "info_sections"]
 
 MODULE_NAME = "ai"
 MODULE_VERSION = 10207
 """major * 10000 + minor * 100 + patch of the RedisAI version whose protocol this is, 1.2.7."""
 
+# In the order of RedisAI's section.
 _VERSION_FIELDS = {
     "TF": "ai_TensorFlow_version",
     "TFLITE": "ai_TensorFlowLite_version",
@@ -38,6 +41,11 @@ def info_sections(server: Server, wanted: set[str]) -> str:
     }
     chosen = [name for name in sections if wanted & _ALL or name in wanted]
     return "\r\n".join(f"# {name}\r\n{_lines(sections[name](server))}" for name in chosen)
+
+
+def default_backends_path() -> str:
+    """BACKENDSPATH as it is at the start: `backends` beside the server's own files. Nothing is read there."""
+    return str(Path(__file__).resolve().parents[1] / "backends")
 
 
 def _lines(fields: dict[str, object]) -> str:
@@ -64,28 +72,48 @@ def _settings(server: Server) -> dict[str, object]:
 
 
 def _backends(server: Server) -> dict[str, object]:
+    versions = {name: backend.version for name, backend in loaded_backends().items()}
+    if server.scripts.framework_version is not None:  # scripts need no backend in this process
+        versions.setdefault("TORCH", server.scripts.framework_version)
+    own = [name for name in _VERSION_FIELDS if name in versions]
+    others = sorted(versions.keys() - _VERSION_FIELDS.keys())
     fields: dict[str, object] = {}
-    for name, backend in sorted(loaded_backends().items()):
-        fields[_VERSION_FIELDS.get(name, f"ai_{name}_version")] = backend.version
+    for name in [*own, *others]:
+        fields[_VERSION_FIELDS.get(name, f"ai_{name}_version")] = versions[name]
+        if name == "ONNX":
+            fields |= _onnx(server.engine.snapshot())
     return fields
+
+
+def _onnx(engine: EngineSnapshot) -> dict[str, object]:
+    """RedisAI counts the bytes and calls of an allocator of its own under ONNX Runtime. We have none, so `memory` is
+    the size of the loaded models, and `access_num` counts what makes the runtime allocate: loads and executions.
+    """
+    on_cpu = [model for model in engine.models if model.backend == "ONNX" and model.device.upper().startswith("CPU")]
+    return {
+        "ai_onnxruntime_memory": sum(model.nbytes for model in on_cpu),
+        "ai_onnxruntime_memory_access_num": engine.executions.get("ONNX", 0) + engine.loads.get("ONNX", 0),
+        "ai_onnxruntime_maximum_run_sessions_number": sum(queue.threads for queue in engine.queues.values()),
+    }
 
 
 def _cpu(server: Server) -> dict[str, object]:
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    main = resource.getrusage(resource.RUSAGE_THREAD)
+    of_thread = getattr(resource, "RUSAGE_THREAD", None)  # not on macOS
+    main = resource.getrusage(of_thread) if of_thread is not None else None
     fields: dict[str, object] = {
         "ai_self_used_cpu_sys": _seconds(own.ru_stime),
         "ai_self_used_cpu_user": _seconds(own.ru_utime),
         "ai_children_used_cpu_sys": _seconds(children.ru_stime),
         "ai_children_used_cpu_user": _seconds(children.ru_utime),
-        "ai_main_thread_used_cpu_sys": _seconds(main.ru_stime),
-        "ai_main_thread_used_cpu_user": _seconds(main.ru_utime),
+        "ai_main_thread_used_cpu_sys": _seconds(main and main.ru_stime),
+        "ai_main_thread_used_cpu_user": _seconds(main and main.ru_utime),
     }
     for name, seconds in server.engine.snapshot().worker_cpu_s.items():
-        fields[name] = "N/A" if seconds is None else _seconds(seconds)
+        fields[name] = _seconds(seconds)
     return fields
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.6f}"
+def _seconds(value: float | None) -> str:
+    return "N/A" if value is None else f"{value:.6f}"

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from redisai_py.commands import COMMANDS, models, scripts, tensors
+from redisai_py.commands import COMMANDS, admin, models, scripts, tensors
 from redisai_py.commands.replies import model_reply, script_reply, tensor_reply
-from redisai_py.errors import CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
+from redisai_py.errors import NO_RUN_INFO, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.resp import Command, split_replies
 from redisai_py.resp_reply import OK, encode_reply
 from redisai_py.server.driver import NO_REPLY
+from redisai_py.server.handlers.admin import INFO_FIELDS, NEEDS_CONFIG, change_setting, info_report, setting
+from redisai_py.server.keymap import Place
 from redisai_py.store import codec
 from redisai_py.store.scripts import DELETE_KIND, SET_TENSORS
 from redisai_py.store.store import empty_tensor_key
@@ -240,11 +242,36 @@ def _delete(kind: bytes, missing: str) -> Callable[[Any, Connection], tuple[list
         def finish(replies: list[Any]) -> Any:
             if not _checked(replies[0]):
                 raise MissingKey(missing)
+            place = Place(kind.decode(), connection.session.identity.database, request.key)
+            connection.server.loading.gone(place)
             return OK
 
         return [[b"EVAL", DELETE_KIND, b"1", request.key, kind]], finish
 
     return translate
+
+
+def _info(request: admin.Info, connection: Connection) -> tuple[list[list[Any]], Finish]:
+    def finish(replies: list[Any]) -> Any:
+        try:
+            fields = _checked(replies[0])
+        except WrongType:
+            raise MissingKey(NO_RUN_INFO) from None
+        return info_report(request, fields, connection.server)
+
+    return [[b"HMGET", request.key, *INFO_FIELDS]], finish
+
+
+def _config_get(request: admin.ConfigGet, connection: Connection) -> tuple[list[list[Any]], Finish]:
+    return [], lambda replies: setting(request.name, connection.server)
+
+
+def _config_set(request: admin.ConfigSet, connection: Connection) -> tuple[list[list[Any]], Finish]:
+    def finish(replies: list[Any]) -> Any:
+        _checked(replies[0])
+        return change_setting(request, connection.server)
+
+    return [list(NEEDS_CONFIG)], finish
 
 
 _TRANSLATIONS: dict[type, Callable[[Any, Connection], tuple[list[list[Any]], Finish]]] = {
@@ -253,4 +280,7 @@ _TRANSLATIONS: dict[type, Callable[[Any, Connection], tuple[list[list[Any]], Fin
     models.ModelDel: _delete(b"MODEL", "ERR model key is empty"),
     scripts.ScriptGet: _script_get,
     scripts.ScriptDel: _delete(b"SCRIPT", "ERR script key is empty"),
+    admin.Info: _info,
+    admin.ConfigGet: _config_get,
+    admin.ConfigSet: _config_set,
 }

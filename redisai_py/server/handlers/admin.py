@@ -3,62 +3,94 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from redisai_py.backend import load_backend, loaded_backends
 from redisai_py.commands import admin
 from redisai_py.commands.replies import RunInfo, info_reply
 from redisai_py.engine.stats import RunStats
-from redisai_py.errors import BackendError, CommandError, MissingKey, UpstreamError
+from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError
 from redisai_py.resp_reply import OK
 
 if TYPE_CHECKING:
+    from redisai_py.server.app import Server
     from redisai_py.server.connection import Connection
 
-__all__ = ["config_get", "config_set", "info", "load_backend_command"]
+__all__ = [
+    "INFO_FIELDS",
+    "NEEDS_CONFIG",
+    "change_setting",
+    "config_get",
+    "config_set",
+    "info",
+    "info_report",
+    "load_backend_command",
+    "setting",
+]
 
-_NO_INFO = "ERR cannot find run info for key"
-_FIELDS = (b"kind", b"id", b"backend", b"device", b"tag")
+INFO_FIELDS = (b"kind", b"id", b"backend", b"device", b"tag")
+"""What AI.INFO reads of a key's hash."""
+NEEDS_CONFIG = (b"CONFIG", b"GET", b"maxmemory")
+"""What a client must be allowed to do in Redis to change a setting here."""
+
+logger = structlog.get_logger()
 
 
 async def info(request: admin.Info, connection: Connection) -> Any:
     """AI.INFO: the counters of what the key holds now; this process's own, as RedisAI's are each node's own."""
     access = await connection.session.authenticated()
-    (pending,) = access.pipeline([(b"HMGET", request.key, *_FIELDS)])
+    (pending,) = access.pipeline([(b"HMGET", request.key, *INFO_FIELDS)])
     try:
-        kind, run_id, backend, device, tag = await pending
+        fields = await pending
     except UpstreamError as error:
         if "WRONGTYPE" in str(error):
-            raise MissingKey(_NO_INFO) from error
+            raise MissingKey(NO_RUN_INFO) from error
         raise
-    if kind not in (b"MODEL", b"SCRIPT"):
-        raise MissingKey(_NO_INFO)
-    server = connection.server
+    return info_report(request, fields, connection.server)
+
+
+def info_report(request: admin.Info, fields: Sequence[bytes | None], server: Server) -> Any:
+    """The reply, from the values of INFO_FIELDS. Raises MissingKey if they are no model's or script's."""
+    kind, stored_id, backend, device, tag = fields
+    if kind not in (b"MODEL", b"SCRIPT") or stored_id is None:
+        raise MissingKey(NO_RUN_INFO)
     is_model = kind == b"MODEL"
+    run_id = stored_id.decode()
     if request.reset:
         if is_model:
-            server.engine.reset_stats(run_id.decode())
+            server.engine.reset_stats(run_id)
         else:
-            server.script_stats.of(run_id.decode()).reset()
+            server.script_stats.of(run_id).reset()
         return OK
-    stats = server.engine.stats(run_id.decode()) if is_model else server.script_stats.of(run_id.decode()).snapshot()
+    stats = server.engine.stats(run_id) if is_model else server.script_stats.snapshot(run_id)
     report = RunInfo(
         key=request.key,
         kind=kind.decode(),
-        backend=backend.decode() if is_model else "TORCH",
-        device=device.decode(),
+        backend=(backend or b"").decode() if is_model else "TORCH",
+        device=(device or b"").decode(),
         tag=tag or b"",
         duration_us=stats.duration_us,
         samples=stats.samples if is_model else -1,
         calls=stats.calls,
         errors=stats.errors,
-        more=_details(stats) if request.full else {},
+        more={**_memory(run_id, server), **_details(stats)} if request.full else {},
     )
     return info_reply(report, request.full)
 
 
+def _memory(model_id: str, server: Server) -> dict[bytes, Any]:
+    """Whether this process has the model loaded, its size, and its runs that wait or run; zeros for a script."""
+    for model in server.engine.snapshot().models:
+        if model.model_id == model_id:
+            return {b"loaded": 1, b"loaded_bytes": model.nbytes, b"unfinished": model.unfinished}
+    return {b"loaded": 0, b"loaded_bytes": 0, b"unfinished": 0}
+
+
 def _details(stats: RunStats) -> dict[bytes, Any]:
-    """What AI.INFO FULL adds: times in microseconds, batch sizes in rows."""
+    """Times in microseconds, batch sizes in rows as pairs (rows, executions)."""
     fields: dict[bytes, Any] = {b"loads": stats.loads, b"batches": stats.batches}
     for name, distribution in ((b"queue_time", stats.queue_time), (b"run_time", stats.run_time)):
         for quantile in ("p50", "p95", "p99"):
@@ -69,40 +101,55 @@ def _details(stats: RunStats) -> dict[bytes, Any]:
 
 
 async def config_get(request: admin.ConfigGet, connection: Connection) -> Any:
-    """AI.CONFIG GET: the two settings of RedisAI, null for any other."""
+    """AI.CONFIG GET."""
     await connection.session.authenticated()
-    if request.name == "MODEL_CHUNK_SIZE":
-        return connection.server.model_chunk_size
-    if request.name == "BACKENDSPATH":
-        return connection.server.backends_path.encode()
-    return None
+    return setting(request.name, connection.server)
+
+
+def setting(name: str, server: Server) -> Any:
+    """The two settings that RedisAI tells, null for any other."""
+    if name == "MODEL_CHUNK_SIZE":
+        return server.model_chunk_size
+    return server.backends_path.encode() if name == "BACKENDSPATH" else None
 
 
 async def config_set(request: admin.ConfigSet, connection: Connection) -> Any:
     """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this process, until it ends; needs the right to CONFIG."""
     await _need_config(connection)
+    return change_setting(request, connection.server)
+
+
+def change_setting(request: admin.ConfigSet, server: Server) -> Any:
+    """Change it; the log says so."""
     if request.name == "MODEL_CHUNK_SIZE":
-        connection.server.model_chunk_size = int(request.value)
+        server.model_chunk_size = int(request.value)
     else:
-        connection.server.backends_path = str(request.value)
+        server.backends_path = str(request.value)
+    logger.info("setting changed", name=request.name, value=request.value)
     return OK
 
 
 async def load_backend_command(request: admin.LoadBackend, connection: Connection) -> Any:
-    """AI.CONFIG LOADBACKEND: import an installed plugin now, off the event loop; the path only names it."""
+    """AI.CONFIG LOADBACKEND: import an installed plugin now, off the event loop; the path is not looked at.
+
+    The reply has RedisAI's few words; why it failed, the log says.
+    """
     await _need_config(connection)
+    failed = CommandError("ERR error loading backend")
     if request.backend in loaded_backends():
-        raise CommandError("ERR error loading backend")
+        raise failed
     try:
-        await asyncio.get_running_loop().run_in_executor(None, load_backend, request.backend)
+        backend = await asyncio.get_running_loop().run_in_executor(None, load_backend, request.backend)
     except BackendError as error:
-        raise CommandError(f"ERR error loading backend: {error}") from error
+        logger.warning("backend not loaded", backend=request.backend, error=str(error))
+        raise failed from error
+    logger.info("backend loaded", backend=request.backend, version=backend.version)
     return OK
 
 
 async def _need_config(connection: Connection) -> None:
     """Raise Redis's NOPERM unless the client may run CONFIG; a server without CONFIG at all is no reason to refuse."""
     await connection.session.authenticated()
-    (raw,) = await connection.session.capture([[b"CONFIG", b"GET", b"maxmemory"]])
+    (raw,) = await connection.session.capture([list(NEEDS_CONFIG)])
     if raw.startswith((b"-NOPERM", b"-NOAUTH")):
         raise UpstreamError(raw[1:].decode("utf-8", "replace").strip())

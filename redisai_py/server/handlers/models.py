@@ -15,6 +15,7 @@ from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import CommandError, DeadlineExceeded, UpstreamError, WrongType
 from redisai_py.model import Model
 from redisai_py.resp_reply import OK, TIMEDOUT
+from redisai_py.server.keymap import Place
 from redisai_py.store.store import Store
 from redisai_py.tensor import Tensor
 
@@ -61,13 +62,15 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
         outputs=request.outputs,
         blob=bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks),
     )
-    loaded = await server.engine.load(model)
+    place = Place("MODEL", connection.session.identity.database, request.key)
+    loaded = await server.loading.load(place, model)
     try:
         named = replace(model, inputs=loaded.inputs, outputs=loaded.outputs)
         await store.put_model(request.key, named, server.model_chunk_size)
     except BaseException:
         server.engine.unload(model.id)
         raise
+    server.loading.holds(place, model)
     return OK
 
 
@@ -83,6 +86,7 @@ async def model_del(request: models.ModelDel, connection: Connection) -> Any:
     """AI.MODELDEL."""
     store = (await connection.session.authenticated()).store
     await store.delete(request.key, b"MODEL", MODEL_MISSING)
+    connection.server.loading.gone(Place("MODEL", connection.session.identity.database, request.key))
     return OK
 
 
@@ -169,5 +173,8 @@ async def load_model(key: bytes, ids: Awaitable[Any], store: Store, connection: 
         raise await store.no_value(key, MODEL_MISSING)
     loaded = engine.loaded(model_id.decode())
     if loaded is None:
-        loaded = await engine.load(await store.model_with_blob(key))
+        place = Place("MODEL", connection.session.identity.database, key)
+        model = await store.model_with_blob(key)
+        loaded = await connection.server.loading.load(place, model)
+        connection.server.loading.holds(place, model)
     return loaded

@@ -14,6 +14,7 @@ from redisai_py.model import Script
 from redisai_py.resp_reply import OK, TIMEDOUT, encode_reply
 from redisai_py.server.handlers.models import load_model
 from redisai_py.server.handlers.tensors import tensor_get, tensor_set
+from redisai_py.server.keymap import Place
 from redisai_py.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -48,7 +49,12 @@ async def script_store(request: scripts.ScriptStore, connection: Connection) -> 
     await connection.server.scripts.compile(request.source, request.device, request.entry_points)
     script = Script(uuid.uuid4().hex, request.device, request.tag, request.entry_points, request.source)
     await store.put_script(request.key, script)
+    connection.server.loading.holds(_place(request.key, connection), script)
     return OK
+
+
+def _place(key: bytes, connection: Connection) -> Place:
+    return Place("SCRIPT", connection.session.identity.database, key)
 
 
 async def script_get(request: scripts.ScriptGet, connection: Connection) -> Any:
@@ -60,6 +66,7 @@ async def script_del(request: scripts.ScriptDel, connection: Connection) -> Any:
     """AI.SCRIPTDEL."""
     store = (await connection.session.authenticated()).store
     await store.delete(request.key, b"SCRIPT", SCRIPT_MISSING)
+    connection.server.loading.gone(_place(request.key, connection))
     return OK
 
 
@@ -92,6 +99,8 @@ async def run_script(
     host = ConnectionHost(connection)
     keys, args, count = list(request.keys), list(request.args), len(request.outputs)
     server = connection.server
+    place, device = _place(request.key, connection), script.device.text
+    server.loading.holds(place, script)
     run = server.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms)
     stats = server.script_stats.of(script.id)
     try:
@@ -99,9 +108,12 @@ async def run_script(
     except RedisAIError as error:
         if str(error) != "TIMEDOUT":
             stats.failed(error)
+            server.journal.script_failed(place, request.function, device, error)
         raise
-    stats.executed(1, run.duration_us / 1e6, (run.queued_us / 1e6,))
-    stats.succeeded(1, run.duration_us / 1e6, 0)
+    run_s, queued_s = run.duration_us / 1e6, run.queued_us / 1e6
+    stats.executed(1, run_s, (queued_s,))
+    stats.succeeded(1, run_s, 0)
+    server.journal.script_ran(place, request.function, device, run_s, queued_s)
     return outputs
 
 

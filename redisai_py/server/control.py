@@ -1,0 +1,83 @@
+"""The server's own way to Redis: for preloading, for noticing deleted models, and to tell whether Redis is there.
+
+Rules: the credentials of the URL are used here and nowhere else. A client brings its own, and what runs for a client
+runs as that client. A server without credentials, beside a Redis that asks for some, still tells whether Redis
+answers; it cannot preload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from urllib.parse import unquote, urlsplit
+
+from redisai_py.errors import UpstreamError
+from redisai_py.server.access import Access
+from redisai_py.server.upstream import Address, Identity
+
+__all__ = ["Control", "own_identity"]
+
+PING_TIMEOUT_S = 2.0
+_CONNECTIONS = 2
+_NO_ANSWER = ("ERR upstream Redis", "LOADING", "MASTERDOWN")
+"""Beginnings of errors that mean that Redis cannot be used; any other error is an answer."""
+
+
+def own_identity(url: str) -> Identity:
+    """Who the server itself is: the user and password of the URL, database 0."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return Identity()
+    return Identity(unquote(parts.username or "default").encode(), unquote(parts.password).encode())
+
+
+class Control:
+    """Connections with the server's own identity, opened when first needed. Thread: the event loop's."""
+
+    def __init__(self, address: Address, identity: Identity) -> None:
+        self._address = address
+        self._identity = identity
+        self._accesses: dict[int, Access] = {}
+
+    async def access(self, database: int = 0) -> Access:
+        """Connected access to a database. Raises UpstreamError."""
+        access = self._accesses.get(database)
+        if access is None:
+            access = Access(self._address, replace(self._identity, database=database), _CONNECTIONS, near_bytes=0)
+            access.clients = 1  # itself: its connections stay open
+            self._accesses[database] = access
+        await access.ensure()
+        return access
+
+    async def ping(self) -> float:
+        """Seconds that Redis took to answer.
+
+        Raises: UpstreamError if it is out of reach, does not answer within 2 s, or cannot be used yet.
+        """
+        since = time.monotonic()
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                (pong,) = (await self.access()).pipeline([(b"PING",)])
+                await pong
+        except TimeoutError:
+            self._give_up()
+            raise UpstreamError(
+                f"ERR upstream Redis at {self._address} does not answer within {PING_TIMEOUT_S:g} s"
+            ) from None
+        except UpstreamError as error:
+            if str(error).startswith(_NO_ANSWER):
+                raise
+        return time.monotonic() - since
+
+    def _give_up(self) -> None:
+        """Drop a connection that hangs: replies to what was sent on it are no longer waited for."""
+        shared = self._accesses[0].shared
+        if shared is not None:
+            shared.transport.abort()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for access in self._accesses.values():
+            access.close()
+        self._accesses.clear()

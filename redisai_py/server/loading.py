@@ -1,0 +1,70 @@
+"""What this server holds for the keys that it has met: one log line per load, and no memory for what a key held
+before.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from redisai_py.engine.engine import Engine
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.stats import StatsTable
+from redisai_py.errors import RedisAIError
+from redisai_py.model import Model, Script
+from redisai_py.server.keymap import Held, KeyMap, Place
+
+if TYPE_CHECKING:
+    from redisai_py.server.journal import Journal
+
+__all__ = ["Loading"]
+
+
+class Loading:
+    """The engine's models and the counters of scripts, with their keys. Thread: the event loop's."""
+
+    def __init__(self, engine: Engine, script_stats: StatsTable, keys: KeyMap, journal: Journal) -> None:
+        self._engine = engine
+        self._script_stats = script_stats
+        self._keys = keys
+        self._journal = journal
+        self._under_way: set[str] = set()
+
+    async def load(self, place: Place, model: Model) -> LoadedModel:
+        """`Engine.load`, with a line in the log for whoever asks first. Raises what it raises."""
+        loaded = self._engine.loaded(model.id)
+        if loaded is not None or model.id in self._under_way:
+            return loaded or await self._engine.load(model)
+        self._under_way.add(model.id)
+        since = time.monotonic()
+        try:
+            loaded = await self._engine.load(model)
+        except RedisAIError as error:
+            self._journal.load_failed(place, model.backend, model.device.text, error)
+            raise
+        finally:
+            self._under_way.discard(model.id)
+        self._journal.loaded(place, loaded, time.monotonic() - since)
+        return loaded
+
+    def holds(self, place: Place, program: Model | Script) -> None:
+        """The key holds this model or script now: the one that it held before goes."""
+        backend = program.backend if isinstance(program, Model) else "TORCH"
+        before = self._keys.met(place, Held(program.id, backend, program.device.text))
+        if before is not None:
+            self._unload(place, before, "replaced")
+
+    def gone(self, place: Place) -> None:
+        """The key was deleted, or holds something else."""
+        before = self._keys.forget(place)
+        if before is not None:
+            self._unload(place, before, "deleted")
+
+    def _unload(self, place: Place, stored_id: str, why: str) -> None:
+        if place.kind == "SCRIPT":
+            self._script_stats.forget(stored_id)
+            return
+        was_loaded = self._engine.loaded(stored_id) is not None
+        self._engine.unload(stored_id)
+        if was_loaded:
+            self._journal.unloaded(place, why)

@@ -1,0 +1,83 @@
+"""What runs beside the front door for the operator: the HTTP endpoint, preloading, and keeping house."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client.exposition import choose_encoder
+
+from redisai_py.errors import UpstreamError
+from redisai_py.server.housekeeping import keep_house
+from redisai_py.server.http import HttpEndpoint, Response
+from redisai_py.server.metrics import Metrics, gather
+from redisai_py.startup import StartError
+
+if TYPE_CHECKING:
+    from redisai_py.server.app import Server
+
+__all__ = ["Operations"]
+
+logger = structlog.get_logger()
+
+
+class Operations:
+    """Started before the first client is accepted, ended after the last one has left."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._http: HttpEndpoint | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Listen for HTTP, if that is wanted, and begin to keep house. Raises StartError: the port cannot be had."""
+        config = self._server.config
+        if config.http:
+            self._http = HttpEndpoint({"/metrics": self._metrics, "/healthz": self._healthy, "/readyz": self._ready})
+            try:
+                await self._http.listen(config.http_host, config.http)
+            except OSError as error:
+                why = error.strerror or error
+                raise StartError(f"cannot listen on {config.http_host} port {config.http} for HTTP: {why}") from error
+            logger.info("serving HTTP", host=config.http_host, port=config.http)
+        self._tasks.append(asyncio.create_task(keep_house(self._server)))
+
+    async def preload(self) -> None:
+        """Try once to load what is to be preloaded; what does not load is tried again beside everything else."""
+        preload = self._server.preload
+        if preload.obstacles:
+            await preload.attempt()
+            self._tasks.append(asyncio.create_task(preload.insist()))
+
+    async def close(self) -> None:
+        """End all of it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._http is not None:
+            await self._http.close()
+
+    async def _metrics(self, headers: Mapping[str, str]) -> Response:
+        encode, content_type = choose_encoder(headers.get("accept", ""))
+        figures = await gather(self._server)
+        body = await asyncio.get_running_loop().run_in_executor(None, partial(encode, Metrics(figures)))
+        return Response(HTTPStatus.OK, body, content_type)
+
+    async def _healthy(self, headers: Mapping[str, str]) -> Response:
+        """The process lives and its event loop turns; nothing else is said."""
+        return Response(HTTPStatus.OK, b"ok\n")
+
+    async def _ready(self, headers: Mapping[str, str]) -> Response:
+        """Whether clients should be sent here; if not, one line per reason."""
+        obstacles = list(self._server.obstacles)
+        try:
+            await self._server.control.ping()
+        except UpstreamError as error:
+            obstacles.append(str(error).removeprefix("ERR "))
+        if not obstacles:
+            return Response(HTTPStatus.OK, b"ok\n")
+        return Response(HTTPStatus.SERVICE_UNAVAILABLE, "\n".join([*obstacles, ""]).encode())
