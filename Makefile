@@ -14,9 +14,12 @@ PORT ?= 6390
 DATA ?= data
 # For the tests: further arguments of pytest, as in `make test ARGS="-k tensor -x"`.
 ARGS ?=
+# For the benchmarks: which ones (none is all), and where the lines go.
+NAMES ?=
+OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance fault cover lint type fmt bench-smoke demo ensemble chatbot docs dist clean
+.PHONY: help run install test test-slow unit conformance fault cover lint type fmt bench bench-smoke bench-compare demo ensemble chatbot docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -55,8 +58,14 @@ fmt: $(FULL) ## Bring the code into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-smoke: $(FULL) ## Run every benchmark once, briefly
+bench-smoke: $(FULL) ## Run every benchmark once, briefly: shows that it works, not how fast
 	$(BIN)/python benchmarks/run.py --smoke
+
+bench: $(FULL) ## Run benchmarks, all or NAMES, and append the lines to OUT [NAMES=...] [OUT=bench.jsonl]
+	$(BIN)/python benchmarks/run.py $(NAMES) --out $(OUT)
+
+bench-compare: $(FULL) ## Compare two files of results: make bench-compare A=old.jsonl B=new.jsonl
+	$(BIN)/python benchmarks/compare.py $(A) $(B)
 
 demo: $(FULL) ## Classify handwritten digits in every framework, and check every prediction [ARGS=...]
 	$(BIN)/python -m examples.digits.demo $(ARGS)

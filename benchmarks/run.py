@@ -17,8 +17,13 @@ from typing import Any
 
 from harness.report import Pace, environment
 from harness.servers import Servers, servers
+from macro.dags import fraud_detection, one_trip, wide_dag
+from macro.isolation import slow_neighbour
+from macro.large import large_neighbour, large_tensors
 from macro.model_run import batching, model_run
+from macro.scripts import script_call
 from macro.tensor_io import pass_through, tensor_io
+from micro.functions import codec_functions, parser_functions
 
 Benchmark = Callable[[Servers, Pace], Iterator[dict[str, Any]]]
 
@@ -27,6 +32,15 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pass-through": pass_through,
     "model-run": model_run,
     "batching": batching,
+    "one-trip": one_trip,
+    "wide-dag": wide_dag,
+    "fraud-detection": fraud_detection,
+    "large": large_tensors,
+    "large-neighbour": large_neighbour,
+    "slow-neighbour": slow_neighbour,
+    "script-call": script_call,
+    "parser": parser_functions,
+    "codec": codec_functions,
 }
 _SMOKE = Pace(seconds=0.02, rounds=1, smoke=True)
 

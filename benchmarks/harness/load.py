@@ -26,8 +26,9 @@ import numpy as np
 from harness.servers import Target
 from harness.wire import Client, Word
 
-__all__ = ["Request", "Sample", "closed_loop", "latency_sample", "open_loop", "redis_benchmark"]
+__all__ = ["CpuClock", "Request", "Sample", "closed_loop", "latency_sample", "open_loop", "redis_benchmark"]
 
+_CLIENT = b"__client__"
 _MOST_REQUESTS = 2_000_000
 _MOST_PER_S = 1e7  # redis-benchmark counts in milliseconds, and divides by none of them as well
 _LIMIT_FACTOR = 20  # a run may take this many times the seconds it was made for, then it is given up
@@ -51,7 +52,7 @@ class Sample:
     redis_cpu_us: float = 0.0
 
 
-class _CpuClock:
+class CpuClock:
     """CPU time of a server and its Redis from here on."""
 
     def __init__(self, target: Target) -> None:
@@ -68,7 +69,7 @@ class _CpuClock:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Bytes to send at once and how many replies they have."""
+    """Bytes to send at once and how many replies they have; `__client__` in them becomes each client's own number."""
 
     data: bytes
     replies: int = 1
@@ -92,7 +93,7 @@ def redis_benchmark(
         client.call(*[_replace(word) for word in words])  # an error is told here: redis-benchmark counts it as a reply
     requests = clients * pipeline * 4
     while True:
-        clock = _CpuClock(target)
+        clock = CpuClock(target)
         found = clock.add_to(_redis_benchmark(target.port, words, clients, requests, pipeline, keyspace, seconds))
         took = requests / min(found.per_s, _MOST_PER_S)
         if took > seconds / 2 or requests >= _MOST_REQUESTS:
@@ -118,23 +119,28 @@ def _redis_benchmark(
     return Sample(float(row["rps"]), *latencies, requests)
 
 
+def _of_client(request: Request, number: int) -> bytes:
+    return request.data.replace(_CLIENT, b"%010d" % number)  # of the same length, for the words' lengths are encoded
+
+
 class _Connections:
     """Non-blocking sockets that wait for replies of known length."""
 
     def __init__(self, port: int, clients: int, requests: Sequence[Request]) -> None:
         with Client(port) as client:
-            self.lengths = [client.raw_reply_length(request.data, request.replies) for request in requests]
-        self.data = [request.data for request in requests]
-        self.sockets = {}
-        for _ in range(clients):
+            self.lengths = [client.raw_reply_length(_of_client(each, 0), each.replies) for each in requests]
+        self.sockets: dict[int, socket.socket] = {}
+        self._data: dict[int, list[bytes]] = {}
+        for number in range(clients):
             connection = socket.create_connection(("127.0.0.1", port), timeout=10)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sockets[connection.fileno()] = connection
+            self._data[connection.fileno()] = [_of_client(request, number) for request in requests]
         self.missing = dict.fromkeys(self.sockets, 0)
 
     def send(self, fd: int, step: int) -> None:
         self.missing[fd] = self.lengths[step]
-        self.sockets[fd].sendall(self.data[step])
+        self.sockets[fd].sendall(self._data[fd][step])
 
     def received(self, fd: int) -> bool:
         """Take what has come; whether the reply is whole."""
@@ -161,7 +167,7 @@ def closed_loop(target: Target, cycle: Sequence[Request], *, clients: int, secon
         begun = dict.fromkeys(at, 0.0)
         for fd in at:
             poll.register(fd, select.EPOLLIN)
-        clock = _CpuClock(target)
+        clock = CpuClock(target)
         started = now()
         until = started + seconds
         for fd in at:
@@ -205,7 +211,7 @@ def open_loop(target: Target, request: Request, *, clients: int, per_s: float, s
     waiting: deque[float] = deque()
     due: dict[int, float] = {}
     latencies: list[float] = []
-    clock = _CpuClock(target)
+    clock = CpuClock(target)
     started = time.perf_counter()
     arrival = started + rng.expovariate(per_s)
     until = started + seconds
