@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Kind", "Operation", "Outcome", "Plan", "Version"]
+__all__ = ["Graph", "Kind", "Operation", "Outcome", "Plan", "Version"]
 
 
 class Kind(enum.Enum):
@@ -57,26 +57,28 @@ class Version(NamedTuple):
 _LOADED = -1
 
 
-class Plan:
-    """One execution of a DAG: ask `ready`, start those, report each with `finish` or `fail`, until `done`.
+class Graph:
+    """What reads what: all of a DAG that does not change from one execution to the next. Made once, executed often.
 
     Args:   loaded: names that are there before the first operation.
     Raises: KeyError: an operation reads a name that is neither loaded nor written before it.
     """
 
+    __slots__ = ("inputs", "last", "needs", "operations")
+
     def __init__(self, operations: Sequence[Operation], loaded: Iterable[Hashable] = ()) -> None:
-        self._operations = tuple(operations)
-        self._last: dict[Hashable, Version] = {name: Version(name, _LOADED) for name in loaded}
-        self._inputs: list[tuple[Version, ...]] = []
-        self._waits_for: dict[int, set[int]] = {}  # operations not started -> those they need
-        self._running: set[int] = set()
-        self._finished: set[int] = set()
-        self._first_failed = len(self._operations)
+        self.operations = tuple(operations)
+        self.last: dict[Hashable, Version] = {name: Version(name, _LOADED) for name in loaded}
+        """The version of each name after the last operation: what PERSIST saves."""
+        self.inputs: list[tuple[Version, ...]] = []
+        """Per operation, the versions that it reads, in the order of its `reads`."""
+        self.needs: dict[int, frozenset[int]] = {}
+        """Model and script operations -> the operations that must have ended before."""
         previous_script: int | None = None
-        for i, operation in enumerate(self._operations):
-            inputs = tuple(self._last[name] for name in operation.reads)
-            self._inputs.append(inputs)
-            self._last.update((name, Version(name, i)) for name in operation.writes)
+        for i, operation in enumerate(self.operations):
+            inputs = tuple(self.last[name] for name in operation.reads)
+            self.inputs.append(inputs)
+            self.last.update((name, Version(name, i)) for name in operation.writes)
             if operation.kind is Kind.TENSOR:
                 continue
             needs = {version.writer for version in inputs if self._is_computed(version)}
@@ -84,26 +86,32 @@ class Plan:
                 if previous_script is not None:
                     needs.add(previous_script)
                 previous_script = i
-            self._waits_for[i] = needs
+            self.needs[i] = frozenset(needs)
 
     def _is_computed(self, version: Version) -> bool:
-        return version.writer != _LOADED and self._operations[version.writer].kind is not Kind.TENSOR
-
-    def inputs(self, i: int) -> tuple[Version, ...]:
-        """The versions that operation `i` reads, in the order of its `reads`."""
-        return self._inputs[i]
-
-    def last(self, name: Hashable) -> Version:
-        """The version that PERSIST saves. Raises KeyError for a name that is neither loaded nor written."""
-        return self._last[name]
+        return version.writer != _LOADED and self.operations[version.writer].kind is not Kind.TENSOR
 
     def readers(self) -> Mapping[Version, int]:
         """How many operations read each version; what nobody reads any more need not be kept."""
         counts: dict[Version, int] = {}
-        for versions in self._inputs:
+        for versions in self.inputs:
             for version in versions:
                 counts[version] = counts.get(version, 0) + 1
         return counts
+
+
+class Plan:
+    """One execution of a DAG: ask `ready`, start those, report each with `finish` or `fail`, until `done`."""
+
+    __slots__ = ("_finished", "_first_failed", "_operations", "_running", "_waits_for", "graph")
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._operations = graph.operations
+        self._waits_for = dict(graph.needs)  # operations not started -> those they need
+        self._running: set[int] = set()
+        self._finished: set[int] = set()
+        self._first_failed = len(self._operations)
 
     def ready(self) -> list[int]:
         """Model and script operations to start now, in textual order; each is given once."""

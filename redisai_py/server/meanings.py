@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redisai_py.commands import COMMANDS
+from redisai_py.commands.dags import Dag
 from redisai_py.commands.models import ModelExecute
 from redisai_py.commands.replies import tensor_reply
 from redisai_py.commands.spec import CommandSpec
@@ -18,6 +19,8 @@ from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError, WrongType
 from redisai_py.resp import Command, Frames
 from redisai_py.server.handlers import handle, handle_error
+from redisai_py.server.handlers.dag_run import template_of
+from redisai_py.server.near_dags import ExecuteDag
 from redisai_py.server.passthrough import understand_plain
 from redisai_py.server.runs import ExecuteModel
 from redisai_py.store import codec
@@ -65,6 +68,8 @@ def understand(command: Command, frames: Frames) -> Meaning:
 
 def _understand_ai(spec: CommandSpec, command: Command) -> Meaning:
     try:
+        if Dag in spec.request:
+            return ExecuteDag(template_of(spec, command.argv), command.argv)
         request = spec.parse(command.argv)
     except CommandError as error:
         return Failing(error)

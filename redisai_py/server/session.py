@@ -236,17 +236,17 @@ class Session:
             deferred, self._deferred = self._deferred, []
             for segments in deferred:
                 self.write(segments)
+        self._count(replies)
+        if not self.relayed and whole:
+            connection.after_work()
+
+    def _count(self, replies: list[Any]) -> None:
         if self._streaming or self.mode is Mode.MONITOR:
             self._count_streaming(replies)
-        else:
-            for reply in replies:
-                if type(reply) is not hiredis.PushNotification:
-                    self.relayed -= 1
-        if not self.relayed and whole:
-            if connection.backlog:
-                connection.drain()
-            if connection.eof:
-                connection.leave_if_idle()
+            return
+        for reply in replies:
+            if type(reply) is not hiredis.PushNotification:
+                self.relayed -= 1
 
     def _count_streaming(self, replies: list[Any]) -> None:
         """Count replies where messages come between them (subscriptions, MONITOR)."""

@@ -19,7 +19,7 @@ from redisai_py.store import codec
 from redisai_py.store.scripts import PROBE_SIZE, SET_TENSORS, SET_TENSORS_SHA
 from redisai_py.tensor import Buffer, Tensor
 
-__all__ = ["LARGE_VALUE", "Link", "Store", "empty_tensor_key"]
+__all__ = ["LARGE_VALUE", "Link", "Store", "empty_tensor_key", "script_words"]
 
 LARGE_VALUE = 64 * 1024
 """Values of this many bytes and more travel on dedicated connections."""
@@ -425,6 +425,23 @@ class _Write:
     def joined(self) -> list[tuple[Any, ...]]:
         """Plain SETs for a stream that takes whole words."""
         return [(b"SET", key, v, *self._expiry) for key, v in zip(self.tensors, self._values(), strict=True)]
+
+
+def script_words(
+    tensors: dict[bytes, Tensor], ex_seconds: int | None, keepttl: bool
+) -> tuple[tuple[bytes, ...], dict[bytes, Tensor]]:
+    """What follows SET_TENSORS in EVALSHA, and the tensors once more, their data in the bytes that are sent.
+
+    Those are what to keep: the original data may be a view of a whole batch, which it would keep alive.
+    """
+    write = _Write(tensors, _expiry(ex_seconds, keepttl))
+    words = write.script_words()
+    values = words[1 + len(tensors) : 1 + 2 * len(tensors)]
+    kept = {
+        key: Tensor(tensor.dtype, tensor.shape, memoryview(value)[len(value) - len(tensor.data) :])
+        for (key, tensor), value in zip(tensors.items(), values, strict=True)
+    }
+    return words, kept
 
 
 def _expiry(ex_seconds: int | None, keepttl: bool) -> tuple[bytes, ...]:

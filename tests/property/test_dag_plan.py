@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisai_py.engine.dag import Kind, Operation, Outcome, Plan, Version
+from redisai_py.engine.dag import Graph, Kind, Operation, Outcome, Plan, Version
 
 NAMES = "abcd"
 
@@ -65,7 +65,7 @@ class Parallel:
     def __init__(self, operations: list[Operation], loaded: list[str], failing: set[int]) -> None:
         self.operations = operations
         self.failing = failing
-        self.plan = Plan(operations, loaded)
+        self.plan = Plan(Graph(operations, loaded))
         self.values: dict[Version, object] = {Version(name, -1): ("loaded", name) for name in loaded}
         self.running: list[int] = []
         self.started: list[int] = []
@@ -74,7 +74,7 @@ class Parallel:
                 self._write(i)
 
     def _write(self, i: int) -> None:
-        inputs = tuple(self.values[version] for version in self.plan.inputs(i))
+        inputs = tuple(self.values[version] for version in self.plan.graph.inputs[i])
         for position, name in enumerate(self.operations[i].writes):
             self.values[Version(name, i)] = (i, position, inputs)
 
@@ -95,7 +95,7 @@ class Parallel:
     def _start(self) -> None:
         ready = self.plan.ready()
         for i in ready:
-            assert all(version in self.values for version in self.plan.inputs(i))
+            assert all(version in self.values for version in self.plan.graph.inputs[i])
         scripts = [i for i in self.running + ready if self.operations[i].kind is Kind.SCRIPT]
         assert len(scripts) <= 1
         self.running += ready
@@ -116,10 +116,10 @@ def test_the_reply_is_that_of_the_sequential_run(
     assert [plan.outcome(i) for i in range(len(operations))] == sequential.outcomes
     assert plan.succeeded == (Outcome.FAILED not in sequential.outcomes)
     for i in range(len(operations)):
-        seen = [parallel.values[v] if plan.exists(v) else None for v in plan.inputs(i)]
+        seen = [parallel.values[v] if plan.exists(v) else None for v in plan.graph.inputs[i]]
         assert seen == sequential.read[i]
     for name, value in sequential.scope.items():
-        version = plan.last(name)
+        version = plan.graph.last[name]
         assert (parallel.values[version] if plan.exists(version) else None) == value
 
 
@@ -134,5 +134,5 @@ def test_each_operation_is_started_once_and_scripts_in_their_order(
     scripts = [i for i in parallel.started if operations[i].kind is Kind.SCRIPT]
     assert sorted(parallel.started) == work
     assert scripts == sorted(scripts)
-    counts = parallel.plan.readers()
+    counts = parallel.plan.graph.readers()
     assert sum(counts.values()) == sum(len(operation.reads) for operation in operations)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
 __all__ = [
+    "GONE_MS",
     "MODEL_MISSING",
     "check_counts",
+    "kept",
     "load_model",
     "model_del",
     "model_execute",
@@ -34,7 +36,7 @@ __all__ = [
     "model_store",
 ]
 
-_GONE_MS = -2  # PTTL of a key that is not there
+GONE_MS = -2  # PTTL of a key that is not there
 MODEL_MISSING = "ERR model key is empty"
 
 
@@ -139,13 +141,13 @@ async def _read(
         if request.key in fresh:
             near.put(request.key, loaded.id, 0)
         for key, tensor, lifetime_ms in zip(request.inputs, inputs, lifetimes, strict=False):
-            if key in fresh and lifetime_ms != _GONE_MS:
+            if key in fresh and lifetime_ms != GONE_MS:
                 deadline = math.inf if lifetime_ms < 0 else sent_at + lifetime_ms / 1000
-                near.put(key, _kept(tensor), len(tensor.data), deadline)
+                near.put(key, kept(tensor), len(tensor.data), deadline)
     return loaded, inputs
 
 
-def _kept(tensor: Tensor) -> Tensor:
+def kept(tensor: Tensor) -> Tensor:
     """A tensor with an array made for it once, for the many runs that it will be an input of."""
     tensor.keep_array()
     return tensor

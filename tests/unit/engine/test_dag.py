@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redisai_py.engine.dag import Kind, Operation, Outcome, Plan, Version
+from redisai_py.engine.dag import Graph, Kind, Operation, Outcome, Plan, Version
 
 
 def model(reads: str, writes: str) -> Operation:
@@ -24,7 +24,7 @@ def tensor_get(name: str) -> Operation:
 
 
 def test_independent_operations_are_ready_together_and_dependent_ones_wait() -> None:
-    plan = Plan([model("a", "x"), model("a", "y"), model("xy", "z")], "a")
+    plan = Plan(Graph([model("a", "x"), model("a", "y"), model("xy", "z")], "a"))
     assert plan.ready() == [0, 1]
     assert plan.ready() == []
     plan.finish(1)
@@ -38,19 +38,19 @@ def test_independent_operations_are_ready_together_and_dependent_ones_wait() -> 
 
 
 def test_a_reader_sees_the_latest_version_before_it() -> None:
-    plan = Plan([tensor_get("a"), tensor_set("a"), tensor_get("a"), model("a", "a"), tensor_get("a")], "a")
-    assert [plan.inputs(i) for i in (0, 2, 3, 4)] == [
+    plan = Plan(Graph([tensor_get("a"), tensor_set("a"), tensor_get("a"), model("a", "a"), tensor_get("a")], "a"))
+    assert [plan.graph.inputs[i] for i in (0, 2, 3, 4)] == [
         (Version("a", -1),),
         (Version("a", 1),),
         (Version("a", 1),),
         (Version("a", 3),),
     ]
-    assert plan.last("a") == Version("a", 3)
+    assert plan.graph.last["a"] == Version("a", 3)
     assert plan.ready() == [3]
 
 
 def test_scripts_keep_their_order_among_themselves_only() -> None:
-    plan = Plan([script("a", "x"), script("a", "y"), model("a", "z")], "a")
+    plan = Plan(Graph([script("a", "x"), script("a", "y"), model("a", "z")], "a"))
     assert plan.ready() == [0, 2]
     plan.finish(0)
     assert plan.ready() == [1]
@@ -68,7 +68,7 @@ def test_the_example_of_the_specification() -> None:
         tensor_get("y"),
         tensor_set("z"),
     ]
-    plan = Plan(operations, "a")
+    plan = Plan(Graph(operations, "a"))
     assert plan.ready() == [1, 2]
     plan.fail(2)
     plan.finish(1)
@@ -79,11 +79,11 @@ def test_the_example_of_the_specification() -> None:
         *(Outcome.OK, Outcome.OK, Outcome.FAILED, Outcome.NOT_RUN),
         *[Outcome.OK] * 4,
     ]
-    assert [plan.exists(plan.inputs(i)[0]) for i in (4, 5, 6)] == [True, True, False]
+    assert [plan.exists(plan.graph.inputs[i][0]) for i in (4, 5, 6)] == [True, True, False]
 
 
 def test_what_ran_after_the_first_failing_position_counts_as_never_run() -> None:
-    plan = Plan([model("a", "x"), model("a", "y"), tensor_get("y")], "a")
+    plan = Plan(Graph([model("a", "x"), model("a", "y"), tensor_get("y")], "a"))
     assert plan.ready() == [0, 1]
     plan.finish(1)
     plan.fail(0)
@@ -92,7 +92,7 @@ def test_what_ran_after_the_first_failing_position_counts_as_never_run() -> None
 
 
 def test_operations_before_a_failed_one_are_still_started_and_the_earliest_failure_counts() -> None:
-    plan = Plan([model("a", "x"), model("x", "y"), model("a", "z"), model("z", "w")], "a")
+    plan = Plan(Graph([model("a", "x"), model("x", "y"), model("a", "z"), model("z", "w")], "a"))
     assert plan.ready() == [0, 2]
     plan.fail(2)
     plan.finish(0)
@@ -110,10 +110,10 @@ def test_operations_before_a_failed_one_are_still_started_and_the_earliest_failu
 
 def test_a_name_that_nobody_wrote_before_is_an_error() -> None:
     with pytest.raises(KeyError):
-        Plan([model("b", "x")], "a")
+        Plan(Graph([model("b", "x")], "a"))
     with pytest.raises(KeyError):
-        Plan([], "a").last("b")
+        Graph([], "a").last["b"]
 
 
 def test_an_empty_plan_is_done() -> None:
-    assert Plan([]).done
+    assert Plan(Graph([])).done
