@@ -46,7 +46,7 @@ SLOW_PAGES = {"docs/backends/tensorflow.md", "docs/backends/tflite.md"}
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.joinpath("docs").rglob("*.md")])
 WITH_CODE = [page for page in PAGES if GENERATED not in page.parents and BLOCK.search(page.read_text())]
 
-# Runs one file after another in one namespace and tells what each printed. Files, since torch reads its caller's source.
+# Runs one file after another in one namespace, tells what each printed. Files, since torch reads its caller's source.
 DRIVER = """
 import contextlib, io, json, sys, traceback
 namespace = {"__name__": "__main__"}
