@@ -72,6 +72,12 @@ class Access:
             raise UpstreamError("ERR upstream Redis is not connected")
         return self.shared.pipeline(commands)
 
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """These keys were written on the shared stream: Redis sends no invalidation of what we change ourselves."""
+        if self.near is not None:
+            for key in keys:
+                self.near.drop(key)
+
     def fence(self) -> Pending[None]:
         """Resolved by a reply on the shared stream to something sent after now; one PING serves an iteration's
         askers.

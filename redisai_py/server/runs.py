@@ -1,16 +1,16 @@
-"""AI.MODELEXECUTE where everything it reads is near: no round trip before the run, one after it, and no coroutine.
+"""AI.MODELEXECUTE where everything it reads is near: the run starts at once, and without a coroutine.
 
-The inputs and the model's id come from the near cache, the run starts at once, its outputs are written, and Redis's
-answer to that write is also the proof that nothing used had changed when the command arrived: had it, the
-invalidation would have come first. Otherwise the command runs again from Redis, before anything is replied. Whatever
-is not plain (a miss, a large value, a user without scripts, an output that is no tensor) takes the long way,
+The inputs and the model's id come from the near cache, and a TOUCH of their keys is sent while the model runs. Redis's
+answer is the proof that nothing used had changed when the command arrived: had it, the invalidation would have come
+first. Only then are the outputs written: an output of an old input must not be seen by anybody, and must not overwrite
+what an acknowledged write left under the same key. If something had changed, the command runs again from Redis.
+Whatever is not plain (a miss, a large value, a user without scripts, an output that is no tensor) takes the long way,
 `handlers.models`.
 """
 
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands.models import ModelExecute
@@ -22,7 +22,7 @@ from redisai_py.resp_reply import TIMEDOUT
 from redisai_py.server.handlers import handle
 from redisai_py.server.upstream import SharedUpstream
 from redisai_py.store import codec
-from redisai_py.store.near import Entry, NearCache
+from redisai_py.store.near import Entry, NearCache, format_touch
 from redisai_py.store.scripts import SET_TENSORS_SHA, format_set_prefix
 from redisai_py.store.store import LARGE_VALUE
 from redisai_py.tensor import Tensor
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["ExecuteModel"]
 
 _OK = (b"+OK\r\n",)
-_PING = b"*1\r\n$4\r\nPING\r\n"
 
 Used = list[tuple[bytes, Entry]]
 
@@ -41,11 +40,12 @@ Used = list[tuple[bytes, Entry]]
 class ExecuteModel:
     """AI.MODELEXECUTE, AI.MODELRUN."""
 
-    __slots__ = ("request",)
+    __slots__ = ("_touch", "request")
     is_ai = True
 
     def __init__(self, request: ModelExecute) -> None:
         self.request = request
+        self._touch = format_touch((request.key, *request.inputs))
 
     def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
         if not connection.idle:
@@ -60,8 +60,9 @@ class ExecuteModel:
     def _start_near(self, connection: Connection, near: NearCache, shared: SharedUpstream) -> bool:
         request = self.request
         entries = near.entries
+        now = time.monotonic()
         entry = entries.get(request.key)
-        if entry is None or type(entry.value) is not str:
+        if entry is None or type(entry.value) is not str or entry.deadline < now:
             return False
         used: Used = [(request.key, entry)]
         loaded = connection.server.engine.loaded(entry.value)
@@ -70,14 +71,15 @@ class ExecuteModel:
         inputs: list[Tensor] = []
         for key in request.inputs:
             entry = entries.get(key)
-            if entry is None or type(entry.value) is not Tensor or entry.deadline < time.monotonic():
+            if entry is None or type(entry.value) is not Tensor or entry.deadline < now:
                 return False
             used.append((key, entry))
             inputs.append(entry.value)
         connection.busy = True
-        run = connection.server.engine.run_model(loaded, inputs, request.timeout_ms)
-        connection.cancel_run = run.cancel_queued
         execution = _Execution(request, connection, near, shared, used)
+        shared.send(self._touch, execution.touched)
+        run = execution.run = connection.server.engine.run_model(loaded, inputs, request.timeout_ms)
+        connection.cancel_run = run.cancel_queued
         if run.done:
             execution.ran(run)
         else:
@@ -90,9 +92,9 @@ def _fits(loaded: LoadedModel, request: ModelExecute) -> bool:
 
 
 class _Execution:
-    """One command under way."""
+    """One command under way. It goes on when the run has ended and the reply to TOUCH has come, in either order."""
 
-    __slots__ = ("connection", "near", "outputs", "request", "shared", "used")
+    __slots__ = ("confirmed", "connection", "near", "outputs", "over", "request", "run", "shared", "used")
 
     def __init__(
         self, request: ModelExecute, connection: Connection, near: NearCache, shared: SharedUpstream, used: Used
@@ -102,21 +104,45 @@ class _Execution:
         self.near = near
         self.shared = shared
         self.used = used
+        self.run: Run | None = None
+        self.confirmed = False
+        self.over = False  # answered, or begun again: what still comes is of no interest
         self.outputs: list[tuple[bytes, Tensor, int]] = []
+
+    def touched(self, reply: Any) -> None:
+        """What was used is what Redis held after the command's arrival, or not."""
+        if self.over or self.connection.gone:
+            return
+        if reply != len(self.used) or not self.near.unchanged(self.used):
+            # Nothing is written yet, so this is right too where Redis was lost, or refused this user the TOUCH.
+            self._again()
+            return
+        self.confirmed = True
+        run = self.run
+        if run is not None and run.done:
+            self._go_on(run)
 
     def ran(self, run: Run) -> None:
         connection = self.connection
-        connection.cancel_run = None
-        if connection.gone:
+        if self.over or connection.gone:
             return
+        connection.cancel_run = None
         error = run.error
+        if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
+            self.over = True
+            connection.finish_alone(TIMEDOUT)
+        elif self.confirmed:
+            self._go_on(run)
+
+    def _go_on(self, run: Run) -> None:
+        error = run.error
+        if error is not None:
+            self.connection.finish_alone(error if isinstance(error, RedisAIError) else self.connection.failure(error))
+            return
         try:
-            if error is not None:
-                self._failed(error)
-            else:
-                self._write(run.value)
-        except UpstreamError as lost:
-            connection.finish_alone(lost)
+            self._write(run.value)
+        except UpstreamError:  # gone since: nothing was written
+            self._again()
 
     def _write(self, outputs: Any) -> None:
         values: list[bytes] = []
@@ -141,14 +167,11 @@ class _Execution:
     def _stored(self, reply: Any) -> None:
         connection = self.connection
         if reply != b"OK":
-            # Refused, or lost on the way: the long way finds out which, and repeats nothing that was written.
+            # Refused: the long way finds out why, and nothing was written. Lost on the way: nothing is repeated.
             if isinstance(reply, UpstreamError):
                 connection.finish_alone(reply)
             else:
                 self._again()
-            return
-        if not self.near.unchanged(self.used):
-            self._again()
             return
         for key, tensor, size in self.outputs:
             self.near.put(key, tensor, size)
@@ -156,21 +179,12 @@ class _Execution:
         connection.write(_OK)
         connection.after_work()
 
-    def _failed(self, error: BaseException) -> None:
-        if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
-            self.connection.finish_alone(TIMEDOUT)
-            return
-        self.shared.send(_PING, partial(self._confirmed, error))
-
-    def _confirmed(self, error: BaseException, reply: Any) -> None:
-        """The run failed on what was near; that counts if it was what Redis holds."""
-        if self.near.unchanged(self.used):
-            self.connection.finish_alone(error if isinstance(error, RedisAIError) else self.connection.failure(error))
-        else:
-            self._again()
-
     def _again(self) -> None:
+        self.over = True
         connection = self.connection
+        if connection.cancel_run is not None:
+            cancel, connection.cancel_run = connection.cancel_run, None
+            cancel()
         connection.busy = False
         if not connection.gone:
             for key, entry in self.used:

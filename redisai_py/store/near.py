@@ -1,11 +1,13 @@
 """The near cache: tensors and model ids that this server lately read or wrote, kept coherent by Redis itself. Pure.
 
 Redis's server-assisted client-side caching (CLIENT TRACKING) sends an invalidation for every key read on the tracking
-connection that anybody changes. Invalidations are asynchronous, so an entry alone proves nothing: what was computed
-from entries counts only once a reply to something sent on that connection after the command's arrival has come and
-the entries are still here (`unchanged`). docs/adr/0013 has the argument; the hammer in tests/fault tries to break it.
+connection that anybody else changes. Invalidations are asynchronous, so an entry alone proves nothing: what was
+computed from entries counts, and may be written anywhere, only once the reply to a TOUCH of their keys, sent on that
+connection after the command's arrival (`format_touch`), says that all are there, and the entries are still here
+(`unchanged`). docs/adr/0013 has the argument; the hammer in tests/fault tries to break it.
 
-Entries belong to one identity, since a hit asks no ACL, and carry the key's expiry.
+Of what the tracking connection changes itself Redis says nothing: whoever writes through it calls `put` or `drop` at
+the reply. Entries belong to one identity and carry the key's expiry.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["Entry", "NearCache", "Reading"]
+__all__ = ["Entry", "NearCache", "Reading", "format_touch"]
 
 _ENTRY_OVERHEAD = 512
 """Bytes counted for an entry beside its data: objects, dictionary slots, the key."""
@@ -44,7 +46,7 @@ class Reading:
 class NearCache:
     """Entries of one identity, at most `limit_bytes`; the oldest go first."""
 
-    __slots__ = ("_limit_bytes", "_readings", "entries", "invalidations", "size_bytes")
+    __slots__ = ("_limit_bytes", "_readings", "_suspensions", "entries", "invalidations", "size_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self.entries: dict[bytes, Entry] = {}
@@ -52,25 +54,26 @@ class NearCache:
         self.invalidations = 0
         self._limit_bytes = limit_bytes
         self._readings: set[Reading] = set()
+        self._suspensions = 0
 
     def put(self, key: bytes, value: Any, size_bytes: int, deadline: float = math.inf) -> None:
         """Keep a value that Redis holds now, and that it tracks for us."""
-        entries = self.entries
-        old = entries.pop(key, None)
-        if old is not None:
-            self.size_bytes -= old.size_bytes
-        if size_bytes >= MAX_ENTRY_BYTES:
+        self.drop(key)
+        if size_bytes >= MAX_ENTRY_BYTES or self._suspensions:
             return
+        entries = self.entries
         entry = entries[key] = Entry(value, size_bytes, deadline)
         self.size_bytes += entry.size_bytes
         while self.size_bytes > self._limit_bytes:
             self.drop(next(iter(entries)))
 
     def drop(self, key: bytes) -> None:
-        """Forget a key."""
+        """Forget a key: it was changed. What is being read may be from before."""
         entry = self.entries.pop(key, None)
         if entry is not None:
             self.size_bytes -= entry.size_bytes
+        for reading in self._readings:
+            reading.keys.discard(key)
 
     def begin(self, keys: Iterable[bytes]) -> Reading:
         """Call before a read is sent; see `Reading`."""
@@ -90,20 +93,36 @@ class NearCache:
             self.clear()
             return
         for key in keys:
-            entry = self.entries.pop(key, None)
-            if entry is not None:
-                self.size_bytes -= entry.size_bytes
-            for reading in self._readings:
-                reading.keys.discard(key)
+            self.drop(key)
 
     def clear(self) -> None:
-        """Forget everything: the connection is new, or the database was emptied."""
+        """Forget everything."""
         self.entries.clear()
         self.size_bytes = 0
         for reading in self._readings:
             reading.keys.clear()
 
+    def suspend(self) -> None:
+        """Forget everything, and keep nothing until as many `resume` as `suspend`: what replies tell is out of date."""
+        self._suspensions += 1
+        self.clear()
+
+    def resume(self) -> None:
+        """Replies from now on are to what was sent after `suspend`."""
+        self._suspensions -= 1
+
     def unchanged(self, used: Iterable[tuple[bytes, Entry]]) -> bool:
         """Whether the entries that a result was computed from are still what Redis holds."""
         entries = self.entries
         return all(entries.get(key) is entry for key, entry in used)
+
+
+def format_touch(keys: Sequence[bytes]) -> bytes:
+    """The encoded TOUCH of `keys`; Redis answers how many of them it holds, each counted as often as it is named.
+
+    It could be any command, as a reply to look out for. This one also finds what Redis evicted while it executed a
+    command of ours, of which it sends no invalidation; asks the user's rights to the keys; and keeps values that are
+    in use from looking idle to Redis's eviction.
+    """
+    words = b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in keys])
+    return b"*%d\r\n$5\r\nTOUCH\r\n%b" % (len(keys) + 1, words)

@@ -47,6 +47,9 @@ class Link(Protocol):
     def dedicated(self) -> AbstractAsyncContextManager[Caller]:
         """A connection to oneself for a while."""
 
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """These keys were written on the shared stream."""
+
 
 def empty_tensor_key() -> MissingKey:
     """The error for a tensor that is not there."""
@@ -177,10 +180,17 @@ class Store:
             await self._put_if_unchanged(write, watching)
         elif write.size_bytes >= LARGE_VALUE:
             await self._put_watched(write)
-        elif self._link.scripting:
+        else:
+            try:
+                await self._put_shared(write)
+            finally:
+                self._link.forget(tensors)
+
+    async def _put_shared(self, write: _Write) -> None:
+        if self._link.scripting:
             await self._put_scripted(write)
         else:
-            for key in tensors:
+            for key in write.tensors:
                 await self.check_tensor_or_absent(key)
             await _last(self._link.pipeline(_transaction(write.joined())))
 
