@@ -194,37 +194,43 @@ class CommandParser:
 
     def _parse(self, data: bytes, out: list[tuple[Command, bytes | None]]) -> None:
         position, end = 0, len(data)
-        known = self._frames.by_bytes
-        find = data.find
         while position < end:
             if self._argc == 0:
-                mark = find(_BLOB_MARK, position, position + MAX_FRAME)
-                if mark >= 0:
-                    start = find(b"\r\n", mark + 14) + 2
-                    command = known.get(data[position:start])
-                    if command is not None:
-                        stop = start + command.payload_size
-                        if stop + 2 <= end:
-                            out.append((command, data[start:stop]))
-                            position = stop + 2
-                            continue
-                    stop = end
-                else:
-                    stop = find(b"\r\n*", position, position + MAX_FRAME) + 2
-                    if stop < 2:
-                        stop = end
-                if stop - position <= MAX_FRAME:
-                    command = known.get(data[position:stop])
-                    if command is not None:
-                        out.append((command, None))
-                        position = stop
-                        continue
+                recognised = self._recognise(data, position, end, out)
+                if recognised > position:
+                    position = recognised
+                    continue
                 if position == 0 and end <= self._quick_size and (quick := self._parse_quick(data)) is not None:
                     out.append((quick, None))
                     return
             position = self._parse_one(data, position, end, out)
             if position < 0:
                 return
+
+    def _recognise(self, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]) -> int:
+        """If a remembered frame starts at `position`: take it; the position behind it. Else -1."""
+        known = self._frames.by_bytes
+        find = data.find
+        mark = find(_BLOB_MARK, position, position + MAX_FRAME)
+        if mark >= 0:
+            start = find(b"\r\n", mark + 14) + 2
+            command = known.get(data[position:start])
+            if command is not None:
+                stop = start + command.payload_size
+                if stop + 2 <= end:
+                    out.append((command, data[start:stop]))
+                    return stop + 2
+            stop = end
+        else:
+            stop = find(b"\r\n*", position, position + MAX_FRAME) + 2
+            if stop < 2:
+                stop = end
+        if stop - position <= MAX_FRAME:
+            command = known.get(data[position:stop])
+            if command is not None:
+                out.append((command, None))
+                return stop
+        return -1
 
     def _parse_quick(self, data: bytes) -> Command | None:
         """A chunk that is exactly one ordinary command, parsed by hiredis; None for anything else.

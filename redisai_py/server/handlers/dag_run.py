@@ -89,7 +89,7 @@ def template_of(spec: CommandSpec, argv: list[Any]) -> Template:
 
 
 def _shape_of(argv: list[Any]) -> tuple[list[int], tuple[Any, ...]]:
-    """Positions of the words behind BLOB, and all words with only the lengths of those; () if they are too long to keep."""
+    """Positions of the words behind BLOB, and all words with only the lengths of those; () if they are too long."""
     words = list(argv)
     blobs: list[int] = []
     at = -1
