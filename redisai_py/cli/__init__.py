@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from redisai_py import __version__
+from redisai_py.cli import model, script, status, tensor
 from redisai_py.cli.serve import serve
 
 __all__ = ["app", "main"]
@@ -18,6 +19,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve)
+app.add_typer(model.app, name="model")
+app.add_typer(tensor.app, name="tensor")
+app.add_typer(script.app, name="script")
+app.command("info")(status.info)
+app.command("ping")(status.ping)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,170 @@
+"""`redisai model`: store, fetch, list, delete and run models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redisai_py.cli.options import (
+    DEFAULT_URL,
+    DtypeOption,
+    FileToRead,
+    InputFiles,
+    JsonOption,
+    LayoutOption,
+    OutputFiles,
+    SizeOption,
+    TagOption,
+    TimeoutOption,
+    UrlOption,
+    names,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Store, fetch, list, delete and run models.", no_args_is_help=True)
+
+_Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The model's key.")]
+_LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs")
+
+
+@app.command()
+def put(
+    key: _Key,
+    file: FileToRead,
+    backend: Annotated[
+        str | None, typer.Option("--backend", metavar="WORD", help="ONNX, TORCH, TF or TFLITE. Default: by the name.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:1.")] = "CPU",
+    tag: TagOption = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to so many rows.")
+    ] = None,
+    min_batch: Annotated[
+        int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for so many rows before a run.")
+    ] = None,
+    min_batch_timeout: Annotated[
+        int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Wait for them no longer than this.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--inputs", metavar="NAME,...", help="The graph's inputs; TF only.")
+    ] = None,
+    outputs: Annotated[
+        list[str] | None, typer.Option("--outputs", metavar="NAME,...", help="The graph's outputs; TF only.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Store a model. The file's name tells the framework: .onnx, .pt .pth .pt2 .torchscript (TORCH), .pb .zip .tar .tgz
+    or a SavedModel's directory (TF), .tflite.
+    """
+    from redisai_py.cli import model_files
+    from redisai_py.cli.failures import CannotUse
+    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.client import calls
+    from redisai_py.client.files import open_model
+
+    with connected(url) as client:
+        kind = model_files.backend_of(file, backend)
+        if kind == "TF" and not (names(inputs) and names(outputs)):
+            raise CannotUse("a TF model needs --inputs and --outputs, the names of its nodes")
+        data = open_model(model_files.read_model(file))
+        try:
+            call = calls.modelstore(
+                key_of(key), kind, device, data, batch, min_batch, min_batch_timeout, tag,
+                names(inputs) or None, names(outputs) or None,
+            )  # fmt: skip
+        except ValueError as error:
+            raise CannotUse(str(error)) from error
+        client.send(call, f"sending {file.name}", f"{kind} loads it")
+        size = len(data)
+    Output(as_json).line(
+        f"{key}: {kind} on {device}, {size_text(size)}", key=key, backend=kind, device=device, bytes=size
+    )
+
+
+@app.command()
+def get(
+    key: _Key,
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="Where to write it.")],
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a stored model to a file, byte for byte as it was stored."""
+    from redisai_py.cli.model_files import write_file
+    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.client import calls
+
+    with connected(url) as client:
+        model = client.fetch(calls.modelget(key_of(key)), f"fetching {key}", client.model_size(key_of(key)))
+        blob = model["blob"]
+        chunks = blob if isinstance(blob, list) else [blob]
+        write_file(file, *chunks)
+        size = sum(map(len, chunks))
+    Output(as_json).line(
+        f"{file}: {model['backend']}, {size_text(size)}",
+        key=key,
+        backend=model["backend"],
+        file=str(file),
+        bytes=size,
+    )
+
+
+@app.command()
+def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """List all models of the database."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, describe_model
+    from redisai_py.client import calls
+
+    with connected(url) as client:
+        models = client.listed(calls.modelscan(), describe_model)
+        Output(as_json).table(models, _LISTED, "no models")
+
+
+@app.command()
+def rm(
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", show_default=False, help="The models' keys.")],
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete models."""
+    from redisai_py.cli.removal import remove
+    from redisai_py.client import calls
+
+    remove(url, keys, calls.modeldel, as_json)
+
+
+@app.command()
+def run(
+    key: _Key,
+    inputs: InputFiles = None,
+    outputs: OutputFiles = None,
+    dtype: DtypeOption = None,
+    size: SizeOption = None,
+    layout: LayoutOption = None,
+    timeout: TimeoutOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model on tensors from files (.npy, .safetensors, images). No keys are written."""
+    from redisai_py.cli import runs
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+
+    with connected(url) as client:
+        meta = client.modelget(key_of(key), meta_only=True)
+        files = runs.output_files(outputs or [], meta["outputs"])
+        arrays = runs.input_arrays(inputs or [], meta["inputs"], dtype=dtype, size=size, layout=layout)
+        dag = client.dag(routing=key_of(key), timeout=timeout, readonly=True)
+        for place, array in enumerate(arrays):
+            dag.tensorset(f"input {place}", array)
+        results = [f"output {place}" for place in range(len(meta["outputs"]))]
+        dag.modelexecute(key_of(key), [f"input {place}" for place in range(len(arrays))], results)
+        for result in results:
+            dag.tensorget(result)
+        runs.give(runs.execute(client, dag, len(results), key), meta["outputs"], files, Output(as_json))

@@ -1,0 +1,84 @@
+"""Model files: which framework a file is for, and a SavedModel's directory as the one file that can be sent."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+from redisai_py.cli.failures import CannotUse
+
+__all__ = ["BACKENDS", "backend_of", "read_model", "write_file"]
+
+BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
+
+_SUFFIXES = {
+    ".onnx": "ONNX",
+    ".pt": "TORCH",
+    ".pth": "TORCH",
+    ".pt2": "TORCH",
+    ".torchscript": "TORCH",
+    ".pb": "TF",
+    ".zip": "TF",
+    ".tar": "TF",
+    ".tar.gz": "TF",
+    ".tgz": "TF",
+    ".tflite": "TFLITE",
+}
+_SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
+
+
+def backend_of(path: Path, given: str | None) -> str:
+    """The backend that was asked for, or else the one that the file's name tells.
+
+    Raises: CannotUse: there is no such backend, or the name tells none.
+    """
+    if given is not None:
+        if given.upper() not in BACKENDS:
+            raise CannotUse(f"--backend {given}: use one of {', '.join(BACKENDS)}")
+        return given.upper()
+    if path.is_dir():
+        return "TF"
+    name = path.name.lower()
+    for suffix, backend in _SUFFIXES.items():
+        if name.endswith(suffix):
+            return backend
+    raise CannotUse(f"{path}: the name does not tell the framework; say --backend with one of {', '.join(BACKENDS)}")
+
+
+def read_model(path: Path) -> os.PathLike[str] | bytes:
+    """What `Client.modelstore` takes: the path of a file, or a SavedModel's directory as the bytes of a tar file.
+
+    Raises: CannotUse: a directory without a SavedModel, or an empty file.
+    """
+    if not path.is_dir():
+        if path.stat().st_size == 0:
+            raise CannotUse(f"{path}: the file is empty")
+        return path
+    if not any((path / name).is_file() for name in _SAVED_MODEL):
+        raise CannotUse(f"{path}: a directory without {_SAVED_MODEL[0]} is no SavedModel")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        # In order and without dates and owners: the same model is the same bytes.
+        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+            entry = tarfile.TarInfo(file.relative_to(path).as_posix())
+            entry.size = file.stat().st_size
+            with file.open("rb") as source:
+                archive.addfile(entry, source)
+    return packed.getvalue()
+
+
+def write_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file whole: under another name first, so that a failure leaves what was there. Raises: OSError."""
+    if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to replace
+        with path.open("wb") as file:
+            file.writelines(parts)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

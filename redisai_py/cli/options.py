@@ -1,0 +1,66 @@
+"""Options that several commands share, and what their values mean. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "DEFAULT_URL",
+    "DtypeOption",
+    "FileToRead",
+    "InputFiles",
+    "JsonOption",
+    "LayoutOption",
+    "OutputFiles",
+    "SizeOption",
+    "TagOption",
+    "TimeoutOption",
+    "UrlOption",
+    "names",
+]
+
+DEFAULT_URL = "redis://127.0.0.1:6390"
+
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        envvar="REDISAI_URL",
+        metavar="URL",
+        help="The server: redis://USER:PASSWORD@HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+TagOption = Annotated[str | None, typer.Option("--tag", metavar="TEXT", help="A note kept with it, such as a version.")]
+TimeoutOption = Annotated[
+    int | None,
+    typer.Option("--timeout", metavar="MS", min=1, help="Give up when it has waited this long in the queue."),
+]
+InputFiles = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", metavar="[NAME=]FILE", help="A tensor's file; once per input, in order or by name."),
+]
+OutputFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output", "-o", metavar="[NAME=]FILE", help="Where an output goes. Without it, outputs are printed."
+    ),
+]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", metavar="TYPE", help="Convert the elements first, to float, int64, bool ...")
+]
+SizeOption = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Scale an image first.")]
+LayoutOption = Annotated[
+    str | None, typer.Option("--layout", metavar="WORD", help="Order of an image's axes: hwc, chw, nhwc or nchw.")
+]
+FileToRead = Annotated[
+    Path, typer.Argument(metavar="FILE", exists=True, readable=True, show_default=False, help="The file to send.")
+]
+
+
+def names(values: list[str] | None) -> list[str]:
+    """Names from an option that may be repeated, and hold several names between commas."""
+    return [name for value in values or () for name in value.split(",") if name]

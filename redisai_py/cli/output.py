@@ -1,0 +1,126 @@
+"""What commands print: tables for people, one JSON document for programs, tensors for either."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Output", "printable", "size_text", "tensor_fields", "values_of"]
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
+_WIDE = 4096  # columns where nobody's terminal limits them: lines of a table must stay lines
+
+
+class Output:
+    """Prints a command's result on stdout.   as_json: for programs."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def document(self, value: Any) -> None:
+        """One JSON document; for programs only."""
+        typer.echo(json.dumps(value, allow_nan=False, default=_plain))
+
+    def line(self, text: str, **fields: Any) -> None:
+        """One line for people, the fields for programs."""
+        if self.as_json:
+            self.document(fields)
+        else:
+            typer.echo(printable(text))
+
+    def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], nothing: str) -> None:
+        """Rows: all of their fields for programs; the columns, which are names of fields, for people."""
+        if self.as_json:
+            self.document(rows)
+        elif not rows:
+            typer.echo(nothing, err=True)
+        else:
+            _print_table(columns, [[_cell(row.get(column)) for column in columns] for row in rows], header=True)
+
+    def fields(self, values: Mapping[str, Any]) -> None:
+        """One thing's fields."""
+        if self.as_json:
+            self.document(values)
+        else:
+            _print_table(("", ""), [[name, _cell(value)] for name, value in values.items()], header=False)
+
+    def tensor(self, name: str, array: NDArray[Any]) -> None:
+        """A tensor for people: type, shape, and elements, in brief if there are many."""
+        import numpy as np
+
+        fields = tensor_fields(array)
+        typer.echo(printable(f"{name}  " if name else "") + f"{fields['dtype']} {fields['shape']}")
+        typer.echo(np.array2string(array, separator=", ", threshold=200))
+
+
+def tensor_fields(array: NDArray[Any]) -> dict[str, Any]:
+    """The type, as RedisAI names it, and the shape."""
+    from redisai_py.tensor import DType
+
+    dtype = DType.from_numpy(array.dtype)
+    return {"dtype": dtype.name if dtype else str(array.dtype), "shape": list(array.shape)}
+
+
+def values_of(array: NDArray[Any]) -> Any:
+    """Elements in nested lists, as JSON can hold them: `nan`, `inf` and `-inf` are texts."""
+    if array.dtype.kind not in "iubU":
+        array = array.astype(float)
+    return _finite(array.tolist())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def printable(text: str) -> str:
+    """The text with what could steer a terminal written as escapes: keys and tags may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_cell(item)}" for name, item in value.items())
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return ", ".join(_cell(item) or "-" for item in value)
+    return printable(_plain(value))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], header: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not sys.stdout.isatty():
+        console.width = _WIDE
+    table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    with console.capture() as printed:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+
+def size_text(count: int) -> str:
+    """Bytes, as people read them."""
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, len(_UNITS))
+    return f"{count / 1024**power:.1f} {_UNITS[power - 1]}"

@@ -1,0 +1,174 @@
+"""The server as the commands use it: connecting, transfers with progress, and failures as exit codes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from redisai_py.cli.failures import CannotUse, Exit, fail
+from redisai_py.cli.transfers import Meter, MeteredParser, bar
+from redisai_py.client import Client, calls
+from redisai_py.client.calls import Call
+from redisai_py.client.failures import failure_of
+from redisai_py.config import masked_url
+from redisai_py.errors import MissingKey, WrongType
+
+__all__ = ["Remote", "check_run", "connected", "describe_model", "describe_script", "key_of", "refusal_of"]
+
+T = TypeVar("T")
+
+_CONNECT_TIMEOUT_S = 5
+
+
+def key_of(argument: str) -> bytes:
+    """A key of the command line, as the bytes that were typed."""
+    return os.fsencode(argument)
+
+
+class Remote(Client):
+    """A client that shows the progress of what takes long, and gives up at the first failure to connect."""
+
+    meter: Meter
+
+    @classmethod
+    def at(cls, url: str) -> Self:
+        """A client of the server at the URL. Raises: ValueError: that is no URL of a Redis."""
+        meter = Meter()
+        client = cls.from_url(
+            url,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            parser_class=functools.partial(MeteredParser, meter),
+        )
+        client.meter = meter
+        return client
+
+    def send(self, call: Call[T], now: str, afterwards: str) -> T:
+        """Make a call that carries much data; see `transfers.bar` for the texts."""
+        with bar(now, afterwards) as shown:
+            call.progress = shown.sent
+            return self._call(call)
+
+    def fetch(self, call: Call[T], now: str, total: int | None) -> T:
+        """Make a call whose reply carries much data. total: about how many bytes, None if unknown."""
+        with bar(now, total=total) as shown:
+            self.meter.report = shown.received
+            try:
+                return self._call(call)
+            finally:
+                self.meter.report = None
+
+    def tensor_size(self, key: bytes) -> int | None:
+        """Bytes of the string that a tensor is, None if the server does not say."""
+        return self._size(lambda: self.strlen(key))
+
+    def model_size(self, key: bytes) -> int | None:
+        """Bytes of a model, None if the server does not say."""
+        return self._size(
+            lambda: sum(self.hstrlen(key, f"blob:{chunk}") for chunk in range(int(self.hget(key, "chunks") or 0)))
+        )
+
+    def _size(self, ask: Callable[[], Any]) -> int | None:
+        """For the bar only: who may not ask, or asks a server that stores otherwise, has a bar without an end."""
+        if not sys.stderr.isatty():
+            return None
+        try:
+            return int(ask()) or None
+        except redis.ResponseError:
+            return None
+
+    def several(self, many: list[Call[Any]]) -> list[Any]:
+        """Make calls in one round trip. Returns: their results, errors among them as exceptions."""
+        with self.pipeline(transaction=False) as pipeline:
+            for call in many:
+                pipeline.execute_command(*call.argv)  # type: ignore[no-untyped-call]  # redis-py's
+            replies = pipeline.execute(raise_on_error=False)
+        return [
+            failure_of(reply) if isinstance(reply, redis.ResponseError) else call.decode(reply)
+            for call, reply in zip(many, replies, strict=True)
+        ]
+
+    def listed(
+        self, scan: Call[list[list[str]]], describe: Callable[[bytes], Call[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """What a scan finds, with the description of each, or an `error` where the user may not read it.
+
+        Args: describe: the call that gives the description of a key.
+        """
+        scanned = sorted(self._call(scan))
+        found = self.several([describe(key.encode("utf-8", "surrogateescape")) for key, _ in scanned])
+        rows = []
+        for (key, tag), meta in zip(scanned, found, strict=True):
+            if isinstance(meta, dict):
+                rows.append({"key": key, **meta})
+            elif not isinstance(meta, (MissingKey, WrongType)):  # not deleted or replaced meanwhile
+                rows.append({"key": key, "tag": tag, "error": str(meta)})
+        return rows
+
+
+def refusal_of(error: Exception) -> str:
+    """What the server said, with what to look at where its words say little."""
+    text = str(error)
+    if text.lower().startswith("unknown command") and "ai." in text.lower():
+        return f"{text} (is this the address of a plain Redis, instead of that of `redisai serve`?)"
+    return text
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Remote]:
+    """A client of the server, closed at the end; what goes wrong inside ends the command with its exit code."""
+    try:
+        with warnings.catch_warnings():
+            # AI._MODELSCAN is experimental in the `redisai` package, which says so at every call.
+            warnings.simplefilter("ignore")
+            with _open(url) as client:
+                yield client
+    except CannotUse as error:
+        raise fail(Exit.USAGE, str(error)) from error
+    except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.BusyLoadingError) as error:
+        raise fail(Exit.REFUSED, str(error)) from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise fail(Exit.UNREACHABLE, f"cannot reach {masked_url(url)}: {error}") from error
+    except redis.RedisError as error:
+        raise fail(Exit.REFUSED, refusal_of(error)) from error
+    except UnicodeEncodeError as error:
+        raise fail(Exit.USAGE, f"{error.object!r}: names must be UTF-8, only keys may be any bytes") from error
+    except BrokenPipeError:
+        raise  # whoever read our output has gone: no failure to report
+    except OSError as error:
+        raise fail(Exit.USAGE, f"{error.filename or 'a file'}: {error.strerror or error}") from error
+
+
+def _open(url: str) -> Remote:
+    try:
+        return Remote.at(url)
+    except ValueError as error:
+        raise CannotUse(f"--url {masked_url(url)}: {error}") from error
+
+
+def check_run(reply: Any) -> None:
+    """Nothing if a run gave its results. Raises: redis.ResponseError: TIMEOUT passed, or the run failed."""
+    if reply == "TIMEDOUT":
+        raise redis.ResponseError("TIMEDOUT: the run waited longer than --timeout allows; nothing was computed")
+    for element in reply:
+        if isinstance(element, Exception):
+            raise element
+
+
+def describe_model(key: bytes) -> Call[dict[str, Any]]:
+    """The call for a model's description."""
+    return calls.modelget(key, meta_only=True)
+
+
+def describe_script(key: bytes) -> Call[dict[str, Any]]:
+    """The call for a script's description."""
+    return calls.scriptget(key, meta_only=True)

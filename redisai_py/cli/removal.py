@@ -1,0 +1,35 @@
+"""Deleting several things: each is tried, and each failure is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import redis
+import typer
+
+from redisai_py.cli.failures import Exit, fail
+from redisai_py.cli.output import Output, printable
+from redisai_py.cli.remote import connected, key_of, refusal_of
+from redisai_py.client.calls import Call
+
+__all__ = ["remove"]
+
+
+def remove(url: str, keys: Sequence[str], delete: Callable[[bytes], Call[str]], as_json: bool) -> None:
+    """Delete what the keys hold; exit code 1 if one of them could not be deleted."""
+    with connected(url) as client:
+        results = client.several([delete(key_of(key)) for key in keys])
+    output = Output(as_json)
+    deleted = [key for key, result in zip(keys, results, strict=True) if not isinstance(result, Exception)]
+    if as_json:
+        output.document({"deleted": deleted})
+    for key in deleted if not as_json else ():
+        typer.echo(printable(f"{key}: deleted"))
+    code = None
+    for key, result in zip(keys, results, strict=True):
+        if isinstance(result, Exception):
+            code = fail(Exit.REFUSED, f"{printable(key)}: {refusal_of(result)}")
+            if not isinstance(result, redis.ResponseError):
+                raise result
+    if code is not None:
+        raise code

@@ -1,0 +1,90 @@
+"""Runs from files to files: one command to the server, which leaves no keys behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.output import Output, tensor_fields, values_of
+from redisai_py.cli.remote import Remote, check_run
+from redisai_py.cli.tensor_files import check_writable, read_tensor, write_tensor
+from redisai_py.client.sync import Dag
+
+__all__ = ["execute", "give", "input_arrays", "output_files"]
+
+
+def _assigned(given: Sequence[str], known: Sequence[str], option: str) -> dict[int, Path]:
+    """Which file belongs to which place. Raises: CannotUse."""
+    files: dict[int, Path] = {}
+    for position, word in enumerate(given):
+        name, equals, file = word.partition("=")
+        if equals and name and name in known:
+            place = list(known).index(name)
+        elif position < len(known):
+            place, file = position, word
+        else:
+            raise CannotUse(f"{option} {word}: there is no place for it beside {_listed(known)}")
+        if place in files:
+            raise CannotUse(f"{option} {word}: {option} {files[place]} is for the same place")
+        files[place] = Path(file)
+    return files
+
+
+def _listed(known: Sequence[str]) -> str:
+    return ", ".join(name or "-" for name in known) or "none"
+
+
+def input_arrays(given: Sequence[str], known: Sequence[str], **options: Any) -> list[NDArray[Any]]:
+    """The tensors of the files, in the order of the names.
+
+    Args:    given: `FILE` or `NAME=FILE`.   known: the names of all inputs.   options: of `read_tensor`.
+    Raises:  CannotUse: too few, too many, or not readable.   OSError.
+    """
+    files = _assigned(given, known, "--input")
+    if len(files) != len(known):
+        raise CannotUse(
+            f"--input must be there once for each of the inputs ({_listed(known)}); it is there {len(files)} times"
+        )
+    return [read_tensor(files[place], **options) for place in range(len(known))]
+
+
+def output_files(given: Sequence[str], known: Sequence[str]) -> dict[int, Path]:
+    """Where outputs go, by position. Raises: CannotUse: too many, or a name under which no tensor can be written."""
+    files = _assigned(given, known, "--output")
+    for path in files.values():
+        check_writable(path)
+    return files
+
+
+def execute(client: Remote, dag: Dag, outputs: int, what: str) -> list[NDArray[Any]]:
+    """Run a DAG whose last operations are the `outputs` reads of its results.
+
+    Raises: redis.ResponseError: an operation failed, or the time limit passed.
+    """
+    reply = client.send(dag.call(), f"sending the inputs of {what}", f"running {what}")
+    check_run(reply)
+    return list(reply[len(reply) - outputs :])
+
+
+def give(arrays: Sequence[NDArray[Any]], known: Sequence[str], files: dict[int, Path], output: Output) -> None:
+    """Write the outputs that have a file, print them all if none has. Raises: CannotUse, OSError."""
+    report = []
+    for place, (name, array) in enumerate(zip(known, arrays, strict=True)):
+        path = files.get(place)
+        entry = {"name": name, **tensor_fields(array)}
+        if path is not None:
+            write_tensor(path, array)
+            entry["file"] = str(path)
+        elif not files and output.as_json:
+            entry["values"] = values_of(array)
+        elif not files:
+            output.tensor(name or str(place), array)
+        report.append(entry)
+    if output.as_json:
+        output.document({"outputs": report})
+    elif files:
+        output.table([entry for entry in report if "file" in entry], ("name", "dtype", "shape", "file"), "")

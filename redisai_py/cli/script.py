@@ -1,0 +1,168 @@
+"""`redisai script`: store, fetch, list, delete and run scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redisai_py.cli.options import (
+    DEFAULT_URL,
+    DtypeOption,
+    FileToRead,
+    InputFiles,
+    JsonOption,
+    LayoutOption,
+    OutputFiles,
+    SizeOption,
+    TagOption,
+    TimeoutOption,
+    UrlOption,
+    names,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Store, fetch, list, delete and run TorchScript sources.", no_args_is_help=True)
+
+_Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The script's key.")]
+_LISTED = ("key", "device", "tag", "entry points")
+
+
+@app.command()
+def put(
+    key: _Key,
+    file: FileToRead,
+    entry_points: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--entry-point",
+            metavar="NAME,...",
+            help="Functions to call. Default: all that take (tensors: List[Tensor], keys: List[str], args: List[str]).",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:1.")] = "CPU",
+    tag: TagOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Store a TorchScript source."""
+    from redisai_py.cli.failures import CannotUse
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.sources import entry_points_of, read_source
+
+    with connected(url) as client:
+        source = read_source(file)
+        functions = names(entry_points) or entry_points_of(source, str(file))
+        try:
+            client.scriptstore(key_of(key), device, source, functions, tag)
+        except ValueError as error:
+            raise CannotUse(str(error)) from error
+    Output(as_json).line(
+        f"{key}: {', '.join(functions)} on {device}", **{"key": key, "device": device, "entry points": functions}
+    )
+
+
+@app.command()
+def get(
+    key: _Key,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", show_default=False, help="Where to write it. Without it, it is printed."),
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a script's source to a file, or print it."""
+    from redisai_py.cli.model_files import write_file
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+
+    output = Output(as_json)
+    with connected(url) as client:
+        script = client.scriptget(key_of(key))
+        source = script["source"]
+        if file is not None:
+            write_file(file, source.encode())
+            output.line(
+                f"{file}: {len(source.splitlines())} lines", key=key, file=str(file), bytes=len(source.encode())
+            )
+        elif as_json:
+            output.document({"key": key, **script})
+        else:
+            typer.echo(source, nl=not source.endswith("\n"))
+
+
+@app.command()
+def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """List all scripts of the database."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, describe_script
+    from redisai_py.client import calls
+
+    with connected(url) as client:
+        Output(as_json).table(client.listed(calls.scriptscan(), describe_script), _LISTED, "no scripts")
+
+
+@app.command()
+def rm(
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", show_default=False, help="The scripts' keys.")],
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete scripts."""
+    from redisai_py.cli.removal import remove
+    from redisai_py.client import calls
+
+    remove(url, keys, calls.scriptdel, as_json)
+
+
+@app.command()
+def run(
+    key: _Key,
+    function: Annotated[str, typer.Argument(metavar="FUNCTION", show_default=False, help="Which function to call.")],
+    inputs: InputFiles = None,
+    arguments: Annotated[
+        list[str] | None, typer.Option("--arg", metavar="TEXT", help="A text for the function's args; may be repeated.")
+    ] = None,
+    keys: Annotated[
+        list[str] | None, typer.Option("--key", metavar="KEY", help="A name for the function's keys; may be repeated.")
+    ] = None,
+    outputs: OutputFiles = None,
+    count: Annotated[
+        int | None, typer.Option("--outputs", metavar="N", min=0, help="How many tensors it returns. Default: one.")
+    ] = None,
+    dtype: DtypeOption = None,
+    size: SizeOption = None,
+    layout: LayoutOption = None,
+    timeout: TimeoutOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Call a function of a script on tensors from files. Only the script itself writes keys, if it does."""
+    from redisai_py.cli import runs
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+
+    places = [""] * (count if count is not None else max(1, len(outputs or [])))
+    given = [""] * len(inputs or [])
+    with connected(url) as client:
+        files = runs.output_files(outputs or [], places)
+        arrays = runs.input_arrays(inputs or [], given, dtype=dtype, size=size, layout=layout)
+        dag = client.dag(routing=key_of(key), timeout=timeout)
+        for place, array in enumerate(arrays):
+            dag.tensorset(f"input {place}", array)
+        results = [f"output {place}" for place in range(len(places))]
+        dag.scriptexecute(
+            key_of(key),
+            function,
+            keys=[key_of(name) for name in keys] if keys else None,
+            inputs=[f"input {place}" for place in range(len(arrays))],
+            args=arguments or None,
+            outputs=results,
+        )
+        for result in results:
+            dag.tensorget(result)
+        runs.give(runs.execute(client, dag, len(results), key), places, files, Output(as_json))

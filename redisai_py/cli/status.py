@@ -1,0 +1,95 @@
+"""`redisai ping` and `redisai info`: whether the server is there, and what it or a key is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+
+if TYPE_CHECKING:
+    from redisai_py.cli.remote import Remote
+
+__all__ = ["info", "ping"]
+
+
+def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """See whether the server answers, and how fast."""
+    import time
+
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected
+    from redisai_py.config import masked_url
+
+    with connected(url) as client:
+        client.ping()  # connects, too
+        began = time.perf_counter()
+        client.ping()
+        took_ms = (time.perf_counter() - began) * 1000
+    Output(as_json).line(
+        f"PONG from {masked_url(url)} in {took_ms:.2f} ms", url=masked_url(url), reply="PONG", ms=round(took_ms, 3)
+    )
+
+
+def info(
+    key: Annotated[
+        str | None,
+        typer.Argument(metavar="[KEY]", show_default=False, help="A model, script or tensor. Without it, the server."),
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe the server, or what a key holds and how it has been used."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+
+    with connected(url) as client:
+        Output(as_json).fields(_of_server(client) if key is None else {"key": key, **_of_key(client, key_of(key))})
+
+
+def _of_server(client: Remote) -> dict[str, Any]:
+    import redis
+
+    own: dict[str, Any] = client.info("ai")
+    if not own:
+        raise redis.ResponseError("this is a plain Redis, without the AI commands; is `redisai serve` elsewhere?")
+    stock: dict[str, Any] = client.info("server")
+    kept = {name: stock[name] for name in ("redis_version", "valkey_version") if name in stock}
+    return kept | {name.removeprefix("ai_"): value for name, value in own.items()}
+
+
+def _of_key(client: Remote, key: bytes) -> dict[str, Any]:
+    """What the key holds: by asking for each kind of thing, which works where TYPE cannot tell, too."""
+    import redis
+
+    from redisai_py.client import calls
+    from redisai_py.client.calls import Call
+    from redisai_py.errors import MissingKey, WrongType
+
+    kinds = {
+        "TENSOR": calls.tensorget(key, meta_only=True),
+        "MODEL": calls.modelget(key, meta_only=True),
+        "SCRIPT": calls.scriptget(key, meta_only=True),
+        "used": Call(["AI.INFO", key, "FULL"], calls.pairs),
+    }
+    found = dict(zip(kinds, client.several(list(kinds.values())), strict=True))
+    used = found.pop("used")
+    for kind, fields in found.items():
+        if isinstance(fields, dict):
+            return {"type": kind, **fields, **(_counters(used) if isinstance(used, dict) else {})}
+    error = found["TENSOR"]
+    if isinstance(error, MissingKey):
+        raise redis.ResponseError("the key is empty")
+    if isinstance(error, WrongType):
+        raise redis.ResponseError("the key holds no tensor, model or script")
+    raise error
+
+
+def _counters(used: dict[str, Any]) -> dict[str, Any]:
+    """The statistics of runs; the sizes of batches as {rows: how many batches}."""
+    fields = {name: value for name, value in used.items() if name not in ("key", "type", "backend", "device", "tag")}
+    rows = fields.get("batch_rows")
+    if isinstance(rows, list):
+        fields["batch_rows"] = {str(size): count for size, count in zip(rows[::2], rows[1::2], strict=True)}
+    return fields

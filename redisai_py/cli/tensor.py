@@ -1,0 +1,94 @@
+"""`redisai tensor`: tensors from files and into files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redisai_py.cli.options import (
+    DEFAULT_URL,
+    DtypeOption,
+    FileToRead,
+    JsonOption,
+    LayoutOption,
+    SizeOption,
+    UrlOption,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Tensors from files and into files: .npy, .safetensors, images.", no_args_is_help=True)
+
+_Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The tensor's key.")]
+
+
+@app.command()
+def put(
+    key: _Key,
+    file: FileToRead,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Which tensor of a .safetensors file with several.")
+    ] = None,
+    dtype: DtypeOption = None,
+    size: SizeOption = None,
+    layout: LayoutOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Store a tensor. An image is UINT8, (height, width, channels)."""
+    from redisai_py.cli.output import Output, size_text, tensor_fields
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.tensor_files import read_tensor
+    from redisai_py.client import calls
+
+    with connected(url) as client:
+        array = read_tensor(file, name=name, dtype=dtype, size=size, layout=layout)
+        call = calls.tensorset(key_of(key), array)
+        client.send(call, f"sending {file.name}", "storing it")
+    fields = tensor_fields(array)
+    Output(as_json).line(
+        f"{key}: {fields['dtype']} {fields['shape']}, {size_text(array.nbytes)}", key=key, **fields, bytes=array.nbytes
+    )
+
+
+@app.command()
+def get(
+    key: _Key,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", show_default=False, help="Where to write it. Without it, it is printed."),
+    ] = None,
+    dtype: DtypeOption = None,
+    layout: LayoutOption = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a tensor into a file, or print it."""
+    from redisai_py.cli import tensor_files
+    from redisai_py.cli.output import Output, size_text, tensor_fields, values_of
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.client import calls
+
+    output = Output(as_json)
+    with connected(url) as client:
+        if file is not None:
+            tensor_files.check_writable(file)
+        array = client.fetch(calls.tensorget(key_of(key)), f"fetching {key}", client.tensor_size(key_of(key)))
+        if dtype is not None:
+            array = tensor_files.converted(array, dtype, key)
+        fields = tensor_fields(array)
+        if file is not None:
+            tensor_files.write_tensor(file, array, layout)
+            output.line(
+                f"{file}: {fields['dtype']} {fields['shape']}, {size_text(array.nbytes)}",
+                key=key,
+                **fields,
+                file=str(file),
+                bytes=array.nbytes,
+            )
+        elif as_json:
+            output.document({"key": key, **fields, "values": values_of(array)})
+        else:
+            output.tensor("", array)

@@ -1,0 +1,136 @@
+"""Tensor files: `.npy`, `.safetensors` and images, told apart by their suffix."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.images import SUFFIXES, read_image, write_image
+from redisai_py.cli.model_files import write_file
+from redisai_py.client.arrays import array_of, dtype_of, tensor_of
+from redisai_py.store.codec import encode_header
+from redisai_py.tensor import DType
+
+__all__ = ["check_writable", "converted", "read_tensor", "write_tensor"]
+
+_KINDS = f".npy, .safetensors or an image ({' '.join(SUFFIXES)})"
+
+
+def read_tensor(
+    path: Path,
+    *,
+    name: str | None = None,
+    dtype: str | None = None,
+    size: str | None = None,
+    layout: str | None = None,
+) -> NDArray[Any]:
+    """The tensor in a file.
+
+    Args:    name: of the tensor, in a safetensors file with several.   dtype: to convert its elements to.
+             size, layout: of an image, as of `images.read_image`.
+    Returns: an array; that of a `.npy` file is mapped, not read.
+    Raises:  CannotUse: the file holds no such tensor, or an option does not fit it.   OSError.
+    """
+    suffix = path.suffix.lower()
+    is_image = suffix in SUFFIXES
+    if not is_image and (size is not None or layout is not None):
+        raise CannotUse(f"{path}: --size and --layout are for images")
+    if name is not None and suffix != ".safetensors":
+        raise CannotUse(f"{path}: only a .safetensors file has tensors with names")
+    if is_image:
+        array = read_image(path, size, layout)
+    elif suffix == ".npy":
+        array = _read_npy(path)
+    elif suffix == ".safetensors":
+        array = _read_safetensors(path, name)
+    else:
+        raise CannotUse(f"{path}: a tensor's file is {_KINDS}")
+    if array.size == 0:
+        raise CannotUse(f"{path}: the tensor has no elements, its shape is {list(array.shape)}")
+    if dtype is not None:
+        return converted(array, dtype, str(path))
+    if DType.from_numpy(array.dtype) is None:
+        raise CannotUse(f"{path}: no tensor has elements of type {array.dtype}; --dtype converts them")
+    return array
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise CannotUse(f"{path}: {error}") from error
+    return np.asarray(array)
+
+
+def _read_safetensors(path: Path, name: str | None) -> NDArray[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = sorted(file.keys())
+            if name is None and len(found) != 1:
+                raise CannotUse(f"{path}: --name must say which of its tensors: {', '.join(found) or 'there is none'}")
+            if name is not None and name not in found:
+                raise CannotUse(f"{path}: there is no tensor {name!r}, only {', '.join(found)}")
+            array: NDArray[Any] = file.get_tensor(name or found[0])
+            metadata = file.metadata() or {}
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise CannotUse(f"{path}: {error}") from error
+    if metadata.get("dtype") == DType.STRING.name and len(found) == 1:
+        return array_of(DType.STRING, json.loads(metadata["shape"]), array.tobytes())
+    return array
+
+
+def converted(array: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
+    """The array with elements of another type.
+
+    Raises: CannotUse: there is no such type, or an integer type would change the values.
+    """
+    try:
+        kind = dtype_of(dtype)
+    except TypeError as error:
+        raise CannotUse(f"--dtype {dtype}: no tensor has such elements") from error
+    if kind is DType.STRING:
+        return array.astype(np.str_)
+    try:
+        with np.errstate(all="ignore"):
+            result = array.astype(kind.numpy_dtype)
+            exact = kind.numpy_dtype.kind not in "iub" or bool((result == array).all())
+    except (ValueError, TypeError) as error:
+        raise CannotUse(f"{what}: {error}") from error
+    if not exact:
+        raise CannotUse(f"{what}: {kind.name} cannot hold these values, of type {array.dtype}")
+    return result
+
+
+def check_writable(path: Path) -> None:
+    """See that a tensor can be written under that name, before anything is computed. Raises: CannotUse."""
+    if path.suffix.lower() not in (".npy", ".safetensors", *SUFFIXES):
+        raise CannotUse(f"{path}: a tensor's file is {_KINDS}")
+    if not path.parent.is_dir():
+        raise CannotUse(f"{path}: there is no directory {path.parent}")
+
+
+def write_tensor(path: Path, array: NDArray[Any], layout: str | None = None) -> None:
+    """Write a tensor in the format that the suffix names. Raises: CannotUse: that format cannot hold it.   OSError."""
+    check_writable(path)
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        write_file(path, write_image(path, array, layout))
+    elif layout is not None:
+        raise CannotUse(f"{path}: --layout is for images")
+    elif suffix == ".npy":
+        if array.dtype == DType.BFLOAT16.numpy_dtype:
+            raise CannotUse(f"{path}: .npy has no bfloat16; use .safetensors, or convert with --dtype float")
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+        write_file(path, header.getvalue(), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    else:
+        tensor = tensor_of(array)
+        write_file(path, encode_header(tensor), memoryview(tensor.data))
