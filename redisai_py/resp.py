@@ -129,13 +129,13 @@ class CommandParser:
 
     @property
     def large(self) -> tuple[list[Any], int] | None:
-        """(arguments so far, size) if a large argument has begun that is its command's last: it may be diverted."""
+        """(arguments so far, size) if a large argument, the last of its command, has begun and may be diverted."""
         return (
             (self._args, self._large_size) if self._large_size >= 0 and self._argc == 1 and not self._filled else None
         )
 
     def divert(self) -> bytes:
-        """Leave the large argument to the caller, who takes `size` bytes and CR LF from the stream before it feeds again.
+        """Leave the large argument to the caller, who takes its bytes and CR LF from the stream before feeding again.
 
         Returns: what has come of it already. The command is not given: the caller has its arguments.
         """

@@ -24,7 +24,7 @@ import numpy as np
 
 from redisai_py.errors import CommandError, RedisAIError
 from redisai_py.resp import Command, CommandParser
-from redisai_py.resp_reply import encode_reply
+from redisai_py.resp_reply import encode_reply, takes_long
 from redisai_py.server.driver import NO_REPLY, drive
 from redisai_py.server.meanings import understand
 from redisai_py.server.session import Session
@@ -38,6 +38,8 @@ __all__ = ["Connection"]
 
 _BACKLOG_HIGH = 1024
 _BACKLOG_LOW = 128
+_EOF_GRACE_S = 1.0
+"""How long the commands of a client that sends no more may still take."""
 
 Segments = Sequence[Buffer]
 
@@ -100,9 +102,22 @@ class Connection(asyncio.Protocol):
             self._accept(commands)
 
     def eof_received(self) -> bool:
+        # What was sent before the end is answered. But a client that has left altogether looks the same, and Redis
+        # drops the blocking command of one: else what BLPOP takes would be lost, and a waiting run would wait on.
         self.eof = True
         self.leave_if_idle()
-        return True  # what was sent before the end is answered
+        if not self.backlog:
+            self.session.end_sending()
+        self.server.loop.call_later(_EOF_GRACE_S, self._end_grace)
+        return True
+
+    def _end_grace(self) -> None:
+        if self.gone:
+            return
+        if self.session.in_message or self.transport.get_write_buffer_size():
+            self.server.loop.call_later(_EOF_GRACE_S, self._end_grace)  # a long reply is on its way
+        else:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -204,7 +219,19 @@ class Connection(asyncio.Protocol):
 
     def reply(self, value: Any) -> None:
         """Send a reply value in the client's protocol."""
-        self.write(encode_reply(value, self.session.protocol))
+        if takes_long(value):
+            self.in_flight += 1
+            self.second_trip(_given(value))
+        else:
+            self.write(encode_reply(value, self.session.protocol))
+
+    async def _encoded(self, coroutine: Coroutine[Any, Any, Any]) -> Sequence[Buffer]:
+        value = await coroutine
+        if not takes_long(value):
+            return encode_reply(value, self.session.protocol)
+        # A million numbers take half a second to print: not on the thread that serves everybody else.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, encode_reply, value, self.session.protocol)
 
     def write(self, segments: Segments) -> None:
         """Send a reply's bytes, in order behind replies that are held."""
@@ -231,12 +258,12 @@ class Connection(asyncio.Protocol):
         slot = _Slot()
         self._held.append(slot)
 
-        def done(value: Any, error: BaseException | None) -> None:
-            slot.segments = encode_reply(value if error is None else self.failure(error), self.session.protocol)
+        def done(segments: Any, error: BaseException | None) -> None:
+            slot.segments = segments if error is None else encode_reply(self.failure(error), self.session.protocol)
             self._release()
             self.done_in_flight()
 
-        drive(coroutine, done)
+        drive(self._encoded(coroutine), done)
 
     def _release(self) -> None:
         held = self._held
@@ -250,6 +277,10 @@ class Connection(asyncio.Protocol):
         self.closing = True
         self.session.flush()
         self.transport.close()
+
+
+async def _given(value: Any) -> Any:
+    return value
 
 
 class _Slot:

@@ -198,6 +198,16 @@ class Session:
         await pending
         return NO_REPLY
 
+    @property
+    def in_message(self) -> bool:
+        """Whether a message from Redis has begun and is not complete."""
+        return not self._whole
+
+    def end_sending(self) -> None:
+        """The client sends no more: Redis is told, which drops its blocking command and answers all others."""
+        if self.relayed and self.upstream is not None and self.upstream.transport.can_write_eof():
+            self.upstream.transport.write_eof()
+
     def start_in_mode(self, meaning: Any, command: Command, payload: bytes | None) -> bool:
         """Start a command in a state other than the ordinary one."""
         connection = self._connection
@@ -293,7 +303,7 @@ class Session:
             return
         self.upstream = None
         capture, self._capture = self._capture, None
-        if self.mode or self.sticky or not self._whole or connection.closing:
+        if self.mode or self.sticky or not self._whole or connection.closing or connection.eof:
             connection.transport.close()
         elif self.relayed:
             relayed, self.relayed = self.relayed, 0
