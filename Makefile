@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LIGHT := $(VENV)/.installed-light
 FULL := $(VENV)/.installed-full
+# RedisAI's official client, which needs an older redis-py: the tests run the same program with it and with ours.
+OFFICIAL := .venv-redisai13
 
 # For `make run`.
 PORT ?= 6390
@@ -29,8 +31,8 @@ run: $(LIGHT) ## Serve on 127.0.0.1 with a private Redis and ONNX Runtime [PORT=
 
 install: $(FULL) ## Make .venv with every framework and all that the tests need
 
-test: $(FULL) ## Run the tests, without the slow ones [ARGS=...]
-	$(BIN)/python -m pytest $(ARGS)
+test: $(FULL) $(OFFICIAL)/.installed ## Run the tests, without the slow ones [ARGS=...]
+	REDISAI13_PYTHON=$(OFFICIAL)/bin/python $(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(FULL) ## Run the slow tests: they build, install, hammer [ARGS=...]
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -104,3 +106,8 @@ $(FULL): pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) torch
 	@$(PIP) -e '.[all,dev]'
 	@touch $(LIGHT) $@
+
+$(OFFICIAL)/.installed:
+	@$(PYTHON) -m venv $(OFFICIAL)
+	@$(OFFICIAL)/bin/python -m pip install --quiet --disable-pip-version-check redisai==1.3.0 redis==4.6.0
+	@touch $@
