@@ -80,6 +80,7 @@ chatbot: $(FULL) ## Talk to a model whose state lives in Redis
 
 docs: $(FULL) ## Write the generated pages of docs/
 	$(BIN)/python scripts/gen_commands.py
+	$(BIN)/python scripts/gen_settings.py
 
 dist: $(FULL) ## Build the sdist and the wheel into dist/, and check the wheel
 	rm -rf dist
