@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from redisai_py.cli.failures import CannotUse
 
-__all__ = ["SUFFIXES", "read_image", "write_image"]
+__all__ = ["LAYOUTS", "SUFFIXES", "read_image", "write_image"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LAYOUTS = ("hwc", "chw", "nhwc", "nchw")

@@ -10,7 +10,6 @@ import typer
 from redisai_py.cli.options import (
     DEFAULT_URL,
     DtypeOption,
-    FileToRead,
     InputFiles,
     JsonOption,
     LayoutOption,
@@ -27,13 +26,21 @@ __all__ = ["app"]
 app = typer.Typer(help="Store, fetch, list, delete and run models.", no_args_is_help=True)
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The model's key.")]
+_File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        show_default=False,
+        help="A file, a SavedModel's directory, or - for standard input.",
+    ),
+]
 _LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs")
 
 
 @app.command()
 def put(
     key: _Key,
-    file: FileToRead,
+    file: _File,
     backend: Annotated[
         str | None, typer.Option("--backend", metavar="WORD", help="ONNX, TORCH, TF or TFLITE. Default: by the name.")
     ] = None,
@@ -89,12 +96,14 @@ def put(
 @app.command()
 def get(
     key: _Key,
-    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="Where to write it.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", show_default=False, help="Where to write it; - for standard output.")
+    ],
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Write a stored model to a file, byte for byte as it was stored."""
-    from redisai_py.cli.model_files import write_file
+    from redisai_py.cli.model_files import STREAM, write_file
     from redisai_py.cli.output import Output, size_text
     from redisai_py.cli.remote import connected, key_of
     from redisai_py.client import calls
@@ -103,8 +112,12 @@ def get(
         model = client.fetch(calls.modelget(key_of(key)), f"fetching {key}", client.model_size(key_of(key)))
         blob = model["blob"]
         chunks = blob if isinstance(blob, list) else [blob]
-        write_file(file, *chunks)
         size = sum(map(len, chunks))
+        if file == STREAM:
+            for chunk in chunks:
+                typer.echo(chunk, nl=False)
+            return
+        write_file(file, *chunks)
     Output(as_json).line(
         f"{file}: {model['backend']}, {size_text(size)}",
         key=key,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tarfile
 from pathlib import Path
 
 from redisai_py.cli.failures import CannotUse
 
-__all__ = ["BACKENDS", "backend_of", "read_model", "write_file"]
+__all__ = ["BACKENDS", "STREAM", "SUFFIXES", "backend_of", "read_model", "write_file"]
 
+STREAM = Path("-")
+"""Standard input or output instead of a file."""
 BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
 
-_SUFFIXES = {
+SUFFIXES = {
     ".onnx": "ONNX",
     ".pt": "TORCH",
     ".pth": "TORCH",
@@ -41,17 +44,20 @@ def backend_of(path: Path, given: str | None) -> str:
     if path.is_dir():
         return "TF"
     name = path.name.lower()
-    for suffix, backend in _SUFFIXES.items():
+    for suffix, backend in SUFFIXES.items():
         if name.endswith(suffix):
             return backend
     raise CannotUse(f"{path}: the name does not tell the framework; say --backend with one of {', '.join(BACKENDS)}")
 
 
 def read_model(path: Path) -> os.PathLike[str] | bytes:
-    """What `Client.modelstore` takes: the path of a file, or a SavedModel's directory as the bytes of a tar file.
+    """What `Client.modelstore` takes: the path of a file, or a SavedModel's directory as the bytes of a tar file;
+    standard input as its bytes.
 
     Raises: CannotUse: a directory without a SavedModel, or an empty file.
     """
+    if path == STREAM:
+        return sys.stdin.buffer.read()
     if not path.is_dir():
         if path.stat().st_size == 0:
             raise CannotUse(f"{path}: the file is empty")

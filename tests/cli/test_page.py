@@ -1,0 +1,61 @@
+"""docs/command-line.md: its session is one that happens, and its tables are those of the program."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from redisai_py.cli import app, model_files
+from redisai_py.cli.failures import Exit
+from redisai_py.cli.images import LAYOUTS
+from tests.cli.conftest import ROOT
+from tests.support import has_redis_cli
+
+PAGE = (ROOT / "docs" / "command-line.md").read_text()
+
+
+def test_the_session_shown_is_what_happens(url: str) -> None:
+    if not has_redis_cli():
+        pytest.skip("no redis-cli")
+    (session,) = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for part in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
+        line, _, expected = part.partition("\n")
+        done = subprocess.run(
+            ["bash", "-c", line.replace("-p 6390", f"-p {url.rpartition(':')[2]}")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=20,
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, "REDISAI_URL": url},
+        )
+        assert done.stdout == expected, line
+
+
+def test_every_command_and_every_option_is_on_the_page_or_shared() -> None:
+    program = typer.main.get_command(app)
+    everywhere = {"--help", "--json", "--url", "--version"}
+    for name, command in program.commands.items():  # type: ignore[attr-defined]
+        if name == "serve":  # its options are the settings, docs/operations.md
+            continue
+        for sub_name, sub_command in getattr(command, "commands", {"": command}).items():
+            assert f"redisai {name} {sub_name}".strip() in PAGE
+            options = {option for parameter in sub_command.params for option in parameter.opts if option[:2] == "--"}
+            assert not {option for option in options - everywhere if option not in PAGE}, (name, sub_name)
+
+
+def test_the_tables_are_those_of_the_program() -> None:
+    for code in Exit:
+        assert f"| {code.value} |" in PAGE
+    for suffix, backend in model_files.SUFFIXES.items():
+        row = next(line for line in PAGE.splitlines() if f"`{suffix}`" in line and line.startswith("|"))
+        assert row.split("|")[2].split(",")[0].strip() == backend
+    for layout in LAYOUTS:
+        assert f"`{layout}`" in PAGE
