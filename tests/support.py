@@ -49,6 +49,7 @@ class RedisServer:
 
     def __init__(self, binary: str, directory: Path, *options: str) -> None:
         self.port = free_port()
+        self.binary = binary
         self._command = [
             binary, "--port", str(self.port), "--bind", LOCALHOST, "--dir", str(directory), "--save", "",
             "--daemonize", "no", "--enable-debug-command", "local", *options,

@@ -18,7 +18,8 @@ PROBE_SIZE = 128
 
 # A key is free if it is absent, or holds a tensor: the same header as the new one (the common case), a header of the
 # form that we write, or any safetensors header with exactly one tensor in it. Words behind the values are options of
-# SET. The read after each write makes Redis track the key for the near cache: a write alone ends the tracking.
+# SET. The read after each write makes Redis track the key for the near cache: a write alone ends the tracking. What
+# Redis refuses (no memory, a replica) is refused in the words of a plain SET; Redis 6 would add the script's line.
 SET_TENSORS = b"""
 local function is_tensor(key, head)
   if #head < 9 or string.sub(head, 3, 9) ~= '\\0\\0\\0\\0\\0\\0{' then return false end
@@ -42,7 +43,11 @@ for i, key in ipairs(KEYS) do
     return redis.error_reply('WRONGTYPE Operation against a key holding the wrong kind of value')
   end
 end
-for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i], unpack(ARGV, #KEYS + 1)) redis.call('STRLEN', key) end
+for i, key in ipairs(KEYS) do
+  local refused = redis.pcall('SET', key, ARGV[i], unpack(ARGV, #KEYS + 1)).err
+  if refused then return redis.error_reply((string.gsub(refused, '^@user_script: ?%d+: %-?', ''))) end
+  redis.call('STRLEN', key)
+end
 return redis.status_reply('OK')
 """
 SET_TENSORS_SHA = hashlib.sha1(SET_TENSORS, usedforsecurity=False).hexdigest().encode()
@@ -64,6 +69,8 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if kind ~= ARGV[1] then
   return redis.error_reply('WRONGTYPE Operation against a key holding the wrong kind of value')
 end
-return redis.call('DEL', KEYS[1])
+local gone = redis.pcall('DEL', KEYS[1])
+if type(gone) == 'table' then return redis.error_reply((string.gsub(gone.err, '^@user_script: ?%d+: %-?', ''))) end
+return gone
 """
-"""Delete a model or script inside a transaction, where a look-up before it is not possible."""
+"""Delete a model or script, or refuse: how many keys were deleted."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from redisai_py.errors import Conflict, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.model import Model, Script
 from redisai_py.store import codec
-from redisai_py.store.scripts import PROBE_SIZE, SET_TENSORS, SET_TENSORS_SHA
+from redisai_py.store.scripts import DELETE_KIND, PROBE_SIZE, SET_TENSORS, SET_TENSORS_SHA
 from redisai_py.tensor import Buffer, Tensor
 
 __all__ = ["LARGE_VALUE", "Link", "Store", "empty_tensor_key", "script_words"]
@@ -382,14 +382,25 @@ class Store:
 
     async def delete(self, key: bytes, kind: bytes, missing: str) -> None:
         """Delete a model or script. Raises MissingKey with the text `missing`, WrongType."""
+        if self._link.scripting:
+            # Not a transaction: Redis takes none while it is out of memory, and deleting is what helps then.
+            (pending,) = self._link.pipeline([(b"EVAL", DELETE_KIND, b"1", key, kind)])
+            try:
+                deleted = await pending
+            except UpstreamError as error:
+                raise _refused(error) from error
+        else:
+            deleted = await self._delete_watched(key, kind)
+        if not deleted:
+            raise MissingKey(missing)
+
+    async def _delete_watched(self, key: bytes, kind: bytes) -> int:
         async with self._link.dedicated() as connection:
             while True:
                 await self._check_kind(connection, key, kind)
                 deleted = await _last([connection.call(*command) for command in _transaction([(b"DEL", key)])])
                 if deleted is not None:
-                    break
-        if not deleted[0]:
-            raise MissingKey(missing)
+                    return int(deleted[0])
 
     async def scan(self, kind: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
         """(key, tag) of every model or script of the database that this identity may read; O(keys), in steps."""

@@ -1,0 +1,66 @@
+"""Clients that leave while a command of theirs is under way: as from Redis itself."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+import redis
+
+from tests.conformance.conversation import talk
+from tests.support import FrontDoor, RedisServer
+
+
+def _blocked(client: redis.Redis) -> int:
+    return int(client.info("clients")["blocked_clients"])
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["half close", "close"])
+def test_a_blocking_command_ends_with_its_client(half: bool, front_door: FrontDoor, bare: redis.Redis) -> None:
+    with talk(front_door.port) as client:
+        client.send("BLPOP q 0")
+        while not _blocked(bare):
+            pass
+        if half:
+            client.socket.shutdown(socket.SHUT_WR)
+            assert client.socket.recv(100) == b""
+    while _blocked(bare):
+        pass
+    bare.rpush("q", "x")
+    assert bare.lrange("q", 0, -1) == [b"x"]
+
+
+def test_what_came_before_the_end_is_answered(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with talk(front_door.port) as client:
+        client.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>", "AI.TENSORSET x FLOAT 1 2 VALUES 1 2")
+        client.send("AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 y", "SET a 1", "AI.TENSORGET y VALUES", "GET a")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [client.reply() for _ in range(4)] == ["+OK", "+OK", '["2", "4"]', '"1"']
+        assert client.socket.recv(100) == b""
+
+
+def test_a_command_that_waits_behind_another_does_not_hold_the_connection(
+    front_door: FrontDoor, redis_server: RedisServer, bare: redis.Redis
+) -> None:
+    with talk(front_door.port) as client:
+        client.send("BLPOP q 0", "AI.TENSORGET t")
+        while not _blocked(bare):
+            pass
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.socket.recv(100) == b""
+    while _blocked(bare):
+        pass
+
+
+def test_a_long_reply_reaches_a_client_that_sends_no_more(front_door: FrontDoor, bare: redis.Redis) -> None:
+    bare.set("big", b"x" * 64 * 1024 * 1024)
+    with talk(front_door.port) as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.send("GET big")
+        client.socket.shutdown(socket.SHUT_WR)
+        received = len(client.socket.recv(10, socket.MSG_WAITALL))
+        threading.Event().wait(1.5)  # a slow reader: longer than commands may take at the end
+        while chunk := client.socket.recv(1 << 20):
+            received += len(chunk)
+    assert received == len(b"$67108864\r\n\r\n") + 64 * 1024 * 1024
