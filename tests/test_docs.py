@@ -13,6 +13,7 @@ Blocks of a page share one server, which is empty at the beginning; `6390` stand
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -394,6 +395,58 @@ def test_flags_of_the_server_that_are_mentioned_exist() -> None:
         if flag not in known
     ]
     assert not unknown
+
+
+def layers() -> dict[str, int]:
+    """Module (without `redisai_py.`) -> layer, from the table in ARCHITECTURE.md."""
+    rows = re.findall(r"^\| (\d) \w+ \| ([^|]*) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    return {name: int(number) for number, names in rows for name in re.findall(r"`([^`]*)`", names)}
+
+
+def layer_of(module: str, table: dict[str, int]) -> int:
+    """The layer of the longest name in the table that the module is, or is in; 5 for what is not in it."""
+    if module.startswith("client.") and module not in ("client.sync", "client.aio"):
+        return table["client.calls"]
+    while module and module not in table:
+        module = module.rpartition(".")[0]
+    return table.get(module, 5)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("redisai_py."):
+            package = ROOT.joinpath(*node.module.split("."))
+            inner = {alias.name for alias in node.names if (package / f"{alias.name}.py").exists()}
+            name = node.module.removeprefix("redisai_py.")
+            yield from {f"{name}.{module}" for module in inner} if inner else {name}
+
+
+def test_the_source_keeps_to_the_layers_of_the_architecture() -> None:
+    table = layers()
+    assert set(table.values()) == set(range(6))
+    apart = {frozenset({"store", "engine"}), frozenset({"server", "client"})}
+    wrong = []
+    for path in sorted((ROOT / "redisai_py").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT / "redisai_py").with_suffix("").parts).removesuffix(".__init__")
+        layer = layer_of(module, table)
+        for imported in imports_of(path) if module != "__init__" else ():
+            other = layer_of(imported, table)
+            package, others = module.partition(".")[0], imported.partition(".")[0]
+            below = other <= layer and (package != "client" or others == "client" or other <= 1)
+            if not below or (layer > 1 and frozenset({package, others}) in apart):
+                wrong.append(f"{module} ({layer}) imports {imported} ({other})")
+    assert not wrong
+
+
+def test_backends_import_the_seam_only() -> None:
+    allowed = {"backend", "tensor", "errors"}
+    wrong = {
+        f"{path.name}: {imported}"
+        for path in (ROOT / "backends").rglob("*.py")
+        for imported in imports_of(path)
+        if imported not in allowed
+    }
+    assert not wrong
 
 
 def test_settings_files_that_are_shown_are_valid() -> None:
