@@ -18,7 +18,7 @@ from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import DeadlineExceeded, RedisAIError, UpstreamError
 from redisai_py.resp import Command, encode_command
-from redisai_py.resp_reply import TIMEDOUT
+from redisai_py.resp_reply import OK, TIMEDOUT
 from redisai_py.server.handlers import handle
 from redisai_py.server.upstream import SharedUpstream
 from redisai_py.store import codec
@@ -148,7 +148,7 @@ class _Execution:
         values: list[bytes] = []
         for key, tensor in zip(self.request.outputs, outputs, strict=True):
             if type(tensor) is not Tensor or len(tensor.data) >= LARGE_VALUE:
-                self._again()
+                self._write_long(outputs)
                 return
             header = codec.encode_header(tensor)
             value = b"".join((header, tensor.data))
@@ -167,17 +167,31 @@ class _Execution:
     def _stored(self, reply: Any) -> None:
         connection = self.connection
         if reply != b"OK":
-            # Refused: the long way finds out why, and nothing was written. Lost on the way: nothing is repeated.
-            if isinstance(reply, UpstreamError):
+            # Refused: the store's way finds out why, and nothing was written. Lost on the way: nothing is repeated.
+            run = self.run
+            if isinstance(reply, UpstreamError) or run is None:
                 connection.finish_alone(reply)
             else:
-                self._again()
+                self._write_long(run.value)
             return
         for key, tensor, size in self.outputs:
             self.near.put(key, tensor, size)
         connection.busy = False
         connection.write(_OK)
         connection.after_work()
+
+    def _write_long(self, outputs: Any) -> None:
+        """Write what does not go in one command; the run itself stands, and is not repeated."""
+        connection = self.connection
+        connection.busy = False
+        if not connection.gone:
+            connection.run_alone(self._put(outputs))
+
+    async def _put(self, outputs: Any) -> Any:
+        access = await self.connection.session.authenticated()
+        pairs = zip(self.request.outputs, outputs, strict=True)
+        await access.store.put_tensors([(key, tensor) for key, tensor in pairs if tensor is not None])
+        return OK
 
     def _again(self) -> None:
         self.over = True

@@ -1,0 +1,552 @@
+"""AI.INFO, AI.CONFIG, and what the server tells of itself in INFO, MODULE LIST and COMMAND. Source: spec 05."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from redisai_py.config import Config
+from redisai_py.server import housekeeping
+from scripts.make_models import build_onnx_add, build_onnx_iris_zipmap, build_onnx_large_output, build_onnx_mul
+from tests.support import FrontDoor, RedisServer
+
+NO_INFO = "cannot find run info for key"
+SCRIPT = """
+def double(tensors: List[Tensor], keys: List[str], args: List[str]):
+    return tensors[0] * 2
+
+def boom(tensors: List[Tensor], keys: List[str], args: List[str]):
+    raise RuntimeError("boom")
+    return tensors[0]
+"""
+
+
+def store(client: redis.Redis, key: str = "net", *options: Any, blob: bytes | None = None) -> None:
+    assert (
+        client.execute_command("AI.MODELSTORE", key, "ONNX", "CPU", *options, "BLOB", blob or build_onnx_mul()) == b"OK"
+    )
+
+
+def tensor(client: redis.Redis, key: str, *rows: tuple[float, ...]) -> None:
+    values = [value for row in rows for value in row]
+    client.execute_command("AI.TENSORSET", key, "FLOAT", len(rows), len(rows[0]), "VALUES", *values)
+
+
+def run(client: redis.Redis, model: str = "net", inputs: str = "in", output: str = "out") -> Any:
+    return client.execute_command("AI.MODELEXECUTE", model, "INPUTS", 1, inputs, "OUTPUTS", 1, output)
+
+
+def info(client: redis.Redis, key: str = "net", *more: str) -> dict[str, Any]:
+    reply = client.execute_command("AI.INFO", key, *more)
+    return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def counters(client: redis.Redis, key: str = "net") -> tuple[int, int, int]:
+    fields = info(client, key)
+    return fields["calls"], fields["errors"], fields["samples"]
+
+
+# -- AI.INFO -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_18_items_in_order(client: redis.Redis) -> None:
+    store(client, "net", "TAG", "v7")
+    reply = client.execute_command("AI.INFO", "net")
+    assert reply == [
+        *(b"key", b"net", b"type", b"MODEL", b"backend", b"ONNX", b"device", b"CPU", b"tag", b"v7"),
+        *(b"duration", 0, b"samples", 0, b"calls", 0, b"errors", 0),
+    ]
+    assert client.execute_command("AI.INFO", "net", "WHATEVER") == reply
+
+
+def test_counts_after_a_sequence_of_runs(client: redis.Redis) -> None:
+    store(client)
+    tensor(client, "in", (1, 2), (3, 4), (5, 6))
+    tensor(client, "bad", (1, 2, 3))
+    for _ in range(4):
+        assert run(client) == b"OK"
+    for key in ("bad", "nosuch"):  # the second is a failed look-up, which counts nothing
+        with pytest.raises(redis.ResponseError):
+            run(client, inputs=key)
+    with pytest.raises(redis.ResponseError, match="INPUTS"):
+        client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 2, "in", "in", "OUTPUTS", 1, "out")
+    fields = info(client)
+    assert (fields["calls"], fields["errors"], fields["samples"]) == (5, 1, 12)
+    assert 0 < fields["duration"] < 1_000_000
+
+
+def test_old_and_new_run_commands_count_alike(client: redis.Redis) -> None:
+    store(client)
+    tensor(client, "in", (1, 2))
+    client.execute_command("AI.MODELRUN", "net", "INPUTS", "in", "OUTPUTS", "out")
+    client.execute_command("AI.DAGRUN", "LOAD", 1, "in", "|>", "AI.MODELRUN", "net", "INPUTS", "in", "OUTPUTS", "o")
+    run(client)
+    assert counters(client) == (3, 0, 3)
+
+
+def test_a_failed_dag_counts_what_ran_and_not_what_did_not(client: redis.Redis) -> None:
+    store(client)
+    store(client, "after")
+    tensor(client, "in", (1, 2))
+    tensor(client, "bad", (1, 2, 3))
+    replies = client.execute_command(
+        *("AI.DAGEXECUTE", "LOAD", 2, "in", "bad"),
+        *("|>", "AI.MODELEXECUTE", "net", "INPUTS", 1, "in", "OUTPUTS", 1, "o1"),
+        *("|>", "AI.MODELEXECUTE", "net", "INPUTS", 1, "bad", "OUTPUTS", 1, "o2"),
+        *("|>", "AI.MODELEXECUTE", "after", "INPUTS", 1, "in", "OUTPUTS", 1, "o3"),
+    )
+    assert [type(reply).__name__ for reply in replies] == ["bytes", "ResponseError", "bytes"]
+    assert replies[2] == b"NA"
+    assert counters(client) == (2, 1, 1)
+    assert counters(client, "after") == (0, 0, 0)
+
+
+def test_a_run_whose_output_is_no_tensor_counts_once_and_no_samples(client: redis.Redis) -> None:
+    pytest.importorskip("skl2onnx")
+    store(client, "iris", blob=build_onnx_iris_zipmap())
+    tensor(client, "in", (5.1, 3.5, 1.4, 0.2))
+    for _ in range(3):
+        client.execute_command("AI.MODELEXECUTE", "iris", "INPUTS", 1, "in", "OUTPUTS", 2, "label", "scores")
+    assert counters(client, "iris") == (3, 0, 3)  # the label is the first output
+    assert client.exists("label", "scores") == 1
+
+
+def test_a_run_whose_output_is_large_or_refused_counts_once(client: redis.Redis) -> None:
+    store(client, "wide", blob=build_onnx_large_output(20_000))
+    client.execute_command("AI.TENSORSET", "in", "FLOAT", 1, "VALUES", 3)
+    client.rpush("list", "x")
+    for _ in range(3):
+        assert run(client, "wide") == b"OK"
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            run(client, "wide", output="list")
+    assert counters(client, "wide") == (6, 0, 120_000)
+    assert client.execute_command("AI.TENSORGET", "out", "META") == [b"dtype", b"FLOAT", b"shape", [20_000]]
+
+
+def test_resetstat(client: redis.Redis) -> None:
+    store(client)
+    tensor(client, "in", (1, 2))
+    run(client)
+    assert client.execute_command("AI.INFO", "net", "resetstat") == b"OK"
+    assert counters(client) == (0, 0, 0)
+    assert info(client)["duration"] == 0
+    run(client)
+    assert counters(client) == (1, 0, 1)
+
+
+def test_every_store_begins_at_zero(client: redis.Redis) -> None:
+    store(client, "net", "TAG", "one")
+    tensor(client, "in", (1, 2))
+    run(client)
+    store(client, "net", "TAG", "two")
+    assert counters(client) == (0, 0, 0)
+    assert info(client)["tag"] == b"two"
+
+
+@pytest.mark.parametrize("make", ["nothing", "tensor", "string", "list", "hash", "deleted"])
+def test_no_run_info(client: redis.Redis, make: str) -> None:
+    if make == "tensor":
+        tensor(client, "net", (1, 2))
+    elif make == "deleted":
+        store(client)
+        client.execute_command("AI.MODELDEL", "net")
+    elif make != "nothing":
+        {"string": client.set, "list": client.rpush}.get(make, lambda key, _: client.hset(key, "f", "v"))("net", "x")
+    for words in ((), ("RESETSTAT",), ("FULL",)):
+        with pytest.raises(redis.ResponseError, match=f"^{NO_INFO}$"):
+            client.execute_command("AI.INFO", "net", *words)
+
+
+def test_a_key_in_another_database_is_another_key(client: redis.Redis, front_door: FrontDoor) -> None:
+    store(client)
+    with redis.Redis(port=front_door.port, db=1) as other, pytest.raises(redis.ResponseError, match=NO_INFO):
+        other.execute_command("AI.INFO", "net")
+
+
+def test_scripts(client: redis.Redis) -> None:
+    pytest.importorskip("torch")
+    client.execute_command(
+        "AI.SCRIPTSTORE", "s", "CPU", "TAG", "t", "ENTRY_POINTS", 2, "double", "boom", "SOURCE", SCRIPT
+    )
+    tensor(client, "in", (1, 2), (3, 4))
+    for _ in range(2):
+        client.execute_command("AI.SCRIPTEXECUTE", "s", "double", "INPUTS", 1, "in", "OUTPUTS", 1, "out")
+    with pytest.raises(redis.ResponseError, match="boom"):
+        client.execute_command("AI.SCRIPTEXECUTE", "s", "boom", "INPUTS", 1, "in", "OUTPUTS", 1, "out")
+    fields = info(client, "s", "FULL")
+    assert fields["duration"] > 0
+    assert {name: fields[name] for name in list(fields)[:9]} == {
+        "key": b"s", "type": b"SCRIPT", "backend": b"TORCH", "device": b"CPU", "tag": b"t",
+        "duration": fields["duration"], "samples": -1, "calls": 3, "errors": 1,
+    }  # fmt: skip
+    assert b"boom" in fields["last_error"]
+    assert client.execute_command("AI.INFO", "s", "RESETSTAT") == b"OK"
+    assert counters(client, "s") == (0, 0, -1)
+
+
+def test_full_tells_how_it_ran(client: redis.Redis) -> None:
+    store(client)
+    tensor(client, "in", (1, 2), (3, 4), (5, 6))
+    tensor(client, "bad", (1, 2, 3))
+    for _ in range(3):
+        run(client)
+    with pytest.raises(redis.ResponseError):
+        run(client, inputs="bad")
+    fields = info(client, "net", "FULL")
+    assert list(fields)[:9] == ["key", "type", "backend", "device", "tag", "duration", "samples", "calls", "errors"]
+    assert (fields["loaded"], fields["loaded_bytes"], fields["unfinished"]) == (1, len(build_onnx_mul()), 0)
+    assert (fields["loads"], fields["batches"]) == (1, 3)
+    assert fields["batch_rows"] == [3, 3]
+    for what in ("queue_time", "run_time"):
+        p50, p95, p99 = (fields[f"{what}_{quantile}_us"] for quantile in ("p50", "p95", "p99"))
+        assert 0 <= p50 <= p95 <= p99 < 1_000_000
+    assert b"Got invalid dimensions" in fields["last_error"]
+
+
+def test_a_batch_adds_its_whole_duration_to_each_member(client: redis.Redis, front_door: FrontDoor) -> None:
+    store(client, "net", "BATCHSIZE", 8, "MINBATCHSIZE", 3)
+    tensor(client, "in", (1, 2))
+    others = [redis.Redis(port=front_door.port) for _ in range(3)]
+    connections = [other.connection_pool.get_connection() for other in others]
+    for at, connection in enumerate(connections):
+        connection.send_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "in", "OUTPUTS", 1, f"out{at}")
+    assert [connection.read_response() for connection in connections] == [b"OK"] * 3
+    for connection in connections:
+        connection.disconnect()
+    fields = info(client, "net", "FULL")
+    assert (fields["calls"], fields["samples"], fields["batches"]) == (3, 3, 1)
+    assert fields["duration"] % 3 == 0
+    assert fields["batch_rows"] == [3, 1]
+
+
+def test_a_run_that_timed_out_in_the_queue_is_not_counted(client: redis.Redis) -> None:
+    store(client, "net", "BATCHSIZE", 8, "MINBATCHSIZE", 3)
+    tensor(client, "in", (1, 2))
+    words = ("AI.MODELEXECUTE", "net", "INPUTS", 1, "in", "OUTPUTS", 1, "out", "TIMEOUT", 1)
+    assert client.execute_command(*words) == b"TIMEDOUT"
+    assert counters(client) == (0, 0, 0)
+
+
+def test_info_and_config_take_part_in_transactions(client: redis.Redis) -> None:
+    store(client)
+    client.rpush("list", "x")
+    pipeline = client.pipeline(transaction=True)
+    pipeline.execute_command("AI.INFO", "net")
+    pipeline.execute_command("AI.INFO", "list")
+    pipeline.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE")
+    pipeline.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 1000)
+    pipeline.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE")
+    pipeline.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 535822336)
+    replies = pipeline.execute(raise_on_error=False)
+    assert replies[0][:4] == [b"key", b"net", b"type", b"MODEL"]
+    assert str(replies[1]) == NO_INFO
+    assert replies[2:] == [535822336, b"OK", 1000, b"OK"]
+
+
+# -- AI.CONFIG ---------------------------------------------------------------------------------------------------------
+
+
+def test_settings(client: redis.Redis) -> None:
+    default = client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH")
+    assert default.endswith(b"/backends")
+    assert client.execute_command("AI.CONFIG", "GET", "model_chunk_size") == 535822336
+    assert client.execute_command("AI.CONFIG", "GET", "THREADS_PER_QUEUE") is None
+    try:
+        assert client.execute_command("AI.CONFIG", "BACKENDSPATH", "/somewhere", "more") == b"OK"
+        assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH", "more") == b"/somewhere"
+        assert client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 100) == b"OK"
+        assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 100
+        store(client)
+        assert len(client.hkeys("net")) > len(build_onnx_mul()) // 100
+        assert len(client.execute_command("AI.MODELGET", "net", "BLOB")) == len(build_onnx_mul()) // 100 + 1
+    finally:
+        client.execute_command("AI.CONFIG", "BACKENDSPATH", default)
+        client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 535822336)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("AI.CONFIG", "wrong number of arguments for 'ai.config' command"),
+        ("AI.CONFIG GET", "wrong number of arguments for 'ai.config' command"),
+        ("AI.CONFIG LOADBACKEND ONNX", "wrong number of arguments for 'ai.config' command"),
+        ("AI.CONFIG LOADBACKEND NOSUCH path", "unsupported backend"),
+        ("AI.CONFIG BACKENDSPATH", "BACKENDSPATH: missing path argument"),
+        ("AI.CONFIG MODEL_CHUNK_SIZE", "MODEL_CHUNK_SIZE: missing chunk size"),
+        ("AI.CONFIG MODEL_CHUNK_SIZE 0", "MODEL_CHUNK_SIZE: invalid chunk size"),
+        ("AI.CONFIG MODEL_CHUNK_SIZE 1e3", "MODEL_CHUNK_SIZE: invalid chunk size"),
+        ("AI.CONFIG SET MODEL_CHUNK_SIZE 5", "unsupported subcommand"),
+        ("AI.INFO", "wrong number of arguments for 'ai.info' command"),
+        ("AI.INFO a b c", "wrong number of arguments for 'ai.info' command"),
+    ],
+)
+def test_errors(client: redis.Redis, words: str, text: str) -> None:
+    with pytest.raises(redis.ResponseError) as caught:
+        client.execute_command(*words.split())
+    assert str(caught.value) == text
+
+
+def test_a_backend_is_loaded_once(client: redis.Redis) -> None:
+    store(client)  # so ONNX is loaded by now
+    with pytest.raises(redis.ResponseError, match=r"^error loading backend$"):
+        client.execute_command("AI.CONFIG", "LOADBACKEND", "onnx", "redisai_onnxruntime/redisai_onnxruntime.so")
+
+
+def test_changing_settings_needs_the_right_to_config(client: redis.Redis, front_door: FrontDoor) -> None:
+    client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-config")
+    with redis.Redis(port=front_door.port, username="reader", password="pw", protocol=2) as reader:
+        assert reader.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 535822336
+        for words in (("MODEL_CHUNK_SIZE", 5), ("BACKENDSPATH", "/x"), ("LOADBACKEND", "TORCH", "x")):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                reader.execute_command("AI.CONFIG", *words)
+    client.execute_command("ACL", "DELUSER", "reader")
+
+
+def test_run_info_needs_the_right_to_the_key(client: redis.Redis, front_door: FrontDoor) -> None:
+    store(client)
+    client.execute_command("ACL", "SETUSER", "other", "on", ">pw", "~other:*", "+@all")
+    with (
+        redis.Redis(port=front_door.port, username="other", password="pw", protocol=2) as other,
+        pytest.raises(redis.exceptions.NoPermissionError),
+    ):
+        other.execute_command("AI.INFO", "net", "RESETSTAT")
+    client.execute_command("ACL", "DELUSER", "other")
+
+
+# -- INFO, MODULE LIST, COMMAND ----------------------------------------------------------------------------------------
+
+
+def raw(client: redis.Redis, *words: str) -> Any:
+    """A reply as it comes: redis-py makes something else of those of COMMAND, INFO and MODULE."""
+    connection = client.connection_pool.get_connection()
+    try:
+        connection.send_command(*words)
+        return connection.read_response()
+    finally:
+        client.connection_pool.release(connection)
+
+
+def sections(client: redis.Redis, *words: str) -> dict[str, dict[str, str]]:
+    """INFO's text by section, in order."""
+    text = raw(client, "INFO", *words).decode()
+    found: dict[str, dict[str, str]] = {}
+    for line in text.splitlines():
+        if line.startswith("# "):
+            fields = found[line[2:]] = {}
+        elif line:
+            name, _, value = line.rpartition(":") if "_bthread_" in line else line.partition(":")
+            fields[name] = value
+    return found
+
+
+def test_the_sections_and_their_fields_in_order(client: redis.Redis) -> None:
+    store(client)
+    found = sections(client, "ai")
+    assert list(found) == ["ai_versions", "ai_git", "ai_load_time_configs", "ai_backends_info", "ai_cpu"]
+    assert found["ai_versions"] == {
+        "ai_RedisAI_version": "1.2.7", "ai_low_level_API_version": "1", "ai_rdb_version": "4",
+    }  # fmt: skip
+    assert list(found["ai_git"]) == ["ai_git_sha"]
+    assert list(found["ai_load_time_configs"].items()) == [
+        ("ai_threads_per_queue", str(Config().worker_threads)),
+        ("ai_inter_op_parallelism", "0"),
+        ("ai_intra_op_parallelism", str(Config().intra_op_threads)),
+        ("ai_model_execution_timeout", "5000"),
+        ("ai_backend_memory_limit", "0"),
+    ]
+    onnx = [name for name in found["ai_backends_info"] if "onnx" in name]
+    assert onnx == [
+        "ai_onnxruntime_version", "ai_onnxruntime_memory", "ai_onnxruntime_memory_access_num",
+        "ai_onnxruntime_maximum_run_sessions_number",
+    ]  # fmt: skip
+    assert list(found["ai_backends_info"])[-4:] == onnx
+    cpu = found["ai_cpu"]
+    threads = [f"ai_queue_CPU_bthread_n{i}_used_cpu_total" for i in range(1, Config().worker_threads + 1)]
+    used = ["ai_self", "ai_children", "ai_main_thread"]
+    assert list(cpu)[: 6 + len(threads)] == [
+        *(f"{who}_used_cpu_{kind}" for who in used for kind in ("sys", "user")), *threads,
+    ]  # fmt: skip
+    for value in cpu.values():
+        assert value == "N/A" or len(value.partition(".")[2]) == 6
+        assert value == "N/A" or float(value) >= 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("ai_versions",), ["ai_versions"]),
+        (("AI_CPU",), ["ai_cpu"]),
+        (("modules",), ["Modules", "ai_versions", "ai_git", "ai_load_time_configs", "ai_backends_info", "ai_cpu"]),
+    ],
+)
+def test_sections_by_name(client: redis.Redis, words: tuple[str, ...], expected: list[str]) -> None:
+    assert list(sections(client, *words)) == expected
+
+
+def test_the_default_info_has_the_module_line_but_not_the_sections(client: redis.Redis) -> None:
+    assert sections(client)["Modules"] == {"module": sections(client)["Modules"]["module"]}
+    assert sections(client)["Modules"]["module"].startswith("name=ai,ver=10207,api=1,")
+    assert not [name for name in sections(client) if name.startswith("ai_")]
+    everything = sections(client, "everything")
+    assert {"Server", "Keyspace" if "Keyspace" in everything else "Clients", "ai_cpu"} <= everything.keys()
+
+
+def test_a_queue_of_another_device_has_workers_too(client: redis.Redis) -> None:
+    client.execute_command("AI.MODELSTORE", "net1", "ONNX", "cpu:1", "BLOB", build_onnx_mul())
+    found = sections(client, "ai")
+    assert "ai_queue_CPU:1_bthread_n1_used_cpu_total" in found["ai_cpu"]
+    assert info(client, "net1")["device"] == b"cpu:1"
+    sessions = int(found["ai_backends_info"]["ai_onnxruntime_maximum_run_sessions_number"])
+    assert sessions == Config().worker_threads * len([n for n in found["ai_cpu"] if "_bthread_n1_" in n])
+
+
+def test_onnx_memory_follows_the_models(redis_server: RedisServer, bare: redis.Redis) -> None:
+    """On a server of its own: the figures are of all models of a process."""
+    server = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5))
+
+    def figures() -> tuple[int, int]:
+        fields = sections(client, "ai_backends_info")["ai_backends_info"]
+        return int(fields["ai_onnxruntime_memory"]), int(fields["ai_onnxruntime_memory_access_num"])
+
+    try:
+        with redis.Redis(port=server.port, protocol=2) as client:
+            store(client)
+            one = len(build_onnx_mul())
+            memory, accesses = figures()
+            assert memory == one
+            assert accesses > 0
+            tensor(client, "in", (1, 2))
+            run(client)
+            assert figures() == (one, accesses + 1)
+            store(client, "second", blob=build_onnx_add())
+            store(client)  # the replaced model's memory is gone
+            assert figures()[0] == one + len(build_onnx_add())
+            client.execute_command("AI.MODELDEL", "net")
+            pipeline = client.pipeline(transaction=True)
+            pipeline.execute_command("AI.MODELDEL", "second")
+            assert pipeline.execute() == [b"OK"]
+            assert figures()[0] == 0
+    finally:
+        server.stop()
+
+
+def test_module_list(client: redis.Redis, front_door: FrontDoor) -> None:
+    (module,) = [dict(zip(row[::2], row[1::2], strict=True)) for row in raw(client, "MODULE", "LIST")]
+    assert (module[b"name"], module[b"ver"]) == (b"ai", 10207)
+    with redis.Redis(port=front_door.port, protocol=3) as resp3:
+        (row,) = raw(resp3, "MODULE", "LIST")
+        assert (row[b"name"], row[b"ver"]) == (b"ai", 10207)
+
+
+_TABLE = {
+    ("write", "denyoom", "module"): ("1,1,1", "tensorset modelset modelstore scriptset scriptstore"),
+    ("write", "module"): ("1,1,1", "modeldel scriptdel"),
+    ("readonly", "module"): ("1,1,1", "tensorget modelget scriptget info"),
+    ("readonly", "module", ""): ("0,0,0", "_modelscan _scriptscan"),
+    ("write", "module", ""): ("0,0,0", "config"),
+    ("write", "denyoom", "module", "movablekeys"): ("3,3,1", "modelrun dagrun dagexecute"),
+    ("write", "denyoom", "module", "movablekeys", ""): ("4,4,1", "modelexecute scriptrun"),
+    ("write", "denyoom", "module", "movablekeys", "", ""): ("5,5,1", "scriptexecute"),
+    ("readonly", "module", "movablekeys"): ("3,3,1", "dagrun_ro dagexecute_ro"),
+}
+COMMAND_ROWS = [
+    (f"ai.{name}", {flag for flag in flags if flag}, [int(n) for n in positions.split(",")])
+    for flags, (positions, names) in _TABLE.items()
+    for name in names.split()
+]
+
+
+@pytest.mark.parametrize(("name", "flags", "positions"), COMMAND_ROWS)
+def test_command_info(client: redis.Redis, name: str, flags: set[str], positions: list[int]) -> None:
+    ours, of_redis = raw(client, "COMMAND", "INFO", name, "get")
+    assert ours[:2] == [name.encode(), -1]
+    assert {flag.decode() for flag in ours[2]} == flags
+    assert ours[3:6] == positions
+    assert ours[6] == []  # no ACL categories
+    assert of_redis[0] == b"get"
+    assert len(ours) >= len(of_redis) or len(ours) == 10
+
+
+def test_command_count_and_list(client: redis.Redis, bare: redis.Redis) -> None:
+    assert len(COMMAND_ROWS) == raw(client, "COMMAND", "COUNT") - raw(bare, "COMMAND", "COUNT")
+    if int(bare.info("server")["redis_version"].split(".")[0]) < 7:
+        return
+    names = set(raw(client, "COMMAND", "LIST")) - set(raw(bare, "COMMAND", "LIST"))
+    assert names == {name.encode() for name, _, _ in COMMAND_ROWS}
+    assert set(raw(client, "COMMAND", "LIST", "FILTERBY", "MODULE", "ai")) == names
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        ("AI.MODELEXECUTE m INPUTS 2 a b OUTPUTS 1 c", "m a b c"),
+        ("AI.MODELRUN m INPUTS a b OUTPUTS c", "m a b c"),
+        ("AI.SCRIPTRUN s f INPUTS a $ b OUTPUTS c", "s a b c"),
+        ("AI.DAGEXECUTE LOAD 1 a PERSIST 1 b ROUTING r |> AI.MODELEXECUTE m INPUTS 1 a OUTPUTS 1 b", "a b r m"),
+        ("AI.INFO k RESETSTAT", "k"),
+    ],
+)
+def test_command_getkeys(client: redis.Redis, words: str, keys: str) -> None:
+    assert raw(client, "COMMAND", "GETKEYS", *words.split()) == [key.encode() for key in keys.split()]
+
+
+def test_config_has_no_keys(client: redis.Redis) -> None:
+    with pytest.raises(redis.ResponseError, match="The command has no key arguments"):
+        raw(client, "COMMAND", "GETKEYS", "AI.CONFIG", "GET", "x")
+
+
+# -- keys that go without a command of ours ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweeping(redis_server: RedisServer, bare: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
+    """A client of a server that looks for deleted models all the time."""
+    monkeypatch.setattr(housekeeping, "INTERVAL_S", 0.02)
+    server = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5))
+    with redis.Redis(port=server.port, protocol=2) as client:
+        yield client
+    server.stop()
+
+
+@pytest.mark.parametrize("how", ["DEL net", "SET net x", "FLUSHALL", "RENAME net other", "PEXPIRE net 1"])
+def test_a_model_whose_key_goes_leaves_memory(sweeping: redis.Redis, bare: redis.Redis, how: str) -> None:
+    store(sweeping)
+    store(sweeping, "stays")
+    bare.copy("stays", "twin")
+    assert info(sweeping, "net", "FULL")["loaded"] == 1
+    bare.execute_command(*how.split())
+    expected = 0 if how == "FLUSHALL" else len(build_onnx_mul())
+    deadline = time.monotonic() + 5
+    while int(sections(sweeping, "ai")["ai_backends_info"]["ai_onnxruntime_memory"]) != expected:
+        assert time.monotonic() < deadline
+    if how.startswith("RENAME"):  # it is loaded again when it is asked for
+        tensor(sweeping, "in", (1, 2))
+        assert run(sweeping, "other") == b"OK"
+
+
+def test_a_copy_keeps_the_model(sweeping: redis.Redis) -> None:
+    store(sweeping)
+    sweeping.copy("net", "twin")
+    tensor(sweeping, "in", (1, 2))
+    sweeping.execute_command("AI.MODELDEL", "net")
+    assert run(sweeping, "twin") == b"OK"
+    assert counters(sweeping, "twin") == (1, 0, 1)
+
+
+def test_settings_are_those_of_the_command_line(redis_server: RedisServer, tmp_path: Path) -> None:
+    config = Config(
+        redis=redis_server.url, port=0, drain_timeout_s=5, threads_per_queue=3, inter_op_parallelism=2,
+        intra_op_parallelism=4, model_execution_timeout_ms=1234, backend_memory_limit_mb=77, model_chunk_size=999,
+    )  # fmt: skip
+    server = FrontDoor(config)
+    try:
+        with redis.Redis(port=server.port, protocol=2) as client:
+            assert list(sections(client, "ai")["ai_load_time_configs"].values()) == ["3", "2", "4", "1234", "77"]
+            assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 999
+    finally:
+        server.stop()
