@@ -48,7 +48,7 @@ class Access:
                 self._opening = asyncio.get_running_loop().create_task(self._connect())
             opening = self._opening
             try:
-                self.shared = await asyncio.shield(opening)
+                return await asyncio.shield(opening)
             finally:
                 if self._opening is opening and opening.done():
                     self._opening = None
@@ -64,6 +64,10 @@ class Access:
             self.scripting = True
         except UpstreamError:
             self.scripting = False
+        except BaseException:  # closed meanwhile
+            shared.close()
+            raise
+        self.shared = shared
         return shared
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
@@ -172,6 +176,8 @@ class Access:
 
     def close(self) -> None:
         """Close every connection that is not in use; those in use are closed when given back."""
+        if self._opening is not None:
+            self._opening.cancel()
         if self.shared is not None:
             self.shared.close()
         for connection in self._idle:

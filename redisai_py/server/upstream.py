@@ -207,20 +207,13 @@ async def connect_shared(
     if on_invalidated is not None:
         invalidated = on_invalidated
         upstream: SharedUpstream = await address.open(lambda: SharedUpstream(lambda push: _pushed(push, invalidated)))
-        try:
-            for argv in [*identity.handshake(protocol=3), [b"CLIENT", b"TRACKING", b"ON", b"NOLOOP"]]:
-                await upstream.call(*argv)
-            return await _named(upstream), True
-        except UpstreamError:
-            upstream.close()  # an old Redis, or a user without CLIENT: the same without tracking, if that is all
+        # An old Redis, or a user without CLIENT: the same without tracking, if that is all.
+        with contextlib.suppress(UpstreamError):
+            await _prepare(upstream, [*identity.handshake(protocol=3), [b"CLIENT", b"TRACKING", b"ON", b"NOLOOP"]])
+            return upstream, True
     upstream = await address.open(SharedUpstream)
-    try:
-        for argv in identity.handshake():
-            await upstream.call(*argv)
-    except UpstreamError:
-        upstream.close()
-        raise
-    return await _named(upstream), False
+    await _prepare(upstream, identity.handshake())
+    return upstream, False
 
 
 def _pushed(push: Any, invalidated: Callback) -> None:
@@ -228,10 +221,16 @@ def _pushed(push: Any, invalidated: Callback) -> None:
         invalidated(push[1])
 
 
-async def _named(upstream: SharedUpstream) -> SharedUpstream:
-    with contextlib.suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
-        await upstream.call(b"CLIENT", b"SETNAME", b"redisai-shared")
-    return upstream
+async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:
+    """Send what a fresh connection begins with. A connection that is refused, or no longer wanted, is closed."""
+    try:
+        for argv in commands:
+            await upstream.call(*argv)
+        with contextlib.suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
+            await upstream.call(b"CLIENT", b"SETNAME", b"redisai-shared")
+    except BaseException:
+        upstream.close()
+        raise
 
 
 class PrivateUpstream(asyncio.Protocol):
