@@ -31,7 +31,8 @@ _BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
 _QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
 _LARGE_COUNT = re.compile(rb"\*\d{4}").search
 _ONLY_BYTES = {bytes}
-_LENGTHS = {b"%d" % n: n for n in range(1024)}  # canonical decimals, the common case without int()
+# Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
+_LENGTHS = {b"%d" % n: n for n in range(1025)}
 
 
 class Command:
@@ -292,7 +293,10 @@ class CommandParser:
         line = data.find(b"\r\n", position, position + MAX_INLINE)
         if line < 0:
             return self._wait(data, position, "too big mbulk count string")
-        count = self._integer(data[position + 1 : line])
+        word = data[position + 1 : line]
+        count = _LENGTHS.get(word)
+        if count is None:
+            count = self._integer(word)
         if count is None or count > self.max_arguments:
             return self._fail("invalid multibulk length")
         self._argc = max(count, 0)

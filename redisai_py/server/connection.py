@@ -150,6 +150,9 @@ class Connection(asyncio.Protocol):
             return
         backlog = self.backlog
         self._draining = True
+        relay = self.session.upstream if len(backlog) > 1 else None
+        if relay is not None:
+            relay.hold()
         try:
             while backlog and not self.busy and not self._writing_paused and not self.closing:
                 command, payload = item = backlog.popleft()
@@ -160,6 +163,8 @@ class Connection(asyncio.Protocol):
                     break
         finally:
             self._draining = False
+            if relay is not None:
+                relay.release()
         if self._reading_paused and len(backlog) < _BACKLOG_LOW and not self.gone:
             self._reading_paused = False
             self.transport.resume_reading()

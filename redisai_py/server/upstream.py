@@ -247,6 +247,7 @@ class PrivateUpstream(asyncio.Protocol):
         self._on_lost = on_lost
         self.tunnel = False  # replication: what comes is no longer made of replies
         self.transport: Any = None
+        self._held: list[bytes | memoryview] | None = None
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -280,8 +281,21 @@ class PrivateUpstream(asyncio.Protocol):
 
     def send(self, segments: list[bytes | memoryview]) -> None:
         """Write one or more encoded commands."""
+        if self._held is not None:
+            self._held += segments
+            return
         for segment in segments:
             self.transport.write(segment)
+
+    def hold(self) -> None:
+        """Keep back what is sent, until `release`: a pipeline's commands then cost one system call, not one each."""
+        self._held = []
+
+    def release(self) -> None:
+        """Write what was kept back."""
+        held, self._held = self._held, None
+        if held and not self.transport.is_closing():
+            self.transport.writelines(held)
 
     def close(self) -> None:
         """Close without waiting."""
