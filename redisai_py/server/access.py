@@ -14,12 +14,16 @@ from typing import Any
 
 from redisai_py.errors import UpstreamError
 from redisai_py.pending import Pending
+from redisai_py.server.driver import drive
 from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream, connect_shared
-from redisai_py.store.near import NearCache
+from redisai_py.store.near import Evicts, NearCache
 from redisai_py.store.scripts import PROBE
 from redisai_py.store.store import Store
 
 __all__ = ["Access", "AccessTable"]
+
+_EVICTION_INTERVAL_S = 1.0
+"""How soon a change of maxmemory-policy is noticed."""
 
 
 class Access:
@@ -33,13 +37,10 @@ class Access:
         self.shared: SharedUpstream | None = None
         self.near: NearCache | None = None
         self._near_bytes = near_bytes
-        self._fenced: list[Pending[None]] = []
         self._address = address
         self._opening: asyncio.Task[SharedUpstream] | None = None
-        self._pool_size = pool_size
-        self._idle: list[LargeUpstream] = []
-        self._open = 0
-        self._waiters: deque[Pending[None]] = deque()
+        self._large = _Pool(address, identity, pool_size)
+        self._watching = _Pool(address, identity, pool_size)
 
     async def ensure(self) -> SharedUpstream:
         """The shared stream, opened if need be; single-flight. Raises UpstreamError."""
@@ -59,6 +60,8 @@ class Access:
         invalidated = near.invalidate if near is not None else None
         shared, tracking = await connect_shared(self._address, self.identity, invalidated)
         self.near = near if tracking else None
+        if self.near is not None:
+            await self._ask_eviction(shared, self.near)
         try:
             await shared.call(*PROBE)
             self.scripting = True
@@ -69,6 +72,19 @@ class Access:
             raise
         self.shared = shared
         return shared
+
+    async def _ask_eviction(self, shared: SharedUpstream, near: NearCache) -> None:
+        """Let the near cache know what Redis may evict, now and from time to time."""
+        try:
+            evicts = Evicts.from_info(await shared.call(b"INFO", b"memory"))
+        except UpstreamError:  # a user without INFO does not know
+            return
+        near.keep_within(evicts)
+        asyncio.get_running_loop().call_later(_EVICTION_INTERVAL_S, self._ask_eviction_again, shared, near)
+
+    def _ask_eviction_again(self, shared: SharedUpstream, near: NearCache) -> None:
+        if not shared.closed:
+            drive(self._ask_eviction(shared, near), lambda *_: None)
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send commands on the shared stream in one write; the caller has awaited `ensure`."""
@@ -82,44 +98,57 @@ class Access:
             for key in keys:
                 self.near.drop(key)
 
-    def fence(self) -> Pending[None]:
-        """Resolved by a reply on the shared stream to something sent after now; one PING serves an iteration's
-        askers.
+    def databases_swapped(self) -> None:
+        """Redis answered SWAPDB, of which it tells no connection that tracks keys. Nothing is kept from replies to
+        what was sent before.
         """
-        pending: Pending[None] = Pending()
-        if not self._fenced:
-            asyncio.get_running_loop().call_soon(self._send_fence)
-        self._fenced.append(pending)
-        return pending
-
-    def _send_fence(self) -> None:
-        fenced, self._fenced = self._fenced, []
-
-        def passed(reply: Any) -> None:
-            for pending in fenced:
-                if isinstance(reply, UpstreamError):
-                    pending.fail(reply)
-                else:
-                    pending.resolve(None)
-
-        try:
-            if self.shared is None:
-                raise UpstreamError("ERR upstream Redis connection lost")
-            self.shared.send(b"*1\r\n$4\r\nPING\r\n", passed)
-        except UpstreamError as error:
-            passed(error)
+        near, shared = self.near, self.shared
+        if near is not None and shared is not None and not shared.closed:
+            near.suspend()
+            shared.call(b"PING").waiter = lambda _: near.resume()
 
     @property
     def dedicated_count(self) -> int:
         """Dedicated connections open now."""
-        return self._open
+        return self._large.open_count + self._watching.open_count
 
     def dedicated(self) -> AbstractAsyncContextManager[LargeUpstream]:
         """A connection to oneself, from a bounded pool; after an error it is closed, since its state is not known."""
-        return self._dedicated()
+        return self._large.connection()
+
+    def watching(self) -> AbstractAsyncContextManager[LargeUpstream]:
+        """A connection to keep keys under WATCH with while other things are done, some of which need a dedicated one.
+
+        It comes from a pool of its own: if all of one pool were held by those who wait for another of it, they would
+        wait for ever.
+        """
+        return self._watching.connection()
+
+    def close(self) -> None:
+        """Close every connection that is not in use; those in use are closed when given back."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self.shared is not None:
+            self.shared.close()
+        self._large.close()
+        self._watching.close()
+
+
+class _Pool:
+    """At most `size` connections, each with one user at a time, opened when first needed."""
+
+    def __init__(self, address: Address, identity: Identity, size: int) -> None:
+        self.open_count = 0
+        self._address = address
+        self._identity = identity
+        self._size = size
+        self._closed = False
+        self._idle: list[LargeUpstream] = []
+        self._waiters: deque[Pending[None]] = deque()
 
     @asynccontextmanager
-    async def _dedicated(self) -> AsyncIterator[LargeUpstream]:
+    async def connection(self) -> AsyncIterator[LargeUpstream]:
+        """One for a while; whoever leaves with an error leaves it closed."""
         connection = await self._take()
         clean = False
         try:
@@ -134,25 +163,25 @@ class Access:
                 connection = self._idle.pop()
                 if not connection.closed:
                     return connection
-                self._open -= 1
-            if self._open < self._pool_size:
+                self.open_count -= 1
+            if self.open_count < self._size:
                 break
             waiter: Pending[None] = Pending()
             self._waiters.append(waiter)
             await waiter
-        self._open += 1
+        self.open_count += 1
         try:
             # A task of its own: the time limit on connecting needs one, and a handler is not run by one.
-            return await asyncio.get_running_loop().create_task(self._connect_large())
+            return await asyncio.get_running_loop().create_task(self._connect())
         except BaseException:
-            self._open -= 1
+            self.open_count -= 1
             self._wake()
             raise
 
-    async def _connect_large(self) -> LargeUpstream:
+    async def _connect(self) -> LargeUpstream:
         connection: LargeUpstream = await self._address.open(LargeUpstream)
         try:
-            for argv in self.identity.handshake():
+            for argv in self._identity.handshake():
                 await connection.call(*argv)
         except UpstreamError:
             connection.close()
@@ -160,11 +189,11 @@ class Access:
         return connection
 
     def _give_back(self, connection: LargeUpstream, clean: bool) -> None:
-        if clean and not connection.closed and self.clients:
+        if clean and not connection.closed and not self._closed:
             self._idle.append(connection)
         else:
             connection.close()
-            self._open -= 1
+            self.open_count -= 1
         self._wake()
 
     def _wake(self) -> None:
@@ -175,14 +204,11 @@ class Access:
                 return
 
     def close(self) -> None:
-        """Close every connection that is not in use; those in use are closed when given back."""
-        if self._opening is not None:
-            self._opening.cancel()
-        if self.shared is not None:
-            self.shared.close()
+        """Close what is idle now, and the rest when it is given back."""
+        self._closed = True
         for connection in self._idle:
             connection.close()
-        self._open -= len(self._idle)
+        self.open_count -= len(self._idle)
         self._idle.clear()
 
 
@@ -215,6 +241,11 @@ class AccessTable:
         accesses = list(self._by_identity.values())
         shared = sum(access.shared is not None and not access.shared.closed for access in accesses)
         return shared, sum(access.dedicated_count for access in accesses)
+
+    def databases_swapped(self) -> None:
+        """A client's SWAPDB has been executed."""
+        for access in self._by_identity.values():
+            access.databases_swapped()
 
     def close(self) -> None:
         """Close all connections, at the server's end."""

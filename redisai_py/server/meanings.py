@@ -29,6 +29,7 @@ from redisai_py.store.store import LARGE_VALUE, empty_tensor_key
 from redisai_py.tensor import Buffer, DType
 
 if TYPE_CHECKING:
+    from redisai_py.server.access import Access
     from redisai_py.server.connection import Connection
 
 __all__ = ["Meaning", "understand"]
@@ -133,15 +134,14 @@ class SetTensor:
         if access is not None and access.scripting and not self._large:
             shared = access.shared
             if shared is not None and not shared.closed:
-                shared.send(b"".join((self.prefix, data, b"\r\n")), partial(self._done, connection, data))
+                shared.send(b"".join((self.prefix, data, b"\r\n")), partial(self._done, connection, access, data))
                 connection.in_flight += 1
                 return True
         return connection.idle and connection.run_alone(handle(self.with_data(data), connection))
 
-    def _done(self, connection: Connection, data: Buffer, reply: Any) -> None:
+    def _done(self, connection: Connection, access: Access, data: Buffer, reply: Any) -> None:
         if reply == b"OK":
-            access = connection.session.access
-            if access is not None and access.near is not None:
+            if access.near is not None:  # must follow, whether the client is still there or not
                 request = self.request if data is self.data else self.with_data(data)
                 access.near.put(self.key, request.tensor, len(data))
             connection.write(_OK)

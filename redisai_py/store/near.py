@@ -12,15 +12,38 @@ the reply. Entries belong to one identity and carry the key's expiry.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["Entry", "NearCache", "Reading", "format_touch"]
+__all__ = ["Entry", "Evicts", "NearCache", "Reading", "format_touch"]
 
 _ENTRY_OVERHEAD = 512
 """Bytes counted for an entry beside its data: objects, dictionary slots, the key."""
 MAX_ENTRY_BYTES = 64 * 1024
+_GONE_MS = -2  # PTTL of a key that is not there
+
+
+class Evicts(enum.Enum):
+    """Which keys Redis may drop for want of memory.
+
+    If it does so while it executes a command of ours it sends no invalidation, and whatever somebody else then stores
+    under the key goes untold too. So of keys that Redis may drop, nothing is kept.
+    """
+
+    NONE = "none"
+    EXPIRING = "expiring"
+    ANY = "any"
+
+    @classmethod
+    def from_info(cls, info: bytes) -> Evicts:
+        """What the reply to `INFO memory` says; ANY if it does not say."""
+        fields = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
+        policy = fields.get(b"maxmemory_policy", b"")
+        if fields.get(b"maxmemory") == b"0" or policy == b"noeviction":
+            return cls.NONE
+        return cls.EXPIRING if policy.startswith(b"volatile-") else cls.ANY
 
 
 class Entry:
@@ -44,9 +67,18 @@ class Reading:
 
 
 class NearCache:
-    """Entries of one identity, at most `limit_bytes`; the oldest go first."""
+    """Entries of one identity, at most `limit_bytes`; the oldest go first. Keeps nothing before `keep_within`."""
 
-    __slots__ = ("_limit_bytes", "_readings", "_suspensions", "entries", "invalidations", "size_bytes")
+    __slots__ = (
+        "_limit_bytes",
+        "_readings",
+        "_suspensions",
+        "_takes_expiring",
+        "_takes_lasting",
+        "entries",
+        "invalidations",
+        "size_bytes",
+    )
 
     def __init__(self, limit_bytes: int) -> None:
         self.entries: dict[bytes, Entry] = {}
@@ -55,17 +87,36 @@ class NearCache:
         self._limit_bytes = limit_bytes
         self._readings: set[Reading] = set()
         self._suspensions = 0
+        self._takes_lasting = self._takes_expiring = False
+
+    def keep_within(self, evicts: Evicts) -> None:
+        """Keep only what Redis cannot evict."""
+        self._takes_lasting = evicts is not Evicts.ANY
+        self._takes_expiring = evicts is Evicts.NONE
+        for key in [key for key, entry in self.entries.items() if not self._takes(entry.deadline)]:
+            self.drop(key)
+
+    def _takes(self, deadline: float) -> bool:
+        return self._takes_lasting if deadline == math.inf else self._takes_expiring
 
     def put(self, key: bytes, value: Any, size_bytes: int, deadline: float = math.inf) -> None:
-        """Keep a value that Redis holds now, and that it tracks for us."""
+        """Keep a value that Redis holds now, and that it tracks for us. deadline: monotonic seconds when it expires."""
         self.drop(key)
-        if size_bytes >= MAX_ENTRY_BYTES or self._suspensions:
+        if size_bytes >= MAX_ENTRY_BYTES or self._suspensions or not self._takes(deadline):
             return
         entries = self.entries
         entry = entries[key] = Entry(value, size_bytes, deadline)
         self.size_bytes += entry.size_bytes
         while self.size_bytes > self._limit_bytes:
             self.drop(next(iter(entries)))
+
+    def put_read(self, key: bytes, value: Any, size_bytes: int, sent_at: float, lifetime_ms: int) -> None:
+        """Keep a value that was read.
+
+        Args: sent_at: monotonic seconds before the read was sent.   lifetime_ms: reply to the PTTL sent with it.
+        """
+        if lifetime_ms != _GONE_MS:
+            self.put(key, value, size_bytes, math.inf if lifetime_ms < 0 else sent_at + lifetime_ms / 1000)
 
     def drop(self, key: bytes) -> None:
         """Forget a key: it was changed. What is being read may be from before."""

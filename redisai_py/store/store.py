@@ -137,14 +137,14 @@ class Store:
     ) -> tuple[Awaitable[Any], Awaitable[Any], list[Awaitable[Any]]]:
         """Ask for a model's id and for tensors in one round trip.
 
-        Returns: the replies to come: HMGET kind id; MGET of the tensors; a PTTL for each if `lifetimes` (else none, and
-                 none for tensors expected to be large).
+        Returns: the replies to come: HMGET kind id; MGET of the tensors; if `lifetimes`, a PTTL for the model and each
+                 tensor (not for tensors expected to be large, which are not read on the stream that tracks).
         """
         fields = (b"HMGET", key, b"kind", b"id")
         if self.expects_large(names):
-            (ids,) = self._link.pipeline([fields])
-            return ids, self.large_values(names), []
-        expiries = [(b"PTTL", name) for name in names] if lifetimes else []
+            ids, *left = self._link.pipeline([fields, (b"PTTL", key)] if lifetimes else [fields])
+            return ids, self.large_values(names), left
+        expiries = [(b"PTTL", name) for name in (key, *names)] if lifetimes else []
         ids, values, *left = self._link.pipeline([fields, (b"MGET", *names), *expiries])
         return ids, values, left
 

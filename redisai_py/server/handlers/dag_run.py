@@ -29,6 +29,7 @@ from redisai_py.pending import Pending
 from redisai_py.resp_reply import NA, OK
 from redisai_py.server.driver import drive
 from redisai_py.server.handlers.scripts import run_script
+from redisai_py.store.near import format_touch
 from redisai_py.tensor import DType, Tensor
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _templates: dict[tuple[Any, ...], Template] = {}
 class Template:
     """A DAG without the bytes of its blobs."""
 
-    __slots__ = ("blobs", "graph", "load_versions", "models", "request", "scripts", "tensors")
+    __slots__ = ("blobs", "graph", "load_versions", "models", "request", "scripts", "tensors", "touch")
 
     def __init__(self, request: Dag, blobs: dict[int, int]) -> None:
         self.request = request
@@ -61,6 +62,7 @@ class Template:
         ]
         """(version, tensor of the same dtype and shape, position of the blob among the command's words)."""
         self.load_versions = [Version(name, _LOADED) for name in request.load]
+        self.touch = format_touch([*(op.key for _, op in self.models), *request.load])
 
     def fill(self, argv: list[Any]) -> dict[Version, Any]:
         """The values that are there before the first operation, with this command's blobs."""

@@ -6,7 +6,6 @@ LOAD and the look-ups of models and scripts are one round trip, PERSIST is anoth
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import TIMEDOUT
 from redisai_py.server.handlers.dag_run import DagRun, Template
-from redisai_py.server.handlers.models import GONE_MS, check_counts, kept, load_model
+from redisai_py.server.handlers.models import check_counts, kept, load_model
 from redisai_py.server.handlers.scripts import SCRIPT_MISSING
 from redisai_py.store import codec
 from redisai_py.store.store import Store
@@ -52,7 +51,7 @@ async def execute_template(template: Template, values: dict[Version, Any], conne
     if not request.ifunchanged:
         return await _execute(template, values, connection, access, None)
     # What was loaded is watched from before it is read until the commit, which needs a connection to itself.
-    async with access.dedicated() as watching:
+    async with access.watching() as watching:
         loading = None
         if request.load:
             watch = watching.call(b"WATCH", *request.load)
@@ -87,14 +86,15 @@ async def _execute(
         await finished
     except DeadlineExceeded:
         return TIMEDOUT
-    return await commit(template.request, run, connection, access, watching)
+    return await commit(template.request, run, connection, watching)
 
 
-async def commit(request: Dag, run: DagRun, connection: Connection, access: Access, watching: Any = None) -> Any:
+async def commit(request: Dag, run: DagRun, connection: Connection, watching: Any = None) -> Any:
     """The reply of a DAG that has run, after its PERSIST keys are written."""
     replies = run.replies()
     if run.plan.succeeded and request.persist and not connection.gone:
         items = [(key, tensor) for key in request.persist if (tensor := run.last(key)) is not None]
+        access = await connection.session.authenticated()
         try:
             await access.store.put_tensors(
                 items, ex_seconds=request.ex_seconds, keepttl=request.keepttl, watching=watching
@@ -121,15 +121,15 @@ async def _look_up(
     try:
         sent_at = time.monotonic()
         commands = [_fields(op) for _, op in keys]
-        expiries: list[Awaitable[Any]] = []
+        left = [(b"PTTL", op.key) for _, op in template.models] if near is not None else []
         if loading is None and request.load and not store.expects_large(request.load):
-            left = [(b"PTTL", name) for name in request.load] if near is not None else []
+            left += [(b"PTTL", name) for name in request.load] if near is not None else []
             loading, *rest = access.pipeline([(b"MGET", *request.load), *commands, *left])
-            fields, expiries = rest[: len(commands)], rest[len(commands) :]
         else:
-            fields = access.pipeline(commands) if commands else []
+            rest = access.pipeline([*commands, *left])
             if loading is None and request.load:
                 loading = store.large_values(request.load)
+        fields, expiries = rest[: len(commands)], rest[len(commands) :]
         tensors = await store.decode_all(request.load, await loading) if loading is not None else []
         runnables: Runnables = {}
         for (i, op), reply in zip(keys, fields, strict=True):
@@ -140,14 +140,13 @@ async def _look_up(
             fresh = near.end(reading)
     values.update(zip(template.load_versions, tensors, strict=True))
     if near is not None and near is access.near:
-        for i, op in template.models:
+        for (i, op), lifetime_ms in zip(template.models, lifetimes, strict=False):
             loaded = runnables[i]
             if op.key in fresh and isinstance(loaded, LoadedModel):
-                near.put(op.key, loaded.id, 0)
-        for key, tensor, lifetime_ms in zip(request.load, tensors, lifetimes, strict=False):
-            if key in fresh and lifetime_ms != GONE_MS:
-                deadline = math.inf if lifetime_ms < 0 else sent_at + lifetime_ms / 1000
-                near.put(key, kept(tensor), len(tensor.data), deadline)
+                near.put_read(op.key, loaded.id, 0, sent_at, lifetime_ms)
+        for key, tensor, lifetime_ms in zip(request.load, tensors, lifetimes[len(template.models) :], strict=False):
+            if key in fresh:
+                near.put_read(key, kept(tensor), len(tensor.data), sent_at, lifetime_ms)
     return runnables
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Awaitable, Sequence
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
 __all__ = [
-    "GONE_MS",
     "MODEL_MISSING",
     "check_counts",
     "kept",
@@ -36,7 +34,6 @@ __all__ = [
     "model_store",
 ]
 
-GONE_MS = -2  # PTTL of a key that is not there
 MODEL_MISSING = "ERR model key is empty"
 
 
@@ -139,11 +136,10 @@ async def _read(
             fresh = near.end(reading)
     if near is not None and near is access.near:
         if request.key in fresh:
-            near.put(request.key, loaded.id, 0)
-        for key, tensor, lifetime_ms in zip(request.inputs, inputs, lifetimes, strict=False):
-            if key in fresh and lifetime_ms != GONE_MS:
-                deadline = math.inf if lifetime_ms < 0 else sent_at + lifetime_ms / 1000
-                near.put(key, kept(tensor), len(tensor.data), deadline)
+            near.put_read(request.key, loaded.id, 0, sent_at, lifetimes[0])
+        for key, tensor, lifetime_ms in zip(request.inputs, inputs, lifetimes[1:], strict=False):
+            if key in fresh:
+                near.put_read(key, kept(tensor), len(tensor.data), sent_at, lifetime_ms)
     return loaded, inputs
 
 
