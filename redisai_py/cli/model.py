@@ -9,6 +9,7 @@ import typer
 
 from redisai_py.cli.options import (
     DEFAULT_URL,
+    DeviceOption,
     DtypeOption,
     InputFiles,
     JsonOption,
@@ -34,6 +35,20 @@ _File = Annotated[
         help="A file, a SavedModel's directory, or - for standard input.",
     ),
 ]
+_Backend = Annotated[
+    str | None, typer.Option("--backend", metavar="WORD", help="ONNX, TORCH, TF or TFLITE. Default: by the name.")
+]
+_Batch = Annotated[int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to so many rows.")]
+_MinBatch = Annotated[
+    int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for so many rows before a run.")
+]
+_MinBatchTimeout = Annotated[
+    int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Wait for them no longer than this.")
+]
+_Inputs = Annotated[list[str] | None, typer.Option("--inputs", metavar="NAME,...", help="The graph's inputs; TF only.")]
+_Outputs = Annotated[
+    list[str] | None, typer.Option("--outputs", metavar="NAME,...", help="The graph's outputs; TF only.")
+]
 _LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs")
 
 
@@ -41,26 +56,14 @@ _LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs")
 def put(
     key: _Key,
     file: _File,
-    backend: Annotated[
-        str | None, typer.Option("--backend", metavar="WORD", help="ONNX, TORCH, TF or TFLITE. Default: by the name.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:1.")] = "CPU",
+    backend: _Backend = None,
+    device: DeviceOption = "CPU",
     tag: TagOption = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to so many rows.")
-    ] = None,
-    min_batch: Annotated[
-        int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for so many rows before a run.")
-    ] = None,
-    min_batch_timeout: Annotated[
-        int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Wait for them no longer than this.")
-    ] = None,
-    inputs: Annotated[
-        list[str] | None, typer.Option("--inputs", metavar="NAME,...", help="The graph's inputs; TF only.")
-    ] = None,
-    outputs: Annotated[
-        list[str] | None, typer.Option("--outputs", metavar="NAME,...", help="The graph's outputs; TF only.")
-    ] = None,
+    batch: _Batch = None,
+    min_batch: _MinBatch = None,
+    min_batch_timeout: _MinBatchTimeout = None,
+    inputs: _Inputs = None,
+    outputs: _Outputs = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,10 +90,8 @@ def put(
         except ValueError as error:
             raise CannotUse(str(error)) from error
         client.send(call, f"sending {file.name}", f"{kind} loads it")
-        size = len(data)
-    Output(as_json).line(
-        f"{key}: {kind} on {device}, {size_text(size)}", key=key, backend=kind, device=device, bytes=size
-    )
+    fields = {"key": key, "backend": kind, "device": device, "bytes": len(data)}
+    Output(as_json).line(f"{key}: {kind} on {device}, {size_text(len(data))}", **fields)
 
 
 @app.command()

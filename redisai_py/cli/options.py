@@ -9,6 +9,7 @@ import typer
 
 __all__ = [
     "DEFAULT_URL",
+    "DeviceOption",
     "DtypeOption",
     "FileToRead",
     "InputFiles",
@@ -34,6 +35,7 @@ UrlOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:1.")]
 TagOption = Annotated[str | None, typer.Option("--tag", metavar="TEXT", help="A note kept with it, such as a version.")]
 TimeoutOption = Annotated[
     int | None,

@@ -40,13 +40,18 @@ class Remote(Client):
     meter: Meter
 
     @classmethod
-    def at(cls, url: str) -> Self:
-        """A client of the server at the URL. Raises: ValueError: that is no URL of a Redis."""
+    def at(cls, url: str, patience_s: float | None = None) -> Self:
+        """A client of the server at the URL.
+
+        Args:    patience_s: for each reply, None for as long as it takes, since a run may take long.
+        Raises:  ValueError: that is no URL of a Redis.
+        """
         meter = Meter()
         client = cls.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            socket_timeout=patience_s,
             parser_class=functools.partial(MeteredParser, meter),
         )
         client.meter = meter
@@ -124,13 +129,13 @@ def refusal_of(error: Exception) -> str:
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Remote]:
-    """A client of the server, closed at the end; what goes wrong inside ends the command with its exit code."""
+def connected(url: str, patience_s: float | None = None) -> Iterator[Remote]:
+    """A client as of `Remote.at`, closed at the end; what goes wrong inside ends the command with its exit code."""
     try:
         with warnings.catch_warnings():
             # AI._MODELSCAN is experimental in the `redisai` package, which says so at every call.
             warnings.simplefilter("ignore")
-            with _open(url) as client:
+            with _open(url, patience_s) as client:
                 yield client
     except CannotUse as error:
         raise fail(Exit.USAGE, str(error)) from error
@@ -145,12 +150,12 @@ def connected(url: str) -> Iterator[Remote]:
     except BrokenPipeError:
         raise  # whoever read our output has gone: no failure to report
     except OSError as error:
-        raise fail(Exit.USAGE, f"{error.filename or 'a file'}: {error.strerror or error}") from error
+        raise fail(Exit.USAGE, f"{error.filename or 'the output'}: {error.strerror or error}") from error
 
 
-def _open(url: str) -> Remote:
+def _open(url: str, patience_s: float | None) -> Remote:
     try:
-        return Remote.at(url)
+        return Remote.at(url, patience_s)
     except ValueError as error:
         raise CannotUse(f"--url {masked_url(url)}: {error}") from error
 

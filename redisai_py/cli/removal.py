@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import redis
 import typer
 
 from redisai_py.cli.failures import Exit, fail
@@ -29,7 +28,5 @@ def remove(url: str, keys: Sequence[str], delete: Callable[[bytes], Call[str]], 
     for key, result in zip(keys, results, strict=True):
         if isinstance(result, Exception):
             code = fail(Exit.REFUSED, f"{printable(key)}: {refusal_of(result)}")
-            if not isinstance(result, redis.ResponseError):
-                raise result
     if code is not None:
         raise code

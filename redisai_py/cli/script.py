@@ -9,6 +9,7 @@ import typer
 
 from redisai_py.cli.options import (
     DEFAULT_URL,
+    DeviceOption,
     DtypeOption,
     FileToRead,
     InputFiles,
@@ -27,6 +28,15 @@ __all__ = ["app"]
 app = typer.Typer(help="Store, fetch, list, delete and run TorchScript sources.", no_args_is_help=True)
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The script's key.")]
+_Arguments = Annotated[
+    list[str] | None, typer.Option("--arg", metavar="TEXT", help="A text for the function's args; may be repeated.")
+]
+_Keys = Annotated[
+    list[str] | None, typer.Option("--key", metavar="KEY", help="A name for the function's keys; may be repeated.")
+]
+_Count = Annotated[
+    int | None, typer.Option("--outputs", metavar="N", min=0, help="How many tensors it returns. Default: one.")
+]
 _LISTED = ("key", "device", "tag", "entry points")
 
 
@@ -42,7 +52,7 @@ def put(
             help="Functions to call. Default: all that take (tensors: List[Tensor], keys: List[str], args: List[str]).",
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:1.")] = "CPU",
+    device: DeviceOption = "CPU",
     tag: TagOption = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
@@ -124,16 +134,10 @@ def run(
     key: _Key,
     function: Annotated[str, typer.Argument(metavar="FUNCTION", show_default=False, help="Which function to call.")],
     inputs: InputFiles = None,
-    arguments: Annotated[
-        list[str] | None, typer.Option("--arg", metavar="TEXT", help="A text for the function's args; may be repeated.")
-    ] = None,
-    keys: Annotated[
-        list[str] | None, typer.Option("--key", metavar="KEY", help="A name for the function's keys; may be repeated.")
-    ] = None,
+    arguments: _Arguments = None,
+    keys: _Keys = None,
     outputs: OutputFiles = None,
-    count: Annotated[
-        int | None, typer.Option("--outputs", metavar="N", min=0, help="How many tensors it returns. Default: one.")
-    ] = None,
+    count: _Count = None,
     dtype: DtypeOption = None,
     size: SizeOption = None,
     layout: LayoutOption = None,

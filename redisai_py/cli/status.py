@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["info", "ping"]
 
+_PATIENCE_S = 5.0
+
 
 def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """See whether the server answers, and how fast."""
@@ -22,7 +24,7 @@ def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     from redisai_py.cli.remote import connected
     from redisai_py.config import masked_url
 
-    with connected(url) as client:
+    with connected(url, _PATIENCE_S) as client:
         client.ping()  # connects, too
         began = time.perf_counter()
         client.ping()

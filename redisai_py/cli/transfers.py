@@ -59,10 +59,10 @@ class MeteredParser(DefaultParser):  # type: ignore[misc,valid-type]  # redis-py
 class Bar:
     """One transfer's progress."""
 
-    def __init__(self, progress: Progress, total: int | None) -> None:
+    def __init__(self, progress: Progress, now: str, afterwards: str, total: int | None) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=total)
-        self._afterwards = ""
+        self._task = progress.add_task(now, total=total)
+        self._afterwards = afterwards
 
     def sent(self, sent: int, total: int) -> None:
         """So many bytes are out; when all are, the server has its turn."""
@@ -74,11 +74,6 @@ class Bar:
     def received(self, count: int) -> None:
         """More bytes are in."""
         self._progress.advance(self._task, count)
-
-    def describe(self, now: str, afterwards: str) -> None:
-        """What to show while bytes go out, and what once they are."""
-        self._afterwards = afterwards
-        self._progress.update(self._task, description=now)
 
 
 @contextmanager
@@ -96,6 +91,4 @@ def bar(now: str, afterwards: str = "", total: int | None = None) -> Iterator[Ba
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        shown = Bar(progress, total)
-        shown.describe(now, afterwards)
-        yield shown
+        yield Bar(progress, now, afterwards, total)

@@ -143,6 +143,21 @@ def test_an_input_of_the_wrong_type_is_refused_until_it_is_converted(redisai: Re
     assert done.document["outputs"][0]["values"] == [[3.0, 4.0]]
 
 
+def test_a_run_that_waits_too_long_is_given_up(redisai: Redisai, x: Path, tmp_path: Path) -> None:
+    redisai("model", "put", "net", MUL, "--batch", 8, "--min-batch", 8)  # alone, it would wait for ever
+    done = redisai("model", "run", "net", "-i", x, "-o", tmp_path / "y.npy", "--timeout", 50)
+    assert done.code == 1
+    assert "--timeout" in done.stderr
+    assert not (tmp_path / "y.npy").exists()
+
+
+def test_a_model_that_cannot_be_written_is_an_error_of_this_machine(redisai: Redisai, tmp_path: Path) -> None:
+    redisai("model", "put", "net", MUL)
+    refused = redisai("model", "get", "net", tmp_path / "nowhere" / "net.onnx")
+    assert refused.code == 2
+    assert "nowhere" in refused.stderr
+
+
 def test_outputs_that_cannot_be_written_are_refused_before_the_run(redisai: Redisai, con: Any, x: Path) -> None:
     redisai("model", "put", "net", MUL)
     for output in ("y.txt", "nowhere/y.npy"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
@@ -67,6 +68,23 @@ def test_a_server_that_goes_away_is_not_reachable(program: Redisai) -> None:
         done = program("ping", "--url", f"redis://127.0.0.1:{listener.getsockname()[1]}")
     assert done.code == 3
     assert "cannot reach" in done.stderr
+
+
+def test_ping_does_not_wait_for_ever_and_ctrl_c_ends_a_wait(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        pinging = subprocess.Popen(command("ping", "--url", url + "?socket_timeout=0.1"), stderr=subprocess.PIPE)
+        assert b"cannot reach" in pinging.communicate(timeout=20)[1]
+        assert pinging.returncode == 3
+        silent.accept()[0].close()
+        waiting = subprocess.Popen(command("info", "--url", url), stderr=subprocess.PIPE)
+        with silent.accept()[0] as connection:
+            assert connection.recv(1)  # it has asked, and waits for the answer
+            waiting.send_signal(signal.SIGINT)
+            shown = waiting.communicate(timeout=20)[1]
+    assert waiting.returncode != 0
+    assert b"Traceback" not in shown
 
 
 def test_help_imports_neither_clients_nor_numpy() -> None:
@@ -153,4 +171,7 @@ def test_long_transfers_show_their_progress_on_a_terminal(url: str, con: Any, tm
     shown = _on_a_terminal(url, "tensor", "get", "big", tmp_path / "out.npy")
     assert "fetching big" in shown
     assert "4.2/4.2 MiB" in shown or "4.0/4.0 MiB" in shown
-    assert "model" not in _on_a_terminal(url, "ping")
+    assert "fetching net" not in _on_a_terminal(url, "ping")
+    con.modelstore("net", "ONNX", "CPU", MUL)
+    assert "fetching net" in _on_a_terminal(url, "model", "get", "net", tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").read_bytes() == MUL.read_bytes()
