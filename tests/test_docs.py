@@ -320,6 +320,15 @@ def test_the_table_of_settings_is_that_of_the_program() -> None:
     assert gen_settings.page(gen_settings.PAGE.read_text()) == gen_settings.PAGE.read_text(), "make docs"
 
 
+def test_log_lines_that_the_operations_page_names_exist() -> None:
+    sources = "".join(path.read_text() for path in sorted((ROOT / "redisai_py").rglob("*.py")))
+    logs = gen_settings.PAGE.read_text().partition("## Logs")[2].partition("## ")[0]
+    rows = re.findall(r"^\| (`[^|]*) \|", logs, re.MULTILINE)
+    named = re.findall(r"`([^`]*)`", " ".join(rows))
+    assert len(named) > 5
+    assert not [name for name in named if f'"{name}' not in sources]
+
+
 def test_settings_without_effect_are_named_as_such() -> None:
     sources = "".join(path.read_text() for path in sorted((ROOT / "redisai_py").rglob("*.py")))
     idle = {setting.flag for setting in settings() if not re.search(rf"\.{setting.name}\b", sources)}
