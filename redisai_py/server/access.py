@@ -60,13 +60,10 @@ class Access:
         invalidated = near.invalidate if near is not None else None
         shared, tracking = await connect_shared(self._address, self.identity, invalidated)
         self.near = near if tracking else None
-        if self.near is not None:
-            await self._ask_eviction(shared, self.near)
         try:
-            await shared.call(*PROBE)
-            self.scripting = True
-        except UpstreamError:
-            self.scripting = False
+            if self.near is not None:
+                await self._ask_eviction(shared, self.near)
+            self.scripting = await _succeeds(shared.call(*PROBE))
         except BaseException:  # closed meanwhile
             shared.close()
             raise
@@ -132,6 +129,14 @@ class Access:
             self.shared.close()
         self._large.close()
         self._watching.close()
+
+
+async def _succeeds(reply: Pending[Any]) -> bool:
+    try:
+        await reply
+    except UpstreamError:
+        return False
+    return True
 
 
 class _Pool:

@@ -10,17 +10,17 @@ import uvloop
 from redisai_py.server.access import Access
 from redisai_py.server.upstream import Address, Identity
 
-ANSWERED = {"credentials": 0, "name": 1, "probe": 2}
 
-
-@pytest.mark.parametrize("stalled_at", ANSWERED)
-@pytest.mark.parametrize("near_bytes", [0, 1 << 20])
-def test_closing_while_a_connection_is_opened_leaves_none_open(stalled_at: str, near_bytes: int) -> None:
+@pytest.mark.parametrize(
+    ("near_bytes", "answered"),
+    [(0, 0), (0, 1), (0, 2), (1 << 20, 0), (1 << 20, 1), (1 << 20, 2), (1 << 20, 3), (1 << 20, 4)],
+)
+def test_closing_while_a_connection_is_opened_leaves_none_open(near_bytes: int, answered: int) -> None:
     async def scenario() -> None:
         asked, ended = asyncio.Event(), asyncio.Event()
 
         async def redis(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            for _ in range(ANSWERED[stalled_at] + (near_bytes > 0)):
+            for _ in range(answered):
                 await reader.read(65536)  # one command: each waits for the answer to the one before
                 writer.write(b"+OK\r\n")
             await reader.read(65536)
