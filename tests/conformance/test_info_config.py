@@ -251,22 +251,23 @@ def test_info_and_config_take_part_in_transactions(client: redis.Redis) -> None:
 # -- AI.CONFIG ---------------------------------------------------------------------------------------------------------
 
 
-def test_settings(client: redis.Redis) -> None:
-    default = client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH")
-    assert default.endswith(b"/backends")
-    assert client.execute_command("AI.CONFIG", "GET", "model_chunk_size") == 535822336
-    assert client.execute_command("AI.CONFIG", "GET", "THREADS_PER_QUEUE") is None
+def test_settings(redis_server: RedisServer, bare: redis.Redis) -> None:
+    # A server of its own: the settings are the process's, and other tests change those of the shared one.
+    server = FrontDoor(Config(redis=redis_server.url, port=0))
     try:
-        assert client.execute_command("AI.CONFIG", "BACKENDSPATH", "/somewhere", "more") == b"OK"
-        assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH", "more") == b"/somewhere"
-        assert client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 100) == b"OK"
-        assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 100
-        store(client)
-        assert len(client.hkeys("net")) > len(build_onnx_mul()) // 100
-        assert len(client.execute_command("AI.MODELGET", "net", "BLOB")) == len(build_onnx_mul()) // 100 + 1
+        with redis.Redis(port=server.port, protocol=2) as client:
+            assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH").endswith(b"/backends")
+            assert client.execute_command("AI.CONFIG", "GET", "model_chunk_size") == 535822336
+            assert client.execute_command("AI.CONFIG", "GET", "THREADS_PER_QUEUE") is None
+            assert client.execute_command("AI.CONFIG", "BACKENDSPATH", "/somewhere", "more") == b"OK"
+            assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH", "more") == b"/somewhere"
+            assert client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 100) == b"OK"
+            assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 100
+            store(client)
+            assert len(client.hkeys("net")) > len(build_onnx_mul()) // 100
+            assert len(client.execute_command("AI.MODELGET", "net", "BLOB")) == len(build_onnx_mul()) // 100 + 1
     finally:
-        client.execute_command("AI.CONFIG", "BACKENDSPATH", default)
-        client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 535822336)
+        server.stop()
 
 
 @pytest.mark.parametrize(
