@@ -36,7 +36,43 @@ RedisAI.
     return text + _NOTE.format("known-differences.toml")
 
 
-PAGES = {"known-differences.md": render_differences}
+def render_compatibility() -> str:
+    """The page on Redis's own commands and on redis-cli."""
+    table = read("redis-compatibility.toml")
+    identical = sorted(name for name in table["identical"])
+    refused = table["refused"]
+    text = f"""\
+# Redis's own commands
+
+Any Redis client may talk to redisai_py: what is not an AI command goes to Redis byte for byte, with the client's own
+credentials and database, and Redis's reply comes back byte for byte. The table behind this page is held against the
+commands that Redis 6.2 and 7.0 list, and its {sum(map(len, _all_calls(table)))} calls are compared with Redis's own
+replies, in RESP2 and RESP3.
+
+## Amended
+
+| command | how |
+|---|---|
+"""
+    for name, row in table["amended"].items():
+        text += f"| {_show(name)} | {row['note']} |\n"
+    text += "\n## Refused\n\n" + refused["note"] + "\n\n" + ", ".join(map(_show, refused["commands"])) + "\n"
+    text += "\n## redis-cli\n\n| mode | how |\n|---|---|\n"
+    for mode, how in table["redis-cli"].items():
+        text += f"| `{mode}` | {how} |\n"
+    text += "\n## Identical\n\n" + ", ".join(map(_show, identical)) + "\n"
+    return text + _NOTE.format("redis-compatibility.toml")
+
+
+def _show(name: str) -> str:
+    return f"`{name.replace('|', ' ').upper()}`"
+
+
+def _all_calls(table: dict[str, Any]) -> list[list[str]]:
+    return [*table["identical"].values(), *(row["calls"] for row in table["amended"].values())]
+
+
+PAGES = {"known-differences.md": render_differences, "redis-compatibility.md": render_compatibility}
 
 
 def main() -> int:

@@ -62,7 +62,8 @@ async def command(connection: Connection, argv: list[bytes]) -> object:
     """COMMAND and its subcommands, with the AI commands in their answers."""
     action = argv[1].upper() if len(argv) > 1 else b""
     if action in (b"GETKEYS", b"GETKEYSANDFLAGS") and len(argv) > 2 and argv[2].upper() in COMMANDS:
-        return _get_keys(COMMANDS[argv[2].upper()], argv[2:])
+        keys = _get_keys(COMMANDS[argv[2].upper()], argv[2:])
+        return keys if action == b"GETKEYS" else [[key, _flags("RW", "access", "update")] for key in keys]
     amend = _AMENDED.get(action)
     if amend is None:
         (raw,) = await connection.session.capture([argv])

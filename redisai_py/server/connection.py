@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from redisai_py.errors import CommandError, RedisAIError
+from redisai_py.errors import CommandError, RedisAIError, UpstreamError
 from redisai_py.resp import Command, CommandParser
 from redisai_py.resp_reply import encode_reply, takes_long
 from redisai_py.server.driver import NO_REPLY, drive
@@ -218,6 +218,8 @@ class Connection(asyncio.Protocol):
         """The error to reply with; anything outside our tree is a bug, logged with an id."""
         if isinstance(error, RedisAIError):
             return error
+        if self.gone and isinstance(error, asyncio.CancelledError):
+            return UpstreamError("ERR client is gone")  # the connections that it waited for went with it
         return self.server.internal_error(error)
 
     # -- replies -----------------------------------------------------------------------------------------------------

@@ -27,20 +27,26 @@ Action = Callable[["Connection", list[bytes]], Coroutine[Any, Any, Any]]
 
 
 class Relayed:
-    """Passed on as it is. sticky: Redis then holds state for the client that a new connection would not have."""
+    """Passed on as it is.
 
-    __slots__ = ("name", "sticky")
+    sticky: Redis then holds state for the client that a new connection would not have.   blocks: it may wait long.
+    """
+
+    __slots__ = ("blocks", "name", "sticky")
     is_ai = False
 
-    def __init__(self, name: bytes = b"", sticky: bool = False) -> None:
+    def __init__(self, name: bytes = b"", sticky: bool = False, blocks: bool = False) -> None:
         self.name = name
         self.sticky = sticky
+        self.blocks = blocks
 
     def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
         if not connection.session.relay(command):
             return False
         if self.sticky:
             connection.session.sticky = True
+        if self.blocks:
+            connection.session.blocks = True
         return True
 
 
@@ -221,3 +227,9 @@ _MEANINGS: dict[bytes, Relayed | Special] = {
 }
 _MEANINGS |= {name: Relayed(name) for name in (b"EXEC", b"DISCARD", b"UNWATCH", b"PING")}
 _MEANINGS |= {name: Relayed(name, sticky=True) for name in (b"WATCH", b"READONLY", b"ASKING", b"REPLCONF")}
+_MEANINGS |= {
+    name: Relayed(name, blocks=True)
+    for name in (
+        b"BLPOP BRPOP BLMOVE BRPOPLPUSH BLMPOP BZPOPMIN BZPOPMAX BZMPOP XREAD XREADGROUP WAIT WAITAOF FAILOVER"
+    ).split()
+}

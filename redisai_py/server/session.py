@@ -55,6 +55,7 @@ class Session:
         self.relayed = 0  # replies to pass-through commands still to come
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
+        self.blocks = False  # a command was sent that may block
         self.sticky = False  # Redis holds state for this client that a new connection would not have
         self.subscribed: dict[bytes, set[bytes]] = {b"": set(), b"p": set(), b"s": set()}  # channels, patterns, shards
         self._streaming = False  # messages may come between replies
@@ -204,8 +205,9 @@ class Session:
         return not self._whole
 
     def end_sending(self) -> None:
-        """The client sends no more: Redis is told, which drops its blocking command and answers all others."""
-        if self.relayed and self.upstream is not None and self.upstream.transport.can_write_eof():
+        """The client sends no more: Redis is told if its command may be a blocking one, which Redis then drops."""
+        # Not for others: Redis would not wait until a long reply has been taken.
+        if self.relayed and self.blocks and self.upstream is not None and self.upstream.transport.can_write_eof():
             self.upstream.transport.write_eof()
 
     def start_in_mode(self, meaning: Any, command: Command, payload: bytes | None) -> bool:
@@ -260,8 +262,10 @@ class Session:
 
     def _count_streaming(self, replies: list[Any]) -> None:
         """Count replies where messages come between them (subscriptions, MONITOR)."""
+        # In RESP3 messages are pushes: an array that begins with the word `message` is some command's reply.
+        kind = hiredis.PushNotification if self.protocol == 3 else list
         for reply in replies:
-            family = reply[0] if isinstance(reply, list) and reply and type(reply[0]) is bytes else b""
+            family = reply[0] if isinstance(reply, kind) and reply and type(reply[0]) is bytes else b""
             if family.endswith(b"subscribe") and len(reply) == 3:
                 self._confirm(family, reply[1])
             elif self.mode is Mode.MONITOR:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import struct
 
 import pytest
 import redis
 
 from redisai_py.config import Config
+from tests.conformance.conversation import talk
 from tests.support import FrontDoor, RedisServer, exchange, raw_socket
 
 WRONGTYPE = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
@@ -308,3 +310,31 @@ def test_half_close_still_answers(front_door: FrontDoor, bare: redis.Redis) -> N
     assert _until_closed(front_door.port, b"GET a\r\nAI.TENSORSET t FLOAT 1 VALUES 1\r\nGET a\r\n") == (
         b"$1\r\n1\r\n+OK\r\n$1\r\n1\r\n"
     )
+
+
+@pytest.mark.parametrize("word", ["message", "subscribe", "pmessage"])
+def test_resp3_arrays_that_look_like_messages(word: str, front_door: FrontDoor, bare: redis.Redis) -> None:
+    bare.rpush("list", word, "a", "b")
+    with talk(front_door.port) as client:
+        client.given("HELLO 3", "SUBSCRIBE c")
+        assert client.ask("LRANGE list 0 -1") == f'["{word}", "a", "b"]'
+        client.given("AI.TENSORSET t FLOAT 1 VALUES 1")
+        bare.publish("c", "hello")
+        assert client.ask("PING") == '["message", "c", "hello"]'
+        assert client.reply() == "+PONG"
+
+
+def test_first_command_of_a_client_that_leaves_at_once(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = FrontDoor(Config(redis=redis_server.url, port=0))
+    try:
+        for _ in range(50):
+            with raw_socket(server.port) as leaving:
+                leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST
+                leaving.sendall(b"AI.TENSORGET t\r\n")
+        with talk(server.port) as client:
+            client.given("AI.TENSORSET t FLOAT 1 VALUES 1")
+        assert "internal error" not in caplog.text
+    finally:
+        server.stop()
