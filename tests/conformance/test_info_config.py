@@ -251,9 +251,16 @@ def test_info_and_config_take_part_in_transactions(client: redis.Redis) -> None:
 # -- AI.CONFIG ---------------------------------------------------------------------------------------------------------
 
 
+<<<<<<< Updated upstream
 def test_settings(redis_server: RedisServer, bare: redis.Redis) -> None:
     # A server of its own: the settings are the process's, and other tests change those of the shared one.
     server = FrontDoor(Config(redis=redis_server.url, port=0))
+=======
+def test_settings(client: redis.Redis) -> None:
+    before = client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH")
+    assert client.execute_command("AI.CONFIG", "GET", "model_chunk_size") == 535822336
+    assert client.execute_command("AI.CONFIG", "GET", "THREADS_PER_QUEUE") is None
+>>>>>>> Stashed changes
     try:
         with redis.Redis(port=server.port, protocol=2) as client:
             assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH").endswith(b"/backends")
@@ -267,7 +274,12 @@ def test_settings(redis_server: RedisServer, bare: redis.Redis) -> None:
             assert len(client.hkeys("net")) > len(build_onnx_mul()) // 100
             assert len(client.execute_command("AI.MODELGET", "net", "BLOB")) == len(build_onnx_mul()) // 100 + 1
     finally:
+<<<<<<< Updated upstream
         server.stop()
+=======
+        client.execute_command("AI.CONFIG", "BACKENDSPATH", before)
+        client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 535822336)
+>>>>>>> Stashed changes
 
 
 @pytest.mark.parametrize(
@@ -549,5 +561,6 @@ def test_settings_are_those_of_the_command_line(redis_server: RedisServer, tmp_p
         with redis.Redis(port=server.port, protocol=2) as client:
             assert list(sections(client, "ai")["ai_load_time_configs"].values()) == ["3", "2", "4", "1234", "77"]
             assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 999
+            assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH").endswith(b"/redisai_py/backends")
     finally:
         server.stop()
