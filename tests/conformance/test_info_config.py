@@ -251,16 +251,9 @@ def test_info_and_config_take_part_in_transactions(client: redis.Redis) -> None:
 # -- AI.CONFIG ---------------------------------------------------------------------------------------------------------
 
 
-<<<<<<< Updated upstream
 def test_settings(redis_server: RedisServer, bare: redis.Redis) -> None:
     # A server of its own: the settings are the process's, and other tests change those of the shared one.
     server = FrontDoor(Config(redis=redis_server.url, port=0))
-=======
-def test_settings(client: redis.Redis) -> None:
-    before = client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH")
-    assert client.execute_command("AI.CONFIG", "GET", "model_chunk_size") == 535822336
-    assert client.execute_command("AI.CONFIG", "GET", "THREADS_PER_QUEUE") is None
->>>>>>> Stashed changes
     try:
         with redis.Redis(port=server.port, protocol=2) as client:
             assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH").endswith(b"/backends")
@@ -274,12 +267,7 @@ def test_settings(client: redis.Redis) -> None:
             assert len(client.hkeys("net")) > len(build_onnx_mul()) // 100
             assert len(client.execute_command("AI.MODELGET", "net", "BLOB")) == len(build_onnx_mul()) // 100 + 1
     finally:
-<<<<<<< Updated upstream
         server.stop()
-=======
-        client.execute_command("AI.CONFIG", "BACKENDSPATH", before)
-        client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 535822336)
->>>>>>> Stashed changes
 
 
 @pytest.mark.parametrize(
