@@ -22,7 +22,7 @@ import torch
 
 from redisai_py.errors import BackendError
 
-__all__ = ["Host", "Unit", "check_entry_points", "compile_source", "prepare", "set_host"]
+__all__ = ["Host", "Reply", "Unit", "check_entry_points", "compile_source", "prepare", "set_host"]
 
 Reply = tuple[list[int], list[bytes], list[int]]
 """A reply tree in postfix order: kinds (one per node), strings, and integers together with the lengths of arrays."""

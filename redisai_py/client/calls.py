@@ -43,6 +43,7 @@ __all__ = [
     "scriptscan",
     "scriptset",
     "scriptstore",
+    "tensor_from",
     "tensorget",
     "tensorset",
     "text",

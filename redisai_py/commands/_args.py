@@ -15,6 +15,7 @@ from redisai_py.errors import CommandError
 from redisai_py.tensor import Buffer
 
 __all__ = [
+    "INT64_MAX",
     "Args",
     "Argv",
     "double",

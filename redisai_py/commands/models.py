@@ -25,6 +25,7 @@ from redisai_py.errors import INVALID_TIMEOUT, NO_TIMEOUT_VALUE, UNSUPPORTED_BAC
 from redisai_py.tensor import Buffer, Device
 
 __all__ = [
+    "TIMEOUT_IN_DAG",
     "ModelDel",
     "ModelExecute",
     "ModelGet",

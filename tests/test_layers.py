@@ -1,0 +1,131 @@
+"""Layers: what may import what, without running anything.
+
+    values   what all others talk about
+    core     pure: bytes and values in, bytes and values out; no waiting, no clock, no sockets
+    seam     what a backend is
+    shells   the store and the engine: they wait and time out, and know nothing of each other
+    ends     the server, where store and engine meet, and the clients
+    entry    processes and the command line
+
+A module imports from its own layer and from those before it.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+
+import pytest
+
+from tests.source_tree import PACKAGE, PLUGINS, Module, modules
+
+LAYERS: dict[str, tuple[str, ...]] = {
+    "values": ("errors", "config", "tensor", "model", "pending"),
+    "core": (
+        "resp",
+        "resp_reply",
+        "commands",
+        "store.codec",
+        "store.scripts",
+        "store.near",
+        "engine.batching",
+        "engine.dag",
+        "engine.inline",
+        "engine.settings",
+        "engine.scripts.frames",
+        "server.keymap",
+        "client.arrays",
+        "client.calls",
+        "client.direct",
+        "client.graph",
+        "client.wire",
+    ),
+    "seam": ("backend",),
+    "shells": ("store", "engine", "log", "startup"),
+    "ends": ("server", "client"),
+    "entry": ("cli", "__main__", "server_process", "supervisor", "embedded", "data_directory"),
+}
+"""Modules, by the longest prefix that fits."""
+
+RANKS = {layer: rank for rank, layer in enumerate(LAYERS)}
+PREFIXES = {prefix: layer for layer, prefixes in LAYERS.items() for prefix in prefixes}
+OURS = modules(PACKAGE)
+WAITING = {"asyncio", "threading", "socket", "time", "random", "logging", "structlog", "subprocess"}
+STRANGERS = (("store", "engine"), ("server", "client"), ("client", "engine"))
+"""Pairs of packages that never import each other."""
+
+
+def layer_of(name: str) -> str:
+    """The layer of a module of the package."""
+    parts = name.removeprefix("redisai_py.").split(".")
+    for length in range(len(parts), 0, -1):
+        layer = PREFIXES.get(".".join(parts[:length]))
+        if layer is not None:
+            return layer
+    raise AssertionError(f"{name} has no layer: give it one in LAYERS")
+
+
+def targets(module: Module) -> set[str]:
+    """Modules of the package that a module imports, the package itself excepted: that holds a version and no code."""
+    found = set()
+    for taken in module.imports:
+        full = f"{taken.module}.{taken.name}"
+        name = full if full in OURS else taken.module
+        if name in OURS and name != "redisai_py":
+            found.add(name)
+    return found
+
+
+MODULES = [name for name in OURS if name != "redisai_py"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_downwards(name: str) -> None:
+    rank = RANKS[layer_of(name)]
+    for target in targets(OURS[name]):
+        assert RANKS[layer_of(target)] <= rank, (
+            f"{layer_of(name)} must not import {target}, which is {layer_of(target)}"
+        )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_strangers_stay_strangers(name: str) -> None:
+    for pair in STRANGERS:
+        for one, other in (pair, pair[::-1]):
+            if name.startswith(f"redisai_py.{one}") and layer_of(name) not in ("values", "core"):
+                shells = {t for t in targets(OURS[name]) if layer_of(t) not in ("values", "core")}
+                assert not {t for t in shells if t.startswith(f"redisai_py.{other}.")}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if layer_of(name) in ("values", "core")])
+def test_the_core_does_not_wait(name: str) -> None:
+    module = OURS[name]
+    used = {taken.module.partition(".")[0] for taken in module.imports if not taken.late}
+    assert not used & WAITING
+    assert not [node for node in ast.walk(module.tree) if isinstance(node, (ast.AsyncFunctionDef, ast.Await))]
+
+
+def test_there_are_no_cycles() -> None:
+    graph = {name: targets(OURS[name]) for name in MODULES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"modules that import each other: {' -> '.join(error.args[1])}", pytrace=False)
+
+
+def test_every_prefix_is_used() -> None:
+    used = {prefix for prefix in PREFIXES for name in MODULES if f"{name}.".startswith(f"redisai_py.{prefix}.")}
+    assert used == PREFIXES.keys()
+
+
+@pytest.mark.parametrize("name", modules(PLUGINS))
+def test_plugins_know_the_seam_only(name: str) -> None:
+    allowed = {"redisai_py.backend", "redisai_py.tensor", "redisai_py.errors"}
+    used = {taken.module for taken in modules(PLUGINS)[name].imports}
+    assert {module for module in used if module.partition(".")[0] == "redisai_py"} <= allowed
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_imports_a_plugin(name: str) -> None:
+    plugins = {plugin.partition(".")[0] for plugin in modules(PLUGINS)}
+    assert not {taken.module.partition(".")[0] for taken in OURS[name].imports} & plugins
