@@ -130,9 +130,8 @@ class Config:
     redis_server: str | None = _setting(
         None, REDIS, "redis-server or valkey-server to start as the private Redis, instead of the one found on PATH."
     )
-    upstream_pool: int = _setting(8, REDIS, "Connections to Redis for values of large_value_bytes and more.", minimum=1)
-    large_value_bytes: int = _setting(
-        65_536, REDIS, "Values of this size travel on connections of their own.", minimum=1024
+    upstream_pool: int = _setting(
+        8, REDIS, "Connections of each user to Redis for values of 64 KiB and more.", minimum=1
     )
 
     threads_per_queue: int = _setting(

@@ -4,7 +4,7 @@ Operations are parsed by the parsers of their own commands. An error carries eve
 LOAD keys where LOAD stands, then models and scripts in textual order. That every name an operation reads is loaded or
 produced before it is checked last, without the keyspace. `EX seconds`, `KEEPTTL` and `IFUNCHANGED` are prelude words of
 ours.
-Source: AI.DAG* commands; design.md's rulings on DAGs.
+Source: AI.DAG* commands.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ any order, except that script operations keep their textual order among themselv
 
 Whatever the order, the outcome is that of the sequential run: operations before the first failing one (by position,
 not by time) succeeded, and every model or script operation after it counts as never executed, even if it was.
-Source: AI.DAG* commands, scoping and replies; design.md's ruling on DAGs.
+Source: AI.DAG* commands, scoping and replies; the order of failures is ours.
 """
 
 from __future__ import annotations
