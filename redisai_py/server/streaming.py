@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.tensors import TensorSet
-from redisai_py.errors import CommandError, RedisAIError
+from redisai_py.errors import CommandError, RedisAIError, UpstreamError
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK
 from redisai_py.server.session import Mode
@@ -85,7 +85,10 @@ class _Stream(asyncio.Protocol):
             async with access.dedicated() as upstream:
                 staging = store.staging_key(request.key, uuid.uuid4().hex.encode())
                 await store.check_large_write(upstream, staging, request.key)
-                await self._send(upstream, staging, codec.encode_header(request.tensor))
+                try:
+                    await self._send(upstream, staging, codec.encode_header(request.tensor))
+                except UpstreamError as error:
+                    raise await store.too_large(error, self._size) from error
                 await store.publish_tensor(upstream, staging, request.key)
         except RedisAIError as error:
             failure = error

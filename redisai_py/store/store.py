@@ -7,6 +7,7 @@ Redis's own text. It knows nothing of clients, frameworks or replies.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -210,11 +211,28 @@ class Store:
     async def _put_watched(self, write: _Write) -> None:
         for key in write.tensors:
             self._note_large(key)
-        async with self._link.dedicated() as connection:
-            for _ in range(_COMMIT_ATTEMPTS):
-                if await self._check_and_set(write, connection):
-                    return
+        try:
+            async with self._link.dedicated() as connection:
+                for _ in range(_COMMIT_ATTEMPTS):
+                    if await self._check_and_set(write, connection):
+                        return
+        except UpstreamError as error:
+            raise await self.too_large(error, write.size_bytes) from error
         raise UpstreamError("ERR the keys kept changing while they were written; nothing was written")
+
+    async def too_large(self, error: UpstreamError, size_bytes: int) -> UpstreamError:
+        """The error for a large write that Redis refused: if its size was the reason, one that names both sizes."""
+        # Redis closes such a connection, often before its words about it can be read: so the limit is asked for.
+        with contextlib.suppress(UpstreamError, ValueError):  # CONFIG may be withheld
+            (pending,) = self._link.pipeline([(b"CONFIG", b"GET", b"proto-max-bulk-len")])
+            reply = await pending
+            limit = int(next(iter(reply.values())) if isinstance(reply, dict) else reply[1])
+            if size_bytes >= limit - codec.MAX_HEADER:
+                return UpstreamError(
+                    f"ERR a tensor of {size_bytes} bytes is more than Redis takes in one string "
+                    f"(proto-max-bulk-len: {limit})"
+                )
+        return error
 
     async def _put_if_unchanged(self, write: _Write, watching: Caller) -> None:
         if self._link.scripting and write.size_bytes < LARGE_VALUE:
