@@ -177,10 +177,11 @@ class Engine:
         """The loaded model of that id, now the most recently used; None if it must be loaded."""
         return self._registry.get(model_id)
 
-    def unload(self, model_id: str) -> None:
-        """Forget a model that was deleted or replaced, with its counters; runs begun with it end with it."""
+    def unload(self, model_id: str, keep_counters: bool = False) -> None:
+        """Forget a model that was deleted or replaced; runs begun with it end with it."""
         self._registry.remove(model_id)
-        self._stats.pop(model_id, None)
+        if not keep_counters:
+            self._stats.pop(model_id, None)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 

@@ -48,4 +48,4 @@ async def sweep(server: Server) -> None:
                     continue
                 fields = None
             if fields != [place.kind.encode(), held.stored_id.encode()] and server.keys.held(place) == held:
-                server.loading.gone(place)
+                server.loading.missed(place)

@@ -55,16 +55,23 @@ class Loading:
             self._unload(place, before, "replaced")
 
     def gone(self, place: Place) -> None:
-        """The key was deleted, or holds something else."""
+        """The key was deleted."""
         before = self._keys.forget(place)
         if before is not None:
             self._unload(place, before, "deleted")
 
-    def _unload(self, place: Place, stored_id: str, why: str) -> None:
+    def missed(self, place: Place) -> None:
+        """The key is gone or holds something else, nobody knows why: it may have been renamed, so counters are kept."""
+        before = self._keys.forget(place)
+        if before is not None:
+            self._unload(place, before, "its key is gone", keep_counters=True)
+
+    def _unload(self, place: Place, stored_id: str, why: str, keep_counters: bool = False) -> None:
         if place.kind == "SCRIPT":
-            self._script_stats.forget(stored_id)
+            if not keep_counters:
+                self._script_stats.forget(stored_id)
             return
         was_loaded = self._engine.loaded(stored_id) is not None
-        self._engine.unload(stored_id)
+        self._engine.unload(stored_id, keep_counters)
         if was_loaded:
             self._journal.unloaded(place, why)

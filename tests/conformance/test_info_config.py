@@ -519,6 +519,8 @@ def test_a_model_whose_key_goes_leaves_memory(sweeping: redis.Redis, bare: redis
     store(sweeping)
     store(sweeping, "stays")
     bare.copy("stays", "twin")
+    tensor(sweeping, "in", (1, 2))
+    run(sweeping)
     assert info(sweeping, "net", "FULL")["loaded"] == 1
     bare.execute_command(*how.split())
     expected = 0 if how == "FLUSHALL" else len(build_onnx_mul())
@@ -526,8 +528,8 @@ def test_a_model_whose_key_goes_leaves_memory(sweeping: redis.Redis, bare: redis
     while int(sections(sweeping, "ai")["ai_backends_info"]["ai_onnxruntime_memory"]) != expected:
         assert time.monotonic() < deadline
     if how.startswith("RENAME"):  # it is loaded again when it is asked for
-        tensor(sweeping, "in", (1, 2))
         assert run(sweeping, "other") == b"OK"
+        assert counters(sweeping, "other") == (2, 0, 2)
 
 
 def test_a_copy_keeps_the_model(sweeping: redis.Redis) -> None:
