@@ -7,11 +7,12 @@ slot's owner takes that guard to end the run, so that a late stop never hits the
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+
+import structlog
 
 from redisai_py.backend import Array, framework_error
 from redisai_py.engine.merging import BatchSizeMismatch, Value, merge, split, to_array, to_value
@@ -22,7 +23,7 @@ from redisai_py.tensor import Tensor
 
 __all__ = ["Execution", "Slot", "execute"]
 
-_log = logging.getLogger(__name__)
+logger = structlog.get_logger()
 
 
 class Execution:
@@ -139,7 +140,7 @@ def _attempt(slot: Slot, execution: Execution) -> None:
         failure = error
     except Exception as error:  # a plugin's own failure: the client is told, the log has the traceback
         # As text: a traceback's frames refer to the model, and whoever keeps the record would keep it loaded.
-        _log.warning("%s: a run failed unexpectedly\n%s", loaded.model.backend, traceback.format_exc())
+        logger.warning("a plugin failed", backend=loaded.model.backend, exception=traceback.format_exc())
         failure = framework_error(error, "ERR ")
     # Without traceback: its frames refer to the execution, and such a cycle would keep the model loaded.
     execution.error = (execution.stopped or failure).with_traceback(None)

@@ -15,13 +15,14 @@ die.
 
 from __future__ import annotations
 
-import logging
 import math
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+
+import structlog
 
 from redisai_py.backend import Session
 from redisai_py.engine.execution import Execution, Slot, execute
@@ -32,7 +33,7 @@ __all__ = ["DeviceQueue"]
 
 _HandOver = tuple[LoadedModel, list[Run]]
 
-_log = logging.getLogger(__name__)
+logger = structlog.get_logger()
 
 
 class DeviceQueue:
@@ -252,4 +253,4 @@ def _close(session: Session) -> None:
     try:
         session.close()
     except Exception:  # a plugin's failure must not end the thread, and nobody waits for this
-        _log.exception("a model could not be closed")
+        logger.exception("a model could not be closed")
