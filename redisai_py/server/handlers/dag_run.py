@@ -171,7 +171,11 @@ class DagRun:
     def _end(self, error: BaseException | None) -> None:
         self._over = True
         self._connection.cancel_run = None
-        self._done(error)
+        # Who is told refers to this object, most often: no reference cycle, or each DAG leaves the garbage collector 20
+        # objects, and every few thousand DAGs make it stop the whole process to look at all there is.
+        done = self._done
+        del self._done
+        done(error)
 
     def _start(self, i: int) -> None:
         try:
