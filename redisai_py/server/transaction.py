@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from redisai_py.commands import COMMANDS, admin, models, scripts, tensors
+from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.replies import model_reply, script_reply, tensor_reply
 from redisai_py.errors import NO_RUN_INFO, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.resp import Command, split_replies
@@ -109,7 +110,7 @@ class Transaction:
             return [], _raise(_REFUSED_RUN)
         error = getattr(meaning, "error", None)
         if error is not None:
-            return [], _raise(error)
+            return _failing(error)
         request = meaning.request if payload is None else meaning.with_data(payload)
         if isinstance(request, tensors.TensorSet):
             return await self._tensor_set(request)
@@ -195,6 +196,25 @@ def _raise(error: RedisAIError) -> Finish:
         raise error
 
     return finish
+
+
+def _failing(error: CommandError) -> tuple[list[list[Any]], Finish]:
+    """A command with a syntax error: the look-up of its tensor, which comes before that error, is made in its place."""
+    check = next((item for item in error.checks if isinstance(item, (TensorExists, TensorOrAbsent))), None)
+    if check is None:
+        return [], _raise(error)
+
+    def finish(replies: list[Any]) -> Any:
+        head, exists = _checked(replies[0]), replies[1]
+        if head:
+            codec.read_header(head[: codec.header_size(head)])
+        elif exists:
+            raise WrongType
+        elif isinstance(check, TensorExists):
+            raise empty_tensor_key()
+        raise error
+
+    return [[b"GETRANGE", check.key, b"0", b"%d" % (codec.MAX_HEADER + 7)], [b"EXISTS", check.key]], finish
 
 
 def _checked(reply: Any) -> Any:

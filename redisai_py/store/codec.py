@@ -113,7 +113,7 @@ def decode_tensor(value: Buffer) -> Tensor:
     if start + size != len(value):
         raise WrongType
     data = memoryview(value)[start:]
-    if dtype is DType.STRING and bytes(data).count(b"\0") != math.prod(shape):
+    if dtype is DType.STRING and (bytes(data).count(b"\0") != math.prod(shape) or (size and data[-1])):
         raise WrongType
     return Tensor(dtype, shape, data)
 
@@ -130,7 +130,7 @@ def _parse_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
             shape_ok, shape = shape == (end,), strings
         else:
             shape_ok = dtype is not None and end == dtype.itemsize * math.prod(shape)
-        if dtype is None or begin != 0 or not shape_ok or not all(type(d) is int and d >= 0 for d in shape):
+        if dtype is None or begin != 0 or not shape_ok or not all(type(n) is int and n >= 0 for n in (end, *shape)):
             raise WrongType
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WrongType from error

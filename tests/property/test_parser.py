@@ -1,0 +1,188 @@
+"""Any chunking of a byte stream gives the same commands, with and without remembered frames, by either way in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from redisai_py.resp import LARGE_ARGUMENT, Command, CommandParser, Frames, encode_command, split_inline, split_replies
+
+Argv = list[bytes]
+
+# Sizes about the limit from which an argument is received in a buffer of its own.
+large = st.integers(LARGE_ARGUMENT - 2, LARGE_ARGUMENT + 70).map(
+    lambda size: b"\r\n$*" * (size // 4) + b"x" * (size % 4)
+)
+small = st.binary(max_size=12) | st.sampled_from([b"", b"\r\n", b"$4", b"*1\r\n$4\r\nBLOB", b"BLOB", b"0" * 1100])
+plain = st.lists(small, min_size=1, max_size=5)
+tensor_set = st.tuples(st.sampled_from([b"k", b"other"]), small | large).map(
+    lambda pair: [b"AI.TENSORSET", pair[0], b"UINT8", b"%d" % len(pair[1]), b"BLOB", pair[1]]
+)
+tensor_get = st.sampled_from([[b"AI.TENSORGET", b"k"], [b"AI.TENSORGET", b"k", b"BLOB"], [b"GET", b"k"]])
+with_large = st.tuples(plain, large, plain).map(lambda parts: [*parts[0], parts[1], *parts[2]])
+commands = st.lists(tensor_set | tensor_get | plain | with_large, min_size=1, max_size=6)
+
+words = st.text(st.characters(codec="ascii", exclude_categories=["C", "Z"], exclude_characters="\"'*"), min_size=1)
+inline = st.lists(words, min_size=1, max_size=4).map(lambda parts: " ".join(parts).encode())
+
+
+def _encode(argv: Argv) -> bytes:
+    return b"".join(encode_command(argv))
+
+
+def _cut(data: bytes, positions: Iterable[int]) -> list[bytes]:
+    edges = [0, *sorted(position % (len(data) + 1) for position in positions), len(data)]
+    return [data[start:stop] for start, stop in itertools.pairwise(edges)]
+
+
+def _remember(frames: Frames, command: Command) -> None:
+    """What the server does with a command that it meets for the first time."""
+    if not command.frame:
+        return
+    if command.argv[0] == b"AI.TENSORSET" and len(command.argv) == 6:
+        blob = command.argv[5]
+        head = command.frame[: -len(blob) - 2]
+        frames.remember(head, Command(command.argv[:-1], payload_size=len(blob)))
+    else:
+        frames.remember(command.frame, command)
+
+
+def _receive(chunks: Sequence[bytes], frames: Frames, *, remember: bool, buffered: bool) -> tuple[list[Argv], str]:
+    """The commands of a stream and its error, received as the server does."""
+    parser = CommandParser(frames)
+    received: list[Argv] = []
+    for chunk in chunks:
+        rest = chunk
+        while rest:
+            if parser.receiving_large and buffered:
+                buffer = parser.get_buffer()
+                count = min(len(rest), len(buffer))
+                buffer[:count] = rest[:count]
+                out = parser.received(count)
+                rest = rest[count:]
+            else:
+                out = parser.feed(rest)
+                rest = b""
+            for command, payload in out:
+                argv = [bytes(word) for word in command.argv]
+                received.append(argv if payload is None else [*argv, bytes(payload)])
+                if remember and payload is None:
+                    _remember(frames, command)
+    return received, str(parser.error or "")
+
+
+@settings(max_examples=150, deadline=None)
+@given(commands, st.lists(st.integers(0, 2**40), max_size=12), st.booleans(), st.booleans())
+def test_chunks_do_not_matter(sent: list[Argv], positions: list[int], remember: bool, buffered: bool) -> None:
+    frames = Frames()
+    data = b"".join(map(_encode, sent))
+    for _ in range(2):  # the second time, frames of the first are known
+        assert _receive(_cut(data, positions), frames, remember=remember, buffered=buffered) == (sent, "")
+
+
+@settings(max_examples=50, deadline=None)
+@given(commands.map(lambda sent: [argv for argv in sent if sum(map(len, argv)) < 2000]))
+def test_byte_by_byte(sent: list[Argv]) -> None:
+    data = b"".join(map(_encode, sent))
+    chunks = [data[i : i + 1] for i in range(len(data))]
+    for remember in (False, True):
+        assert _receive(chunks, Frames(), remember=remember, buffered=True) == (sent, "")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(inline | plain.map(_encode) | st.sampled_from([b"", b"*0", b"*-1"]), max_size=6), st.data())
+def test_inline_commands_between_others(parts: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(part if part.endswith(b"\r\n") else part + b"\r\n" for part in parts)
+    whole = _receive([stream], Frames(), remember=False, buffered=False)
+    positions = data.draw(st.lists(st.integers(0, 2**40), max_size=8))
+    assert _receive(_cut(stream, positions), Frames(), remember=True, buffered=True) == whole
+    assert whole[1] == ""
+
+
+hostile = st.lists(
+    st.sampled_from(
+        [b"*2\r\n", b"$3\r\n", b"GET", b"\r\n", b"*", b"$", b"-1", b"x", b"1", b"\n", b'"', b"'", b"\0", b"\r"]
+    )
+    | st.binary(max_size=4),
+    max_size=20,
+).map(b"".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(hostile, st.lists(st.integers(0, 2**40), max_size=8))
+@example(b"*1\r\n$4\r\nPING\r\n*x\r\n*1\r\n$4\r\nPING\r\n", [3])
+def test_broken_streams_end_in_the_same_error(data: bytes, positions: list[int]) -> None:
+    whole = _receive([data], Frames(), remember=False, buffered=False)
+    assert _receive(_cut(data, positions), Frames(), remember=True, buffered=True) == whole
+
+
+@given(st.lists(small | large, min_size=1, max_size=4))
+def test_what_goes_to_redis_is_what_came(argv: Argv) -> None:
+    ((command, payload),) = CommandParser(Frames()).feed(_encode(argv))
+    assert payload is None
+    assert b"".join(command.wire()) == _encode(argv)
+
+
+def test_a_large_argument_is_received_in_place() -> None:
+    given_out: list[memoryview] = []
+
+    def allocate(size: int) -> memoryview:
+        given_out.append(memoryview(bytearray(size)))
+        return given_out[-1]
+
+    parser = CommandParser(Frames(), allocate=allocate)
+    blob = b"b" * (LARGE_ARGUMENT + 1)
+    assert parser.feed(b"*2\r\n$3\r\nSET\r\n$%d\r\n" % len(blob)) == []
+    assert parser.receiving_large
+    assert not given_out, "memory is asked for when it is filled"
+    buffer = parser.get_buffer()
+    assert len(buffer) == len(blob) + 2
+    buffer[:] = blob + b"\r\n"
+    ((command, _),) = parser.received(len(buffer))
+    assert command.argv[1].obj is given_out[0].obj
+    assert command.argv[1].readonly
+
+
+quoted = st.binary(max_size=8)
+
+
+@given(st.lists(quoted, max_size=4))
+def test_quoted_words_survive(argv: Argv) -> None:
+    line = b" ".join(b'"' + b"".join(b"\\x%02x" % byte for byte in word) + b'"' for word in argv)
+    assert split_inline(line) == argv
+
+
+@given(st.lists(quoted.filter(lambda word: b"\\" not in word and b"'" not in word), max_size=4))
+def test_single_quoted_words_survive(argv: Argv) -> None:
+    assert split_inline(b"  ".join(b"'" + word + b"'" for word in argv)) == argv
+
+
+replies = st.recursive(
+    st.sampled_from(
+        [b"+OK\r\n", b"-ERR x\r\n", b":5\r\n", b"$-1\r\n", b"*-1\r\n", b"_\r\n", b"#t\r\n", b",1.5\r\n", b"(12\r\n"]
+    )
+    | st.binary(max_size=20).map(lambda data: b"$%d\r\n%b\r\n" % (len(data), data))
+    | st.binary(max_size=20).map(lambda data: b"=%d\r\ntxt:%b\r\n" % (len(data) + 4, data)),
+    lambda item: (
+        st.lists(item, max_size=4).map(lambda items: b"*%d\r\n" % len(items) + b"".join(items))
+        | st.lists(st.tuples(item, item), max_size=3).map(
+            lambda pairs: b"%%%d\r\n" % len(pairs) + b"".join(key + value for key, value in pairs)
+        )
+        | st.tuples(item, item, item).map(lambda three: b"|1\r\n" + three[0] + three[1] + three[2])
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(replies, max_size=6), st.binary(max_size=5))
+def test_replies_are_told_apart(sent: list[bytes], behind: bytes) -> None:
+    assert split_replies(b"".join(sent) + behind, 0, len(sent)) == sent
+
+
+@given(st.lists(replies, min_size=1, max_size=4), st.integers(1, 2**40))
+def test_incomplete_replies_are_seen(sent: list[bytes], missing: int) -> None:
+    data = b"".join(sent)
+    assert split_replies(data[: -(missing % len(data)) or -1], 0, len(sent)) is None

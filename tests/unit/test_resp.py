@@ -1,0 +1,159 @@
+"""The parser of commands: what Redis calls a protocol error, its limits, inline commands, and remembered frames."""
+
+from __future__ import annotations
+
+import pytest
+
+from redisai_py.resp import MAX_FRAME, MAX_INLINE, Command, CommandParser, Frames, encode_command, split_inline
+
+
+def parse(data: bytes, parser: CommandParser | None = None) -> tuple[list[list[bytes]], str]:
+    parser = parser or CommandParser(Frames())
+    commands = [[bytes(word) for word in command.argv] for command, _ in parser.feed(data)]
+    return commands, str(parser.error or "")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"*2\r\n$3\r\nGET\r\n:1\r\n", "expected '$', got ':'"),
+        (b"*1\r\n\r\n", "expected '$', got '\r'"),
+        (b"*1\r\n$-1\r\n", "invalid bulk length"),
+        (b"*1\r\n$+1\r\na\r\n", "invalid bulk length"),
+        (b"*1\r\n$01\r\na\r\n", "invalid bulk length"),
+        (b"*1\r\n$ 1\r\na\r\n", "invalid bulk length"),
+        (b"*1\r\n$\r\n", "invalid bulk length"),
+        (b"*1\r\n$536870913\r\n", "invalid bulk length"),
+        (b"*1\r\n$99999999999999999999\r\n", "invalid bulk length"),
+        (b"*x\r\n", "invalid multibulk length"),
+        (b"*\r\n", "invalid multibulk length"),
+        (b"*1048577\r\n", "invalid multibulk length"),
+        (b"*99999999999999999999\r\n", "invalid multibulk length"),
+        (b"*1\r\n$" + b"1" * MAX_INLINE, "too big bulk count string"),
+        (b"*" + b"1" * MAX_INLINE, "too big mbulk count string"),
+        (b"x" * MAX_INLINE, "too big inline request"),
+        (b'SET "a\r\n', "unbalanced quotes in request"),
+        (b'SET "a"b\r\n', "unbalanced quotes in request"),
+    ],
+)
+def test_broken_frames(data: bytes, text: str) -> None:
+    commands, error = parse(b"PING\r\n" + data)
+    assert commands == [[b"PING"]]
+    assert error == f"ERR Protocol error: {text}"
+
+
+def test_nothing_is_read_after_an_error() -> None:
+    parser = CommandParser(Frames())
+    parse(b"*x\r\n", parser)
+    assert parse(b"*1\r\n$4\r\nPING\r\n", parser) == ([], "ERR Protocol error: invalid multibulk length")
+
+
+def test_limits_are_the_parsers_own() -> None:
+    parser = CommandParser(Frames(), max_argument_bytes=1024)
+    word = b"x" * 1024
+    assert parse(b"*2\r\n$3\r\nGET\r\n$1024\r\n" + word + b"\r\n", parser) == ([[b"GET", word]], "")
+    assert parse(b"*1\r\n$1025\r\n", parser)[1] == "ERR Protocol error: invalid bulk length"
+    parser = CommandParser(Frames(), max_arguments=2)
+    assert parse(b"*3\r\n", parser)[1] == "ERR Protocol error: invalid multibulk length"
+
+
+def test_announced_but_refused_arguments_take_no_memory() -> None:
+    asked: list[int] = []
+
+    def allocate(size: int) -> memoryview:
+        asked.append(size)
+        return memoryview(bytearray(size))
+
+    parser = CommandParser(Frames(), max_argument_bytes=100_000_000, allocate=allocate)
+    parse(b"*2\r\n$3\r\nSET\r\n$600000000\r\n", parser)
+    assert parser.error is not None
+    parser = CommandParser(Frames(), allocate=allocate)
+    parse(b"*2\r\n$3\r\nSET\r\n$500000000\r\nbegun", parser)
+    assert parser.receiving_large
+    assert not asked
+
+
+@pytest.mark.parametrize("data", [b"", b"\r\n", b"\n", b"  \r\n", b"*0\r\n", b"*-1\r\n", b"*-100\r\n\r\n"])
+def test_what_is_no_command(data: bytes) -> None:
+    assert parse(data + b"PING\r\n") == ([[b"PING"]], "")
+
+
+@pytest.mark.parametrize(
+    ("line", "argv"),
+    [
+        (b"GET  a\tb", [b"GET", b"a", b"b"]),
+        (b'SET k "a b"', [b"SET", b"k", b"a b"]),
+        (rb'"\x41\n\r\t\a\b\\\"\q"', [b'A\n\r\t\a\b\\"q']),
+        (rb"'\x41\n\''", [rb"\x41\n'"]),
+        (b"''", [b""]),
+        (b'a"b"', [b"ab"]),
+        (rb'"\xZZ"', [b"xZZ"]),
+        (b'"a', None),
+        (b"'a", None),
+        (b'"a"x', None),
+        (b"'a'x", None),
+        (b"", []),
+    ],
+)
+def test_inline_words(line: bytes, argv: list[bytes] | None) -> None:
+    assert split_inline(line) == argv
+
+
+def test_remembered_frames_give_the_same_object() -> None:
+    frames = Frames()
+    frame = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
+    ((first, _),) = CommandParser(frames).feed(frame)
+    first.meaning = "known"
+    frames.remember(first.frame, first)
+    commands = CommandParser(frames).feed(frame * 3 + b"*1\r\n$4\r\nPING\r\n" + frame)
+    assert [command.meaning for command, _ in commands] == ["known", "known", "known", None, "known"]
+
+
+def test_remembered_heads_take_their_payload() -> None:
+    frames = Frames()
+    head = b"*6\r\n$12\r\nAI.TENSORSET\r\n$1\r\nt\r\n$5\r\nUINT8\r\n$1\r\n4\r\n$4\r\nBLOB\r\n$4\r\n"
+    frames.remember(head, Command([b"AI.TENSORSET", b"t", b"UINT8", b"4", b"BLOB"], payload_size=4))
+    # The payloads look like frames themselves.
+    commands = CommandParser(frames).feed(head + b"\r\n*1\r\n" + head + b"$4\r\n\r\n")
+    assert [payload for _, payload in commands] == [b"\r\n*1", b"$4\r\n"]
+    parser = CommandParser(frames)
+    assert parser.feed(head + b"12") == []
+    ((command, payload),) = parser.feed(b"34\r\n")
+    assert payload is None, "a payload in two chunks is parsed in the ordinary way"
+    assert command.argv[-1] == b"1234"
+
+
+def test_remembered_frames_are_bounded() -> None:
+    frames = Frames(limit=3)
+    command = Command([b"PING"])
+    for number in range(4):
+        frames.remember(b"frame %d" % number, command)
+    assert list(frames.by_bytes) == [b"frame 3"]
+    frames.remember(b"x" * (MAX_FRAME + 1), command)
+    assert list(frames.by_bytes) == [b"frame 3"]
+
+
+def test_diverting_a_large_last_argument() -> None:
+    parser = CommandParser(Frames())
+    assert parser.feed(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$70000\r\nabc") == []
+    assert parser.large == ([b"SET", b"k"], 70000)
+    assert parser.divert() == b"abc"
+    assert not parser.receiving_large
+    assert parse(b"PING\r\n", parser) == ([[b"PING"]], "")
+
+
+def test_a_large_argument_that_is_not_the_last_is_not_offered() -> None:
+    parser = CommandParser(Frames())
+    parser.feed(b"*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$70000\r\nabc")
+    assert parser.receiving_large
+    assert parser.large is None
+
+
+def test_encoding_leaves_large_arguments_alone() -> None:
+    large = memoryview(b"x" * 20000)
+    segments = encode_command([b"SET", b"k", large, b"EX", b"1"])
+    assert any(segment is large for segment in segments)
+    assert b"".join(segments) == b"*5\r\n$3\r\nSET\r\n$1\r\nk\r\n$20000\r\n" + large + b"\r\n$2\r\nEX\r\n$1\r\n1\r\n"
+    parts = (b"head", large)
+    segments = encode_command([b"SET", b"k", parts])
+    assert b"".join(segments) == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$20004\r\nhead" + large + b"\r\n"
