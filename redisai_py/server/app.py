@@ -192,5 +192,7 @@ async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    done, _ = await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(done, Exception):
+        raise done
     return not stop.is_set()

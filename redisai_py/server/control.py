@@ -71,10 +71,11 @@ class Control:
         return time.monotonic() - since
 
     def _give_up(self) -> None:
-        """Drop a connection that hangs: replies to what was sent on it are no longer waited for."""
-        shared = self._accesses[0].shared
-        if shared is not None:
-            shared.transport.abort()
+        """Drop a connection that hangs, or hangs while it is being opened: the next use opens another."""
+        access = self._accesses.pop(0)
+        if access.shared is not None:
+            access.shared.transport.abort()
+        access.close()
 
     def close(self) -> None:
         """Close all connections."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client.exposition import choose_encoder
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Operations"]
 
 logger = structlog.get_logger()
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    """Work in the background that ends in an error is a bug; nobody else would tell of it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("background work ended", exc_info=error)
 
 
 class Operations:
@@ -44,14 +50,19 @@ class Operations:
                 why = error.strerror or error
                 raise StartError(f"cannot listen on {config.http_host} port {config.http} for HTTP: {why}") from error
             logger.info("serving HTTP", host=config.http_host, port=config.http)
-        self._tasks.append(asyncio.create_task(keep_house(self._server)))
+        self._begin(keep_house(self._server))
 
     async def preload(self) -> None:
         """Try once to load what is to be preloaded; what does not load is tried again beside everything else."""
         preload = self._server.preload
         if preload.obstacles:
             await preload.attempt()
-            self._tasks.append(asyncio.create_task(preload.insist()))
+            self._begin(preload.insist())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_report_failure)
+        self._tasks.append(task)
 
     async def close(self) -> None:
         """End all of it."""

@@ -52,7 +52,7 @@ class Address:
         """From `redis://`, `rediss://` or `unix://`."""
         parts = urlsplit(url)
         if parts.scheme == "unix":
-            return cls(path=unquote(parts.netloc + parts.path))
+            return cls(path=unquote(parts.path))
         return cls(parts.hostname or "127.0.0.1", parts.port or 6379, tls=parts.scheme == "rediss")
 
     async def open(self, factory: Callable[[], asyncio.BaseProtocol]) -> Any:
