@@ -205,15 +205,18 @@ def _failing(error: CommandError) -> tuple[list[list[Any]], Finish]:
         return [], _raise(error)
 
     def finish(replies: list[Any]) -> Any:
-        head, exists = _checked(replies[0]), replies[1]
-        if head:
-            codec.read_header(head[: codec.header_size(head)])
-        elif exists:
-            raise WrongType
-        elif isinstance(check, TensorExists):
+        value = _checked(replies[0])
+        if isinstance(check, TensorOrAbsent):
+            if value or replies[1]:
+                codec.read_header(value[: codec.header_size(value)])
+        elif value is None:
             raise empty_tensor_key()
+        else:
+            codec.decode_tensor(value)
         raise error
 
+    if isinstance(check, TensorExists):
+        return [[b"GET", check.key]], finish
     return [[b"GETRANGE", check.key, b"0", b"%d" % (codec.MAX_HEADER + 7)], [b"EXISTS", check.key]], finish
 
 
