@@ -142,8 +142,11 @@ def _attempt(slot: Slot, execution: Execution) -> None:
         # As text: a traceback's frames refer to the model, and whoever keeps the record would keep it loaded.
         logger.warning("a plugin failed", backend=loaded.model.backend, exception=traceback.format_exc())
         failure = framework_error(error, "ERR ")
-    # Without traceback: its frames refer to the execution, and such a cycle would keep the model loaded.
-    execution.error = (execution.stopped or failure).with_traceback(None)
+    # Without traceback, and without the framework's own exception, which has one: its frames refer to the execution,
+    # and such a cycle would keep the model loaded.
+    failure = execution.stopped or failure
+    failure.__cause__ = failure.__context__ = None
+    execution.error = failure.with_traceback(None)
 
 
 def _check_rows(single: Execution) -> None:
