@@ -4,6 +4,6 @@
     python -m examples.chatbot web      a chat in the browser
 
 `dialogues` makes conversations of `dialogues.toml`; `network` and `training` learn them; `script` turns text into
-numbers and back, inside the server; `conversation` is the program that a message passes through; `web` and `__main__`
-show it. docs/chatbot.md tells the story.
+numbers, inside the server; `conversation` is the program that a message passes through; `web` and `__main__` show it.
+docs/chatbot.md tells the story.
 """

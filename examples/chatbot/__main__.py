@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from examples.chatbot.conversation import Busy, Chatbot
 from examples.chatbot.server import server_url
+from examples.chatbot.shapes import version
 from redisai_py import AsyncClient
 
 app = typer.Typer(add_completion=False, help="A chatbot whose model and conversations live in Redis.")
@@ -82,8 +83,6 @@ def web(url: Url = None, data_dir: DataDir = _DATA_DIR, port: Port = 8000) -> No
 @contextmanager
 def _ready(url: str | None, data_dir: Path) -> Iterator[tuple[asyncio.Runner, Chatbot]]:
     """A server with the model in it, and the chatbot before it."""
-    from examples.chatbot.training import version
-
     with server_url(url, data_dir) as address, asyncio.Runner() as runner:
         client = AsyncClient.from_url(address)
         bot = Chatbot(client, version())
@@ -96,7 +95,7 @@ def _ready(url: str | None, data_dir: Path) -> Iterator[tuple[asyncio.Runner, Ch
 
 
 def _train_and_store(runner: asyncio.Runner, bot: Chatbot) -> None:
-    from examples.chatbot.training import train
+    from examples.chatbot.training import train  # PyTorch, which is not needed otherwise
 
     columns = (
         TextColumn("Training"),

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save
 
+from examples.chatbot.script import ENTRY_POINT
+from examples.chatbot.shapes import STATE_SIZE
 from redisai_py.client import AsyncClient, AsyncDag
-from redisai_py.errors import Conflict, MissingKey
+from redisai_py.errors import TENSOR_KEY_EMPTY, Conflict, MissingKey
 
 if TYPE_CHECKING:
     from examples.chatbot.training import Trained
 
-__all__ = ["STATE_SIZE", "Busy", "Chatbot"]
+__all__ = ["Busy", "Chatbot"]
 
-STATE_SIZE = 256
-_ENTRY_POINTS = ["read", "write"]
 _MOST_ROWS = 16
 _ATTEMPTS = 16
 
@@ -70,20 +70,19 @@ class Chatbot:
         await self.client.modelstore(
             self.model_key, "ONNX", "CPU", trained.model, batch=_MOST_ROWS, tag=trained.version
         )
-        await self.client.scriptstore(self.script_key, "CPU", trained.script, _ENTRY_POINTS, tag=trained.version)
+        await self.client.scriptstore(self.script_key, "CPU", trained.script, ENTRY_POINT, tag=trained.version)
 
     def dag(self, conversation: str, message: str) -> AsyncDag:
         """All that a message needs, as one command.
 
-        The server reads, answers and writes it. The new state replaces the old one, with its expiry, in one step,
+        The server reads and answers it. The new state replaces the old one, with its expiry, in one step,
         unless another message of the same conversation has done so in the meantime (IFUNCHANGED).
         """
         state = self.state_key(conversation)
         dag = self.client.dag(load=state, persist=state, ex=self.ttl_s, ifunchanged=True)
         # With a blank before it a message is never the word that separates a DAG's operations.
-        dag.scriptexecute(self.script_key, "read", inputs=[], args=f" {message}", outputs="words")
-        dag.modelexecute(self.model_key, ["words", state], ["reply", state])
-        dag.scriptexecute(self.script_key, "write", inputs="reply", outputs="text")
+        dag.scriptexecute(self.script_key, ENTRY_POINT, inputs=[], args=f" {message}", outputs="words")
+        dag.modelexecute(self.model_key, ["words", state], ["text", state])
         return dag.tensorget("text")
 
     async def reply(self, conversation: str, message: str) -> str:
@@ -96,7 +95,9 @@ class Chatbot:
         for _ in range(_ATTEMPTS):
             try:
                 results = await dag.execute()
-            except MissingKey:
+            except MissingKey as error:
+                if not TENSOR_KEY_EMPTY.endswith(str(error)):
+                    raise  # the model or the script is not there
                 await self._begin(conversation)
             except Conflict:
                 continue
@@ -125,5 +126,5 @@ def _text(results: list[Any]) -> str:
     for result in results:
         if isinstance(result, Exception):
             raise result
-    text: bytes = results[-1].tobytes()
-    return text.decode()
+    letters: bytes = results[-1].tobytes()
+    return letters.replace(b"\0", b"").strip().decode()

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from examples.chatbot.script import MESSAGE_WORDS, REPLY_WORDS
+from examples.chatbot.shapes import MESSAGE_WORDS, REPLY_WORDS, STATE_SIZE
 
-__all__ = ["STATE_SIZE", "Network", "export_onnx"]
+__all__ = ["Network", "export_onnx", "spelled"]
 
-STATE_SIZE = 256
 _WORD_SIZE = 48
 _HIDDEN_SIZE = 112
 
@@ -78,7 +77,7 @@ class Network(nn.Module):
         return scores
 
     def forward(self, words: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One message. Its shapes are what the exported model has.
+        """One message.
 
         Args:    words: INT64 (b, MESSAGE_WORDS).   state: FLOAT (b, STATE_SIZE), zeros for a new conversation.
         Returns: reply INT64 (b, REPLY_WORDS), zeros after the last word; the new state.
@@ -104,20 +103,44 @@ def _certain(beliefs: list[Tensor]) -> Tensor:
     return torch.cat([torch.softmax(belief, -1) for belief in beliefs], -1)[:, None]
 
 
-def export_onnx(network: Network) -> bytes:
-    """The network as an ONNX model of `Network.forward`; the writing of the reply is unrolled in it.
+class _Speaking(nn.Module):
+    """The network with its replies spelled out, so that no client needs their vocabulary."""
+
+    def __init__(self, network: Network, answered: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.letters: Tensor
+        self.register_buffer("letters", spelled(answered))
+
+    def forward(self, words: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        reply, state = self.network(words, state)
+        return self.letters[reply].flatten(1), state
+
+
+def spelled(answered: Sequence[str]) -> Tensor:
+    """Letters of every word of the replies, UINT8 (words, width), zeros where there are none.
+
+    A blank comes before a word, but not before punctuation: letter after letter, without the zeros, they are the text.
+    """
+    words = ["", "", *(word if word in ".,?!" else f" {word}" for word in answered)]
+    width = max(map(len, words))
+    return torch.tensor([list(word.encode().ljust(width, b"\0")) for word in words], dtype=torch.uint8)
+
+
+def export_onnx(network: Network, answered: Sequence[str]) -> bytes:
+    """The network as an ONNX model; the writing of the reply is unrolled in it.
 
     Inputs:  words INT64 (b, MESSAGE_WORDS), state FLOAT (b, STATE_SIZE), b dynamic.
-    Outputs: reply INT64 (b, REPLY_WORDS), new_state FLOAT (b, STATE_SIZE).
+    Outputs: text UINT8 (b, letters), the reply's with zeros among them; new_state FLOAT (b, STATE_SIZE).
     """
     words = torch.zeros(2, MESSAGE_WORDS, dtype=torch.int64)
-    names = ["words", "state", "reply", "new_state"]
+    names = ["words", "state", "text", "new_state"]
     blob = io.BytesIO()
     with warnings.catch_warnings():
         # The exporter that follows the code, as it was run once, keeps a GRU one node; its successor takes it apart.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network.eval(),
+            _Speaking(network, answered).eval(),
             (words, torch.zeros(2, STATE_SIZE)),
             blob,  # type: ignore[arg-type]  # any file: the annotation is that of the other exporter
             dynamo=False,

@@ -6,21 +6,20 @@ order on another machine or number of threads; the network may then differ in it
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from examples.chatbot.dialogues import Dialogues, Turn, reply_words
-from examples.chatbot.network import STATE_SIZE, Network, export_onnx
-from examples.chatbot.script import FIRST_WORD, REPLY_WORDS, script_source
+from examples.chatbot.network import Network, export_onnx
+from examples.chatbot.script import script_source
+from examples.chatbot.shapes import FIRST_WORD, REPLY_WORDS, STATE_SIZE, version
 
-__all__ = ["Progress", "Trained", "train", "version"]
+__all__ = ["Progress", "Trained", "train"]
 
 _SEED = 20
 _STEPS = 640
@@ -50,18 +49,11 @@ class Trained:
     duration_s: float
 
 
-def version() -> str:
-    """Eight characters that change with the dialogues and with all that makes the network of them."""
-    made_of = ("dialogues.toml", "dialogues.py", "network.py", "script.py", "training.py")
-    sources = [Path(__file__).with_name(name).read_bytes() for name in made_of]
-    return hashlib.sha256(b"".join(sources)).hexdigest()[:8]
-
-
 class _Encoder:
     """Turns as numbers. Messages go through the very script that the server runs."""
 
     def __init__(self, book: Dialogues, said: Sequence[str], answered: Sequence[str]) -> None:
-        self.source = script_source(said, answered)
+        self.source = script_source(said)
         self._script = torch.jit.CompilationUnit(self.source)
         self._answered = {word: i + FIRST_WORD for i, word in enumerate(answered)}
         self._messages: dict[str, Tensor] = {}
@@ -131,7 +123,7 @@ def _train(progress: Progress, steps: int) -> Trained:
         schedule.step()
         progress(step + 1, steps, loss.item())
     duration_s = time.monotonic() - began
-    return Trained(export_onnx(net), encoder.source, version(), _exact(net, encoder, book), duration_s)
+    return Trained(export_onnx(net, answered), encoder.source, version(), _exact(net, encoder, book), duration_s)
 
 
 def _word_weights(encoder: _Encoder, book: Dialogues, words: int) -> Tensor:
