@@ -39,6 +39,7 @@ class Access:
         self._near_bytes = near_bytes
         self._address = address
         self._opening: asyncio.Task[SharedUpstream] | None = None
+        self._loading: Pending[Any] | None = None
         self._large = _Pool(address, identity, pool_size)
         self._watching = _Pool(address, identity, pool_size)
 
@@ -88,6 +89,11 @@ class Access:
         if self.shared is None:
             raise UpstreamError("ERR upstream Redis is not connected")
         return self.shared.pipeline(commands)
+
+    def load_script(self) -> None:
+        """Redis forgot the script: give it back, once for all commands that miss it at the same time."""
+        if self.shared is not None and (self._loading is None or self._loading.done):
+            self._loading = self.shared.call(*PROBE)
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """These keys were written on the shared stream: Redis sends no invalidation of what we change ourselves."""

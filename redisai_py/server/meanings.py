@@ -145,12 +145,24 @@ class SetTensor:
                 request = self.request if data is self.data else self.with_data(data)
                 access.near.put(self.key, request.tensor, len(data))
             connection.write(_OK)
-        elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT") and connection.in_flight == 1:
-            connection.second_trip(handle(self.with_data(data), connection))
-            return
+        elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
+            access.load_script()
+            if connection.in_flight == 1:
+                connection.busy = True  # nothing of this client may overtake it
+                connection.second_trip(self._again(connection, data))
+                return
+            # Sent again behind later commands of the same pipeline it could overtake them: that is left to the client.
+            text = "ERR Redis forgot the tensor script (SCRIPT FLUSH); nothing was written, try again"
+            connection.reply(UpstreamError(text))
         else:
             connection.reply(write_error(reply))
         connection.done_in_flight()
+
+    async def _again(self, connection: Connection, data: Buffer) -> Any:
+        try:
+            return await handle(self.with_data(data), connection)
+        finally:
+            connection.busy = False
 
     def with_data(self, data: Buffer) -> TensorSet:
         """The request with another payload of the same size."""
@@ -227,9 +239,4 @@ def write_error(reply: Any) -> RedisAIError:
     if isinstance(reply, RedisAIError):
         return reply
     text = str(reply)
-    if "WRONGTYPE" in text:
-        return WrongType()
-    if text.startswith("NOSCRIPT"):
-        # Sent again behind later commands of the same pipeline it could overtake them, so that is left to the client.
-        return UpstreamError("ERR Redis forgot the tensor script (SCRIPT FLUSH); nothing was written, try again")
-    return UpstreamError(text)
+    return WrongType() if "WRONGTYPE" in text else UpstreamError(text)

@@ -81,6 +81,8 @@ class Session:
             if self._connection.gone:
                 upstream.close()
                 raise UpstreamError("ERR client is gone")
+            if upstream.closed:  # already, before we came to know that it was open
+                raise UpstreamError("ERR upstream Redis connection lost as soon as it was open")
             self.upstream = upstream
             for argv in self.identity.handshake(self.protocol):
                 (raw,) = await self.capture([argv])
@@ -307,7 +309,8 @@ class Session:
             return
         self.upstream = None
         capture, self._capture = self._capture, None
-        if self.mode or self.sticky or not self._whole or connection.closing or connection.eof:
+        stateful = self.mode or self.sticky or any(self.subscribed.values())
+        if stateful or not self._whole or connection.closing or connection.eof:
             connection.transport.close()
         elif self.relayed:
             relayed, self.relayed = self.relayed, 0

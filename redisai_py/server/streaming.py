@@ -113,7 +113,8 @@ class _Stream(asyncio.Protocol):
         finally:
             self._sink = upstream.on_flow = None
             self._flow(False)
-        upstream.transport.write(b"\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (len(_STAGING_TTL_S), _STAGING_TTL_S))
+        if not upstream.closed:
+            upstream.transport.write(b"\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (len(_STAGING_TTL_S), _STAGING_TTL_S))
         await stored
 
     async def _swallow_rest(self) -> None:
@@ -151,7 +152,7 @@ class _Stream(asyncio.Protocol):
         taken = min(len(data), self._left)
         blob = min(taken, self._left - 2)
         self._left -= taken
-        if self._sink is not None and blob > 0:
+        if self._sink is not None and not self._sink.closed and blob > 0:
             self._sink.transport.write(data if blob == len(data) else data[:blob])
         if self._left == 0:
             self._rest = data[taken:]

@@ -246,6 +246,7 @@ class PrivateUpstream(asyncio.Protocol):
         self._on_data = on_data
         self._on_lost = on_lost
         self.tunnel = False  # replication: what comes is no longer made of replies
+        self.closed = False
         self.transport: Any = None
         self._held: list[bytes | memoryview] | None = None
 
@@ -253,6 +254,7 @@ class PrivateUpstream(asyncio.Protocol):
         self.transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
         self._on_lost(exc)
 
     def data_received(self, data: bytes) -> None:

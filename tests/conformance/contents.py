@@ -40,6 +40,13 @@ def _row_sum_model() -> bytes:
     return bytes(_models._onnx_model([node], values[:1], values[1:]))
 
 
+def _triple_model() -> bytes:
+    """y = 3 * x, of the same signature as the model that doubles."""
+    node = _models._onnx("helper").make_node("Mul", ["x", "factor"], ["y"])
+    values = [_models._onnx_value(name, ["N", 2]) for name in "xy"]
+    return bytes(_models._onnx_model([node], values[:1], values[1:], {"factor": np.array(3, np.float32)}))
+
+
 def _gather_model() -> bytes:
     """y = the squares of 0 to 3 at x: fails if one of the indices is larger."""
     node = _models._onnx("helper").make_node("Gather", ["squares", "x"], ["y"])
@@ -148,6 +155,7 @@ _CONTENTS: dict[str, Callable[[], bytes]] = {
     "onnx_boom": boom_model,
     "onnx_row_sum": _row_sum_model,
     "onnx_gather": _gather_model,
+    "onnx_triple": _triple_model,
     "onnx_endless": lambda: bytes(_models.build_onnx_heavy(1_000_000)),
     "onnx_slow": lambda: bytes(_models.build_onnx_heavy(3000)),
     "torch_list": _torch("def forward(self, x) -> List[Tensor]:\n    return [x, x]"),
@@ -162,6 +170,7 @@ _CONTENTS: dict[str, Callable[[], bytes]] = {
     "garbage": lambda: b"this is not a model",
     "script": lambda: _SCRIPT.encode(),
     "old_script": lambda: _OLD_SCRIPT.encode(),
+    "minus_script": lambda: b"def add(a, b):\n    return a - b\n",
     "lib_script": lambda: _LIB_SCRIPT.encode(),
     "endless_script": lambda: _ENDLESS.encode(),
     "script_two_parameters": lambda: _LISTS.encode(),

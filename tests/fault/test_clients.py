@@ -1,0 +1,276 @@
+"""Clients that behave badly: slow, silent, leaving in the middle, too many, too large."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import psutil
+import pytest
+import redis
+
+from redisai_py.config import Config
+from tests.conformance.conversation import Conversation, talk
+from tests.conformance.transcript import request_bytes
+from tests.support import FrontDoor, RedisServer, exchange, raw_socket
+
+MEGABYTE = 1024 * 1024
+WRONGTYPE = "-WRONGTYPE Operation against a key holding the wrong kind of value"
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, what
+
+
+def _head(command: str, size: int) -> bytes:
+    """A command up to its last argument, of which `size` bytes are announced."""
+    whole = request_bytes(f"{command} x", {})
+    return whole[: -len(b"$1\r\nx\r\n")] + b"$%d\r\n" % size
+
+
+def test_an_argument_that_is_too_large_is_refused_when_it_is_announced(front_door: FrontDoor) -> None:
+    size = 600 * MEGABYTE
+    for command in (f"AI.TENSORSET t UINT8 {size} BLOB", "SET k"):
+        reply = exchange(front_door.port, _head(command, size), 10**6)
+        assert reply == b"-ERR Protocol error: invalid bulk length\r\n"
+
+
+def test_announced_arguments_take_no_memory(front_door: FrontDoor, bare: redis.Redis) -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    with ExitStack() as stack:
+        for command in (f"AI.TENSORSET t UINT8 {500 * MEGABYTE} BLOB", "SET k", "GET"):
+            for _ in range(10):
+                connection = stack.enter_context(raw_socket(front_door.port))
+                connection.sendall(_head(command, 500 * MEGABYTE) + b"a little of it")
+        with talk(front_door.port) as client:
+            client.given("AI.TENSORSET t FLOAT 1 VALUES 1")
+        assert process.memory_info().rss - before < 200 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    "command", ["AI.TENSORSET t UINT8 8 BLOB 12345678", "SET k v", "AI.DAGEXECUTE ROUTING r |> AI.TENSORSET a FLOAT 1"]
+)
+def test_half_a_command_and_gone(command: str, front_door: FrontDoor, bare: redis.Redis) -> None:
+    whole = request_bytes(command, {})
+    for length in range(len(whole)):
+        with raw_socket(front_door.port) as connection:
+            connection.sendall(whole[:length])
+    with talk(front_door.port) as client:
+        assert client.ask("EXISTS t k a") == ":0"
+
+
+@pytest.mark.parametrize("abort", [True, False], ids=["reset", "close"])
+@pytest.mark.parametrize("exists", [True, False], ids=["over another", "new"])
+def test_leaving_in_the_middle_of_a_streamed_tensor(
+    abort: bool, exists: bool, front_door: FrontDoor, bare: redis.Redis
+) -> None:
+    size = 64 * MEGABYTE
+    with talk(front_door.port) as client:
+        if exists:
+            client.given("AI.TENSORSET big UINT8 2 VALUES 1 2")
+        with raw_socket(front_door.port) as leaving:
+            leaving.sendall(_head(f"AI.TENSORSET big UINT8 {size} BLOB", size) + bytes(20 * MEGABYTE))
+            if abort:
+                leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        _until(lambda: bare.info("memory")["used_memory"] < 15 * MEGABYTE, "Redis keeps a part of the tensor")
+        assert client.ask("KEYS *") == ('["big"]' if exists else "[]")
+        if exists:
+            assert client.ask("AI.TENSORGET big VALUES") == "[:1, :2]"
+
+
+def test_leaving_while_runs_are_queued(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with talk(front_door.port) as client:
+        client.given(
+            "AI.MODELSTORE m ONNX CPU BATCHSIZE 100 MINBATCHSIZE 100 BLOB <onnx_mul>",
+            "AI.TENSORSET t FLOAT 1 2 VALUES 1 2",
+        )
+        for _ in range(20):
+            with raw_socket(front_door.port) as leaving:
+                leaving.sendall(request_bytes("AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u", {}) * 3)
+        _until(lambda: '"unfinished", :0,' in client.ask("AI.INFO m FULL"), "runs of lost clients wait on")
+        assert client.ask("EXISTS u") == ":0"
+
+
+def test_a_slow_reader_costs_no_memory_and_nobody_else(front_door: FrontDoor, bare: redis.Redis) -> None:
+    process = psutil.Process()
+    bare.set("plain", bytes(MEGABYTE))
+    with talk(front_door.port) as client, raw_socket(front_door.port) as slow:
+        client.given(f"AI.TENSORSET big UINT8 {MEGABYTE}")
+        before = process.memory_info().rss
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        request = request_bytes("AI.TENSORGET big BLOB", {}) + request_bytes("GET plain", {})
+        slow.sendall(request * 150)
+        for _ in range(50):
+            client.given("AI.TENSORSET t FLOAT 1 VALUES 1", "GET t")
+        assert process.memory_info().rss - before < 100 * MEGABYTE
+        expected = 300 * (MEGABYTE + len(b"$1048576\r\n\r\n"))
+        buffer = bytearray(MEGABYTE)
+        while expected > 0:
+            count = slow.recv_into(buffer)
+            assert count, "the server closed a client that was only slow"
+            expected -= count
+        assert expected == 0
+
+
+def test_a_subscriber_that_does_not_read_is_closed(redis_server: RedisServer, bare: redis.Redis) -> None:
+    """Messages come without being asked for: the limit on what waits for a client is what bounds them."""
+    server = FrontDoor(Config(redis=redis_server.url, port=0, output_buffer_limit_bytes=MEGABYTE, drain_timeout_s=1))
+    try:
+        with talk(server.port) as idle:
+            idle.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            idle.given("SUBSCRIBE c")
+            message = bytes(MEGABYTE)
+            for _ in range(100):
+                bare.publish("c", message)
+            # Either we close it, or Redis does, whose own limit for subscribers is 32 MB; nobody keeps 100 MB.
+            _until(lambda: not bare.pubsub_numsub("c")[0][1], "the subscriber is still there")
+    finally:
+        server.stop()
+
+
+def test_many_clients_at_once(front_door: FrontDoor, bare: redis.Redis) -> None:
+    count = 200
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        received = {}
+        for number in range(count):
+            connection = stack.enter_context(raw_socket(front_door.port))
+            commands = [
+                f"AI.TENSORSET t{number} INT32 1 VALUES {number}", f"SET k{number} {number}",
+                f"AI.TENSORGET t{number} VALUES", f"GET k{number}",
+            ]  # fmt: skip
+            connection.sendall(b"".join(request_bytes(command, {}) for command in commands))
+            received[connection] = (number, bytearray())
+            selector.register(connection, selectors.EVENT_READ)
+        waiting = set(received)
+        while waiting:
+            ready = selector.select(10)
+            assert ready, f"{len(waiting)} clients have no answer"
+            for key, _ in ready:
+                connection = key.fileobj
+                assert isinstance(connection, socket.socket)
+                number, data = received[connection]
+                data += connection.recv(4096)
+                text = str(number).encode()
+                if data == b"+OK\r\n+OK\r\n*1\r\n:%b\r\n$%d\r\n%b\r\n" % (text, len(text), text):
+                    waiting.discard(connection)
+        shared = [entry for entry in bare.client_list() if entry["name"].startswith("redisai-")]
+        assert len(shared) < 20, "clients of one identity share their connections"
+
+
+@pytest.mark.parametrize("size", [4, 100_000, 2 * MEGABYTE], ids=["small", "large", "streamed"])
+def test_a_tensor_never_overwrites_what_is_none(size: int, front_door: FrontDoor, bare: redis.Redis) -> None:
+    """One writes and deletes a plain value, another a tensor under the same key, as fast as they can."""
+    stop = threading.Event()
+    replies: set[str] = set()
+
+    def write() -> None:
+        with talk(front_door.port) as client:
+            request = _head(f"AI.TENSORSET k UINT8 {size} BLOB", size) + bytes(size) + b"\r\n"
+            while not stop.is_set():
+                client.socket.sendall(request)
+                replies.add(client.reply())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    won = 0
+    try:
+        deadline = time.monotonic() + 5
+        while won < 30 and time.monotonic() < deadline:
+            if bare.set("k", "plain", nx=True):
+                won += 1
+                for _ in range(5):
+                    assert bare.get("k") == b"plain"
+            bare.delete("k")
+    finally:
+        stop.set()
+        writer.join()
+    assert won
+    assert replies <= {"+OK", WRONGTYPE}
+    assert bare.keys() in ([], [b"k"])
+
+
+def test_a_model_never_overwrites_what_is_none(front_door: FrontDoor, bare: redis.Redis) -> None:
+    stop = threading.Event()
+    replies: set[str] = set()
+
+    def write() -> None:
+        with talk(front_door.port) as client:
+            while not stop.is_set():
+                replies.add(client.ask("AI.MODELSTORE k ONNX CPU BLOB <onnx_mul>"))
+                replies.add(client.ask("AI.MODELDEL k"))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    won = 0
+    try:
+        deadline = time.monotonic() + 5
+        while won < 20 and time.monotonic() < deadline:
+            if bare.set("k", "plain", nx=True):
+                won += 1
+                for _ in range(20):
+                    assert bare.get("k") == b"plain"
+                bare.delete("k")
+    finally:
+        stop.set()
+        writer.join()
+    assert won
+    assert replies <= {"+OK", WRONGTYPE, "-ERR model key is empty"}
+    assert bare.keys() in ([], [b"k"])
+
+
+@pytest.fixture
+def doors(redis_server: RedisServer, bare: redis.Redis) -> Iterator[list[Conversation]]:
+    """Two front doors on one Redis."""
+    servers = [FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=2)) for _ in range(2)]
+    with ExitStack() as stack:
+        yield [stack.enter_context(talk(server.port)) for server in servers]
+    for server in servers:
+        server.stop()
+
+
+def test_a_model_replaced_through_another_door_is_never_stale(doors: list[Conversation]) -> None:
+    one, other = doors
+    one.given("AI.TENSORSET x FLOAT 1 2 VALUES 1 2")
+    run = "AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 y"
+    dag = "AI.DAGEXECUTE_RO LOAD 1 x |> AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 z |> AI.TENSORGET z VALUES"
+    for turn in range(15):
+        name, expected = (("onnx_mul", '["2", "4"]'), ("onnx_triple", '["3", "6"]'))[turn % 2]
+        storing, running = (one, other) if turn % 3 else (other, one)
+        storing.given(f"AI.MODELSTORE m ONNX CPU BLOB <{name}>")
+        assert running.ask(dag) == f"[+OK, {expected}]"
+        running.given(run)
+        assert running.ask("AI.TENSORGET y VALUES") == expected
+        assert storing.ask("AI.TENSORGET y VALUES") == expected
+        assert running.ask("AI.MODELGET m BLOB") == f'"<{name}>"'
+    one.given("AI.MODELDEL m")
+    assert other.ask(run) == "-ERR model key is empty"
+
+
+def test_a_script_replaced_through_another_door_is_never_stale(doors: list[Conversation]) -> None:
+    one, other = doors
+    one.given("AI.TENSORSET x FLOAT 1 VALUES 1")
+    for source, expected in (("old_script", '["2"]'), ("minus_script", '["0"]'), ("old_script", '["2"]')):
+        one.given(f"AI.SCRIPTSET s CPU SOURCE <{source}>")
+        for client in (other, one):
+            client.given("AI.SCRIPTRUN s add INPUTS x x OUTPUTS y")
+            assert client.ask("AI.TENSORGET y VALUES") == expected
+    other.given("AI.SCRIPTDEL s")
+    assert one.ask("AI.SCRIPTRUN s add INPUTS x x OUTPUTS y") == "-ERR script key is empty"
+
+
+def test_tensors_written_through_another_door_are_seen(doors: list[Conversation], bare: redis.Redis) -> None:
+    one, other = doors
+    one.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>", "AI.TENSORSET x FLOAT 1 2 VALUES 0 0")
+    for n in range(100):
+        other.given(f"AI.TENSORSET x FLOAT 1 2 VALUES {n} 1")
+        one.given("AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 y")
+        assert other.ask("AI.TENSORGET y VALUES") == f'["{2 * n}", "2"]'
+    bare.delete("x")
+    assert one.ask("AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 y") == "-ERR tensor key is empty or in a different shard"

@@ -1,0 +1,214 @@
+"""Connections to Redis are cut or Redis dies: who notices, with which words, and that the next command works."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from redisai_py.config import Config
+from tests.conformance.conversation import Conversation, talk
+from tests.conformance.transcript import matches, request_bytes
+from tests.fault.cutting_proxy import CuttingProxy
+from tests.support import FrontDoor, RedisServer
+
+LOST = "-ERR upstream Redis connection lost..."
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer, bare: redis.Redis) -> Iterator[CuttingProxy]:
+    """Between the front door of `door` and Redis."""
+    proxy = CuttingProxy(redis_server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def door(proxy: CuttingProxy) -> Iterator[FrontDoor]:
+    """A front door behind the proxy."""
+    server = FrontDoor(Config(redis=proxy.url, port=0, drain_timeout_s=2))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(door: FrontDoor) -> Iterator[Conversation]:
+    """A client of `door` with both kinds of connections to Redis open."""
+    with talk(door.port) as conversation:
+        conversation.given("AI.TENSORSET t FLOAT 1 2 VALUES 1 2", "SET a 1", "AI.TENSORGET t")
+        yield conversation
+
+
+def _is_closed(conversation: Conversation) -> bool:
+    try:
+        while conversation.socket.recv(1 << 20):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def test_cut_while_idle(client: Conversation, proxy: CuttingProxy) -> None:
+    for command, reply in (("GET a", '"1"'), ("AI.TENSORGET t VALUES", '["1", "2"]')):
+        proxy.cut()
+        replies = [client.ask(command) for _ in range(3)]
+        # The first one may meet the cut on its way.
+        assert replies[0] == reply or matches(replies[0], LOST)
+        assert replies[1:] == [reply, reply]
+
+
+@pytest.mark.parametrize("command", ["GET a", "AI.TENSORGET t VALUES", "AI.TENSORSET u FLOAT 1 VALUES 1"])
+def test_cut_with_replies_outstanding(command: str, client: Conversation, proxy: CuttingProxy) -> None:
+    proxy.stall()
+    client.send(*[command] * 5, "PING", "AI.TENSORGET t META")
+    proxy.cut_after(0)
+    proxy.cut()
+    proxy.flow()
+    replies = [client.reply() for _ in range(7)]
+    assert any(matches(reply, LOST) for reply in replies)
+    assert all(matches(reply, LOST) or not reply.startswith("-") for reply in replies)
+    assert client.ask("GET a") == '"1"'
+    assert client.ask("AI.TENSORGET t VALUES") == '["1", "2"]'
+
+
+def test_cut_in_the_middle_of_a_reply(client: Conversation, proxy: CuttingProxy, bare: redis.Redis) -> None:
+    """The client has half a reply: nothing that could follow it would be understood."""
+    bare.set("big", b"x" * MEGABYTE)
+    proxy.cut_after(300_000)
+    client.send("GET big")
+    assert _is_closed(client)
+
+
+def test_cut_in_the_middle_of_a_large_tensor(client: Conversation, proxy: CuttingProxy) -> None:
+    client.given(f"AI.TENSORSET big UINT8 {MEGABYTE}")
+    proxy.cut_after(300_000)
+    # It is received whole before it is passed on, so the client gets an error in its place.
+    assert matches(client.ask("AI.TENSORGET big BLOB"), LOST)
+    assert len(client.ask("AI.TENSORGET big BLOB")) > MEGABYTE
+
+
+@pytest.mark.parametrize(
+    "state",
+    [["MULTI", "SET x 1"], ["MULTI", "AI.TENSORSET x FLOAT 1"], ["WATCH a"], ["SUBSCRIBE c"], ["MONITOR"],
+     ["HELLO 3", "SUBSCRIBE c"], ["CLIENT SETNAME me"], ["HELLO 3", "CLIENT TRACKING ON"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_clients_with_state_at_redis_are_closed(state: list[str], client: Conversation, proxy: CuttingProxy) -> None:
+    client.given(*state)
+    proxy.cut()
+    assert _is_closed(client)
+
+
+def test_nothing_of_a_cut_transaction_is_done(client: Conversation, proxy: CuttingProxy, bare: redis.Redis) -> None:
+    client.given("MULTI", "SET x 1", "AI.TENSORSET y FLOAT 1")
+    proxy.cut()
+    assert _is_closed(client)
+    assert bare.exists("x", "y") == 0
+
+
+def test_a_run_whose_redis_is_lost(client: Conversation, proxy: CuttingProxy) -> None:
+    client.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>", "AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u")
+    proxy.stall()
+    client.send("AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 v")
+    proxy.cut()
+    reply = client.reply()
+    assert reply == "+OK" or matches(reply, LOST)
+    assert client.ask("AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 v") == "+OK"
+    dag = "AI.DAGEXECUTE LOAD 1 t PERSIST 1 w |> AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 w |> AI.TENSORGET w VALUES"
+    proxy.stall()
+    client.send(dag)
+    proxy.cut()
+    reply = client.reply()
+    assert reply == '[+OK, ["2", "4"]]' or matches(reply, LOST)
+    assert client.ask(dag) == '[+OK, ["2", "4"]]'
+
+
+@pytest.mark.parametrize("sent", [0, 3 * MEGABYTE])
+def test_cut_while_a_tensor_streams_through(
+    sent: int, client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+) -> None:
+    size = 8 * MEGABYTE
+    head = request_bytes(f"AI.TENSORSET big UINT8 {size} BLOB x", {})
+    head = head[: -len(b"$1\r\nx\r\n")] + b"$%d\r\n" % size
+    client.socket.sendall(head + bytes(sent))
+    with talk(door.port) as other:  # by its reply the server has read what was sent
+        other.given("PING")
+    proxy.cut()
+    client.socket.sendall(bytes(size - sent) + b"\r\n")
+    reply = client.reply()
+    assert matches(reply, LOST) or (reply == "+OK" and not sent)
+    # The stream is in step: what comes next is understood.
+    assert client.ask("AI.TENSORGET t VALUES") == '["1", "2"]'
+    names = set(bare.keys())
+    assert names == ({b"t", b"a", b"big"} if reply == "+OK" else {b"t", b"a"})
+
+
+def test_redis_out_of_reach(client: Conversation, proxy: CuttingProxy, door: FrontDoor) -> None:
+    proxy.refuse(True)
+    proxy.cut()
+    with talk(door.port) as new:
+        for command in ("PING", "AI.TENSORGET t", "AI.TENSORSET t FLOAT 1", "MULTI", "SUBSCRIBE c"):
+            for conversation in (client, new):
+                assert matches(conversation.ask(command), "-ERR upstream Redis...")
+        proxy.refuse(False)
+        for conversation in (client, new):
+            assert conversation.ask("GET a") == '"1"'
+            assert conversation.ask("AI.TENSORGET t VALUES") == '["1", "2"]'
+
+
+def test_redis_is_killed_and_started_again(redis_server: RedisServer, tmp_path: Path) -> None:
+    own = RedisServer(redis_server.binary, tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    server = FrontDoor(Config(redis=own.url, port=0))
+    try:
+        with talk(server.port) as client:
+            client.given(
+                "AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>",
+                "AI.SCRIPTSTORE s CPU ENTRY_POINTS 1 norm SOURCE <script>",
+                "AI.TENSORSET t FLOAT 1 2 VALUES 1 2",
+                "AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u",
+            )
+            own.stop()
+            for command in ("AI.TENSORGET t", "GET x", "AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u"):
+                assert matches(client.ask(command), "-ERR upstream Redis..."), command
+            own.start()
+            assert client.ask("AI.TENSORGET t VALUES") == '["1", "2"]'
+            assert client.ask("AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 v") == "+OK"
+            assert client.ask("AI.SCRIPTEXECUTE s norm INPUTS 1 t OUTPUTS 1 w") == "+OK"
+            assert client.ask("AI.TENSORSET t FLOAT 1 VALUES 1") == "+OK"
+            assert client.ask("GET x") == "nil"
+    finally:
+        server.stop()
+        own.stop()
+
+
+def test_shutdown_goes_to_redis(redis_server: RedisServer, tmp_path: Path) -> None:
+    own = RedisServer(redis_server.binary, tmp_path)
+    server = FrontDoor(Config(redis=own.url, port=0))
+    try:
+        with talk(server.port) as client:
+            client.given("AI.TENSORSET t FLOAT 1 VALUES 1")
+            assert matches(client.ask("SHUTDOWN NOSAVE"), "-ERR upstream Redis...")
+            assert own.process is not None
+            assert own.process.wait(10) == 0
+            assert matches(client.ask("PING"), "-ERR upstream Redis...")
+            own.start()
+            assert client.ask("PING") == "+PONG"
+            assert client.ask("AI.TENSORSET t FLOAT 1 VALUES 1") == "+OK"
+    finally:
+        server.stop()
+        own.stop()
+
+
+def test_a_stalled_redis_holds_up_only_those_who_wait_for_it(client: Conversation, proxy: CuttingProxy) -> None:
+    proxy.stall()
+    client.send("GET a", "AI.TENSORGET t VALUES")
+    released = threading.Timer(0.3, proxy.flow)
+    released.start()
+    try:
+        assert [client.reply(), client.reply()] == ['"1"', '["1", "2"]']
+    finally:
+        released.join()
