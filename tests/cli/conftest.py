@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from redisai_py import Client
 from redisai_py.cli import app
+from redisai_py.config import Config
 from tests.support import FrontDoor, RedisServer, redis_binaries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,14 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     if not found:
         pytest.skip("no redis-server")
     server = RedisServer(next(iter(found.values())), tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def front_door(redis_server: RedisServer) -> Iterator[FrontDoor]:
+    """Our server in front of that one. The fixture for all tests would stay bound to it when their turn comes."""
+    server = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5))
     yield server
     server.stop()
 
