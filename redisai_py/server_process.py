@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import faulthandler
 import functools
+import gc
 import resource
 import signal
 import socket
@@ -47,6 +48,7 @@ def main() -> int:
     config = Config.from_json(text)
     log.configure(config.log_level, config.log_format, process="server")
     _allow_open_files(config)
+    _spare_collector()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, listener, control))
@@ -79,6 +81,16 @@ def _supervisor_gone(loop: asyncio.AbstractEventLoop, control: socket.socket, st
     loop.remove_reader(control)
     logger.warning("the supervisor is gone; stopping")
     stop.set()
+
+
+def _spare_collector() -> None:
+    """Keep the garbage collector from looking at what start-up made, which stays.
+
+    Every full collection looked at all of it, which stopped all clients for 25 ms, once in 25 000 commands on ever new
+    keys: the caches grow, and only a collection can tell that nothing in them is garbage.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _allow_open_files(config: Config) -> None:
