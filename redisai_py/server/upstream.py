@@ -34,6 +34,7 @@ __all__ = ["Address", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUps
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
+_MARK = b"+\0\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +243,9 @@ class PrivateUpstream(asyncio.Protocol):
         self, on_data: Callable[[bytes, list[Any], bool], object], on_lost: Callable[[BaseException | None], object]
     ) -> None:
         self._reader = hiredis.Reader()
+        self._whole = True  # what has come ended at a message's boundary
+        self._since: list[bytes] = []  # what has come since the last boundary, and how many replies that completed
+        self._completed = 0
         self._skip = 0  # bytes of a large bulk reply still to come; they need not pass through hiredis
         self._on_data = on_data
         self._on_lost = on_lost
@@ -271,15 +275,41 @@ class PrivateUpstream(asyncio.Protocol):
             view = view[self._skip :]
             self._skip = 0
             replies.append(b"")
-        elif view[:1] == b"$" and not self._reader.has_data() and (rest := _large_bulk_rest(view)):
+        elif view[:1] == b"$" and self._whole and (rest := _large_bulk_rest(view)):
             self._skip = rest
             self._on_data(data, replies, False)
             return
         if view:
-            self._reader.feed(view)
-            while (reply := self._reader.gets()) is not False:
+            before = len(replies)
+            reader = self._reader
+            reader.feed(view)
+            while (reply := reader.gets()) is not False:
                 replies.append(reply)
-        self._on_data(data, replies, not self._reader.has_data())
+            self._whole = self._at_boundary(view, len(replies) - before)
+        self._on_data(data, replies, self._whole)
+
+    def _at_boundary(self, view: bytes, completed: int) -> bool:
+        """Whether `view`, which has been read and completed so many replies, ended at a message's boundary.
+
+        An empty buffer does not tell: the reader may be between two elements of an array, or behind a message's first
+        byte. So a mark is fed to it. If that does not come out it has become a part of the message, and a new reader
+        gets all that has come since the last boundary.
+        """
+        reader = self._reader
+        if (completed or self._whole) and not reader.has_data():
+            if _takes_mark(reader):
+                if self._since:
+                    self._since.clear()
+                    self._completed = 0
+                return True
+            self._reader = reader = hiredis.Reader()
+            for chunk in (*self._since, view):
+                reader.feed(chunk)
+            for _ in range(self._completed + completed + 1):
+                reader.gets()
+        self._since.append(view)
+        self._completed += completed
+        return False
 
     def send(self, segments: list[bytes | memoryview]) -> None:
         """Write one or more encoded commands."""
@@ -303,6 +333,15 @@ class PrivateUpstream(asyncio.Protocol):
         """Close without waiting."""
         if self.transport is not None:
             self.transport.close()
+
+
+def _takes_mark(reader: hiredis.Reader) -> bool:
+    """Whether a reader gives back a mark that it is fed: only if it was at a message's boundary."""
+    reader.feed(_MARK)
+    try:
+        return bool(reader.gets() == b"\0")
+    except hiredis.ProtocolError:  # the first byte of a message had come
+        return False
 
 
 def _large_bulk_rest(data: bytes) -> int:

@@ -27,9 +27,9 @@ _models = _load_builders()
 
 
 def boom_model() -> bytes:
-    """An ONNX model that loads and fails at every run: an even number of elements is never 7."""
+    """An ONNX model that loads and fails at every run of fewer than 7 elements."""
     node = _models._onnx("helper").make_node("Reshape", ["x", "seven"], ["y"])
-    values = _models._onnx_value("x", ["N", 2]), _models._onnx_value("y", [7])
+    values = _models._onnx_value("x", ["N", "M"]), _models._onnx_value("y", [7])
     return bytes(_models._onnx_model([node], values[:1], values[1:], {"seven": np.array([7], np.int64)}))
 
 
@@ -45,6 +45,13 @@ def _triple_model() -> bytes:
     node = _models._onnx("helper").make_node("Mul", ["x", "factor"], ["y"])
     values = [_models._onnx_value(name, ["N", 2]) for name in "xy"]
     return bytes(_models._onnx_model([node], values[:1], values[1:], {"factor": np.array(3, np.float32)}))
+
+
+def _add_any_model() -> bytes:
+    """c = a + b for any matrices."""
+    node = _models._onnx("helper").make_node("Add", ["a", "b"], ["c"])
+    values = [_models._onnx_value(name, ["N", "M"]) for name in "abc"]
+    return bytes(_models._onnx_model([node], values[:2], values[2:]))
 
 
 def _gather_model() -> bytes:
@@ -154,6 +161,7 @@ _CONTENTS: dict[str, Callable[[], bytes]] = {
     "tf_saved_model": _models.build_tf_saved_model_zip,
     "onnx_boom": boom_model,
     "onnx_row_sum": _row_sum_model,
+    "onnx_add_any": _add_any_model,
     "onnx_gather": _gather_model,
     "onnx_triple": _triple_model,
     "onnx_endless": lambda: bytes(_models.build_onnx_heavy(1_000_000)),

@@ -338,3 +338,20 @@ def test_first_command_of_a_client_that_leaves_at_once(
         assert "internal error" not in caplog.text
     finally:
         server.stop()
+
+
+def test_arrays_of_large_values(front_door: FrontDoor, bare: redis.Redis) -> None:
+    """Their elements come in many pieces, some of which end where an element ends."""
+    sizes = [1, 65535, 65536, 100_000, 3, 300_000]
+    for n, size in enumerate(sizes):
+        bare.set(f"k{n}", bytes([n]) * size)
+    with redis.Redis(port=front_door.port, protocol=2) as client:
+        for _ in range(20):
+            pipeline = client.pipeline(transaction=False)
+            pipeline.mget([f"k{n}" for n in range(len(sizes))])
+            pipeline.execute_command("AI.TENSORSET", "t", "UINT8", 1, "VALUES", 7)
+            pipeline.get("k3")
+            pipeline.execute_command("AI.TENSORGET", "t", "VALUES")
+            values, stored, third, tensor = pipeline.execute()
+            assert [len(value) for value in values] == sizes
+            assert (stored, len(third), tensor) == (b"OK", 100_000, [7])
