@@ -23,14 +23,20 @@ PROBE_SIZE = 128
 SET_TENSORS = b"""
 local function is_tensor(key, head)
   if #head < 9 or string.sub(head, 3, 9) ~= '\\0\\0\\0\\0\\0\\0{' then return false end
-  if string.find(head, '^{"tensor":{"dtype":"[A-Z0-9]+","shape":%[[0-9,]*%],"data_offsets":%[0,[0-9]+%]}} *$', 9) then
-    return true
-  end
+  local known = {F16=1, BF16=1, F32=1, F64=1, I8=1, I16=1, I32=1, I64=1, U8=1, U16=1, U32=1, U64=1, BOOL=1}
+  local own = '^{"tensor":{"dtype":"([A-Z0-9]+)","shape":%[[0-9,]*%],"data_offsets":%[0,[0-9]+%]}} *$'
+  local dtype = string.match(head, own, 9)
+  if dtype then return known[dtype] end
   local size = string.byte(head, 1) + 256 * string.byte(head, 2)
   local ok, header = pcall(cjson.decode, redis.call('GETRANGE', key, 8, 7 + size))
   if not ok or type(header) ~= 'table' then return false end
   local tensors = 0
-  for name, _ in pairs(header) do if name ~= '__metadata__' then tensors = tensors + 1 end end
+  for name, entry in pairs(header) do
+    if name ~= '__metadata__' then
+      tensors = tensors + 1
+      if type(entry) ~= 'table' or not known[entry.dtype or ''] then return false end
+    end
+  end
   return tensors == 1
 end
 for i, key in ipairs(KEYS) do
