@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,3 +193,28 @@ def test_a_run_that_takes_too_long(redis_server: RedisServer, bare: redis.Redis)
             assert client.ask("AI.INFO m").endswith('"calls", :1, "errors", :1]')
     finally:
         server.stop()
+
+
+_WITHOUT_A_FRAMEWORK = """
+import sys
+from redisai_py.config import Config
+from tests.conformance.conversation import talk
+from tests.support import FrontDoor
+
+server = FrontDoor(Config(redis=sys.argv[1], port=0))
+with talk(server.port) as client:
+    for command in ("AI.MODELSTORE m ONNX CPU BLOB <garbage>", "AI.CONFIG LOADBACKEND ONNX x", "PING", "EXISTS m"):
+        print(client.ask(command))
+server.stop()
+"""
+
+
+def test_a_framework_that_is_not_there(redis_server: RedisServer, bare: redis.Redis, tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libonnxruntime.so: not found')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-c", _WITHOUT_A_FRAMEWORK, redis_server.url]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=25, check=True)
+    store, load, *rest = [line for line in result.stdout.splitlines() if line[:1] in "+-:"]
+    assert matches(store, "-ERR Could not load backend...redisai_py[onnx]..."), store
+    assert matches(load, "-ERR error loading backend..."), load
+    assert rest == ["+PONG", ":0"]

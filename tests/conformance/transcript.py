@@ -157,7 +157,7 @@ def read_reply(stream: BinaryIO, names: Mapping[bytes, str]) -> str:
     if not line.endswith(b"\r\n"):
         raise ConnectionError("the server closed the connection")
     kind, word = chr(line[0]), line[1:-2]
-    if kind == "$":
+    if kind in "$=!":
         if word == b"-1":
             return "nil"
         data = stream.read(int(word) + 2)[:-2]
