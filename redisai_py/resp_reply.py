@@ -55,6 +55,7 @@ _VALUES_PER_SEGMENT = 4096  # formatted in one step, which holds the interpreter
 _MANY_VALUES = 8192  # about 4 ms of printing
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _CRLF = b"\r\n"
+_FLAT = frozenset({bytes, memoryview})
 _FLOATS = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16})
 
 
@@ -128,10 +129,12 @@ def encode_reply(value: Reply, protocol: int) -> list[Buffer]:
     kind = type(value)
     if kind is Simple:
         return [b"+%b\r\n" % value]
-    if kind is TensorReply and type(value.content) is bytes and len(value.content) < LARGE_SEGMENT:
-        if value.meta:
-            return [b"%b$%d\r\n%b\r\n" % (_meta_head(value, b"blob"), len(value.content), value.content)]
-        return [b"$%d\r\n%b\r\n" % (len(value.content), value.content)]
+    if kind is TensorReply:
+        content: Any = value.content
+        if type(content) in _FLAT and len(content) < LARGE_SEGMENT:
+            if value.meta:
+                return [b"%b$%d\r\n%b\r\n" % (_meta_head(value, b"blob"), len(content), content)]
+            return [b"$%d\r\n%b\r\n" % (len(content), content)]
     out: list[Buffer] = []
     _append(out, value, protocol)
     return _join_small(out)

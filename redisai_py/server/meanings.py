@@ -26,7 +26,7 @@ from redisai_py.server.runs import ExecuteModel
 from redisai_py.store import codec
 from redisai_py.store.scripts import format_set_prefix
 from redisai_py.store.store import LARGE_VALUE, empty_tensor_key
-from redisai_py.tensor import Buffer, DType
+from redisai_py.tensor import Buffer, DType, Tensor
 
 if TYPE_CHECKING:
     from redisai_py.server.access import Access
@@ -57,11 +57,11 @@ def understand(command: Command, frames: Frames) -> Meaning:
         return command.meaning  # type: ignore[no-any-return]
     meaning = command.meaning = _understand_ai(spec, command)
     if command.frame:
-        if type(meaning) is SetTensor and meaning.repeatable:
-            head = command.frame[: -len(meaning.data) - 2]
-            # VALUES commands and tensors without data make data of their own: only a blob stands in the frame.
-            if command.frame.endswith(b"".join((b"\r\n$%d\r\n" % len(meaning.data), meaning.data, b"\r\n"))):
-                frames.remember(head, Command(command.argv[:-1], payload_size=len(meaning.data), meaning=meaning))
+        if type(meaning) is SetTensor and meaning.takes_payload:
+            # Only what stands before the blob: the next one has other data, and this one's must not be kept here.
+            size = len(command.argv[-1])
+            head = Command(command.argv[:-1], payload_size=size, meaning=meaning)
+            frames.remember(command.frame[: -size - 2], head)
         else:
             frames.remember(command.frame, command)
     return meaning
@@ -75,7 +75,7 @@ def _understand_ai(spec: CommandSpec, command: Command) -> Meaning:
     except CommandError as error:
         return Failing(error)
     if type(request) is TensorSet:
-        return SetTensor(request)
+        return SetTensor(request, command.argv[-1])
     if type(request) is TensorGet:
         return GetTensor(request)
     if type(request) is ModelExecute:
@@ -112,38 +112,41 @@ class Failing:
 class SetTensor:
     """AI.TENSORSET: one EVALSHA on the shared stream; large tensors, and users without scripts, go the long way."""
 
-    __slots__ = ("_large", "data", "key", "prefix", "repeatable", "request")
+    __slots__ = ("_data", "_dtype", "_large", "_prefix", "_shape", "key", "takes_payload")
     is_ai = True
 
-    def __init__(self, request: TensorSet) -> None:
+    def __init__(self, request: TensorSet, last_word: Buffer) -> None:
         tensor = request.tensor
-        self.request = request
+        data = tensor.data
         self.key = request.key
-        self.data = tensor.data
-        self.repeatable = tensor.dtype not in (DType.BOOL, DType.STRING)  # their contents are validated
+        self._dtype = tensor.dtype
+        self._shape = tensor.shape
+        # VALUES commands and tensors without data make data of their own; a blob is the command's last word.
+        self._data = None if data is last_word else data
+        # What BOOL and STRING tensors contain is validated, each time.
+        self.takes_payload = self._data is None and tensor.dtype not in (DType.BOOL, DType.STRING)
         header = codec.encode_header(tensor)
-        self._large = len(header) + len(tensor.data) >= LARGE_VALUE
-        self.prefix = b"" if self._large else format_set_prefix(request.key, header, len(tensor.data))
+        self._large = len(header) + len(data) >= LARGE_VALUE
+        self._prefix = b"" if self._large else format_set_prefix(request.key, header, len(data))
 
     def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
         session = connection.session
         if session.relayed or connection.busy or (connection.reading and self.key in connection.reading):
             return False
-        data = self.data if payload is None else payload
+        data: Any = payload if payload is not None else self._data_of(command)
         access = session.access
         if access is not None and access.scripting and not self._large:
             shared = access.shared
             if shared is not None and not shared.closed:
-                shared.send(b"".join((self.prefix, data, b"\r\n")), partial(self._done, connection, access, data))
+                shared.send(b"".join((self._prefix, data, b"\r\n")), partial(self._done, connection, access, data))
                 connection.in_flight += 1
                 return True
-        return connection.idle and connection.run_alone(handle(self.with_data(data), connection))
+        return connection.idle and connection.run_alone(handle(self._request(data), connection))
 
     def _done(self, connection: Connection, access: Access, data: Buffer, reply: Any) -> None:
         if reply == b"OK":
             if access.near is not None:  # must follow, whether the client is still there or not
-                request = self.request if data is self.data else self.with_data(data)
-                access.near.put(self.key, request.tensor, len(data))
+                access.near.put(self.key, Tensor(self._dtype, self._shape, data), len(data))
             connection.write(_OK)
         elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
             access.load_script()
@@ -160,14 +163,20 @@ class SetTensor:
 
     async def _again(self, connection: Connection, data: Buffer) -> Any:
         try:
-            return await handle(self.with_data(data), connection)
+            return await handle(self._request(data), connection)
         finally:
             connection.busy = False
 
-    def with_data(self, data: Buffer) -> TensorSet:
-        """The request with another payload of the same size."""
-        tensor = self.request.tensor
-        return TensorSet(self.key, type(tensor)(tensor.dtype, tensor.shape, data))
+    def request_of(self, command: Command, payload: bytes | None) -> TensorSet:
+        """The request with the data of this command."""
+        return self._request(payload if payload is not None else self._data_of(command))
+
+    def _data_of(self, command: Command) -> Buffer:
+        data: Buffer = command.argv[-1] if self._data is None else self._data
+        return data
+
+    def _request(self, data: Buffer) -> TensorSet:
+        return TensorSet(self.key, Tensor(self._dtype, self._shape, data))
 
 
 class GetTensor:

@@ -111,7 +111,8 @@ class Transaction:
         error = getattr(meaning, "error", None)
         if error is not None:
             return _failing(error)
-        request = meaning.request if payload is None else meaning.with_data(payload)
+        request_of = getattr(meaning, "request_of", None)  # the data of AI.TENSORSET is not part of its meaning
+        request = meaning.request if request_of is None else request_of(command, payload)
         if isinstance(request, tensors.TensorSet):
             return await self._tensor_set(request)
         translate = _TRANSLATIONS.get(type(request))

@@ -1,0 +1,61 @@
+"""What is remembered of a command: enough to know it again, and nothing of the data it came with."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import hiredis
+import pytest
+
+from redisai_py.resp import CommandParser, Frames
+from redisai_py.server.meanings import understand
+
+_BLOB = b"\x01\x02\x03\x04" * 250
+
+
+def _remember(*words: Any) -> Frames:
+    frames = Frames()
+    for command, _ in CommandParser(frames).feed(hiredis.pack_command(words)):
+        understand(command, frames)
+    return frames
+
+
+def _reachable(root: object) -> list[object]:
+    """Every object that `root` keeps alive, classes and modules left out."""
+    found: dict[int, object] = {}
+    waiting = [root]
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in found and not isinstance(each, type) and type(each).__name__ not in ("module", "function"):
+            found[id(each)] = each
+            waiting += gc.get_referents(each)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT", "INT8"])
+def test_blob_of_a_remembered_tensorset_is_not_kept(dtype: str) -> None:
+    shape = 250 if dtype == "FLOAT" else 1000
+    frames = _remember("AI.TENSORSET", "key", dtype, shape, "BLOB", _BLOB)
+    assert len(frames.by_bytes) == 1
+    assert not any(isinstance(each, bytes) and len(each) >= len(_BLOB) for each in _reachable(frames))
+
+
+def test_remembered_tensorset_is_known_again_with_other_data() -> None:
+    frames = _remember("AI.TENSORSET", "key", "FLOAT", 250, "BLOB", _BLOB)
+    other = bytes(reversed(_BLOB))
+    ((command, payload),) = CommandParser(frames).feed(
+        hiredis.pack_command(("AI.TENSORSET", "key", "FLOAT", 250, "BLOB", other))
+    )
+    assert command.meaning is not None
+    assert payload == other
+
+
+@pytest.mark.parametrize(("dtype", "data"), [("BOOL", b"\1" * 100), ("STRING", b"\0" * 100)])
+def test_data_that_must_be_validated_is_parsed_each_time(dtype: str, data: bytes) -> None:
+    frames = _remember("AI.TENSORSET", "key", dtype, 100, "BLOB", data)
+    for command, payload in CommandParser(frames).feed(
+        hiredis.pack_command(("AI.TENSORSET", "key", dtype, 100, "BLOB", b"\2" * 100))
+    ):
+        assert command.meaning is None
+        assert payload is None
