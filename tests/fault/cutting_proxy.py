@@ -27,6 +27,7 @@ class CuttingProxy:
         self._allowance: int | None = None  # bytes that Redis may still send
         self._refusing = False
         self.cut_happened = threading.Event()
+        self.holding = threading.Event()  # a reply has come since `stall`, and does not go on
         self._flowing = threading.Event()
         self._flowing.set()
         self._threads = [threading.Thread(target=self._accept)]
@@ -39,6 +40,7 @@ class CuttingProxy:
 
     def stall(self) -> None:
         """Redis's replies do not arrive any more; what is sent to it does."""
+        self.holding.clear()
         self._flowing.clear()
 
     def flow(self) -> None:
@@ -96,7 +98,9 @@ class CuttingProxy:
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
-                self._flowing.wait(20)
+                if not self._flowing.is_set():
+                    self.holding.set()
+                    self._flowing.wait(20)
                 data, last = self._allowed(data)
                 client.sendall(data)
                 if last:
