@@ -169,7 +169,7 @@ class Browser:
     def __init__(self, port: int) -> None:
         self._port = port
         self._session = ""
-        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=760,900"]
+        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=760,1140"]
         options = {"binary": CHROMIUM, "args": arguments}
         capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
         self._session = f"/session/{self.call('POST', '/session', {'capabilities': capabilities})['sessionId']}"
