@@ -81,7 +81,7 @@ chatbot: $(CHATBOT) ## Train a chatbot whose memory is in Redis, and talk to it 
 	@$(BIN)/python -m examples.chatbot $(ARGS)
 
 bench-chatbot: $(CHATBOT_BENCH) ## Compare the chatbot with the same as a Flask and as a FastAPI program [ARGS=...]
-	$(BIN)/python -m benchmarks.chatbot $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m benchmarks.chatbot $(ARGS)
 
 docs: $(FULL) ## Write the generated pages of docs/
 	$(BIN)/python scripts/gen_commands.py

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ from harness.servers import servers
 from benchmarks.chatbot.load import converse
 from benchmarks.chatbot.models import prepare
 from benchmarks.chatbot.programs import WORKERS, programs
-from benchmarks.chatbot.report import RESULTS, table, write_report
+from benchmarks.chatbot.quiet import Watch
+from benchmarks.chatbot.report import keep_rows, kept_rows, table, write_report
 from benchmarks.chatbot.sides import Side, Task, check, our_side, program_side, store_models, tasks
 
 _CONVERSATIONS = (1, 16, 64)
@@ -32,23 +32,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default: 2)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements per side, interleaved (default: 3)")
     parser.add_argument("--models", type=Path, default=Path("data/chatbot-bench"), help="where the models are kept")
-    parser.add_argument("--write", action="store_true", help="write RESULTS.json, the plot, and the table in the docs")
-    parser.add_argument("--report", action="store_true", help="measure nothing: write the report of RESULTS.json again")
+    parser.add_argument("--write", action="store_true", help="keep the results, and write the plot and the docs' table")
+    parser.add_argument("--report", action="store_true", help="measure nothing: write plot and table once more")
     args = parser.parse_args(argv)
-    if not args.report:
-        pace = Pace(0.05, 1, smoke=True) if args.smoke else Pace(args.seconds, args.rounds)
-        results = measure(args.tasks, pace, args.models)
-        if not args.write:
-            print(table(results))
-            return 0
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    write_report(json.loads(RESULTS.read_text()))
+    rows = [] if args.report else measure(args.tasks, Pace(args.seconds, args.rounds), args.models, smoke=args.smoke)
+    if args.write or args.report:
+        keep_rows(rows)
+        write_report(kept_rows())
+    else:
+        print(table(rows), end="")
     return 0
 
 
-def measure(names: Sequence[str], pace: Pace, directory: Path) -> dict[str, Any]:
-    """Results: the environment, and `rows` with the figures of every side for a task and a number of conversations."""
-    models = prepare(directory, training_steps=2 if pace.smoke else None)
+def measure(names: Sequence[str], pace: Pace, directory: Path, smoke: bool) -> list[dict[str, Any]]:
+    """A row for each task and number of conversations: the figures of every side, and what they depend on."""
+    if smoke:
+        pace = Pace(0.05, 1, smoke=True)
+    models = prepare(directory, training_steps=2 if smoke else None)
     facts = {**environment(pace), "workers": WORKERS, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     with servers() as started:
         ours = started.redisai()
@@ -56,22 +56,21 @@ def measure(names: Sequence[str], pace: Pace, directory: Path) -> dict[str, Any]
         with programs(started, models) as others:
             sides = {"redisai": our_side(ours), **{name: program_side(target) for name, target in others.items()}}
             chosen = [task for task in tasks(models) if not names or task.name in names]
-            rows = [row for task in chosen for row in _rows(sides, task, pace)]
-    return {**facts, "rows": rows}
+            return [{**row, **facts} for task in chosen for row in _rows(sides, task, pace)]
 
 
 def _rows(sides: dict[str, Side], task: Task, pace: Pace) -> Iterator[dict[str, Any]]:
     check(sides, task, max(_CONVERSATIONS))
     for count in _CONVERSATIONS:
-        measures = {
-            name: partial(converse, side.target, side.conversations(task, count), side.replies)
-            for name, side in sides.items()
-        }
-        for warm_up in measures.values():
-            warm_up(min(_WARM_UP_S, pace.seconds))
-        figures = interleave({name: partial(one, pace.seconds) for name, one in measures.items()}, pace)
+        measures, watch = {}, Watch()
+        for name, side in sides.items():
+            talk = partial(converse, side.target, side.conversations(task, count), side.replies)
+            talk(min(_WARM_UP_S, pace.seconds))
+            once = partial(talk, pace.seconds)
+            measures[name] = once if pace.smoke else partial(watch.undisturbed, side.target, once)
+        figures = interleave(measures, pace)
         print(task.name, count, *(f"{side} {each['per_s']:,.0f}/s" for side, each in figures.items()), file=sys.stderr)
-        yield {"task": task.name, "conversations": count, "sides": figures}
+        yield {"task": task.name, "conversations": count, "sides": figures, "others": watch.others}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.chatbot.models import GRU_STATE, Models
 from examples.chatbot.shapes import FIRST_WORD, MESSAGE_WORDS
 
-__all__ = ["MODELS", "REDIS_SOCKET", "STATE_TTL_S"]
+__all__ = ["MODELS", "REDIS_SOCKET", "SAFE", "STATE_TTL_S", "Answerer"]
 
 REDIS_SOCKET = os.environ["REDIS_SOCKET"]
 STATE_TTL_S = int(os.environ["STATE_TTL_S"])
@@ -92,3 +92,5 @@ class Chatbot:
 _network = Network()
 MODELS: dict[str, Answerer] = {"gru": Gru(), "network": _network, "chatbot": Chatbot(_network)}
 """By the name that stands in a request."""
+SAFE = frozenset({"chatbot"})
+"""Those whose states are safe against two messages at a time, as our chatbot's are."""
