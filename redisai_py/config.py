@@ -166,7 +166,11 @@ class Config:
     )
 
     near_cache_bytes: int = _setting(
-        64 * 1024 * 1024, MEMORY, "Memory for tensors kept near, coherent with Redis.", minimum=1024, zero="off"
+        64 * 1024 * 1024,
+        MEMORY,
+        "Memory for tensors and model ids kept near, compared with Redis at each use.",
+        minimum=1024,
+        zero="off",
     )
     loaded_models_limit_bytes: int = _setting(
         0, MEMORY, "Memory for loaded models; the longest unused are unloaded.", minimum=1, zero="half of the memory"

@@ -129,6 +129,11 @@ class CommandParser:
         return self._large_size >= 0
 
     @property
+    def at_boundary(self) -> bool:
+        """Whether the next bytes begin a command, and the stream is in order."""
+        return not (self._rest or self._argc or self._large_size >= 0 or self.error)
+
+    @property
     def large(self) -> tuple[list[Any], int] | None:
         """(arguments so far, size) if a large argument, the last of its command, has begun and may be diverted."""
         return (

@@ -41,6 +41,14 @@ class Dispatcher:
         self._expired = expired
         self._waiting: list[LoadedModel] = []  # models with runs to dispatch
         self._scheduled = False
+        self._afterwards: list[Callable[[], object]] | None = None  # a list while runs are under way here
+
+    def call_afterwards(self, callback: Callable[[], object]) -> None:
+        """Call this when the runs of this iteration have their results; soon, if none are under way."""
+        if self._afterwards is not None:
+            self._afterwards.append(callback)
+        else:
+            self._call_soon(callback)
 
     def offer(self, run: Run, loaded: LoadedModel) -> None:
         """Run this, soon."""
@@ -84,7 +92,13 @@ class Dispatcher:
             else:
                 here.append(loaded)
         if here:
-            self._run_here(here)
+            afterwards = self._afterwards = []
+            try:
+                self._run_here(here)
+            finally:
+                self._afterwards = None
+                for callback in afterwards:
+                    callback()
 
     def _hand_over(self, loaded: LoadedModel, first: list[Run]) -> None:
         """Give a model's runs to its device's threads: `first`, then those queued here, then the newest."""
@@ -122,14 +136,17 @@ class Dispatcher:
         queue = loaded.queue
         loaded.offered = []
         batch: list[Run] | float | None
-        if len(offered) == 1 and not queue and now < offered[0].deadline:
-            batch = offered  # the queue would give the same
+        count = queue.leading_batch(offered, now) if offered else 0
+        if count == len(offered) and count:
+            batch = offered
         else:
-            for run in offered:
+            batch = offered[:count]
+            for run in offered[count:]:
                 queue.offer(run)
             if queue.next_deadline <= now:
                 self._expired(queue.expire(now))
-            batch = queue.take(now)
+            if not batch:
+                batch = queue.take(now)
         if not isinstance(batch, list):
             return []  # batches are never held here: models with MINBATCHSIZE have no inline policy
         rows = batch[0].rows if len(batch) == 1 else sum([run.rows for run in batch])

@@ -65,6 +65,8 @@ class Engine:
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._wake_up_sent = False
         self._registry = Registry(settings.loaded_models_limit_bytes)
+        self.loaded = self._registry.get
+        """The loaded model of an id, now the most recently used; None if it must be loaded."""
         self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
         self._loading: dict[str, list[Pending[LoadedModel]]] = {}
         self._stats: dict[str, ModelStats] = {}
@@ -76,6 +78,7 @@ class Engine:
         self._dispatcher = Dispatcher(
             loop, settings.inline_budget_us / 1e6, self._own_slot, self._executed, self._expired_here
         )
+        self.call_afterwards = self._dispatcher.call_afterwards
         self._expiry: asyncio.TimerHandle | None = None
         self._expires_at = float("inf")
         self._closing = False
@@ -173,10 +176,6 @@ class Engine:
             else:
                 waiter.resolve(loaded)
 
-    def loaded(self, model_id: str) -> LoadedModel | None:
-        """The loaded model of that id, now the most recently used; None if it must be loaded."""
-        return self._registry.get(model_id)
-
     def unload(self, model_id: str, keep_counters: bool = False) -> None:
         """Forget a model that was deleted or replaced; runs begun with it end with it."""
         self._registry.remove(model_id)
@@ -248,6 +247,11 @@ class Engine:
             loaded.stats.succeeded(1, run.ran_s, samples(run.result()))
         else:
             loaded.stats.failed(run.error)
+
+    def discount(self, loaded: LoadedModel, run: Run) -> None:
+        """Count a run no more: what it was computed from had changed, and its command runs again."""
+        if run.ran_s is not None:
+            loaded.stats.discount(run.ran_s, samples(run.value or ()), failed=run.error is not None)
 
     def set_execution_timeout(self, limit_ms: int) -> None:
         """Change MODEL_EXECUTION_TIMEOUT, also for runs in progress; 0 is none."""

@@ -67,14 +67,16 @@ class Slot:
 
     def run_session(self, execution: Execution, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
         """Call the framework, under watch. Raises what it raises."""
+        doubtful = execution.loaded.inline.doubtful
         started = execution.started = time.monotonic()
-        cpu_started = time.thread_time()
+        cpu_started = time.thread_time() if doubtful else 0.0
         self.current = execution
         self._on_start()
         try:
             return execution.loaded.session.run(inputs, keep_on_device)
         finally:
-            execution.cpu_s = time.thread_time() - cpu_started
+            if doubtful:
+                execution.cpu_s = time.thread_time() - cpu_started
             execution.run_s = time.monotonic() - started
             with self.guard:
                 self.current = None

@@ -31,17 +31,22 @@ _KINDS = 64
 class InlinePolicy:
     """Decides for one model. limit_s: longest run that counts as short, in seconds."""
 
-    __slots__ = ("_rows", "_strikes", "enabled", "limit_s")
+    __slots__ = ("_rows", "_strikes", "doubtful", "enabled", "limit_s")
 
     def __init__(self, limit_s: float) -> None:
         self.enabled = limit_s > 0
+        self.doubtful = self.enabled
+        """Whether the next run's CPU time should be measured, which costs a system call before and one after it."""
         self.limit_s = limit_s
         self._strikes = 0.0
         self._rows: dict[Hashable, int] = {}  # kind of input -> most rows seen to be short
 
     def allows(self, key: Hashable, rows: int) -> bool:
         """Whether a batch of this kind and size may run on the event loop."""
-        return self.enabled and rows <= self._rows.get(key, -1)
+        if self.enabled and rows <= self._rows.get(key, -1):
+            return True
+        self.doubtful = self.enabled
+        return False
 
     def measured(self, key: Hashable, rows: int, run_s: float, cpu_s: float) -> None:
         """A batch took `run_s` on a worker thread, `cpu_s` of it on the CPU.
@@ -57,11 +62,13 @@ class InlinePolicy:
         self._rows[key] = rows
 
     def ran(self, run_s: float, cpu_s: float) -> None:
-        """A batch took `run_s` on the event loop, `cpu_s` of it on the CPU."""
+        """A batch took `run_s` on the event loop, `cpu_s` of it on the CPU, 0 if that was not measured."""
         if run_s <= _SLOW * self.limit_s:
             if self._strikes:
                 self._strikes = max(0.0, self._strikes - _FORGIVEN)
+            self.doubtful = self._strikes > 0
             return
+        self.doubtful = True
         self._strikes += 1
         if cpu_s > _CLEARLY * self.limit_s or self._strikes >= _STRIKES:
             self.enabled = False

@@ -67,7 +67,7 @@ class Run(Pending[list[Value]]):
         self.dropped = False
         """It must not be started any more; guarded by the device's lock."""
         self.ran_s: float | None = None
-        """Seconds of the execution it was part of, for a run that is not counted by itself."""
+        """Seconds of the execution it was part of; None if there was none."""
 
     def cancel_queued(self) -> bool:
         """Take the run out of its queue, since nobody wants the result; False if it has started or ended.

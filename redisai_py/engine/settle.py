@@ -25,20 +25,26 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
         return
     _count_success(execution, execution.values)
     for run, values in zip(execution.runs, execution.values, strict=True):
-        tell(loop, run.resolve, values)
+        try:  # as `tell`, without its call: this is the hot path
+            run.resolve(values)
+        except Exception as failure:
+            _report(loop, failure)
 
 
 def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
     stats = execution.loaded.stats
-    run_s = execution.run_s
-    stats.executed(execution.rows, run_s, [execution.started - run.since for run in execution.runs])
+    run_s = execution.loaded.latest_run_s = execution.run_s
+    started = execution.started
+    waits_s = []
     calls = rows = 0
     for run, outputs in zip(execution.runs, values, strict=True):
+        waits_s.append(started - run.since)
+        run.ran_s = run_s
         if run.counted:
             calls += 1
-            rows += samples(outputs)
-        else:
-            run.ran_s = run_s
+            first = outputs[0] if outputs else None  # as `samples`
+            rows += first.shape[0] if first is not None and first.shape else 0
+    stats.executed(execution.rows, run_s, waits_s)
     stats.succeeded(calls, run_s, rows)
 
 
@@ -47,8 +53,7 @@ def _count_failure(execution: Execution, error: BaseException) -> None:
     for run in execution.runs:
         if run.counted:
             calls += 1
-        else:
-            run.ran_s = execution.run_s
+        run.ran_s = execution.run_s
     if calls:
         execution.loaded.stats.failed(error, calls)
 
@@ -64,4 +69,8 @@ def tell(loop: asyncio.AbstractEventLoop, give: Callable[[Any], None], outcome: 
     try:
         give(outcome)
     except Exception as error:
-        loop.call_exception_handler({"message": "a run's waiter failed", "exception": error})
+        _report(loop, error)
+
+
+def _report(loop: asyncio.AbstractEventLoop, error: Exception) -> None:
+    loop.call_exception_handler({"message": "a run's waiter failed", "exception": error})

@@ -147,6 +147,15 @@ class ModelStats:
         self.errors += calls
         self.last_error = str(error)
 
+    def discount(self, run_s: float, samples: int, failed: bool) -> None:
+        """A run that was counted did not count: its command ran again. Not below 0: the counters may be new since."""
+        self.calls = max(0, self.calls - 1)
+        if failed:
+            self.errors = max(0, self.errors - 1)
+        else:
+            self.duration_us = max(0, self.duration_us - int(run_s * 1e6))
+            self.samples = max(0, self.samples - samples)
+
     def snapshot(self) -> RunStats:
         """The counters now."""
         return RunStats(

@@ -14,29 +14,36 @@ from typing import Any
 
 from redisai_py.errors import UpstreamError
 from redisai_py.pending import Pending
-from redisai_py.server.driver import drive
+from redisai_py.server.group_commit import CallLater, GroupCommit
 from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream, connect_shared
-from redisai_py.store.near import Evicts, NearCache
+from redisai_py.store.near import NearCache
 from redisai_py.store.scripts import PROBE
 from redisai_py.store.store import Store
 
 __all__ = ["Access", "AccessTable"]
 
-_EVICTION_INTERVAL_S = 1.0
-"""How soon a change of maxmemory-policy is noticed."""
-
 
 class Access:
-    """One identity's connections; a `Link` for its store."""
+    """One identity's connections; a `Link` for its store. call_later: see `GroupCommit`; needed with near_bytes."""
 
-    def __init__(self, address: Address, identity: Identity, pool_size: int, near_bytes: int) -> None:
+    def __init__(
+        self,
+        address: Address,
+        identity: Identity,
+        pool_size: int,
+        near_bytes: int = 0,
+        call_later: CallLater | None = None,
+    ) -> None:
         self.identity = identity
         self.clients = 0
         self.scripting = True
         self.store = Store(self)
         self.shared: SharedUpstream | None = None
         self.near: NearCache | None = None
+        """Set where Redis allows scripts, which is what proves that near values still hold."""
+        self.commits: GroupCommit | None = None
         self._near_bytes = near_bytes
+        self._call_later = call_later
         self._address = address
         self._opening: asyncio.Task[SharedUpstream] | None = None
         self._loading: Pending[Any] | None = None
@@ -57,32 +64,19 @@ class Access:
         return self.shared
 
     async def _connect(self) -> SharedUpstream:
-        near = NearCache(self._near_bytes) if self._near_bytes else None
-        invalidated = near.invalidate if near is not None else None
-        shared, tracking = await connect_shared(self._address, self.identity, invalidated)
-        self.near = near if tracking else None
+        shared = await connect_shared(self._address, self.identity)
         try:
-            if self.near is not None:
-                await self._ask_eviction(shared, self.near)
-            self.scripting = await _succeeds(shared.call(*PROBE))
+            self.scripting = all([await _succeeds(shared.call(*command)) for command in PROBE])
         except BaseException:  # closed meanwhile
             shared.close()
             raise
+        if self._near_bytes and self._call_later is not None and self.scripting:
+            self.near = NearCache(self._near_bytes)
+            self.commits = GroupCommit(self.near, shared, self._call_later)
+        else:
+            self.near = self.commits = None
         self.shared = shared
         return shared
-
-    async def _ask_eviction(self, shared: SharedUpstream, near: NearCache) -> None:
-        """Let the near cache know what Redis may evict, now and from time to time."""
-        try:
-            evicts = Evicts.from_info(await shared.call(b"INFO", b"memory"))
-        except UpstreamError:  # a user without INFO does not know
-            return
-        near.keep_within(evicts)
-        asyncio.get_running_loop().call_later(_EVICTION_INTERVAL_S, self._ask_eviction_again, shared, near)
-
-    def _ask_eviction_again(self, shared: SharedUpstream, near: NearCache) -> None:
-        if not shared.closed:
-            drive(self._ask_eviction(shared, near), lambda *_: None)
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send commands on the shared stream in one write; the caller has awaited `ensure`."""
@@ -93,22 +87,13 @@ class Access:
     def load_script(self) -> None:
         """Redis forgot the script: give it back, once for all commands that miss it at the same time."""
         if self.shared is not None and (self._loading is None or self._loading.done):
-            self._loading = self.shared.call(*PROBE)
+            self._loading = self.shared.pipeline(PROBE)[-1]
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """These keys were written on the shared stream: Redis sends no invalidation of what we change ourselves."""
+        """These keys were written in another way than through the near cache: what it has of them is out of date."""
         if self.near is not None:
             for key in keys:
                 self.near.drop(key)
-
-    def databases_swapped(self) -> None:
-        """Redis answered SWAPDB, of which it tells no connection that tracks keys. Nothing is kept from replies to
-        what was sent before.
-        """
-        near, shared = self.near, self.shared
-        if near is not None and shared is not None and not shared.closed:
-            near.suspend()
-            shared.call(b"PING").waiter = lambda _: near.resume()
 
     @property
     def dedicated_count(self) -> int:
@@ -226,17 +211,16 @@ class _Pool:
 class AccessTable:
     """The identities in use, each with one Access while it has clients."""
 
-    def __init__(self, address: Address, pool_size: int, near_bytes: int) -> None:
+    def __init__(self, address: Address, pool_size: int, near_bytes: int, call_later: CallLater) -> None:
         self._address = address
-        self._pool_size = pool_size
-        self._near_bytes = near_bytes
+        self._settings = (pool_size, near_bytes, call_later)
         self._by_identity: dict[Identity, Access] = {}
 
     def acquire(self, identity: Identity) -> Access:
         """The identity's Access, counted up by one client."""
         access = self._by_identity.get(identity)
         if access is None:
-            access = self._by_identity[identity] = Access(self._address, identity, self._pool_size, self._near_bytes)
+            access = self._by_identity[identity] = Access(self._address, identity, *self._settings)
         access.clients += 1
         return access
 
@@ -252,11 +236,6 @@ class AccessTable:
         accesses = list(self._by_identity.values())
         shared = sum(access.shared is not None and not access.shared.closed for access in accesses)
         return shared, sum(access.dedicated_count for access in accesses)
-
-    def databases_swapped(self) -> None:
-        """A client's SWAPDB has been executed."""
-        for access in self._by_identity.values():
-            access.databases_swapped()
 
     def close(self) -> None:
         """Close all connections, at the server's end."""

@@ -53,11 +53,12 @@ class Server:
         url = config.redis or "redis://127.0.0.1:6379"
         self.address = Address.from_url(url)
         self.control = Control(self.address, own_identity(url))
-        self.accesses = AccessTable(self.address, config.upstream_pool, config.near_cache_bytes)
         self.frames = Frames()
         self.keys = KeyMap()
         self.journal = Journal(self.keys, config.slow_run_ms)
         self.engine = Engine(engine_settings(config), loop, notable=self.journal.executed)
+        later = self.engine.call_afterwards
+        self.accesses = AccessTable(self.address, config.upstream_pool, config.near_cache_bytes, later)
         self.scripts = ScriptEngine(
             ScriptSettings(
                 workers=config.worker_threads,

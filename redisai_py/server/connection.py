@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         config = server.config
         self.server = server
+        self._known = server.frames.by_bytes
         self.parser = CommandParser(server.frames, config.max_argument_bytes, config.max_arguments, _allocate)
         self.session = Session(self)
         self.backlog: deque[tuple[Command, bytes | None]] = deque()
@@ -88,6 +89,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self.parser
+        known = self._known.get(data)
+        if known is not None and known.payload_size < 0 and parser.at_boundary and self._may_start:
+            # A whole command that was seen before, and nothing in its way: most of what a busy server receives.
+            self.server.commands_processed += 1
+            if not known.meaning.start(self, known, None):
+                self.backlog.append((known, None))
+            return
         self._accept(parser.feed(data))
         if parser.receiving_large and not self.gone:
             large = parser.large
@@ -133,6 +141,11 @@ class Connection(asyncio.Protocol):
         self.drain()
 
     # -- order -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _may_start(self) -> bool:
+        """Whether a command that comes now is the next one to start, and in the ordinary state."""
+        return not (self.backlog or self.busy or self.session.mode or self._writing_paused or self.closing)
 
     def _accept(self, commands: list[tuple[Command, bytes | None]]) -> None:
         self.server.commands_processed += len(commands)

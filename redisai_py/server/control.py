@@ -44,7 +44,7 @@ class Control:
         """Connected access to a database. Raises UpstreamError."""
         access = self._accesses.get(database)
         if access is None:
-            access = Access(self._address, replace(self._identity, database=database), _CONNECTIONS, near_bytes=0)
+            access = Access(self._address, replace(self._identity, database=database), _CONNECTIONS)
             access.clients = 1  # itself: its connections stay open
             self._accesses[database] = access
         await access.ensure()

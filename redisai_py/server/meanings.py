@@ -112,7 +112,7 @@ class Failing:
 class SetTensor:
     """AI.TENSORSET: one EVALSHA on the shared stream; large tensors, and users without scripts, go the long way."""
 
-    __slots__ = ("_data", "_dtype", "_large", "_prefix", "_shape", "key", "takes_payload")
+    __slots__ = ("_data", "_dtype", "_header", "_large", "_prefix", "_shape", "key", "takes_payload")
     is_ai = True
 
     def __init__(self, request: TensorSet, last_word: Buffer) -> None:
@@ -125,7 +125,7 @@ class SetTensor:
         self._data = None if data is last_word else data
         # What BOOL and STRING tensors contain is validated, each time.
         self.takes_payload = self._data is None and tensor.dtype not in (DType.BOOL, DType.STRING)
-        header = codec.encode_header(tensor)
+        header = self._header = codec.encode_header(tensor)
         self._large = len(header) + len(data) >= LARGE_VALUE
         self._prefix = b"" if self._large else format_set_prefix(request.key, header, len(data))
 
@@ -145,8 +145,8 @@ class SetTensor:
 
     def _done(self, connection: Connection, access: Access, data: Buffer, reply: Any) -> None:
         if reply == b"OK":
-            if access.near is not None:  # must follow, whether the client is still there or not
-                access.near.put(self.key, Tensor(self._dtype, self._shape, data), len(data))
+            if access.near is not None:
+                access.near.put(self.key, b"".join((self._header, data)))
             connection.write(_OK)
         elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
             access.load_script()

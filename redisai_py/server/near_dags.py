@@ -1,29 +1,22 @@
 """AI.DAG* as a client's command: at once where all that it reads is near, else by its handler.
 
-See `runs` for why a result computed from near values counts only after a reply to something sent later than the
-command came.
+See `group_commit` for why a result computed from near values may count.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.engine.dag import Version
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import UpstreamError, WrongType
 from redisai_py.model import Script
-from redisai_py.resp import Command, encode_command
+from redisai_py.resp import Command
 from redisai_py.resp_reply import TIMEDOUT
+from redisai_py.server.group_commit import GroupCommit, Used
 from redisai_py.server.handlers.dag_run import DagRun, Template
 from redisai_py.server.handlers.dags import commit, execute_template
-from redisai_py.server.upstream import SharedUpstream
-from redisai_py.store.near import Entry, NearCache
-from redisai_py.store.scripts import SET_TENSORS_SHA
-from redisai_py.store.store import LARGE_VALUE, script_words
-from redisai_py.tensor import Tensor
+from redisai_py.server.runs import encode_tensors, near_model, near_tensors
 
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
@@ -46,140 +39,86 @@ class ExecuteDag:
             return False
         template = self._template
         access = connection.session.access
-        if access is not None and access.near is not None and access.scripting and not template.scripts:
-            shared = access.shared
-            if shared is not None and not shared.closed and not template.request.ifunchanged:
-                values = template.fill(self._argv)
-                if _Execution(template, values, connection, access.near, shared).start():
-                    return True
-        return connection.run_alone(execute_template(template, template.fill(self._argv), connection))
+        values = template.fill(self._argv)
+        commits = access.commits if access is not None and not template.scripts else None
+        if commits is not None and commits.usable and _Execution(template, values, connection, commits).start():
+            return True
+        return connection.run_alone(execute_template(template, values, connection))
 
 
 class _Execution:
-    """One DAG under way on near values."""
+    """One DAG under way on near values; a `Member` of a commit."""
 
-    __slots__ = ("confirmed", "connection", "near", "over", "ran", "run", "shared", "template", "used", "values")
+    __slots__ = ("_commits", "_run", "_template", "_values", "connection", "options", "used", "writes")
 
     def __init__(
-        self,
-        template: Template,
-        values: dict[Version, Any],
-        connection: Connection,
-        near: NearCache,
-        shared: SharedUpstream,
+        self, template: Template, values: dict[Version, Any], connection: Connection, commits: GroupCommit
     ) -> None:
-        self.template = template
-        self.values = values
+        self._template = template
+        self._values = values
         self.connection = connection
-        self.near = near
-        self.shared = shared
-        self.used: list[tuple[bytes, Entry]] = []
-        self.confirmed = False
-        self.ran = False
-        self.over = False  # answered, or begun again: what still comes is of no interest
+        self._commits = commits
+        self.used: Used = []
+        self.writes: list[tuple[bytes, bytes]] = []
+        self.options = template.options
 
     def start(self) -> bool:
         """False, and nothing has happened, if something that it reads is not near."""
-        template, near, engine = self.template, self.near.entries, self.connection.server.engine
-        now = time.monotonic()
+        template, near = self._template, self._commits.near
         runnables: dict[int, LoadedModel | Script] = {}
         for i, op in template.models:
-            entry = near.get(op.key)
-            loaded = engine.loaded(entry.value) if entry is not None and type(entry.value) is str else None
-            if entry is None or entry.deadline < now or loaded is None:
+            loaded = near_model(self.connection, near, op, self.used)
+            if loaded is None:
                 return False
-            if len(loaded.inputs) != len(op.inputs) or len(loaded.outputs) != len(op.outputs):
-                return False
-            self.used.append((op.key, entry))
             runnables[i] = loaded
-        for version in template.load_versions:
-            key: bytes = version.name  # type: ignore[assignment]  # names are keys here
-            entry = near.get(key)
-            if entry is None or type(entry.value) is not Tensor or entry.deadline < now:
-                return False
-            self.used.append((key, entry))
-            self.values[version] = entry.value
+        tensors = near_tensors(near, template.request.load, self.used)
+        if tensors is None:
+            return False
+        self._values.update(zip(template.load_versions, tensors, strict=True))
         self.connection.busy = True
-        if self.used:
-            self.shared.send(template.touch, self._touched)
-        else:
-            self.confirmed = True
-        self.run = DagRun(template, self.values, runnables, self.connection, self._done)
-        self.run.start()
+        self._run = DagRun(template, self._values, runnables, self.connection, self._done)
+        self._run.start()
         return True
 
-    def _touched(self, reply: Any) -> None:
-        """What was used is what Redis held after the command's arrival, or not."""
-        if self.over or self.connection.gone:
-            return
-        if reply != len(self.used) or not self.near.unchanged(self.used):
-            # Nothing is written yet, so this is right too where Redis was lost, or refused this user the TOUCH.
-            self._again()
-            return
-        self.confirmed = True
-        if self.ran:
-            self._go_on()
-
     def _done(self, error: BaseException | None) -> None:
-        """The operations have ended, or their time is over."""
-        if self.over or self.connection.gone:
+        """The operations have ended, or their time is over. What they gave counts if what they used still holds."""
+        if self.connection.gone:
             return
         if error is not None:
-            self.over = True
             self.connection.finish_alone(TIMEDOUT)
             return
-        self.ran = True
-        if self.confirmed:
-            self._go_on()
-
-    def _again(self) -> None:
-        self.over = True
-        connection = self.connection
-        if connection.cancel_run is not None:
-            cancel, connection.cancel_run = connection.cancel_run, None
-            cancel()
-        connection.busy = False
-        # The values of this execution are spoilt; the words of the command are not.
-        fresh = {version: self.values[version] for version in self.template.tensors}
-        connection.run_alone(execute_template(self.template, fresh, connection))
-
-    def _go_on(self) -> None:
-        if self.template.request.persist and self.run.plan.succeeded:
-            self._persist()
+        run, persist = self._run, self._template.request.persist
+        if persist and run.plan.succeeded:
+            # An output that is no tensor writes no key.
+            self.writes = encode_tensors((key, tensor) for key in persist if (tensor := run.last(key)) is not None)
+        if self.used or self.writes:
+            self._commits.add(self)
         else:
-            self.connection.finish_alone(self.run.replies())
+            self.committed()
 
-    def _persist(self) -> None:
-        request = self.template.request
-        tensors = {key: tensor for key in request.persist if (tensor := self.run.last(key)) is not None}
-        size = sum(len(tensor.data) for tensor in tensors.values())
-        if not tensors or size >= LARGE_VALUE or self.shared.closed:
-            self._commit_slowly()
-            return
-        deadline = math.inf if request.ex_seconds is None else time.monotonic() + request.ex_seconds
-        words, written = script_words(tensors, request.ex_seconds, request.keepttl)
-        data = b"".join(encode_command([b"EVALSHA", SET_TENSORS_SHA, *words]))
-        self.shared.send(data, partial(self._stored, written, deadline))
+    def committed(self) -> None:
+        if self.writes or not (self._template.request.persist and self._run.plan.succeeded):
+            self.connection.finish_alone(self._run.replies())
+        else:
+            self._commit_alone()
 
-    def _stored(self, written: dict[bytes, Tensor], deadline: float, reply: Any) -> None:
-        connection = self.connection
-        if reply == b"OK":  # what is near must follow, whether the client is still there or not
-            for key, tensor in written.items():
-                if self.template.request.keepttl:
-                    self.near.drop(key)  # when it expires is not known here
-                else:
-                    self.near.put(key, tensor, len(tensor.data), deadline)
-        if connection.gone:
-            return
-        if reply == b"OK":
-            connection.finish_alone(self.run.replies())
-        elif "WRONGTYPE" in str(reply):
-            connection.finish_alone([*self.run.replies(), WrongType()])
-        elif isinstance(reply, UpstreamError):
-            connection.finish_alone(reply)
-        else:  # nothing was written; the long way finds out why
-            self._commit_slowly()
-
-    def _commit_slowly(self) -> None:
+    def _commit_alone(self) -> None:
         self.connection.busy = False
-        self.connection.run_alone(commit(self.template.request, self.run, self.connection))
+        if not self.connection.gone:
+            self.connection.run_alone(commit(self._template.request, self._run, self.connection))
+
+    def stale(self) -> None:
+        connection = self.connection
+        connection.busy = False
+        if not connection.gone:
+            # The values of this execution are spoilt; the words of the command are not.
+            fresh = {version: self._values[version] for version in self._template.tensors}
+            connection.run_alone(execute_template(self._template, fresh, connection))
+
+    def refused(self, reply: Any) -> None:
+        if isinstance(reply, UpstreamError):
+            self.connection.finish_alone(reply)
+        elif "WRONGTYPE" in str(reply):
+            self.connection.finish_alone([*self._run.replies(), WrongType()])
+        else:
+            self.stale()  # the store's way finds the words

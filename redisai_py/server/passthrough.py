@@ -110,13 +110,6 @@ async def _select(connection: Connection, argv: list[bytes]) -> object:
     return _pass(connection, raw)
 
 
-async def _swapdb(connection: Connection, argv: list[bytes]) -> object:
-    raw = await _ask(connection, argv)
-    if raw == b"+OK\r\n":
-        connection.server.accesses.databases_swapped()
-    return _pass(connection, raw)
-
-
 async def _reset(connection: Connection, argv: list[bytes]) -> object:
     raw = await _ask(connection, argv)
     if raw == b"+RESET\r\n":
@@ -204,7 +197,6 @@ _MEANINGS: dict[bytes, Relayed | Special] = {
         b"AUTH": _auth,
         b"HELLO": _hello,
         b"SELECT": _select,
-        b"SWAPDB": _swapdb,
         b"RESET": _reset,
         b"QUIT": _quit,
         b"MULTI": _multi,

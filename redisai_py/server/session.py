@@ -340,6 +340,15 @@ class Session:
             self._connection.server.flush_later(self)
         self._out.extend(segments)
 
+    def write_at_once(self, reply: bytes) -> None:
+        """Write one of our own replies that no other will follow soon: a pipeline's share a system call, this has its
+        own.
+        """
+        if self._out or self._deferred or self.muted or self.skip_next or not self._whole:
+            self.write((reply,))
+        elif not self._connection.gone:
+            self._connection.transport.write(reply)
+
     def flush(self) -> None:
         """Hand what was written to the transport: once per iteration of the loop, and before anything else goes
         there.

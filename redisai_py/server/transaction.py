@@ -60,7 +60,6 @@ class Transaction:
         self._connection = connection
         self._slots: list[_Slot] = []
         self._dirty = False
-        self._swaps = False
 
     def start(self, meaning: Any, command: Command, payload: bytes | None) -> bool:
         """Queue a command, or end the transaction."""
@@ -89,7 +88,6 @@ class Transaction:
         if raw == b"+QUEUED\r\n":
             select = int(command.argv[1]) if name == b"SELECT" and bytes(command.argv[1]).isdigit() else None
             self._slots.append(_Slot(select=select))
-            self._swaps = self._swaps or name == b"SWAPDB"
         self._connection.write((raw,))
         return NO_REPLY
 
@@ -150,8 +148,6 @@ class Transaction:
         (raw,) = await session.capture([[b"EXEC"]])
         self._leave()
         line = raw.find(b"\r\n")
-        if self._swaps:
-            self._connection.server.accesses.databases_swapped()
         if raw[:1] == b"*" and raw[1:line] != b"-1":
             count = int(raw[1:line])
             answers = split_replies(raw, line + 2, count)

@@ -113,10 +113,9 @@ class SharedUpstream(asyncio.Protocol):
     UpstreamError.
     """
 
-    def __init__(self, on_push: Callback | None = None) -> None:
+    def __init__(self) -> None:
         self._reader = hiredis.Reader()
         self._waiting: deque[Callback] = deque()
-        self._on_push = on_push
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []  # commands of this iteration of the loop, written together at its end
         self.transport: Any = None
@@ -140,11 +139,7 @@ class SharedUpstream(asyncio.Protocol):
         take = self._waiting.popleft
         try:
             while (reply := gets()) is not False:
-                if type(reply) is hiredis.PushNotification:
-                    if self._on_push is not None:
-                        self._on_push(reply)
-                else:
-                    take()(reply)
+                take()(reply)
         except hiredis.ProtocolError:
             self.transport.abort()
 
@@ -153,14 +148,14 @@ class SharedUpstream(asyncio.Protocol):
         if self.closed:
             raise UpstreamError("ERR upstream Redis connection lost")
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._out.append(data)
         self._waiting.append(callback)
 
-    def _flush(self) -> None:
-        # One system call for all clients' commands of an iteration: each costs more than everything else about one.
+    def flush(self) -> None:
+        """Write now what was sent in this iteration of the loop, for all clients in one system call."""
         out, self._out = self._out, []
-        if not self.closed:
+        if out and not self.closed:
             self.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def call(self, *argv: Any) -> Pending[Any]:
@@ -197,29 +192,11 @@ def _settle(pending: Pending[Any]) -> Callback:
     return settle
 
 
-async def connect_shared(
-    address: Address, identity: Identity, on_invalidated: Callback | None = None
-) -> tuple[SharedUpstream, bool]:
-    """A shared connection that has the identity, and whether Redis tracks for it what it reads.
-
-    Args:   on_invalidated: asks for tracking; gets the keys of each invalidation, None for all.
-    Raises: UpstreamError with Redis's own text if the identity is refused.
-    """
-    if on_invalidated is not None:
-        invalidated = on_invalidated
-        upstream: SharedUpstream = await address.open(lambda: SharedUpstream(lambda push: _pushed(push, invalidated)))
-        # An old Redis, or a user without CLIENT: the same without tracking, if that is all.
-        with contextlib.suppress(UpstreamError):
-            await _prepare(upstream, [*identity.handshake(protocol=3), [b"CLIENT", b"TRACKING", b"ON", b"NOLOOP"]])
-            return upstream, True
-    upstream = await address.open(SharedUpstream)
+async def connect_shared(address: Address, identity: Identity) -> SharedUpstream:
+    """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
+    upstream: SharedUpstream = await address.open(SharedUpstream)
     await _prepare(upstream, identity.handshake())
-    return upstream, False
-
-
-def _pushed(push: Any, invalidated: Callback) -> None:
-    if push[0] == b"invalidate":
-        invalidated(push[1])
+    return upstream
 
 
 async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:

@@ -1,26 +1,39 @@
-"""The one Lua script that the store uses where Redis allows scripts: write tensors, or refuse all of them.
+"""The Lua scripts that the store uses where Redis allows scripts.
 
 AI.TENSORSET and outputs must not overwrite a key that holds something else. A plain SET would, and asking first
-leaves a window and costs a round trip; the script checks and writes in one step (docs/adr/0004). Where EVAL is
-withheld the store asks first instead.
+leaves a window and costs a round trip; a script checks and writes in one step (docs/adr/0004). Where EVAL is
+withheld the store asks first instead. What was computed from near values is written by a second script, which first
+compares them with what Redis holds (docs/adr/0013).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hiredis
 
 from redisai_py.tensor import Buffer
 
-__all__ = ["DELETE_KIND", "PROBE", "PROBE_SIZE", "SET_TENSORS", "SET_TENSORS_SHA", "format_set_prefix"]
+__all__ = [
+    "DELETE_KIND",
+    "PROBE",
+    "PROBE_SIZE",
+    "SET_IF_SAME",
+    "SET_TENSORS",
+    "SET_TENSORS_SHA",
+    "format_set_if_same",
+    "format_set_prefix",
+]
 
 PROBE_SIZE = 128
 """Bytes of an existing value that tell a tensor: our own headers of usual shapes are 128 bytes long."""
 
 # A key is free if it is absent, or holds a tensor: the same header as the new one (the common case), a header of the
-# form that we write, or any safetensors header with exactly one tensor in it. Words behind the values are options of
-# SET. The read after each write makes Redis track the key for the near cache: a write alone ends the tracking. What
-# Redis refuses (no memory, a replica) is refused in the words of a plain SET; Redis 6 would add the script's line.
-SET_TENSORS = b"""
+# form that we write, or any safetensors header with exactly one tensor in it. What Redis refuses (no memory, a
+# replica) is refused in the words of a plain SET; Redis 6 would add the script's line.
+_IS_TENSOR = b"""
 local function is_tensor(key, head)
   if #head < 9 or string.sub(head, 3, 9) ~= '\\0\\0\\0\\0\\0\\0{' then return false end
   local known = {F16=1, BF16=1, F32=1, F64=1, I8=1, I16=1, I32=1, I64=1, U8=1, U16=1, U32=1, U64=1, BOOL=1}
@@ -39,26 +52,55 @@ local function is_tensor(key, head)
   end
   return tensors == 1
 end
+"""
+# Writes ARGV[i] under KEYS[i]; the words from `options` on are options of SET.
+_WRITE = b"""
+local call = redis.pcall
 for i, key in ipairs(KEYS) do
-  local head = redis.pcall('GETRANGE', key, 0, 127)
+  local head = call('GETRANGE', key, 0, 127)
   if type(head) == 'table' then return head end
-  if head == '' then
-    if redis.call('EXISTS', key) == 1 then head = '-' end
-  end
+  if head == '' and call('EXISTS', key) == 1 then head = '-' end
   if head ~= '' and head ~= string.sub(ARGV[i], 1, 128) and not is_tensor(key, head) then
     return redis.error_reply('WRONGTYPE Operation against a key holding the wrong kind of value')
   end
 end
 for i, key in ipairs(KEYS) do
-  local refused = redis.pcall('SET', key, ARGV[i], unpack(ARGV, #KEYS + 1)).err
+  local refused = call('SET', key, ARGV[i], unpack(ARGV, options)).err
   if refused then return redis.error_reply((string.gsub(refused, '^@user_script: ?%d+: %-?', ''))) end
-  redis.call('STRLEN', key)
 end
 return redis.status_reply('OK')
 """
-SET_TENSORS_SHA = hashlib.sha1(SET_TENSORS, usedforsecurity=False).hexdigest().encode()
+SET_TENSORS = _IS_TENSOR + b"local options = #KEYS + 1" + _WRITE
 
-PROBE = (b"SCRIPT", b"LOAD", SET_TENSORS)
+# Behind the values: how many tensors and how many models are compared, then of each its key and its string or id. These
+# keys are not declared, so that the right to read them is all that a user needs. The answer is the number of the first
+# one that is not the same any more; a user who may not GET or HGET is told so under a name that Redis has not.
+_COMPARE = b"""
+local at = #KEYS + 3
+local tensors = tonumber(ARGV[at - 2])
+local all = tensors + tonumber(ARGV[at - 1])
+for i = 1, all do
+  local held
+  if i <= tensors then held = redis.pcall('GET', ARGV[at]) else held = redis.pcall('HGET', ARGV[at], 'id') end
+  if type(held) == 'table' and not string.find(held.err, 'WRONGTYPE', 1, true) then
+    return redis.error_reply('UNPROVEN ' .. held.err)
+  end
+  if held ~= ARGV[at + 1] then return i end
+  at = at + 2
+end
+local options = at
+"""
+SET_IF_SAME = _IS_TENSOR + _COMPARE + _WRITE
+
+
+def _sha(script: bytes) -> bytes:
+    return hashlib.sha1(script, usedforsecurity=False).hexdigest().encode()
+
+
+SET_TENSORS_SHA = _sha(SET_TENSORS)
+_SET_IF_SAME_SHA = _sha(SET_IF_SAME)
+
+PROBE = ((b"SCRIPT", b"LOAD", SET_TENSORS), (b"SCRIPT", b"LOAD", SET_IF_SAME))
 
 _SET_ONE = b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SET_TENSORS_SHA + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b"
 
@@ -66,6 +108,27 @@ _SET_ONE = b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SET_TENSORS_SHA + b"\r\n$1\r\n1\r
 def format_set_prefix(key: Buffer, header: bytes, size: int) -> bytes:
     """Everything of the command that sets one tensor but its data (`size` bytes) and the final CR LF."""
     return _SET_ONE % (len(key), key, len(header) + size, header)
+
+
+def format_set_if_same(
+    values: Mapping[bytes, bytes],
+    tensors: Sequence[tuple[bytes, bytes]],
+    models: Sequence[tuple[bytes, bytes]],
+    options: Sequence[bytes],
+) -> bytes:
+    """The encoded command that writes `values` if Redis holds those strings of tensors and those ids of models.
+
+    Its reply: OK; the number, from 1, of the first of tensors and models that is not the same; an error, if a key to be
+    written holds something else. options: of each SET.
+    """
+    words: list[Any] = [b"EVALSHA", _SET_IF_SAME_SHA, b"%d" % len(values), *values, *values.values()]
+    words += (b"%d" % len(tensors), b"%d" % len(models))
+    for pair in tensors:
+        words += pair
+    for pair in models:
+        words += pair
+    command: bytes = hiredis.pack_command((*words, *options))
+    return command
 
 
 DELETE_KIND = b"""

@@ -20,7 +20,7 @@ from redisai_py.store import codec
 from redisai_py.store.scripts import DELETE_KIND, PROBE_SIZE, SET_TENSORS, SET_TENSORS_SHA
 from redisai_py.tensor import Buffer, Tensor
 
-__all__ = ["LARGE_VALUE", "Link", "Store", "empty_tensor_key", "script_words"]
+__all__ = ["LARGE_VALUE", "Link", "Store", "empty_tensor_key", "expiry_options"]
 
 LARGE_VALUE = 64 * 1024
 """Values of this many bytes and more travel on dedicated connections."""
@@ -133,21 +133,14 @@ class Store:
             raise WrongType
         return False
 
-    def model_and_tensors(
-        self, key: bytes, names: Sequence[bytes], lifetimes: bool
-    ) -> tuple[Awaitable[Any], Awaitable[Any], list[Awaitable[Any]]]:
-        """Ask for a model's id and for tensors in one round trip.
-
-        Returns: the replies to come: HMGET kind id; MGET of the tensors; if `lifetimes`, a PTTL for the model and each
-                 tensor (not for tensors expected to be large, which are not read on the stream that tracks).
-        """
+    def model_and_tensors(self, key: bytes, names: Sequence[bytes]) -> tuple[Awaitable[Any], Awaitable[Any]]:
+        """Ask for a model's id and for tensors in one round trip: the replies to HMGET kind id and to MGET."""
         fields = (b"HMGET", key, b"kind", b"id")
         if self.expects_large(names):
-            ids, *left = self._link.pipeline([fields, (b"PTTL", key)] if lifetimes else [fields])
-            return ids, self.large_values(names), left
-        expiries = [(b"PTTL", name) for name in (key, *names)] if lifetimes else []
-        ids, values, *left = self._link.pipeline([fields, (b"MGET", *names), *expiries])
-        return ids, values, left
+            (ids,) = self._link.pipeline([fields])
+            return ids, self.large_values(names)
+        ids, values = self._link.pipeline([fields, (b"MGET", *names)])
+        return ids, values
 
     def expects_large(self, keys: Sequence[bytes]) -> bool:
         """Whether a value under one of these keys was large when last seen: a hint which way to fetch them."""
@@ -176,7 +169,7 @@ class Store:
         tensors = dict(items)
         if not tensors:
             return
-        write = _Write(tensors, _expiry(ex_seconds, keepttl))
+        write = _Write(tensors, expiry_options(ex_seconds, keepttl))
         if watching is not None:
             await self._put_if_unchanged(write, watching)
         elif write.size_bytes >= LARGE_VALUE:
@@ -466,24 +459,8 @@ class _Write:
         return [(b"SET", key, v, *self._expiry) for key, v in zip(self.tensors, self._values(), strict=True)]
 
 
-def script_words(
-    tensors: dict[bytes, Tensor], ex_seconds: int | None, keepttl: bool
-) -> tuple[tuple[bytes, ...], dict[bytes, Tensor]]:
-    """What follows SET_TENSORS in EVALSHA, and the tensors once more, their data in the bytes that are sent.
-
-    Those are what to keep: the original data may be a view of a whole batch, which it would keep alive.
-    """
-    write = _Write(tensors, _expiry(ex_seconds, keepttl))
-    words = write.script_words()
-    values = words[1 + len(tensors) : 1 + 2 * len(tensors)]
-    kept = {
-        key: Tensor(tensor.dtype, tensor.shape, memoryview(value)[len(value) - len(tensor.data) :])
-        for (key, tensor), value in zip(tensors.items(), values, strict=True)
-    }
-    return words, kept
-
-
-def _expiry(ex_seconds: int | None, keepttl: bool) -> tuple[bytes, ...]:
+def expiry_options(ex_seconds: int | None, keepttl: bool) -> tuple[bytes, ...]:
+    """The options of SET for an expiry."""
     if ex_seconds is not None:
         return (b"EX", b"%d" % ex_seconds)
     return (b"KEEPTTL",) if keepttl else ()

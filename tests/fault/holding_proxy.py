@@ -8,10 +8,10 @@ import threading
 
 from tests.support import LOCALHOST
 
-__all__ = ["TRACKING", "HoldingProxy"]
+__all__ = ["SHARED", "HoldingProxy"]
 
-TRACKING = b"TRACKING"
-"""Sent on the connections that Redis sends invalidations to."""
+SHARED = b"redisai-shared"
+"""Sent, as its name, on the connection that AI commands share."""
 
 
 class HoldingProxy:
@@ -30,7 +30,7 @@ class HoldingProxy:
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
-    def hold(self, mark: bytes = TRACKING) -> None:
+    def hold(self, mark: bytes = SHARED) -> None:
         """From now on no byte from Redis arrives on a connection on which `mark` has been, or is, sent to it."""
         self._mark = mark
         self._flowing.clear()

@@ -1,9 +1,7 @@
-"""The operations of a DAG under way, and the way of a DAG whose models and LOADed tensors are near.
+"""The operations of a DAG under way.
 
 A `Template` is what a DAG is without the bytes of its blobs: parsed, planned and its names resolved once, since a
-program sends the same DAG again and again with other data. `DagRun` executes one. `ExecuteDag` starts it without a
-round trip where everything that it reads is near; that counts if a reply to something sent after the command's
-arrival shows that nothing had changed (see `runs`), and nothing is persisted before.
+program sends the same DAG again and again with other data. `DagRun` executes one, whoever brings its values.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from redisai_py.pending import Pending
 from redisai_py.resp_reply import NA, OK
 from redisai_py.server.driver import drive
 from redisai_py.server.handlers.scripts import run_script
-from redisai_py.store.near import format_touch
+from redisai_py.store.store import expiry_options
 from redisai_py.tensor import DType, Tensor
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ _templates: dict[tuple[Any, ...], Template] = {}
 class Template:
     """A DAG without the bytes of its blobs."""
 
-    __slots__ = ("blobs", "graph", "load_versions", "models", "request", "scripts", "tensors", "touch")
+    __slots__ = ("blobs", "graph", "load_versions", "models", "options", "request", "scripts", "tensors")
 
     def __init__(self, request: Dag, blobs: dict[int, int]) -> None:
         self.request = request
@@ -62,7 +60,7 @@ class Template:
         ]
         """(version, tensor of the same dtype and shape, position of the blob among the command's words)."""
         self.load_versions = [Version(name, _LOADED) for name in request.load]
-        self.touch = format_touch([*(op.key for _, op in self.models), *request.load])
+        self.options = expiry_options(request.ex_seconds, request.keepttl)
 
     def fill(self, argv: list[Any]) -> dict[Version, Any]:
         """The values that are there before the first operation, with this command's blobs."""

@@ -6,7 +6,6 @@ LOAD and the look-ups of models and scripts are one round trip, PERSIST is anoth
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import TIMEDOUT
 from redisai_py.server.handlers.dag_run import DagRun, Template
-from redisai_py.server.handlers.models import check_counts, kept, load_model
+from redisai_py.server.handlers.models import check_counts, keep_near, load_model
 from redisai_py.server.handlers.scripts import SCRIPT_MISSING
 from redisai_py.store import codec
 from redisai_py.store.store import Store
@@ -112,41 +111,29 @@ async def _look_up(
     loading: Awaitable[Any] | None,
 ) -> Runnables:
     """Put the LOADed tensors into `values`; the model or script of each operation that has one, in the order of
-    RedisAI's checks. What was read is kept near if nobody changes it meanwhile."""
+    RedisAI's checks. What was read is kept near."""
     request, store, near = template.request, access.store, access.near
     keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*template.models, *template.scripts]
     keys.sort(key=lambda item: item[0])
-    reading = near.begin([*request.load, *(op.key for _, op in template.models)]) if near is not None else None
-    fresh: set[bytes] = set()
-    try:
-        sent_at = time.monotonic()
-        commands = [_fields(op) for _, op in keys]
-        left = [(b"PTTL", op.key) for _, op in template.models] if near is not None else []
-        if loading is None and request.load and not store.expects_large(request.load):
-            left += [(b"PTTL", name) for name in request.load] if near is not None else []
-            loading, *rest = access.pipeline([(b"MGET", *request.load), *commands, *left])
-        else:
-            rest = access.pipeline([*commands, *left])
-            if loading is None and request.load:
-                loading = store.large_values(request.load)
-        fields, expiries = rest[: len(commands)], rest[len(commands) :]
-        tensors = await store.decode_all(request.load, await loading) if loading is not None else []
-        runnables: Runnables = {}
-        for (i, op), reply in zip(keys, fields, strict=True):
-            runnables[i] = await _runnable(op, reply, store, connection)
-        lifetimes = [await expiry for expiry in expiries]
-    finally:
-        if near is not None and reading is not None:
-            fresh = near.end(reading)
+    commands = [_fields(op) for _, op in keys]
+    if loading is None and request.load and not store.expects_large(request.load):
+        loading, *fields = access.pipeline([(b"MGET", *request.load), *commands])
+    else:
+        fields = access.pipeline(commands)
+        if loading is None and request.load:
+            loading = store.large_values(request.load)
+    loaded_values = await loading if loading is not None else []
+    tensors = await store.decode_all(request.load, loaded_values)
+    runnables: Runnables = {}
+    for (i, op), reply in zip(keys, fields, strict=True):
+        runnables[i] = await _runnable(op, reply, store, connection)
     values.update(zip(template.load_versions, tensors, strict=True))
-    if near is not None and near is access.near:
-        for (i, op), lifetime_ms in zip(template.models, lifetimes, strict=False):
+    if near is not None:
+        keep_near(near, request.load, loaded_values)
+        for i, op in template.models:
             loaded = runnables[i]
-            if op.key in fresh and isinstance(loaded, LoadedModel):
-                near.put_read(op.key, loaded.id, 0, sent_at, lifetime_ms)
-        for key, tensor, lifetime_ms in zip(request.load, tensors, lifetimes[len(template.models) :], strict=False):
-            if key in fresh:
-                near.put_read(key, kept(tensor), len(tensor.data), sent_at, lifetime_ms)
+            if isinstance(loaded, LoadedModel):
+                near.put_model(op.key, loaded.id)
     return runnables
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from redisai_py.errors import CommandError, DeadlineExceeded, UpstreamError, Wro
 from redisai_py.model import Model
 from redisai_py.resp_reply import OK, TIMEDOUT
 from redisai_py.server.keymap import Place
+from redisai_py.store.near import NearCache
 from redisai_py.store.store import Store
 from redisai_py.tensor import Tensor
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MODEL_MISSING",
     "check_counts",
-    "kept",
+    "keep_near",
     "load_model",
     "model_del",
     "model_execute",
@@ -120,33 +120,24 @@ async def model_execute(request: models.ModelExecute, connection: Connection) ->
 async def _read(
     request: models.ModelExecute, connection: Connection, access: Access
 ) -> tuple[LoadedModel, list[Tensor]]:
-    """The model and the inputs, in one round trip; kept near if nobody changes them meanwhile."""
+    """The model and the inputs, in one round trip; kept near."""
     store, near = access.store, access.near
-    reading = near.begin((request.key, *request.inputs)) if near is not None else None
-    fresh: set[bytes] = set()
-    try:
-        sent_at = time.monotonic()
-        ids, values, expiries = store.model_and_tensors(request.key, request.inputs, near is not None)
-        loaded = await load_model(request.key, ids, store, connection)
-        check_counts(loaded.model, len(request.inputs), len(request.outputs))
-        inputs = await store.decode_all(request.inputs, await values)
-        lifetimes = [await expiry for expiry in expiries]
-    finally:
-        if near is not None and reading is not None:
-            fresh = near.end(reading)
-    if near is not None and near is access.near:
-        if request.key in fresh:
-            near.put_read(request.key, loaded.id, 0, sent_at, lifetimes[0])
-        for key, tensor, lifetime_ms in zip(request.inputs, inputs, lifetimes[1:], strict=False):
-            if key in fresh:
-                near.put_read(key, kept(tensor), len(tensor.data), sent_at, lifetime_ms)
+    ids, coming = store.model_and_tensors(request.key, request.inputs)
+    loaded = await load_model(request.key, ids, store, connection)
+    check_counts(loaded.model, len(request.inputs), len(request.outputs))
+    values = await coming
+    inputs = await store.decode_all(request.inputs, values)
+    if near is not None:
+        near.put_model(request.key, loaded.id)
+        keep_near(near, request.inputs, values)
     return loaded, inputs
 
 
-def kept(tensor: Tensor) -> Tensor:
-    """A tensor with an array made for it once, for the many runs that it will be an input of."""
-    tensor.keep_array()
-    return tensor
+def keep_near(near: NearCache, keys: Sequence[bytes], values: Sequence[Any]) -> None:
+    """Keep tensors as they were read; a large one is a view, and would not be kept."""
+    for key, value in zip(keys, values, strict=True):
+        if type(value) is bytes:
+            near.put_read(key, value)
 
 
 def _present(keys: Sequence[bytes], outputs: Sequence[Any]) -> list[tuple[bytes, Tensor]]:

@@ -13,7 +13,7 @@ from redisai_py.server.upstream import Address, Identity
 
 @pytest.mark.parametrize(
     ("near_bytes", "answered"),
-    [(0, 0), (0, 1), (0, 2), (1 << 20, 0), (1 << 20, 1), (1 << 20, 2), (1 << 20, 3), (1 << 20, 4)],
+    [(0, 0), (0, 1), (0, 2), (0, 3), (1 << 20, 0), (1 << 20, 3)],
 )
 def test_closing_while_a_connection_is_opened_leaves_none_open(near_bytes: int, answered: int) -> None:
     async def scenario() -> None:
@@ -32,7 +32,13 @@ def test_closing_while_a_connection_is_opened_leaves_none_open(near_bytes: int, 
 
         server = await asyncio.start_server(redis, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        access = Access(Address("127.0.0.1", port), Identity(b"user", b"password"), 1, near_bytes)
+        access = Access(
+            Address("127.0.0.1", port),
+            Identity(b"user", b"password"),
+            1,
+            near_bytes,
+            asyncio.get_running_loop().call_soon,
+        )
         waiting = asyncio.create_task(access.ensure())
         await asked.wait()
         access.close()
