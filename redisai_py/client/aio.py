@@ -6,7 +6,7 @@ told to.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, overload
 
@@ -325,9 +325,21 @@ async def _exchange(connection: Any, call: Call[Any], undecoded: bool) -> Any:
     if call.progress is None:
         await connection.send_packed_command(segments)
     else:
-        for piece in ProgressReport(segments, call.progress):
-            await connection.send_packed_command([piece])
+        await _send_pieces(connection, ProgressReport(segments, call.progress))
     return await connection.read_response(disable_decoding=undecoded)
+
+
+async def _send_pieces(connection: Any, pieces: Iterable[bytes | memoryview]) -> None:
+    """Send one command piece by piece. A failure between two of them, as in `progress`, costs the connection."""
+    check_health = True
+    try:
+        for piece in pieces:
+            # redis-py checks with a PING of its own: after the first piece it would become part of the command.
+            await connection.send_packed_command([piece], check_health=check_health)
+            check_health = False
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
 
 
 class AsyncDag(DagBuilder):

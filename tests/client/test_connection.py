@@ -122,6 +122,34 @@ def test_progress(make_client):
     assert sent[-1] > len(data)
 
 
+def test_progress_that_fails_costs_a_connection_and_nothing_else(make_client):
+    con = make_client(max_connections=1, socket_timeout=5, retry=retry_of(make_client, 0))
+    told = []
+
+    def give_up_halfway(sent, total):
+        told.append(sent)
+        if sent > total / 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        con.modelstore("m", "ONNX", "CPU", bytes(5_000_000), progress=give_up_halfway)
+    assert 1 < len(told) < 5
+    assert con.tensorset("x", [1], dtype="int8") == "OK"
+
+
+def test_health_checks_stay_out_of_commands_that_are_sent_in_pieces(make_client):
+    con = make_client(max_connections=1, socket_timeout=5, health_check_interval=3600, retry=retry_of(make_client, 0))
+    connection = con.connection_pool.make_connection()
+
+    def an_hour_passes(sent, total):
+        connection.next_health_check = 0
+
+    con.connection_pool.make_connection = lambda: connection
+    with pytest.raises(redis.ResponseError, match="protobuf"):
+        con.modelstore("m", "ONNX", "CPU", bytes(3_500_000), progress=an_hour_passes)
+    assert con.tensorset("x", [1], dtype="int8") == "OK"
+
+
 def test_debug(make_client, capsys):
     con = make_client(debug=True)
     con.tensorset("x", [2, 3, 4, 5], dtype="float")
