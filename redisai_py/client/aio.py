@@ -128,7 +128,7 @@ class AsyncClient(redis.asyncio.Redis):
     async def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> str:
         """Store a tensor.
 
-        Args:    tensor: a numpy array, torch tensor, or anything with `__dlpack__` or `__array__`; or a list or tuple.
+        Args:    tensor: a numpy array, torch tensor, or anything with `__array__` or `__dlpack__`; or a list or tuple.
                  shape, dtype: of a list; without a shape it is the list's.
         Returns: 'OK'.
         Raises:  TypeError: no tensor can be made of it.   WrongType: the key holds something else.
