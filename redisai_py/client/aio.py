@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 import redis.asyncio
 from numpy.typing import NDArray
@@ -54,9 +54,11 @@ class AsyncClient(redis.asyncio.Redis):
         super().__init__(**kwargs)
         self._set_up(debug, enable_postprocess, direct)
 
-    def _set_up(self, debug: bool, enable_postprocess: bool, direct: redis.asyncio.Redis | str | None) -> None:
+    def _set_up(self, debug: bool, enable_postprocess: bool, direct: Any) -> None:
         self.debug = debug
         self.enable_postprocess = enable_postprocess
+        if direct is not None and not isinstance(direct, (str, redis.asyncio.Redis)):
+            raise TypeError(f"direct must be a URL or a redis.asyncio.Redis, not {type(direct)}")
         self._direct = redis.asyncio.Redis.from_url(direct) if isinstance(direct, str) else direct
         self._owns_direct = isinstance(direct, str)
 
@@ -84,6 +86,16 @@ class AsyncClient(redis.asyncio.Redis):
         await super().aclose(close_connection_pool)
         if self._owns_direct and self._direct is not None:
             await self._direct.aclose()
+
+    def client(self) -> Self:
+        """A client like this one that keeps to a single connection."""
+        return type(self)(
+            self.debug,
+            self.enable_postprocess,
+            direct=self._direct,
+            connection_pool=self.connection_pool,
+            single_connection_client=True,
+        )
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command; printed first if `debug`."""
@@ -145,6 +157,16 @@ class AsyncClient(redis.asyncio.Redis):
         as_numpy_mutable: bool = False,
         meta_only: Literal[False] = False,
     ) -> NDArray[Any]: ...
+
+    @overload
+    async def tensorget(
+        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, *, meta_only: Literal[True]
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def tensorget(
+        self, key: Key, as_numpy: Literal[False], as_numpy_mutable: bool = False, meta_only: bool = False
+    ) -> dict[str, Any]: ...
 
     @overload
     async def tensorget(

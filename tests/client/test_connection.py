@@ -17,6 +17,7 @@ from redis.sentinel import Sentinel
 import redisai_py
 from redisai_py import AsyncClient, Client
 from redisai_py.client import AsyncDag, AsyncPipeline, Dag, Pipeline
+from tests.client.conftest import Blocking
 from tests.client.proxy import Proxy
 from tests.support import LOCALHOST, free_port
 
@@ -171,6 +172,21 @@ def test_one_connection_for_everything(make_client):
     assert con.client_id() == first
 
 
+def test_a_client_of_one_connection_is_like_the_one_it_comes_from(make_client, redis_url):
+    con = make_client(debug=True, enable_postprocess=False, direct=redis_url).client()
+    con.tensorset("x", np.array([1], dtype="int8"))
+    assert con.get("x") == con.tensorget("x")  # from Redis itself, as it is
+    first = con.client_id()
+    assert con.client_id() == first
+    (con.aclose if isinstance(con, Blocking) else con.close)()
+
+
+def test_direct_mode_wants_a_client_of_its_own_kind(make_client):
+    for direct in (6379, redis.Redis() if isinstance(make_client(), Blocking) else redis.asyncio.Redis()):
+        with pytest.raises(TypeError, match="direct must be a URL or a redis"):
+            make_client(direct=direct)
+
+
 def test_words_that_are_no_words(make_client):
     con = make_client()
     with pytest.raises(redis.DataError, match="Invalid input of type: 'NoneType'"):
@@ -266,7 +282,7 @@ NAMES_OF_ASYNCIO = {"close": "aclose"}
 @pytest.mark.parametrize("name", sorted(set(OURS) - {"from_url"}))
 def test_both_clients_have_the_same_methods(name):
     blocking, coroutine = getattr(Client, name), getattr(AsyncClient, NAMES_OF_ASYNCIO.get(name, name))
-    if name not in ("close", "dag", "pipeline"):
+    if name not in ("client", "close", "dag", "pipeline"):
         assert inspect.iscoroutinefunction(coroutine)
         assert inspect.signature(blocking) == inspect.signature(coroutine)
         assert blocking.__doc__ == coroutine.__doc__
