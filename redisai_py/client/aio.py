@@ -342,13 +342,21 @@ class AsyncClient(redis.asyncio.Redis):
         return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
+# asyncio joins what it is given at once, and copies what the socket does not take: more goes piece by piece.
+_JOINED = 4 * 1024 * 1024
+
+
 async def _exchange(connection: Any, call: Call[Any], undecoded: bool) -> Any:
     segments = pack(call, connection.encoder)
-    if call.progress is None:
+    if call.progress is None and sum(map(len, segments)) < _JOINED:
         await connection.send_packed_command(segments)
     else:
-        await _send_pieces(connection, ProgressReport(segments, call.progress))
+        await _send_pieces(connection, ProgressReport(segments, call.progress or _nobody))
     return await connection.read_response(disable_decoding=undecoded)
+
+
+def _nobody(sent: int, total: int) -> None:
+    """Progress that nobody asked for."""
 
 
 async def _send_pieces(connection: Any, pieces: Iterable[bytes | memoryview]) -> None:

@@ -3,6 +3,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -149,6 +150,17 @@ def test_health_checks_stay_out_of_commands_that_are_sent_in_pieces(make_client)
     with pytest.raises(redis.ResponseError, match="protobuf"):
         con.modelstore("m", "ONNX", "CPU", bytes(3_500_000), progress=an_hour_passes)
     assert con.tensorset("x", [1], dtype="int8") == "OK"
+
+
+def test_a_large_command_is_not_copied(make_client):
+    con, array = make_client(), np.zeros(32_000_000, np.uint8)
+    con.tensorset("x", array[:1])
+    tracemalloc.start()
+    try:
+        con.tensorset("x", array)
+        assert tracemalloc.get_traced_memory()[1] < array.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 def test_debug(make_client, capsys):
