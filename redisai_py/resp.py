@@ -223,9 +223,10 @@ class CommandParser:
             command = known.get(data[position:start])
             if command is not None:
                 stop = start + command.payload_size
-                if stop + 2 <= end:
-                    out.append((command, data[start:stop]))
-                    return stop + 2
+                if stop + 2 > end:
+                    return -1  # nor is it a whole command, if the chunk ends here
+                out.append((command, data[start:stop]))
+                return stop + 2
             stop = end
         else:
             stop = find(b"\r\n*", position, position + MAX_FRAME) + 2

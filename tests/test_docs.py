@@ -8,7 +8,8 @@ How a block is tested follows from its language:
 - `sh`: commands that are not run here; the verbs of make and the settings in them must exist.
 - `toml`: settings of `redisai serve`.
 - `text`: nothing to run.
-Blocks of a page share one server, which is empty at the beginning; `6390` stands for its port.
+Blocks of a page share one server, which is empty at the beginning; `6390` stands for its port, and in Python `6379` for
+that of the Redis behind it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,7 +32,9 @@ from typing import Any
 
 import pytest
 import redis
+import typer
 
+from redisai_py.cli import app
 from redisai_py.commands import COMMANDS
 from redisai_py.config import Config, settings
 from scripts import gen_settings
@@ -38,6 +42,7 @@ from tests.support import FrontDoor, RedisServer, has_redis_cli, redis_binaries
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = "6390"
+REDIS_PORT = "6379"
 PROMPT = f"127.0.0.1:{PORT}> "
 LANGUAGES = {"redis", "console", "python", "sh", "toml", "text"}
 # Written from the command table and checked by the tests of that table.
@@ -46,11 +51,9 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SHOWN = re.compile(r"^\s*print\(.*\)  # (.*)$", re.MULTILINE)
 TIMING = re.compile(r"^\(\d+\.\d+s\)\n", re.MULTILINE)  # redis-cli's, below commands that took half a second
-# Pages of fragments, which show how something is written and cannot run on their own.
-FRAGMENTS = {"docs/clients.md"}
 SLOW_PAGES = {"docs/backends/tensorflow.md", "docs/backends/tflite.md"}
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.joinpath("docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")])
 WITH_CODE = [page for page in PAGES if GENERATED not in page.parents and BLOCK.search(page.read_text())]
 
 # Runs one file after another in one namespace, tells what each printed. Files, since torch reads its caller's source.
@@ -155,8 +158,9 @@ def _comparable(replies: str) -> str:
 class Page:
     """What is needed to run the blocks of one page."""
 
-    def __init__(self, port: int, python: Python) -> None:
+    def __init__(self, port: int, redis_port: int, python: Python) -> None:
         self.port = str(port)
+        self.redis_port = str(redis_port)
         self.python = python
 
     def redis(self, text: str) -> None:
@@ -181,7 +185,8 @@ class Page:
             assert (done.stdout + done.stderr).rstrip() == expected.rstrip(), line
 
     def run_python(self, text: str) -> None:
-        printed = self.python.run(text.replace(PORT, self.port)).splitlines()
+        code = text.replace(PORT, self.port).replace(REDIS_PORT, self.redis_port)
+        printed = self.python.run(code).splitlines()
         shown = SHOWN.findall(text)
         lines = iter(printed)  # frameworks may print more
         assert all(line in lines for line in shown), f"printed {printed}, not {shown}"
@@ -195,10 +200,11 @@ class Page:
 @pytest.mark.timeout(120)
 def test_code_of_a_page_does_what_the_page_says(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     blocks = [block for block in blocks_of(page) if block.language in ("redis", "console", "python")]
-    if not blocks or name_of(page) in FRAGMENTS:
+    if not blocks:
         return
     python = Python(tmp_path)
-    runner = Page(request.getfixturevalue("server").port, python)
+    server, stock_redis = (request.getfixturevalue(name) for name in ("server", "stock_redis"))
+    runner = Page(server.port, stock_redis.port, python)
     run = {"redis": runner.redis, "console": runner.console, "python": runner.run_python}
     try:
         for block in blocks:
@@ -403,6 +409,23 @@ def test_flags_of_the_server_that_are_mentioned_exist() -> None:
         for flag in re.findall(r"--[a-z][a-z-]*", command)
         if flag not in known
     ]
+    assert not unknown
+
+
+def test_commands_of_the_program_that_are_mentioned_exist_with_their_options() -> None:
+    program: Any = typer.main.get_command(app)
+    unknown, count = [], 0
+    for page in PAGES:
+        for line in re.findall(r"(?:^|[$`] ?)redisai ((?!serve)[a-z][^`\n#|]*)", page.read_text(), re.MULTILINE):
+            command, words = program, shlex.split(line.replace("...", ""))
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            options = {option for parameter in command.params for option in parameter.opts}
+            flags = [word for word in words if re.match(r"--?[a-z]", word)]
+            count += 1
+            if (hasattr(command, "commands") and words) or not options.issuperset(flags):
+                unknown.append(f"{name_of(page)}: redisai {line}")
+    assert count > 20
     assert not unknown
 
 

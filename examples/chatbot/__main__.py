@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +15,26 @@ from typing import Annotated
 import redis
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from examples.chatbot.conversation import Busy, Chatbot
-from examples.chatbot.server import server_url
+from examples.chatbot.server import NotStarted, server_url
 from examples.chatbot.shapes import version
 from redisai_py import AsyncClient
+from redisai_py.config import masked_url
 
-app = typer.Typer(add_completion=False, help="A chatbot whose model and conversations live in Redis.")
+app = typer.Typer(
+    add_completion=False,
+    help="A chatbot whose model and conversations live in Redis.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 console = Console(highlight=False)
 
 Url = Annotated[str | None, typer.Option("--url", help="A running server; without it one is started.")]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Where the server that is started keeps its data.")]
 Conversation = Annotated[str, typer.Option("--conversation", help="Which conversation to go on with.")]
-Port = Annotated[int, typer.Option("--port", help="TCP port of the page.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port of the page; 0: any free one.")]
 _DATA_DIR = Path("data/chatbot")
 
 _GREETING = """
@@ -53,18 +61,19 @@ def chat(
             except (EOFError, KeyboardInterrupt):
                 console.print()
                 return
-            if message.strip() == "/new":
-                runner.run(bot.forget(conversation))
-                console.print("[dim]Forgotten.[/dim]")
-            elif message.strip():
+            if message.strip():
                 _answer(runner, bot, conversation, message)
 
 
 def _answer(runner: asyncio.Runner, bot: Chatbot, conversation: str, message: str) -> None:
     try:
-        console.print("[bold green]Shop:[/bold green] " + runner.run(bot.reply(conversation, message)))
+        if message.strip() == "/new":
+            runner.run(bot.forget(conversation))
+            console.print("[dim]Forgotten.[/dim]")
+            return
+        console.print("[bold green]Shop:[/bold green] " + escape(runner.run(bot.reply(conversation, message))))
     except (redis.RedisError, Busy) as error:
-        console.print(f"[red]That did not work, say it again: {error}[/red]", markup=True)
+        console.print(f"[red]That did not work, say it again: {escape(str(error))}[/red]")
 
 
 @app.command()
@@ -74,24 +83,54 @@ def web(url: Url = None, data_dir: DataDir = _DATA_DIR, port: Port = 8000) -> No
 
     from examples.chatbot.web import page_app
 
-    with _ready(url, data_dir) as (runner, bot):
-        console.print(f"The tea shop is open at [bold]http://127.0.0.1:{port}[/bold] (Ctrl-C closes it)")
-        server = uvicorn.Server(uvicorn.Config(page_app(bot), host="127.0.0.1", port=port, log_level="warning"))
-        runner.run(server.serve())
+    try:
+        listener = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise _failure(
+            f"port {port} of 127.0.0.1: {os.strerror(error.errno or 0)}; choose another with --port"
+        ) from error
+    with listener, _ready(url, data_dir) as (runner, bot):
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        console.print(f"The tea shop is open at [bold]{address}[/bold] (Ctrl-C closes it)")
+        server = uvicorn.Server(uvicorn.Config(page_app(bot), log_level="warning"))
+        runner.run(server.serve(sockets=[listener]))
 
 
 @contextmanager
 def _ready(url: str | None, data_dir: Path) -> Iterator[tuple[asyncio.Runner, Chatbot]]:
-    """A server with the model in it, and the chatbot before it."""
-    with server_url(url, data_dir) as address, asyncio.Runner() as runner:
-        client = AsyncClient.from_url(address)
-        bot = Chatbot(client, version())
-        try:
-            if not runner.run(bot.is_stored()):
-                _train_and_store(runner, bot)
-            yield runner, bot
-        finally:
-            runner.run(client.aclose())
+    """A server with the model in it, and the chatbot before it; what goes wrong until then ends the program."""
+    try:
+        with server_url(url, data_dir) as address, asyncio.Runner() as runner:
+            client = _client(address)
+            bot = Chatbot(client, version())
+            try:
+                _prepare(runner, bot, address)
+                yield runner, bot
+            finally:
+                runner.run(client.aclose())
+    except NotStarted as error:
+        raise typer.Exit(1) from error
+
+
+def _client(address: str) -> AsyncClient:
+    try:
+        return AsyncClient.from_url(address)
+    except ValueError as error:
+        raise _failure(f"--url {masked_url(address)}: {error}") from error
+
+
+def _prepare(runner: asyncio.Runner, bot: Chatbot, address: str) -> None:
+    try:
+        if not runner.run(bot.is_stored()):
+            _train_and_store(runner, bot)
+    except redis.RedisError as error:
+        raise _failure(f"the server at {masked_url(address)}: {error}") from error
+
+
+def _failure(text: str) -> typer.Exit:
+    """Say what is wrong. Returns: what to raise."""
+    typer.echo(f"chatbot: {text}", err=True)
+    return typer.Exit(1)
 
 
 def _train_and_store(runner: asyncio.Runner, bot: Chatbot) -> None:

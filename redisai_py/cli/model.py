@@ -104,12 +104,13 @@ def get(
     as_json: JsonOption = False,
 ) -> None:
     """Write a stored model to a file, byte for byte as it was stored."""
-    from redisai_py.cli.model_files import STREAM, write_file
+    from redisai_py.cli.model_files import STREAM, check_directory, write_file
     from redisai_py.cli.output import Output, size_text
     from redisai_py.cli.remote import connected, key_of
     from redisai_py.client import calls
 
     with connected(url) as client:
+        check_directory(file)
         model = client.fetch(calls.modelget(key_of(key)), f"fetching {key}", client.model_size(key_of(key)))
         blob = model["blob"]
         chunks = blob if isinstance(blob, list) else [blob]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from redisai_py.cli.failures import CannotUse
 
-__all__ = ["BACKENDS", "STREAM", "SUFFIXES", "backend_of", "read_model", "write_file"]
+__all__ = ["BACKENDS", "STREAM", "SUFFIXES", "backend_of", "check_directory", "read_model", "write_file"]
 
 STREAM = Path("-")
 """Standard input or output instead of a file."""
@@ -35,13 +35,14 @@ _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 def backend_of(path: Path, given: str | None) -> str:
     """The backend that was asked for, or else the one that the file's name tells.
 
-    Raises: CannotUse: there is no such backend, or the name tells none.
+    Raises: CannotUse: there is no such backend, or the name tells none, or a directory holds no SavedModel.
     """
     if given is not None:
         if given.upper() not in BACKENDS:
             raise CannotUse(f"--backend {given}: use one of {', '.join(BACKENDS)}")
         return given.upper()
     if path.is_dir():
+        _check_saved_model(path)
         return "TF"
     name = path.name.lower()
     for suffix, backend in SUFFIXES.items():
@@ -54,16 +55,18 @@ def read_model(path: Path) -> os.PathLike[str] | bytes:
     """What `Client.modelstore` takes: the path of a file, or a SavedModel's directory as the bytes of a tar file;
     standard input as its bytes.
 
-    Raises: CannotUse: a directory without a SavedModel, or an empty file.
+    Raises: CannotUse: a directory without a SavedModel, or nothing.
     """
     if path == STREAM:
-        return sys.stdin.buffer.read()
+        data = sys.stdin.buffer.read()
+        if not data:
+            raise CannotUse("standard input is empty")
+        return data
     if not path.is_dir():
         if path.stat().st_size == 0:
             raise CannotUse(f"{path}: the file is empty")
         return path
-    if not any((path / name).is_file() for name in _SAVED_MODEL):
-        raise CannotUse(f"{path}: a directory without {_SAVED_MODEL[0]} is no SavedModel")
+    _check_saved_model(path)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         # In order and without dates and owners: the same model is the same bytes.
@@ -73,6 +76,19 @@ def read_model(path: Path) -> os.PathLike[str] | bytes:
             with file.open("rb") as source:
                 archive.addfile(entry, source)
     return packed.getvalue()
+
+
+def _check_saved_model(path: Path) -> None:
+    if not any((path / name).is_file() for name in _SAVED_MODEL):
+        raise CannotUse(f"{path}: a directory without {_SAVED_MODEL[0]} is no SavedModel")
+
+
+def check_directory(path: Path) -> None:
+    """See that a file can be written there, before anything is fetched or computed. Raises: CannotUse."""
+    if path.is_dir():
+        raise CannotUse(f"{path}: this is a directory")
+    if not path.parent.is_dir():
+        raise CannotUse(f"{path}: there is no directory {path.parent}")
 
 
 def write_file(path: Path, *parts: bytes | memoryview) -> None:

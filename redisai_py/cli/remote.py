@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -56,6 +58,10 @@ class Remote(Client):
         )
         client.meter = meter
         return client
+
+    def ask(self, call: Call[T]) -> T:
+        """Make a call that carries little."""
+        return self._call(call)
 
     def send(self, call: Call[T], now: str, afterwards: str) -> T:
         """Make a call that carries much data; see `transfers.bar` for the texts."""
@@ -154,6 +160,12 @@ def connected(url: str, patience_s: float | None = None) -> Iterator[Remote]:
 
 
 def _open(url: str, patience_s: float | None) -> Remote:
+    parts = urlsplit(url)
+    # redis-py takes a path that is no number for database 0.
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+/?", parts.path):
+        raise CannotUse(
+            f"--url {masked_url(url)}: after the port there may be the number of a database, and nothing else"
+        )
     try:
         return Remote.at(url, patience_s)
     except ValueError as error:

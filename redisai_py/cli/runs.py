@@ -28,6 +28,8 @@ def _assigned(given: Sequence[str], known: Sequence[str], option: str) -> dict[i
             place, file = position, word
         else:
             raise CannotUse(f"{option} {word}: there is no place for it beside {_listed(known)}")
+        if not file:
+            raise CannotUse(f"{option} {word}: there is no name of a file")
         if place in files:
             raise CannotUse(f"{option} {word}: {option} {files[place]} is for the same place")
         files[place] = Path(file)

@@ -80,18 +80,20 @@ def get(
     key: _Key,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", show_default=False, help="Where to write it. Without it, it is printed."),
+        typer.Argument(metavar="FILE", show_default=False, help="Where to write it. Without it, it is printed."),
     ] = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Write a script's source to a file, or print it."""
-    from redisai_py.cli.model_files import write_file
+    from redisai_py.cli.model_files import check_directory, write_file
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected, key_of
 
     output = Output(as_json)
     with connected(url) as client:
+        if file is not None:
+            check_directory(file)
         script = client.scriptget(key_of(key))
         source = script["source"]
         if file is not None:

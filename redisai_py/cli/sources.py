@@ -26,7 +26,10 @@ def entry_points_of(source: str, what: str) -> list[str]:
     """The functions with the signature of an entry point, in order. Raises: CannotUse: there is none."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except SyntaxError as error:
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise CannotUse(f"{what}{line}: {error.msg}") from error
+    except ValueError as error:
         raise CannotUse(f"{what}: {error}") from error
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_entry_point(node)]
     if not found:

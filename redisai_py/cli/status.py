@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,7 +38,7 @@ def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
 def info(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="[KEY]", show_default=False, help="A model, script or tensor. Without it, the server."),
+        typer.Argument(metavar="KEY", show_default=False, help="A model, script or tensor. Without it, the server."),
     ] = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
@@ -53,12 +54,27 @@ def info(
 def _of_server(client: Remote) -> dict[str, Any]:
     import redis
 
-    own: dict[str, Any] = client.info("ai")
+    from redisai_py.client.calls import Call
+
+    own = client.ask(Call(["INFO", "ai"], _lines))
     if not own:
         raise redis.ResponseError("this is a plain Redis, without the AI commands; is `redisai serve` elsewhere?")
     stock: dict[str, Any] = client.info("server")
     kept = {name: stock[name] for name in ("redis_version", "valkey_version") if name in stock}
     return kept | {name.removeprefix("ai_"): value for name, value in own.items()}
+
+
+def _lines(reply: bytes) -> dict[str, Any]:
+    """INFO's lines. redis-py's own reading ends a name at its first colon; that of a queue may have another."""
+    found = (line.rpartition(":") for line in reply.decode("utf-8", "replace").splitlines())
+    return {name: _number(value) for name, _, value in found if name}
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _of_key(client: Remote, key: bytes) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def get(
     key: _Key,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", show_default=False, help="Where to write it. Without it, it is printed."),
+        typer.Argument(metavar="FILE", show_default=False, help="Where to write it. Without it, it is printed."),
     ] = None,
     dtype: DtypeOption = None,
     layout: LayoutOption = None,
@@ -73,8 +73,7 @@ def get(
 
     output = Output(as_json)
     with connected(url) as client:
-        if file is not None:
-            tensor_files.check_writable(file)
+        tensor_files.check_target(file, layout)
         array = client.fetch(calls.tensorget(key_of(key)), f"fetching {key}", client.tensor_size(key_of(key)))
         if dtype is not None:
             array = tensor_files.converted(array, dtype, key)

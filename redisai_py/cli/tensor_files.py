@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from redisai_py.cli.failures import CannotUse
 from redisai_py.cli.images import SUFFIXES, read_image, write_image
-from redisai_py.cli.model_files import write_file
+from redisai_py.cli.model_files import check_directory, write_file
 from redisai_py.client.arrays import array_of, dtype_of, tensor_of
 from redisai_py.store.codec import encode_header
 from redisai_py.tensor import DType
 
-__all__ = ["check_writable", "converted", "read_tensor", "write_tensor"]
+__all__ = ["check_target", "check_writable", "converted", "read_tensor", "write_tensor"]
 
 _KINDS = f".npy, .safetensors or an image ({' '.join(SUFFIXES)})"
 
@@ -61,11 +61,16 @@ def read_tensor(
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
+    magic = np.lib.format.MAGIC_PREFIX
+    with path.open("rb") as file:
+        if file.read(len(magic)) != magic:
+            raise CannotUse(f"{path}: this is no .npy file")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except (ValueError, EOFError) as error:
+        if "Python objects" in str(error):
+            raise CannotUse(f"{path}: an array of pickled objects is no tensor") from error
         raise CannotUse(f"{path}: {error}") from error
-    return np.asarray(array)
 
 
 def _read_safetensors(path: Path, name: str | None) -> NDArray[Any]:
@@ -113,18 +118,23 @@ def check_writable(path: Path) -> None:
     """See that a tensor can be written under that name, before anything is computed. Raises: CannotUse."""
     if path.suffix.lower() not in (".npy", ".safetensors", *SUFFIXES):
         raise CannotUse(f"{path}: a tensor's file is {_KINDS}")
-    if not path.parent.is_dir():
-        raise CannotUse(f"{path}: there is no directory {path.parent}")
+    check_directory(path)
+
+
+def check_target(path: Path | None, layout: str | None) -> None:
+    """See that a tensor can be written there, None for the terminal, in a layout. Raises: CannotUse."""
+    if path is not None:
+        check_writable(path)
+    if layout is not None and (path is None or path.suffix.lower() not in SUFFIXES):
+        raise CannotUse(f"{path or 'the terminal'}: --layout is for images")
 
 
 def write_tensor(path: Path, array: NDArray[Any], layout: str | None = None) -> None:
     """Write a tensor in the format that the suffix names. Raises: CannotUse: that format cannot hold it.   OSError."""
-    check_writable(path)
+    check_target(path, layout)
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         write_file(path, write_image(path, array, layout))
-    elif layout is not None:
-        raise CannotUse(f"{path}: --layout is for images")
     elif suffix == ".npy":
         if array.dtype == DType.BFLOAT16.numpy_dtype:
             raise CannotUse(f"{path}: .npy has no bfloat16; use .safetensors, or convert with --dtype float")

@@ -6,9 +6,9 @@ told to.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 import redis.asyncio
 from numpy.typing import NDArray
@@ -54,9 +54,11 @@ class AsyncClient(redis.asyncio.Redis):
         super().__init__(**kwargs)
         self._set_up(debug, enable_postprocess, direct)
 
-    def _set_up(self, debug: bool, enable_postprocess: bool, direct: redis.asyncio.Redis | str | None) -> None:
+    def _set_up(self, debug: bool, enable_postprocess: bool, direct: Any) -> None:
         self.debug = debug
         self.enable_postprocess = enable_postprocess
+        if direct is not None and not isinstance(direct, (str, redis.asyncio.Redis)):
+            raise TypeError(f"direct must be a URL or a redis.asyncio.Redis, not {type(direct)}")
         self._direct = redis.asyncio.Redis.from_url(direct) if isinstance(direct, str) else direct
         self._owns_direct = isinstance(direct, str)
 
@@ -84,6 +86,16 @@ class AsyncClient(redis.asyncio.Redis):
         await super().aclose(close_connection_pool)
         if self._owns_direct and self._direct is not None:
             await self._direct.aclose()
+
+    def client(self) -> Self:
+        """A client like this one that keeps to a single connection."""
+        return type(self)(
+            self.debug,
+            self.enable_postprocess,
+            direct=self._direct,
+            connection_pool=self.connection_pool,
+            single_connection_client=True,
+        )
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command; printed first if `debug`."""
@@ -128,7 +140,7 @@ class AsyncClient(redis.asyncio.Redis):
     async def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> str:
         """Store a tensor.
 
-        Args:    tensor: a numpy array, torch tensor, or anything with `__dlpack__` or `__array__`; or a list or tuple.
+        Args:    tensor: a numpy array, torch tensor, or anything with `__array__` or `__dlpack__`; or a list or tuple.
                  shape, dtype: of a list; without a shape it is the list's.
         Returns: 'OK'.
         Raises:  TypeError: no tensor can be made of it.   WrongType: the key holds something else.
@@ -145,6 +157,16 @@ class AsyncClient(redis.asyncio.Redis):
         as_numpy_mutable: bool = False,
         meta_only: Literal[False] = False,
     ) -> NDArray[Any]: ...
+
+    @overload
+    async def tensorget(
+        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, *, meta_only: Literal[True]
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def tensorget(
+        self, key: Key, as_numpy: Literal[False], as_numpy_mutable: bool = False, meta_only: bool = False
+    ) -> dict[str, Any]: ...
 
     @overload
     async def tensorget(
@@ -320,14 +342,34 @@ class AsyncClient(redis.asyncio.Redis):
         return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
+# asyncio joins what it is given at once, and copies what the socket does not take: more goes piece by piece.
+_JOINED = 4 * 1024 * 1024
+
+
 async def _exchange(connection: Any, call: Call[Any], undecoded: bool) -> Any:
     segments = pack(call, connection.encoder)
-    if call.progress is None:
+    if call.progress is None and sum(map(len, segments)) < _JOINED:
         await connection.send_packed_command(segments)
     else:
-        for piece in ProgressReport(segments, call.progress):
-            await connection.send_packed_command([piece])
+        await _send_pieces(connection, ProgressReport(segments, call.progress or _nobody))
     return await connection.read_response(disable_decoding=undecoded)
+
+
+def _nobody(sent: int, total: int) -> None:
+    """Progress that nobody asked for."""
+
+
+async def _send_pieces(connection: Any, pieces: Iterable[bytes | memoryview]) -> None:
+    """Send one command piece by piece. A failure between two of them, as in `progress`, costs the connection."""
+    check_health = True
+    try:
+        for piece in pieces:
+            # redis-py checks with a PING of its own: after the first piece it would become part of the command.
+            await connection.send_packed_command([piece], check_health=check_health)
+            check_health = False
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
 
 
 class AsyncDag(DagBuilder):

@@ -63,7 +63,8 @@ def dtype_of(dtype: Any) -> DType:
 def tensor_of(value: Any) -> Tensor:
     """The tensor of an array.
 
-    Args:    value: a numpy array or scalar, a torch tensor on any device, or anything with `__dlpack__` or `__array__`.
+    Args:    value: a numpy array or scalar, a torch tensor on any device, or anything with `__array__`,
+             `__array_interface__` (as images of Pillow) or `__dlpack__`.
     Raises:  TypeError: not an array, or elements that no DType holds.
     Copies:  none if the array is C-contiguous, little-endian, numeric and in host memory.
     """
@@ -76,23 +77,31 @@ def tensor_of(value: Any) -> Tensor:
 
 def _to_numpy(value: Any) -> NDArray[Any]:
     if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+            raise TypeError("RedisAI doesn't support tensors with masked elements: fill them first")
         return value
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        host = value.detach().cpu().contiguous()
-        if host.dtype is torch.bfloat16:  # numpy has no bfloat16 of its own: the same bits under another name
-            return np.asarray(host.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
-        return np.asarray(host.resolve_conj().resolve_neg().numpy())
-    if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
+        return _of_torch(value, torch)
+    # Before DLPack, which has neither texts nor all types: TensorFlow ends the process when asked for texts that way.
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
         try:
-            return np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError):
-            # Another device, or a type that numpy's DLPack lacks: `__array__` may still copy it over.
-            if not hasattr(value, "__array__"):
+            return np.asarray(value)
+        except TypeError:  # an array of another device may refuse to be copied over unasked
+            if not hasattr(value, "__dlpack__"):
                 raise
-    if hasattr(value, "__array__"):
-        return np.asarray(value)
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
     raise TypeError(f"``tensor`` argument must be a numpy array or a list or a tuple, but got {type(value)}")
+
+
+def _of_torch(value: Any, torch: Any) -> NDArray[Any]:
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        raise TypeError("RedisAI doesn't support torch tensors that are sparse, quantized, or on the meta device")
+    host = value.detach().cpu().contiguous()
+    if host.dtype is torch.bfloat16:  # numpy has no bfloat16 of its own: the same bits under another name
+        return np.asarray(host.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+    return np.asarray(host.resolve_conj().resolve_neg().numpy())
 
 
 def _is_text(value: Any) -> bool:
@@ -106,14 +115,16 @@ def _is_integer(value: Any) -> bool:
 def must_convert(values: Sequence[Any], dtype: DType) -> bool:
     """Whether a list cannot go word by word as VALUES to any RedisAI.
 
-    Nested lists, bools and numpy's scalars are no words, and RedisAI itself takes neither negative integers nor empty
-    strings as such. Other words that do not fit the type are left to the server, which says so.
+    Nested lists, bools and numpy's scalars are no words, and RedisAI itself takes neither negative integers nor NaN nor
+    empty strings as such. Other words that do not fit the type are left to the server, which says so.
     """
     if not all(type(value) in (int, float, str, bytes) for value in values):
         return True
     if dtype is DType.STRING:
         return any(value in ("", b"") for value in values)
-    return dtype not in _FLOATS and any(type(value) is int and value < 0 for value in values)
+    if dtype in _FLOATS:
+        return any(value != value for value in values)
+    return any(type(value) is int and value < 0 for value in values)
 
 
 def elements_of(values: Sequence[Any], dtype: DType) -> Tensor:

@@ -157,7 +157,7 @@ def tensorset_words(key: Key, tensor: Any, shape: Sequence[int] | None, dtype: A
     if isinstance(tensor, (list, tuple)):
         kind = dtype_of(dtype)
         if not must_convert(tensor, kind):
-            dims = (len(tensor),) if shape is None else shape
+            dims = (len(tensor),) if shape is None else _dims(shape)
             return ["AI.TENSORSET", key, kind.name, *dims, "VALUES", *tensor]
     value = tensor_from(tensor, shape, dtype)
     return ["AI.TENSORSET", key, value.dtype.name, *value.shape, "BLOB", value.data]
@@ -168,7 +168,12 @@ def tensor_from(tensor: Any, shape: Sequence[int] | None, dtype: Any) -> Tensor:
     if not isinstance(tensor, (list, tuple)):
         return tensor_of(tensor)
     value = elements_of(tensor, dtype_of(dtype))
-    return value if shape is None else Tensor(value.dtype, tuple(shape), value.data)
+    return value if shape is None else Tensor(value.dtype, _dims(shape), value.data)
+
+
+def _dims(shape: Iterable[Any]) -> tuple[int, ...]:
+    """The shape without numpy's integers, which redis-py does not send."""
+    return tuple(int(size) if isinstance(size, np.integer) else size for size in shape)
 
 
 def tensorget(key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False) -> Call[Any]:
@@ -303,7 +308,14 @@ def is_pure(inputs: Keys, outputs: Keys) -> bool:
 
 
 def _as_bytes(keys: Keys) -> set[bytes]:
-    return {key.encode() if isinstance(key, str) else bytes(key) for key in listify(keys)}
+    return set(map(_key_as_sent, listify(keys)))
+
+
+def _key_as_sent(key: Any) -> bytes:
+    """What redis-py makes of a key: numbers are keys too."""
+    if isinstance(key, str):
+        return key.encode("utf-8", "surrogateescape")
+    return bytes(key) if isinstance(key, (bytes, bytearray, memoryview)) else repr(key).encode()
 
 
 def modelscan() -> Call[list[list[str]]]:

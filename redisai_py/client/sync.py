@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 import redis
 from numpy.typing import NDArray
@@ -59,9 +59,11 @@ class Client(redis.Redis):
         super().__init__(*args, **kwargs)
         self._set_up(debug, enable_postprocess, direct)
 
-    def _set_up(self, debug: bool, enable_postprocess: bool, direct: redis.Redis | str | None) -> None:
+    def _set_up(self, debug: bool, enable_postprocess: bool, direct: Any) -> None:
         self.debug = debug
         self.enable_postprocess = enable_postprocess
+        if direct is not None and not isinstance(direct, (str, redis.Redis)):
+            raise TypeError(f"direct must be a URL or a redis.Redis, not {type(direct)}")
         self._direct = redis.Redis.from_url(direct) if isinstance(direct, str) else direct
         self._owns_direct = isinstance(direct, str)
 
@@ -82,11 +84,24 @@ class Client(redis.Redis):
         client._set_up(debug, enable_postprocess, direct)
         return client
 
+    def __enter__(self) -> Self:
+        return self
+
     def close(self) -> None:
         """Close the connections."""
         super().close()
         if self._owns_direct and self._direct is not None:
             self._direct.close()
+
+    def client(self) -> Self:
+        """A client like this one that keeps to a single connection."""
+        return type(self)(
+            self.debug,
+            self.enable_postprocess,
+            direct=self._direct,
+            connection_pool=self.connection_pool,
+            single_connection_client=True,
+        )
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command; printed first if `debug`."""
@@ -130,7 +145,7 @@ class Client(redis.Redis):
     def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> str:
         """Store a tensor.
 
-        Args:    tensor: a numpy array, torch tensor, or anything with `__dlpack__` or `__array__`; or a list or tuple.
+        Args:    tensor: a numpy array, torch tensor, or anything with `__array__` or `__dlpack__`; or a list or tuple.
                  shape, dtype: of a list; without a shape it is the list's.
         Returns: 'OK'.
         Raises:  TypeError: no tensor can be made of it.   WrongType: the key holds something else.
@@ -147,6 +162,16 @@ class Client(redis.Redis):
         as_numpy_mutable: bool = False,
         meta_only: Literal[False] = False,
     ) -> NDArray[Any]: ...
+
+    @overload
+    def tensorget(
+        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, *, meta_only: Literal[True]
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def tensorget(
+        self, key: Key, as_numpy: Literal[False], as_numpy_mutable: bool = False, meta_only: bool = False
+    ) -> dict[str, Any]: ...
 
     @overload
     def tensorget(

@@ -155,12 +155,15 @@ def test_a_model_that_cannot_be_written_is_an_error_of_this_machine(redisai: Red
     redisai("model", "put", "net", MUL)
     refused = redisai("model", "get", "net", tmp_path / "nowhere" / "net.onnx")
     assert refused.code == 2
-    assert "nowhere" in refused.stderr
+    assert refused.stderr == f"redisai: {tmp_path}/nowhere/net.onnx: there is no directory {tmp_path}/nowhere\n"
+    refused = redisai("model", "get", "net", tmp_path)
+    assert refused.code == 2
+    assert refused.stderr == f"redisai: {tmp_path}: this is a directory\n"
 
 
 def test_outputs_that_cannot_be_written_are_refused_before_the_run(redisai: Redisai, con: Any, x: Path) -> None:
     redisai("model", "put", "net", MUL)
-    for output in ("y.txt", "nowhere/y.npy"):
+    for output in ("y.txt", "nowhere/y.npy", "y="):
         refused = redisai("model", "run", "net", "-i", x, "-o", output)
         assert refused.code == 2
         assert output in refused.stderr
@@ -219,12 +222,13 @@ def test_a_model_that_the_framework_refuses_is_an_error_of_the_server(redisai: R
         ("net.pb", ("--inputs", "x"), "--inputs and --outputs"),
         ("empty.onnx", (), "empty"),
         ("absent.onnx", (), "No such file"),
+        ("", (), "no SavedModel"),
     ],
 )
 def test_what_cannot_be_a_model_is_said_before_anything_is_sent(
     redisai: Redisai, bare: redis.Redis, tmp_path: Path, name: str, options: tuple[object, ...], reason: str
 ) -> None:
-    if name != "absent.onnx":
+    if name not in ("absent.onnx", ""):
         (tmp_path / name).write_bytes(b"" if name == "empty.onnx" else b"model")
     refused = redisai("model", "put", "net", tmp_path / name, *options)
     assert refused.code == 2

@@ -38,6 +38,8 @@ def test_exit_codes(program: Redisai, x: Path) -> None:
         ("tensor", "put", "t", "absent.npy"): 2,
         ("model", "frobnicate"): 2,
         ("ping", "--url", "http://127.0.0.1"): 2,
+        ("ping", "--url", f"{nobody}/data"): 2,
+        ("ping", "--url", f"{nobody}/0/1"): 2,
         ("ping", "--url", nobody): 3,
     }
     for arguments, code in cases.items():
@@ -127,6 +129,15 @@ def test_models_go_through_pipes(program: Redisai, con: Any, url: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "b: ONNX on CPU, 100 B\n", "")
     assert con.modelget("b")["blob"] == MUL.read_bytes()
     assert program("model", "put", "b", "-").code == 2
+    nothing = subprocess.run(
+        command("model", "put", "b", "-", "--backend", "onnx"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**os.environ, "REDISAI_URL": url},
+    )
+    assert (nothing.returncode, nothing.stderr) == (2, "redisai: standard input is empty\n")
 
 
 def test_keys_need_not_be_text(url: str, bare: redis.Redis, x: Path) -> None:

@@ -76,6 +76,12 @@ def test_a_script_is_stored_listed_read_run_and_deleted(
     assert redisai("script", "ls").stderr == "no scripts\n"
 
 
+def test_a_source_that_cannot_be_written_is_an_error_of_this_machine(redisai: Redisai, tmp_path: Path) -> None:
+    refused = redisai("script", "get", "s", tmp_path / "nowhere" / "s.py")
+    assert refused.code == 2
+    assert "there is no directory" in refused.stderr
+
+
 def test_a_source_that_does_not_compile_is_refused_by_the_server(redisai: Redisai, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     (tmp_path / "bad.py").write_text(SOURCE.replace("* 2", "* undefined"))
@@ -90,8 +96,10 @@ def test_entry_points_are_found_by_their_signature() -> None:
     assert entry_points_of(modern, "s") == ["f"]
     with pytest.raises(CannotUse, match="no function takes"):
         entry_points_of("def g(x): return x", "s")
-    with pytest.raises(CannotUse, match="s: "):
-        entry_points_of("def g(x:", "s")
+    with pytest.raises(CannotUse, match=r"^s, line 2: '\(' was never closed$"):
+        entry_points_of("\ndef g(x", "s")
+    with pytest.raises(CannotUse, match=r"^s: source code string cannot contain null bytes$"):
+        entry_points_of("\0", "s")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x = 1"])

@@ -21,6 +21,10 @@ def test_info_of_the_server(redisai: Redisai, redis_server: RedisServer, bare: r
     assert shown["redis_version"] == bare.info("server")["redis_version"]
     lines = dict(line.split(maxsplit=1) for line in redisai("info").stdout.splitlines())
     assert lines["RedisAI_version"] == "1.2.7"
+    redisai("model", "put", "m", MUL, "--device", "CPU:0")  # its queue has a colon in its name
+    shown = redisai("info", "--json").document
+    assert isinstance(shown["queue_CPU:0_bthread_n1_used_cpu_total"], float)
+    assert isinstance(shown["threads_per_queue"], int)
     plain = redisai("info", "--url", redis_server.url)
     assert plain.code == 1
     assert "plain Redis" in plain.stderr

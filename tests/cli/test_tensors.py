@@ -145,8 +145,9 @@ def test_an_image_without_pillow_is_an_error_that_names_the_extra(
     ("name", "content", "options", "reason"),
     [
         ("t.txt", b"1 2", (), ".safetensors"),
-        ("t.npy", b"not numpy", (), "t.npy"),
-        ("t.npy", b"", (), "t.npy"),
+        ("t.npy", b"not numpy", (), "no .npy file"),
+        ("t.npy", b"", (), "no .npy file"),
+        ("t.npy", b"\x93NUMPY\x01", (), "t.npy"),
         ("t.npy", np.array([{}], object), (), "objects"),
         ("t.npy", np.ones(2, complex), (), "complex128"),
         ("t.npy", np.ones((0, 2)), (), "no elements"),
@@ -188,14 +189,16 @@ def test_what_is_no_tensor_is_said_before_anything_is_sent(
         (np.ones((2, 2, 4), np.uint8), "t.jpg", "JPEG"),
         (np.ones(2, ml_dtypes.bfloat16), "t.npy", "bfloat16"),
         (np.ones(2), "t.csv", ".npy"),
+        (np.ones(2), "t.npy --layout chw", "for images"),
     ],
 )
 def test_a_tensor_that_a_format_cannot_hold_leaves_the_file_alone(
     redisai: Redisai, con: Any, tmp_path: Path, array: Any, name: str, reason: str
 ) -> None:
+    name, *options = name.split()
     (tmp_path / name).write_bytes(b"before")
     con.tensorset("t", array)
-    refused = redisai("tensor", "get", "t", tmp_path / name)
+    refused = redisai("tensor", "get", "t", tmp_path / name, *options)
     assert refused.code == 2
     assert reason in refused.stderr
     assert (tmp_path / name).read_bytes() == b"before"
@@ -208,6 +211,13 @@ def test_a_failed_read_leaves_the_file_alone(redisai: Redisai, tmp_path: Path) -
     assert refused.stderr == "redisai: tensor key is empty or in a different shard\n"
     assert [path.name for path in tmp_path.iterdir()] == ["t.npy"]
     assert (tmp_path / "t.npy").read_bytes() == b"before"
+
+
+def test_a_layout_without_an_image_is_refused(redisai: Redisai, con: Any) -> None:
+    con.tensorset("t", np.ones((3, 2, 2)))
+    refused = redisai("tensor", "get", "t", "--layout", "chw")
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "for images" in refused.stderr
 
 
 def test_a_key_of_another_kind_is_left_alone(redisai: Redisai, bare: redis.Redis, x: Path) -> None:

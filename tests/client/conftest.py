@@ -33,11 +33,11 @@ class Blocking:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             result = value(*args, **kwargs)
-            if inspect.isawaitable(result) and not isinstance(result, redis.asyncio.client.Pipeline):
+            if inspect.isawaitable(result) and not isinstance(result, redis.asyncio.Redis):
                 return self.wait(result)
             if result is self.target:
                 return self
-            return Blocking(result, self._loop) if hasattr(result, "execute") else result
+            return Blocking(result, self._loop) if hasattr(result, "tensorget") else result
 
         return call
 

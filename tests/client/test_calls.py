@@ -249,6 +249,9 @@ def test_a_dag_that_timed_out():
     [
         (calls.modelexecute("m", "a", "b"), True),
         (calls.modelexecute("m", ["a", b"b"], ["b"]), False),
+        (calls.modelexecute("m", 10**15, 7), True),
+        (calls.modelexecute("m", [1.5, 7], "7"), False),
+        (calls.modelexecute("m", "a\udcff", b"a\xff"), False),
         (calls.scriptexecute("s", "f", inputs="a"), False),
         (calls.modeldel("m"), False),
         (calls.loadbackend("TF", "p"), False),

@@ -3,6 +3,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from redis.sentinel import Sentinel
 import redisai_py
 from redisai_py import AsyncClient, Client
 from redisai_py.client import AsyncDag, AsyncPipeline, Dag, Pipeline
+from tests.client.conftest import Blocking
 from tests.client.proxy import Proxy
 from tests.support import LOCALHOST, free_port
 
@@ -122,6 +124,45 @@ def test_progress(make_client):
     assert sent[-1] > len(data)
 
 
+def test_progress_that_fails_costs_a_connection_and_nothing_else(make_client):
+    con = make_client(max_connections=1, socket_timeout=5, retry=retry_of(make_client, 0))
+    told = []
+
+    def give_up_halfway(sent, total):
+        told.append(sent)
+        if sent > total / 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        con.modelstore("m", "ONNX", "CPU", bytes(5_000_000), progress=give_up_halfway)
+    assert 1 < len(told) < 5
+    assert con.tensorset("x", [1], dtype="int8") == "OK"
+
+
+def test_health_checks_stay_out_of_commands_that_are_sent_in_pieces(make_client):
+    con = make_client(max_connections=1, socket_timeout=5, health_check_interval=3600, retry=retry_of(make_client, 0))
+    connection = con.connection_pool.make_connection()
+
+    def an_hour_passes(sent, total):
+        connection.next_health_check = 0
+
+    con.connection_pool.make_connection = lambda: connection
+    with pytest.raises(redis.ResponseError, match="protobuf"):
+        con.modelstore("m", "ONNX", "CPU", bytes(3_500_000), progress=an_hour_passes)
+    assert con.tensorset("x", [1], dtype="int8") == "OK"
+
+
+def test_a_large_command_is_not_copied(make_client):
+    con, array = make_client(), np.zeros(32_000_000, np.uint8)
+    con.tensorset("x", array[:1])
+    tracemalloc.start()
+    try:
+        con.tensorset("x", array)
+        assert tracemalloc.get_traced_memory()[1] < array.nbytes / 2
+    finally:
+        tracemalloc.stop()
+
+
 def test_debug(make_client, capsys):
     con = make_client(debug=True)
     con.tensorset("x", [2, 3, 4, 5], dtype="float")
@@ -141,6 +182,21 @@ def test_one_connection_for_everything(make_client):
     first = con.client_id()
     assert con.tensorget("x").tolist() == [1]
     assert con.client_id() == first
+
+
+def test_a_client_of_one_connection_is_like_the_one_it_comes_from(make_client, redis_url):
+    con = make_client(debug=True, enable_postprocess=False, direct=redis_url).client()
+    con.tensorset("x", np.array([1], dtype="int8"))
+    assert con.get("x") == con.tensorget("x")  # from Redis itself, as it is
+    first = con.client_id()
+    assert con.client_id() == first
+    (con.aclose if isinstance(con, Blocking) else con.close)()
+
+
+def test_direct_mode_wants_a_client_of_its_own_kind(make_client):
+    for direct in (6379, redis.Redis() if isinstance(make_client(), Blocking) else redis.asyncio.Redis()):
+        with pytest.raises(TypeError, match="direct must be a URL or a redis"):
+            make_client(direct=direct)
 
 
 def test_words_that_are_no_words(make_client):
@@ -238,7 +294,7 @@ NAMES_OF_ASYNCIO = {"close": "aclose"}
 @pytest.mark.parametrize("name", sorted(set(OURS) - {"from_url"}))
 def test_both_clients_have_the_same_methods(name):
     blocking, coroutine = getattr(Client, name), getattr(AsyncClient, NAMES_OF_ASYNCIO.get(name, name))
-    if name not in ("close", "dag", "pipeline"):
+    if name not in ("client", "close", "dag", "pipeline"):
         assert inspect.iscoroutinefunction(coroutine)
         assert inspect.signature(blocking) == inspect.signature(coroutine)
         assert blocking.__doc__ == coroutine.__doc__

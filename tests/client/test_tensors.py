@@ -65,6 +65,7 @@ def test_arrays_are_read_only_unless_asked_otherwise(tensors):
         ([np.float64(1.5), 2], "float16", "FLOAT16", [1.5, 2.0]),
         ([1, 2**64 - 1], "uint64", "UINT64", [1, 2**64 - 1]),
         ([1e39], "float", "FLOAT", [float("inf")]),
+        (["1.5", float("inf"), "-2"], "double", "DOUBLE", [1.5, float("inf"), -2.0]),
     ],
 )
 def test_lists(tensors, values, dtype, name, expected):
@@ -73,9 +74,17 @@ def test_lists(tensors, values, dtype, name, expected):
     assert tensors.tensorget("x").tolist() == expected
 
 
-def test_shape_of_a_list(tensors):
-    tensors.tensorset("x", [1, 2, 3, 4], shape=[2, 2], dtype="int32")
-    assert tensors.tensorget("x").tolist() == [[1, 2], [3, 4]]
+@pytest.mark.parametrize("dtype", ["float", "double", "float16", "bfloat16"])
+def test_a_list_may_hold_nan(tensors, dtype):
+    tensors.tensorset("x", [1.5, float("nan"), -2], dtype=dtype)
+    assert str(tensors.tensorget("x").tolist()) == "[1.5, nan, -2.0]"
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3, 4], [[1, 2, 3, 4]]])
+def test_shape_of_a_list(tensors, values):
+    for shape in ([2, 2], np.array([2, 2]), np.zeros((2, 2)).shape):
+        tensors.tensorset("x", values, shape=shape, dtype="int32")
+        assert tensors.tensorget("x").tolist() == [[1, 2], [3, 4]]
     tensors.tensorset("x", [5], shape=(), dtype="int32")
     assert tensors.tensorget("x").shape == ()
 
@@ -123,18 +132,48 @@ class WithDLPack:
         return self._array.__dlpack_device__()
 
 
-class OnAnotherDevice(WithArray):
+class WithInterface:
+    def __init__(self, array):
+        self.__array_interface__ = array.__array_interface__
+        self._array = array
+
+
+class AskedByDLPackOnly(WithDLPack):
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("no implicit copies")
+
+
+class WithoutDLPackForTexts:
+    """As a tensor of TensorFlow, which says that it has DLPack, and ends the process when it is asked for texts."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([b"a", b"bc"], dtype=object)
+
     def __dlpack__(self, **options):
-        raise BufferError("not on this device")
+        raise SystemExit
 
     def __dlpack_device__(self):
-        return (2, 0)
+        return (1, 0)
 
 
-@pytest.mark.parametrize("value", [WithArray(), WithDLPack(np.array([1.0, 2.0])), OnAnotherDevice()])
+ARRAY = np.array([1.0, 2.0])
+
+
+@pytest.mark.parametrize("value", [WithArray(), WithDLPack(ARRAY), WithInterface(ARRAY), AskedByDLPackOnly(ARRAY)])
 def test_anything_with_an_array_inside(tensors, value):
     tensors.tensorset("x", value)
     assert tensors.tensorget("x").tolist() == [1.0, 2.0]
+
+
+def test_anything_with_texts_inside(tensors):
+    tensors.tensorset("x", WithoutDLPackForTexts())
+    assert tensors.tensorget("x").tolist() == ["a", "bc"]
+
+
+def test_images(tensors):
+    image = pytest.importorskip("PIL.Image").new("RGB", (3, 2), (1, 2, 3))
+    tensors.tensorset("x", image)
+    assert tensors.tensorget("x").tolist() == [[[1, 2, 3]] * 3] * 2
 
 
 def test_torch_tensors(tensors):
@@ -145,6 +184,10 @@ def test_torch_tensors(tensors):
     tensors.tensorset("x", torch.tensor([1.0, -2.5], dtype=torch.bfloat16))
     assert tensors.tensorget("x").dtype == ml_dtypes.bfloat16
     assert tensors.tensorget("x").tolist() == [1.0, -2.5]
+    dense = torch.ones(2, 2)
+    for value in (dense.to_sparse(), torch.empty(2, device="meta"), dense.to(torch.float8_e4m3fn), dense.cfloat()):
+        with pytest.raises(TypeError):
+            tensors.tensorset("x", value)
 
 
 def test_large_tensors(tensors):
@@ -173,6 +216,7 @@ def test_large_tensors(tensors):
             "``tensor`` argument must be a numpy array or a list or a tuple, but got",
         ),
         ((np.array([1j]),), {}, TypeError, "RedisAI doesn't support tensors of type complex128"),
+        ((np.ma.masked_array([1, 2], [0, 1]),), {}, TypeError, "masked elements: fill them first"),
         ((np.array([1, "a"], dtype=object),), {}, TypeError, "RedisAI doesn't support tensors of type object"),
         (([[1.5]],), {"dtype": "int8"}, TypeError, "elements of a tensor of type INT8 must be integers"),
         (([[1], [1, 2]],), {"dtype": "float"}, ValueError, "inhomogeneous"),

@@ -104,6 +104,26 @@ def test_split_packets(size: int, front_door: FrontDoor, bare: redis.Redis) -> N
     assert received == expected
 
 
+def test_a_tensor_seen_before_may_be_cut_anywhere(front_door: FrontDoor, bare: redis.Redis) -> None:
+    """Clients send a long blob apart from the words before it; redis-py does from 6000 bytes on."""
+    blob, other = bytes(range(250)) * 40, b"\1\2"
+    head = b"*6\r\n$12\r\nAI.TENSORSET\r\n$1\r\nt\r\n$5\r\nUINT8\r\n$5\r\n10000\r\n$4\r\nBLOB\r\n$10000\r\n"
+    frame = head + blob + b"\r\n"
+    cuts = [*range(len(head) - 4, len(head) + 4), *range(len(frame) - 4, len(frame)), len(head) + 5000]
+    with raw_socket(front_door.port) as cutting, redis.Redis(port=front_door.port, socket_timeout=5) as another:
+        cutting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        cutting.settimeout(5)
+        for cut in [len(frame), *cuts]:  # whole at first
+            bare.delete("t")
+            cutting.sendall(frame[:cut])
+            # What was sent before this is answered has been received by then.
+            assert another.execute_command("AI.TENSORSET", "u", "UINT8", 2, "BLOB", other) == b"OK"
+            cutting.sendall(frame[cut:])
+            assert cutting.recv(100) == b"+OK\r\n", cut
+            assert another.execute_command("AI.TENSORGET", "t", "BLOB") == blob
+            assert another.execute_command("AI.TENSORGET", "u", "BLOB") == other
+
+
 def test_mixed_pipeline_keeps_order(client: redis.Redis) -> None:
     pipeline = client.pipeline(transaction=False)
     for number in range(200):

@@ -84,6 +84,22 @@ def test_chunks_do_not_matter(sent: list[Argv], positions: list[int], remember: 
 
 
 @settings(max_examples=50, deadline=None)
+@given(commands, st.booleans())
+def test_cut_where_clients_cut(sent: list[Argv], buffered: bool) -> None:
+    """Clients send the words before a long argument, the argument, and what follows it one after the other."""
+    frames = Frames()
+    data = b"".join(map(_encode, sent))
+    for argv in sent:  # each alone, so that it is remembered
+        _receive([_encode(argv)], frames, remember=True, buffered=buffered)
+    edges, position = [], 0
+    for argv in sent:
+        stop = position + len(_encode(argv))
+        edges += [stop - 2 - len(argv[-1]), stop - 2, stop]
+        position = stop
+    assert _receive(_cut(data, edges), frames, remember=True, buffered=buffered) == (sent, "")
+
+
+@settings(max_examples=50, deadline=None)
 @given(commands.map(lambda sent: [argv for argv in sent if sum(map(len, argv)) < 2000]))
 def test_byte_by_byte(sent: list[Argv]) -> None:
     data = b"".join(map(_encode, sent))

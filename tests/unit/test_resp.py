@@ -112,7 +112,8 @@ def test_remembered_frames_give_the_same_object() -> None:
 def test_remembered_heads_take_their_payload() -> None:
     frames = Frames()
     head = b"*6\r\n$12\r\nAI.TENSORSET\r\n$1\r\nt\r\n$5\r\nUINT8\r\n$1\r\n4\r\n$4\r\nBLOB\r\n$4\r\n"
-    frames.remember(head, Command([b"AI.TENSORSET", b"t", b"UINT8", b"4", b"BLOB"], payload_size=4))
+    words = [b"AI.TENSORSET", b"t", b"UINT8", b"4", b"BLOB"]
+    frames.remember(head, Command(words, payload_size=4))
     # The payloads look like frames themselves.
     commands = CommandParser(frames).feed(head + b"\r\n*1\r\n" + head + b"$4\r\n\r\n")
     assert [payload for _, payload in commands] == [b"\r\n*1", b"$4\r\n"]
@@ -121,6 +122,11 @@ def test_remembered_heads_take_their_payload() -> None:
     ((command, payload),) = parser.feed(b"34\r\n")
     assert payload is None, "a payload in two chunks is parsed in the ordinary way"
     assert command.argv[-1] == b"1234"
+    frame = head + b"1234\r\n"
+    for cut in range(1, len(frame)):
+        assert parser.feed(frame[:cut]) == [], cut
+        ((command, payload),) = parser.feed(frame[cut:])
+        assert [*command.argv, payload or b""] in ([*words, b"1234"], [*words, b"1234", b""]), cut
 
 
 def test_remembered_frames_are_bounded() -> None:
