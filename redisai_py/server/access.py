@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 from redisai_py.errors import UpstreamError
@@ -246,6 +246,15 @@ class AccessTable:
         if access.clients == 0:
             self._by_identity.pop(access.identity, None)
             access.close()
+
+    @contextmanager
+    def held(self, identity: Identity) -> Iterator[Access]:
+        """The identity's Access for work that may outlast its client."""
+        access = self.acquire(identity)
+        try:
+            yield access
+        finally:
+            self.release(access)
 
     def connection_counts(self) -> tuple[int, int]:
         """How many shared and how many dedicated connections are open."""
