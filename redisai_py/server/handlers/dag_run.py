@@ -132,6 +132,7 @@ class DagRun:
         "_runnables",
         "_runs",
         "_scripts",
+        "_timed_out",
         "_values",
         "plan",
     )
@@ -151,6 +152,7 @@ class DagRun:
         self._connection = connection
         self._done = done
         self._over = False
+        self._timed_out = False
         self._errors: dict[int, BaseException] = {}
         self._runs: dict[int, Run] = {}
         self._scripts: dict[int, ScriptRun] = {}
@@ -213,6 +215,8 @@ class DagRun:
 
     def _ended(self, i: int, outputs: Any, error: BaseException | None) -> None:
         if self._over:
+            if self._timed_out and self.plan.precedes_failure(i):
+                self._count(i)
             return
         if error is None:
             for name, value in zip(self._ops[i].writes, outputs, strict=True):
@@ -222,6 +226,9 @@ class DagRun:
         self._errors[i] = error
         self.plan.fail(i)
         if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
+            # Over before the others are cancelled: they end at once, and must not be taken for the DAG's result.
+            self._over = self._timed_out = True
+            self._count_all()
             self._cancel()
             self._end(error)
 
