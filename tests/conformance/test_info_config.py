@@ -389,6 +389,20 @@ def test_sections_by_name(client: redis.Redis, words: tuple[str, ...], expected:
     assert list(sections(client, *words)) == expected
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("section", ["ai_git", "ai", "modules", "everything", "nosuch"])
+def test_the_text_is_the_same_in_both_protocols(front_door: FrontDoor, protocol: int, section: str) -> None:
+    with redis.Redis(port=front_door.port, protocol=protocol) as client:
+        text = raw(client, "INFO", section)
+    if section == "nosuch":
+        assert text == b""
+        return
+    # As Redis writes it: no empty line before the first section, one before each other.
+    assert text.startswith(b"# ")
+    assert text.endswith(b"\r\n")
+    assert text.count(b"\r\n\r\n") == text.count(b"# ") - 1
+
+
 def test_the_default_info_has_the_module_line_but_not_the_sections(client: redis.Redis) -> None:
     assert sections(client)["Modules"] == {"module": sections(client)["Modules"]["module"]}
     assert sections(client)["Modules"]["module"].startswith("name=ai,ver=10207,api=1,")
