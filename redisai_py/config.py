@@ -153,7 +153,9 @@ class Config:
     script_execution_timeout_ms: int = _setting(
         5000, RUNS, "Longest run of a script, in milliseconds.", minimum=1, zero="no limit"
     )
-    queue_limit: int = _setting(10_000, RUNS, "Runs that may wait for one model; further ones are refused.", minimum=1)
+    queue_limit: int = _setting(
+        10_000, RUNS, "Runs that may wait for one model, or for all scripts; further ones are refused.", minimum=1
+    )
     auto_batch: int = _setting(
         0,
         RUNS,

@@ -420,6 +420,24 @@ def test_a_queue_of_another_device_has_workers_too(client: redis.Redis) -> None:
     assert sessions == Config().worker_threads * len([n for n in found["ai_cpu"] if "_bthread_n1_" in n])
 
 
+def test_a_queue_that_only_a_script_uses_has_workers_too(client: redis.Redis) -> None:
+    pytest.importorskip("torch")
+    store(client)
+    client.execute_command("AI.SCRIPTSTORE", "s", "cpu:77", "ENTRY_POINTS", 1, "double", "SOURCE", SCRIPT)
+    found = sections(client, "ai")
+    threads = range(1, Config().worker_threads + 1)
+    assert [found["ai_cpu"][f"ai_queue_CPU:77_bthread_n{i}_used_cpu_total"] for i in threads] == ["N/A"] * len(threads)
+    sessions = int(found["ai_backends_info"]["ai_onnxruntime_maximum_run_sessions_number"])
+    assert sessions == len([name for name in found["ai_cpu"] if "_bthread_" in name])
+
+
+def test_a_device_string_cannot_add_lines_to_info(client: redis.Redis) -> None:
+    pytest.importorskip("torch")
+    client.execute_command("AI.SCRIPTSTORE", "s", "CPU\r\n# fake\r\nx:", "ENTRY_POINTS", 1, "double", "SOURCE", SCRIPT)
+    assert "fake" not in sections(client, "ai")
+    client.delete("s")
+
+
 def test_onnx_memory_follows_the_models(redis_server: RedisServer, bare: redis.Redis) -> None:
     """On a server of its own: the figures are of all models of a process."""
     server = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import struct
 import urllib.request
@@ -141,6 +142,34 @@ def test_a_queued_script_of_a_lost_client_is_dropped(command: str, single: Front
         assert busy.reply() == "+OK"
         assert client.execute_command("AI.INFO", "s")[-4:] == [b"calls", 1, b"errors", 0]
         assert not bare.exists("ran")
+
+
+def test_a_full_queue_of_scripts_refuses(redis_server: RedisServer, bare: redis.Redis) -> None:
+    server = FrontDoor(Config(redis=redis_server.url, port=0, threads_per_queue=1, queue_limit=1, drain_timeout_s=5))
+    try:
+        with (
+            redis.Redis(port=server.port, protocol=2) as client,
+            talk(server.port) as first,
+            talk(server.port) as second,
+            talk(server.port) as third,
+        ):
+            store_script(client)
+            first.send("AI.SCRIPTEXECUTE s gate KEYS 1 open")
+            until(lambda: bare.exists("open:reached"), "the first script never ran")
+            runs = [second, third]
+            for run in runs:
+                run.send("AI.SCRIPTEXECUTE s mark KEYS 1 ran", "PING")
+            # Which of the two came first is not known; the other is answered at once.
+            readable, _, _ = select.select([run.socket for run in runs], [], [], 10)
+            (refused,) = [run for run in runs if run.socket in readable]
+            assert refused.reply() == "-ERR the run queue of scripts is full: 1 runs are waiting"
+            assert refused.reply() == "+PONG"
+            client.set("open", "1")
+            assert first.reply() == "+OK"
+            assert next(run for run in runs if run is not refused).reply() == "+OK"
+            assert client.execute_command("AI.INFO", "s")[-4:] == [b"calls", 2, b"errors", 0]
+    finally:
+        server.stop()
 
 
 def test_a_running_script_of_a_lost_client_is_finished(single: FrontDoor, bare: redis.Redis) -> None:

@@ -163,7 +163,7 @@ class ScriptEngine:
         if self._closed:
             raise BackendError("ERR script engine is closed")
         if self._queued >= self.settings.max_queued:
-            raise Overloaded(f"ERR {self._queued} script runs are waiting already")
+            raise Overloaded(f"ERR the run queue of scripts is full: {self._queued} runs are waiting")
         if timeout_ms is not None:
             job.timer = self._loop.call_later(timeout_ms / 1000, self._expire, job)
         self._queues.setdefault(job.queue, deque()).append(job)
