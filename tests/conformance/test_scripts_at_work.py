@@ -96,6 +96,42 @@ def test_a_model_that_waits_for_a_batch_is_run_alone(front_door: FrontDoor, bare
         assert client.execute_command("AI.INFO", "m")[-4:] == [b"calls", 0, b"errors", 0]
 
 
+@pytest.mark.parametrize("way", ["script", "dag"])
+def test_a_script_has_its_callers_rights_and_database(
+    way: str, client: redis.Redis, front_door: FrontDoor, bare: redis.Redis
+) -> None:
+    store_script(client)
+    bare.copy("s", "s", destination_db=3)
+    words: tuple[str | int, ...] = ("AI.SCRIPTEXECUTE", "s", "mark", "KEYS", 1)
+    if way == "dag":
+        words = ("AI.DAGEXECUTE", "ROUTING", "r", "|>", *words)
+    rights = ("+@all", "~mine:*", "~s")
+    client.execute_command("ACL", "SETUSER", "bob", "on", ">pw", "resetkeys", *rights)
+    with redis.Redis(port=front_door.port, protocol=2, username="bob", password="pw", db=3) as bob:
+        # Before and after somebody else's script ran: what the two do, they do on different connections.
+        for _ in range(2):
+            assert "NOPERM" in _error(bob, *words, "others")
+            assert not _error(bob, *words, "mine:1")
+            assert not _error(client, *words, "others")
+        client.execute_command("ACL", "SETUSER", "bob", "resetkeys", "~s")
+        assert "NOPERM" in _error(bob, *words, "mine:2")
+    client.execute_command("ACL", "DELUSER", "bob")
+    with redis.Redis(port=front_door.port, db=3) as third:
+        assert third.keys("mine:*") == [b"mine:1"]
+        assert not third.exists("others")
+    assert client.get("others") == b"1"
+    assert not client.keys("mine:*")
+
+
+def _error(client: redis.Redis, *words: str | int) -> str:
+    """The error that a command is answered, or that its one operation is; empty without one."""
+    try:
+        reply = client.execute_command(*words)
+    except redis.ResponseError as error:
+        return str(error)
+    return str(reply[0]) if isinstance(reply, list) and isinstance(reply[0], redis.ResponseError) else ""
+
+
 @pytest.fixture
 def single(redis_server: RedisServer, bare: redis.Redis) -> Iterator[FrontDoor]:
     """A server with one worker for scripts, and with metrics."""
