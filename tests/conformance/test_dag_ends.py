@@ -46,6 +46,29 @@ def test_a_dag_of_which_several_operations_wait_times_out_as_one(clients: tuple[
     assert first.ask("EXISTS ran") == ":0"
 
 
+def test_any_number_of_dags_that_watch_their_keys_are_one_batch(front_door: FrontDoor, client: redis.Redis) -> None:
+    """More of them than there are connections for large values: each needs one of its own while it waits."""
+    count = 3 * front_door.config.upstream_pool
+    with ExitStack() as stack:
+        clients = [stack.enter_context(talk(front_door.port)) for _ in range(count)]
+        clients[0].given(f"AI.MODELSTORE held ONNX CPU BATCHSIZE {count} MINBATCHSIZE {count} BLOB <onnx_mul>")
+        for i, one in enumerate(clients):
+            one.given(f"AI.TENSORSET x{i} FLOAT 1 2 VALUES {i} 1")
+        for _ in range(2):
+            for i, one in enumerate(clients):
+                op = f"AI.MODELEXECUTE held INPUTS 1 x{i} OUTPUTS 1 x{i}"
+                one.send(f"AI.DAGEXECUTE LOAD 1 x{i} PERSIST 1 x{i} IFUNCHANGED TIMEOUT 8000 |> {op}")
+            assert [one.reply() for one in clients] == ["[+OK]"] * count
+        assert clients[0].ask("AI.TENSORGET x5 VALUES") == '["20", "4"]'
+        reply = clients[0].ask("AI.INFO held FULL")
+        assert f'"batch_rows", [:{count}, :2]' in reply
+    # They are given up again, but for a few.
+    until(
+        lambda: sum(entry["cmd"] == "unwatch" for entry in client.client_list()) <= front_door.config.upstream_pool,
+        "connections that are not needed any more stay open",
+    )
+
+
 def test_what_ran_before_a_timeout_counts(clients: tuple[Conversation, Conversation]) -> None:
     first, _ = clients
     first.given(f"AI.MODELSTORE held {HELD.format(4, 'onnx_mul')}", "AI.MODELSTORE mul ONNX CPU BLOB <onnx_mul>")
