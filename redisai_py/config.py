@@ -131,7 +131,7 @@ class Config:
         None, REDIS, "redis-server or valkey-server to start as the private Redis, instead of the one found on PATH."
     )
     upstream_pool: int = _setting(
-        8, REDIS, "Connections of each user to Redis for values of 64 KiB and more.", minimum=1
+        8, REDIS, "Connections of each user to Redis for values of 64 KiB and more, and for scripts.", minimum=1
     )
 
     threads_per_queue: int = _setting(
