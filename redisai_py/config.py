@@ -131,7 +131,7 @@ class Config:
         None, REDIS, "redis-server or valkey-server to start as the private Redis, instead of the one found on PATH."
     )
     upstream_pool: int = _setting(
-        8, REDIS, "Connections of each user to Redis for values of 64 KiB and more.", minimum=1
+        8, REDIS, "Connections of each user to Redis for values of 64 KiB and more, and for scripts.", minimum=1
     )
 
     threads_per_queue: int = _setting(
@@ -153,7 +153,9 @@ class Config:
     script_execution_timeout_ms: int = _setting(
         5000, RUNS, "Longest run of a script, in milliseconds.", minimum=1, zero="no limit"
     )
-    queue_limit: int = _setting(10_000, RUNS, "Runs that may wait for one model; further ones are refused.", minimum=1)
+    queue_limit: int = _setting(
+        10_000, RUNS, "Runs that may wait for one model, or for all scripts; further ones are refused.", minimum=1
+    )
     auto_batch: int = _setting(
         0,
         RUNS,

@@ -51,6 +51,8 @@ _TOO_FEW_KEYS = {
 }
 _UNSUPPORTED = "Unsupported command within DAG"
 _LONGEST_NAME = 32
+_LONGEST_EX = 10**15
+"""Seconds; Redis counts milliseconds since 1970 in 63 bits, and would refuse more only after the DAG has run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class _Prelude:
     def take_ex(self, args: Args) -> None:
         """`EX seconds`: expiry of the PERSIST keys."""
         value = strict_integer(args.take_word()) if args.left else None
-        if value is None or value <= 0:
+        if value is None or not 0 < value <= _LONGEST_EX:
             raise args.error("ERR invalid expire time in DAG command")
         self.ex_seconds = value
 

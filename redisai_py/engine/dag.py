@@ -141,6 +141,10 @@ class Plan:
         """No operation has failed; only then is anything persisted."""
         return self._first_failed == len(self._operations)
 
+    def precedes_failure(self, i: int) -> bool:
+        """Whether the sequential run reaches operation `i` and goes on from it."""
+        return i < self._first_failed
+
     def outcome(self, i: int) -> Outcome:
         """The reply's element for operation `i`, once `done`. TENSOR ones are always OK: see `exists` for TENSORGET."""
         if self._operations[i].kind is Kind.TENSOR or (i in self._finished and i < self._first_failed):

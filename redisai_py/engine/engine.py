@@ -192,6 +192,7 @@ class Engine:
         *,
         keep_on_device: bool = False,
         counted: bool = True,
+        alone: bool = False,
     ) -> Run:
         """Queue a run.
 
@@ -200,11 +201,12 @@ class Engine:
                  timeout_ms: bound on the time in the queue.
                  keep_on_device: outputs of a GPU model may be device arrays; such a run is not merged.
                  counted: False leaves the counters to `count`, for operations of a DAG that may turn out as never run.
+                 alone: it is neither merged nor held for a batch.
         Returns: the awaitable run. It has failed already, with Overloaded, if the queue is full or the engine closes.
         """
         rows, key = signature(inputs)
         keep_on_device = keep_on_device and loaded.model.device.kind == "GPU"
-        if keep_on_device:
+        if keep_on_device or alone:
             rows = 0
         now = time.monotonic()
         run = Run(loaded, inputs, rows, key, now)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 from redisai_py.errors import UpstreamError
@@ -48,7 +48,7 @@ class Access:
         self._opening: asyncio.Task[SharedUpstream] | None = None
         self._loading: Pending[Any] | None = None
         self._large = _Pool(address, identity, pool_size)
-        self._watching = _Pool(address, identity, pool_size)
+        self._watching = _Pool(address, identity, pool_size, bounded=False)
 
     async def ensure(self) -> SharedUpstream:
         """The shared stream, opened if need be; single-flight. Raises UpstreamError."""
@@ -107,8 +107,8 @@ class Access:
     def watching(self) -> AbstractAsyncContextManager[LargeUpstream]:
         """A connection to keep keys under WATCH with while other things are done, some of which need a dedicated one.
 
-        It comes from a pool of its own: if all of one pool were held by those who wait for another of it, they would
-        wait for ever.
+        It comes from a pool of its own, and one that has as many as are asked for: they are held while models run, so
+        that those who had to wait for one would miss the batch for which the others wait.
         """
         return self._watching.connection()
 
@@ -131,13 +131,16 @@ async def _succeeds(reply: Pending[Any]) -> bool:
 
 
 class _Pool:
-    """At most `size` connections, each with one user at a time, opened when first needed."""
+    """Connections with one user at a time each, opened when first needed; at most `size`, or, where not bounded, as
+    many as are asked for, of which `size` are kept.
+    """
 
-    def __init__(self, address: Address, identity: Identity, size: int) -> None:
+    def __init__(self, address: Address, identity: Identity, size: int, *, bounded: bool = True) -> None:
         self.open_count = 0
         self._address = address
         self._identity = identity
         self._size = size
+        self._bounded = bounded
         self._closed = False
         self._idle: list[LargeUpstream] = []
         self._waiters: deque[Pending[None]] = deque()
@@ -160,7 +163,7 @@ class _Pool:
                 if not connection.closed:
                     return connection
                 self.open_count -= 1
-            if self.open_count < self._size:
+            if self.open_count < self._size or not self._bounded:
                 break
             waiter: Pending[None] = Pending()
             self._waiters.append(waiter)
@@ -185,7 +188,7 @@ class _Pool:
         return connection
 
     def _give_back(self, connection: LargeUpstream, clean: bool) -> None:
-        if clean and not connection.closed and not self._closed:
+        if clean and not connection.closed and not self._closed and len(self._idle) < self._size:
             self._idle.append(connection)
         else:
             connection.close()
@@ -230,6 +233,15 @@ class AccessTable:
         if access.clients == 0:
             self._by_identity.pop(access.identity, None)
             access.close()
+
+    @contextmanager
+    def held(self, identity: Identity) -> Iterator[Access]:
+        """The identity's Access for work that may outlast its client."""
+        access = self.acquire(identity)
+        try:
+            yield access
+        finally:
+            self.release(access)
 
     def connection_counts(self) -> tuple[int, int]:
         """How many shared and how many dedicated connections are open."""

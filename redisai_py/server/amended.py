@@ -26,6 +26,8 @@ __all__ = ["command", "info", "module"]
 _MODULE_LINE = (
     f"module:name={MODULE_NAME},ver={MODULE_VERSION},api=1,filters=0,usedby=[],using=[],options=[handle-io-errors]\r\n"
 ).encode()
+_VERBATIM = b"txt:"
+"""What a verbatim string of RESP3 begins with: it says how to show the text, and is no part of it."""
 
 
 async def info(connection: Connection, argv: list[bytes]) -> object:
@@ -34,8 +36,10 @@ async def info(connection: Connection, argv: list[bytes]) -> object:
     if raw[:1] not in (b"$", b"="):
         connection.write((raw,))
         return NO_REPLY
-    line = raw.find(b"\r\n")
-    body = raw[line + 2 : -2]
+    start = raw.find(b"\r\n") + 2
+    if raw[:1] == b"=":
+        start += len(_VERBATIM)
+    body = raw[start:-2]
     body = body.replace(b"# Modules\r\n", b"# Modules\r\n" + _MODULE_LINE, 1)
     wanted = {word.decode("utf-8", "replace").lower() for word in argv[1:]}
     if wanted & {"modules", "everything"} and b"# Modules" not in body:
@@ -43,6 +47,8 @@ async def info(connection: Connection, argv: list[bytes]) -> object:
     sections = info_sections(connection.server, wanted)
     if sections:
         body += (b"\r\n" if body else b"") + sections.encode()
+    if raw[:1] == b"=":
+        body = _VERBATIM + body
     connection.write((b"%b%d\r\n" % (raw[:1], len(body)), body, b"\r\n"))
     return NO_REPLY
 

@@ -62,6 +62,7 @@ class Server:
         self.scripts = ScriptEngine(
             ScriptSettings(
                 workers=config.worker_threads,
+                max_queued=config.queue_limit,
                 timeout_ms=config.script_execution_timeout_ms,
                 memory_limit_bytes=config.script_memory_limit_mb * 1_000_000,
                 intra_op_threads=config.intra_op_threads,

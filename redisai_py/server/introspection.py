@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redisai_py.backend import loaded_backends
-from redisai_py.engine.settings import EngineSnapshot
 
 if TYPE_CHECKING:
     from redisai_py.server.app import Server
@@ -27,6 +26,7 @@ _VERSION_FIELDS = {
     "TORCH": "ai_Torch_version",
     "ONNX": "ai_onnxruntime_version",
 }
+_ONE_LINE = str.maketrans("\r\n", "  ")
 _ALL = {"everything", "modules", MODULE_NAME}
 
 
@@ -49,7 +49,8 @@ def default_backends_path() -> str:
 
 
 def _lines(fields: dict[str, object]) -> str:
-    return "".join(f"{name}:{value}\r\n" for name, value in fields.items())
+    # A device string is the client's, and must not become lines of its own.
+    return "".join(f"{name}:{value}".translate(_ONE_LINE) + "\r\n" for name, value in fields.items())
 
 
 def _versions(server: Server) -> dict[str, object]:
@@ -81,19 +82,31 @@ def _backends(server: Server) -> dict[str, object]:
     for name in [*own, *others]:
         fields[_VERSION_FIELDS.get(name, f"ai_{name}_version")] = versions[name]
         if name == "ONNX":
-            fields |= _onnx(server.engine.snapshot())
+            fields |= _onnx(server)
     return fields
 
 
-def _onnx(engine: EngineSnapshot) -> dict[str, object]:
+def _script_queues(server: Server) -> list[str]:
+    """INFO's names of the workers of devices that scripts have, and no model. They are processes, not threads of this
+    one, so they have no CPU time here.
+    """
+    devices = dict.fromkeys(held.device.upper() for place, held in server.keys.entries() if place.kind == "SCRIPT")
+    threads = range(1, server.engine.settings.threads_per_queue + 1)
+    known = server.engine.snapshot().queues
+    return [f"ai_queue_{name}_bthread_n{i}_used_cpu_total" for name in devices if name not in known for i in threads]
+
+
+def _onnx(server: Server) -> dict[str, object]:
     """RedisAI counts the bytes and calls of an allocator of its own under ONNX Runtime. We have none, so `memory` is
     the size of the loaded models, and `access_num` counts what makes the runtime allocate: loads and executions.
     """
+    engine = server.engine.snapshot()
+    threads = sum(queue.threads for queue in engine.queues.values()) + len(_script_queues(server))
     on_cpu = [model for model in engine.models if model.backend == "ONNX" and model.device.upper().startswith("CPU")]
     return {
         "ai_onnxruntime_memory": sum(model.nbytes for model in on_cpu),
         "ai_onnxruntime_memory_access_num": engine.executions.get("ONNX", 0) + engine.loads.get("ONNX", 0),
-        "ai_onnxruntime_maximum_run_sessions_number": sum(queue.threads for queue in engine.queues.values()),
+        "ai_onnxruntime_maximum_run_sessions_number": threads,
     }
 
 
@@ -112,7 +125,7 @@ def _cpu(server: Server) -> dict[str, object]:
     }
     for name, seconds in server.engine.snapshot().worker_cpu_s.items():
         fields[name] = _seconds(seconds)
-    return fields
+    return fields | dict.fromkeys(_script_queues(server), "N/A")
 
 
 def _seconds(value: float | None) -> str:

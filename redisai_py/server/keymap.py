@@ -65,6 +65,16 @@ class KeyMap:
         before = self._held.pop(place, None)
         return None if before is None else self._orphan(before.stored_id, place)
 
+    def announce(self, stored_id: str, place: Place) -> None:
+        """This id is being loaded for the key, which may come to hold it."""
+        self._places.setdefault(stored_id, place)
+
+    def withdraw(self, stored_id: str) -> None:
+        """It is loaded, or not: if no key holds it, it has no name."""
+        place = self._places.get(stored_id)
+        if place is not None and all(held.stored_id != stored_id for held in self._held.values()):
+            del self._places[stored_id]
+
     def _orphan(self, stored_id: str, place: Place) -> str | None:
         """The id, if no key has it any more. After a COPY two keys have one id."""
         others = [other for other, held in self._held.items() if held.stored_id == stored_id]

@@ -36,6 +36,7 @@ class Loading:
         if loaded is not None or model.id in self._under_way:
             return loaded or await self._engine.load(model)
         self._under_way.add(model.id)
+        self._keys.announce(model.id, place)  # a warm-up that fails or is slow is logged with the key
         since = time.monotonic()
         try:
             loaded = await self._engine.load(model)
@@ -44,6 +45,7 @@ class Loading:
             raise
         finally:
             self._under_way.discard(model.id)
+            self._keys.withdraw(model.id)
         self._journal.loaded(place, loaded, time.monotonic() - since)
         return loaded
 

@@ -407,7 +407,7 @@ def test_full_queue_is_refused(fresh: Callable[..., Scripts]) -> None:
             await runs[2]
         return error.value.wire()
 
-    assert scripts.do(go()) == "ERR 2 script runs are waiting already"
+    assert scripts.do(go()) == "ERR the run queue of scripts is full: 2 runs are waiting"
 
 
 def test_workers_draw_different_random_numbers(fresh: Callable[..., Scripts]) -> None:

@@ -389,6 +389,20 @@ def test_sections_by_name(client: redis.Redis, words: tuple[str, ...], expected:
     assert list(sections(client, *words)) == expected
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("section", ["ai_git", "ai", "modules", "everything", "nosuch"])
+def test_the_text_is_the_same_in_both_protocols(front_door: FrontDoor, protocol: int, section: str) -> None:
+    with redis.Redis(port=front_door.port, protocol=protocol) as client:
+        text = raw(client, "INFO", section)
+    if section == "nosuch":
+        assert text == b""
+        return
+    # As Redis writes it: no empty line before the first section, one before each other.
+    assert text.startswith(b"# ")
+    assert text.endswith(b"\r\n")
+    assert text.count(b"\r\n\r\n") == text.count(b"# ") - 1
+
+
 def test_the_default_info_has_the_module_line_but_not_the_sections(client: redis.Redis) -> None:
     assert sections(client)["Modules"] == {"module": sections(client)["Modules"]["module"]}
     assert sections(client)["Modules"]["module"].startswith("name=ai,ver=10207,api=1,")
@@ -404,6 +418,24 @@ def test_a_queue_of_another_device_has_workers_too(client: redis.Redis) -> None:
     assert info(client, "net1")["device"] == b"cpu:1"
     sessions = int(found["ai_backends_info"]["ai_onnxruntime_maximum_run_sessions_number"])
     assert sessions == Config().worker_threads * len([n for n in found["ai_cpu"] if "_bthread_n1_" in n])
+
+
+def test_a_queue_that_only_a_script_uses_has_workers_too(client: redis.Redis) -> None:
+    pytest.importorskip("torch")
+    store(client)
+    client.execute_command("AI.SCRIPTSTORE", "s", "cpu:77", "ENTRY_POINTS", 1, "double", "SOURCE", SCRIPT)
+    found = sections(client, "ai")
+    threads = range(1, Config().worker_threads + 1)
+    assert [found["ai_cpu"][f"ai_queue_CPU:77_bthread_n{i}_used_cpu_total"] for i in threads] == ["N/A"] * len(threads)
+    sessions = int(found["ai_backends_info"]["ai_onnxruntime_maximum_run_sessions_number"])
+    assert sessions == len([name for name in found["ai_cpu"] if "_bthread_" in name])
+
+
+def test_a_device_string_cannot_add_lines_to_info(client: redis.Redis) -> None:
+    pytest.importorskip("torch")
+    client.execute_command("AI.SCRIPTSTORE", "s", "CPU\r\n# fake\r\nx:", "ENTRY_POINTS", 1, "double", "SOURCE", SCRIPT)
+    assert "fake" not in sections(client, "ai")
+    client.delete("s")
 
 
 def test_onnx_memory_follows_the_models(redis_server: RedisServer, bare: redis.Redis) -> None:

@@ -45,11 +45,49 @@ PLUGIN = """
             return Doubler()
 """
 
+ENDLESS = """
+    import threading
+
+    import numpy as np
+    from redisai_py.backend import InputSpec
+
+    class Endless:
+        inputs = [InputSpec("x", np.dtype(np.float32), (1,))]
+        outputs = ["y"]
+        nbytes = 0
+
+        def __init__(self):
+            self._told = threading.Event()
+
+        def run(self, inputs, keep_on_device=False):
+            self._told.wait()
+            raise RuntimeError("told to stop")
+
+        def terminate(self):
+            self._told.set()
+            return True
+
+        def close(self):
+            pass
+
+    class Backend:
+        name = "ENDLESS"
+        version = "1.0"
+
+        def check_device(self, device):
+            pass
+
+        def load_model(self, blob, device, inputs, outputs, options):
+            return Endless()
+"""
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A directory with two installed distributions: one plugin that works and one that cannot be imported."""
-    for name, code in (("doubler", PLUGIN), ("broken", "import no_such_framework")):
+    """A directory with three installed distributions: a plugin that works, one that cannot be imported, and one whose
+    models run until they are stopped.
+    """
+    for name, code in (("doubler", PLUGIN), ("broken", "import no_such_framework"), ("endless", ENDLESS)):
         info = tmp_path / f"{name}_backend-1.0.dist-info"
         info.mkdir()
         (tmp_path / f"{name}_backend.py").write_text(textwrap.dedent(code))
@@ -92,3 +130,14 @@ def test_a_plugin_that_fails_is_answered_and_logged(serve: Serve, data_dir: Path
             client.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "in", "OUTPUTS", 1, "out")
         assert "a plugin failed" in serving.stderr
         assert "KeyError" in serving.stderr
+
+
+def test_a_warm_up_that_is_stopped_is_logged_with_the_models_key(serve: Serve, data_dir: Path, site: Path) -> None:
+    options = ("--model-execution-timeout-ms", 1000, "--log-format", "json")
+    serving = serve("--data-dir", data_dir, *options, environment=search_path(site))
+    with serving.client() as client:
+        assert client.execute_command("AI.MODELSTORE", "m", "ENDLESS", "CPU", "BLOB", b"anything") == b"OK"
+        assert client.execute_command("AI.INFO", "m")[-4:] == [b"calls", 0, b"errors", 0]
+    (line,) = [line for line in serving.stderr.splitlines() if '"run failed"' in line]
+    assert '"model": "m", "db": 0, "backend": "ENDLESS"' in line
+    assert "MODEL_EXECUTION_TIMEOUT of 1000 ms passed" in line

@@ -116,6 +116,20 @@ class ScriptEngine:
             run.fail(error)
         return run
 
+    def cancel_queued(self, run: ScriptRun) -> bool:
+        """Take a run out of its queue, since nobody wants the result; False if it has started or ended.
+
+        The run then ends with asyncio's CancelledError. A run that has started goes on.
+        """
+        waiting = (job for queue in self._queues.values() for job in queue if job.outcome is run)
+        job = next(waiting, None)
+        if job is None:
+            return False
+        self._remove(job)
+        if job.timer is not None:
+            job.timer.cancel()
+        return run.cancel()
+
     def queue_depths(self) -> dict[str, int]:
         """Jobs that wait, by device queue (`CPU`, and `CPU compile` for stores)."""
         return {name: len(queue) for name, queue in self._queues.items() if queue}
@@ -149,7 +163,7 @@ class ScriptEngine:
         if self._closed:
             raise BackendError("ERR script engine is closed")
         if self._queued >= self.settings.max_queued:
-            raise Overloaded(f"ERR {self._queued} script runs are waiting already")
+            raise Overloaded(f"ERR the run queue of scripts is full: {self._queued} runs are waiting")
         if timeout_ms is not None:
             job.timer = self._loop.call_later(timeout_ms / 1000, self._expire, job)
         self._queues.setdefault(job.queue, deque()).append(job)
@@ -159,12 +173,15 @@ class ScriptEngine:
         return job.outcome
 
     def _expire(self, job: Job) -> None:
+        self._remove(job)
+        job.outcome.fail(DeadlineExceeded())
+
+    def _remove(self, job: Job) -> None:
         queue = self._queues[job.queue]
         queue.remove(job)
         if not queue:
             del self._queues[job.queue]
         self._queued -= 1
-        job.outcome.fail(DeadlineExceeded())
 
     def _schedule(self) -> None:
         """Give waiting jobs to idle workers, and have workers forked for those that could run now but find none."""
@@ -208,6 +225,7 @@ class ScriptEngine:
 
     def _count_in(self, worker: Worker, job: Job) -> None:
         if isinstance(job.outcome, ScriptRun):
+            job.outcome.started = True
             job.outcome.queued_us = int((time.perf_counter() - job.requested) * 1e6)
         self._running[job.queue] = self._running.get(job.queue, 0) + 1
         worker.job = job
@@ -347,8 +365,8 @@ class ScriptEngine:
     def _discard(self, worker: Worker, error: BaseException | None) -> None:
         """Kill a worker and forget it; its job fails with `error`.
 
-        A call of the host is let finish first: the client's connection to Redis may be in the middle of a reply, which
-        the client's next command must not get.
+        A call of the host is let finish first: the client's next command must not overtake what the script has asked of
+        Redis.
         """
         del self._workers[worker.number]
         if worker in self._idle:

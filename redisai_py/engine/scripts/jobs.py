@@ -37,14 +37,16 @@ class ScriptRun(Pending[list[Tensor]]):
     """The outputs of one run, and once they are there what it took.
 
     duration_us: in the worker, from the call to the outputs.   queued_us: from the request to the worker.
+    started: a worker has it, or had it; a run that ends without that was never one.
     """
 
-    __slots__ = ("duration_us", "queued_us")
+    __slots__ = ("duration_us", "queued_us", "started")
 
     def __init__(self) -> None:
         super().__init__()
         self.duration_us = 0
         self.queued_us = 0
+        self.started = False
 
 
 @dataclass(slots=True, eq=False)

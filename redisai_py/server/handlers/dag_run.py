@@ -21,12 +21,13 @@ from redisai_py.commands.tensors import TensorGet, TensorSet
 from redisai_py.engine.dag import Graph, Kind, Operation, Outcome, Plan, Version
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
+from redisai_py.engine.scripts import ScriptRun
 from redisai_py.errors import DeadlineExceeded, MissingKey, RedisAIError
 from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import NA, OK
 from redisai_py.server.driver import drive
-from redisai_py.server.handlers.scripts import run_script
+from redisai_py.server.handlers.scripts import count_script, run_script
 from redisai_py.store.store import expiry_options
 from redisai_py.tensor import DType, Tensor
 
@@ -128,6 +129,8 @@ class DagRun:
         "_over",
         "_runnables",
         "_runs",
+        "_scripts",
+        "_timed_out",
         "_values",
         "plan",
     )
@@ -147,8 +150,10 @@ class DagRun:
         self._connection = connection
         self._done = done
         self._over = False
+        self._timed_out = False
         self._errors: dict[int, BaseException] = {}
         self._runs: dict[int, Run] = {}
+        self._scripts: dict[int, ScriptRun] = {}
         self._deadline: float | None = None
         if request.timeout_ms is not None and request.timeout_ms > 0:
             self._deadline = time.monotonic() + request.timeout_ms / 1000
@@ -183,12 +188,13 @@ class DagRun:
             self._ended(i, None, error)
             return
         op, runnable = self._ops[i], self._runnables[i]
+        # Counted at the end, when it is known which operations count as run.
         if isinstance(runnable, Script):
             assert isinstance(op, ScriptExecute)
-            running = run_script(runnable, op, inputs, self._connection, timeout_ms)
+            started = partial(self._scripts.__setitem__, i)
+            running = run_script(runnable, op, inputs, self._connection, timeout_ms, started, counted=False)
             drive(running, partial(self._ended_then_step, i))
             return
-        # Counted at the end, when it is known which operations count as run.
         run = self._connection.server.engine.run_model(
             runnable, inputs, timeout_ms, keep_on_device=runnable.model.device.kind == "GPU", counted=False
         )
@@ -207,6 +213,8 @@ class DagRun:
 
     def _ended(self, i: int, outputs: Any, error: BaseException | None) -> None:
         if self._over:
+            if self._timed_out and self.plan.precedes_failure(i):
+                self._count(i)
             return
         if error is None:
             for name, value in zip(self._ops[i].writes, outputs, strict=True):
@@ -216,6 +224,9 @@ class DagRun:
         self._errors[i] = error
         self.plan.fail(i)
         if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
+            # Over before the others are cancelled: they end at once, and must not be taken for the DAG's result.
+            self._over = self._timed_out = True
+            self._count_all()
             self._cancel()
             self._end(error)
 
@@ -236,6 +247,8 @@ class DagRun:
     def _cancel(self) -> None:
         for run in list(self._runs.values()):
             run.cancel_queued()
+        for script_run in list(self._scripts.values()):
+            self._connection.server.scripts.cancel_queued(script_run)
 
     def last(self, name: bytes) -> Tensor | None:
         """The value that PERSIST saves; None for an output that was no tensor."""
@@ -243,12 +256,20 @@ class DagRun:
 
     def replies(self) -> list[Any]:
         """One element per operation, as in the sequential run; those that are not `NA` count in AI.INFO."""
-        count = self._connection.server.engine.count
-        for i, run in self._runs.items():
-            loaded = self._runnables[i]
-            if isinstance(loaded, LoadedModel) and self.plan.outcome(i) is not Outcome.NOT_RUN:
-                count(loaded, run)
+        self._count_all()
         return [self._reply(i, op) for i, op in enumerate(self._ops)]
+
+    def _count_all(self) -> None:
+        for i in (*self._runs, *self._scripts):
+            if self.plan.outcome(i) is not Outcome.NOT_RUN:
+                self._count(i)
+
+    def _count(self, i: int) -> None:
+        server, runnable = self._connection.server, self._runnables[i]
+        if isinstance(runnable, Script):
+            count_script(runnable, self._scripts[i], server)
+        else:
+            server.engine.count(runnable, self._runs[i])
 
     def _reply(self, i: int, op: Any) -> Any:
         if type(op) is TensorGet:

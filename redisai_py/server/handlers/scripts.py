@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hiredis
 
 from redisai_py.commands import COMMANDS, scripts, tensors
-from redisai_py.commands.replies import scan_reply, script_reply
+from redisai_py.commands.replies import scan_reply, script_reply, tensor_reply
+from redisai_py.engine.scripts import ScriptRun
 from redisai_py.errors import CommandError, DeadlineExceeded, RedisAIError, UpstreamError
 from redisai_py.model import Script
+from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT, encode_reply
 from redisai_py.server.handlers.models import load_model
-from redisai_py.server.handlers.tensors import tensor_get, tensor_set
 from redisai_py.server.keymap import Place
 from redisai_py.tensor import Tensor
 
 if TYPE_CHECKING:
+    from redisai_py.server.access import Access
+    from redisai_py.server.app import Server
     from redisai_py.server.connection import Connection
 
 __all__ = [
     "SCRIPT_MISSING",
     "ConnectionHost",
+    "count_script",
     "run_script",
     "script_del",
     "script_execute",
@@ -81,47 +87,78 @@ async def script_execute(request: scripts.ScriptExecute, connection: Connection)
     store = (await connection.session.authenticated()).store
     script = await store.script(request.key)
     inputs = await store.tensors(request.inputs)
+
+    def started(run: ScriptRun) -> None:
+        connection.cancel_run = partial(connection.server.scripts.cancel_queued, run)
+
     try:
-        outputs = await run_script(script, request, inputs, connection, request.timeout_ms)
+        outputs = await run_script(script, request, inputs, connection, request.timeout_ms, started)
     except DeadlineExceeded as error:
         if str(error) == "TIMEDOUT":
             return TIMEDOUT
         raise
+    finally:
+        connection.cancel_run = None
     if not connection.gone:
         await store.put_tensors(list(zip(request.outputs, outputs, strict=True)))
     return OK
 
 
 async def run_script(
-    script: Script, request: scripts.ScriptExecute, inputs: list[Tensor], connection: Connection, timeout_ms: int | None
+    script: Script,
+    request: scripts.ScriptExecute,
+    inputs: list[Tensor],
+    connection: Connection,
+    timeout_ms: int | None,
+    started: Callable[[ScriptRun], object],
+    counted: bool = True,
 ) -> list[Tensor]:
-    """Run a script's function as the connection's client."""
-    host = ConnectionHost(connection)
-    keys, args, count = list(request.keys), list(request.args), len(request.outputs)
-    server = connection.server
-    place, device = _place(request.key, connection), script.device.text
+    """Run a script's function as the connection's client, who is authenticated.
+
+    Args: started: gets the run as soon as it is queued.
+          counted: False leaves the counters to `count_script`, for operations of a DAG that may turn out as never run.
+    """
+    server, device = connection.server, script.device.text
+    place = _place(request.key, connection)
     server.loading.holds(place, script)
-    run = server.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms)
-    stats = server.script_stats.of(script.id)
-    try:
-        outputs = await run
-    except RedisAIError as error:
-        if str(error) != "TIMEDOUT":
-            stats.failed(error)
-            server.journal.script_failed(place, request.function, device, error)
-        raise
-    run_s, queued_s = run.duration_us / 1e6, run.queued_us / 1e6
-    stats.executed(1, run_s, (queued_s,))
-    stats.succeeded(1, run_s, 0)
-    server.journal.script_ran(place, request.function, device, run_s, queued_s)
+    # Held for the run, so that what it asks of Redis is done even if its client leaves meanwhile.
+    with server.accesses.held(connection.session.identity) as access:
+        host = ConnectionHost(connection, access)
+        keys, args, count = list(request.keys), list(request.args), len(request.outputs)
+        run = server.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms)
+        started(run)
+        try:
+            outputs = await run
+        except RedisAIError as error:
+            if run.started:
+                server.journal.script_failed(place, request.function, device, error)
+            raise
+        finally:
+            if counted:
+                count_script(script, run, server)
+    server.journal.script_ran(place, request.function, device, run.duration_us / 1e6, run.queued_us / 1e6)
     return outputs
+
+
+def count_script(script: Script, run: ScriptRun, server: Server) -> None:
+    """Count a run in AI.INFO, unless it never came to a worker."""
+    if not run.started or not run.done:
+        return
+    stats = server.script_stats.of(script.id)
+    if run.error is not None:
+        stats.failed(run.error)
+        return
+    run_s = run.duration_us / 1e6
+    stats.executed(1, run_s, (run.queued_us / 1e6,))
+    stats.succeeded(1, run_s, 0)
 
 
 class ConnectionHost:
     """What a script may ask for, with the rights and in the database of the client that runs it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, access: Access) -> None:
         self._connection = connection
+        self._access = access
 
     async def execute(self, argv: list[bytes]) -> Any:
         """One Redis command: None, bytes, int, a list of these, or the error as a value."""
@@ -131,51 +168,63 @@ class ConnectionHost:
         blocks = name in (b"XREAD", b"XREADGROUP") and b"BLOCK" in {word.upper() for word in argv}
         if name in _NOT_FROM_SCRIPTS or blocks:
             return UpstreamError(f"ERR {name.decode()} is not allowed from a script")
+        # Not on the client's own connection: that one may speak RESP3, in which some replies have another form, and a
+        # script must not depend on what its caller speaks.
         try:
-            (raw,) = await self._connection.session.capture([argv])
+            async with self._access.dedicated() as upstream:
+                reply = await _value_or_error(upstream.call(*argv))
         except RedisAIError as error:
             return error
-        return _tree(raw)
+        return _plain(reply)
 
     async def _execute_ai(self, argv: list[bytes]) -> Any:
         try:
             request = COMMANDS[argv[0].upper()].parse(argv)
+            await self._access.ensure()
+            store = self._access.store
             if isinstance(request, tensors.TensorSet):
-                value = await tensor_set(request, self._connection)
-            elif isinstance(request, tensors.TensorGet):
-                value = await tensor_get(request, self._connection)
-            else:
-                raise CommandError(f"ERR {argv[0].decode('utf-8', 'replace')} is not allowed from a script")
+                await store.put_tensors([(request.key, request.tensor)])
+                return OK
+            if isinstance(request, tensors.TensorGet):
+                tensor = await store.tensor(request.key)
+                return _tree(b"".join(encode_reply(tensor_reply(request, tensor.dtype, tensor.shape, tensor.data), 2)))
         except RedisAIError as error:
             return error
-        return _tree(b"".join(encode_reply(value, 2)))
+        return CommandError(f"ERR {argv[0].decode('utf-8', 'replace')} is not allowed from a script")
 
     async def model_execute(self, key: bytes, inputs: list[Tensor], outputs: int) -> list[Tensor]:
         """Run a stored model: not counted in its statistics, as RedisAI does not."""
-        connection = self._connection
-        access = await connection.session.authenticated()
+        server, access = self._connection.server, self._access
+        await access.ensure()
         (ids,) = access.pipeline([(b"HMGET", key, b"kind", b"id")])
-        loaded = await load_model(key, ids, access.store, connection)
+        loaded = await load_model(key, ids, access.store, self._connection)
         for noun, names, given in (("inputs", loaded.inputs, len(inputs)), ("outputs", loaded.outputs, outputs)):
             if len(names) != given:
                 raise CommandError(f"ERR Expected {len(names)} {noun} but got {given}")
-        values = await connection.server.engine.run_model(loaded, list(inputs), counted=False)
-        return [value for value in values if isinstance(value, Tensor)]
+        # The script is stopped after that time: its model must not stay in the queue.
+        timeout_ms = server.scripts.settings.timeout_ms or None
+        # Alone and at once, as in RedisAI, where it would be held for a batch: it might wait for ever.
+        alone = loaded.model.minbatchsize > 1
+        run = server.engine.run_model(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
+        return [value for value in await run if isinstance(value, Tensor)]
+
+
+async def _value_or_error(reply: Pending[Any]) -> Any:
+    """Redis's error as a value: the connection that it came on is as good as before."""
+    try:
+        return await reply
+    except UpstreamError as error:
+        return error
+
+
+def _plain(reply: Any) -> Any:
+    """A reply whose large strings are bytes like the others."""
+    if isinstance(reply, list):
+        return [_plain(item) for item in reply]
+    return bytes(reply) if isinstance(reply, memoryview) else reply
 
 
 def _tree(raw: bytes) -> Any:
     reader = hiredis.Reader()
     reader.feed(raw)
-    return _with_errors(reader.gets())
-
-
-def _with_errors(reply: Any) -> Any:
-    if isinstance(reply, hiredis.ReplyError):
-        return UpstreamError(str(reply))
-    if isinstance(reply, list):
-        return [_with_errors(item) for item in reply]
-    if isinstance(reply, dict):
-        return [_with_errors(item) for pair in reply.items() for item in pair]
-    if isinstance(reply, float):
-        return repr(reply).encode()
-    return int(reply) if isinstance(reply, bool) else reply
+    return reader.gets()

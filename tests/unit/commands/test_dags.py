@@ -109,6 +109,7 @@ def test_timeout_of_the_prelude_may_be_none(value):
         ("AI.DAGRUN LOAD 1 a |>", UNEXPECTED + "|>", (A,)),
         ("AI.DAGRUN KEYS 1 a |> op", UNEXPECTED + "KEYS", ()),
         ("AI.DAGRUN LOAD 1 a PERSIST 1 a EX 0 |> op", "ERR invalid expire time in DAG command", (A,)),
+        ("AI.DAGRUN PERSIST 1 a EX 1000000000000001 |> op", "ERR invalid expire time in DAG command", ()),
         ("AI.DAGRUN LOAD 1 a PERSIST 1 a EX", "ERR invalid expire time in DAG command", (A,)),
         (
             "AI.DAGRUN PERSIST 1 a EX 5 KEEPTTL |> op",

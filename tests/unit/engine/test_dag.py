@@ -89,6 +89,7 @@ def test_what_ran_after_the_first_failing_position_counts_as_never_run() -> None
     plan.fail(0)
     assert plan.outcome(1) is Outcome.NOT_RUN
     assert not plan.exists(Version("y", 1))
+    assert not any(plan.precedes_failure(i) for i in range(3))
 
 
 def test_operations_before_a_failed_one_are_still_started_and_the_earliest_failure_counts() -> None:

@@ -193,6 +193,19 @@ def test_an_id_that_two_keys_have_is_kept_until_the_last_goes() -> None:
     assert keys.met(place("a"), held("2")) == "1"
 
 
+def test_an_id_has_a_name_while_it_is_loaded_and_afterwards_only_if_a_key_holds_it() -> None:
+    keys = KeyMap()
+    keys.announce("1", place("a"))
+    assert keys.place_of("1") == place("a")
+    keys.withdraw("1")
+    assert keys.place_of("1") is None
+    keys.met(place("b"), held("2"))
+    keys.announce("2", place("c"))
+    keys.withdraw("2")
+    assert keys.place_of("2") == place("b")
+    keys.withdraw("3")
+
+
 def test_the_longest_unmet_go_first() -> None:
     keys = KeyMap(limit=2)
     keys.met(place("a"), held("1"))

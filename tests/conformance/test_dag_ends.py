@@ -1,0 +1,103 @@
+"""How DAGs end early, over sockets: what is replied, and which operations count in AI.INFO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import redis
+
+from tests.conformance.calling_scripts import store_script, until
+from tests.conformance.conversation import Conversation, talk
+from tests.support import FrontDoor
+
+pytest.importorskip("torch")
+
+HELD = "ONNX CPU BATCHSIZE 8 MINBATCHSIZE {} BLOB <{}>"
+
+
+@pytest.fixture
+def clients(front_door: FrontDoor, client: redis.Redis) -> Iterator[tuple[Conversation, Conversation]]:
+    """Two, where the scripts are stored and `x` is a tensor of one row."""
+    store_script(client)
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(talk(front_door.port)) for _ in range(2))
+        first.given("AI.TENSORSET x FLOAT 1 2 VALUES 1 2")
+        yield first, second
+
+
+def calls(client: Conversation, key: str) -> str:
+    return client.ask(f"AI.INFO {key}").partition('"calls", ')[2]
+
+
+def test_a_dag_of_which_several_operations_wait_times_out_as_one(clients: tuple[Conversation, Conversation]) -> None:
+    first, _ = clients
+    first.given(f"AI.MODELSTORE held {HELD.format(4, 'onnx_mul')}", "AI.MODELSTORE mul ONNX CPU BLOB <onnx_mul>")
+    for timeout_ms in range(30, 40):  # their deadlines differ by what mul takes
+        reply = first.ask(
+            f"AI.DAGEXECUTE LOAD 1 x TIMEOUT {timeout_ms} |> AI.MODELEXECUTE held INPUTS 1 x OUTPUTS 1 a |> "
+            "AI.MODELEXECUTE mul INPUTS 1 x OUTPUTS 1 b |> AI.MODELEXECUTE mul INPUTS 1 b OUTPUTS 1 c |> "
+            "AI.MODELEXECUTE held INPUTS 1 c OUTPUTS 1 d |> AI.SCRIPTEXECUTE s mark KEYS 1 ran INPUTS 1 d"
+        )
+        assert reply == "+TIMEDOUT"
+        assert first.ask("PING") == "+PONG"
+    assert calls(first, "held") == ':0, "errors", :0]'
+    assert first.ask("EXISTS ran") == ":0"
+
+
+def test_any_number_of_dags_that_watch_their_keys_are_one_batch(front_door: FrontDoor, client: redis.Redis) -> None:
+    """More of them than there are connections for large values: each needs one of its own while it waits."""
+    count = 3 * front_door.config.upstream_pool
+    with ExitStack() as stack:
+        clients = [stack.enter_context(talk(front_door.port)) for _ in range(count)]
+        clients[0].given(f"AI.MODELSTORE held ONNX CPU BATCHSIZE {count} MINBATCHSIZE {count} BLOB <onnx_mul>")
+        for i, one in enumerate(clients):
+            one.given(f"AI.TENSORSET x{i} FLOAT 1 2 VALUES {i} 1")
+        for _ in range(2):
+            for i, one in enumerate(clients):
+                op = f"AI.MODELEXECUTE held INPUTS 1 x{i} OUTPUTS 1 x{i}"
+                one.send(f"AI.DAGEXECUTE LOAD 1 x{i} PERSIST 1 x{i} IFUNCHANGED TIMEOUT 8000 |> {op}")
+            assert [one.reply() for one in clients] == ["[+OK]"] * count
+        assert clients[0].ask("AI.TENSORGET x5 VALUES") == '["20", "4"]'
+        reply = clients[0].ask("AI.INFO held FULL")
+        assert f'"batch_rows", [:{count}, :2]' in reply
+    # They are given up again, but for a few.
+    until(
+        lambda: sum(entry["cmd"] == "unwatch" for entry in client.client_list()) <= front_door.config.upstream_pool,
+        "connections that are not needed any more stay open",
+    )
+
+
+def test_what_ran_before_a_timeout_counts(clients: tuple[Conversation, Conversation]) -> None:
+    first, _ = clients
+    first.given(f"AI.MODELSTORE held {HELD.format(4, 'onnx_mul')}", "AI.MODELSTORE mul ONNX CPU BLOB <onnx_mul>")
+    reply = first.ask(
+        "AI.DAGEXECUTE LOAD 1 x PERSIST 1 p TIMEOUT 1000 |> AI.MODELEXECUTE mul INPUTS 1 x OUTPUTS 1 p |> "
+        "AI.SCRIPTEXECUTE s mark KEYS 1 ran INPUTS 1 p |> AI.MODELEXECUTE held INPUTS 1 p OUTPUTS 1 c |> "
+        "AI.MODELEXECUTE mul INPUTS 1 p OUTPUTS 1 after"
+    )
+    assert reply == "+TIMEDOUT"
+    assert calls(first, "mul") == ':1, "errors", :0]'
+    assert calls(first, "s") == ':1, "errors", :0]'
+    assert calls(first, "held") == ':0, "errors", :0]'
+    assert first.ask("EXISTS p ran") == ":1"
+
+
+@pytest.mark.parametrize("kind", ["script", "model"])
+def test_what_ran_behind_a_failure_does_not_count(kind: str, clients: tuple[Conversation, Conversation]) -> None:
+    """It ran before that failed; the sequential run would not have come to it."""
+    first, second = clients
+    first.given(f"AI.MODELSTORE fails {HELD.format(2, 'onnx_boom')}", "AI.MODELSTORE mul ONNX CPU BLOB <onnx_mul>")
+    op = {"script": "AI.SCRIPTEXECUTE s mark KEYS 1 ran", "model": "AI.MODELEXECUTE mul INPUTS 1 x OUTPUTS 1 b"}[kind]
+    mark = "AI.SCRIPTEXECUTE s mark KEYS 1 reached INPUTS 1 b" if kind == "model" else "AI.TENSORSET y FLOAT 1"
+    first.send(f"AI.DAGEXECUTE LOAD 1 x |> AI.MODELEXECUTE fails INPUTS 1 x OUTPUTS 1 a |> {op} |> {mark}")
+    until(lambda: second.ask("EXISTS ran reached") == ":1", "the operations behind the held one never ran")
+    # The second of the batch lets it go.
+    assert second.ask("AI.MODELEXECUTE fails INPUTS 1 x OUTPUTS 1 a").startswith("-")
+    reply = first.reply()
+    assert reply.startswith("[-")
+    assert reply.endswith("+NA, +NA]" if kind == "model" else "+NA, +OK]")
+    assert calls(first, "fails") == ':2, "errors", :2]'
+    assert calls(first, "s") == ':0, "errors", :0]'
+    assert calls(first, "mul") == ':0, "errors", :0]'
