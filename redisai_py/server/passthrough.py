@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from redisai_py.errors import CommandError
+from redisai_py.errors import CommandError, UpstreamError
 from redisai_py.resp import Command
 from redisai_py.server import amended
 from redisai_py.server.driver import NO_REPLY
@@ -130,6 +130,17 @@ async def _quit(connection: Connection, argv: list[bytes]) -> object:
     return NO_REPLY
 
 
+async def _shutdown(connection: Connection, argv: list[bytes]) -> object:
+    await connection.session.connect()  # one that is not there is an error, as for any command
+    try:
+        raw = await _ask(connection, argv)
+    except UpstreamError:
+        # What Redis answers to a SHUTDOWN that works is the end of the connection: clients take a reply for a failure.
+        connection.close_after_reply()
+        return NO_REPLY
+    return _pass(connection, raw)
+
+
 async def _multi(connection: Connection, argv: list[bytes]) -> object:
     raw = await _ask(connection, argv)
     if raw == b"+OK\r\n":
@@ -207,6 +218,7 @@ _MEANINGS: dict[bytes, Relayed | Special] = {
         b"SWAPDB": _swapdb,
         b"RESET": _reset,
         b"QUIT": _quit,
+        b"SHUTDOWN": _shutdown,
         b"MULTI": _multi,
         b"SUBSCRIBE": _subscribe,
         b"PSUBSCRIBE": _subscribe,
