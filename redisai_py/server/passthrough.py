@@ -94,12 +94,13 @@ async def _hello(connection: Connection, argv: list[bytes]) -> object:
     if raw[:1] != b"-":
         if len(argv) > 1:
             session.protocol = int(argv[1])
-        words = [word.upper() for word in argv]
-        if b"AUTH" in words[2:]:
-            at = words.index(b"AUTH", 2)
-            session.become(replace(session.identity, user=argv[at + 1], password=argv[at + 2]))
-        if b"SETNAME" in words[2:]:
-            session.sticky = True
+        options = iter(argv[2:])
+        for option in options:
+            if option.upper() == b"AUTH":
+                session.become(replace(session.identity, user=next(options), password=next(options)))
+            else:  # SETNAME, or Redis would have refused
+                next(options)
+                session.sticky = True
     return _pass(connection, raw)
 
 
@@ -120,7 +121,9 @@ async def _swapdb(connection: Connection, argv: list[bytes]) -> object:
 async def _reset(connection: Connection, argv: list[bytes]) -> object:
     raw = await _ask(connection, argv)
     if raw == b"+RESET\r\n":
+        skipped = connection.session.skip_next
         connection.session.reset()
+        connection.session.skip_next = skipped  # by CLIENT REPLY SKIP, which RESET does not undo for itself
     return _pass(connection, raw)
 
 
