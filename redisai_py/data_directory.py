@@ -60,6 +60,11 @@ class DataDirectory:
         """What the private Redis logs."""
         return self.path / "redis.log"
 
+    @property
+    def redis_pid(self) -> Path:
+        """Where the private Redis writes its process id, and what it removes when it ends in order."""
+        return self.path / "redis.pid"
+
     @contextlib.contextmanager
     def held(self) -> Iterator[Callable[[str], None]]:
         """Hold the directory for this process. Gives a function to say at which address it serves, once that is known.
@@ -145,7 +150,7 @@ class DataDirectory:
     def pid_on_file(self) -> int | None:
         """The redis-server that wrote its process id here, if that process exists and works in this directory."""
         try:
-            pid = int((self.path / "redis.pid").read_text())
+            pid = int(self.redis_pid.read_text())
             # A process id may have passed to somebody else; what works here is Redis, which changes to its directory.
             return pid if self.path.samefile(f"/proc/{pid}/cwd") else None
         except (OSError, ValueError):

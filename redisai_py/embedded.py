@@ -235,6 +235,13 @@ class EmbeddedRedis:
                     writer.close()
             await asyncio.sleep(_POLL_S)
 
+    @property
+    def told_to_end(self) -> bool:
+        """Whether it, having ended, did so by SHUTDOWN or SIGTERM, rather than by a crash or a kill."""
+        if self._process is not None:
+            return self._process.returncode == 0
+        return not self._directory.redis_pid.exists()  # Redis removes it at an orderly end only
+
     async def stop(self) -> None:
         """Have it flush its data and end; if it has not after 30 s, kill it. Returns when it is gone.
 
@@ -282,7 +289,7 @@ def _arguments(directory: DataDirectory, config: Config, socket_path: str) -> li
         "dir": str(directory.path),
         "daemonize": "no",
         "supervised": "no",
-        "pidfile": str(directory.path / "redis.pid"),
+        "pidfile": str(directory.redis_pid),
         "logfile": str(directory.redis_log),
         "appendonly": "yes",
         "appendfsync": config.appendfsync,

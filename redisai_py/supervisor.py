@@ -71,13 +71,13 @@ class Backoff:
 
 
 async def supervise(config: Config, announce: Callable[[Started], None]) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP, then drain and stop everything; a second signal skips the draining.
+    """Serve until SIGINT, SIGTERM or SIGHUP, or until the private Redis is told to shut down, then drain and stop
+    everything; a second signal skips the draining.
 
     Args:    announce: called once, when the server is ready.
     Raises:  StartError: it cannot start, or the private Redis cannot be started again.
     """
     hurry = asyncio.Event()
-    work = asyncio.ensure_future(_serve(config, announce, hurry))
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -86,6 +86,7 @@ async def supervise(config: Config, announce: Callable[[Started], None]) -> None
         else:
             hurry.set()
 
+    work = asyncio.ensure_future(_serve(config, announce, stop, hurry))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does with SIGHUP
             loop.add_signal_handler(number, stop)
@@ -98,7 +99,9 @@ async def supervise(config: Config, announce: Callable[[Started], None]) -> None
         raise group.exceptions[0] from None
 
 
-async def _serve(config: Config, announce: Callable[[Started], None], hurry: asyncio.Event) -> None:
+async def _serve(
+    config: Config, announce: Callable[[Started], None], stop: Callable[[], None], hurry: asyncio.Event
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         directory = keeper = say = None
         if config.redis is None:
@@ -124,7 +127,10 @@ async def _serve(config: Config, announce: Callable[[Started], None], hurry: asy
         async with asyncio.TaskGroup() as group:
             group.create_task(server.keep_running(config))
             if keeper is not None:
-                group.create_task(keeper.keep_running())
+                await keeper.keep_running()
+                # Somebody shut it down, and what they see as Redis is all of this.
+                log.info("the private Redis was told to shut down; stopping")
+                stop()
 
 
 class _RedisKeeper:
@@ -143,7 +149,10 @@ class _RedisKeeper:
         return self.redis
 
     async def keep_running(self) -> None:
-        """Start it again whenever it dies. Raises StartError if that fails several times in a row."""
+        """Start it again whenever it dies; return once it was told to end.
+
+        Raises: StartError if starting it fails several times in a row.
+        """
         clock = asyncio.get_running_loop().time
         backoff = Backoff()
         redis = self.redis or await self.open()
@@ -152,6 +161,8 @@ class _RedisKeeper:
             since = clock()
             if not failures:
                 await redis.lost()
+                if redis.told_to_end:
+                    return
                 log.error("the private Redis died; starting it again", log=str(self._directory.redis_log))
             await asyncio.sleep(backoff.after(clock() - since))
             try:

@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from redisai_py.errors import CommandError, ShapeMismatch
 
-__all__ = ["Buffer", "DType", "Device", "Tensor"]
+__all__ = ["MAX_RANK", "Buffer", "DType", "Device", "Tensor"]
+
+MAX_RANK = 64
+"""Most dimensions of a tensor: numpy's limit, so that whatever is stored can be run."""
 
 Buffer = bytes | bytearray | memoryview
 

@@ -124,9 +124,16 @@ class OnnxSession:
         except BackendError:
             raise
         except Exception as error:
-            raise onnx_error(error) from error
+            raise (self._unexpected_bfloat16(inputs) or onnx_error(error)) from error
         finally:
             self._run_options = None
+
+    def _unexpected_bfloat16(self, inputs: Sequence[Array]) -> BackendError | None:
+        """ONNX Runtime's words for an input of another type than the model's, where it has no name for the type."""
+        for value, node in zip(inputs, self._session.get_inputs(), strict=True):
+            if isinstance(value, np.ndarray) and value.dtype == _BFLOAT16 and node.type != "tensor(bfloat16)":
+                return BackendError(f"Unexpected input data type. Actual: (tensor(bfloat16)) , expected: ({node.type})")
+        return None
 
     def terminate(self) -> bool:
         """Make the run in progress fail with `Exiting due to terminate flag being set to true`; False if there is none.

@@ -22,7 +22,7 @@ import torch
 
 from redisai_py.errors import BackendError
 
-__all__ = ["check_export_archive", "is_export_archive"]
+__all__ = ["check_export_archive", "is_export_archive", "is_saved_object"]
 
 _COMPILED = ("data/aotinductor/", "data/executorch/")
 _CUSTOM_OBJECTS = ("data/constants/custom_obj_", "data/constants/opaque_obj_")
@@ -41,12 +41,21 @@ _CALLERS = {"_operator.call", "_operator.attrgetter", "_operator.methodcaller", 
 
 def is_export_archive(blob: bytes) -> bool:
     """Whether the bytes are a zip file with the members of a torch.export archive."""
+    return any(name == _LEGACY_GRAPH or name.endswith("/archive_format") for name in _members(blob))
+
+
+def is_saved_object(blob: bytes) -> bool:
+    """Whether the bytes are what `torch.save` writes, of weights or of a whole module: a pickle, and no code."""
+    inner = {name.partition("/")[2] for name in _members(blob)}
+    return "data.pkl" in inner and "constants.pkl" not in inner
+
+
+def _members(blob: bytes) -> list[str]:
     try:
         with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-            names = archive.namelist()
+            return archive.namelist()
     except (zipfile.BadZipFile, ValueError, OSError):
-        return False
-    return any(name == _LEGACY_GRAPH or name.endswith("/archive_format") for name in names)
+        return []
 
 
 def check_export_archive(blob: bytes) -> None:

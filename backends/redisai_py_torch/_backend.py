@@ -16,13 +16,17 @@ import torch
 from redisai_py.backend import InputSpec, LoadOptions, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
-from redisai_py_torch._archive import is_export_archive
+from redisai_py_torch._archive import is_export_archive, is_saved_object
 from redisai_py_torch._exported import load_exported
 from redisai_py_torch._session import LoadedModel, TorchSession
 
 __all__ = ["TorchBackend"]
 
 _NO_CUDA = "GPU requested but Torch couldn't find CUDA"
+_NOT_A_PROGRAM = (
+    "ERR a file of torch.save holds weights or a pickled module, which is no program; "
+    "store what torch.jit.save or torch.export.save writes"
+)
 _INPUTS_TEXT = "Erorr while trying to retrive model inputs number: "
 _OUTPUTS_TEXT = "Erorr while trying to retrive model outputs number: "
 
@@ -61,6 +65,8 @@ class TorchBackend:
         except BackendError:
             raise
         except Exception as error:
+            if is_saved_object(blob):  # PyTorch would say that the file is corrupted
+                raise BackendError(_NOT_A_PROGRAM) from error
             raise framework_error(error) from error
         return TorchSession(model, len(blob), target)
 

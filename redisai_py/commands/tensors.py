@@ -13,11 +13,10 @@ from redisai_py.commands._args import INT64_MAX, Argv, is_word, strict_integer, 
 from redisai_py.commands.checks import Check, TensorExists, TensorOrAbsent
 from redisai_py.commands.values import check_blob, parse_values
 from redisai_py.errors import CommandError, WrongArity
-from redisai_py.tensor import Buffer, DType, Tensor
+from redisai_py.tensor import MAX_RANK, Buffer, DType, Tensor
 
 __all__ = [
     "MAX_EMPTY_SIZE_BYTES",
-    "MAX_RANK",
     "Form",
     "TensorGet",
     "TensorSet",
@@ -29,9 +28,6 @@ __all__ = [
 
 MAX_EMPTY_SIZE_BYTES = 512 * 1024 * 1024
 """Largest tensor that a command without data creates: RedisAI allocates whatever the shape says, at once."""
-
-MAX_RANK = 64
-"""Most dimensions of a tensor: numpy's limit, so that whatever is stored can be run."""
 
 _INVALID_DTYPE = "ERR invalid data type"
 _INVALID_SHAPE = "ERR invalid or negative value found in tensor shape"

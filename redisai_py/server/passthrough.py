@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from redisai_py.errors import CommandError
+from redisai_py.errors import CommandError, UpstreamError
 from redisai_py.resp import Command
 from redisai_py.server import amended
 from redisai_py.server.driver import NO_REPLY
@@ -94,12 +94,13 @@ async def _hello(connection: Connection, argv: list[bytes]) -> object:
     if raw[:1] != b"-":
         if len(argv) > 1:
             session.protocol = int(argv[1])
-        words = [word.upper() for word in argv]
-        if b"AUTH" in words[2:]:
-            at = words.index(b"AUTH", 2)
-            session.become(replace(session.identity, user=argv[at + 1], password=argv[at + 2]))
-        if b"SETNAME" in words[2:]:
-            session.sticky = True
+        options = iter(argv[2:])
+        for option in options:
+            if option.upper() == b"AUTH":
+                session.become(replace(session.identity, user=next(options), password=next(options)))
+            else:  # SETNAME, or Redis would have refused
+                next(options)
+                session.sticky = True
     return _pass(connection, raw)
 
 
@@ -113,7 +114,9 @@ async def _select(connection: Connection, argv: list[bytes]) -> object:
 async def _reset(connection: Connection, argv: list[bytes]) -> object:
     raw = await _ask(connection, argv)
     if raw == b"+RESET\r\n":
+        skipped = connection.session.skip_next
         connection.session.reset()
+        connection.session.skip_next = skipped  # by CLIENT REPLY SKIP, which RESET does not undo for itself
     return _pass(connection, raw)
 
 
@@ -121,6 +124,17 @@ async def _quit(connection: Connection, argv: list[bytes]) -> object:
     connection.write((b"+OK\r\n",))
     connection.close_after_reply()
     return NO_REPLY
+
+
+async def _shutdown(connection: Connection, argv: list[bytes]) -> object:
+    await connection.session.connect()  # one that is not there is an error, as for any command
+    try:
+        raw = await _ask(connection, argv)
+    except UpstreamError:
+        # What Redis answers to a SHUTDOWN that works is the end of the connection: clients take a reply for a failure.
+        connection.close_after_reply()
+        return NO_REPLY
+    return _pass(connection, raw)
 
 
 async def _multi(connection: Connection, argv: list[bytes]) -> object:
@@ -199,6 +213,7 @@ _MEANINGS: dict[bytes, Relayed | Special] = {
         b"SELECT": _select,
         b"RESET": _reset,
         b"QUIT": _quit,
+        b"SHUTDOWN": _shutdown,
         b"MULTI": _multi,
         b"SUBSCRIBE": _subscribe,
         b"PSUBSCRIBE": _subscribe,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -65,6 +67,7 @@ class Session:
         self._whole = True  # the last bytes from Redis ended at a message's boundary
         self._deferred: list[Any] = []
         self._capture: _Capture | None = None
+        self._unheard: _Capture | None = None  # what Redis has sent since CLIENT REPLY OFF and is not complete
 
     # -- the connection to Redis -------------------------------------------------------------------------------------
 
@@ -94,7 +97,7 @@ class Session:
     async def capture(self, commands: list[list[Any]]) -> list[bytes]:
         """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
         upstream = self.upstream or await self.connect()
-        capture = self._capture = _Capture(len(commands))
+        capture = self._capture = _Capture(len(commands), self._is_message)
         for argv in commands:
             upstream.send(Command(argv).wire())
         return await capture.pending
@@ -192,6 +195,7 @@ class Session:
         meanwhile.
         """
         upstream = await self.connect()
+        self.skip_next = False  # used up: Redis sends the confirmations of one that is to be skipped, too
         self._streaming = True
         self._expected = confirmations
         pending = self._confirmed = Pending()
@@ -241,18 +245,43 @@ class Session:
             self._on_captured(data, replies, whole)
             return
         connection = self._connection
-        if not self.muted:
+        self._whole = whole
+        if self.muted:
+            self._drop(data, replies)
+        else:
             if self._out:
                 self.flush()
             connection.transport.write(data)
-        self._whole = whole
         if self._deferred and whole:
             deferred, self._deferred = self._deferred, []
             for segments in deferred:
-                self.write(segments)
+                self._send(segments)
         self._count(replies)
         if not self.relayed and whole:
             connection.after_work()
+
+    def _drop(self, data: bytes, replies: list[Any]) -> None:
+        """CLIENT REPLY is OFF, which silences replies but not messages."""
+        if not self._streaming and (self.protocol == 2 or not self.sticky):
+            return  # there are none; nothing need be kept
+        unheard = self._unheard = self._unheard or _Capture(0, self._is_message)
+        unheard.add(data, replies)
+        if self._whole:
+            self._unheard = None
+            self._send_messages(unheard)
+
+    def _send_messages(self, capture: _Capture) -> None:
+        messages = capture.sort()
+        if messages:
+            self._send(messages)
+
+    def _is_message(self, reply: Any) -> bool:
+        """Whether Redis sent this of its own accord: a push; in RESP2, what a subscriber gets beside replies."""
+        if type(reply) is hiredis.PushNotification:
+            return True
+        if not self._streaming or self.protocol == 3 or type(reply) is not list or not reply:
+            return False
+        return reply[0] in _MESSAGES or (type(reply[0]) is bytes and reply[0].endswith(b"subscribe"))
 
     def _count(self, replies: list[Any]) -> None:
         if self._streaming or self.mode is Mode.MONITOR:
@@ -296,11 +325,11 @@ class Session:
     def _on_captured(self, data: bytes, replies: list[Any], whole: bool) -> None:
         capture = self._capture
         assert capture is not None
-        if not capture.take(data, replies) or not whole:
+        capture.add(data, replies)
+        if not capture.complete or not whole:
             return
         self._capture = None
-        for push in capture.pushes:
-            self.write((push,))
+        self._send_messages(capture)
         capture.pending.resolve(capture.raw)
 
     def _on_lost(self, error: BaseException | None) -> None:
@@ -309,6 +338,7 @@ class Session:
             return
         self.upstream = None
         capture, self._capture = self._capture, None
+        self._unheard = None
         stateful = self.mode or self.sticky or any(self.subscribed.values())
         if stateful or not self._whole or connection.closing or connection.eof:
             connection.transport.close()
@@ -333,6 +363,9 @@ class Session:
         if self.skip_next:
             self.skip_next = False
             return
+        self._send(segments)
+
+    def _send(self, segments: Any) -> None:
         if not self._whole:
             self._deferred.append(segments)
             return
@@ -377,29 +410,62 @@ class Session:
 
 
 class _Capture:
-    """Collects the raw replies of `count` commands, telling pushes between them apart."""
+    """Collects the raw replies of `count` commands, telling messages between them apart."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, is_message: Callable[[Any], bool]) -> None:
         self.pending: Pending[list[bytes]] = Pending()
         self.raw: list[bytes] = []
-        self.pushes: list[bytes] = []
+        self._missing = count
+        self._is_message = is_message
         self._chunks: list[bytes] = []
         self._objects: list[Any] = []
 
-    def take(self, data: bytes, replies: list[Any]) -> bool:
-        """Add a chunk; True once all replies are complete."""
+    def add(self, data: bytes, replies: list[Any]) -> None:
+        """Add a chunk and the replies that it completed."""
         self._chunks.append(data)
         self._objects += replies
-        arrived = sum(type(reply) is not hiredis.PushNotification for reply in self._objects)
-        if arrived < self.count:
-            return False
-        raw = b"".join(self._chunks)
-        if len(self._objects) == 1:
-            self.raw = [raw]
-            return True
-        messages = split_replies(raw, 0, len(self._objects))
-        assert messages is not None
-        for message, reply in zip(messages, self._objects, strict=True):
-            (self.pushes if type(reply) is hiredis.PushNotification else self.raw).append(message)
-        return True
+        for reply in replies:
+            if not self._is_message(reply):
+                self._missing += _pushes_within(reply) - 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all replies are there."""
+        return self._missing <= 0
+
+    def sort(self) -> list[bytes]:
+        """Put the replies into `raw`; the messages."""
+        joined = b"".join(self._chunks)
+        parts = split_replies(joined, 0, len(self._objects))
+        assert parts is not None
+        messages: list[bytes] = []
+        rest = iter(zip(parts, self._objects, strict=True))
+        for part, reply in rest:
+            if self._is_message(reply):
+                messages.append(part)
+            elif _pushes_within(reply):
+                self.raw.append(_without_pushes(part, rest, messages))
+            else:
+                self.raw.append(part)
+        return messages
+
+
+def _pushes_within(reply: Any) -> int:
+    """Redis 7.0 writes what a transaction publishes to its own client into the middle of EXEC's array, uncounted: the
+    array's last elements then look like replies of their own.
+    """
+    return sum(type(element) is hiredis.PushNotification for element in reply) if type(reply) is list else 0
+
+
+def _without_pushes(array: bytes, rest: Iterator[tuple[bytes, Any]], messages: list[bytes]) -> bytes:
+    """An array whose elements are pushes in part, and which the next replies complete."""
+    line = array.find(b"\r\n")
+    count = int(array[1:line])
+    elements = split_replies(array, line + 2, count)
+    assert elements is not None
+    kept: list[bytes] = []
+    for element in chain(elements, (part for part, _ in rest)):
+        (messages if element[:1] == b">" else kept).append(element)
+        if len(kept) == count:
+            break
+    return array[: line + 2] + b"".join(kept)

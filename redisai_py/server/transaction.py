@@ -246,7 +246,10 @@ def _model_get(request: models.ModelGet, connection: Connection) -> tuple[list[l
             raise MissingKey("ERR model key is empty")
         fields = dict(flat) if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
         model, chunks = codec.decode_model([fields.get(name) for name in codec.MODEL_META_FIELDS])
-        blob = b"".join(fields[b"blob:%d" % i] for i in range(chunks))
+        try:
+            blob = b"".join(fields[b"blob:%d" % i] for i in range(chunks))
+        except KeyError:
+            raise WrongType from None
         return model_reply(request, codec.with_blob(model, blob), connection.server.model_chunk_size)
 
     return [[b"TYPE", request.key], [b"HGETALL", request.key]], finish

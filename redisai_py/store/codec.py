@@ -20,9 +20,10 @@ from typing import Any
 
 from redisai_py.errors import CommandError, WrongType
 from redisai_py.model import Model, Script
-from redisai_py.tensor import Buffer, Device, DType, Tensor
+from redisai_py.tensor import MAX_RANK, Buffer, Device, DType, Tensor
 
 __all__ = [
+    "MAX_CHUNKS",
     "MAX_HEADER",
     "MODEL_META_FIELDS",
     "SCRIPT_FIELDS",
@@ -130,9 +131,15 @@ def _parse_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
             shape_ok, shape = shape == (end,), strings
         else:
             shape_ok = dtype is not None and end == dtype.itemsize * math.prod(shape)
-        if dtype is None or begin != 0 or not shape_ok or not all(type(n) is int and n >= 0 for n in (end, *shape)):
+        if (
+            len(shape) > MAX_RANK
+            or dtype is None
+            or begin != 0
+            or not shape_ok
+            or not all(type(n) is int and n >= 0 for n in (end, *shape))
+        ):
             raise WrongType
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WrongType from error
     return dtype, shape, end
 
@@ -143,6 +150,8 @@ MODEL_META_FIELDS = (
     b"kind", b"id", b"backend", b"device", b"tag", b"batchsize", b"minbatchsize", b"minbatchtimeout", b"inputs",
     b"outputs", b"chunks",
 )  # fmt: skip
+MAX_CHUNKS = 1 << 20
+"""Most pieces of a model: whoever reads one asks for all by their names, and anybody may have written the count."""
 SCRIPT_FIELDS = (b"kind", b"id", b"device", b"tag", b"entry_points", b"source")
 
 
@@ -186,9 +195,12 @@ def decode_model(values: Sequence[bytes | None]) -> tuple[Model, int]:
             inputs=tuple(json.loads(fields[b"inputs"])),
             outputs=tuple(json.loads(fields[b"outputs"])),
         )
-        return model, int(fields[b"chunks"])
-    except (AttributeError, TypeError, ValueError) as error:
+        chunks = int(fields[b"chunks"])
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise WrongType from error
+    if not 0 <= chunks <= MAX_CHUNKS:
+        raise WrongType
+    return model, chunks
 
 
 def _stored_device(word: bytes) -> Device:
@@ -230,5 +242,5 @@ def decode_script(values: Sequence[bytes | None]) -> Script:
             entry_points=tuple(json.loads(fields[b"entry_points"])),
             source=fields[b"source"].decode(),
         )
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise WrongType from error

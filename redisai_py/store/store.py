@@ -274,8 +274,7 @@ class Store:
 
     async def model(self, key: bytes) -> Model:
         """A model's description, without its blob. Raises MissingKey, WrongType."""
-        model, _ = await self._model(key)
-        return model
+        return (await self._model(key))[0]
 
     async def _model(self, key: bytes) -> tuple[Model, int]:
         (pending,) = self._link.pipeline([(b"HMGET", key, *codec.MODEL_META_FIELDS)])
@@ -288,7 +287,9 @@ class Store:
                 model, chunks = await self._model(key)
                 names = [b"blob:%d" % i for i in range(chunks)]
                 values = await connection.call(b"HMGET", key, b"id", *names)
-                if values[0] == model.id.encode() and None not in values:
+                if values[0] == model.id.encode():
+                    if None in values:
+                        raise WrongType  # a piece is missing: another look would find the same
                     blob = values[1] if chunks == 1 else b"".join(values[1:])
                     return replace(model, blob=bytes(blob))
 
@@ -344,12 +345,12 @@ class Store:
         await self._check_head(connection, key, head)
 
     async def put_model(self, key: bytes, model: Model, chunk_size: int) -> None:
-        """Store a model: staged chunk by chunk, published by one RENAME, so readers see the old one or the new one,
-        whole.
+        """Store a model, staged chunk by chunk, published by one RENAME: readers see the old or the new one, whole.
 
         Raises: WrongType if the key holds something else; then, and after any other failure, nothing is left behind.
         """
         blob = memoryview(model.blob)
+        chunk_size = max(chunk_size, -(-len(blob) // codec.MAX_CHUNKS))
         chunks = [blob[i : i + chunk_size] for i in range(0, len(blob), chunk_size)] or [blob]
         fields = codec.encode_model(model, hashlib.sha256(blob).hexdigest(), len(chunks))
         pieces: list[list[Buffer]] = [[b"blob:%d" % i, chunk] for i, chunk in enumerate(chunks)]

@@ -127,6 +127,12 @@ def test_bfloat16_model_refuses_other_types() -> None:
             session.run([wrong])
 
 
+def test_bfloat16_is_named_where_a_model_takes_another_type(models: Models) -> None:
+    with pytest.raises(BackendError) as error:
+        load(models("onnx_mul.onnx")).run([as_input(np.ones((1, 2), ml_dtypes.bfloat16))])
+    assert str(error.value) == "Unexpected input data type. Actual: (tensor(bfloat16)) , expected: (tensor(float))"
+
+
 def test_strings(models: Models) -> None:
     session = load(models("onnx_string_identity.onnx"))
     array = texts(b"plain", "Grüße".encode(), b"with space")

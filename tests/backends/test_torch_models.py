@@ -77,6 +77,20 @@ def test_list_of_tensors_fails_at_store_time() -> None:
     assert text == "Erorr while trying to retrive model outputs number: std::exception"
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["weights", "module"])
+def test_a_file_of_torch_save_is_told_from_a_corrupt_one(whole: bool) -> None:
+    module = torch.nn.Linear(2, 2)
+    file = io.BytesIO()
+    torch.save(module if whole else module.state_dict(), file)
+    with pytest.raises(BackendError, match=r"weights or a pickled module.*torch\.jit\.save"):
+        load(file.getvalue())
+
+
+def test_a_truncated_file_is_called_so_by_pytorch(models: Models) -> None:
+    with pytest.raises(BackendError, match="central directory"):
+        load(models("torch_mul.pt")[:-100])
+
+
 def test_module_without_forward() -> None:
     text = error_of(load, torch_script("def other(self, x):\n    return x"))
     assert text == "Erorr while trying to retrive model inputs number: Method 'forward' is not defined."

@@ -41,6 +41,17 @@ SAME_AS_BARE = {
     "blocking pop, timeout": b"BLPOP l 0.01\r\nPING\r\n",
     "reply off and on": b"CLIENT REPLY OFF\r\nPING\r\nSET a 1\r\nCLIENT REPLY ON\r\nGET a\r\n",
     "reply skip": b"CLIENT REPLY SKIP\r\nPING\r\nGET a\r\n",
+    "reply skip reset": b"CLIENT REPLY SKIP\r\nRESET\r\nPING\r\n",
+    "reply off reset": b"CLIENT REPLY OFF\r\nPING\r\nRESET\r\nPING\r\n",
+    "reply skip subscribe": b"HELLO 3\r\nCLIENT REPLY SKIP\r\nSUBSCRIBE c\r\nGET a\r\n",
+    "messages, reply off": (
+        b"HELLO 3\r\nSUBSCRIBE c\r\nCLIENT REPLY OFF\r\nPUBLISH c 1\r\nPING\r\nSUBSCRIBE d\r\nCLIENT REPLY ON\r\n"
+    ),
+    "invalidations, reply off": (
+        b"HELLO 3\r\nCLIENT TRACKING ON\r\nGET a\r\nCLIENT REPLY OFF\r\nSET a 1\r\nCLIENT REPLY ON\r\nGET a\r\n"
+    ),
+    "subscribed, reply off": b"CLIENT REPLY OFF\r\nSUBSCRIBE c\r\nPING\r\nUNSUBSCRIBE\r\nPING\r\nCLIENT REPLY ON\r\n",
+    "a name like an option": b"HELLO 3 SETNAME auth\r\nCLIENT GETNAME\r\n",
     "client subcommand errors": b"CLIENT\r\nCLIENT NOSUCH\r\nCLIENT REPLY MAYBE\r\n",
     "client name": b"CLIENT SETNAME a\r\nCLIENT GETNAME\r\n",
     "auth without password": b"AUTH x\r\nAUTH no one\r\n",
@@ -227,6 +238,45 @@ def test_ai_commands_beside_resp3_pushes(front_door: FrontDoor, bare: redis.Redi
     assert lines.count(b"+OK\r\n") == 20
     assert lines.count(b",1.5\r\n") == 20
     assert [line for line in lines if line.startswith(b"message ")] == [b"message %d\r\n" % n for n in range(20)]
+
+
+def test_a_name_like_an_option_is_not_taken_for_credentials(front_door: FrontDoor, bare: redis.Redis) -> None:
+    bare.acl_setuser("alice", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all"])
+    try:
+        with talk(front_door.port) as client:
+            client.given("HELLO 3 SETNAME AUTH AUTH alice secret", "AI.TENSORSET t FLOAT 1 VALUES 1")
+            assert client.ask("ACL WHOAMI") == '"alice"'
+    finally:
+        bare.acl_deluser("alice")
+
+
+@pytest.mark.parametrize("command", ["RESET", "CLIENT ID"])
+def test_a_message_is_not_taken_for_a_reply(
+    command: str, redis_server: RedisServer, front_door: FrontDoor, bare: redis.Redis
+) -> None:
+    with talk(front_door.port) as client, talk(redis_server.port) as publisher, talk(redis_server.port) as busy:
+        client.given("SUBSCRIBE c")
+        publisher.given("PING")
+        # Redis finds both when it wakes, in the order in which they came: the message goes out before the reply.
+        busy.send("DEBUG SLEEP 0.1")
+        publisher.send("PUBLISH c hello")
+        client.send(command, "RESET", "AI.TENSORSET t FLOAT 1 VALUES 1", "AI.TENSORGET t VALUES", "ECHO end")
+        replies = [client.reply() for _ in range(6)]
+    assert replies.count('["message", "c", "hello"]') == 1
+    replies.remove('["message", "c", "hello"]')
+    assert replies[0] == "+RESET" if command == "RESET" else "allowed in this context" in replies[0]
+    assert replies[1:] == ["+RESET", "+OK", '["1"]', '"end"']
+
+
+def test_what_a_transaction_publishes_to_its_own_client(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with talk(front_door.port) as client:
+        client.given("HELLO 3", "SUBSCRIBE c", "MULTI", "PUBLISH c 1", "AI.TENSORSET t INT8 1 VALUES 7", "PUBLISH c 2")
+        client.given("AI.TENSORGET t VALUES")
+        client.send("EXEC", "AI.TENSORGET t VALUES", "GET nothing")
+        replies = [client.reply() for _ in range(5)]
+    messages = ['["message", "c", "1"]', '["message", "c", "2"]']
+    assert [reply for reply in replies if reply in messages] == messages
+    assert [reply for reply in replies if reply not in messages] == ["[:1, +OK, :1, [:7]]", "[:7]", "nil"]
 
 
 def test_monitor(front_door: FrontDoor, bare: redis.Redis) -> None:

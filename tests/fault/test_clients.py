@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from redisai_py.config import Config
+from scripts.make_models import build_onnx_mul
 from tests.conformance.conversation import Conversation, talk
 from tests.conformance.transcript import request_bytes
 from tests.support import FrontDoor, RedisServer, exchange, raw_socket
@@ -274,3 +275,25 @@ def test_tensors_written_through_another_door_are_seen(doors: list[Conversation]
         assert other.ask("AI.TENSORGET y VALUES") == f'["{2 * n}", "2"]'
     bare.delete("x")
     assert one.ask("AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 y") == "-ERR tensor key is empty or in a different shard"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("HDEL", "m", "blob:0"),
+        ("HSET", "m", "chunks", 2),
+        ("HSET", "m", "chunks", 10**9),
+        ("HSET", "m", "inputs", "[" * 9000),
+    ],
+    ids=["a piece gone", "a piece more", "a billion pieces", "a name nested too deep"],
+)
+def test_a_damaged_model_is_no_model(damage: tuple[str | int, ...], front_door: FrontDoor, bare: redis.Redis) -> None:
+    with talk(front_door.port) as client:
+        client.given("AI.TENSORSET x FLOAT 1 2 VALUES 1 2")
+        with redis.Redis(port=front_door.port) as storing:
+            storing.execute_command("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", build_onnx_mul())
+        bare.execute_command(*damage)
+        bare.hset("m", "id", "of another server")  # so that it must be loaded from what is there
+        client.send("AI.MODELGET m BLOB", "AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 y", "MULTI", "AI.MODELGET m", "EXEC")
+        replies = [client.reply() for _ in range(5)]
+    assert replies == [WRONGTYPE, WRONGTYPE, "+OK", "+QUEUED", f"[{WRONGTYPE}]"]

@@ -133,6 +133,8 @@ def _entry(dtype: str = "U8", shape: Any = (2,), offsets: Any = (0, 2)) -> dict[
         _value({"x": _entry(), "__metadata__": {"dtype": "STRING", "shape": "[-1]"}}, b"a\0"),
         _value({"x": _entry(), "__metadata__": {"dtype": "STRING", "shape": "[["}}, b"a\0"),
         _value({"x": _entry(), "__metadata__": {"dtype": "STRING", "shape": 5}}, b"a\0"),
+        _value({"x": _entry(), "__metadata__": {"dtype": "STRING", "shape": "[" * 9000}}, b"a\0"),
+        _value({"x": _entry(shape=[1] * 64 + [2])}, b"12"),
         _value(b"[1, 2]", b"12"),
         _value(b'{"x": NaN}', b"12"),
         _value(b"{" + b"[" * 60000, b"12"),

@@ -4,7 +4,6 @@ import pytest
 from redisai_py.commands import tensors
 from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.tensors import (
-    MAX_RANK,
     Form,
     TensorGet,
     encode_tensor_get,
@@ -13,7 +12,7 @@ from redisai_py.commands.tensors import (
     parse_tensor_set,
 )
 from redisai_py.errors import CommandError, WrongArity
-from redisai_py.tensor import DType
+from redisai_py.tensor import MAX_RANK, DType
 
 SHAPE_ERROR = "ERR invalid or negative value found in tensor shape"
 BLOB_ERROR = "ERR a single binary string should come after the BLOB argument in 'AI.TENSORSET' command"
