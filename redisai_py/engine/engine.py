@@ -497,5 +497,4 @@ class Engine:
 
 def _has_dynamic_rows(session: Session) -> bool:
     """Whether every input has a first dimension that the model leaves open."""
-    shapes = [spec.shape for spec in session.inputs]
-    return bool(shapes) and all(shape and shape[0] is None for shape in shapes)
+    return bool(session.inputs) and all(spec.shape and spec.shape[0] is None for spec in session.inputs)
