@@ -157,7 +157,8 @@ class Tensor:
 
     def keep_array(self) -> None:
         """Make the array of `numpy` now and keep it: for a tensor that will be the input of many runs."""
-        self._array = self.numpy()
+        if self._array is None:
+            self._array = self.numpy()
 
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> Tensor:

@@ -41,7 +41,6 @@ class LoadedModel:
         "in_ring",
         "inline",
         "inputs",
-        "latest_run_s",
         "merges_unasked",
         "model",
         "nbytes",
@@ -52,6 +51,7 @@ class LoadedModel:
         "release",
         "running",
         "session",
+        "short_run_s",
         "stats",
         "unfinished",
     )
@@ -83,8 +83,10 @@ class LoadedModel:
         """Runs asked for in this iteration of the loop."""
         self.unfinished = 0
         """Runs that have not ended."""
-        self.latest_run_s = 0.0
-        """Seconds that the framework took for the latest batch that succeeded; 0 before the first."""
+        self.short_run_s = 0.0
+        """Seconds that the framework lately took for a batch, at the least: a thread may have had to wait for its turn.
+        0 before the first.
+        """
         self.on_threads = 0
         """Those of them handed to the device's threads; while it is 0, `queue` and the session are the event loop's."""
         # Of the device's threads, guarded by its lock, while `on_threads` is not 0:

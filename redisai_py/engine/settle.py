@@ -11,6 +11,9 @@ from redisai_py.engine.merging import Value
 
 __all__ = ["samples", "settle", "tell"]
 
+_GROWS = 1.25
+"""A model whose runs become longer is noticed within a few of them."""
+
 
 def settle(execution: Execution, error: BaseException | None, loop: asyncio.AbstractEventLoop) -> None:
     """Count, then resolve or fail every run; only once per execution, whoever comes first: its end or its stop."""
@@ -32,8 +35,10 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
 
 
 def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
-    stats = execution.loaded.stats
-    run_s = execution.loaded.latest_run_s = execution.run_s
+    loaded = execution.loaded
+    stats = loaded.stats
+    run_s = execution.run_s
+    loaded.short_run_s = min(run_s, loaded.short_run_s * _GROWS) if loaded.short_run_s else run_s
     started = execution.started
     waits_s = []
     calls = rows = 0

@@ -90,10 +90,16 @@ class Access:
             self._loading = self.shared.pipeline(PROBE)[-1]
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """These keys were written in another way than through the near cache: what it has of them is out of date."""
+        """See `Link`."""
         if self.near is not None:
             for key in keys:
                 self.near.drop(key)
+
+    def wrote(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """See `Link`."""
+        if self.near is not None:
+            for key, raw in items:
+                self.near.put(key, raw)
 
     @property
     def dedicated_count(self) -> int:

@@ -69,12 +69,14 @@ class ExecuteModel:
 
 
 def near_model(connection: Connection, near: NearCache, request: ModelExecute, used: Used) -> LoadedModel | None:
-    """The model if its id is near, it is loaded, fits the request and runs quickly; then it is added to `used`."""
+    """The model if its id is near, it is loaded, fits the request, and runs quickly and at once; then it is added to
+    `used`.
+    """
     entry = near.entries.get(request.key)
     if entry is None or entry.model_id is None:
         return None
     loaded = connection.server.engine.loaded(entry.model_id)
-    if loaded is None or not 0 < loaded.latest_run_s < _SHORT_S:
+    if loaded is None or not 0 < loaded.short_run_s < _SHORT_S or loaded.model.minbatchsize > 1:
         return None
     if len(loaded.inputs) != len(request.inputs) or len(loaded.outputs) != len(request.outputs):
         return None

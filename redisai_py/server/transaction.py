@@ -122,13 +122,19 @@ class Transaction:
     async def _tensor_set(self, request: tensors.TensorSet) -> tuple[list[list[Any]], Finish]:
         value = (codec.encode_header(request.tensor), request.tensor.data)
         access = await self._connection.session.authenticated_in_multi()
+
+        def finish(replies: list[Any]) -> Any:
+            access.forget((request.key,))
+            _checked(replies[0])
+            return OK
+
         if access.scripting:
-            return [[b"EVAL", SET_TENSORS, b"1", request.key, value]], _set_done
+            return [[b"EVAL", SET_TENSORS, b"1", request.key, value]], finish
         try:
             await access.store.check_tensor_or_absent(request.key)
         except RedisAIError as error:
             return [], _raise(error)
-        return [[b"SET", request.key, value]], _set_done
+        return [[b"SET", request.key, value]], finish
 
     async def _discard(self, verb: bytes) -> object:
         (raw,) = await self._connection.session.capture([[verb]])
@@ -221,11 +227,6 @@ def _checked(reply: Any) -> Any:
     if isinstance(reply, hiredis.ReplyError):
         raise WrongType if "WRONGTYPE" in str(reply) else UpstreamError(str(reply))
     return reply
-
-
-def _set_done(replies: list[Any]) -> Any:
-    _checked(replies[0])
-    return OK
 
 
 def _tensor_get(request: tensors.TensorGet, connection: Connection) -> tuple[list[list[Any]], Finish]:

@@ -33,10 +33,12 @@ class Entry:
 
     def tensor(self) -> Tensor | None:
         """The tensor, decoded when first asked for; None for a model."""
-        if self._tensor is None and self.model_id is None:
-            self._tensor = codec.decode_tensor(self.raw)
-            self._tensor.keep_array()  # one that is read once is often the input of many runs
-        return self._tensor
+        tensor = self._tensor
+        if tensor is not None:
+            tensor.keep_array()  # used again, and so perhaps many times more
+        elif self.model_id is None:
+            tensor = self._tensor = codec.decode_tensor(self.raw)
+        return tensor
 
 
 class NearCache:

@@ -49,7 +49,10 @@ class Link(Protocol):
         """A connection to oneself for a while."""
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """These keys were written on the shared stream."""
+        """These keys are being written: what is known of their values will be out of date."""
+
+    def wrote(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """These keys hold these strings now."""
 
 
 def empty_tensor_key() -> MissingKey:
@@ -170,15 +173,15 @@ class Store:
         if not tensors:
             return
         write = _Write(tensors, expiry_options(ex_seconds, keepttl))
+        self._link.forget(tensors)
         if watching is not None:
             await self._put_if_unchanged(write, watching)
         elif write.size_bytes >= LARGE_VALUE:
             await self._put_watched(write)
         else:
-            try:
-                await self._put_shared(write)
-            finally:
-                self._link.forget(tensors)
+            await self._put_shared(write)
+        if write.size_bytes < LARGE_VALUE:
+            self._link.wrote(zip(tensors, write.values(), strict=True))
 
     async def _put_shared(self, write: _Write) -> None:
         if self._link.scripting:
@@ -326,6 +329,7 @@ class Store:
         gone.
         """
         self._note_large(key)
+        self._link.forget((key,))
         try:
             while True:
                 watch = connection.call(b"WATCH", key)
@@ -441,14 +445,19 @@ class _Write:
         self.tensors = tensors
         self._expiry = expiry
         self._headers = [codec.encode_header(tensor) for tensor in tensors.values()]
+        self._values: list[bytes] = []
         self.size_bytes = sum(len(tensor.data) for tensor in tensors.values())
 
-    def _values(self) -> list[bytes]:
-        return [b"".join((h, tensor.data)) for h, tensor in zip(self._headers, self.tensors.values(), strict=True)]
+    def values(self) -> list[bytes]:
+        """The strings, in the order of the tensors; joined when first asked for."""
+        if not self._values:
+            items = zip(self._headers, self.tensors.values(), strict=True)
+            self._values = [b"".join((header, tensor.data)) for header, tensor in items]
+        return self._values
 
     def script_words(self) -> tuple[bytes, ...]:
         """What follows the script in EVAL: the number of keys, the keys, their values, the expiry."""
-        return (b"%d" % len(self.tensors), *self.tensors, *self._values(), *self._expiry)
+        return (b"%d" % len(self.tensors), *self.tensors, *self.values(), *self._expiry)
 
     def commands(self) -> list[tuple[Any, ...]]:
         """Plain SETs, the values unjoined."""
@@ -457,7 +466,7 @@ class _Write:
 
     def joined(self) -> list[tuple[Any, ...]]:
         """Plain SETs for a stream that takes whole words."""
-        return [(b"SET", key, v, *self._expiry) for key, v in zip(self.tensors, self._values(), strict=True)]
+        return [(b"SET", key, v, *self._expiry) for key, v in zip(self.tensors, self.values(), strict=True)]
 
 
 def expiry_options(ex_seconds: int | None, keepttl: bool) -> tuple[bytes, ...]:
