@@ -52,7 +52,7 @@ def _check(line: dict[str, Any]) -> None:
 _GROUPS = {
     ("tensor-io", "pass-through"): 18,
     ("model-run", "batching"): 14,
-    ("one-trip", "wide-dag", "fraud-detection"): 8,
+    ("one-trip", "wide-dag", "fraud-detection"): 12,
     ("large", "large-neighbour", "slow-neighbour"): 5,
     ("parser", "codec"): 7,
     ("script-call",): 2,

@@ -68,8 +68,8 @@ def page_with(page: str, rows: Sequence[Row]) -> str:
     facts = (
         f"\nMedians of {pace['rounds']} measurements of {pace['seconds']:g} s per side, taken in turn. "
         f"{machine['cores']} cores ({machine['cpu']}), which the load shares, and other work: it took "
-        f"{statistics.median(others):.2f} cores in the median and {max(others, default=0):.2f} at most during a "
-        "measurement (those with more than 0.25 were repeated, up to five times, and the least disturbed one kept). "
+        f"{max(statistics.median(others), 0.0):.2f} cores in the median and {max(others, default=0):.2f} at most "
+        "during a measurement (those with more than 0.25 were repeated, up to five times, and the least disturbed one kept). "
         f"{rows[-1]['workers']} workers of gunicorn and of uvicorn; Python {versions['python']}, ONNX Runtime "
         f"{versions['onnxruntime']}, redis-py {versions['redis']}, hiredis {versions['hiredis']}; commit {commits}.\n"
     )
@@ -109,7 +109,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         bottom.set_xlabel("conversations at a time")
     axes[0][0].set_ylabel("messages per second")
     axes[1][0].set_ylabel("CPU time per message, microseconds")
-    axes[0][0].legend(frameon=False)
+    axes[0][0].legend(loc="upper left", frameon=False)
     axes[1][0].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -39,7 +39,7 @@ def one_trip(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
     One request here is all three steps. The bare-Redis side is SET and GET of the same bytes, one after the other.
     """
     for model, builder, floats, outputs in (("tiny", "onnx_mul", 2, 2), ("mlp", "onnx_mlp", 784, 10)):
-        for batchsize, loads in ((0, (50,)), (_BATCH, (16, 64))):
+        for batchsize, loads in ((0, (16, 50, 64)), (_BATCH, (16, 64))):
             key = f"dag:{model}:batch{batchsize}"
             words = ("BATCHSIZE", batchsize) if batchsize else ()
             _store(servers.redisai(), key, blob(builder), *words)
