@@ -69,7 +69,8 @@ def page_with(page: str, rows: Sequence[Row]) -> str:
         f"\nMedians of {pace['rounds']} measurements of {pace['seconds']:g} s per side, taken in turn. "
         f"{machine['cores']} cores ({machine['cpu']}), which the load shares, and other work: it took "
         f"{max(statistics.median(others), 0.0):.2f} cores in the median and {max(others, default=0):.2f} at most "
-        "during a measurement (those with more than 0.25 were repeated, up to five times, and the least disturbed one kept). "
+        "during a measurement (those with more than 0.25 were repeated, up to five times, and the least disturbed one "
+        "kept). "
         f"{rows[-1]['workers']} workers of gunicorn and of uvicorn; Python {versions['python']}, ONNX Runtime "
         f"{versions['onnxruntime']}, redis-py {versions['redis']}, hiredis {versions['hiredis']}; commit {commits}.\n"
     )
