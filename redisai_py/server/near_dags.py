@@ -83,6 +83,7 @@ class _Execution:
     def _done(self, error: BaseException | None) -> None:
         """The operations have ended, or their time is over. What they gave counts if what they used still holds."""
         if self.connection.gone:
+            self._run.count()  # it was computed, if to no purpose
             return
         if error is not None:
             self.connection.finish_alone(TIMEDOUT)

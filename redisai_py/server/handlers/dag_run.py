@@ -226,7 +226,7 @@ class DagRun:
         if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
             # Over before the others are cancelled: they end at once, and must not be taken for the DAG's result.
             self._over = self._timed_out = True
-            self._count_all()
+            self.count()
             self._cancel()
             self._end(error)
 
@@ -256,10 +256,11 @@ class DagRun:
 
     def replies(self) -> list[Any]:
         """One element per operation, as in the sequential run; those that are not `NA` count in AI.INFO."""
-        self._count_all()
+        self.count()
         return [self._reply(i, op) for i, op in enumerate(self._ops)]
 
-    def _count_all(self) -> None:
+    def count(self) -> None:
+        """Count in AI.INFO the operations that the sequential run would have reached."""
         for i in (*self._runs, *self._scripts):
             if self.plan.outcome(i) is not Outcome.NOT_RUN:
                 self._count(i)
