@@ -22,7 +22,7 @@ import hiredis
 
 from redisai_py.errors import ProtocolError
 
-__all__ = ["Command", "CommandParser", "Frames", "encode_command", "split_inline", "split_replies"]
+__all__ = ["MAX_FRAME", "Command", "CommandParser", "Frames", "encode_command", "split_inline", "split_replies"]
 
 MAX_INLINE = 64 * 1024
 LARGE_ARGUMENT = 64 * 1024

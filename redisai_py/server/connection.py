@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError
-from redisai_py.resp import Command, CommandParser
+from redisai_py.resp import MAX_FRAME, Command, CommandParser
 from redisai_py.resp_reply import encode_reply, takes_long
 from redisai_py.server.driver import NO_REPLY, drive
 from redisai_py.server.meanings import understand
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self.parser
-        known = self._known.get(data)
+        known = self._known.get(data) if len(data) <= MAX_FRAME else None
         if known is not None and known.payload_size < 0 and parser.at_boundary and self._may_start:
             # A whole command that was seen before, and nothing in its way: most of what a busy server receives.
             self.server.commands_processed += 1
