@@ -41,6 +41,7 @@ class Dispatcher:
         self._expired = expired
         self._waiting: list[LoadedModel] = []  # models with runs to dispatch
         self._scheduled = False
+        self._company = False  # several runs came together lately
         self._afterwards: list[Callable[[], object]] | None = None  # a list while runs are under way here
 
     def call_afterwards(self, callback: Callable[[], object]) -> None:
@@ -57,7 +58,7 @@ class Dispatcher:
             self._waiting.append(loaded)
             if not self._scheduled:
                 self._scheduled = True
-                self._call_soon(self._flush)
+                self._call_soon(self._wait_a_turn if self._company else self._flush)
         offered.append(run)
 
     def next_deadline(self) -> float:
@@ -82,9 +83,16 @@ class Dispatcher:
             return True
         return not loaded.on_threads and loaded.queue.drop(run)
 
+    def _wait_a_turn(self) -> None:
+        """Look once more at what clients have sent: where several are busy a turn of the loop brings more runs, and all
+        that is done once per batch is done for more of them.
+        """
+        self._call_soon(self._flush)
+
     def _flush(self) -> None:
         self._scheduled = False
         waiting, self._waiting = self._waiting, []
+        self._company = len(waiting) > 1 or len(waiting[0].offered) > 1 if waiting else False
         here: deque[LoadedModel] = deque()
         for loaded in waiting:
             if loaded.on_threads or not loaded.inline.enabled:
