@@ -99,3 +99,12 @@ def test_a_dropped_run_is_gone() -> None:
     assert not waiting.drop(goes)
     assert waiting.take(0) == [stays]
     assert waiting.take(0) is None
+
+
+@pytest.mark.parametrize("max_rows", [0, 1, 3, 4])
+@pytest.mark.parametrize("rows", [(1,), (1, 1), (1, 2, 1), (4, 1), (2, 5), (0, 1), (1, 0), (3,)])
+def test_the_short_cut_gives_the_batch_that_the_queue_would_give(max_rows: int, rows: tuple[int, ...]) -> None:
+    jobs = [FakeJob(each) for each in rows]
+    count = queue(max_rows=max_rows).leading_batch(jobs, 0.0)
+    assert count == 0 or queue(*jobs, max_rows=max_rows).take(0.0) == jobs[:count]
+    assert count or rows != (1,)
