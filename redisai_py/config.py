@@ -23,6 +23,7 @@ _DATABASE_ZERO = ("", "/", "/0")
 
 NETWORK = "Network"
 REDIS = "Redis"
+_CORES_TO_STAY_AWAKE = 2
 RUNS = "Runs"
 MEMORY = "Memory"
 PROCESS = "Process"
@@ -187,6 +188,14 @@ class Config:
         535_822_336, MEMORY, "Largest piece, in bytes, in which a model's blob is stored.", minimum=1
     )
 
+    busy_poll_us: int = _setting(
+        60,
+        PROCESS,
+        "Longest time, in microseconds, to stay awake for a reply or command that is about to come, where few clients "
+        "are served and two cores are there.",
+        minimum=1,
+        zero="sleep at once",
+    )
     drain_timeout_s: int = _setting(
         30, PROCESS, "At a stop, seconds that running commands get to finish.", minimum=1, zero="none: stop at once"
     )
@@ -219,6 +228,11 @@ class Config:
     def intra_op_threads(self) -> int:
         """Threads inside one operation, with "automatic" resolved: all workers together use the cores once."""
         return self.intra_op_parallelism or max(1, _usable_cores() // self.worker_threads)
+
+    @property
+    def busy_poll_s(self) -> float:
+        """Seconds to stay awake; none on a single core, which Redis and the clients need."""
+        return self.busy_poll_us / 1e6 if _cores() >= _CORES_TO_STAY_AWAKE else 0.0
 
     @property
     def loaded_models_budget_bytes(self) -> int:
@@ -280,6 +294,15 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _cores() -> float:
+    """Cores that this process may use at the same time: those of the machine, or what its container is granted."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return _usable_cores()
+    return min(_usable_cores(), int(quota) / int(period)) if quota.isdigit() else _usable_cores()
 
 
 def _memory_bytes() -> int:

@@ -94,6 +94,7 @@ class CommandParser:
         "_quick_size",
         "_reader",
         "_rest",
+        "at_boundary",
         "error",
         "max_argument_bytes",
         "max_arguments",
@@ -107,6 +108,8 @@ class CommandParser:
         allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
     ) -> None:
         self.error: ProtocolError | None = None
+        self.at_boundary = True
+        """Whether the next bytes begin a command, and the stream is in order."""
         self.max_argument_bytes = max_argument_bytes
         self.max_arguments = max_arguments
         self._frames = frames
@@ -129,11 +132,6 @@ class CommandParser:
         return self._large_size >= 0
 
     @property
-    def at_boundary(self) -> bool:
-        """Whether the next bytes begin a command, and the stream is in order."""
-        return not (self._rest or self._argc or self._large_size >= 0 or self.error)
-
-    @property
     def large(self) -> tuple[list[Any], int] | None:
         """(arguments so far, size) if a large argument, the last of its command, has begun and may be diverted."""
         return (
@@ -149,6 +147,7 @@ class CommandParser:
         self._args = []
         self._argc = 0
         head, self._head = self._head, b""
+        self._look_at_boundary()
         return head
 
     def get_buffer(self) -> memoryview:
@@ -176,6 +175,7 @@ class CommandParser:
         if self._argc == 0:
             commands.append((Command(self._args), None))
             self._args = []
+        self._look_at_boundary()
         return commands
 
     # -- everything else ---------------------------------------------------------------------------------------------
@@ -196,7 +196,11 @@ class CommandParser:
             self._rest = b""
         if self.error is None and data:
             self._parse(data, out)
+        self._look_at_boundary()
         return out
+
+    def _look_at_boundary(self) -> None:
+        self.at_boundary = not (self._rest or self._argc or self._large_size >= 0 or self.error)
 
     def _parse(self, data: bytes, out: list[tuple[Command, bytes | None]]) -> None:
         position, end = 0, len(data)

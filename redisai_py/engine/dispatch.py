@@ -12,13 +12,18 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from redisai_py.engine.execution import Execution, Slot, execute
+from redisai_py.engine.execution import Execution, Slot, execute, execute_at_once
+from redisai_py.engine.merging import signature
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
+from redisai_py.tensor import Tensor
 
 __all__ = ["Dispatcher"]
+
+_SHARE = 1.5
+"""Runs at once may take two thirds of the time: each is followed by half of what it took for everything else."""
 
 
 class Dispatcher:
@@ -42,6 +47,7 @@ class Dispatcher:
         self._waiting: list[LoadedModel] = []  # models with runs to dispatch
         self._scheduled = False
         self._company = False  # several runs came together lately
+        self._at_once_again = 0.0  # not before this time, so that others are served too
         self._afterwards: list[Callable[[], object]] | None = None  # a list while runs are under way here
 
     def call_afterwards(self, callback: Callable[[], object]) -> None:
@@ -60,6 +66,25 @@ class Dispatcher:
                 self._scheduled = True
                 self._call_soon(self._wait_a_turn if self._company else self._flush)
         offered.append(run)
+
+    def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> Execution | None:
+        """Execute this here and now if nothing else waits, or is likely to come with it; else None.
+
+        What all that collects and merges runs takes is as long as a tiny model's run: a client that is alone need not
+        wait for it.
+        """
+        if self._waiting or self._company or self._afterwards is not None:
+            return None
+        now = time.monotonic()
+        rows, key = signature(inputs)
+        inline = loaded.inline
+        if now < self._at_once_again or not inline.allows(key, rows):
+            return None
+        execution = execute_at_once(self._slot, loaded, rows, inputs)
+        if execution is not None:
+            inline.ran(execution.run_s, execution.cpu_s)
+            self._at_once_again = now + _SHARE * execution.run_s
+        return execution
 
     def next_deadline(self) -> float:
         """No later than the earliest deadline of the runs collected here."""
@@ -164,13 +189,13 @@ class Dispatcher:
         return batch
 
     def _run_batch(self, loaded: LoadedModel, batch: list[Run]) -> None:
-        executions: list[Execution] = []
         for run in batch:
             run.started = True
-        execute(self._slot, loaded, batch, executions.append)
-        for execution in executions:
-            loaded.inline.ran(execution.run_s, execution.cpu_s)
-            self._settle(execution)
+        execute(self._slot, loaded, batch, self._executed)
+
+    def _executed(self, execution: Execution) -> None:
+        execution.loaded.inline.ran(execution.run_s, execution.cpu_s)
+        self._settle(execution)
 
 
 def _next_deadline(loaded: LoadedModel) -> float:

@@ -22,14 +22,14 @@ from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.dispatch import Dispatcher
 from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.inline import InlinePolicy
-from redisai_py.engine.loader import Loader, load_session, zeros
-from redisai_py.engine.merging import signature
+from redisai_py.engine.loader import Loader, has_dynamic_rows, load_session, zeros
+from redisai_py.engine.merging import Value, signature
 from redisai_py.engine.registry import LoadedModel, Registry
 from redisai_py.engine.run import Run
 from redisai_py.engine.settings import EngineSettings, EngineSnapshot
-from redisai_py.engine.settle import samples, settle, tell
+from redisai_py.engine.settle import count_at_once, samples, settle, tell
 from redisai_py.engine.snapshots import cpu_seconds, model_snapshot, queue_snapshots
-from redisai_py.engine.stats import ModelStats, RunStats
+from redisai_py.engine.stats import RunStats, StatsTable
 from redisai_py.engine.watchdog import Watchdog
 from redisai_py.engine.worker import DeviceQueue
 from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded, RedisAIError
@@ -40,7 +40,6 @@ from redisai_py.tensor import Tensor
 __all__ = ["Engine", "EngineSettings", "EngineSnapshot", "LoadedModel", "Run", "RunStats"]
 
 _SHUTTING_DOWN = "ERR the server is shutting down"
-_MAX_STATS = 10_000
 
 
 class Engine:
@@ -69,7 +68,7 @@ class Engine:
         """The loaded model of an id, now the most recently used; None if it must be loaded."""
         self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
         self._loading: dict[str, list[Pending[LoadedModel]]] = {}
-        self._stats: dict[str, ModelStats] = {}
+        self._stats = StatsTable(in_use=lambda: {loaded.id for loaded in self._alive})
         self._devices: dict[str, DeviceQueue] = {}
         self._watchdog = Watchdog(settings.model_execution_timeout_ms, self._slots, partial(self._post, self._overdue))
         self._own_slot = Slot(self._watchdog.touch)
@@ -148,20 +147,20 @@ class Engine:
         slot = Slot(self._watchdog.touch)
         self._load_slots.append(slot)
         with suppress(Exception):  # zeros may be no sensible input; a model that cannot run says so at its first run
-            slot.run_session(Execution(loaded, []), inputs, False)
+            slot.run_session(Execution(loaded, [], 0), inputs, False)
         self._load_slots.remove(slot)
         self._post(self._loaded, loaded)
 
     def _new_model(self, model: Model, session: Session) -> LoadedModel:
         settings = self.settings
         max_rows = model.batchsize
-        if not max_rows and settings.auto_batch > 1 and _has_dynamic_rows(session):
+        if not max_rows and settings.auto_batch > 1 and has_dynamic_rows(session):
             max_rows = settings.auto_batch
         queue: BatchQueue[Run] = BatchQueue(max_rows, model.minbatchsize, model.minbatchtimeout_ms / 1000)
         may_run_here = model.device.kind == "CPU" and model.minbatchsize <= 1
         inline = InlinePolicy(settings.inline_run_us / 1e6 if may_run_here else 0.0)
         device = self._device(model.device.queue)
-        loaded = LoadedModel(self, model, session, device, queue, inline, self._stats_of(model.id))
+        loaded = LoadedModel(self, model, session, device, queue, inline, self._stats.of(model.id))
         self._alive.add(loaded)
         return loaded
 
@@ -180,7 +179,7 @@ class Engine:
         """Forget a model that was deleted or replaced; runs begun with it end with it."""
         self._registry.remove(model_id)
         if not keep_counters:
-            self._stats.pop(model_id, None)
+            self._stats.forget(model_id)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -221,6 +220,21 @@ class Engine:
         self._dispatcher.offer(run, loaded)
         return run
 
+    def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
+        """Run this very moment, if the model's runs are short and nothing is in the way.
+
+        Returns: the outputs and the seconds that the framework took; None if it must be queued instead, as also a run
+                 that failed must, whose error is found there. Nothing was counted then.
+        """
+        execution = None if self._closing or loaded.unfinished else self._dispatcher.run_at_once(loaded, inputs)
+        if execution is None or execution.values is None:
+            return None
+        self._executions[loaded.model.backend] += 1
+        if execution.run_s >= self.settings.slow_run_s:
+            self._notable(execution, None)
+        count_at_once(execution, execution.values[0])
+        return execution.values[0], execution.run_s
+
     def _refuse(self, run: Run, loaded: LoadedModel) -> Run:
         full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"
         run.loaded = None
@@ -250,10 +264,9 @@ class Engine:
         else:
             loaded.stats.failed(run.error)
 
-    def discount(self, loaded: LoadedModel, run: Run) -> None:
-        """Count a run no more: what it was computed from had changed, and its command runs again."""
-        if run.ran_s is not None:
-            loaded.stats.discount(run.ran_s, samples(run.value or ()), failed=run.error is not None)
+    def discount(self, loaded: LoadedModel, ran_s: float, outputs: Sequence[Value] | None) -> None:
+        """Count a run (outputs: None if it failed) no more: its input had changed, and its command runs again."""
+        loaded.stats.discount(ran_s, samples(outputs or ()), failed=outputs is None)
 
     def set_execution_timeout(self, limit_ms: int) -> None:
         """Change MODEL_EXECUTION_TIMEOUT, also for runs in progress; 0 is none."""
@@ -346,24 +359,11 @@ class Engine:
 
     def stats(self, model_id: str) -> RunStats:
         """The counters of a model, all 0 if this process never met it."""
-        stats = self._stats.get(model_id)
-        return stats.snapshot() if stats is not None else RunStats()
+        return self._stats.snapshot(model_id)
 
     def reset_stats(self, model_id: str) -> None:
         """AI.INFO RESETSTAT."""
-        if model_id in self._stats:
-            self._stats[model_id].reset()
-
-    def _stats_of(self, model_id: str) -> ModelStats:
-        stats = self._stats.get(model_id)
-        if stats is None:
-            stats = self._stats[model_id] = ModelStats()
-            if len(self._stats) > _MAX_STATS:  # models that another server deleted
-                in_use = {loaded.id for loaded in self._alive}
-                oldest = next((known for known in self._stats if known not in in_use), model_id)
-                if oldest != model_id:
-                    del self._stats[oldest]
-        return stats
+        self._stats.reset(model_id)
 
     def snapshot(self) -> EngineSnapshot:
         """Queues, models and threads at this moment, for INFO and the metrics."""
@@ -394,6 +394,11 @@ class Engine:
                 partial(self._post, self._thread_ended, None),
             )
         return device
+
+    @property
+    def threads_busy(self) -> bool:
+        """Whether a worker thread is running a model."""
+        return any(slot.current is not None for device in self._devices.values() for slot in device.slots)
 
     def _slots(self) -> list[Slot]:
         device_slots = [slot for device in list(self._devices.values()) for slot in device.slots]
@@ -493,8 +498,3 @@ class Engine:
             self._registry.remove(loaded.id)
             if not loaded.unfinished:
                 loaded.release()
-
-
-def _has_dynamic_rows(session: Session) -> bool:
-    """Whether every input has a first dimension that the model leaves open."""
-    return bool(session.inputs) and all(spec.shape and spec.shape[0] is None for spec in session.inputs)

@@ -21,14 +21,15 @@ from redisai_py.engine.run import Run
 from redisai_py.errors import BackendError, RedisAIError
 from redisai_py.tensor import Tensor
 
-__all__ = ["Execution", "Slot", "execute"]
+__all__ = ["Execution", "Slot", "execute", "execute_at_once"]
 
 logger = structlog.get_logger()
 
 
 class Execution:
-    """One call of `Session.run` for one or more runs of a model.
+    """One call of `Session.run` for one or more runs of a model, or for a request that is run at once, without a Run.
 
+    rows: dimension 0 of the merged inputs; 0 for a run that cannot be merged.
     started: monotonic seconds.   run_s: seconds in the framework.   cpu_s: this thread's CPU time of them.
     error: the failure of all, or None.
     values: per run its outputs, None until it ended or if it failed.
@@ -36,11 +37,12 @@ class Execution:
     settled: the runs have their results (event loop's thread).
     """
 
-    __slots__ = ("cpu_s", "error", "loaded", "run_s", "runs", "settled", "started", "stopped", "values")
+    __slots__ = ("cpu_s", "error", "loaded", "rows", "run_s", "runs", "settled", "started", "stopped", "values")
 
-    def __init__(self, loaded: LoadedModel, runs: list[Run]) -> None:
+    def __init__(self, loaded: LoadedModel, runs: list[Run], rows: int) -> None:
         self.loaded = loaded
         self.runs = runs
+        self.rows = rows
         self.started = 0.0
         self.run_s = 0.0
         self.cpu_s = 0.0
@@ -48,11 +50,6 @@ class Execution:
         self.error: BaseException | None = None
         self.stopped: RedisAIError | None = None
         self.settled = False
-
-    @property
-    def rows(self) -> int:
-        """Dimension 0 of the merged inputs; 0 for a run that cannot be merged."""
-        return sum([run.rows for run in self.runs])
 
 
 class Slot:
@@ -99,14 +96,32 @@ def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[
 
     A bad request thus fails alone. A batch that was stopped is not run again: its members would take their time anew.
     """
-    execution = Execution(loaded, runs)
+    rows = runs[0].rows if len(runs) == 1 else sum([run.rows for run in runs])
+    execution = Execution(loaded, runs, rows)
     _attempt(slot, execution)
     if execution.error is None or len(runs) == 1 or execution.stopped is not None:
         report(execution)
-        return
+    else:
+        _execute_singly(slot, execution, report)
+
+
+def execute_at_once(slot: Slot, loaded: LoadedModel, rows: int, inputs: Sequence[Tensor]) -> Execution | None:
+    """Execute one request that is nobody's Run yet; None if it failed or was stopped: as a Run it finds its error."""
+    execution = Execution(loaded, [], rows)
+    device = loaded.model.device
+    try:
+        outputs = slot.run_session(execution, [to_array(value, device) for value in inputs], False)
+        execution.values = [[to_value(output) for output in outputs]]
+    except Exception:
+        return None
+    return execution if execution.stopped is None and len(outputs) == len(loaded.outputs) else None
+
+
+def _execute_singly(slot: Slot, execution: Execution, report: Callable[[Execution], object]) -> None:
+    loaded = execution.loaded
     merged_unasked = loaded.merges_unasked
-    for run in runs:
-        single = Execution(loaded, [run])
+    for run in execution.runs:
+        single = Execution(loaded, [run], run.rows)
         _attempt(slot, single)
         if isinstance(execution.error, BatchSizeMismatch) and not merged_unasked:
             _check_rows(single)
@@ -129,7 +144,8 @@ def _attempt(slot: Slot, execution: Execution) -> None:
             values = [[to_value(output) for output in outputs]]
         else:
             sizes = [run.rows for run in runs]
-            arrays = merge([run.inputs for run in runs], sum(sizes))  # type: ignore[misc]  # rows > 0: no device arrays
+            rows = execution.rows
+            arrays = merge([run.inputs for run in runs], rows)  # type: ignore[misc]  # rows > 0: no device arrays
             outputs = slot.run_session(execution, arrays, False)
             values = split(outputs, sizes, loaded.model.backend)
         if len(outputs) != len(loaded.outputs):

@@ -15,7 +15,7 @@ from redisai_py.backend import Array, Backend, InputSpec, LoadOptions, Session, 
 from redisai_py.errors import RedisAIError
 from redisai_py.model import Model
 
-__all__ = ["Loader", "load_session", "zeros"]
+__all__ = ["Loader", "has_dynamic_rows", "load_session", "zeros"]
 
 _MAX_WARM_UP_BYTES = 64 * 1024 * 1024
 
@@ -78,3 +78,8 @@ def zeros(inputs: Sequence[InputSpec]) -> list[Array] | None:
             return None
         arrays.append(np.full(shape, b"" if spec.dtype.hasobject else 0, spec.dtype))
     return arrays
+
+
+def has_dynamic_rows(session: Session) -> bool:
+    """Whether every input has a first dimension that the model leaves open."""
+    return bool(session.inputs) and all(spec.shape and spec.shape[0] is None for spec in session.inputs)

@@ -36,6 +36,7 @@ class LoadedModel:
 
     __slots__ = (
         "__weakref__",
+        "arity",
         "device",
         "engine",
         "in_ring",
@@ -71,6 +72,7 @@ class LoadedModel:
         self.release.atexit = False  # at exit the process's memory goes as a whole, and the threads are gone
         self.inputs = tuple(spec.name for spec in session.inputs)
         self.outputs = tuple(session.outputs)
+        self.arity = (len(self.inputs), len(self.outputs))
         self.model = replace(model, inputs=self.inputs, outputs=self.outputs, blob=b"")
         self.engine = engine
         self.session = session

@@ -9,7 +9,7 @@ from typing import Any
 from redisai_py.engine.execution import Execution
 from redisai_py.engine.merging import Value
 
-__all__ = ["samples", "settle", "tell"]
+__all__ = ["count_at_once", "samples", "settle", "tell"]
 
 _GROWS = 1.25
 """A model whose runs become longer is noticed within a few of them."""
@@ -20,37 +20,49 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
     if execution.settled:
         return
     execution.settled = True
-    if error is not None or execution.values is None:
+    values = execution.values
+    if error is not None or values is None:
         assert error is not None
         _count_failure(execution, error)
         for run in execution.runs:
             tell(loop, run.fail, error)
         return
-    _count_success(execution, execution.values)
-    for run, values in zip(execution.runs, execution.values, strict=True):
+    _count_success(execution, values)
+    for run, outputs in zip(execution.runs, values, strict=True):
         try:  # as `tell`, without its call: this is the hot path
-            run.resolve(values)
+            run.resolve(outputs)
         except Exception as failure:
             _report(loop, failure)
 
 
+def count_at_once(execution: Execution, outputs: Sequence[Value]) -> None:
+    """Count an execution without runs, of one request that was in no queue."""
+    loaded = execution.loaded
+    run_s = execution.run_s
+    short_s = loaded.short_run_s * _GROWS
+    loaded.short_run_s = short_s if 0.0 < short_s < run_s else run_s
+    first = outputs[0] if outputs else None
+    rows = first.shape[0] if first is not None and first.shape else 0  # as `samples`
+    loaded.stats.executed(execution.rows, run_s, (0.0,), 1, rows)
+
+
 def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
     loaded = execution.loaded
-    stats = loaded.stats
     run_s = execution.run_s
-    loaded.short_run_s = min(run_s, loaded.short_run_s * _GROWS) if loaded.short_run_s else run_s
+    short_s = loaded.short_run_s * _GROWS
+    loaded.short_run_s = short_s if 0.0 < short_s < run_s else run_s
     started = execution.started
     waits_s = []
-    calls = rows = 0
+    calls = rows = counted_rows = 0
     for run, outputs in zip(execution.runs, values, strict=True):
         waits_s.append(started - run.since)
+        rows += run.rows
         run.ran_s = run_s
         if run.counted:
             calls += 1
             first = outputs[0] if outputs else None  # as `samples`
-            rows += first.shape[0] if first is not None and first.shape else 0
-    stats.executed(execution.rows, run_s, waits_s)
-    stats.succeeded(calls, run_s, rows)
+            counted_rows += first.shape[0] if first is not None and first.shape else 0
+    loaded.stats.executed(rows, run_s, waits_s, calls, counted_rows)
 
 
 def _count_failure(execution: Execution, error: BaseException) -> None:

@@ -2,14 +2,14 @@
 
 Rules (AI.INFO): a run that ended counts one call; a successful one adds its duration, the whole batch's if it was
 merged, and the rows of its first output as samples; a failed one adds one error and nothing else. All updates happen
-on the event loop's thread, before the client has its reply. Distributions are folded in bulk: adding a value costs
-one list append.
+on the event loop's thread, before the client has its reply. What a success adds is folded in bulk, when somebody looks
+or there is enough of it: counting it costs one list append.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,6 +103,7 @@ class ModelStats:
 
     __slots__ = (
         "_batch_rows",
+        "_new",
         "_queue_time",
         "_run_time",
         "batches",
@@ -125,15 +126,29 @@ class ModelStats:
         self._batch_rows: dict[int, int] = {}
         self._queue_time = Histogram()
         self._run_time = Histogram()
+        self._new: list[tuple[int, float, Sequence[float], int, int]] = []
 
-    def executed(self, rows: int, run_s: float, waits_s: Iterable[float]) -> None:
-        """One execution of the framework ended, well or not. waits_s: per member, the seconds it was queued."""
-        self.batches += 1
-        if rows > _DISTINCT_SIZES:
-            rows = 1 << (rows - 1).bit_length()
-        self._batch_rows[rows] = self._batch_rows.get(rows, 0) + 1
-        self._run_time.extend((run_s,))
-        self._queue_time.extend(waits_s)
+    def executed(self, rows: int, run_s: float, waits_s: Sequence[float], calls: int, samples: int) -> None:
+        """One execution of the framework ended well.
+
+        Args: waits_s: per member, the seconds it was queued.   calls: how many members count; the others are counted
+              by `succeeded` if they turn out to.   samples: rows of those together.
+        """
+        new = self._new
+        new.append((rows, run_s, waits_s, calls, samples))
+        if len(new) >= _FOLD_AT:
+            self._fold()
+
+    def _fold(self) -> None:
+        new, self._new = self._new, []
+        for rows, run_s, waits_s, calls, samples in new:
+            if rows > _DISTINCT_SIZES:
+                rows = 1 << (rows - 1).bit_length()
+            self._batch_rows[rows] = self._batch_rows.get(rows, 0) + 1
+            self._queue_time.extend(waits_s)
+            self.succeeded(calls, run_s, samples)
+        self.batches += len(new)
+        self._run_time.extend([run_s for _, run_s, _, _, _ in new])
 
     def succeeded(self, calls: int, run_s: float, samples: int) -> None:
         """`calls` members of one execution succeeded, with `samples` rows together."""
@@ -149,6 +164,7 @@ class ModelStats:
 
     def discount(self, run_s: float, samples: int, failed: bool) -> None:
         """A run that was counted did not count: its command ran again. Not below 0: the counters may be new since."""
+        self._fold()
         self.calls = max(0, self.calls - 1)
         if failed:
             self.errors = max(0, self.errors - 1)
@@ -158,6 +174,7 @@ class ModelStats:
 
     def snapshot(self) -> RunStats:
         """The counters now."""
+        self._fold()
         return RunStats(
             self.calls,
             self.errors,
@@ -173,24 +190,36 @@ class ModelStats:
 
 
 class StatsTable:
-    """Counters by the id of what ran; those longest unused go first when there are too many."""
+    """Counters by the id of what ran; those longest unused go first when there are too many.
 
-    def __init__(self, limit: int = 10_000) -> None:
+    Args: in_use: ids whose counters must stay, since somebody else counts in them too.
+    """
+
+    def __init__(self, limit: int = 10_000, in_use: Callable[[], Container[str]] = tuple) -> None:
         self._by_id: dict[str, ModelStats] = {}
         self._limit = limit
+        self._in_use = in_use
 
     def of(self, run_id: str) -> ModelStats:
         """The counters of one id, all 0 at first."""
         stats = self._by_id.pop(run_id, None) or ModelStats()
         self._by_id[run_id] = stats
         if len(self._by_id) > self._limit:
-            del self._by_id[next(iter(self._by_id))]
+            in_use = self._in_use()
+            oldest = next(known for known in self._by_id if known == run_id or known not in in_use)
+            if oldest != run_id:
+                del self._by_id[oldest]
         return stats
 
     def snapshot(self, run_id: str) -> RunStats:
         """The counters of one id now, all 0 if there are none; no use of them."""
         stats = self._by_id.get(run_id)
         return stats.snapshot() if stats is not None else RunStats()
+
+    def reset(self, run_id: str) -> None:
+        """Set the counters of one id to 0; none is no error."""
+        if run_id in self._by_id:
+            self._by_id[run_id].reset()
 
     def forget(self, run_id: str) -> None:
         """What ran under this id is gone."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from redisai_py.errors import UpstreamError
 from redisai_py.pending import Pending
+from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.group_commit import CallLater, GroupCommit
 from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream, connect_shared
 from redisai_py.store.near import NearCache
@@ -33,6 +34,7 @@ class Access:
         pool_size: int,
         near_bytes: int = 0,
         call_later: CallLater | None = None,
+        busy_poll: BusyPoll | None = None,
     ) -> None:
         self.identity = identity
         self.clients = 0
@@ -44,6 +46,7 @@ class Access:
         self.commits: GroupCommit | None = None
         self._near_bytes = near_bytes
         self._call_later = call_later
+        self._busy_poll = busy_poll
         self._address = address
         self._opening: asyncio.Task[SharedUpstream] | None = None
         self._loading: Pending[Any] | None = None
@@ -64,7 +67,7 @@ class Access:
         return self.shared
 
     async def _connect(self) -> SharedUpstream:
-        shared = await connect_shared(self._address, self.identity)
+        shared = await connect_shared(self._address, self.identity, self._busy_poll)
         try:
             self.scripting = all([await _succeeds(shared.call(*command)) for command in PROBE])
         except BaseException:  # closed meanwhile
@@ -220,9 +223,11 @@ class _Pool:
 class AccessTable:
     """The identities in use, each with one Access while it has clients."""
 
-    def __init__(self, address: Address, pool_size: int, near_bytes: int, call_later: CallLater) -> None:
+    def __init__(
+        self, address: Address, pool_size: int, near_bytes: int, call_later: CallLater, busy_poll: BusyPoll
+    ) -> None:
         self._address = address
-        self._settings = (pool_size, near_bytes, call_later)
+        self._settings = (pool_size, near_bytes, call_later, busy_poll)
         self._by_identity: dict[Identity, Access] = {}
 
     def acquire(self, identity: Identity) -> Access:

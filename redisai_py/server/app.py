@@ -28,6 +28,7 @@ from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import RedisAIError
 from redisai_py.resp import Frames
 from redisai_py.server.access import AccessTable
+from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.connection import Connection
 from redisai_py.server.control import Control, own_identity
 from redisai_py.server.introspection import default_backends_path
@@ -57,8 +58,12 @@ class Server:
         self.keys = KeyMap()
         self.journal = Journal(self.keys, config.slow_run_ms)
         self.engine = Engine(engine_settings(config), loop, notable=self.journal.executed)
+        self.commands_processed = 0
+        self.busy_poll = BusyPoll(
+            loop.call_soon, config.busy_poll_s, lambda: self.commands_processed, lambda: self.engine.threads_busy
+        )
         later = self.engine.call_afterwards
-        self.accesses = AccessTable(self.address, config.upstream_pool, config.near_cache_bytes, later)
+        self.accesses = AccessTable(self.address, config.upstream_pool, config.near_cache_bytes, later, self.busy_poll)
         self.scripts = ScriptEngine(
             ScriptSettings(
                 workers=config.worker_threads,
@@ -76,7 +81,6 @@ class Server:
         self.model_chunk_size = config.model_chunk_size
         self.backends_path = default_backends_path()
         self.started_at = time.monotonic()
-        self.commands_processed = 0
         self.connections_accepted = 0
         self.connections_refused = 0
         self.internal_errors = 0

@@ -90,7 +90,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         parser = self.parser
         known = self._known.get(data) if len(data) <= MAX_FRAME else None
-        if known is not None and known.payload_size < 0 and parser.at_boundary and self._may_start:
+        if (
+            known is not None
+            and known.payload_size < 0
+            and parser.at_boundary
+            and not (self.backlog or self.busy or self.session.mode or self._writing_paused or self.closing)
+        ):
             # A whole command that was seen before, and nothing in its way: most of what a busy server receives.
             self.server.commands_processed += 1
             if not known.meaning.start(self, known, None):
@@ -141,11 +146,6 @@ class Connection(asyncio.Protocol):
         self.drain()
 
     # -- order -------------------------------------------------------------------------------------------------------
-
-    @property
-    def _may_start(self) -> bool:
-        """Whether a command that comes now is the next one to start, and in the ordinary state."""
-        return not (self.backlog or self.busy or self.session.mode or self._writing_paused or self.closing)
 
     def _accept(self, commands: list[tuple[Command, bytes | None]]) -> None:
         self.server.commands_processed += len(commands)

@@ -13,12 +13,12 @@ own way, and the others are sent again. Thread: the event loop's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redisai_py.errors import UpstreamError
-from redisai_py.server.upstream import SharedUpstream
+from redisai_py.server.upstream import Callback, SharedUpstream
 from redisai_py.store.near import Entry, NearCache
 from redisai_py.store.scripts import PROBE, format_set_if_same
 
@@ -76,6 +76,15 @@ class GroupCommit:
             self._call_later(self._flush)
         self._members.append(member)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of this identity is under way, so that there is nothing to commit together with."""
+        return not (self._members or self._shared.waiting)
+
+    def commit(self, member: Member) -> None:
+        """Commit at once."""
+        self._commit([member], member.used, dict(member.writes), member.options, self._shared.send_now)
+
     def _flush(self) -> None:
         members, self._members = self._members, []
         while members:
@@ -93,25 +102,39 @@ class GroupCommit:
         for member in members:
             if member.connection.gone:
                 continue
-            if size > _MOST_BYTES or member.options != options or not _joins(member.used, used, written):
+            if size > _MOST_BYTES or member.options != options:
                 others.append(member)
                 continue
-            together.append(member)
-            for key, raw in member.writes:
-                written[key] = raw
-                size += len(raw)
+            for key, entry in member.used:
+                if key in written:
+                    break  # it has seen what was there before
+                known = used.setdefault(key, entry)
+                if known is not entry and known.raw != entry.raw:
+                    break  # one of the two is out of date
+            else:
+                together.append(member)
+                for key, raw in member.writes:
+                    written[key] = raw
+                    size += len(raw)
+                continue
+            others.append(member)
         if together:
-            self._commit(together, used, written, options)
+            self._commit(together, used.items(), written, options, self._shared.send)
         return others
 
     def _commit(
-        self, members: list[Member], used: dict[bytes, Entry], written: dict[bytes, bytes], options: tuple[bytes, ...]
+        self,
+        members: list[Member],
+        used: Iterable[tuple[bytes, Entry]],
+        written: dict[bytes, bytes],
+        options: tuple[bytes, ...],
+        send: Callable[[bytes, Callback], None],
     ) -> None:
-        tensors = [(key, entry.raw) for key, entry in used.items() if entry.model_id is None]
-        models = [(key, entry.raw) for key, entry in used.items() if entry.model_id is not None]
+        tensors = [(key, entry.raw) for key, entry in used if entry.model_id is None]
+        models = [(key, entry.raw) for key, entry in used if entry.model_id is not None]
         compared = [*tensors, *models]
         try:
-            self._shared.send(
+            send(
                 format_set_if_same(written, tensors, models, options),
                 partial(self._answered, members, compared, written),
             )
@@ -158,14 +181,3 @@ class GroupCommit:
                 member.stale()
             else:
                 self.add(member)
-
-
-def _joins(own: Used, used: dict[bytes, Entry], written: dict[bytes, bytes]) -> bool:
-    """Whether a member that used these may follow others in one commit; then `used` has its entries too."""
-    for key, entry in own:
-        if key in written:
-            return False
-        known = used.setdefault(key, entry)
-        if known is not entry and known.raw != entry.raw:
-            return False  # one of the two is out of date
-    return True

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands.models import ModelExecute
+from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import DeadlineExceeded, UpstreamError, WrongType
@@ -37,10 +38,15 @@ def encode_tensors(items: Iterable[tuple[bytes, Any]]) -> list[tuple[bytes, byte
     """Keys and strings to write in a commit; empty if they do not all go into one: large ones, or no tensors."""
     writes: list[tuple[bytes, bytes]] = []
     size = 0
+    encode_header = codec.encode_header
     for key, tensor in items:
-        if type(tensor) is not Tensor or (size := size + len(tensor.data)) >= LARGE_VALUE:
+        if type(tensor) is not Tensor:
             return []
-        writes.append((key, b"".join((codec.encode_header(tensor), tensor.data))))
+        data = tensor.data
+        size += len(data)
+        if size >= LARGE_VALUE:
+            return []
+        writes.append((key, b"".join((encode_header(tensor), data))))
     return writes
 
 
@@ -54,9 +60,10 @@ class ExecuteModel:
         self.request = request
 
     def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
-        if not connection.idle:
+        session = connection.session
+        if connection.busy or connection.in_flight or session.relayed:
             return False
-        access = connection.session.access
+        access = session.access
         commits = access.commits if access is not None else None
         if commits is not None and commits.usable:
             used: Used = []
@@ -78,7 +85,7 @@ def near_model(connection: Connection, near: NearCache, request: ModelExecute, u
     loaded = connection.server.engine.loaded(entry.model_id)
     if loaded is None or not 0 < loaded.short_run_s < _SHORT_S or loaded.model.minbatchsize > 1:
         return None
-    if len(loaded.inputs) != len(request.inputs) or len(loaded.outputs) != len(request.outputs):
+    if loaded.arity != (len(request.inputs), len(request.outputs)):
         return None
     used.append((request.key, entry))
     return loaded
@@ -100,7 +107,8 @@ def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Ten
 class _Execution:
     """One command under way; a `Member` of a commit."""
 
-    __slots__ = ("_commits", "_loaded", "_request", "_run", "connection", "options", "used", "writes")
+    __slots__ = ("_commits", "_error", "_loaded", "_outputs", "_ran_s", "_request", "connection", "used", "writes")
+    options: tuple[bytes, ...] = ()
 
     def __init__(
         self,
@@ -114,20 +122,27 @@ class _Execution:
         self.connection = connection
         self._commits = commits
         self._loaded = loaded
-        self._run: Run | None = None
+        self._outputs: list[Value] | None = None
+        self._error: BaseException | None = None
+        self._ran_s: float | None = None
         self.used = used
         self.writes: list[tuple[bytes, bytes]] = []
-        self.options: tuple[bytes, ...] = ()
 
     def start(self, inputs: list[Tensor]) -> None:
         """Run; the command then ends by itself."""
-        connection = self.connection
+        connection, commits = self.connection, self._commits
+        engine = connection.server.engine
         connection.busy = True
-        run = connection.server.engine.run_model(self._loaded, inputs, self._request.timeout_ms)
-        connection.cancel_run = run.cancel_queued
+        if commits.idle and (ended := engine.run_at_once(self._loaded, inputs)) is not None:
+            self._outputs, self._ran_s = ended
+            self.writes = encode_tensors(zip(self._request.outputs, self._outputs, strict=True))
+            commits.commit(self)
+            return
+        run = engine.run_model(self._loaded, inputs, self._request.timeout_ms)
         if run.done:
             self._ran(run)
         else:
+            connection.cancel_run = run.cancel_queued
             run.waiter = self._ran  # type: ignore[assignment]  # a Run is a Pending
 
     def _ran(self, run: Run) -> None:
@@ -136,10 +151,12 @@ class _Execution:
         if connection.gone:
             return
         connection.cancel_run = None
-        self._run = run
-        if run.error is None:
-            self.writes = encode_tensors(zip(self._request.outputs, run.result(), strict=True))
-        elif isinstance(run.error, DeadlineExceeded) and str(run.error) == "TIMEDOUT":
+        self._ran_s = run.ran_s
+        error = self._error = run.error
+        if error is None:
+            self._outputs = run.result()
+            self.writes = encode_tensors(zip(self._request.outputs, self._outputs, strict=True))
+        elif isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
             connection.finish_alone(TIMEDOUT)
             return
         self._commits.add(self)
@@ -147,18 +164,16 @@ class _Execution:
     def committed(self) -> None:
         connection = self.connection
         connection.busy = False
-        run = self._run
-        assert run is not None
         if self.writes:
             connection.session.write_at_once(_OK)
             if connection.backlog or connection.eof or connection.server.draining:
                 connection.after_work()
         elif connection.gone:
             return
-        elif run.error is not None:
-            connection.finish_alone(connection.failure(run.error))
+        elif self._error is not None:
+            connection.finish_alone(connection.failure(self._error))
         else:
-            connection.run_alone(self._put(run.value))
+            connection.run_alone(self._put(self._outputs))
 
     async def _put(self, outputs: Any) -> Any:
         access = await self.connection.session.authenticated()
@@ -169,8 +184,8 @@ class _Execution:
     def stale(self) -> None:
         connection = self.connection
         connection.busy = False
-        assert self._run is not None
-        connection.server.engine.discount(self._loaded, self._run)
+        if self._ran_s is not None:
+            connection.server.engine.discount(self._loaded, self._ran_s, self._outputs)
         if not connection.gone:
             connection.run_alone(handle(self._request, connection))
 

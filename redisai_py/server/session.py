@@ -176,6 +176,8 @@ class Session:
             return connection.run_alone(self._connect_then_relay(command, replies))
         self.upstream.send(command.wire())
         self.relayed += replies
+        if not self.blocks:
+            connection.server.busy_poll.asked()
         return True
 
     async def _connect_then_relay(self, command: Command, replies: int) -> object:
@@ -258,6 +260,7 @@ class Session:
                 self._send(segments)
         self._count(replies)
         if not self.relayed and whole:
+            connection.server.busy_poll.answered()
             connection.after_work()
 
     def _drop(self, data: bytes, replies: list[Any]) -> None:

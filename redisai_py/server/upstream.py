@@ -20,6 +20,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -29,8 +30,9 @@ import numpy as np
 from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.pending import Pending
 from redisai_py.resp import encode_command
+from redisai_py.server.busy_poll import BusyPoll
 
-__all__ = ["Address", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "connect_shared"]
+__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "connect_shared"]
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
@@ -113,9 +115,11 @@ class SharedUpstream(asyncio.Protocol):
     UpstreamError.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, busy_poll: BusyPoll | None = None) -> None:
+        self._busy_poll = busy_poll
         self._reader = hiredis.Reader()
-        self._waiting: deque[Callback] = deque()
+        self.waiting: deque[Callback] = deque()
+        """What gets the replies still to come, in order."""
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []  # commands of this iteration of the loop, written together at its end
         self.transport: Any = None
@@ -128,7 +132,7 @@ class SharedUpstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         error = _lost(exc)
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self.waiting = self.waiting, deque()
         for callback in waiting:
             callback(error)
 
@@ -136,12 +140,14 @@ class SharedUpstream(asyncio.Protocol):
         reader = self._reader
         reader.feed(data)
         gets = reader.gets
-        take = self._waiting.popleft
+        take = self.waiting.popleft
         try:
             while (reply := gets()) is not False:
                 take()(reply)
         except hiredis.ProtocolError:
             self.transport.abort()
+        if self._busy_poll is not None and not self.waiting:
+            self._busy_poll.answered()
 
     def send(self, data: bytes, callback: Callback) -> None:
         """Send one encoded command. Raises UpstreamError if the connection is gone: then nothing was sent."""
@@ -150,13 +156,26 @@ class SharedUpstream(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self.flush)
         self._out.append(data)
-        self._waiting.append(callback)
+        self.waiting.append(callback)
+
+    def send_now(self, data: bytes, callback: Callback) -> None:
+        """As `send`, without waiting for other commands of this iteration of the loop."""
+        if self._out or self.closed:
+            self.send(data, callback)
+            self.flush()
+        else:
+            self.waiting.append(callback)
+            self.transport.write(data)
+            if self._busy_poll is not None:
+                self._busy_poll.asked()
 
     def flush(self) -> None:
         """Write now what was sent in this iteration of the loop, for all clients in one system call."""
         out, self._out = self._out, []
         if out and not self.closed:
             self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if self._busy_poll is not None:
+                self._busy_poll.asked()
 
     def call(self, *argv: Any) -> Pending[Any]:
         """One command; its value is the reply, its error what Redis answered as an error."""
@@ -192,9 +211,9 @@ def _settle(pending: Pending[Any]) -> Callback:
     return settle
 
 
-async def connect_shared(address: Address, identity: Identity) -> SharedUpstream:
+async def connect_shared(address: Address, identity: Identity, busy_poll: BusyPoll | None) -> SharedUpstream:
     """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
-    upstream: SharedUpstream = await address.open(SharedUpstream)
+    upstream: SharedUpstream = await address.open(partial(SharedUpstream, busy_poll))
     await _prepare(upstream, identity.handshake())
     return upstream
 

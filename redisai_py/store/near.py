@@ -24,18 +24,21 @@ _MOST_CHANGED = 4096
 class Entry:
     """What a key held. raw: a tensor's whole string, or a model's id."""
 
-    __slots__ = ("_tensor", "model_id", "raw")
+    __slots__ = ("_kept", "_tensor", "model_id", "raw")
 
     def __init__(self, raw: bytes, model_id: str | None = None) -> None:
         self.raw = raw
         self.model_id = model_id
         self._tensor: Tensor | None = None
+        self._kept = False
 
     def tensor(self) -> Tensor | None:
         """The tensor, decoded when first asked for; None for a model."""
         tensor = self._tensor
         if tensor is not None:
-            tensor.keep_array()  # used again, and so perhaps many times more
+            if not self._kept:  # used again, and so perhaps many times more
+                tensor.keep_array()
+                self._kept = True
         elif self.model_id is None:
             tensor = self._tensor = codec.decode_tensor(self.raw)
         return tensor

@@ -30,10 +30,11 @@ __all__ = [
 PROBE_SIZE = 128
 """Bytes of an existing value that tell a tensor: our own headers of usual shapes are 128 bytes long."""
 
-# A key is free if it is absent, or holds a tensor: the same header as the new one (the common case), a header of the
-# form that we write, or any safetensors header with exactly one tensor in it. What Redis refuses (no memory, a
-# replica) is refused in the words of a plain SET; Redis 6 would add the script's line.
+# A key is free if it is absent, or holds a tensor: the same header as the new one (the common case, which comes first),
+# a header of the form that we write, or any safetensors header with exactly one tensor in it. What Redis refuses (no
+# memory, a replica) is refused in the words of a plain SET; Redis 6 would add the script's line.
 _IS_TENSOR = b"""
+local call = redis.pcall
 local function is_tensor(key, head)
   if #head < 9 or string.sub(head, 3, 9) ~= '\\0\\0\\0\\0\\0\\0{' then return false end
   local known = {F16=1, BF16=1, F32=1, F64=1, I8=1, I16=1, I32=1, I64=1, U8=1, U16=1, U32=1, U64=1, BOOL=1}
@@ -55,20 +56,27 @@ end
 """
 # Writes ARGV[i] under KEYS[i]; the words from `options` on are options of SET.
 _WRITE = b"""
-local call = redis.pcall
-for i, key in ipairs(KEYS) do
+for i = 1, #KEYS do
+  local key = KEYS[i]
   local head = call('GETRANGE', key, 0, 127)
-  if type(head) == 'table' then return head end
-  if head == '' and call('EXISTS', key) == 1 then head = '-' end
-  if head ~= '' and head ~= string.sub(ARGV[i], 1, 128) and not is_tensor(key, head) then
-    return redis.error_reply('WRONGTYPE Operation against a key holding the wrong kind of value')
+  if head ~= string.sub(ARGV[i], 1, 128) then
+    if type(head) == 'table' then return head end
+    if head == '' and call('EXISTS', key) == 1 then head = '-' end
+    if head ~= '' and not is_tensor(key, head) then
+      return redis.error_reply('WRONGTYPE Operation against a key holding the wrong kind of value')
+    end
   end
 end
-for i, key in ipairs(KEYS) do
-  local refused = call('SET', key, ARGV[i], unpack(ARGV, options)).err
-  if refused then return redis.error_reply((string.gsub(refused, '^@user_script: ?%d+: %-?', ''))) end
+local reply
+for i = 1, #KEYS do
+  if ARGV[options] then
+    reply = call('SET', KEYS[i], ARGV[i], unpack(ARGV, options))
+  else
+    reply = call('SET', KEYS[i], ARGV[i])
+  end
+  if reply.err then return redis.error_reply((string.gsub(reply.err, '^@user_script: ?%d+: %-?', ''))) end
 end
-return redis.status_reply('OK')
+return reply or redis.status_reply('OK')
 """
 SET_TENSORS = _IS_TENSOR + b"local options = #KEYS + 1" + _WRITE
 
@@ -76,19 +84,19 @@ SET_TENSORS = _IS_TENSOR + b"local options = #KEYS + 1" + _WRITE
 # keys are not declared, so that the right to read them is all that a user needs. The answer is the number of the first
 # one that is not the same any more; a user who may not GET or HGET is told so under a name that Redis has not.
 _COMPARE = b"""
-local at = #KEYS + 3
-local tensors = tonumber(ARGV[at - 2])
-local all = tensors + tonumber(ARGV[at - 1])
-for i = 1, all do
+local options = #KEYS + 3
+local tensors = tonumber(ARGV[options - 2])
+for i = 1, tensors + tonumber(ARGV[options - 1]) do
   local held
-  if i <= tensors then held = redis.pcall('GET', ARGV[at]) else held = redis.pcall('HGET', ARGV[at], 'id') end
-  if type(held) == 'table' and not string.find(held.err, 'WRONGTYPE', 1, true) then
-    return redis.error_reply('UNPROVEN ' .. held.err)
+  if i <= tensors then held = call('GET', ARGV[options]) else held = call('HGET', ARGV[options], 'id') end
+  if held ~= ARGV[options + 1] then
+    if type(held) == 'table' and not string.find(held.err, 'WRONGTYPE', 1, true) then
+      return redis.error_reply('UNPROVEN ' .. held.err)
+    end
+    return i
   end
-  if held ~= ARGV[at + 1] then return i end
-  at = at + 2
+  options = options + 2
 end
-local options = at
 """
 SET_IF_SAME = _IS_TENSOR + _COMPARE + _WRITE
 

@@ -63,7 +63,7 @@ def info_report(request: admin.Info, fields: Sequence[bytes | None], server: Ser
         if is_model:
             server.engine.reset_stats(run_id)
         else:
-            server.script_stats.of(run_id).reset()
+            server.script_stats.reset(run_id)
         return OK
     stats = server.engine.stats(run_id) if is_model else server.script_stats.snapshot(run_id)
     report = RunInfo(

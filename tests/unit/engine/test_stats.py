@@ -41,8 +41,8 @@ def test_nothing_counted_is_all_zero() -> None:
 
 def test_each_member_adds_the_whole_duration_and_a_failure_adds_nothing_else() -> None:
     stats = ModelStats()
-    stats.executed(6, 0.002, [0.001, 0.003])
-    stats.succeeded(2, 0.002, 6)
+    stats.executed(6, 0.002, [0.001, 0.003], calls=1, samples=2)
+    stats.succeeded(1, 0.002, 4)  # the other member, which counts only now
     stats.failed(ValueError("bad"))
     snapshot = stats.snapshot()
     assert (snapshot.calls, snapshot.errors, snapshot.duration_us, snapshot.samples) == (3, 1, 4000, 6)
@@ -53,10 +53,19 @@ def test_each_member_adds_the_whole_duration_and_a_failure_adds_nothing_else() -
     assert stats.snapshot() == RunStats(loads=1)
 
 
+def test_what_is_discounted_was_counted_before() -> None:
+    stats = ModelStats()
+    stats.executed(2, 0.001, [0.0], calls=1, samples=2)
+    stats.executed(3, 0.001, [0.0], calls=1, samples=3)
+    stats.discount(0.001, 2, failed=False)
+    snapshot = stats.snapshot()
+    assert (snapshot.calls, snapshot.duration_us, snapshot.samples, snapshot.batches) == (1, 1000, 3, 2)
+
+
 def test_the_number_of_distinct_batch_sizes_is_bounded() -> None:
     stats = ModelStats()
     for rows in range(5000):
-        stats.executed(rows, 0.0, [])
+        stats.executed(rows, 0.0, [], calls=1, samples=rows)
     sizes = stats.snapshot().batch_rows
     assert len(sizes) < 80
     assert sizes[64] == 1
@@ -72,3 +81,12 @@ def test_a_table_forgets_what_was_longest_unused() -> None:
     table.of("c")
     assert table.of("a") is a
     assert table.of("b").calls == 0
+
+
+def test_counters_in_use_stay() -> None:
+    table = StatsTable(limit=2, in_use=lambda: {"a", "b"})
+    a, b = table.of("a"), table.of("b")
+    c = table.of("c")  # one too many, but the others are in use
+    table.of("d")
+    assert (table.of("a"), table.of("b")) == (a, b)
+    assert table.of("c") is not c

@@ -29,10 +29,8 @@ DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 def stats() -> ModelStats:
     counters = ModelStats()
     counters.loads = 1
-    counters.executed(3, 0.002, [0.001, 0.003])
-    counters.executed(100, 40.0, [0.0])
-    counters.succeeded(2, 0.002, 6)
-    counters.succeeded(1, 40.0, 100)
+    counters.executed(3, 0.002, [0.001, 0.003], calls=2, samples=6)
+    counters.executed(100, 40.0, [0.0], calls=1, samples=100)
     counters.failed(ValueError("bad"))
     return counters
 

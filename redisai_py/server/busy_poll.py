@@ -1,0 +1,118 @@
+"""Staying awake for a moment when the next event is about to come.
+
+Who sleeps must be woken: an interrupt, a switch of processes, and then code and data that the caches have lost. On a
+small virtual machine that costs more than a tiny model's run. So where few clients are served, the event loop does not
+sleep while Redis answers, nor while a client that just had its reply sends its next command: it keeps asking the
+system for events (busy polling). Sleeping and waking cost CPU time too, so this costs little more of it.
+
+It must never become a burden: a stay is short, it ends with the first event; after two in vain the next ones of that
+kind are left out, twice as many each time; with many clients something is always there to do, and while a worker
+thread runs a model the cores are the model's (docs/adr/0014). Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["BusyPoll"]
+
+_MANY_PER_S = 30_000
+"""With this many commands the next event is there before the loop could sleep, mostly."""
+_WINDOW_S = 0.005
+"""How often their number is looked at."""
+_IN_VAIN = 2
+_MOST_IN_VAIN = 8
+"""So at most 256 are left out, and then it is tried again."""
+
+
+class _Awaited:
+    """Something that may be worth waiting for, and what experience says."""
+
+    __slots__ = ("in_vain", "left_out")
+
+    def __init__(self) -> None:
+        self.in_vain = 0
+        self.left_out = 0
+
+    def is_worth_it(self) -> bool:
+        if self.left_out:
+            self.left_out -= 1
+            return False
+        return True
+
+    def did_not_come(self) -> None:
+        self.in_vain = min(self.in_vain + 1, _MOST_IN_VAIN)
+        if self.in_vain >= _IN_VAIN:
+            self.left_out = 1 << self.in_vain
+
+
+class BusyPoll:
+    """Keeps an event loop from sleeping.
+
+    Args: call_soon: the loop's; what it was given is called before the loop sleeps.
+          limit_s: the longest stay in seconds, 0 for none.
+          commands: how many commands clients have sent so far.
+          cores_wanted: whether the cores have something better to do.
+          clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], object]], object],
+        limit_s: float,
+        commands: Callable[[], int],
+        cores_wanted: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._call_soon = call_soon
+        self._limit_s = limit_s
+        self._commands = commands
+        self._cores_wanted = cores_wanted
+        self._clock = clock
+        self._reply = _Awaited()
+        self._command = _Awaited()
+        self._awaited: _Awaited | None = None
+        self._until = 0.0
+        self._staying = False
+        self._many = False
+        self._counted = 0
+        self._counted_at = self._clock()
+
+    def asked(self) -> None:
+        """Redis was asked something: its reply is near."""
+        self._await(self._reply)
+
+    def answered(self) -> None:
+        """Redis has answered all it was asked, and so clients have their replies: their next commands are near."""
+        self._await(self._command)
+
+    def _await(self, what: _Awaited) -> None:
+        came, self._awaited = self._awaited, None
+        if came is not None:
+            came.in_vain = 0
+        now = self._clock()
+        if now >= self._counted_at + _WINDOW_S:
+            self._count(now)
+        if self._many or not self._limit_s or not what.is_worth_it() or self._cores_wanted():
+            return
+        self._awaited = what
+        self._until = now + self._limit_s
+        if not self._staying:
+            self._staying = True
+            self._call_soon(self._stay)
+
+    def _count(self, now: float) -> None:
+        commands = self._commands()
+        self._many = commands - self._counted > _MANY_PER_S * (now - self._counted_at)
+        self._counted, self._counted_at = commands, now
+
+    def _stay(self) -> None:
+        awaited = self._awaited
+        if awaited is not None:
+            if self._clock() < self._until:
+                self._call_soon(self._stay)
+                return
+            self._awaited = None
+            awaited.did_not_come()
+        self._staying = False
