@@ -151,7 +151,8 @@ class Dispatcher:
             batch = self._next_batch(loaded, now)
             if batch:
                 self._run_batch(loaded, batch)
-            if loaded.queue and not loaded.on_threads:
+            # What is offered meanwhile is collected, and waits for its turn there, unless it comes behind a rest.
+            if not loaded.on_threads and (loaded.queue or (loaded.offered and loaded not in self._waiting)):
                 models.append(loaded)
             if not models:
                 return
@@ -167,19 +168,17 @@ class Dispatcher:
         """The next batch that may run here; empty if there is none, the rest having gone to the threads."""
         offered = loaded.offered
         queue = loaded.queue
-        loaded.offered = []
         batch: list[Run] | float | None
         count = queue.leading_batch(offered, now) if offered else 0
-        if count == len(offered) and count:
-            batch = offered
+        if count:
+            batch, loaded.offered = offered[:count], offered[count:]
         else:
-            batch = offered[:count]
-            for run in offered[count:]:
+            loaded.offered = []
+            for run in offered:
                 queue.offer(run)
             if queue.next_deadline <= now:
                 self._expired(queue.expire(now))
-            if not batch:
-                batch = queue.take(now)
+            batch = queue.take(now)
         if not isinstance(batch, list):
             return []  # batches are never held here: models with MINBATCHSIZE have no inline policy
         rows = batch[0].rows if len(batch) == 1 else sum([run.rows for run in batch])

@@ -289,11 +289,7 @@ class Engine:
     def _executed(self, execution: Execution) -> None:
         """An execution ended: every run gets its result, and lets go of the model."""
         loaded = execution.loaded
-        runs = execution.runs
-        loaded.unfinished -= len(runs)
-        for run in runs:
-            run.loaded = None
-            run.inputs = ()
+        loaded.unfinished -= len(execution.runs)
         self._executions[loaded.model.backend] += 1
         self._settle(execution, execution.error)
         self._after_runs(loaded)

@@ -16,7 +16,9 @@ _GROWS = 1.25
 
 
 def settle(execution: Execution, error: BaseException | None, loop: asyncio.AbstractEventLoop) -> None:
-    """Count, then resolve or fail every run; only once per execution, whoever comes first: its end or its stop."""
+    """Count, then resolve or fail every run, which lets go of the model; only once per execution, whoever comes first:
+    its end or its stop.
+    """
     if execution.settled:
         return
     execution.settled = True
@@ -25,6 +27,8 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
         assert error is not None
         _count_failure(execution, error)
         for run in execution.runs:
+            run.loaded = None
+            run.inputs = ()
             tell(loop, run.fail, error)
         return
     _count_success(execution, values)
@@ -57,6 +61,8 @@ def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
     for run, outputs in zip(execution.runs, values, strict=True):
         waits_s.append(started - run.since)
         rows += run.rows
+        run.loaded = None
+        run.inputs = ()
         run.ran_s = run_s
         if run.counted:
             calls += 1

@@ -79,7 +79,7 @@ class GroupCommit:
     @property
     def idle(self) -> bool:
         """Whether nothing of this identity is under way, so that there is nothing to commit together with."""
-        return not (self._members or self._shared.waiting)
+        return not (self._shared.waiting or self._members)
 
     def commit(self, member: Member) -> None:
         """Commit at once."""

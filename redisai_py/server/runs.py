@@ -97,7 +97,7 @@ def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Ten
     tensors: list[Tensor] = []
     for key in keys:
         entry = entries.get(key)
-        if entry is None or (tensor := entry.tensor()) is None:
+        if entry is None or (tensor := entry.kept or entry.tensor()) is None:
             return None
         used.append((key, entry))
         tensors.append(tensor)
@@ -153,9 +153,9 @@ class _Execution:
         connection.cancel_run = None
         self._ran_s = run.ran_s
         error = self._error = run.error
-        if error is None:
-            self._outputs = run.result()
-            self.writes = encode_tensors(zip(self._request.outputs, self._outputs, strict=True))
+        outputs = self._outputs = run.value
+        if outputs is not None:
+            self.writes = encode_tensors(zip(self._request.outputs, outputs, strict=True))
         elif isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
             connection.finish_alone(TIMEDOUT)
             return

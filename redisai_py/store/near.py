@@ -22,23 +22,25 @@ _MOST_CHANGED = 4096
 
 
 class Entry:
-    """What a key held. raw: a tensor's whole string, or a model's id."""
+    """What a key held.
 
-    __slots__ = ("_kept", "_tensor", "model_id", "raw")
+    raw: a tensor's whole string, or a model's id.   kept: the tensor, once it was used twice.
+    """
+
+    __slots__ = ("_tensor", "kept", "model_id", "raw")
 
     def __init__(self, raw: bytes, model_id: str | None = None) -> None:
         self.raw = raw
         self.model_id = model_id
         self._tensor: Tensor | None = None
-        self._kept = False
+        self.kept: Tensor | None = None
 
     def tensor(self) -> Tensor | None:
         """The tensor, decoded when first asked for; None for a model."""
         tensor = self._tensor
         if tensor is not None:
-            if not self._kept:  # used again, and so perhaps many times more
-                tensor.keep_array()
-                self._kept = True
+            tensor.keep_array()  # used again, and so perhaps many times more
+            self.kept = tensor
         elif self.model_id is None:
             tensor = self._tensor = codec.decode_tensor(self.raw)
         return tensor
