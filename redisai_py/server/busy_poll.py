@@ -6,8 +6,9 @@ sleep while Redis answers, nor while a client that just had its reply sends its 
 system for events (busy polling). Sleeping and waking cost CPU time too, so this costs little more of it.
 
 It must never become a burden: a stay is short, it ends with the first event; after two in vain the next ones of that
-kind are left out, twice as many each time; with many clients something is always there to do, and while a worker
-thread runs a model the cores are the model's (docs/adr/0014). Thread: the event loop's.
+kind are left out, twice as many each time, and most where another process turned out to want the core. With many
+clients something is always there to do, and while a worker thread runs a model the cores are the model's
+(docs/adr/0014). Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections.abc import Callable
 
 __all__ = ["BusyPoll"]
 
-_MANY_PER_S = 30_000
+_MANY_PER_S = 20_000
 """With this many commands the next event is there before the loop could sleep, mostly."""
 _WINDOW_S = 0.005
 """How often their number is looked at."""
+_INTERRUPTED_S = 0.0003
+"""From one look for events to the next, when nothing came: then another process had the core, and needs it more."""
 _IN_VAIN = 2
 _MOST_IN_VAIN = 8
 """So at most 256 are left out, and then it is tried again."""
@@ -45,6 +48,10 @@ class _Awaited:
         self.in_vain = min(self.in_vain + 1, _MOST_IN_VAIN)
         if self.in_vain >= _IN_VAIN:
             self.left_out = 1 << self.in_vain
+
+    def is_a_burden(self) -> None:
+        self.in_vain = _MOST_IN_VAIN
+        self.left_out = 1 << _MOST_IN_VAIN
 
 
 class BusyPoll:
@@ -74,6 +81,7 @@ class BusyPoll:
         self._command = _Awaited()
         self._awaited: _Awaited | None = None
         self._until = 0.0
+        self._looked_at = 0.0
         self._staying = False
         self._many = False
         self._counted = 0
@@ -97,6 +105,7 @@ class BusyPoll:
         if self._many or not self._limit_s or not what.is_worth_it() or self._cores_wanted():
             return
         self._awaited = what
+        self._looked_at = now
         self._until = now + self._limit_s
         if not self._staying:
             self._staying = True
@@ -110,9 +119,15 @@ class BusyPoll:
     def _stay(self) -> None:
         awaited = self._awaited
         if awaited is not None:
-            if self._clock() < self._until:
+            now = self._clock()
+            if now > self._looked_at + _INTERRUPTED_S:
+                self._reply.is_a_burden()
+                self._command.is_a_burden()
+            elif now < self._until:
+                self._looked_at = now
                 self._call_soon(self._stay)
                 return
+            else:
+                awaited.did_not_come()
             self._awaited = None
-            awaited.did_not_come()
         self._staying = False
