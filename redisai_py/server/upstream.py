@@ -20,7 +20,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import hiredis
@@ -103,6 +103,7 @@ def _lost(error: BaseException | None) -> UpstreamError:
 
 
 Callback = Callable[[Any], object]
+S = TypeVar("S", bound="SharedUpstream")
 
 
 class SharedUpstream(asyncio.Protocol):
@@ -192,9 +193,9 @@ def _settle(pending: Pending[Any]) -> Callback:
     return settle
 
 
-async def connect_shared(address: Address, identity: Identity) -> SharedUpstream:
+async def connect_shared(address: Address, identity: Identity, kind: type[S]) -> S:
     """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
-    upstream: SharedUpstream = await address.open(SharedUpstream)
+    upstream: S = await address.open(kind)
     await _prepare(upstream, identity.handshake())
     return upstream
 
