@@ -212,6 +212,8 @@ class CommandParser:
         self, form: HeadForm, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]
     ) -> int:
         """The position behind the commands of that form; they are taken if they are enough for a run."""
+        if not data.startswith(form.before, position + form.least - form.stride):
+            return position  # the last one of the shortest run is none: commands that alternate are not looked at long
         words = form.words(data, position, end)
         stop = position + len(words) * form.stride
         if len(words) >= SHORTEST_RUN:
@@ -232,14 +234,13 @@ class CommandParser:
                 stop = start + command.payload_size
                 if stop + 2 > end:
                     return -1  # nor is it a whole command, if the chunk ends here
+                if self._runs and command.form is not self._form and self._change_form(command.form, position, end):
+                    return _OTHER_FORM
                 out.append((command, data[start:stop]))
-                if self._runs:
-                    self._form = command.form
                 return stop + 2
             if self._runs and end - position > _ROOM_FOR_RUN * (start - position):
                 form = self._frames.form_of(data[position:start])
-                if form is not None and form is not self._form and end - position >= form.least:
-                    self._form = form
+                if form is not None and form is not self._form and self._change_form(form, position, end):
                     return _OTHER_FORM
             stop = end
         else:
@@ -252,6 +253,11 @@ class CommandParser:
                 out.append((command, None))
                 return stop
         return -1
+
+    def _change_form(self, form: HeadForm | None, position: int, end: int) -> bool:
+        """Another form than that of the commands before; whether there is room for a run of it."""
+        self._form = form
+        return form is not None and end - position >= form.least
 
     def _parse_quick(self, data: bytes) -> Command | None:
         """A chunk that is exactly one ordinary command, parsed by hiredis; None for anything else.

@@ -21,7 +21,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["GroupSets", "SetStream", "SetTensors"]
 
 _MOST_BYTES = 1024 * 1024
-_MOST_KEYS = 64
+_MOST_KEYS = 96
 """From so many different keys on a group takes no further member: WATCH compares each key with all before it."""
 _MOST_ATTEMPTS = 5
+"""How often a group is tried whose keys somebody changes meanwhile."""
 _FEWEST_SPARED = 64
 _MOST_SPARED = 4096
 """Runs that go the old way at once after a refusal; twice as many after each further one."""
@@ -93,9 +94,10 @@ class SetTensors:
         payloads = [data[at : at + size] for at in range(self._payload_at, len(data), self._stride)]
         return chain.from_iterable(zip(run.words, repeat(self._before_value), payloads))
 
-    def key(self, word: bytes) -> bytes:
-        """The key in a word of the run."""
-        return word[self._key_at : -2]
+    def keys(self, run: Run) -> list[bytes]:
+        """The keys, in order."""
+        at = self._key_at
+        return [word[at:-2] for word in run.words]
 
     def value(self, run: Run, index: int) -> bytes:
         """What the command with that number writes."""
@@ -107,6 +109,8 @@ class SetStream(SharedUpstream):
     """The connection on which groups are written. What Redis is expected to answer is known, so that replies are not
     taken apart but compared.
     """
+
+    client_name = b"redisai-sets"
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,17 +146,34 @@ class SetStream(SharedUpstream):
             self._waiting.popleft()(replies)
         self._had = data
 
+    def close(self) -> None:
+        """Close; nothing more is asked."""
+        self.closed = True
+        super().close()
+
 
 class _Group:
     """Members that are written together. words: what they write, each with the meaning of the last that writes it."""
 
-    __slots__ = ("asked_exists", "attempts", "members", "words")
+    __slots__ = ("_encoded", "asked_exists", "attempts", "members", "words")
 
     def __init__(self) -> None:
+        self._encoded = b""
         self.attempts = 1
         self.members: list[tuple[Connection, Run]] = []
         self.words: dict[bytes, SetTensors] = {}
         self.asked_exists = False
+
+    def encode(self) -> bytes:
+        """The commands that write it, built when first asked for."""
+        if not self._encoded:
+            pieces: list[bytes] = [b""]
+            for _, run in self.members:
+                pieces += run.meaning.pairs(run)
+            pieces[0] = b"*%d\r\n$4\r\nMSET\r\n" % (1 + len(pieces) // 3 * 2)
+            pieces.append(_EXEC)
+            self._encoded = b"".join(pieces)
+        return self._encoded
 
 
 class GroupSets:
@@ -203,6 +224,8 @@ class GroupSets:
         finally:
             self._opening = None
         self._stream = stream
+        if self._closing:
+            stream.close()
 
     def add(self, connection: Connection, run: Run) -> None:
         """Write a run with those that come in this iteration of the loop. It ends as all work that runs alone."""
@@ -242,45 +265,48 @@ class GroupSets:
             self._next()
             return
         words = group.words
-        count = len(words)
+        number = len(words)
         keys = b"".join(words)
-        asked = [b"*%d\r\n$5\r\nWATCH\r\n" % (count + 1), keys, _GET, (_HEAD + _GET).join(words), _HEAD]
+        asked = [b"*%d\r\n$5\r\nWATCH\r\n" % (number + 1), keys, _GET, (_HEAD + _GET).join(words), _HEAD]
         expected = [_OK]
         group.asked_exists = self._absent
         if group.asked_exists:
-            asked += (b"*%d\r\n$6\r\nEXISTS\r\n" % (count + 1), keys)
-            expected += (_ABSENT * count, b":0\r\n")
+            asked += (b"*%d\r\n$6\r\nEXISTS\r\n" % (number + 1), keys)
+            expected += (_ABSENT * number, b":0\r\n")
         else:
             expected += [meaning.head_reply for meaning in words.values()]
         asked.append(_MULTI)
         expected.append(_OK)
-        replies = 2 + count + group.asked_exists
+        replies = 2 + number + group.asked_exists
         stream.ask(b"".join(asked), b"".join(expected), replies, partial(self._looked, group))
+        asyncio.get_running_loop().call_soon(group.encode)  # while Redis looks
 
     def _looked(self, group: _Group, replies: Any) -> None:
         stream = self._stream
         assert stream is not None
-        if replies is None:
-            self._write(stream, group)
-        elif isinstance(replies, UpstreamError):
+        if isinstance(replies, UpstreamError):
             self._give_back(group)  # nothing was sent that writes
-        elif replies[-1] != b"OK":
+        elif replies is not None and replies[-1] != b"OK":
             stream.close()  # it watches keys
             self._failed(1)
             self._give_back(group)
-        elif self._judge(group, replies[1 : len(group.words) + 1], replies[-2]):
-            self._write(stream, group)
         else:
-            stream.ask(_DISCARD, _OK, 1, partial(self._discarded, stream))
-            if self._absent and not group.asked_exists:
-                self._look(group)
-                return
-            self._failed(1 if any(map(_is_refusal, replies)) else 0)
-            self._give_back(group)
+            refused = replies is not None and any(map(_is_refusal, replies))
+            if replies is None or (not refused and self._judge(group, replies)):
+                self._write(stream, group)
+            else:
+                stream.ask(_DISCARD, _OK, 1, partial(self._discarded, stream))
+                if self._absent and not refused and not group.asked_exists:
+                    self._look(group)
+                    return
+                self._failed(int(refused))
+                self._give_back(group)
         self._next()
 
-    def _judge(self, group: _Group, heads: list[Any], existing: Any) -> bool:
+    def _judge(self, group: _Group, replies: list[Any]) -> bool:
         """Whether every key holds a tensor or nothing; nothing is known of empty ones where EXISTS was not asked."""
+        heads = replies[1 : len(group.words) + 1]
+        existing = replies[-2]
         absent = heads.count(b"")
         self._absent = absent > 0
         for head, meaning in zip(heads, group.words.values(), strict=True):
@@ -314,24 +340,15 @@ class GroupSets:
     # -- write -------------------------------------------------------------------------------------------------------
 
     def _write(self, stream: SetStream, group: _Group) -> None:
-        pieces: list[bytes] = [b""]
-        for _, run in group.members:
-            pieces += run.meaning.pairs(run)
-        pieces[0] = b"*%d\r\n$4\r\nMSET\r\n" % (1 + len(pieces) // 3 * 2)
-        pieces.append(_EXEC)
-        stream.ask(b"".join(pieces), _WRITTEN, 2, partial(self._wrote, stream, group))
+        if stream.closed:
+            self._give_back(group)
+            return
+        stream.ask(group.encode(), _WRITTEN, 2, partial(self._wrote, stream, group))
 
     def _wrote(self, stream: SetStream, group: _Group, replies: Any) -> None:
         if replies is None:
             self._failures = 0
-            near = self._near()
-            if near is not None and near.entries:
-                _keep_near(near, group)
-            for connection, run in group.members:
-                self._end(connection, run)
-                connection.session.write_at_once(_OK * len(run.words))
-                if not connection.gone:
-                    connection.after_work()
+            self._written(group)
         elif isinstance(replies, UpstreamError):
             for connection, run in group.members:
                 self._end(connection, run)
@@ -351,6 +368,16 @@ class GroupSets:
                 stream.close()  # EXEC itself was refused
             self._failed(0 if outcome is None else 1)
             self._give_back(group)
+
+    def _written(self, group: _Group) -> None:
+        near = self._near()
+        if near is not None and near.entries:
+            _keep_near(near, group)
+        for connection, run in group.members:
+            self._end(connection, run)
+            connection.session.write_at_once(_OK * len(run.words))
+            if not connection.gone:
+                connection.after_work()
 
     def _end(self, connection: Connection, run: Run) -> None:
         connection.busy = False
@@ -397,17 +424,13 @@ def _is_refusal(reply: Any) -> bool:
 
 def _keep_near(near: NearCache, group: _Group) -> None:
     """Renew what is near of what was written; what is not near need not be."""
-    words = {meaning.key(word): word for word, meaning in group.words.items()}
-    wanted = {words[key]: key for key in near.entries.keys() & words.keys()}
-    if not wanted:
-        return
-    last: dict[bytes, bytes] = {}
+    renewed: set[bytes] = set()
     for _, run in reversed(group.members):
-        for index in range(len(run.words) - 1, -1, -1):
-            key = wanted.pop(run.words[index], None)
-            if key is not None:
-                last[key] = run.meaning.value(run, index)
-        if not wanted:
-            break
-    for key, raw in last.items():
-        near.put(key, raw)
+        meaning = run.meaning
+        keys = meaning.keys(run)
+        known = (near.entries.keys() & keys) - renewed
+        if known:
+            last = dict(zip(keys, count()))
+            for key in known:
+                near.put(key, meaning.value(run, last[key]))
+            renewed |= known

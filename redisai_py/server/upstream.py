@@ -114,6 +114,9 @@ class SharedUpstream(asyncio.Protocol):
     UpstreamError.
     """
 
+    client_name = b"redisai-shared"
+    """Its name in CLIENT LIST."""
+
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
         self._waiting: deque[Callback] = deque()
@@ -206,7 +209,7 @@ async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) 
         for argv in commands:
             await upstream.call(*argv)
         with contextlib.suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
-            await upstream.call(b"CLIENT", b"SETNAME", b"redisai-shared")
+            await upstream.call(b"CLIENT", b"SETNAME", upstream.client_name)
     except BaseException:
         upstream.close()
         raise
