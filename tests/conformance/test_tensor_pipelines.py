@@ -275,3 +275,17 @@ def test_a_user_without_scripts(front_door: FrontDoor, bare: redis.Redis) -> Non
         replies = client.pipeline(rows(KEYS, 1))
         assert [n for n, reply in enumerate(replies) if reply != b"OK"] == [4]
         assert bare.get("k4") == b"foreign"
+
+
+def test_the_rights_that_it_takes(front_door: FrontDoor, bare: redis.Redis) -> None:
+    """Those that the page on security names, without the ones for other ways to write."""
+    rights = ("+set", "+getrange", "+exists", "+watch", "+multi", "+exec", "+mset", "+discard", "+type")
+    with user(front_door, bare, "~k*", *rights) as client:
+        warm(client, bare)
+        bare.hset("k4", "field", "x")
+        for number in range(3):
+            before = group_writes(bare)
+            replies = client.pipeline(rows(KEYS, number))
+            assert [str(reply) for reply in replies if reply != b"OK"] == [WRONGTYPE]
+            assert client.pipeline(rows(["k5"] * 16, number)) == OK
+            assert group_writes(bare) > before
