@@ -8,6 +8,8 @@ Rules:
   so the bytes are copied once, by the kernel.
 - Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one
   dictionary look-up then replaces parsing and validation. See docs/adr/0003.
+- A row of commands that differ in their second word and their payload only (`HeadForm`) is recognised as one (`Run`): a
+  pipeline repeats itself even where its keys do not.
 
 It must not know what any command means.
 """
@@ -21,57 +23,31 @@ from typing import Any
 import hiredis
 
 from redisai_py.errors import ProtocolError
+from redisai_py.frames import MAX_FRAME, SHORTEST_RUN, Command, Frames, HeadForm, Run, encode_command
 
-__all__ = ["MAX_FRAME", "Command", "CommandParser", "Frames", "encode_command", "split_inline", "split_replies"]
+__all__ = [
+    "MAX_FRAME",
+    "Command",
+    "CommandParser",
+    "Frames",
+    "HeadForm",
+    "Run",
+    "encode_command",
+    "split_inline",
+    "split_replies",
+    "unroll",
+]  # fmt: skip
 
 MAX_INLINE = 64 * 1024
 LARGE_ARGUMENT = 64 * 1024
-MAX_FRAME = 384  # a frame (or the head of one, up to its blob) longer than this is not remembered
 _BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
 _QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
 _LARGE_COUNT = re.compile(rb"\*\d{4}").search
 _ONLY_BYTES = {bytes}
+_OTHER_FORM = -2
+_ROOM_FOR_RUN = SHORTEST_RUN - 1
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
-
-
-class Command:
-    """One command as it arrived.
-
-    argv:  its arguments, the name first; bytes, or a memoryview for a large one.
-    frame: its bytes on the wire if it arrived whole in one chunk, else b"".
-    payload_size: for a remembered head, the size of the blob that follows; -1 for a whole command.
-    meaning: whatever the server attached when it remembered the frame.
-    """
-
-    __slots__ = ("argv", "frame", "meaning", "payload_size")
-
-    def __init__(self, argv: list[Any], frame: bytes = b"", payload_size: int = -1, meaning: Any = None) -> None:
-        self.argv = argv
-        self.frame = frame
-        self.payload_size = payload_size
-        self.meaning = meaning
-
-    def wire(self) -> list[bytes | memoryview]:
-        """The command's bytes for Redis, large arguments unjoined."""
-        return [self.frame] if self.frame else encode_command(self.argv)
-
-
-class Frames:
-    """Remembered frames, shared by all connections of a server; bounded, forgotten all at once when full."""
-
-    __slots__ = ("_limit", "by_bytes")
-
-    def __init__(self, limit: int = 4096) -> None:
-        self.by_bytes: dict[bytes, Command] = {}
-        self._limit = limit
-
-    def remember(self, key: bytes, command: Command) -> None:
-        """Give `command` from now on for frames that are (or start with) exactly `key`."""
-        if len(key) <= MAX_FRAME:
-            if len(self.by_bytes) >= self._limit:
-                self.by_bytes.clear()
-            self.by_bytes[key] = command
 
 
 class CommandParser:
@@ -79,7 +55,7 @@ class CommandParser:
 
     Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
           allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
-          legal.
+          legal.   runs: whether to give runs; else their commands, each by itself.
     """
 
     __slots__ = (
@@ -87,6 +63,7 @@ class CommandParser:
         "_argc",
         "_args",
         "_filled",
+        "_form",
         "_frames",
         "_head",
         "_large",
@@ -94,6 +71,7 @@ class CommandParser:
         "_quick_size",
         "_reader",
         "_rest",
+        "_runs",
         "at_boundary",
         "error",
         "max_argument_bytes",
@@ -106,6 +84,8 @@ class CommandParser:
         max_argument_bytes: int = 512 * 1024 * 1024,
         max_arguments: int = 1024 * 1024,
         allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
+        *,
+        runs: bool = False,
     ) -> None:
         self.error: ProtocolError | None = None
         self.at_boundary = True
@@ -113,6 +93,8 @@ class CommandParser:
         self.max_argument_bytes = max_argument_bytes
         self.max_arguments = max_arguments
         self._frames = frames
+        self._runs = runs
+        self._form: HeadForm | None = None  # of the last head that was recognised: the next is likely to have the same
         self._quick_size = _QUICK_SIZE if max_argument_bytes >= _QUICK_SIZE and max_arguments >= 1000 else 0
         self._allocate = allocate
         self._reader = hiredis.Reader()
@@ -204,11 +186,24 @@ class CommandParser:
 
     def _parse(self, data: bytes, out: list[tuple[Command, bytes | None]]) -> None:
         position, end = 0, len(data)
+        looked = 0  # no run begins before this position
         while position < end:
             if self._argc == 0:
+                form = self._form
+                if form is not None and position >= looked and end - position >= form.least:
+                    looked = self._take_run(form, data, position, end, out)
+                    if looked - position >= form.least:
+                        position = looked
+                        continue
+                elif form is not None and end - position < form.stride and form.begins(data, position):
+                    self._rest = data[position:]  # recognised when the rest of it has come
+                    return
                 recognised = self._recognise(data, position, end, out)
                 if recognised > position:
                     position = recognised
+                    continue
+                if recognised == _OTHER_FORM:
+                    looked = position
                     continue
                 if position == 0 and end <= self._quick_size and (quick := self._parse_quick(data)) is not None:
                     out.append((quick, None))
@@ -217,8 +212,22 @@ class CommandParser:
             if position < 0:
                 return
 
+    def _take_run(
+        self, form: HeadForm, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]
+    ) -> int:
+        """The position behind the commands of that form; they are taken if they are enough for a run."""
+        if not data.startswith(form.before, position + form.least - form.stride):
+            return position  # the last one of the shortest run is none: commands that alternate are not looked at long
+        words = form.words(data, position, end)
+        stop = position + len(words) * form.stride
+        if len(words) >= SHORTEST_RUN:
+            out.append((Run(form, data[position:stop], words), None))
+        return stop
+
     def _recognise(self, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]) -> int:
-        """If a remembered frame starts at `position`: take it; the position behind it. Else -1."""
+        """If a remembered frame starts at `position`: take it; the position behind it. Else -1, or _OTHER_FORM if a
+        run of a form that is not the last one's may start here.
+        """
         known = self._frames.by_bytes
         find = data.find
         mark = find(_BLOB_MARK, position, position + MAX_FRAME)
@@ -229,8 +238,14 @@ class CommandParser:
                 stop = start + command.payload_size
                 if stop + 2 > end:
                     return -1  # nor is it a whole command, if the chunk ends here
+                if self._runs and command.form is not self._form and self._change_form(command.form, position, end):
+                    return _OTHER_FORM
                 out.append((command, data[start:stop]))
                 return stop + 2
+            if self._runs and end - position > _ROOM_FOR_RUN * (start - position):
+                form = self._frames.form_of(data[position:start])
+                if form is not None and form is not self._form and self._change_form(form, position, end):
+                    return _OTHER_FORM
             stop = end
         else:
             stop = find(b"\r\n*", position, position + MAX_FRAME) + 2
@@ -242,6 +257,11 @@ class CommandParser:
                 out.append((command, None))
                 return stop
         return -1
+
+    def _change_form(self, form: HeadForm | None, position: int, end: int) -> bool:
+        """Another form than that of the commands before; whether there is room for a run of it."""
+        self._form = form
+        return form is not None and end - position >= form.least
 
     def _parse_quick(self, data: bytes) -> Command | None:
         """A chunk that is exactly one ordinary command, parsed by hiredis; None for anything else.
@@ -360,26 +380,9 @@ class CommandParser:
         return int(word)
 
 
-def encode_command(argv: list[Any]) -> list[bytes | memoryview]:
-    """A command's bytes for Redis; arguments of 16 KiB and more stay buffers of their own, unjoined.
-
-    An argument that is a tuple of buffers is sent as one bulk string, its parts unjoined.
-    """
-    segments: list[bytes | memoryview] = []
-    head = [b"*%d\r\n" % len(argv)]
-    for argument in argv:
-        if type(argument) is tuple:
-            head.append(b"$%d\r\n" % sum(map(len, argument)))
-            segments += (b"".join(head), *argument)
-            head = [b"\r\n"]
-        elif len(argument) >= 16384:
-            head.append(b"$%d\r\n" % len(argument))
-            segments += (b"".join(head), argument)
-            head = [b"\r\n"]
-        else:
-            head.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
-    segments.append(b"".join(head))
-    return segments
+def unroll(run: Run, frames: Frames) -> list[tuple[Command, bytes | None]]:
+    """The commands of a run one by one, as if they had been received so."""
+    return CommandParser(frames).feed(run.frame)
 
 
 _ESCAPES = {110: 10, 114: 13, 116: 9, 98: 8, 97: 7}  # n r t b a

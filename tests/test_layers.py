@@ -22,6 +22,7 @@ from tests.source_tree import PACKAGE, PLUGINS, Module, modules
 LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "config", "tensor", "model", "pending"),
     "core": (
+        "frames",
         "resp",
         "resp_reply",
         "commands",

@@ -10,12 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from redisai_py.errors import UpstreamError
 from redisai_py.pending import Pending
 from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.group_commit import CallLater, GroupCommit
+from redisai_py.server.group_sets import GroupSets, SetStream
 from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream, connect_shared
 from redisai_py.store.near import NearCache
 from redisai_py.store.scripts import PROBE
@@ -44,6 +46,7 @@ class Access:
         self.near: NearCache | None = None
         """Set where Redis allows scripts, which is what proves that near values still hold."""
         self.commits: GroupCommit | None = None
+        self.groups = GroupSets(lambda: connect_shared(address, identity, SetStream), lambda: self.near)
         self._near_bytes = near_bytes
         self._call_later = call_later
         self._busy_poll = busy_poll
@@ -67,7 +70,7 @@ class Access:
         return self.shared
 
     async def _connect(self) -> SharedUpstream:
-        shared = await connect_shared(self._address, self.identity, self._busy_poll)
+        shared = await connect_shared(self._address, self.identity, partial(SharedUpstream, self._busy_poll))
         try:
             self.scripting = all([await _succeeds(shared.call(*command)) for command in PROBE])
         except BaseException:  # closed meanwhile
@@ -107,7 +110,7 @@ class Access:
     @property
     def dedicated_count(self) -> int:
         """Dedicated connections open now."""
-        return self._large.open_count + self._watching.open_count
+        return self._large.open_count + self._watching.open_count + self.groups.is_open
 
     def dedicated(self) -> AbstractAsyncContextManager[LargeUpstream]:
         """A connection to oneself, from a bounded pool; after an error it is closed, since its state is not known."""
@@ -127,6 +130,7 @@ class Access:
             self._opening.cancel()
         if self.shared is not None:
             self.shared.close()
+        self.groups.close()
         self._large.close()
         self._watching.close()
 

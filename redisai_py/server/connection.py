@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError
-from redisai_py.resp import MAX_FRAME, Command, CommandParser
+from redisai_py.resp import MAX_FRAME, Command, CommandParser, Run, unroll
 from redisai_py.resp_reply import encode_reply, takes_long
 from redisai_py.server.driver import NO_REPLY, drive
 from redisai_py.server.meanings import understand
@@ -38,6 +38,8 @@ __all__ = ["Connection"]
 
 _BACKLOG_HIGH = 1024
 _BACKLOG_LOW = 128
+_RUNS_HIGH = 16
+"""The same where what waits are runs, each of them many commands."""
 _EOF_GRACE_S = 1.0
 """How long the commands of a client that sends no more may still take."""
 
@@ -56,7 +58,9 @@ class Connection(asyncio.Protocol):
         config = server.config
         self.server = server
         self._known = server.frames.by_bytes
-        self.parser = CommandParser(server.frames, config.max_argument_bytes, config.max_arguments, _allocate)
+        self.parser = CommandParser(
+            server.frames, config.max_argument_bytes, config.max_arguments, _allocate, runs=True
+        )
         self.session = Session(self)
         self.backlog: deque[tuple[Command, bytes | None]] = deque()
         self.busy = False
@@ -153,7 +157,12 @@ class Connection(asyncio.Protocol):
         if self.parser.error is not None and not self.closing:
             self.backlog.append((Command([b""], meaning=_Broken(self.parser.error)), None))
         self.drain()
-        if len(self.backlog) > _BACKLOG_HIGH and not self._reading_paused:
+        waiting = len(self.backlog)
+        if waiting > _RUNS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1][0], Run)):
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
 
@@ -169,6 +178,9 @@ class Connection(asyncio.Protocol):
         try:
             while backlog and not self.busy and not self._writing_paused and not self.closing:
                 command, payload = item = backlog.popleft()
+                if self.session.mode and isinstance(command, Run):
+                    self.unroll(command)
+                    continue
                 meaning = command.meaning or understand(command, self.server.frames)
                 start = self.session.start_in_mode if self.session.mode else None
                 if not (start(meaning, command, payload) if start else meaning.start(self, command, payload)):
@@ -181,6 +193,12 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and len(backlog) < _BACKLOG_LOW and not self.gone:
             self._reading_paused = False
             self.transport.resume_reading()
+
+    def unroll(self, run: Run) -> None:
+        """Put the commands of a run before all that waits, one by one."""
+        commands = unroll(run, self.server.frames)
+        self.server.commands_processed += len(commands) - 1
+        self.backlog.extendleft(reversed(commands))
 
     def leave_if_idle(self) -> None:
         """Nothing more comes: close once nothing is under way and every command received is answered."""

@@ -18,6 +18,7 @@ from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError, WrongType
 from redisai_py.resp import Command, Frames
+from redisai_py.server.group_sets import SetTensors
 from redisai_py.server.handlers import handle, handle_error
 from redisai_py.server.handlers.dag_run import template_of
 from redisai_py.server.near_dags import ExecuteDag
@@ -61,7 +62,10 @@ def understand(command: Command, frames: Frames) -> Meaning:
             # Only what stands before the blob: the next one has other data, and this one's must not be kept here.
             size = len(command.argv[-1])
             head = Command(command.argv[:-1], payload_size=size, meaning=meaning)
-            frames.remember(command.frame[: -size - 2], head)
+            frame = command.frame[: -size - 2]
+            if not meaning.large:
+                frames.name_form(head, frame, partial(SetTensors, meaning.header))
+            frames.remember(frame, head)
         else:
             frames.remember(command.frame, command)
     return meaning
@@ -112,7 +116,7 @@ class Failing:
 class SetTensor:
     """AI.TENSORSET: one EVALSHA on the shared stream; large tensors, and users without scripts, go the long way."""
 
-    __slots__ = ("_data", "_dtype", "_header", "_large", "_prefix", "_shape", "key", "takes_payload")
+    __slots__ = ("_data", "_dtype", "_prefix", "_shape", "header", "key", "large", "takes_payload")
     is_ai = True
 
     def __init__(self, request: TensorSet, last_word: Buffer) -> None:
@@ -125,9 +129,9 @@ class SetTensor:
         self._data = None if data is last_word else data
         # What BOOL and STRING tensors contain is validated, each time.
         self.takes_payload = self._data is None and tensor.dtype not in (DType.BOOL, DType.STRING)
-        header = self._header = codec.encode_header(tensor)
-        self._large = len(header) + len(data) >= LARGE_VALUE
-        self._prefix = b"" if self._large else format_set_prefix(request.key, header, len(data))
+        header = self.header = codec.encode_header(tensor)
+        self.large = len(header) + len(data) >= LARGE_VALUE
+        self._prefix = b"" if self.large else format_set_prefix(request.key, header, len(data))
 
     def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
         session = connection.session
@@ -135,7 +139,7 @@ class SetTensor:
             return False
         data: Any = payload if payload is not None else self._data_of(command)
         access = session.access
-        if access is not None and access.scripting and not self._large:
+        if access is not None and access.scripting and not self.large:
             shared = access.shared
             if shared is not None and not shared.closed:
                 shared.send(b"".join((self._prefix, data, b"\r\n")), partial(self._done, connection, access, data))
@@ -146,7 +150,7 @@ class SetTensor:
     def _done(self, connection: Connection, access: Access, data: Buffer, reply: Any) -> None:
         if reply == b"OK":
             if access.near is not None:
-                access.near.put(self.key, b"".join((self._header, data)))
+                access.near.put(self.key, b"".join((self.header, data)))
             connection.write(_OK)
         elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
             access.load_script()

@@ -20,8 +20,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import hiredis
@@ -105,6 +104,7 @@ def _lost(error: BaseException | None) -> UpstreamError:
 
 
 Callback = Callable[[Any], object]
+S = TypeVar("S", bound="SharedUpstream")
 
 
 class SharedUpstream(asyncio.Protocol):
@@ -114,6 +114,9 @@ class SharedUpstream(asyncio.Protocol):
     A callback gets what hiredis makes of the reply: bytes, int, None, list, or a `hiredis.ReplyError`; on loss an
     UpstreamError.
     """
+
+    client_name = b"redisai-shared"
+    """Its name in CLIENT LIST."""
 
     def __init__(self, busy_poll: BusyPoll | None = None) -> None:
         self._busy_poll = busy_poll
@@ -211,9 +214,9 @@ def _settle(pending: Pending[Any]) -> Callback:
     return settle
 
 
-async def connect_shared(address: Address, identity: Identity, busy_poll: BusyPoll | None) -> SharedUpstream:
+async def connect_shared(address: Address, identity: Identity, kind: Callable[[], S]) -> S:
     """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
-    upstream: SharedUpstream = await address.open(partial(SharedUpstream, busy_poll))
+    upstream: S = await address.open(kind)
     await _prepare(upstream, identity.handshake())
     return upstream
 
@@ -224,7 +227,7 @@ async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) 
         for argv in commands:
             await upstream.call(*argv)
         with contextlib.suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
-            await upstream.call(b"CLIENT", b"SETNAME", b"redisai-shared")
+            await upstream.call(b"CLIENT", b"SETNAME", upstream.client_name)
     except BaseException:
         upstream.close()
         raise

@@ -1,0 +1,195 @@
+"""Commands as they stand on the wire: one command, what is remembered of it, and how it is written. Pure.
+
+- `Frames` remembers commands by their bytes: a conversation repeats its commands, and one dictionary look-up then
+  replaces parsing and validation (docs/adr/0003).
+- A pipeline repeats itself even where its keys do not: commands that differ in their second word and their payload only
+  have a `HeadForm`, and those of one form that come one behind the other are taken as one `Run` (docs/adr/0015).
+
+It must not know what any command means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["MAX_FRAME", "SHORTEST_RUN", "Command", "Frames", "HeadForm", "Run", "encode_command"]
+
+MAX_FRAME = 384
+"""A frame (or the head of one, up to its blob) longer than this is not remembered."""
+SHORTEST_RUN = 8
+"""Fewer commands are not taken as one."""
+_LONGEST_RUN = 64
+_STEP = 16  # commands that are looked at together
+_SECOND_WORD = re.compile(rb"\*\d{1,4}\r\n\$\d{1,3}\r\n[\w.]+\r\n\$(\d{1,3})\r\n").match
+
+
+class Command:
+    """One command as it arrived.
+
+    argv:  its arguments, the name first; bytes, or a memoryview for a large one.
+    frame: its bytes on the wire if it arrived whole in one chunk, else b"".
+    payload_size: for a remembered head, the size of the blob that follows; -1 for a whole command.
+    meaning: whatever the server attached when it remembered the frame.
+    form: for a remembered head, the form that it has, if the server named one.
+    """
+
+    __slots__ = ("argv", "form", "frame", "meaning", "payload_size")
+
+    def __init__(self, argv: list[Any], frame: bytes = b"", payload_size: int = -1, meaning: Any = None) -> None:
+        self.argv = argv
+        self.frame = frame
+        self.payload_size = payload_size
+        self.meaning = meaning
+        self.form: HeadForm | None = None
+
+    def wire(self) -> list[bytes | memoryview]:
+        """The command's bytes for Redis, large arguments unjoined."""
+        return [self.frame] if self.frame else encode_command(self.argv)
+
+
+class HeadForm:
+    """What commands that differ in their second word and in their payload only have in common.
+
+    before, after: their bytes up to the second word, and from its end up to the payload; the lengths in them are those
+                   of the word and of the payload, so all these commands are equally long.
+    word_at, payload_at, stride: where in a command its second word begins (at the `$`), its payload, the next command.
+    least: bytes of the shortest run.
+    meaning: of a run of them; whatever the server attaches.
+    """
+
+    __slots__ = (
+        "_after_at", "_pattern", "after", "before", "least", "meaning", "payload_at", "payload_size", "stride",
+        "word_at",
+    )  # fmt: skip
+
+    def __init__(self, before: bytes, word_size: int, after: bytes, payload_size: int) -> None:
+        self.before = before
+        self.after = after
+        self.payload_size = payload_size
+        self.payload_at = len(before) + word_size + len(after)
+        self.stride = self.payload_at + payload_size + 2
+        self.least = SHORTEST_RUN * self.stride
+        self.word_at = before.rindex(b"$")
+        self.meaning: Any = None
+        self._after_at = len(before) + word_size
+        self._pattern: re.Pattern[bytes] | None = None
+
+    def words(self, data: bytes, position: int, end: int) -> list[bytes]:
+        """The second words, with their lengths as on the wire (`$1\\r\\nk\\r\\n`), of the commands of this form that
+        follow each other from `position`: whole ones only, and no more than are taken as one.
+        """
+        if not data.startswith(self.before, position):
+            return []
+        pattern = self._pattern or self._compile()
+        stride = self.stride
+        left = min((end - position) // stride, _LONGEST_RUN)
+        words: list[bytes] = []
+        while left:  # in steps: where the row ends soon, little behind its end is looked at
+            step = min(left, _STEP)
+            stop = position + step * stride
+            found = pattern.findall(data, position, stop)
+            if len(found) != step:  # so many, each as long as a command, can only be the commands
+                while (match := pattern.match(data, position)) is not None:
+                    words.append(match[1])
+                    position += stride
+                break
+            words += found
+            position = stop
+            left -= step
+        return words
+
+    def begins(self, data: bytes, position: int) -> bool:
+        """Whether what follows from `position`, less than a command, is how one of this form begins."""
+        after_at = position + self._after_at
+        if len(data) - position < len(self.before):
+            return self.before.startswith(data[position:])
+        return data.startswith(self.before, position) and self.after.startswith(
+            data[after_at : position + self.payload_at]
+        )
+
+    def _compile(self) -> re.Pattern[bytes]:
+        at = self.word_at
+        word = re.escape(self.before[at:]) + b".{%d}\r\n" % (self._after_at - len(self.before))
+        rest = re.escape(self.after[2:]) + b".{%d}" % (self.payload_size + 2)
+        self._pattern = re.compile(re.escape(self.before[:at]) + b"(" + word + b")" + rest, re.DOTALL)
+        return self._pattern
+
+
+class Run(Command):
+    """Commands of one form that came one behind the other, as one. Its `frame` is their bytes, and it has no `argv`.
+
+    words: their second words, with their lengths as on the wire.
+    """
+
+    __slots__ = ("words",)
+
+    def __init__(self, form: HeadForm, data: bytes, words: list[bytes]) -> None:
+        super().__init__([], data, meaning=form.meaning)
+        self.words = words
+
+
+class Frames:
+    """Remembered frames, shared by all connections of a server; bounded, forgotten all at once when full."""
+
+    __slots__ = ("_limit", "by_bytes", "forms")
+
+    def __init__(self, limit: int = 4096) -> None:
+        self.by_bytes: dict[bytes, Command] = {}
+        self.forms: dict[tuple[bytes, bytes], HeadForm] = {}
+        self._limit = limit
+
+    def name_form(self, command: Command, head: bytes, meaning: Callable[[HeadForm], Any]) -> None:
+        """Give the command of a remembered head its form; a new form gets `meaning(form)`. A head that is not written
+        as clients write them gets none.
+        """
+        name, word = command.argv[:2]
+        before = b"*%d\r\n$%d\r\n%b\r\n$%d\r\n" % (len(command.argv) + 1, len(name), name, len(word))
+        after = head[len(before) + len(word) :]
+        if not head.startswith(before) or len(head) > MAX_FRAME:
+            return
+        form = self.forms.get((before, after))
+        if form is None:
+            if len(self.forms) >= self._limit:
+                self.forms.clear()
+            form = self.forms[before, after] = HeadForm(before, len(word), after, command.payload_size)
+            form.meaning = meaning(form)
+        command.form = form
+
+    def form_of(self, head: bytes) -> HeadForm | None:
+        """The form of a head that need not be remembered itself."""
+        found = _SECOND_WORD(head)
+        if found is None:
+            return None
+        start = found.end()
+        return self.forms.get((head[:start], head[start + int(found[1]) :]))
+
+    def remember(self, key: bytes, command: Command) -> None:
+        """Give `command` from now on for frames that are (or start with) exactly `key`."""
+        if len(key) <= MAX_FRAME:
+            if len(self.by_bytes) >= self._limit:
+                self.by_bytes.clear()
+            self.by_bytes[key] = command
+
+
+def encode_command(argv: list[Any]) -> list[bytes | memoryview]:
+    """A command's bytes for Redis; arguments of 16 KiB and more stay buffers of their own, unjoined.
+
+    An argument that is a tuple of buffers is sent as one bulk string, its parts unjoined.
+    """
+    segments: list[bytes | memoryview] = []
+    head = [b"*%d\r\n" % len(argv)]
+    for argument in argv:
+        if type(argument) is tuple:
+            head.append(b"$%d\r\n" % sum(map(len, argument)))
+            segments += (b"".join(head), *argument)
+            head = [b"\r\n"]
+        elif len(argument) >= 16384:
+            head.append(b"$%d\r\n" % len(argument))
+            segments += (b"".join(head), argument)
+            head = [b"\r\n"]
+        else:
+            head.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+    segments.append(b"".join(head))
+    return segments

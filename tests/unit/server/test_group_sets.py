@@ -1,0 +1,92 @@
+"""The connection on which tensors are written together: what Redis answers is compared, or taken apart."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import hiredis
+
+from redisai_py.errors import UpstreamError
+from redisai_py.server.group_sets import SetStream
+
+
+class _Transport:
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def set_write_buffer_limits(self, **_: int) -> None:
+        """Not needed."""
+
+    def write(self, data: bytes) -> None:
+        """Keep it."""
+        self.written.append(data)
+
+    def close(self) -> None:
+        """Remember that."""
+        self.closed = True
+
+
+async def _stream() -> SetStream:
+    stream = SetStream()
+    stream.connection_made(_Transport())
+    return stream
+
+
+def _feed(pieces: list[bytes]) -> list[Any]:
+    """What two questions are told, the first of two replies and the second of one."""
+
+    async def run() -> list[Any]:
+        stream = await _stream()
+        told: list[Any] = []
+        stream.ask(b"a", b"+OK\r\n$2\r\nxy\r\n", 2, told.append)
+        stream.ask(b"b", b"+OK\r\n", 1, told.append)
+        for piece in pieces:
+            stream.data_received(piece)
+        assert stream.transport.written == [b"a", b"b"]
+        return told
+
+    return asyncio.run(run())
+
+
+def test_expected_replies() -> None:
+    whole = b"+OK\r\n$2\r\nxy\r\n+OK\r\n"
+    assert _feed([whole]) == [None, None]
+    assert _feed([whole[n : n + 1] for n in range(len(whole))]) == [None, None]
+    assert _feed([whole[:9], whole[9:]]) == [None, None]
+
+
+def test_other_replies() -> None:
+    other = b"+OK\r\n$3\r\nabc\r\n-ERR no\r\n"
+    for pieces in ([other], [other[n : n + 1] for n in range(len(other))], [other[:12], other[12:]]):
+        first, second = _feed(pieces)
+        assert first == [b"OK", b"abc"]
+        assert isinstance(second[0], hiredis.ReplyError)
+
+
+def test_other_replies_before_expected_ones() -> None:
+    assert _feed([b"+OK\r\n$0\r\n\r\n+OK\r\n"]) == [[b"OK", b""], None]
+
+
+def test_a_lost_connection() -> None:
+    async def run() -> None:
+        stream = await _stream()
+        told: list[Any] = []
+        stream.ask(b"a", b"+OK\r\n", 1, told.append)
+        stream.connection_lost(None)
+        assert isinstance(told[0], UpstreamError)
+        assert "may have been applied" in str(told[0])
+        assert stream.closed
+
+    asyncio.run(run())
+
+
+def test_closing() -> None:
+    async def run() -> None:
+        stream = await _stream()
+        stream.close()
+        assert stream.closed
+        assert stream.transport.closed
+
+    asyncio.run(run())
