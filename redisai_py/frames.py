@@ -18,7 +18,7 @@ __all__ = ["MAX_FRAME", "SHORTEST_RUN", "Command", "Frames", "HeadForm", "Run", 
 
 MAX_FRAME = 384
 """A frame (or the head of one, up to its blob) longer than this is not remembered."""
-SHORTEST_RUN = 8
+SHORTEST_RUN = 4
 """Fewer commands are not taken as one."""
 _LONGEST_RUN = 64
 _STEP = 16  # commands that are looked at together
