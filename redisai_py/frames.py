@@ -3,7 +3,7 @@
 - `Frames` remembers commands by their bytes: a conversation repeats its commands, and one dictionary look-up then
   replaces parsing and validation (docs/adr/0003).
 - A pipeline repeats itself even where its keys do not: commands that differ in their second word and their payload only
-  have a `HeadForm`, and those of one form that come one behind the other are taken as one `Run` (docs/adr/0015).
+  have a `HeadForm`, and those of one form that come one behind the other are taken as one `Burst` (docs/adr/0015).
 
 It must not know what any command means.
 """
@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["MAX_FRAME", "SHORTEST_RUN", "Command", "Frames", "HeadForm", "Run", "encode_command"]
+__all__ = ["MAX_FRAME", "SHORTEST_BURST", "Burst", "Command", "Frames", "HeadForm", "encode_command"]
 
 MAX_FRAME = 384
 """A frame (or the head of one, up to its blob) longer than this is not remembered."""
-SHORTEST_RUN = 4
+SHORTEST_BURST = 4
 """Fewer commands are not taken as one."""
-_LONGEST_RUN = 64
+_LONGEST_BURST = 64
 _STEP = 16  # commands that are looked at together
 _SECOND_WORD = re.compile(rb"\*\d{1,4}\r\n\$\d{1,3}\r\n[\w.]+\r\n\$(\d{1,3})\r\n").match
 
@@ -55,8 +55,8 @@ class HeadForm:
     before, after: their bytes up to the second word, and from its end up to the payload; the lengths in them are those
                    of the word and of the payload, so all these commands are equally long.
     word_at, payload_at, stride: where in a command its second word begins (at the `$`), its payload, the next command.
-    least: bytes of the shortest run.
-    meaning: of a run of them; whatever the server attaches.
+    least: bytes of the shortest burst.
+    meaning: of a burst of them; whatever the server attaches.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class HeadForm:
         self.payload_size = payload_size
         self.payload_at = len(before) + word_size + len(after)
         self.stride = self.payload_at + payload_size + 2
-        self.least = SHORTEST_RUN * self.stride
+        self.least = SHORTEST_BURST * self.stride
         self.word_at = before.rindex(b"$")
         self.meaning: Any = None
         self._after_at = len(before) + word_size
@@ -84,7 +84,7 @@ class HeadForm:
             return []
         pattern = self._pattern or self._compile()
         stride = self.stride
-        left = min((end - position) // stride, _LONGEST_RUN)
+        left = min((end - position) // stride, _LONGEST_BURST)
         words: list[bytes] = []
         while left:  # in steps: where the row ends soon, little behind its end is looked at
             step = min(left, _STEP)
@@ -117,7 +117,7 @@ class HeadForm:
         return self._pattern
 
 
-class Run(Command):
+class Burst(Command):
     """Commands of one form that came one behind the other, as one. Its `frame` is their bytes, and it has no `argv`.
 
     words: their second words, with their lengths as on the wire.

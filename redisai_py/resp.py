@@ -8,8 +8,8 @@ Rules:
   so the bytes are copied once, by the kernel.
 - Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one
   dictionary look-up then replaces parsing and validation. See docs/adr/0003.
-- A row of commands that differ in their second word and their payload only (`HeadForm`) is recognised as one (`Run`): a
-  pipeline repeats itself even where its keys do not.
+- A row of commands that differ in their second word and their payload only (`HeadForm`) is recognised as one (`Burst`):
+  a pipeline repeats itself even where its keys do not.
 
 It must not know what any command means.
 """
@@ -23,15 +23,15 @@ from typing import Any
 import hiredis
 
 from redisai_py.errors import ProtocolError
-from redisai_py.frames import MAX_FRAME, SHORTEST_RUN, Command, Frames, HeadForm, Run, encode_command
+from redisai_py.frames import MAX_FRAME, SHORTEST_BURST, Burst, Command, Frames, HeadForm, encode_command
 
 __all__ = [
     "MAX_FRAME",
+    "Burst",
     "Command",
     "CommandParser",
     "Frames",
     "HeadForm",
-    "Run",
     "encode_command",
     "split_inline",
     "split_replies",
@@ -45,7 +45,7 @@ _QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
 _LARGE_COUNT = re.compile(rb"\*\d{4}").search
 _ONLY_BYTES = {bytes}
 _OTHER_FORM = -2
-_ROOM_FOR_RUN = SHORTEST_RUN - 1
+_ROOM_FOR_BURST = SHORTEST_BURST - 1
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
 
@@ -55,13 +55,14 @@ class CommandParser:
 
     Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
           allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
-          legal.   runs: whether to give runs; else their commands, each by itself.
+          legal.   bursts: whether to give bursts; else their commands, each by itself.
     """
 
     __slots__ = (
         "_allocate",
         "_argc",
         "_args",
+        "_bursts",
         "_filled",
         "_form",
         "_frames",
@@ -71,7 +72,6 @@ class CommandParser:
         "_quick_size",
         "_reader",
         "_rest",
-        "_runs",
         "at_boundary",
         "error",
         "max_argument_bytes",
@@ -85,7 +85,7 @@ class CommandParser:
         max_arguments: int = 1024 * 1024,
         allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
         *,
-        runs: bool = False,
+        bursts: bool = False,
     ) -> None:
         self.error: ProtocolError | None = None
         self.at_boundary = True
@@ -93,7 +93,7 @@ class CommandParser:
         self.max_argument_bytes = max_argument_bytes
         self.max_arguments = max_arguments
         self._frames = frames
-        self._runs = runs
+        self._bursts = bursts
         self._form: HeadForm | None = None  # of the last head that was recognised: the next is likely to have the same
         self._quick_size = _QUICK_SIZE if max_argument_bytes >= _QUICK_SIZE and max_arguments >= 1000 else 0
         self._allocate = allocate
@@ -186,12 +186,12 @@ class CommandParser:
 
     def _parse(self, data: bytes, out: list[tuple[Command, bytes | None]]) -> None:
         position, end = 0, len(data)
-        looked = 0  # no run begins before this position
+        looked = 0  # no burst begins before this position
         while position < end:
             if self._argc == 0:
                 form = self._form
                 if form is not None and position >= looked and end - position >= form.least:
-                    looked = self._take_run(form, data, position, end, out)
+                    looked = self._take_burst(form, data, position, end, out)
                     if looked - position >= form.least:
                         position = looked
                         continue
@@ -212,21 +212,23 @@ class CommandParser:
             if position < 0:
                 return
 
-    def _take_run(
+    def _take_burst(
         self, form: HeadForm, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]
     ) -> int:
-        """The position behind the commands of that form; they are taken if they are enough for a run."""
+        """The position behind the commands of that form; they are taken if they are enough for a burst."""
         if not data.startswith(form.before, position + form.least - form.stride):
-            return position  # the last one of the shortest run is none: commands that alternate are not looked at long
+            return (
+                position  # the last one of the shortest burst is none: commands that alternate are not looked at long
+            )
         words = form.words(data, position, end)
         stop = position + len(words) * form.stride
-        if len(words) >= SHORTEST_RUN:
-            out.append((Run(form, data[position:stop], words), None))
+        if len(words) >= SHORTEST_BURST:
+            out.append((Burst(form, data[position:stop], words), None))
         return stop
 
     def _recognise(self, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]) -> int:
         """If a remembered frame starts at `position`: take it; the position behind it. Else -1, or _OTHER_FORM if a
-        run of a form that is not the last one's may start here.
+        burst of a form that is not the last one's may start here.
         """
         known = self._frames.by_bytes
         find = data.find
@@ -238,11 +240,11 @@ class CommandParser:
                 stop = start + command.payload_size
                 if stop + 2 > end:
                     return -1  # nor is it a whole command, if the chunk ends here
-                if self._runs and command.form is not self._form and self._change_form(command.form, position, end):
+                if self._bursts and command.form is not self._form and self._change_form(command.form, position, end):
                     return _OTHER_FORM
                 out.append((command, data[start:stop]))
                 return stop + 2
-            if self._runs and end - position > _ROOM_FOR_RUN * (start - position):
+            if self._bursts and end - position > _ROOM_FOR_BURST * (start - position):
                 form = self._frames.form_of(data[position:start])
                 if form is not None and form is not self._form and self._change_form(form, position, end):
                     return _OTHER_FORM
@@ -259,7 +261,7 @@ class CommandParser:
         return -1
 
     def _change_form(self, form: HeadForm | None, position: int, end: int) -> bool:
-        """Another form than that of the commands before; whether there is room for a run of it."""
+        """Another form than that of the commands before; whether there is room for a burst of it."""
         self._form = form
         return form is not None and end - position >= form.least
 
@@ -380,9 +382,9 @@ class CommandParser:
         return int(word)
 
 
-def unroll(run: Run, frames: Frames) -> list[tuple[Command, bytes | None]]:
-    """The commands of a run one by one, as if they had been received so."""
-    return CommandParser(frames).feed(run.frame)
+def unroll(burst: Burst, frames: Frames) -> list[tuple[Command, bytes | None]]:
+    """The commands of a burst one by one, as if they had been received so."""
+    return CommandParser(frames).feed(burst.frame)
 
 
 _ESCAPES = {110: 10, 114: 13, 116: 9, 98: 8, 97: 7}  # n r t b a

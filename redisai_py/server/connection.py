@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError
-from redisai_py.resp import MAX_FRAME, Command, CommandParser, Run, unroll
+from redisai_py.resp import MAX_FRAME, Burst, Command, CommandParser, unroll
 from redisai_py.resp_reply import encode_reply, takes_long
 from redisai_py.server.driver import NO_REPLY, drive
 from redisai_py.server.meanings import understand
@@ -38,8 +38,8 @@ __all__ = ["Connection"]
 
 _BACKLOG_HIGH = 1024
 _BACKLOG_LOW = 128
-_RUNS_HIGH = 16
-"""The same where what waits are runs, each of them many commands."""
+_BURSTS_HIGH = 16
+"""The same where what waits are bursts, each of them many commands."""
 _EOF_GRACE_S = 1.0
 """How long the commands of a client that sends no more may still take."""
 
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         self.server = server
         self._known = server.frames.by_bytes
         self.parser = CommandParser(
-            server.frames, config.max_argument_bytes, config.max_arguments, _allocate, runs=True
+            server.frames, config.max_argument_bytes, config.max_arguments, _allocate, bursts=True
         )
         self.session = Session(self)
         self.backlog: deque[tuple[Command, bytes | None]] = deque()
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
             self.backlog.append((Command([b""], meaning=_Broken(self.parser.error)), None))
         self.drain()
         waiting = len(self.backlog)
-        if waiting > _RUNS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1][0], Run)):
+        if waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1][0], Burst)):
             self._pause_reading()
 
     def _pause_reading(self) -> None:
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
         try:
             while backlog and not self.busy and not self._writing_paused and not self.closing:
                 command, payload = item = backlog.popleft()
-                if self.session.mode and isinstance(command, Run):
+                if self.session.mode and isinstance(command, Burst):
                     self.unroll(command)
                     continue
                 meaning = command.meaning or understand(command, self.server.frames)
@@ -194,9 +194,9 @@ class Connection(asyncio.Protocol):
             self._reading_paused = False
             self.transport.resume_reading()
 
-    def unroll(self, run: Run) -> None:
-        """Put the commands of a run before all that waits, one by one."""
-        commands = unroll(run, self.server.frames)
+    def unroll(self, burst: Burst) -> None:
+        """Put the commands of a burst before all that waits, one by one."""
+        commands = unroll(burst, self.server.frames)
         self.server.commands_processed += len(commands) - 1
         self.backlog.extendleft(reversed(commands))
 

@@ -1,15 +1,15 @@
 """Pipelines of AI.TENSORSET: many tensors of many clients in one MSET, and still no foreign key overwritten.
 
 The script that checks and writes one tensor costs Redis several times a SET, most of it for handing the value to the
-script. Where commands of one form come in a row (`resp.Run`), the values need not go through a script: WATCH and look
+script. Where commands of one form come in a row (`resp.Burst`), the values need not go through a script: WATCH and look
 at what the keys hold, then MULTI, MSET, EXEC, which does nothing if one of them was changed in between (docs/adr/0015).
 
     members of an iteration of the loop --> look: WATCH, GETRANGE of each head, MULTI --> write: MSET, EXEC --> replies
 
 - Groups are all or nothing. Whatever does not go that way (a key that holds no tensor, somebody who was faster, a right
   that the user does not have, no memory) changes nothing, and then each command of the group goes its own way.
-- A client's run is the only work of it that is under way, so its order is kept. Of two clients that write the same key
-  the later member wins, as if they had come one after the other.
+- A client's burst is the only work of it that is under way, so its order is kept. Of two clients that write the same
+  key the later member wins, as if they had come one after the other.
 - MULTI is sent with the look: if it is refused, no MSET is sent, which would then not be conditional.
 
 Thread: the event loop's.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from redisai_py.errors import UpstreamError, WrongType
-from redisai_py.resp import HeadForm, Run, split_replies
+from redisai_py.resp import Burst, HeadForm, split_replies
 from redisai_py.server.upstream import SharedUpstream
 from redisai_py.store import codec
 from redisai_py.store.near import NearCache
@@ -45,7 +45,7 @@ _MOST_ATTEMPTS = 5
 """How often a group is tried whose keys somebody changes meanwhile."""
 _FEWEST_SPARED = 64
 _MOST_SPARED = 4096
-"""Runs that go the old way at once after a refusal; twice as many after each further one."""
+"""Bursts that go the old way at once after a refusal; twice as many after each further one."""
 _MOST_JUDGED = 1024
 
 _GET = b"*4\r\n$8\r\nGETRANGE\r\n"
@@ -61,7 +61,7 @@ Answered = Callable[[Any], object]
 
 
 class SetTensors:
-    """The meaning of a run of AI.TENSORSET: tensors of one dtype and shape."""
+    """The meaning of a burst of AI.TENSORSET: tensors of one dtype and shape."""
 
     __slots__ = ("_before_value", "_key_at", "_payload_at", "_size", "_stride", "head", "head_reply", "header")
     is_ai = True
@@ -76,33 +76,33 @@ class SetTensors:
         self._stride = form.stride
         self._key_at = len(form.before) - form.word_at
 
-    def start(self, connection: Connection, run: Run, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, burst: Burst, payload: bytes | None) -> bool:
         access = connection.session.access
         if access is None or connection.session.skip_next or not access.groups.takes():
-            connection.unroll(run)
+            connection.unroll(burst)
         elif not connection.idle:
             return False
         else:
             connection.busy = True
-            access.groups.add(connection, run)
+            access.groups.add(connection, burst)
         return True
 
-    def pairs(self, run: Run) -> chain[bytes]:
+    def pairs(self, burst: Burst) -> chain[bytes]:
         """Keys and values as the words of an MSET, in pieces."""
-        data = run.frame
+        data = burst.frame
         size = self._size + 2
         payloads = [data[at : at + size] for at in range(self._payload_at, len(data), self._stride)]
-        return chain.from_iterable(zip(run.words, repeat(self._before_value), payloads))
+        return chain.from_iterable(zip(burst.words, repeat(self._before_value), payloads))
 
-    def keys(self, run: Run) -> list[bytes]:
+    def keys(self, burst: Burst) -> list[bytes]:
         """The keys, in order."""
         at = self._key_at
-        return [word[at:-2] for word in run.words]
+        return [word[at:-2] for word in burst.words]
 
-    def value(self, run: Run, index: int) -> bytes:
+    def value(self, burst: Burst, index: int) -> bytes:
         """What the command with that number writes."""
         at = index * self._stride + self._payload_at
-        return self.header + run.frame[at : at + self._size]
+        return self.header + burst.frame[at : at + self._size]
 
 
 class SetStream(SharedUpstream):
@@ -160,7 +160,7 @@ class _Group:
     def __init__(self) -> None:
         self._encoded = b""
         self.attempts = 1
-        self.members: list[tuple[Connection, Run]] = []
+        self.members: list[tuple[Connection, Burst]] = []
         self.words: dict[bytes, SetTensors] = {}
         self.asked_exists = False
 
@@ -168,8 +168,8 @@ class _Group:
         """The commands that write it, built when first asked for."""
         if not self._encoded:
             pieces: list[bytes] = [b""]
-            for _, run in self.members:
-                pieces += run.meaning.pairs(run)
+            for _, burst in self.members:
+                pieces += burst.meaning.pairs(burst)
             pieces[0] = b"*%d\r\n$4\r\nMSET\r\n" % (1 + len(pieces) // 3 * 2)
             pieces.append(_EXEC)
             self._encoded = b"".join(pieces)
@@ -189,7 +189,7 @@ class GroupSets:
         self._near = near
         self._stream: SetStream | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._waiting: deque[tuple[Connection, Run]] = deque()
+        self._waiting: deque[tuple[Connection, Burst]] = deque()
         self._again: deque[_Group] = deque()  # somebody was faster
         self._looking = False  # a group has been looked at and not been written yet, or will be at once
         self._under_way = 0
@@ -205,7 +205,7 @@ class GroupSets:
         return self._stream is not None and not self._stream.closed
 
     def takes(self) -> bool:
-        """Whether a run may come now; if not, its commands go one by one."""
+        """Whether a burst may come now; if not, its commands go one by one."""
         if self._spared:
             self._spared -= 1
             return False
@@ -227,10 +227,10 @@ class GroupSets:
         if self._closing:
             stream.close()
 
-    def add(self, connection: Connection, run: Run) -> None:
-        """Write a run with those that come in this iteration of the loop. It ends as all work that runs alone."""
+    def add(self, connection: Connection, burst: Burst) -> None:
+        """Write a burst with those that come in this iteration of the loop. It ends as all work that runs alone."""
         self._under_way += 1
-        self._waiting.append((connection, run))
+        self._waiting.append((connection, burst))
         if not self._looking:
             self._looking = True
             asyncio.get_running_loop().call_soon(self._begin)
@@ -246,9 +246,9 @@ class GroupSets:
         while waiting and len(group.words) < _MOST_KEYS and size < _MOST_BYTES:
             member = waiting.popleft()
             group.members.append(member)
-            run = member[1]
-            size += len(run.frame)
-            group.words.update(dict.fromkeys(run.words, run.meaning))
+            burst = member[1]
+            size += len(burst.frame)
+            group.words.update(dict.fromkeys(burst.words, burst.meaning))
         self._look(group)
 
     def _next(self) -> None:
@@ -350,10 +350,10 @@ class GroupSets:
             self._failures = 0
             self._written(group)
         elif isinstance(replies, UpstreamError):
-            for connection, run in group.members:
-                self._end(connection, run)
+            for connection, burst in group.members:
+                self._end(connection, burst)
                 if not connection.gone:
-                    for _ in run.words:
+                    for _ in burst.words:
                         connection.reply(replies)
                     connection.after_work()
         elif replies[1] is None and group.attempts < _MOST_ATTEMPTS:
@@ -373,28 +373,28 @@ class GroupSets:
         near = self._near()
         if near is not None and near.entries:
             _keep_near(near, group)
-        for connection, run in group.members:
-            self._end(connection, run)
-            connection.session.write_at_once(_OK * len(run.words))
+        for connection, burst in group.members:
+            self._end(connection, burst)
+            connection.session.write_at_once(_OK * len(burst.words))
             if not connection.gone:
                 connection.after_work()
 
-    def _end(self, connection: Connection, run: Run) -> None:
+    def _end(self, connection: Connection, burst: Burst) -> None:
         connection.busy = False
-        connection.server.commands_processed += len(run.words) - 1
+        connection.server.commands_processed += len(burst.words) - 1
         self._ended()
 
     def _give_back(self, group: _Group) -> None:
         """Let each command go its own way."""
-        for connection, run in group.members:
+        for connection, burst in group.members:
             connection.busy = False
             self._ended()
             if not connection.gone:
-                connection.unroll(run)
+                connection.unroll(burst)
                 connection.after_work()
 
     def _failed(self, weight: int) -> None:
-        """A refusal (weight 1) is likely to be repeated, and makes the next runs go the old way; what may be a
+        """A refusal (weight 1) is likely to be repeated, and makes the next bursts go the old way; what may be a
         coincidence (0) only if it happens again.
         """
         times = self._failures + weight
@@ -425,12 +425,12 @@ def _is_refusal(reply: Any) -> bool:
 def _keep_near(near: NearCache, group: _Group) -> None:
     """Renew what is near of what was written; what is not near need not be."""
     renewed: set[bytes] = set()
-    for _, run in reversed(group.members):
-        meaning = run.meaning
-        keys = meaning.keys(run)
+    for _, burst in reversed(group.members):
+        meaning = burst.meaning
+        keys = meaning.keys(burst)
         known = (near.entries.keys() & keys) - renewed
         if known:
             last = dict(zip(keys, count()))
             for key in known:
-                near.put(key, meaning.value(run, last[key]))
+                near.put(key, meaning.value(burst, last[key]))
             renewed |= known

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redisai_py.frames import SHORTEST_RUN
+from redisai_py.frames import SHORTEST_BURST
 from redisai_py.resp import (
     LARGE_ARGUMENT,
+    Burst,
     Command,
     CommandParser,
     Frames,
-    Run,
     encode_command,
     split_inline,
     split_replies,
@@ -77,10 +77,10 @@ def _remember(frames: Frames, command: Command) -> None:
 
 def _one_by_one(item: tuple[Command, bytes | None], frames: Frames) -> list[tuple[Command, bytes | None]]:
     command, payload = item
-    if not isinstance(command, Run):
+    if not isinstance(command, Burst):
         return [(command, payload)]
     commands = unroll(command, frames)
-    assert len(commands) == len(command.words) >= SHORTEST_RUN
+    assert len(commands) == len(command.words) >= SHORTEST_BURST
     for (one, _), word in zip(commands, command.words, strict=True):
         assert word == b"$%d\r\n%b\r\n" % (len(one.argv[1]), one.argv[1])
     return commands
@@ -88,7 +88,7 @@ def _one_by_one(item: tuple[Command, bytes | None], frames: Frames) -> list[tupl
 
 def _receive(chunks: Sequence[bytes], frames: Frames, *, remember: bool, buffered: bool) -> tuple[list[Argv], str]:
     """The commands of a stream and its error, received as the server does."""
-    parser = CommandParser(frames, runs=True)
+    parser = CommandParser(frames, bursts=True)
     received: list[Argv] = []
     for chunk in chunks:
         rest = chunk

@@ -1,8 +1,8 @@
-"""Forms and runs: what is taken as one, and what is not."""
+"""Forms and bursts: what is taken as one, and what is not."""
 
 from __future__ import annotations
 
-from redisai_py.frames import MAX_FRAME, Command, Frames, HeadForm, Run
+from redisai_py.frames import MAX_FRAME, Burst, Command, Frames, HeadForm
 from redisai_py.resp import CommandParser, encode_command, unroll
 
 
@@ -29,23 +29,23 @@ def test_a_row_is_one_run() -> None:
     frames = _frames(b"k1")
     keys = [b"k%d" % n for n in range(10)] * 3
     row = b"".join(map(_set, keys))
-    ((run, payload),) = CommandParser(frames, runs=True).feed(row)
-    assert isinstance(run, Run)
+    ((burst, payload),) = CommandParser(frames, bursts=True).feed(row)
+    assert isinstance(burst, Burst)
     assert payload is None
-    assert run.frame == row
-    assert run.words == [b"$2\r\n%b\r\n" % key for key in keys]
-    assert run.meaning[0] == "meaning"
-    assert [(c.argv[1], p or c.argv[5]) for c, p in unroll(run, frames)] == [(key, b"abcd") for key in keys]
+    assert burst.frame == row
+    assert burst.words == [b"$2\r\n%b\r\n" % key for key in keys]
+    assert burst.meaning[0] == "meaning"
+    assert [(c.argv[1], p or c.argv[5]) for c, p in unroll(burst, frames)] == [(key, b"abcd") for key in keys]
 
 
 def test_runs_are_bounded() -> None:
-    out = CommandParser(_frames(b"k"), runs=True).feed(_set(b"k") * 200)
-    assert [len(run.words) for run, _ in out if isinstance(run, Run)] == [64, 64, 64, 8]
+    out = CommandParser(_frames(b"k"), bursts=True).feed(_set(b"k") * 200)
+    assert [len(burst.words) for burst, _ in out if isinstance(burst, Burst)] == [64, 64, 64, 8]
     assert len(out) == 4
 
 
 def test_few_are_no_run() -> None:
-    out = CommandParser(_frames(b"k"), runs=True).feed(_set(b"k") * 3)
+    out = CommandParser(_frames(b"k"), bursts=True).feed(_set(b"k") * 3)
     assert [payload for _, payload in out] == [b"abcd"] * 3
 
 
@@ -55,25 +55,25 @@ def test_whoever_does_not_want_runs_gets_none() -> None:
 
 
 def test_a_row_ends_at_another_command() -> None:
-    parser = CommandParser(_frames(b"k"), runs=True)
+    parser = CommandParser(_frames(b"k"), bursts=True)
     other = b"".join(encode_command([b"PING"]))
     out = parser.feed(_set(b"k") * 12 + other + _set(b"k") * 20)
-    assert [type(command).__name__ for command, _ in out] == ["Run", "Command", "Run"]
-    assert [len(command.words) for command, _ in out if isinstance(command, Run)] == [12, 20]
+    assert [type(command).__name__ for command, _ in out] == ["Burst", "Command", "Burst"]
+    assert [len(command.words) for command, _ in out if isinstance(command, Burst)] == [12, 20]
 
 
 def test_keys_of_other_lengths_have_another_form() -> None:
-    parser = CommandParser(_frames(b"k", b"key"), runs=True)
+    parser = CommandParser(_frames(b"k", b"key"), bursts=True)
     out = parser.feed(_set(b"k") * 10 + _set(b"new") * 10)
-    assert [len(command.words) for command, _ in out if isinstance(command, Run)] == [10, 10]
+    assert [len(command.words) for command, _ in out if isinstance(command, Burst)] == [10, 10]
 
 
 def test_an_incomplete_command_waits_for_its_rest() -> None:
-    parser = CommandParser(_frames(b"k1"), runs=True)
+    parser = CommandParser(_frames(b"k1"), bursts=True)
     row = b"".join(_set(b"k%d" % (n % 10)) for n in range(40))
     for cut in range(1, len(_set(b"k1"))):
         out = parser.feed(row[:-cut])
-        assert [len(command.words) for command, _ in out if isinstance(command, Run)] == [39]
+        assert [len(command.words) for command, _ in out if isinstance(command, Burst)] == [39]
         ((last, payload),) = parser.feed(row[-cut:])
         assert (last.argv[1], payload or last.argv[5]) == (b"k9", b"abcd")
 
