@@ -57,11 +57,12 @@ class HeadForm:
     word_at, payload_at, stride: where in a command its second word begins (at the `$`), its payload, the next command.
     least: bytes of the shortest burst.
     meaning: of a burst of them; whatever the server attaches.
+    example: the head that it was named for.
     """
 
     __slots__ = (
-        "_after_at", "_pattern", "after", "before", "least", "meaning", "payload_at", "payload_size", "stride",
-        "word_at",
+        "_after_at", "_pattern", "after", "before", "example", "least", "meaning", "payload_at", "payload_size",
+        "stride", "word_at",
     )  # fmt: skip
 
     def __init__(self, before: bytes, word_size: int, after: bytes, payload_size: int) -> None:
@@ -73,6 +74,7 @@ class HeadForm:
         self.least = SHORTEST_BURST * self.stride
         self.word_at = before.rindex(b"$")
         self.meaning: Any = None
+        self.example: Command | None = None
         self._after_at = len(before) + word_size
         self._pattern: re.Pattern[bytes] | None = None
 
@@ -155,6 +157,7 @@ class Frames:
                 self.forms.clear()
             form = self.forms[before, after] = HeadForm(before, len(word), after, command.payload_size)
             form.meaning = meaning(form)
+            form.example = command
         command.form = form
 
     def form_of(self, head: bytes) -> HeadForm | None:

@@ -37,6 +37,7 @@ __all__ = ["Meaning", "understand"]
 
 _LONGEST_NAME = 32
 _OK = (b"+OK\r\n",)
+_TENSORSET = COMMANDS[b"AI.TENSORSET"]
 
 
 class Meaning(Protocol):
@@ -56,6 +57,8 @@ def understand(command: Command, frames: Frames) -> Meaning:
     if spec is None:
         command.meaning = understand_plain(upper)
         return command.meaning  # type: ignore[no-any-return]
+    if spec is _TENSORSET and command.frame and (known := _understand_by_form(command, frames)):
+        return known
     meaning = command.meaning = _understand_ai(spec, command)
     if command.frame:
         if type(meaning) is SetTensor and meaning.takes_payload:
@@ -68,6 +71,22 @@ def understand(command: Command, frames: Frames) -> Meaning:
             frames.remember(frame, head)
         else:
             frames.remember(command.frame, command)
+    return meaning
+
+
+def _understand_by_form(command: Command, frames: Frames) -> SetTensor | None:
+    """The meaning of a tensor under a new key, whose command is otherwise as one before it: nothing need be parsed."""
+    argv = command.argv
+    size = len(argv[-1])
+    frame = command.frame[: -size - 2]
+    form = frames.form_of(frame)
+    if form is None or form.example is None:
+        return None
+    meaning: SetTensor = form.example.meaning.with_key(argv[1], size)
+    head = Command(argv[:-1], payload_size=size, meaning=meaning)
+    head.form = form
+    frames.remember(frame, head)
+    command.meaning = meaning
     return meaning
 
 
@@ -132,6 +151,15 @@ class SetTensor:
         header = self.header = codec.encode_header(tensor)
         self.large = len(header) + len(data) >= LARGE_VALUE
         self._prefix = b"" if self.large else format_set_prefix(request.key, header, len(data))
+
+    def with_key(self, key: bytes, size: int) -> SetTensor:
+        """The meaning of the same command with another key and a blob of `size` bytes, as long as its own."""
+        other = SetTensor.__new__(SetTensor)
+        other.key = key
+        other.header, other.large, other.takes_payload = self.header, self.large, self.takes_payload
+        other._dtype, other._shape, other._data = self._dtype, self._shape, None
+        other._prefix = format_set_prefix(key, self.header, size)
+        return other
 
     def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
         session = connection.session

@@ -59,3 +59,36 @@ def test_data_that_must_be_validated_is_parsed_each_time(dtype: str, data: bytes
     ):
         assert command.meaning is None
         assert payload is None
+
+
+def _meaning(frames: Frames, *words: Any) -> Any:
+    ((command, _),) = CommandParser(frames).feed(hiredis.pack_command(words))
+    return command.meaning or understand(command, frames)
+
+
+def _facts(meaning: Any) -> dict[str, Any]:
+    return {name: getattr(meaning, name) for name in type(meaning).__slots__}
+
+
+@pytest.mark.parametrize("key", [b"yek", b"BLOB", b"\r\n$", b"other"])
+def test_a_tensor_under_a_new_key_means_the_same_whether_parsed_or_known_by_its_form(key: bytes) -> None:
+    frames = _remember("AI.TENSORSET", b"k" * len(key), "FLOAT", 250, "BLOB", _BLOB)
+    words = ("AI.TENSORSET", key, "FLOAT", 250, "BLOB", _BLOB)
+    by_form = _meaning(frames, *words)
+    assert _facts(by_form) == _facts(_meaning(Frames(), *words))
+    assert len(frames.by_bytes) == 2
+    assert len(frames.forms) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("AI.TENSORSET", "yek", "FLOAT", 249, "BLOB", _BLOB),  # the blob is too long
+        ("AI.TENSORSET", "yek", "FLOAT", 250, "BLOB", _BLOB[1:]),
+        ("AI.TENSORSET", "yek", "FLOTT", 250, "BLOB", _BLOB),
+        ("AI.TENSORSET", "yek", "FLOAT", 250, "BLOB", _BLOB, "x"),
+    ],
+)
+def test_a_wrong_command_is_not_taken_for_one_of_a_known_form(words: tuple[Any, ...]) -> None:
+    frames = _remember("AI.TENSORSET", "key", "FLOAT", 250, "BLOB", _BLOB)
+    assert type(_meaning(frames, *words)).__name__ == "Failing"
