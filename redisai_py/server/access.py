@@ -46,7 +46,9 @@ class Access:
         self.near: NearCache | None = None
         """Set where Redis allows scripts, which is what proves that near values still hold."""
         self.commits: GroupCommit | None = None
-        self.groups = GroupSets(lambda: connect_shared(address, identity, SetStream), lambda: self.near)
+        self.groups = GroupSets(
+            lambda: connect_shared(address, identity, partial(SetStream, busy_poll)), lambda: self.near
+        )
         self._near_bytes = near_bytes
         self._call_later = call_later
         self._busy_poll = busy_poll

@@ -28,6 +28,7 @@ import hiredis
 
 from redisai_py.errors import UpstreamError, WrongType
 from redisai_py.resp import Burst, HeadForm, split_replies
+from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.upstream import SharedUpstream
 from redisai_py.store import codec
 from redisai_py.store.near import NearCache
@@ -112,8 +113,8 @@ class SetStream(SharedUpstream):
 
     client_name = b"redisai-sets"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, busy_poll: BusyPoll | None = None) -> None:
+        super().__init__(busy_poll)
         self._asked: deque[tuple[bytes, int]] = deque()
         self._had = b""
 
@@ -124,6 +125,8 @@ class SetStream(SharedUpstream):
         self._asked.append((expected, count))
         self.waiting.append(answered)
         self.transport.write(data)
+        if self._busy_poll is not None:
+            self._busy_poll.asked()
 
     def data_received(self, data: bytes) -> None:
         if not self._asked:
@@ -145,6 +148,8 @@ class SetStream(SharedUpstream):
             data = data[size:]
             self.waiting.popleft()(replies)
         self._had = data
+        if self._busy_poll is not None and not self._asked:
+            self._busy_poll.answered()
 
     def close(self) -> None:
         """Close; nothing more is asked."""
