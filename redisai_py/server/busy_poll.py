@@ -6,7 +6,7 @@ sleep while Redis answers, nor while a client that just had its reply sends its 
 system for events (busy polling). Sleeping and waking cost CPU time too, so this costs little more of it.
 
 It must never become a burden: a stay is short, it ends with the first event; after two in vain the next ones of that
-kind are left out, twice as many each time, and most where another process turned out to want the core. With many
+kind are left out, twice as many each time, and more where another process turned out to want the core. With many
 clients something is always there to do, and while a worker thread runs a model the cores are the model's
 (docs/adr/0014). Thread: the event loop's.
 """
@@ -24,6 +24,8 @@ _WINDOW_S = 0.005
 """How often their number is looked at."""
 _INTERRUPTED_S = 0.0003
 """From one look for events to the next, when nothing came: then another process had the core, and needs it more."""
+_INTERRUPTED = 5
+"""It counts as so many in vain: seldom is it more than a moment."""
 _IN_VAIN = 2
 _MOST_IN_VAIN = 8
 """So at most 256 are left out, and then it is tried again."""
@@ -50,8 +52,8 @@ class _Awaited:
             self.left_out = 1 << self.in_vain
 
     def is_a_burden(self) -> None:
-        self.in_vain = _MOST_IN_VAIN
-        self.left_out = 1 << _MOST_IN_VAIN
+        self.in_vain = max(self.in_vain, _INTERRUPTED)
+        self.left_out = 1 << self.in_vain
 
 
 class BusyPoll:

@@ -145,7 +145,7 @@ def test_where_another_process_wants_the_core_it_is_left_alone() -> None:
     loop.now += 0.003  # the system gave the core to somebody else
     assert not loop.awake
     for expect in (loop.poll.asked, loop.poll.answered):
-        for _ in range(256):
+        for _ in range(32):
             expect()
             assert not loop.awake
         expect()
