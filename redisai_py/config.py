@@ -23,10 +23,10 @@ _DATABASE_ZERO = ("", "/", "/0")
 
 NETWORK = "Network"
 REDIS = "Redis"
-_CORES_TO_STAY_AWAKE = 2
 RUNS = "Runs"
 MEMORY = "Memory"
 PROCESS = "Process"
+_CORES_TO_STAY_AWAKE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ class Config:
     @property
     def busy_poll_s(self) -> float:
         """Seconds to stay awake; none on a single core, which Redis and the clients need."""
-        return self.busy_poll_us / 1e6 if _cores() >= _CORES_TO_STAY_AWAKE else 0.0
+        return self.busy_poll_us / 1e6 if _granted_cores() >= _CORES_TO_STAY_AWAKE else 0.0
 
     @property
     def loaded_models_budget_bytes(self) -> int:
@@ -296,7 +296,7 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cores() -> float:
+def _granted_cores() -> float:
     """Cores that this process may use at the same time: those of the machine, or what its container is granted."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

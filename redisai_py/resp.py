@@ -23,20 +23,9 @@ from typing import Any
 import hiredis
 
 from redisai_py.errors import ProtocolError
-from redisai_py.frames import MAX_FRAME, SHORTEST_BURST, Burst, Command, Frames, HeadForm, encode_command
+from redisai_py.frames import MAX_FRAME, SHORTEST_BURST, Burst, Command, Frames, HeadForm
 
-__all__ = [
-    "MAX_FRAME",
-    "Burst",
-    "Command",
-    "CommandParser",
-    "Frames",
-    "HeadForm",
-    "encode_command",
-    "split_inline",
-    "split_replies",
-    "unroll",
-]  # fmt: skip
+__all__ = ["CommandParser", "split_inline", "split_replies", "unroll"]
 
 MAX_INLINE = 64 * 1024
 LARGE_ARGUMENT = 64 * 1024
@@ -217,9 +206,7 @@ class CommandParser:
     ) -> int:
         """The position behind the commands of that form; they are taken if they are enough for a burst."""
         if not data.startswith(form.before, position + form.least - form.stride):
-            return (
-                position  # the last one of the shortest burst is none: commands that alternate are not looked at long
-            )
+            return position  # where the last of the shortest burst is none: commands that alternate cost little
         words = form.words(data, position, end)
         stop = position + len(words) * form.stride
         if len(words) >= SHORTEST_BURST:

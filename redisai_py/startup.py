@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 
 from redisai_py.config import Config, masked_url
-from redisai_py.resp import encode_command
+from redisai_py.frames import encode_command
 
 __all__ = ["RedisFacts", "StartError", "bind", "check_redis", "is_loopback", "ping"]
 

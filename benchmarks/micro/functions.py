@@ -16,7 +16,8 @@ from harness.servers import Servers
 from harness.wire import encode
 
 from redisai_py.commands import COMMANDS
-from redisai_py.resp import CommandParser, Frames
+from redisai_py.frames import Frames
+from redisai_py.resp import CommandParser
 from redisai_py.resp_reply import TensorReply, encode_reply
 from redisai_py.server.meanings import understand
 from redisai_py.store import codec

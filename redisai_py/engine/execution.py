@@ -112,7 +112,7 @@ def execute_at_once(slot: Slot, loaded: LoadedModel, rows: int, inputs: Sequence
     try:
         outputs = slot.run_session(execution, [to_array(value, device) for value in inputs], False)
         execution.values = [[to_value(output) for output in outputs]]
-    except Exception:
+    except Exception:  # of whatever kind: the run that follows meets it again, and finds the words for the client
         return None
     return execution if execution.stopped is None and len(outputs) == len(loaded.outputs) else None
 

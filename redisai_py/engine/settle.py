@@ -8,6 +8,7 @@ from typing import Any
 
 from redisai_py.engine.execution import Execution
 from redisai_py.engine.merging import Value
+from redisai_py.engine.registry import LoadedModel
 
 __all__ = ["count_at_once", "samples", "settle", "tell"]
 
@@ -42,19 +43,19 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
 def count_at_once(execution: Execution, outputs: Sequence[Value]) -> None:
     """Count an execution without runs, of one request that was in no queue."""
     loaded = execution.loaded
-    run_s = execution.run_s
+    _note_duration(loaded, execution.run_s)
+    loaded.stats.executed(execution.rows, execution.run_s, (0.0,), 1, samples(outputs))
+
+
+def _note_duration(loaded: LoadedModel, run_s: float) -> None:
     short_s = loaded.short_run_s * _GROWS
     loaded.short_run_s = short_s if 0.0 < short_s < run_s else run_s
-    first = outputs[0] if outputs else None
-    rows = first.shape[0] if first is not None and first.shape else 0  # as `samples`
-    loaded.stats.executed(execution.rows, run_s, (0.0,), 1, rows)
 
 
 def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
     loaded = execution.loaded
     run_s = execution.run_s
-    short_s = loaded.short_run_s * _GROWS
-    loaded.short_run_s = short_s if 0.0 < short_s < run_s else run_s
+    _note_duration(loaded, run_s)
     started = execution.started
     waits_s = []
     calls = rows = counted_rows = 0

@@ -26,7 +26,7 @@ from redisai_py.engine.scripts import ScriptEngine, ScriptSettings
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import RedisAIError
-from redisai_py.resp import Frames
+from redisai_py.frames import Frames
 from redisai_py.server.access import AccessTable
 from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.connection import Connection

@@ -101,10 +101,12 @@ class BusyPoll:
         came, self._awaited = self._awaited, None
         if came is not None:
             came.in_vain = 0
+        if not self._limit_s:
+            return
         now = self._clock()
         if now >= self._counted_at + _WINDOW_S:
             self._count(now)
-        if self._many or not self._limit_s or not what.is_worth_it() or self._cores_wanted():
+        if self._many or not what.is_worth_it() or self._cores_wanted():
             return
         self._awaited = what
         self._looked_at = now

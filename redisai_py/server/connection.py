@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError
-from redisai_py.resp import MAX_FRAME, Burst, Command, CommandParser, unroll
+from redisai_py.frames import MAX_FRAME, Burst, Command
+from redisai_py.resp import CommandParser, unroll
 from redisai_py.resp_reply import encode_reply, takes_long
 from redisai_py.server.driver import NO_REPLY, drive
 from redisai_py.server.meanings import understand

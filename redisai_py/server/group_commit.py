@@ -102,22 +102,13 @@ class GroupCommit:
         for member in members:
             if member.connection.gone:
                 continue
-            if size > _MOST_BYTES or member.options != options:
+            if size > _MOST_BYTES or member.options != options or not _joins(member.used, used, written):
                 others.append(member)
                 continue
-            for key, entry in member.used:
-                if key in written:
-                    break  # it has seen what was there before
-                known = used.setdefault(key, entry)
-                if known is not entry and known.raw != entry.raw:
-                    break  # one of the two is out of date
-            else:
-                together.append(member)
-                for key, raw in member.writes:
-                    written[key] = raw
-                    size += len(raw)
-                continue
-            others.append(member)
+            together.append(member)
+            for key, raw in member.writes:
+                written[key] = raw
+                size += len(raw)
         if together:
             self._commit(together, used.items(), written, options, self._shared.send)
         return others
@@ -181,3 +172,14 @@ class GroupCommit:
                 member.stale()
             else:
                 self.add(member)
+
+
+def _joins(own: Used, used: dict[bytes, Entry], written: dict[bytes, bytes]) -> bool:
+    """Whether a member that used these may follow others in one commit; then `used` has its entries too."""
+    for key, entry in own:
+        if key in written:
+            return False
+        known = used.setdefault(key, entry)
+        if known is not entry and known.raw != entry.raw:
+            return False  # one of the two is out of date
+    return True

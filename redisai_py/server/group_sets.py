@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from redisai_py.errors import UpstreamError, WrongType
-from redisai_py.resp import Burst, HeadForm, split_replies
+from redisai_py.frames import Burst, HeadForm
+from redisai_py.resp import split_replies
 from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.upstream import SharedUpstream
 from redisai_py.store import codec

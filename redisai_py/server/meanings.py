@@ -17,7 +17,7 @@ from redisai_py.commands.replies import tensor_reply
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError, WrongType
-from redisai_py.resp import Command, Frames
+from redisai_py.frames import Command, Frames
 from redisai_py.server.group_sets import SetTensors
 from redisai_py.server.handlers import handle, handle_error
 from redisai_py.server.handlers.dag_run import template_of

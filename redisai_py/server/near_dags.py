@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from redisai_py.engine.dag import Version
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import UpstreamError, WrongType
+from redisai_py.frames import Command
 from redisai_py.model import Script
-from redisai_py.resp import Command
 from redisai_py.resp_reply import TIMEDOUT
 from redisai_py.server.group_commit import GroupCommit, Used
 from redisai_py.server.handlers.dag_run import DagRun, Template

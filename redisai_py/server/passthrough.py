@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.errors import CommandError, UpstreamError
-from redisai_py.resp import Command
+from redisai_py.frames import Command
 from redisai_py.server import amended
 from redisai_py.server.driver import NO_REPLY
 from redisai_py.server.session import Mode

@@ -15,7 +15,7 @@ from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import DeadlineExceeded, UpstreamError, WrongType
-from redisai_py.resp import Command
+from redisai_py.frames import Command
 from redisai_py.resp_reply import OK, TIMEDOUT
 from redisai_py.server.group_commit import GroupCommit, Used
 from redisai_py.server.handlers import handle

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from redisai_py.errors import CommandError, UpstreamError
+from redisai_py.frames import Command
 from redisai_py.pending import Pending
-from redisai_py.resp import Command, split_replies
+from redisai_py.resp import split_replies
 from redisai_py.server.access import Access
 from redisai_py.server.driver import NO_REPLY
 from redisai_py.server.upstream import Identity, PrivateUpstream

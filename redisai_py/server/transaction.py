@@ -16,7 +16,8 @@ from redisai_py.commands import COMMANDS, admin, models, scripts, tensors
 from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.replies import model_reply, script_reply, tensor_reply
 from redisai_py.errors import NO_RUN_INFO, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
-from redisai_py.resp import Command, split_replies
+from redisai_py.frames import Command
+from redisai_py.resp import split_replies
 from redisai_py.resp_reply import OK, encode_reply
 from redisai_py.server.driver import NO_REPLY
 from redisai_py.server.handlers.admin import INFO_FIELDS, NEEDS_CONFIG, change_setting, info_report, setting

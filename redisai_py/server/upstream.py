@@ -27,8 +27,8 @@ import hiredis
 import numpy as np
 
 from redisai_py.errors import RedisAIError, UpstreamError
+from redisai_py.frames import encode_command
 from redisai_py.pending import Pending
-from redisai_py.resp import encode_command
 from redisai_py.server.busy_poll import BusyPoll
 
 __all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "connect_shared"]

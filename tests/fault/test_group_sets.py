@@ -61,7 +61,7 @@ def _kill(bare: redis.Redis) -> None:
 
 
 def _held(bare: redis.Redis) -> list[list[float] | None]:
-    return [numbers(raw) for raw in bare.mget(KEYS)]  # type: ignore[union-attr]
+    return [numbers(raw) for raw in bare.mget(KEYS)]  # type: ignore[union-attr]  # redis-py's types admit of an awaitable
 
 
 def test_a_key_becomes_something_else_after_the_look(wire: Wire, proxy: HoldingProxy, bare: redis.Redis) -> None:

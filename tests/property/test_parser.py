@@ -8,18 +8,8 @@ from collections.abc import Iterable, Sequence
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redisai_py.frames import SHORTEST_BURST
-from redisai_py.resp import (
-    LARGE_ARGUMENT,
-    Burst,
-    Command,
-    CommandParser,
-    Frames,
-    encode_command,
-    split_inline,
-    split_replies,
-    unroll,
-)
+from redisai_py.frames import SHORTEST_BURST, Burst, Command, Frames, encode_command
+from redisai_py.resp import LARGE_ARGUMENT, CommandParser, split_inline, split_replies, unroll
 
 Argv = list[bytes]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from redisai_py.frames import MAX_FRAME, Burst, Command, Frames, HeadForm
-from redisai_py.resp import CommandParser, encode_command, unroll
+from redisai_py.frames import MAX_FRAME, Burst, Command, Frames, HeadForm, encode_command
+from redisai_py.resp import CommandParser, unroll
 
 
 def _set(key: bytes, data: bytes = b"abcd") -> bytes:

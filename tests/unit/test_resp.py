@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redisai_py.resp import MAX_FRAME, MAX_INLINE, Command, CommandParser, Frames, encode_command, split_inline
+from redisai_py.frames import MAX_FRAME, Command, Frames, encode_command
+from redisai_py.resp import MAX_INLINE, CommandParser, split_inline
 
 
 def parse(data: bytes, parser: CommandParser | None = None) -> tuple[list[list[bytes]], str]:

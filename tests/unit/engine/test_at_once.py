@@ -105,7 +105,7 @@ async def test_another_number_of_outputs_than_declared_is_left_to_the_queue(benc
 @engine_test(inline_run_us=SHORT)
 async def test_runs_at_once_leave_time_for_everybody_else(bench: Bench) -> None:
     def compute(inputs: Sequence[Any]) -> list[Any]:
-        time.sleep(0.02)
+        time.sleep(0.02)  # a run holds up the event loop: that is what the test is about
         return double(inputs)
 
     loaded, _ = await _known_short(bench, FakeSession(compute))

@@ -8,7 +8,8 @@ from typing import Any
 import hiredis
 import pytest
 
-from redisai_py.resp import CommandParser, Frames
+from redisai_py.frames import Frames
+from redisai_py.resp import CommandParser
 from redisai_py.server.meanings import understand
 
 _BLOB = b"\x01\x02\x03\x04" * 250
