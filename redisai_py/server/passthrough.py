@@ -40,7 +40,7 @@ class Relayed:
         self.sticky = sticky
         self.blocks = blocks
 
-    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, command: Command) -> bool:
         if not connection.session.relay(command):
             return False
         if self.sticky:
@@ -60,7 +60,7 @@ class Special:
         self.name = name
         self.action = action
 
-    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, command: Command) -> bool:
         return connection.idle and connection.run_alone(self.action(connection, [bytes(word) for word in command.argv]))
 
 

@@ -59,7 +59,7 @@ class ExecuteModel:
     def __init__(self, request: ModelExecute) -> None:
         self.request = request
 
-    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, command: Command) -> bool:
         session = connection.session
         if connection.busy or connection.in_flight or session.relayed:
             return False
