@@ -19,7 +19,9 @@ __all__ = ["MAX_FRAME", "Burst", "Command", "Frames", "HeadForm", "encode_comman
 MAX_FRAME = 384
 """A frame (or the head of one, up to its blob) longer than this is not remembered."""
 _LONGEST_BURST = 64
-_STEP = 16  # commands that are looked at together
+_FEW = 4
+"""So many commands and more are looked at together, by a regular expression; to make one costs as much as 50 looks."""
+_STEP = 16
 _SECOND_WORD = re.compile(rb"\*\d{1,4}\r\n\$\d{1,3}\r\n[\w.]+\r\n\$(\d{1,3})\r\n").match
 
 
@@ -70,36 +72,38 @@ class HeadForm:
 
     def is_one(self, data: bytes) -> bool:
         """Whether `data` is exactly one command of this form."""
-        return (
-            len(data) == self.stride
-            and data.startswith(self.before)
-            and data.startswith(self.after, self.after_at)
-            and data.endswith(b"\r\n")
-        )
+        return len(data) == self.stride and self._is_at(data, 0)
 
     def words(self, data: bytes, position: int, end: int) -> list[bytes]:
         """The second words, with their lengths as on the wire (`$1\\r\\nk\\r\\n`), of the commands of this form that
         follow each other from `position`: whole ones only, and no more than are taken as one.
         """
-        if not data.startswith(self.before, position):
-            return []
-        pattern = self._pattern or self._compile()
         stride = self.stride
         left = min((end - position) // stride, _LONGEST_BURST)
         words: list[bytes] = []
-        while left:  # in steps: where the row ends soon, little behind its end is looked at
-            step = min(left, _STEP)
-            stop = position + step * stride
-            found = pattern.findall(data, position, stop)
-            if len(found) != step:  # so many, each as long as a command, can only be the commands
-                while (match := pattern.match(data, position)) is not None:
-                    words.append(match[1])
-                    position += stride
-                break
-            words += found
-            position = stop
-            left -= step
+        if left >= _FEW and data.startswith(self.before, position + (_FEW - 1) * stride):
+            pattern = self._pattern or self._compile()
+            while left:  # in steps: where the row ends soon, little behind its end is looked at
+                step = min(left, _STEP)
+                stop = position + step * stride
+                found = pattern.findall(data, position, stop)
+                if len(found) != step:  # so many, each as long as a command, can only be the commands
+                    break
+                words += found
+                position = stop
+                left -= step
+        while left and self._is_at(data, position):
+            words.append(data[position + self.word_at : position + self.after_at + 2])
+            position += stride
+            left -= 1
         return words
+
+    def _is_at(self, data: bytes, position: int) -> bool:
+        return (
+            data.startswith(self.before, position)
+            and data.startswith(self.after, position + self.after_at)
+            and data.startswith(b"\r\n", position + self.stride - 2)
+        )
 
     def begins(self, data: bytes, position: int) -> bool:
         """Whether what follows from `position`, less than a command, is how one of this form begins."""
