@@ -19,7 +19,7 @@ from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError, WrongType
 from redisai_py.frames import Command, Frames
 from redisai_py.server.handlers import handle, handle_error
-from redisai_py.server.handlers.dag_run import template_of
+from redisai_py.server.handlers.dag_templates import bind
 from redisai_py.server.near_dags import ExecuteDag
 from redisai_py.server.passthrough import understand_plain
 from redisai_py.server.runs import ExecuteModel
@@ -65,7 +65,7 @@ def understand(command: Command, frames: Frames) -> Meaning:
 def _understand_ai(spec: CommandSpec, command: Command) -> Meaning:
     try:
         if Dag in spec.request:
-            return ExecuteDag(template_of(spec, command.argv), command.argv)
+            return ExecuteDag(bind(spec, command.argv))
         request = spec.parse(command.argv)
     except CommandError as error:
         return Failing(error)

@@ -1,8 +1,4 @@
-"""The operations of a DAG under way.
-
-A `Template` is what a DAG is without the bytes of its blobs: parsed, planned and its names resolved once, since a
-program sends the same DAG again and again with other data. `DagRun` executes one, whoever brings its values.
-"""
+"""The operations of a DAG under way: `DagRun` executes a template, whoever brings its values."""
 
 from __future__ import annotations
 
@@ -11,14 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from redisai_py.commands import COMMANDS
-from redisai_py.commands.dags import Dag
-from redisai_py.commands.models import ModelExecute
 from redisai_py.commands.replies import tensor_reply
 from redisai_py.commands.scripts import ScriptExecute
-from redisai_py.commands.spec import CommandSpec
-from redisai_py.commands.tensors import TensorGet, TensorSet
-from redisai_py.engine.dag import Graph, Kind, Operation, Outcome, Plan, Version
+from redisai_py.commands.tensors import TensorGet
+from redisai_py.engine.dag import Outcome, Plan, Version
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 from redisai_py.engine.scripts import ScriptRun
@@ -27,94 +19,14 @@ from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import NA, OK
 from redisai_py.server.driver import drive
+from redisai_py.server.handlers.dag_templates import BoundDag, Template
 from redisai_py.server.handlers.scripts import count_script, run_script
-from redisai_py.store.store import expiry_options
-from redisai_py.tensor import DType, Tensor
+from redisai_py.tensor import Tensor
 
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
-__all__ = ["DagRun", "Template", "template_of"]
-
-_MAX_TEMPLATES = 2048
-_LONGEST_TEMPLATE = 4096
-_LOADED = -1
-_templates: dict[tuple[Any, ...], Template] = {}
-
-
-class Template:
-    """A DAG without the bytes of its blobs."""
-
-    __slots__ = ("blobs", "graph", "load_versions", "models", "options", "request", "scripts", "tensors")
-
-    def __init__(self, request: Dag, blobs: dict[int, int]) -> None:
-        self.request = request
-        self.graph = Graph([_describe(op) for op in request.ops], request.load)
-        self.models = [(i, op) for i, op in enumerate(request.ops) if isinstance(op, ModelExecute)]
-        self.scripts = [(i, op) for i, op in enumerate(request.ops) if isinstance(op, ScriptExecute)]
-        self.tensors = {Version(op.key, i): op.tensor for i, op in enumerate(request.ops) if isinstance(op, TensorSet)}
-        """What TENSORSET operations set; those with a blob are filled in per command."""
-        self.blobs = [
-            (Version(op.key, i), op.tensor, at)
-            for i, at in blobs.items()
-            if isinstance(op := request.ops[i], TensorSet)
-        ]
-        """(version, tensor of the same dtype and shape, position of the blob among the command's words)."""
-        self.load_versions = [Version(name, _LOADED) for name in request.load]
-        self.options = expiry_options(request.ex_seconds, request.keepttl)
-
-    def fill(self, argv: list[Any]) -> dict[Version, Any]:
-        """The values that are there before the first operation, with this command's blobs."""
-        values: dict[Version, Any] = dict(self.tensors)
-        for version, like, at in self.blobs:
-            values[version] = Tensor(like.dtype, like.shape, argv[at])
-        return values
-
-
-def template_of(spec: CommandSpec, argv: list[Any]) -> Template:
-    """The template of a DAG command; a new one is parsed, with all that parsing checks. Raises: CommandError."""
-    blobs, shape = _shape_of(argv)
-    try:
-        template = _templates.get(shape)
-    except TypeError:  # a large word is a buffer, which cannot be hashed
-        template, shape = None, ()
-    if template is None:
-        request: Dag = COMMANDS[spec.name].parse(argv)
-        template = Template(request, _numeric_blobs(request, argv, blobs))
-        # One with data of its own (VALUES, text, blobs that must be validated) is only good for these very words.
-        if len(template.blobs) == len(blobs) and shape:
-            if len(_templates) >= _MAX_TEMPLATES:
-                _templates.clear()
-            _templates[shape] = template
-    return template
-
-
-def _shape_of(argv: list[Any]) -> tuple[list[int], tuple[Any, ...]]:
-    """Positions of the words behind BLOB, and all words with only the lengths of those; () if they are too long."""
-    words = list(argv)
-    blobs: list[int] = []
-    at = -1
-    try:
-        while (at := words.index(b"BLOB", at + 1)) < len(words) - 1:
-            blobs.append(at + 1)
-            words[at + 1] = len(argv[at + 1])
-    except ValueError:
-        pass
-    fixed = sum(map(len, argv)) - sum(words[at] for at in blobs)
-    return blobs, tuple(words) if fixed <= _LONGEST_TEMPLATE else ()
-
-
-def _numeric_blobs(request: Dag, argv: list[Any], blobs: list[int]) -> dict[int, int]:
-    """TENSORSET operation -> position of its blob, for blobs whose bytes need no check. The objects themselves tell
-    which belongs to which: the parser copies no blob."""
-    positions = {id(argv[at]): at for at in blobs}
-    found: dict[int, int] = {}
-    for i, op in enumerate(request.ops):
-        if isinstance(op, TensorSet) and op.tensor.dtype not in (DType.BOOL, DType.STRING):
-            at = positions.get(id(op.tensor.data))
-            if at is not None and argv[at] is op.tensor.data:
-                found[i] = at
-    return found
+__all__ = ["DagRun"]
 
 
 class DagRun:
@@ -250,9 +162,11 @@ class DagRun:
         for script_run in list(self._scripts.values()):
             self._connection.server.scripts.cancel_queued(script_run)
 
-    def last(self, name: bytes) -> Tensor | None:
-        """The value that PERSIST saves; None for an output that was no tensor."""
-        return _on_host(self._values.get(self.plan.graph.last[name]))
+    def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor]]:
+        """The keys and values that PERSIST saves; an output that is no tensor is not among them."""
+        last = self.plan.graph.last
+        values = [_on_host(self._values.get(last[name])) for name in bound.template.request.persist]
+        return [(key, value) for key, value in zip(bound.persist, values, strict=True) if value is not None]
 
     def replies(self) -> list[Any]:
         """One element per operation, as in the sequential run; those that are not `NA` count in AI.INFO."""
@@ -286,8 +200,3 @@ class DagRun:
 def _on_host(value: Any) -> Tensor | None:
     """A value as a tensor in host memory; one that stayed on an accelerator is copied from there."""
     return value if value is None or isinstance(value, Tensor) else Tensor.from_numpy(value.numpy())
-
-
-def _describe(op: Any) -> Operation:
-    kind = Kind.MODEL if isinstance(op, ModelExecute) else Kind.SCRIPT if isinstance(op, ScriptExecute) else Kind.TENSOR
-    return Operation(kind, op.reads, op.writes)

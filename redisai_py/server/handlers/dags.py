@@ -18,7 +18,8 @@ from redisai_py.errors import DeadlineExceeded, WrongType
 from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import TIMEDOUT
-from redisai_py.server.handlers.dag_run import DagRun, Template
+from redisai_py.server.handlers.dag_run import DagRun
+from redisai_py.server.handlers.dag_templates import BoundDag, Template
 from redisai_py.server.handlers.models import check_counts, keep_near, load_model
 from redisai_py.server.handlers.scripts import SCRIPT_MISSING
 from redisai_py.store import codec
@@ -28,49 +29,46 @@ if TYPE_CHECKING:
     from redisai_py.server.access import Access
     from redisai_py.server.connection import Connection
 
-__all__ = ["commit", "dag", "execute_template"]
+__all__ = ["commit", "dag", "execute_dag"]
 
 Runnables = dict[int, LoadedModel | Script]
 
 
 async def dag(request: Dag, connection: Connection) -> Any:
     """AI.DAGEXECUTE, AI.DAGRUN and their read-only forms."""
-    template = Template(request, {})
-    return await execute_template(template, dict(template.tensors), connection)
+    return await execute_dag(BoundDag(Template(request, {}), request.load, request.persist), connection)
 
 
-async def execute_template(template: Template, values: dict[Version, Any], connection: Connection) -> Any:
+async def execute_dag(bound: BoundDag, connection: Connection) -> Any:
     """Execute a DAG, reading from Redis what it needs.
 
-    Args:   values: what its TENSORSET operations set.
     Raises: MissingKey, WrongType, CommandError for its LOAD keys, models and scripts; Conflict.
     """
-    request = template.request
     access = await connection.session.authenticated()
-    if not request.ifunchanged:
-        return await _execute(template, values, connection, access, None)
+    if not bound.template.request.ifunchanged:
+        return await _execute(bound, connection, access, None)
     # What was loaded is watched from before it is read until the commit, which needs a connection to itself.
     async with access.watching() as watching:
         loading = None
-        if request.load:
-            watch = watching.call(b"WATCH", *request.load)
-            loading = watching.call(b"MGET", *request.load)
+        if bound.load:
+            watch = watching.call(b"WATCH", *bound.load)
+            loading = watching.call(b"MGET", *bound.load)
             await watch
         try:
-            return await _execute(template, values, connection, access, watching, loading)
+            return await _execute(bound, connection, access, watching, loading)
         finally:
             await watching.call(b"UNWATCH")
 
 
 async def _execute(
-    template: Template,
-    values: dict[Version, Any],
+    bound: BoundDag,
     connection: Connection,
     access: Access,
     watching: Any,
     loading: Awaitable[Any] | None = None,
 ) -> Any:
-    runnables = await _look_up(template, values, connection, access, loading)
+    values = bound.values()
+    runnables = await _look_up(bound, values, connection, access, loading)
     finished: Pending[None] = Pending()
 
     def done(error: BaseException | None) -> None:
@@ -79,24 +77,24 @@ async def _execute(
         else:
             finished.fail(error)
 
-    run = DagRun(template, values, runnables, connection, done)
+    run = DagRun(bound.template, values, runnables, connection, done)
     run.start()
     try:
         await finished
     except DeadlineExceeded:
         return TIMEDOUT
-    return await commit(template.request, run, connection, watching)
+    return await commit(bound, run, connection, watching)
 
 
-async def commit(request: Dag, run: DagRun, connection: Connection, watching: Any = None) -> Any:
+async def commit(bound: BoundDag, run: DagRun, connection: Connection, watching: Any = None) -> Any:
     """The reply of a DAG that has run, after its PERSIST keys are written."""
     replies = run.replies()
-    if run.plan.succeeded and request.persist and not connection.gone:
-        items = [(key, tensor) for key in request.persist if (tensor := run.last(key)) is not None]
+    if run.plan.succeeded and bound.persist and not connection.gone:
+        request = bound.template.request
         access = await connection.session.authenticated()
         try:
             await access.store.put_tensors(
-                items, ex_seconds=request.ex_seconds, keepttl=request.keepttl, watching=watching
+                run.persisted(bound), ex_seconds=request.ex_seconds, keepttl=request.keepttl, watching=watching
             )
         except WrongType as error:
             replies.append(error)
@@ -104,7 +102,7 @@ async def commit(request: Dag, run: DagRun, connection: Connection, watching: An
 
 
 async def _look_up(
-    template: Template,
+    bound: BoundDag,
     values: dict[Version, Any],
     connection: Connection,
     access: Access,
@@ -112,24 +110,24 @@ async def _look_up(
 ) -> Runnables:
     """Put the LOADed tensors into `values`; the model or script of each operation that has one, in the order of
     RedisAI's checks. What was read is kept near."""
-    request, store, near = template.request, access.store, access.near
+    template, load, store, near = bound.template, bound.load, access.store, access.near
     keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*template.models, *template.scripts]
     keys.sort(key=lambda item: item[0])
     commands = [_fields(op) for _, op in keys]
-    if loading is None and request.load and not store.expects_large(request.load):
-        loading, *fields = access.pipeline([(b"MGET", *request.load), *commands])
+    if loading is None and load and not store.expects_large(load):
+        loading, *fields = access.pipeline([(b"MGET", *load), *commands])
     else:
         fields = access.pipeline(commands)
-        if loading is None and request.load:
-            loading = store.large_values(request.load)
+        if loading is None and load:
+            loading = store.large_values(load)
     loaded_values = await loading if loading is not None else []
-    tensors = await store.decode_all(request.load, loaded_values)
+    tensors = await store.decode_all(load, loaded_values)
     runnables: Runnables = {}
     for (i, op), reply in zip(keys, fields, strict=True):
         runnables[i] = await _runnable(op, reply, store, connection)
     values.update(zip(template.load_versions, tensors, strict=True))
     if near is not None:
-        keep_near(near, request.load, loaded_values)
+        keep_near(near, load, loaded_values)
         for i, op in template.models:
             loaded = runnables[i]
             if isinstance(loaded, LoadedModel):
