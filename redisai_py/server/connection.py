@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
         self.backlog.clear()
+        self.parser.close()  # connection and session refer to each other: what they hold waits for the collector
         self.session.close()
         if self.cancel_run is not None:
             self.cancel_run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import selectors
 import socket
 import threading
@@ -53,6 +54,22 @@ def test_announced_arguments_take_no_memory(front_door: FrontDoor, bare: redis.R
         with talk(front_door.port) as client:
             client.given("AI.TENSORSET t FLOAT 1 VALUES 1")
         assert process.memory_info().rss - before < 200 * MEGABYTE
+
+
+def test_memory_of_half_an_argument_returns_when_its_client_leaves(front_door: FrontDoor, bare: redis.Redis) -> None:
+    process = psutil.Process()
+    gc.collect()
+    gc.disable()  # an idle server does not collect either
+    try:
+        before = process.memory_info().rss
+        with ExitStack() as stack:
+            for command in ("SET k", "AI.DAGEXECUTE PERSIST 1 t |> AI.TENSORSET t UINT8 5 BLOB"):
+                connection = stack.enter_context(raw_socket(front_door.port))
+                connection.sendall(_head(command, 100 * MEGABYTE) + bytes(90 * MEGABYTE))
+            _until(lambda: process.memory_info().rss - before > 160 * MEGABYTE, "the server did not take it")
+        _until(lambda: process.memory_info().rss - before < 40 * MEGABYTE, "the server keeps it")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
