@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 __all__ = ["Config", "Setting", "masked_url", "settings"]
 
@@ -276,6 +276,12 @@ def _check_url(url: str) -> None:
         raise ValueError(f"redis is {shown!r}: 0 is not a port to connect to")
     if parts.scheme == "unix" and not parts.path.strip("/"):
         raise ValueError(f"redis is {shown!r}, but must name the socket: unix:///PATH")
+    if parts.query and "db" not in parse_qs(parts.query):
+        shown = shown.partition("?")[0]  # what follows may be a password
+        raise ValueError(
+            f"redis is {shown!r} and something after a ?, which a URL here does not have; a user and a password stand "
+            "behind the two slashes: USER:PASSWORD@"
+        )
     if parts.query or (parts.scheme != "unix" and parts.path not in _DATABASE_ZERO):
         raise ValueError(f"redis is {shown!r}: clients choose their database with SELECT, the URL cannot")
 

@@ -148,6 +148,12 @@ class CommandParser:
         self._look_at_boundary()
         return commands
 
+    def close(self) -> None:
+        """No more bytes come: let go of what has come of a command."""
+        self._large = None
+        self._head = self._rest = b""
+        self._args = []
+
     # -- everything else ---------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> list[Command | Burst]:

@@ -6,7 +6,7 @@ import typer
 
 from redisai_py import __version__
 from redisai_py.cli import model, script, status, tensor
-from redisai_py.cli.serve import serve
+from redisai_py.cli.serve import ServeCommand, serve
 
 __all__ = ["app", "main"]
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("serve")(serve)
+app.command("serve", cls=ServeCommand)(serve)
 app.add_typer(model.app, name="model")
 app.add_typer(tensor.app, name="tensor")
 app.add_typer(script.app, name="script")

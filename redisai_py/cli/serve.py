@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from redisai_py import __version__
 from redisai_py.config import Config, Setting, masked_url, settings
@@ -24,9 +25,20 @@ from redisai_py.config import Config, Setting, masked_url, settings
 if typing.TYPE_CHECKING:
     from redisai_py.supervisor import Started
 
-__all__ = ["banner", "serve"]
+__all__ = ["ServeCommand", "banner", "serve"]
 
 _FILE_HELP = "TOML file with settings: their names with underscores as keys."
+
+
+class ServeCommand(TyperCommand):
+    """`redisai serve`, with a help page that fits a terminal of 80 columns."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        # typer gives the --no- names a column of their own, and cuts off the longest flags to make room for it: the
+        # texts name them instead. The parser was made before.
+        for parameter in self.params:
+            parameter.secondary_opts = []
+        super().format_help(ctx, formatter)
 
 
 def _run(config_file: Path | None, flags: dict[str, Any]) -> None:
@@ -117,7 +129,7 @@ def _flag(setting: Setting, annotation: Any) -> inspect.Parameter:
     names = [setting.flag, f"--no-{setting.flag[2:]}"] if annotation is bool else [setting.flag]
     option = typer.Option(
         "/".join(names),
-        help=_help(setting),
+        help=f"{_help(setting)} {names[1]} turns it off." if names[1:] else _help(setting),
         rich_help_panel=setting.group,
         show_default=False,
         metavar=_metavar(setting, annotation),

@@ -8,7 +8,8 @@ Order is kept by what may overlap. Three kinds of work exist, and only one kind 
   shared stream, which answers in order, so a pipeline of them overlaps,
 - everything else AI (`busy`): alone, as a client that waits for a blocking command in Redis.
 A command that cannot start yet stays in the backlog; finishing work drains it. A full backlog stops reading from the
-client, and a client that does not read its replies stops being served.
+client. A client that does not read its replies stops being served, but is read from, within a limit: it may be sending
+a long pipeline first.
 
 What a command means is found in `meanings`; this module knows only when one may start.
 """
@@ -75,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._draining = False
         self._reading_paused = False
         self._writing_paused = False
+        self._waiting_bytes = 0  # received since little was in the backlog, at least what its commands hold
         self._large = _LargeReceiver(self)
         self.eof = False  # the client sends no more
 
@@ -87,6 +89,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
         self.backlog.clear()
+        self.parser.close()  # connection and session refer to each other: what they hold waits for the collector
         self.session.close()
         if self.cancel_run is not None:
             self.cancel_run()
@@ -107,6 +110,7 @@ class Connection(asyncio.Protocol):
             if not known.meaning.start(self, known):
                 self.backlog.append(known)
             return
+        self._waiting_bytes += len(data)
         self._accept(parser.feed(data))
         if parser.receiving_large and not self.gone:
             large = parser.large
@@ -115,6 +119,7 @@ class Connection(asyncio.Protocol):
 
     def large_received(self, count: int) -> None:
         """`count` bytes went straight into a large argument's buffer."""
+        self._waiting_bytes += count
         commands = self.parser.received(count)
         if not self.parser.receiving_large:
             self.transport.set_protocol(self)
@@ -145,6 +150,8 @@ class Connection(asyncio.Protocol):
             self.server.journal.client_refused("it does not read its replies", limit_bytes=limit)
             self.transport.abort()
         self.session.pause_relay()
+        if self._reading_paused and self._may_wait():
+            self._resume_reading()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
@@ -160,13 +167,29 @@ class Connection(asyncio.Protocol):
             self.backlog.append(Command([b""], meaning=_Broken(self.parser.error)))
         self.drain()
         waiting = len(self.backlog)
-        if waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1], Burst)):
+        if (
+            waiting > _BURSTS_HIGH
+            and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1], Burst))
+            and not (self._writing_paused and self._may_wait())
+        ):
             self._pause_reading()
+
+    def _may_wait(self) -> bool:
+        """Whether what a client sends may be kept until it reads its replies. Many read none before all is sent: were
+        they not read from, both sides would wait for ever.
+        """
+        limit = self.server.config.output_buffer_limit_bytes
+        return not limit or self._waiting_bytes < limit
 
     def _pause_reading(self) -> None:
         if not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self.gone:
+            self._reading_paused = False
+            self.transport.resume_reading()
 
     def drain(self) -> None:
         """Start what may start, in order."""
@@ -196,9 +219,10 @@ class Connection(asyncio.Protocol):
             self._draining = False
             if relay is not None:
                 relay.release()
-        if self._reading_paused and len(backlog) < _BACKLOG_LOW and not self.gone:
-            self._reading_paused = False
-            self.transport.resume_reading()
+        if len(backlog) < _BACKLOG_LOW:
+            self._waiting_bytes = 0
+            if self._reading_paused:
+                self._resume_reading()
 
     def unroll(self, burst: Burst) -> None:
         """Put the commands of a burst before all that waits, one by one."""

@@ -348,6 +348,15 @@ class Store:
         await connection.call(b"DEL", staging)
         await self._check_head(connection, key, head)
 
+    async def check_store(self, key: bytes, new_id: str) -> None:
+        """Raise, before a framework sees what is to be stored, if Redis refuses this identity to store it.
+
+        A rehearsal under the staging name, which leaves nothing. The type of what the key holds is not looked at.
+        """
+        staging = self.staging_key(key, new_id.encode())
+        rehearsal = _transaction([(b"HSET", staging, b"kind", b""), (b"DEL", staging)])
+        await _last(self._link.pipeline([(b"EXISTS", key), *rehearsal]))
+
     async def put_model(self, key: bytes, model: Model, chunk_size: int) -> None:
         """Store a model, staged chunk by chunk, published by one RENAME: readers see the old or the new one, whole.
 

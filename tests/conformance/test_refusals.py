@@ -133,6 +133,22 @@ def test_keys_of_others(alice: Conversation, client: Conversation) -> None:
     assert client.ask("EXISTS u") == ":0"
 
 
+def test_frameworks_see_nothing_of_users_who_may_not_store(
+    alice: Conversation, client: Conversation, bare: redis.Redis
+) -> None:
+    """Loading a model and compiling a script cost time, and may cost the process: Redis decides before."""
+    broken = ("AI.MODELSTORE {} ONNX CPU BLOB x", "AI.MODELSET {} TORCH CPU BLOB x", "AI.SCRIPTSET {} CPU SOURCE x")
+    for words in broken:
+        assert alice.ask(words.format("theirs")).startswith("-NOPERM")
+        reply = alice.ask(words.format("own:k"))
+        assert reply.startswith("-")
+        assert "NOPERM" not in reply
+    bare.execute_command("ACL", "SETUSER", "alice", "-hset")
+    for words in broken:
+        assert alice.ask(words.format("own:k")).startswith("-NOPERM")
+    assert bare.keys("*") == []  # the rehearsal left nothing
+
+
 def test_rights_taken_away_while_connected(alice: Conversation, bare: redis.Redis) -> None:
     alice.given("AI.TENSORSET own:t FLOAT 1 2 VALUES 1 2", "AI.MODELSTORE own:m ONNX CPU BLOB <onnx_mul>")
     run = "AI.MODELEXECUTE own:m INPUTS 1 own:t OUTPUTS 1 own:u"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import selectors
 import socket
 import threading
@@ -53,6 +55,22 @@ def test_announced_arguments_take_no_memory(front_door: FrontDoor, bare: redis.R
         with talk(front_door.port) as client:
             client.given("AI.TENSORSET t FLOAT 1 VALUES 1")
         assert process.memory_info().rss - before < 200 * MEGABYTE
+
+
+def test_memory_of_half_an_argument_returns_when_its_client_leaves(front_door: FrontDoor, bare: redis.Redis) -> None:
+    process = psutil.Process()
+    gc.collect()
+    gc.disable()  # an idle server does not collect either
+    try:
+        before = process.memory_info().rss
+        with ExitStack() as stack:
+            for command in ("SET k", "AI.DAGEXECUTE PERSIST 1 t |> AI.TENSORSET t UINT8 5 BLOB"):
+                connection = stack.enter_context(raw_socket(front_door.port))
+                connection.sendall(_head(command, 100 * MEGABYTE) + bytes(90 * MEGABYTE))
+            _until(lambda: process.memory_info().rss - before > 160 * MEGABYTE, "the server did not take it")
+        _until(lambda: process.memory_info().rss - before < 40 * MEGABYTE, "the server keeps it")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +136,52 @@ def test_a_slow_reader_costs_no_memory_and_nobody_else(front_door: FrontDoor, ba
             assert count, "the server closed a client that was only slow"
             expected -= count
         assert expected == 0
+
+
+PAIR = {"tensor": "AI.TENSORSET t UINT8 {0} BLOB {1}|AI.TENSORGET t BLOB", "plain": "SET k {1}|GET k"}
+
+
+@pytest.mark.parametrize("kind", list(PAIR))
+def test_a_pipeline_may_be_sent_whole_before_its_replies_are_read(
+    kind: str, front_door: FrontDoor, bare: redis.Redis
+) -> None:
+    """More than all buffers between here and there hold, both ways."""
+    size, count = 10_000, 4000
+    pair = b"".join(request_bytes(words, {}) for words in PAIR[kind].format(size, "x" * size).split("|"))
+    with raw_socket(front_door.port) as client:
+        client.sendall(pair * count)
+        with client.makefile("rb") as answers:
+            expected = b"+OK\r\n$%d\r\n%b\r\n" % (size, b"x" * size)
+            assert all(answers.read(len(expected)) == expected for _ in range(count))
+
+
+def test_who_sends_more_than_the_limit_without_reading_has_to_wait(
+    redis_server: RedisServer, bare: redis.Redis
+) -> None:
+    server = FrontDoor(Config(redis=redis_server.url, port=0, output_buffer_limit_bytes=MEGABYTE, drain_timeout_s=1))
+    pair = request_bytes("AI.TENSORSET t UINT8 10000 BLOB " + "x" * 10_000, {}) + request_bytes("AI.TENSORGET t", {})
+    rest = memoryview(pair * 10_000)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    try:
+        with raw_socket(server.port) as client:
+            client.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while rest:
+                    rest = rest[client.send(rest[:MEGABYTE]) :]
+            assert len(rest) > MEGABYTE
+            assert process.memory_info().rss - before < 50 * MEGABYTE
+            client.settimeout(10)
+            sender = threading.Thread(target=client.sendall, args=(rest,))
+            sender.start()
+            with client.makefile("rb") as answers:
+                # OK, and dtype, shape and blob.
+                expected = 5 + len(exchange(server.port, request_bytes("AI.TENSORGET t", {}), b"x\r\n"))
+                for _ in range(10_000):
+                    assert len(answers.read(expected)) == expected
+            sender.join()
+    finally:
+        server.stop()
 
 
 def test_a_subscriber_that_does_not_read_is_closed(redis_server: RedisServer, bare: redis.Redis) -> None:

@@ -84,6 +84,7 @@ def test_sizes_may_have_units(text: str, count: int) -> None:
         ({"redis": "http://host"}, ["redis://", "http://host"]),
         ({"redis": "redis://host/3"}, ["SELECT"]),
         ({"redis": "redis://host?db=3"}, ["SELECT"]),
+        ({"redis": "unix:///r.sock?password=x"}, ["unix:///r.sock", "USER:PASSWORD@"]),
         ({"redis": "redis://host:http"}, ["redis://host:http", "URL"]),
         ({"redis": "unix://"}, ["unix:///PATH"]),
     ],
@@ -99,6 +100,9 @@ def test_a_password_never_shows_in_an_error() -> None:
     with pytest.raises(SettingsError, match=r"\*\*\*@host/3") as caught:
         load({"redis": "redis://me:se@cret@host/3"}, None)
     assert "cret" not in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        load({"redis": "unix:///r.sock?password=secret"}, None)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -155,11 +159,14 @@ def test_a_config_cannot_be_changed() -> None:
         Config().port = 1  # type: ignore[misc]
 
 
-def test_help_names_every_flag() -> None:
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_help_names_every_flag(columns: str) -> None:
     command = [sys.executable, "-m", "redisai_py", "serve", "--help"]
     page = subprocess.run(
-        command, capture_output=True, text=True, timeout=20, check=True, env={**os.environ, "COLUMNS": "160"}
+        command, capture_output=True, text=True, timeout=20, check=True, env={**os.environ, "COLUMNS": columns}
     ).stdout
     assert [setting.flag for setting in settings() if f"{setting.flag} " not in page] == []
+    assert "--no-protected-mode" in page
+    assert "…" not in page, "something is cut off"
     for group in {setting.group for setting in settings()}:
         assert f"─ {group} ─" in page

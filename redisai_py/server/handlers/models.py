@@ -61,6 +61,7 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
         outputs=request.outputs,
         blob=bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks),
     )
+    await store.check_store(request.key, model.id)
     place = Place("MODEL", connection.session.identity.database, request.key)
     loaded = await server.loading.load(place, model)
     try:

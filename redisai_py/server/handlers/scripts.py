@@ -52,8 +52,9 @@ _NOT_FROM_SCRIPTS = frozenset(
 async def script_store(request: scripts.ScriptStore, connection: Connection) -> Any:
     """AI.SCRIPTSTORE, AI.SCRIPTSET: compiled first, so that a bad script never replaces a good one."""
     store = (await connection.session.authenticated()).store
-    await connection.server.scripts.compile(request.source, request.device, request.entry_points)
     script = Script(uuid.uuid4().hex, request.device, request.tag, request.entry_points, request.source)
+    await store.check_store(request.key, script.id)
+    await connection.server.scripts.compile(request.source, request.device, request.entry_points)
     await store.put_script(request.key, script)
     connection.server.loading.holds(_place(request.key, connection), script)
     return OK
