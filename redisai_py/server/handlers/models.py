@@ -102,6 +102,8 @@ async def model_execute(request: models.ModelExecute, connection: Connection) ->
     access = await connection.session.authenticated()
     store = access.store
     loaded, inputs = await _read(request, connection, access)
+    if connection.gone:  # while the model was being loaded, say: nobody wants the result
+        return OK
     run = connection.server.engine.run_model(loaded, inputs, request.timeout_ms)
     connection.cancel_run = run.cancel_queued
     try:
@@ -163,7 +165,5 @@ async def load_model(key: bytes, ids: Awaitable[Any], store: Store, connection: 
     loaded = engine.loaded(model_id.decode())
     if loaded is None:
         place = Place("MODEL", connection.session.identity.database, key)
-        model = await store.model_with_blob(key)
-        loaded = await connection.server.loading.load(place, model)
-        connection.server.loading.holds(place, model)
+        loaded = await connection.server.loading.stored(place, model_id.decode(), store)
     return loaded
