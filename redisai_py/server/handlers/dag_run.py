@@ -6,6 +6,7 @@ program sends the same DAG again and again with other data. `DagRun` executes on
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -181,6 +182,9 @@ class DagRun:
         done(error)
 
     def _start(self, i: int) -> None:
+        if self._connection.gone:  # as a queued run of a client that left: nobody wants the result
+            self._ended(i, None, asyncio.CancelledError())
+            return
         try:
             inputs = [self._input(version) for version in self.plan.graph.inputs[i]]
             timeout_ms = self._remaining_ms()
