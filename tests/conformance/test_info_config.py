@@ -261,6 +261,8 @@ def test_settings(redis_server: RedisServer, bare: redis.Redis) -> None:
             assert client.execute_command("AI.CONFIG", "GET", "THREADS_PER_QUEUE") is None
             assert client.execute_command("AI.CONFIG", "BACKENDSPATH", "/somewhere", "more") == b"OK"
             assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH", "more") == b"/somewhere"
+            assert client.execute_command("AI.CONFIG", "BACKENDSPATH", b"/a\xff") == b"OK"
+            assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH") == b"/a\xff"
             assert client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 100) == b"OK"
             assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 100
             store(client)
