@@ -194,7 +194,7 @@ def _import(wire_name: str) -> Backend:
     try:
         factory: Callable[[], Backend] = points[0].load()
         return factory()
-    except Exception as error:  # most often the framework is absent, but an installed one may be broken in any way
+    except BaseException as error:  # most often the framework is absent, but an installed one may be broken in any way
         extra = _EXTRAS.get(wire_name) if isinstance(error, ImportError) else None
         hint = f"; try: pip install 'redisai_py[{extra}]'" if extra else ""
         raise BackendNotInstalled(f"ERR Could not load backend: {framework_error(error)}{hint}") from error
