@@ -220,6 +220,10 @@ async def test_a_plugin_that_breaks_its_contract_fails_the_load_only(bench: Benc
     session.inputs = [InputSpec("x", np.dtype("f4"), (-3,))]
     with pytest.raises(BackendError, match=r"^ERR "):
         await bench.load(session=session)
+    session = FakeSession()
+    session.nbytes = None  # type: ignore[assignment]
+    with pytest.raises(BackendError, match=r"^ERR "):
+        await bench.load("sized", session=session)
     await bench.load("other")
 
 

@@ -108,6 +108,20 @@ async def test_a_failure_that_is_no_backend_error_is_one_line_for_the_client(ben
         await bench.engine.run_model(loaded, [tensor()])
 
 
+@engine_test()
+async def test_an_output_that_is_no_array_is_an_error(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4)
+    for output in ("y", [1.0, 2.0], 3.0):
+        session.compute = lambda inputs, output=output: [output]
+        first = await hold(bench, loaded, session)
+        runs = [first, *(bench.engine.run_model(loaded, [tensor()]) for _ in range(2))]
+        await asyncio.sleep(0)
+        session.gate.set()
+        for run in runs:
+            with pytest.raises(BackendError, match=f"returned a {type(output).__name__} instead of an array"):
+                await run
+
+
 class Panic(BaseException):
     """What an extension written in Rust raises where its own code fails."""
 
