@@ -76,7 +76,8 @@ class _Execution:
             return False
         self._values.update(zip(template.load_versions, tensors, strict=True))
         self.connection.busy = True
-        self._run = DagRun(template, self._values, runnables, self.connection, self._done)
+        timeout_ms = template.request.timeout_ms
+        self._run = DagRun(template, self._values, runnables, self.connection, self._done, timeout_ms)
         self._run.start()
         return True
 

@@ -119,7 +119,10 @@ def _numeric_blobs(request: Dag, argv: list[Any], blobs: list[int]) -> dict[int,
 
 
 class DagRun:
-    """One execution: `start`, then `done(error)` is called; the error is DeadlineExceeded for a DAG that timed out."""
+    """One execution: `start`, then `done(error)` is called; the error is DeadlineExceeded for a DAG that timed out.
+
+    timeout_ms: what is left of the DAG's TIMEOUT.
+    """
 
     __slots__ = (
         "_connection",
@@ -143,9 +146,9 @@ class DagRun:
         runnables: dict[int, LoadedModel | Script],
         connection: Connection,
         done: Callable[[BaseException | None], object],
+        timeout_ms: int | None,
     ) -> None:
-        request = template.request
-        self._ops = request.ops
+        self._ops = template.request.ops
         self._values = values
         self._runnables = runnables
         self._connection = connection
@@ -156,8 +159,8 @@ class DagRun:
         self._runs: dict[int, Run] = {}
         self._scripts: dict[int, ScriptRun] = {}
         self._deadline: float | None = None
-        if request.timeout_ms is not None and request.timeout_ms > 0:
-            self._deadline = time.monotonic() + request.timeout_ms / 1000
+        if timeout_ms is not None:
+            self._deadline = time.monotonic() + timeout_ms / 1000
         self.plan = Plan(template.graph)
 
     def start(self) -> None:

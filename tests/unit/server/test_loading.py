@@ -8,9 +8,10 @@ from typing import Any, cast
 import pytest
 
 from redisai_py.engine.stats import StatsTable
-from redisai_py.errors import BackendError, UpstreamError
+from redisai_py.errors import BackendError, DeadlineExceeded, UpstreamError
 from redisai_py.model import Model
 from redisai_py.pending import Pending
+from redisai_py.server.handlers.models import Patience
 from redisai_py.server.journal import Journal
 from redisai_py.server.keymap import KeyMap, Place
 from redisai_py.server.loading import Loading
@@ -86,3 +87,33 @@ def test_where_the_reader_has_trouble_of_its_own_another_one_reads(trouble: Base
         assert len(store.asked) == 2
 
     test()
+
+
+@engine_test()
+async def test_timeout_passes_while_a_model_is_loaded_which_goes_on(bench: Bench) -> None:
+    bench.backend.sessions[b"m"] = FakeSession()
+    loading, store = _loading(bench), FakeStore()
+    loop = asyncio.get_running_loop()
+    impatient = Patience(20)
+    with pytest.raises(DeadlineExceeded, match=r"^TIMEDOUT$"):
+        await impatient.wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop)
+    patient = asyncio.create_task(Patience(5000).wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop))
+    await asyncio.sleep(0)
+    store.asked[0].resolve(model())
+    assert (await patient).id == "m"
+    assert (len(store.asked), bench.backend.loads) == (1, 1)
+
+
+@engine_test()
+async def test_waiting_for_a_model_takes_from_the_time_in_the_queue(bench: Bench) -> None:
+    async def slow() -> Any:
+        await asyncio.sleep(0.02)
+        return "loaded"
+
+    loop = asyncio.get_running_loop()
+    patience = Patience(5000)
+    assert patience.left_ms == 5000
+    assert await patience.wait_for(slow(), loop) == "loaded"
+    assert patience.left_ms is not None
+    assert 4000 < patience.left_ms <= 4980
+    assert Patience(None).left_ms is None
