@@ -193,8 +193,11 @@ def _import(wire_name: str) -> Backend:
         raise BackendNotInstalled(f"ERR Could not load backend: no plugin for {wire_name} is installed")
     try:
         factory: Callable[[], Backend] = points[0].load()
-        return factory()
-    except Exception as error:  # most often the framework is absent, but an installed one may be broken in any way
+        backend = factory()
+        if not isinstance(backend.version, str):  # INFO and the metrics read it, and must not fail because of it
+            raise TypeError(f"its version is {backend.version!r} instead of a string")
+        return backend
+    except BaseException as error:  # most often the framework is absent, but an installed one may be broken in any way
         extra = _EXTRAS.get(wire_name) if isinstance(error, ImportError) else None
         hint = f"; try: pip install 'redisai_py[{extra}]'" if extra else ""
         raise BackendNotInstalled(f"ERR Could not load backend: {framework_error(error)}{hint}") from error

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["Config", "Setting", "masked_url", "settings"]
+__all__ = ["Config", "Setting", "masked_url", "settings", "words"]
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _DATABASE_ZERO = ("", "/", "/0")
@@ -27,6 +28,8 @@ RUNS = "Runs"
 MEMORY = "Memory"
 PROCESS = "Process"
 _CORES_TO_STAY_AWAKE = 2
+_MOST_THREADS = 1024
+_DEVICE = re.compile(r"(?:CPU|GPU)(?::[0-9]{0,5})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,15 @@ class Config:
     )
 
     threads_per_queue: int = _setting(
-        0, RUNS, "Worker threads of each device.", minimum=1, maximum=1024, zero="one per core, at least 2, at most 4"
+        0,
+        RUNS,
+        "Worker threads of each device.",
+        minimum=1,
+        maximum=_MOST_THREADS,
+        zero="one per core, at least 2, at most 4",
+    )
+    device_threads: tuple[str, ...] = _setting(
+        (), RUNS, "Worker threads of a single device instead, for models: DEVICE=N, as GPU:0=1 or CPU:1=2."
     )
     intra_op_parallelism: int = _setting(
         0,
@@ -218,6 +229,13 @@ class Config:
             setting.check(getattr(self, setting.name))
         if self.redis is not None:
             _check_url(self.redis)
+        for word in self.device_threads:
+            _device_threads(word)
+
+    @property
+    def threads_of_devices(self) -> dict[str, int]:
+        """Worker threads of the devices that have a number of their own, by upper-cased device string."""
+        return dict(map(_device_threads, self.device_threads))
 
     @property
     def worker_threads(self) -> int:
@@ -247,7 +265,21 @@ class Config:
     def from_json(cls, text: str) -> Config:
         """The inverse of `to_json`."""
         values = json.loads(text)
-        return cls(**{**values, "data_dir": Path(values["data_dir"]), "preload": tuple(values["preload"])})
+        return cls(**{**values, "data_dir": Path(values["data_dir"]), **words(values)})
+
+
+def words(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The settings that are several words, from values where they may be lists."""
+    return {setting.name: tuple(values[setting.name]) for setting in _SETTINGS if setting.default == ()}
+
+
+def _device_threads(word: str) -> tuple[str, int]:
+    device, _, count = word.partition("=")
+    if not _DEVICE.fullmatch(device) or not count.isdecimal() or not 1 <= int(count) <= _MOST_THREADS:
+        raise ValueError(
+            f"device_threads is {word!r}, but must be DEVICE=N, as GPU:0=1, with N from 1 to {_MOST_THREADS}"
+        )
+    return device.upper(), int(count)
 
 
 def _describe() -> Iterator[Setting]:

@@ -178,7 +178,7 @@ def _metavar(setting: Setting, annotation: Any) -> str | None:
     if setting.name.endswith("_bytes"):
         return "SIZE"
     named = {"host": "ADDRESS", "http_host": "ADDRESS", "redis": "URL", "data_dir": "DIR", "redis_server": "PROGRAM"}
-    named |= {"port": "PORT", "http": "PORT"}
+    named |= {"port": "PORT", "http": "PORT", "device_threads": "DEVICE=N"}
     return named.get(setting.name, "KEY" if annotation == tuple[str, ...] else "N")
 
 

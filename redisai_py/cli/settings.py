@@ -21,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from redisai_py.config import Config, Setting, settings
+from redisai_py.config import Config, Setting, settings, words
 
 __all__ = ["SettingsError", "load"]
 
@@ -46,7 +46,7 @@ def load(flags: Mapping[str, Any], file: Path | None) -> Config:
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read {file}: {error}") from error
     try:
-        return Config(**{**values, "preload": tuple(values["preload"])})
+        return Config(**{**values, **words(values)})
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
@@ -92,8 +92,8 @@ def _types() -> dict[str, Any]:
 def _type(setting: Setting) -> Any:
     if setting.name.endswith("_bytes"):
         return ByteSize  # 64MiB as well as 67108864
-    if setting.name == "preload":
-        # In a variable, keys are separated by commas; pydantic-settings would take it for JSON.
+    if _types()[setting.name] == tuple[str, ...]:
+        # In a variable, the words are separated by commas; pydantic-settings would take it for JSON.
         return typing.Annotated[list[str], NoDecode, BeforeValidator(_split)]
     return _types()[setting.name]
 

@@ -81,9 +81,8 @@ class Dispatcher:
         if now < self._at_once_again or not inline.allows(key, rows):
             return None
         execution = execute_at_once(self._slot, loaded, rows, inputs)
-        if execution is not None:
-            inline.ran(execution.run_s, execution.cpu_s)
-            self._at_once_again = now + _SHARE * execution.run_s
+        inline.ran(execution.run_s, execution.cpu_s)  # failed or stopped ones too: they took their time all the same
+        self._at_once_again = now + _SHARE * execution.run_s
         return execution
 
     def next_deadline(self) -> float:

@@ -146,7 +146,7 @@ class Engine:
     def _warm_up(self, loaded: LoadedModel, inputs: Sequence[Any]) -> None:
         slot = Slot(self._watchdog.touch)
         self._load_slots.append(slot)
-        with suppress(Exception):  # zeros may be no sensible input; a model that cannot run says so at its first run
+        with suppress(BaseException):  # zeros may be no sensible input; what cannot run says so at its first run
             slot.run_session(Execution(loaded, [], 0), inputs, False)
         self._load_slots.remove(slot)
         self._post(self._loaded, loaded)

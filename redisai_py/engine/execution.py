@@ -87,8 +87,17 @@ class Slot:
             execution = self.current
             if execution is None or execution.stopped is not None or execution.started > started_by:
                 return None
-            execution.stopped = error(execution.loaded.session.terminate())
+            execution.stopped = error(_terminate(execution.loaded))
             return execution
+
+
+def _terminate(loaded: LoadedModel) -> bool:
+    """Whether the framework stops."""
+    try:
+        return loaded.session.terminate()
+    except Exception:  # a plugin's failure: who asks is the watchdog, which has the runs of all others to look after
+        logger.exception("a plugin failed", backend=loaded.model.backend)
+        return False
 
 
 def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
@@ -105,28 +114,36 @@ def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[
         _execute_singly(slot, execution, report)
 
 
-def execute_at_once(slot: Slot, loaded: LoadedModel, rows: int, inputs: Sequence[Tensor]) -> Execution | None:
-    """Execute one request that is nobody's Run yet; None if it failed or was stopped: as a Run it finds its error."""
+def execute_at_once(slot: Slot, loaded: LoadedModel, rows: int, inputs: Sequence[Tensor]) -> Execution:
+    """Execute one request that is nobody's Run yet. It has no values if it failed or was stopped: as a Run it finds its
+    error.
+    """
     execution = Execution(loaded, [], rows)
     device = loaded.model.device
     try:
         outputs = slot.run_session(execution, [to_array(value, device) for value in inputs], False)
-        execution.values = [[to_value(output) for output in outputs]]
-    except Exception:  # of whatever kind: the run that follows meets it again, and finds the words for the client
-        return None
-    return execution if execution.stopped is None and len(outputs) == len(loaded.outputs) else None
+        values = [[to_value(output) for output in outputs]]
+    except BaseException:  # of whatever kind: the run that follows meets it again, and finds the words for the client
+        return execution
+    if execution.stopped is None and len(outputs) == len(loaded.outputs):
+        execution.values = values
+    return execution
 
 
 def _execute_singly(slot: Slot, execution: Execution, report: Callable[[Execution], object]) -> None:
     loaded = execution.loaded
     merged_unasked = loaded.merges_unasked
+    wrong_rows = isinstance(execution.error, BatchSizeMismatch)
+    all_well = True
     for run in execution.runs:
         single = Execution(loaded, [run], run.rows)
         _attempt(slot, single)
-        if isinstance(execution.error, BatchSizeMismatch) and not merged_unasked:
+        if wrong_rows and not merged_unasked:
             _check_rows(single)
-        if merged_unasked and single.error is None:
-            # It works alone and not merged: a setting must not cost every batch of this model a failed run.
+        all_well = all_well and single.error is None
+        if merged_unasked and (wrong_rows or all_well) and run is execution.runs[-1]:
+            # Its runs work alone and not merged: a setting must not cost every batch of this model a failed run. Where
+            # one fails alone too, that one was to blame, and a client must not be able to end merging for the others.
             loaded.device.stop_merging(loaded)
         report(single)
 
@@ -156,7 +173,9 @@ def _attempt(slot: Slot, execution: Execution) -> None:
         failure = execution.stopped
     except RedisAIError as error:
         failure = error
-    except Exception as error:  # a plugin's own failure: the client is told, the log has the traceback
+    except BaseException as error:
+        # A plugin's own failure, also of a kind that would end the thread and leave its device without one (SystemExit,
+        # the panic of an extension in Rust): the client is told, the log has the traceback.
         # As text: a traceback's frames refer to the model, and whoever keeps the record would keep it loaded.
         logger.warning("a plugin failed", backend=loaded.model.backend, exception=traceback.format_exc())
         failure = framework_error(error, "ERR ")

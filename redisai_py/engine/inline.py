@@ -6,7 +6,7 @@ is run where the request is. Only what was measured counts: a kind of input (ele
 thread for good.
 
 A wall clock alone cannot tell a slow run from one that the operating system interrupted. So the thread's CPU time
-confirms a slow run; without that it takes several slow ones among few fast ones.
+confirms a slow run, unless it is much slower than that; without that it takes several slow ones among few fast ones.
 docs/adr/0008-threads-and-the-gil.md.
 """
 
@@ -20,6 +20,8 @@ _SLOW = 2
 """A run of more than this many times the limit is a slow one: runs vary by less where others use the cores too."""
 _CLEARLY = 4
 """One run of more than this many times the limit in CPU time is enough."""
+_BEYOND_DOUBT_S = 0.5
+"""So is one that took this long by any clock: a system seldom lets a process wait like that, and the loop stood still."""
 _STRIKES = 8.0
 _FORGIVEN = 0.5
 """What a fast run takes off: where cores are scarce, the system interrupts one run in ten."""
@@ -70,5 +72,6 @@ class InlinePolicy:
             return
         self.doubtful = True
         self._strikes += 1
-        if cpu_s > _CLEARLY * self.limit_s or self._strikes >= _STRIKES:
+        clearly = cpu_s > _CLEARLY * self.limit_s or run_s > max(_BEYOND_DOUBT_S, _CLEARLY * self.limit_s)
+        if clearly or self._strikes >= _STRIKES:
             self.enabled = False

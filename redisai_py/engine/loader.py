@@ -63,7 +63,7 @@ def load_session(model: Model, options: LoadOptions, find_backend: Callable[[str
         return backend.load_model(model.blob, model.device, model.inputs, model.outputs, options)
     except RedisAIError:
         raise
-    except Exception as error:  # a plugin's own failure: the client is told, the traceback stays the cause
+    except BaseException as error:  # a plugin's own failure: the client is told, the traceback stays the cause
         raise framework_error(error, "ERR ") from error
 
 

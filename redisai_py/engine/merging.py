@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redisai_py.backend import Array, DeviceArray
-from redisai_py.errors import ShapeMismatch
+from redisai_py.errors import BackendError, ShapeMismatch
 from redisai_py.tensor import Device, DType, Tensor
 
 __all__ = ["BatchSizeMismatch", "Value", "merge", "signature", "split", "to_array", "to_value"]
@@ -97,10 +97,17 @@ def merge(parts: Sequence[Sequence[Tensor]], rows: int) -> list[Array]:
     return arrays
 
 
-def to_value(output: Array | None) -> Value:
-    """An output of a run that was executed alone. Raises ShapeMismatch if no element type fits."""
+def to_value(output: Any) -> Value:
+    """An output, as a plugin returned it, of a run that was executed alone.
+
+    Raises: ShapeMismatch: no element type fits.   BackendError: it is nothing that a plugin may return.
+    """
     if not isinstance(output, np.ndarray):
-        return Tensor.from_numpy(np.asarray(output)) if isinstance(output, np.generic) else output
+        if isinstance(output, np.generic):
+            return Tensor.from_numpy(np.asarray(output))
+        if output is not None and not isinstance(output, DeviceArray):
+            raise BackendError(f"ERR the backend returned a {type(output).__name__} instead of an array")
+        return output
     dtype = _DTYPES.get(output.dtype)
     if dtype is None or output.nbytes > _SMALL_BYTES:
         return Tensor.from_numpy(output)

@@ -76,7 +76,7 @@ class LoadedModel:
         self.model = replace(model, inputs=self.inputs, outputs=self.outputs, blob=b"")
         self.engine = engine
         self.session = session
-        self.nbytes = session.nbytes
+        self.nbytes = max(0, int(session.nbytes))  # sums are made of it: a plugin's None would break them
         self.device = device
         self.stats = stats
         self.inline = inline

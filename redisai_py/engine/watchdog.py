@@ -17,6 +17,9 @@ from redisai_py.errors import DeadlineExceeded
 
 __all__ = ["Watchdog"]
 
+_LONGEST_SLEEP_S = 3600.0
+"""The limit is any number, and the system refuses to wait for centuries; to wake for nothing costs nothing."""
+
 
 class Watchdog:
     """Args: limit_ms: 0 is none.   slots: all there are now.   overdue: gets a stopped Execution, on this thread."""
@@ -93,7 +96,7 @@ class Watchdog:
             if running is not None and running.stopped is None:
                 left = running.started + limit_ms / 1000 - now
                 wait_s = left if wait_s is None else min(wait_s, left)
-        return wait_s if wait_s is None else max(wait_s, 0.0)
+        return wait_s if wait_s is None else min(max(wait_s, 0.0), _LONGEST_SLEEP_S)
 
 
 def _overdue_error(limit_ms: int, stops: bool) -> DeadlineExceeded:

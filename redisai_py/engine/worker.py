@@ -33,6 +33,9 @@ __all__ = ["DeviceQueue"]
 
 _HandOver = tuple[LoadedModel, list[Run]]
 
+_LONGEST_SLEEP_S = 3600.0
+"""MINBATCHTIMEOUT is any number, and the system refuses to wait for centuries; to wake for nothing costs nothing."""
+
 logger = structlog.get_logger()
 
 
@@ -162,7 +165,7 @@ class DeviceQueue:
             self._inbox.put(None)  # this thread may have taken the others' wake-ups from the inbox
             return False
         try:
-            item = self._inbox.get(timeout=None if wait == math.inf else wait)
+            item = self._inbox.get(timeout=None if wait == math.inf else min(wait, _LONGEST_SLEEP_S))
         except queue.Empty:
             return True
         with self._lock:
@@ -252,5 +255,5 @@ class DeviceQueue:
 def _close(session: Session) -> None:
     try:
         session.close()
-    except Exception:  # a plugin's failure must not end the thread, and nobody waits for this
+    except BaseException:  # a plugin's failure must not end the thread, and nobody waits for this
         logger.exception("a model could not be closed")

@@ -146,6 +146,7 @@ def engine_settings(config: Config) -> EngineSettings:
     """The engine's part of the settings."""
     return EngineSettings(
         threads_per_queue=config.worker_threads,
+        device_threads=config.threads_of_devices,
         intra_op=config.intra_op_threads,
         inter_op=config.inter_op_parallelism,
         model_execution_timeout_ms=config.model_execution_timeout_ms,

@@ -41,14 +41,28 @@ class Control:
         self._accesses: dict[int, Access] = {}
 
     async def access(self, database: int = 0) -> Access:
-        """Connected access to a database. Raises UpstreamError."""
+        """Connected access to a database. Called by a Task. Raises UpstreamError."""
+        access = self._access(database)
+        await self._ensure(access)
+        return access
+
+    def _access(self, database: int) -> Access:
         access = self._accesses.get(database)
         if access is None:
             access = Access(self._address, replace(self._identity, database=database), _CONNECTIONS)
             access.clients = 1  # itself: its connections stay open
             self._accesses[database] = access
-        await access.ensure()
         return access
+
+    async def _ensure(self, access: Access) -> None:
+        try:
+            await access.ensure()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not this task, but the connection that it waited for: somebody else has given it up.
+            raise UpstreamError(f"ERR upstream Redis at {self._address} does not answer") from None
 
     async def ping(self) -> float:
         """Seconds that Redis took to answer.
@@ -56,12 +70,14 @@ class Control:
         Raises: UpstreamError if it is out of reach, does not answer within 2 s, or cannot be used yet.
         """
         since = time.monotonic()
+        access = self._access(0)
         try:
             async with asyncio.timeout(PING_TIMEOUT_S):
-                (pong,) = (await self.access()).pipeline([(b"PING",)])
+                await self._ensure(access)
+                (pong,) = access.pipeline([(b"PING",)])
                 await pong
         except TimeoutError:
-            self._give_up()
+            self._give_up(access)
             raise UpstreamError(
                 f"ERR upstream Redis at {self._address} does not answer within {PING_TIMEOUT_S:g} s"
             ) from None
@@ -70,9 +86,10 @@ class Control:
                 raise
         return time.monotonic() - since
 
-    def _give_up(self) -> None:
+    def _give_up(self, access: Access) -> None:
         """Drop a connection that hangs, or hangs while it is being opened: the next use opens another."""
-        access = self._accesses.pop(0)
+        if self._accesses.get(0) is access:  # else another one that asked at the same time was faster
+            del self._accesses[0]
         if access.shared is not None:
             access.shared.transport.abort()
         access.close()

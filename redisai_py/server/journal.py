@@ -100,9 +100,9 @@ class Journal:
         if error is not None:
             self._warn("run failed", loaded.id, {**fields, "error": str(error)})
             return
-        if execution.runs:  # a warm-up is nobody's
-            queued_s = execution.started - min(run.since for run in execution.runs)
-            self._warn("slow run", loaded.id, {**fields, "queued_ms": _ms(queued_s)})
+        # A run at once is no Run, and was in no queue.
+        queued_s = execution.started - min((run.since for run in execution.runs), default=execution.started)
+        self._warn("slow run", loaded.id, {**fields, "queued_ms": _ms(queued_s)})
 
     # -- scripts -------------------------------------------------------------------------------------------------------
 

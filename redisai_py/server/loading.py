@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.stats import StatsTable
-from redisai_py.errors import RedisAIError
+from redisai_py.errors import BackendError, Overloaded, RedisAIError
 from redisai_py.model import Model, Script
+from redisai_py.pending import Pending
 from redisai_py.server.keymap import Held, KeyMap, Place
+from redisai_py.store.store import Store
 
 if TYPE_CHECKING:
     from redisai_py.server.journal import Journal
@@ -29,6 +31,39 @@ class Loading:
         self._keys = keys
         self._journal = journal
         self._under_way: set[str] = set()
+        self._reading: dict[tuple[Place, str], list[Pending[LoadedModel | None]]] = {}
+
+    async def stored(self, place: Place, model_id: str, store: Store) -> LoadedModel:
+        """The loaded model of a key that held this id a moment ago: what it holds now is read and loaded.
+
+        Whoever asks meanwhile waits for that. A model that many want is met by all of them at once, after a restart
+        say, and each copy of its blob takes Redis's time and our memory.
+        Raises: MissingKey, WrongType, BackendError, Overloaded, UpstreamError.
+        """
+        asked = (place, model_id)
+        while (waiters := self._reading.get(asked)) is not None:
+            waiter: Pending[LoadedModel | None] = Pending()
+            waiters.append(waiter)
+            loaded = await waiter
+            if loaded is not None:
+                return loaded
+        waiters = self._reading[asked] = []
+        result: LoadedModel | RedisAIError | None = None  # None: trouble of this client's own, the others try again
+        try:
+            model = await store.model_with_blob(place.key)
+            result = await self.load(place, model)
+            self.holds(place, model)
+            return result
+        except (BackendError, Overloaded) as error:
+            result = error
+            raise
+        finally:
+            del self._reading[asked]
+            for waiter in waiters:
+                if isinstance(result, RedisAIError):
+                    waiter.fail(result)
+                else:
+                    waiter.resolve(result)
 
     async def load(self, place: Place, model: Model) -> LoadedModel:
         """`Engine.load`, with a line in the log for whoever asks first. Raises what it raises."""

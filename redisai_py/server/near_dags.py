@@ -72,7 +72,8 @@ class _Execution:
         values = self._bound.values()
         values.update(zip(template.load_versions, tensors, strict=True))
         self.connection.busy = True
-        self._run = DagRun(template, values, runnables, self.connection, self._done)
+        timeout_ms = template.request.timeout_ms
+        self._run = DagRun(template, values, runnables, self.connection, self._done, timeout_ms)
         self._run.start()
         return True
 

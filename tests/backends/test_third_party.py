@@ -134,6 +134,11 @@ LOAD = """
             "class DummyBackend:\n    def __init__(self): raise OSError('no library')",
             "ERR Could not load backend: no library",
         ),
+        ("raise SystemExit('no licence')", "ERR Could not load backend: no licence"),
+        (
+            "class DummyBackend:\n    version = None",
+            "ERR Could not load backend: its version is None instead of a string",
+        ),
     ],
 )
 def test_plugin_that_cannot_be_loaded_is_one_line(tmp_path: Path, code: str, text: str) -> None:
@@ -176,6 +181,7 @@ def test_one_backend_is_imported_once_by_many_threads(tmp_path: Path) -> None:
             log.write("imported\\n")
         class DummyBackend:
             name = "DUMMY"
+            version = "1.0"
             def __init__(self):
                 with pathlib.Path(__file__).with_suffix(".log").open("a") as log:
                     log.write("made\\n")

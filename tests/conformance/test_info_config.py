@@ -261,6 +261,8 @@ def test_settings(redis_server: RedisServer, bare: redis.Redis) -> None:
             assert client.execute_command("AI.CONFIG", "GET", "THREADS_PER_QUEUE") is None
             assert client.execute_command("AI.CONFIG", "BACKENDSPATH", "/somewhere", "more") == b"OK"
             assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH", "more") == b"/somewhere"
+            assert client.execute_command("AI.CONFIG", "BACKENDSPATH", b"/a\xff") == b"OK"
+            assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH") == b"/a\xff"
             assert client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 100) == b"OK"
             assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 100
             store(client)
@@ -577,11 +579,14 @@ def test_settings_are_those_of_the_command_line(redis_server: RedisServer, tmp_p
     config = Config(
         redis=redis_server.url, port=0, drain_timeout_s=5, threads_per_queue=3, inter_op_parallelism=2,
         intra_op_parallelism=4, model_execution_timeout_ms=1234, backend_memory_limit_mb=77, model_chunk_size=999,
+        device_threads=("CPU=2",),
     )  # fmt: skip
     server = FrontDoor(config)
     try:
         with redis.Redis(port=server.port, protocol=2) as client:
-            assert list(sections(client, "ai")["ai_load_time_configs"].values()) == ["3", "2", "4", "1234", "77"]
+            shown = sections(client, "ai")
+            assert list(shown["ai_load_time_configs"].values()) == ["3", "2", "4", "1234", "77"]
+            assert sum(name.startswith("ai_queue_CPU_bthread") for name in shown["ai_cpu"]) == 2
             assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 999
             assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH").endswith(b"/redisai_py/backends")
     finally:

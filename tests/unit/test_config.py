@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -49,12 +50,12 @@ def test_every_setting_is_read_from_its_variable_and_its_line_in_the_file(
         "http_host": "127.0.0.3",
         "protected_mode": "false",
         "preload": "a,b",
+        "device_threads": "GPU:0=1,cpu=3",
     }
     for setting in settings():
         text = other.get(setting.name, str((setting.minimum or 0) + 1))
-        shown = (
-            text if text.isdigit() or text == "false" else '["a", "b"]' if setting.name == "preload" else f'"{text}"'
-        )
+        words = tuple(text.split(",")) if setting.default == () else None
+        shown = text if text.isdigit() or text == "false" else json.dumps(words or text)
         file = tmp_path / f"{setting.name}.toml"
         file.write_text(f"{setting.name} = {shown}\n")
         from_file = load({}, file)
@@ -62,7 +63,7 @@ def test_every_setting_is_read_from_its_variable_and_its_line_in_the_file(
             environment.setenv(setting.variable, text)
             from_environment = load({}, None)
         assert from_file == from_environment != Config(), setting.name
-        assert from_file == load({setting.name: ("a", "b") if setting.name == "preload" else text}, None)
+        assert from_file == load({setting.name: words or text}, None)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,10 @@ def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_json_round_trip() -> None:
-    config = Config(port=0, data_dir=Path("/a/b"), preload=("x", "y"), redis="redis://:p@h:1", protected_mode=False)
+    config = Config(
+        port=0, data_dir=Path("/a/b"), preload=("x", "y"), device_threads=("CPU=3",), redis="redis://:p@h:1",
+        protected_mode=False,
+    )  # fmt: skip
     assert Config.from_json(config.to_json()) == config
     assert "\n" not in config.to_json()
 
@@ -152,6 +156,13 @@ def test_automatic_values_are_resolved() -> None:
     assert Config(threads_per_queue=7).worker_threads == 7
     assert Config(loaded_models_limit_bytes=5).loaded_models_budget_bytes == 5
     assert Config().loaded_models_budget_bytes > 1024**2
+
+
+def test_devices_may_have_threads_of_their_own() -> None:
+    assert Config(device_threads=("gpu:0=1", "CPU=8")).threads_of_devices == {"GPU:0": 1, "CPU": 8}
+    for word in ("GPU:0", "GPU:0=0", "GPU:0=x", "TPU=1", "CPU:123456=1", "=1", "CPU=1025", "CPU=-1"):
+        with pytest.raises(ValueError, match="but must be DEVICE=N"):
+            Config(device_threads=(word,))
 
 
 def test_a_config_cannot_be_changed() -> None:

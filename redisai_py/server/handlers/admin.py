@@ -110,7 +110,8 @@ def setting(name: str, server: Server) -> Any:
     """The two settings that RedisAI tells, null for any other."""
     if name == "MODEL_CHUNK_SIZE":
         return server.model_chunk_size
-    return server.backends_path.encode() if name == "BACKENDSPATH" else None
+    # A path's bytes need not be UTF-8; they come back as they were given.
+    return server.backends_path.encode("utf-8", "surrogateescape") if name == "BACKENDSPATH" else None
 
 
 async def config_set(request: admin.ConfigSet, connection: Connection) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +31,10 @@ __all__ = ["DagRun"]
 
 
 class DagRun:
-    """One execution: `start`, then `done(error)` is called; the error is DeadlineExceeded for a DAG that timed out."""
+    """One execution: `start`, then `done(error)` is called; the error is DeadlineExceeded for a DAG that timed out.
+
+    timeout_ms: what is left of the DAG's TIMEOUT.
+    """
 
     __slots__ = (
         "_connection",
@@ -54,9 +58,9 @@ class DagRun:
         runnables: dict[int, LoadedModel | Script],
         connection: Connection,
         done: Callable[[BaseException | None], object],
+        timeout_ms: int | None,
     ) -> None:
-        request = template.request
-        self._ops = request.ops
+        self._ops = template.request.ops
         self._values = values
         self._runnables = runnables
         self._connection = connection
@@ -67,8 +71,8 @@ class DagRun:
         self._runs: dict[int, Run] = {}
         self._scripts: dict[int, ScriptRun] = {}
         self._deadline: float | None = None
-        if request.timeout_ms is not None and request.timeout_ms > 0:
-            self._deadline = time.monotonic() + request.timeout_ms / 1000
+        if timeout_ms is not None:
+            self._deadline = time.monotonic() + timeout_ms / 1000
         self.plan = Plan(template.graph)
 
     def start(self) -> None:
@@ -93,6 +97,9 @@ class DagRun:
         done(error)
 
     def _start(self, i: int) -> None:
+        if self._connection.gone:  # as a queued run of a client that left: nobody wants the result
+            self._ended(i, None, asyncio.CancelledError())
+            return
         try:
             inputs = [self._input(version) for version in self.plan.graph.inputs[i]]
             timeout_ms = self._remaining_ms()

@@ -20,7 +20,7 @@ from redisai_py.pending import Pending
 from redisai_py.resp_reply import TIMEDOUT
 from redisai_py.server.handlers.dag_run import DagRun
 from redisai_py.server.handlers.dag_templates import BoundDag, Template
-from redisai_py.server.handlers.models import check_counts, keep_near, load_model
+from redisai_py.server.handlers.models import Patience, check_counts, keep_near, load_model
 from redisai_py.server.handlers.scripts import SCRIPT_MISSING
 from redisai_py.store import codec
 from redisai_py.store.store import Store
@@ -68,7 +68,11 @@ async def _execute(
     loading: Awaitable[Any] | None = None,
 ) -> Any:
     values = bound.values()
-    runnables = await _look_up(bound, values, connection, access, loading)
+    patience = Patience(bound.template.request.timeout_ms)
+    try:
+        runnables = await _look_up(bound, values, connection, access, loading, patience)
+    except DeadlineExceeded:
+        return TIMEDOUT
     finished: Pending[None] = Pending()
 
     def done(error: BaseException | None) -> None:
@@ -77,7 +81,7 @@ async def _execute(
         else:
             finished.fail(error)
 
-    run = DagRun(bound.template, values, runnables, connection, done)
+    run = DagRun(bound.template, values, runnables, connection, done, patience.left_ms)
     run.start()
     try:
         await finished
@@ -107,6 +111,7 @@ async def _look_up(
     connection: Connection,
     access: Access,
     loading: Awaitable[Any] | None,
+    patience: Patience,
 ) -> Runnables:
     """Put the LOADed tensors into `values`; the model or script of each operation that has one, in the order of
     RedisAI's checks. What was read is kept near."""
@@ -124,7 +129,7 @@ async def _look_up(
     tensors = await store.decode_all(load, loaded_values)
     runnables: Runnables = {}
     for (i, op), reply in zip(keys, fields, strict=True):
-        runnables[i] = await _runnable(op, reply, store, connection)
+        runnables[i] = await _runnable(op, reply, store, connection, patience)
     values.update(zip(template.load_versions, tensors, strict=True))
     if near is not None:
         keep_near(near, load, loaded_values)
@@ -140,10 +145,10 @@ def _fields(op: ModelExecute | ScriptExecute) -> tuple[bytes, ...]:
 
 
 async def _runnable(
-    op: ModelExecute | ScriptExecute, fields: Awaitable[Any], store: Store, connection: Connection
+    op: ModelExecute | ScriptExecute, fields: Awaitable[Any], store: Store, connection: Connection, patience: Patience
 ) -> LoadedModel | Script:
     if isinstance(op, ModelExecute):
-        loaded = await load_model(op.key, fields, store, connection)
+        loaded = await load_model(op.key, fields, store, connection, patience)
         check_counts(loaded.model, len(op.inputs), len(op.outputs))
         return loaded
     return await store.decode_script(op.key, fields, SCRIPT_MISSING)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,9 @@ from redisai_py.commands.replies import model_reply, scan_reply
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import CommandError, DeadlineExceeded, UpstreamError, WrongType
 from redisai_py.model import Model
+from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT
+from redisai_py.server.driver import drive
 from redisai_py.server.keymap import Place
 from redisai_py.store.near import NearCache
 from redisai_py.store.store import Store
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODEL_MISSING",
+    "Patience",
     "check_counts",
     "keep_near",
     "load_model",
@@ -102,10 +107,13 @@ async def model_execute(request: models.ModelExecute, connection: Connection) ->
     """
     access = await connection.session.authenticated()
     store = access.store
-    loaded, inputs = await _read(request, connection, access)
-    run = connection.server.engine.run_model(loaded, inputs, request.timeout_ms)
-    connection.cancel_run = run.cancel_queued
+    patience = Patience(request.timeout_ms)
     try:
+        loaded, inputs = await _read(request, connection, access, patience)
+        if connection.gone:  # while the model was being loaded, say: nobody wants the result
+            return OK
+        run = connection.server.engine.run_model(loaded, inputs, patience.left_ms)
+        connection.cancel_run = run.cancel_queued
         outputs = await run
     except DeadlineExceeded as error:
         if str(error) == "TIMEDOUT":
@@ -119,12 +127,12 @@ async def model_execute(request: models.ModelExecute, connection: Connection) ->
 
 
 async def _read(
-    request: models.ModelExecute, connection: Connection, access: Access
+    request: models.ModelExecute, connection: Connection, access: Access, patience: Patience
 ) -> tuple[LoadedModel, list[Tensor]]:
     """The model and the inputs, in one round trip; kept near."""
     store, near = access.store, access.near
     ids, coming = store.model_and_tensors(request.key, request.inputs)
-    loaded = await load_model(request.key, ids, store, connection)
+    loaded = await load_model(request.key, ids, store, connection, patience)
     check_counts(loaded.model, len(request.inputs), len(request.outputs))
     values = await coming
     inputs = await store.decode_all(request.inputs, values)
@@ -146,11 +154,55 @@ def _present(keys: Sequence[bytes], outputs: Sequence[Any]) -> list[tuple[bytes,
     return [(key, output) for key, output in zip(keys, outputs, strict=True) if output is not None]
 
 
-async def load_model(key: bytes, ids: Awaitable[Any], store: Store, connection: Connection) -> LoadedModel:
+class Patience:
+    """TIMEOUT of a command: how long it may wait for its model to be loaded, and then in the queue.
+
+    Time at Redis is not counted: it is no queue of ours, and a reply that is there is better used.
+    """
+
+    __slots__ = ("_timeout_ms", "_waited_s")
+
+    def __init__(self, timeout_ms: int | None) -> None:
+        self._timeout_ms = timeout_ms
+        self._waited_s = 0.0
+
+    @property
+    def left_ms(self) -> int | None:
+        """What is left for the queue, None without limit."""
+        if self._timeout_ms is None:
+            return None
+        return max(1, self._timeout_ms - int(self._waited_s * 1000))
+
+    async def wait_for(self, loading: Coroutine[Any, Any, LoadedModel], loop: asyncio.AbstractEventLoop) -> LoadedModel:
+        """What `loading` gives; it goes on for others when the time is over. Raises: DeadlineExceeded; its errors."""
+        left_ms = self.left_ms
+        if left_ms is None:
+            return await loading
+        outcome: Pending[LoadedModel] = Pending()
+        since = time.monotonic()
+        timer = loop.call_later(left_ms / 1000, outcome.fail, DeadlineExceeded())
+
+        def done(loaded: LoadedModel, error: BaseException | None) -> None:
+            if error is None:
+                outcome.resolve(loaded)
+            else:
+                outcome.fail(error)
+
+        drive(loading, done)
+        try:
+            return await outcome
+        finally:
+            timer.cancel()
+            self._waited_s += time.monotonic() - since
+
+
+async def load_model(
+    key: bytes, ids: Awaitable[Any], store: Store, connection: Connection, patience: Patience | None = None
+) -> LoadedModel:
     """The loaded model that the key holds now; loads it if this server has not met its id yet.
 
     Args:   ids: the coming reply of `HMGET key kind id`.
-    Raises: MissingKey, WrongType, BackendError.
+    Raises: MissingKey, WrongType, BackendError; DeadlineExceeded: `patience` was over first.
     """
     engine = connection.server.engine
     try:
@@ -164,7 +216,6 @@ async def load_model(key: bytes, ids: Awaitable[Any], store: Store, connection: 
     loaded = engine.loaded(model_id.decode())
     if loaded is None:
         place = Place("MODEL", connection.session.identity.database, key)
-        model = await store.model_with_blob(key)
-        loaded = await connection.server.loading.load(place, model)
-        connection.server.loading.holds(place, model)
+        loading = connection.server.loading.stored(place, model_id.decode(), store)
+        loaded = await (patience.wait_for(loading, connection.server.loop) if patience is not None else loading)
     return loaded

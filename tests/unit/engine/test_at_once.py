@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from redisai_py.errors import BackendError
+from redisai_py.errors import BackendError, DeadlineExceeded
 from tests.unit.engine.fakes import Bench, FakeSession, double, engine_test, tensor, values
 
 SHORT = 1_000_000
@@ -128,3 +128,15 @@ async def test_a_run_that_takes_too_long_is_stopped_and_is_none(bench: Bench) ->
     session.gate.clear()
     assert bench.engine.run_at_once(loaded, [tensor()]) is None
     assert bench.engine.stats("m").calls == 1  # the one that made it known
+
+
+@engine_test(inline_run_us=10_000, model_execution_timeout_ms=600)
+async def test_a_run_that_was_stopped_goes_to_the_thread_to_find_its_error(bench: Bench) -> None:
+    loaded, session = await _known_short(bench)
+    session.gate.clear()
+    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    session.gate.clear()
+    with pytest.raises(DeadlineExceeded):
+        await bench.engine.run_model(loaded, [tensor()])
+    main = threading.main_thread().name
+    assert [name == main for name in session.threads] == [False, True, False]

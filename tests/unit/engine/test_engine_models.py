@@ -220,7 +220,23 @@ async def test_a_plugin_that_breaks_its_contract_fails_the_load_only(bench: Benc
     session.inputs = [InputSpec("x", np.dtype("f4"), (-3,))]
     with pytest.raises(BackendError, match=r"^ERR "):
         await bench.load(session=session)
+    session = FakeSession()
+    session.nbytes = None  # type: ignore[assignment]
+    with pytest.raises(BackendError, match=r"^ERR "):
+        await bench.load("sized", session=session)
     await bench.load("other")
+
+
+@engine_test()
+async def test_a_plugin_that_ends_its_thread_fails_the_load_only(bench: Bench) -> None:
+    def find(name: str) -> FakeBackend:
+        raise SystemExit("no licence")
+
+    engine = Engine(EngineSettings(load_threads=1), asyncio.get_running_loop(), find)
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"^ERR no licence$"):
+            await engine.load(model())
+    assert await engine.close(WAIT_S)
 
 
 @engine_test()

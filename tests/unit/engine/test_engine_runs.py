@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
 from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded, ShapeMismatch
-from tests.unit.engine.fakes import Bench, FakeSession, Order, engine_test, scalar, tensor, values
+from tests.unit.engine.fakes import Bench, FakeSession, Order, double, engine_test, scalar, tensor, values
 
 
 async def hold(bench: Bench, loaded: Any, session: FakeSession) -> Any:
@@ -75,13 +76,14 @@ async def test_a_model_without_batchsize_is_never_merged(bench: Bench) -> None:
     assert session.batches == [[(1, 2)]] * 4
 
 
+def no_sevens(inputs: Any) -> list[Any]:
+    if (inputs[0] == 7).any():
+        raise BackendError("ERR seven")
+    return [inputs[0] * 2]
+
+
 @engine_test()
 async def test_a_bad_request_fails_alone(bench: Bench) -> None:
-    def no_sevens(inputs: Any) -> list[Any]:
-        if (inputs[0] == 7).any():
-            raise BackendError("ERR seven")
-        return [inputs[0] * 2]
-
     loaded, session = await bench.load(session=FakeSession(no_sevens), batch=8)
     first = await hold(bench, loaded, session)
     runs = [bench.engine.run_model(loaded, [tensor(1, float(i))]) for i in (6, 7, 8)]
@@ -105,6 +107,45 @@ async def test_a_failure_that_is_no_backend_error_is_one_line_for_the_client(ben
     loaded, _ = await bench.load(session=FakeSession(broken))
     with pytest.raises(BackendError, match=r"^ERR two lines$"):
         await bench.engine.run_model(loaded, [tensor()])
+
+
+@engine_test()
+async def test_an_output_that_is_no_array_is_an_error(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4)
+    for output in ("y", [1.0, 2.0], 3.0):
+        session.compute = lambda inputs, output=output: [output]
+        first = await hold(bench, loaded, session)
+        runs = [first, *(bench.engine.run_model(loaded, [tensor()]) for _ in range(2))]
+        await asyncio.sleep(0)
+        session.gate.set()
+        for run in runs:
+            with pytest.raises(BackendError, match=f"returned a {type(output).__name__} instead of an array"):
+                await run
+
+
+class Panic(BaseException):
+    """What an extension written in Rust raises where its own code fails."""
+
+
+@pytest.mark.parametrize("failure", [SystemExit, Panic])
+@pytest.mark.parametrize("inline_run_us", [0, 1_000_000], ids=["thread", "event loop"])
+def test_a_failure_that_would_end_a_thread_costs_one_request(failure: type[BaseException], inline_run_us: int) -> None:
+    @engine_test(inline_run_us=inline_run_us)
+    async def test(bench: Bench) -> None:
+        loaded, session = await bench.load()
+        await bench.engine.run_model(loaded, [tensor()])
+
+        def broken(inputs: Any) -> list[Any]:
+            raise failure("no more")
+
+        session.compute = broken
+        assert bench.engine.run_at_once(loaded, [tensor()]) is None
+        with pytest.raises(BackendError, match=r"^ERR no more$"):
+            await bench.engine.run_model(loaded, [tensor()])
+        session.compute = double
+        assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
+
+    test()
 
 
 def first_row(inputs: Any) -> list[Any]:
@@ -144,6 +185,22 @@ async def test_merging_unasked_stops_for_good_where_it_changes_results(bench: Be
     for run in [first, *runs]:
         await run
     assert session.batches == [[(1, 2)], [(2, 2)], [(2, 2)]]
+
+
+@engine_test(auto_batch=4)
+async def test_a_bad_request_does_not_end_merging_unasked_for_the_others(bench: Bench) -> None:
+    session = FakeSession(no_sevens)
+    session.inputs = [type(session.inputs[0])("x", np.dtype("f4"), (None, 2))]
+    loaded, _ = await bench.load(session=session)
+    for values_of_runs in ((6, 7), (6, 8)):
+        session.batches.clear()
+        session.entered = threading.Semaphore(0)  # the runs before have entered too
+        first = await hold(bench, loaded, session)
+        runs = [bench.engine.run_model(loaded, [tensor(1, float(i))]) for i in values_of_runs]
+        await asyncio.sleep(0)
+        session.gate.set()
+        await asyncio.gather(first, *runs, return_exceptions=True)
+    assert session.batches == [[(1, 2)], [(2, 2)]]
 
 
 @engine_test(auto_batch=4)
@@ -198,6 +255,16 @@ async def test_min_batch_timeout_lets_them_go(bench: Bench) -> None:
         await run
     assert asyncio.get_running_loop().time() - started >= 0.019
     assert session.batches == [[(2, 2)]]
+
+
+@engine_test()
+async def test_min_batch_timeout_may_be_any_number(bench: Bench) -> None:
+    loaded, _ = await bench.load(batch=4, min_batch=2, min_wait_ms=2**62)
+    first = bench.engine.run_model(loaded, [tensor()])
+    await asyncio.sleep(0.05)  # for the thread to find out how long it may sleep
+    assert not first.done
+    await bench.engine.run_model(loaded, [tensor()])
+    assert first.done
 
 
 @engine_test()

@@ -53,6 +53,15 @@ def test_one_clearly_slow_run_is_enough() -> None:
     assert not policy.allows("k", 1)
 
 
+def test_a_very_long_run_is_enough_also_where_its_cpu_time_was_not_measured() -> None:
+    policy = InlinePolicy(LIMIT_S)
+    policy.measured("k", 1, 0.0001, 0.0001)
+    policy.ran(0.3, 0.0)
+    assert policy.allows("k", 1)
+    policy.ran(0.6, 0.0)
+    assert not policy.allows("k", 1)
+
+
 def test_interruptions_among_many_fast_runs_are_forgiven_but_not_a_series() -> None:
     policy = InlinePolicy(LIMIT_S)
     policy.measured("k", 1, 0.0001, 0.0001)

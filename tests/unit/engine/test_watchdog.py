@@ -104,3 +104,30 @@ def test_no_thread_watches_where_there_is_no_limit() -> None:
         assert await engine.close()
 
     asyncio.run(run())
+
+
+@engine_test(model_execution_timeout_ms=2**62)
+async def test_the_limit_may_be_any_number(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    session.gate.clear()
+    run = bench.engine.run_model(loaded, [tensor()])
+    await bench.entered(session)
+    await asyncio.sleep(0.05)  # for the watchdog to find out how long it may sleep
+    bench.engine.set_execution_timeout(20)
+    with pytest.raises(DeadlineExceeded, match="of 20 ms"):
+        await run
+
+
+@engine_test(model_execution_timeout_ms=30)
+async def test_a_plugin_that_fails_to_stop_does_not_end_the_watch(bench: Bench) -> None:
+    def broken() -> bool:
+        raise ValueError("cannot")
+
+    loaded, session = await bench.load()
+    session.terminate = broken  # type: ignore[method-assign]
+    for _ in range(2):
+        session.gate.clear()
+        with pytest.raises(DeadlineExceeded, match="the framework cannot stop"):
+            await bench.engine.run_model(loaded, [tensor()])
+        session.gate.set()
+        await bench.engine.run_model(loaded, [tensor()])

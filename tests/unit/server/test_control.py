@@ -74,6 +74,43 @@ def test_a_redis_that_hangs_is_given_up_and_asked_anew(answers: int, monkeypatch
     uvloop.run(scenario())
 
 
+@pytest.mark.parametrize("answers", [0, 1, 2])
+def test_all_that_ask_a_redis_that_hangs_are_told(answers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe, a scrape and the sweep ask at about the same time; the first to lose patience gives up the connection
+    that all of them wait for.
+    """
+    monkeypatch.setattr(control_module, "PING_TIMEOUT_S", 0.2)
+
+    async def scenario() -> None:
+        async def redis(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for _ in range(answers):
+                await reader.read(65536)
+                writer.write(b"+PONG\r\n")
+            while await reader.read(65536):
+                pass
+            writer.close()
+
+        server = await asyncio.start_server(redis, "127.0.0.1", 0)
+        control = Control(Address("127.0.0.1", server.sockets[0].getsockname()[1]), Identity())
+        asked = [asyncio.create_task(control.ping()) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        asked.append(asyncio.create_task(control.ping()))
+        if answers < 2:
+            asked.append(asyncio.create_task(control.access()))
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [UpstreamError] * len(asked)
+        assert all("upstream Redis" in str(outcome) for outcome in outcomes)
+        cancelled = asyncio.create_task(control.ping())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        control.close()
+        server.close()
+
+    uvloop.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("reply", "is_there"),
     [

@@ -7,7 +7,8 @@ import math
 import re
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from prometheus_client import generate_latest
@@ -16,6 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
+from redisai_py.engine.execution import Execution
 from redisai_py.engine.settings import EngineSnapshot, ModelSnapshot, QueueSnapshot
 from redisai_py.engine.stats import ModelStats
 from redisai_py.server.http import HttpEndpoint, Response
@@ -247,6 +249,17 @@ def test_lines_of_one_key_do_not_hide_those_of_another() -> None:
         "event": "script failed", "script": "a", "db": 0, "function": "f", "device": "CPU", "error": "no",
         "log_level": "warning",
     }  # fmt: skip
+
+
+def test_a_slow_run_is_reported_also_where_it_was_in_no_queue() -> None:
+    named = SimpleNamespace(id="1", backend="ONNX", device=SimpleNamespace(text="CPU"))
+    execution = Execution(cast(Any, SimpleNamespace(id="1", model=named)), [], 1)
+    execution.started, execution.run_s = 5.0, 2.0
+    with capture_logs() as lines:
+        Journal(KeyMap(), 1000).executed(execution, None)
+    assert [(line["event"], line["id"], line["ms"], line["queued_ms"]) for line in lines] == [
+        ("slow run", "1", 2000.0, 0.0)
+    ]
 
 
 def test_only_slow_scripts_are_reported() -> None:
