@@ -28,6 +28,7 @@ class Pending(Generic[T]):
         self.value: T | None = None
         self.error: BaseException | None = None
         self.waiter: Callable[[Pending[T]], object] | None = None
+        self._asyncio_future_blocking = False
 
     def resolve(self, value: T) -> None:
         """Give the value; a second call, or one after `fail`, does nothing."""
@@ -55,7 +56,7 @@ class Pending(Generic[T]):
 
     def __await__(self) -> Generator[Pending[T], None, T]:
         if not self.done:
-            self._asyncio_future_blocking = True  # a Task sets it to False
+            self._asyncio_future_blocking = True
             yield self
         return self.result()
 

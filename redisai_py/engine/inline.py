@@ -21,7 +21,7 @@ _SLOW = 2
 _CLEARLY = 4
 """One run of more than this many times the limit in CPU time is enough."""
 _BEYOND_DOUBT_S = 0.5
-"""So is one that took this long by any clock: a system seldom lets a process wait like that, and the loop stood still."""
+"""So is one that took this long by any clock: systems seldom let a process wait like that, and the loop stood still."""
 _STRIKES = 8.0
 _FORGIVEN = 0.5
 """What a fast run takes off: where cores are scarce, the system interrupts one run in ten."""

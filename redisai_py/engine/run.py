@@ -45,6 +45,7 @@ class Run(Pending[list[Value]]):
         self.value = None
         self.error = None
         self.waiter = None
+        self._asyncio_future_blocking = False
         self.loaded: LoadedModel | None = loaded
         """None once the run has ended: whoever keeps the result must not keep the model."""
         self.inputs = inputs
