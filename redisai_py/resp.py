@@ -242,7 +242,8 @@ class CommandParser:
                 stop = end
         if stop - position <= MAX_FRAME:
             command = known.get(data[position:stop])
-            if command is not None:
+            # A head may stand here too, where its word is not BLOB in capitals: with its blob it is parsed.
+            if command is not None and command.payload_size < 0:
                 out.append((command, None))
                 return stop
         return -1

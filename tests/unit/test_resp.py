@@ -130,6 +130,23 @@ def test_remembered_heads_take_their_payload() -> None:
         assert [*command.argv, payload or b""] in ([*words, b"1234"], [*words, b"1234", b""]), cut
 
 
+@pytest.mark.parametrize("key", [b"t", b"BLOB"])
+@pytest.mark.parametrize("word", [b"BLOB", b"blob", b"Blob"])
+def test_a_remembered_head_is_no_command_without_its_payload(key: bytes, word: bytes) -> None:
+    """Where the head cannot be found by its word, what ends it looks like a frame's end: a `*`, or the chunk's end."""
+    frames = Frames()
+    words = [b"AI.TENSORSET", key, b"UINT8", b"7", word]
+    payload = b"*1\r\n$4"
+    frame = b"".join(encode_command([*words, payload]))
+    frames.remember(frame[: -len(payload) - 2], Command(words, payload_size=len(payload)))
+    for cut in range(len(frame) + 1):
+        parser = CommandParser(frames)
+        given = [*parser.feed(frame[:cut]), *parser.feed(frame[cut:] + b"*1\r\n$4\r\nPING\r\n")]
+        commands = [command.argv if data is None else [*command.argv, data] for command, data in given]
+        assert commands == [[*words, payload], [b"PING"]], cut
+        assert parser.error is None
+
+
 def test_remembered_frames_are_bounded() -> None:
     frames = Frames(limit=3)
     command = Command([b"PING"])
