@@ -223,7 +223,7 @@ class CommandParser:
         if mark >= 0:
             start = find(b"\r\n", mark + 14) + 2
             command = known.get(data[position:start])
-            if command is not None:
+            if command is not None and command.payload_size >= 0:
                 stop = start + command.payload_size
                 if stop + 2 > end:
                     return -1  # nor is it a whole command, if the chunk ends here

@@ -147,6 +147,15 @@ def test_a_remembered_head_is_no_command_without_its_payload(key: bytes, word: b
         assert parser.error is None
 
 
+def test_a_remembered_command_that_ends_like_a_head_takes_no_payload() -> None:
+    frames = Frames()
+    words = [b"AI.TENSORGET", b"x\r\n$4\r\nBLOB\r\n$5"]
+    frame = b"".join(encode_command(words))
+    frames.remember(frame, Command(words, frame))
+    given = CommandParser(frames).feed(frame * 2 + b"*1\r\n$4\r\nPING\r\n")
+    assert [(command.argv, data) for command, data in given] == [(words, None), (words, None), ([b"PING"], None)]
+
+
 def test_remembered_frames_are_bounded() -> None:
     frames = Frames(limit=3)
     command = Command([b"PING"])
