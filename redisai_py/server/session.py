@@ -349,6 +349,7 @@ class Session:
         self._unheard = None
         stateful = self.mode or self.sticky or any(self.subscribed.values())
         if stateful or not self._whole or connection.closing or connection.eof:
+            connection.closing = True  # what waits was meant for the state that is lost
             connection.transport.close()
         elif self.relayed:
             relayed, self.relayed = self.relayed, 0
