@@ -2,8 +2,8 @@
 
 - `Frames` remembers commands by their bytes: a conversation repeats its commands, and one dictionary look-up then
   replaces parsing and validation (docs/adr/0003).
-- A pipeline repeats itself even where its keys do not: commands that differ in their second word and their payload only
-  have a `HeadForm`, and those of one form that come one behind the other are taken as one `Burst` (docs/adr/0015).
+- Commands that carry data repeat themselves in all but their second word and their payload: they have a `HeadForm`, and
+  those of one form that come one behind the other are taken as one `Burst` (docs/adr/0015).
 
 It must not know what any command means.
 """
@@ -14,14 +14,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["MAX_FRAME", "SHORTEST_BURST", "Burst", "Command", "Frames", "HeadForm", "encode_command"]
+__all__ = ["MAX_FRAME", "Burst", "Command", "Frames", "HeadForm", "encode_command"]
 
 MAX_FRAME = 384
 """A frame (or the head of one, up to its blob) longer than this is not remembered."""
-SHORTEST_BURST = 4
-"""Fewer commands are not taken as one."""
 _LONGEST_BURST = 64
-_STEP = 16  # commands that are looked at together
+_FEW = 4
+"""So many commands and more are looked at together, by a regular expression; to make one costs as much as 50 looks."""
+_STEP = 16
 _SECOND_WORD = re.compile(rb"\*\d{1,4}\r\n\$\d{1,3}\r\n[\w.]+\r\n\$(\d{1,3})\r\n").match
 
 
@@ -30,19 +30,15 @@ class Command:
 
     argv:  its arguments, the name first; bytes, or a memoryview for a large one.
     frame: its bytes on the wire if it arrived whole in one chunk, else b"".
-    payload_size: for a remembered head, the size of the blob that follows; -1 for a whole command.
     meaning: whatever the server attached when it remembered the frame.
-    form: for a remembered head, the form that it has, if the server named one.
     """
 
-    __slots__ = ("argv", "form", "frame", "meaning", "payload_size")
+    __slots__ = ("argv", "frame", "meaning")
 
-    def __init__(self, argv: list[Any], frame: bytes = b"", payload_size: int = -1, meaning: Any = None) -> None:
+    def __init__(self, argv: list[Any], frame: bytes = b"", meaning: Any = None) -> None:
         self.argv = argv
         self.frame = frame
-        self.payload_size = payload_size
         self.meaning = meaning
-        self.form: HeadForm | None = None
 
     def wire(self) -> list[bytes | memoryview]:
         """The command's bytes for Redis, large arguments unjoined."""
@@ -54,82 +50,89 @@ class HeadForm:
 
     before, after: their bytes up to the second word, and from its end up to the payload; the lengths in them are those
                    of the word and of the payload, so all these commands are equally long.
-    word_at, payload_at, stride: where in a command its second word begins (at the `$`), its payload, the next command.
-    least: bytes of the shortest burst.
+    word_at, after_at, payload_at, stride: where in a command its second word begins (at the `$`) and ends, its payload
+                   begins, and the next command.
     meaning: of a burst of them; whatever the server attaches.
-    example: the head that it was named for.
     """
 
     __slots__ = (
-        "_after_at", "_pattern", "after", "before", "example", "least", "meaning", "payload_at", "payload_size",
-        "stride", "word_at",
+        "_pattern", "after", "after_at", "before", "meaning", "payload_at", "payload_size", "stride", "word_at",
     )  # fmt: skip
 
     def __init__(self, before: bytes, word_size: int, after: bytes, payload_size: int) -> None:
         self.before = before
         self.after = after
         self.payload_size = payload_size
-        self.payload_at = len(before) + word_size + len(after)
-        self.stride = self.payload_at + payload_size + 2
-        self.least = SHORTEST_BURST * self.stride
         self.word_at = before.rindex(b"$")
+        self.after_at = len(before) + word_size
+        self.payload_at = self.after_at + len(after)
+        self.stride = self.payload_at + payload_size + 2
         self.meaning: Any = None
-        self.example: Command | None = None
-        self._after_at = len(before) + word_size
         self._pattern: re.Pattern[bytes] | None = None
+
+    def is_one(self, data: bytes) -> bool:
+        """Whether `data` is exactly one command of this form."""
+        return len(data) == self.stride and self._is_at(data, 0)
 
     def words(self, data: bytes, position: int, end: int) -> list[bytes]:
         """The second words, with their lengths as on the wire (`$1\\r\\nk\\r\\n`), of the commands of this form that
         follow each other from `position`: whole ones only, and no more than are taken as one.
         """
-        if not data.startswith(self.before, position):
-            return []
-        pattern = self._pattern or self._compile()
         stride = self.stride
         left = min((end - position) // stride, _LONGEST_BURST)
         words: list[bytes] = []
-        while left:  # in steps: where the row ends soon, little behind its end is looked at
-            step = min(left, _STEP)
-            stop = position + step * stride
-            found = pattern.findall(data, position, stop)
-            if len(found) != step:  # so many, each as long as a command, can only be the commands
-                while (match := pattern.match(data, position)) is not None:
-                    words.append(match[1])
-                    position += stride
-                break
-            words += found
-            position = stop
-            left -= step
+        if left >= _FEW and data.startswith(self.before, position + (_FEW - 1) * stride):
+            pattern = self._pattern or self._compile()
+            while left:  # in steps: where the row ends soon, little behind its end is looked at
+                step = min(left, _STEP)
+                stop = position + step * stride
+                found = pattern.findall(data, position, stop)
+                if len(found) != step:  # so many, each as long as a command, can only be the commands
+                    break
+                words += found
+                position = stop
+                left -= step
+        while left and self._is_at(data, position):
+            words.append(data[position + self.word_at : position + self.after_at + 2])
+            position += stride
+            left -= 1
         return words
+
+    def _is_at(self, data: bytes, position: int) -> bool:
+        return (
+            data.startswith(self.before, position)
+            and data.startswith(self.after, position + self.after_at)
+            and data.startswith(b"\r\n", position + self.stride - 2)
+        )
 
     def begins(self, data: bytes, position: int) -> bool:
         """Whether what follows from `position`, less than a command, is how one of this form begins."""
-        after_at = position + self._after_at
         if len(data) - position < len(self.before):
             return self.before.startswith(data[position:])
         return data.startswith(self.before, position) and self.after.startswith(
-            data[after_at : position + self.payload_at]
+            data[position + self.after_at : position + self.payload_at]
         )
 
     def _compile(self) -> re.Pattern[bytes]:
         at = self.word_at
-        word = re.escape(self.before[at:]) + b".{%d}\r\n" % (self._after_at - len(self.before))
-        rest = re.escape(self.after[2:]) + b".{%d}" % (self.payload_size + 2)
+        word = re.escape(self.before[at:]) + b".{%d}\r\n" % (self.after_at - len(self.before))
+        rest = re.escape(self.after[2:]) + b".{%d}\r\n" % self.payload_size
         self._pattern = re.compile(re.escape(self.before[:at]) + b"(" + word + b")" + rest, re.DOTALL)
         return self._pattern
 
 
-class Burst(Command):
-    """Commands of one form that came one behind the other, as one. Its `frame` is their bytes, and it has no `argv`.
+class Burst:
+    """Commands of one form, one or more, that came one behind the other.
 
-    words: their second words, with their lengths as on the wire.
+    frame: their bytes.   words: their second words, with their lengths as on the wire.   meaning: their form's.
     """
 
-    __slots__ = ("words",)
+    __slots__ = ("frame", "meaning", "words")
 
-    def __init__(self, form: HeadForm, data: bytes, words: list[bytes]) -> None:
-        super().__init__([], data, meaning=form.meaning)
+    def __init__(self, form: HeadForm, frame: bytes, words: list[bytes]) -> None:
+        self.frame = frame
         self.words = words
+        self.meaning = form.meaning
 
 
 class Frames:
@@ -142,38 +145,36 @@ class Frames:
         self.forms: dict[tuple[bytes, bytes], HeadForm] = {}
         self._limit = limit
 
-    def name_form(self, command: Command, head: bytes, meaning: Callable[[HeadForm], Any]) -> None:
-        """Give the command of a remembered head its form; a new form gets `meaning(form)`. A head that is not written
-        as clients write them gets none.
+    def name_form(self, command: Command, meaning: Callable[[HeadForm], Any]) -> None:
+        """Remember the form of a command whose last word is a payload that may be anything of that length; a new form
+        gets `meaning(form)`. A command that is not written as clients write them has none.
         """
         name, word = command.argv[:2]
-        before = b"*%d\r\n$%d\r\n%b\r\n$%d\r\n" % (len(command.argv) + 1, len(name), name, len(word))
+        payload_size = len(command.argv[-1])
+        before = b"*%d\r\n$%d\r\n%b\r\n$%d\r\n" % (len(command.argv), len(name), name, len(word))
+        head = command.frame[: -payload_size - 2]
         after = head[len(before) + len(word) :]
-        if not head.startswith(before) or len(head) > MAX_FRAME:
+        if (before, after) in self.forms or not head.startswith(before) or len(head) > MAX_FRAME:
             return
-        form = self.forms.get((before, after))
-        if form is None:
-            if len(self.forms) >= self._limit:
-                self.forms.clear()
-            form = self.forms[before, after] = HeadForm(before, len(word), after, command.payload_size)
-            form.meaning = meaning(form)
-            form.example = command
-        command.form = form
+        if len(self.forms) >= self._limit:
+            self.forms.clear()
+        form = self.forms[before, after] = HeadForm(before, len(word), after, payload_size)
+        form.meaning = meaning(form)
 
     def form_of(self, head: bytes) -> HeadForm | None:
-        """The form of a head that need not be remembered itself."""
+        """The form of a command that begins with this head, up to its payload."""
         found = _SECOND_WORD(head)
         if found is None:
             return None
         start = found.end()
         return self.forms.get((head[:start], head[start + int(found[1]) :]))
 
-    def remember(self, key: bytes, command: Command) -> None:
-        """Give `command` from now on for frames that are (or start with) exactly `key`."""
-        if len(key) <= MAX_FRAME:
+    def remember(self, command: Command) -> None:
+        """Give `command` from now on for frames that are exactly its own."""
+        if len(command.frame) <= MAX_FRAME:
             if len(self.by_bytes) >= self._limit:
                 self.by_bytes.clear()
-            self.by_bytes[key] = command
+            self.by_bytes[command.frame] = command
 
 
 def encode_command(argv: list[Any]) -> list[bytes | memoryview]:

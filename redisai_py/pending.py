@@ -21,15 +21,13 @@ T = TypeVar("T")
 class Pending(Generic[T]):
     """One value or one error, awaited by at most one coroutine or callback."""
 
-    __slots__ = ("_asyncio_future_blocking", "_loop", "done", "error", "value", "waiter")
+    __slots__ = ("_asyncio_future_blocking", "done", "error", "value", "waiter")
 
     def __init__(self) -> None:
         self.done = False
         self.value: T | None = None
         self.error: BaseException | None = None
         self.waiter: Callable[[Pending[T]], object] | None = None
-        self._asyncio_future_blocking = False
-        self._loop: Any = None
 
     def resolve(self, value: T) -> None:
         """Give the value; a second call, or one after `fail`, does nothing."""
@@ -57,7 +55,7 @@ class Pending(Generic[T]):
 
     def __await__(self) -> Generator[Pending[T], None, T]:
         if not self.done:
-            self._asyncio_future_blocking = True
+            self._asyncio_future_blocking = True  # a Task sets it to False
             yield self
         return self.result()
 
@@ -69,12 +67,11 @@ class Pending(Generic[T]):
         """The loop that the awaiting Task runs on."""
         import asyncio  # only a Task asks, and then asyncio is there; the core itself stays free of it
 
-        self._loop = asyncio.get_running_loop()
-        return self._loop
+        return asyncio.get_running_loop()
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Any = None) -> None:
         """Wake a Task through its loop."""
-        loop = self._loop or self.get_loop()
+        loop = self.get_loop()
         self.waiter = lambda _: loop.call_soon(callback, self, context=context)
 
     def cancel(self, msg: Any = None) -> bool:

@@ -8,8 +8,8 @@ Rules:
   so the bytes are copied once, by the kernel.
 - Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one
   dictionary look-up then replaces parsing and validation. See docs/adr/0003.
-- A row of commands that differ in their second word and their payload only (`HeadForm`) is recognised as one (`Burst`):
-  a pipeline repeats itself even where its keys do not.
+- Commands that differ from one seen before in their second word and their payload only (`HeadForm`) are not parsed
+  either, and a row of them is recognised as one (`Burst`).
 
 It must not know what any command means.
 """
@@ -23,7 +23,7 @@ from typing import Any
 import hiredis
 
 from redisai_py.errors import ProtocolError
-from redisai_py.frames import MAX_FRAME, SHORTEST_BURST, Burst, Command, Frames, HeadForm
+from redisai_py.frames import MAX_FRAME, Burst, Command, Frames, HeadForm
 
 __all__ = ["CommandParser", "split_inline", "split_replies", "unroll"]
 
@@ -33,8 +33,6 @@ _BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
 _QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
 _LARGE_COUNT = re.compile(rb"\*\d{4}").search
 _ONLY_BYTES = {bytes}
-_OTHER_FORM = -2
-_ROOM_FOR_BURST = SHORTEST_BURST - 1
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
 
@@ -44,7 +42,7 @@ class CommandParser:
 
     Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
           allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
-          legal.   bursts: whether to give bursts; else their commands, each by itself.
+          legal.   bursts: whether to give bursts; else their commands, parsed.
     """
 
     __slots__ = (
@@ -53,7 +51,6 @@ class CommandParser:
         "_args",
         "_bursts",
         "_filled",
-        "_form",
         "_frames",
         "_head",
         "_large",
@@ -63,6 +60,7 @@ class CommandParser:
         "_rest",
         "at_boundary",
         "error",
+        "form",
         "max_argument_bytes",
         "max_arguments",
     )
@@ -83,7 +81,8 @@ class CommandParser:
         self.max_arguments = max_arguments
         self._frames = frames
         self._bursts = bursts
-        self._form: HeadForm | None = None  # of the last head that was recognised: the next is likely to have the same
+        self.form: HeadForm | None = None
+        """The form of the last burst: the next is likely to have the same."""
         self._quick_size = _QUICK_SIZE if max_argument_bytes >= _QUICK_SIZE and max_arguments >= 1000 else 0
         self._allocate = allocate
         self._reader = hiredis.Reader()
@@ -130,7 +129,7 @@ class CommandParser:
             self._head = b""
         return self._large[self._filled :]
 
-    def received(self, count: int) -> list[tuple[Command, bytes | None]]:
+    def received(self, count: int) -> list[Command | Burst]:
         """Report `count` bytes put into `get_buffer()`; gives the command if that completed it."""
         self._filled += count
         large = self._large
@@ -142,20 +141,18 @@ class CommandParser:
         self._filled = 0
         self._args.append(large[:-2].toreadonly())
         self._argc -= 1
-        commands: list[tuple[Command, bytes | None]] = []
+        commands: list[Command | Burst] = []
         if self._argc == 0:
-            commands.append((Command(self._args), None))
+            commands.append(Command(self._args))
             self._args = []
         self._look_at_boundary()
         return commands
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> list[tuple[Command, bytes | None]]:
-        """Take the next bytes; gives the commands that are complete, in order, each with the payload of a
-        remembered head.
-        """
-        out: list[tuple[Command, bytes | None]] = []
+    def feed(self, data: bytes) -> list[Command | Burst]:
+        """Take the next bytes; gives the commands that are complete, in order."""
+        out: list[Command | Burst] = []
         if self._large_size >= 0:
             buffer = self.get_buffer()
             taken = min(len(data), len(buffer))
@@ -173,85 +170,54 @@ class CommandParser:
     def _look_at_boundary(self) -> None:
         self.at_boundary = not (self._rest or self._argc or self._large_size >= 0 or self.error)
 
-    def _parse(self, data: bytes, out: list[tuple[Command, bytes | None]]) -> None:
+    def _parse(self, data: bytes, out: list[Command | Burst]) -> None:
         position, end = 0, len(data)
-        looked = 0  # no burst begins before this position
         while position < end:
             if self._argc == 0:
-                form = self._form
-                if form is not None and position >= looked and end - position >= form.least:
-                    looked = self._take_burst(form, data, position, end, out)
-                    if looked - position >= form.least:
-                        position = looked
-                        continue
-                elif form is not None and end - position < form.stride and form.begins(data, position):
+                burst = self._burst(data, position, end) if self._bursts else None
+                if burst is not None:
+                    out.append(burst)
+                    position += len(burst.frame)
+                    continue
+                form = self.form
+                if form is not None and end - position < form.stride and form.begins(data, position):
                     self._rest = data[position:]  # recognised when the rest of it has come
                     return
-                recognised = self._recognise(data, position, end, out)
-                if recognised > position:
-                    position = recognised
+                command = self._recognise(data, position, end)
+                if command is None and position == 0 and end <= self._quick_size:
+                    command = self._parse_quick(data)
+                if command is not None:
+                    out.append(command)
+                    position += len(command.frame)
                     continue
-                if recognised == _OTHER_FORM:
-                    looked = position
-                    continue
-                if position == 0 and end <= self._quick_size and (quick := self._parse_quick(data)) is not None:
-                    out.append((quick, None))
-                    return
             position = self._parse_one(data, position, end, out)
             if position < 0:
                 return
 
-    def _take_burst(
-        self, form: HeadForm, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]
-    ) -> int:
-        """The position behind the commands of that form; they are taken if they are enough for a burst."""
-        if not data.startswith(form.before, position + form.least - form.stride):
-            return position  # where the last of the shortest burst is none: commands that alternate cost little
-        words = form.words(data, position, end)
-        stop = position + len(words) * form.stride
-        if len(words) >= SHORTEST_BURST:
-            out.append((Burst(form, data[position:stop], words), None))
-        return stop
+    def _burst(self, data: bytes, position: int, end: int) -> Burst | None:
+        """The commands of a known form that start at `position`."""
+        form = self.form
+        words = form.words(data, position, end) if form is not None else None
+        if not words:
+            mark = data.find(_BLOB_MARK, position, position + MAX_FRAME)
+            if mark < 0:
+                return None
+            other = self._frames.form_of(data[position : data.find(b"\r\n", mark + 14) + 2])
+            if other is None or other is form:
+                return None
+            self.form = form = other
+            words = form.words(data, position, end)
+        if not words:
+            return None
+        assert form is not None
+        return Burst(form, data[position : position + len(words) * form.stride], words)
 
-    def _recognise(self, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]) -> int:
-        """If a remembered frame starts at `position`: take it; the position behind it. Else -1, or _OTHER_FORM if a
-        burst of a form that is not the last one's may start here.
-        """
-        known = self._frames.by_bytes
-        find = data.find
-        mark = find(_BLOB_MARK, position, position + MAX_FRAME)
-        if mark >= 0:
-            start = find(b"\r\n", mark + 14) + 2
-            command = known.get(data[position:start])
-            if command is not None and command.payload_size >= 0:
-                stop = start + command.payload_size
-                if stop + 2 > end:
-                    return -1  # nor is it a whole command, if the chunk ends here
-                if self._bursts and command.form is not self._form and self._change_form(command.form, position, end):
-                    return _OTHER_FORM
-                out.append((command, data[start:stop]))
-                return stop + 2
-            if self._bursts and end - position > _ROOM_FOR_BURST * (start - position):
-                form = self._frames.form_of(data[position:start])
-                if form is not None and form is not self._form and self._change_form(form, position, end):
-                    return _OTHER_FORM
+    def _recognise(self, data: bytes, position: int, end: int) -> Command | None:
+        """The remembered command whose frame starts at `position`."""
+        stop = data.find(b"\r\n*", position, position + MAX_FRAME) + 2
+        if stop < 2:
             stop = end
-        else:
-            stop = find(b"\r\n*", position, position + MAX_FRAME) + 2
-            if stop < 2:
-                stop = end
-        if stop - position <= MAX_FRAME:
-            command = known.get(data[position:stop])
-            # A head may stand here too, where its word is not BLOB in capitals: with its blob it is parsed.
-            if command is not None and command.payload_size < 0:
-                out.append((command, None))
-                return stop
-        return -1
-
-    def _change_form(self, form: HeadForm | None, position: int, end: int) -> bool:
-        """Another form than that of the commands before; whether there is room for a burst of it."""
-        self._form = form
-        return form is not None and end - position >= form.least
+        return self._frames.by_bytes.get(data[position:stop]) if stop - position <= MAX_FRAME else None
 
     def _parse_quick(self, data: bytes) -> Command | None:
         """A chunk that is exactly one ordinary command, parsed by hiredis; None for anything else.
@@ -274,7 +240,7 @@ class CommandParser:
             return None
         return Command(args, data)
 
-    def _parse_one(self, data: bytes, position: int, end: int, out: list[tuple[Command, bytes | None]]) -> int:
+    def _parse_one(self, data: bytes, position: int, end: int, out: list[Command | Burst]) -> int:
         """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is
         broken.
         """
@@ -305,7 +271,7 @@ class CommandParser:
             self._argc -= 1
             position = stop + 2
         self._args = []
-        out.append((Command(args, data[start:position] if start >= 0 else b""), None))
+        out.append(Command(args, data[start:position] if start >= 0 else b""))
         return position
 
     def _parse_count(self, data: bytes, position: int) -> int:
@@ -345,7 +311,7 @@ class CommandParser:
         self._rest = data[position:]
         return -1
 
-    def _parse_inline(self, data: bytes, position: int, out: list[tuple[Command, bytes | None]]) -> int:
+    def _parse_inline(self, data: bytes, position: int, out: list[Command | Burst]) -> int:
         line = data.find(b"\n", position, position + MAX_INLINE)
         if line < 0:
             return self._wait(data, position, "too big inline request")
@@ -353,7 +319,7 @@ class CommandParser:
         if argv is None:
             return self._fail("unbalanced quotes in request")
         if argv:
-            out.append((Command(list(argv)), None))
+            out.append(Command(list(argv)))
         return line + 1
 
     def _fail(self, text: str) -> int:
@@ -370,9 +336,9 @@ class CommandParser:
         return int(word)
 
 
-def unroll(burst: Burst, frames: Frames) -> list[tuple[Command, bytes | None]]:
-    """The commands of a burst one by one, as if they had been received so."""
-    return CommandParser(frames).feed(burst.frame)
+def unroll(burst: Burst, frames: Frames) -> list[Command]:
+    """The commands of a burst one by one, parsed."""
+    return [command for command in CommandParser(frames).feed(burst.frame) if isinstance(command, Command)]
 
 
 _ESCAPES = {110: 10, 114: 13, 116: 9, 98: 8, 97: 7}  # n r t b a

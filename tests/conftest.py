@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,11 @@ from redisai_py.config import Config
 from tests.support import FrontDoor, RedisServer, redis_binaries
 
 _BINARIES = redis_binaries()
+
+# In the background of a shell, or under nohup, these are ignored, and so they would be by every server started here.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:

@@ -16,7 +16,7 @@ from harness.servers import Servers
 from harness.wire import encode
 
 from redisai_py.commands import COMMANDS
-from redisai_py.frames import Frames
+from redisai_py.frames import Command, Frames
 from redisai_py.resp import CommandParser
 from redisai_py.resp_reply import TensorReply, encode_reply
 from redisai_py.server.meanings import understand
@@ -62,15 +62,17 @@ def parser_functions(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
 
     for name, frame in (("tensorset", _TENSOR_SET), ("modelexecute", _EXECUTE)):
         frames = Frames()
-        known = CommandParser(frames)
-        for command, _ in known.feed(frame):
+        known = CommandParser(frames, bursts=True)
+        for command in known.feed(frame):
+            assert isinstance(command, Command)
             understand(command, frames)
         yield _compare(f"parser.{name}.known", partial(known.feed, frame), partial(plain, frame), pace)
         new = CommandParser(Frames())
         spec = COMMANDS[f"AI.{name.upper()}".encode()]
 
         def parse(frame: bytes = frame, new: CommandParser = new, spec: Any = spec) -> object:
-            ((command, _),) = new.feed(frame)
+            (command,) = new.feed(frame)
+            assert isinstance(command, Command)
             return spec.parse(command.argv)
 
         yield _compare(f"parser.{name}.new", parse, partial(plain, frame), pace)

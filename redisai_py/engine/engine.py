@@ -23,7 +23,7 @@ from redisai_py.engine.dispatch import Dispatcher
 from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.inline import InlinePolicy
 from redisai_py.engine.loader import Loader, has_dynamic_rows, load_session, zeros
-from redisai_py.engine.merging import Value, signature
+from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel, Registry
 from redisai_py.engine.run import Run
 from redisai_py.engine.settings import EngineSettings, EngineSnapshot
@@ -203,22 +203,24 @@ class Engine:
                  alone: it is neither merged nor held for a batch.
         Returns: the awaitable run. It has failed already, with Overloaded, if the queue is full or the engine closes.
         """
-        rows, key = signature(inputs)
-        keep_on_device = keep_on_device and loaded.model.device.kind == "GPU"
-        if keep_on_device or alone:
-            rows = 0
-        now = time.monotonic()
-        run = Run(loaded, inputs, rows, key, now)
+        run = Run(loaded, inputs)
         run.counted = counted
-        run.keep_on_device = keep_on_device
+        run.keep_on_device = keep_on_device and loaded.model.device.kind == "GPU"
+        if run.keep_on_device or alone:
+            run.rows = 0
+        self.queue(run, loaded, timeout_ms)
+        return run
+
+    def queue(self, run: Run, loaded: LoadedModel, timeout_ms: int | None = None) -> None:
+        """Queue a run that was made elsewhere; see `run_model`."""
         if self._closing or loaded.unfinished >= self.settings.queue_limit:
-            return self._refuse(run, loaded)
+            self._refuse(run, loaded)
+            return
         if timeout_ms is not None:
-            run.deadline = now + timeout_ms / 1000
+            run.deadline = run.since + timeout_ms / 1000
             self._expire_by(run.deadline)
         loaded.unfinished += 1
         self._dispatcher.offer(run, loaded)
-        return run
 
     def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
         """Run this very moment, if the model's runs are short and nothing is in the way.
@@ -235,12 +237,11 @@ class Engine:
         count_at_once(execution, execution.values[0])
         return execution.values[0], execution.run_s
 
-    def _refuse(self, run: Run, loaded: LoadedModel) -> Run:
+    def _refuse(self, run: Run, loaded: LoadedModel) -> None:
         full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"
         run.loaded = None
         self._refused += 1
         run.fail(Overloaded(_SHUTTING_DOWN if self._closing else full))
-        return run
 
     def cancel_queued(self, run: Run) -> bool:
         """See Run.cancel_queued."""

@@ -136,10 +136,13 @@ def _split_one(output: NDArray[Any], sizes: Sequence[int], members: Sequence[lis
             start += size
         return
     tail = output.shape[1:]
+    shape = (sizes[0], *tail)
     row_bytes = output.nbytes // output.shape[0]
     small = row_bytes * max(sizes) <= _SMALL_BYTES
     data = output.tobytes() if small else Tensor.from_numpy(output).data
     for size, member in zip(sizes, members, strict=True):
         end = start + size * row_bytes
-        member.append(Tensor(dtype, (size, *tail), data[start:end]))
+        if size != shape[0]:
+            shape = (size, *tail)
+        member.append(Tensor(dtype, shape, data[start:end]))
         start = end

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.backend import DeviceArray
-from redisai_py.engine.merging import Value
+from redisai_py.engine.merging import Value, signature
 from redisai_py.pending import Pending
 from redisai_py.tensor import Tensor
 
@@ -38,27 +39,17 @@ class Run(Pending[list[Value]]):
         "started",
     )
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        inputs: Sequence[Tensor | DeviceArray],
-        rows: int,
-        key: Hashable,
-        since: float,
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, inputs: Sequence[Tensor | DeviceArray]) -> None:
         # The fields of Pending are set here and not by a call: this constructor is on the hot path.
         self.done = False
         self.value = None
         self.error = None
         self.waiter = None
-        self._asyncio_future_blocking = False
-        self._loop = None
         self.loaded: LoadedModel | None = loaded
         """None once the run has ended: whoever keeps the result must not keep the model."""
         self.inputs = inputs
-        self.rows = rows
-        self.key = key
-        self.since = since
+        self.rows, self.key = signature(inputs)
+        self.since = time.monotonic()
         self.deadline = math.inf
         self.keep_on_device = False
         self.counted = True

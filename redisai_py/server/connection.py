@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
             server.frames, config.max_argument_bytes, config.max_arguments, _allocate, bursts=True
         )
         self.session = Session(self)
-        self.backlog: deque[tuple[Command, bytes | None]] = deque()
+        self.backlog: deque[Command | Burst] = deque()
         self.busy = False
         self.in_flight = 0
         self.reading: set[bytes] = set()  # keys of TENSORGETs in flight, which a later write of ours must not overtake
@@ -94,17 +94,18 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self.parser
-        known = self._known.get(data) if len(data) <= MAX_FRAME else None
+        known: Command | Burst | None = self._known.get(data) if len(data) <= MAX_FRAME else None
+        if known is None and (form := parser.form) is not None and form.is_one(data):
+            known = Burst(form, data, [data[form.word_at : form.after_at + 2]])
         if (
             known is not None
-            and known.payload_size < 0
             and parser.at_boundary
             and not (self.backlog or self.busy or self.session.mode or self._writing_paused or self.closing)
         ):
-            # A whole command that was seen before, and nothing in its way: most of what a busy server receives.
+            # A whole command as was seen before, and nothing in its way: most of what a busy server receives.
             self.server.commands_processed += 1
-            if not known.meaning.start(self, known, None):
-                self.backlog.append((known, None))
+            if not known.meaning.start(self, known):
+                self.backlog.append(known)
             return
         self._accept(parser.feed(data))
         if parser.receiving_large and not self.gone:
@@ -152,14 +153,14 @@ class Connection(asyncio.Protocol):
 
     # -- order -------------------------------------------------------------------------------------------------------
 
-    def _accept(self, commands: list[tuple[Command, bytes | None]]) -> None:
+    def _accept(self, commands: list[Command | Burst]) -> None:
         self.server.commands_processed += len(commands)
         self.backlog.extend(commands)
         if self.parser.error is not None and not self.closing:
-            self.backlog.append((Command([b""], meaning=_Broken(self.parser.error)), None))
+            self.backlog.append(Command([b""], meaning=_Broken(self.parser.error)))
         self.drain()
         waiting = len(self.backlog)
-        if waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1][0], Burst)):
+        if waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1], Burst)):
             self._pause_reading()
 
     def _pause_reading(self) -> None:
@@ -178,14 +179,18 @@ class Connection(asyncio.Protocol):
             relay.hold()
         try:
             while backlog and not self.busy and not self._writing_paused and not self.closing:
-                command, payload = item = backlog.popleft()
-                if self.session.mode and isinstance(command, Burst):
-                    self.unroll(command)
-                    continue
-                meaning = command.meaning or understand(command, self.server.frames)
-                start = self.session.start_in_mode if self.session.mode else None
-                if not (start(meaning, command, payload) if start else meaning.start(self, command, payload)):
-                    backlog.appendleft(item)
+                command = backlog.popleft()
+                mode = self.session.mode
+                if isinstance(command, Burst):
+                    if mode:
+                        self.unroll(command)
+                        continue
+                    started = command.meaning.start(self, command)
+                else:
+                    meaning = command.meaning or understand(command, self.server.frames)
+                    started = self.session.start_in_mode(meaning, command) if mode else meaning.start(self, command)
+                if not started:
+                    backlog.appendleft(command)
                     break
         finally:
             self._draining = False
@@ -337,7 +342,7 @@ class _Broken:
     def __init__(self, error: CommandError | RedisAIError) -> None:
         self._error = error
 
-    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, command: Command) -> bool:
         if not connection.idle:
             return False
         connection.reply(self._error)

@@ -1,8 +1,9 @@
 """Pipelines of AI.TENSORSET: many tensors of many clients in one MSET, and still no foreign key overwritten.
 
 The script that checks and writes one tensor costs Redis several times a SET, most of it for handing the value to the
-script. Where commands of one form come in a row (`resp.Burst`), the values need not go through a script: WATCH and look
-at what the keys hold, then MULTI, MSET, EXEC, which does nothing if one of them was changed in between (docs/adr/0015).
+script. Where commands of one form come in a row (`frames.Burst`), the values need not go through a script: WATCH and
+look at what the keys hold, then MULTI, MSET, EXEC, which does nothing if one of them was changed in between
+(docs/adr/0015).
 
     members of an iteration of the loop --> look: WATCH, GETRANGE of each head, MULTI --> write: MSET, EXEC --> replies
 
@@ -21,13 +22,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
-from itertools import chain, count, repeat
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import hiredis
 
 from redisai_py.errors import UpstreamError, WrongType
-from redisai_py.frames import Burst, HeadForm
+from redisai_py.frames import Burst
 from redisai_py.resp import split_replies
 from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.upstream import SharedUpstream
@@ -37,8 +38,9 @@ from redisai_py.store.scripts import PROBE_SIZE
 
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
+    from redisai_py.server.set_tensors import SetTensors
 
-__all__ = ["GroupSets", "SetStream", "SetTensors"]
+__all__ = ["GroupSets", "SetStream"]
 
 _MOST_BYTES = 1024 * 1024
 _MOST_KEYS = 96
@@ -60,51 +62,6 @@ _WRITTEN = b"+QUEUED\r\n*1\r\n+OK\r\n"
 _ABSENT = b"$0\r\n\r\n"
 
 Answered = Callable[[Any], object]
-
-
-class SetTensors:
-    """The meaning of a burst of AI.TENSORSET: tensors of one dtype and shape."""
-
-    __slots__ = ("_before_value", "_key_at", "_payload_at", "_size", "_stride", "head", "head_reply", "header")
-    is_ai = True
-
-    def __init__(self, header: bytes, form: HeadForm) -> None:
-        self.header = header
-        self.head = header[:PROBE_SIZE]
-        self.head_reply = b"$%d\r\n%b\r\n" % (len(self.head), self.head)
-        self._before_value = b"$%d\r\n%b" % (len(header) + form.payload_size, header)
-        self._payload_at = form.payload_at
-        self._size = form.payload_size
-        self._stride = form.stride
-        self._key_at = len(form.before) - form.word_at
-
-    def start(self, connection: Connection, burst: Burst, payload: bytes | None) -> bool:
-        access = connection.session.access
-        if access is None or connection.session.skip_next or not access.groups.takes():
-            connection.unroll(burst)
-        elif not connection.idle:
-            return False
-        else:
-            connection.busy = True
-            access.groups.add(connection, burst)
-        return True
-
-    def pairs(self, burst: Burst) -> chain[bytes]:
-        """Keys and values as the words of an MSET, in pieces."""
-        data = burst.frame
-        size = self._size + 2
-        payloads = [data[at : at + size] for at in range(self._payload_at, len(data), self._stride)]
-        return chain.from_iterable(zip(burst.words, repeat(self._before_value), payloads))
-
-    def keys(self, burst: Burst) -> list[bytes]:
-        """The keys, in order."""
-        at = self._key_at
-        return [word[at:-2] for word in burst.words]
-
-    def value(self, burst: Burst, index: int) -> bytes:
-        """What the command with that number writes."""
-        at = index * self._stride + self._payload_at
-        return self.header + burst.frame[at : at + self._size]
 
 
 class SetStream(SharedUpstream):

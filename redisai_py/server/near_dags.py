@@ -34,7 +34,7 @@ class ExecuteDag:
         self._template = template
         self._argv = argv
 
-    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, command: Command) -> bool:
         if not connection.idle:
             return False
         template = self._template

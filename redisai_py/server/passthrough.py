@@ -40,7 +40,7 @@ class Relayed:
         self.sticky = sticky
         self.blocks = blocks
 
-    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, command: Command) -> bool:
         if not connection.session.relay(command):
             return False
         if self.sticky:
@@ -64,7 +64,7 @@ class Special:
         self.action = action
         self.decisive = decisive
 
-    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, command: Command) -> bool:
         if not connection.idle:
             return False
         acting = self.action(connection, [bytes(word) for word in command.argv])

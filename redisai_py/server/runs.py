@@ -19,7 +19,7 @@ from redisai_py.frames import Command
 from redisai_py.resp_reply import OK, TIMEDOUT
 from redisai_py.server.group_commit import GroupCommit, Used
 from redisai_py.server.handlers import handle
-from redisai_py.store import codec
+from redisai_py.store.codec import encode_header
 from redisai_py.store.near import NearCache
 from redisai_py.store.store import LARGE_VALUE
 from redisai_py.tensor import Tensor
@@ -38,7 +38,6 @@ def encode_tensors(items: Iterable[tuple[bytes, Any]]) -> list[tuple[bytes, byte
     """Keys and strings to write in a commit; empty if they do not all go into one: large ones, or no tensors."""
     writes: list[tuple[bytes, bytes]] = []
     size = 0
-    encode_header = codec.encode_header
     for key, tensor in items:
         if type(tensor) is not Tensor:
             return []
@@ -50,6 +49,15 @@ def encode_tensors(items: Iterable[tuple[bytes, Any]]) -> list[tuple[bytes, byte
     return writes
 
 
+def _encode_outputs(keys: Sequence[bytes], outputs: Sequence[Value]) -> list[tuple[bytes, bytes]]:
+    """`encode_tensors` of a model's outputs; most models have one."""
+    if len(outputs) == 1:
+        only = outputs[0]
+        if type(only) is Tensor and len(only.data) < LARGE_VALUE:
+            return [(keys[0], b"".join((encode_header(only), only.data)))]
+    return encode_tensors(zip(keys, outputs, strict=True))
+
+
 class ExecuteModel:
     """AI.MODELEXECUTE, AI.MODELRUN."""
 
@@ -59,7 +67,7 @@ class ExecuteModel:
     def __init__(self, request: ModelExecute) -> None:
         self.request = request
 
-    def start(self, connection: Connection, command: Command, payload: bytes | None) -> bool:
+    def start(self, connection: Connection, command: Command) -> bool:
         session = connection.session
         if connection.busy or connection.in_flight or session.relayed:
             return False
@@ -104,10 +112,10 @@ def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Ten
     return tensors
 
 
-class _Execution:
-    """One command under way; a `Member` of a commit."""
+class _Execution(Run):
+    """One command under way: a `Member` of a commit, and a run as soon as it is queued."""
 
-    __slots__ = ("_commits", "_error", "_loaded", "_outputs", "_ran_s", "_request", "connection", "used", "writes")
+    __slots__ = ("_commits", "_model", "_request", "connection", "used", "writes")
     options: tuple[bytes, ...] = ()
 
     def __init__(
@@ -116,50 +124,55 @@ class _Execution:
         connection: Connection,
         commits: GroupCommit,
         used: Used,
-        loaded: LoadedModel,
+        model: LoadedModel,
     ) -> None:
         self._request = request
         self.connection = connection
         self._commits = commits
-        self._loaded = loaded
-        self._outputs: list[Value] | None = None
-        self._error: BaseException | None = None
-        self._ran_s: float | None = None
+        self._model = model
         self.used = used
         self.writes: list[tuple[bytes, bytes]] = []
 
     def start(self, inputs: list[Tensor]) -> None:
         """Run; the command then ends by itself."""
-        connection, commits = self.connection, self._commits
+        connection, commits, model = self.connection, self._commits, self._model
         engine = connection.server.engine
         connection.busy = True
-        if commits.idle and (ended := engine.run_at_once(self._loaded, inputs)) is not None:
-            self._outputs, self._ran_s = ended
-            self.writes = encode_tensors(zip(self._request.outputs, self._outputs, strict=True))
+        if not model.unfinished and commits.idle and (ended := engine.run_at_once(model, inputs)) is not None:
+            self.error = None
+            self.value, self.ran_s = ended
+            self.writes = _encode_outputs(self._request.outputs, self.value)
             commits.commit(self)
             return
-        run = engine.run_model(self._loaded, inputs, self._request.timeout_ms)
-        if run.done:
-            self._ran(run)
-        else:
-            connection.cancel_run = run.cancel_queued
-            run.waiter = self._ran  # type: ignore[assignment]  # a Run is a Pending
+        Run.__init__(self, model, inputs)  # super() costs more
+        connection.cancel_run = self.cancel_queued
+        engine.queue(self, model, self._request.timeout_ms)
 
-    def _ran(self, run: Run) -> None:
+    def resolve(self, value: list[Value]) -> None:
         """The run has ended: its outcome, an error too, counts if what it used still holds."""
+        if self.done:
+            return
+        self.done = True
+        self.value = value
         connection = self.connection
+        connection.cancel_run = None
+        if not connection.gone:
+            self.writes = _encode_outputs(self._request.outputs, value)
+            self._commits.add(self)
+
+    def fail(self, error: BaseException) -> None:
+        if self.done:
+            return
+        self.done = True
+        self.error = error
+        connection = self.connection
+        connection.cancel_run = None
         if connection.gone:
             return
-        connection.cancel_run = None
-        self._ran_s = run.ran_s
-        error = self._error = run.error
-        outputs = self._outputs = run.value
-        if outputs is not None:
-            self.writes = encode_tensors(zip(self._request.outputs, outputs, strict=True))
-        elif isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
+        if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
             connection.finish_alone(TIMEDOUT)
-            return
-        self._commits.add(self)
+        else:
+            self._commits.add(self)
 
     def committed(self) -> None:
         connection = self.connection
@@ -170,10 +183,10 @@ class _Execution:
                 connection.after_work()
         elif connection.gone:
             return
-        elif self._error is not None:
-            connection.finish_alone(connection.failure(self._error))
+        elif self.error is not None:
+            connection.finish_alone(connection.failure(self.error))
         else:
-            connection.run_alone(self._put(self._outputs))
+            connection.run_alone(self._put(self.value))
 
     async def _put(self, outputs: Any) -> Any:
         access = await self.connection.session.authenticated()
@@ -184,8 +197,8 @@ class _Execution:
     def stale(self) -> None:
         connection = self.connection
         connection.busy = False
-        if self._ran_s is not None:
-            connection.server.engine.discount(self._loaded, self._ran_s, self._outputs)
+        if self.ran_s is not None:
+            connection.server.engine.discount(self._model, self.ran_s, self.value)
         if not connection.gone:
             connection.run_alone(handle(self._request, connection))
 

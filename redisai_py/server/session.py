@@ -223,18 +223,18 @@ class Session:
         if self.relayed and self.blocks and self.upstream is not None and self.upstream.transport.can_write_eof():
             self.upstream.transport.write_eof()
 
-    def start_in_mode(self, meaning: Any, command: Command, payload: bytes | None) -> bool:
+    def start_in_mode(self, meaning: Any, command: Command) -> bool:
         """Start a command in a state other than the ordinary one."""
         connection = self._connection
         if self.mode is Mode.TRANSACTION:
             assert self.transaction is not None
-            return self.transaction.start(meaning, command, payload)
+            return self.transaction.start(meaning, command)
         if self.mode is Mode.TUNNEL or (self.mode is Mode.MONITOR and not meaning.is_ai):
             assert self.upstream is not None
             self.upstream.send(command.wire())
             return True
         if not meaning.is_ai:
-            return bool(meaning.start(connection, command, payload))
+            return bool(meaning.start(connection, command))
         if not connection.idle:
             return False
         name = command.argv[0].decode("utf-8", "replace").lower()

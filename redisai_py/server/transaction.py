@@ -62,20 +62,20 @@ class Transaction:
         self._slots: list[_Slot] = []
         self._dirty = False
 
-    def start(self, meaning: Any, command: Command, payload: bytes | None) -> bool:
+    def start(self, meaning: Any, command: Command) -> bool:
         """Queue a command, or end the transaction."""
         connection = self._connection
         if not connection.idle:
             return False
         if meaning.is_ai:
-            return connection.run_alone(self._queue_ai(meaning, command, payload))
+            return connection.run_alone(self._queue_ai(meaning, command))
         name = bytes(command.argv[0]).upper()
         if name == b"EXEC" and len(command.argv) == 1:
             return connection.run_alone(self._exec())
         if name == b"DISCARD" and len(command.argv) == 1:
             return connection.run_alone(self._discard(b"DISCARD"))
         if name in _LEAVING:
-            return bool(meaning.start(connection, command, payload))
+            return bool(meaning.start(connection, command))
         if name in _NOT_IN_MULTI:
             return connection.run_alone(self._refuse(name))
         return connection.run_alone(self._queue_plain(command, name))
@@ -92,9 +92,9 @@ class Transaction:
         self._connection.write((raw,))
         return NO_REPLY
 
-    async def _queue_ai(self, meaning: Any, command: Command, payload: bytes | None) -> object:
+    async def _queue_ai(self, meaning: Any, command: Command) -> object:
         try:
-            commands, finish = await self._translate(meaning, command, payload)
+            commands, finish = await self._translate(meaning, command)
         except RedisAIError:  # Redis knows nothing of it, and would execute the others
             self._dirty = True
             raise
@@ -106,7 +106,7 @@ class Transaction:
         self._connection.write((raw,))
         return NO_REPLY
 
-    async def _translate(self, meaning: Any, command: Command, payload: bytes | None) -> tuple[list[list[Any]], Finish]:
+    async def _translate(self, meaning: Any, command: Command) -> tuple[list[list[Any]], Finish]:
         """The plain commands that stand for an AI command here, none if its element is an error."""
         spec = COMMANDS[bytes(command.argv[0]).upper()]
         if spec.in_multi == "refused":
@@ -114,8 +114,7 @@ class Transaction:
         error = getattr(meaning, "error", None)
         if error is not None:
             return _failing(error)
-        request_of = getattr(meaning, "request_of", None)  # the data of AI.TENSORSET is not part of its meaning
-        request = meaning.request if request_of is None else request_of(command, payload)
+        request = meaning.request
         if isinstance(request, tensors.TensorSet):
             return await self._tensor_set(request)
         translate = _TRANSLATIONS.get(type(request))

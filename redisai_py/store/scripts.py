@@ -14,17 +14,16 @@ from typing import Any
 
 import hiredis
 
-from redisai_py.tensor import Buffer
-
 __all__ = [
     "DELETE_KIND",
     "PROBE",
     "PROBE_SIZE",
     "SET_IF_SAME",
+    "SET_ONE",
     "SET_TENSORS",
     "SET_TENSORS_SHA",
+    "format_set",
     "format_set_if_same",
-    "format_set_prefix",
 ]
 
 PROBE_SIZE = 128
@@ -110,12 +109,13 @@ _SET_IF_SAME_SHA = _sha(SET_IF_SAME)
 
 PROBE = ((b"SCRIPT", b"LOAD", SET_TENSORS), (b"SCRIPT", b"LOAD", SET_IF_SAME))
 
-_SET_ONE = b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SET_TENSORS_SHA + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b"
+SET_ONE = b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SET_TENSORS_SHA + b"\r\n$1\r\n1\r\n"
+"""The command that sets one tensor, up to key and value."""
 
 
-def format_set_prefix(key: Buffer, header: bytes, size: int) -> bytes:
-    """Everything of the command that sets one tensor but its data (`size` bytes) and the final CR LF."""
-    return _SET_ONE % (len(key), key, len(header) + size, header)
+def format_set(key: bytes, value: bytes) -> bytes:
+    """The encoded command that sets one tensor."""
+    return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (SET_ONE, len(key), key, len(value), value)
 
 
 def format_set_if_same(

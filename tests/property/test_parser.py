@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redisai_py.frames import SHORTEST_BURST, Burst, Command, Frames, encode_command
+from redisai_py.frames import Burst, Command, Frames, encode_command
 from redisai_py.resp import LARGE_ARGUMENT, CommandParser, split_inline, split_replies, unroll
 
 Argv = list[bytes]
@@ -55,23 +55,18 @@ def _remember(frames: Frames, command: Command) -> None:
     if not command.frame:
         return
     if command.argv[0] == b"AI.TENSORSET" and len(command.argv) == 6:
-        blob = command.argv[5]
-        head = command.frame[: -len(blob) - 2]
-        known = Command(command.argv[:-1], payload_size=len(blob))
-        if len(blob) < LARGE_ARGUMENT:
-            frames.name_form(known, head, lambda form: form)
-        frames.remember(head, known)
+        if len(command.argv[5]) < LARGE_ARGUMENT:
+            frames.name_form(command, lambda form: form)
     else:
-        frames.remember(command.frame, command)
+        frames.remember(command)
 
 
-def _one_by_one(item: tuple[Command, bytes | None], frames: Frames) -> list[tuple[Command, bytes | None]]:
-    command, payload = item
-    if not isinstance(command, Burst):
-        return [(command, payload)]
-    commands = unroll(command, frames)
-    assert len(commands) == len(command.words) >= SHORTEST_BURST
-    for (one, _), word in zip(commands, command.words, strict=True):
+def _one_by_one(received: Command | Burst, frames: Frames) -> list[Command]:
+    if isinstance(received, Command):
+        return [received]
+    commands = unroll(received, frames)
+    assert len(commands) == len(received.words) >= 1
+    for one, word in zip(commands, received.words, strict=True):
         assert word == b"$%d\r\n%b\r\n" % (len(one.argv[1]), one.argv[1])
     return commands
 
@@ -92,10 +87,9 @@ def _receive(chunks: Sequence[bytes], frames: Frames, *, remember: bool, buffere
             else:
                 out = parser.feed(rest)
                 rest = b""
-            for command, payload in itertools.chain.from_iterable(_one_by_one(item, frames) for item in out):
-                argv = [bytes(word) for word in command.argv]
-                received.append(argv if payload is None else [*argv, bytes(payload)])
-                if remember and payload is None:
+            for command in itertools.chain.from_iterable(_one_by_one(item, frames) for item in out):
+                received.append([bytes(word) for word in command.argv])
+                if remember:
                     _remember(frames, command)
     return received, str(parser.error or "")
 
@@ -184,8 +178,7 @@ def test_a_row_that_breaks_off_ends_in_the_same_error(sent: list[Argv], end: byt
 
 @given(st.lists(small | large, min_size=1, max_size=4))
 def test_what_goes_to_redis_is_what_came(argv: Argv) -> None:
-    ((command, payload),) = CommandParser(Frames()).feed(_encode(argv))
-    assert payload is None
+    (command,) = CommandParser(Frames()).feed(_encode(argv))
     assert b"".join(command.wire()) == _encode(argv)
 
 
@@ -204,7 +197,7 @@ def test_a_large_argument_is_received_in_place() -> None:
     buffer = parser.get_buffer()
     assert len(buffer) == len(blob) + 2
     buffer[:] = blob + b"\r\n"
-    ((command, _),) = parser.received(len(buffer))
+    (command,) = parser.received(len(buffer))
     assert command.argv[1].obj is given_out[0].obj
     assert command.argv[1].readonly
 

@@ -10,7 +10,7 @@ from redisai_py.resp import MAX_INLINE, CommandParser, split_inline
 
 def parse(data: bytes, parser: CommandParser | None = None) -> tuple[list[list[bytes]], str]:
     parser = parser or CommandParser(Frames())
-    commands = [[bytes(word) for word in command.argv] for command, _ in parser.feed(data)]
+    commands = [[bytes(word) for word in command.argv] for command in parser.feed(data)]
     return commands, str(parser.error or "")
 
 
@@ -103,66 +103,28 @@ def test_inline_words(line: bytes, argv: list[bytes] | None) -> None:
 def test_remembered_frames_give_the_same_object() -> None:
     frames = Frames()
     frame = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
-    ((first, _),) = CommandParser(frames).feed(frame)
+    (first,) = CommandParser(frames).feed(frame)
     first.meaning = "known"
-    frames.remember(first.frame, first)
+    frames.remember(first)
     commands = CommandParser(frames).feed(frame * 3 + b"*1\r\n$4\r\nPING\r\n" + frame)
-    assert [command.meaning for command, _ in commands] == ["known", "known", "known", None, "known"]
+    assert [command.meaning for command in commands] == ["known", "known", "known", None, "known"]
 
 
-def test_remembered_heads_take_their_payload() -> None:
-    frames = Frames()
-    head = b"*6\r\n$12\r\nAI.TENSORSET\r\n$1\r\nt\r\n$5\r\nUINT8\r\n$1\r\n4\r\n$4\r\nBLOB\r\n$4\r\n"
-    words = [b"AI.TENSORSET", b"t", b"UINT8", b"4", b"BLOB"]
-    frames.remember(head, Command(words, payload_size=4))
-    # The payloads look like frames themselves.
-    commands = CommandParser(frames).feed(head + b"\r\n*1\r\n" + head + b"$4\r\n\r\n")
-    assert [payload for _, payload in commands] == [b"\r\n*1", b"$4\r\n"]
-    parser = CommandParser(frames)
-    assert parser.feed(head + b"12") == []
-    ((command, payload),) = parser.feed(b"34\r\n")
-    assert payload is None, "a payload in two chunks is parsed in the ordinary way"
-    assert command.argv[-1] == b"1234"
-    frame = head + b"1234\r\n"
-    for cut in range(1, len(frame)):
-        assert parser.feed(frame[:cut]) == [], cut
-        ((command, payload),) = parser.feed(frame[cut:])
-        assert [*command.argv, payload or b""] in ([*words, b"1234"], [*words, b"1234", b""]), cut
-
-
-@pytest.mark.parametrize("key", [b"t", b"BLOB"])
-@pytest.mark.parametrize("word", [b"BLOB", b"blob", b"Blob"])
-def test_a_remembered_head_is_no_command_without_its_payload(key: bytes, word: bytes) -> None:
-    """Where the head cannot be found by its word, what ends it looks like a frame's end: a `*`, or the chunk's end."""
-    frames = Frames()
-    words = [b"AI.TENSORSET", key, b"UINT8", b"7", word]
-    payload = b"*1\r\n$4"
-    frame = b"".join(encode_command([*words, payload]))
-    frames.remember(frame[: -len(payload) - 2], Command(words, payload_size=len(payload)))
-    for cut in range(len(frame) + 1):
-        parser = CommandParser(frames)
-        given = [*parser.feed(frame[:cut]), *parser.feed(frame[cut:] + b"*1\r\n$4\r\nPING\r\n")]
-        commands = [command.argv if data is None else [*command.argv, data] for command, data in given]
-        assert commands == [[*words, payload], [b"PING"]], cut
-        assert parser.error is None
-
-
-def test_a_remembered_command_that_ends_like_a_head_takes_no_payload() -> None:
+def test_a_remembered_command_may_end_like_the_head_of_another() -> None:
     frames = Frames()
     words = [b"AI.TENSORGET", b"x\r\n$4\r\nBLOB\r\n$5"]
     frame = b"".join(encode_command(words))
-    frames.remember(frame, Command(words, frame))
+    frames.remember(Command(words, frame))
     given = CommandParser(frames).feed(frame * 2 + b"*1\r\n$4\r\nPING\r\n")
-    assert [(command.argv, data) for command, data in given] == [(words, None), (words, None), ([b"PING"], None)]
+    assert [command.argv for command in given] == [words, words, [b"PING"]]
 
 
 def test_remembered_frames_are_bounded() -> None:
     frames = Frames(limit=3)
-    command = Command([b"PING"])
     for number in range(4):
-        frames.remember(b"frame %d" % number, command)
+        frames.remember(Command([b"PING"], b"frame %d" % number))
     assert list(frames.by_bytes) == [b"frame 3"]
-    frames.remember(b"x" * (MAX_FRAME + 1), command)
+    frames.remember(Command([b"PING"], b"x" * (MAX_FRAME + 1)))
     assert list(frames.by_bytes) == [b"frame 3"]
 
 

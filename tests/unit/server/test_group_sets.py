@@ -9,7 +9,9 @@ import hiredis
 
 from redisai_py.errors import UpstreamError
 from redisai_py.frames import Burst, HeadForm
-from redisai_py.server.group_sets import GroupSets, SetStream, SetTensors
+from redisai_py.server.group_sets import GroupSets, SetStream
+from redisai_py.server.set_tensors import SetTensors
+from redisai_py.tensor import DType, Tensor
 
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
@@ -124,7 +126,7 @@ def test_many_wait_when_the_connection_is_lost() -> None:
         form = HeadForm(
             b"*6\r\n$12\r\nAI.TENSORSET\r\n$4\r\n", 4, b"\r\n$5\r\nUINT8\r\n$1\r\n1\r\n$4\r\nBLOB\r\n$1\r\n", 1
         )
-        form.meaning = SetTensors(b"header", form)
+        form.meaning = SetTensors(Tensor(DType.UINT8, (1,), b"x"), form)
         clients = [_Client() for _ in range(3000)]
         for number, client in enumerate(clients):
             words = [b"$4\r\n%02x%02d\r\n" % (number % 256, n) for n in range(64)]
