@@ -106,6 +106,8 @@ class Connection(asyncio.Protocol):
             self.server.commands_processed += 1
             if not known.meaning.start(self, known):
                 self.backlog.append(known)
+            elif self.backlog:  # it was a burst, and has been unrolled
+                self.drain()
             return
         self._accept(parser.feed(data))
         if parser.receiving_large and not self.gone:

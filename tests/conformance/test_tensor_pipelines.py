@@ -167,6 +167,16 @@ def test_data_that_look_like_commands(wire: Wire, bare: redis.Redis, word: str) 
     assert bare.get("k") == b"foreign"
 
 
+def test_one_at_a_time_in_another_database(wire: Wire) -> None:
+    """A command of a known form comes alone, and first has to go another way than those before it."""
+    (command,) = rows(["k1"], 1)
+    for database in ("1", "0", "2", "0"):
+        assert [wire(*command) for _ in range(3)] == OK[:3]
+        assert wire("SELECT", database) == b"OK"
+        assert wire(*command) == b"OK"
+        assert [numbers(wire("GET", "k1"))] == [[1, 1]]
+
+
 def test_client_reply(wire: Wire, bare: redis.Redis) -> None:
     wire.socket.sendall(b"CLIENT REPLY OFF\r\n")
     for command in rows(KEYS, 1):
