@@ -25,6 +25,9 @@ from redisai_py.store.store import Store
 
 __all__ = ["Access", "AccessTable"]
 
+_NOT_NOW = ("ERR upstream Redis connection lost", "LOADING ", "BUSY ", "MASTERDOWN ")
+"""How errors begin that say nothing of what an identity may do."""
+
 
 class Access:
     """One identity's connections; a `Link` for its store. call_later: see `GroupCommit`; needed with near_bytes."""
@@ -138,9 +141,12 @@ class Access:
 
 
 async def _succeeds(reply: Pending[Any]) -> bool:
+    """Whether Redis allows it. Raises UpstreamError if it cannot tell now: that must not count for ever."""
     try:
         await reply
-    except UpstreamError:
+    except UpstreamError as error:
+        if str(error).startswith(_NOT_NOW):
+            raise
         return False
     return True
 

@@ -109,6 +109,8 @@ class Connection(asyncio.Protocol):
             self.server.commands_processed += 1
             if not known.meaning.start(self, known):
                 self.backlog.append(known)
+            elif self.backlog:  # it was a burst, and has been unrolled
+                self.drain()
             return
         self._waiting_bytes += len(data)
         self._accept(parser.feed(data))

@@ -196,13 +196,18 @@ class GroupSets:
         self._waiting.append((connection, burst))
         if not self._looking:
             self._looking = True
-            asyncio.get_running_loop().call_soon(self._begin)
+            asyncio.get_running_loop().call_soon(self._next)
 
-    def _begin(self) -> None:
-        """Look at the next group."""
-        if self._again:
-            self._look(self._again.popleft())
-            return
+    def _next(self) -> None:
+        """Look at the next group, if there is one."""
+        self._looking = True
+        while self._again or self._waiting:  # all are given back, one by one, where the connection has been lost
+            if self._look(self._again.popleft() if self._again else self._collect()):
+                return
+        self._looking = False
+
+    def _collect(self) -> _Group:
+        """A group of those who wait."""
         group = _Group()
         size = 0
         waiting = self._waiting
@@ -212,21 +217,16 @@ class GroupSets:
             burst = member[1]
             size += len(burst.frame)
             group.words.update(dict.fromkeys(burst.words, burst.meaning))
-        self._look(group)
-
-    def _next(self) -> None:
-        self._looking = bool(self._waiting or self._again)
-        if self._looking:
-            self._begin()
+        return group
 
     # -- look --------------------------------------------------------------------------------------------------------
 
-    def _look(self, group: _Group) -> None:
+    def _look(self, group: _Group) -> bool:
+        """Whether it is looked at; if not, it has been given back."""
         stream = self._stream
         if stream is None or stream.closed:
             self._give_back(group)
-            self._next()
-            return
+            return False
         words = group.words
         number = len(words)
         keys = b"".join(words)
@@ -243,6 +243,7 @@ class GroupSets:
         replies = 2 + number + group.asked_exists
         stream.ask(b"".join(asked), b"".join(expected), replies, partial(self._looked, group))
         asyncio.get_running_loop().call_soon(group.encode)  # while Redis looks
+        return True
 
     def _looked(self, group: _Group, replies: Any) -> None:
         stream = self._stream
@@ -260,10 +261,11 @@ class GroupSets:
             else:
                 stream.ask(_DISCARD, _OK, 1, partial(self._discarded, stream))
                 if self._absent and not refused and not group.asked_exists:
-                    self._look(group)
-                    return
-                self._failed(int(refused))
-                self._give_back(group)
+                    if self._look(group):
+                        return
+                else:
+                    self._failed(int(refused))
+                    self._give_back(group)
         self._next()
 
     def _judge(self, group: _Group, replies: list[Any]) -> bool:

@@ -51,22 +51,41 @@ class Relayed:
 
 
 class Special:
-    """Run alone by a coroutine that asks Redis and then changes our state."""
+    """Run alone by a coroutine that asks Redis and then changes our state.
 
-    __slots__ = ("action", "name")
+    decisive: what the client sends behind it depends on it.
+    """
+
+    __slots__ = ("action", "decisive", "name")
     is_ai = False
 
-    def __init__(self, name: bytes, action: Action) -> None:
+    def __init__(self, name: bytes, action: Action, decisive: bool) -> None:
         self.name = name
         self.action = action
+        self.decisive = decisive
 
     def start(self, connection: Connection, command: Command) -> bool:
-        return connection.idle and connection.run_alone(self.action(connection, [bytes(word) for word in command.argv]))
+        if not connection.idle:
+            return False
+        acting = self.action(connection, [bytes(word) for word in command.argv])
+        return connection.run_alone(_or_close(connection, acting) if self.decisive else acting)
 
 
 def understand_plain(name: bytes) -> Relayed | Special:
     """The meaning of a command that is not AI, by its upper-case name."""
     return _MEANINGS.get(name, _RELAYED)
+
+
+async def _or_close(connection: Connection, acting: Coroutine[Any, Any, Any]) -> object:
+    """Reply that Redis was lost, and close: what a pipeline has behind a MULTI would be carried out one by one, and
+    what it has behind a SELECT in another database.
+    """
+    try:
+        return await acting
+    except UpstreamError as error:
+        connection.reply(error)
+        connection.close_after_reply()
+        return NO_REPLY
 
 
 async def _ask(connection: Connection, argv: list[bytes]) -> bytes:
@@ -205,8 +224,9 @@ async def _http(connection: Connection, argv: list[bytes]) -> object:
 
 
 _RELAYED = Relayed()
+_DECISIVE = frozenset((b"AUTH", b"HELLO", b"SELECT", b"RESET", b"MULTI"))
 _MEANINGS: dict[bytes, Relayed | Special] = {
-    name: Special(name, action)
+    name: Special(name, action, name in _DECISIVE)
     for name, action in {
         b"AUTH": _auth,
         b"HELLO": _hello,

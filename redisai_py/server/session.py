@@ -113,8 +113,7 @@ class Session:
             if raw.startswith(b"-NOAUTH"):
                 raise UpstreamError(raw[1:].decode().strip())
             self.access = self._connection.server.accesses.acquire(self.identity)
-        await self.access.ensure()
-        return self.access
+        return await self._open(self.access)
 
     async def authenticated_in_multi(self) -> Access:
         """`authenticated` inside a transaction, where a PING would be queued: MULTI's own OK has shown who the
@@ -122,8 +121,13 @@ class Session:
         """
         if self.access is None:
             self.access = self._connection.server.accesses.acquire(self.identity)
-        await self.access.ensure()
-        return self.access
+        return await self._open(self.access)
+
+    async def _open(self, access: Access) -> Access:
+        await access.ensure()
+        if self.access is not access:  # given back while it was opened for others too
+            raise UpstreamError("ERR client is gone")
+        return access
 
     def leave_transaction(self) -> None:
         """EXEC or DISCARD ended it; so did it end every WATCH."""
@@ -345,6 +349,7 @@ class Session:
         self._unheard = None
         stateful = self.mode or self.sticky or any(self.subscribed.values())
         if stateful or not self._whole or connection.closing or connection.eof:
+            connection.closing = True  # what waits was meant for the state that is lost
             connection.transport.close()
         elif self.relayed:
             relayed, self.relayed = self.relayed, 0

@@ -93,7 +93,11 @@ class Transaction:
         return NO_REPLY
 
     async def _queue_ai(self, meaning: Any, command: Command) -> object:
-        commands, finish = await self._translate(meaning, command)
+        try:
+            commands, finish = await self._translate(meaning, command)
+        except RedisAIError:  # Redis knows nothing of it, and would execute the others
+            self._dirty = True
+            raise
         raw = b"+QUEUED\r\n"
         if commands:
             answers = await self._connection.session.capture(commands)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import struct
+import threading
 from collections.abc import Iterator
 
 import hiredis
@@ -147,6 +148,33 @@ def test_many_at_once_in_pieces_of_any_size(wire: Wire, front_door: FrontDoor, b
             for client in (wire, other):
                 assert [client.receive() for _ in keys] == [b"OK"] * 300
             assert all(str(bare.getrange(key, 128, -1)).rstrip("' ").endswith(key) for key in keys)
+
+
+@pytest.mark.parametrize("word", ["BLOB", "blob"])
+def test_data_that_look_like_commands(wire: Wire, bare: redis.Redis, word: str) -> None:
+    """They are data, however often the command was seen and wherever its bytes are cut."""
+    data = b"*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n"
+    size = str(len(data))
+    frame = hiredis.pack_command(("AI.TENSORSET", "BLOB", "UINT8", size, word, data))
+    bare.set("k", "foreign")
+    for cut in (0, 0, len(frame) - len(data) - 2, len(frame) - 2):
+        wire.socket.sendall(frame[:cut])
+        threading.Event().wait(0.01)
+        wire.socket.sendall(frame[cut:])
+        assert wire.receive() == b"OK"
+        assert wire.pipeline([("AI.TENSORSET", "BLOB", "UINT8", size, word, data)] * 3) == OK[:3]
+        assert wire("AI.TENSORGET", "BLOB", "BLOB") == data
+    assert bare.get("k") == b"foreign"
+
+
+def test_one_at_a_time_in_another_database(wire: Wire) -> None:
+    """A command of a known form comes alone, and first has to go another way than those before it."""
+    (command,) = rows(["k1"], 1)
+    for database in ("1", "0", "2", "0"):
+        assert [wire(*command) for _ in range(3)] == OK[:3]
+        assert wire("SELECT", database) == b"OK"
+        assert wire(*command) == b"OK"
+        assert [numbers(wire("GET", "k1"))] == [[1, 1]]
 
 
 def test_client_reply(wire: Wire, bare: redis.Redis) -> None:

@@ -109,6 +109,59 @@ def test_nothing_of_a_cut_transaction_is_done(client: Conversation, proxy: Cutti
     assert bare.exists("x", "y") == 0
 
 
+@pytest.mark.parametrize("first", ["MULTI", "SELECT 1", "AUTH default nothing", "HELLO 3", "RESET"])
+def test_what_depends_on_a_lost_command(
+    first: str, client: Conversation, proxy: CuttingProxy, bare: redis.Redis
+) -> None:
+    """What a pipeline has behind it is not carried out one by one, or in another database."""
+    proxy.stall()
+    client.send(first, "SET x 1", "AI.TENSORSET y FLOAT 1", "EXEC")
+    assert proxy.holding.wait(10)
+    proxy.cut()
+    assert matches(client.reply(), LOST)
+    assert _is_closed(client)
+    assert bare.exists("x", "y") == 0
+
+
+def test_a_command_that_could_not_be_queued(front_door: FrontDoor, bare: redis.Redis) -> None:
+    """Redis knows nothing of it; all the same, nothing of its transaction is done."""
+    bare.execute_command("ACL", "SETUSER", "u", "reset", "on", ">p", "~*", "+@all")
+    try:
+        with talk(front_door.port) as client:
+            client.given("AUTH u p", "MULTI", "SET x 1")
+            bare.execute_command("ACL", "SETUSER", "u", "resetpass", ">q")  # no further connection of this user opens
+            assert matches(client.ask("AI.TENSORSET y FLOAT 1"), "-WRONGPASS...")
+            assert client.ask("EXEC") == "-EXECABORT Transaction discarded because of previous errors."
+            assert bare.exists("x", "y") == 0
+    finally:
+        bare.execute_command("ACL", "DELUSER", "u")
+
+
+def test_redis_is_busy_when_it_is_asked_for_scripts(door: FrontDoor, bare: redis.Redis) -> None:
+    """That is not taken for a refusal: once Redis has time, tensors are checked and written in one step."""
+
+    def keep_busy() -> None:
+        with pytest.raises(redis.ResponseError, match="Script killed"):
+            bare.eval("while true do end", 0)
+
+    limit = bare.config_get("lua-time-limit")
+    bare.config_set("lua-time-limit", 10)
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    try:
+        with redis.Redis(port=bare.connection_pool.connection_kwargs["port"]) as other, talk(door.port) as client:
+            while not matches(client.ask("GET a"), "-BUSY..."):
+                threading.Event().wait(0.01)
+            assert matches(client.ask("AI.TENSORSET t FLOAT 1"), "-BUSY...")
+            other.script_kill()
+            busy.join(10)
+            before = bare.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+            client.given("AI.TENSORSET t FLOAT 1")
+            assert bare.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
+    finally:
+        bare.config_set("lua-time-limit", limit["lua-time-limit"])
+
+
 def test_a_run_whose_redis_is_lost(client: Conversation, proxy: CuttingProxy) -> None:
     client.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>", "AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u")
     proxy.stall()

@@ -110,6 +110,15 @@ def test_remembered_frames_give_the_same_object() -> None:
     assert [command.meaning for command in commands] == ["known", "known", "known", None, "known"]
 
 
+def test_a_remembered_command_may_end_like_the_head_of_another() -> None:
+    frames = Frames()
+    words = [b"AI.TENSORGET", b"x\r\n$4\r\nBLOB\r\n$5"]
+    frame = b"".join(encode_command(words))
+    frames.remember(Command(words, frame))
+    given = CommandParser(frames).feed(frame * 2 + b"*1\r\n$4\r\nPING\r\n")
+    assert [command.argv for command in given] == [words, words, [b"PING"]]
+
+
 def test_remembered_frames_are_bounded() -> None:
     frames = Frames(limit=3)
     for number in range(4):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
 from redisai_py.errors import UpstreamError
-from redisai_py.server.group_sets import SetStream
+from redisai_py.frames import Burst, HeadForm
+from redisai_py.server.group_sets import GroupSets, SetStream
+from redisai_py.server.set_tensors import SetTensors
+from redisai_py.tensor import DType, Tensor
+
+if TYPE_CHECKING:
+    from redisai_py.server.connection import Connection
 
 
 class _Transport:
@@ -88,5 +94,50 @@ def test_closing() -> None:
         stream.close()
         assert stream.closed
         assert stream.transport.closed
+
+    asyncio.run(run())
+
+
+class _Client:
+    """A connection, as far as groups know one."""
+
+    gone = False
+
+    def __init__(self) -> None:
+        self.busy = True
+        self.unrolled: list[Burst] = []
+
+    def unroll(self, burst: Burst) -> None:
+        """Keep it."""
+        self.unrolled.append(burst)
+
+    def after_work(self) -> None:
+        """Not needed."""
+
+
+def test_many_wait_when_the_connection_is_lost() -> None:
+    """Each goes its own way, however many groups they would have made."""
+
+    async def run() -> None:
+        groups = GroupSets(_stream, lambda: None)
+        assert not groups.takes()  # and so it connects
+        await asyncio.sleep(0.01)
+        assert groups.takes()
+        form = HeadForm(
+            b"*6\r\n$12\r\nAI.TENSORSET\r\n$4\r\n", 4, b"\r\n$5\r\nUINT8\r\n$1\r\n1\r\n$4\r\nBLOB\r\n$1\r\n", 1
+        )
+        form.meaning = SetTensors(Tensor(DType.UINT8, (1,), b"x"), form)
+        clients = [_Client() for _ in range(3000)]
+        for number, client in enumerate(clients):
+            words = [b"$4\r\n%02x%02d\r\n" % (number % 256, n) for n in range(64)]
+            groups.add(cast("Connection", client), Burst(form, b"", words))
+        await asyncio.sleep(0)
+        assert groups._stream is not None
+        groups._stream.connection_lost(None)
+        assert [len(client.unrolled) for client in clients] == [1] * 3000
+        assert not any(client.busy for client in clients)
+        groups.add(cast("Connection", clients[0]), Burst(form, b"", [b"$1\r\nk\r\n"]))
+        await asyncio.sleep(0)
+        assert len(clients[0].unrolled) == 2, "nobody waits for ever"
 
     asyncio.run(run())
