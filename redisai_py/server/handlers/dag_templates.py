@@ -5,13 +5,14 @@ A program sends the same DAG again and again, with other data, and for another c
 are local, so that a template keeps those of the command that it was made of, and only the keys that go in and out of
 Redis are the command's own.
 
-Whether a template fits a command is told from the words alone: all have the same lengths, those that are no keys and no
-blobs are equal, and keys that are the same or differ in the one are the same or differ in the other.
+Whether there is a template for a command is told from its words alone. Where all of them have the same lengths, a
+`_Layout` says which are names and which blobs; then the others must be equal, and names must be the same or differ in
+the same places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -28,8 +29,8 @@ from redisai_py.tensor import DType, Tensor
 __all__ = ["BoundDag", "Template", "bind"]
 
 _MAX_TEMPLATES = 2048
-_MOST_ALIKE = 8
-"""Templates whose words have the same lengths."""
+_MOST_LAYOUTS = 8
+"""Of commands whose words have the same lengths."""
 _LONGEST_TEMPLATE = 4096
 _LOADED = -1
 _KEYWORDS = frozenset(
@@ -84,54 +85,102 @@ class BoundDag:
         return values
 
 
-class _Pattern:
-    """The words of the command that a template was made of: which are keys, and what another one must have too."""
+class _Layout:
+    """Where names stand among the words of a command, and the templates of such commands.
 
-    __slots__ = ("_keys", "_literals", "_literals_of", "_local", "template")
+    Args: names_at: positions of the names.   blobs: positions of the blobs that a template is filled with.   size: of
+          the command, in words.
+    """
 
-    def __init__(self, template: Template, argv: Sequence[Any]) -> None:
-        self.template = template
-        request = template.request
-        routing = () if request.routing is None else (request.routing,)
-        own = {*request.load, *request.persist, *routing}
-        named = [name for op in request.ops for name in (*op.reads, *op.writes)]
-        self._local = frozenset(named).difference(own)
-        blobs = {at for _, _, at in template.blobs}
-        words = [(at, word) for at, word in enumerate(argv) if at not in blobs]
-        keys = [(at, word) for at, word in words if word in own]
-        uses = sum(name in own for name in (*request.load, *request.persist, *routing, *named))
-        if len(keys) != uses or not _are_keys(own):
-            keys = []  # some of these words are something else as well: only the very same words will do
-        self._keys = keys
-        literals = [item for item in words if item not in keys]
-        self._literals_of = itemgetter(*[at for at, _ in literals])
-        self._literals = tuple([word for _, word in literals])
+    __slots__ = ("_literals", "_names", "blobs", "names_at", "templates")
+
+    def __init__(self, names_at: tuple[int, ...], blobs: frozenset[int], size: int) -> None:
+        self.names_at = names_at
+        self.blobs = blobs
+        self.templates: dict[Hashable, tuple[Template, list[int], list[int]]] = {}
+        """By what `read` gives: the template, and which of the names are the keys of LOAD and PERSIST."""
+        self._literals = itemgetter(*[at for at in range(size) if at not in blobs and at not in names_at])
+        self._names = itemgetter(0, 0, *names_at)  # for fewer than two it would give no tuple
+
+    def read(self, argv: list[Any]) -> tuple[Hashable, list[bytes]]:
+        """What tells a template, and the names, each once."""
+        numbers: dict[bytes, int] = {}
+        places = tuple([numbers.setdefault(name, len(numbers)) for name in self._names(argv)[2:]])
+        return (self._literals(argv), places), list(numbers)
 
     def bind(self, argv: list[Any]) -> BoundDag | None:
-        """The command of these words, each as long as the template's own; None if it is another DAG."""
-        if self._literals_of(argv) != self._literals:
+        """The command of these words, if there is a template for it."""
+        key, names = self.read(argv)
+        known = self.templates.get(key)
+        if known is None or not _are_names(names):
             return None
-        request = self.template.request
-        if not self._keys:
-            return BoundDag(self.template, request.load, request.persist, argv)
-        keys: dict[bytes, bytes] = {}
-        for at, word in self._keys:
-            key = argv[at]
-            if keys.setdefault(word, key) != key:
-                return None
-        own = set(keys.values())
-        if len(own) < len(keys) or not own.isdisjoint(self._local) or not _are_keys(own):
-            return None
-        load, persist = [keys[name] for name in request.load], [keys[name] for name in request.persist]
-        return BoundDag(self.template, tuple(load), tuple(persist), argv)
+        template, load, persist = known
+        if not names:
+            return BoundDag(template, template.request.load, template.request.persist, argv)
+        return BoundDag(template, tuple([names[i] for i in load]), tuple([names[i] for i in persist]), argv)
+
+    def add(self, template: Template, argv: list[Any]) -> None:
+        """Keep the template of a command that was parsed."""
+        key, names = self.read(argv)
+        request = template.request
+        load, persist = (request.load, request.persist) if names else ((), ())
+        self.templates[key] = (template, [names.index(name) for name in load], [names.index(name) for name in persist])
 
 
-def _are_keys(words: set[bytes]) -> bool:
+class _Templates:
+    """Layouts by the lengths of a command's words; forgotten all at once when there are too many templates."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[tuple[int, ...], list[_Layout]] = {}
+        self._count = 0
+
+    def find(self, argv: list[Any], lengths: tuple[int, ...]) -> BoundDag | None:
+        """The command of these words, if there is a template for it."""
+        for layout in self._layouts.get(lengths, ()):
+            bound = layout.bind(argv)
+            if bound is not None:
+                return bound
+        return None
+
+    def add(self, template: Template, argv: list[Any], lengths: tuple[int, ...], blobs: frozenset[int]) -> None:
+        """Keep the template of a command that was parsed."""
+        if self._count >= _MAX_TEMPLATES:
+            self.clear()
+        names_at = _names_at(template.request, argv, blobs)
+        layouts = self._layouts.setdefault(lengths, [])
+        layout = next((each for each in layouts if (each.names_at, each.blobs) == (names_at, blobs)), None)
+        if layout is None:
+            if len(layouts) == _MOST_LAYOUTS:
+                return
+            layout = _Layout(names_at, blobs, len(argv))
+            layouts.append(layout)
+        layout.add(template, argv)
+        self._count += 1
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._layouts.clear()
+        self._count = 0
+
+
+def _names_at(request: Dag, argv: list[Any], blobs: frozenset[int]) -> tuple[int, ...]:
+    """Positions of all names; none if some of these words are something else as well: then only the very same words
+    will do.
+    """
+    uses = [*request.load, *request.persist, *(name for op in request.ops for name in (*op.reads, *op.writes))]
+    if request.routing is not None:
+        uses.append(request.routing)
+    names = frozenset(uses)
+    positions = tuple([at for at, word in enumerate(argv) if at not in blobs and word in names])
+    return positions if len(positions) == len(uses) and _are_names(names) else ()
+
+
+def _are_names(words: Iterable[bytes]) -> bool:
     """Whether none of these could be taken for what it is not."""
     return _KEYWORDS.isdisjoint([word.upper() for word in words])
 
 
-_patterns: dict[tuple[int, ...], list[_Pattern]] = {}
+_templates = _Templates()
 
 
 def bind(spec: CommandSpec, argv: list[Any]) -> BoundDag:
@@ -139,21 +188,14 @@ def bind(spec: CommandSpec, argv: list[Any]) -> BoundDag:
     CommandError.
     """
     lengths = tuple(map(len, argv))
-    alike = _patterns.get(lengths)
-    for pattern in alike or ():
-        bound = pattern.bind(argv)
-        if bound is not None:
-            return bound
+    known = _templates.find(argv, lengths)
+    if known is not None:
+        return known
     request: Dag = COMMANDS[spec.name].parse(argv)
     blobs = _numeric_blobs(request, argv)
     template = Template(request, blobs)
     if sum(lengths) - sum(lengths[at] for at in blobs.values()) <= _LONGEST_TEMPLATE:
-        if alike is None:
-            if len(_patterns) >= _MAX_TEMPLATES:
-                _patterns.clear()
-            alike = _patterns[lengths] = []
-        alike.insert(0, _Pattern(template, argv))
-        del alike[_MOST_ALIKE:]
+        _templates.add(template, argv, lengths, frozenset(blobs.values()))
     return BoundDag(template, request.load, request.persist, argv)
 
 

@@ -21,9 +21,9 @@ from redisai_py.server.handlers.dag_templates import BoundDag, Template, bind
 
 @pytest.fixture(autouse=True)
 def _no_templates() -> Iterator[None]:
-    dag_templates._patterns.clear()
+    dag_templates._templates.clear()
     yield
-    dag_templates._patterns.clear()
+    dag_templates._templates.clear()
 
 
 def _words(argv: list[Any]) -> list[Any]:
@@ -134,11 +134,33 @@ def test_data_that_is_validated_is_part_of_the_template() -> None:
         _bind(dag(b"\2"))
 
 
-def test_templates_alike_are_few() -> None:
-    for number in range(100):
-        _bind(["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "INT8", 1, "VALUES", number % 10])
-    (alike,) = dag_templates._patterns.values()
-    assert len(alike) == dag_templates._MOST_ALIKE
+def test_clients_that_call_everything_by_their_own_names_share_a_template() -> None:
+    def dag(client: int) -> list[Any]:
+        key = f"reference:{client:03}"
+        run = ["AI.MODELEXECUTE", "m", "INPUTS", 2, key, f"in:{client:03}", "OUTPUTS", 1, f"out:{client:03}"]
+        load = ["AI.DAGEXECUTE", "LOAD", 1, key, "|>", "AI.TENSORSET", f"in:{client:03}", "INT8", 1, "BLOB", b"x"]
+        return [*load, "|>", *run, "|>", "AI.TENSORGET", f"out:{client:03}", "BLOB"]
+
+    bound = [_bind(dag(client)) for client in range(100)]
+    assert len({id(each.template) for each in bound}) == 1
+    assert [each.load for each in bound] == [(b"reference:%03d" % client,) for client in range(100)]
+
+
+def test_each_model_has_its_template_and_none_drives_out_another() -> None:
+    def dag(model: int) -> list[Any]:
+        run = ["AI.MODELEXECUTE", f"model:{model:03}", "INPUTS", 1, "in", "OUTPUTS", 1, "out"]
+        return ["AI.DAGEXECUTE", "LOAD", 1, "in", "|>", *run]
+
+    first = [_bind(dag(model)).template for model in range(100)]
+    assert [_bind(dag(model)).template for model in range(100)] == first
+    assert [template.models[0][1].key for template in first] == [b"model:%03d" % model for model in range(100)]
+
+
+def test_templates_are_bounded() -> None:
+    for number in range(3 * dag_templates._MAX_TEMPLATES):
+        _bind(["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "INT32", 1, "VALUES", 100_000 + number])
+    (layouts,) = dag_templates._templates._layouts.values()
+    assert sum(len(layout.templates) for layout in layouts) <= dag_templates._MAX_TEMPLATES
 
 
 names = st.sampled_from(["a", "b", "c", "m", "1", "2", "$"])
