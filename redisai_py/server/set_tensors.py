@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redisai_py.server.access import Access
     from redisai_py.server.connection import Connection
 
-__all__ = ["SetTensor", "SetTensors", "write_error"]
+__all__ = ["SetTensor", "SetTensors"]
 
 _OK = (b"+OK\r\n",)
 _SHORTEST_GROUP = 4
@@ -154,7 +154,7 @@ def _done(connection: Connection, access: Access, key: bytes, value: bytes, repl
         text = "ERR Redis forgot the tensor script (SCRIPT FLUSH); nothing was written, try again"
         connection.reply(UpstreamError(text))
     else:
-        connection.reply(write_error(reply))
+        connection.reply(_write_error(reply))
     connection.done_in_flight()
 
 
@@ -165,7 +165,7 @@ async def _again(connection: Connection, request: TensorSet) -> Any:
         connection.busy = False
 
 
-def write_error(reply: Any) -> RedisAIError:
+def _write_error(reply: Any) -> RedisAIError:
     """The error for a tensor that Redis refused to write."""
     if isinstance(reply, RedisAIError):
         return reply
