@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,11 @@ class FrontDoor:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         await serve(self.config, self._listener, stop=self._stop, ready=self._ready.set)
+
+    def pause(self, seconds: float) -> None:
+        """Serve nobody for so long: what comes meanwhile is found together."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(time.sleep, seconds)
 
     def stop(self) -> None:
         """Stop and drain."""

@@ -18,6 +18,7 @@ from redisai_py.pending import Pending
 from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.group_commit import CallLater, GroupCommit
 from redisai_py.server.group_sets import GroupSets, SetStream
+from redisai_py.server.joined_sets import JoinedSets
 from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream, connect_shared
 from redisai_py.store.near import NearCache
 from redisai_py.store.scripts import PROBE
@@ -52,6 +53,7 @@ class Access:
         self.groups = GroupSets(
             lambda: connect_shared(address, identity, partial(SetStream, busy_poll)), lambda: self.near
         )
+        self.sets = JoinedSets(self)
         self._near_bytes = near_bytes
         self._call_later = call_later
         self._busy_poll = busy_poll

@@ -97,21 +97,25 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self.parser
-        known: Command | Burst | None = self._known.get(data) if len(data) <= MAX_FRAME else None
-        if known is None and (form := parser.form) is not None and form.is_one(data):
-            known = Burst(form, data, [data[form.word_at : form.after_at + 2]])
-        if (
-            known is not None
-            and parser.at_boundary
-            and not (self.backlog or self.busy or self.session.mode or self._writing_paused or self.closing)
+        if parser.at_boundary and not (
+            self.backlog or self.busy or self.session.mode or self._writing_paused or self.closing
         ):
             # A whole command as was seen before, and nothing in its way: most of what a busy server receives.
-            self.server.commands_processed += 1
-            if not known.meaning.start(self, known):
-                self.backlog.append(known)
-            elif self.backlog:  # it was a burst, and has been unrolled
-                self.drain()
-            return
+            known = self._known.get(data) if len(data) <= MAX_FRAME else None
+            if known is not None:
+                self.server.commands_processed += 1
+                if not known.meaning.start(self, known):
+                    self.backlog.append(known)
+                return
+            form = parser.form
+            if form is not None and form.is_one(data):
+                self.server.commands_processed += 1
+                burst = Burst(form, data, [data[form.word_at : form.after_at + 2]])
+                if not burst.meaning.start_alone(self, burst):
+                    self.backlog.append(burst)
+                elif self.backlog:  # it has been unrolled
+                    self.drain()
+                return
         self._waiting_bytes += len(data)
         self._accept(parser.feed(data))
         if parser.receiving_large and not self.gone:

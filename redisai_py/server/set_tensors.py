@@ -100,13 +100,27 @@ class SetTensors:
             connection.busy = True
             access.groups.add(connection, burst)
             return True
-        shared = access.shared
-        if shared is None or shared.closed or not access.scripting:
-            connection.unroll(burst)
-            return True
         if session.relayed or connection.busy:
             return False
         if connection.reading and not connection.reading.isdisjoint(self.keys(burst)):
+            return False
+        if not self.send(connection, access, burst):
+            connection.unroll(burst)
+        return True
+
+    def start_alone(self, connection: Connection, burst: Burst) -> bool:
+        """Start the one command that came from this client in this iteration of the loop."""
+        access = connection.session.access
+        if access is None or not access.scripting or not connection.idle:
+            return self.start(connection, burst)
+        connection.busy = True
+        access.sets.add(connection, burst)
+        return True
+
+    def send(self, connection: Connection, access: Access, burst: Burst) -> bool:
+        """Send each command by itself; False if that cannot be now."""
+        shared = access.shared
+        if shared is None or shared.closed or not access.scripting:
             return False
         data, at, size, key_at = burst.frame, self._payload_at, self._size, self._key_at
         for word in burst.words:
@@ -132,6 +146,10 @@ class SetTensors:
         """The keys, in order."""
         at = self._key_at
         return [word[at:-2] for word in burst.words]
+
+    def value_word(self, burst: Burst) -> bytes:
+        """What the only command writes, as a word on the wire."""
+        return self._before_value + burst.frame[self._payload_at :]
 
     def value(self, burst: Burst, index: int) -> bytes:
         """What the command with that number writes."""

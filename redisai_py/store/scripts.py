@@ -24,6 +24,7 @@ __all__ = [
     "SET_TENSORS_SHA",
     "format_set",
     "format_set_if_same",
+    "format_set_many",
 ]
 
 PROBE_SIZE = 128
@@ -116,6 +117,15 @@ SET_ONE = b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SET_TENSORS_SHA + b"\r\n$1\r\n1\r\
 def format_set(key: bytes, value: bytes) -> bytes:
     """The encoded command that sets one tensor."""
     return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (SET_ONE, len(key), key, len(value), value)
+
+
+def format_set_many(keys: Sequence[bytes], values: Sequence[bytes]) -> bytes:
+    """The encoded command that sets several tensors. keys, values: with their lengths, as they are sent."""
+    count = b"%d" % len(keys)
+    head = b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%d\r\n%b\r\n" % (
+        3 + 2 * len(keys), SET_TENSORS_SHA, len(count), count
+    )  # fmt: skip
+    return b"".join((head, *keys, *values))
 
 
 def format_set_if_same(
