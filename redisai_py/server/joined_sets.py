@@ -1,7 +1,7 @@
 """Single tensors of many clients, written by one call of the script.
 
-Half of what a call of the script costs Redis is the call, not the tensor. So the AI.TENSORSETs that come alone, each
-from another client, in one iteration of the loop go together.
+Much of what a call of the script costs Redis is the call, not the tensor. So the AI.TENSORSETs that come alone, each
+from another client, in one iteration of the loop go together (docs/adr/0015).
 
 - The script looks at all keys before it writes any: if it refuses, nothing was written, and each command is sent again
   by itself and gets its own reply.
@@ -28,7 +28,7 @@ __all__ = ["JoinedSets"]
 
 _OK = b"+OK\r\n"
 _MOST_BYTES = 64 * 1024
-"""Commands per call: Redis serves nobody else while the script runs."""
+"""Commands per call, in bytes: Redis serves nobody else while the script runs."""
 _SPARED = 64
 """After a refusal, which is likely to be repeated, so many times each goes by itself."""
 

@@ -13,6 +13,7 @@ the same places.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -193,7 +194,7 @@ def bind(spec: CommandSpec, argv: list[Any]) -> BoundDag:
         return known
     request: Dag = COMMANDS[spec.name].parse(argv)
     blobs = _numeric_blobs(request, argv)
-    template = Template(request, blobs)
+    template = Template(_without(request, blobs), blobs)
     if sum(lengths) - sum(lengths[at] for at in blobs.values()) <= _LONGEST_TEMPLATE:
         _templates.add(template, argv, lengths, frozenset(blobs.values()))
     return BoundDag(template, request.load, request.persist, argv)
@@ -210,6 +211,16 @@ def _numeric_blobs(request: Dag, argv: list[Any]) -> dict[int, int]:
         and op.tensor.dtype not in (DType.BOOL, DType.STRING)
         and argv[end - 1] is op.tensor.data
     }
+
+
+def _without(request: Dag, blobs: dict[int, int]) -> Dag:
+    """The DAG without the bytes of these operations' blobs, which a template must not keep."""
+    ops = list(request.ops)
+    for i in blobs:
+        op = ops[i]
+        assert isinstance(op, TensorSet)
+        ops[i] = TensorSet(op.key, Tensor(op.tensor.dtype, op.tensor.shape, b""))
+    return replace(request, ops=tuple(ops))
 
 
 def _describe(op: Any) -> Operation:

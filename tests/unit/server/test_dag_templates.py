@@ -124,6 +124,17 @@ def test_blobs_that_are_the_same_object_are_told_apart() -> None:
     assert [bytes(tensor.data) for tensor in second.values().values()] == [b"2", b"3"]
 
 
+def test_a_template_keeps_no_blob() -> None:
+    def dag(data: bytes) -> list[Any]:
+        return ["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "INT8", 100_000, "BLOB", data]
+
+    bound = _bind(dag(b"x" * 100_000))
+    kept = [*bound.template.tensors.values(), *(op.tensor for op in bound.template.request.ops)]
+    assert [bytes(tensor.data) for tensor in kept] == [b"", b""]
+    assert [bytes(tensor.data) for tensor in bound.values().values()] == [b"x" * 100_000]
+    assert [bytes(tensor.data) for tensor in _bind(dag(b"y" * 100_000)).values().values()] == [b"y" * 100_000]
+
+
 def test_data_that_is_validated_is_part_of_the_template() -> None:
     def dag(data: bytes) -> list[Any]:
         return ["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "BOOL", 1, "BLOB", data]
