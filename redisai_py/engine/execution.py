@@ -95,9 +95,7 @@ def _terminate(loaded: LoadedModel) -> bool:
     """Whether the framework stops."""
     try:
         return loaded.session.terminate()
-    except (
-        BaseException
-    ):  # a plugin's failure: who asks is the watchdog, which has the runs of all others to look after
+    except BaseException:  # the watchdog asks, which has the runs of all others to look after
         logger.exception("a plugin failed", backend=loaded.model.backend)
         return False
 

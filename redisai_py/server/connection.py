@@ -41,7 +41,7 @@ __all__ = ["Connection"]
 _BACKLOG_HIGH = 1024
 _BACKLOG_LOW = 128
 _BURSTS_HIGH = 16
-"""The same where what waits are bursts, each of them many commands."""
+"""The same where what waits are bursts, each of them up to 64 commands."""
 _EOF_GRACE_S = 1.0
 """How long the commands of a client that sends no more may still take."""
 
