@@ -16,7 +16,7 @@ from redisai_py.commands.models import ModelExecute
 from redisai_py.commands.replies import tensor_reply
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
-from redisai_py.errors import CommandError, RedisAIError, UpstreamError, WrongType
+from redisai_py.errors import TENSOR_KEY_EMPTY, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.frames import Command, Frames
 from redisai_py.server.handlers import handle, handle_error
 from redisai_py.server.handlers.dag_templates import bind
@@ -25,7 +25,7 @@ from redisai_py.server.passthrough import understand_plain
 from redisai_py.server.runs import ExecuteModel
 from redisai_py.server.set_tensors import SetTensor, SetTensors
 from redisai_py.store import codec
-from redisai_py.store.store import LARGE_VALUE, empty_tensor_key
+from redisai_py.store.store import LARGE_VALUE
 
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
@@ -155,7 +155,7 @@ async def _get_again(request: TensorGet, connection: Connection, value: bytes) -
     if not value:
         if await access.store.check_tensor_or_absent(request.key):
             return await handle(request, connection)
-        raise empty_tensor_key()
+        raise MissingKey(TENSOR_KEY_EMPTY)
     tensor = await access.store.large_tensor(request.key)
     return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
 

@@ -15,7 +15,17 @@ import hiredis
 from redisai_py.commands import COMMANDS, admin, models, scripts, tensors
 from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.replies import model_reply, script_reply, tensor_reply
-from redisai_py.errors import NO_RUN_INFO, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
+from redisai_py.errors import (
+    MODEL_KEY_EMPTY,
+    NO_RUN_INFO,
+    SCRIPT_KEY_EMPTY,
+    TENSOR_KEY_EMPTY,
+    CommandError,
+    MissingKey,
+    RedisAIError,
+    UpstreamError,
+    WrongType,
+)
 from redisai_py.frames import Command
 from redisai_py.resp import split_replies
 from redisai_py.resp_reply import OK, encode_reply
@@ -24,7 +34,6 @@ from redisai_py.server.handlers.admin import INFO_FIELDS, NEEDS_CONFIG, change_s
 from redisai_py.server.keymap import Place
 from redisai_py.store import codec
 from redisai_py.store.scripts import DELETE_KIND, SET_TENSORS
-from redisai_py.store.store import empty_tensor_key
 from redisai_py.tensor import Buffer, Tensor
 
 if TYPE_CHECKING:
@@ -217,7 +226,7 @@ def _failing(error: CommandError) -> tuple[list[list[Any]], Finish]:
             if value or replies[1]:
                 codec.read_header(value[: codec.header_size(value)])
         elif value is None:
-            raise empty_tensor_key()
+            raise MissingKey(TENSOR_KEY_EMPTY)
         else:
             codec.decode_tensor(value)
         raise error
@@ -237,7 +246,7 @@ def _tensor_get(request: tensors.TensorGet, connection: Connection) -> tuple[lis
     def finish(replies: list[Any]) -> Any:
         value = _checked(replies[0])
         if value is None:
-            raise empty_tensor_key()
+            raise MissingKey(TENSOR_KEY_EMPTY)
         tensor: Tensor = codec.decode_tensor(value)
         return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
 
@@ -248,7 +257,7 @@ def _model_get(request: models.ModelGet, connection: Connection) -> tuple[list[l
     def finish(replies: list[Any]) -> Any:
         kind, flat = replies[0], _checked(replies[1])
         if kind == b"none":
-            raise MissingKey("ERR model key is empty")
+            raise MissingKey(MODEL_KEY_EMPTY)
         fields = dict(flat) if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
         model, chunks = codec.decode_model([fields.get(name) for name in codec.MODEL_META_FIELDS])
         try:
@@ -263,7 +272,7 @@ def _model_get(request: models.ModelGet, connection: Connection) -> tuple[list[l
 def _script_get(request: scripts.ScriptGet, connection: Connection) -> tuple[list[list[Any]], Finish]:
     def finish(replies: list[Any]) -> Any:
         if replies[0] == b"none":
-            raise MissingKey("ERR script key is empty")
+            raise MissingKey(SCRIPT_KEY_EMPTY)
         return script_reply(request, codec.decode_script(_checked(replies[1])))
 
     return [[b"TYPE", request.key], [b"HMGET", request.key, *codec.SCRIPT_FIELDS]], finish
@@ -309,9 +318,9 @@ def _config_set(request: admin.ConfigSet, connection: Connection) -> tuple[list[
 _TRANSLATIONS: dict[type, Callable[[Any, Connection], tuple[list[list[Any]], Finish]]] = {
     tensors.TensorGet: _tensor_get,
     models.ModelGet: _model_get,
-    models.ModelDel: _delete(b"MODEL", "ERR model key is empty"),
+    models.ModelDel: _delete(b"MODEL", MODEL_KEY_EMPTY),
     scripts.ScriptGet: _script_get,
-    scripts.ScriptDel: _delete(b"SCRIPT", "ERR script key is empty"),
+    scripts.ScriptDel: _delete(b"SCRIPT", SCRIPT_KEY_EMPTY),
     admin.Info: _info,
     admin.ConfigGet: _config_get,
     admin.ConfigSet: _config_set,

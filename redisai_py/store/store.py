@@ -9,60 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
-from redisai_py.errors import Conflict, MissingKey, RedisAIError, UpstreamError, WrongType
+from redisai_py.errors import (
+    MODEL_KEY_EMPTY,
+    SCRIPT_KEY_EMPTY,
+    TENSOR_KEY_EMPTY,
+    Conflict,
+    MissingKey,
+    RedisAIError,
+    UpstreamError,
+    WrongType,
+)
 from redisai_py.model import Model, Script
 from redisai_py.store import codec
-from redisai_py.store.scripts import DELETE_KIND, PROBE_SIZE, SET_TENSORS, SET_TENSORS_SHA
+from redisai_py.store.kinds import hash_fields, no_string, tensor_or_absent, watch_kind, watch_tensors
+from redisai_py.store.link import Caller, Link, last_reply, refused, transaction
+from redisai_py.store.scripts import DELETE_KIND, SET_TENSORS, SET_TENSORS_SHA
 from redisai_py.tensor import Buffer, Tensor
 
-__all__ = ["LARGE_VALUE", "Link", "Store", "empty_tensor_key", "expiry_options"]
+__all__ = ["LARGE_VALUE", "MODEL_ID_FIELDS", "Store", "expiry_options"]
 
 LARGE_VALUE = 64 * 1024
 """Values of this many bytes and more travel on dedicated connections."""
+MODEL_ID_FIELDS = (b"kind", b"id")
+"""What tells which model a key holds."""
 _COMMIT_ATTEMPTS = 16
 _STAGING_TTL_S = 3600
 _SCAN_COUNT = 500
-
-
-class Caller(Protocol):
-    """Something that sends one command and gives its reply."""
-
-    def call(self, *argv: Any) -> Awaitable[Any]:
-        """Raises UpstreamError with the text of an error reply."""
-
-
-class Link(Protocol):
-    """An identity's connections."""
-
-    scripting: bool
-    """Whether Redis lets this identity run scripts."""
-
-    def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Awaitable[Any]]:
-        """Send commands on the shared stream in one write."""
-
-    def dedicated(self) -> AbstractAsyncContextManager[Caller]:
-        """A connection to oneself for a while."""
-
-    def forget(self, keys: Iterable[bytes]) -> None:
-        """These keys are being written: what is known of their values will be out of date."""
-
-    def wrote(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """These keys hold these strings now."""
-
-
-def empty_tensor_key() -> MissingKey:
-    """The error for a tensor that is not there."""
-    return MissingKey("ERR tensor key is empty or in a different shard")
-
-
-def _refused(error: UpstreamError) -> RedisAIError:
-    """Redis's refusal; one about the key's type in RedisAI's words, wherever Redis puts it in its text."""
-    return WrongType() if "WRONGTYPE" in str(error) else error
 
 
 class Store:
@@ -98,15 +74,11 @@ class Store:
         tensors = []
         for key, value in zip(keys, values, strict=True):
             if value is None:
-                raise await self._absent(key)
+                raise await no_string(self._link, key)
             if len(value) >= LARGE_VALUE:
                 self._note_large(key)
             tensors.append(codec.decode_tensor(value))
         return tensors
-
-    async def _absent(self, key: bytes) -> RedisAIError:
-        (kind,) = self._link.pipeline([(b"TYPE", key)])
-        return empty_tensor_key() if await kind == b"none" else WrongType()
 
     async def large_tensor(self, key: bytes) -> Tensor:
         """A tensor whose value is known to be large. Raises MissingKey, WrongType."""
@@ -115,30 +87,18 @@ class Store:
             try:
                 value = await connection.call(b"GET", key)
             except UpstreamError as error:
-                raise _refused(error) from error
+                raise refused(error) from error
         if value is None:
-            raise empty_tensor_key()
+            raise MissingKey(TENSOR_KEY_EMPTY)
         return codec.decode_tensor(value)
 
     async def check_tensor_or_absent(self, key: bytes) -> bool:
         """Whether a tensor is there. Raises WrongType if something else is."""
-        try:
-            (head,) = self._link.pipeline([(b"GETRANGE", key, 0, codec.MAX_HEADER + 8)])
-            value = await head
-        except UpstreamError as error:
-            raise _refused(error) from error
-        if value:
-            size = codec.header_size(value)
-            codec.read_header(bytes(value[:size]))
-            return True
-        (kind,) = self._link.pipeline([(b"TYPE", key)])
-        if await kind != b"none":
-            raise WrongType
-        return False
+        return await tensor_or_absent(self._link, key)
 
     def model_and_tensors(self, key: bytes, names: Sequence[bytes]) -> tuple[Awaitable[Any], Awaitable[Any]]:
         """Ask for a model's id and for tensors in one round trip: the replies to HMGET kind id and to MGET."""
-        fields = (b"HMGET", key, b"kind", b"id")
+        fields = (b"HMGET", key, *MODEL_ID_FIELDS)
         if self.expects_large(names):
             (ids,) = self._link.pipeline([fields])
             return ids, self.large_values(names)
@@ -189,7 +149,7 @@ class Store:
         else:
             for key in write.tensors:
                 await self.check_tensor_or_absent(key)
-            await _last(self._link.pipeline(_transaction(write.joined())))
+            await last_reply(self._link.pipeline(transaction(write.joined())))
 
     async def _put_scripted(self, write: _Write) -> None:
         command = (b"EVALSHA", SET_TENSORS_SHA, *write.script_words())
@@ -198,11 +158,11 @@ class Store:
             await pending
         except UpstreamError as error:
             if not str(error).startswith("NOSCRIPT"):
-                raise _refused(error) from error
+                raise refused(error) from error
             try:
-                await _last(self._link.pipeline([(b"SCRIPT", b"LOAD", SET_TENSORS), command]))
+                await last_reply(self._link.pipeline([(b"SCRIPT", b"LOAD", SET_TENSORS), command]))
             except UpstreamError as again:
-                raise _refused(again) from again
+                raise refused(again) from again
 
     async def _put_watched(self, write: _Write) -> None:
         for key in write.tensors:
@@ -233,10 +193,10 @@ class Store:
     async def _put_if_unchanged(self, write: _Write, watching: Caller) -> None:
         if self._link.scripting and write.size_bytes < LARGE_VALUE:
             # EVAL, not EVALSHA: a script that Redis forgot could not be sent again, since EXEC ends the WATCH.
-            commit = _transaction([(b"EVAL", SET_TENSORS, *write.script_words())])
-            results = await _last([watching.call(*command) for command in commit])
+            commit = transaction([(b"EVAL", SET_TENSORS, *write.script_words())])
+            results = await last_reply([watching.call(*command) for command in commit])
             if results is not None and isinstance(results[0], UpstreamError):
-                raise _refused(results[0])
+                raise refused(results[0])
             unchanged = results is not None
         else:
             unchanged = await self._check_and_set(write, watching)
@@ -245,28 +205,10 @@ class Store:
 
     async def _check_and_set(self, write: _Write, connection: Caller) -> bool:
         """WATCH and check the keys, then write them in one transaction; False if a watched key was changed."""
-        watch = connection.call(b"WATCH", *write.tensors)
-        heads = [connection.call(b"GETRANGE", key, b"0", b"%d" % (PROBE_SIZE - 1)) for key in write.tensors]
-        await watch
-        for key, head in zip(write.tensors, heads, strict=True):
-            await self._check_head(connection, key, head)
-        results = await _last([connection.call(*command) for command in _transaction(write.commands())])
+        if not await watch_tensors(connection, write.tensors):
+            return False
+        results = await last_reply([connection.call(*command) for command in transaction(write.commands())])
         return results is not None
-
-    async def _check_head(self, connection: Caller, key: bytes, pending: Awaitable[Any]) -> None:
-        """Raise WrongType unless the first bytes of a value are a tensor's, or the key is absent."""
-        try:
-            head = await pending
-            if not head:
-                if await connection.call(b"EXISTS", key):
-                    raise WrongType
-                return
-            size = codec.header_size(head)
-            if size > len(head):
-                head = await connection.call(b"GETRANGE", key, b"0", b"%d" % (size - 1))
-            codec.read_header(bytes(head[:size]))
-        except UpstreamError as error:
-            raise _refused(error) from error
 
     def _note_large(self, key: bytes) -> None:
         if len(self._large_keys) >= 4096:
@@ -281,7 +223,14 @@ class Store:
 
     async def _model(self, key: bytes) -> tuple[Model, int]:
         (pending,) = self._link.pipeline([(b"HMGET", key, *codec.MODEL_META_FIELDS)])
-        return codec.decode_model(await self._fields(key, pending, "ERR model key is empty"))
+        return codec.decode_model(await hash_fields(self._link, key, codec.MODEL_META_FIELDS, pending, MODEL_KEY_EMPTY))
+
+    async def model_id(self, key: bytes, pending: Awaitable[Any]) -> str:
+        """The id of a model, in the coming reply of an HMGET of MODEL_ID_FIELDS. Raises MissingKey, WrongType."""
+        kind, model_id = await hash_fields(self._link, key, MODEL_ID_FIELDS, pending, MODEL_KEY_EMPTY)
+        if kind != b"MODEL" or model_id is None:
+            raise WrongType
+        return model_id.decode()
 
     async def model_with_blob(self, key: bytes) -> Model:
         """A model whole: description and blob are of one store. Raises MissingKey, WrongType."""
@@ -299,25 +248,11 @@ class Store:
     async def script(self, key: bytes) -> Script:
         """A script. Raises MissingKey, WrongType."""
         (pending,) = self._link.pipeline([(b"HMGET", key, *codec.SCRIPT_FIELDS)])
-        return await self.decode_script(key, pending, "ERR script key is empty")
+        return await self.decode_script(key, pending)
 
-    async def decode_script(self, key: bytes, pending: Awaitable[Any], missing: str) -> Script:
+    async def decode_script(self, key: bytes, pending: Awaitable[Any]) -> Script:
         """The script in the coming reply of an HMGET of SCRIPT_FIELDS. Raises MissingKey, WrongType."""
-        return codec.decode_script(await self._fields(key, pending, missing))
-
-    async def _fields(self, key: bytes, pending: Awaitable[Any], missing: str) -> list[bytes | None]:
-        try:
-            values: list[bytes | None] = await pending
-        except UpstreamError as error:
-            raise _refused(error) from error
-        if values[0] is None:
-            raise await self.no_value(key, missing)
-        return values
-
-    async def no_value(self, key: bytes, missing: str) -> RedisAIError:
-        """The error for a hash without our fields: `missing` if there is no key at all, else WRONGTYPE."""
-        (kind,) = self._link.pipeline([(b"TYPE", key)])
-        return MissingKey(missing) if await kind == b"none" else WrongType()
+        return codec.decode_script(await hash_fields(self._link, key, codec.SCRIPT_FIELDS, pending, SCRIPT_KEY_EMPTY))
 
     def staging_key(self, key: bytes, unique: bytes) -> bytes:
         """A name to write under before publishing: it begins with the final name, so that ACL patterns cover it, and
@@ -332,11 +267,10 @@ class Store:
         self._link.forget((key,))
         try:
             while True:
-                watch = connection.call(b"WATCH", key)
-                await self._check_head(connection, key, connection.call(b"GETRANGE", key, b"0", b"127"))
-                await watch
-                commit = _transaction([(b"PERSIST", staging), (b"RENAME", staging, key)])
-                if await _last([connection.call(*command) for command in commit]) is not None:
+                if not await watch_tensors(connection, (key,)):
+                    continue
+                commit = transaction([(b"PERSIST", staging), (b"RENAME", staging, key)])
+                if await last_reply([connection.call(*command) for command in commit]) is not None:
                     return
         except RedisAIError:
             await connection.call(b"DEL", staging)
@@ -344,9 +278,10 @@ class Store:
 
     async def check_large_write(self, connection: Caller, staging: bytes, key: bytes) -> None:
         """Raise, before any data is sent, if the key holds no tensor or Redis refuses the two names."""
-        head = connection.call(b"GETRANGE", key, b"0", b"%d" % (PROBE_SIZE - 1))
         await connection.call(b"DEL", staging)
-        await self._check_head(connection, key, head)
+        while not await watch_tensors(connection, (key,)):
+            pass
+        await connection.call(b"UNWATCH")
 
     async def check_store(self, key: bytes, new_id: str) -> None:
         """Raise, before a framework sees what is to be stored, if Redis refuses this identity to store it.
@@ -354,8 +289,8 @@ class Store:
         A rehearsal under the staging name, which leaves nothing. The type of what the key holds is not looked at.
         """
         staging = self.staging_key(key, new_id.encode())
-        rehearsal = _transaction([(b"HSET", staging, b"kind", b""), (b"DEL", staging)])
-        await _last(self._link.pipeline([(b"EXISTS", key), *rehearsal]))
+        rehearsal = transaction([(b"HSET", staging, b"kind", b""), (b"DEL", staging)])
+        await last_reply(self._link.pipeline([(b"EXISTS", key), *rehearsal]))
 
     async def put_model(self, key: bytes, model: Model, chunk_size: int) -> None:
         """Store a model, staged chunk by chunk, published by one RENAME: readers see the old or the new one, whole.
@@ -380,30 +315,19 @@ class Store:
         flat = [item for field in fields.items() for item in field]
         async with self._link.dedicated() as connection:
             try:
-                await self._check_kind(connection, key, kind)
+                await watch_kind(connection, key, kind)
                 await connection.call(b"HSET", staging, *flat)
                 await connection.call(b"EXPIRE", staging, b"%d" % _STAGING_TTL_S)
                 for piece in pieces:
                     await connection.call(b"HSET", staging, *piece)
                     await connection.call(b"EXPIRE", staging, b"%d" % _STAGING_TTL_S)
-                commit = _transaction([(b"PERSIST", staging), (b"RENAME", staging, key)])
-                while await _last([connection.call(*command) for command in commit]) is None:
-                    await self._check_kind(connection, key, kind)
+                commit = transaction([(b"PERSIST", staging), (b"RENAME", staging, key)])
+                while await last_reply([connection.call(*command) for command in commit]) is None:
+                    await watch_kind(connection, key, kind)
             except RedisAIError:
                 await connection.call(b"UNWATCH")
                 await connection.call(b"DEL", staging)
                 raise
-
-    async def _check_kind(self, connection: Caller, key: bytes, kind: bytes) -> None:
-        """WATCH the key and raise WrongType if it holds anything but `kind`; absent is fine."""
-        await connection.call(b"WATCH", key)
-        exists = connection.call(b"EXISTS", key)
-        try:
-            found = await connection.call(b"HGET", key, b"kind")
-        except UpstreamError as error:
-            raise _refused(error) from error
-        if await exists and found != kind:
-            raise WrongType
 
     async def delete(self, key: bytes, kind: bytes, missing: str) -> None:
         """Delete a model or script. Raises MissingKey with the text `missing`, WrongType."""
@@ -413,7 +337,7 @@ class Store:
             try:
                 deleted = await pending
             except UpstreamError as error:
-                raise _refused(error) from error
+                raise refused(error) from error
         else:
             deleted = await self._delete_watched(key, kind)
         if not deleted:
@@ -422,8 +346,8 @@ class Store:
     async def _delete_watched(self, key: bytes, kind: bytes) -> int:
         async with self._link.dedicated() as connection:
             while True:
-                await self._check_kind(connection, key, kind)
-                deleted = await _last([connection.call(*command) for command in _transaction([(b"DEL", key)])])
+                await watch_kind(connection, key, kind)
+                deleted = await last_reply([connection.call(*command) for command in transaction([(b"DEL", key)])])
                 if deleted is not None:
                     return int(deleted[0])
 
@@ -483,13 +407,3 @@ def expiry_options(ex_seconds: int | None, keepttl: bool) -> tuple[bytes, ...]:
     if ex_seconds is not None:
         return (b"EX", b"%d" % ex_seconds)
     return (b"KEEPTTL",) if keepttl else ()
-
-
-def _transaction(commands: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
-    return [(b"MULTI",), *commands, (b"EXEC",)]
-
-
-async def _last(pendings: Sequence[Awaitable[Any]]) -> Any:
-    """The value of the last of several commands sent together; the first error of any of them is raised."""
-    values = [await pending for pending in pendings]
-    return values[-1]

@@ -59,10 +59,13 @@ class HoldingProxy:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 sent += data
-                server.sendall(data)
+                self._forward(data, server)
                 if self._is_held(sent):
                     self.asked.release()
         _shut(client, server)
+
+    def _forward(self, data: bytes, server: socket.socket) -> None:
+        server.sendall(data)
 
     def _answer(self, server: socket.socket, client: socket.socket, sent: bytearray) -> None:
         with contextlib.suppress(OSError):

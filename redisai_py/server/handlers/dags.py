@@ -21,9 +21,8 @@ from redisai_py.resp_reply import TIMEDOUT
 from redisai_py.server.handlers.dag_run import DagRun
 from redisai_py.server.handlers.dag_templates import BoundDag, Template
 from redisai_py.server.handlers.models import Patience, check_counts, keep_near, load_model
-from redisai_py.server.handlers.scripts import SCRIPT_MISSING
 from redisai_py.store import codec
-from redisai_py.store.store import Store
+from redisai_py.store.store import MODEL_ID_FIELDS, Store
 
 if TYPE_CHECKING:
     from redisai_py.server.access import Access
@@ -141,7 +140,7 @@ async def _look_up(
 
 
 def _fields(op: ModelExecute | ScriptExecute) -> tuple[bytes, ...]:
-    return (b"HMGET", op.key, *((b"kind", b"id") if isinstance(op, ModelExecute) else codec.SCRIPT_FIELDS))
+    return (b"HMGET", op.key, *(MODEL_ID_FIELDS if isinstance(op, ModelExecute) else codec.SCRIPT_FIELDS))
 
 
 async def _runnable(
@@ -151,4 +150,4 @@ async def _runnable(
         loaded = await load_model(op.key, fields, store, connection, patience)
         check_counts(loaded.model, len(op.inputs), len(op.outputs))
         return loaded
-    return await store.decode_script(op.key, fields, SCRIPT_MISSING)
+    return await store.decode_script(op.key, fields)

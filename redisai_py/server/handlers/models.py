@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from redisai_py.commands import models
 from redisai_py.commands.replies import model_reply, scan_reply
 from redisai_py.engine.registry import LoadedModel
-from redisai_py.errors import CommandError, DeadlineExceeded, UpstreamError, WrongType
+from redisai_py.errors import MODEL_KEY_EMPTY, CommandError, DeadlineExceeded
 from redisai_py.model import Model
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
 __all__ = [
-    "MODEL_MISSING",
     "Patience",
     "check_counts",
     "keep_near",
@@ -38,8 +37,6 @@ __all__ = [
     "model_scan",
     "model_store",
 ]
-
-MODEL_MISSING = "ERR model key is empty"
 
 
 def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
@@ -90,7 +87,7 @@ async def model_get(request: models.ModelGet, connection: Connection) -> Any:
 async def model_del(request: models.ModelDel, connection: Connection) -> Any:
     """AI.MODELDEL."""
     store = (await connection.session.authenticated()).store
-    await store.delete(request.key, b"MODEL", MODEL_MISSING)
+    await store.delete(request.key, b"MODEL", MODEL_KEY_EMPTY)
     connection.server.loading.gone(Place("MODEL", connection.session.identity.database, request.key))
     return OK
 
@@ -201,21 +198,14 @@ async def load_model(
 ) -> LoadedModel:
     """The loaded model that the key holds now; loads it if this server has not met its id yet.
 
-    Args:   ids: the coming reply of `HMGET key kind id`.
+    Args:   ids: the coming reply of an HMGET of MODEL_ID_FIELDS.
     Raises: MissingKey, WrongType, BackendError; DeadlineExceeded: `patience` was over first.
     """
     engine = connection.server.engine
-    try:
-        kind, model_id = await ids
-    except UpstreamError as error:
-        if "WRONGTYPE" in str(error):
-            raise WrongType from error
-        raise
-    if kind != b"MODEL" or model_id is None:
-        raise await store.no_value(key, MODEL_MISSING)
-    loaded = engine.loaded(model_id.decode())
+    model_id = await store.model_id(key, ids)
+    loaded = engine.loaded(model_id)
     if loaded is None:
         place = Place("MODEL", connection.session.identity.database, key)
-        loading = connection.server.loading.stored(place, model_id.decode(), store)
+        loading = connection.server.loading.stored(place, model_id, store)
         loaded = await (patience.wait_for(loading, connection.server.loop) if patience is not None else loading)
     return loaded

@@ -12,7 +12,7 @@ import hiredis
 from redisai_py.commands import COMMANDS, scripts, tensors
 from redisai_py.commands.replies import scan_reply, script_reply, tensor_reply
 from redisai_py.engine.scripts import ScriptRun
-from redisai_py.errors import CommandError, DeadlineExceeded, RedisAIError, UpstreamError
+from redisai_py.errors import SCRIPT_KEY_EMPTY, CommandError, DeadlineExceeded, RedisAIError, UpstreamError
 from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT, encode_reply
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
 __all__ = [
-    "SCRIPT_MISSING",
     "ConnectionHost",
     "count_script",
     "run_script",
@@ -37,7 +36,6 @@ __all__ = [
     "script_store",
 ]
 
-SCRIPT_MISSING = "ERR script key is empty"
 
 _NOT_FROM_SCRIPTS = frozenset(
     (
@@ -72,7 +70,7 @@ async def script_get(request: scripts.ScriptGet, connection: Connection) -> Any:
 async def script_del(request: scripts.ScriptDel, connection: Connection) -> Any:
     """AI.SCRIPTDEL."""
     store = (await connection.session.authenticated()).store
-    await store.delete(request.key, b"SCRIPT", SCRIPT_MISSING)
+    await store.delete(request.key, b"SCRIPT", SCRIPT_KEY_EMPTY)
     connection.server.loading.gone(_place(request.key, connection))
     return OK
 

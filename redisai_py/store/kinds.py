@@ -1,0 +1,119 @@
+"""What a key holds, where one command does not tell: an absent key answers as an empty string does, or a foreign hash.
+
+Telling them apart takes a second look, and in between others may write the key. What they wrote must not be taken for
+something of the wrong kind: the second look is at both the type and the value, which Redis executes one after the
+other, or it is followed by asking whether a WATCH still holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any
+
+from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, UpstreamError, WrongType
+from redisai_py.store import codec
+from redisai_py.store.link import Caller, Link, last_reply, refused, transaction
+from redisai_py.store.scripts import PROBE_SIZE
+
+__all__ = ["hash_fields", "no_string", "tensor_or_absent", "watch_kind", "watch_tensors"]
+
+
+async def no_string(link: Link, key: bytes) -> RedisAIError:
+    """The error for a key of which MGET said nil: it is absent, or holds another type than a string."""
+    (kind,) = link.pipeline([(b"TYPE", key)])
+    return (
+        MissingKey(TENSOR_KEY_EMPTY) if await kind in (b"none", b"string") else WrongType()
+    )  # a string came after the MGET
+
+
+async def tensor_or_absent(link: Link, key: bytes) -> bool:
+    """Whether a tensor is there. Raises WrongType if something else is."""
+    look = (b"GETRANGE", key, 0, codec.MAX_HEADER + 8)
+    try:
+        (head,) = link.pipeline([look])
+        value = await head
+        if not value:
+            kind, again = link.pipeline([(b"TYPE", key), look])
+            if await kind == b"none":
+                return False
+            value = await again
+    except UpstreamError as error:
+        raise refused(error) from error
+    codec.read_header(bytes(value[: codec.header_size(value)]))
+    return True
+
+
+async def hash_fields(
+    link: Link, key: bytes, names: Sequence[bytes], pending: Awaitable[Any], missing: str
+) -> list[bytes | None]:
+    """The values of a hash's fields, the first of which each of our hashes has.
+
+    Args:   pending: the coming reply of `HMGET key *names`.
+    Raises: MissingKey, with the text `missing`; WrongType.
+    """
+    try:
+        values: list[bytes | None] = await pending
+        if values[0] is None:
+            kind, again = link.pipeline([(b"TYPE", key), (b"HMGET", key, *names)])
+            if await kind == b"none":
+                raise MissingKey(missing)
+            values = await again
+    except UpstreamError as error:
+        raise refused(error) from error
+    if values[0] is None:
+        raise WrongType
+    return values
+
+
+async def watch_tensors(connection: Caller, keys: Iterable[bytes]) -> bool:
+    """WATCH keys, each of which is absent or holds a tensor. False: one was changed since, and nothing is watched.
+
+    Raises: WrongType: one holds something else.
+    """
+    keys = list(keys)
+    watch = connection.call(b"WATCH", *keys)
+    heads = [connection.call(b"GETRANGE", key, b"0", b"%d" % (PROBE_SIZE - 1)) for key in keys]
+    await watch
+    try:
+        for key, head in zip(keys, heads, strict=True):
+            await _check_head(connection, key, await head)
+    except UpstreamError as error:
+        raise refused(error) from error
+    except WrongType:
+        if await _unchanged(connection):
+            raise
+        return False
+    return True
+
+
+async def _check_head(connection: Caller, key: bytes, head: bytes) -> None:
+    """Raise WrongType unless the first bytes of a value are a tensor's, or the key is absent."""
+    if not head:
+        if await connection.call(b"EXISTS", key):
+            raise WrongType
+        return
+    size = codec.header_size(head)
+    if size > len(head):
+        head = await connection.call(b"GETRANGE", key, b"0", b"%d" % (size - 1))
+    codec.read_header(bytes(head[:size]))
+
+
+async def watch_kind(connection: Caller, key: bytes, kind: bytes) -> None:
+    """WATCH a key that is absent or holds a model or script, which `kind` says. Raises WrongType."""
+    while True:
+        watch = connection.call(b"WATCH", key)
+        exists = connection.call(b"EXISTS", key)
+        found = connection.call(b"HGET", key, b"kind")
+        await watch
+        try:
+            if not await exists or await found == kind:
+                return
+        except UpstreamError as error:
+            raise refused(error) from error
+        if await _unchanged(connection):
+            raise WrongType
+
+
+async def _unchanged(connection: Caller) -> bool:
+    """Whether what is watched is as it was when its WATCH was sent. Nothing is watched any more."""
+    return await last_reply([connection.call(*command) for command in transaction()]) is not None

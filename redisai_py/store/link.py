@@ -1,0 +1,53 @@
+"""How the store reaches Redis: what it asks of the connections that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from redisai_py.errors import RedisAIError, UpstreamError, WrongType
+
+__all__ = ["Caller", "Link", "last_reply", "refused", "transaction"]
+
+
+class Caller(Protocol):
+    """Something that sends one command and gives its reply."""
+
+    def call(self, *argv: Any) -> Awaitable[Any]:
+        """Raises UpstreamError with the text of an error reply."""
+
+
+class Link(Protocol):
+    """An identity's connections."""
+
+    scripting: bool
+    """Whether Redis lets this identity run scripts."""
+
+    def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Awaitable[Any]]:
+        """Send commands on the shared stream in one write."""
+
+    def dedicated(self) -> AbstractAsyncContextManager[Caller]:
+        """A connection to oneself for a while."""
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """These keys are being written: what is known of their values will be out of date."""
+
+    def wrote(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """These keys hold these strings now."""
+
+
+def transaction(commands: Iterable[Sequence[Any]] = ()) -> list[Sequence[Any]]:
+    """The commands between MULTI and EXEC."""
+    return [(b"MULTI",), *commands, (b"EXEC",)]
+
+
+async def last_reply(pendings: Sequence[Awaitable[Any]]) -> Any:
+    """The value of the last of several commands sent together; the first error of any of them is raised."""
+    values = [await pending for pending in pendings]
+    return values[-1]
+
+
+def refused(error: UpstreamError) -> RedisAIError:
+    """Redis's refusal; one about the key's type in RedisAI's words, wherever Redis puts it in its text."""
+    return WrongType() if "WRONGTYPE" in str(error) else error

@@ -1,0 +1,44 @@
+"""A TCP proxy before Redis that lets something happen there between two commands of a front door."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+from tests.fault.holding_proxy import HoldingProxy
+
+__all__ = ["MeddlingProxy"]
+
+_EXECUTED_S = 0.05  # a command that was sent is executed by then
+
+
+class MeddlingProxy(HoldingProxy):
+    """Forwards bytes to Redis and back."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self._command = b""
+        self._act: Callable[[], object] | None = None
+
+    def before(self, command: str, act: Callable[[], object]) -> None:
+        """Call `act` once: before the next command of that name goes to Redis, and after those sent before it."""
+        self._command = b"\r\n$%d\r\n%b\r\n" % (len(command), command.encode())
+        self._act = act
+
+    @property
+    def acted(self) -> bool:
+        """Whether what `before` asked for has happened."""
+        return self._act is None
+
+    def _forward(self, data: bytes, server: socket.socket) -> None:
+        at = data.find(self._command) if self._act is not None else -1
+        if self._act is not None and at >= 0:
+            start = data.rindex(b"*", 0, at)
+            if start:
+                server.sendall(data[:start])
+                time.sleep(_EXECUTED_S)
+            act, self._act = self._act, None
+            act()
+            data = data[start:]
+        server.sendall(data)
