@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from redisai_py.errors import (
@@ -96,14 +97,18 @@ class Store:
         """Whether a tensor is there. Raises WrongType if something else is."""
         return await tensor_or_absent(self._link, key)
 
-    def model_and_tensors(self, key: bytes, names: Sequence[bytes]) -> tuple[Awaitable[Any], Awaitable[Any]]:
-        """Ask for a model's id and for tensors in one round trip: the replies to HMGET kind id and to MGET."""
+    def model_and_tensors(
+        self, key: bytes, names: Sequence[bytes]
+    ) -> tuple[Awaitable[Any], Callable[[], Awaitable[Any]]]:
+        """Ask for a model's id and for tensors in one round trip: the reply to HMGET of MODEL_ID_FIELDS, and a function
+        that gives the reply to MGET. What is expected to be large is asked for only when that function is called.
+        """
         fields = (b"HMGET", key, *MODEL_ID_FIELDS)
         if self.expects_large(names):
             (ids,) = self._link.pipeline([fields])
-            return ids, self.large_values(names)
+            return ids, partial(self.large_values, names)
         ids, values = self._link.pipeline([fields, (b"MGET", *names)])
-        return ids, values
+        return ids, lambda: values
 
     def expects_large(self, keys: Sequence[bytes]) -> bool:
         """Whether a value under one of these keys was large when last seen: a hint which way to fetch them."""

@@ -128,10 +128,10 @@ async def _read(
 ) -> tuple[LoadedModel, list[Tensor]]:
     """The model and the inputs, in one round trip; kept near."""
     store, near = access.store, access.near
-    ids, coming = store.model_and_tensors(request.key, request.inputs)
+    ids, values_of_inputs = store.model_and_tensors(request.key, request.inputs)
     loaded = await load_model(request.key, ids, store, connection, patience)
     check_counts(loaded.model, len(request.inputs), len(request.outputs))
-    values = await coming
+    values = await values_of_inputs()
     inputs = await store.decode_all(request.inputs, values)
     if near is not None:
         near.put_model(request.key, loaded.id)
