@@ -90,12 +90,19 @@ def _types() -> dict[str, Any]:
 
 
 def _type(setting: Setting) -> Any:
-    if setting.name.endswith("_bytes"):
-        return ByteSize  # 64MiB as well as 67108864
+    if setting.type == "int":
+        number = ByteSize if setting.name.endswith("_bytes") else int  # 64MiB as well as 67108864
+        return typing.Annotated[number, BeforeValidator(_no_bool)]
     if _types()[setting.name] == tuple[str, ...]:
         # In a variable, the words are separated by commas; pydantic-settings would take it for JSON.
         return typing.Annotated[list[str], NoDecode, BeforeValidator(_split)]
     return _types()[setting.name]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # which is an int in Python
+        raise ValueError("Input should be a number")
+    return value
 
 
 def _split(value: Any) -> Any:

@@ -142,6 +142,14 @@ def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:
         load({}, tmp_path / "missing.toml")
 
 
+@pytest.mark.parametrize("name", ["port", "near_cache_bytes"])
+def test_a_truth_is_no_number(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "redisai.toml"
+    file.write_text(f"{name} = true\n")
+    with pytest.raises(SettingsError, match=f"{name} is True: Input should be a number"):
+        load({}, file)
+
+
 def test_json_round_trip() -> None:
     config = Config(
         port=0, data_dir=Path("/a/b"), preload=("x", "y"), device_threads=("CPU=3",), redis="redis://:p@h:1",
