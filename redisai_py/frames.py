@@ -4,6 +4,7 @@
   replaces parsing and validation (docs/adr/0003).
 - Commands that carry data repeat themselves in all but their second word and their payload: they have a `HeadForm`, and
   those of one form that come one behind the other are taken as one `Burst` (docs/adr/0015).
+- So are commands that are all to be handled alike, whatever they are.
 
 It must not know what any command means.
 """
@@ -122,17 +123,18 @@ class HeadForm:
 
 
 class Burst:
-    """Commands of one form, one or more, that came one behind the other.
+    """Commands, one or more, that came one behind the other and have one meaning.
 
-    frame: their bytes.   words: their second words, with their lengths as on the wire.   meaning: their form's.
+    frame: their bytes.   words: for each a word: of commands of one form the second, with its length as on the wire; of
+    others the name.
     """
 
     __slots__ = ("frame", "meaning", "words")
 
-    def __init__(self, form: HeadForm, frame: bytes, words: list[bytes]) -> None:
+    def __init__(self, meaning: Any, frame: bytes, words: list[bytes]) -> None:
         self.frame = frame
         self.words = words
-        self.meaning = form.meaning
+        self.meaning = meaning
 
 
 class Frames:

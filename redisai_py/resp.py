@@ -10,6 +10,7 @@ Rules:
   dictionary look-up then replaces parsing and validation. See docs/adr/0003.
 - Commands that differ from one seen before in their second word and their payload only (`HeadForm`) are not parsed
   either, and a row of them is recognised as one (`Burst`).
+- So is a row of commands of which the server says that they need no look.
 
 It must not know what any command means.
 """
@@ -24,6 +25,7 @@ import hiredis
 
 from redisai_py.errors import ProtocolError
 from redisai_py.frames import MAX_FRAME, Burst, Command, Frames, HeadForm
+from redisai_py.resp_reader import is_between_values, new_reader, values
 
 __all__ = ["CommandParser", "split_inline", "split_replies", "unroll"]
 
@@ -33,6 +35,7 @@ _BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
 _QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
 _LARGE_COUNT = re.compile(rb"\*\d{4}").search
 _ONLY_BYTES = {bytes}
+_PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
 
@@ -42,7 +45,8 @@ class CommandParser:
 
     Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
           allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
-          legal.   bursts: whether to give bursts; else their commands, parsed.
+          legal.   bursts: whether to give bursts; else their commands, parsed.   joint: gives the meaning that commands
+          of a name have together with others behind and before them, None for a name that has none; asked if `bursts`.
     """
 
     __slots__ = (
@@ -53,11 +57,13 @@ class CommandParser:
         "_filled",
         "_frames",
         "_head",
+        "_joint",
         "_large",
         "_large_size",
         "_quick_size",
         "_reader",
         "_rest",
+        "_row_size",
         "at_boundary",
         "error",
         "form",
@@ -73,6 +79,7 @@ class CommandParser:
         allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
         *,
         bursts: bool = False,
+        joint: Callable[[bytes], Any] = lambda _: None,
     ) -> None:
         self.error: ProtocolError | None = None
         self.at_boundary = True
@@ -81,11 +88,13 @@ class CommandParser:
         self.max_arguments = max_arguments
         self._frames = frames
         self._bursts = bursts
+        self._joint = joint
         self.form: HeadForm | None = None
         """The form of the last burst: the next is likely to have the same."""
         self._quick_size = _QUICK_SIZE if max_argument_bytes >= _QUICK_SIZE and max_arguments >= 1000 else 0
+        self._row_size = max_argument_bytes if max_arguments >= 1000 else 0
         self._allocate = allocate
-        self._reader = hiredis.Reader()
+        self._reader = new_reader()
         self._rest = b""  # bytes of an argument or header not complete yet
         self._args: list[Any] = []
         self._argc = 0  # arguments still to come; 0 at a command's boundary
@@ -178,20 +187,19 @@ class CommandParser:
 
     def _parse(self, data: bytes, out: list[Command | Burst]) -> None:
         position, end = 0, len(data)
+        unread = True
         while position < end:
             if self._argc == 0:
-                burst = self._burst(data, position, end) if self._bursts else None
-                if burst is not None:
-                    out.append(burst)
-                    position += len(burst.frame)
-                    continue
-                form = self.form
-                if form is not None and end - position < form.stride and form.begins(data, position):
-                    self._rest = data[position:]  # recognised when the rest of it has come
-                    return
-                command = self._recognise(data, position, end)
-                if command is None and position == 0 and end <= self._quick_size:
-                    command = self._parse_quick(data)
+                command: Command | Burst | None = self._burst(data, position, end) if self._bursts else None
+                if command is None:
+                    form = self.form
+                    if form is not None and end - position < form.stride and form.begins(data, position):
+                        self._rest = data[position:]  # recognised when the rest of it has come
+                        return
+                    command = self._recognise(data, position, end)
+                    if command is None and unread:
+                        unread = False
+                        command = self._row(data, position, end)
                 if command is not None:
                     out.append(command)
                     position += len(command.frame)
@@ -216,7 +224,7 @@ class CommandParser:
         if not words:
             return None
         assert form is not None
-        return Burst(form, data[position : position + len(words) * form.stride], words)
+        return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
 
     def _recognise(self, data: bytes, position: int, end: int) -> Command | None:
         """The remembered command whose frame starts at `position`."""
@@ -225,26 +233,49 @@ class CommandParser:
             stop = end
         return self._frames.by_bytes.get(data[position:stop]) if stop - position <= MAX_FRAME else None
 
-    def _parse_quick(self, data: bytes) -> Command | None:
-        """A chunk that is exactly one ordinary command, parsed by hiredis; None for anything else.
+    def _row(self, data: bytes, position: int, end: int) -> Command | Burst | None:
+        """All whole commands from `position` on, if they have a joint meaning; else, of a small chunk, its only one."""
+        first = _PLAIN_NAME(data, position) if self._bursts else None
+        meaning = self._joint(first[1]) if first is not None else None
+        stop = end
+        if meaning is not None and not data.endswith(b"\r\n"):
+            stop = data.rfind(b"\r\n*", position, end) + 2
+        if not position < stop <= position + (self._quick_size if meaning is None else self._row_size):
+            return None
+        frame = data[position:stop]
+        names, argv = self._read(frame, meaning)
+        if meaning is not None and names:
+            return Burst(meaning, frame, names)
+        # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
+        return Command(argv, frame) if len(names) == 1 and hiredis.pack_command(tuple(argv)) == frame else None
+
+    def _read(self, data: bytes, meaning: Any) -> tuple[list[bytes], list[Any]]:
+        """The names of the commands that the data consists of, and the last command, parsed by hiredis. No names if it
+        consists of anything else, or if one of them has not this joint meaning.
 
         hiredis is several times faster than Python, but it allocates what a count announces, takes more than commands
-        are made of, and does not tell where a command ends. So it gets only small whole chunks without large counts,
-        and what it makes of them is looked at.
+        are made of, and does not tell where a command ends. So it gets no large counts, and what it makes of the data
+        is looked at.
         """
+        names: list[bytes] = []
+        argv: list[Any] = []
         if data[:1] != b"*" or _LARGE_COUNT(data) is not None:
-            return None
+            return names, argv
         reader = self._reader
-        reader.feed(data)
         try:
-            args = reader.gets()
+            for argv in values(reader, data):
+                if type(argv) is not list or set(map(type, argv)) != _ONLY_BYTES:
+                    break
+                if meaning is not None and self._joint(argv[0]) is not meaning:
+                    break
+                names.append(argv[0])  # and not all that it consists of, which would be new memory for each command
+            else:
+                if is_between_values(reader):
+                    return names, argv
         except hiredis.ProtocolError:
-            self._reader = hiredis.Reader()
-            return None
-        if type(args) is not list or not args or reader.has_data() or set(map(type, args)) != _ONLY_BYTES:
-            self._reader = hiredis.Reader()
-            return None
-        return Command(args, data)
+            pass
+        self._reader = new_reader()
+        return [], argv
 
     def _parse_one(self, data: bytes, position: int, end: int, out: list[Command | Burst]) -> int:
         """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is

@@ -28,7 +28,7 @@ from redisai_py.frames import MAX_FRAME, Burst, Command
 from redisai_py.resp import CommandParser, unroll
 from redisai_py.resp_reply import encode_reply, takes_long
 from redisai_py.server.driver import NO_REPLY, drive
-from redisai_py.server.meanings import understand
+from redisai_py.server.meanings import joint_meaning, understand
 from redisai_py.server.session import Session
 from redisai_py.server.streaming import begin_stream
 from redisai_py.tensor import Buffer
@@ -61,7 +61,12 @@ class Connection(asyncio.Protocol):
         self.server = server
         self._known = server.frames.by_bytes
         self.parser = CommandParser(
-            server.frames, config.max_argument_bytes, config.max_arguments, _allocate, bursts=True
+            server.frames,
+            config.max_argument_bytes,
+            config.max_arguments,
+            _allocate,
+            bursts=True,
+            joint=joint_meaning,
         )
         self.session = Session(self)
         self.backlog: deque[Command | Burst] = deque()
@@ -110,7 +115,7 @@ class Connection(asyncio.Protocol):
             form = parser.form
             if form is not None and form.is_one(data):
                 self.server.commands_processed += 1
-                burst = Burst(form, data, [data[form.word_at : form.after_at + 2]])
+                burst = Burst(form.meaning, data, [data[form.word_at : form.after_at + 2]])
                 if not burst.meaning.start_alone(self, burst):
                     self.backlog.append(burst)
                 elif self.backlog:  # it has been unrolled

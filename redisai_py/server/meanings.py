@@ -7,6 +7,7 @@ step counts. Everything else AI goes to `handlers`, everything not AI to `passth
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from redisai_py.frames import Command, Frames
 from redisai_py.server.handlers import handle, handle_error
 from redisai_py.server.handlers.dag_templates import bind
 from redisai_py.server.near_dags import ExecuteDag
-from redisai_py.server.passthrough import understand_plain
+from redisai_py.server.passthrough import Relayed, RelayedRow, understand_plain
 from redisai_py.server.runs import ExecuteModel
 from redisai_py.server.set_tensors import SetTensor, SetTensors
 from redisai_py.store import codec
@@ -30,9 +31,10 @@ from redisai_py.store.store import LARGE_VALUE
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
-__all__ = ["Meaning", "understand"]
+__all__ = ["Meaning", "joint_meaning", "understand"]
 
 _LONGEST_NAME = 32
+_ROW = RelayedRow()
 
 
 class Meaning(Protocol):
@@ -60,6 +62,18 @@ def understand(command: Command, frames: Frames) -> Meaning:
         else:
             frames.remember(command)
     return meaning
+
+
+def joint_meaning(name: bytes) -> RelayedRow | None:
+    """The meaning that commands of such names have together, None if one of that name must be looked at by itself."""
+    return _joint_meaning(name) if len(name) <= _LONGEST_NAME else None
+
+
+@functools.lru_cache
+def _joint_meaning(name: bytes) -> RelayedRow | None:
+    upper = name.upper()
+    plain = understand_plain(upper) if upper not in COMMANDS else None
+    return _ROW if type(plain) is Relayed and plain.changes_nothing else None
 
 
 def _understand_ai(spec: CommandSpec, command: Command) -> Meaning:

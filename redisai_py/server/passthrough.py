@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.errors import CommandError, UpstreamError
-from redisai_py.frames import Command
+from redisai_py.frames import Burst, Command
 from redisai_py.server import amended
 from redisai_py.server.driver import NO_REPLY
 from redisai_py.server.session import Mode
@@ -21,7 +21,7 @@ from redisai_py.server.transaction import Transaction
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
-__all__ = ["understand_plain"]
+__all__ = ["Relayed", "RelayedRow", "understand_plain"]
 
 Action = Callable[["Connection", list[bytes]], Coroutine[Any, Any, Any]]
 
@@ -40,6 +40,11 @@ class Relayed:
         self.sticky = sticky
         self.blocks = blocks
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether we need not know that there was such a command."""
+        return not (self.sticky or self.blocks)
+
     def start(self, connection: Connection, command: Command) -> bool:
         if not connection.session.relay(command):
             return False
@@ -47,6 +52,23 @@ class Relayed:
             connection.session.sticky = True
         if self.blocks:
             connection.session.blocks = True
+        return True
+
+
+class RelayedRow:
+    """Commands, each of which would be `Relayed` and no more, passed on together."""
+
+    __slots__ = ()
+    is_ai = False
+
+    def start(self, connection: Connection, burst: Burst) -> bool:
+        session = connection.session
+        if session.upstream is None or session.skip_next:
+            connection.unroll(burst)
+            return True
+        if not session.relay_row(burst):
+            return False
+        connection.server.commands_processed += len(burst.words) - 1
         return True
 
 

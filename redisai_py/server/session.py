@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from redisai_py.errors import CommandError, UpstreamError
-from redisai_py.frames import Command
+from redisai_py.frames import Burst, Command
 from redisai_py.pending import Pending
 from redisai_py.resp import split_replies
 from redisai_py.server.access import Access
@@ -170,25 +170,36 @@ class Session:
 
     # -- relaying ----------------------------------------------------------------------------------------------------
 
-    def relay(self, command: Command, replies: int = 1) -> bool:
-        """Pass a command on and its replies back. False if it cannot start yet (AI work is under way)."""
+    def relay(self, command: Command) -> bool:
+        """Pass a command on and its reply back. False if it cannot start yet (AI work is under way)."""
         connection = self._connection
         if connection.in_flight or connection.busy:
             return False
         if self.skip_next:
             return not self.relayed and connection.run_alone(self._swallow(command))
         if self.upstream is None:
-            return connection.run_alone(self._connect_then_relay(command, replies))
-        self.upstream.send(command.wire())
-        self.relayed += replies
-        if not self.blocks:
-            connection.server.busy_poll.asked()
+            return connection.run_alone(self._connect_then_relay(command))
+        self._pass_on(self.upstream, command.wire(), 1)
         return True
 
-    async def _connect_then_relay(self, command: Command, replies: int) -> object:
+    def relay_row(self, row: Burst) -> bool:
+        """The same for several commands. False if they cannot start yet, or only one by one."""
+        connection = self._connection
+        if self.upstream is None or self.skip_next or connection.in_flight or connection.busy:
+            return False
+        self._pass_on(self.upstream, [row.frame], len(row.words))
+        return True
+
+    def _pass_on(self, upstream: PrivateUpstream, segments: list[bytes | memoryview], replies: int) -> None:
+        upstream.send(segments)
+        self.relayed += replies
+        if not self.blocks:
+            self._connection.server.busy_poll.asked()
+
+    async def _connect_then_relay(self, command: Command) -> object:
         upstream = await self.connect()
         upstream.send(command.wire())
-        self.relayed += replies
+        self.relayed += 1
         return NO_REPLY
 
     async def _swallow(self, command: Command) -> object:

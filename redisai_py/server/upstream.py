@@ -29,13 +29,13 @@ import numpy as np
 from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.frames import encode_command
 from redisai_py.pending import Pending
+from redisai_py.resp_reader import is_between_values, new_reader, values
 from redisai_py.server.busy_poll import BusyPoll
 
 __all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "connect_shared"]
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
-_MARK = b"+\0\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class SharedUpstream(asyncio.Protocol):
 
     def __init__(self, busy_poll: BusyPoll | None = None) -> None:
         self._busy_poll = busy_poll
-        self._reader = hiredis.Reader()
+        self._reader = new_reader()
         self.waiting: deque[Callback] = deque()
         """What gets the replies still to come, in order."""
         self._loop = asyncio.get_running_loop()
@@ -140,12 +140,9 @@ class SharedUpstream(asyncio.Protocol):
             callback(error)
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
-        reader.feed(data)
-        gets = reader.gets
         take = self.waiting.popleft
         try:
-            while (reply := gets()) is not False:
+            for reply in values(self._reader, data):
                 take()(reply)
         except hiredis.ProtocolError:
             self.transport.abort()
@@ -241,7 +238,7 @@ class PrivateUpstream(asyncio.Protocol):
     def __init__(
         self, on_data: Callable[[bytes, list[Any], bool], object], on_lost: Callable[[BaseException | None], object]
     ) -> None:
-        self._reader = hiredis.Reader()
+        self._reader = new_reader()
         self._whole = True  # what has come ended at a message's boundary
         self._since: list[bytes] = []  # what has come since the last boundary, and how many replies that completed
         self._completed = 0
@@ -280,32 +277,25 @@ class PrivateUpstream(asyncio.Protocol):
             return
         if view:
             before = len(replies)
-            reader = self._reader
-            reader.feed(view)
-            while (reply := reader.gets()) is not False:
-                replies.append(reply)
+            replies += values(self._reader, view)
             self._whole = self._at_boundary(view, len(replies) - before)
         self._on_data(data, replies, self._whole)
 
     def _at_boundary(self, view: bytes, completed: int) -> bool:
         """Whether `view`, which has been read and completed so many replies, ended at a message's boundary.
 
-        An empty buffer does not tell: the reader may be between two elements of an array, or behind a message's first
-        byte. So a mark is fed to it. If that does not come out it has become a part of the message, and a new reader
-        gets all that has come since the last boundary.
+        To ask the reader may spoil it: then a new one gets all that has come since the last boundary.
         """
         reader = self._reader
         if (completed or self._whole) and not reader.has_data():
-            if _takes_mark(reader):
+            if is_between_values(reader):
                 if self._since:
                     self._since.clear()
                     self._completed = 0
                 return True
-            self._reader = reader = hiredis.Reader()
+            self._reader = new_reader()
             for chunk in (*self._since, view):
-                reader.feed(chunk)
-            for _ in range(self._completed + completed + 1):
-                reader.gets()
+                deque(values(self._reader, chunk), 0)
         self._since.append(view)
         self._completed += completed
         return False
@@ -332,15 +322,6 @@ class PrivateUpstream(asyncio.Protocol):
         """Close without waiting."""
         if self.transport is not None:
             self.transport.close()
-
-
-def _takes_mark(reader: hiredis.Reader) -> bool:
-    """Whether a reader gives back a mark that it is fed: only if it was at a message's boundary."""
-    reader.feed(_MARK)
-    try:
-        return bool(reader.gets() == b"\0")
-    except hiredis.ProtocolError:  # the first byte of a message had come
-        return False
 
 
 def _large_bulk_rest(data: bytes) -> int:

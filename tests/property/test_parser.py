@@ -37,6 +37,29 @@ rows = st.lists(row | same_row | st.lists(tensor_set | tensor_get, max_size=2), 
     lambda parts: list(itertools.chain.from_iterable(parts))
 )
 
+hostile = st.lists(
+    st.sampled_from(
+        [b"*2\r\n", b"$3\r\n", b"GET", b"\r\n", b"*", b"$", b"-1", b"x", b"1", b"\n", b'"', b"'", b"\0", b"\r"]
+    )
+    | st.binary(max_size=4),
+    max_size=20,
+).map(b"".join)
+
+# Rows of commands that have a meaning together, which are taken as one, whatever they are; with some that have none.
+ROW = object()
+JOINT = {b"GET": ROW, b"SET": ROW, b"PING": ROW, b"other": object()}
+joint_row = st.lists(
+    st.tuples(st.sampled_from([b"GET", b"SET", b"PING"]), st.lists(small, max_size=3)).map(lambda p: [p[0], *p[1]]),
+    max_size=12,
+)
+joint_rows = st.lists(
+    joint_row
+    | same_row
+    | st.lists(tensor_get | plain | large.map(lambda data: [b"SET", b"k", data]), max_size=2)
+    | st.just([[b"other", b"x"]]),
+    max_size=6,
+).map(lambda parts: list(itertools.chain.from_iterable(parts)))
+
 words = st.text(st.characters(codec="ascii", exclude_categories=["C", "Z"], exclude_characters="\"'*"), min_size=1)
 inline = st.lists(words, min_size=1, max_size=4).map(lambda parts: " ".join(parts).encode())
 
@@ -66,6 +89,10 @@ def _one_by_one(received: Command | Burst, frames: Frames) -> list[Command]:
         return [received]
     commands = unroll(received, frames)
     assert len(commands) == len(received.words) >= 1
+    if received.meaning in JOINT.values():
+        assert all(JOINT[one.argv[0]] is received.meaning for one in commands)
+        assert received.words == [one.argv[0] for one in commands]
+        return commands
     for one, word in zip(commands, received.words, strict=True):
         assert word == b"$%d\r\n%b\r\n" % (len(one.argv[1]), one.argv[1])
     return commands
@@ -73,7 +100,7 @@ def _one_by_one(received: Command | Burst, frames: Frames) -> list[Command]:
 
 def _receive(chunks: Sequence[bytes], frames: Frames, *, remember: bool, buffered: bool) -> tuple[list[Argv], str]:
     """The commands of a stream and its error, received as the server does."""
-    parser = CommandParser(frames, bursts=True)
+    parser = CommandParser(frames, bursts=True, joint=JOINT.get)
     received: list[Argv] = []
     for chunk in chunks:
         rest = chunk
@@ -112,6 +139,20 @@ def test_chunks_of_rows_do_not_matter(sent: list[Argv], positions: list[int]) ->
         assert _receive(_cut(data, cuts), frames, remember=True, buffered=True) == (sent, "")
 
 
+@settings(max_examples=200, deadline=None)
+@given(joint_rows, hostile, st.lists(st.integers(0, 2**40), max_size=12))
+def test_chunks_of_joint_rows_do_not_matter(sent: list[Argv], end: bytes, positions: list[int]) -> None:
+    frames = Frames()
+    data = b"".join(map(_encode, sent)) + end
+    whole = _receive([data], frames, remember=True, buffered=True)
+    assert whole[0][: len(sent)] == sent
+    if len(data) < 1000:
+        bytewise = [data[i : i + 1] for i in range(len(data))]
+        assert _receive(bytewise, Frames(), remember=False, buffered=False) == whole
+    for cuts in (positions, positions):
+        assert _receive(_cut(data, cuts), frames, remember=True, buffered=True) == whole
+
+
 @settings(max_examples=50, deadline=None)
 @given(commands, st.booleans())
 def test_cut_where_clients_cut(sent: list[Argv], buffered: bool) -> None:
@@ -145,15 +186,6 @@ def test_inline_commands_between_others(parts: list[bytes], data: st.DataObject)
     positions = data.draw(st.lists(st.integers(0, 2**40), max_size=8))
     assert _receive(_cut(stream, positions), Frames(), remember=True, buffered=True) == whole
     assert whole[1] == ""
-
-
-hostile = st.lists(
-    st.sampled_from(
-        [b"*2\r\n", b"$3\r\n", b"GET", b"\r\n", b"*", b"$", b"-1", b"x", b"1", b"\n", b'"', b"'", b"\0", b"\r"]
-    )
-    | st.binary(max_size=4),
-    max_size=20,
-).map(b"".join)
 
 
 @settings(max_examples=400, deadline=None)

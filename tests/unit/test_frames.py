@@ -54,6 +54,38 @@ def test_bursts_are_bounded() -> None:
     assert _sizes(CommandParser(_frames(b"k"), bursts=True).feed(_set(b"k") * 200)) == [64, 64, 64, 8]
 
 
+ROW = object()
+JOINT = {b"GET": ROW, b"SET": ROW, b"LPUSH": object()}
+
+
+def _encode(*commands: str) -> bytes:
+    return b"".join(b"".join(encode_command([word.encode() for word in command.split()])) for command in commands)
+
+
+def test_commands_with_a_joint_meaning_are_one_burst() -> None:
+    row = _encode("GET a", "SET b 1", "GET c d e")
+    (burst,) = CommandParser(Frames(), bursts=True, joint=JOINT.get).feed(row)
+    assert isinstance(burst, Burst)
+    assert (burst.frame, burst.words, burst.meaning) == (row, [b"GET", b"SET", b"GET"], ROW)
+
+
+def test_of_a_row_that_goes_on_what_has_come_is_one_burst() -> None:
+    parser = CommandParser(Frames(), bursts=True, joint=JOINT.get)
+    one = _encode("SET key value")
+    row = one * 3000
+    cut = 2500 * len(one) + 7
+    assert cut > 64 * 1024
+    assert _sizes(parser.feed(row[:cut])) == [2500]
+    assert _sizes(parser.feed(row[cut:] + _encode("GET a"))) == [0, 500]
+
+
+def test_a_chunk_in_which_one_has_another_meaning_is_no_row() -> None:
+    for other in ("LPUSH a 1", "TYPE a"):
+        parser = CommandParser(Frames(), bursts=True, joint=JOINT.get)
+        assert _sizes(parser.feed(_encode("GET a", other, "GET b"))) == [0, 0, 0]
+        assert _sizes(parser.feed(_encode("GET a"))) == [1]
+
+
 def test_whoever_does_not_want_bursts_gets_none() -> None:
     out = CommandParser(_frames(b"k")).feed(_set(b"k") * 20)
     assert [command.argv[5] for command in out if isinstance(command, Command)] == [b"abcd"] * 20

@@ -19,6 +19,8 @@ def parse(data: bytes, parser: CommandParser | None = None) -> tuple[list[list[b
     [
         (b"*2\r\n$3\r\nGET\r\n:1\r\n", "expected '$', got ':'"),
         (b"*1\r\n\r\n", "expected '$', got '\r'"),
+        (b"*1\r\n+PING\r\n", "expected '$', got '+'"),
+        (b"*1\r\n=8\r\ntxt:PING\r\n", "expected '$', got '='"),
         (b"*1\r\n$-1\r\n", "invalid bulk length"),
         (b"*1\r\n$+1\r\na\r\n", "invalid bulk length"),
         (b"*1\r\n$01\r\na\r\n", "invalid bulk length"),
@@ -41,6 +43,14 @@ def test_broken_frames(data: bytes, text: str) -> None:
     commands, error = parse(b"PING\r\n" + data)
     assert commands == [[b"PING"]]
     assert error == f"ERR Protocol error: {text}"
+
+
+@pytest.mark.parametrize("data", [b"*1\r\n+PING\r\n", b"*1\r\n=8\r\ntxt:PING\r\n", b"*1\r\n_\r\n", b"*1\r\n#t\r\n"])
+def test_other_types_than_bulk_strings_are_no_words(data: bytes) -> None:
+    for chunk in (data, data * 2):
+        commands, error = parse(chunk)
+        assert commands == []
+        assert error == f"ERR Protocol error: expected '$', got '{chr(data[4])}'"
 
 
 def test_nothing_is_read_after_an_error() -> None:

@@ -130,13 +130,13 @@ def test_many_wait_when_the_connection_is_lost() -> None:
         clients = [_Client() for _ in range(3000)]
         for number, client in enumerate(clients):
             words = [b"$4\r\n%02x%02d\r\n" % (number % 256, n) for n in range(64)]
-            groups.add(cast("Connection", client), Burst(form, b"", words))
+            groups.add(cast("Connection", client), Burst(form.meaning, b"", words))
         await asyncio.sleep(0)
         assert groups._stream is not None
         groups._stream.connection_lost(None)
         assert [len(client.unrolled) for client in clients] == [1] * 3000
         assert not any(client.busy for client in clients)
-        groups.add(cast("Connection", clients[0]), Burst(form, b"", [b"$1\r\nk\r\n"]))
+        groups.add(cast("Connection", clients[0]), Burst(form.meaning, b"", [b"$1\r\nk\r\n"]))
         await asyncio.sleep(0)
         assert len(clients[0].unrolled) == 2, "nobody waits for ever"
 
