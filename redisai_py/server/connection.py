@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
         self._draining = False
         self._reading_paused = False
         self._writing_paused = False
+        self._redis_is_full = False
         self._waiting_bytes = 0  # received since little was in the backlog, at least what its commands hold
         self._large = _LargeReceiver(self)
         self.eof = False  # the client sends no more
@@ -198,9 +199,17 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if not self.gone:
+        if not self.gone and not self._redis_is_full:
             self._reading_paused = False
             self.transport.resume_reading()
+
+    def hold_back(self, full: bool) -> None:
+        """Redis takes no more of what is passed on for this client, or does again."""
+        self._redis_is_full = full
+        if full:
+            self._pause_reading()
+        elif self._reading_paused and len(self.backlog) < _BACKLOG_LOW:
+            self._resume_reading()
 
     def drain(self) -> None:
         """Start what may start, in order."""

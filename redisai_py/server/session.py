@@ -80,7 +80,7 @@ class Session:
             loop = asyncio.get_running_loop()
             address = self._connection.server.address
             upstream: PrivateUpstream = await loop.create_task(
-                address.open(lambda: PrivateUpstream(self._on_data, self._on_lost))
+                address.open(lambda: PrivateUpstream(self._on_data, self._connection.hold_back, self._on_lost))
             )
             if self._connection.gone:
                 upstream.close()
@@ -356,6 +356,7 @@ class Session:
         if self.upstream is None or connection.gone:
             return
         self.upstream = None
+        connection.hold_back(False)
         capture, self._capture = self._capture, None
         self._unheard = None
         stateful = self.mode or self.sticky or any(self.subscribed.values())

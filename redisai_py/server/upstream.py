@@ -36,6 +36,8 @@ __all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream"
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
+_FULL = 1024 * 1024
+"""Bytes that wait for Redis to take them, from which on their client is not read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +233,16 @@ async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) 
 
 
 class PrivateUpstream(asyncio.Protocol):
-    """One client's own connection. `on_data(data, replies, pushes, whole)` gets every chunk as it came, the replies
-    completed by it, the pushes in it, and whether it ended at a message's boundary; `on_lost(error)` the end.
+    """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the replies that it
+    completed, and whether it ended at a message's boundary; `on_flow(full)` is told when Redis takes no more for now,
+    and when it does again; `on_lost(error)` the end.
     """
 
     def __init__(
-        self, on_data: Callable[[bytes, list[Any], bool], object], on_lost: Callable[[BaseException | None], object]
+        self,
+        on_data: Callable[[bytes, list[Any], bool], object],
+        on_flow: Callable[[bool], object],
+        on_lost: Callable[[BaseException | None], object],
     ) -> None:
         self._reader = new_reader()
         self._whole = True  # what has come ended at a message's boundary
@@ -244,6 +250,7 @@ class PrivateUpstream(asyncio.Protocol):
         self._completed = 0
         self._skip = 0  # bytes of a large bulk reply still to come; they need not pass through hiredis
         self._on_data = on_data
+        self._on_flow = on_flow
         self._on_lost = on_lost
         self.tunnel = False  # replication: what comes is no longer made of replies
         self.closed = False
@@ -252,6 +259,13 @@ class PrivateUpstream(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        transport.set_write_buffer_limits(high=_FULL)
+
+    def pause_writing(self) -> None:
+        self._on_flow(True)
+
+    def resume_writing(self) -> None:
+        self._on_flow(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
