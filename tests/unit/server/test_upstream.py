@@ -33,15 +33,20 @@ replies = st.recursive(
 )
 
 
+resp3_replies = replies | st.sampled_from(
+    [b"#f\r\n", b"#t\r\n", b"_\r\n", b"*2\r\n#f\r\n:1\r\n", b">2\r\n#f\r\n#f\r\n"]
+)
+
+
 def cut(data: bytes, positions: Sequence[int]) -> list[bytes]:
     edges = [0, *sorted({position % (len(data) + 1) for position in positions}), len(data)]
     return [data[start:stop] for start, stop in itertools.pairwise(edges) if start < stop]
 
 
 @st.composite
-def streams(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
+def streams(draw: st.DrawFn, of: st.SearchStrategy[bytes] = replies) -> tuple[list[bytes], list[bytes]]:
     """(replies, chunks of them); cuts fall at the ends of lines more often than chance would have it."""
-    sent = draw(st.lists(replies, min_size=1, max_size=4))
+    sent = draw(st.lists(of, min_size=1, max_size=4))
     data = b"".join(sent)
     ends = [at + 2 for at in range(len(data) - 1) if data[at : at + 2] == b"\r\n"][:50]
     positions = draw(st.lists(st.sampled_from(ends) | st.integers(0, 2**40), max_size=8))
@@ -49,7 +54,7 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
 
 
 @settings(max_examples=120, deadline=None)
-@given(streams())
+@given(streams(resp3_replies))
 @example(([b"*2\r\n:1\r\n:2\r\n"], [b"*2\r\n:1\r\n", b":2\r\n"]))
 @example(
     ([b"*2\r\n:1\r\n" + bulk(bytes(LARGE))], [b"*2\r\n:1\r\n", b"$65536\r\n" + bytes(9), bytes(LARGE - 9) + b"\r\n"])
@@ -65,7 +70,7 @@ def test_private_counts_replies_and_knows_their_ends(stream: tuple[list[bytes], 
         counts.append(len(completed))
         wholes.append(whole)
 
-    upstream = PrivateUpstream(on_data, lambda error: None)
+    upstream = PrivateUpstream(on_data, lambda full: None, lambda error: None)
     for chunk in chunks:
         upstream.data_received(chunk)
     assert relayed == chunks
