@@ -25,7 +25,7 @@ import hiredis
 
 from redisai_py.errors import ProtocolError
 from redisai_py.frames import MAX_FRAME, Burst, Command, Frames, HeadForm
-from redisai_py.resp_reader import is_between_values, new_reader, values
+from redisai_py.resp_reader import MORE, STEP, new_reader
 
 __all__ = ["CommandParser", "split_inline", "split_replies", "unroll"]
 
@@ -187,7 +187,7 @@ class CommandParser:
 
     def _parse(self, data: bytes, out: list[Command | Burst]) -> None:
         position, end = 0, len(data)
-        unread = True
+        may_be_row = self._bursts  # tried in vain at most once per chunk, which it reads to the end
         while position < end:
             if self._argc == 0:
                 command: Command | Burst | None = self._burst(data, position, end) if self._bursts else None
@@ -197,9 +197,11 @@ class CommandParser:
                         self._rest = data[position:]  # recognised when the rest of it has come
                         return
                     command = self._recognise(data, position, end)
-                    if command is None and unread:
-                        unread = False
+                    if command is None and may_be_row:
                         command = self._row(data, position, end)
+                        may_be_row = command is not None
+                    if command is None and position == 0 and end <= self._quick_size:
+                        command = self._parse_quick(data)
                 if command is not None:
                     out.append(command)
                     position += len(command.frame)
@@ -233,49 +235,65 @@ class CommandParser:
             stop = end
         return self._frames.by_bytes.get(data[position:stop]) if stop - position <= MAX_FRAME else None
 
-    def _row(self, data: bytes, position: int, end: int) -> Command | Burst | None:
-        """All whole commands from `position` on, if they have a joint meaning; else, of a small chunk, its only one."""
-        first = _PLAIN_NAME(data, position) if self._bursts else None
+    def _row(self, data: bytes, position: int, end: int) -> Burst | None:
+        """All whole commands from `position` on, if they have a joint meaning."""
+        first = _PLAIN_NAME(data, position)
         meaning = self._joint(first[1]) if first is not None else None
-        stop = end
-        if meaning is not None and not data.endswith(b"\r\n"):
-            stop = data.rfind(b"\r\n*", position, end) + 2
-        if not position < stop <= position + (self._quick_size if meaning is None else self._row_size):
+        if meaning is None:
+            return None
+        stop = end if data.endswith(b"\r\n") else data.rfind(b"\r\n*", position, end) + 2
+        if not position < stop <= position + self._row_size:
             return None
         frame = data[position:stop]
-        names, argv = self._read(frame, meaning)
-        if meaning is not None and names:
-            return Burst(meaning, frame, names)
-        # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
-        return Command(argv, frame) if len(names) == 1 and hiredis.pack_command(tuple(argv)) == frame else None
+        names: list[bytes] = []
 
-    def _read(self, data: bytes, meaning: Any) -> tuple[list[bytes], list[Any]]:
-        """The names of the commands that the data consists of, and the last command, parsed by hiredis. No names if it
-        consists of anything else, or if one of them has not this joint meaning.
+        def take(argv: list[bytes], whole: bool) -> bool:
+            names.append(argv[0])  # and not all of it, which would be new memory for each command
+            return self._joint(argv[0]) is meaning
+
+        return Burst(meaning, frame, names) if self._read(frame, take) else None
+
+    def _parse_quick(self, data: bytes) -> Command | None:
+        """A chunk that is exactly one ordinary command; None for anything else."""
+        words: list[Any] = []
+
+        def take(argv: list[bytes], whole: bool) -> bool:
+            words.extend(argv)
+            return whole
+
+        # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
+        return Command(words, data) if self._read(data, take) and hiredis.pack_command(tuple(words)) == data else None
+
+    def _read(self, data: bytes, take: Callable[[list[bytes], bool], bool]) -> bool:
+        """Have hiredis parse data that consists of ordinary commands. Whether it does, and all were taken.
+
+        take: called with the words of each, and whether nothing is left behind it; gives whether it takes that command.
 
         hiredis is several times faster than Python, but it allocates what a count announces, takes more than commands
         are made of, and does not tell where a command ends. So it gets no large counts, and what it makes of the data
         is looked at.
         """
-        names: list[bytes] = []
-        argv: list[Any] = []
         if data[:1] != b"*" or _LARGE_COUNT(data) is not None:
-            return names, argv
+            return False
         reader = self._reader
+        whole = False  # whether what the reader has ends with a command: known right behind one, and not later
         try:
-            for argv in values(reader, data):
-                if type(argv) is not list or set(map(type, argv)) != _ONLY_BYTES:
-                    break
-                if meaning is not None and self._joint(argv[0]) is not meaning:
-                    break
-                names.append(argv[0])  # and not all that it consists of, which would be new memory for each command
-            else:
-                if is_between_values(reader):
-                    return names, argv
+            for at in range(0, len(data), STEP):
+                reader.feed(data[at : at + STEP])
+                whole = False
+                while not whole and (argv := reader.gets()) is not MORE:
+                    if type(argv) is not list or set(map(type, argv)) != _ONLY_BYTES:
+                        return False
+                    whole = not reader.has_data()
+                    if not take(argv, whole):
+                        whole = False
+                        return False
         except hiredis.ProtocolError:
-            pass
-        self._reader = new_reader()
-        return [], argv
+            whole = False
+        finally:
+            if not whole:
+                self._reader = new_reader()
+        return whole
 
     def _parse_one(self, data: bytes, position: int, end: int, out: list[Command | Burst]) -> int:
         """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is

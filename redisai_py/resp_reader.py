@@ -7,11 +7,11 @@ from typing import Any
 
 import hiredis
 
-__all__ = ["MORE", "is_between_values", "new_reader", "values"]
+__all__ = ["MORE", "STEP", "is_between_values", "new_reader", "values"]
 
 MORE: Any = object()
 """What a reader gives that needs more bytes. (hiredis's own choice is False, which is a value in RESP3.)"""
-_STEP = 16 * 1024
+STEP = 16 * 1024
 """Bytes to feed at a time: as it goes on hiredis moves all that it still holds, time and again."""
 _MARK = b"+\0\r\n"
 
@@ -24,8 +24,8 @@ def new_reader() -> hiredis.Reader:
 def values(reader: hiredis.Reader, data: bytes) -> Iterator[Any]:
     """The values that these bytes complete. Raises: hiredis.ProtocolError."""
     gets = reader.gets
-    for at in range(0, len(data), _STEP):
-        reader.feed(data[at : at + _STEP])
+    for at in range(0, len(data), STEP):
+        reader.feed(data[at : at + STEP])
         while (value := gets()) is not MORE:
             yield value
 

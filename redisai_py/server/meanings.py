@@ -7,7 +7,6 @@ step counts. Everything else AI goes to `handlers`, everything not AI to `passth
 
 from __future__ import annotations
 
-import functools
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Meaning", "joint_meaning", "understand"]
 
 _LONGEST_NAME = 32
+_MOST_NAMES = 1000
 _ROW = RelayedRow()
 
 
@@ -64,16 +64,22 @@ def understand(command: Command, frames: Frames) -> Meaning:
     return meaning
 
 
-def joint_meaning(name: bytes) -> RelayedRow | None:
-    """The meaning that commands of such names have together, None if one of that name must be looked at by itself."""
-    return _joint_meaning(name) if len(name) <= _LONGEST_NAME else None
+class _JointMeanings(dict[bytes, RelayedRow | None]):
+    """Worked out when first asked for, for each way of writing a name."""
+
+    def __missing__(self, name: bytes) -> RelayedRow | None:
+        if len(name) > _LONGEST_NAME:
+            return None
+        upper = name.upper()
+        plain = understand_plain(upper) if upper not in COMMANDS else None
+        meaning = _ROW if type(plain) is Relayed and plain.changes_nothing else None
+        if len(self) < _MOST_NAMES:
+            self[name] = meaning
+        return meaning
 
 
-@functools.lru_cache
-def _joint_meaning(name: bytes) -> RelayedRow | None:
-    upper = name.upper()
-    plain = understand_plain(upper) if upper not in COMMANDS else None
-    return _ROW if type(plain) is Relayed and plain.changes_nothing else None
+joint_meaning = _JointMeanings().__getitem__
+"""The meaning that commands of a name have together, None if one of that name must be looked at by itself."""
 
 
 def _understand_ai(spec: CommandSpec, command: Command) -> Meaning:
