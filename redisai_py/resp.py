@@ -33,6 +33,8 @@ _BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
 _QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
 _LARGE_COUNT = re.compile(rb"\*\d{4}").search
 _ONLY_BYTES = {bytes}
+_BULK_SIZES = [n + 5 + len(str(n)) for n in range(_QUICK_SIZE)]
+"""By the length of a word: how much it is on the wire."""
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
 
@@ -244,6 +246,11 @@ class CommandParser:
         if type(args) is not list or not args or reader.has_data() or set(map(type, args)) != _ONLY_BYTES:
             self._reader = hiredis.Reader()
             return None
+        at = data.find(b"\n") + 1
+        for word in args:
+            if data[at] != 36:  # '$': words in another form (`+word`) are bytes as well, and no command's
+                return None
+            at += _BULK_SIZES[len(word)]
         return Command(args, data)
 
     def _parse_one(self, data: bytes, position: int, end: int, out: list[Command | Burst]) -> int:
