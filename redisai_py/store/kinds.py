@@ -12,7 +12,7 @@ from typing import Any
 
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.store import codec
-from redisai_py.store.link import Caller, Link, last_reply, refused, transaction
+from redisai_py.store.link import Caller, Link, commit, refused, rehearsal
 from redisai_py.store.scripts import PROBE_SIZE
 
 __all__ = ["hash_fields", "no_string", "tensor_or_absent", "watch_kind", "watch_tensors"]
@@ -65,14 +65,18 @@ async def hash_fields(
     return values
 
 
-async def watch_tensors(connection: Caller, keys: Iterable[bytes]) -> bool:
+async def watch_tensors(connection: Caller, keys: Iterable[bytes], *, more: bool = False) -> bool:
     """WATCH keys, each of which is absent or holds a tensor. False: one was changed since, and nothing is watched.
 
-    Raises: WrongType: one holds something else.
+    Args:   more: other keys are watched already, and stay so.
+    Raises: WrongType: one holds something else. UpstreamError: Redis allows no transaction.
     """
     keys = list(keys)
+    allowed = None if more else rehearsal(connection)
     watch = connection.call(b"WATCH", *keys)
     heads = [connection.call(b"GETRANGE", key, b"0", b"%d" % (PROBE_SIZE - 1)) for key in keys]
+    if allowed is not None:
+        await allowed
     await watch
     try:
         for key, head in zip(keys, heads, strict=True):
@@ -99,11 +103,13 @@ async def _check_head(connection: Caller, key: bytes, head: bytes) -> None:
 
 
 async def watch_kind(connection: Caller, key: bytes, kind: bytes) -> None:
-    """WATCH a key that is absent or holds a model or script, which `kind` says. Raises WrongType."""
+    """WATCH a key that is absent or holds a model or script, which `kind` says. Raises WrongType, UpstreamError."""
     while True:
+        allowed = rehearsal(connection)
         watch = connection.call(b"WATCH", key)
         exists = connection.call(b"EXISTS", key)
         found = connection.call(b"HGET", key, b"kind")
+        await allowed
         await watch
         try:
             if not await exists or await found == kind:
@@ -116,4 +122,4 @@ async def watch_kind(connection: Caller, key: bytes, kind: bytes) -> None:
 
 async def _unchanged(connection: Caller) -> bool:
     """Whether what is watched is as it was when its WATCH was sent. Nothing is watched any more."""
-    return await last_reply([connection.call(*command) for command in transaction()]) is not None
+    return await commit(connection) is not None

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from redisai_py.errors import RedisAIError, UpstreamError, WrongType
 
-__all__ = ["Caller", "Link", "last_reply", "refused", "transaction"]
+__all__ = ["Caller", "Link", "commit", "last_reply", "refused", "rehearsal", "transaction"]
 
 
 class Caller(Protocol):
@@ -46,6 +46,27 @@ async def last_reply(pendings: Sequence[Awaitable[Any]]) -> Any:
     """The value of the last of several commands sent together; the first error of any of them is raised."""
     values = [await pending for pending in pendings]
     return values[-1]
+
+
+async def commit(connection: Caller, commands: Iterable[Sequence[Any]] = ()) -> list[Any] | None:
+    """Send a transaction; the replies of its commands, or None: a watched key was changed, and nothing was done.
+
+    Raises: UpstreamError: the first error of any of them.
+    """
+    replies: list[Any] | None = await last_reply([connection.call(*command) for command in transaction(commands)])
+    for reply in replies or ():
+        if isinstance(reply, UpstreamError):
+            raise reply
+    return replies
+
+
+def rehearsal(connection: Caller) -> Awaitable[Any]:
+    """Send an empty transaction, as the first of what leads to another; it is to be awaited before that is sent.
+
+    Where Redis refuses MULTI to a user, what is sent behind it is carried out one by one, whatever WATCH was for, and
+    the reply is the refusal all the same.
+    """
+    return last_reply([connection.call(*command) for command in transaction()])
 
 
 def refused(error: UpstreamError) -> RedisAIError:

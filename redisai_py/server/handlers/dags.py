@@ -22,6 +22,7 @@ from redisai_py.server.handlers.dag_run import DagRun
 from redisai_py.server.handlers.dag_templates import BoundDag, Template
 from redisai_py.server.handlers.models import Patience, check_counts, keep_near, load_model
 from redisai_py.store import codec
+from redisai_py.store.link import rehearsal
 from redisai_py.store.store import MODEL_ID_FIELDS, Store
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ async def execute_dag(bound: BoundDag, connection: Connection) -> Any:
     async with access.watching() as watching:
         loading = None
         if bound.load:
+            allowed = rehearsal(watching)
             watch = watching.call(b"WATCH", *bound.load)
             loading = watching.call(b"MGET", *bound.load)
+            await allowed
             await watch
         try:
             return await _execute(bound, connection, access, watching, loading)
