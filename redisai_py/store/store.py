@@ -184,17 +184,22 @@ class Store:
                     if await self._check_and_set(write, connection):
                         return
         except UpstreamError as error:
-            raise await self.too_large(error, write.size_bytes) from error
+            raise await self.too_large(error, *write.largest) from error
         raise UpstreamError("ERR the keys kept changing while they were written; nothing was written")
 
-    async def too_large(self, error: UpstreamError, size_bytes: int) -> UpstreamError:
-        """The error for a large write that Redis refused: if its size was the reason, one that names both sizes."""
+    async def too_large(self, error: UpstreamError, size_bytes: int, value_bytes: int) -> UpstreamError:
+        """The error for a large write that failed: if its size was the reason, one that names both sizes.
+
+        Args: size_bytes: of the tensor.   value_bytes: of the string that holds it.
+        """
         # Redis closes such a connection, often before its words about it can be read: so the limit is asked for.
+        if not str(error).startswith(("ERR upstream Redis connection lost", "ERR Protocol error")):
+            return error
         with contextlib.suppress(UpstreamError, ValueError):  # CONFIG may be withheld
             (pending,) = self._link.pipeline([(b"CONFIG", b"GET", b"proto-max-bulk-len")])
             reply = await pending
             limit = int(next(iter(reply.values())) if isinstance(reply, dict) else reply[1])
-            if size_bytes >= limit - codec.MAX_HEADER:
+            if value_bytes > limit:
                 return UpstreamError(
                     f"ERR a tensor of {size_bytes} bytes is more than Redis takes in one string "
                     f"(proto-max-bulk-len: {limit})"
@@ -407,6 +412,12 @@ class _Write:
         self._headers = [codec.encode_header(tensor) for tensor in tensors.values()]
         self._values: list[bytes] = []
         self.size_bytes = sum(len(tensor.data) for tensor in tensors.values())
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Bytes of the largest tensor, and of the string that holds it."""
+        items = zip(self._headers, self.tensors.values(), strict=True)
+        return max((len(tensor.data), len(header) + len(tensor.data)) for header, tensor in items)
 
     def values(self) -> list[bytes]:
         """The strings, in the order of the tensors; joined when first asked for."""
