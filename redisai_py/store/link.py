@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from redisai_py.errors import RedisAIError, UpstreamError, WrongType
 
-__all__ = ["Caller", "Link", "commit", "last_reply", "refused", "rehearsal", "transaction"]
+__all__ = ["Caller", "Link", "commit", "executed", "last_reply", "refused", "rehearsal", "transaction"]
 
 
 class Caller(Protocol):
@@ -53,10 +53,15 @@ async def commit(connection: Caller, commands: Iterable[Sequence[Any]] = ()) -> 
 
     Raises: UpstreamError: the first error of any of them.
     """
-    replies: list[Any] | None = await last_reply([connection.call(*command) for command in transaction(commands)])
+    return await executed([connection.call(*command) for command in transaction(commands)])
+
+
+async def executed(pendings: Sequence[Awaitable[Any]]) -> list[Any] | None:
+    """What `commit` gives, of the coming replies of a transaction."""
+    replies: list[Any] | None = await last_reply(pendings)
     for reply in replies or ():
-        if isinstance(reply, UpstreamError):
-            raise reply
+        if isinstance(reply, Exception):
+            raise UpstreamError(str(reply))
     return replies
 
 

@@ -28,7 +28,7 @@ from redisai_py.errors import (
 from redisai_py.model import Model, Script
 from redisai_py.store import codec
 from redisai_py.store.kinds import hash_fields, no_string, tensor_or_absent, watch_kind, watch_tensors
-from redisai_py.store.link import Caller, Link, commit, last_reply, refused, transaction
+from redisai_py.store.link import Caller, Link, commit, executed, last_reply, refused, transaction
 from redisai_py.store.scripts import DELETE_KIND, SET_TENSORS, SET_TENSORS_SHA
 from redisai_py.tensor import Buffer, Tensor
 
@@ -160,7 +160,7 @@ class Store:
             for key in write.tensors:
                 await self.check_tensor_or_absent(key)
             await last_reply(allowed)
-            await last_reply(self._link.pipeline(transaction(write.joined())))
+            await executed(self._link.pipeline(transaction(write.joined())))
 
     async def _put_scripted(self, write: _Write) -> None:
         command = (b"EVALSHA", SET_TENSORS_SHA, *write.script_words())

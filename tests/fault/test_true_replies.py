@@ -86,6 +86,13 @@ def test_who_may_not_use_transactions_writes_without_one_or_not_at_all(
     assert client(*SMALL[:1], "other", *SMALL[2:]) != b"QUEUED"
 
 
+def test_a_dag_that_has_written_says_so(client: Wire, bare: redis.Redis) -> None:
+    _as_user(client, bare, "+@all -unwatch")
+    assert client(*DAG, "|>", *SMALL) == [b"OK"]
+    bare.set("x", value(4))
+    assert client(*DAG, "|>", *SMALL) == [b"OK"]
+
+
 def _drop_staged(bare: redis.Redis) -> None:
     staged = bare.keys("*:staging:*")
     assert staged

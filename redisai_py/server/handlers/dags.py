@@ -59,7 +59,7 @@ async def execute_dag(bound: BoundDag, connection: Connection) -> Any:
         try:
             return await _execute(bound, connection, access, watching, loading)
         finally:
-            await watching.call(b"UNWATCH")
+            watching.call(b"UNWATCH")  # not awaited: its refusal is not the DAG's, and a rehearsal unwatches too
 
 
 async def _execute(
