@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Meaning", "understand"]
 
 _LONGEST_NAME = 32
+_MOST_KEPT_BYTES = 1024
+"""A tensor without data is zeros, as many as its short command says: too many to be kept for the next such command."""
 
 
 class Meaning(Protocol):
@@ -57,7 +59,7 @@ def understand(command: Command, frames: Frames) -> Meaning:
         if type(meaning) is SetTensor and not meaning.large and SetTensors.has_form(meaning.request, command):
             # Not the frame: the next one has other data, and this one's must not be kept here.
             frames.name_form(command, partial(SetTensors, meaning.request.tensor))
-        else:
+        elif type(meaning) is not SetTensor or len(meaning.request.tensor.data) <= _MOST_KEPT_BYTES:
             frames.remember(command)
     return meaning
 
