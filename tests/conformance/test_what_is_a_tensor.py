@@ -48,6 +48,7 @@ TENSORS = {
     "with metadata": safetensors.numpy.save({"x": ARRAY}, metadata={"format": "pt"}),
     "with much metadata": safetensors.numpy.save({"x": ARRAY}, metadata={"text": "y" * 50_000}),
     "with blanks in its header": _value(json.dumps({"x": _entry()}, indent=3).encode()),
+    "with the longest header": _value(b"{" + json.dumps({"x": _entry()}).encode()[1:].rjust(codec.MAX_HEADER - 1)),
     "of no elements": safetensors.numpy.save({"x": np.zeros((0, 3), np.float32)}),
 }
 OTHERS = {
@@ -94,7 +95,8 @@ def test_tensors_may_be_overwritten(name: str, size: int, client: Conversation, 
     value = TENSORS[name]
     bare.set("k", value)
     assert codec.decode_tensor(value)
-    assert not client.ask("AI.TENSORGET k META").startswith("-")
+    for _ in range(2):  # the first command of a client goes another way
+        assert not client.ask("AI.TENSORGET k META").startswith("-")
     assert _write(client, size) == "+OK"
     assert client.ask("AI.TENSORGET k META") == f'["dtype", "UINT8", "shape", [:{size}]]'
 
