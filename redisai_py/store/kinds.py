@@ -12,7 +12,7 @@ from typing import Any
 
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.store import codec
-from redisai_py.store.link import Caller, Link, commit, refused, rehearsal
+from redisai_py.store.link import Caller, Link, commit, refused, rehearse
 from redisai_py.store.scripts import PROBE_SIZE
 
 __all__ = ["hash_fields", "no_string", "tensor_or_absent", "watch_kind", "watch_tensors"]
@@ -65,18 +65,15 @@ async def hash_fields(
     return values
 
 
-async def watch_tensors(connection: Caller, keys: Iterable[bytes], *, more: bool = False) -> bool:
+async def watch_tensors(connection: Caller, keys: Iterable[bytes]) -> bool:
     """WATCH keys, each of which is absent or holds a tensor. False: one was changed since, and nothing is watched.
 
-    Args:   more: other keys are watched already, and stay so.
-    Raises: WrongType: one holds something else. UpstreamError: Redis allows no transaction.
+    Raises: WrongType: one holds something else. UpstreamError.
     """
+    await rehearse(connection)
     keys = list(keys)
-    allowed = None if more else rehearsal(connection)
     watch = connection.call(b"WATCH", *keys)
     heads = [connection.call(b"GETRANGE", key, b"0", b"%d" % (PROBE_SIZE - 1)) for key in keys]
-    if allowed is not None:
-        await allowed
     await watch
     try:
         for key, head in zip(keys, heads, strict=True):
@@ -104,12 +101,11 @@ async def _check_head(connection: Caller, key: bytes, head: bytes) -> None:
 
 async def watch_kind(connection: Caller, key: bytes, kind: bytes) -> None:
     """WATCH a key that is absent or holds a model or script, which `kind` says. Raises WrongType, UpstreamError."""
+    await rehearse(connection)
     while True:
-        allowed = rehearsal(connection)
         watch = connection.call(b"WATCH", key)
         exists = connection.call(b"EXISTS", key)
         found = connection.call(b"HGET", key, b"kind")
-        await allowed
         await watch
         try:
             if not await exists or await found == kind:

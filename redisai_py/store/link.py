@@ -8,11 +8,14 @@ from typing import Any, Protocol
 
 from redisai_py.errors import RedisAIError, UpstreamError, WrongType
 
-__all__ = ["Caller", "Link", "commit", "executed", "last_reply", "refused", "rehearsal", "transaction"]
+__all__ = ["Caller", "Link", "commit", "executed", "last_reply", "refused", "rehearse", "transaction"]
 
 
 class Caller(Protocol):
     """Something that sends one command and gives its reply."""
+
+    rehearsed: bool
+    """Whether `rehearse` has been here."""
 
     def call(self, *argv: Any) -> Awaitable[Any]:
         """Raises UpstreamError with the text of an error reply."""
@@ -65,13 +68,15 @@ async def executed(pendings: Sequence[Awaitable[Any]]) -> list[Any] | None:
     return replies
 
 
-def rehearsal(connection: Caller) -> Awaitable[Any]:
-    """Send an empty transaction, as the first of what leads to another; it is to be awaited before that is sent.
+async def rehearse(connection: Caller) -> None:
+    """Send an empty transaction before a connection's first. Raises UpstreamError: Redis refuses it.
 
-    Where Redis refuses MULTI to a user, what is sent behind it is carried out one by one, whatever WATCH was for, and
-    the reply is the refusal all the same.
+    Where MULTI is refused to a user, what is sent behind it is carried out one by one, whatever WATCH was for, and the
+    reply is the refusal all the same.
     """
-    return last_reply([connection.call(*command) for command in transaction()])
+    if not connection.rehearsed:
+        await commit(connection)
+        connection.rehearsed = True
 
 
 def refused(error: UpstreamError) -> RedisAIError:

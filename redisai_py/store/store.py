@@ -156,7 +156,7 @@ class Store:
         if self._link.scripting:
             await self._put_scripted(write)
         else:
-            allowed = self._link.pipeline(transaction())  # see `rehearsal`
+            allowed = self._link.pipeline(transaction())  # see `rehearse`
             for key in write.tensors:
                 await self.check_tensor_or_absent(key)
             await last_reply(allowed)
@@ -214,16 +214,13 @@ class Store:
             except UpstreamError as error:
                 raise refused(error) from error
         else:
-            unchanged = await self._check_and_set(write, watching, more=True)
+            unchanged = await self._check_and_set(write, watching)
         if not unchanged:
             raise Conflict("CONFLICT a key that the command loaded was changed before its commit; nothing was written")
 
-    async def _check_and_set(self, write: _Write, connection: Caller, *, more: bool = False) -> bool:
-        """WATCH and check the keys, then write them in one transaction; False if a watched key was changed.
-
-        Args: more: other keys are watched already.
-        """
-        if not await watch_tensors(connection, write.tensors, more=more):
+    async def _check_and_set(self, write: _Write, connection: Caller) -> bool:
+        """WATCH and check the keys, then write them in one transaction; False if a watched key was changed."""
+        if not await watch_tensors(connection, write.tensors):
             return False
         return await commit(connection, write.commands()) is not None
 

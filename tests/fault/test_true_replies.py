@@ -86,11 +86,15 @@ def test_who_may_not_use_transactions_writes_without_one_or_not_at_all(
     assert client(*SMALL[:1], "other", *SMALL[2:]) != b"QUEUED"
 
 
-def test_a_dag_that_has_written_says_so(client: Wire, bare: redis.Redis) -> None:
+def test_a_dag_is_not_told_that_unwatch_was_refused(client: Wire, bare: redis.Redis) -> None:
     _as_user(client, bare, "+@all -unwatch")
-    assert client(*DAG, "|>", *SMALL) == [b"OK"]
+    run = (*DAG, "|>", "AI.MODELEXECUTE", "m", "INPUTS", "1", "x", "OUTPUTS", "1", "y")
+    assert client(*run) == [b"OK"]
+    assert client(*SMALL[:1], "x", *SMALL[2:]) == b"OK"
+    (failed,) = client(*run)  # it commits nothing
+    assert isinstance(failed, hiredis.ReplyError)
     bare.set("x", value(4))
-    assert client(*DAG, "|>", *SMALL) == [b"OK"]
+    assert client(*run) == [b"OK"]
 
 
 def _drop_staged(bare: redis.Redis) -> None:

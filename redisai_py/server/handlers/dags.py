@@ -22,7 +22,7 @@ from redisai_py.server.handlers.dag_run import DagRun
 from redisai_py.server.handlers.dag_templates import BoundDag, Template
 from redisai_py.server.handlers.models import Patience, check_counts, keep_near, load_model
 from redisai_py.store import codec
-from redisai_py.store.link import rehearsal
+from redisai_py.store.link import rehearse, transaction
 from redisai_py.store.store import MODEL_ID_FIELDS, Store
 
 if TYPE_CHECKING:
@@ -50,16 +50,16 @@ async def execute_dag(bound: BoundDag, connection: Connection) -> Any:
     # What was loaded is watched from before it is read until the commit, which needs a connection to itself.
     async with access.watching() as watching:
         loading = None
+        await rehearse(watching)
         if bound.load:
-            allowed = rehearsal(watching)
             watch = watching.call(b"WATCH", *bound.load)
             loading = watching.call(b"MGET", *bound.load)
-            await allowed
             await watch
         try:
             return await _execute(bound, connection, access, watching, loading)
         finally:
-            watching.call(b"UNWATCH")  # not awaited: its refusal is not the DAG's, and a rehearsal unwatches too
+            for command in transaction():  # UNWATCH would be a right of its own; not awaited: the DAG is over
+                watching.call(*command)
 
 
 async def _execute(
