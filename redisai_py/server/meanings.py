@@ -25,16 +25,19 @@ from redisai_py.server.passthrough import Relayed, RelayedRow, understand_plain
 from redisai_py.server.runs import ExecuteModel
 from redisai_py.server.set_tensors import SetTensor, SetTensors
 from redisai_py.store import codec
-from redisai_py.store.store import LARGE_VALUE
 
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
 __all__ = ["Meaning", "joint_meaning", "understand"]
 
+_FIRST_BYTES = codec.MAX_HEADER + 9
+"""What is read of a tensor at first: the longest header, and all of a small one."""
 _LONGEST_NAME = 32
 _MOST_NAMES = 1000
 _ROW = RelayedRow()
+_MOST_KEPT_BYTES = 1024
+"""A tensor without data is zeros, as many as its short command says: too many to be kept for the next such command."""
 
 
 class Meaning(Protocol):
@@ -59,7 +62,7 @@ def understand(command: Command, frames: Frames) -> Meaning:
         if type(meaning) is SetTensor and not meaning.large and SetTensors.has_form(meaning.request, command):
             # Not the frame: the next one has other data, and this one's must not be kept here.
             frames.name_form(command, partial(SetTensors, meaning.request.tensor))
-        else:
+        elif type(meaning) is not SetTensor or len(meaning.request.tensor.data) <= _MOST_KEPT_BYTES:
             frames.remember(command)
     return meaning
 
@@ -133,7 +136,7 @@ class GetTensor:
     def __init__(self, request: TensorGet) -> None:
         self.request = request
         self._frame = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$5\r\n%d\r\n" % (
-            len(request.key), request.key, LARGE_VALUE - 1
+            len(request.key), request.key, _FIRST_BYTES - 1
         )  # fmt: skip
 
     def start(self, connection: Connection, command: Command) -> bool:
@@ -155,10 +158,10 @@ class GetTensor:
         try:
             if type(value) is not bytes:
                 raise read_error(value)
-            if not value or (len(value) == LARGE_VALUE and (request.form is not Form.NONE or not request.meta)):
+            if not value or (len(value) == _FIRST_BYTES and (request.form is not Form.NONE or not request.meta)):
                 connection.second_trip(_get_again(request, connection, value))
                 return
-            if len(value) == LARGE_VALUE:
+            if len(value) == _FIRST_BYTES:
                 reply = tensor_reply(request, *codec.read_header(value[: codec.header_size(value)])[:2], b"")
             else:
                 tensor = codec.decode_tensor(value)

@@ -85,16 +85,20 @@ class _Stream(asyncio.Protocol):
             async with access.dedicated() as upstream:
                 staging = store.staging_key(request.key, uuid.uuid4().hex.encode())
                 await store.check_large_write(upstream, staging, request.key)
+                if connection.gone:  # there is nobody who could send the blob
+                    raise UpstreamError("ERR client is gone")
+                header = codec.encode_header(request.tensor)
                 try:
-                    await self._send(upstream, staging, codec.encode_header(request.tensor))
+                    await self._send(upstream, staging, header)
                 except UpstreamError as error:
-                    raise await store.too_large(error, self._size) from error
+                    raise await store.too_large(error, self._size, len(header) + self._size) from error
                 await store.publish_tensor(upstream, staging, request.key)
         except RedisAIError as error:
             failure = error
         await self._swallow_rest()
         if not connection.gone:
             connection.transport.set_protocol(connection)
+            connection.transport.resume_reading()
             if self._rest:
                 connection.data_received(self._rest)
         if failure is not None:
@@ -138,7 +142,7 @@ class _Stream(asyncio.Protocol):
             return
         if pause:
             transport.pause_reading()
-        else:
+        elif self._left:
             transport.resume_reading()
         if self._sink is not None and self._sink.closed and not self._complete.done:
             self._complete.resolve(None)  # the reply that is awaited next carries the error
@@ -156,6 +160,8 @@ class _Stream(asyncio.Protocol):
             self._sink.transport.write(data if blob == len(data) else data[:blob])
         if self._left == 0:
             self._rest = data[taken:]
+            # What the client sends behind it, and that it sends no more, is for the connection when this has ended.
+            self._connection.transport.pause_reading()
             self._complete.resolve(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -363,6 +363,7 @@ class LargeUpstream(asyncio.BufferedProtocol):
         self._filled = 0
         self._frames: list[list[Any]] = []  # open arrays: [items to come, items]
         self._waiting: deque[Pending[Any]] = deque()
+        self.rehearsed = False  # see `store.link`
         self.on_flow: Callable[[bool], object] | None = None  # told to pause (True) and to go on, while streaming
 
     def connection_made(self, transport: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.store import codec
-from redisai_py.store.link import Caller, Link, last_reply, refused, transaction
+from redisai_py.store.link import Caller, Link, commit, refused, rehearse
 from redisai_py.store.scripts import PROBE_SIZE
 
 __all__ = ["hash_fields", "no_string", "tensor_or_absent", "watch_kind", "watch_tensors"]
@@ -68,8 +68,9 @@ async def hash_fields(
 async def watch_tensors(connection: Caller, keys: Iterable[bytes]) -> bool:
     """WATCH keys, each of which is absent or holds a tensor. False: one was changed since, and nothing is watched.
 
-    Raises: WrongType: one holds something else.
+    Raises: WrongType: one holds something else. UpstreamError.
     """
+    await rehearse(connection)
     keys = list(keys)
     watch = connection.call(b"WATCH", *keys)
     heads = [connection.call(b"GETRANGE", key, b"0", b"%d" % (PROBE_SIZE - 1)) for key in keys]
@@ -99,7 +100,8 @@ async def _check_head(connection: Caller, key: bytes, head: bytes) -> None:
 
 
 async def watch_kind(connection: Caller, key: bytes, kind: bytes) -> None:
-    """WATCH a key that is absent or holds a model or script, which `kind` says. Raises WrongType."""
+    """WATCH a key that is absent or holds a model or script, which `kind` says. Raises WrongType, UpstreamError."""
+    await rehearse(connection)
     while True:
         watch = connection.call(b"WATCH", key)
         exists = connection.call(b"EXISTS", key)
@@ -116,4 +118,4 @@ async def watch_kind(connection: Caller, key: bytes, kind: bytes) -> None:
 
 async def _unchanged(connection: Caller) -> bool:
     """Whether what is watched is as it was when its WATCH was sent. Nothing is watched any more."""
-    return await last_reply([connection.call(*command) for command in transaction()]) is not None
+    return await commit(connection) is not None

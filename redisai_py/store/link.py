@@ -8,11 +8,14 @@ from typing import Any, Protocol
 
 from redisai_py.errors import RedisAIError, UpstreamError, WrongType
 
-__all__ = ["Caller", "Link", "last_reply", "refused", "transaction"]
+__all__ = ["Caller", "Link", "commit", "executed", "last_reply", "refused", "rehearse", "transaction"]
 
 
 class Caller(Protocol):
     """Something that sends one command and gives its reply."""
+
+    rehearsed: bool
+    """Whether `rehearse` has been here."""
 
     def call(self, *argv: Any) -> Awaitable[Any]:
         """Raises UpstreamError with the text of an error reply."""
@@ -46,6 +49,34 @@ async def last_reply(pendings: Sequence[Awaitable[Any]]) -> Any:
     """The value of the last of several commands sent together; the first error of any of them is raised."""
     values = [await pending for pending in pendings]
     return values[-1]
+
+
+async def commit(connection: Caller, commands: Iterable[Sequence[Any]] = ()) -> list[Any] | None:
+    """Send a transaction; the replies of its commands, or None: a watched key was changed, and nothing was done.
+
+    Raises: UpstreamError: the first error of any of them.
+    """
+    return await executed([connection.call(*command) for command in transaction(commands)])
+
+
+async def executed(pendings: Sequence[Awaitable[Any]]) -> list[Any] | None:
+    """What `commit` gives, of the coming replies of a transaction."""
+    replies: list[Any] | None = await last_reply(pendings)
+    for reply in replies or ():
+        if isinstance(reply, Exception):
+            raise UpstreamError(str(reply))
+    return replies
+
+
+async def rehearse(connection: Caller) -> None:
+    """Send an empty transaction before a connection's first. Raises UpstreamError: Redis refuses it.
+
+    Where MULTI is refused to a user, what is sent behind it is carried out one by one, whatever WATCH was for, and the
+    reply is the refusal all the same.
+    """
+    if not connection.rehearsed:
+        await commit(connection)
+        connection.rehearsed = True
 
 
 def refused(error: UpstreamError) -> RedisAIError:

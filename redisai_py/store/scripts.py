@@ -37,10 +37,10 @@ _IS_TENSOR = b"""
 local call = redis.pcall
 local function is_tensor(key, head)
   if #head < 9 or string.sub(head, 3, 9) ~= '\\0\\0\\0\\0\\0\\0{' then return false end
-  local known = {F16=1, BF16=1, F32=1, F64=1, I8=1, I16=1, I32=1, I64=1, U8=1, U16=1, U32=1, U64=1, BOOL=1}
+  local sizes = {F16=2, BF16=2, F32=4, F64=8, I8=1, I16=2, I32=4, I64=8, U8=1, U16=2, U32=4, U64=8, BOOL=1}
   local own = '^{"tensor":{"dtype":"([A-Z0-9]+)","shape":%[[0-9,]*%],"data_offsets":%[0,[0-9]+%]}} *$'
   local dtype = string.match(head, own, 9)
-  if dtype then return known[dtype] end
+  if dtype then return sizes[dtype] end
   local size = string.byte(head, 1) + 256 * string.byte(head, 2)
   local ok, header = pcall(cjson.decode, redis.call('GETRANGE', key, 8, 7 + size))
   if not ok or type(header) ~= 'table' then return false end
@@ -48,7 +48,14 @@ local function is_tensor(key, head)
   for name, entry in pairs(header) do
     if name ~= '__metadata__' then
       tensors = tensors + 1
-      if type(entry) ~= 'table' or not known[entry.dtype or ''] then return false end
+      if type(entry) ~= 'table' then return false end
+      local size, shape, offsets = sizes[entry.dtype or ''], entry.shape, entry.data_offsets
+      if not size or type(shape) ~= 'table' or #shape > 64 or type(offsets) ~= 'table' then return false end
+      for _, n in ipairs(shape) do
+        if type(n) ~= 'number' or n < 0 then return false end
+        size = size * n
+      end
+      if offsets[1] ~= 0 or offsets[2] ~= size or offsets[3] then return false end
     end
   end
   return tensors == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,7 @@ from redisai_py.errors import (
 from redisai_py.model import Model, Script
 from redisai_py.store import codec
 from redisai_py.store.kinds import hash_fields, no_string, tensor_or_absent, watch_kind, watch_tensors
-from redisai_py.store.link import Caller, Link, last_reply, refused, transaction
+from redisai_py.store.link import Caller, Link, commit, executed, last_reply, refused, transaction
 from redisai_py.store.scripts import DELETE_KIND, SET_TENSORS, SET_TENSORS_SHA
 from redisai_py.tensor import Buffer, Tensor
 
@@ -40,6 +41,9 @@ MODEL_ID_FIELDS = (b"kind", b"id")
 _COMMIT_ATTEMPTS = 16
 _STAGING_TTL_S = 3600
 _SCAN_COUNT = 500
+_is_staged = re.compile(rb":staging:[0-9a-f]{32}(?:\{.*\})?\Z", re.DOTALL).search
+_STAGED_LOST = "ERR Redis dropped what was to be stored before it was published; nothing was stored"
+"""Staged keys expire, so that Redis may evict them; and others may flush the database."""
 
 
 class Store:
@@ -152,9 +156,11 @@ class Store:
         if self._link.scripting:
             await self._put_scripted(write)
         else:
+            allowed = self._link.pipeline(transaction())  # see `rehearse`
             for key in write.tensors:
                 await self.check_tensor_or_absent(key)
-            await last_reply(self._link.pipeline(transaction(write.joined())))
+            await last_reply(allowed)
+            await executed(self._link.pipeline(transaction(write.joined())))
 
     async def _put_scripted(self, write: _Write) -> None:
         command = (b"EVALSHA", SET_TENSORS_SHA, *write.script_words())
@@ -178,17 +184,22 @@ class Store:
                     if await self._check_and_set(write, connection):
                         return
         except UpstreamError as error:
-            raise await self.too_large(error, write.size_bytes) from error
+            raise await self.too_large(error, *write.largest) from error
         raise UpstreamError("ERR the keys kept changing while they were written; nothing was written")
 
-    async def too_large(self, error: UpstreamError, size_bytes: int) -> UpstreamError:
-        """The error for a large write that Redis refused: if its size was the reason, one that names both sizes."""
+    async def too_large(self, error: UpstreamError, size_bytes: int, value_bytes: int) -> UpstreamError:
+        """The error for a large write that failed: if its size was the reason, one that names both sizes.
+
+        Args: size_bytes: of the tensor.   value_bytes: of the string that holds it.
+        """
         # Redis closes such a connection, often before its words about it can be read: so the limit is asked for.
+        if not str(error).startswith(("ERR upstream Redis connection lost", "ERR Protocol error")):
+            return error
         with contextlib.suppress(UpstreamError, ValueError):  # CONFIG may be withheld
             (pending,) = self._link.pipeline([(b"CONFIG", b"GET", b"proto-max-bulk-len")])
             reply = await pending
             limit = int(next(iter(reply.values())) if isinstance(reply, dict) else reply[1])
-            if size_bytes >= limit - codec.MAX_HEADER:
+            if value_bytes > limit:
                 return UpstreamError(
                     f"ERR a tensor of {size_bytes} bytes is more than Redis takes in one string "
                     f"(proto-max-bulk-len: {limit})"
@@ -198,11 +209,10 @@ class Store:
     async def _put_if_unchanged(self, write: _Write, watching: Caller) -> None:
         if self._link.scripting and write.size_bytes < LARGE_VALUE:
             # EVAL, not EVALSHA: a script that Redis forgot could not be sent again, since EXEC ends the WATCH.
-            commit = transaction([(b"EVAL", SET_TENSORS, *write.script_words())])
-            results = await last_reply([watching.call(*command) for command in commit])
-            if results is not None and isinstance(results[0], UpstreamError):
-                raise refused(results[0])
-            unchanged = results is not None
+            try:
+                unchanged = await commit(watching, [(b"EVAL", SET_TENSORS, *write.script_words())]) is not None
+            except UpstreamError as error:
+                raise refused(error) from error
         else:
             unchanged = await self._check_and_set(write, watching)
         if not unchanged:
@@ -212,8 +222,7 @@ class Store:
         """WATCH and check the keys, then write them in one transaction; False if a watched key was changed."""
         if not await watch_tensors(connection, write.tensors):
             return False
-        results = await last_reply([connection.call(*command) for command in transaction(write.commands())])
-        return results is not None
+        return await commit(connection, write.commands()) is not None
 
     def _note_large(self, key: bytes) -> None:
         if len(self._large_keys) >= 4096:
@@ -265,21 +274,31 @@ class Store:
         return b"%b:staging:%b" % (key, unique) + (b"" if b"{" in key else b"{%b}" % key)
 
     async def publish_tensor(self, connection: Caller, staging: bytes, key: bytes) -> None:
-        """Give a staged tensor its final name if that is free for one. Raises WrongType: then the staged one is
-        gone.
+        """Give a staged tensor its final name if that is free for one. Raises WrongType, UpstreamError: then the staged
+        one is gone.
         """
         self._note_large(key)
         self._link.forget((key,))
         try:
-            while True:
-                if not await watch_tensors(connection, (key,)):
-                    continue
-                commit = transaction([(b"PERSIST", staging), (b"RENAME", staging, key)])
-                if await last_reply([connection.call(*command) for command in commit]) is not None:
-                    return
+            while not (await watch_tensors(connection, (key,)) and await self._rename(connection, staging, key)):
+                pass
         except RedisAIError:
-            await connection.call(b"DEL", staging)
+            await self._drop(staging)
             raise
+
+    async def _rename(self, connection: Caller, staging: bytes, key: bytes) -> bool:
+        """Publish what is staged; False if a watched key was changed."""
+        try:
+            return await commit(connection, [(b"PERSIST", staging), (b"RENAME", staging, key)]) is not None
+        except UpstreamError as error:
+            if "no such key" not in str(error):
+                raise
+            raise UpstreamError(_STAGED_LOST) from error
+
+    async def _drop(self, staging: bytes) -> None:
+        """Delete what is staged, by the shared stream: the connection that staged it may be lost. It expires anyhow."""
+        with contextlib.suppress(UpstreamError):
+            await last_reply(self._link.pipeline([(b"DEL", staging)]))
 
     async def check_large_write(self, connection: Caller, staging: bytes, key: bytes) -> None:
         """Raise, before any data is sent, if the key holds no tensor or Redis refuses the two names."""
@@ -317,22 +336,27 @@ class Store:
         self, key: bytes, kind: bytes, new_id: str, fields: dict[bytes, bytes], pieces: list[list[Buffer]]
     ) -> None:
         staging = self.staging_key(key, new_id.encode())
-        flat = [item for field in fields.items() for item in field]
+        flat: list[Buffer] = [item for field in fields.items() for item in field]
         async with self._link.dedicated() as connection:
             try:
                 await watch_kind(connection, key, kind)
-                await connection.call(b"HSET", staging, *flat)
-                await connection.call(b"EXPIRE", staging, b"%d" % _STAGING_TTL_S)
-                for piece in pieces:
-                    await connection.call(b"HSET", staging, *piece)
-                    await connection.call(b"EXPIRE", staging, b"%d" % _STAGING_TTL_S)
-                commit = transaction([(b"PERSIST", staging), (b"RENAME", staging, key)])
-                while await last_reply([connection.call(*command) for command in commit]) is None:
+                for piece in (flat, *pieces):
+                    expire = (b"EXPIRE", staging, b"%d" % _STAGING_TTL_S)  # sent at once: the server may end here
+                    await last_reply([connection.call(b"HSET", staging, *piece), connection.call(*expire)])
+                while not await self._rename_whole(connection, staging, key, kind):
                     await watch_kind(connection, key, kind)
             except RedisAIError:
-                await connection.call(b"UNWATCH")
-                await connection.call(b"DEL", staging)
+                await self._drop(staging)
                 raise
+
+    async def _rename_whole(self, connection: Caller, staging: bytes, key: bytes, kind: bytes) -> bool:
+        """`_rename` of what was staged in pieces, of which Redis may have dropped the first."""
+        watch = connection.call(b"WATCH", staging)
+        found = connection.call(b"HGET", staging, b"kind")
+        await watch
+        if await found != kind:
+            raise UpstreamError(_STAGED_LOST)
+        return await self._rename(connection, staging, key)
 
     async def delete(self, key: bytes, kind: bytes, missing: str) -> None:
         """Delete a model or script. Raises MissingKey with the text `missing`, WrongType."""
@@ -352,7 +376,7 @@ class Store:
         async with self._link.dedicated() as connection:
             while True:
                 await watch_kind(connection, key, kind)
-                deleted = await last_reply([connection.call(*command) for command in transaction([(b"DEL", key)])])
+                deleted = await commit(connection, [(b"DEL", key)])
                 if deleted is not None:
                     return int(deleted[0])
 
@@ -369,7 +393,7 @@ class Store:
                     values = await pending
                 except UpstreamError:
                     continue  # not ours to read, or gone and replaced by another type meanwhile
-                if values[0] == kind and key not in seen and b":staging:" not in key:
+                if values[0] == kind and key not in seen and not _is_staged(key):
                     seen.add(key)
                     yield key, values[1] or b""
             if cursor == b"0":
@@ -385,6 +409,12 @@ class _Write:
         self._headers = [codec.encode_header(tensor) for tensor in tensors.values()]
         self._values: list[bytes] = []
         self.size_bytes = sum(len(tensor.data) for tensor in tensors.values())
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Bytes of the largest tensor, and of the string that holds it."""
+        items = zip(self._headers, self.tensors.values(), strict=True)
+        return max((len(tensor.data), len(header) + len(tensor.data)) for header, tensor in items)
 
     def values(self) -> list[bytes]:
         """The strings, in the order of the tensors; joined when first asked for."""

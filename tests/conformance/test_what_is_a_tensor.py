@@ -48,6 +48,7 @@ TENSORS = {
     "with metadata": safetensors.numpy.save({"x": ARRAY}, metadata={"format": "pt"}),
     "with much metadata": safetensors.numpy.save({"x": ARRAY}, metadata={"text": "y" * 50_000}),
     "with blanks in its header": _value(json.dumps({"x": _entry()}, indent=3).encode()),
+    "with the longest header": _value(b"{" + json.dumps({"x": _entry()}).encode()[1:].rjust(codec.MAX_HEADER - 1)),
     "of no elements": safetensors.numpy.save({"x": np.zeros((0, 3), np.float32)}),
 }
 OTHERS = {
@@ -62,6 +63,13 @@ OTHERS = {
     "no entry": _value({"x": 5}),
     "no dtype": _value({"x": {"shape": [2], "data_offsets": [0, 2]}}),
     "a dtype that is a list": _value({"x": {"dtype": [], "shape": [2], "data_offsets": [0, 2]}}),
+    "no shape": _value({"x": {"dtype": "U8", "data_offsets": [0, 2]}}),
+    "a shape of words": _value({"x": _entry(shape=["2"])}),
+    "a negative shape": _value({"x": _entry(shape=[-1, -2])}),
+    "no offsets": _value({"x": {"dtype": "U8", "shape": [2]}}),
+    "offsets that do not fit the shape": _value({"x": _entry("F64")}),
+    "offsets that begin behind the header": _value({"x": _entry(offsets=[1, 3])}),
+    "of 65 dimensions": _value({"x": _entry(shape=[1] * 64 + [2])}),
     "no tensor": _value({"__metadata__": {"a": "b"}}, b""),
     "a broken header": _value(b'{"x": {"dtype"'),
     "a list for a header": _value(b"[1, 2]"),
@@ -87,7 +95,8 @@ def test_tensors_may_be_overwritten(name: str, size: int, client: Conversation, 
     value = TENSORS[name]
     bare.set("k", value)
     assert codec.decode_tensor(value)
-    assert not client.ask("AI.TENSORGET k META").startswith("-")
+    for _ in range(2):  # the first command of a client goes another way
+        assert not client.ask("AI.TENSORGET k META").startswith("-")
     assert _write(client, size) == "+OK"
     assert client.ask("AI.TENSORGET k META") == f'["dtype", "UINT8", "shape", [:{size}]]'
 

@@ -45,12 +45,13 @@ def test_broken_frames(data: bytes, text: str) -> None:
     assert error == f"ERR Protocol error: {text}"
 
 
-@pytest.mark.parametrize("data", [b"*1\r\n+PING\r\n", b"*1\r\n=8\r\ntxt:PING\r\n", b"*1\r\n_\r\n", b"*1\r\n#t\r\n"])
-def test_other_types_than_bulk_strings_are_no_words(data: bytes) -> None:
-    for chunk in (data, data * 2):
-        commands, error = parse(chunk)
-        assert commands == []
-        assert error == f"ERR Protocol error: expected '$', got '{chr(data[4])}'"
+@pytest.mark.parametrize("word", [b"+PING\r\n", b"=8\r\ntxt:PING\r\n", b"(1\r\n", b":1\r\n", b"-PING\r\n", b"#t\r\n"])
+@pytest.mark.parametrize("before", [b"", b"$4\r\nECHO\r\n", b"$4\r\nECHO--"])
+def test_words_in_other_forms_are_no_words(word: bytes, before: bytes) -> None:
+    data = b"*%d\r\n%b%b" % (1 + bool(before), before, word)
+    error = f"ERR Protocol error: expected '$', got '{chr(word[0])}'"
+    for chunk in (data, data + b"PING\r\n"):  # a command alone in its chunk is parsed in another way
+        assert parse(chunk) == ([], error)
 
 
 def test_nothing_is_read_after_an_error() -> None:

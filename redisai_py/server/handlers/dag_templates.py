@@ -89,18 +89,19 @@ class BoundDag:
 class _Layout:
     """Where names stand among the words of a command, and the templates of such commands.
 
-    Args: names_at: positions of the names.   blobs: positions of the blobs that a template is filled with.   size: of
-          the command, in words.
+    Args: names_at: positions of the names.   blobs: positions of the blobs that a template is filled with.
+          lengths: of the command's words.
     """
 
-    __slots__ = ("_literals", "_names", "blobs", "names_at", "templates")
+    __slots__ = ("_literals", "_names", "_perhaps_separators", "blobs", "names_at", "templates")
 
-    def __init__(self, names_at: tuple[int, ...], blobs: frozenset[int], size: int) -> None:
+    def __init__(self, names_at: tuple[int, ...], blobs: frozenset[int], lengths: tuple[int, ...]) -> None:
         self.names_at = names_at
         self.blobs = blobs
         self.templates: dict[Hashable, tuple[Template, list[int], list[int]]] = {}
         """By what `read` gives: the template, and which of the names are the keys of LOAD and PERSIST."""
-        self._literals = itemgetter(*[at for at in range(size) if at not in blobs and at not in names_at])
+        self._literals = itemgetter(*[at for at in range(len(lengths)) if at not in blobs and at not in names_at])
+        self._perhaps_separators = [at for at in blobs if lengths[at] == len(SEPARATOR)]
         self._names = itemgetter(0, 0, *names_at)  # for fewer than two it would give no tuple
 
     def read(self, argv: list[Any]) -> tuple[Hashable, list[bytes]]:
@@ -115,6 +116,8 @@ class _Layout:
         known = self.templates.get(key)
         if known is None or not _are_names(names):
             return None
+        if self._perhaps_separators and SEPARATOR in [argv[at] for at in self._perhaps_separators]:
+            return None  # a blob that looks so is one
         template, load, persist = known
         if not names:
             return BoundDag(template, template.request.load, template.request.persist, argv)
@@ -153,7 +156,7 @@ class _Templates:
         if layout is None:
             if len(layouts) == _MOST_LAYOUTS:
                 return
-            layout = _Layout(names_at, blobs, len(argv))
+            layout = _Layout(names_at, blobs, lengths)
             layouts.append(layout)
         layout.add(template, argv)
         self._count += 1

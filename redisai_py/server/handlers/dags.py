@@ -22,6 +22,7 @@ from redisai_py.server.handlers.dag_run import DagRun
 from redisai_py.server.handlers.dag_templates import BoundDag, Template
 from redisai_py.server.handlers.models import Patience, check_counts, keep_near, load_model
 from redisai_py.store import codec
+from redisai_py.store.link import rehearse, transaction
 from redisai_py.store.store import MODEL_ID_FIELDS, Store
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ async def execute_dag(bound: BoundDag, connection: Connection) -> Any:
     # What was loaded is watched from before it is read until the commit, which needs a connection to itself.
     async with access.watching() as watching:
         loading = None
+        await rehearse(watching)
         if bound.load:
             watch = watching.call(b"WATCH", *bound.load)
             loading = watching.call(b"MGET", *bound.load)
@@ -56,7 +58,8 @@ async def execute_dag(bound: BoundDag, connection: Connection) -> Any:
         try:
             return await _execute(bound, connection, access, watching, loading)
         finally:
-            await watching.call(b"UNWATCH")
+            for command in transaction():  # UNWATCH would be a right of its own; not awaited: the DAG is over
+                watching.call(*command)
 
 
 async def _execute(

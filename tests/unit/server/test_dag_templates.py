@@ -124,6 +124,15 @@ def test_blobs_that_are_the_same_object_are_told_apart() -> None:
     assert [bytes(tensor.data) for tensor in second.values().values()] == [b"2", b"3"]
 
 
+def test_a_blob_that_looks_like_a_separator_is_one_with_and_without_a_template() -> None:
+    def dag(data: bytes) -> list[Any]:
+        return ["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "INT8", 2, "BLOB", data]
+
+    assert _bind(dag(b"12")).template is _bind(dag(b"34")).template
+    with pytest.raises(CommandError, match="a single binary string"):
+        _bind(dag(b"|>"))
+
+
 def test_a_template_keeps_no_blob() -> None:
     def dag(data: bytes) -> list[Any]:
         return ["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "INT8", 100_000, "BLOB", data]

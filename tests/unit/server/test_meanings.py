@@ -44,6 +44,12 @@ def test_blob_of_a_remembered_tensorset_is_not_kept(dtype: str) -> None:
     assert not any(isinstance(each, bytes) and len(each) >= len(_BLOB) for each in _reachable(frames))
 
 
+def test_a_tensor_of_zeros_is_not_kept() -> None:
+    assert not _remember("AI.TENSORSET", "key", "FLOAT", 1000).by_bytes
+    assert _remember("AI.TENSORSET", "key", "FLOAT", 2).by_bytes
+    assert _remember("AI.TENSORSET", "key", "FLOAT", 2, "VALUES", 1, 2).by_bytes
+
+
 @pytest.mark.parametrize("key", [b"yek", b"BLO", b"\r\n$"])
 def test_another_tensor_of_a_known_form_is_not_parsed(key: bytes) -> None:
     frames = _remember("AI.TENSORSET", "key", "FLOAT", 250, "BLOB", _BLOB)
