@@ -46,6 +46,14 @@ def test_a_dag_of_which_several_operations_wait_times_out_as_one(clients: tuple[
     assert first.ask("EXISTS ran") == ":0"
 
 
+def test_a_millisecond_is_time_enough_for_a_dag(clients: tuple[Conversation, Conversation]) -> None:
+    """Nobody is in its way: of many one at least ends in time, whatever else the machine does."""
+    first, _ = clients
+    first.given("AI.MODELSTORE mul ONNX CPU BLOB <onnx_mul>")
+    op = "AI.MODELEXECUTE mul INPUTS 1 x OUTPUTS 1 y"
+    assert "[+OK]" in {first.ask(f"AI.DAGEXECUTE LOAD 1 x TIMEOUT 1 |> {op}") for _ in range(100)}
+
+
 def test_any_number_of_dags_that_watch_their_keys_are_one_batch(front_door: FrontDoor, client: redis.Redis) -> None:
     """More of them than there are connections for large values: each needs one of its own while it waits."""
     count = 3 * front_door.config.upstream_pool
