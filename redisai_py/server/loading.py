@@ -50,9 +50,7 @@ class Loading:
         waiters = self._reading[asked] = []
         result: LoadedModel | RedisAIError | None = None  # None: trouble of this client's own, the others try again
         try:
-            model = await store.model_with_blob(place.key)
-            result = await self.load(place, model)
-            self.holds(place, model)
+            result = await self.load_read(place, await store.model_with_blob(place.key))
             return result
         except (BackendError, Overloaded) as error:
             result = error
@@ -64,6 +62,17 @@ class Loading:
                     waiter.fail(result)
                 else:
                     waiter.resolve(result)
+
+    async def load_read(self, place: Place, model: Model) -> LoadedModel:
+        """`load` a model that was just read; it is let go of at once if the key is given another one meanwhile."""
+        self.met(place, model)
+        loaded = await self.load(place, model)
+        held = self._keys.held(place)
+        if held is None:
+            self.met(place, model)
+        elif held.stored_id != model.id and self._keys.place_of(model.id) is None:
+            self._unload(place, model.id, "replaced")
+        return loaded
 
     async def load(self, place: Place, model: Model) -> LoadedModel:
         """`Engine.load`, with a line in the log for whoever asks first. Raises what it raises."""
@@ -85,11 +94,17 @@ class Loading:
         return loaded
 
     def holds(self, place: Place, program: Model | Script) -> None:
-        """The key holds this model or script now: the one that it held before goes."""
+        """This model or script was stored in the key: the one that it held before goes."""
+        self.met(place, program, keep_counters=False)
+
+    def met(self, place: Place, program: Model | Script, keep_counters: bool = True) -> None:
+        """This was read from the key. What was known of it before goes; but that may be what was stored there since, by
+        whoever was faster, so counters are kept.
+        """
         backend = program.backend if isinstance(program, Model) else "TORCH"
         before = self._keys.met(place, Held(program.id, backend, program.device.text))
         if before is not None:
-            self._unload(place, before, "replaced")
+            self._unload(place, before, "replaced", keep_counters)
 
     def gone(self, place: Place) -> None:
         """The key was deleted."""

@@ -109,3 +109,20 @@ def test_what_ran_behind_a_failure_does_not_count(kind: str, clients: tuple[Conv
     assert calls(first, "fails") == ':2, "errors", :2]'
     assert calls(first, "s") == ':0, "errors", :0]'
     assert calls(first, "mul") == ':0, "errors", :0]'
+
+
+def test_a_dag_that_runs_a_replaced_script_leaves_the_new_ones_counters_alone(
+    clients: tuple[Conversation, Conversation], client: redis.Redis
+) -> None:
+    first, second = clients
+    first.given(f"AI.MODELSTORE held {HELD.format(2, 'onnx_mul')}")
+    run_held = "AI.MODELEXECUTE held INPUTS 1 x OUTPUTS 1 a"
+    first.send(f"AI.DAGEXECUTE LOAD 1 x |> {run_held} |> AI.SCRIPTEXECUTE s mark KEYS 1 old INPUTS 1 a")
+    until(lambda: '"unfinished", :1,' in second.ask("AI.INFO held FULL"), "the DAG has not begun")
+    store_script(client)
+    second.given("AI.SCRIPTEXECUTE s mark KEYS 1 new")
+    assert calls(second, "s") == ':1, "errors", :0]'
+    second.given(run_held)
+    assert first.reply() == "[+OK, +OK]"
+    assert second.ask("EXISTS old new") == ":2"
+    assert calls(second, "s") == ':1, "errors", :0]'

@@ -21,6 +21,7 @@ from redisai_py.resp_reply import TIMEDOUT
 from redisai_py.server.handlers.dag_run import DagRun
 from redisai_py.server.handlers.dag_templates import BoundDag, Template
 from redisai_py.server.handlers.models import Patience, check_counts, keep_near, load_model
+from redisai_py.server.handlers.scripts import met_script
 from redisai_py.store import codec
 from redisai_py.store.store import MODEL_ID_FIELDS, Store
 
@@ -150,4 +151,6 @@ async def _runnable(
         loaded = await load_model(op.key, fields, store, connection, patience)
         check_counts(loaded.model, len(op.inputs), len(op.outputs))
         return loaded
-    return await store.decode_script(op.key, fields)
+    script = await store.decode_script(op.key, fields)
+    met_script(op.key, script, connection)
+    return script

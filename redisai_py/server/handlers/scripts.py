@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConnectionHost",
     "count_script",
+    "met_script",
     "run_script",
     "script_del",
     "script_execute",
@@ -85,6 +86,7 @@ async def script_execute(request: scripts.ScriptExecute, connection: Connection)
     """AI.SCRIPTEXECUTE, AI.SCRIPTRUN."""
     store = (await connection.session.authenticated()).store
     script = await store.script(request.key)
+    met_script(request.key, script, connection)
     inputs = await store.tensors(request.inputs)
 
     def started(run: ScriptRun) -> None:
@@ -103,6 +105,13 @@ async def script_execute(request: scripts.ScriptExecute, connection: Connection)
     return OK
 
 
+def met_script(key: bytes, script: Script, connection: Connection) -> None:
+    """To be called when a script was read, and not when it is run: by then the key may have another one, for long."""
+    server = connection.server
+    server.loading.met(_place(key, connection), script)
+    server.script_stats.of(script.id)  # counted in from now on, until the key is stored anew or deleted
+
+
 async def run_script(
     script: Script,
     request: scripts.ScriptExecute,
@@ -119,7 +128,6 @@ async def run_script(
     """
     server, device = connection.server, script.device.text
     place = _place(request.key, connection)
-    server.loading.holds(place, script)
     # Held for the run, so that what it asks of Redis is done even if its client leaves meanwhile.
     with server.accesses.held(connection.session.identity) as access:
         host = ConnectionHost(connection, access)
@@ -140,10 +148,10 @@ async def run_script(
 
 
 def count_script(script: Script, run: ScriptRun, server: Server) -> None:
-    """Count a run in AI.INFO, unless it never came to a worker."""
-    if not run.started or not run.done:
+    """Count a run in AI.INFO, unless it never came to a worker; or its script's counters went with it meanwhile."""
+    stats = server.script_stats.known(script.id)
+    if stats is None or not run.started or not run.done:
         return
-    stats = server.script_stats.of(script.id)
     if run.error is not None:
         stats.failed(run.error)
         return
