@@ -50,7 +50,8 @@ class Loading:
         waiters = self._reading[asked] = []
         result: LoadedModel | RedisAIError | None = None  # None: trouble of this client's own, the others try again
         try:
-            result = await self.load_read(place, await store.model_with_blob(place.key))
+            known = self._keys.held(place)
+            result = await self.load_read(place, await store.model_with_blob(place.key), known)
             return result
         except (BackendError, Overloaded) as error:
             result = error
@@ -63,13 +64,13 @@ class Loading:
                 else:
                     waiter.resolve(result)
 
-    async def load_read(self, place: Place, model: Model) -> LoadedModel:
-        """`load` a model that was just read; it is let go of at once if the key is given another one meanwhile."""
-        self.met(place, model)
+    async def load_read(self, place: Place, model: Model, known: Held | None) -> LoadedModel:
+        """`load` a model that was just read (see `met`); it goes at once if the key has another one by then."""
+        self.met(place, model, known)
         loaded = await self.load(place, model)
         held = self._keys.held(place)
         if held is None:
-            self.met(place, model)
+            self.holds(place, model)  # if it was deleted meanwhile, the next sweep finds that out
         elif held.stored_id != model.id and self._keys.place_of(model.id) is None:
             self._unload(place, model.id, "replaced")
         return loaded
@@ -94,17 +95,19 @@ class Loading:
         return loaded
 
     def holds(self, place: Place, program: Model | Script) -> None:
-        """This model or script was stored in the key: the one that it held before goes."""
-        self.met(place, program, keep_counters=False)
-
-    def met(self, place: Place, program: Model | Script, keep_counters: bool = True) -> None:
-        """This was read from the key. What was known of it before goes; but that may be what was stored there since, by
-        whoever was faster, so counters are kept.
-        """
+        """The key holds this model or script now: the one that it held before goes."""
         backend = program.backend if isinstance(program, Model) else "TORCH"
         before = self._keys.met(place, Held(program.id, backend, program.device.text))
         if before is not None:
-            self._unload(place, before, "replaced", keep_counters)
+            self._unload(place, before, "replaced")
+
+    def met(self, place: Place, program: Model | Script, known: Held | None) -> None:
+        """This was read from the key. known: what the key was known to hold when it was asked.
+
+        If another one was stored or read there since, this may be the older one, and tells nothing.
+        """
+        if self._keys.held(place) == known:
+            self.holds(place, program)
 
     def gone(self, place: Place) -> None:
         """The key was deleted."""

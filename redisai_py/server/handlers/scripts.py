@@ -17,7 +17,7 @@ from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT, encode_reply
 from redisai_py.server.handlers.models import load_model
-from redisai_py.server.keymap import Place
+from redisai_py.server.keymap import Held, Place
 from redisai_py.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConnectionHost",
     "count_script",
+    "known_script",
     "met_script",
     "run_script",
     "script_del",
@@ -85,8 +86,9 @@ async def script_scan(request: scripts.ScriptScan, connection: Connection) -> An
 async def script_execute(request: scripts.ScriptExecute, connection: Connection) -> Any:
     """AI.SCRIPTEXECUTE, AI.SCRIPTRUN."""
     store = (await connection.session.authenticated()).store
+    known = known_script(request.key, connection)
     script = await store.script(request.key)
-    met_script(request.key, script, connection)
+    met_script(request.key, script, connection, known)
     inputs = await store.tensors(request.inputs)
 
     def started(run: ScriptRun) -> None:
@@ -105,10 +107,15 @@ async def script_execute(request: scripts.ScriptExecute, connection: Connection)
     return OK
 
 
-def met_script(key: bytes, script: Script, connection: Connection) -> None:
+def known_script(key: bytes, connection: Connection) -> Held | None:
+    """To be called before a script is read, for `met_script`."""
+    return connection.server.keys.held(_place(key, connection))
+
+
+def met_script(key: bytes, script: Script, connection: Connection, known: Held | None) -> None:
     """To be called when a script was read, and not when it is run: by then the key may have another one, for long."""
     server = connection.server
-    server.loading.met(_place(key, connection), script)
+    server.loading.met(_place(key, connection), script, known)
     server.script_stats.of(script.id)  # counted in from now on, until the key is stored anew or deleted
 
 
