@@ -91,7 +91,13 @@ class _Zygote:
         return True
 
     def _fork(self, order: dict[str, Any], fd: int) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no process or no memory left: this worker's jobs end, and not the zygote for all of them
+            traceback.print_exc()
+            os.close(fd)
+            self._say(op="exited", worker=order["worker"], status=1)
+            return
         if pid == 0:
             self._become_worker(order, fd)
         os.close(fd)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,6 +220,31 @@ def test_zygote_killed(fresh: Callable[..., Scripts]) -> None:
     with pytest.raises(BackendError, match="worker process ended with the process it was forked from"):
         scripts.value(f"redis.execute('X')\n{ENDLESS}", Host(kill))
     assert wait_for_end(worker)
+    assert scripts.value("return torch.tensor(7)") == 7
+
+
+REFUSE_TO_FORK = """
+import os, pathlib
+fork, refuse = os.fork, pathlib.Path(__file__).with_name("refuse")
+def fork_or_not():
+    if refuse.exists():
+        raise BlockingIOError("no more processes")
+    return fork()
+os.fork = fork_or_not
+"""
+
+
+def test_no_more_processes(fresh: Callable[..., Scripts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses to fork: a job is told, and the next one may have better luck."""
+    refuse = tmp_path / "refuse"
+    refuse.touch()
+    (tmp_path / "sitecustomize.py").write_text(REFUSE_TO_FORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    scripts = fresh()
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"^ERR script worker process ended with status 1$"):
+            scripts.value("return torch.tensor(7)")
+    refuse.unlink()
     assert scripts.value("return torch.tensor(7)") == 7
 
 
