@@ -78,7 +78,10 @@ class _Zygote:
             os.waitpid(pid, 0)
 
     def _obey(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER, 1)
+        try:
+            message, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER, 1)
+        except ConnectionError:  # the server has gone, and had not read all answers
+            return False
         if not message:
             return False
         order = json.loads(message)

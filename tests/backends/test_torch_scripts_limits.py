@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from redisai_py.engine.scripts import ReplyTree, ScriptEngine, ScriptSettings
+from redisai_py.engine.scripts import ReplyTree, ScriptEngine, ScriptSettings, boot
 from redisai_py.engine.scripts.frames import encode_frame
 from redisai_py.errors import BackendError, DeadlineExceeded, RedisAIError
 from redisai_py.model import Script
@@ -285,6 +285,18 @@ def test_workers_end_with_their_server() -> None:
         server.kill()
     assert wait_for_end(worker)
     assert wait_for_end(zygote)
+
+
+def test_a_server_that_goes_with_an_answer_unread_is_no_error() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, boot.__file__, str(far.fileno())]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, pass_fds=[far.fileno()], stderr=subprocess.PIPE) as zygote:
+        far.close()
+        assert select.select([near], [], [], 25)[0]  # `ready` has come, and is not read
+        near.close()
+        _, words = zygote.communicate(timeout=25)
+    assert (zygote.returncode, words) == (0, b"")
 
 
 # --- many at once ---------------------------------------------------------------------------------------------------
