@@ -32,7 +32,7 @@ from redisai_py.engine.execution import Execution, Slot, execute
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 
-__all__ = ["DeviceQueue"]
+__all__ = ["DeviceQueue", "close_session"]
 
 _HandOver = tuple[LoadedModel, list[Run]]
 
@@ -48,6 +48,7 @@ class DeviceQueue:
     Args: name: upper-cased device string.   threads: how many workers, >= 1.
           report: gets every Execution.   expired: gets runs whose TIMEOUT passed. Both are called on worker threads.
           on_start: see Slot.   stopped: called by each thread as its last act.
+    Raises: RuntimeError: the threads cannot be started.
     """
 
     def __init__(
@@ -74,8 +75,13 @@ class DeviceQueue:
             threading.Thread(target=self._work, args=(slot,), name=f"redisai {name} {i}", daemon=True)
             for i, slot in enumerate(self.slots, 1)
         ]
-        for thread in self.threads:
-            thread.start()
+        try:
+            for thread in self.threads:
+                thread.start()
+        except RuntimeError:  # the system gives no more: those that have started end, and nobody counts them
+            self._stopped = lambda: None
+            self.stop()
+            raise
 
     # -- event loop's side ---------------------------------------------------------------------------------------------
 
@@ -130,7 +136,7 @@ class DeviceQueue:
             self._inbox.append(session)
             self._wake_ups.put(None)
         else:
-            _close(session)
+            close_session(session)
 
     def stop(self) -> None:
         """Let every thread end once it has executed what waits."""
@@ -182,7 +188,7 @@ class DeviceQueue:
             found = self._pick(time.monotonic())
             others_ready = len(self.slots) > 1 and any(not loaded.running for loaded in self._ring)
         for session in sessions:
-            _close(session)
+            close_session(session)
         if not isinstance(found, tuple):
             return found
         if others_ready:
@@ -253,7 +259,8 @@ class DeviceQueue:
             self._ring.remove(loaded)
 
 
-def _close(session: Session) -> None:
+def close_session(session: Session) -> None:
+    """Close a session, on the thread that calls; never fails."""
     try:
         session.close()
     except BaseException:  # a plugin's failure must not end the thread, and nobody waits for this
