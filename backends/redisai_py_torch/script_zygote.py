@@ -78,7 +78,10 @@ class _Zygote:
             os.waitpid(pid, 0)
 
     def _obey(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER, 1)
+        try:
+            message, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER, 1)
+        except ConnectionError:  # the server has gone, and had not read all answers
+            return False
         if not message:
             return False
         order = json.loads(message)
@@ -91,7 +94,13 @@ class _Zygote:
         return True
 
     def _fork(self, order: dict[str, Any], fd: int) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no process or no memory left: this worker's jobs end, and not the zygote for all of them
+            traceback.print_exc()
+            os.close(fd)
+            self._say(op="exited", worker=order["worker"], status=1)
+            return
         if pid == 0:
             self._become_worker(order, fd)
         os.close(fd)

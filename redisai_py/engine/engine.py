@@ -31,7 +31,7 @@ from redisai_py.engine.settle import count_at_once, samples, settle, tell
 from redisai_py.engine.snapshots import cpu_seconds, model_snapshot, queue_snapshots
 from redisai_py.engine.stats import RunStats, StatsTable
 from redisai_py.engine.watchdog import Watchdog
-from redisai_py.engine.worker import DeviceQueue
+from redisai_py.engine.worker import DeviceQueue, close_session
 from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded, RedisAIError
 from redisai_py.model import Model
 from redisai_py.pending import Pending
@@ -105,8 +105,8 @@ class Engine:
         waiter: Pending[LoadedModel] = Pending()
         waiters = self._loading.get(model.id)
         if waiters is None:
-            self._loading[model.id] = [waiter]
             self._loader.submit(partial(self._load_on_thread, model))
+            self._loading[model.id] = [waiter]
         else:
             waiters.append(waiter)
         return await waiter
@@ -133,6 +133,7 @@ class Engine:
             loaded = self._new_model(model, session)
             inputs = zeros(loaded.session.inputs)
         except RuntimeError:  # no thread could be started for a device that is new
+            self._loader.submit(partial(close_session, session))
             self._load_failed((model.id, BackendError("ERR Could not initialize queue on requested device")))
             return
         except Exception as error:  # a plugin that does not keep its contract

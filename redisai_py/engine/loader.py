@@ -33,12 +33,20 @@ class Loader:
         self.threads: list[threading.Thread] = []
 
     def submit(self, work: Callable[[], object]) -> None:
-        """Call `work`, which must not raise, on a loader thread. Thread: the event loop's."""
-        self._work.put(work)
+        """Call `work`, which must not raise, on a loader thread. Thread: the event loop's.
+
+        Raises: RuntimeError: there is none, and none can be started.
+        """
         if len(self.threads) < self._limit:
             thread = threading.Thread(target=self._run, name=f"redisai loader {len(self.threads) + 1}", daemon=True)
-            self.threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self.threads:
+                    raise
+            else:
+                self.threads.append(thread)
+        self._work.put(work)
 
     def stop(self) -> None:
         """Let the threads end once they have done what waits."""

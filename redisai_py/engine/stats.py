@@ -211,6 +211,10 @@ class StatsTable:
                 del self._by_id[oldest]
         return stats
 
+    def known(self, run_id: str) -> ModelStats | None:
+        """The counters of one id, if there are any; no use of them."""
+        return self._by_id.get(run_id)
+
     def snapshot(self, run_id: str) -> RunStats:
         """The counters of one id now, all 0 if there are none; no use of them."""
         stats = self._by_id.get(run_id)

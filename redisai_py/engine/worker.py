@@ -1,13 +1,15 @@
 """A device's worker threads and the models whose runs they execute.
 
-DESIGN. Every device string has one DeviceQueue. Handing over runs is one `put` on its inbox: a thread that sleeps is
-woken by it, one that is awake looks at the inbox before it sleeps, and no lock is taken by the event loop. Under the
-lock, a thread moves what is in the inbox to the models' own queues and picks the next batch. Models with waiting runs
-stand in a ring and take turns, so a busy one does not starve the others; a model that is running is skipped, so a
-session is never entered twice.
+DESIGN. Every device string has one DeviceQueue. Handing over runs is an append to its inbox and a wake-up: a thread
+that sleeps is woken by it, one that is awake looks at the inbox before it sleeps, and no lock is taken by the event
+loop. Under the lock, a thread moves what is in the inbox to the models' own queues and picks the next batch. Models
+with waiting runs stand in a ring and take turns, so a busy one does not starve the others; a model that is running is
+skipped, so a session is never entered twice.
 
-Invariant, under the lock: a model is in the ring if and only if its queue holds runs. A thread sleeps for exactly the
-time until the next held batch is due, or until something is put in the inbox; None in the inbox only wakes.
+Invariants, under the lock: a run that waits is in the inbox or in its model's queue, so whoever has the lock finds it,
+to end it when its TIMEOUT passes, say; a model is in the ring if and only if its queue holds runs. A thread sleeps for
+exactly the time until the next held batch is due, or until it is woken. What a wake-up is for is in the inbox before
+it, so wake-ups are taken before the inbox is looked at.
 
 A sleeping thread must hold no reference to a model (see `registry`): hence the division into steps whose variables
 die.
@@ -21,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -29,7 +32,7 @@ from redisai_py.engine.execution import Execution, Slot, execute
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 
-__all__ = ["DeviceQueue"]
+__all__ = ["DeviceQueue", "close_session"]
 
 _HandOver = tuple[LoadedModel, list[Run]]
 
@@ -45,6 +48,7 @@ class DeviceQueue:
     Args: name: upper-cased device string.   threads: how many workers, >= 1.
           report: gets every Execution.   expired: gets runs whose TIMEOUT passed. Both are called on worker threads.
           on_start: see Slot.   stopped: called by each thread as its last act.
+    Raises: RuntimeError: the threads cannot be started.
     """
 
     def __init__(
@@ -60,7 +64,8 @@ class DeviceQueue:
         self._report = report
         self._expired = expired
         self._stopped = stopped
-        self._inbox: queue.SimpleQueue[_HandOver | Session | None] = queue.SimpleQueue()
+        self._inbox: deque[_HandOver | Session] = deque()
+        self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._ring: deque[LoadedModel] = deque()
         self._to_close: list[Session] = []
@@ -70,15 +75,21 @@ class DeviceQueue:
             threading.Thread(target=self._work, args=(slot,), name=f"redisai {name} {i}", daemon=True)
             for i, slot in enumerate(self.slots, 1)
         ]
-        for thread in self.threads:
-            thread.start()
+        try:
+            for thread in self.threads:
+                thread.start()
+        except RuntimeError:  # the system gives no more: those that have started end, and nobody counts them
+            self._stopped = lambda: None
+            self.stop()
+            raise
 
     # -- event loop's side ---------------------------------------------------------------------------------------------
 
     def submit(self, loaded: LoadedModel, runs: list[Run]) -> None:
         """Hand over runs of one model, in order. Thread: the event loop's."""
         loaded.on_threads += len(runs)
-        self._inbox.put((loaded, runs))
+        self._inbox.append((loaded, runs))
+        self._wake_ups.put(None)
 
     def drop(self, run: Run) -> bool:
         """Take a run out; False if it has started, or a worker has found its deadline passed and is about to say so."""
@@ -98,7 +109,7 @@ class DeviceQueue:
         next_deadline = math.inf
         with self._lock:
             if self._empty_inbox():
-                self._inbox.put(None)  # what was taken from the inbox may have been meant to wake a thread
+                self._wake_ups.put(None)  # what was taken may have been meant to wake a thread
             for loaded in list(self._ring):
                 expired += loaded.queue.expire(now)
                 next_deadline = min(next_deadline, loaded.queue.next_deadline)
@@ -122,15 +133,16 @@ class DeviceQueue:
     def close_session(self, session: Session) -> None:
         """Close a session, on a worker thread while there is one. Thread: any, also from a finalizer."""
         if any(thread.is_alive() for thread in self.threads):
-            self._inbox.put(session)
+            self._inbox.append(session)
+            self._wake_ups.put(None)
         else:
-            _close(session)
+            close_session(session)
 
     def stop(self) -> None:
         """Let every thread end once it has executed what waits."""
         self._stopping = True
         for _ in self.threads:
-            self._inbox.put(None)
+            self._wake_ups.put(None)
 
     def stop_merging(self, loaded: LoadedModel) -> None:
         """Execute the model's runs one by one from now on. Thread: any."""
@@ -162,14 +174,10 @@ class DeviceQueue:
         if wait is None:
             return True
         if self._stopping and not self._ring:
-            self._inbox.put(None)  # this thread may have taken the others' wake-ups from the inbox
+            self._wake_ups.put(None)  # this thread may have taken the others'
             return False
-        try:
-            item = self._inbox.get(timeout=None if wait == math.inf else min(wait, _LONGEST_SLEEP_S))
-        except queue.Empty:
-            return True
-        with self._lock:
-            self._accept(item)
+        with suppress(queue.Empty):
+            self._wake_ups.get(timeout=None if wait == math.inf else min(wait, _LONGEST_SLEEP_S))
         return True
 
     def _execute_next(self, slot: Slot) -> float | None:
@@ -180,11 +188,11 @@ class DeviceQueue:
             found = self._pick(time.monotonic())
             others_ready = len(self.slots) > 1 and any(not loaded.running for loaded in self._ring)
         for session in sessions:
-            _close(session)
+            close_session(session)
         if not isinstance(found, tuple):
             return found
         if others_ready:
-            self._inbox.put(None)
+            self._wake_ups.put(None)
         loaded, runs = found
         try:
             execute(slot, loaded, runs, self._report)
@@ -221,20 +229,19 @@ class DeviceQueue:
             self._expired(runs)
 
     def _empty_inbox(self) -> bool:
-        """Accept all that is in the inbox; False if there was nothing."""
-        found = False
-        while not self._inbox.empty():
-            try:
-                item = self._inbox.get_nowait()
-            except queue.Empty:  # another thread was faster
-                break
-            self._accept(item)
+        """Take the wake-ups and accept all that is in the inbox; False if there was neither."""
+        found = bool(self._inbox)
+        while not self._wake_ups.empty():
             found = True
+            try:
+                self._wake_ups.get_nowait()
+            except queue.Empty:  # a thread that slept was faster
+                break
+        while self._inbox:
+            self._accept(self._inbox.popleft())
         return found
 
-    def _accept(self, item: _HandOver | Session | None) -> None:
-        if item is None:
-            return
+    def _accept(self, item: _HandOver | Session) -> None:
         if not isinstance(item, tuple):
             self._to_close.append(item)
             return
@@ -252,7 +259,8 @@ class DeviceQueue:
             self._ring.remove(loaded)
 
 
-def _close(session: Session) -> None:
+def close_session(session: Session) -> None:
+    """Close a session, on the thread that calls; never fails."""
     try:
         session.close()
     except BaseException:  # a plugin's failure must not end the thread, and nobody waits for this

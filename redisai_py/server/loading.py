@@ -50,9 +50,8 @@ class Loading:
         waiters = self._reading[asked] = []
         result: LoadedModel | RedisAIError | None = None  # None: trouble of this client's own, the others try again
         try:
-            model = await store.model_with_blob(place.key)
-            result = await self.load(place, model)
-            self.holds(place, model)
+            known = self._keys.held(place)
+            result = await self.load_read(place, await store.model_with_blob(place.key), known)
             return result
         except (BackendError, Overloaded) as error:
             result = error
@@ -64,6 +63,17 @@ class Loading:
                     waiter.fail(result)
                 else:
                     waiter.resolve(result)
+
+    async def load_read(self, place: Place, model: Model, known: Held | None) -> LoadedModel:
+        """`load` a model that was just read (see `met`); it goes at once if the key has another one by then."""
+        self.met(place, model, known)
+        loaded = await self.load(place, model)
+        held = self._keys.held(place)
+        if held is None:
+            self.holds(place, model)  # if it was deleted meanwhile, the next sweep finds that out
+        elif held.stored_id != model.id and self._keys.place_of(model.id) is None:
+            self._unload(place, model.id, "replaced")
+        return loaded
 
     async def load(self, place: Place, model: Model) -> LoadedModel:
         """`Engine.load`, with a line in the log for whoever asks first. Raises what it raises."""
@@ -90,6 +100,14 @@ class Loading:
         before = self._keys.met(place, Held(program.id, backend, program.device.text))
         if before is not None:
             self._unload(place, before, "replaced")
+
+    def met(self, place: Place, program: Model | Script, known: Held | None) -> None:
+        """This was read from the key. known: what the key was known to hold when it was asked.
+
+        If another one was stored or read there since, this may be the older one, and tells nothing.
+        """
+        if self._keys.held(place) == known:
+            self.holds(place, program)
 
     def gone(self, place: Place) -> None:
         """The key was deleted."""

@@ -111,6 +111,7 @@ class _Execution:
 
     def refused(self, reply: Any) -> None:
         if isinstance(reply, UpstreamError):
+            self._run.count()  # it was computed all the same
             self.connection.finish_alone(reply)
         elif "WRONGTYPE" in str(reply):
             self.connection.finish_alone([*self._run.replies(), WrongType()])

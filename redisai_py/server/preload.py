@@ -82,9 +82,8 @@ class Preload:
                 if self._all and not self._fits():
                     logger.warning("no memory left to preload a model", model=place.name)
                 else:
-                    model = await store.model_with_blob(key)
-                    await loading.load(place, model)
-                    loading.holds(place, model)
+                    known = self._server.keys.held(place)
+                    await loading.load_read(place, await store.model_with_blob(key), known)
             except RedisAIError as error:
                 if not self._all or isinstance(error, BackendNotInstalled | UpstreamError):
                     self._missing[key] = str(error)

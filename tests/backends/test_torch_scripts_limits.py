@@ -13,12 +13,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
-from redisai_py.engine.scripts import ReplyTree, ScriptEngine, ScriptSettings
+from redisai_py.engine.scripts import ReplyTree, ScriptEngine, ScriptSettings, boot
 from redisai_py.engine.scripts.frames import encode_frame
 from redisai_py.errors import BackendError, DeadlineExceeded, RedisAIError
 from redisai_py.model import Script
@@ -222,6 +223,31 @@ def test_zygote_killed(fresh: Callable[..., Scripts]) -> None:
     assert scripts.value("return torch.tensor(7)") == 7
 
 
+REFUSE_TO_FORK = """
+import os, pathlib
+fork, refuse = os.fork, pathlib.Path(__file__).with_name("refuse")
+def fork_or_not():
+    if refuse.exists():
+        raise BlockingIOError("no more processes")
+    return fork()
+os.fork = fork_or_not
+"""
+
+
+def test_no_more_processes(fresh: Callable[..., Scripts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses to fork: a job is told, and the next one may have better luck."""
+    refuse = tmp_path / "refuse"
+    refuse.touch()
+    (tmp_path / "sitecustomize.py").write_text(REFUSE_TO_FORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    scripts = fresh()
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"^ERR script worker process ended with status 1$"):
+            scripts.value("return torch.tensor(7)")
+    refuse.unlink()
+    assert scripts.value("return torch.tensor(7)") == 7
+
+
 def test_workers_end_with_their_server() -> None:
     program = """
         import asyncio, textwrap
@@ -259,6 +285,18 @@ def test_workers_end_with_their_server() -> None:
         server.kill()
     assert wait_for_end(worker)
     assert wait_for_end(zygote)
+
+
+def test_a_server_that_goes_with_an_answer_unread_is_no_error() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, boot.__file__, str(far.fileno())]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, pass_fds=[far.fileno()], stderr=subprocess.PIPE) as zygote:
+        far.close()
+        assert select.select([near], [], [], 25)[0]  # `ready` has come, and is not read
+        near.close()
+        _, words = zygote.communicate(timeout=25)
+    assert (zygote.returncode, words) == (0, b"")
 
 
 # --- many at once ---------------------------------------------------------------------------------------------------

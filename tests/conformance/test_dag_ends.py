@@ -46,6 +46,14 @@ def test_a_dag_of_which_several_operations_wait_times_out_as_one(clients: tuple[
     assert first.ask("EXISTS ran") == ":0"
 
 
+def test_a_millisecond_is_time_enough_for_a_dag(clients: tuple[Conversation, Conversation]) -> None:
+    """Nobody is in its way: of many one at least ends in time, whatever else the machine does."""
+    first, _ = clients
+    first.given("AI.MODELSTORE mul ONNX CPU BLOB <onnx_mul>")
+    op = "AI.MODELEXECUTE mul INPUTS 1 x OUTPUTS 1 y"
+    assert "[+OK]" in {first.ask(f"AI.DAGEXECUTE LOAD 1 x TIMEOUT 1 |> {op}") for _ in range(100)}
+
+
 def test_any_number_of_dags_that_watch_their_keys_are_one_batch(front_door: FrontDoor, client: redis.Redis) -> None:
     """More of them than there are connections for large values: each needs one of its own while it waits."""
     count = 3 * front_door.config.upstream_pool
@@ -101,3 +109,20 @@ def test_what_ran_behind_a_failure_does_not_count(kind: str, clients: tuple[Conv
     assert calls(first, "fails") == ':2, "errors", :2]'
     assert calls(first, "s") == ':0, "errors", :0]'
     assert calls(first, "mul") == ':0, "errors", :0]'
+
+
+def test_a_dag_that_runs_a_replaced_script_leaves_the_new_ones_counters_alone(
+    clients: tuple[Conversation, Conversation], client: redis.Redis
+) -> None:
+    first, second = clients
+    first.given(f"AI.MODELSTORE held {HELD.format(2, 'onnx_mul')}")
+    run_held = "AI.MODELEXECUTE held INPUTS 1 x OUTPUTS 1 a"
+    first.send(f"AI.DAGEXECUTE LOAD 1 x |> {run_held} |> AI.SCRIPTEXECUTE s mark KEYS 1 old INPUTS 1 a")
+    until(lambda: '"unfinished", :1,' in second.ask("AI.INFO held FULL"), "the DAG has not begun")
+    store_script(client)
+    second.given("AI.SCRIPTEXECUTE s mark KEYS 1 new")
+    assert calls(second, "s") == ':1, "errors", :0]'
+    second.given(run_held)
+    assert first.reply() == "[+OK, +OK]"
+    assert second.ask("EXISTS old new") == ":2"
+    assert calls(second, "s") == ':1, "errors", :0]'

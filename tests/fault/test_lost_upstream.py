@@ -17,6 +17,7 @@ from tests.support import FrontDoor, RedisServer
 
 LOST = "-ERR upstream Redis connection lost..."
 MEGABYTE = 1024 * 1024
+RUN = "AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u"
 
 
 @pytest.fixture
@@ -177,6 +178,17 @@ def test_a_run_whose_redis_is_lost(client: Conversation, proxy: CuttingProxy) ->
     reply = client.reply()
     assert reply == '[+OK, ["2", "4"]]' or matches(reply, LOST)
     assert client.ask(dag) == '[+OK, ["2", "4"]]'
+
+
+@pytest.mark.parametrize("command", [RUN, f"AI.DAGEXECUTE LOAD 1 t PERSIST 1 u |> {RUN}"], ids=["model", "dag"])
+def test_a_run_whose_outputs_are_lost_counts(command: str, client: Conversation, proxy: CuttingProxy) -> None:
+    client.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>", *[command] * 3, "AI.INFO m RESETSTAT")
+    proxy.stall()
+    client.send(command)
+    assert proxy.holding.wait(10)
+    proxy.cut()
+    assert matches(client.reply(), LOST)
+    assert client.ask("AI.INFO m").endswith('"samples", :1, "calls", :1, "errors", :0]')
 
 
 @pytest.mark.parametrize("sent", [0, 3 * MEGABYTE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -158,10 +159,10 @@ class DagRun:
     def _remaining_ms(self) -> int | None:
         if self._deadline is None:
             return None
-        left = int((self._deadline - time.monotonic()) * 1000)
-        if left <= 0:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
             raise DeadlineExceeded
-        return left
+        return math.ceil(left_s * 1000)  # less than a millisecond is still time: it is all that TIMEOUT 1 ever has
 
     def _cancel(self) -> None:
         for run in list(self._runs.values()):

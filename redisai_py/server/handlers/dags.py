@@ -21,9 +21,10 @@ from redisai_py.resp_reply import TIMEDOUT
 from redisai_py.server.handlers.dag_run import DagRun
 from redisai_py.server.handlers.dag_templates import BoundDag, Template
 from redisai_py.server.handlers.models import Patience, check_counts, keep_near, load_model
+from redisai_py.server.handlers.scripts import known_script, met_script
 from redisai_py.store import codec
 from redisai_py.store.link import rehearse, transaction
-from redisai_py.store.store import MODEL_ID_FIELDS, Store
+from redisai_py.store.store import MODEL_ID_FIELDS
 
 if TYPE_CHECKING:
     from redisai_py.server.access import Access
@@ -121,6 +122,7 @@ async def _look_up(
     keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*template.models, *template.scripts]
     keys.sort(key=lambda item: item[0])
     commands = [_fields(op) for _, op in keys]
+    known = {op.key: known_script(op.key, connection) for _, op in template.scripts}
     if loading is None and load and not store.expects_large(load):
         loading, *fields = access.pipeline([(b"MGET", *load), *commands])
     else:
@@ -131,26 +133,21 @@ async def _look_up(
     tensors = await store.decode_all(load, loaded_values)
     runnables: Runnables = {}
     for (i, op), reply in zip(keys, fields, strict=True):
-        runnables[i] = await _runnable(op, reply, store, connection, patience)
+        if isinstance(op, ModelExecute):
+            loaded = runnables[i] = await load_model(op.key, reply, store, connection, patience)
+            check_counts(loaded.model, len(op.inputs), len(op.outputs))
+        else:
+            script = runnables[i] = await store.decode_script(op.key, reply)
+            met_script(op.key, script, connection, known[op.key])
     values.update(zip(template.load_versions, tensors, strict=True))
     if near is not None:
         keep_near(near, load, loaded_values)
         for i, op in template.models:
-            loaded = runnables[i]
-            if isinstance(loaded, LoadedModel):
-                near.put_model(op.key, loaded.id)
+            runnable = runnables[i]
+            if isinstance(runnable, LoadedModel):
+                near.put_model(op.key, runnable.id)
     return runnables
 
 
 def _fields(op: ModelExecute | ScriptExecute) -> tuple[bytes, ...]:
     return (b"HMGET", op.key, *(MODEL_ID_FIELDS if isinstance(op, ModelExecute) else codec.SCRIPT_FIELDS))
-
-
-async def _runnable(
-    op: ModelExecute | ScriptExecute, fields: Awaitable[Any], store: Store, connection: Connection, patience: Patience
-) -> LoadedModel | Script:
-    if isinstance(op, ModelExecute):
-        loaded = await load_model(op.key, fields, store, connection, patience)
-        check_counts(loaded.model, len(op.inputs), len(op.outputs))
-        return loaded
-    return await store.decode_script(op.key, fields)

@@ -17,7 +17,7 @@ from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT, encode_reply
 from redisai_py.server.handlers.models import load_model
-from redisai_py.server.keymap import Place
+from redisai_py.server.keymap import Held, Place
 from redisai_py.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ConnectionHost",
     "count_script",
+    "known_script",
+    "met_script",
     "run_script",
     "script_del",
     "script_execute",
@@ -84,7 +86,9 @@ async def script_scan(request: scripts.ScriptScan, connection: Connection) -> An
 async def script_execute(request: scripts.ScriptExecute, connection: Connection) -> Any:
     """AI.SCRIPTEXECUTE, AI.SCRIPTRUN."""
     store = (await connection.session.authenticated()).store
+    known = known_script(request.key, connection)
     script = await store.script(request.key)
+    met_script(request.key, script, connection, known)
     inputs = await store.tensors(request.inputs)
 
     def started(run: ScriptRun) -> None:
@@ -103,6 +107,18 @@ async def script_execute(request: scripts.ScriptExecute, connection: Connection)
     return OK
 
 
+def known_script(key: bytes, connection: Connection) -> Held | None:
+    """To be called before a script is read, for `met_script`."""
+    return connection.server.keys.held(_place(key, connection))
+
+
+def met_script(key: bytes, script: Script, connection: Connection, known: Held | None) -> None:
+    """To be called when a script was read, and not when it is run: by then the key may have another one, for long."""
+    server = connection.server
+    server.loading.met(_place(key, connection), script, known)
+    server.script_stats.of(script.id)  # counted in from now on, until the key is stored anew or deleted
+
+
 async def run_script(
     script: Script,
     request: scripts.ScriptExecute,
@@ -119,7 +135,6 @@ async def run_script(
     """
     server, device = connection.server, script.device.text
     place = _place(request.key, connection)
-    server.loading.holds(place, script)
     # Held for the run, so that what it asks of Redis is done even if its client leaves meanwhile.
     with server.accesses.held(connection.session.identity) as access:
         host = ConnectionHost(connection, access)
@@ -140,10 +155,10 @@ async def run_script(
 
 
 def count_script(script: Script, run: ScriptRun, server: Server) -> None:
-    """Count a run in AI.INFO, unless it never came to a worker."""
-    if not run.started or not run.done:
+    """Count a run in AI.INFO, unless it never came to a worker; or its script's counters went with it meanwhile."""
+    stats = server.script_stats.known(script.id)
+    if stats is None or not run.started or not run.done:
         return
-    stats = server.script_stats.of(script.id)
     if run.error is not None:
         stats.failed(run.error)
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -46,6 +48,48 @@ async def test_a_device_that_is_not_there_is_refused_at_load(bench: Bench) -> No
     with pytest.raises(BackendError, match="no such GPU"):
         await bench.engine.load(model(device=b"GPU:9"))
     assert list(bench.engine.snapshot().queues) == ["CPU"]
+
+
+@contextmanager
+def no_thread(name: str) -> Iterator[None]:
+    """The system gives no thread of that name."""
+    start = threading.Thread.start
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_or_not)
+        yield
+
+
+@engine_test(load_threads=1)
+async def test_a_load_that_got_no_thread_may_be_tried_again(bench: Bench) -> None:
+    with no_thread("redisai loader 1"), pytest.raises(RuntimeError):
+        await bench.load()
+    loaded, _ = await bench.load()
+    assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
+
+
+@engine_test()
+async def test_one_thread_loads_where_no_second_one_is_to_be_had(bench: Bench) -> None:
+    await bench.load("first")
+    with no_thread("redisai loader 2"):
+        loaded, _ = await bench.load("second")
+    assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
+
+
+@engine_test(threads_per_queue=2)
+async def test_a_device_that_gets_no_threads_is_refused_and_nothing_is_left(bench: Bench) -> None:
+    session = FakeSession()
+    refused = pytest.raises(BackendError, match=r"^ERR Could not initialize queue on requested device$")
+    with no_thread("redisai CPU:7 2"), refused:
+        await bench.load("m", session, device=b"CPU:7")
+    assert await closed(session)
+    loaded, _ = await bench.load("later", device=b"CPU:7")
+    assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
 
 
 def test_a_backend_that_is_not_installed_is_a_clear_error() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded, ShapeMismatch
-from tests.unit.engine.fakes import Bench, FakeSession, Order, double, engine_test, scalar, tensor, values
+from tests.unit.engine.fakes import WAIT_S, Bench, FakeSession, Order, double, engine_test, scalar, tensor, values
 
 
 async def hold(bench: Bench, loaded: Any, session: FakeSession) -> Any:
@@ -279,6 +282,44 @@ async def test_timeout_ends_a_queued_run_while_the_thread_is_busy(bench: Bench) 
     await first
     assert session.batches == [[(1, 2)]]
     assert bench.engine.stats("m").calls == 1
+
+
+class _LateQueue(queue.SimpleQueue):  # type: ignore[type-arg]
+    """What is taken out of it with waiting comes late: not before `go`."""
+
+    asleep = threading.Event()
+    go = threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        self.asleep.set()
+        item = super().get(block, timeout)
+        assert self.go.wait(WAIT_S)
+        return item
+
+
+@pytest.fixture
+def late_to_wake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Worker threads that sleep, once woken, get no further before `_LateQueue.go`: as where cores are scarce."""
+    _LateQueue.asleep.clear()
+    _LateQueue.go.clear()
+    late = SimpleNamespace(SimpleQueue=_LateQueue, Empty=queue.Empty)
+    monkeypatch.setattr("redisai_py.engine.worker.queue", late)  # the loader's threads wake as ever
+    yield
+    _LateQueue.go.set()
+
+
+@pytest.mark.usefixtures("late_to_wake")
+@engine_test()
+async def test_timeout_ends_a_run_whose_thread_is_late_to_wake(bench: Bench) -> None:
+    loaded, session = await bench.load()
+    assert await asyncio.to_thread(_LateQueue.asleep.wait, WAIT_S)
+    try:
+        with pytest.raises(DeadlineExceeded, match="TIMEDOUT"):
+            await bench.engine.run_model(loaded, [tensor()], timeout_ms=20)
+    finally:
+        _LateQueue.go.set()
+    assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
+    assert len(session.batches) == 1
 
 
 @engine_test()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from redisai_py.backend import InputSpec
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, DeadlineExceeded, UpstreamError
 from redisai_py.model import Model
@@ -16,7 +18,7 @@ from redisai_py.server.journal import Journal
 from redisai_py.server.keymap import KeyMap, Place
 from redisai_py.server.loading import Loading
 from redisai_py.store.store import Store
-from tests.unit.engine.fakes import Bench, FakeSession, engine_test, model
+from tests.unit.engine.fakes import WAIT_S, Bench, FakeSession, engine_test, model, tensor
 
 PLACE = Place("MODEL", 0, b"k")
 
@@ -87,6 +89,53 @@ def test_where_the_reader_has_trouble_of_its_own_another_one_reads(trouble: Base
         assert len(store.asked) == 2
 
     test()
+
+
+@pytest.mark.parametrize("while_it_is", ["read", "loaded"])
+def test_a_model_stored_while_the_old_one_is_met_stays(while_it_is: str) -> None:
+    """Whoever waits for the old one has it, and then it is gone, and nothing of the new one is."""
+
+    @engine_test()
+    async def test(bench: Bench) -> None:
+        old = bench.backend.sessions[b"m"] = FakeSession()
+        old.inputs = [InputSpec("x", np.dtype("f4"), (None, 2))]  # so that it is warmed up
+        old.gate.clear()
+        bench.backend.sessions[b"new"] = FakeSession()
+        loading, store = _loading(bench), FakeStore()
+        (task,) = await _start(loading, store, 1)
+        stored = model("new")
+        loaded = await loading.load(PLACE, stored)
+        if while_it_is == "read":
+            loading.holds(PLACE, stored)
+        store.asked[0].resolve(model())
+        await bench.entered(old)
+        if while_it_is == "loaded":
+            loading.holds(PLACE, stored)
+        await bench.engine.run_model(loaded, [tensor()])
+        old.gate.set()
+        assert (await task).id == "m"
+        del task
+        assert bench.engine.loaded("new") is loaded
+        assert bench.engine.stats("new").calls == 1
+        assert bench.engine.loaded("m") is None
+        assert await asyncio.to_thread(old.closed.wait, WAIT_S)
+
+    test()
+
+
+@engine_test()
+async def test_a_model_that_another_server_stored_takes_the_place_of_the_old_one(bench: Bench) -> None:
+    for blob in (b"m", b"old"):
+        bench.backend.sessions[blob] = FakeSession()
+    loading, store = _loading(bench), FakeStore()
+    old = await loading.load(PLACE, model("old"))
+    loading.holds(PLACE, model("old"))
+    await bench.engine.run_model(old, [tensor()])
+    (task,) = await _start(loading, store, 1)
+    store.asked[0].resolve(model())
+    assert await task is bench.engine.loaded("m")
+    assert bench.engine.loaded("old") is None
+    assert bench.engine.stats("old").calls == 0
 
 
 @engine_test()
