@@ -48,6 +48,7 @@ class Engine:
     Args: loop: the event loop on whose thread every method is called and every run is resolved.
           find_backend: the backend of a wire name; called on a loader thread.
           notable: gets every execution that failed, with its error, or took `settings.slow_run_s`, with None.
+          evicted: gets each model that is let go because others need its memory.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         find_backend: Callable[[str], Backend] = load_backend,
         notable: Callable[[Execution, BaseException | None], object] = lambda execution, error: None,
+        evicted: Callable[[LoadedModel], object] = lambda loaded: None,
     ) -> None:
         self.settings = settings
         self._notable = notable
@@ -63,7 +65,7 @@ class Engine:
         self._loop = loop
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._wake_up_sent = False
-        self._registry = Registry(settings.loaded_models_limit_bytes)
+        self._registry = Registry(settings.loaded_models_limit_bytes, evicted)
         self.loaded = self._registry.get
         """The loaded model of an id, now the most recently used; None if it must be loaded."""
         self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()

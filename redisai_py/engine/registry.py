@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -109,10 +110,12 @@ class Registry:
 
     Args: limit_bytes: bound on the sum of the sessions' `nbytes`, 0 is none. Models with unfinished runs are never let
           go, so the bound may be passed while they run.
+          evicted: called with each that is let go to keep the bound.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, evicted: Callable[[LoadedModel], object]) -> None:
         self.limit_bytes = limit_bytes
+        self._evicted = evicted
         self.nbytes = 0
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
 
@@ -155,3 +158,4 @@ class Registry:
                 return
             if not loaded.unfinished and model_id != keep:
                 self.remove(model_id)
+                self._evicted(loaded)

@@ -87,6 +87,11 @@ class Journal:
         """A model was let go because its key was deleted or has another one."""
         logger.info("model unloaded", model=place.name, db=place.database, why=why)
 
+    def evicted(self, loaded: LoadedModel) -> None:
+        """A model was let go because the loaded ones are bounded."""
+        fields = _model_fields(self._keys.place_of(loaded.id), loaded)
+        logger.info("model unloaded", **fields, why="others need its memory")
+
     def executed(self, execution: Execution, error: BaseException | None) -> None:
         """The engine's report of an execution that failed or was slow. It comes before the clients' replies."""
         if isinstance(error, Overloaded):  # the server is stopping, and says so itself

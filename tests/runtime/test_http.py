@@ -192,6 +192,18 @@ def test_preloaded_models_are_loaded_before_anybody_asks(serve: Serve, data_dir:
     assert {"ms", "bytes", "backend", "device", "db", "level", "timestamp"} <= loaded[0].keys()
 
 
+def test_a_model_that_makes_room_for_others_is_told(serve: Serve, data_dir: Path) -> None:
+    blob = build_onnx_mul()
+    limit = len(blob) + 1  # an ONNX model is reckoned as large as its blob
+    serving = serve("--data-dir", data_dir, "--loaded-models-limit-bytes", limit, "--log-format", "json")
+    with serving.client() as client:
+        for key in ("first", "second"):
+            client.execute_command("AI.MODELSTORE", key, "ONNX", "CPU", "BLOB", blob)
+    assert serving.stop() == 0
+    (unloaded,) = [event for event in events(serving) if event["event"] == "model unloaded"]
+    assert (unloaded["model"], unloaded["backend"], unloaded["why"]) == ("first", "ONNX", "others need its memory")
+
+
 def test_a_named_model_that_is_missing_keeps_the_server_unready_until_it_is_there(
     serve: Serve, data_dir: Path, upstream: Callable[..., RedisServer]
 ) -> None:
