@@ -176,10 +176,10 @@ async def _unsubscribe(connection: Connection, argv: list[bytes]) -> object:
 
 
 async def _monitor(connection: Connection, argv: list[bytes]) -> object:
-    raw = await _ask(connection, argv)
+    raw, *lines = await connection.session.capture([argv])  # what others do meanwhile comes with the reply
     if raw == b"+OK\r\n":
         connection.session.mode = Mode.MONITOR
-    return _pass(connection, raw)
+    return _pass(connection, b"".join((raw, *lines)))
 
 
 async def _replicate(connection: Connection, argv: list[bytes]) -> object:
@@ -206,10 +206,10 @@ def _client_reply(connection: Connection, how: bytes) -> object:
     """CLIENT REPLY is ours to keep: Redis goes on answering us, so that replies stay countable, and we say nothing."""
     session = connection.session
     if how == b"ON":
-        session.muted = False
+        session.muted = session.skip_next = False
         connection.write((b"+OK\r\n",))
     elif how == b"OFF":
-        session.muted = True
+        session.muted, session.skip_next = True, False
     elif how == b"SKIP":
         session.skip_next = not session.muted
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -32,6 +33,8 @@ __all__ = ["Mode", "Session"]
 
 _JOINED = 256 * 1024  # replies of an iteration are joined up to this many bytes: a copy is cheaper than a system call
 _MESSAGES = (b"message", b"pmessage", b"smessage")
+_ENDS = (b"RESET", b"QUIT")  # of MONITOR: what a client sends behind them is not meant for it
+_LINE = re.compile(rb"\d+\.\d{6} \[\d+ ").match  # of MONITOR: no reply to what a client may do there begins so
 
 
 class Mode(enum.IntEnum):
@@ -64,6 +67,7 @@ class Session:
         self._streaming = False  # messages may come between replies
         self._expected = 0  # confirmations of a subscribe command still to come
         self._confirmed: Pending[None] | None = None
+        self._boundary: Pending[None] | None = None  # resolved where a message from Redis ends
         self._out: list[Any] = []  # replies of this iteration of the loop, written together at its end
         self._whole = True  # the last bytes from Redis ended at a message's boundary
         self._deferred: list[Any] = []
@@ -85,6 +89,8 @@ class Session:
             if self._connection.gone:
                 upstream.close()
                 raise UpstreamError("ERR client is gone")
+            if upstream.refused is not None:
+                raise upstream.refused
             if upstream.closed:  # already, before we came to know that it was open
                 raise UpstreamError("ERR upstream Redis connection lost as soon as it was open")
             self.upstream = upstream
@@ -98,6 +104,9 @@ class Session:
     async def capture(self, commands: list[list[Any]]) -> list[bytes]:
         """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
         upstream = self.upstream or await self.connect()
+        if not self._whole:  # what is still to come of a message is no part of a reply
+            self._boundary = Pending()
+            await self._boundary
         capture = self._capture = _Capture(len(commands), self._is_message)
         for argv in commands:
             upstream.send(Command(argv).wire())
@@ -229,9 +238,10 @@ class Session:
         if self.mode is Mode.TRANSACTION:
             assert self.transaction is not None
             return self.transaction.start(meaning, command)
-        if self.mode is Mode.TUNNEL or (self.mode is Mode.MONITOR and not meaning.is_ai):
+        if self.mode is Mode.TUNNEL or (self.mode is Mode.MONITOR and not meaning.is_ai and meaning.name not in _ENDS):
             assert self.upstream is not None
             self.upstream.send(command.wire())
+            self.relayed += self.mode is Mode.MONITOR and not meaning.name.endswith(b"SUBSCRIBE")
             return True
         if not meaning.is_ai:
             return bool(meaning.start(connection, command))
@@ -264,6 +274,9 @@ class Session:
             for segments in deferred:
                 self._send(segments)
         self._count(replies)
+        if self._boundary is not None and whole:
+            boundary, self._boundary = self._boundary, None
+            boundary.resolve(None)
         if not self.relayed and whole:
             connection.server.busy_poll.answered()
             connection.after_work()
@@ -284,9 +297,13 @@ class Session:
             self._send(messages)
 
     def _is_message(self, reply: Any) -> bool:
-        """Whether Redis sent this of its own accord: a push; in RESP2, what a subscriber gets beside replies."""
+        """Whether Redis sent this of its own accord: a push; what MONITOR shows; in RESP2, what a subscriber gets
+        beside replies.
+        """
         if type(reply) is hiredis.PushNotification:
             return True
+        if self.mode is Mode.MONITOR and type(reply) is bytes:
+            return _LINE(reply) is not None
         if not self._streaming or self.protocol == 3 or type(reply) is not list or not reply:
             return False
         return reply[0] in _MESSAGES or (type(reply[0]) is bytes and reply[0].endswith(b"subscribe"))
@@ -307,12 +324,9 @@ class Session:
             family = reply[0] if isinstance(reply, kind) and reply and type(reply[0]) is bytes else b""
             if family.endswith(b"subscribe") and len(reply) == 3:
                 self._confirm(family, reply[1])
-            elif self.mode is Mode.MONITOR:
-                if reply == b"RESET":
-                    self.reset()
             elif type(reply) is hiredis.ReplyError and self._expected:
                 self._expected = 0
-            elif type(reply) is not hiredis.PushNotification and family not in _MESSAGES:
+            elif family not in _MESSAGES and not self._is_message(reply):
                 self.relayed -= 1
         if self._expected <= 0 and self._confirmed is not None:
             confirmed, self._confirmed = self._confirmed, None
@@ -340,28 +354,31 @@ class Session:
         self._send_messages(capture)
         capture.pending.resolve(capture.raw)
 
-    def _on_lost(self, error: BaseException | None) -> None:
+    def _on_lost(self, refused: UpstreamError | None) -> None:
         connection = self._connection
         if self.upstream is None or connection.gone:
             return
         self.upstream = None
         capture, self._capture = self._capture, None
+        boundary, self._boundary = self._boundary, None
+        confirmed, self._confirmed = self._confirmed, None
         self._unheard = None
-        stateful = self.mode or self.sticky or any(self.subscribed.values())
+        lost = refused or UpstreamError("ERR upstream Redis connection lost; the command may have been applied")
+        stateful = self.mode or self.sticky or confirmed is not None or any(self.subscribed.values())
         if stateful or not self._whole or connection.closing or connection.eof:
             connection.closing = True  # what waits was meant for the state that is lost
             connection.transport.close()
         elif self.relayed:
             relayed, self.relayed = self.relayed, 0
-            lost = UpstreamError("ERR upstream Redis connection lost; the command may have been applied")
             for _ in range(relayed):
                 connection.reply(lost)
             connection.drain()
-        self._whole = True
-        if self._confirmed is not None:
-            self._confirmed.resolve(None)
+        if confirmed is not None:
+            confirmed.resolve(None)
+        if boundary is not None:
+            boundary.fail(lost)
         if capture is not None:
-            capture.pending.fail(UpstreamError("ERR upstream Redis connection lost; the command may have been applied"))
+            capture.pending.fail(lost)
 
     # -- writing to the client ---------------------------------------------------------------------------------------
 

@@ -94,9 +94,7 @@ class _Stream(asyncio.Protocol):
             failure = error
         await self._swallow_rest()
         if not connection.gone:
-            connection.transport.set_protocol(connection)
-            if self._rest:
-                connection.data_received(self._rest)
+            connection.take_back(self._rest)
         if failure is not None:
             raise failure
         return OK
@@ -138,7 +136,7 @@ class _Stream(asyncio.Protocol):
             return
         if pause:
             transport.pause_reading()
-        else:
+        elif self._left:
             transport.resume_reading()
         if self._sink is not None and self._sink.closed and not self._complete.done:
             self._complete.resolve(None)  # the reply that is awaited next carries the error
@@ -146,9 +144,6 @@ class _Stream(asyncio.Protocol):
     # -- as the client's protocol --------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if not self._left:
-            self._rest += data
-            return
         taken = min(len(data), self._left)
         blob = min(taken, self._left - 2)
         self._left -= taken
@@ -156,6 +151,7 @@ class _Stream(asyncio.Protocol):
             self._sink.transport.write(data if blob == len(data) else data[:blob])
         if self._left == 0:
             self._rest = data[taken:]
+            self._connection.transport.pause_reading()  # what comes next is not ours, the end of the stream neither
             self._complete.resolve(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

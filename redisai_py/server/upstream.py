@@ -36,6 +36,8 @@ __all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream"
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
 _MARK = b"+\0\r\n"
+_REFUSALS = ("ERR max number of clients", "DENIED ")
+"""How begins what Redis says, unasked, to a connection that it closes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class SharedUpstream(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+        self.waiting.append(lambda _: None)  # Redis may refuse the connection, which it says unasked
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -224,6 +227,7 @@ async def connect_shared(address: Address, identity: Identity, kind: Callable[[]
 async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:
     """Send what a fresh connection begins with. A connection that is refused, or no longer wanted, is closed."""
     try:
+        upstream.waiting.clear()  # nothing has been asked yet
         for argv in commands:
             await upstream.call(*argv)
         with contextlib.suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
@@ -234,20 +238,22 @@ async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) 
 
 
 class PrivateUpstream(asyncio.Protocol):
-    """One client's own connection. `on_data(data, replies, pushes, whole)` gets every chunk as it came, the replies
-    completed by it, the pushes in it, and whether it ended at a message's boundary; `on_lost(error)` the end.
+    """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the replies and pushes
+    completed by it, and whether it ended at a message's boundary; `on_lost(why)` the end, None where it just was lost.
     """
 
     def __init__(
-        self, on_data: Callable[[bytes, list[Any], bool], object], on_lost: Callable[[BaseException | None], object]
+        self, on_data: Callable[[bytes, list[Any], bool], object], on_lost: Callable[[UpstreamError | None], object]
     ) -> None:
         self._reader = hiredis.Reader()
         self._whole = True  # what has come ended at a message's boundary
         self._since: list[bytes] = []  # what has come since the last boundary, and how many replies that completed
         self._completed = 0
         self._skip = 0  # bytes of a large bulk reply still to come; they need not pass through hiredis
-        self._on_data = on_data
+        self._on_data: Callable[[bytes, list[Any], bool], object] = self._on_first_data
+        self._on_later_data = on_data
         self._on_lost = on_lost
+        self.refused: UpstreamError | None = None
         self.tunnel = False  # replication: what comes is no longer made of replies
         self.closed = False
         self.transport: Any = None
@@ -258,7 +264,15 @@ class PrivateUpstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self._on_lost(exc)
+        self._on_lost(self.refused)
+
+    def _on_first_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        if replies and isinstance(replies[0], hiredis.ReplyError) and str(replies[0]).startswith(_REFUSALS):
+            self.refused = UpstreamError(f"ERR upstream Redis refuses the connection: {replies[0]}")
+            self.transport.abort()
+        else:
+            self._on_data = self._on_later_data
+            self._on_data(data, replies, whole)
 
     def data_received(self, data: bytes) -> None:
         replies: list[Any] = []
@@ -477,6 +491,8 @@ class LargeUpstream(asyncio.BufferedProtocol):
                 return
             value = frame[1]
             self._frames.pop()
+        if not self._waiting:  # nothing was asked: Redis refuses the connection, and closes it
+            return
         pending = self._waiting.popleft()
         if isinstance(value, UpstreamError):
             pending.fail(value)

@@ -42,6 +42,21 @@ def test_what_came_before_the_end_is_answered(front_door: FrontDoor, bare: redis
         assert client.socket.recv(100) == b""
 
 
+def test_a_streamed_tensor_that_ends_what_a_client_sends(front_door: FrontDoor, bare: redis.Redis) -> None:
+    size = 2 * 1024 * 1024
+    head = f"*6\r\n$12\r\nAI.TENSORSET\r\n$1\r\nt\r\n$5\r\nUINT8\r\n$7\r\n{size}\r\n$4\r\nBLOB\r\n${size}\r\n"
+    for behind, answers in ((["PING"], ["+PONG"]), (["ECHO a", "AI.TENSORGET u VALUES"], ['"a"', "[:7]"]), ([], [])):
+        for _ in range(5):
+            with talk(front_door.port) as client:
+                client.given("AI.TENSORSET u UINT8 1 VALUES 7")
+                client.socket.sendall(head.encode() + bytes(size) + b"\r\n")
+                client.send(*behind)
+                client.socket.shutdown(socket.SHUT_WR)
+                assert client.reply() == "+OK"
+                assert [client.reply() for _ in answers] == answers
+                assert client.socket.recv(100) == b""
+
+
 def test_a_command_that_waits_behind_another_does_not_hold_the_connection(
     front_door: FrontDoor, redis_server: RedisServer, bare: redis.Redis
 ) -> None:
