@@ -131,14 +131,6 @@ class Connection(asyncio.Protocol):
             self.transport.set_protocol(self)
             self._accept(commands)
 
-    def take_back(self, rest: bytes) -> None:
-        """The transport is ours again, which is not being read from; `rest` has come already."""
-        self.transport.set_protocol(self)
-        if rest:
-            self.data_received(rest)
-        if not self._reading_paused:
-            self.transport.resume_reading()
-
     def eof_received(self) -> bool:
         # What was sent before the end is answered. But a client that has left altogether looks the same, and Redis
         # drops the blocking command of one: else what BLPOP takes would be lost, and a waiting run would wait on.

@@ -113,6 +113,8 @@ async def _hello(connection: Connection, argv: list[bytes]) -> object:
     if raw[:1] != b"-":
         if len(argv) > 1:
             session.protocol = int(argv[1])
+            if session.protocol == 2 and any(session.subscribed.values()):
+                session.mode = Mode.SUBSCRIBED
         options = iter(argv[2:])
         for option in options:
             if option.upper() == b"AUTH":
@@ -194,7 +196,7 @@ async def _replicate(connection: Connection, argv: list[bytes]) -> object:
 async def _client(connection: Connection, argv: list[bytes]) -> object:
     session = connection.session
     action = argv[1].upper() if len(argv) > 1 else b""
-    if action == b"REPLY" and len(argv) == 3:
+    if action == b"REPLY" and len(argv) == 3 and session.mode is not Mode.SUBSCRIBED:  # there Redis refuses it
         return _client_reply(connection, argv[2].upper())
     raw = await _ask(connection, argv)
     if action in (b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH") and raw[:1] == b"+":

@@ -94,7 +94,10 @@ class _Stream(asyncio.Protocol):
             failure = error
         await self._swallow_rest()
         if not connection.gone:
-            connection.take_back(self._rest)
+            connection.transport.set_protocol(connection)
+            connection.transport.resume_reading()
+            if self._rest:
+                connection.data_received(self._rest)
         if failure is not None:
             raise failure
         return OK
@@ -144,6 +147,9 @@ class _Stream(asyncio.Protocol):
     # -- as the client's protocol --------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if not self._left:
+            self._rest += data
+            return
         taken = min(len(data), self._left)
         blob = min(taken, self._left - 2)
         self._left -= taken
@@ -151,7 +157,8 @@ class _Stream(asyncio.Protocol):
             self._sink.transport.write(data if blob == len(data) else data[:blob])
         if self._left == 0:
             self._rest = data[taken:]
-            self._connection.transport.pause_reading()  # what comes next is not ours, the end of the stream neither
+            # What the client sends behind it, and that it sends no more, is for the connection when this has ended.
+            self._connection.transport.pause_reading()
             self._complete.resolve(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -53,6 +53,8 @@ SAME_AS_BARE = {
         b"HELLO 3\r\nCLIENT TRACKING ON\r\nGET a\r\nCLIENT REPLY OFF\r\nSET a 1\r\nCLIENT REPLY ON\r\nGET a\r\n"
     ),
     "subscribed, reply off": b"CLIENT REPLY OFF\r\nSUBSCRIBE c\r\nPING\r\nUNSUBSCRIBE\r\nPING\r\nCLIENT REPLY ON\r\n",
+    "subscribed, reply on": b"SUBSCRIBE c\r\nCLIENT REPLY OFF\r\nCLIENT REPLY ON\r\nUNSUBSCRIBE\r\nPING\r\n",
+    "subscribed, and then resp2": b"HELLO 3\r\nSUBSCRIBE c\r\nHELLO 2\r\nCLIENT REPLY ON\r\nGET a\r\nRESET\r\n",
     "a name like an option": b"HELLO 3 SETNAME auth\r\nCLIENT GETNAME\r\n",
     "client subcommand errors": b"CLIENT\r\nCLIENT NOSUCH\r\nCLIENT REPLY MAYBE\r\n",
     "client name": b"CLIENT SETNAME a\r\nCLIENT GETNAME\r\n",
