@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -20,8 +18,8 @@ import hiredis
 from redisai_py.errors import CommandError, UpstreamError
 from redisai_py.frames import Command
 from redisai_py.pending import Pending
-from redisai_py.resp import split_replies
 from redisai_py.server.access import Access
+from redisai_py.server.capture import Capture
 from redisai_py.server.driver import NO_REPLY
 from redisai_py.server.upstream import Identity, PrivateUpstream
 
@@ -71,8 +69,8 @@ class Session:
         self._out: list[Any] = []  # replies of this iteration of the loop, written together at its end
         self._whole = True  # the last bytes from Redis ended at a message's boundary
         self._deferred: list[Any] = []
-        self._capture: _Capture | None = None
-        self._unheard: _Capture | None = None  # what Redis has sent since CLIENT REPLY OFF and is not complete
+        self._capture: Capture | None = None
+        self._unheard: Capture | None = None  # what Redis has sent since CLIENT REPLY OFF and is not complete
 
     # -- the connection to Redis -------------------------------------------------------------------------------------
 
@@ -107,7 +105,7 @@ class Session:
         if not self._whole:  # what is still to come of a message is no part of a reply
             self._boundary = Pending()
             await self._boundary
-        capture = self._capture = _Capture(len(commands), self._is_message)
+        capture = self._capture = Capture(len(commands), self._is_message)
         for argv in commands:
             upstream.send(Command(argv).wire())
         return await capture.pending
@@ -258,6 +256,9 @@ class Session:
         return True
 
     def _on_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        if replies and not whole and (self._capture is not None or self._boundary is not None or self._deferred):
+            self._on_end_within(data, replies)
+            return
         if self._capture is not None:
             self._on_captured(data, replies, whole)
             return
@@ -281,17 +282,24 @@ class Session:
             connection.server.busy_poll.answered()
             connection.after_work()
 
+    def _on_end_within(self, data: bytes, replies: list[Any]) -> None:
+        """Something waits for a message's end. Where messages follow without a pause, no chunk ends there."""
+        assert self.upstream is not None
+        begun = self.upstream.begun()
+        self._on_data(data[: len(data) - len(begun)], replies, True)
+        self._on_data(begun, [], False)
+
     def _drop(self, data: bytes, replies: list[Any]) -> None:
         """CLIENT REPLY is OFF, which silences replies but not messages."""
         if not self._streaming and (self.protocol == 2 or not self.sticky):
             return  # there are none; nothing need be kept
-        unheard = self._unheard = self._unheard or _Capture(0, self._is_message)
+        unheard = self._unheard = self._unheard or Capture(0, self._is_message)
         unheard.add(data, replies)
         if self._whole:
             self._unheard = None
             self._send_messages(unheard)
 
-    def _send_messages(self, capture: _Capture) -> None:
+    def _send_messages(self, capture: Capture) -> None:
         messages = capture.sort()
         if messages:
             self._send(messages)
@@ -433,65 +441,3 @@ class Session:
         """The client reads again."""
         if self.upstream is not None:
             self.upstream.transport.resume_reading()
-
-
-class _Capture:
-    """Collects the raw replies of `count` commands, telling messages between them apart."""
-
-    def __init__(self, count: int, is_message: Callable[[Any], bool]) -> None:
-        self.pending: Pending[list[bytes]] = Pending()
-        self.raw: list[bytes] = []
-        self._missing = count
-        self._is_message = is_message
-        self._chunks: list[bytes] = []
-        self._objects: list[Any] = []
-
-    def add(self, data: bytes, replies: list[Any]) -> None:
-        """Add a chunk and the replies that it completed."""
-        self._chunks.append(data)
-        self._objects += replies
-        for reply in replies:
-            if not self._is_message(reply):
-                self._missing += _pushes_within(reply) - 1
-
-    @property
-    def complete(self) -> bool:
-        """Whether all replies are there."""
-        return self._missing <= 0
-
-    def sort(self) -> list[bytes]:
-        """Put the replies into `raw`; the messages."""
-        joined = b"".join(self._chunks)
-        parts = split_replies(joined, 0, len(self._objects))
-        assert parts is not None
-        messages: list[bytes] = []
-        rest = iter(zip(parts, self._objects, strict=True))
-        for part, reply in rest:
-            if self._is_message(reply):
-                messages.append(part)
-            elif _pushes_within(reply):
-                self.raw.append(_without_pushes(part, rest, messages))
-            else:
-                self.raw.append(part)
-        return messages
-
-
-def _pushes_within(reply: Any) -> int:
-    """Redis 7.0 writes what a transaction publishes to its own client into the middle of EXEC's array, uncounted: the
-    array's last elements then look like replies of their own.
-    """
-    return sum(type(element) is hiredis.PushNotification for element in reply) if type(reply) is list else 0
-
-
-def _without_pushes(array: bytes, rest: Iterator[tuple[bytes, Any]], messages: list[bytes]) -> bytes:
-    """An array whose elements are pushes in part, and which the next replies complete."""
-    line = array.find(b"\r\n")
-    count = int(array[1:line])
-    elements = split_replies(array, line + 2, count)
-    assert elements is not None
-    kept: list[bytes] = []
-    for element in chain(elements, (part for part, _ in rest)):
-        (messages if element[:1] == b">" else kept).append(element)
-        if len(kept) == count:
-            break
-    return array[: line + 2] + b"".join(kept)

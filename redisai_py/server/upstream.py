@@ -15,12 +15,11 @@ repeated.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import hiredis
@@ -29,9 +28,10 @@ import numpy as np
 from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.frames import encode_command
 from redisai_py.pending import Pending
+from redisai_py.resp import split_replies
 from redisai_py.server.busy_poll import BusyPoll
 
-__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "connect_shared"]
+__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream"]
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
@@ -106,7 +106,6 @@ def _lost(error: BaseException | None) -> UpstreamError:
 
 
 Callback = Callable[[Any], object]
-S = TypeVar("S", bound="SharedUpstream")
 
 
 class SharedUpstream(asyncio.Protocol):
@@ -133,7 +132,6 @@ class SharedUpstream(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         transport.set_write_buffer_limits(high=64 * 1024 * 1024)
-        self.waiting.append(lambda _: None)  # Redis may refuse the connection, which it says unasked
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -215,26 +213,6 @@ def _settle(pending: Pending[Any]) -> Callback:
             pending.resolve(reply)
 
     return settle
-
-
-async def connect_shared(address: Address, identity: Identity, kind: Callable[[], S]) -> S:
-    """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
-    upstream: S = await address.open(kind)
-    await _prepare(upstream, identity.handshake())
-    return upstream
-
-
-async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:
-    """Send what a fresh connection begins with. A connection that is refused, or no longer wanted, is closed."""
-    try:
-        upstream.waiting.clear()  # nothing has been asked yet
-        for argv in commands:
-            await upstream.call(*argv)
-        with contextlib.suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
-            await upstream.call(b"CLIENT", b"SETNAME", upstream.client_name)
-    except BaseException:
-        upstream.close()
-        raise
 
 
 class PrivateUpstream(asyncio.Protocol):
@@ -323,6 +301,14 @@ class PrivateUpstream(asyncio.Protocol):
         self._since.append(view)
         self._completed += completed
         return False
+
+    def begun(self) -> bytes:
+        """What has come of the message that is not complete; what came before it is settled."""
+        came = b"".join(self._since)
+        settled = split_replies(came, 0, self._completed)
+        assert settled is not None
+        self._since, self._completed = [came[sum(map(len, settled)) :]], 0
+        return self._since[0]
 
     def send(self, segments: list[bytes | memoryview]) -> None:
         """Write one or more encoded commands."""

@@ -132,6 +132,30 @@ def test_a_command_comes_in_the_middle_of_a_message(
     assert [client.reply() for _ in expected] == expected
 
 
+def test_messages_follow_each_other_without_a_pause(
+    client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+) -> None:
+    """What waits for the end of one goes on there, though the next one has begun."""
+    client.given("HELLO 3", "SUBSCRIBE c")
+    proxy.stall_after(100_000)
+    for letter in "mno":
+        bare.publish("c", letter * 200_000)
+    assert proxy.holding.wait(10)
+    client.send("AI.TENSORGET", "SELECT 1")
+    for _ in range(2):
+        assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
+    proxy.stall_after(150_000)  # half of the second message
+    proxy.flow()
+    assert client.reply() == f'["message", "c", "{"m" * 200_000}"]'
+    assert matches(client.reply(), "-ERR wrong number of arguments...")
+    assert proxy.holding.wait(10)
+    while not any(entry["db"] == "1" for entry in bare.client_list()):
+        pass  # SELECT has reached Redis
+    proxy.flow()
+    assert [client.reply()[:19] for _ in range(2)] == ['["message", "c", "n', '["message", "c", "o']
+    assert client.reply() == "+OK"
+
+
 @pytest.mark.parametrize("first", ["PING", "MULTI", "AI.TENSORGET t VALUES", "AI.TENSORSET t UINT8 100000"])
 def test_redis_has_no_room_for_another_client(
     first: str, client: Conversation, door: FrontDoor, bare: redis.Redis, caplog: pytest.LogCaptureFixture

@@ -76,6 +76,26 @@ def test_private_counts_replies_and_knows_their_ends(stream: tuple[list[bytes], 
     assert wholes == [position in ends for position in received]
 
 
+@settings(max_examples=120, deadline=None)
+@given(streams())
+def test_private_knows_what_has_come_of_a_message(stream: tuple[list[bytes], list[bytes]]) -> None:
+    sent, chunks = stream
+    ends = list(itertools.accumulate(map(len, sent)))
+    position = 0
+
+    def on_data(data: bytes, completed: list[Any], whole: bool) -> None:
+        nonlocal position
+        position += len(data)
+        if completed and not whole:
+            begun = upstream.begun()
+            assert data.endswith(begun)
+            assert position - len(begun) == max(end for end in ends if end <= position)
+
+    upstream = PrivateUpstream(on_data, lambda error: None)
+    for chunk in chunks:
+        upstream.data_received(chunk)
+
+
 def built(data: bytes) -> Any:
     reader = hiredis.Reader()
     reader.feed(data)
