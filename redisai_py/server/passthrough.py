@@ -46,7 +46,7 @@ class Relayed:
         if self.sticky:
             connection.session.sticky = True
         if self.blocks:
-            connection.session.blocks = True
+            connection.session.blocks = connection.session.relayed or 1  # 1 where the connection is opened first
         return True
 
 

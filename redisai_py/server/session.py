@@ -59,7 +59,7 @@ class Session:
         self.relayed = 0  # replies to pass-through commands still to come
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
-        self.blocks = False  # a command was sent that may block
+        self.blocks = 0  # how many of these until that of the last command that may block
         self.sticky = False  # Redis holds state for this client that a new connection would not have
         self.subscribed: dict[bytes, set[bytes]] = {b"": set(), b"p": set(), b"s": set()}  # channels, patterns, shards
         self._streaming = False  # messages may come between replies
@@ -274,7 +274,10 @@ class Session:
             deferred, self._deferred = self._deferred, []
             for segments in deferred:
                 self._send(segments)
+        relayed = self.relayed
         self._count(replies)
+        if self.blocks:
+            self.blocks = max(0, self.blocks + self.relayed - relayed)
         if self._boundary is not None and whole:
             boundary, self._boundary = self._boundary, None
             boundary.resolve(None)
@@ -377,7 +380,7 @@ class Session:
             connection.closing = True  # what waits was meant for the state that is lost
             connection.transport.close()
         elif self.relayed:
-            relayed, self.relayed = self.relayed, 0
+            relayed, self.relayed, self.blocks = self.relayed, 0, 0
             for _ in range(relayed):
                 connection.reply(lost)
             connection.drain()
