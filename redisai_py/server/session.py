@@ -82,7 +82,7 @@ class Session:
             loop = asyncio.get_running_loop()
             address = self._connection.server.address
             upstream: PrivateUpstream = await loop.create_task(
-                address.open(lambda: PrivateUpstream(self._on_data, self._on_lost))
+                address.open(lambda: PrivateUpstream(self._on_data, self._on_lost, self._connection.must_wait))
             )
             if self._connection.gone:
                 upstream.close()
@@ -370,6 +370,7 @@ class Session:
         if self.upstream is None or connection.gone:
             return
         self.upstream = None
+        connection.must_wait(False)
         capture, self._capture = self._capture, None
         boundary, self._boundary = self._boundary, None
         confirmed, self._confirmed = self._confirmed, None

@@ -35,6 +35,7 @@ __all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream"
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
+_MUCH = 4 * 1024 * 1024
 _MARK = b"+\0\r\n"
 _REFUSALS = ("ERR max number of clients", "DENIED ")
 """How begins what Redis says, unasked, to a connection that it closes at once."""
@@ -217,11 +218,15 @@ def _settle(pending: Pending[Any]) -> Callback:
 
 class PrivateUpstream(asyncio.Protocol):
     """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the replies and pushes
-    completed by it, and whether it ended at a message's boundary; `on_lost(why)` the end, None where it just was lost.
+    completed by it, and whether it ended at a message's boundary; `on_lost(why)` the end, None where it just was lost;
+    `on_flow(waits)` whether much of what was sent still waits.
     """
 
     def __init__(
-        self, on_data: Callable[[bytes, list[Any], bool], object], on_lost: Callable[[UpstreamError | None], object]
+        self,
+        on_data: Callable[[bytes, list[Any], bool], object],
+        on_lost: Callable[[UpstreamError | None], object],
+        on_flow: Callable[[bool], object] = lambda waits: None,
     ) -> None:
         self._reader = hiredis.Reader()
         self._whole = True  # what has come ended at a message's boundary
@@ -231,6 +236,7 @@ class PrivateUpstream(asyncio.Protocol):
         self._on_data: Callable[[bytes, list[Any], bool], object] = self._on_first_data
         self._on_later_data = on_data
         self._on_lost = on_lost
+        self._on_flow = on_flow
         self.refused: UpstreamError | None = None
         self.tunnel = False  # replication: what comes is no longer made of replies
         self.closed = False
@@ -239,10 +245,17 @@ class PrivateUpstream(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        transport.set_write_buffer_limits(high=_MUCH)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._on_lost(self.refused)
+
+    def pause_writing(self) -> None:
+        self._on_flow(True)
+
+    def resume_writing(self) -> None:
+        self._on_flow(False)
 
     def _on_first_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
         if replies and isinstance(replies[0], hiredis.ReplyError) and str(replies[0]).startswith(_REFUSALS):
