@@ -370,7 +370,6 @@ class Session:
         if self.upstream is None or connection.gone:
             return
         self.upstream = None
-        connection.must_wait(False)
         capture, self._capture = self._capture, None
         boundary, self._boundary = self._boundary, None
         confirmed, self._confirmed = self._confirmed, None
@@ -391,6 +390,7 @@ class Session:
             boundary.fail(lost)
         if capture is not None:
             capture.pending.fail(lost)
+        connection.must_wait(False)
 
     # -- writing to the client ---------------------------------------------------------------------------------------
 
