@@ -102,13 +102,17 @@ class Session:
     async def capture(self, commands: list[list[Any]]) -> list[bytes]:
         """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
         upstream = self.upstream or await self.connect()
-        if not self._whole:  # what is still to come of a message is no part of a reply
-            self._boundary = Pending()
-            await self._boundary
+        await self._message_has_ended()
         capture = self._capture = Capture(len(commands), self._is_message)
         for argv in commands:
             upstream.send(Command(argv).wire())
         return await capture.pending
+
+    async def _message_has_ended(self) -> None:
+        """What is still to come of a message is no part of a reply. Replies of ours that wait for its end are first."""
+        if not self._whole:
+            self._boundary = Pending()
+            await self._boundary
 
     async def authenticated(self) -> Access:
         """The identity's shared access, once Redis has vouched for this client on the client's own connection.
@@ -178,9 +182,11 @@ class Session:
     # -- relaying ----------------------------------------------------------------------------------------------------
 
     def relay(self, command: Command, replies: int = 1) -> bool:
-        """Pass a command on and its replies back. False if it cannot start yet (AI work is under way)."""
+        """Pass a command on and its replies back. False if it cannot start yet: AI work is under way, or its reply
+        waits for the end of a message, together with which the next one's could come.
+        """
         connection = self._connection
-        if connection.in_flight or connection.busy:
+        if connection.in_flight or connection.busy or self._deferred:
             return False
         if self.skip_next:
             return not self.relayed and connection.run_alone(self._swallow(command))
@@ -209,6 +215,7 @@ class Session:
         meanwhile.
         """
         upstream = await self.connect()
+        await self._message_has_ended()
         self.skip_next = False  # used up: Redis sends the confirmations of one that is to be skipped, too
         self._streaming = True
         self._expected = confirmations
@@ -238,6 +245,8 @@ class Session:
             return self.transaction.start(meaning, command)
         if self.mode is Mode.TUNNEL or (self.mode is Mode.MONITOR and not meaning.is_ai and meaning.name not in _ENDS):
             assert self.upstream is not None
+            if self._deferred:
+                return False
             self.upstream.send(command.wire())
             self.relayed += self.mode is Mode.MONITOR and not meaning.name.endswith(b"SUBSCRIBE")
             return True

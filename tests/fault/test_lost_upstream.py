@@ -132,6 +132,25 @@ def test_a_command_comes_in_the_middle_of_a_message(
     assert [client.reply() for _ in expected] == expected
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("behind", ["PING", "SUBSCRIBE d", "RESET"])
+def test_a_reply_of_ours_waits_for_the_end_of_a_message(
+    protocol: int, behind: str, client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+) -> None:
+    """What Redis answers to the next command may come together with that end, and is second all the same."""
+    client.given(f"HELLO {protocol}", "SUBSCRIBE c")
+    proxy.stall_after(100_000)
+    bare.publish("c", "m" * 200_000)
+    assert proxy.holding.wait(10)
+    client.send("AI.TENSORGET", behind)
+    for _ in range(2):
+        assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
+    proxy.flow()
+    assert client.reply().startswith('["message", "c", "mmm')
+    assert client.reply().startswith("-ERR")
+    assert not client.reply().startswith("-ERR")
+
+
 def test_messages_follow_each_other_without_a_pause(
     client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
 ) -> None:
