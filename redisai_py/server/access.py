@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from redisai_py.errors import UpstreamError
 from redisai_py.pending import Pending
@@ -19,13 +19,14 @@ from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.group_commit import CallLater, GroupCommit
 from redisai_py.server.group_sets import GroupSets, SetStream
 from redisai_py.server.joined_sets import JoinedSets
-from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream, connect_shared
+from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream
 from redisai_py.store.near import NearCache
 from redisai_py.store.scripts import PROBE
 from redisai_py.store.store import Store
 
 __all__ = ["Access", "AccessTable"]
 
+S = TypeVar("S", bound=SharedUpstream)
 _NOT_NOW = ("ERR upstream Redis connection lost", "LOADING ", "BUSY ", "MASTERDOWN ")
 """How errors begin that say nothing of what an identity may do."""
 
@@ -51,7 +52,7 @@ class Access:
         """Set where Redis allows scripts, which is what proves that near values still hold."""
         self.commits: GroupCommit | None = None
         self.groups = GroupSets(
-            lambda: connect_shared(address, identity, partial(SetStream, busy_poll)), lambda: self.near
+            lambda: _connect_shared(address, identity, partial(SetStream, busy_poll)), lambda: self.near
         )
         self.sets = JoinedSets(self)
         self._near_bytes = near_bytes
@@ -77,7 +78,7 @@ class Access:
         return self.shared
 
     async def _connect(self) -> SharedUpstream:
-        shared = await connect_shared(self._address, self.identity, partial(SharedUpstream, self._busy_poll))
+        shared = await _connect_shared(self._address, self.identity, partial(SharedUpstream, self._busy_poll))
         try:
             self.scripting = all([await _succeeds(shared.call(*command)) for command in PROBE])
         except BaseException:  # closed meanwhile
@@ -140,6 +141,32 @@ class Access:
         self.groups.close()
         self._large.close()
         self._watching.close()
+
+
+async def _connect_shared(address: Address, identity: Identity, kind: Callable[[], S]) -> S:
+    """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
+
+    def begin() -> S:
+        upstream = kind()
+        upstream.waiting.append(lambda _: None)  # Redis may refuse the connection, which it says unasked
+        return upstream
+
+    upstream: S = await address.open(begin)
+    upstream.waiting.clear()
+    await _prepare(upstream, identity.handshake())
+    return upstream
+
+
+async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:
+    """Send what a fresh connection begins with. A connection that is refused, or no longer wanted, is closed."""
+    try:
+        for argv in commands:
+            await upstream.call(*argv)
+        with suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
+            await upstream.call(b"CLIENT", b"SETNAME", upstream.client_name)
+    except BaseException:
+        upstream.close()
+        raise
 
 
 async def _succeeds(reply: Pending[Any]) -> bool:

@@ -8,8 +8,8 @@ Order is kept by what may overlap. Three kinds of work exist, and only one kind 
   shared stream, which answers in order, so a pipeline of them overlaps,
 - everything else AI (`busy`): alone, as a client that waits for a blocking command in Redis.
 A command that cannot start yet stays in the backlog; finishing work drains it. A full backlog stops reading from the
-client. A client that does not read its replies stops being served, but is read from, within a limit: it may be sending
-a long pipeline first.
+client, and so does a Redis that is behind with what the client sent. A client that does not read its replies stops
+being served, but is read from, within a limit: it may be sending a long pipeline first.
 
 What a command means is found in `meanings`; this module knows only when one may start.
 """
@@ -42,6 +42,9 @@ _BACKLOG_HIGH = 1024
 _BACKLOG_LOW = 128
 _BURSTS_HIGH = 16
 """The same where what waits are bursts, each of them up to 64 commands."""
+_BYTES_HIGH = 64 * 1024 * 1024
+"""The same where what waits is large."""
+_MOST_IN_FLIGHT = 1024
 _EOF_GRACE_S = 1.0
 """How long the commands of a client that sends no more may still take."""
 
@@ -81,8 +84,8 @@ class Connection(asyncio.Protocol):
         self._draining = False
         self._reading_paused = False
         self._writing_paused = False
-        self._redis_is_full = False
-        self._waiting_bytes = 0  # received since little was in the backlog, at least what its commands hold
+        self._must_wait = False  # Redis does not take what this client sends as fast as it comes
+        self._waiting_bytes = 0  # received since the backlog was empty, at least what its commands hold
         self._large = _LargeReceiver(self)
         self.eof = False  # the client sends no more
 
@@ -114,7 +117,7 @@ class Connection(asyncio.Protocol):
                     self.backlog.append(known)
                 return
             form = parser.form
-            if form is not None and form.is_one(data):
+            if form is not None and form.is_one(data) and self.in_flight < _MOST_IN_FLIGHT:
                 self.server.commands_processed += 1
                 burst = Burst(form.meaning, data, [data[form.word_at : form.after_at + 2]])
                 if not burst.meaning.start_alone(self, burst):
@@ -170,6 +173,14 @@ class Connection(asyncio.Protocol):
         self.session.resume_relay()
         self.drain()
 
+    def must_wait(self, waits: bool) -> None:
+        """Whether Redis is behind with what this client sent: then the client is not read from."""
+        self._must_wait = waits
+        if waits:
+            self._pause_reading()
+        else:
+            self.drain()
+
     # -- order -------------------------------------------------------------------------------------------------------
 
     def _accept(self, commands: list[Command | Burst]) -> None:
@@ -179,11 +190,8 @@ class Connection(asyncio.Protocol):
             self.backlog.append(Command([b""], meaning=_Broken(self.parser.error)))
         self.drain()
         waiting = len(self.backlog)
-        if (
-            waiting > _BURSTS_HIGH
-            and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1], Burst))
-            and not (self._writing_paused and self._may_wait())
-        ):
+        much = waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1], Burst))
+        if (much or self._waiting_bytes > _BYTES_HIGH) and not (self._writing_paused and self._may_wait()):
             self._pause_reading()
 
     def _may_wait(self) -> bool:
@@ -199,17 +207,9 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if not self.gone and not self._redis_is_full:
+        if not self.gone and not self._must_wait:
             self._reading_paused = False
             self.transport.resume_reading()
-
-    def hold_back(self, full: bool) -> None:
-        """Redis takes no more of what is passed on for this client, or does again."""
-        self._redis_is_full = full
-        if full:
-            self._pause_reading()
-        elif self._reading_paused and len(self.backlog) < _BACKLOG_LOW:
-            self._resume_reading()
 
     def drain(self) -> None:
         """Start what may start, in order."""
@@ -221,7 +221,9 @@ class Connection(asyncio.Protocol):
         if relay is not None:
             relay.hold()
         try:
-            while backlog and not self.busy and not self._writing_paused and not self.closing:
+            while (
+                backlog and not (self.busy or self._writing_paused or self.closing) and self.in_flight < _MOST_IN_FLIGHT
+            ):
                 command = backlog.popleft()
                 mode = self.session.mode
                 if isinstance(command, Burst):
@@ -231,7 +233,8 @@ class Connection(asyncio.Protocol):
                     started = command.meaning.start(self, command)
                 else:
                     meaning = command.meaning or understand(command, self.server.frames)
-                    started = self.session.start_in_mode(meaning, command) if mode else meaning.start(self, command)
+                    in_mode = mode and type(meaning) is not _Broken
+                    started = self.session.start_in_mode(meaning, command) if in_mode else meaning.start(self, command)
                 if not started:
                     backlog.appendleft(command)
                     break
@@ -239,10 +242,10 @@ class Connection(asyncio.Protocol):
             self._draining = False
             if relay is not None:
                 relay.release()
-        if len(backlog) < _BACKLOG_LOW:
+        if not backlog:
             self._waiting_bytes = 0
-            if self._reading_paused:
-                self._resume_reading()
+        if self._reading_paused and len(backlog) < _BACKLOG_LOW:
+            self._resume_reading()
 
     def unroll(self, burst: Burst) -> None:
         """Put the commands of a burst before all that waits, one by one."""

@@ -51,7 +51,7 @@ class Relayed:
         if self.sticky:
             connection.session.sticky = True
         if self.blocks:
-            connection.session.blocks = True
+            connection.session.blocks = connection.session.relayed or 1  # 1 where the connection is opened first
         return True
 
 
@@ -135,6 +135,8 @@ async def _hello(connection: Connection, argv: list[bytes]) -> object:
     if raw[:1] != b"-":
         if len(argv) > 1:
             session.protocol = int(argv[1])
+            if session.protocol == 2 and any(session.subscribed.values()):
+                session.mode = Mode.SUBSCRIBED
         options = iter(argv[2:])
         for option in options:
             if option.upper() == b"AUTH":
@@ -198,10 +200,10 @@ async def _unsubscribe(connection: Connection, argv: list[bytes]) -> object:
 
 
 async def _monitor(connection: Connection, argv: list[bytes]) -> object:
-    raw = await _ask(connection, argv)
+    raw, *lines = await connection.session.capture([argv])  # what others do meanwhile comes with the reply
     if raw == b"+OK\r\n":
         connection.session.mode = Mode.MONITOR
-    return _pass(connection, raw)
+    return _pass(connection, b"".join((raw, *lines)))
 
 
 async def _replicate(connection: Connection, argv: list[bytes]) -> object:
@@ -216,7 +218,7 @@ async def _replicate(connection: Connection, argv: list[bytes]) -> object:
 async def _client(connection: Connection, argv: list[bytes]) -> object:
     session = connection.session
     action = argv[1].upper() if len(argv) > 1 else b""
-    if action == b"REPLY" and len(argv) == 3:
+    if action == b"REPLY" and len(argv) == 3 and session.mode is not Mode.SUBSCRIBED:  # there Redis refuses it
         return _client_reply(connection, argv[2].upper())
     raw = await _ask(connection, argv)
     if action in (b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH") and raw[:1] == b"+":
@@ -228,10 +230,10 @@ def _client_reply(connection: Connection, how: bytes) -> object:
     """CLIENT REPLY is ours to keep: Redis goes on answering us, so that replies stay countable, and we say nothing."""
     session = connection.session
     if how == b"ON":
-        session.muted = False
+        session.muted = session.skip_next = False
         connection.write((b"+OK\r\n",))
     elif how == b"OFF":
-        session.muted = True
+        session.muted, session.skip_next = True, False
     elif how == b"SKIP":
         session.skip_next = not session.muted
     else:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterator
+import re
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -19,8 +18,8 @@ import hiredis
 from redisai_py.errors import CommandError, UpstreamError
 from redisai_py.frames import Burst, Command
 from redisai_py.pending import Pending
-from redisai_py.resp import split_replies
 from redisai_py.server.access import Access
+from redisai_py.server.capture import Capture
 from redisai_py.server.driver import NO_REPLY
 from redisai_py.server.upstream import Identity, PrivateUpstream
 
@@ -32,6 +31,8 @@ __all__ = ["Mode", "Session"]
 
 _JOINED = 256 * 1024  # replies of an iteration are joined up to this many bytes: a copy is cheaper than a system call
 _MESSAGES = (b"message", b"pmessage", b"smessage")
+_ENDS = (b"RESET", b"QUIT")  # of MONITOR: what a client sends behind them is not meant for it
+_LINE = re.compile(rb"\d+\.\d{6} \[\d+ ").match  # of MONITOR: no reply to what a client may do there begins so
 
 
 class Mode(enum.IntEnum):
@@ -58,17 +59,18 @@ class Session:
         self.relayed = 0  # replies to pass-through commands still to come
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
-        self.blocks = False  # a command was sent that may block
+        self.blocks = 0  # how many of these until that of the last command that may block
         self.sticky = False  # Redis holds state for this client that a new connection would not have
         self.subscribed: dict[bytes, set[bytes]] = {b"": set(), b"p": set(), b"s": set()}  # channels, patterns, shards
         self._streaming = False  # messages may come between replies
         self._expected = 0  # confirmations of a subscribe command still to come
         self._confirmed: Pending[None] | None = None
+        self._boundary: Pending[None] | None = None  # resolved where a message from Redis ends
         self._out: list[Any] = []  # replies of this iteration of the loop, written together at its end
         self._whole = True  # the last bytes from Redis ended at a message's boundary
         self._deferred: list[Any] = []
-        self._capture: _Capture | None = None
-        self._unheard: _Capture | None = None  # what Redis has sent since CLIENT REPLY OFF and is not complete
+        self._capture: Capture | None = None
+        self._unheard: Capture | None = None  # what Redis has sent since CLIENT REPLY OFF and is not complete
 
     # -- the connection to Redis -------------------------------------------------------------------------------------
 
@@ -80,11 +82,13 @@ class Session:
             loop = asyncio.get_running_loop()
             address = self._connection.server.address
             upstream: PrivateUpstream = await loop.create_task(
-                address.open(lambda: PrivateUpstream(self._on_data, self._connection.hold_back, self._on_lost))
+                address.open(lambda: PrivateUpstream(self._on_data, self._on_lost, self._connection.must_wait))
             )
             if self._connection.gone:
                 upstream.close()
                 raise UpstreamError("ERR client is gone")
+            if upstream.refused is not None:
+                raise upstream.refused
             if upstream.closed:  # already, before we came to know that it was open
                 raise UpstreamError("ERR upstream Redis connection lost as soon as it was open")
             self.upstream = upstream
@@ -98,10 +102,17 @@ class Session:
     async def capture(self, commands: list[list[Any]]) -> list[bytes]:
         """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
         upstream = self.upstream or await self.connect()
-        capture = self._capture = _Capture(len(commands), self._is_message)
+        await self._message_has_ended()
+        capture = self._capture = Capture(len(commands), self._is_message)
         for argv in commands:
             upstream.send(Command(argv).wire())
         return await capture.pending
+
+    async def _message_has_ended(self) -> None:
+        """What is still to come of a message is no part of a reply. Replies of ours that wait for its end are first."""
+        if not self._whole:
+            self._boundary = Pending()
+            await self._boundary
 
     async def authenticated(self) -> Access:
         """The identity's shared access, once Redis has vouched for this client on the client's own connection.
@@ -171,9 +182,11 @@ class Session:
     # -- relaying ----------------------------------------------------------------------------------------------------
 
     def relay(self, command: Command) -> bool:
-        """Pass a command on and its reply back. False if it cannot start yet (AI work is under way)."""
+        """Pass a command on and its reply back. False if it cannot start yet: AI work is under way, or its reply
+        waits for the end of a message, together with which the next one's could come.
+        """
         connection = self._connection
-        if connection.in_flight or connection.busy:
+        if connection.in_flight or connection.busy or self._deferred:
             return False
         if self.skip_next:
             return not self.relayed and connection.run_alone(self._swallow(command))
@@ -185,7 +198,7 @@ class Session:
     def relay_row(self, row: Burst) -> bool:
         """The same for several commands. False if they cannot start yet, or only one by one."""
         connection = self._connection
-        if self.upstream is None or self.skip_next or connection.in_flight or connection.busy:
+        if self.upstream is None or self.skip_next or connection.in_flight or connection.busy or self._deferred:
             return False
         self._pass_on(self.upstream, [row.frame], len(row.words))
         return True
@@ -213,6 +226,7 @@ class Session:
         meanwhile.
         """
         upstream = await self.connect()
+        await self._message_has_ended()
         self.skip_next = False  # used up: Redis sends the confirmations of one that is to be skipped, too
         self._streaming = True
         self._expected = confirmations
@@ -240,9 +254,12 @@ class Session:
         if self.mode is Mode.TRANSACTION:
             assert self.transaction is not None
             return self.transaction.start(meaning, command)
-        if self.mode is Mode.TUNNEL or (self.mode is Mode.MONITOR and not meaning.is_ai):
+        if self.mode is Mode.TUNNEL or (self.mode is Mode.MONITOR and not meaning.is_ai and meaning.name not in _ENDS):
             assert self.upstream is not None
+            if self._deferred:
+                return False
             self.upstream.send(command.wire())
+            self.relayed += self.mode is Mode.MONITOR and not meaning.name.endswith(b"SUBSCRIBE")
             return True
         if not meaning.is_ai:
             return bool(meaning.start(connection, command))
@@ -259,6 +276,9 @@ class Session:
         return True
 
     def _on_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        if replies and not whole and (self._capture is not None or self._boundary is not None or self._deferred):
+            self._on_end_within(data, replies)
+            return
         if self._capture is not None:
             self._on_captured(data, replies, whole)
             return
@@ -274,30 +294,47 @@ class Session:
             deferred, self._deferred = self._deferred, []
             for segments in deferred:
                 self._send(segments)
+        relayed = self.relayed
         self._count(replies)
+        if self.blocks:
+            self.blocks = max(0, self.blocks + self.relayed - relayed)
+        if self._boundary is not None and whole:
+            boundary, self._boundary = self._boundary, None
+            boundary.resolve(None)
         if not self.relayed and whole:
             connection.server.busy_poll.answered()
             connection.after_work()
+
+    def _on_end_within(self, data: bytes, replies: list[Any]) -> None:
+        """Something waits for a message's end. Where messages follow without a pause, no chunk ends there."""
+        assert self.upstream is not None
+        begun = self.upstream.begun()
+        self._on_data(data[: len(data) - len(begun)], replies, True)
+        self._on_data(begun, [], False)
 
     def _drop(self, data: bytes, replies: list[Any]) -> None:
         """CLIENT REPLY is OFF, which silences replies but not messages."""
         if not self._streaming and (self.protocol == 2 or not self.sticky):
             return  # there are none; nothing need be kept
-        unheard = self._unheard = self._unheard or _Capture(0, self._is_message)
+        unheard = self._unheard = self._unheard or Capture(0, self._is_message)
         unheard.add(data, replies)
         if self._whole:
             self._unheard = None
             self._send_messages(unheard)
 
-    def _send_messages(self, capture: _Capture) -> None:
+    def _send_messages(self, capture: Capture) -> None:
         messages = capture.sort()
         if messages:
             self._send(messages)
 
     def _is_message(self, reply: Any) -> bool:
-        """Whether Redis sent this of its own accord: a push; in RESP2, what a subscriber gets beside replies."""
+        """Whether Redis sent this of its own accord: a push; what MONITOR shows; in RESP2, what a subscriber gets
+        beside replies.
+        """
         if type(reply) is hiredis.PushNotification:
             return True
+        if self.mode is Mode.MONITOR and type(reply) is bytes:
+            return _LINE(reply) is not None
         if not self._streaming or self.protocol == 3 or type(reply) is not list or not reply:
             return False
         return reply[0] in _MESSAGES or (type(reply[0]) is bytes and reply[0].endswith(b"subscribe"))
@@ -318,12 +355,9 @@ class Session:
             family = reply[0] if isinstance(reply, kind) and reply and type(reply[0]) is bytes else b""
             if family.endswith(b"subscribe") and len(reply) == 3:
                 self._confirm(family, reply[1])
-            elif self.mode is Mode.MONITOR:
-                if reply == b"RESET":
-                    self.reset()
             elif type(reply) is hiredis.ReplyError and self._expected:
                 self._expected = 0
-            elif type(reply) is not hiredis.PushNotification and family not in _MESSAGES:
+            elif family not in _MESSAGES and not self._is_message(reply):
                 self.relayed -= 1
         if self._expected <= 0 and self._confirmed is not None:
             confirmed, self._confirmed = self._confirmed, None
@@ -351,29 +385,32 @@ class Session:
         self._send_messages(capture)
         capture.pending.resolve(capture.raw)
 
-    def _on_lost(self, error: BaseException | None) -> None:
+    def _on_lost(self, refused: UpstreamError | None) -> None:
         connection = self._connection
         if self.upstream is None or connection.gone:
             return
         self.upstream = None
-        connection.hold_back(False)
         capture, self._capture = self._capture, None
+        boundary, self._boundary = self._boundary, None
+        confirmed, self._confirmed = self._confirmed, None
         self._unheard = None
-        stateful = self.mode or self.sticky or any(self.subscribed.values())
+        lost = refused or UpstreamError("ERR upstream Redis connection lost; the command may have been applied")
+        stateful = self.mode or self.sticky or confirmed is not None or any(self.subscribed.values())
         if stateful or not self._whole or connection.closing or connection.eof:
             connection.closing = True  # what waits was meant for the state that is lost
             connection.transport.close()
         elif self.relayed:
-            relayed, self.relayed = self.relayed, 0
-            lost = UpstreamError("ERR upstream Redis connection lost; the command may have been applied")
+            relayed, self.relayed, self.blocks = self.relayed, 0, 0
             for _ in range(relayed):
                 connection.reply(lost)
             connection.drain()
-        self._whole = True
-        if self._confirmed is not None:
-            self._confirmed.resolve(None)
+        if confirmed is not None:
+            confirmed.resolve(None)
+        if boundary is not None:
+            boundary.fail(lost)
         if capture is not None:
-            capture.pending.fail(UpstreamError("ERR upstream Redis connection lost; the command may have been applied"))
+            capture.pending.fail(lost)
+        connection.must_wait(False)
 
     # -- writing to the client ---------------------------------------------------------------------------------------
 
@@ -428,65 +465,3 @@ class Session:
         """The client reads again."""
         if self.upstream is not None:
             self.upstream.transport.resume_reading()
-
-
-class _Capture:
-    """Collects the raw replies of `count` commands, telling messages between them apart."""
-
-    def __init__(self, count: int, is_message: Callable[[Any], bool]) -> None:
-        self.pending: Pending[list[bytes]] = Pending()
-        self.raw: list[bytes] = []
-        self._missing = count
-        self._is_message = is_message
-        self._chunks: list[bytes] = []
-        self._objects: list[Any] = []
-
-    def add(self, data: bytes, replies: list[Any]) -> None:
-        """Add a chunk and the replies that it completed."""
-        self._chunks.append(data)
-        self._objects += replies
-        for reply in replies:
-            if not self._is_message(reply):
-                self._missing += _pushes_within(reply) - 1
-
-    @property
-    def complete(self) -> bool:
-        """Whether all replies are there."""
-        return self._missing <= 0
-
-    def sort(self) -> list[bytes]:
-        """Put the replies into `raw`; the messages."""
-        joined = b"".join(self._chunks)
-        parts = split_replies(joined, 0, len(self._objects))
-        assert parts is not None
-        messages: list[bytes] = []
-        rest = iter(zip(parts, self._objects, strict=True))
-        for part, reply in rest:
-            if self._is_message(reply):
-                messages.append(part)
-            elif _pushes_within(reply):
-                self.raw.append(_without_pushes(part, rest, messages))
-            else:
-                self.raw.append(part)
-        return messages
-
-
-def _pushes_within(reply: Any) -> int:
-    """Redis 7.0 writes what a transaction publishes to its own client into the middle of EXEC's array, uncounted: the
-    array's last elements then look like replies of their own.
-    """
-    return sum(type(element) is hiredis.PushNotification for element in reply) if type(reply) is list else 0
-
-
-def _without_pushes(array: bytes, rest: Iterator[tuple[bytes, Any]], messages: list[bytes]) -> bytes:
-    """An array whose elements are pushes in part, and which the next replies complete."""
-    line = array.find(b"\r\n")
-    count = int(array[1:line])
-    elements = split_replies(array, line + 2, count)
-    assert elements is not None
-    kept: list[bytes] = []
-    for element in chain(elements, (part for part, _ in rest)):
-        (messages if element[:1] == b">" else kept).append(element)
-        if len(kept) == count:
-            break
-    return array[: line + 2] + b"".join(kept)

@@ -15,12 +15,11 @@ repeated.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import hiredis
@@ -29,15 +28,17 @@ import numpy as np
 from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.frames import encode_command
 from redisai_py.pending import Pending
+from redisai_py.resp import split_replies
 from redisai_py.resp_reader import is_between_values, new_reader, values
 from redisai_py.server.busy_poll import BusyPoll
 
-__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "connect_shared"]
+__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream"]
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
-_FULL = 1024 * 1024
-"""Bytes that wait for Redis to take them, from which on their client is not read from."""
+_MUCH = 4 * 1024 * 1024
+_REFUSALS = ("ERR max number of clients", "DENIED ")
+"""How begins what Redis says, unasked, to a connection that it closes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,6 @@ def _lost(error: BaseException | None) -> UpstreamError:
 
 
 Callback = Callable[[Any], object]
-S = TypeVar("S", bound="SharedUpstream")
 
 
 class SharedUpstream(asyncio.Protocol):
@@ -213,45 +213,28 @@ def _settle(pending: Pending[Any]) -> Callback:
     return settle
 
 
-async def connect_shared(address: Address, identity: Identity, kind: Callable[[], S]) -> S:
-    """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
-    upstream: S = await address.open(kind)
-    await _prepare(upstream, identity.handshake())
-    return upstream
-
-
-async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:
-    """Send what a fresh connection begins with. A connection that is refused, or no longer wanted, is closed."""
-    try:
-        for argv in commands:
-            await upstream.call(*argv)
-        with contextlib.suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
-            await upstream.call(b"CLIENT", b"SETNAME", upstream.client_name)
-    except BaseException:
-        upstream.close()
-        raise
-
-
 class PrivateUpstream(asyncio.Protocol):
-    """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the replies that it
-    completed, and whether it ended at a message's boundary; `on_flow(full)` is told when Redis takes no more for now,
-    and when it does again; `on_lost(error)` the end.
+    """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the replies and pushes
+    completed by it, and whether it ended at a message's boundary; `on_lost(why)` the end, None where it just was lost;
+    `on_flow(waits)` whether much of what was sent still waits.
     """
 
     def __init__(
         self,
         on_data: Callable[[bytes, list[Any], bool], object],
-        on_flow: Callable[[bool], object],
-        on_lost: Callable[[BaseException | None], object],
+        on_lost: Callable[[UpstreamError | None], object],
+        on_flow: Callable[[bool], object] = lambda waits: None,
     ) -> None:
         self._reader = new_reader()
         self._whole = True  # what has come ended at a message's boundary
         self._since: list[bytes] = []  # what has come since the last boundary, and how many replies that completed
         self._completed = 0
         self._skip = 0  # bytes of a large bulk reply still to come; they need not pass through hiredis
-        self._on_data = on_data
-        self._on_flow = on_flow
+        self._on_data: Callable[[bytes, list[Any], bool], object] = self._on_first_data
+        self._on_later_data = on_data
         self._on_lost = on_lost
+        self._on_flow = on_flow
+        self.refused: UpstreamError | None = None
         self.tunnel = False  # replication: what comes is no longer made of replies
         self.closed = False
         self.transport: Any = None
@@ -259,7 +242,11 @@ class PrivateUpstream(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        transport.set_write_buffer_limits(high=_FULL)
+        transport.set_write_buffer_limits(high=_MUCH)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._on_lost(self.refused)
 
     def pause_writing(self) -> None:
         self._on_flow(True)
@@ -267,9 +254,13 @@ class PrivateUpstream(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._on_flow(False)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
-        self._on_lost(exc)
+    def _on_first_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        if replies and isinstance(replies[0], hiredis.ReplyError) and str(replies[0]).startswith(_REFUSALS):
+            self.refused = UpstreamError(f"ERR upstream Redis refuses the connection: {replies[0]}")
+            self.transport.abort()
+        else:
+            self._on_data = self._on_later_data
+            self._on_data(data, replies, whole)
 
     def data_received(self, data: bytes) -> None:
         replies: list[Any] = []
@@ -313,6 +304,14 @@ class PrivateUpstream(asyncio.Protocol):
         self._since.append(view)
         self._completed += completed
         return False
+
+    def begun(self) -> bytes:
+        """What has come of the message that is not complete; what came before it is settled."""
+        came = b"".join(self._since)
+        settled = split_replies(came, 0, self._completed)
+        assert settled is not None
+        self._since, self._completed = [came[sum(map(len, settled)) :]], 0
+        return self._since[0]
 
     def send(self, segments: list[bytes | memoryview]) -> None:
         """Write one or more encoded commands."""
@@ -473,6 +472,8 @@ class LargeUpstream(asyncio.BufferedProtocol):
                 return
             value = frame[1]
             self._frames.pop()
+        if not self._waiting:  # nothing was asked: Redis refuses the connection, and closes it
+            return
         pending = self._waiting.popleft()
         if isinstance(value, UpstreamError):
             pending.fail(value)

@@ -43,6 +43,8 @@ SAME_AS_BARE = {
     "blocking pop, timeout": b"BLPOP l 0.01\r\nPING\r\n",
     "reply off and on": b"CLIENT REPLY OFF\r\nPING\r\nSET a 1\r\nCLIENT REPLY ON\r\nGET a\r\n",
     "reply skip": b"CLIENT REPLY SKIP\r\nPING\r\nGET a\r\n",
+    "reply skip on": b"CLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\nPING\r\n",
+    "reply skip off on": b"CLIENT REPLY SKIP\r\nCLIENT REPLY OFF\r\nPING\r\nCLIENT REPLY ON\r\nPING\r\n",
     "reply skip reset": b"CLIENT REPLY SKIP\r\nRESET\r\nPING\r\n",
     "reply off reset": b"CLIENT REPLY OFF\r\nPING\r\nRESET\r\nPING\r\n",
     "reply skip subscribe": b"HELLO 3\r\nCLIENT REPLY SKIP\r\nSUBSCRIBE c\r\nGET a\r\n",
@@ -53,6 +55,8 @@ SAME_AS_BARE = {
         b"HELLO 3\r\nCLIENT TRACKING ON\r\nGET a\r\nCLIENT REPLY OFF\r\nSET a 1\r\nCLIENT REPLY ON\r\nGET a\r\n"
     ),
     "subscribed, reply off": b"CLIENT REPLY OFF\r\nSUBSCRIBE c\r\nPING\r\nUNSUBSCRIBE\r\nPING\r\nCLIENT REPLY ON\r\n",
+    "subscribed, reply on": b"SUBSCRIBE c\r\nCLIENT REPLY OFF\r\nCLIENT REPLY ON\r\nUNSUBSCRIBE\r\nPING\r\n",
+    "subscribed, and then resp2": b"HELLO 3\r\nSUBSCRIBE c\r\nHELLO 2\r\nCLIENT REPLY ON\r\nGET a\r\nRESET\r\n",
     "a name like an option": b"HELLO 3 SETNAME auth\r\nCLIENT GETNAME\r\n",
     "client subcommand errors": b"CLIENT\r\nCLIENT NOSUCH\r\nCLIENT REPLY MAYBE\r\n",
     "client name": b"CLIENT SETNAME a\r\nCLIENT GETNAME\r\n",
@@ -68,6 +72,8 @@ SAME_AS_BARE = {
     "framing: quotes": b'GET "a\r\n',
     "framing: a status as a word": b"PING\r\n*1\r\n+PING\r\n",
     "framing: text as a word": b"PING\r\n*1\r\n=8\r\ntxt:PING\r\n",
+    "framing: in a transaction": b"MULTI\r\nSET a 1\r\n*1\r\n$abc\r\n",
+    "framing: subscribed": b"SUBSCRIBE c\r\n*1\r\n$abc\r\n",
 }
 
 
@@ -331,6 +337,42 @@ def test_monitor(front_door: FrontDoor, bare: redis.Redis) -> None:
             pass
         connection.sendall(b"AI.TENSORSET t FLOAT 1 VALUES 1\r\n")
         assert file.readline() == b"+OK\r\n"
+
+
+def test_what_a_pipeline_has_behind_the_end_of_monitor(front_door: FrontDoor, bare: redis.Redis) -> None:
+    with talk(front_door.port) as client:
+        client.send("MONITOR", "GET a", "RESET", "ECHO a", "SELECT 1", "AI.TENSORSET t FLOAT 1 VALUES 1", "ECHO b")
+        assert client.reply() == "+OK"
+        replies = [client.reply() for _ in range(3)]
+        while "+RESET" not in replies:  # lines of MONITOR, which the client may see of itself
+            replies.append(client.reply())
+        if replies[-1] == "+RESET":
+            replies.append(client.reply())
+        assert replies[-1] == '"a"'
+        assert [client.reply() for _ in range(3)] == ["+OK", "+OK", '"b"']
+    with redis.Redis(port=front_door.port, db=1) as other:
+        assert other.keys() == [b"t"]
+
+
+def test_others_are_at_work_when_monitor_begins(
+    front_door: FrontDoor, redis_server: RedisServer, bare: redis.Redis
+) -> None:
+    """The reply comes with the first lines behind it."""
+    with talk(front_door.port) as client, talk(redis_server.port) as other, talk(redis_server.port) as busy:
+        client.given("PING")
+        other.given("PING")
+        # Redis finds both when it wakes, in the order in which they came.
+        busy.send("DEBUG SLEEP 0.1")
+        client.send("MONITOR")
+        assert exchange(front_door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
+        other.send("SET seen 1")
+        assert client.reply() == "+OK"
+        while '"SET" "seen"' not in client.reply():
+            pass
+        client.send("RESET")
+        while client.reply() != "+RESET":
+            pass
+        client.given("AI.TENSORSET t FLOAT 1 VALUES 1")
 
 
 def test_tracking_pushes(front_door: FrontDoor, bare: redis.Redis) -> None:

@@ -42,6 +42,37 @@ def test_what_came_before_the_end_is_answered(front_door: FrontDoor, bare: redis
         assert client.socket.recv(100) == b""
 
 
+def test_who_has_waited_for_something_before_gets_long_replies_at_the_end(
+    front_door: FrontDoor, bare: redis.Redis
+) -> None:
+    """Redis is not told of the end, as for a command that waits: it would not send the rest."""
+    bare.rpush("q", "x")
+    bare.set("big", bytes(5_000_000))
+    with talk(front_door.port) as client:
+        assert client.ask("BLPOP q 0") == '["q", "x"]'
+        client.send("GET big", "GET big", "ECHO end")
+        client.socket.shutdown(socket.SHUT_WR)
+        received = bytearray()
+        while chunk := client.socket.recv(1 << 20):
+            received += chunk
+    assert len(received) == 2 * len(b"$5000000\r\n\r\n") + 10_000_000 + len(b"$3\r\nend\r\n")
+
+
+def test_a_streamed_tensor_that_ends_what_a_client_sends(front_door: FrontDoor, bare: redis.Redis) -> None:
+    size = 2 * 1024 * 1024
+    head = f"*6\r\n$12\r\nAI.TENSORSET\r\n$1\r\nt\r\n$5\r\nUINT8\r\n$7\r\n{size}\r\n$4\r\nBLOB\r\n${size}\r\n"
+    for behind, answers in ((["PING"], ["+PONG"]), (["ECHO a", "AI.TENSORGET u VALUES"], ['"a"', "[:7]"]), ([], [])):
+        for _ in range(5):
+            with talk(front_door.port) as client:
+                client.given("AI.TENSORSET u UINT8 1 VALUES 7")
+                client.socket.sendall(head.encode() + bytes(size) + b"\r\n")
+                client.send(*behind)
+                client.socket.shutdown(socket.SHUT_WR)
+                assert client.reply() == "+OK"
+                assert [client.reply() for _ in answers] == answers
+                assert client.socket.recv(100) == b""
+
+
 def test_a_command_that_waits_behind_another_does_not_hold_the_connection(
     front_door: FrontDoor, redis_server: RedisServer, bare: redis.Redis
 ) -> None:

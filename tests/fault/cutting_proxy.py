@@ -25,6 +25,7 @@ class CuttingProxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._ends: list[socket.socket] = []
         self._allowance: int | None = None  # bytes that Redis may still send
+        self._cutting = True  # what happens when they have been sent; else they stall
         self._refusing = False
         self.cut_happened = threading.Event()
         self.holding = threading.Event()  # a reply has come since `stall`, and does not go on
@@ -51,7 +52,13 @@ class CuttingProxy:
         """Let Redis send `count` more bytes in all, then cut every connection."""
         self.cut_happened.clear()
         with self._lock:
-            self._allowance = count
+            self._allowance, self._cutting = count, True
+
+    def stall_after(self, count: int) -> None:
+        """Let Redis send `count` more bytes in all, then stall."""
+        self.holding.clear()
+        with self._lock:
+            self._allowance, self._cutting = count, False
 
     def cut(self) -> None:
         """Cut every connection now."""
@@ -101,11 +108,16 @@ class CuttingProxy:
                 if not self._flowing.is_set():
                     self.holding.set()
                     self._flowing.wait(20)
-                data, last = self._allowed(data)
-                client.sendall(data)
-                if last:
+                allowed, last = self._allowed(data)
+                client.sendall(allowed)
+                if last and self._cutting:
                     self.cut()
                     return
+                if last:
+                    self.stall()
+                    self.holding.set()
+                    self._flowing.wait(20)
+                    client.sendall(data[len(allowed) :])
             client.shutdown(socket.SHUT_WR)
 
     def _allowed(self, data: bytes) -> tuple[bytes, bool]:

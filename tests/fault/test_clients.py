@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -182,6 +183,38 @@ def test_who_sends_more_than_the_limit_without_reading_has_to_wait(
             sender.join()
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    ("command", "size"),
+    [("SET k", MEGABYTE), ("AI.TENSORSET t BOOL 60000 BLOB", 60_000), ("AI.TENSORSET t UINT8 200000 BLOB", 200_000)],
+)
+def test_what_redis_does_not_take_waits_at_the_client(
+    command: str, size: int, front_door: FrontDoor, redis_server: RedisServer, bare: redis.Redis
+) -> None:
+    """A client that sends on and on while Redis stands still: not all of it is kept here."""
+    piece = _head(command, size) + bytes(size) + b"\r\n"
+    sent, most = 0, 200 * MEGABYTE
+    with raw_socket(front_door.port) as client, client.makefile("rb") as answers:
+        client.sendall(b"PING\r\n" + piece)
+        assert answers.read(12) == b"+PONG\r\n+OK\r\n"
+        assert redis_server.process is not None
+        redis_server.process.send_signal(signal.SIGSTOP)
+        try:
+            client.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while sent < most:
+                    sent += client.send(memoryview(piece)[sent % len(piece) :])
+        finally:
+            redis_server.process.send_signal(signal.SIGCONT)
+        assert sent < most
+        client.settimeout(10)
+        rest = memoryview(piece)[sent % len(piece) :]
+        sender = threading.Thread(target=client.sendall, args=(rest,))
+        sender.start()
+        replies = (sent + len(rest)) // len(piece)
+        assert answers.read(5 * replies) == b"+OK\r\n" * replies
+        sender.join()
 
 
 def test_a_subscriber_that_does_not_read_is_closed(redis_server: RedisServer, bare: redis.Redis) -> None:

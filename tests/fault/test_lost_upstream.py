@@ -13,7 +13,7 @@ from redisai_py.config import Config
 from tests.conformance.conversation import Conversation, talk
 from tests.conformance.transcript import matches, request_bytes
 from tests.fault.cutting_proxy import CuttingProxy
-from tests.support import FrontDoor, RedisServer
+from tests.support import FrontDoor, RedisServer, exchange
 
 LOST = "-ERR upstream Redis connection lost..."
 MEGABYTE = 1024 * 1024
@@ -101,6 +101,108 @@ def test_clients_with_state_at_redis_are_closed(state: list[str], client: Conver
     client.given(*state)
     proxy.cut()
     assert _is_closed(client)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_subscription_that_is_not_confirmed(protocol: int, client: Conversation, proxy: CuttingProxy) -> None:
+    client.given(f"HELLO {protocol}")
+    proxy.stall()
+    client.send("SUBSCRIBE c")
+    assert proxy.holding.wait(10)
+    proxy.cut()
+    assert _is_closed(client)
+
+
+@pytest.mark.parametrize(
+    "command", ["SELECT 0", "CLIENT SETNAME me", "AI.CONFIG MODEL_CHUNK_SIZE 1000000", "CLIENT REPLY SKIP"]
+)
+def test_a_command_comes_in_the_middle_of_a_message(
+    command: str, client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+) -> None:
+    """The rest of the message is not taken for its reply."""
+    client.given("HELLO 3", "SUBSCRIBE c")
+    proxy.stall_after(100_000)
+    bare.publish("c", "m" * 200_000)
+    assert proxy.holding.wait(10)
+    client.send(command, "GET a", "ECHO b")
+    for _ in range(2):
+        assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
+    proxy.flow()
+    assert client.reply() == f'["message", "c", "{"m" * 200_000}"]'
+    expected = ['"b"'] if command.endswith("SKIP") else ["+OK", '"1"', '"b"']
+    assert [client.reply() for _ in expected] == expected
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("behind", ["PING", "SUBSCRIBE d", "RESET"])
+def test_a_reply_of_ours_waits_for_the_end_of_a_message(
+    protocol: int, behind: str, client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+) -> None:
+    """What Redis answers to the next command may come together with that end, and is second all the same."""
+    client.given(f"HELLO {protocol}", "SUBSCRIBE c")
+    proxy.stall_after(100_000)
+    bare.publish("c", "m" * 200_000)
+    assert proxy.holding.wait(10)
+    client.send("AI.TENSORGET", behind)
+    for _ in range(2):
+        assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
+    proxy.flow()
+    assert client.reply().startswith('["message", "c", "mmm')
+    assert client.reply().startswith("-ERR")
+    assert not client.reply().startswith("-ERR")
+
+
+def test_messages_follow_each_other_without_a_pause(
+    client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+) -> None:
+    """What waits for the end of one goes on there, though the next one has begun."""
+    client.given("HELLO 3", "SUBSCRIBE c")
+    proxy.stall_after(100_000)
+    for letter in "mno":
+        bare.publish("c", letter * 200_000)
+    assert proxy.holding.wait(10)
+    client.send("AI.TENSORGET", "SELECT 1")
+    for _ in range(2):
+        assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
+    proxy.stall_after(150_000)  # half of the second message
+    proxy.flow()
+    assert client.reply() == f'["message", "c", "{"m" * 200_000}"]'
+    assert matches(client.reply(), "-ERR wrong number of arguments...")
+    assert proxy.holding.wait(10)
+    while not any(entry["db"] == "1" for entry in bare.client_list()):
+        pass  # SELECT has reached Redis
+    proxy.flow()
+    assert [client.reply()[:19] for _ in range(2)] == ['["message", "c", "n', '["message", "c", "o']
+    assert client.reply() == "+OK"
+
+
+@pytest.mark.parametrize("first", ["PING", "MULTI", "AI.TENSORGET t VALUES", "AI.TENSORSET t UINT8 100000"])
+def test_redis_has_no_room_for_another_client(
+    first: str, client: Conversation, door: FrontDoor, bare: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so unasked: that is a reply to no command, or to the first."""
+    full = "-ERR upstream Redis refuses the connection: ERR max number of clients reached"
+    limit = bare.config_get("maxclients")["maxclients"]
+    client.given("AI.TENSORSET t FLOAT 1 2 VALUES 1 2")
+    with talk(door.port) as new:
+        bare.config_set("maxclients", len(bare.client_list()))
+        try:
+            new.send(first, "ECHO x")
+            replies = [new.reply()]
+            # A large tensor of one who has a connection needs a further one.
+            large = client.ask("AI.TENSORSET u UINT8 100000")
+        finally:
+            bare.config_set("maxclients", limit)
+        assert replies == [full]
+        assert matches(large, LOST) or large == "-ERR max number of clients reached"
+        if first == "MULTI":
+            assert _is_closed(new)
+        else:
+            assert matches(new.reply(), "-ERR upstream Redis...")
+            assert new.ask("ECHO y") == '"y"'
+            assert new.ask("AI.TENSORGET t VALUES") == '["1", "2"]'
+    client.given("AI.TENSORSET u UINT8 100000")
+    assert not caplog.records
 
 
 def test_nothing_of_a_cut_transaction_is_done(client: Conversation, proxy: CuttingProxy, bare: redis.Redis) -> None:

@@ -70,7 +70,7 @@ def test_private_counts_replies_and_knows_their_ends(stream: tuple[list[bytes], 
         counts.append(len(completed))
         wholes.append(whole)
 
-    upstream = PrivateUpstream(on_data, lambda full: None, lambda error: None)
+    upstream = PrivateUpstream(on_data, lambda why: None)
     for chunk in chunks:
         upstream.data_received(chunk)
     assert relayed == chunks
@@ -79,6 +79,26 @@ def test_private_counts_replies_and_knows_their_ends(stream: tuple[list[bytes], 
     completed = [sum(end <= position for end in ends) for position in received]
     assert list(itertools.accumulate(counts)) == completed
     assert wholes == [position in ends for position in received]
+
+
+@settings(max_examples=120, deadline=None)
+@given(streams())
+def test_private_knows_what_has_come_of_a_message(stream: tuple[list[bytes], list[bytes]]) -> None:
+    sent, chunks = stream
+    ends = list(itertools.accumulate(map(len, sent)))
+    position = 0
+
+    def on_data(data: bytes, completed: list[Any], whole: bool) -> None:
+        nonlocal position
+        position += len(data)
+        if completed and not whole:
+            begun = upstream.begun()
+            assert data.endswith(begun)
+            assert position - len(begun) == max(end for end in ends if end <= position)
+
+    upstream = PrivateUpstream(on_data, lambda error: None)
+    for chunk in chunks:
+        upstream.data_received(chunk)
 
 
 def built(data: bytes) -> Any:
