@@ -48,7 +48,7 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
     return sent, cut(data, positions)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(streams())
 @example(([b"*2\r\n:1\r\n:2\r\n"], [b"*2\r\n:1\r\n", b":2\r\n"]))
 @example(
@@ -93,7 +93,7 @@ def outcome(pending: Pending[Any]) -> Any:
     return plain(pending.value) if pending.error is None else str(pending.error)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(streams())
 def test_large_builds_replies(stream: tuple[list[bytes], list[bytes]]) -> None:
     sent, chunks = stream
