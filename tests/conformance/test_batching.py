@@ -33,7 +33,7 @@ def _rows(watcher: Conversation, model: str) -> dict[int, int]:
 
 
 def _wait_unfinished(watcher: Conversation, model: str, count: int) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while f'"unfinished", :{count},' not in watcher.ask(f"AI.INFO {model} FULL"):
         assert time.monotonic() < deadline, f"{model} never had {count} runs waiting or running"
 

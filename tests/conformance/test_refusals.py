@@ -56,7 +56,8 @@ def test_read_only_replica(redis_server: RedisServer, bare: redis.Redis, tmp_pat
                 with talk(server.port) as writer:
                     assert writer.ask("AI.TENSORSET t FLOAT 1 VALUES 1") == READONLY
                 _store_through_another_door(redis_server)
-                primary.wait(1, 5000)
+                primary.set("last", 1)  # WAIT is for what its own connection has written, and for all before that
+                assert primary.wait(1, 10_000) == 1
                 assert client.ask("AI.TENSORGET t VALUES") == '["1", "2"]'
                 assert client.ask("AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u") == READONLY
                 assert client.ask("AI.MODELSTORE n ONNX CPU BLOB <onnx_mul>") == READONLY

@@ -35,7 +35,7 @@ def test_the_greeting_says_where_things_are_and_its_commands_work(serve: Serve, 
     assert "started" in text
     commands = [line.strip() for line in serving.banner if line.startswith("    ")]
     assert len(commands) == 3
-    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=10).stdout for c in commands]
+    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=20).stdout for c in commands]
     assert outputs[0].strip() == "OK"
     assert "FLOAT" in outputs[1]
     assert "4" in outputs[1]
@@ -170,7 +170,7 @@ def test_without_redis_cli_the_greeting_shows_python(serve: Serve, data_dir: Pat
     serving = serve("--data-dir", data_dir)
     started = Started("127.0.0.1", serving.port, Config(redis="redis://h"), RedisFacts("7.2", open=True), None, None)
     commands = [line.strip() for line in banner(started, redis_cli=None) if line.startswith("    ")]
-    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=10).stdout for c in commands]
+    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=20).stdout for c in commands]
     assert "OK" in outputs[0]
     assert "FLOAT" in outputs[1]
     assert "ai_" in outputs[2]
