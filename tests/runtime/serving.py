@@ -72,7 +72,7 @@ class Serving:
         return next(p for p in self.supervisor.children() if "redisai_py.server_process" in p.cmdline())
 
     def client(self, **options: Any) -> redis.Redis:
-        """A client that neither retries nor reconnects behind the test's back."""
+        """A client that does not try a command again behind the test's back."""
         return redis.Redis(port=self.port, socket_timeout=20, retry=None, **options)
 
     def signal(self, number: signal.Signals) -> None:

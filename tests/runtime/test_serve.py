@@ -84,6 +84,8 @@ def test_a_second_signal_does_not_wait(serve: Serve, data_dir: Path) -> None:
     serving = serve("--data-dir", data_dir, "--drain-timeout-s", 60)
     serving.server().suspend()  # a server that cannot drain
     serving.signal(signal.SIGTERM)
+    # It has taken notice: two signals that wait to be noticed are one.
+    eventually(lambda: not serving.supervisor.net_connections("inet"))
     with pytest.raises(subprocess.TimeoutExpired):
         serving.wait(0.3)
     serving.signal(signal.SIGTERM)
@@ -93,8 +95,11 @@ def test_a_second_signal_does_not_wait(serve: Serve, data_dir: Path) -> None:
 
 def test_start_is_fast_and_imports_no_framework(serve: Serve, data_dir: Path) -> None:
     serving = serve("--data-dir", data_dir)
-    print(f"ready after {serving.ready_s:.2f} s")
-    assert serving.ready_s < 5
+    # Of the processor's time, since where others want it too, a start takes longer.
+    processes = [serving.supervisor, *serving.supervisor.children()]
+    cpu_s = sum(sum(process.cpu_times()[:2]) for process in processes)
+    print(f"ready after {serving.ready_s:.2f} s, {cpu_s:.2f} s of the processor's")
+    assert cpu_s < 3
     maps = Path(f"/proc/{serving.server().pid}/maps")
     if not maps.exists():
         pytest.skip("no /proc on this machine")
