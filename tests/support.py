@@ -125,8 +125,8 @@ class FrontDoor:
             release.wait()
 
         self._loop.call_soon_threadsafe(hold)
-        assert holding.wait(20), "the server is busy"
         try:
+            assert holding.wait(20), "the server is busy"
             yield
         finally:
             release.set()
@@ -149,7 +149,7 @@ class FrontDoor:
 @contextlib.contextmanager
 def raw_socket(port: int) -> Iterator[socket.socket]:
     """A plain TCP connection with a time limit."""
-    with socket.create_connection((LOCALHOST, port), timeout=20) as connection:
+    with socket.create_connection((LOCALHOST, port), timeout=50) as connection:
         yield connection
 
 
