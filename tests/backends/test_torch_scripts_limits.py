@@ -58,7 +58,7 @@ def fresh() -> Iterator[Callable[..., Scripts]]:
         each.close()
 
 
-def wait_for_end(pid: int, timeout_s: float = 10) -> bool:
+def wait_for_end(pid: int, timeout_s: float = 20) -> bool:
     """Whether the process ends (or has ended) within the time."""
     try:
         fd = os.pidfd_open(pid)

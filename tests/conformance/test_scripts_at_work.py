@@ -187,7 +187,7 @@ def test_a_full_queue_of_scripts_refuses(redis_server: RedisServer, bare: redis.
             for run in runs:
                 run.send("AI.SCRIPTEXECUTE s mark KEYS 1 ran", "PING")
             # Which of the two came first is not known; the other is answered at once.
-            readable, _, _ = select.select([run.socket for run in runs], [], [], 10)
+            readable, _, _ = select.select([run.socket for run in runs], [], [], 20)
             (refused,) = [run for run in runs if run.socket in readable]
             assert refused.reply() == "-ERR the run queue of scripts is full: 1 runs are waiting"
             assert refused.reply() == "+PONG"

@@ -215,7 +215,7 @@ def test_many_clients_at_once(front_door: FrontDoor, bare: redis.Redis) -> None:
             selector.register(connection, selectors.EVENT_READ)
         waiting = set(received)
         while waiting:
-            ready = selector.select(10)
+            ready = selector.select(20)
             assert ready, f"{len(waiting)} clients have no answer"
             for key, _ in ready:
                 connection = key.fileobj

@@ -63,7 +63,7 @@ class Model:
     """What Redis and RedisAI would reply, one command after the other."""
 
     def __init__(self, port: int, database: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=50)
         self._answers = self._socket.makefile("rb")
         self._ask(b"*2\r\n$6\r\nSELECT\r\n$1\r\n%d\r\n" % database)
         self._ask(b"*1\r\n$7\r\nFLUSHDB\r\n")
