@@ -77,7 +77,7 @@ class RedisServer:
                 try:
                     client.ping()
                     return
-                except redis.ConnectionError:  # nobody listens yet, or it is loading
+                except (redis.ConnectionError, redis.TimeoutError):  # nobody listens yet, or it is loading
                     if self.process.poll() is not None or time.monotonic() > deadline:
                         raise RuntimeError(f"{self._command[0]} does not start") from None
                 threading.Event().wait(0.01)
