@@ -5,13 +5,20 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import redis
 
 from redisai_py.config import Config
-from tests.support import FrontDoor, RedisServer, redis_binaries
+from tests.support import FrontDoor, RedisServer, patient, redis_binaries
 
 _BINARIES = redis_binaries()
+
+# Machines are busy at times: how long an example takes, or the making of it, tells of them and not of the code.
+hypothesis.settings.register_profile(
+    "busy machines", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machines")
 
 # In the background of a shell, or under nohup, these are ignored, and so they would be by every server started here.
 for _number in (signal.SIGINT, signal.SIGHUP):
@@ -49,7 +56,7 @@ def front_door(redis_server: RedisServer) -> Iterator[FrontDoor]:
 @pytest.fixture
 def bare(redis_server: RedisServer) -> Iterator[redis.Redis]:
     """A client of the stock Redis itself, emptied."""
-    with redis.Redis(port=redis_server.port, protocol=2) as client:
+    with patient(redis_server.port) as client:
         client.flushall()
         yield client
 
@@ -57,5 +64,5 @@ def bare(redis_server: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture
 def client(front_door: FrontDoor, bare: redis.Redis) -> Iterator[redis.Redis]:
     """A redis-py client of our server that speaks RESP2, on an empty Redis."""
-    with redis.Redis(port=front_door.port, protocol=2) as connection:
+    with patient(front_door.port) as connection:
         yield connection

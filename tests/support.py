@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,18 +71,16 @@ class RedisServer:
     def start(self) -> None:
         """Start, and wait until it answers."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        client = redis.Redis(port=self.port)
-        for _ in range(500):
-            try:
-                client.ping()
-                break
-            except redis.BusyLoadingError:
-                continue
-            except redis.ConnectionError:
-                if self.process.poll() is not None:
-                    raise RuntimeError(f"{self._command[0]} does not start") from None
+        deadline = time.monotonic() + 20
+        with redis.Redis(port=self.port, retry=None) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except (redis.ConnectionError, redis.TimeoutError):  # nobody listens yet, or it is loading
+                    if self.process.poll() is not None or time.monotonic() > deadline:
+                        raise RuntimeError(f"{self._command[0]} does not start") from None
                 threading.Event().wait(0.01)
-        client.close()
 
     def stop(self) -> None:
         """Stop it, at once."""
@@ -104,7 +104,7 @@ class FrontDoor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="front-door")
         self._thread.start()
-        assert self._ready.wait(10), "the server did not start"
+        assert self._ready.wait(20), "the server did not start"
 
     def _run(self) -> None:
         uvloop.run(self._serve())
@@ -114,10 +114,28 @@ class FrontDoor:
         self._loop = asyncio.get_running_loop()
         await serve(self.config, self._listener, stop=self._stop, ready=self._ready.set)
 
-    def pause(self, seconds: float) -> None:
-        """Serve nobody for so long: what comes meanwhile is found together."""
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Serve nobody meanwhile: what was sent by the end is found together."""
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(time.sleep, seconds)
+        holding, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            holding.set()
+            release.wait()
+
+        self._loop.call_soon_threadsafe(hold)
+        try:
+            assert holding.wait(20), "the server is busy"
+            yield
+        finally:
+            release.set()
+
+    def figure(self, sample: str) -> int:
+        """A sample of /metrics, 0 if it is not there; for a server with an HTTP port."""
+        with urllib.request.urlopen(f"http://{LOCALHOST}:{self.config.http}/metrics", timeout=20) as answer:
+            found = re.search(rf"^{re.escape(sample)} (\d+)", answer.read().decode(), re.MULTILINE)
+        return int(found[1]) if found else 0
 
     def stop(self) -> None:
         """Stop and drain."""
@@ -131,8 +149,13 @@ class FrontDoor:
 @contextlib.contextmanager
 def raw_socket(port: int) -> Iterator[socket.socket]:
     """A plain TCP connection with a time limit."""
-    with socket.create_connection((LOCALHOST, port), timeout=10) as connection:
+    with socket.create_connection((LOCALHOST, port), timeout=50) as connection:
         yield connection
+
+
+def patient(port: int) -> redis.Redis:
+    """A client that speaks RESP2 and waits: left alone, redis-py sends a command again when 5 s have passed."""
+    return redis.Redis(port=port, protocol=2, socket_timeout=25, retry=None)
 
 
 def exchange(port: int, data: bytes, until: int | bytes) -> bytes:

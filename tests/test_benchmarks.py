@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 def _python(program: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(program), *words], capture_output=True, text=True, timeout=25, check=False, cwd=_ROOT
+        [sys.executable, str(program), *words], capture_output=True, text=True, timeout=50, check=False, cwd=_ROOT
     )
 
 

@@ -52,7 +52,7 @@ class Scripts:
         self._ids = 0
 
     def do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self._runner.run(asyncio.wait_for(coroutine, 25))
+        return self._runner.run(asyncio.wait_for(coroutine, 50))
 
     def compile(self, source: str, device: str = "CPU", entry_points: tuple[str, ...] = ()) -> None:
         self.do(self.engine.compile(source, device, entry_points))

@@ -161,7 +161,7 @@ def test_terminate_ends_a_run_and_leaves_the_next_alone() -> None:
         thread.start()
         while not session.terminate():  # until the run has begun
             assert thread.is_alive()
-        thread.join(timeout=10)
+        thread.join(timeout=30)
         assert not thread.is_alive()
     assert len(errors) == 2
     for text in errors:

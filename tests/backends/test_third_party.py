@@ -63,7 +63,7 @@ def python(code: str, *paths: Path) -> str:
         env={**os.environ, "PYTHONPATH": search},
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=50,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def test_package_installed_by_pip(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "pip", "install", *PIP_OPTIONS, "--target", str(site), str(source)],
         check=True,
-        timeout=25,
+        timeout=50,
     )
     assert python(USE, site) == "[0, 2, 4]"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
@@ -62,12 +63,17 @@ def test_a_server_that_goes_away_is_not_reachable(program: Redisai) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def hang_up() -> None:
-            for _ in range(2):
-                listener.accept()[0].close()
+            with contextlib.suppress(OSError):  # until it listens no more
+                while True:
+                    listener.accept()[0].close()
 
-        thread = threading.Thread(target=hang_up, daemon=True)
+        thread = threading.Thread(target=hang_up)
         thread.start()
-        done = program("ping", "--url", f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        try:
+            done = program("ping", "--url", f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
     assert done.code == 3
     assert "cannot reach" in done.stderr
 

@@ -72,7 +72,7 @@ class Proxy:
         for end in self._sockets:
             _close(end)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(20)
 
 
 def _close(end: socket.socket) -> None:

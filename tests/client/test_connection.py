@@ -20,6 +20,7 @@ from redisai_py import AsyncClient, Client
 from redisai_py.client import AsyncDag, AsyncPipeline, Dag, Pipeline
 from tests.client.conftest import Blocking
 from tests.client.proxy import Proxy
+from tests.runtime.serving import eventually
 from tests.support import LOCALHOST, free_port
 
 SCRIPT = """
@@ -125,7 +126,7 @@ def test_progress(make_client):
 
 
 def test_progress_that_fails_costs_a_connection_and_nothing_else(make_client):
-    con = make_client(max_connections=1, socket_timeout=5, retry=retry_of(make_client, 0))
+    con = make_client(max_connections=1, socket_timeout=20, retry=retry_of(make_client, 0))
     told = []
 
     def give_up_halfway(sent, total):
@@ -140,7 +141,7 @@ def test_progress_that_fails_costs_a_connection_and_nothing_else(make_client):
 
 
 def test_health_checks_stay_out_of_commands_that_are_sent_in_pieces(make_client):
-    con = make_client(max_connections=1, socket_timeout=5, health_check_interval=3600, retry=retry_of(make_client, 0))
+    con = make_client(max_connections=1, socket_timeout=20, health_check_interval=3600, retry=retry_of(make_client, 0))
     connection = con.connection_pool.make_connection()
 
     def an_hour_passes(sent, total):
@@ -256,8 +257,8 @@ def sentinel_port(redis_server, tmp_path):
         f"port {port}\nbind {LOCALHOST}\nsentinel monitor main {LOCALHOST} {redis_server.port} 1\n"
     )
     process = subprocess.Popen([binary, configuration, "--sentinel"], stdout=subprocess.DEVNULL, cwd=tmp_path)
-    with redis.Redis(port=port, retry=Retry(NoBackoff(), 10_000)) as probe:
-        probe.ping()
+    with redis.Redis(port=port, retry=None) as probe:
+        eventually(probe.ping)
     yield port
     process.kill()
     process.wait()

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def run(python, package, port, model):
     command = [python, "-W", "ignore", SCRIPT, package, str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT) if package == "redisai_py" else ""}
-    done = subprocess.run(command, input=model, capture_output=True, timeout=25, env=environment, check=False)
+    done = subprocess.run(command, input=model, capture_output=True, timeout=50, env=environment, check=False)
     assert done.returncode == 0, done.stderr.decode()
     printed, _, results = done.stdout.decode().partition("[[")
     return printed, json.loads("[[" + results)

@@ -44,6 +44,6 @@ def store_script(client: redis.Redis) -> None:
 
 def until(condition: Callable[[], object], what: str) -> None:
     """Look until the condition holds; `what` says what is wrong if it never does."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline, what

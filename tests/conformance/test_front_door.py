@@ -166,9 +166,9 @@ def test_a_tensor_seen_before_may_be_cut_anywhere(front_door: FrontDoor, bare: r
     head = b"*6\r\n$12\r\nAI.TENSORSET\r\n$1\r\nt\r\n$5\r\nUINT8\r\n$5\r\n10000\r\n$4\r\nBLOB\r\n$10000\r\n"
     frame = head + blob + b"\r\n"
     cuts = [*range(len(head) - 4, len(head) + 4), *range(len(frame) - 4, len(frame)), len(head) + 5000]
-    with raw_socket(front_door.port) as cutting, redis.Redis(port=front_door.port, socket_timeout=5) as another:
+    with raw_socket(front_door.port) as cutting, redis.Redis(port=front_door.port, socket_timeout=20) as another:
         cutting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        cutting.settimeout(5)
+        cutting.settimeout(20)
         for cut in [len(frame), *cuts]:  # whole at first
             bare.delete("t")
             cutting.sendall(frame[:cut])

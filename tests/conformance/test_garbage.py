@@ -57,7 +57,7 @@ def test_no_command_leaves_cycles(redis_server: RedisServer) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "tests.conformance.test_garbage", str(redis_server.port)],
-        capture_output=True, text=True, timeout=25, check=False, cwd=root,
+        capture_output=True, text=True, timeout=50, check=False, cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

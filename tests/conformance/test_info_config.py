@@ -68,6 +68,7 @@ def test_counts_after_a_sequence_of_runs(client: redis.Redis) -> None:
     store(client)
     tensor(client, "in", (1, 2), (3, 4), (5, 6))
     tensor(client, "bad", (1, 2, 3))
+    began = time.monotonic()
     for _ in range(4):
         assert run(client) == b"OK"
     for key in ("bad", "nosuch"):  # the second is a failed look-up, which counts nothing
@@ -77,7 +78,7 @@ def test_counts_after_a_sequence_of_runs(client: redis.Redis) -> None:
         client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 2, "in", "in", "OUTPUTS", 1, "out")
     fields = info(client)
     assert (fields["calls"], fields["errors"], fields["samples"]) == (5, 1, 12)
-    assert 0 < fields["duration"] < 1_000_000
+    assert 0 < fields["duration"] < 1e6 * (time.monotonic() - began)
 
 
 def test_old_and_new_run_commands_count_alike(client: redis.Redis) -> None:
@@ -193,18 +194,20 @@ def test_full_tells_how_it_ran(client: redis.Redis) -> None:
     store(client)
     tensor(client, "in", (1, 2), (3, 4), (5, 6))
     tensor(client, "bad", (1, 2, 3))
+    began = time.monotonic()
     for _ in range(3):
         run(client)
     with pytest.raises(redis.ResponseError):
         run(client, inputs="bad")
     fields = info(client, "net", "FULL")
+    elapsed_us = 1e6 * (time.monotonic() - began)
     assert list(fields)[:9] == ["key", "type", "backend", "device", "tag", "duration", "samples", "calls", "errors"]
     assert (fields["loaded"], fields["loaded_bytes"], fields["unfinished"]) == (1, len(build_onnx_mul()), 0)
     assert (fields["loads"], fields["batches"]) == (1, 3)
     assert fields["batch_rows"] == [3, 3]
     for what in ("queue_time", "run_time"):
         p50, p95, p99 = (fields[f"{what}_{quantile}_us"] for quantile in ("p50", "p95", "p99"))
-        assert 0 <= p50 <= p95 <= p99 < 1_000_000
+        assert 0 <= p50 <= p95 <= p99 < 2 * elapsed_us  # the upper ends of buckets
     assert b"Got invalid dimensions" in fields["last_error"]
 
 
@@ -558,7 +561,7 @@ def test_a_model_whose_key_goes_leaves_memory(sweeping: redis.Redis, bare: redis
     assert info(sweeping, "net", "FULL")["loaded"] == 1
     bare.execute_command(*how.split())
     expected = 0 if how == "FLUSHALL" else len(build_onnx_mul())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while int(sections(sweeping, "ai")["ai_backends_info"]["ai_onnxruntime_memory"]) != expected:
         assert time.monotonic() < deadline
     if how.startswith("RENAME"):  # it is loaded again when it is asked for

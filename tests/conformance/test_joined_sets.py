@@ -35,19 +35,21 @@ def _calls(bare: redis.Redis) -> int:
     return int(bare.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
-def _together(
-    front_door: FrontDoor, wires: list[Wire], keys: list[str], number: float, pause_s: float = 0.1
-) -> list[object]:
-    front_door.pause(pause_s)
+def _send(wires: list[Wire], keys: list[str], number: float) -> None:
     for wire, key in zip(wires, keys, strict=True):
         wire.send(*rows([key], number)[0])
+
+
+def _together(front_door: FrontDoor, wires: list[Wire], keys: list[str], number: float) -> list[object]:
+    with front_door.held():
+        _send(wires, keys, number)
     return [wire.receive() for wire in wires]
 
 
 def test_what_comes_together_is_one_call(front_door: FrontDoor, wires: list[Wire], bare: redis.Redis) -> None:
     before = _calls(bare)
     keys = [f"key{n % 6}-{n % 6}" for n in range(CLIENTS)]  # two of them twice
-    assert _together(front_door, wires, keys, 7, pause_s=0.5) == [b"OK"] * CLIENTS
+    assert _together(front_door, wires, keys, 7) == [b"OK"] * CLIENTS
     assert _calls(bare) == before + 1
     assert {tuple(numbers(bare.get(key)) or ()) for key in keys} == {(7.0, 7.0)}
     assert wires[0]("AI.TENSORGET", keys[0], "VALUES") == [b"7", b"7"]
@@ -84,27 +86,33 @@ def test_a_script_that_redis_forgot(front_door: FrontDoor, wires: list[Wire], ba
 
 def test_a_lost_connection(front_door: FrontDoor, wires: list[Wire], bare: redis.Redis) -> None:
     bare.execute_command("CLIENT", "PAUSE", "20000", "WRITE")
-    front_door.pause(0.1)
-    for n, wire in enumerate(wires):
-        wire.send(*rows([f"key00{n}"], 1)[0])
+    keys = [f"key00{n}" for n in range(CLIENTS)]
+    with front_door.held():
+        _send(wires, keys, 1)
     eventually(lambda: bare.info("clients")["blocked_clients"] == 1)  # Redis has what they sent, and holds it back
-    threading.Event().wait(0.1)  # for those that did not come together with the first
     bare.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     bare.execute_command("CLIENT", "UNPAUSE")
     assert all("may have been applied" in str(wire.receive()) for wire in wires)
-    assert _together(front_door, wires, [f"key00{n}" for n in range(CLIENTS)], 3) == [b"OK"] * CLIENTS
+    assert _together(front_door, wires, keys, 3) == [b"OK"] * CLIENTS
 
 
 def test_what_a_client_sends_behind_waits_for_it(front_door: FrontDoor, wires: list[Wire], bare: redis.Redis) -> None:
+    keys = [f"own00{n}" for n in range(CLIENTS)]
+
+    def send_behind(number: float) -> None:
+        for wire, key in zip(wires, keys, strict=True):
+            wire.send("AI.TENSORGET", key, "VALUES")
+            wire.send("GET", key)
+            wire.send(*rows([key], -number)[0])
+            wire.send("AI.TENSORGET", key, "VALUES")
+
     for number in range(20):
-        front_door.pause(0.01)
-        for n, wire in enumerate(wires):
-            wire.send(*rows([f"own00{n}"], number)[0])
-        for n, wire in enumerate(wires):
-            wire.send("AI.TENSORGET", f"own00{n}", "VALUES")
-            wire.send("GET", f"own00{n}")
-            wire.send(*rows([f"own00{n}"], -number)[0])
-            wire.send("AI.TENSORGET", f"own00{n}", "VALUES")
+        with front_door.held():
+            _send(wires, keys, number)
+            if number % 2:  # is read together with it
+                send_behind(number)
+        if not number % 2:
+            send_behind(number)
         for wire in wires:
             ok, got, plain, again, last = [wire.receive() for _ in range(5)]
             assert (ok, again) == (b"OK", b"OK")

@@ -141,7 +141,7 @@ def test_loadbackend_does_not_use_the_path(front_door: FrontDoor, redis_server: 
     # A process in which nothing is loaded yet imports the plugin, whatever the path says.
     command = [sys.executable, "-c", _LOAD_IN_A_NEW_PROCESS, redis_server.url]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=25, check=True)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=True)
     replies = [line for line in result.stdout.splitlines() if line[:1] in "+-"]
     assert replies == ["+OK", "-ERR error loading backend"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-import time
 
 import pytest
 import redis
 
-from tests.conformance.conversation import Conversation, talk
-from tests.support import FrontDoor, RedisServer
+from redisai_py.config import Config
+from tests.conformance.calling_scripts import until
+from tests.conformance.conversation import talk
+from tests.support import FrontDoor, RedisServer, free_port
 
 
 def _blocked(client: redis.Redis) -> int:
@@ -86,23 +87,22 @@ def test_a_command_that_waits_behind_another_does_not_hold_the_connection(
         pass
 
 
-def test_a_dag_starts_nothing_more_for_a_client_that_is_gone(front_door: FrontDoor, bare: redis.Redis) -> None:
-    with talk(front_door.port) as watcher:
-        watcher.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_slow>", "AI.TENSORSET x FLOAT 1 2 VALUES 1 2")
-        with talk(front_door.port) as client:
-            chain = [f"AI.MODELEXECUTE m INPUTS 1 {a} OUTPUTS 1 {b}" for a, b in ("xy", "yz", "zw")]
-            client.send(" |> ".join(["AI.DAGEXECUTE LOAD 1 x", *chain]))
-            _wait_unfinished(watcher, 1)
-            # A reset instead of an end, so that it is not taken for a client that only sends no more.
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        _wait_unfinished(watcher, 0)
-        assert watcher.ask("AI.INFO m").endswith('"calls", :1, "errors", :0]')
-
-
-def _wait_unfinished(watcher: Conversation, count: int) -> None:
-    deadline = time.monotonic() + 5
-    while f'"unfinished", :{count},' not in watcher.ask("AI.INFO m FULL"):
-        assert time.monotonic() < deadline, f"never {count} runs waiting or running"
+def test_a_dag_starts_nothing_more_for_a_client_that_is_gone(redis_server: RedisServer, bare: redis.Redis) -> None:
+    server = FrontDoor(Config(redis=redis_server.url, port=0, http=free_port(), drain_timeout_s=5))
+    try:
+        with talk(server.port) as watcher:
+            watcher.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_slow>", "AI.TENSORSET x FLOAT 1 2 VALUES 1 2")
+            with talk(server.port) as client:
+                chain = [f"AI.MODELEXECUTE m INPUTS 1 {a} OUTPUTS 1 {b}" for a, b in ("xy", "yz", "zw")]
+                client.send(" |> ".join(["AI.DAGEXECUTE LOAD 1 x", *chain]))
+                # Runs, and does not only wait: then it would be taken out of its queue.
+                until(lambda: server.figure('redisai_device_running{device="CPU"}') == 1, "nothing ever ran")
+                # A reset instead of an end, so that it is not taken for a client that only sends no more.
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            until(lambda: '"unfinished", :0,' in watcher.ask("AI.INFO m FULL"), "a run of the lost client goes on")
+            assert watcher.ask("AI.INFO m").endswith('"calls", :1, "errors", :0]')
+    finally:
+        server.stop()
 
 
 def test_a_long_reply_reaches_a_client_that_sends_no_more(front_door: FrontDoor, bare: redis.Redis) -> None:

@@ -52,7 +52,7 @@ def _terminal(port: int, *arguments: str) -> Iterator[int]:
 
 def _until(terminal: int, expected: str) -> str:
     text = ""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while expected not in text:
         ready, _, _ = select.select([terminal], [], [], max(deadline - time.monotonic(), 0))
         assert ready, f"{expected!r} did not come; got {text!r}"

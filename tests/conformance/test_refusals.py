@@ -56,7 +56,8 @@ def test_read_only_replica(redis_server: RedisServer, bare: redis.Redis, tmp_pat
                 with talk(server.port) as writer:
                     assert writer.ask("AI.TENSORSET t FLOAT 1 VALUES 1") == READONLY
                 _store_through_another_door(redis_server)
-                primary.wait(1, 5000)
+                primary.set("last", 1)  # WAIT is for what its own connection has written, and for all before that
+                assert primary.wait(1, 10_000) == 1
                 assert client.ask("AI.TENSORGET t VALUES") == '["1", "2"]'
                 assert client.ask("AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u") == READONLY
                 assert client.ask("AI.MODELSTORE n ONNX CPU BLOB <onnx_mul>") == READONLY
@@ -229,7 +230,7 @@ def test_a_framework_that_is_not_there(redis_server: RedisServer, bare: redis.Re
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('libonnxruntime.so: not found')")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     command = [sys.executable, "-c", _WITHOUT_A_FRAMEWORK, redis_server.url]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=25, check=True)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=True)
     store, load, *rest = [line for line in result.stdout.splitlines() if line[:1] in "+-:"]
     assert matches(store, "-ERR Could not load backend...redisai_py[onnx]..."), store
     assert matches(load, "-ERR error loading backend..."), load

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import select
 import socket
 import struct
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +14,7 @@ from redisai_py.config import Config
 from scripts.make_models import build_onnx_mul
 from tests.conformance.calling_scripts import store_script, until
 from tests.conformance.conversation import Conversation, talk
-from tests.support import FrontDoor, RedisServer, free_port
+from tests.support import FrontDoor, RedisServer, free_port, patient
 
 pytest.importorskip("torch")
 
@@ -85,7 +83,7 @@ def test_databases_swapped_by_a_script(client: redis.Redis, bare: redis.Redis) -
 
 
 def test_a_model_that_waits_for_a_batch_is_run_alone(front_door: FrontDoor, bare: redis.Redis) -> None:
-    with redis.Redis(port=front_door.port, protocol=2, socket_timeout=15) as client:
+    with patient(front_door.port) as client:
         store_script(client)
         options = ("BATCHSIZE", 8, "MINBATCHSIZE", 4)
         client.execute_command("AI.MODELSTORE", "m", "ONNX", "CPU", *options, "BLOB", build_onnx_mul())
@@ -140,13 +138,6 @@ def single(redis_server: RedisServer, bare: redis.Redis) -> Iterator[FrontDoor]:
     server.stop()
 
 
-def figure(server: FrontDoor, sample: str) -> int:
-    """A sample of /metrics, 0 if it is not there."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.config.http}/metrics", timeout=5) as answer:
-        found = re.search(rf"^{re.escape(sample)} (\d+)", answer.read().decode(), re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
 WAITING = 'redisai_script_waiting{queue="CPU"}'
 
 
@@ -165,15 +156,15 @@ def leave(client: Conversation) -> None:
     ids=["script", "dag"],
 )
 def test_a_queued_script_of_a_lost_client_is_dropped(command: str, single: FrontDoor, bare: redis.Redis) -> None:
-    with redis.Redis(port=single.port, protocol=2) as client, talk(single.port) as busy:
+    with patient(single.port) as client, talk(single.port) as busy:
         store_script(client)
         busy.send("AI.SCRIPTEXECUTE s gate KEYS 1 open")
         until(lambda: bare.exists("open:reached"), "the first script never ran")
         with talk(single.port) as leaving:
             leaving.send(command)
-            until(lambda: figure(single, WAITING) == 1, "the second script never waited")
+            until(lambda: single.figure(WAITING) == 1, "the second script never waited")
             leave(leaving)
-        until(lambda: figure(single, WAITING) == 0, "the second script was not dropped")
+        until(lambda: single.figure(WAITING) == 0, "the second script was not dropped")
         client.set("open", "1")
         assert busy.reply() == "+OK"
         assert client.execute_command("AI.INFO", "s")[-4:] == [b"calls", 1, b"errors", 0]
@@ -184,7 +175,7 @@ def test_a_full_queue_of_scripts_refuses(redis_server: RedisServer, bare: redis.
     server = FrontDoor(Config(redis=redis_server.url, port=0, threads_per_queue=1, queue_limit=1, drain_timeout_s=5))
     try:
         with (
-            redis.Redis(port=server.port, protocol=2) as client,
+            patient(server.port) as client,
             talk(server.port) as first,
             talk(server.port) as second,
             talk(server.port) as third,
@@ -196,7 +187,7 @@ def test_a_full_queue_of_scripts_refuses(redis_server: RedisServer, bare: redis.
             for run in runs:
                 run.send("AI.SCRIPTEXECUTE s mark KEYS 1 ran", "PING")
             # Which of the two came first is not known; the other is answered at once.
-            readable, _, _ = select.select([run.socket for run in runs], [], [], 10)
+            readable, _, _ = select.select([run.socket for run in runs], [], [], 20)
             (refused,) = [run for run in runs if run.socket in readable]
             assert refused.reply() == "-ERR the run queue of scripts is full: 1 runs are waiting"
             assert refused.reply() == "+PONG"
@@ -210,13 +201,13 @@ def test_a_full_queue_of_scripts_refuses(redis_server: RedisServer, bare: redis.
 
 def test_a_running_script_of_a_lost_client_is_finished(single: FrontDoor, bare: redis.Redis) -> None:
     """And stores no output; but what it does in Redis itself is done to the end, as in RedisAI."""
-    with redis.Redis(port=single.port, protocol=2) as client:
+    with patient(single.port) as client:
         store_script(client)
         with talk(single.port) as leaving:
             leaving.send("AI.SCRIPTEXECUTE s gate KEYS 1 open")
             until(lambda: bare.exists("open:reached"), "the script never ran")
             leave(leaving)
-        until(lambda: figure(single, "redisai_clients") == 1, "the client has not left")
+        until(lambda: single.figure("redisai_clients") == 1, "the client has not left")
         client.set("open", "1")
         until(lambda: client.execute_command("AI.INFO", "s")[-3] == 1, "the script never ended")
         assert client.execute_command("AI.INFO", "s")[-4:] == [b"calls", 1, b"errors", 0]

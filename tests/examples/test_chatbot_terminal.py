@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def chat(*arguments: object, say: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "examples.chatbot", *map(str, arguments)]
-    return subprocess.run(command, input=say, capture_output=True, text=True, timeout=25, check=False, cwd=ROOT)
+    return subprocess.run(command, input=say, capture_output=True, text=True, timeout=50, check=False, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ class CuttingProxy:
         self._listener.close()
         self.cut()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(20)
             assert not thread.is_alive()
         for end in self._ends:
             end.close()

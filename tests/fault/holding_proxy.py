@@ -83,7 +83,7 @@ class HoldingProxy:
         self.release()
         _shut(self._listener, *self._sockets)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(20)
         for end in (self._listener, *self._sockets):
             end.close()
 

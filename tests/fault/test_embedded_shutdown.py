@@ -78,7 +78,7 @@ def test_redis_pys_shutdown_ends_everything_and_the_data_stays(
 @pytest.mark.skipif(not shutil.which("redis-cli"), reason="no redis-cli on PATH")
 def test_redis_clis_shutdown_says_nothing_and_succeeds(serve: Serve, data_dir: Path) -> None:
     serving = serve()
-    done = subprocess.run(["redis-cli", "-p", str(serving.port), "shutdown"], capture_output=True, timeout=10)
+    done = subprocess.run(["redis-cli", "-p", str(serving.port), "shutdown"], capture_output=True, timeout=20)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     _assert_ended_well(serving, data_dir)
 

@@ -51,7 +51,7 @@ def _send(client: Wire, number: float) -> None:
 
 
 def _asked(proxy: HoldingProxy) -> None:
-    assert proxy.asked.acquire(timeout=10), "nothing was sent to Redis"
+    assert proxy.asked.acquire(timeout=20), "nothing was sent to Redis"
 
 
 def _kill(bare: redis.Redis) -> None:
@@ -169,7 +169,7 @@ def test_a_client_leaves(wire: Wire, door: FrontDoor, proxy: HoldingProxy, bare:
             _send(wire, 3)
     proxy.release()
     if last:
-        for _ in range(500):
+        for _ in range(2000):
             if _held(bare) == [[2, 2]] * 10:
                 return
             threading.Event().wait(0.01)

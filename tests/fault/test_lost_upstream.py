@@ -66,7 +66,7 @@ def test_cut_while_idle(client: Conversation, proxy: CuttingProxy) -> None:
 def test_cut_with_replies_outstanding(command: str, client: Conversation, proxy: CuttingProxy) -> None:
     proxy.stall()
     client.send(*[command] * 5, "PING", "AI.TENSORGET t META")
-    assert proxy.holding.wait(10)
+    assert proxy.holding.wait(20)
     proxy.cut()
     replies = [client.reply() for _ in range(7)]
     assert any(matches(reply, LOST) for reply in replies)
@@ -219,7 +219,7 @@ def test_what_depends_on_a_lost_command(
     """What a pipeline has behind it is not carried out one by one, or in another database."""
     proxy.stall()
     client.send(first, "SET x 1", "AI.TENSORSET y FLOAT 1", "EXEC")
-    assert proxy.holding.wait(10)
+    assert proxy.holding.wait(20)
     proxy.cut()
     assert matches(client.reply(), LOST)
     assert _is_closed(client)
@@ -362,7 +362,7 @@ def test_shutdown_goes_to_redis(redis_server: RedisServer, tmp_path: Path) -> No
                 assert other.reply() == "+PONG"
                 assert _is_closed(other)
             assert own.process is not None
-            assert own.process.wait(10) == 0
+            assert own.process.wait(20) == 0
             # the first may still be sent on the connection whose end the server has yet to read
             assert matches(client.ask("PING"), "-ERR upstream Redis...")
             for command in ("PING", "SHUTDOWN"):

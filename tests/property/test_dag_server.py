@@ -13,7 +13,7 @@ from typing import Any
 import hiredis
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -288,7 +288,7 @@ def _matches(reply: Any, expected: Any) -> bool:
     return bool(type(reply) is type(expected) and reply == expected)
 
 
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=60)
 
 
 @FEW

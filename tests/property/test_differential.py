@@ -63,7 +63,7 @@ class Model:
     """What Redis and RedisAI would reply, one command after the other."""
 
     def __init__(self, port: int, database: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=50)
         self._answers = self._socket.makefile("rb")
         self._ask(b"*2\r\n$6\r\nSELECT\r\n$1\r\n%d\r\n" % database)
         self._ask(b"*1\r\n$7\r\nFLUSHDB\r\n")
@@ -173,7 +173,7 @@ def _send(port: int, data: bytes, cuts: Sequence[int], count: int) -> list[str]:
         return [read_reply(answers, {}) for _ in range(count)]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(pipelines, st.lists(st.integers(0, 2**40), max_size=4))
 @example([["SET a 1"], ["AI.TENSORSET a INT8 2 VALUES 1 2"], ["AI.TENSORGET a VALUES"]], [])
 @example([["AI.TENSORSET a UINT8 3 BLOB abc"], ["APPEND a x"], ["AI.TENSORGET a VALUES"], ["GET a"]], [5])

@@ -121,7 +121,7 @@ def _receive(chunks: Sequence[bytes], frames: Frames, *, remember: bool, buffere
     return received, str(parser.error or "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(commands, st.lists(st.integers(0, 2**40), max_size=12), st.booleans(), st.booleans())
 def test_chunks_do_not_matter(sent: list[Argv], positions: list[int], remember: bool, buffered: bool) -> None:
     frames = Frames()
@@ -130,7 +130,7 @@ def test_chunks_do_not_matter(sent: list[Argv], positions: list[int], remember: 
         assert _receive(_cut(data, positions), frames, remember=remember, buffered=buffered) == (sent, "")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows, st.lists(st.integers(0, 2**40), max_size=12))
 def test_chunks_of_rows_do_not_matter(sent: list[Argv], positions: list[int]) -> None:
     frames = Frames()
@@ -139,7 +139,7 @@ def test_chunks_of_rows_do_not_matter(sent: list[Argv], positions: list[int]) ->
         assert _receive(_cut(data, cuts), frames, remember=True, buffered=True) == (sent, "")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(joint_rows, hostile, st.lists(st.integers(0, 2**40), max_size=12))
 def test_chunks_of_joint_rows_do_not_matter(sent: list[Argv], end: bytes, positions: list[int]) -> None:
     frames = Frames()
@@ -153,7 +153,7 @@ def test_chunks_of_joint_rows_do_not_matter(sent: list[Argv], end: bytes, positi
         assert _receive(_cut(data, cuts), frames, remember=True, buffered=True) == whole
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(commands, st.booleans())
 def test_cut_where_clients_cut(sent: list[Argv], buffered: bool) -> None:
     """Clients send the words before a long argument, the argument, and what follows it one after the other."""
@@ -169,7 +169,7 @@ def test_cut_where_clients_cut(sent: list[Argv], buffered: bool) -> None:
     assert _receive(_cut(data, edges), frames, remember=True, buffered=buffered) == (sent, "")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(commands.map(lambda sent: [argv for argv in sent if sum(map(len, argv)) < 2000]))
 def test_byte_by_byte(sent: list[Argv]) -> None:
     data = b"".join(map(_encode, sent))
@@ -178,7 +178,7 @@ def test_byte_by_byte(sent: list[Argv]) -> None:
         assert _receive(chunks, Frames(), remember=remember, buffered=True) == (sent, "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(inline | plain.map(_encode) | st.sampled_from([b"", b"*0", b"*-1"]), max_size=6), st.data())
 def test_inline_commands_between_others(parts: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(part if part.endswith(b"\r\n") else part + b"\r\n" for part in parts)
@@ -188,7 +188,7 @@ def test_inline_commands_between_others(parts: list[bytes], data: st.DataObject)
     assert whole[1] == ""
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(hostile, st.lists(st.integers(0, 2**40), max_size=8))
 @example(b"*1\r\n$4\r\nPING\r\n*x\r\n*1\r\n$4\r\nPING\r\n", [3])
 def test_broken_streams_end_in_the_same_error(data: bytes, positions: list[int]) -> None:
@@ -196,7 +196,7 @@ def test_broken_streams_end_in_the_same_error(data: bytes, positions: list[int])
     assert _receive(_cut(data, positions), Frames(), remember=True, buffered=True) == whole
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(row, hostile, st.lists(st.integers(0, 2**40), max_size=8))
 def test_a_row_that_breaks_off_ends_in_the_same_error(sent: list[Argv], end: bytes, positions: list[int]) -> None:
     frames = Frames()

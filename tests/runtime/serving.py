@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import redis
 
-READY_TIMEOUT_S = 15.0
+READY_TIMEOUT_S = 25.0
 _READY = re.compile(r"is ready on (\S+):(\d+)$")
 
 
@@ -72,14 +72,14 @@ class Serving:
         return next(p for p in self.supervisor.children() if "redisai_py.server_process" in p.cmdline())
 
     def client(self, **options: Any) -> redis.Redis:
-        """A client that neither retries nor reconnects behind the test's back."""
-        return redis.Redis(port=self.port, socket_timeout=10, retry=None, **options)
+        """A client that does not try a command again behind the test's back."""
+        return redis.Redis(port=self.port, socket_timeout=20, retry=None, **options)
 
     def signal(self, number: signal.Signals) -> None:
         """To the supervisor alone."""
         self.process.send_signal(number)
 
-    def wait(self, timeout_s: float = 15) -> int:
+    def wait(self, timeout_s: float = 25) -> int:
         """The exit status."""
         return self.process.wait(timeout_s)
 
@@ -112,15 +112,16 @@ def redis_processes(data_dir: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_until_gone(process: psutil.Process, timeout_s: float = 10) -> None:
+def wait_until_gone(process: psutil.Process, timeout_s: float = 20) -> None:
     """Wait for the end of a process that may be nobody's child: a zombie counts as ended."""
     deadline = time.monotonic() + timeout_s
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"{process} does not end"
-        time.sleep(0.01)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"{process} does not end"
+            time.sleep(0.01)
 
 
-def eventually(condition: Any, timeout_s: float = 10) -> Any:
+def eventually(condition: Any, timeout_s: float = 20) -> Any:
     """The first true result of `condition`, which may fail with OSError or a redis error until then."""
     deadline = time.monotonic() + timeout_s
     while True:

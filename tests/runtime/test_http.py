@@ -26,7 +26,7 @@ Serve = Callable[..., Serving]
 def get(port: int, path: str) -> tuple[int, str]:
     """Status and text of a path."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

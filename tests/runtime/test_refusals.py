@@ -81,16 +81,19 @@ def test_an_address_that_is_not_ours(serve: Serve, data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("redis://127.0.0.1:1", ["cannot reach Redis", "127.0.0.1:1"]),
-        ("redis://me:secret@127.0.0.1:1", ["redis://me:***@127.0.0.1:1"]),
+        ("redis://127.0.0.1:PORT", ["cannot reach Redis", "127.0.0.1:PORT"]),
+        ("redis://me:secret@127.0.0.1:PORT", ["redis://me:***@127.0.0.1:PORT"]),
         ("unix:///nowhere/redis.sock", ["cannot reach Redis", "/nowhere/redis.sock"]),
-        ("http://127.0.0.1:1", ["redis://"]),
-        ("redis://127.0.0.1:1/2", ["SELECT"]),
+        ("http://127.0.0.1:PORT", ["redis://"]),
+        ("redis://127.0.0.1:PORT/2", ["SELECT"]),
     ],
 )
 def test_a_redis_that_is_not_there(serve: Serve, url: str, words: list[str]) -> None:
-    text = refusal(serve("--redis", url, wait=False))
-    assert all(word in text for word in words)
+    with socket.socket() as deaf:  # has the port, and does not listen
+        deaf.bind(("127.0.0.1", 0))
+        port = str(deaf.getsockname()[1])
+        text = refusal(serve("--redis", url.replace("PORT", port), wait=False))
+    assert all(word.replace("PORT", port) in text for word in words)
     assert "secret" not in text
 
 

@@ -35,7 +35,7 @@ def test_the_greeting_says_where_things_are_and_its_commands_work(serve: Serve, 
     assert "started" in text
     commands = [line.strip() for line in serving.banner if line.startswith("    ")]
     assert len(commands) == 3
-    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=10).stdout for c in commands]
+    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=20).stdout for c in commands]
     assert outputs[0].strip() == "OK"
     assert "FLOAT" in outputs[1]
     assert "4" in outputs[1]
@@ -84,6 +84,8 @@ def test_a_second_signal_does_not_wait(serve: Serve, data_dir: Path) -> None:
     serving = serve("--data-dir", data_dir, "--drain-timeout-s", 60)
     serving.server().suspend()  # a server that cannot drain
     serving.signal(signal.SIGTERM)
+    # It has taken notice: two signals that wait to be noticed are one.
+    eventually(lambda: not serving.supervisor.net_connections("inet"))
     with pytest.raises(subprocess.TimeoutExpired):
         serving.wait(0.3)
     serving.signal(signal.SIGTERM)
@@ -93,8 +95,11 @@ def test_a_second_signal_does_not_wait(serve: Serve, data_dir: Path) -> None:
 
 def test_start_is_fast_and_imports_no_framework(serve: Serve, data_dir: Path) -> None:
     serving = serve("--data-dir", data_dir)
-    print(f"ready after {serving.ready_s:.2f} s")
-    assert serving.ready_s < 5
+    # Of the processor's time, since where others want it too, a start takes longer.
+    processes = [serving.supervisor, *serving.supervisor.children()]
+    cpu_s = sum(sum(process.cpu_times()[:2]) for process in processes)
+    print(f"ready after {serving.ready_s:.2f} s, {cpu_s:.2f} s of the processor's")
+    assert cpu_s < 3
     maps = Path(f"/proc/{serving.server().pid}/maps")
     if not maps.exists():
         pytest.skip("no /proc on this machine")
@@ -170,7 +175,7 @@ def test_without_redis_cli_the_greeting_shows_python(serve: Serve, data_dir: Pat
     serving = serve("--data-dir", data_dir)
     started = Started("127.0.0.1", serving.port, Config(redis="redis://h"), RedisFacts("7.2", open=True), None, None)
     commands = [line.strip() for line in banner(started, redis_cli=None) if line.startswith("    ")]
-    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=10).stdout for c in commands]
+    outputs = [subprocess.run(shlex.split(c), capture_output=True, text=True, timeout=20).stdout for c in commands]
     assert "OK" in outputs[0]
     assert "FLOAT" in outputs[1]
     assert "ai_" in outputs[2]

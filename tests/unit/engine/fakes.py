@@ -16,7 +16,7 @@ from redisai_py.errors import BackendError
 from redisai_py.model import Model
 from redisai_py.tensor import Device, DType, Tensor
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 """Upper bound of every wait: reached only if a test fails."""
 
 

@@ -336,8 +336,8 @@ async def test_timeout_ends_a_run_that_is_held_without_limit(bench: Bench) -> No
 async def test_timeout_does_not_touch_a_run_that_has_started(bench: Bench) -> None:
     loaded, session = await bench.load()
     session.gate.clear()
-    run = bench.engine.run_model(loaded, [tensor()], timeout_ms=30)
-    late = bench.engine.run_model(loaded, [tensor()], timeout_ms=60)
+    run = bench.engine.run_model(loaded, [tensor()], timeout_ms=500)
+    late = bench.engine.run_model(loaded, [tensor()], timeout_ms=550)
     await bench.entered(session)
     with pytest.raises(DeadlineExceeded):
         await late

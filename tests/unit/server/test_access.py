@@ -44,7 +44,7 @@ def test_closing_while_a_connection_is_opened_leaves_none_open(near_bytes: int, 
         access.close()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 20)
         server.close()
 
     uvloop.run(scenario())

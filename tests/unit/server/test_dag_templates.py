@@ -208,7 +208,7 @@ def dags(draw: st.DrawFn) -> list[Any]:
     return words
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(dags(), min_size=1, max_size=12))
 def test_a_shared_template_means_what_the_command_means(commands: list[list[Any]]) -> None:
     for argv in commands:

@@ -94,7 +94,7 @@ def test_futures_of_asyncio_and_sleeps_of_no_time() -> None:
 
         drive(work(), done)
         loop.call_soon(future.set_result, 41)
-        await asyncio.wait_for(finished.wait(), 5)
+        await asyncio.wait_for(finished.wait(), 20)
         assert outcome.calls == [(42, None)]
 
     asyncio.run(main())

@@ -308,7 +308,7 @@ def test_requests(request_: bytes, status: int) -> None:
         await endpoint.listen("127.0.0.1", 0)
         reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
         writer.write(request_)
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), 20)
         writer.close()
         await endpoint.close()
         return answer

@@ -53,7 +53,7 @@ def streams(draw: st.DrawFn, of: st.SearchStrategy[bytes] = replies) -> tuple[li
     return sent, cut(data, positions)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(streams(resp3_replies))
 @example(([b"*2\r\n:1\r\n:2\r\n"], [b"*2\r\n:1\r\n", b":2\r\n"]))
 @example(
@@ -118,7 +118,7 @@ def outcome(pending: Pending[Any]) -> Any:
     return plain(pending.value) if pending.error is None else str(pending.error)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(streams())
 def test_large_builds_replies(stream: tuple[list[bytes], list[bytes]]) -> None:
     sent, chunks = stream
