@@ -185,7 +185,8 @@ class Page:
             assert (done.stdout + done.stderr).rstrip() == expected.rstrip(), line
 
     def run_python(self, text: str) -> None:
-        code = text.replace(PORT, self.port).replace(REDIS_PORT, self.redis_port)
+        ports = {PORT: self.port, REDIS_PORT: self.redis_port}
+        code = re.sub(r"\d+", lambda number: ports.get(number[0], number[0]), text)
         printed = self.python.run(code).splitlines()
         shown = SHOWN.findall(text)
         lines = iter(printed)  # frameworks may print more

@@ -17,6 +17,7 @@ class MeddlingProxy(HoldingProxy):
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self._bare = Wire(port)
+        self._bare("CLIENT", "SETNAME", "meddling-proxy")  # tests kill connections that have no name
         self._command = b""
         self._act: Callable[[], object] | None = None
 
