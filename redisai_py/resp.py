@@ -190,16 +190,18 @@ class CommandParser:
         may_be_row = self._bursts  # tried in vain at most once per chunk, which it reads to the end
         while position < end:
             if self._argc == 0:
-                command: Command | Burst | None = self._burst(data, position, end) if self._bursts else None
+                command: Command | Burst | None = None
+                if may_be_row:
+                    command = self._row(data, position, end)
+                    may_be_row = command is not None
+                if command is None and self._bursts:
+                    command = self._burst(data, position, end)
                 if command is None:
                     form = self.form
                     if form is not None and end - position < form.stride and form.begins(data, position):
                         self._rest = data[position:]  # recognised when the rest of it has come
                         return
                     command = self._recognise(data, position, end)
-                    if command is None and may_be_row:
-                        command = self._row(data, position, end)
-                        may_be_row = command is not None
                     if command is None and position == 0 and end <= self._quick_size:
                         command = self._parse_quick(data)
                 if command is not None:
@@ -245,37 +247,27 @@ class CommandParser:
         if not position < stop <= position + self._row_size:
             return None
         frame = data[position:stop]
-        names: list[bytes] = []
-
-        def take(argv: list[bytes], whole: bool) -> bool:
-            names.append(argv[0])  # and not all of it, which would be new memory for each command
-            return self._joint(argv[0]) is meaning
-
-        return Burst(meaning, frame, names) if self._read(frame, take) else None
+        names = self._read(frame, meaning)
+        return Burst(meaning, frame, names) if names else None
 
     def _parse_quick(self, data: bytes) -> Command | None:
         """A chunk that is exactly one ordinary command; None for anything else."""
-        words: list[Any] = []
-
-        def take(argv: list[bytes], whole: bool) -> bool:
-            words.extend(argv)
-            return whole
-
+        words = self._read(data, None)
         # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
-        return Command(words, data) if self._read(data, take) and hiredis.pack_command(tuple(words)) == data else None
+        return Command(words, data) if words and hiredis.pack_command(tuple(words)) == data else None
 
-    def _read(self, data: bytes, take: Callable[[list[bytes], bool], bool]) -> bool:
-        """Have hiredis parse data that consists of ordinary commands. Whether it does, and all were taken.
-
-        take: called with the words of each, and whether nothing is left behind it; gives whether it takes that command.
+    def _read(self, data: bytes, meaning: Any) -> list[Any]:
+        """Have hiredis parse commands: the names of all that the data consists of, if all have this joint meaning; or,
+        if `meaning` is None, the words of its only one. Nothing if the data consists of anything else.
 
         hiredis is several times faster than Python, but it allocates what a count announces, takes more than commands
         are made of, and does not tell where a command ends. So it gets no large counts, and what it makes of the data
         is looked at.
         """
         if data[:1] != b"*" or _LARGE_COUNT(data) is not None:
-            return False
-        reader = self._reader
+            return []
+        reader, joint = self._reader, self._joint
+        found: list[Any] = []
         whole = False  # whether what the reader has ends with a command: known right behind one, and not later
         try:
             for at in range(0, len(data), STEP):
@@ -283,17 +275,22 @@ class CommandParser:
                 whole = False
                 while not whole and (argv := reader.gets()) is not MORE:
                     if type(argv) is not list or set(map(type, argv)) != _ONLY_BYTES:
-                        return False
+                        return []
+                    if meaning is None:
+                        if reader.has_data():
+                            return []
+                        found = argv
+                    elif joint(argv[0]) is meaning:
+                        found.append(argv[0])  # and not all of it, which would be new memory for each command
+                    else:
+                        return []
                     whole = not reader.has_data()
-                    if not take(argv, whole):
-                        whole = False
-                        return False
         except hiredis.ProtocolError:
             whole = False
         finally:
             if not whole:
                 self._reader = new_reader()
-        return whole
+        return found if whole else []
 
     def _parse_one(self, data: bytes, position: int, end: int, out: list[Command | Burst]) -> int:
         """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is

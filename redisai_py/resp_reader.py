@@ -1,45 +1,33 @@
-"""hiredis's reader, fed so that it stays fast, and asked where it stands. Pure."""
+"""hiredis's reader, fed so that it stays fast, and asked where values end. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import hiredis
 
-__all__ = ["MORE", "STEP", "is_between_values", "new_reader", "values"]
+__all__ = ["MORE", "STEP", "new_reader", "read"]
 
 MORE: Any = object()
 """What a reader gives that needs more bytes. (hiredis's own choice is False, which is a value in RESP3.)"""
 STEP = 16 * 1024
 """Bytes to feed at a time: as it goes on hiredis moves all that it still holds, time and again."""
-_MARK = b"+\0\r\n"
 
 
 def new_reader() -> hiredis.Reader:
-    """A reader for `values`."""
+    """A reader that gives MORE."""
     return hiredis.Reader(notEnoughData=MORE)
 
 
-def values(reader: hiredis.Reader, data: bytes) -> Iterator[Any]:
-    """The values that these bytes complete. Raises: hiredis.ProtocolError."""
-    gets = reader.gets
+def read(reader: hiredis.Reader, data: bytes) -> tuple[list[Any], bool]:
+    """The values that these bytes complete, and whether they end with a value. Raises: hiredis.ProtocolError."""
+    values: list[Any] = []
+    gets, has_data = reader.gets, reader.has_data
+    whole = False  # to be asked right behind a value: later an empty buffer may also be that of one that has begun
     for at in range(0, len(data), STEP):
         reader.feed(data[at : at + STEP])
-        while (value := gets()) is not MORE:
-            yield value
-
-
-def is_between_values(reader: hiredis.Reader) -> bool:
-    """Whether what came ended with a value. If not, the reader is of no use any more.
-
-    An empty buffer does not tell: the reader may be between two elements of an array, or behind a value's first byte.
-    So a mark is fed to it, which comes out again only between values.
-    """
-    if reader.has_data():
-        return False
-    reader.feed(_MARK)
-    try:
-        return bool(reader.gets() == b"\0")
-    except hiredis.ProtocolError:  # the first byte of a value had come
-        return False
+        whole = False
+        while not whole and (value := gets()) is not MORE:
+            values.append(value)
+            whole = not has_data()
+    return values, whole

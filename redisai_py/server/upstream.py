@@ -29,7 +29,7 @@ from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.frames import encode_command
 from redisai_py.pending import Pending
 from redisai_py.resp import split_replies
-from redisai_py.resp_reader import is_between_values, new_reader, values
+from redisai_py.resp_reader import MORE, STEP, new_reader, read
 from redisai_py.server.busy_poll import BusyPoll
 
 __all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream"]
@@ -142,10 +142,13 @@ class SharedUpstream(asyncio.Protocol):
             callback(error)
 
     def data_received(self, data: bytes) -> None:
-        take = self.waiting.popleft
+        reader, take = self._reader, self.waiting.popleft
+        gets = reader.gets
         try:
-            for reply in values(self._reader, data):
-                take()(reply)
+            for at in range(0, len(data), STEP):
+                reader.feed(data[at : at + STEP])
+                while (reply := gets()) is not MORE:
+                    take()(reply)
         except hiredis.ProtocolError:
             self.transport.abort()
         if self._busy_poll is not None and not self.waiting:
@@ -281,29 +284,15 @@ class PrivateUpstream(asyncio.Protocol):
             self._on_data(data, replies, False)
             return
         if view:
-            before = len(replies)
-            replies += values(self._reader, view)
-            self._whole = self._at_boundary(view, len(replies) - before)
+            values, self._whole = read(self._reader, view)
+            replies += values
+            if not self._whole:
+                self._since.append(view)
+                self._completed += len(values)
+            elif self._since:
+                self._since.clear()
+                self._completed = 0
         self._on_data(data, replies, self._whole)
-
-    def _at_boundary(self, view: bytes, completed: int) -> bool:
-        """Whether `view`, which has been read and completed so many replies, ended at a message's boundary.
-
-        To ask the reader may spoil it: then a new one gets all that has come since the last boundary.
-        """
-        reader = self._reader
-        if (completed or self._whole) and not reader.has_data():
-            if is_between_values(reader):
-                if self._since:
-                    self._since.clear()
-                    self._completed = 0
-                return True
-            self._reader = new_reader()
-            for chunk in (*self._since, view):
-                deque(values(self._reader, chunk), 0)
-        self._since.append(view)
-        self._completed += completed
-        return False
 
     def begun(self) -> bytes:
         """What has come of the message that is not complete; what came before it is settled."""
