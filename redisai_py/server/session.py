@@ -196,9 +196,10 @@ class Session:
         return True
 
     def relay_row(self, row: Burst) -> bool:
-        """The same for several commands. False if they cannot start yet, or only one by one."""
+        """The same for several commands, where there is a connection to Redis and nothing is to be skipped."""
         connection = self._connection
-        if self.upstream is None or self.skip_next or connection.in_flight or connection.busy or self._deferred:
+        assert self.upstream is not None
+        if connection.in_flight or connection.busy or self._deferred:
             return False
         self._pass_on(self.upstream, [row.frame], len(row.words))
         return True

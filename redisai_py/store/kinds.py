@@ -21,9 +21,8 @@ __all__ = ["hash_fields", "no_string", "tensor_or_absent", "watch_kind", "watch_
 async def no_string(link: Link, key: bytes) -> RedisAIError:
     """The error for a key of which MGET said nil: it is absent, or holds another type than a string."""
     (kind,) = link.pipeline([(b"TYPE", key)])
-    return (
-        MissingKey(TENSOR_KEY_EMPTY) if await kind in (b"none", b"string") else WrongType()
-    )  # a string came after the MGET
+    # A string came after the MGET: there was none when that was answered.
+    return MissingKey(TENSOR_KEY_EMPTY) if await kind in (b"none", b"string") else WrongType()
 
 
 async def tensor_or_absent(link: Link, key: bytes) -> bool:

@@ -1,54 +1,21 @@
-"""AI.INFO, AI.CONFIG, and what the server tells of itself in INFO, MODULE LIST and COMMAND. Source: spec 05."""
+"""AI.INFO and AI.CONFIG, and keys that go without a command of ours. Source: spec 05."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 from redisai_py.config import Config
 from redisai_py.server import housekeeping
-from scripts.make_models import build_onnx_add, build_onnx_iris_zipmap, build_onnx_large_output, build_onnx_mul
+from scripts.make_models import build_onnx_iris_zipmap, build_onnx_large_output, build_onnx_mul
+from tests.conformance.running import SCRIPT, counters, info, run, sections, store, tensor
 from tests.support import FrontDoor, RedisServer
 
 NO_INFO = "cannot find run info for key"
-SCRIPT = """
-def double(tensors: List[Tensor], keys: List[str], args: List[str]):
-    return tensors[0] * 2
-
-def boom(tensors: List[Tensor], keys: List[str], args: List[str]):
-    raise RuntimeError("boom")
-    return tensors[0]
-"""
-
-
-def store(client: redis.Redis, key: str = "net", *options: Any, blob: bytes | None = None) -> None:
-    assert (
-        client.execute_command("AI.MODELSTORE", key, "ONNX", "CPU", *options, "BLOB", blob or build_onnx_mul()) == b"OK"
-    )
-
-
-def tensor(client: redis.Redis, key: str, *rows: tuple[float, ...]) -> None:
-    values = [value for row in rows for value in row]
-    client.execute_command("AI.TENSORSET", key, "FLOAT", len(rows), len(rows[0]), "VALUES", *values)
-
-
-def run(client: redis.Redis, model: str = "net", inputs: str = "in", output: str = "out") -> Any:
-    return client.execute_command("AI.MODELEXECUTE", model, "INPUTS", 1, inputs, "OUTPUTS", 1, output)
-
-
-def info(client: redis.Redis, key: str = "net", *more: str) -> dict[str, Any]:
-    reply = client.execute_command("AI.INFO", key, *more)
-    return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
-
-
-def counters(client: redis.Redis, key: str = "net") -> tuple[int, int, int]:
-    fields = info(client, key)
-    return fields["calls"], fields["errors"], fields["samples"]
 
 
 # -- AI.INFO -----------------------------------------------------------------------------------------------------------
@@ -322,220 +289,6 @@ def test_run_info_needs_the_right_to_the_key(client: redis.Redis, front_door: Fr
     ):
         other.execute_command("AI.INFO", "net", "RESETSTAT")
     client.execute_command("ACL", "DELUSER", "other")
-
-
-# -- INFO, MODULE LIST, COMMAND ----------------------------------------------------------------------------------------
-
-
-def raw(client: redis.Redis, *words: str) -> Any:
-    """A reply as it comes: redis-py makes something else of those of COMMAND, INFO and MODULE."""
-    connection = client.connection_pool.get_connection()
-    try:
-        connection.send_command(*words)
-        return connection.read_response()
-    finally:
-        client.connection_pool.release(connection)
-
-
-def sections(client: redis.Redis, *words: str) -> dict[str, dict[str, str]]:
-    """INFO's text by section, in order."""
-    text = raw(client, "INFO", *words).decode()
-    found: dict[str, dict[str, str]] = {}
-    for line in text.splitlines():
-        if line.startswith("# "):
-            fields = found[line[2:]] = {}
-        elif line:
-            name, _, value = line.rpartition(":") if "_bthread_" in line else line.partition(":")
-            fields[name] = value
-    return found
-
-
-def test_the_sections_and_their_fields_in_order(client: redis.Redis) -> None:
-    store(client)
-    found = sections(client, "ai")
-    assert list(found) == ["ai_versions", "ai_git", "ai_load_time_configs", "ai_backends_info", "ai_cpu"]
-    assert found["ai_versions"] == {
-        "ai_RedisAI_version": "1.2.7", "ai_low_level_API_version": "1", "ai_rdb_version": "4",
-    }  # fmt: skip
-    assert list(found["ai_git"]) == ["ai_git_sha"]
-    assert list(found["ai_load_time_configs"].items()) == [
-        ("ai_threads_per_queue", str(Config().worker_threads)),
-        ("ai_inter_op_parallelism", "0"),
-        ("ai_intra_op_parallelism", str(Config().intra_op_threads)),
-        ("ai_model_execution_timeout", "5000"),
-        ("ai_backend_memory_limit", "0"),
-    ]
-    onnx = [name for name in found["ai_backends_info"] if "onnx" in name]
-    assert onnx == [
-        "ai_onnxruntime_version", "ai_onnxruntime_memory", "ai_onnxruntime_memory_access_num",
-        "ai_onnxruntime_maximum_run_sessions_number",
-    ]  # fmt: skip
-    assert list(found["ai_backends_info"])[-4:] == onnx
-    cpu = found["ai_cpu"]
-    threads = [f"ai_queue_CPU_bthread_n{i}_used_cpu_total" for i in range(1, Config().worker_threads + 1)]
-    used = ["ai_self", "ai_children", "ai_main_thread"]
-    assert list(cpu)[: 6 + len(threads)] == [
-        *(f"{who}_used_cpu_{kind}" for who in used for kind in ("sys", "user")), *threads,
-    ]  # fmt: skip
-    for value in cpu.values():
-        assert value == "N/A" or len(value.partition(".")[2]) == 6
-        assert value == "N/A" or float(value) >= 0
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("ai_versions",), ["ai_versions"]),
-        (("AI_CPU",), ["ai_cpu"]),
-        (("modules",), ["Modules", "ai_versions", "ai_git", "ai_load_time_configs", "ai_backends_info", "ai_cpu"]),
-    ],
-)
-def test_sections_by_name(client: redis.Redis, words: tuple[str, ...], expected: list[str]) -> None:
-    assert list(sections(client, *words)) == expected
-
-
-@pytest.mark.parametrize("protocol", [2, 3])
-@pytest.mark.parametrize("section", ["ai_git", "ai", "modules", "everything", "nosuch"])
-def test_the_text_is_the_same_in_both_protocols(front_door: FrontDoor, protocol: int, section: str) -> None:
-    with redis.Redis(port=front_door.port, protocol=protocol) as client:
-        text = raw(client, "INFO", section)
-    if section == "nosuch":
-        assert text == b""
-        return
-    # As Redis writes it: no empty line before the first section, one before each other.
-    assert text.startswith(b"# ")
-    assert text.endswith(b"\r\n")
-    assert text.count(b"\r\n\r\n") == text.count(b"# ") - 1
-
-
-def test_the_default_info_has_the_module_line_but_not_the_sections(client: redis.Redis) -> None:
-    assert sections(client)["Modules"] == {"module": sections(client)["Modules"]["module"]}
-    assert sections(client)["Modules"]["module"].startswith("name=ai,ver=10207,api=1,")
-    assert not [name for name in sections(client) if name.startswith("ai_")]
-    everything = sections(client, "everything")
-    assert {"Server", "Keyspace" if "Keyspace" in everything else "Clients", "ai_cpu"} <= everything.keys()
-
-
-def test_a_queue_of_another_device_has_workers_too(client: redis.Redis) -> None:
-    client.execute_command("AI.MODELSTORE", "net1", "ONNX", "cpu:1", "BLOB", build_onnx_mul())
-    found = sections(client, "ai")
-    assert "ai_queue_CPU:1_bthread_n1_used_cpu_total" in found["ai_cpu"]
-    assert info(client, "net1")["device"] == b"cpu:1"
-    sessions = int(found["ai_backends_info"]["ai_onnxruntime_maximum_run_sessions_number"])
-    assert sessions == Config().worker_threads * len([n for n in found["ai_cpu"] if "_bthread_n1_" in n])
-
-
-def test_a_queue_that_only_a_script_uses_has_workers_too(client: redis.Redis) -> None:
-    pytest.importorskip("torch")
-    store(client)
-    client.execute_command("AI.SCRIPTSTORE", "s", "cpu:77", "ENTRY_POINTS", 1, "double", "SOURCE", SCRIPT)
-    found = sections(client, "ai")
-    threads = range(1, Config().worker_threads + 1)
-    assert [found["ai_cpu"][f"ai_queue_CPU:77_bthread_n{i}_used_cpu_total"] for i in threads] == ["N/A"] * len(threads)
-    sessions = int(found["ai_backends_info"]["ai_onnxruntime_maximum_run_sessions_number"])
-    assert sessions == len([name for name in found["ai_cpu"] if "_bthread_" in name])
-
-
-def test_a_device_string_cannot_add_lines_to_info(client: redis.Redis) -> None:
-    pytest.importorskip("torch")
-    client.execute_command("AI.SCRIPTSTORE", "s", "CPU\r\n# fake\r\nx:", "ENTRY_POINTS", 1, "double", "SOURCE", SCRIPT)
-    assert "fake" not in sections(client, "ai")
-    client.delete("s")
-
-
-def test_onnx_memory_follows_the_models(redis_server: RedisServer, bare: redis.Redis) -> None:
-    """On a server of its own: the figures are of all models of a process."""
-    server = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5))
-
-    def figures() -> tuple[int, int]:
-        fields = sections(client, "ai_backends_info")["ai_backends_info"]
-        return int(fields["ai_onnxruntime_memory"]), int(fields["ai_onnxruntime_memory_access_num"])
-
-    try:
-        with redis.Redis(port=server.port, protocol=2) as client:
-            store(client)
-            one = len(build_onnx_mul())
-            memory, accesses = figures()
-            assert memory == one
-            assert accesses > 0
-            tensor(client, "in", (1, 2))
-            run(client)
-            assert figures() == (one, accesses + 1)
-            store(client, "second", blob=build_onnx_add())
-            store(client)  # the replaced model's memory is gone
-            assert figures()[0] == one + len(build_onnx_add())
-            client.execute_command("AI.MODELDEL", "net")
-            pipeline = client.pipeline(transaction=True)
-            pipeline.execute_command("AI.MODELDEL", "second")
-            assert pipeline.execute() == [b"OK"]
-            assert figures()[0] == 0
-    finally:
-        server.stop()
-
-
-def test_module_list(client: redis.Redis, front_door: FrontDoor) -> None:
-    (module,) = [dict(zip(row[::2], row[1::2], strict=True)) for row in raw(client, "MODULE", "LIST")]
-    assert (module[b"name"], module[b"ver"]) == (b"ai", 10207)
-    with redis.Redis(port=front_door.port, protocol=3) as resp3:
-        (row,) = raw(resp3, "MODULE", "LIST")
-        assert (row[b"name"], row[b"ver"]) == (b"ai", 10207)
-
-
-_TABLE = {
-    ("write", "denyoom", "module"): ("1,1,1", "tensorset modelset modelstore scriptset scriptstore"),
-    ("write", "module"): ("1,1,1", "modeldel scriptdel"),
-    ("readonly", "module"): ("1,1,1", "tensorget modelget scriptget info"),
-    ("readonly", "module", ""): ("0,0,0", "_modelscan _scriptscan"),
-    ("write", "module", ""): ("0,0,0", "config"),
-    ("write", "denyoom", "module", "movablekeys"): ("3,3,1", "modelrun dagrun dagexecute"),
-    ("write", "denyoom", "module", "movablekeys", ""): ("4,4,1", "modelexecute scriptrun"),
-    ("write", "denyoom", "module", "movablekeys", "", ""): ("5,5,1", "scriptexecute"),
-    ("readonly", "module", "movablekeys"): ("3,3,1", "dagrun_ro dagexecute_ro"),
-}
-COMMAND_ROWS = [
-    (f"ai.{name}", {flag for flag in flags if flag}, [int(n) for n in positions.split(",")])
-    for flags, (positions, names) in _TABLE.items()
-    for name in names.split()
-]
-
-
-@pytest.mark.parametrize(("name", "flags", "positions"), COMMAND_ROWS)
-def test_command_info(client: redis.Redis, name: str, flags: set[str], positions: list[int]) -> None:
-    ours, of_redis = raw(client, "COMMAND", "INFO", name, "get")
-    assert ours[:2] == [name.encode(), -1]
-    assert {flag.decode() for flag in ours[2]} == flags
-    assert ours[3:6] == positions
-    assert ours[6] == []  # no ACL categories
-    assert of_redis[0] == b"get"
-    assert len(ours) >= len(of_redis) or len(ours) == 10
-
-
-def test_command_count_and_list(client: redis.Redis, bare: redis.Redis) -> None:
-    assert len(COMMAND_ROWS) == raw(client, "COMMAND", "COUNT") - raw(bare, "COMMAND", "COUNT")
-    if int(bare.info("server")["redis_version"].split(".")[0]) < 7:
-        return
-    names = set(raw(client, "COMMAND", "LIST")) - set(raw(bare, "COMMAND", "LIST"))
-    assert names == {name.encode() for name, _, _ in COMMAND_ROWS}
-    assert set(raw(client, "COMMAND", "LIST", "FILTERBY", "MODULE", "ai")) == names
-
-
-@pytest.mark.parametrize(
-    ("words", "keys"),
-    [
-        ("AI.MODELEXECUTE m INPUTS 2 a b OUTPUTS 1 c", "m a b c"),
-        ("AI.MODELRUN m INPUTS a b OUTPUTS c", "m a b c"),
-        ("AI.SCRIPTRUN s f INPUTS a $ b OUTPUTS c", "s a b c"),
-        ("AI.DAGEXECUTE LOAD 1 a PERSIST 1 b ROUTING r |> AI.MODELEXECUTE m INPUTS 1 a OUTPUTS 1 b", "a b r m"),
-        ("AI.INFO k RESETSTAT", "k"),
-    ],
-)
-def test_command_getkeys(client: redis.Redis, words: str, keys: str) -> None:
-    assert raw(client, "COMMAND", "GETKEYS", *words.split()) == [key.encode() for key in keys.split()]
-
-
-def test_config_has_no_keys(client: redis.Redis) -> None:
-    with pytest.raises(redis.ResponseError, match="The command has no key arguments"):
-        raw(client, "COMMAND", "GETKEYS", "AI.CONFIG", "GET", "x")
 
 
 # -- keys that go without a command of ours ----------------------------------------------------------------------------

@@ -9,14 +9,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 import redis
 
-from redisai_py.config import Config
 from tests.rows import WRONGTYPE, group_writes, rows, warm
-from tests.support import FrontDoor, RedisServer
+from tests.support import FrontDoor
 from tests.wire import Wire, numbers
 
 KEYS = [f"h{n}" for n in range(10)]
@@ -25,15 +23,6 @@ _SLOW_SECONDS = 20
 _LOOKS = 10
 _FREE_S = 0.06
 """How long a key is free at most: pipelines are written together now and then."""
-
-
-@pytest.fixture(scope="module")
-def doors(redis_server: RedisServer) -> Iterator[list[FrontDoor]]:
-    """Two sidecars on one Redis."""
-    servers = [FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=1)) for _ in range(2)]
-    yield servers
-    for server in servers:
-        server.stop()
 
 
 class _Field:

@@ -7,10 +7,9 @@ WRONGTYPE, whatever it meets on its way. (`test_key_races` has each place where 
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import hiredis
@@ -19,6 +18,7 @@ import pytest
 import redis
 
 from scripts import make_models
+from tests.fault.hammering import do_together
 from tests.support import FrontDoor, RedisServer
 from tests.wire import Wire, value
 
@@ -100,7 +100,6 @@ class _Churn:
         self._port = port
         self._scripting = scripting
         self._began = time.monotonic()
-        self._failures: list[BaseException] = []
 
     @property
     def _goes_on(self) -> bool:
@@ -109,20 +108,7 @@ class _Churn:
 
     def run(self) -> None:
         """Raises what a thread raised."""
-        works: list[Callable[[random.Random], None]] = [*[self._ask] * 6, *[self._meddle] * 2]
-        threads = [threading.Thread(target=self._guarded, args=(work, i)) for i, work in enumerate(works)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for failure in self._failures:
-            raise failure
-
-    def _guarded(self, work: Callable[[random.Random], None], seed: int) -> None:
-        try:
-            work(random.Random(seed))
-        except BaseException as error:
-            self._failures.append(error)
+        do_together([*[self._ask] * 6, *[self._meddle] * 2], [])
 
     def _ask(self, rng: random.Random) -> None:
         with Wire(self._port) as client:
@@ -154,7 +140,7 @@ class _Churn:
                     bare.delete(rng.choice((*_MODELS, "s")))
                 else:
                     bare.script_flush()
-                time.sleep(rng.random() * 0.003)
+                time.sleep(rng.random() * 0.003)  # else nothing is there for long enough to be looked at
 
 
 @pytest.mark.parametrize("scripting", [True, False], ids=["scripts", "no-scripts"])

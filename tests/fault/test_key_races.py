@@ -12,7 +12,7 @@ import redis
 from redisai_py.config import Config
 from scripts import make_models
 from tests.fault.meddling_proxy import MeddlingProxy
-from tests.support import LOCALHOST, FrontDoor, RedisServer
+from tests.support import LOCALHOST, FrontDoor
 from tests.wire import Wire, value
 
 MODEL = make_models.build_onnx_mul()
@@ -25,14 +25,6 @@ LARGE = ("AI.TENSORSET", "y", "UINT8", "100000", "BLOB", b"\1" * 100_000)
 SMALL = ("AI.TENSORSET", "y", "UINT8", "1", "BLOB", b"\1")
 ABSENT = "ERR tensor key is empty or in a different shard"
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
-
-
-@pytest.fixture
-def proxy(redis_server: RedisServer) -> Iterator[MeddlingProxy]:
-    """Between the front door of `door` and Redis."""
-    proxy = MeddlingProxy(redis_server.port)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture

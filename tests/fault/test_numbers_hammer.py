@@ -11,19 +11,19 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
 import numpy as np
-import pytest
 import redis
 
-from redisai_py.config import Config
 from redisai_py.store import codec
 from redisai_py.tensor import Tensor
 from scripts import make_models
-from tests.support import FrontDoor, RedisServer
+from tests.fault.hammering import do_together
+from tests.support import FrontDoor
 from tests.wire import Wire
 
 _SECONDS = 4
@@ -105,26 +105,12 @@ class _Hammer:
 
     def run(self) -> None:
         """Raises what the first to fail raised."""
-        works = [self._exhaust]
-        works += [lambda rng, i=i: self._write(rng, self._keys[i::3]) for i in range(3)]  # type: ignore[misc]
-        works += [self._read] * 3
-        threads = [threading.Thread(target=self._guarded, args=(work, i)) for i, work in enumerate(works)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for failure in self._failures:
-            raise failure
+        writers = [partial(self._write, keys=self._keys[i::3]) for i in range(3)]
+        do_together([self._exhaust, *writers, *[self._read] * 3], self._failures)
 
     @property
     def _goes_on(self) -> bool:
         return time.monotonic() < self._end and not self._failures
-
-    def _guarded(self, work: Callable[[random.Random], None], seed: int) -> None:
-        try:
-            work(random.Random(seed))
-        except BaseException as error:
-            self._failures.append(error)
 
     def _exhaust(self, rng: random.Random) -> None:
         pause = threading.Event()
@@ -192,15 +178,6 @@ class _Hammer:
                 reader.judge(number, since[number], reply[1], 2)
         for each in clients:
             each.close()
-
-
-@pytest.fixture(scope="module")
-def doors(redis_server: RedisServer) -> Iterator[list[FrontDoor]]:
-    """Two sidecars on one Redis."""
-    servers = [FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=1)) for _ in range(2)]
-    yield servers
-    for server in servers:
-        server.stop()
 
 
 def test_hammer(doors: list[FrontDoor], bare: redis.Redis) -> None:

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import redis
 
 from redisai_py.config import Config
 from scripts import make_models
+from tests.fault.hammering import do_together
 from tests.support import FrontDoor, RedisServer
 from tests.wire import Wire
 
@@ -81,18 +82,7 @@ class _Hammer:
                 self._store(client, name, batching, 1)
             for name in self._inputs:
                 client("AI.TENSORSET", name, "FLOAT", 1, 2, "BLOB", _blob(1))
-        works: list[Callable[[random.Random], None]] = [self._replace, self._overwrite, *[self._ask] * 6]
-        threads = [threading.Thread(target=self._guarded, args=(work, i)) for i, work in enumerate(works)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def _guarded(self, work: Callable[[random.Random], None], seed: int) -> None:
-        try:
-            work(random.Random(seed))
-        except BaseException as error:
-            self.wrong[repr(error)] += 1
+        do_together([self._replace, self._overwrite, *[self._ask] * 6], [])
 
     def _store(self, client: Wire, name: str, batching: str, factor: int) -> None:
         words = ("AI.MODELSTORE", name, "ONNX", "CPU", *batching.split(), "BLOB", _times(factor))
@@ -108,7 +98,7 @@ class _Hammer:
                 model.begun += 1
                 self._store(client, name, rng.choice(_BATCHING), model.begun)
                 model.acknowledged = model.begun
-                time.sleep(rng.random() * 0.01)
+                time.sleep(rng.random() * 0.01)  # each model is run for a while
 
     def _overwrite(self, rng: random.Random) -> None:
         with Wire(self._port) as client:
@@ -118,7 +108,7 @@ class _Hammer:
                 value.begun += 1
                 assert client("AI.TENSORSET", name, "FLOAT", 1, 2, "BLOB", _blob(value.begun)) == b"OK"
                 value.acknowledged = value.begun
-                time.sleep(rng.random() * 0.003)
+                time.sleep(rng.random() * 0.003)  # each input is near for a while
 
     def _ask(self, rng: random.Random) -> None:
         own = str(rng.random())

@@ -15,20 +15,12 @@ import redis
 
 from redisai_py.config import Config
 from tests.fault.meddling_proxy import MeddlingProxy
-from tests.support import LOCALHOST, FrontDoor, RedisServer
+from tests.support import LOCALHOST, FrontDoor
 from tests.wire import Wire, value
 
 SIZE = 2_000_000
 STREAMED = ("AI.TENSORSET", "y", "UINT8", str(SIZE), "BLOB", b"\1" * SIZE)
 LARGE = ("AI.TENSORSET", "z", "UINT8", "100000", "BLOB", b"\1" * 100_000)
-
-
-@pytest.fixture(scope="module")
-def proxy(redis_server: RedisServer) -> Iterator[MeddlingProxy]:
-    """Between the front door of `client` and Redis."""
-    proxy = MeddlingProxy(redis_server.port)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import redis
 from redisai_py.config import Config
 from scripts import make_models
 from tests.fault.meddling_proxy import MeddlingProxy
-from tests.support import LOCALHOST, FrontDoor, RedisServer
+from tests.support import LOCALHOST, FrontDoor
 from tests.wire import Wire, numbers, value
 
 MODEL = make_models.build_onnx_mul()
@@ -23,14 +23,6 @@ STREAMED = ("AI.TENSORSET", "y", "UINT8", "2000000", "BLOB", b"\1" * 2_000_000)
 DAG = ("AI.DAGEXECUTE", "LOAD", "1", "x", "PERSIST", "1", "y", "IFUNCHANGED")
 TWO = ("AI.DAGEXECUTE", "PERSIST", "2", "y", "z", "|>", *SMALL, "|>", SMALL[0], "z", *SMALL[2:])
 LOST = "ERR Redis dropped what was to be stored before it was published; nothing was stored"
-
-
-@pytest.fixture(scope="module")
-def proxy(redis_server: RedisServer) -> Iterator[MeddlingProxy]:
-    """Between the front door of `client` and Redis."""
-    proxy = MeddlingProxy(redis_server.port)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture(scope="module")

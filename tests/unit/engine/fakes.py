@@ -179,3 +179,11 @@ def engine_test(**settings: Any) -> Callable[[Callable[[Bench], Awaitable[None]]
         return wrapped
 
     return decorate
+
+
+async def hold(bench: Bench, loaded: Any, session: FakeSession) -> Any:
+    """Occupy the model's thread with one run until the gate opens."""
+    session.gate.clear()
+    run = bench.engine.run_model(loaded, [tensor()])
+    await bench.entered(session)
+    return run
