@@ -106,7 +106,9 @@ class Config:
     max_argument_bytes: int = _setting(
         512 * 1024 * 1024, NETWORK, "Longest argument of a command; Redis has the same limit.", minimum=1024
     )
-    max_arguments: int = _setting(1_048_576, NETWORK, "Most arguments of a command.", minimum=16)
+    max_arguments: int = _setting(
+        2**31 - 1, NETWORK, "Most arguments of a command; Redis 7 has the same limit.", minimum=16
+    )
     output_buffer_limit_bytes: int = _setting(
         256 * 1024 * 1024,
         NETWORK,

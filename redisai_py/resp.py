@@ -75,7 +75,7 @@ class CommandParser:
         self,
         frames: Frames,
         max_argument_bytes: int = 512 * 1024 * 1024,
-        max_arguments: int = 1024 * 1024,
+        max_arguments: int = 2**31 - 1,
         allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
         *,
         bursts: bool = False,

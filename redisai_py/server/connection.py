@@ -45,6 +45,7 @@ _BURSTS_HIGH = 16
 _BYTES_HIGH = 64 * 1024 * 1024
 """The same where what waits is large."""
 _MOST_IN_FLIGHT = 1024
+"""AI commands of one client under way at a time, whichever way they were recognised."""
 _EOF_GRACE_S = 1.0
 """How long the commands of a client that sends no more may still take."""
 
@@ -111,7 +112,7 @@ class Connection(asyncio.Protocol):
         ):
             # A whole command as was seen before, and nothing in its way: most of what a busy server receives.
             known = self._known.get(data) if len(data) <= MAX_FRAME else None
-            if known is not None:
+            if known is not None and self.in_flight < _MOST_IN_FLIGHT:
                 self.server.commands_processed += 1
                 if not known.meaning.start(self, known):
                     self.backlog.append(known)
@@ -243,9 +244,19 @@ class Connection(asyncio.Protocol):
             if relay is not None:
                 relay.release()
         if not backlog:
-            self._waiting_bytes = 0
+            self._emptied()
         if self._reading_paused and len(backlog) < _BACKLOG_LOW:
             self._resume_reading()
+
+    def _emptied(self) -> None:
+        """Nothing that came waits to be started."""
+        self._waiting_bytes = 0
+        if self.eof:
+            self.session.end_sending()
+
+    def has_room(self, count: int) -> bool:
+        """Whether so many commands may be under way beside those that are."""
+        return not self.in_flight or self.in_flight + count <= _MOST_IN_FLIGHT
 
     def unroll(self, burst: Burst) -> None:
         """Put the commands of a burst before all that waits, one by one."""

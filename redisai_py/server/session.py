@@ -214,6 +214,8 @@ class Session:
         upstream = await self.connect()
         upstream.send(command.wire())
         self.relayed += 1
+        if self._connection.eof and not self._connection.backlog:  # the client left while this connection was opened
+            self.end_sending()
         return NO_REPLY
 
     async def _swallow(self, command: Command) -> object:

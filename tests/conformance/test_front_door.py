@@ -415,6 +415,17 @@ def test_limits_are_named(redis_server: RedisServer) -> None:
         server.stop()
 
 
+def test_a_command_of_more_than_a_million_words(front_door: FrontDoor, bare: redis.Redis) -> None:
+    """Redis 7 takes as many as there may be; what an older one answers is passed on."""
+    count = 1_100_000
+    with talk(front_door.port) as client:
+        client.socket.sendall(b"*%d\r\n$5\r\nRPUSH\r\n$4\r\nlong\r\n" % (count + 2) + b"$1\r\n1\r\n" * count)
+        if int(bare.info("server")["redis_version"].split(".")[0]) >= 7:
+            assert client.reply() == f":{count}"
+        else:
+            assert client.reply().startswith("-")
+
+
 def test_http_requests_are_cut(front_door: FrontDoor) -> None:
     assert exchange(front_door.port, b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", 10**6) == b""
 

@@ -34,6 +34,22 @@ def test_a_blocking_command_ends_with_its_client(half: bool, front_door: FrontDo
     assert bare.lrange("q", 0, -1) == [b"x"]
 
 
+@pytest.mark.parametrize(
+    "before",
+    [[], ["SET a 1"], ["AI.TENSORSET t INT8 1 VALUES 1"], ["SELECT 0"], ["HELLO 3", "AI.TENSORGET t VALUES"]],
+    ids=" then ".join,
+)
+def test_a_client_that_left_at_once_takes_no_job(before: list[str], front_door: FrontDoor, bare: redis.Redis) -> None:
+    """Its connection to Redis, or what it sent before, was still under way when it left."""
+    for number in range(5):
+        with talk(front_door.port) as client:
+            client.send(*before, "BLPOP jobs 0")
+        threading.Event().wait(0.2)  # long enough for the command to reach Redis, far shorter than the grace
+        bare.rpush("jobs", number)
+        threading.Event().wait(0.05)
+        assert bare.lpop("jobs") == b"%d" % number
+
+
 def test_what_came_before_the_end_is_answered(front_door: FrontDoor, bare: redis.Redis) -> None:
     with talk(front_door.port) as client:
         client.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>", "AI.TENSORSET x FLOAT 1 2 VALUES 1 2")

@@ -30,7 +30,7 @@ def parse(data: bytes, parser: CommandParser | None = None) -> tuple[list[list[b
         (b"*1\r\n$99999999999999999999\r\n", "invalid bulk length"),
         (b"*x\r\n", "invalid multibulk length"),
         (b"*\r\n", "invalid multibulk length"),
-        (b"*1048577\r\n", "invalid multibulk length"),
+        (b"*2147483648\r\n", "invalid multibulk length"),
         (b"*99999999999999999999\r\n", "invalid multibulk length"),
         (b"*1\r\n$" + b"1" * MAX_INLINE, "too big bulk count string"),
         (b"*" + b"1" * MAX_INLINE, "too big mbulk count string"),
