@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from redisai_py.errors import CommandError, ShapeMismatch
 
-__all__ = ["MAX_RANK", "Buffer", "DType", "Device", "Tensor"]
+__all__ = ["MAX_RANK", "Buffer", "DType", "Device", "Tensor", "is_shape"]
 
 MAX_RANK = 64
 """Most dimensions of a tensor: numpy's limit, so that whatever is stored can be run."""
+
+MAX_ARRAY_BYTES = 2**63 - 1
+"""Largest size of an array in bytes, dimensions of 0 left out: numpy's limit, also for arrays without elements."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -82,6 +85,7 @@ _BY_NUMPY = {dtype.numpy_dtype: dtype for dtype in DType if dtype is not DType.S
 
 _DEVICE = re.compile(rb"(CPU|GPU)(?::(\d*))?\Z", re.IGNORECASE)
 _MAX_DEVICE_LENGTH = 9
+_MAX_LOOSE_DEVICE_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,44 @@ class Device:
             raise CommandError("ERR Invalid DEVICE")
         index = int(match[2]) if match[2] else None
         return cls(match[1].decode().upper(), index, word.decode())
+
+    @classmethod
+    def parse_loosely(cls, word: Buffer, error: str) -> Device:
+        """A device of AI.MODELSET and the script commands: anything that starts with CPU, `GPU`, or `GPU:n`, any case.
+
+        Raises: CommandError with the text `error`.
+        """
+        if len(word) > _MAX_LOOSE_DEVICE_LENGTH:
+            raise CommandError(error)
+        try:
+            text = bytes(word).decode()
+        except UnicodeDecodeError:
+            raise CommandError(error) from None
+        name, _, number = text.upper().partition(":")
+        index = int(number) if number.isascii() and number.isdigit() and len(number) <= 5 else None
+        if name.startswith("CPU"):
+            return cls("CPU", index if name == "CPU" else None, text)
+        if name == "GPU" and (index is not None or ":" not in text):
+            return cls("GPU", index, text)
+        raise CommandError(error)
+
+
+def is_shape(dims: object, dtype: DType) -> TypeGuard[list[int]]:
+    """Whether a value, of whatever type, is the list of dimensions of an array that can exist.
+
+    At most MAX_RANK integers of 0 or more. Those that are not 0 multiply to at most MAX_ARRAY_BYTES bytes: numpy
+    refuses an array of shape (2**62, 0) although it has no elements.
+    """
+    if type(dims) is not list or len(dims) > MAX_RANK:
+        return False
+    size_bytes = dtype.numpy_dtype.itemsize
+    for dim in dims:
+        if type(dim) is not int or dim < 0:
+            return False
+        size_bytes *= dim or 1
+        if size_bytes > MAX_ARRAY_BYTES:
+            return False
+    return True
 
 
 class Tensor:

@@ -37,8 +37,9 @@ _LONGEST_SHOWN = 128
 # Counts and dimensions are nearly always small: one dictionary look-up instead of a parse.
 _SMALL = {b"%d" % value: value for value in range(4097)}
 
-_DECIMAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-_HEXADECIMAL = re.compile(rb"[+-]?0[xX]([0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)(?:[pP][+-]?\d+)?")
+# The `++` keep the time linear: a word of 16 KB digits and one letter took 10 s of backtracking.
+_DECIMAL = re.compile(rb"[+-]?(\d++\.?\d*+|\.\d++)(?:[eE][+-]?\d++)?")
+_HEXADECIMAL = re.compile(rb"[+-]?0[xX]([0-9a-fA-F]++\.?[0-9a-fA-F]*+|\.[0-9a-fA-F]++)(?:[pP][+-]?\d++)?")
 _INFINITE = re.compile(rb"[+-]?inf(?:inity)?", re.IGNORECASE)
 
 

@@ -38,7 +38,6 @@ __all__ = [
     "encode_model_scan",
     "encode_model_store",
     "parse_backend",
-    "parse_device_loosely",
     "parse_model_del",
     "parse_model_execute",
     "parse_model_get",
@@ -164,24 +163,6 @@ def parse_backend(word: Buffer) -> str:
     return name.decode()
 
 
-def parse_device_loosely(word: Buffer, error: str) -> Device:
-    """A device of AI.MODELSET and the script commands: anything that starts with CPU, `GPU`, or `GPU:n`, in any case.
-
-    Raises: CommandError with the text `error`.
-    """
-    try:
-        text = bytes(word).decode()
-    except UnicodeDecodeError:
-        raise CommandError(error) from None
-    name, _, number = text.upper().partition(":")
-    index = int(number) if number.isascii() and number.isdigit() and len(number) <= 5 else None
-    if name.startswith("CPU"):
-        return Device("CPU", index if name == "CPU" else None, text)
-    if name == "GPU" and (index is not None or ":" not in text):
-        return Device("GPU", index, text)
-    raise CommandError(error)
-
-
 def parse_model_store(argv: Argv) -> ModelStore:
     """`AI.MODELSTORE key backend device [TAG t] [BATCHSIZE n] [MINBATCHSIZE m] [MINBATCHTIMEOUT ms]
     [INPUTS ic name... OUTPUTS oc name...] BLOB chunk...`, options in this order.
@@ -258,7 +239,7 @@ def parse_model_set(argv: Argv) -> ModelStore:
     if blob_at >= args.end - 1:
         raise CommandError(_MISSING_BLOB)
     # The framework refuses the device, so this comes last; TFLITE's text differs in one letter.
-    device = parse_device_loosely(argv[3], f"ERR {'U' if backend == 'TFLITE' else 'u'}nsupported device")
+    device = Device.parse_loosely(argv[3], f"ERR {'U' if backend == 'TFLITE' else 'u'}nsupported device")
     return ModelStore(key, backend, device, tuple(argv[blob_at + 1 :]), tag, *batch, inputs, outputs, deprecated=True)
 
 

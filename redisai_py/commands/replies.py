@@ -109,7 +109,7 @@ def info_reply(info: RunInfo, full: bool = False) -> Reply:
     reply: list[Any] = [
         *(b"key", info.key),
         *(b"type", info.kind.encode()),
-        *(b"backend", info.backend.encode()),
+        *(b"backend", text_name(info.backend)),
         *(b"device", text_name(info.device)),
         *(b"tag", info.tag),
         *(b"duration", info.duration_us),

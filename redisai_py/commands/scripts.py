@@ -20,7 +20,7 @@ from redisai_py.commands._args import (
     to_bytes,
 )
 from redisai_py.commands.checks import Check, ScriptExists, TensorExists
-from redisai_py.commands.models import TIMEOUT_IN_DAG, parse_device_loosely
+from redisai_py.commands.models import TIMEOUT_IN_DAG
 from redisai_py.errors import INVALID_TIMEOUT, NO_TIMEOUT_VALUE, CommandError, WrongArity
 from redisai_py.tensor import Buffer, Device
 
@@ -180,7 +180,7 @@ def _c_string(word: Buffer) -> str:
 
 
 def _device(word: Buffer) -> Device:
-    return parse_device_loosely(word, _UNSUPPORTED_DEVICE)
+    return Device.parse_loosely(word, _UNSUPPORTED_DEVICE)
 
 
 def parse_script_get(argv: Argv) -> ScriptGet:

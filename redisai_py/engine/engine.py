@@ -40,6 +40,8 @@ from redisai_py.tensor import Tensor
 __all__ = ["Engine", "EngineSettings", "EngineSnapshot", "LoadedModel", "Run", "RunStats"]
 
 _SHUTTING_DOWN = "ERR the server is shutting down"
+_MOST_DEVICES = 64
+"""Each device string has threads of its own, and anybody may write `CPU:12345` into a model."""
 
 
 class Engine:
@@ -384,6 +386,8 @@ class Engine:
     def _device(self, name: str) -> DeviceQueue:
         device = self._devices.get(name)
         if device is None:
+            if len(self._devices) >= _MOST_DEVICES:
+                raise RuntimeError(f"more than {_MOST_DEVICES} device strings are in use")
             settings = self.settings
             device = self._devices[name] = DeviceQueue(
                 name,

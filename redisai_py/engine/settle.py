@@ -37,7 +37,7 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
         try:  # as `tell`, without its call: this is the hot path
             run.resolve(outputs)
         except Exception as failure:
-            _report(loop, failure)
+            _report(loop, failure, run)
 
 
 def count_at_once(execution: Execution, outputs: Sequence[Value]) -> None:
@@ -93,8 +93,9 @@ def tell(loop: asyncio.AbstractEventLoop, give: Callable[[Any], None], outcome: 
     try:
         give(outcome)
     except Exception as error:
-        _report(loop, error)
+        _report(loop, error, give)
 
 
-def _report(loop: asyncio.AbstractEventLoop, error: Exception) -> None:
-    loop.call_exception_handler({"message": "a run's waiter failed", "exception": error})
+def _report(loop: asyncio.AbstractEventLoop, error: Exception, asked: Any) -> None:
+    """Hand the failure to the loop's exception handler; `asked` is what leads to whoever waited."""
+    loop.call_exception_handler({"message": "a run's waiter failed", "exception": error, "asked": asked})

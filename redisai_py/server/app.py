@@ -30,6 +30,7 @@ from redisai_py.frames import Frames
 from redisai_py.server.access import AccessTable
 from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.connection import Connection
+from redisai_py.server.containment import contain
 from redisai_py.server.control import Control, own_identity
 from redisai_py.server.introspection import default_backends_path
 from redisai_py.server.journal import Journal
@@ -123,6 +124,14 @@ class Server:
         logger.error("internal error", id=error_id, exc_info=error)
         return RedisAIError(f"ERR internal error {error_id}")
 
+    def loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The event loop's exception handler. The engine says whom a failure concerns."""
+        error = context.get("exception")
+        if "asked" in context and isinstance(error, Exception):
+            contain(context["asked"], error)
+        else:
+            loop.default_exception_handler(context)
+
     @property
     def obstacles(self) -> list[str]:
         """Why no client should be sent here, as far as this process knows by itself."""
@@ -169,6 +178,7 @@ async def serve(config: Config, listener: socket.socket, *, stop: asyncio.Event,
         accept_backend(name)
     loop = asyncio.get_running_loop()
     server = Server(config, loop)
+    loop.set_exception_handler(server.loop_failed)
     operations = Operations(server)
     acceptor: Any = None
     try:

@@ -222,23 +222,9 @@ class Connection(asyncio.Protocol):
         if relay is not None:
             relay.hold()
         try:
-            while (
-                backlog and not (self.busy or self._writing_paused or self.closing) and self.in_flight < _MOST_IN_FLIGHT
-            ):
-                command = backlog.popleft()
-                mode = self.session.mode
-                if isinstance(command, Burst):
-                    if mode:
-                        self.unroll(command)
-                        continue
-                    started = command.meaning.start(self, command)
-                else:
-                    meaning = command.meaning or understand(command, self.server.frames)
-                    in_mode = mode and type(meaning) is not _Broken
-                    started = self.session.start_in_mode(meaning, command) if in_mode else meaning.start(self, command)
-                if not started:
-                    backlog.appendleft(command)
-                    break
+            self._start_waiting(backlog)
+        except Exception as error:  # whoever ended the work before this command must not bear it
+            self.broken(error)
         finally:
             self._draining = False
             if relay is not None:
@@ -257,6 +243,23 @@ class Connection(asyncio.Protocol):
     def has_room(self, count: int) -> bool:
         """Whether so many commands may be under way beside those that are."""
         return not self.in_flight or self.in_flight + count <= _MOST_IN_FLIGHT
+
+    def _start_waiting(self, backlog: deque[Command | Burst]) -> None:
+        while backlog and not (self.busy or self._writing_paused or self.closing) and self.in_flight < _MOST_IN_FLIGHT:
+            command = backlog.popleft()
+            mode = self.session.mode
+            if isinstance(command, Burst):
+                if mode:
+                    self.unroll(command)
+                    continue
+                started = command.meaning.start(self, command)
+            else:
+                meaning = command.meaning or understand(command, self.server.frames)
+                in_mode = mode and type(meaning) is not _Broken
+                started = self.session.start_in_mode(meaning, command) if in_mode else meaning.start(self, command)
+            if not started:
+                backlog.appendleft(command)
+                return
 
     def unroll(self, burst: Burst) -> None:
         """Put the commands of a burst before all that waits, one by one."""
@@ -317,15 +320,31 @@ class Connection(asyncio.Protocol):
             return UpstreamError("ERR client is gone")  # the connections that it waited for went with it
         return self.server.internal_error(error)
 
+    def broken(self, error: BaseException) -> None:
+        """A bug of ours ended this client's command somewhere: it gets the error, and is closed, since nobody knows how
+        far the command has come. See `containment`.
+        """
+        if self.gone or self.closing:
+            return
+        failure = self.server.internal_error(error)
+        self._held = None
+        self.backlog.clear()
+        self.session.write(encode_reply(failure, self.session.protocol))
+        self.close_after_reply()
+
     # -- replies -----------------------------------------------------------------------------------------------------
 
     def reply(self, value: Any) -> None:
-        """Send a reply value in the client's protocol."""
+        """Send a reply value in the client's protocol; an error in place of one that cannot be encoded."""
         if takes_long(value):
             self.in_flight += 1
             self.second_trip(_given(value))
-        else:
-            self.write(encode_reply(value, self.session.protocol))
+            return
+        try:
+            segments = encode_reply(value, self.session.protocol)
+        except Exception as error:
+            segments = encode_reply(self.server.internal_error(error), self.session.protocol)
+        self.write(segments)
 
     async def _encoded(self, coroutine: Coroutine[Any, Any, Any]) -> Sequence[Buffer]:
         value = await coroutine

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from redisai_py.pending import Pending
+from redisai_py.server.containment import contain
 
 __all__ = ["NO_REPLY", "drive"]
 
@@ -33,10 +34,10 @@ class _Drive:
         try:
             waiting = self._coroutine.send(None)
         except StopIteration as stop:
-            self._done(stop.value, None)
+            self._end(stop.value, None)
             return
         except (Exception, asyncio.CancelledError) as error:  # the one place where a handler's failure is caught
-            self._done(None, error)
+            self._end(None, error)
             return
         if isinstance(waiting, Pending):
             waiting.waiter = self.step
@@ -45,6 +46,12 @@ class _Drive:
         else:
             waiting._asyncio_future_blocking = False  # the handshake that a Task does with a future
             waiting.add_done_callback(self.step)
+
+    def _end(self, value: Any, error: BaseException | None) -> None:
+        try:
+            self._done(value, error)
+        except Exception as failure:  # it must not reach whoever woke the coroutine: a stream of many clients
+            contain(self._done, failure)
 
 
 def drive(coroutine: Coroutine[Any, Any, Any], done: Done) -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redisai_py.errors import UpstreamError
+from redisai_py.server.containment import contain
 from redisai_py.server.upstream import Callback, SharedUpstream
 from redisai_py.store.near import Entry, NearCache
 from redisai_py.store.scripts import PROBE, format_set_if_same
@@ -87,8 +88,11 @@ class GroupCommit:
 
     def _flush(self) -> None:
         members, self._members = self._members, []
-        while members:
-            members = self._send(members)
+        try:
+            while members:
+                members = self._send(members)
+        except Exception as error:
+            contain(members, error)
         self._shared.flush()
 
     def _send(self, members: list[Member]) -> list[Member]:

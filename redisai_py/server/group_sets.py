@@ -31,6 +31,7 @@ from redisai_py.errors import UpstreamError, WrongType
 from redisai_py.frames import Burst
 from redisai_py.resp import split_replies
 from redisai_py.server.busy_poll import BusyPoll
+from redisai_py.server.containment import contain
 from redisai_py.server.upstream import SharedUpstream
 from redisai_py.store import codec
 from redisai_py.store.near import NearCache
@@ -104,7 +105,11 @@ class SetStream(SharedUpstream):
                 replies = [self._reader.gets() for _ in parts]
             self._asked.popleft()
             data = data[size:]
-            self.waiting.popleft()(replies)
+            answered = self.waiting.popleft()
+            try:
+                answered(replies)
+            except Exception as error:  # a bug of ours, in one group
+                contain(answered, error)
         self._had = data
         if self._busy_poll is not None and not self._asked:
             self._busy_poll.answered()

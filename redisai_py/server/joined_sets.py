@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from redisai_py.errors import UpstreamError
 from redisai_py.frames import Burst
+from redisai_py.server.containment import contain
 from redisai_py.store.scripts import format_set_many
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class JoinedSets:
 
     def _flush(self) -> None:
         members, self._members, self._size = self._members, [], 0
+        try:
+            self._write(members)
+        except Exception as error:
+            contain(members, error)
+
+    def _write(self, members: list[tuple[Connection, Burst]]) -> None:
         shared = self._access.shared
         if len(members) < 2 or self._spared or shared is None or shared.closed:
             self._spared = max(0, self._spared - 1)

@@ -19,6 +19,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +32,7 @@ from redisai_py.pending import Pending
 from redisai_py.resp import split_replies
 from redisai_py.resp_reader import MORE, STEP, new_reader, read
 from redisai_py.server.busy_poll import BusyPoll
+from redisai_py.server.containment import contain
 
 __all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream"]
 
@@ -139,7 +141,10 @@ class SharedUpstream(asyncio.Protocol):
         error = _lost(exc)
         waiting, self.waiting = self.waiting, deque()
         for callback in waiting:
-            callback(error)
+            try:
+                callback(error)
+            except Exception as failure:
+                contain(callback, failure)
 
     def data_received(self, data: bytes) -> None:
         reader, take = self._reader, self.waiting.popleft
@@ -148,7 +153,11 @@ class SharedUpstream(asyncio.Protocol):
             for at in range(0, len(data), STEP):
                 reader.feed(data[at : at + STEP])
                 while (reply := gets()) is not MORE:
-                    take()(reply)
+                    callback = take()
+                    try:
+                        callback(reply)
+                    except Exception as error:  # a bug of ours: many clients share this stream
+                        contain(callback, error)
         except hiredis.ProtocolError:
             self.transport.abort()
         if self._busy_poll is not None and not self.waiting:
@@ -192,7 +201,7 @@ class SharedUpstream(asyncio.Protocol):
         for argv in commands:
             pending: Pending[Any] = Pending()
             try:
-                self.send(hiredis.pack_command(tuple(argv)), _settle(pending))
+                self.send(hiredis.pack_command(tuple(argv)), partial(_settle, pending))
             except UpstreamError as error:
                 pending.fail(error)
             pendings.append(pending)
@@ -204,16 +213,13 @@ class SharedUpstream(asyncio.Protocol):
             self.transport.close()
 
 
-def _settle(pending: Pending[Any]) -> Callback:
-    def settle(reply: Any) -> None:
-        if isinstance(reply, RedisAIError):
-            pending.fail(reply)
-        elif isinstance(reply, hiredis.ReplyError):
-            pending.fail(UpstreamError(str(reply)))
-        else:
-            pending.resolve(reply)
-
-    return settle
+def _settle(pending: Pending[Any], reply: Any) -> None:
+    if isinstance(reply, RedisAIError):
+        pending.fail(reply)
+    elif isinstance(reply, hiredis.ReplyError):
+        pending.fail(UpstreamError(str(reply)))
+    else:
+        pending.resolve(reply)
 
 
 class PrivateUpstream(asyncio.Protocol):

@@ -14,19 +14,19 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from redisai_py.errors import CommandError, WrongType
 from redisai_py.model import Model, Script
-from redisai_py.tensor import MAX_RANK, Buffer, Device, DType, Tensor
+from redisai_py.tensor import Buffer, Device, DType, Tensor, is_shape
 
 __all__ = [
     "MAX_CHUNKS",
     "MAX_HEADER",
     "MODEL_META_FIELDS",
     "SCRIPT_FIELDS",
+    "decode_id",
     "decode_model",
     "decode_script",
     "decode_tensor",
@@ -120,28 +120,42 @@ def decode_tensor(value: Buffer) -> Tensor:
 
 
 def _parse_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
+    """What a header says. A stranger may have written it: types and ranges are checked before anything is computed."""
     try:
-        entries = json.loads(header[8:])
-        metadata = entries.pop("__metadata__", {})
-        (entry,) = entries.values()
-        dtype, shape = DType.from_safetensors(entry["dtype"]), tuple(entry["shape"])
-        begin, end = entry["data_offsets"]
-        if metadata.get("dtype") == "STRING" and dtype is DType.UINT8:
-            dtype, strings = DType.STRING, tuple(json.loads(metadata["shape"]))
-            shape_ok, shape = shape == (end,), strings
-        else:
-            shape_ok = dtype is not None and end == dtype.itemsize * math.prod(shape)
-        if (
-            len(shape) > MAX_RANK
-            or dtype is None
-            or begin != 0
-            or not shape_ok
-            or not all(type(n) is int and n >= 0 for n in (end, *shape))
-        ):
-            raise WrongType
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        entries = json.loads(header[8:].decode())
+    except (ValueError, RecursionError) as error:
         raise WrongType from error
-    return dtype, shape, end
+    metadata = entries.pop("__metadata__", {}) if type(entries) is dict else None
+    if type(metadata) is not dict or len(entries) != 1:
+        raise WrongType
+    (entry,) = entries.values()
+    if type(entry) is not dict:
+        raise WrongType
+    name, dims, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    dtype = DType.from_safetensors(name) if type(name) is str else None
+    if dtype is None or not is_shape(dims, dtype):
+        raise WrongType
+    size = dtype.itemsize * math.prod(dims)
+    if type(offsets) is not list or any(type(at) is not int for at in offsets) or offsets != [0, size]:
+        raise WrongType
+    if dtype is DType.UINT8 and metadata.get("dtype") == "STRING":
+        if len(dims) != 1:
+            raise WrongType
+        dtype, dims = DType.STRING, _string_shape(metadata.get("shape"))
+    return dtype, tuple(dims), size
+
+
+def _string_shape(text: object) -> list[int]:
+    """The shape of a STRING tensor, which is text in its metadata."""
+    if type(text) is not str:
+        raise WrongType
+    try:
+        dims = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WrongType from error
+    if not is_shape(dims, DType.STRING):
+        raise WrongType
+    return dims
 
 
 # -- models and scripts ----------------------------------------------------------------------------------------------
@@ -152,6 +166,10 @@ MODEL_META_FIELDS = (
 )  # fmt: skip
 MAX_CHUNKS = 1 << 20
 """Most pieces of a model: whoever reads one asks for all by their names, and anybody may have written the count."""
+_LONGEST_ID = 128
+_LONGEST_BACKEND = 64
+_LONGEST_NUMBER = 19
+_INT64_MAX = 2**63 - 1
 SCRIPT_FIELDS = (b"kind", b"id", b"device", b"tag", b"entry_points", b"source")
 
 
@@ -175,41 +193,72 @@ def encode_model(model: Model, sha256: str, chunks: int) -> dict[bytes, bytes]:
     }
 
 
+def decode_id(value: bytes | None) -> str:
+    """A stored `id`. Raises WrongType: none, or too long or not UTF-8, as no store of ours writes it."""
+    return _text(value, _LONGEST_ID)
+
+
 def decode_model(values: Sequence[bytes | None]) -> tuple[Model, int]:
     """(model without its blob, number of blob fields) from the values of MODEL_META_FIELDS.
 
+    Anybody may have written the hash, so every field is held to what a store of ours writes.
     Raises: WrongType if the hash is not a model.
     """
-    fields: dict[bytes, Any] = dict(zip(MODEL_META_FIELDS, values, strict=True))
+    fields = dict(zip(MODEL_META_FIELDS, values, strict=True))
     if fields[b"kind"] != b"MODEL":
         raise WrongType
-    try:
-        model = Model(
-            id=fields[b"id"].decode(),
-            backend=fields[b"backend"].decode(),
-            device=_stored_device(fields[b"device"]),
-            tag=fields[b"tag"],
-            batchsize=int(fields[b"batchsize"]),
-            minbatchsize=int(fields[b"minbatchsize"]),
-            minbatchtimeout_ms=int(fields[b"minbatchtimeout"]),
-            inputs=tuple(json.loads(fields[b"inputs"])),
-            outputs=tuple(json.loads(fields[b"outputs"])),
-        )
-        chunks = int(fields[b"chunks"])
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise WrongType from error
-    if not 0 <= chunks <= MAX_CHUNKS:
+    model = Model(
+        id=decode_id(fields[b"id"]),
+        backend=_text(fields[b"backend"], _LONGEST_BACKEND),
+        device=_device(fields[b"device"]),
+        tag=fields[b"tag"] or b"",
+        batchsize=_number(fields[b"batchsize"]),
+        minbatchsize=_number(fields[b"minbatchsize"]),
+        minbatchtimeout_ms=_number(fields[b"minbatchtimeout"]),
+        inputs=_names(fields[b"inputs"]),
+        outputs=_names(fields[b"outputs"]),
+    )
+    chunks = _number(fields[b"chunks"])
+    if chunks > MAX_CHUNKS:
         raise WrongType
     return model, chunks
 
 
-def _stored_device(word: bytes) -> Device:
-    """A device that was accepted when it was stored: AI.MODELSET and scripts take more than Device.parse does."""
+def _text(value: bytes | None, longest: int) -> str:
+    if not value or len(value) > longest:
+        raise WrongType
     try:
-        return Device.parse(word)
-    except CommandError:
-        text = word.decode()
-        return Device("GPU" if text.upper().startswith("GPU") else "CPU", None, text)
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise WrongType from error
+
+
+def _number(value: bytes | None) -> int:
+    """A count as stores write it: digits, within int64."""
+    if not value or len(value) > _LONGEST_NUMBER or not value.isdigit() or (number := int(value)) > _INT64_MAX:
+        raise WrongType
+    return number
+
+
+def _device(value: bytes | None) -> Device:
+    """A device that some command accepts: AI.MODELSET and scripts take more than AI.MODELSTORE does."""
+    try:
+        return Device.parse_loosely(value or b"", "")
+    except CommandError as error:
+        raise WrongType from error
+
+
+def _names(value: bytes | None) -> tuple[str, ...]:
+    """A JSON list of names, each of which can be shown; bytes that are not UTF-8 are lone surrogates in it."""
+    try:
+        names = json.loads(value.decode()) if value is not None else None
+        if type(names) is not list or not all(type(name) is str for name in names):
+            raise WrongType
+        for name in names:
+            name.encode("utf-8", "surrogateescape")
+    except (ValueError, RecursionError) as error:
+        raise WrongType from error
+    return tuple(names)
 
 
 def with_blob(model: Model, blob: bytes) -> Model:
@@ -231,16 +280,18 @@ def encode_script(script: Script) -> dict[bytes, bytes]:
 
 def decode_script(values: Sequence[bytes | None]) -> Script:
     """The script from the values of SCRIPT_FIELDS. Raises WrongType if the hash is not a script."""
-    fields: Mapping[bytes, Any] = dict(zip(SCRIPT_FIELDS, values, strict=True))
-    if fields[b"kind"] != b"SCRIPT":
+    fields = dict(zip(SCRIPT_FIELDS, values, strict=True))
+    source = fields[b"source"]
+    if fields[b"kind"] != b"SCRIPT" or source is None:
         raise WrongType
     try:
-        return Script(
-            id=fields[b"id"].decode(),
-            device=_stored_device(fields[b"device"]),
-            tag=fields[b"tag"],
-            entry_points=tuple(json.loads(fields[b"entry_points"])),
-            source=fields[b"source"].decode(),
-        )
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        text = source.decode()
+    except UnicodeDecodeError as error:
         raise WrongType from error
+    return Script(
+        id=decode_id(fields[b"id"]),
+        device=_device(fields[b"device"]),
+        tag=fields[b"tag"] or b"",
+        entry_points=_names(fields[b"entry_points"]),
+        source=text,
+    )

@@ -41,7 +41,9 @@ MODEL_ID_FIELDS = (b"kind", b"id")
 _COMMIT_ATTEMPTS = 16
 _STAGING_TTL_S = 3600
 _SCAN_COUNT = 500
-_is_staged = re.compile(rb":staging:[0-9a-f]{32}(?:\{.*\})?\Z", re.DOTALL).search
+_CHUNKS_AT_ONCE = 512
+_STAGED = re.compile(rb":staging:[0-9a-f]{32}\Z")
+_STAGED_SUFFIX = len(":staging:") + 32
 _STAGED_LOST = "ERR Redis dropped what was to be stored before it was published; nothing was stored"
 """Staged keys expire, so that Redis may evict them; and others may flush the database."""
 
@@ -242,22 +244,36 @@ class Store:
     async def model_id(self, key: bytes, pending: Awaitable[Any]) -> str:
         """The id of a model, in the coming reply of an HMGET of MODEL_ID_FIELDS. Raises MissingKey, WrongType."""
         kind, model_id = await hash_fields(self._link, key, MODEL_ID_FIELDS, pending, MODEL_KEY_EMPTY)
-        if kind != b"MODEL" or model_id is None:
+        if kind != b"MODEL":
             raise WrongType
-        return model_id.decode()
+        return codec.decode_id(model_id)
 
     async def model_with_blob(self, key: bytes) -> Model:
         """A model whole: description and blob are of one store. Raises MissingKey, WrongType."""
         async with self._link.dedicated() as connection:
             while True:
                 model, chunks = await self._model(key)
-                names = [b"blob:%d" % i for i in range(chunks)]
-                values = await connection.call(b"HMGET", key, b"id", *names)
-                if values[0] == model.id.encode():
-                    if None in values:
-                        raise WrongType  # a piece is missing: another look would find the same
-                    blob = values[1] if chunks == 1 else b"".join(values[1:])
-                    return replace(model, blob=bytes(blob))
+                blob = await self._blob(connection, key, model.id.encode(), chunks)
+                if blob is not None:
+                    return replace(model, blob=blob)
+
+    @staticmethod
+    async def _blob(connection: Caller, key: bytes, model_id: bytes, chunks: int) -> bytes | None:
+        """A model's bytes; None if the key holds another model by now.
+
+        The count was read from the key, and anybody may have written it: pieces are asked for so many at a time, and
+        the first that is missing ends it. Raises: WrongType: a piece is missing.
+        """
+        pieces: list[Buffer] = []
+        for start in range(0, chunks, _CHUNKS_AT_ONCE):
+            names = [b"blob:%d" % i for i in range(start, min(start + _CHUNKS_AT_ONCE, chunks))]
+            values = await connection.call(b"HMGET", key, b"id", *names)
+            if values[0] != model_id:
+                return None
+            if None in values:
+                raise WrongType  # another look would find the same
+            pieces += values[1:]
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
 
     async def script(self, key: bytes) -> Script:
         """A script. Raises MissingKey, WrongType."""
@@ -398,6 +414,16 @@ class Store:
                     yield key, values[1] or b""
             if cursor == b"0":
                 return
+
+
+def _is_staged(key: bytes) -> bool:
+    """Whether `Store.staging_key` made this name. Keys may be very long: no search through them."""
+    if key.endswith(b"}"):
+        size = (len(key) - _STAGED_SUFFIX - 2) // 2  # of the final name, which is in it twice
+        if size < 0 or key[size + _STAGED_SUFFIX :] != b"{%b}" % key[:size]:
+            return False
+        key = key[: size + _STAGED_SUFFIX]
+    return _STAGED.search(key, max(0, len(key) - _STAGED_SUFFIX)) is not None
 
 
 class _Write:

@@ -135,6 +135,29 @@ def _entry(dtype: str = "U8", shape: Any = (2,), offsets: Any = (0, 2)) -> dict[
         _value({"x": _entry(), "__metadata__": {"dtype": "STRING", "shape": 5}}, b"a\0"),
         _value({"x": _entry(), "__metadata__": {"dtype": "STRING", "shape": "[" * 9000}}, b"a\0"),
         _value({"x": _entry(shape=[1] * 64 + [2])}, b"12"),
+        # `math.prod` of these repeats a string, a list, or makes numbers of kilobytes.
+        _value({"x": _entry(shape=["a", 1_000_000_000])}, b"12"),
+        _value({"x": _entry(shape=["a", 2**56])}, b"12"),
+        _value({"x": _entry(shape=["a", 2**66])}, b"12"),
+        _value({"x": _entry(shape=[[0], 10**9])}, b"12"),
+        _value({"x": _entry(shape=[1e308, 10**300])}, b"12"),
+        _value({"x": _entry(shape=[10**4000, 0], offsets=[0, 0])}, b""),
+        _value({"x": _entry(shape={"a": 1})}, b"12"),
+        _value({"x": _entry(shape=[{}])}, b"12"),
+        # What no array can be, although it would have no elements.
+        _value({"x": _entry(shape=[2**63, 0], offsets=[0, 0])}, b""),
+        _value({"x": _entry(shape=[0, 2**62, 2], offsets=[0, 0])}, b""),
+        _value({"x": _entry("F32", shape=[2**61, 0], offsets=[0, 0])}, b""),
+        _value({"x": _entry(shape=[0] * 65, offsets=[0, 0])}, b""),
+        _value({"x": _entry(shape=[0], offsets=[0, 0]), "__metadata__": {"dtype": "STRING", "shape": "[0,1e9]"}}, b""),
+        _value(
+            {"x": _entry(shape=[0], offsets=[0, 0]), "__metadata__": {"dtype": "STRING", "shape": f"[0,{2**60}]"}}, b""
+        ),
+        _value({"x": _entry(offsets=[False, 2])}, b"12"),
+        _value({"x": _entry(offsets={"0": 0})}, b"12"),
+        _value({"x": {**_entry(), "dtype": ["U8"]}}, b"12"),
+        _value({"x": {**_entry(), "dtype": {}}}, b"12"),
+        _value('{"x":1}'.encode("utf-16-le"), b"12"),
         _value(b"[1, 2]", b"12"),
         _value(b'{"x": NaN}', b"12"),
         _value(b"{" + b"[" * 60000, b"12"),
@@ -204,3 +227,75 @@ def test_hashes_that_are_no_models(field: bytes) -> None:
             codec.decode_model([fields.get(name) for name in codec.MODEL_META_FIELDS])
     with pytest.raises(WrongType):
         codec.decode_script([fields.get(name) for name in codec.SCRIPT_FIELDS])
+
+
+@pytest.mark.parametrize("shape", [[0], [2**62, 0], [0, 2**31, 2**31], [0] * 64], ids=str)
+def test_what_has_no_elements_is_an_array_of_its_shape(shape: list[int]) -> None:
+    value = _value({"x": _entry(shape=shape, offsets=[0, 0])}, b"")
+    assert codec.decode_tensor(value).numpy().shape == tuple(shape)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=4) | st.sampled_from([0, 1, 2, -1, 2**63, 2**80]),
+        lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.binary(max_size=4),
+)
+def test_a_shape_of_any_type_is_a_shape_or_refused(shape: Any, data: bytes) -> None:
+    for offsets in ([0, len(data)], [0, shape], shape):
+        value = _value({"x": {"dtype": "U8", "shape": shape, "data_offsets": offsets}}, data)
+        try:
+            tensor = codec.decode_tensor(value)
+        except WrongType:
+            continue
+        assert tensor.numpy().nbytes == len(data)
+
+
+_ODD_NAMES = [b"[", b"{}", b"5", b"null", b'"x"', b"[1]", b"[null]", b'[["x"]]', b'["\\ud800"]', b"\xff", b"[" * 50_000]
+_ODD_NUMBERS = [b"", b"-3", b"+3", b"3.0", b" 3", b"1_0", b"\xd9\xa3", b"9" * 19, b"9" * 5000, b"0x3", b"nan"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(field, value) for field in (b"inputs", b"outputs") for value in _ODD_NAMES],
+        *[
+            (field, value)
+            for field in (b"batchsize", b"minbatchsize", b"minbatchtimeout", b"chunks")
+            for value in _ODD_NUMBERS
+        ],
+        (b"chunks", b"1048577"),
+        *[(b"device", value) for value in (b"XPU", b"", b"\xff", b"GPU:", b"GPU:x", b"CPU" + b"x" * 100)],
+        *[(b"id", value) for value in (b"", b"\xff\xfe", b"x" * 129)],
+        *[(b"backend", value) for value in (b"", b"\xff", b"x" * 65)],
+        (b"kind", b"SCRIPT"),
+    ],
+)
+def test_models_written_by_hand(field: bytes, value: bytes) -> None:
+    model = Model("0", "ONNX", Device("CPU", None, "CPU"), b"", 0, 0, 0, ("x",), ("y",))
+    fields = codec.encode_model(model, "", 1) | {field: value}
+    with pytest.raises(WrongType):
+        codec.decode_model([fields.get(name) for name in codec.MODEL_META_FIELDS])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(b"entry_points", value) for value in _ODD_NAMES],
+        (b"device", b"XPU"), (b"id", b"\xff"), (b"source", b"\xff"), (b"kind", b"MODEL"),
+    ],
+)  # fmt: skip
+def test_scripts_written_by_hand(field: bytes, value: bytes) -> None:
+    script = Script("0", Device("CPU", None, "CPU"), b"", ("f",), "def f(): pass")
+    fields = codec.encode_script(script) | {field: value}
+    with pytest.raises(WrongType):
+        codec.decode_script([fields.get(name) for name in codec.SCRIPT_FIELDS])
+
+
+def test_a_missing_tag_is_an_empty_one() -> None:
+    model = Model("0", "ONNX", Device("CPU", None, "CPU"), b"", 0, 0, 0, (), ())
+    fields = codec.encode_model(model, "", 1)
+    del fields[b"tag"]
+    assert codec.decode_model([fields.get(name) for name in codec.MODEL_META_FIELDS])[0].tag == b""

@@ -12,8 +12,9 @@ from redisai_py.backend import load_backend, loaded_backends
 from redisai_py.commands import admin
 from redisai_py.commands.replies import RunInfo, info_reply
 from redisai_py.engine.stats import RunStats
-from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError
+from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError, WrongType
 from redisai_py.resp_reply import OK
+from redisai_py.store.codec import decode_id
 
 if TYPE_CHECKING:
     from redisai_py.server.app import Server
@@ -55,10 +56,13 @@ async def info(request: admin.Info, connection: Connection) -> Any:
 def info_report(request: admin.Info, fields: Sequence[bytes | None], server: Server) -> Any:
     """The reply, from the values of INFO_FIELDS. Raises MissingKey if they are no model's or script's."""
     kind, stored_id, backend, device, tag = fields
-    if kind not in (b"MODEL", b"SCRIPT") or stored_id is None:
+    try:
+        run_id = decode_id(stored_id)
+    except WrongType:
+        raise MissingKey(NO_RUN_INFO) from None
+    if kind not in (b"MODEL", b"SCRIPT"):
         raise MissingKey(NO_RUN_INFO)
     is_model = kind == b"MODEL"
-    run_id = stored_id.decode()
     if request.reset:
         if is_model:
             server.engine.reset_stats(run_id)
@@ -69,8 +73,8 @@ def info_report(request: admin.Info, fields: Sequence[bytes | None], server: Ser
     report = RunInfo(
         key=request.key,
         kind=kind.decode(),
-        backend=(backend or b"").decode() if is_model else "TORCH",
-        device=(device or b"").decode(),
+        backend=(backend or b"").decode("utf-8", "surrogateescape") if is_model else "TORCH",
+        device=(device or b"").decode("utf-8", "surrogateescape"),
         tag=tag or b"",
         duration_us=stats.duration_us,
         samples=stats.samples if is_model else -1,

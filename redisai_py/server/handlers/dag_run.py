@@ -128,8 +128,11 @@ class DagRun:
         self._ended_then_step(i, run.value, run.error)
 
     def _ended_then_step(self, i: int, outputs: Any, error: BaseException | None) -> None:
-        self._ended(i, outputs, error)
-        self._step()
+        try:
+            self._ended(i, outputs, error)
+            self._step()
+        except Exception as failure:  # a bug of ours, and this client's alone
+            self._connection.broken(failure)
 
     def _ended(self, i: int, outputs: Any, error: BaseException | None) -> None:
         if self._over:

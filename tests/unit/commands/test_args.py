@@ -152,3 +152,12 @@ def test_cursor_takes_what_is_left():
     assert args.take_words(5) == (b"b", b"c")
     assert args.left == 0
     assert not args.accept(b"TAG")
+
+
+@pytest.mark.parametrize(
+    "word", [b"1" * 1_000_000 + b"x", b"0x" + b"1" * 1_000_000 + b"z", b"." + b"1" * 100_000 + b"e"]
+)
+def test_long_words_are_refused_in_linear_time(word):
+    """With backtracking these take hours, in which nobody else is served."""
+    assert double(word) is None
+    assert lenient_integer(word) is None
