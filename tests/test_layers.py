@@ -4,7 +4,7 @@
     core     pure: bytes and values in, bytes and values out; no waiting, no clock, no sockets
     seam     what a backend is
     shells   the store and the engine: they wait and time out, and know nothing of each other
-    ends     the server, where store and engine meet, and the clients
+    ends     the server, where store and engine meet; the clients; artifacts
     entry    processes and the command line
 
 A module imports from its own layer and from those before it.
@@ -36,6 +36,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "engine.settings",
         "engine.scripts.frames",
         "server.keymap",
+        "artifacts.digest",
+        "artifacts.errors",
+        "artifacts.manifest",
+        "artifacts.names",
         "client.arrays",
         "client.calls",
         "client.direct",
@@ -44,7 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "seam": ("backend",),
     "shells": ("store", "engine", "log", "startup"),
-    "ends": ("server", "client"),
+    "ends": ("server", "client", "artifacts"),
     "entry": ("cli", "__main__", "server_process", "supervisor", "embedded", "data_directory"),
 }
 """Modules, by the longest prefix that fits."""
@@ -53,7 +57,13 @@ RANKS = {layer: rank for rank, layer in enumerate(LAYERS)}
 PREFIXES = {prefix: layer for layer, prefixes in LAYERS.items() for prefix in prefixes}
 OURS = modules(PACKAGE)
 WAITING = {"asyncio", "threading", "socket", "time", "random", "logging", "structlog", "subprocess"}
-STRANGERS = (("store", "engine"), ("server", "client"), ("client", "engine"))
+STRANGERS = (
+    ("store", "engine"),
+    ("server", "client"),
+    ("client", "engine"),
+    ("server", "artifacts"),
+    ("engine", "artifacts"),
+)
 """Pairs of packages that never import each other."""
 
 

@@ -1,0 +1,234 @@
+"""Blobs in Redis: immutable bytes under their SHA-256, durable, each there once whoever writes it.
+
+A blob of at most 64 MiB is one string. A larger one is a short list of parts, which are blobs themselves, so Redis's
+limit of 512 MB, its output buffers and our memory never see more than a part. What is read is checked against its
+digest before it is given out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import redis
+
+from redisai_py.artifacts.digest import Buffer, Hasher, check_content, digest_of, is_digest
+from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Missing
+from redisai_py.artifacts.leases import Lease
+from redisai_py.artifacts.names import Keys
+
+__all__ = ["PART_SIZE", "Blobs", "cut"]
+
+PART_SIZE = 64 * 1024 * 1024
+_GROUP_BYTES = 16 * 1024 * 1024
+_GROUP_COUNT = 500
+
+Part = tuple[str, int]
+"""Digest and size."""
+
+
+class Blobs:
+    """The blobs of one Redis.   link: a client that gives bytes."""
+
+    def __init__(self, link: redis.Redis, keys: Keys) -> None:
+        self._redis = link
+        self._keys = keys
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def put(self, data: Buffer, lease: Lease) -> str:
+        """Store bytes of any size. Returns: their digest. Raises: redis.RedisError."""
+        if len(data) > PART_SIZE:
+            return self.put_stream([data], lease)[0]
+        return self.put_many([data], lease)[0]
+
+    def put_many(self, items: Iterable[Buffer], lease: Lease) -> list[str]:
+        """Store many blobs of at most 64 MiB, in few round trips; what is there is not sent again.
+
+        Returns: their digests, in order. Raises: Invalid: one is larger.
+        """
+        digests: list[str] = []
+        group: list[tuple[str, Buffer]] = []
+        size = 0
+        for data in items:
+            if len(data) > PART_SIZE:
+                raise Invalid(f"a part has {len(data)} bytes, and at most {PART_SIZE} are stored as one")
+            group.append((digest_of(data), data))
+            size += len(data)
+            if size >= _GROUP_BYTES or len(group) >= _GROUP_COUNT:
+                digests += self._put_group(group, lease)
+                group, size = [], 0
+        return digests + self._put_group(group, lease)
+
+    def _put_group(self, group: Sequence[tuple[str, Buffer]], lease: Lease) -> list[str]:
+        if not group:
+            return []
+        with self._redis.pipeline(transaction=False) as pipeline:
+            lease.hold(pipeline, [digest for digest, _ in group])
+            leases = len(pipeline)
+            for digest, _ in group:
+                pipeline.strlen(self._keys.blob(digest))
+            sizes = pipeline.execute()[leases:]
+            for (digest, data), size in zip(group, sizes, strict=True):
+                if size != len(data) or not size:
+                    # Not NX: a string of another length is a blob that was cut, and is made whole here.
+                    pipeline.set(self._keys.blob(digest), bytes(data) if isinstance(data, bytearray) else data)
+            pipeline.execute()
+        return [digest for digest, _ in group]
+
+    def put_stream(self, chunks: Iterable[Buffer], lease: Lease, expected: str | None = None) -> Part:
+        """Store bytes that come in chunks, holding one part of 64 MiB at a time.
+
+        Args:    expected: the digest that they must have.
+        Returns: digest and size of the whole.
+        Raises:  Corrupt: the digest is another; no blob is there under the expected one.
+        """
+        whole = Hasher()
+        parts: list[Part] = []
+        for part in cut(chunks, PART_SIZE):
+            whole.update(part)
+            parts.append((self.put_many([part], lease)[0], len(part)))
+        if not parts:
+            parts.append((self.put(b"", lease), 0))
+        if expected is not None and whole.digest != expected:
+            raise Corrupt("blob", expected, whole.digest)
+        if len(parts) > 1:
+            self._put_parts(whole.digest, parts, lease)
+        return whole.digest, whole.size
+
+    def _put_parts(self, digest: str, parts: Sequence[Part], lease: Lease) -> None:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            lease.hold(pipeline, [digest])
+            text = "\n".join(f"{part} {size}" for part, size in parts)
+            pipeline.set(self._keys.parts(digest), text)
+            pipeline.execute()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def get(self, digest: str, limit: int | None = None) -> bytes:
+        """A blob's bytes, checked. limit: refuse more bytes than this, before they are read.
+
+        Raises: Missing, Corrupt; Invalid: larger than the limit.
+        """
+        if limit is not None and (size := self.size(digest)) is not None and size > limit:
+            raise Invalid(f"blob {digest} has {size} bytes, and at most {limit} are read")
+        return next(iter(self.get_many([digest])))
+
+    def get_many(self, digests: Sequence[str]) -> Iterator[bytes]:
+        """Blobs, in order, read in one round trip and each checked when its turn comes.
+
+        Raises: Missing, Corrupt.
+        """
+        if not digests:
+            return
+        found: list[Any] = self._redis.mget([self._keys.blob(digest) for digest in digests])
+        for digest, data in zip(digests, found, strict=True):
+            if data is None:
+                yield b"".join(self.stream(digest))
+            else:
+                check_content("blob", digest, data, "Redis")
+                yield data
+
+    def stream(self, digest: str) -> Iterator[bytes]:
+        """A blob in parts of at most 64 MiB, each checked before it is given, the whole checked at the end.
+
+        Raises: Missing, Corrupt.
+        """
+        data: Any = self._redis.get(self._keys.blob(digest))
+        if data is not None:
+            check_content("blob", digest, data, "Redis")
+            yield data
+            return
+        parts = self.parts(digest)
+        if parts is None:
+            raise Missing(f"blob {digest} is not in Redis")
+        whole = Hasher()
+        for part, size in parts:
+            piece: Any = self._redis.get(self._keys.blob(part))
+            if piece is None:
+                raise Missing(f"a part of blob {digest} is not in Redis: {part}, {size} bytes")
+            check_content(f"a part of blob {digest}", part, piece, "Redis")
+            whole.update(piece)
+            yield piece
+        if whole.digest != digest:
+            raise Corrupt("blob", digest, whole.digest, "Redis")
+
+    def parts(self, digest: str) -> list[Part] | None:
+        """Of a blob in parts: their digests and sizes; None if it is not there in parts. Raises: Corrupt."""
+        text: Any = self._redis.get(self._keys.parts(digest))
+        if text is None:
+            return None
+        found = []
+        for line in text.decode("utf-8", "replace").split("\n"):
+            part, _, size = line.partition(" ")
+            if not is_digest(part) or not size.isdigit() or len(size) > 9 or int(size) > PART_SIZE:
+                raise Corrupt(f"the list of parts of blob {digest}", digest, digest_of(text), "Redis")
+            found.append((part, int(size)))
+        return found
+
+    def size(self, digest: str) -> int | None:
+        """Bytes of a blob, None if it is not in Redis, or not all of it."""
+        return self.sizes([digest])[digest]
+
+    def sizes(self, digests: Sequence[str]) -> dict[str, int | None]:
+        """Bytes of blobs, None for each that is not in Redis, or not all of it. Nothing but lengths is read."""
+        found: dict[str, int | None] = {}
+        for start in range(0, len(digests), _GROUP_COUNT):
+            group = digests[start : start + _GROUP_COUNT]
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for digest in group:
+                    pipeline.strlen(self._keys.blob(digest))
+                    pipeline.exists(self._keys.blob(digest))
+                replies = pipeline.execute()
+            for place, digest in enumerate(group):
+                length, there = replies[2 * place : 2 * place + 2]
+                found[digest] = length if there else self._size_of_parts(digest)
+        return found
+
+    def _size_of_parts(self, digest: str) -> int | None:
+        parts = self.parts(digest)
+        if parts is None:
+            return None
+        there = self.sizes([part for part, _ in parts])
+        return sum(size for _, size in parts) if all(there[part] == size for part, size in parts) else None
+
+    def keys_of(self, digests: Iterable[str]) -> set[str]:
+        """All keys of these blobs: those of parts and of lists of parts, too."""
+        keys = set()
+        for digest in digests:
+            keys |= {self._keys.blob(digest), self._keys.parts(digest)}
+            keys |= {self._keys.blob(part) for part, _ in self.parts(digest) or ()}
+        return keys
+
+    def confirm(self, descriptors: Iterable[tuple[str, int]], lease: Lease) -> None:
+        """See that blobs are there, whole, and will stay: before a pointer is written.
+
+        Args:   descriptors: digests and sizes.
+        Raises: Conflict: one is not, because this writer stood still for over an hour, or somebody deleted it.
+        """
+        lease.renew()
+        wanted = dict(descriptors)
+        there = self.sizes(list(wanted))
+        for digest, size in wanted.items():
+            if there[digest] != size:
+                raise Conflict(f"blob {digest} went away while this was running; run it again")
+
+
+def cut(chunks: Iterable[Buffer], size: int) -> Iterator[Buffer]:
+    """The same bytes in pieces of `size` bytes, the last one smaller; buffers are sliced rather than copied."""
+    held = bytearray()
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B") if not isinstance(chunk, memoryview) else chunk
+        while len(view):
+            if not held and len(view) >= size:
+                yield view[:size]
+                view = view[size:]
+                continue
+            taken = view[: size - len(held)]
+            held += taken
+            view = view[len(taken) :]
+            if len(held) == size:
+                yield bytes(held) if size < 65536 else memoryview(held)
+                held = bytearray()
+    if held:
+        yield memoryview(held)

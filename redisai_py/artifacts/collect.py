@@ -1,0 +1,178 @@
+"""Collecting: blobs that no version of any name reaches are deleted. What running writers count on is kept (`leases`).
+
+Roots are the manifests that any name lists, of artifacts, datasets and runs alike, and the blobs in tails of datasets.
+A manifest that cannot be read stops everything, since nobody could say what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from redisai_py.artifacts.connection import watch
+from redisai_py.artifacts.digest import is_digest
+from redisai_py.artifacts.errors import ArtifactError, Conflict
+from redisai_py.artifacts.leases import leased, redis_time
+from redisai_py.artifacts.names import KINDS
+from redisai_py.artifacts.store import Store
+
+__all__ = ["Collected", "Root", "collect", "reach", "roots"]
+
+_GROUP = 500
+_TRIES = 100
+_SCAN = 1000
+
+
+@dataclass(frozen=True)
+class Root:
+    """Where a name holds a digest.   manifest: it is that of a manifest, and not of a blob alone."""
+
+    kind: str
+    name: str
+    field: str
+    digest: str
+    manifest: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}:{self.field}"
+
+
+@dataclass
+class Collected:
+    """What was found.   kept, removed: blobs, parts counted as blobs.   bytes: of those removed.   leased: of the kept,
+    those that only running writers count on.
+    """
+
+    kept: int = 0
+    removed: int = 0
+    bytes: int = 0
+    leased: int = 0
+    digests: list[str] = field(default_factory=list)
+    """Of the removed."""
+
+
+def roots(store: Store) -> Iterator[Root]:
+    """Every digest that a name holds. O(keys of the database), in steps that block nobody."""
+    prefix = store.keys.prefix
+    for kind in KINDS:
+        for key in store.redis.scan_iter(match=f"{prefix}{kind}:*", count=_SCAN, _type="hash"):
+            name = key.decode("utf-8", "replace").removeprefix(f"{prefix}{kind}:")
+            fields: Any = store.redis.hgetall(key)
+            for entry, value in fields.items():
+                digest = value.decode("utf-8", "replace")
+                if is_digest(digest):
+                    yield Root(kind, name, entry.decode("utf-8", "replace"), digest)
+        for key in store.redis.scan_iter(match=f"{prefix}tail:{kind}:*", count=_SCAN, _type="stream"):
+            name = key.decode("utf-8", "replace").removeprefix(f"{prefix}tail:{kind}:")
+            yield from (Root(kind, name, at, digest, False) for at, digest in _tail(store.redis, key))
+
+
+def _tail(link: Any, key: bytes) -> Iterator[tuple[str, str]]:
+    start = "-"
+    while entries := link.xrange(key, min=start, count=_SCAN):
+        for at, fields in entries:
+            for value in fields.values():
+                digest = value.decode("utf-8", "replace")
+                if is_digest(digest):
+                    yield at.decode(), digest
+        start = f"({entries[-1][0].decode()}"
+
+
+def reach(store: Store, found: Iterator[Root]) -> set[str]:
+    """All digests that roots need: manifests, configs, layers, parts.
+
+    Raises: ArtifactError: a manifest is missing or damaged.
+    """
+    reached: set[str] = set()
+    for root in found:
+        if root.digest in reached:
+            continue
+        needed = {root.digest}
+        if root.manifest:
+            try:
+                manifest = store.get_manifest(root.digest, str(root))
+            except ArtifactError as error:
+                if not _holds(store, root):  # removed since it was read
+                    continue
+                raise Conflict(
+                    f"{error}. Nothing was collected, since nobody can say which blobs it needs: "
+                    "pull it from its archive, or remove this version"
+                ) from error
+            needed |= {blob.digest for blob in manifest.blobs()}
+        for digest in needed - reached:
+            needed |= {part for part, _ in store.blobs.parts(digest) or ()}
+        reached |= needed
+    return reached
+
+
+def _holds(store: Store, root: Root) -> bool:
+    """Whether a name still holds its digest."""
+    found: Any = store.redis.hget(store.keys.versions(root.kind, root.name), root.field)
+    return found is not None and found.decode("utf-8", "replace") == root.digest
+
+
+def collect(store: Store, dry_run: bool = False, progress: Callable[[int, int], object] | None = None) -> Collected:
+    """Delete what no name reaches.
+
+    Args:    dry_run: only tell.   progress: called with the candidates looked at, and all of them.
+    Raises:  Conflict: a manifest cannot be read; nothing was deleted.   redis.RedisError.
+    """
+    began = redis_time(store.redis)
+    there = _stored(store)
+    reached = {digest[7:] for digest in reach(store, roots(store))}
+    candidates = sorted(digits for digits in there if digits not in reached)
+    result = Collected(kept=len(there) - len(candidates))
+    for start in range(0, len(candidates), _GROUP):
+        _sweep(store, candidates[start : start + _GROUP], there, began, dry_run, result)
+        if progress is not None:
+            progress(min(start + _GROUP, len(candidates)), len(candidates))
+    return result
+
+
+def _stored(store: Store) -> dict[str, list[bytes]]:
+    """The keys of blobs and of lists of parts, by the digits of their digests."""
+    found: dict[str, list[bytes]] = {}
+    for family in ("blob", "parts"):
+        start = f"{store.keys.prefix}{family}:"
+        for key in store.redis.scan_iter(match=f"{start}sha256:*", count=_SCAN):
+            digest = key.decode("utf-8", "replace").removeprefix(start)
+            if is_digest(digest) and key not in found.setdefault(digest[7:], []):
+                found[digest[7:]].append(key)
+    return found
+
+
+def _sweep(
+    store: Store, group: list[str], there: dict[str, list[bytes]], began: float, dry_run: bool, result: Collected
+) -> None:
+    """Delete a group, unless one of it is leased at the moment of deletion."""
+    for _ in range(_TRIES):
+        with store.redis.pipeline() as pipeline:
+            try:
+                watch(pipeline, store.keys.leases)
+                held: set[str] = leased(pipeline, store.keys, began)
+                doomed = [digits for digits in group if digits not in held]
+                keys = [key for digits in doomed for key in there[digits]]
+                sizes = _lengths(store.redis, keys)
+                pipeline.multi()
+                if keys and not dry_run:
+                    pipeline.unlink(*keys)
+                pipeline.execute()
+            except redis.WatchError:
+                continue
+        result.kept += len(group) - len(doomed)
+        result.leased += len(group) - len(doomed)
+        result.removed += len(doomed)
+        result.bytes += sum(sizes)
+        result.digests += [f"sha256:{digits}" for digits in doomed]
+        return
+    raise Conflict("writers are so busy that no moment was found to delete anything; try later")
+
+
+def _lengths(link: redis.Redis, keys: list[bytes]) -> list[int]:
+    with link.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.strlen(key)
+        return list(pipeline.execute())

@@ -1,0 +1,93 @@
+"""zstd where it pays: level 3, kept only if it saves a tenth. Weights hardly shrink; tables do, by several times."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from redisai_py.artifacts.blobs import PART_SIZE, cut
+from redisai_py.artifacts.digest import Buffer, Hasher
+from redisai_py.artifacts.errors import Corrupt, Invalid
+
+__all__ = ["Packed", "decompressed"]
+
+_LEVEL = 3
+_WORTH_IT = 0.9
+_WINDOW_LIMIT = 128 * 1024 * 1024
+
+
+def _zstandard() -> Any:
+    """The library, None if it is not installed: it comes with the extra `data`."""
+    try:
+        import zstandard
+    except ImportError:
+        return None
+    return zstandard
+
+
+class Packed:
+    """Content on its way into a blob: compressed if its first 64 MiB say that this pays, and counted as it passes.
+
+    compress: False leaves it as it is.
+    """
+
+    def __init__(self, chunks: Iterable[Buffer], compress: bool) -> None:
+        self.content = Hasher()
+        """Digest and size of the content, once all chunks have been taken."""
+        parts = cut(chunks, PART_SIZE)
+        first = next(parts, b"")
+        self._parts = itertools.chain([first], parts) if len(first) else iter(())
+        library = _zstandard() if compress else None
+        self._compressor = None
+        if library is not None and len(library.ZstdCompressor(level=_LEVEL).compress(first)) < _WORTH_IT * len(first):
+            self._compressor = library.ZstdCompressor(level=_LEVEL).compressobj()
+
+    def __iter__(self) -> Iterator[Buffer]:
+        for part in self._parts:
+            self.content.update(part)
+            if self._compressor is None:
+                yield part
+            elif squeezed := self._compressor.compress(part):
+                yield squeezed
+        if self._compressor is not None:
+            yield self._compressor.flush()
+
+
+def decompressed(what: str, chunks: Iterable[bytes], digest: str, size: int) -> Iterator[bytes]:
+    """The content of a zstd stream, never more than the size that was announced.
+
+    Raises: Corrupt: other content than the digest's, or no zstd at all.   Invalid: zstandard is not installed.
+    """
+    library = _zstandard()
+    if library is None:
+        raise Invalid(f"{what} is compressed, and reading it needs zstandard: pip install 'redisai_py[data]'")
+    whole = Hasher()
+    source = _Reader(iter(chunks))
+    try:
+        with library.ZstdDecompressor(max_window_size=_WINDOW_LIMIT).stream_reader(
+            source, read_across_frames=True
+        ) as stream:
+            while piece := stream.read(PART_SIZE):
+                whole.update(piece)
+                if whole.size > size:
+                    raise Corrupt(what, digest, f"of more than the {size} bytes announced")
+                yield piece
+    except library.ZstdError as error:
+        raise Corrupt(what, digest, f"none: {error}") from None
+    if whole.digest != digest:
+        raise Corrupt(what, digest, whole.digest)
+
+
+class _Reader:
+    """Chunks as a file to read from."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def read(self, size: int = -1) -> memoryview:
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken

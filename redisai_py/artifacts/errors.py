@@ -1,0 +1,66 @@
+"""What can go wrong with artifacts. Every text names what was wrong and, where there is one, the way out."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AliasMoved",
+    "ArchiveError",
+    "ArtifactError",
+    "Conflict",
+    "Corrupt",
+    "Invalid",
+    "Missing",
+    "NotParity",
+]
+
+
+class ArtifactError(Exception):
+    """Base of all failures of this package; `str(error)` is for people."""
+
+
+class Invalid(ArtifactError, ValueError):
+    """A name, a reference, a manifest or a file that is not what it has to be. Nothing was written."""
+
+
+class Missing(ArtifactError, LookupError):
+    """There is no such name, version, alias, blob or manifest."""
+
+
+class Conflict(ArtifactError):
+    """Something else is already there, or still needed."""
+
+
+class AliasMoved(Conflict):
+    """Somebody else moved the alias first.
+
+    version: where it points now, None if it was removed.   who: the one who moved it, empty if the log does not say.
+    """
+
+    def __init__(self, name: str, alias: str, version: int | None, who: str) -> None:
+        self.version = version
+        self.who = who
+        now = f"points to {name}:{version} now" if version is not None else "is gone now"
+        by = f", moved by {who}" if who else ""
+        super().__init__(f"{name}@{alias} {now}{by}; nothing was changed. Look at it and try again")
+
+
+class Corrupt(ArtifactError):
+    """Bytes are not those that their digest names.
+
+    what: the layer's title, or what else it is.   expected, found: digests.
+    """
+
+    def __init__(self, what: str, expected: str, found: str, where: str = "") -> None:
+        self.what = what
+        self.expected = expected
+        self.found = found
+        place = f" in {where}" if where else ""
+        super().__init__(f"{what}{place} is damaged: its digest must be {expected}, and is {found}")
+
+
+class ArchiveError(ArtifactError):
+    """The archive could not be read or written; the text names the place, the status and what to check."""
+
+
+class NotParity(ArtifactError):
+    """A model does not compute the predictions that are kept with it."""

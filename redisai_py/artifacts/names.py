@@ -1,0 +1,107 @@
+"""Names, versions and aliases, and where each thing is kept in Redis. Pure.
+
+A reference names one version: `cancer:7`, `cancer@production`, or `cancer`, which is the newest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from redisai_py.artifacts.digest import hex_of
+from redisai_py.artifacts.errors import Invalid
+
+__all__ = ["KINDS", "LATEST", "Keys", "Reference", "check_alias", "check_name"]
+
+KINDS = ("artifact", "dataset", "run")
+"""Families of names. Each has keys of its own; blobs are shared by all."""
+LATEST = "latest"
+"""The alias of the newest version, unless one of that name was set."""
+
+_NAME = re.compile(r"[A-Za-z0-9]+(?:[._/-]+[A-Za-z0-9]+)*")
+_ALIAS = re.compile(r"[A-Za-z](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_LONGEST_NAME = 128
+_LONGEST_ALIAS = 64
+_DIGITS = 18
+
+
+def check_name(name: str) -> str:
+    """The name. Raises: Invalid."""
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        raise Invalid(
+            f"{name[:200]!r} is no name: use letters and digits, with . _ - / between them, at most {_LONGEST_NAME}"
+        )
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """The alias. Raises: Invalid."""
+    if len(alias) > _LONGEST_ALIAS or not _ALIAS.fullmatch(alias):
+        raise Invalid(
+            f"{alias[:200]!r} is no alias: begin with a letter; then letters, digits, . _ -, at most {_LONGEST_ALIAS}"
+        )
+    return alias
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One version of a name.   version: its number.   alias: what points to it.   Neither: the newest."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """NAME, NAME:VERSION or NAME@ALIAS. Raises: Invalid."""
+        if "@" in text:
+            name, _, alias = text.partition("@")
+            return cls(check_name(name), alias=check_alias(alias))
+        name, colon, version = text.partition(":")
+        check_name(name)
+        if not colon:
+            return cls(name)
+        if not (version.isascii() and version.isdigit() and len(version) <= _DIGITS):
+            raise Invalid(f"{text[:200]!r}: after the colon a version is needed, a number such as 7")
+        return cls(name, version=int(version))
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.name}:{self.version}"
+        return f"{self.name}@{self.alias}" if self.alias else self.name
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The layout in Redis (docs/artifact-keys.md).   prefix: of all keys."""
+
+    prefix: str = "ai:"
+
+    def blob(self, digest: str) -> str:
+        """String: the bytes of a blob of at most 64 MiB."""
+        return f"{self.prefix}blob:sha256:{hex_of(digest)}"
+
+    def parts(self, digest: str) -> str:
+        """String: of a larger blob, the digests and sizes of its parts, which are blobs."""
+        return f"{self.prefix}parts:sha256:{hex_of(digest)}"
+
+    def versions(self, kind: str, name: str) -> str:
+        """Hash: version -> digest of its manifest; `next` -> the number of the next one."""
+        return f"{self.prefix}{kind}:{check_name(name)}"
+
+    def aliases(self, kind: str, name: str) -> str:
+        """Hash: alias -> version."""
+        return f"{self.prefix}alias:{kind}:{check_name(name)}"
+
+    def log(self, kind: str, name: str) -> str:
+        """Stream: who did what, and when."""
+        return f"{self.prefix}log:{kind}:{check_name(name)}"
+
+    def tail(self, kind: str, name: str) -> str:
+        """Stream: blobs that were appended and belong to no version yet."""
+        return f"{self.prefix}tail:{kind}:{check_name(name)}"
+
+    @property
+    def leases(self) -> str:
+        """Sorted set: what running writers count on."""
+        return f"{self.prefix}leases"

@@ -1,0 +1,319 @@
+"""Names: numbered versions, aliases that point to one of them, and a log of who did what.
+
+A version is one field of a hash that names a manifest, and is written last, in one transaction with its log entry: it
+is there whole, or not at all. Aliases are a hash of their own, so that a user may be allowed to publish and not to
+promote.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any, TypeVar
+
+import redis
+
+from redisai_py.artifacts.connection import watch
+from redisai_py.artifacts.digest import is_digest
+from redisai_py.artifacts.errors import AliasMoved, Conflict, Invalid, Missing
+from redisai_py.artifacts.names import KINDS, LATEST, Keys, Reference, check_alias, check_name
+
+__all__ = ["LogEntry", "Registry", "Version", "me"]
+
+_LOG_LENGTH = 1000
+_TRIES = 200
+_NEXT = "next"
+_COLD = "archived:"
+
+T = TypeVar("T")
+
+
+def me() -> str:
+    """Who is at work, for the log: REDISAI_ACTOR, or user and host."""
+    given = os.environ.get("REDISAI_ACTOR")
+    if given:
+        return given
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version.   digest: of its manifest.   aliases: that point to it.   archived: the URL it was pushed to."""
+
+    name: str
+    version: int
+    digest: str
+    aliases: tuple[str, ...] = ()
+    archived: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One line of the log.   at: seconds since 1970.   event: publish, promote, deploy, ...   fields: the rest."""
+
+    at: float
+    event: str
+    who: str
+    fields: Mapping[str, str]
+
+
+class Registry:
+    """The names of one kind.
+
+    kind: artifact, dataset or run.   actor: who stands in the log; `me()` unless given.
+    """
+
+    def __init__(self, link: redis.Redis, keys: Keys, kind: str, actor: str | None = None) -> None:
+        if kind not in KINDS:
+            raise Invalid(f"{kind!r} is no kind of names: use one of {', '.join(KINDS)}")
+        self._redis = link
+        self._keys = keys
+        self.kind = kind
+        self.actor = actor or me()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """All names that have a version. O(keys of the database), in steps that block nobody."""
+        start = f"{self._keys.prefix}{self.kind}:"
+        found = []
+        for key in self._redis.scan_iter(match=f"{_escaped(start)}*", count=1000, _type="hash"):
+            name = key.decode("utf-8", "replace").removeprefix(start)
+            if ":" not in name and self._versions(name):
+                found.append(name)
+        return sorted(found)
+
+    def _versions(self, name: str) -> dict[int, str]:
+        return _versions_in(self._redis.hgetall(self._keys.versions(self.kind, name)))
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a name, the oldest first. Raises: Missing: there are none."""
+        fields: Any
+        aliases: Any
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(self._keys.versions(self.kind, name))
+            pipeline.hgetall(self._keys.aliases(self.kind, name))
+            fields, aliases = pipeline.execute()
+        versions = _versions_in(fields)
+        if not versions:
+            raise Missing(f"there is no {self.kind} {name}")
+        pointing: dict[int, list[str]] = {}
+        for alias, number in sorted(aliases.items()):
+            pointing.setdefault(int(number), []).append(alias.decode())
+        cold = {name: url.decode("utf-8", "replace") for name, url in fields.items() if name.startswith(_COLD.encode())}
+        return [
+            Version(name, number, digest, tuple(pointing.get(number, ())), cold.get(f"{_COLD}{number}".encode()))
+            for number, digest in sorted(versions.items())
+        ]
+
+    def resolve(self, reference: str | Reference) -> Version:
+        """The version that a reference names. Raises: Missing, naming what there is; Invalid."""
+        wanted = Reference.parse(reference) if isinstance(reference, str) else reference
+        versions = self.versions(wanted.name)
+        if wanted.version is not None:
+            for version in versions:
+                if version.version == wanted.version:
+                    return version
+            raise Missing(f"there is no {self.kind} {wanted}; versions: {_some([v.version for v in versions])}")
+        alias = wanted.alias or LATEST
+        for version in versions:
+            if alias in version.aliases:
+                return version
+        if alias == LATEST:
+            return versions[-1]
+        known = [alias for version in versions for alias in version.aliases]
+        raise Missing(f"there is no {self.kind} {wanted}; aliases: {_some(known) or 'none'}")
+
+    def log(self, name: str, count: int | None = None) -> list[LogEntry]:
+        """What was done with a name, the newest first. count: at most so many; about 1000 are kept."""
+        entries: Any = self._redis.xrevrange(self._keys.log(self.kind, name), count=count)
+        return [_log_entry(entry, fields) for entry, fields in entries]
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def add(
+        self, name: str, digest: str, version: int | None = None, aliases: Sequence[str] = (), **note: str | int
+    ) -> Version:
+        """Make a manifest, whose blobs are all there, a version.
+
+        Args:    version: its number; the next free one unless given. A manifest that is a version already stays that.
+                 aliases: set in the same transaction.   note: more fields for the log.
+        Raises:  Conflict: the number is another manifest's. redis.RedisError.
+        """
+        key, pointing = self._keys.versions(self.kind, name), self._keys.aliases(self.kind, name)
+        if not is_digest(digest):
+            raise Invalid(f"{digest[:100]!r} is no digest of a manifest")
+        for alias in aliases:
+            check_alias(alias)
+
+        def change(pipeline: Any) -> Version:
+            fields = pipeline.hgetall(key)
+            there = _versions_in(fields)
+            number = _number_for(name, digest, version, there, int(fields.get(_NEXT.encode(), 1)))
+            pipeline.multi()
+            if number not in there:
+                following = max(number + 1, int(fields.get(_NEXT.encode(), 1)))
+                pipeline.hset(key, mapping={str(number): digest, _NEXT: following})
+            if aliases:
+                pipeline.hset(pointing, mapping=dict.fromkeys(aliases, number))
+            self._write_log(pipeline, name, "publish", version=number, digest=digest, **_aliases_note(aliases), **note)
+            pipeline.execute()
+            return Version(name, number, digest, tuple(aliases))
+
+        return self._transaction(change, key)
+
+    def promote(self, name: str, version: int, alias: str, expected: int | EllipsisType | None = ...) -> Version:
+        """Point an alias to a version.
+
+        Args:    expected: the version that it must point to until then, None for none; unless given, the one that it
+                 points to when this is called.
+        Raises:  AliasMoved: it points elsewhere, because somebody moved it meanwhile.   Missing: no such version.
+        """
+        check_alias(alias)
+        key, pointing = self._keys.versions(self.kind, name), self._keys.aliases(self.kind, name)
+        before = self.pointed(name, alias) if expected is ... else expected
+
+        def change(pipeline: Any) -> Version:
+            digest, now = pipeline.hget(key, str(version)), pipeline.hget(pointing, alias)
+            current = int(now) if now is not None else None
+            if digest is None:
+                raise Missing(f"there is no {self.kind} {name}:{version}")
+            if current not in (before, version):
+                raise AliasMoved(name, alias, current, self._mover(name, alias))
+            pipeline.multi()
+            pipeline.hset(pointing, alias, str(version))
+            was = {} if current is None else {"was": current}
+            self._write_log(pipeline, name, "promote", alias=alias, version=version, **was)
+            pipeline.execute()
+            return Version(name, version, digest.decode(), (alias,))
+
+        return self._transaction(change, key, pointing)
+
+    def pointed(self, name: str, alias: str) -> int | None:
+        """The version that an alias points to, None if there is no such alias."""
+        found: Any = self._redis.hget(self._keys.aliases(self.kind, name), alias)
+        return None if found is None else int(found)
+
+    def demote(self, name: str, alias: str) -> None:
+        """Remove an alias. Raises: Missing: there is none."""
+        pointing = self._keys.aliases(self.kind, name)
+
+        def change(pipeline: Any) -> None:
+            now = pipeline.hget(pointing, alias)
+            if now is None:
+                raise Missing(f"there is no {self.kind} {name}@{alias}")
+            pipeline.multi()
+            pipeline.hdel(pointing, alias)
+            self._write_log(pipeline, name, "demote", alias=alias, was=int(now))
+            pipeline.execute()
+
+        self._transaction(change, pointing)
+
+    def remove(self, name: str, versions: Sequence[int]) -> None:
+        """Forget versions; their blobs stay until `collect` finds them unused. Numbers are not given again.
+
+        Raises: Missing: there is no such version.   Conflict: an alias points to one.
+        """
+        key, pointing = self._keys.versions(self.kind, name), self._keys.aliases(self.kind, name)
+
+        def change(pipeline: Any) -> None:
+            there = _versions_in(pipeline.hgetall(key))
+            aliases = {int(number): alias.decode() for alias, number in pipeline.hgetall(pointing).items()}
+            for version in versions:
+                if version not in there:
+                    raise Missing(f"there is no {self.kind} {name}:{version}")
+                if version in aliases:
+                    raise Conflict(
+                        f"{name}@{aliases[version]} points to {name}:{version}; move or remove the alias first"
+                    )
+            pipeline.multi()
+            for version in versions:
+                pipeline.hdel(key, str(version), f"{_COLD}{version}")
+                self._write_log(pipeline, name, "rm", version=version, digest=there[version])
+            pipeline.execute()
+
+        if versions:
+            self._transaction(change, key, pointing)
+
+    def note(self, name: str, event: str, archived: Mapping[int, str] | None = None, **fields: str | int) -> None:
+        """Write a line into the log.   archived: versions and the URLs where they are kept from now on."""
+        with self._redis.pipeline(transaction=True) as pipeline:
+            for version, url in (archived or {}).items():
+                pipeline.hset(self._keys.versions(self.kind, name), f"{_COLD}{version}", url)
+            self._write_log(pipeline, name, event, **fields)
+            pipeline.execute()
+
+    # -- the rest ------------------------------------------------------------------------------------------------------
+
+    def _write_log(self, pipeline: Any, name: str, event: str, **fields: str | int) -> None:
+        entry = {"event": event, "who": self.actor, **fields}
+        pipeline.xadd(self._keys.log(self.kind, check_name(name)), entry, maxlen=_LOG_LENGTH, approximate=True)
+
+    def _mover(self, name: str, alias: str) -> str:
+        try:
+            entries = self.log(name, 100)
+        except redis.ResponseError:  # who may not read the log is not told
+            return ""
+        moved = (e for e in entries if alias in (e.fields.get("alias"), *e.fields.get("aliases", "").split()))
+        return next((entry.who for entry in moved), "")
+
+    def _transaction(self, change: Callable[[Any], T], *watched: str) -> T:
+        for attempt in range(_TRIES):
+            with self._redis.pipeline() as pipeline:
+                try:
+                    watch(pipeline, *watched)
+                    return change(pipeline)
+                except redis.WatchError:
+                    time.sleep(random.uniform(0, min(0.05, 0.001 * (attempt + 1))))
+        raise Conflict(f"{watched[0]} is changed by others again and again; try later")
+
+
+def _number_for(name: str, digest: str, version: int | None, there: Mapping[int, str], following: int) -> int:
+    if version is None:
+        same = [number for number, known in there.items() if known == digest]
+        return max(same) if same else following
+    if version < 0:
+        raise Invalid(f"{version} is no number of a version")
+    if there.get(version, digest) != digest:
+        raise Conflict(f"{name}:{version} is another manifest already, {there[version]}")
+    return version
+
+
+def _versions_in(fields: Any) -> dict[int, str]:
+    found = {}
+    for field, value in fields.items():
+        if field.isdigit() and is_digest(value.decode("utf-8", "replace")):
+            found[int(field)] = value.decode()
+    return found
+
+
+def _aliases_note(aliases: Sequence[str]) -> dict[str, str]:
+    return {"aliases": " ".join(aliases)} if aliases else {}
+
+
+def _log_entry(entry: bytes, fields: Any) -> LogEntry:
+    text = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in fields.items()}
+    at = int(entry.partition(b"-")[0]) / 1000
+    return LogEntry(at, text.pop("event", ""), text.pop("who", ""), text)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{char}" if char in "\\*?[]^-" else char for char in text)
+
+
+def _some(values: Sequence[Any], limit: int = 20) -> str:
+    shown = ", ".join(str(value) for value in values[-limit:])
+    return f"..., {shown}" if len(values) > limit else shown

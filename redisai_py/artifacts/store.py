@@ -1,0 +1,193 @@
+"""What artifacts, datasets and checkpoints are built from: layers, manifests and names in one Redis.
+
+    with store.lease() as lease:
+        layer = store.put_layer(data, "application/vnd.cncf.model.dataset.v1.raw", "shard-0.safetensors", lease)
+        version = store.commit("dataset", "clicks", store.manifest(config, [layer], lease), lease)
+
+Blobs first, the name last: until `commit` has returned nobody sees anything, and whatever a writer that was killed
+leaves behind is collected an hour later.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from redisai_py.artifacts.blobs import Blobs
+from redisai_py.artifacts.compression import Packed, decompressed
+from redisai_py.artifacts.connection import AnyClient, plain
+from redisai_py.artifacts.digest import Buffer
+from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Missing
+from redisai_py.artifacts.leases import Lease
+from redisai_py.artifacts.manifest import (
+    ARTIFACT_TYPE,
+    CONFIG_TYPE,
+    MAX_MANIFEST,
+    Descriptor,
+    Manifest,
+    decode_json,
+    encode_json,
+)
+from redisai_py.artifacts.names import Keys, Reference
+from redisai_py.artifacts.registry import Registry, Version
+
+__all__ = ["Source", "Store", "chunks_of"]
+
+Source = Buffer | os.PathLike[str] | Iterable[Buffer]
+"""Bytes, the path of a file, or chunks of bytes."""
+
+
+def chunks_of(source: Source) -> Iterable[Buffer]:
+    """The source in chunks; a file is mapped rather than read. Raises: OSError."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return [source]
+    if not isinstance(source, os.PathLike):
+        return source
+    path = Path(source)
+    if path.stat().st_size == 0:
+        return []
+    with path.open("rb") as file:
+        return [memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))]
+
+
+class Store:
+    """Blobs, manifests and names in one Redis.
+
+    client: of redis-py, blocking or asyncio, or a URL; of Redis itself or of `redisai serve` in front of it.
+    prefix: of all keys.   actor: who stands in logs; REDISAI_ACTOR or user@host unless given.
+    Safe for several threads, leases excepted.
+    """
+
+    def __init__(self, client: AnyClient, prefix: str = "ai:", actor: str | None = None) -> None:
+        self.redis: redis.Redis = plain(client)
+        self.keys = Keys(prefix)
+        self.actor = actor
+        self.blobs = Blobs(self.redis, self.keys)
+
+    def lease(self) -> Lease:
+        """A lease for one writer; use it as a context manager around all writes up to `commit`."""
+        return Lease(self.redis, self.keys)
+
+    def registry(self, kind: str) -> Registry:
+        """The names of a kind: artifact, dataset or run."""
+        return Registry(self.redis, self.keys, kind, self.actor)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def put_layer(
+        self,
+        source: Source,
+        media_type: str,
+        title: str,
+        lease: Lease,
+        compress: bool = True,
+        annotations: Mapping[str, str] | None = None,
+    ) -> Descriptor:
+        """Store one file of a version.
+
+        Args:    source: its bytes, a path, or chunks; at most some 64 MiB are held at a time.
+                 title: its plain name.   compress: try zstd, keep it if it saves a tenth.
+        Raises:  Invalid: the title is none.   OSError.   redis.RedisError.
+        """
+        packed = Packed(chunks_of(source), compress)
+        stored = self.blobs.put_stream(packed, lease)
+        content = (packed.content.digest, packed.content.size)
+        return Descriptor.of_content(media_type, title, stored, content, **(annotations or {}))
+
+    def put_manifest(self, manifest: Manifest, lease: Lease) -> str:
+        """Store a manifest. Returns: its digest."""
+        return self.blobs.put(manifest.encode(), lease)
+
+    def manifest(
+        self,
+        config: Any,
+        layers: Sequence[Descriptor],
+        lease: Lease,
+        artifact_type: str = ARTIFACT_TYPE,
+        config_type: str = CONFIG_TYPE,
+        annotations: Mapping[str, str] | None = None,
+    ) -> Manifest:
+        """A manifest of layers that were put, with its config (any JSON), which is stored.
+
+        Raises: Invalid: two layers have the same title.
+        """
+        titles = [layer.title for layer in layers]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise Invalid(f"two layers have the title {title}")
+        data = encode_json(config)
+        described = Descriptor(config_type, self.blobs.put(data, lease), len(data))
+        return Manifest(described, tuple(layers), artifact_type, dict(annotations or {}))
+
+    def commit(
+        self,
+        kind: str,
+        name: str,
+        manifest: Manifest,
+        lease: Lease,
+        version: int | None = None,
+        aliases: Sequence[str] = (),
+        **note: str | int,
+    ) -> Version:
+        """Make a manifest a version of a name; see `Registry.add`.
+
+        Raises: Conflict: a blob of it went away meanwhile, or the number is taken.
+        """
+        digest = self.put_manifest(manifest, lease)
+        self.blobs.confirm([(blob.digest, blob.size) for blob in manifest.blobs()], lease)
+        return self.registry(kind).add(name, digest, version, aliases, **note)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def get_manifest(self, digest: str, what: str | None = None) -> Manifest:
+        """A manifest. what: how to name it in errors. Raises: Missing, Corrupt, Invalid."""
+        name = what or f"manifest {digest}"
+        try:
+            return Manifest.decode(name, self.blobs.get(digest, MAX_MANIFEST))
+        except Missing:
+            raise Missing(f"{name}: its manifest {digest} is not in Redis") from None
+        except Corrupt as error:
+            raise Corrupt(f"{name}: manifest", error.expected, error.found, "Redis") from None
+
+    def open(self, kind: str, reference: str | Reference) -> tuple[Version, Manifest]:
+        """A version and its manifest. Raises: Missing, Corrupt, Invalid."""
+        version = self.registry(kind).resolve(reference)
+        return version, self.get_manifest(version.digest, str(version))
+
+    def config(self, manifest: Manifest) -> Any:
+        """The config's JSON. Raises: Missing, Corrupt, Invalid."""
+        return decode_json("config", b"".join(self.stream(manifest.config)))
+
+    def stream(self, layer: Descriptor) -> Iterator[bytes]:
+        """The content of a layer in pieces of at most 64 MiB, each checked before it is given.
+
+        Raises: Missing, Corrupt, each naming the layer.
+        """
+        stored = self._stored(layer)
+        if not layer.compressed:
+            return stored
+        return decompressed(layer.title, stored, layer.content_digest, layer.content_size)
+
+    def read(self, layer: Descriptor, limit: int | None = None) -> bytes:
+        """The content of a layer. Raises: Missing, Corrupt; Invalid: larger than the limit, in bytes."""
+        if limit is not None and layer.content_size > limit:
+            raise Invalid(f"{layer.title} has {layer.content_size} bytes, and at most {limit} are read")
+        return b"".join(self.stream(layer))
+
+    def _stored(self, layer: Descriptor) -> Iterator[bytes]:
+        size = 0
+        try:
+            for piece in self.blobs.stream(layer.digest):
+                size += len(piece)
+                yield piece
+        except Missing as error:
+            raise Missing(f"layer {layer.title}: {error}") from None
+        except Corrupt as error:
+            raise Corrupt(f"layer {layer.title}", error.expected, error.found, "Redis") from None
+        if size != layer.size:
+            raise Conflict(f"layer {layer.title} has {size} bytes, and its manifest says {layer.size}")
