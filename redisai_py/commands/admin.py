@@ -1,23 +1,18 @@
-"""AI.INFO and AI.CONFIG: words to requests and back. Source: AI.INFO, AI.CONFIG; `AI.INFO key FULL` is ours."""
+"""AI.INFO and AI.CONFIG: words to requests. Source: AI.INFO, AI.CONFIG; `AI.INFO key FULL` is ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from redisai_py.commands._args import Argv, is_word, name_text, strict_integer, text_name, to_bytes
+from redisai_py.commands._args import Argv, is_word, name_text, strict_integer, to_bytes
 from redisai_py.commands.models import parse_backend
 from redisai_py.errors import CommandError, WrongArity
-from redisai_py.tensor import Buffer
 
 __all__ = [
     "ConfigGet",
     "ConfigSet",
     "Info",
     "LoadBackend",
-    "encode_config_get",
-    "encode_config_set",
-    "encode_info",
-    "encode_load_backend",
     "parse_config",
     "parse_info",
 ]
@@ -97,25 +92,3 @@ def _chunk_size(argv: Argv) -> int:
     if size is None or size <= 0:
         raise CommandError("ERR MODEL_CHUNK_SIZE: invalid chunk size")
     return size
-
-
-def encode_info(request: Info) -> list[Buffer]:
-    """The words of an Info."""
-    words: list[Buffer] = [b"AI.INFO", request.key]
-    return words + [b"RESETSTAT"] * request.reset + [b"FULL"] * request.full
-
-
-def encode_config_get(request: ConfigGet) -> list[Buffer]:
-    """The words of a ConfigGet."""
-    return [b"AI.CONFIG", b"GET", text_name(request.name)]
-
-
-def encode_config_set(request: ConfigSet) -> list[Buffer]:
-    """The words of a ConfigSet."""
-    value = request.value
-    return [b"AI.CONFIG", text_name(request.name), b"%d" % value if isinstance(value, int) else text_name(value)]
-
-
-def encode_load_backend(request: LoadBackend) -> list[Buffer]:
-    """The words of a LoadBackend."""
-    return [b"AI.CONFIG", b"LOADBACKEND", request.backend.encode(), text_name(request.path)]

@@ -1,4 +1,4 @@
-"""AI.DAG*: a prelude, then operations divided by `|>`; words to requests and back.
+"""AI.DAG*: a prelude, then operations divided by `|>`; words to requests.
 
 Operations are parsed by the parsers of their own commands. An error carries every look-up that RedisAI makes before it:
 LOAD keys where LOAD stands, then models and scripts in textual order. That every name an operation reads is loaded or
@@ -12,15 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from redisai_py.commands._args import Args, Argv, name_text, show_word, strict_integer, to_bytes
+from redisai_py.commands._args import Args, Argv, show_word, strict_integer, to_bytes
 from redisai_py.commands.checks import Check, TensorExists
-from redisai_py.commands.models import ModelExecute, encode_model_execute, parse_model_execute, parse_model_run
-from redisai_py.commands.scripts import ScriptExecute, encode_script_execute, parse_script_execute, parse_script_run
+from redisai_py.commands.models import ModelExecute, parse_model_execute, parse_model_run
+from redisai_py.commands.scripts import ScriptExecute, parse_script_execute, parse_script_run
 from redisai_py.commands.tensors import (
     TensorGet,
     TensorSet,
-    encode_tensor_get,
-    encode_tensor_set,
     parse_tensor_get,
     parse_tensor_set,
 )
@@ -31,7 +29,6 @@ __all__ = [
     "SEPARATOR",
     "Dag",
     "Operation",
-    "encode_dag",
     "parse_dag_execute",
     "parse_dag_execute_ro",
     "parse_dag_run",
@@ -60,7 +57,7 @@ class Dag:
     """Operations on local names. `load` and `persist` are the keys that go in and out of Redis.
 
     routing: a key-like tag that names the shard.   timeout_ms: bound on queueing, None without one.
-    readonly, deprecated: which of the four commands.   ex_seconds, keepttl: expiry of the PERSIST keys.
+    ex_seconds, keepttl: expiry of the PERSIST keys.
     ifunchanged: commit only if the LOAD keys are unchanged since they were read.
     """
 
@@ -69,21 +66,9 @@ class Dag:
     persist: tuple[bytes, ...] = ()
     routing: bytes | None = None
     timeout_ms: int | None = None
-    readonly: bool = False
-    deprecated: bool = False
     ex_seconds: int | None = None
     keepttl: bool = False
     ifunchanged: bool = False
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up, in order: LOAD keys, then the models (with their counts) and scripts of the operations."""
-        return (*map(TensorExists, self.load), *(c for op in self.ops for c in _local_checks(op)))
-
-    @property
-    def command(self) -> bytes:
-        """The command's name."""
-        return (b"AI.DAGRUN" if self.deprecated else b"AI.DAGEXECUTE") + (b"_RO" if self.readonly else b"")
 
 
 def _local_checks(operation: Operation) -> tuple[Check, ...]:
@@ -129,8 +114,6 @@ def _parse_dag(argv: Argv, readonly: bool, deprecated: bool) -> Dag:
         prelude.persist,
         prelude.routing,
         prelude.timeout_ms,
-        readonly,
-        deprecated,
         prelude.ex_seconds,
         "KEEPTTL" in prelude.seen,
         "IFUNCHANGED" in prelude.seen,
@@ -296,35 +279,3 @@ def _resolve_names(args: Args, prelude: _Prelude, ops: tuple[Operation, ...]) ->
         known.update(operation.writes)
     if not known.issuperset(prelude.persist):
         raise args.error("ERR PERSIST key cannot be found in DAG")
-
-
-_ENCODERS: dict[type, Callable[..., list[Buffer]]] = {
-    TensorSet: encode_tensor_set,
-    TensorGet: encode_tensor_get,
-    ModelExecute: encode_model_execute,
-    ScriptExecute: encode_script_execute,
-}
-
-
-def encode_dag(request: Dag) -> list[Buffer]:
-    """The words of a Dag; blobs are not copied.
-
-    Raises: ValueError: an argument is exactly `|>`, which no receiver can tell from the separator.
-    """
-    words: list[Buffer] = [request.command]
-    for keyword, keys in ((b"LOAD", request.load), (b"PERSIST", request.persist)):
-        if keys:
-            words += [keyword, b"%d" % len(keys), *keys]
-    if request.routing is not None:
-        words += [b"ROUTING", request.routing]
-    if request.timeout_ms is not None:
-        words += [b"TIMEOUT", b"%d" % request.timeout_ms]
-    if request.ex_seconds is not None:
-        words += [b"EX", b"%d" % request.ex_seconds]
-    words += [b"KEEPTTL"] * request.keepttl + [b"IFUNCHANGED"] * request.ifunchanged
-    for operation in request.ops:
-        encoded = _ENCODERS[type(operation)](operation)
-        if SEPARATOR in encoded:
-            raise ValueError(f"an argument of {name_text(encoded[0])} is '|>', the separator of operations")
-        words += [SEPARATOR, *encoded]
-    return words

@@ -1,7 +1,7 @@
-"""AI.MODEL*: words to requests and back.
+"""AI.MODEL*: words to requests.
 
-AI.MODELSET parses to the request of AI.MODELSTORE and AI.MODELRUN to that of AI.MODELEXECUTE, marked `deprecated`; the
-blob's words are kept as they came. Errors of the run commands carry the look-ups that precede them. Source: AI.MODEL*
+AI.MODELSET parses to the request of AI.MODELSTORE, and AI.MODELRUN to that of AI.MODELEXECUTE; the blob's words are
+kept as they came. Errors of the run commands carry the look-ups that precede them. Source: AI.MODEL*
 commands.
 """
 
@@ -17,10 +17,9 @@ from redisai_py.commands._args import (
     name_text,
     show_word,
     strict_integer,
-    text_name,
     to_bytes,
 )
-from redisai_py.commands.checks import Check, ModelCounts, ModelExists, TensorExists
+from redisai_py.commands.checks import Check, ModelCounts, ModelExists
 from redisai_py.errors import INVALID_TIMEOUT, NO_TIMEOUT_VALUE, UNSUPPORTED_BACKEND, CommandError, WrongArity
 from redisai_py.tensor import Buffer, Device
 
@@ -32,11 +31,6 @@ __all__ = [
     "ModelScan",
     "ModelStore",
     "accept_backend",
-    "encode_model_del",
-    "encode_model_execute",
-    "encode_model_get",
-    "encode_model_scan",
-    "encode_model_store",
     "parse_backend",
     "parse_model_del",
     "parse_model_execute",
@@ -69,7 +63,7 @@ class ModelStore:
 
     backend: wire name, upper case.   device: as typed.   inputs, outputs: node names, TF only.
     batchsize, minbatchsize: rows, 0 is off.   minbatchtimeout_ms: 0 waits without limit.
-    chunks: the model's bytes in one or more pieces, as received.   deprecated: sent as AI.MODELSET.
+    chunks: the model's bytes in one or more pieces, as received.
     """
 
     key: bytes
@@ -82,7 +76,6 @@ class ModelStore:
     minbatchtimeout_ms: int = 0
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    deprecated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +86,12 @@ class ModelGet:
     meta: bool
     blob: bool
 
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up before anything else."""
-        return (ModelExists(self.key),)
-
 
 @dataclass(frozen=True, slots=True)
 class ModelDel:
     """Delete a model."""
 
     key: bytes
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up before anything else."""
-        return (ModelExists(self.key),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +101,12 @@ class ModelScan:
 
 @dataclass(frozen=True, slots=True)
 class ModelExecute:
-    """Run a model. timeout_ms: bound on queueing, None without one.   deprecated: sent as AI.MODELRUN."""
+    """Run a model. timeout_ms: bound on queueing, None without one."""
 
     key: bytes
     inputs: tuple[bytes, ...]
     outputs: tuple[bytes, ...]
     timeout_ms: int | None = None
-    deprecated: bool = False
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up, in order: the model and its counts, then every input."""
-        return (*self.local_checks, *map(TensorExists, self.inputs))
 
     @property
     def local_checks(self) -> tuple[Check, ...]:
@@ -240,7 +217,7 @@ def parse_model_set(argv: Argv) -> ModelStore:
         raise CommandError(_MISSING_BLOB)
     # The framework refuses the device, so this comes last; TFLITE's text differs in one letter.
     device = Device.parse_loosely(argv[3], f"ERR {'U' if backend == 'TFLITE' else 'u'}nsupported device")
-    return ModelStore(key, backend, device, tuple(argv[blob_at + 1 :]), tag, *batch, inputs, outputs, deprecated=True)
+    return ModelStore(key, backend, device, tuple(argv[blob_at + 1 :]), tag, *batch, inputs, outputs)
 
 
 def _set_batch_options(args: Args, backend: str) -> tuple[int, int, int]:
@@ -372,52 +349,4 @@ def parse_model_run(argv: Argv, in_dag: bool = False) -> ModelExecute:
         raise args.error(_INPUTS_MISSING)
     names = args.take_words(args.left)
     split = next((at for at, name in enumerate(names) if is_word(name, b"OUTPUTS")), len(names))
-    return ModelExecute(key, names[:split], names[split + 1 :], timeout_ms, deprecated=True)
-
-
-def encode_model_store(request: ModelStore) -> list[Buffer]:
-    """The words of a ModelStore; its chunks are not copied."""
-    name = b"AI.MODELSET" if request.deprecated else b"AI.MODELSTORE"
-    words: list[Buffer] = [name, request.key, request.backend.encode(), request.device.text.encode()]
-    if request.tag:
-        words += [b"TAG", request.tag]
-    for keyword, value in (
-        (b"BATCHSIZE", request.batchsize),
-        (b"MINBATCHSIZE", request.minbatchsize),
-        (b"MINBATCHTIMEOUT", request.minbatchtimeout_ms),
-    ):
-        if value:
-            words += [keyword, b"%d" % value]
-    if request.backend == "TF":
-        for keyword, names in ((b"INPUTS", request.inputs), (b"OUTPUTS", request.outputs)):
-            words.append(keyword)
-            if not request.deprecated:
-                words.append(b"%d" % len(names))
-            words += map(text_name, names)
-    return [*words, b"BLOB", *request.chunks]
-
-
-def encode_model_get(request: ModelGet) -> list[Buffer]:
-    """The words of a ModelGet."""
-    words: list[Buffer] = [b"AI.MODELGET", request.key]
-    return words + [b"META"] * request.meta + [b"BLOB"] * request.blob
-
-
-def encode_model_del(request: ModelDel) -> list[Buffer]:
-    """The words of a ModelDel."""
-    return [b"AI.MODELDEL", request.key]
-
-
-def encode_model_scan(request: ModelScan) -> list[Buffer]:
-    """The words of a ModelScan."""
-    return [b"AI._MODELSCAN"]
-
-
-def encode_model_execute(request: ModelExecute) -> list[Buffer]:
-    """The words of a ModelExecute, or of the deprecated AI.MODELRUN."""
-    timeout = [] if request.timeout_ms is None else [b"TIMEOUT", b"%d" % request.timeout_ms]
-    if request.deprecated:
-        return [b"AI.MODELRUN", request.key, *timeout, b"INPUTS", *request.inputs, b"OUTPUTS", *request.outputs]
-    inputs = [b"INPUTS", b"%d" % len(request.inputs), *request.inputs]
-    outputs = [b"OUTPUTS", b"%d" % len(request.outputs), *request.outputs]
-    return [b"AI.MODELEXECUTE", request.key, *inputs, *outputs, *timeout]
+    return ModelExecute(key, names[:split], names[split + 1 :], timeout_ms)

@@ -1,6 +1,6 @@
-"""AI.SCRIPT*: words to requests and back.
+"""AI.SCRIPT*: words to requests.
 
-AI.SCRIPTSET parses to the request of AI.SCRIPTSTORE and AI.SCRIPTRUN to that of AI.SCRIPTEXECUTE, marked `deprecated`.
+AI.SCRIPTSET parses to the request of AI.SCRIPTSTORE, and AI.SCRIPTRUN to that of AI.SCRIPTEXECUTE.
 Names of functions are text, keys and arguments bytes. Source: AI.SCRIPT* commands.
 """
 
@@ -16,10 +16,9 @@ from redisai_py.commands._args import (
     name_text,
     show_word,
     strict_integer,
-    text_name,
     to_bytes,
 )
-from redisai_py.commands.checks import Check, ScriptExists, TensorExists
+from redisai_py.commands.checks import Check, ScriptExists
 from redisai_py.commands.models import TIMEOUT_IN_DAG
 from redisai_py.errors import INVALID_TIMEOUT, NO_TIMEOUT_VALUE, CommandError, WrongArity
 from redisai_py.tensor import Buffer, Device
@@ -30,11 +29,6 @@ __all__ = [
     "ScriptGet",
     "ScriptScan",
     "ScriptStore",
-    "encode_script_del",
-    "encode_script_execute",
-    "encode_script_get",
-    "encode_script_scan",
-    "encode_script_store",
     "parse_script_del",
     "parse_script_execute",
     "parse_script_get",
@@ -58,14 +52,13 @@ _UNRECOGNIZED = "ERR Unrecongnized parameter to SCRIPTRUN"
 
 @dataclass(frozen=True, slots=True)
 class ScriptStore:
-    """Compile a script and store it. entry_points: none if `deprecated`, that is sent as AI.SCRIPTSET."""
+    """Compile a script and store it. entry_points: none if sent as AI.SCRIPTSET."""
 
     key: bytes
     device: Device
     entry_points: tuple[str, ...]
     source: str
     tag: bytes = b""
-    deprecated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +69,12 @@ class ScriptGet:
     meta: bool
     source: bool
 
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up before anything else."""
-        return (ScriptExists(self.key),)
-
 
 @dataclass(frozen=True, slots=True)
 class ScriptDel:
     """Delete a script."""
 
     key: bytes
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up before anything else."""
-        return (ScriptExists(self.key),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +87,7 @@ class ScriptExecute:
     """Run a function of a script.
 
     keys: names handed to the function, not opened.   args: words handed to it.   inputs, outputs: tensor keys.
-    timeout_ms: bound on queueing, None without one.   deprecated: sent as AI.SCRIPTRUN, without keys and args.
+    timeout_ms: bound on queueing, None without one.
     """
 
     key: bytes
@@ -114,12 +97,6 @@ class ScriptExecute:
     args: tuple[bytes, ...] = ()
     outputs: tuple[bytes, ...] = ()
     timeout_ms: int | None = None
-    deprecated: bool = False
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up, in order: the script, then every input."""
-        return (*self.local_checks, *map(TensorExists, self.inputs))
 
     @property
     def local_checks(self) -> tuple[Check, ...]:
@@ -165,7 +142,7 @@ def parse_script_set(argv: Argv) -> ScriptStore:
     args = Args(argv, 3)
     tag = to_bytes(args.take_word()) if args.accept(b"TAG") else b""
     source = _source(args)
-    return ScriptStore(to_bytes(argv[1]), _device(argv[2]), (), source, tag, deprecated=True)
+    return ScriptStore(to_bytes(argv[1]), _device(argv[2]), (), source, tag)
 
 
 def _source(args: Args) -> str:
@@ -346,51 +323,4 @@ def parse_script_run(argv: Argv, in_dag: bool = False) -> ScriptExecute:
         scan.take(args.take_word())
     inputs, outputs = tuple(scan.inputs), tuple(scan.outputs)
     function = _c_string(argv[2])
-    return ScriptExecute(key, function, (), inputs, (), outputs, scan.timeout_ms, deprecated=True)
-
-
-def encode_script_store(request: ScriptStore) -> list[Buffer]:
-    """The words of a ScriptStore, or of the deprecated AI.SCRIPTSET."""
-    name = b"AI.SCRIPTSET" if request.deprecated else b"AI.SCRIPTSTORE"
-    words: list[Buffer] = [name, request.key, request.device.text.encode()]
-    # AI.SCRIPTSTORE without entry points is long enough for its arity check only with a TAG.
-    if request.tag or (not request.deprecated and not request.entry_points):
-        words += [b"TAG", request.tag]
-    if not request.deprecated:
-        words += [b"ENTRY_POINTS", b"%d" % len(request.entry_points), *map(text_name, request.entry_points)]
-    return [*words, b"SOURCE", text_name(request.source)]
-
-
-def encode_script_get(request: ScriptGet) -> list[Buffer]:
-    """The words of a ScriptGet."""
-    words: list[Buffer] = [b"AI.SCRIPTGET", request.key]
-    return words + [b"META"] * request.meta + [b"SOURCE"] * request.source
-
-
-def encode_script_del(request: ScriptDel) -> list[Buffer]:
-    """The words of a ScriptDel."""
-    return [b"AI.SCRIPTDEL", request.key]
-
-
-def encode_script_scan(request: ScriptScan) -> list[Buffer]:
-    """The words of a ScriptScan."""
-    return [b"AI._SCRIPTSCAN"]
-
-
-def encode_script_execute(request: ScriptExecute) -> list[Buffer]:
-    """The words of a ScriptExecute, or of the deprecated AI.SCRIPTRUN."""
-    timeout = [] if request.timeout_ms is None else [b"TIMEOUT", b"%d" % request.timeout_ms]
-    function = text_name(request.function)
-    if request.deprecated:
-        scopes = [b"INPUTS", *request.inputs, b"OUTPUTS", *request.outputs]
-        return [b"AI.SCRIPTRUN", request.key, function, *timeout, *scopes]
-    words: list[Buffer] = [b"AI.SCRIPTEXECUTE", request.key, function]
-    for keyword, items, needed in (
-        (b"KEYS", request.keys, False),
-        (b"INPUTS", request.inputs, not request.keys),
-        (b"ARGS", request.args, False),
-        (b"OUTPUTS", request.outputs, False),
-    ):
-        if items or needed:
-            words += [keyword, b"%d" % len(items), *items]
-    return words + timeout
+    return ScriptExecute(key, function, (), inputs, (), outputs, scan.timeout_ms)

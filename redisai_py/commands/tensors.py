@@ -1,4 +1,4 @@
-"""AI.TENSORSET and AI.TENSORGET: words to requests and back.
+"""AI.TENSORSET and AI.TENSORGET: words to requests.
 
 A key's type is looked up before any syntax error but arity, so those errors carry that look-up (`commands.checks`).
 Inside a DAG keys are local names: no look-ups, and the arity texts have no `ERR `. Source: AI.TENSORSET, AI.TENSORGET.
@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from redisai_py.commands._args import INT64_MAX, Argv, is_word, strict_integer, to_bytes
-from redisai_py.commands.checks import Check, TensorExists, TensorOrAbsent
+from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.values import check_blob, parse_values
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.tensor import MAX_RANK, Buffer, DType, Tensor
@@ -20,8 +20,6 @@ __all__ = [
     "Form",
     "TensorGet",
     "TensorSet",
-    "encode_tensor_get",
-    "encode_tensor_set",
     "parse_tensor_get",
     "parse_tensor_set",
 ]
@@ -57,11 +55,6 @@ class TensorSet:
     tensor: Tensor
 
     @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up before anything else."""
-        return (TensorOrAbsent(self.key),)
-
-    @property
     def reads(self) -> tuple[bytes, ...]:
         """Names that the operation reads in a DAG."""
         return ()
@@ -79,11 +72,6 @@ class TensorGet:
     key: bytes
     meta: bool
     form: Form
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """What is looked up before anything else."""
-        return (TensorExists(self.key),)
 
     @property
     def reads(self) -> tuple[bytes, ...]:
@@ -213,20 +201,3 @@ def parse_tensor_get(argv: Argv, in_dag: bool = False) -> TensorGet:
             raise CommandError(text, () if in_dag else (TensorExists(key),))
         form = chosen
     return TensorGet(key, meta, form)
-
-
-def encode_tensor_set(request: TensorSet) -> list[Buffer]:
-    """The words of a TensorSet; the data itself is the last one, not a copy."""
-    tensor = request.tensor
-    dims = [b"%d" % dim for dim in tensor.shape]
-    return [b"AI.TENSORSET", request.key, tensor.dtype.wire_name, *dims, b"BLOB", tensor.data]
-
-
-def encode_tensor_get(request: TensorGet) -> list[Buffer]:
-    """The words of a TensorGet."""
-    words: list[Buffer] = [b"AI.TENSORGET", request.key]
-    if request.meta:
-        words.append(b"META")
-    if request.form is not Form.NONE:
-        words.append(request.form.value)
-    return words

@@ -13,8 +13,8 @@ from redisai_py.client.arrays import dtype_of
 from redisai_py.client.failures import failure_of, failures_among
 from redisai_py.client.files import open_model
 from redisai_py.client.wire import decode_strings
-from redisai_py.commands import parse
 from redisai_py.tensor import DType
+from tests.parsing import parse
 
 BATCH = {"batch": 2, "minbatch": 1, "minbatchtimeout": 5, "tag": "t"}
 

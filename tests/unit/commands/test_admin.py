@@ -1,8 +1,8 @@
 import pytest
 
-from redisai_py.commands import encode, lookup, parse
 from redisai_py.commands.admin import ConfigGet, ConfigSet, Info, LoadBackend
 from redisai_py.errors import CommandError
+from tests.parsing import parse
 
 
 def words(text):
@@ -25,7 +25,6 @@ def words(text):
 )
 def test_requests(text, request_):
     assert parse(words(text)) == request_
-    assert parse(encode(request_)) == request_
 
 
 @pytest.mark.parametrize(
@@ -42,16 +41,9 @@ def test_requests(text, request_):
         ("AI.CONFIG MODEL_CHUNK_SIZE 0", "ERR MODEL_CHUNK_SIZE: invalid chunk size"),
         ("AI.CONFIG MODEL_CHUNK_SIZE 5.0", "ERR MODEL_CHUNK_SIZE: invalid chunk size"),
         ("AI.CONFIG SET MODEL_CHUNK_SIZE 5", "ERR unsupported subcommand"),
-        ("AI._MODELLIST a b", "ERR unknown command 'AI._MODELLIST', with args beginning with: 'a' 'b' "),
     ],
 )
 def test_errors(text, message):
     with pytest.raises(CommandError) as caught:
         parse(words(text))
     assert str(caught.value) == message
-
-
-def test_lookup():
-    assert lookup(b"AI.INFO") is lookup(memoryview(b"ai.info"))
-    assert lookup(b"PING") is None
-    assert lookup(b"x" * 10_000_000) is None

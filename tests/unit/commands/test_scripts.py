@@ -1,10 +1,10 @@
 import pytest
 
-from redisai_py.commands import encode, parse
-from redisai_py.commands.checks import ScriptExists, TensorExists
+from redisai_py.commands.checks import ScriptExists
 from redisai_py.commands.scripts import ScriptDel, ScriptExecute, ScriptGet, ScriptScan, ScriptStore
 from redisai_py.errors import CommandError
 from redisai_py.tensor import Device
+from tests.parsing import parse
 
 CPU = Device("CPU", None, "CPU")
 MISSING_ENTRY_POINTS = "ERR Insufficient arguments, missing script entry points"
@@ -29,7 +29,6 @@ def test_store():
     )
     device = Device("CPU", None, "CPUfoo")
     assert request == ScriptStore(b"pre", device, ("norm", "crop"), "def f():\n 1", b"v2")
-    assert parse(encode(request)) == request
 
 
 def test_store_without_entry_points():
@@ -67,8 +66,7 @@ def test_store_count_missing():
 
 def test_set():
     request = parse(words("AI.SCRIPTSET old GPU:1 TAG a SOURCE text"))
-    assert request == ScriptStore(b"old", Device("GPU", 1, "GPU:1"), (), "text", b"a", deprecated=True)
-    assert parse(encode(request)) == request
+    assert request == ScriptStore(b"old", Device("GPU", 1, "GPU:1"), (), "text", b"a")
     assert parse(words("AI.SCRIPTSET old CPU SOURCE text")).tag == b""
 
 
@@ -115,13 +113,10 @@ def test_arity(text):
 )
 def test_get(options, request_):
     assert parse(words(f"AI.SCRIPTGET s {options}")) == request_
-    assert parse(encode(request_)) == request_
-    assert request_.checks == (ScriptExists(b"s"),)
 
 
 def test_del_and_scan():
     assert parse(words("AI.SCRIPTDEL s")) == ScriptDel(b"s")
-    assert parse(words("AI.SCRIPTDEL s")).checks == (ScriptExists(b"s"),)
     assert parse(words("AI._SCRIPTSCAN")) == ScriptScan()
 
 
@@ -129,15 +124,12 @@ def test_execute():
     text = "AI.SCRIPTEXECUTE pre norm KEYS 1 cfg OUTPUTS 1 x ARGS 2 0.5 abc INPUTS 2 a b TIMEOUT 7"
     request = parse(words(text))
     assert request == ScriptExecute(b"pre", "norm", (b"cfg",), (b"a", b"b"), (b"0.5", b"abc"), (b"x",), 7)
-    assert parse(encode(request)) == request
-    assert request.checks == (ScriptExists(b"pre"), TensorExists(b"a"), TensorExists(b"b"))
     assert (request.reads, request.writes) == ((b"a", b"b"), (b"x",))
 
 
 def test_execute_with_empty_lists():
     request = parse(words("AI.SCRIPTEXECUTE pre norm INPUTS 0 ARGS 0 OUTPUTS 0"))
     assert request == ScriptExecute(b"pre", "norm")
-    assert parse(encode(request)) == request
 
 
 @pytest.mark.parametrize(
@@ -181,9 +173,8 @@ def test_execute_errors_come_after_the_look_up_of_the_script(rest, text):
 
 def test_run():
     request = parse(words("AI.SCRIPTRUN old addn TIMEOUT 4 INPUTS a $ b1 b2 OUTPUTS c"))
-    assert request == ScriptExecute(b"old", "addn", (), (b"a", b"b1", b"b2"), (), (b"c",), 4, deprecated=True)
-    assert parse(encode(request)) == request
-    assert parse(words("AI.SCRIPTRUN s f")) == ScriptExecute(b"s", "f", deprecated=True)
+    assert request == ScriptExecute(b"old", "addn", (), (b"a", b"b1", b"b2"), (), (b"c",), 4)
+    assert parse(words("AI.SCRIPTRUN s f")) == ScriptExecute(b"s", "f")
     late = parse(words("AI.SCRIPTRUN s f INPUTS a TIMEOUT 3 b OUTPUTS c"))
     assert (late.inputs, late.timeout_ms) == ((b"a", b"b"), 3)
 

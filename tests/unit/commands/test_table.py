@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from redisai_py.commands import COMMANDS, Request, encode, parse
+from redisai_py.commands import COMMANDS
 from redisai_py.commands.examples import EXAMPLES
-from redisai_py.commands.metadata import command_docs, command_info
 from redisai_py.errors import CommandError
-from redisai_py.resp_reply import encode_reply
+from redisai_py.server.handlers import HANDLERS
+from tests.parsing import parse
 
 # COMMAND INFO of RedisAI on Redis 7: flags, then the first key's position, the last key's, and the step.
 FLAGS = {
@@ -31,9 +31,9 @@ def test_flags_and_key_positions(flags, names):
         assert " ".join([*row.flags, str(row.first_key), str(row.last_key), str(row.step)]) == flags
 
 
-def test_the_table_has_every_command_and_every_request():
+def test_the_table_has_every_command_and_a_handler_for_every_request():
     assert len(COMMANDS) == sum(len(names.split()) for names in FLAGS.values())
-    assert {kind for row in COMMANDS.values() for kind in row.request} == set(Request.__args__)
+    assert {kind for row in COMMANDS.values() for kind in row.request} == HANDLERS.keys()
     assert all(name == row.name for name, row in COMMANDS.items())
 
 
@@ -60,7 +60,6 @@ def test_examples_are_what_the_parser_says(name):
             assert reply == f"-{error}"  # noqa: PT017
         else:
             assert type(request) in COMMANDS[name].request
-            assert parse(encode(request)) == request
 
 
 def test_every_example_is_of_a_command():
@@ -78,51 +77,6 @@ def test_syntax_lines():
     assert COMMANDS[b"AI.CONFIG"].syntax == (
         "AI.CONFIG <GET name | LOADBACKEND backend path | BACKENDSPATH path | MODEL_CHUNK_SIZE bytes>"
     )
-
-
-def test_command_info():
-    info = command_info(COMMANDS[b"AI.TENSORGET"])
-    assert info[:2] == [b"ai.tensorget", -1]
-    assert b"".join(encode_reply(info, 2)) == (
-        b"*10\r\n$12\r\nai.tensorget\r\n:-1\r\n*2\r\n+readonly\r\n+module\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n*0\r\n*0\r\n"
-    )
-
-
-def test_command_docs():
-    docs = command_docs(COMMANDS[b"AI.TENSORGET"])
-    assert docs[b"arguments"] == [
-        {b"name": b"key", b"type": b"key", b"display_text": b"key"},
-        {
-            b"name": b"meta",
-            b"type": b"pure-token",
-            b"display_text": b"meta",
-            b"token": b"META",
-            b"flags": [b"optional"],
-        },
-        {
-            b"name": b"form",
-            b"type": b"oneof",
-            b"flags": [b"optional"],
-            b"arguments": [
-                {b"name": b"blob", b"type": b"pure-token", b"display_text": b"blob", b"token": b"BLOB"},
-                {b"name": b"values", b"type": b"pure-token", b"display_text": b"values", b"token": b"VALUES"},
-            ],
-        },
-    ]
-    assert b"doc_flags" not in docs
-
-
-def test_command_docs_of_a_deprecated_command():
-    docs = command_docs(COMMANDS[b"AI.DAGRUN"])
-    assert docs[b"doc_flags"] == (b"deprecated",)
-    assert docs[b"deprecated_since"] == b"1.2.3"
-    assert docs[b"replaced_by"] == b"`AI.DAGEXECUTE`"
-
-
-@pytest.mark.parametrize("protocol", [2, 3])
-def test_metadata_of_every_command_can_be_sent(protocol):
-    for row in COMMANDS.values():
-        assert encode_reply([command_info(row), command_docs(row)], protocol)
 
 
 def test_pages_of_the_docs_are_what_the_table_says():

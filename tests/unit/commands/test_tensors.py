@@ -6,8 +6,6 @@ from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.tensors import (
     Form,
     TensorGet,
-    encode_tensor_get,
-    encode_tensor_set,
     parse_tensor_get,
     parse_tensor_set,
 )
@@ -153,7 +151,6 @@ def test_set_arity(argv):
 def test_get_options(options, meta, form):
     request = parse_tensor_get([b"AI.TENSORGET", b"k", *options])
     assert request == TensorGet(b"k", meta, form)
-    assert parse_tensor_get(encode_tensor_get(request)) == request
 
 
 @pytest.mark.parametrize(
@@ -180,15 +177,8 @@ def test_get_arity(words):
         parse_tensor_get([b"AI.TENSORGET", *words], in_dag=True)
 
 
-def test_look_ups_and_names():
+def test_names_in_a_dag():
     put = parse_tensor_set([b"AI.TENSORSET", b"k", b"INT8", b"1"])
     get = parse_tensor_get([b"AI.TENSORGET", b"k"])
-    assert (put.checks, put.reads, put.writes) == ((TensorOrAbsent(b"k"),), (), (b"k",))
-    assert (get.checks, get.reads, get.writes) == ((TensorExists(b"k"),), (b"k",), ())
-
-
-def test_encode_keeps_the_buffer():
-    request = parse_tensor_set([b"AI.TENSORSET", b"k", b"FLOAT", b"1", b"3", b"BLOB", bytearray(12)])
-    words = encode_tensor_set(request)
-    assert words[:-1] == [b"AI.TENSORSET", b"k", b"FLOAT", b"1", b"3", b"BLOB"]
-    assert words[-1] is request.tensor.data
+    assert (put.reads, put.writes) == ((), (b"k",))
+    assert (get.reads, get.writes) == ((b"k",), ())
