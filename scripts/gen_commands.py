@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from redisai_py.commands import COMMANDS, CommandSpec  # noqa: E402  (the checkout itself, not an installed package)
-from redisai_py.commands.examples import EXAMPLES  # noqa: E402
 
 PAGES = ROOT / "docs" / "commands"
 
@@ -93,7 +92,7 @@ def render_command(row: CommandSpec) -> str:
         "",
         "```",
     ]
-    for command, reply in EXAMPLES[row.name]:
+    for command, reply in row.examples:
         lines += [command, f" -> {reply}"]
     return "\n".join([*lines, "```", ""])
 

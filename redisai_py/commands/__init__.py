@@ -3,7 +3,8 @@
 Pure: no I/O, no clock, no Redis.
 """
 
-from redisai_py.commands.spec import Argument, CommandSpec
+from redisai_py.commands.arguments import Argument
+from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.table import COMMANDS
 
 __all__ = ["COMMANDS", "Argument", "CommandSpec"]

@@ -1,20 +1,29 @@
-"""AI.INFO and AI.CONFIG: words to requests. Source: AI.INFO, AI.CONFIG; `AI.INFO key FULL` is ours."""
+"""AI.INFO and AI.CONFIG: requests, parsers, replies and rows.
+
+`AI.INFO key FULL` is ours. Source: AI.INFO, AI.CONFIG.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from redisai_py.commands._args import Argv, is_word, name_text, strict_integer, to_bytes
+from redisai_py.commands._args import Argv, is_word, name_text, strict_integer, text_name, to_bytes
+from redisai_py.commands.arguments import KEY, Argument, flag
 from redisai_py.commands.models import parse_backend
+from redisai_py.commands.spec import DELETE, READ, CommandSpec, no_keys
 from redisai_py.errors import CommandError, WrongArity
+from redisai_py.resp_reply import Reply
 
 __all__ = [
+    "ROWS",
     "ConfigGet",
     "ConfigSet",
     "Info",
     "LoadBackend",
-    "parse_config",
-    "parse_info",
+    "RunInfo",
+    "info_reply",
 ]
 
 _LONGEST_NAME = 64
@@ -92,3 +101,116 @@ def _chunk_size(argv: Argv) -> int:
     if size is None or size <= 0:
         raise CommandError("ERR MODEL_CHUNK_SIZE: invalid chunk size")
     return size
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Counters of one model or script.
+
+    kind: MODEL or SCRIPT.   duration_us: sum over successful runs.   samples: rows of the first output, -1 for a
+    script. calls: runs finished.   errors: of these, failed.   more: what AI.INFO FULL adds, in order.
+    """
+
+    key: bytes
+    kind: str
+    backend: str
+    device: str
+    tag: bytes
+    duration_us: int
+    samples: int
+    calls: int
+    errors: int
+    more: Mapping[bytes, Any]
+
+
+def info_reply(info: RunInfo, full: bool = False) -> Reply:
+    """AI.INFO: 18 items; AI.INFO FULL appends ours."""
+    reply: list[Any] = [
+        *(b"key", info.key),
+        *(b"type", info.kind.encode()),
+        *(b"backend", text_name(info.backend)),
+        *(b"device", text_name(info.device)),
+        *(b"tag", info.tag),
+        *(b"duration", info.duration_us),
+        *(b"samples", info.samples),
+        *(b"calls", info.calls),
+        *(b"errors", info.errors),
+    ]
+    if full:
+        for name, value in info.more.items():
+            reply += (name, value)
+    return reply
+
+
+_INFO_ARGUMENTS = (
+    KEY,
+    Argument("option", "oneof", optional=True, arguments=(flag("RESETSTAT"), flag("FULL"))),
+)
+_CONFIG_ARGUMENTS = (
+    Argument(
+        "subcommand",
+        "oneof",
+        arguments=(
+            Argument("name", "string", "GET"),
+            Argument(
+                "loadbackend",
+                "block",
+                "LOADBACKEND",
+                arguments=(Argument("backend", "string"), Argument("path", "string")),
+            ),
+            Argument("path", "string", "BACKENDSPATH"),
+            Argument("bytes", "integer", "MODEL_CHUNK_SIZE"),
+        ),
+    ),
+)
+
+ROWS = (
+    CommandSpec(
+        name=b"AI.INFO",
+        request=(Info,),
+        parse=parse_info,
+        arity=-2,
+        flags=READ,
+        in_multi="takes part",
+        arguments=_INFO_ARGUMENTS,
+        summary="Reports or resets the run statistics of a model or script.",
+        since="1.0.0",
+        group="admin",
+        complexity="O(1)",
+        examples=(
+            (
+                "AI.INFO net",
+                (
+                    '["key", "net", "type", "MODEL", "backend", "ONNX", "device", "CPU", "tag", "v7", '
+                    '"duration", :5310, "samples", :16, "calls", :9, "errors", :1]'
+                ),
+            ),
+            ("AI.INFO net RESETSTAT", "+OK"),
+            ("AI.INFO sometensor", "-ERR cannot find run info for key"),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI.CONFIG",
+        request=(
+            ConfigGet,
+            ConfigSet,
+            LoadBackend,
+        ),
+        parse=parse_config,
+        arity=-2,
+        flags=DELETE,
+        first_key=0,
+        keys=no_keys,
+        in_multi="takes part",
+        arguments=_CONFIG_ARGUMENTS,
+        summary="Reads and changes settings, loads a backend.",
+        since="1.0.0",
+        group="admin",
+        complexity="O(1)",
+        examples=(
+            ("AI.CONFIG GET MODEL_CHUNK_SIZE", ":535822336"),
+            ("AI.CONFIG MODEL_CHUNK_SIZE 0", "-ERR MODEL_CHUNK_SIZE: invalid chunk size"),
+            ("AI.CONFIG SET MODEL_CHUNK_SIZE 5", "-ERR unsupported subcommand"),
+        ),
+    ),
+)

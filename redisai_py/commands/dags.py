@@ -1,4 +1,4 @@
-"""AI.DAG*: a prelude, then operations divided by `|>`; words to requests.
+"""AI.DAG*: a prelude, then operations divided by `|>`: request, parser, keys and rows.
 
 Operations are parsed by the parsers of their own commands. An error carries every look-up that RedisAI makes before it:
 LOAD keys where LOAD stands, then models and scripts in textual order. That every name an operation reads is loaded or
@@ -9,30 +9,26 @@ Source: AI.DAG* commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
-from redisai_py.commands._args import Args, Argv, show_word, strict_integer, to_bytes
+from redisai_py.commands import model_runs, script_runs, tensors
+from redisai_py.commands._args import Args, Argv, is_word, show_word, strict_integer, to_bytes
+from redisai_py.commands.arguments import KEY, TIMEOUT, Argument, counted, flag, option
 from redisai_py.commands.checks import Check, TensorExists
-from redisai_py.commands.models import ModelExecute, parse_model_execute, parse_model_run
-from redisai_py.commands.scripts import ScriptExecute, parse_script_execute, parse_script_run
-from redisai_py.commands.tensors import (
-    TensorGet,
-    TensorSet,
-    parse_tensor_get,
-    parse_tensor_set,
-)
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.spec import INVALID_KEYS, READ_RUN, RUN, CommandSpec
+from redisai_py.commands.tensors import TensorGet, TensorSet
 from redisai_py.errors import INVALID_TIMEOUT, NO_TIMEOUT_VALUE, CommandError
 from redisai_py.tensor import Buffer
 
 __all__ = [
+    "ROWS",
     "SEPARATOR",
     "Dag",
     "Operation",
-    "parse_dag_execute",
-    "parse_dag_execute_ro",
-    "parse_dag_run",
-    "parse_dag_run_ro",
 ]
 
 SEPARATOR = b"|>"
@@ -73,26 +69,6 @@ class Dag:
 
 def _local_checks(operation: Operation) -> tuple[Check, ...]:
     return operation.local_checks if isinstance(operation, (ModelExecute, ScriptExecute)) else ()
-
-
-def parse_dag_execute(argv: Argv) -> Dag:
-    """`AI.DAGEXECUTE prelude |> op [|> op ...]`. Raises: CommandError, with the look-ups that precede it."""
-    return _parse_dag(argv, readonly=False, deprecated=False)
-
-
-def parse_dag_execute_ro(argv: Argv) -> Dag:
-    """`AI.DAGEXECUTE_RO`: no PERSIST and no scripts. Raises: CommandError, with the look-ups that precede it."""
-    return _parse_dag(argv, readonly=True, deprecated=False)
-
-
-def parse_dag_run(argv: Argv) -> Dag:
-    """`AI.DAGRUN`: with AI.MODELRUN and AI.SCRIPTRUN. Raises: CommandError, with the look-ups that precede it."""
-    return _parse_dag(argv, readonly=False, deprecated=True)
-
-
-def parse_dag_run_ro(argv: Argv) -> Dag:
-    """`AI.DAGRUN_RO`: no PERSIST. Raises: CommandError, with the look-ups that precede it."""
-    return _parse_dag(argv, readonly=True, deprecated=True)
 
 
 def _parse_dag(argv: Argv, readonly: bool, deprecated: bool) -> Dag:
@@ -247,7 +223,7 @@ def _parse_operation(args: Args, argv: list[Buffer], readonly: bool, deprecated:
     if parse is None:
         raise args.error(_UNSUPPORTED)
     try:
-        operation = parse(argv, True)
+        operation: Operation = parse(argv, True)
     except CommandError as error:
         error.checks = (*args.checks, *error.checks)
         raise
@@ -255,14 +231,7 @@ def _parse_operation(args: Args, argv: list[Buffer], readonly: bool, deprecated:
     return operation
 
 
-_OPERATIONS: dict[bytes, Callable[[Argv, bool], Operation]] = {
-    b"AI.TENSORSET": parse_tensor_set,
-    b"AI.TENSORGET": parse_tensor_get,
-    b"AI.MODELEXECUTE": parse_model_execute,
-    b"AI.SCRIPTEXECUTE": parse_script_execute,
-    b"AI.MODELRUN": parse_model_run,
-    b"AI.SCRIPTRUN": parse_script_run,
-}
+_OPERATIONS = {row.name: row.parse for row in (*tensors.ROWS, *model_runs.ROWS, *script_runs.ROWS) if row.in_dag}
 _REFUSED = {
     (b"AI.MODELRUN", False): "Deprecated AI.MODELRUN cannot be used in AI.DAGEXECUTE command",
     (b"AI.SCRIPTRUN", False): "Deprecated AI.SCRIPTRUN cannot be used in AI.DAGEXECUTE command",
@@ -279,3 +248,147 @@ def _resolve_names(args: Args, prelude: _Prelude, ops: tuple[Operation, ...]) ->
         known.update(operation.writes)
     if not known.issuperset(prelude.persist):
         raise args.error("ERR PERSIST key cannot be found in DAG")
+
+
+def _dag_keys(argv: Argv) -> list[bytes]:
+    """AI.DAG*: LOAD keys, PERSIST keys, the ROUTING value, and the model or script of every *EXECUTE operation.
+
+    Raises: CommandError if there is none of these.
+    """
+    words = list(argv)
+    prelude_end = words.index(SEPARATOR) if SEPARATOR in words else len(words)
+    keys = [*_prelude_keys(words, prelude_end), *_operation_keys(words, prelude_end)]
+    if not keys:
+        raise CommandError(INVALID_KEYS)
+    return keys
+
+
+def _prelude_keys(words: Argv, end: int) -> Iterator[bytes]:
+    at = 1
+    while at + 1 < end:
+        word = words[at]
+        if any(is_word(word, scope) for scope in (b"LOAD", b"PERSIST")):
+            count = strict_integer(words[at + 1])
+            if count is None or count < 0:
+                return
+            yield from map(to_bytes, words[at + 2 : min(at + 2 + count, end)])
+            at += 2 + count
+        elif is_word(word, b"ROUTING"):
+            yield to_bytes(words[at + 1])
+            at += 2
+        else:
+            at += 2 if any(is_word(word, name) for name in (b"TIMEOUT", b"EX")) else 1
+
+
+def _operation_keys(words: Argv, start: int) -> Iterator[bytes]:
+    for at in range(start, len(words) - 2):
+        name = words[at + 1]
+        is_run = is_word(name, b"AI.MODELEXECUTE") or is_word(name, b"AI.SCRIPTEXECUTE")
+        if is_run and words[at] == SEPARATOR:
+            yield to_bytes(words[at + 2])
+
+
+_OPERATION = Argument("operation", "string", "|>", multiple=True, multiple_token=True)
+_ROUTING = option("ROUTING", "tag", integer=False)
+_LOAD = counted("LOAD", "key_count", KEY)
+_ARGUMENTS = (
+    _LOAD,
+    counted("PERSIST", "key_count", KEY),
+    _ROUTING,
+    TIMEOUT,
+    Argument("expiry", "oneof", optional=True, arguments=(Argument("seconds", "integer", "EX"), flag("KEEPTTL"))),
+    flag("IFUNCHANGED", optional=True),
+    _OPERATION,
+)
+_READ_ARGUMENTS = (_LOAD, _ROUTING, TIMEOUT, _OPERATION)
+
+ROWS = (
+    CommandSpec(
+        name=b"AI.DAGEXECUTE",
+        request=(Dag,),
+        parse=partial(_parse_dag, readonly=False, deprecated=False),
+        arity=-6,
+        flags=RUN,
+        first_key=3,
+        keys=_dag_keys,
+        in_multi="refused",
+        arguments=_ARGUMENTS,
+        summary="Runs operations on tensors with local names, all or nothing.",
+        since="1.2.3",
+        group="dags",
+        complexity="the sum of its operations'",
+        examples=(
+            (
+                (
+                    "AI.DAGEXECUTE LOAD 1 a PERSIST 1 r |> AI.TENSORSET b FLOAT 2 1 VALUES 3 4 |> "
+                    "AI.MODELEXECUTE add2 INPUTS 2 a b OUTPUTS 1 r |> AI.TENSORGET r VALUES"
+                ),
+                '[+OK, +OK, ["4", "6"]]',
+            ),
+            (
+                ("AI.DAGEXECUTE LOAD 1 a PERSIST 1 a EX 60 IFUNCHANGED |> AI.MODELEXECUTE step INPUTS 1 a OUTPUTS 1 a"),
+                "[+OK]",
+            ),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI.DAGEXECUTE_RO",
+        request=(Dag,),
+        parse=partial(_parse_dag, readonly=True, deprecated=False),
+        arity=-6,
+        flags=READ_RUN,
+        first_key=3,
+        keys=_dag_keys,
+        in_multi="refused",
+        arguments=_READ_ARGUMENTS,
+        summary="Runs operations on tensors with local names; writes nothing.",
+        since="1.2.3",
+        group="dags",
+        complexity="the sum of its operations'",
+        examples=(
+            (
+                ("AI.DAGEXECUTE_RO LOAD 1 a |> AI.MODELEXECUTE add2 INPUTS 2 a a OUTPUTS 1 q |> AI.TENSORGET q VALUES"),
+                '[+OK, ["2", "4"]]',
+            ),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI.DAGRUN",
+        request=(Dag,),
+        parse=partial(_parse_dag, readonly=False, deprecated=True),
+        arity=-4,
+        flags=RUN,
+        first_key=3,
+        keys=_dag_keys,
+        in_multi="refused",
+        arguments=_ARGUMENTS,
+        summary="Runs operations on tensors with local names, all or nothing.",
+        since="1.0.0",
+        group="dags",
+        complexity="the sum of its operations'",
+        replaced_by="AI.DAGEXECUTE",
+        examples=(("AI.DAGRUN |> AI.TENSORSET x FLOAT 1 VALUES 3 |> AI.TENSORGET x VALUES", '[+OK, ["3"]]'),),
+    ),
+    CommandSpec(
+        name=b"AI.DAGRUN_RO",
+        request=(Dag,),
+        parse=partial(_parse_dag, readonly=True, deprecated=True),
+        arity=-4,
+        flags=READ_RUN,
+        first_key=3,
+        keys=_dag_keys,
+        in_multi="refused",
+        arguments=_READ_ARGUMENTS,
+        summary="Runs operations on tensors with local names; writes nothing.",
+        since="1.0.0",
+        group="dags",
+        complexity="the sum of its operations'",
+        replaced_by="AI.DAGEXECUTE_RO",
+        examples=(
+            (
+                "AI.DAGRUN_RO LOAD 1 a |> AI.SCRIPTRUN s f INPUTS a OUTPUTS q |> AI.TENSORGET q VALUES",
+                '[+OK, ["1", "2"]]',
+            ),
+        ),
+    ),
+)

@@ -1,53 +1,39 @@
-"""AI.MODEL*: words to requests.
+"""AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN: requests, parsers, replies and rows.
 
-AI.MODELSET parses to the request of AI.MODELSTORE, and AI.MODELRUN to that of AI.MODELEXECUTE; the blob's words are
-kept as they came. Errors of the run commands carry the look-ups that precede them. Source: AI.MODEL*
-commands.
+AI.MODELSET parses to the request of AI.MODELSTORE. A request keeps the words of the blob as they came.
+Source: AI.MODEL* commands.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from redisai_py.commands._args import (
-    Args,
-    Argv,
-    is_word,
-    lenient_integer,
-    name_text,
-    show_word,
-    strict_integer,
-    to_bytes,
-)
-from redisai_py.commands.checks import Check, ModelCounts, ModelExists
-from redisai_py.errors import INVALID_TIMEOUT, NO_TIMEOUT_VALUE, UNSUPPORTED_BACKEND, CommandError, WrongArity
+from redisai_py.commands._args import Args, Argv, is_word, lenient_integer, name_text, text_name, to_bytes
+from redisai_py.commands.arguments import DEVICE, KEY, NAME, TAG, Argument, counted, flag, option, several
+from redisai_py.commands.spec import DELETE, READ, WRITE, CommandSpec, no_keys
+from redisai_py.errors import UNSUPPORTED_BACKEND, CommandError, WrongArity
+from redisai_py.model import Model
+from redisai_py.resp_reply import Reply
 from redisai_py.tensor import Buffer, Device
 
 __all__ = [
-    "TIMEOUT_IN_DAG",
+    "ROWS",
     "ModelDel",
-    "ModelExecute",
     "ModelGet",
     "ModelScan",
     "ModelStore",
     "accept_backend",
+    "model_reply",
     "parse_backend",
-    "parse_model_del",
-    "parse_model_execute",
-    "parse_model_get",
-    "parse_model_run",
-    "parse_model_scan",
-    "parse_model_set",
-    "parse_model_store",
+    "scan_reply",
 ]
 
-TIMEOUT_IN_DAG = "ERR TIMEOUT not allowed within a DAG command"
 
 _MISSING_BLOB = "ERR Insufficient arguments, missing model BLOB"
 _EXPECTED_BLOB = "ERR Invalid argument, expected BLOB"
 _TOO_FEW_NAMES = "ERR number of model {} does not match the number of given arguments"
-_EXECUTE_ARITY = "ERR wrong number of arguments for 'AI.MODELEXECUTE' command"
-_RUN_ARITY = "ERR wrong number of arguments for 'AI.MODELRUN' command"
 _INPUTS_MISSING = "ERR INPUTS not specified"
 _OUTPUTS_MISSING = "ERR OUTPUTS not specified"
 
@@ -97,31 +83,6 @@ class ModelDel:
 @dataclass(frozen=True, slots=True)
 class ModelScan:
     """List the keys and tags of all models."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelExecute:
-    """Run a model. timeout_ms: bound on queueing, None without one."""
-
-    key: bytes
-    inputs: tuple[bytes, ...]
-    outputs: tuple[bytes, ...]
-    timeout_ms: int | None = None
-
-    @property
-    def local_checks(self) -> tuple[Check, ...]:
-        """What is looked up as an operation of a DAG, where the inputs are local names."""
-        return (ModelCounts(self.key, len(self.inputs), len(self.outputs)),)
-
-    @property
-    def reads(self) -> tuple[bytes, ...]:
-        """Names that the operation reads in a DAG."""
-        return self.inputs
-
-    @property
-    def writes(self) -> tuple[bytes, ...]:
-        """Names that the operation writes in a DAG."""
-        return self.outputs
 
 
 def accept_backend(name: str) -> None:
@@ -271,82 +232,166 @@ def parse_model_scan(argv: Argv) -> ModelScan:
     return ModelScan()
 
 
-def parse_model_execute(argv: Argv, in_dag: bool = False) -> ModelExecute:
-    """`AI.MODELEXECUTE key INPUTS ic tensor... OUTPUTS oc tensor... [TIMEOUT ms]`.
+def model_reply(request: ModelGet, model: Model, chunk_size: int) -> Reply:
+    """AI.MODELGET: 16 items, 18 with the blob, or the blob alone.
 
-    Raises: CommandError, after arity with the look-ups that precede it.
+    Args: chunk_size: MODEL_CHUNK_SIZE in bytes. A blob of at least that many is an array of floor(length / size) + 1
+          bulk strings, the last one empty if the length is a multiple of the size.
     """
-    total = len(argv)
-    if total < 8:
-        raise CommandError(_EXECUTE_ARITY)
-    key = argv[1] if type(argv[1]) is bytes else bytes(argv[1])
-    if argv[2] != b"INPUTS" and not is_word(argv[2], b"INPUTS"):
-        raise CommandError(_INPUTS_MISSING, (ModelExists(key),))
-    ninputs = strict_integer(argv[3])
-    outputs_at = 4 + ninputs if ninputs is not None else 0
-    if ninputs is None or ninputs <= 0 or outputs_at > total:
-        raise _count_error(key, "input", ninputs, None)
-    if outputs_at == total or (argv[outputs_at] != b"OUTPUTS" and not is_word(argv[outputs_at], b"OUTPUTS")):
-        raise CommandError(_OUTPUTS_MISSING, (ModelCounts(key, ninputs, None),))
-    noutputs = strict_integer(argv[outputs_at + 1]) if outputs_at + 1 < total else None
-    end = outputs_at + 2 + noutputs if noutputs is not None else 0
-    if noutputs is None or noutputs <= 0 or end > total:
-        raise _count_error(key, "output", ninputs, noutputs)
-    inputs = tuple(map(to_bytes, argv[4:outputs_at]))
-    outputs = tuple(map(to_bytes, argv[outputs_at + 2 : end]))
-    timeout_ms = None
-    if end < total:
-        timeout_ms = _trailing_timeout(argv, end, (ModelCounts(key, ninputs, noutputs),), in_dag)
-    return ModelExecute(key, inputs, outputs, timeout_ms)
+    if not request.meta:
+        return _chunked(model.blob, chunk_size)
+    reply: list[Any] = [
+        *(b"backend", model.backend.encode()),
+        *(b"device", text_name(model.device.text)),
+        *(b"tag", model.tag),
+        *(b"batchsize", model.batchsize),
+        *(b"minbatchsize", model.minbatchsize),
+        *(b"inputs", [text_name(name) for name in model.inputs]),
+        *(b"outputs", [text_name(name) for name in model.outputs]),
+        *(b"minbatchtimeout", model.minbatchtimeout_ms),
+    ]
+    if request.blob:
+        reply += (b"blob", _chunked(model.blob, chunk_size))
+    return reply
 
 
-def _count_error(key: bytes, noun: str, ninputs: int | None, noutputs: int | None) -> CommandError:
-    """What is wrong with a count; the model's own count is compared before the words that are left."""
-    count = ninputs if noun == "input" else noutputs
-    before: Check = ModelExists(key) if noun == "input" else ModelCounts(key, ninputs, None)
-    if count is None:
-        return CommandError(f"ERR Invalid argument for {noun}_count", (before,))
-    if count <= 0:
-        return CommandError(f"ERR {noun.capitalize()} count must be a positive integer", (before,))
-    text = f"ERR number of {noun} keys to AI.MODELEXECUTE command does not match the number of given arguments"
-    return CommandError(text, (ModelCounts(key, ninputs, noutputs),))
+def _chunked(blob: bytes, size: int) -> Reply:
+    if len(blob) < size:
+        return blob
+    view = memoryview(blob)
+    return [view[start : start + size] for start in range(0, len(blob) + 1, size)]
 
 
-def _trailing_timeout(argv: Argv, at: int, checks: tuple[Check, ...], in_dag: bool) -> int:
-    """`TIMEOUT ms` at the end of a command; nothing else may stand there."""
-    if not is_word(argv[at], b"TIMEOUT"):
-        raise CommandError(f"Invalid argument: {show_word(argv[at])}", checks)
-    if at + 1 == len(argv):
-        raise CommandError(NO_TIMEOUT_VALUE, checks)
-    timeout_ms = strict_integer(argv[at + 1])
-    if timeout_ms is None or timeout_ms <= 0:
-        raise CommandError(INVALID_TIMEOUT, checks)
-    if at + 2 < len(argv):
-        raise CommandError(f"Invalid argument: {show_word(argv[at + 2])}", checks)
-    if in_dag:
-        raise CommandError(TIMEOUT_IN_DAG, checks)
-    return timeout_ms
+def scan_reply(entries: Iterable[tuple[bytes, bytes]]) -> Reply:
+    """AI._MODELSCAN and AI._SCRIPTSCAN: a (key, tag) pair for each."""
+    return [[key, tag] for key, tag in entries]
 
 
-def parse_model_run(argv: Argv, in_dag: bool = False) -> ModelExecute:
-    """`AI.MODELRUN key [TIMEOUT ms] INPUTS t... OUTPUTS t...`; the first OUTPUTS is the keyword, another one a key.
+_BACKEND = Argument("backend", "oneof", arguments=(flag("TF"), flag("TFLITE"), flag("TORCH"), flag("ONNX")))
+_BATCHING = (
+    option("BATCHSIZE", "rows"),
+    option("MINBATCHSIZE", "rows"),
+    option("MINBATCHTIMEOUT", "milliseconds"),
+)
+_CHUNKS = several(Argument("chunk", "string"), token="BLOB")
+_STORE_ARGUMENTS = (
+    KEY,
+    _BACKEND,
+    DEVICE,
+    TAG,
+    *_BATCHING,
+    Argument(
+        "nodes",
+        "block",
+        optional=True,
+        arguments=(
+            counted("INPUTS", "input_count", NAME, optional=False),
+            counted("OUTPUTS", "output_count", NAME, optional=False),
+        ),
+    ),
+    _CHUNKS,
+)
+_SET_ARGUMENTS = (
+    KEY,
+    _BACKEND,
+    DEVICE,
+    TAG,
+    *_BATCHING,
+    several(NAME, optional=True, token="INPUTS"),
+    several(NAME, optional=True, token="OUTPUTS"),
+    _CHUNKS,
+)
+_GET_ARGUMENTS = (KEY, flag("META", optional=True), flag("BLOB", optional=True))
 
-    Raises: CommandError, after arity with the look-ups that precede it. The counts are the handler's check.
-    """
-    if len(argv) < 6:
-        raise CommandError(_RUN_ARITY)
-    key = to_bytes(argv[1])
-    args = Args(argv, 2)
-    args.checks.append(ModelExists(key))
-    timeout_ms = None
-    if args.accept(b"TIMEOUT"):
-        timeout_ms = strict_integer(args.take_word())
-        if timeout_ms is None or timeout_ms <= 0:
-            raise args.error(INVALID_TIMEOUT)
-        if in_dag:
-            raise args.error(TIMEOUT_IN_DAG)
-    if not args.accept(b"INPUTS"):
-        raise args.error(_INPUTS_MISSING)
-    names = args.take_words(args.left)
-    split = next((at for at, name in enumerate(names) if is_word(name, b"OUTPUTS")), len(names))
-    return ModelExecute(key, names[:split], names[split + 1 :], timeout_ms)
+ROWS = (
+    CommandSpec(
+        name=b"AI.MODELSTORE",
+        request=(ModelStore,),
+        parse=parse_model_store,
+        arity=-6,
+        flags=WRITE,
+        in_multi="may fail",
+        arguments=_STORE_ARGUMENTS,
+        summary="Builds a model and stores it.",
+        since="1.2.0",
+        group="models",
+        complexity="O(N), N the bytes of the model, and its framework's time to load it",
+        examples=(
+            ("AI.MODELSTORE net ONNX CPU TAG v7 BATCHSIZE 8 BLOB <bytes>", "+OK"),
+            ("AI.MODELSTORE mul TF cpu:1 INPUTS 2 a b OUTPUTS 1 mul BLOB <bytes>", "+OK"),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI.MODELSET",
+        request=(ModelStore,),
+        parse=parse_model_set,
+        arity=-4,
+        flags=WRITE,
+        in_multi="may fail",
+        arguments=_SET_ARGUMENTS,
+        summary="Builds a model and stores it.",
+        since="1.0.0",
+        group="models",
+        complexity="O(N), N the bytes of the model, and its framework's time to load it",
+        replaced_by="AI.MODELSTORE",
+        examples=(
+            ("AI.MODELSET mul TF CPU TAG v1 INPUTS a b OUTPUTS mul BLOB <bytes>", "+OK"),
+            ("AI.MODELSET pt TORCH BLOB <bytes>", "-ERR Invalid DEVICE"),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI.MODELGET",
+        request=(ModelGet,),
+        parse=parse_model_get,
+        arity=-2,
+        flags=READ,
+        in_multi="takes part",
+        arguments=_GET_ARGUMENTS,
+        summary="Reads a model's description, its bytes, or both.",
+        since="1.0.0",
+        group="models",
+        complexity="O(N), N the bytes of the model; META alone O(1)",
+        examples=(
+            (
+                "AI.MODELGET net META",
+                (
+                    '["backend", "ONNX", "device", "CPU", "tag", "v7", "batchsize", :8, "minbatchsize", :0, '
+                    '"inputs", ["x"], "outputs", ["y"], "minbatchtimeout", :0]'
+                ),
+            ),
+            ("AI.MODELGET absent", "-ERR model key is empty"),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI.MODELDEL",
+        request=(ModelDel,),
+        parse=parse_model_del,
+        arity=2,
+        flags=DELETE,
+        in_multi="takes part",
+        arguments=(KEY,),
+        summary="Deletes a model.",
+        since="1.0.0",
+        group="models",
+        complexity="O(1)",
+        examples=(
+            ("AI.MODELDEL net", "+OK"),
+            ("AI.MODELDEL absent", "-ERR model key is empty"),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI._MODELSCAN",
+        request=(ModelScan,),
+        parse=parse_model_scan,
+        arity=1,
+        flags=READ,
+        first_key=0,
+        keys=no_keys,
+        in_multi="may fail",
+        summary="Lists the keys and tags of all models.",
+        since="1.0.0",
+        group="models",
+        complexity="O(N), N the keys of the database, in steps that block nobody",
+        examples=(("AI._MODELSCAN", '[["net", "v7"], ["mul", ""]]'),),
+    ),
+)

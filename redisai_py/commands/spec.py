@@ -1,87 +1,118 @@
-"""A row of the command table: one command's parser, its metadata, and its arguments as COMMAND DOCS shows them."""
+"""A row of the command table: a command's parser, its metadata, its arguments and examples.
+
+Beside it stands what rows of several families share: sets of flags, and where a command's keys are. Key functions
+read words without checking the rest; they serve COMMAND GETKEYS and cluster routing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redisai_py.commands._args import Argv
+from redisai_py.commands._args import Argv, is_word, strict_integer, to_bytes
+from redisai_py.commands.arguments import Argument
+from redisai_py.errors import CommandError
 
-__all__ = ["Argument", "CommandSpec", "InMulti"]
+__all__ = [
+    "DELETE",
+    "INVALID_KEYS",
+    "READ",
+    "READ_RUN",
+    "RUN",
+    "WRITE",
+    "CommandSpec",
+    "InMulti",
+    "counted_scopes",
+    "no_keys",
+    "only_key",
+    "run_keys",
+]
+
+WRITE = ("write", "denyoom", "module")
+DELETE = ("write", "module")
+READ = ("readonly", "module")
+RUN = ("write", "denyoom", "module", "movablekeys")
+READ_RUN = ("readonly", "module", "movablekeys")
+
+INVALID_KEYS = "ERR Invalid arguments specified for command"
 
 InMulti = Literal["takes part", "may fail", "refused"]
 """Inside MULTI: takes part in the transaction; takes part or fails in its slot of EXEC; always fails in its slot."""
 
-ArgumentType = Literal["string", "integer", "key", "pattern", "pure-token", "oneof", "block"]
+
+def no_keys(argv: Argv) -> list[bytes]:
+    """A command without keys. Raises: CommandError, as COMMAND GETKEYS answers."""
+    raise CommandError("ERR The command has no key arguments")
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """One argument, in the structure of COMMAND DOCS.
+def only_key(argv: Argv) -> list[bytes]:
+    """The word after the name. Raises: CommandError if there is none."""
+    if len(argv) < 2:
+        raise CommandError(INVALID_KEYS)
+    return [to_bytes(argv[1])]
 
-    token: keyword before the argument.   multiple: may be repeated, with its token if `multiple_token`.
-    arguments: the alternatives of a oneof, the parts of a block.
-    """
 
-    name: str
-    type: ArgumentType
-    token: str = ""
-    optional: bool = False
-    multiple: bool = False
-    multiple_token: bool = False
-    arguments: tuple[Argument, ...] = ()
+def counted_scopes(argv: Argv, at: int, scopes: tuple[bytes, ...]) -> Iterator[bytes]:
+    """The words of `SCOPE n word...` lists from `at` on, of the scopes named; lists of other scopes are skipped."""
+    while at + 1 < len(argv):
+        count = strict_integer(argv[at + 1])
+        if count is None or count < 0:
+            return
+        end = min(at + 2 + count, len(argv))
+        if any(is_word(argv[at], scope) for scope in scopes):
+            yield from map(to_bytes, argv[at + 2 : end])
+        # TIMEOUT ends a command, so its value is never taken for a count that matters.
+        at = end
 
-    def syntax(self) -> str:
-        """The argument in a syntax line, as redis-cli writes it: `[TAG tag]`, `key [key ...]`, `<a | b>`."""
-        if self.type == "pure-token":
-            text = self.token
-        else:
-            inner = self._inner()
-            text = f"{self.token} {inner}" if self.token else inner
-            if self.multiple:
-                again = text if self.multiple_token or not self.token else inner
-                text = f"{text} [{again} ...]"
-        if self.optional:
-            return f"[{text}]"
-        return f"<{text}>" if self.type == "oneof" else text
 
-    def _inner(self) -> str:
-        if self.type == "oneof":
-            return " | ".join(argument.syntax() for argument in self.arguments)
-        if self.type == "block":
-            return " ".join(argument.syntax() for argument in self.arguments)
-        return self.name
+def run_keys(argv: Argv) -> list[bytes]:
+    """AI.MODELRUN and AI.SCRIPTRUN: the model or script, then every word after INPUTS but OUTPUTS and `$`."""
+    keys = only_key(argv)
+    inputs_at = next((at for at in range(2, len(argv)) if is_word(argv[at], b"INPUTS")), len(argv))
+    words = argv[inputs_at + 1 :]
+    return keys + [to_bytes(word) for word in words if not is_word(word, b"OUTPUTS") and word != b"$"]
 
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
     """One command.
 
-    name: upper case.   request: type (or types) that `parse` gives.   parse: words, the name first -> request.
-    arity: as Redis counts it: n words exactly, or at least -n.   flags, first_key, last_key, step: COMMAND INFO's.
+    name: upper case.   request: the type (or types) that `parse` gives.   parse: words, the name first -> request.
+    arity: as Redis counts it: n words exactly, or at least -n.   flags: COMMAND INFO's.
+    first_key: position of the first key in COMMAND INFO, 0 without keys; the step is 1 and the last key the first.
     keys: words -> keys, as COMMAND GETKEYS names them.   in_dag: may be an operation of some DAG.
-    since: RedisAI's version.
-    replaced_by: what to use instead, for deprecated commands.
+    since: RedisAI's version.   group: page of the docs.   replaced_by: the command to use instead of a deprecated one.
+    examples: pairs of words and reply. `<bytes>` and `<text>` stand for data; a reply is written `+simple`, `-error`,
+    `:integer`, `"bulk"` or `[array]`.
     """
 
     name: bytes
     request: tuple[type, ...]
-    parse: Callable[[Argv], Any]
+    parse: Callable[..., Any]
     arity: int
     flags: tuple[str, ...]
-    first_key: int
-    last_key: int
-    step: int
-    keys: Callable[[Argv], list[bytes]]
-    in_dag: bool
     in_multi: InMulti
-    arguments: tuple[Argument, ...]
     summary: str
     since: str
     group: str
     complexity: str
+    examples: tuple[tuple[str, str], ...]
+    arguments: tuple[Argument, ...] = ()
+    first_key: int = 1
+    keys: Callable[[Argv], list[bytes]] = only_key
+    in_dag: bool = False
     replaced_by: str = ""
+
+    @property
+    def last_key(self) -> int:
+        """Position of the last key in COMMAND INFO."""
+        return self.first_key
+
+    @property
+    def step(self) -> int:
+        """Distance of keys in COMMAND INFO, 0 without keys."""
+        return 1 if self.first_key else 0
 
     @property
     def syntax(self) -> str:

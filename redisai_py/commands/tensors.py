@@ -1,4 +1,4 @@
-"""AI.TENSORSET and AI.TENSORGET: words to requests.
+"""AI.TENSORSET and AI.TENSORGET: requests, parsers, replies and rows.
 
 A key's type is looked up before any syntax error but arity, so those errors carry that look-up (`commands.checks`).
 Inside a DAG keys are local names: no look-ups, and the arity texts have no `ERR `. Source: AI.TENSORSET, AI.TENSORGET.
@@ -10,18 +10,23 @@ import enum
 from dataclasses import dataclass
 
 from redisai_py.commands._args import INT64_MAX, Argv, is_word, strict_integer, to_bytes
+from redisai_py.commands.arguments import KEY, Argument, flag
 from redisai_py.commands.checks import TensorExists, TensorOrAbsent
+from redisai_py.commands.spec import READ, WRITE, CommandSpec
 from redisai_py.commands.values import check_blob, parse_values
 from redisai_py.errors import CommandError, WrongArity
+from redisai_py.resp_reply import Reply, TensorReply, Values
 from redisai_py.tensor import MAX_RANK, Buffer, DType, Tensor
 
 __all__ = [
     "MAX_EMPTY_SIZE_BYTES",
+    "ROWS",
     "Form",
     "TensorGet",
     "TensorSet",
     "parse_tensor_get",
     "parse_tensor_set",
+    "tensor_reply",
 ]
 
 MAX_EMPTY_SIZE_BYTES = 512 * 1024 * 1024
@@ -201,3 +206,75 @@ def parse_tensor_get(argv: Argv, in_dag: bool = False) -> TensorGet:
             raise CommandError(text, () if in_dag else (TensorExists(key),))
         form = chosen
     return TensorGet(key, meta, form)
+
+
+def tensor_reply(request: TensorGet, dtype: DType, shape: tuple[int, ...], data: Buffer) -> Reply:
+    """AI.TENSORGET: dtype and shape if asked for, then the data as one bulk string or its values.
+
+    Args: data: the tensor's bytes; not looked at, and may be empty, if neither BLOB nor VALUES is asked for.
+    """
+    form = request.form
+    if form is Form.VALUES:
+        return TensorReply(dtype, shape, request.meta, Values(dtype, shape, data))
+    if form is Form.BLOB or not request.meta:
+        return TensorReply(dtype, shape, request.meta or form is Form.NONE, data)
+    return TensorReply(dtype, shape, True, None)
+
+
+_SET_ARGUMENTS = (
+    KEY,
+    Argument("dtype", "string"),
+    Argument("dim", "integer", optional=True, multiple=True),
+    Argument(
+        "data",
+        "oneof",
+        optional=True,
+        arguments=(Argument("data", "string", "BLOB"), Argument("value", "string", "VALUES", multiple=True)),
+    ),
+)
+_GET_ARGUMENTS = (
+    KEY,
+    flag("META", optional=True),
+    Argument("form", "oneof", optional=True, arguments=(flag("BLOB"), flag("VALUES"))),
+)
+
+ROWS = (
+    CommandSpec(
+        name=b"AI.TENSORSET",
+        request=(TensorSet,),
+        parse=parse_tensor_set,
+        arity=-4,
+        flags=WRITE,
+        in_dag=True,
+        in_multi="takes part",
+        arguments=_SET_ARGUMENTS,
+        summary="Stores a tensor.",
+        since="1.0.0",
+        group="tensors",
+        complexity="O(N), N the bytes of the tensor",
+        examples=(
+            ("AI.TENSORSET t FLOAT 2 2 VALUES 0.5 1 -2 3e1", "+OK"),
+            ("AI.TENSORSET s FLOAT VALUES 5", "+OK"),
+            ("AI.TENSORSET u UINT8 1 VALUES 256", "-ERR invalid value"),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI.TENSORGET",
+        request=(TensorGet,),
+        parse=parse_tensor_get,
+        arity=-2,
+        flags=READ,
+        in_dag=True,
+        in_multi="takes part",
+        arguments=_GET_ARGUMENTS,
+        summary="Reads a tensor.",
+        since="1.0.0",
+        group="tensors",
+        complexity="O(N), N the bytes of the tensor; META alone O(1)",
+        examples=(
+            ("AI.TENSORGET t META", '["dtype", "FLOAT", "shape", [:2, :2]]'),
+            ("AI.TENSORGET t VALUES", '["0.5", "1", "-2", "30"]'),
+            ("AI.TENSORGET absent", "-ERR tensor key is empty or in a different shard"),
+        ),
+    ),
+)

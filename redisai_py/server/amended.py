@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands import COMMANDS
-from redisai_py.commands.spec import Argument, CommandSpec
+from redisai_py.commands.arguments import Argument
+from redisai_py.commands.spec import CommandSpec
 from redisai_py.errors import CommandError
 from redisai_py.resp import split_replies
 from redisai_py.resp_reply import SetOf, Simple, encode_reply

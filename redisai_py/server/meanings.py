@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.dags import Dag
-from redisai_py.commands.models import ModelExecute
-from redisai_py.commands.replies import tensor_reply
+from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.spec import CommandSpec
-from redisai_py.commands.tensors import Form, TensorGet, TensorSet
+from redisai_py.commands.tensors import Form, TensorGet, TensorSet, tensor_reply
 from redisai_py.errors import TENSOR_KEY_EMPTY, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.frames import Command, Frames
 from redisai_py.server.handlers import handle, handle_error

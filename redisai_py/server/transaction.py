@@ -14,7 +14,9 @@ import hiredis
 
 from redisai_py.commands import COMMANDS, admin, models, scripts, tensors
 from redisai_py.commands.checks import TensorExists, TensorOrAbsent
-from redisai_py.commands.replies import model_reply, script_reply, tensor_reply
+from redisai_py.commands.models import model_reply
+from redisai_py.commands.scripts import script_reply
+from redisai_py.commands.tensors import tensor_reply
 from redisai_py.errors import (
     MODEL_KEY_EMPTY,
     NO_RUN_INFO,

@@ -16,8 +16,10 @@ from redisai_py.commands import COMMANDS
 from redisai_py.commands._args import double, strict_integer
 from redisai_py.commands.admin import ConfigGet, ConfigSet, Info, LoadBackend
 from redisai_py.commands.dags import Dag
-from redisai_py.commands.models import ModelDel, ModelExecute, ModelGet, ModelScan, ModelStore
-from redisai_py.commands.scripts import ScriptDel, ScriptExecute, ScriptGet, ScriptScan, ScriptStore
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.models import ModelDel, ModelGet, ModelScan, ModelStore
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.scripts import ScriptDel, ScriptGet, ScriptScan, ScriptStore
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.commands.values import parse_values
 from redisai_py.errors import CommandError

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from redisai_py.commands import checks
 from redisai_py.commands.admin import ConfigGet, ConfigSet, Info, LoadBackend
 from redisai_py.commands.dags import Dag
-from redisai_py.commands.models import ModelDel, ModelExecute, ModelGet, ModelScan, ModelStore
-from redisai_py.commands.scripts import ScriptDel, ScriptExecute, ScriptGet, ScriptScan, ScriptStore
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.models import ModelDel, ModelGet, ModelScan, ModelStore
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.scripts import ScriptDel, ScriptGet, ScriptScan, ScriptStore
 from redisai_py.commands.tensors import TensorGet, TensorSet
 from redisai_py.errors import CommandError
 from redisai_py.server.handlers.admin import config_get, config_set, info, load_backend_command

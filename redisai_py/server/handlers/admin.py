@@ -10,7 +10,7 @@ import structlog
 
 from redisai_py.backend import load_backend, loaded_backends
 from redisai_py.commands import admin
-from redisai_py.commands.replies import RunInfo, info_reply
+from redisai_py.commands.admin import RunInfo, info_reply
 from redisai_py.engine.stats import RunStats
 from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError, WrongType
 from redisai_py.resp_reply import OK

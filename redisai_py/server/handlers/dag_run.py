@@ -9,9 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from redisai_py.commands.replies import tensor_reply
-from redisai_py.commands.scripts import ScriptExecute
-from redisai_py.commands.tensors import TensorGet
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.tensors import TensorGet, tensor_reply
 from redisai_py.engine.dag import Outcome, Plan, Version
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run

@@ -19,8 +19,8 @@ from typing import Any
 
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.dags import SEPARATOR, Dag
-from redisai_py.commands.models import ModelExecute
-from redisai_py.commands.scripts import ScriptExecute
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import TensorSet
 from redisai_py.engine.dag import Graph, Kind, Operation, Version

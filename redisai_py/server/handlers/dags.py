@@ -10,8 +10,8 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands.dags import Dag
-from redisai_py.commands.models import ModelExecute
-from redisai_py.commands.scripts import ScriptExecute
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.engine.dag import Version
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import DeadlineExceeded, WrongType

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands import models
-from redisai_py.commands.replies import model_reply, scan_reply
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.models import model_reply, scan_reply
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import MODEL_KEY_EMPTY, CommandError, DeadlineExceeded
 from redisai_py.model import Model
@@ -98,7 +99,7 @@ async def model_scan(request: models.ModelScan, connection: Connection) -> Any:
     return scan_reply([entry async for entry in store.scan(b"MODEL")])
 
 
-async def model_execute(request: models.ModelExecute, connection: Connection) -> Any:
+async def model_execute(request: ModelExecute, connection: Connection) -> Any:
     """AI.MODELEXECUTE, AI.MODELRUN: the model's id and the inputs in one round trip, the run, the outputs in
     another.
     """
@@ -124,7 +125,7 @@ async def model_execute(request: models.ModelExecute, connection: Connection) ->
 
 
 async def _read(
-    request: models.ModelExecute, connection: Connection, access: Access, patience: Patience
+    request: ModelExecute, connection: Connection, access: Access, patience: Patience
 ) -> tuple[LoadedModel, list[Tensor]]:
     """The model and the inputs, in one round trip; kept near."""
     store, near = access.store, access.near

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from redisai_py.commands import COMMANDS, scripts, tensors
-from redisai_py.commands.replies import scan_reply, script_reply, tensor_reply
+from redisai_py.commands.models import scan_reply
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.scripts import script_reply
+from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.scripts import ScriptRun
 from redisai_py.errors import SCRIPT_KEY_EMPTY, CommandError, DeadlineExceeded, RedisAIError, UpstreamError
 from redisai_py.model import Script
@@ -82,7 +85,7 @@ async def script_scan(request: scripts.ScriptScan, connection: Connection) -> An
     return scan_reply([entry async for entry in store.scan(b"SCRIPT")])
 
 
-async def script_execute(request: scripts.ScriptExecute, connection: Connection) -> Any:
+async def script_execute(request: ScriptExecute, connection: Connection) -> Any:
     """AI.SCRIPTEXECUTE, AI.SCRIPTRUN."""
     store = (await connection.session.authenticated()).store
     known = known_script(request.key, connection)
@@ -120,7 +123,7 @@ def met_script(key: bytes, script: Script, connection: Connection, known: Held |
 
 async def run_script(
     script: Script,
-    request: scripts.ScriptExecute,
+    request: ScriptExecute,
     inputs: list[Tensor],
     connection: Connection,
     timeout_ms: int | None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands import tensors
-from redisai_py.commands.replies import tensor_reply
+from redisai_py.commands.tensors import tensor_reply
 from redisai_py.resp_reply import OK
 
 if TYPE_CHECKING:

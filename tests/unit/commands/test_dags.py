@@ -2,8 +2,8 @@ import pytest
 
 from redisai_py.commands.checks import ModelCounts, ModelExists, ScriptExists, TensorExists
 from redisai_py.commands.dags import Dag
-from redisai_py.commands.models import ModelExecute
-from redisai_py.commands.scripts import ScriptExecute
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.errors import CommandError
 from redisai_py.tensor import DType, Tensor

@@ -2,7 +2,8 @@ import pytest
 
 from redisai_py.commands import models as models_module
 from redisai_py.commands.checks import ModelCounts, ModelExists
-from redisai_py.commands.models import ModelDel, ModelExecute, ModelGet, ModelScan, ModelStore, accept_backend
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.models import ModelDel, ModelGet, ModelScan, ModelStore, accept_backend
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.tensor import Device
 from tests.parsing import parse

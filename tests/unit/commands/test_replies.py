@@ -1,9 +1,9 @@
 import pytest
 
-from redisai_py.commands.models import ModelGet
-from redisai_py.commands.replies import RunInfo, info_reply, model_reply, scan_reply, script_reply, tensor_reply
-from redisai_py.commands.scripts import ScriptGet
-from redisai_py.commands.tensors import parse_tensor_get
+from redisai_py.commands.admin import RunInfo, info_reply
+from redisai_py.commands.models import ModelGet, model_reply, scan_reply
+from redisai_py.commands.scripts import ScriptGet, script_reply
+from redisai_py.commands.tensors import parse_tensor_get, tensor_reply
 from redisai_py.model import Model, Script
 from redisai_py.resp_reply import encode_reply
 from redisai_py.tensor import Device, DType

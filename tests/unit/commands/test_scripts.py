@@ -1,7 +1,8 @@
 import pytest
 
 from redisai_py.commands.checks import ScriptExists
-from redisai_py.commands.scripts import ScriptDel, ScriptExecute, ScriptGet, ScriptScan, ScriptStore
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.scripts import ScriptDel, ScriptGet, ScriptScan, ScriptStore
 from redisai_py.errors import CommandError
 from redisai_py.tensor import Device
 from tests.parsing import parse

@@ -1,0 +1,188 @@
+"""AI.MODELEXECUTE and AI.MODELRUN: one request, two parsers, rows.
+
+Errors carry the look-ups that RedisAI makes before them (`commands.checks`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redisai_py.commands._args import Args, Argv, is_word, show_word, strict_integer, to_bytes
+from redisai_py.commands.arguments import TENSOR, TIMEOUT, Argument, counted, several
+from redisai_py.commands.checks import Check, ModelCounts, ModelExists
+from redisai_py.commands.spec import RUN, CommandSpec, counted_scopes, only_key, run_keys
+from redisai_py.errors import INVALID_TIMEOUT, NO_TIMEOUT_VALUE, CommandError
+
+__all__ = ["ROWS", "TIMEOUT_IN_DAG", "ModelExecute", "parse_model_execute", "parse_model_run"]
+
+TIMEOUT_IN_DAG = "ERR TIMEOUT not allowed within a DAG command"
+_EXECUTE_ARITY = "ERR wrong number of arguments for 'AI.MODELEXECUTE' command"
+_RUN_ARITY = "ERR wrong number of arguments for 'AI.MODELRUN' command"
+_INPUTS_MISSING = "ERR INPUTS not specified"
+_OUTPUTS_MISSING = "ERR OUTPUTS not specified"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelExecute:
+    """Run a model. timeout_ms: bound on queueing, None without one."""
+
+    key: bytes
+    inputs: tuple[bytes, ...]
+    outputs: tuple[bytes, ...]
+    timeout_ms: int | None = None
+
+    @property
+    def local_checks(self) -> tuple[Check, ...]:
+        """What is looked up as an operation of a DAG, where the inputs are local names."""
+        return (ModelCounts(self.key, len(self.inputs), len(self.outputs)),)
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """Names that the operation reads in a DAG."""
+        return self.inputs
+
+    @property
+    def writes(self) -> tuple[bytes, ...]:
+        """Names that the operation writes in a DAG."""
+        return self.outputs
+
+
+def parse_model_execute(argv: Argv, in_dag: bool = False) -> ModelExecute:
+    """`AI.MODELEXECUTE key INPUTS ic tensor... OUTPUTS oc tensor... [TIMEOUT ms]`.
+
+    Raises: CommandError, after arity with the look-ups that precede it.
+    """
+    total = len(argv)
+    if total < 8:
+        raise CommandError(_EXECUTE_ARITY)
+    key = argv[1] if type(argv[1]) is bytes else bytes(argv[1])
+    if argv[2] != b"INPUTS" and not is_word(argv[2], b"INPUTS"):
+        raise CommandError(_INPUTS_MISSING, (ModelExists(key),))
+    ninputs = strict_integer(argv[3])
+    outputs_at = 4 + ninputs if ninputs is not None else 0
+    if ninputs is None or ninputs <= 0 or outputs_at > total:
+        raise _count_error(key, "input", ninputs, None)
+    if outputs_at == total or (argv[outputs_at] != b"OUTPUTS" and not is_word(argv[outputs_at], b"OUTPUTS")):
+        raise CommandError(_OUTPUTS_MISSING, (ModelCounts(key, ninputs, None),))
+    noutputs = strict_integer(argv[outputs_at + 1]) if outputs_at + 1 < total else None
+    end = outputs_at + 2 + noutputs if noutputs is not None else 0
+    if noutputs is None or noutputs <= 0 or end > total:
+        raise _count_error(key, "output", ninputs, noutputs)
+    inputs = tuple(map(to_bytes, argv[4:outputs_at]))
+    outputs = tuple(map(to_bytes, argv[outputs_at + 2 : end]))
+    timeout_ms = None
+    if end < total:
+        timeout_ms = _trailing_timeout(argv, end, (ModelCounts(key, ninputs, noutputs),), in_dag)
+    return ModelExecute(key, inputs, outputs, timeout_ms)
+
+
+def _count_error(key: bytes, noun: str, ninputs: int | None, noutputs: int | None) -> CommandError:
+    """What is wrong with a count; the model's own count is compared before the words that are left."""
+    count = ninputs if noun == "input" else noutputs
+    before: Check = ModelExists(key) if noun == "input" else ModelCounts(key, ninputs, None)
+    if count is None:
+        return CommandError(f"ERR Invalid argument for {noun}_count", (before,))
+    if count <= 0:
+        return CommandError(f"ERR {noun.capitalize()} count must be a positive integer", (before,))
+    text = f"ERR number of {noun} keys to AI.MODELEXECUTE command does not match the number of given arguments"
+    return CommandError(text, (ModelCounts(key, ninputs, noutputs),))
+
+
+def _trailing_timeout(argv: Argv, at: int, checks: tuple[Check, ...], in_dag: bool) -> int:
+    """`TIMEOUT ms` at the end of a command; nothing else may stand there."""
+    if not is_word(argv[at], b"TIMEOUT"):
+        raise CommandError(f"Invalid argument: {show_word(argv[at])}", checks)
+    if at + 1 == len(argv):
+        raise CommandError(NO_TIMEOUT_VALUE, checks)
+    timeout_ms = strict_integer(argv[at + 1])
+    if timeout_ms is None or timeout_ms <= 0:
+        raise CommandError(INVALID_TIMEOUT, checks)
+    if at + 2 < len(argv):
+        raise CommandError(f"Invalid argument: {show_word(argv[at + 2])}", checks)
+    if in_dag:
+        raise CommandError(TIMEOUT_IN_DAG, checks)
+    return timeout_ms
+
+
+def parse_model_run(argv: Argv, in_dag: bool = False) -> ModelExecute:
+    """`AI.MODELRUN key [TIMEOUT ms] INPUTS t... OUTPUTS t...`; the first OUTPUTS is the keyword, another one a key.
+
+    Raises: CommandError, after arity with the look-ups that precede it. The counts are the handler's check.
+    """
+    if len(argv) < 6:
+        raise CommandError(_RUN_ARITY)
+    key = to_bytes(argv[1])
+    args = Args(argv, 2)
+    args.checks.append(ModelExists(key))
+    timeout_ms = None
+    if args.accept(b"TIMEOUT"):
+        timeout_ms = strict_integer(args.take_word())
+        if timeout_ms is None or timeout_ms <= 0:
+            raise args.error(INVALID_TIMEOUT)
+        if in_dag:
+            raise args.error(TIMEOUT_IN_DAG)
+    if not args.accept(b"INPUTS"):
+        raise args.error(_INPUTS_MISSING)
+    names = args.take_words(args.left)
+    split = next((at for at, name in enumerate(names) if is_word(name, b"OUTPUTS")), len(names))
+    return ModelExecute(key, names[:split], names[split + 1 :], timeout_ms)
+
+
+def _execute_keys(argv: Argv) -> list[bytes]:
+    """AI.MODELEXECUTE: the model, INPUTS, OUTPUTS."""
+    return [*only_key(argv), *counted_scopes(argv, 2, (b"INPUTS", b"OUTPUTS"))]
+
+
+_MODEL = Argument("model", "key")
+_EXECUTE_ARGUMENTS = (
+    _MODEL,
+    counted("INPUTS", "input_count", TENSOR, optional=False),
+    counted("OUTPUTS", "output_count", TENSOR, optional=False),
+    TIMEOUT,
+)
+_RUN_ARGUMENTS = (_MODEL, TIMEOUT, several(TENSOR, token="INPUTS"), several(TENSOR, token="OUTPUTS"))
+
+ROWS = (
+    CommandSpec(
+        name=b"AI.MODELEXECUTE",
+        request=(ModelExecute,),
+        parse=parse_model_execute,
+        arity=-8,
+        flags=RUN,
+        first_key=4,
+        keys=_execute_keys,
+        in_dag=True,
+        in_multi="refused",
+        arguments=_EXECUTE_ARGUMENTS,
+        summary="Runs a model on tensors.",
+        since="1.2.0",
+        group="models",
+        complexity="the model's",
+        examples=(
+            ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z", "+OK"),
+            ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z TIMEOUT 5", "+TIMEDOUT"),
+            ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z NOW", "-Invalid argument: NOW"),
+        ),
+    ),
+    CommandSpec(
+        name=b"AI.MODELRUN",
+        request=(ModelExecute,),
+        parse=parse_model_run,
+        arity=-6,
+        flags=RUN,
+        first_key=3,
+        keys=run_keys,
+        in_dag=True,
+        in_multi="refused",
+        arguments=_RUN_ARGUMENTS,
+        summary="Runs a model on tensors.",
+        since="1.0.0",
+        group="models",
+        complexity="the model's",
+        replaced_by="AI.MODELEXECUTE",
+        examples=(
+            ("AI.MODELRUN mul TIMEOUT 100 INPUTS x y OUTPUTS z", "+OK"),
+            ("AI.MODELRUN mul NOINPUTS x y OUTPUTS z", "-ERR INPUTS not specified"),
+        ),
+    ),
+)
