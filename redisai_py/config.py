@@ -139,6 +139,29 @@ class Config:
     upstream_pool: int = _setting(
         8, REDIS, "Connections of each user to Redis for values of 64 KiB and more, and for scripts.", minimum=1
     )
+    upstream_retry_ms: int = _setting(
+        3000,
+        REDIS,
+        "How long a command waits for a Redis that is away, in milliseconds, before its client is disconnected; only "
+        "commands that have not left for Redis wait.",
+        minimum=1,
+        zero="disconnect at once",
+    )
+    upstream_timeout_ms: int = _setting(
+        10_000,
+        REDIS,
+        "How long Redis may leave a PING unanswered, in milliseconds, while clients wait for replies; then it counts "
+        "as hung and all connections to it are closed. Blocking commands and scripts may take longer.",
+        minimum=100,
+        zero="wait for ever",
+    )
+    upstream_keepalive_s: int = _setting(
+        30,
+        REDIS,
+        "TCP keepalive towards Redis: seconds of silence on a connection until the other side is probed.",
+        minimum=1,
+        zero="off",
+    )
 
     threads_per_queue: int = _setting(
         0,
@@ -211,7 +234,7 @@ class Config:
         zero="sleep at once",
     )
     drain_timeout_s: int = _setting(
-        30, PROCESS, "At a stop, seconds that running commands get to finish.", minimum=1, zero="none: stop at once"
+        20, PROCESS, "At a stop, seconds that running commands get to finish.", minimum=1, zero="none: stop at once"
     )
     log_level: str = _setting("info", PROCESS, "Least level to log.", choices=("debug", "info", "warning", "error"))
     log_format: str = _setting("text", PROCESS, "Form of the log lines, on standard error.", choices=("text", "json"))

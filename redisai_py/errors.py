@@ -32,6 +32,8 @@ __all__ = [
     "RedisAIError",
     "ShapeMismatch",
     "UpstreamError",
+    "UpstreamLost",
+    "UpstreamRefused",
     "WrongArity",
     "WrongType",
 ]
@@ -129,4 +131,14 @@ class Conflict(RedisAIError):
 
 
 class UpstreamError(RedisAIError):
-    """Redis is out of reach, or its own error text passed on verbatim."""
+    """Redis's own error text, passed on verbatim."""
+
+
+class UpstreamLost(UpstreamError):
+    """Redis is out of reach, or the connection to it was lost. No client is sent this text: its connection is closed
+    where the reply would have been, as Redis's own end would close it (docs/adr/0017).
+    """
+
+
+class UpstreamRefused(UpstreamError):
+    """Redis has no room for the client's own connection: the client gets these words, and is closed behind them."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from redisai_py.errors import UpstreamError
+import hiredis
+
+from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.pending import Pending
 from redisai_py.server.busy_poll import BusyPoll
+from redisai_py.server.dialing import Opener
 from redisai_py.server.group_commit import CallLater, GroupCommit
 from redisai_py.server.group_sets import GroupSets, SetStream
 from redisai_py.server.joined_sets import JoinedSets
-from redisai_py.server.upstream import Address, Identity, LargeUpstream, SharedUpstream
+from redisai_py.server.upstream import Identity, LargeUpstream, SharedUpstream, is_refusal
 from redisai_py.store.near import NearCache
 from redisai_py.store.scripts import PROBE
 from redisai_py.store.store import Store
@@ -27,7 +30,7 @@ from redisai_py.store.store import Store
 __all__ = ["Access", "AccessTable"]
 
 S = TypeVar("S", bound=SharedUpstream)
-_NOT_NOW = ("ERR upstream Redis connection lost", "LOADING ", "BUSY ", "MASTERDOWN ")
+_NOT_NOW = ("LOADING ", "BUSY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ")
 """How errors begin that say nothing of what an identity may do."""
 
 
@@ -36,7 +39,7 @@ class Access:
 
     def __init__(
         self,
-        address: Address,
+        opener: Opener,
         identity: Identity,
         pool_size: int,
         near_bytes: int = 0,
@@ -52,17 +55,17 @@ class Access:
         """Set where Redis allows scripts, which is what proves that near values still hold."""
         self.commits: GroupCommit | None = None
         self.groups = GroupSets(
-            lambda: _connect_shared(address, identity, partial(SetStream, busy_poll)), lambda: self.near
+            lambda: _connect_shared(opener, identity, partial(SetStream, busy_poll)), lambda: self.near
         )
         self.sets = JoinedSets(self)
         self._near_bytes = near_bytes
         self._call_later = call_later
         self._busy_poll = busy_poll
-        self._address = address
+        self._opener = opener
         self._opening: asyncio.Task[SharedUpstream] | None = None
         self._loading: Pending[Any] | None = None
-        self._large = _Pool(address, identity, pool_size)
-        self._watching = _Pool(address, identity, pool_size, bounded=False)
+        self._large = _Pool(opener, identity, pool_size)
+        self._watching = _Pool(opener, identity, pool_size, bounded=False)
 
     async def ensure(self) -> SharedUpstream:
         """The shared stream, opened if need be; single-flight. Raises UpstreamError."""
@@ -78,7 +81,7 @@ class Access:
         return self.shared
 
     async def _connect(self) -> SharedUpstream:
-        shared = await _connect_shared(self._address, self.identity, partial(SharedUpstream, self._busy_poll))
+        shared = await _connect_shared(self._opener, self.identity, partial(SharedUpstream, self._busy_poll))
         try:
             self.scripting = all([await _succeeds(shared.call(*command)) for command in PROBE])
         except BaseException:  # closed meanwhile
@@ -95,7 +98,7 @@ class Access:
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send commands on the shared stream in one write; the caller has awaited `ensure`."""
         if self.shared is None:
-            raise UpstreamError("ERR upstream Redis is not connected")
+            raise UpstreamLost("ERR upstream Redis is not connected")
         return self.shared.pipeline(commands)
 
     def load_script(self) -> None:
@@ -143,18 +146,25 @@ class Access:
         self._watching.close()
 
 
-async def _connect_shared(address: Address, identity: Identity, kind: Callable[[], S]) -> S:
+async def _connect_shared(opener: Opener, identity: Identity, kind: Callable[[], S]) -> S:
     """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
+    unasked: list[Any] = []
 
     def begin() -> S:
         upstream = kind()
-        upstream.waiting.append(lambda _: None)  # Redis may refuse the connection, which it says unasked
+        unasked.clear()
+        upstream.waiting.append(unasked.append)  # Redis may refuse the connection, which it says unasked
         return upstream
 
-    upstream: S = await address.open(begin)
-    upstream.waiting.clear()
-    await _prepare(upstream, identity.handshake())
-    return upstream
+    async def prepare(upstream: S) -> None:
+        if unasked and isinstance(unasked[0], hiredis.ReplyError):
+            upstream.close()
+            raise UpstreamError(str(unasked[0]))
+        upstream.waiting.clear()
+        await _prepare(upstream, identity.handshake())
+
+    connected: S = await opener.open(begin, prepare)
+    return connected
 
 
 async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:
@@ -162,8 +172,11 @@ async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) 
     try:
         for argv in commands:
             await upstream.call(*argv)
-        with suppress(UpstreamError):  # CLIENT may be withheld; the name only helps in CLIENT LIST
+        try:
             await upstream.call(b"CLIENT", b"SETNAME", upstream.client_name)
+        except UpstreamError as error:  # CLIENT may be withheld; the name only helps in CLIENT LIST
+            if isinstance(error, UpstreamLost) or is_refusal(str(error)):
+                raise
     except BaseException:
         upstream.close()
         raise
@@ -174,7 +187,7 @@ async def _succeeds(reply: Pending[Any]) -> bool:
     try:
         await reply
     except UpstreamError as error:
-        if str(error).startswith(_NOT_NOW):
+        if isinstance(error, UpstreamLost) or str(error).startswith(_NOT_NOW):
             raise
         return False
     return True
@@ -185,9 +198,9 @@ class _Pool:
     many as are asked for, of which `size` are kept.
     """
 
-    def __init__(self, address: Address, identity: Identity, size: int, *, bounded: bool = True) -> None:
+    def __init__(self, opener: Opener, identity: Identity, size: int, *, bounded: bool = True) -> None:
         self.open_count = 0
-        self._address = address
+        self._opener = opener
         self._identity = identity
         self._size = size
         self._bounded = bounded
@@ -228,14 +241,16 @@ class _Pool:
             raise
 
     async def _connect(self) -> LargeUpstream:
-        connection: LargeUpstream = await self._address.open(LargeUpstream)
+        connection: LargeUpstream = await self._opener.open(LargeUpstream, self._prepare)
+        return connection
+
+    async def _prepare(self, connection: LargeUpstream) -> None:
         try:
             for argv in self._identity.handshake():
                 await connection.call(*argv)
-        except UpstreamError:
+        except BaseException:
             connection.close()
             raise
-        return connection
 
     def _give_back(self, connection: LargeUpstream, clean: bool) -> None:
         if clean and not connection.closed and not self._closed and len(self._idle) < self._size:
@@ -265,9 +280,9 @@ class AccessTable:
     """The identities in use, each with one Access while it has clients."""
 
     def __init__(
-        self, address: Address, pool_size: int, near_bytes: int, call_later: CallLater, busy_poll: BusyPoll
+        self, opener: Opener, pool_size: int, near_bytes: int, call_later: CallLater, busy_poll: BusyPoll
     ) -> None:
-        self._address = address
+        self._opener = opener
         self._settings = (pool_size, near_bytes, call_later, busy_poll)
         self._by_identity: dict[Identity, Access] = {}
 
@@ -275,7 +290,7 @@ class AccessTable:
         """The identity's Access, counted up by one client."""
         access = self._by_identity.get(identity)
         if access is None:
-            access = self._by_identity[identity] = Access(self._address, identity, *self._settings)
+            access = self._by_identity[identity] = Access(self._opener, identity, *self._settings)
         access.clients += 1
         return access
 

@@ -32,6 +32,7 @@ from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.connection import Connection
 from redisai_py.server.containment import contain
 from redisai_py.server.control import Control, own_identity
+from redisai_py.server.dialing import Dialer, Limits
 from redisai_py.server.introspection import default_backends_path
 from redisai_py.server.journal import Journal
 from redisai_py.server.keymap import KeyMap
@@ -43,6 +44,9 @@ from redisai_py.server.upstream import Address
 
 __all__ = ["Server", "serve"]
 
+_THREADS_END_S = 1.0
+"""What worker threads get at least to end, at a stop."""
+
 logger = structlog.get_logger()
 
 
@@ -53,8 +57,8 @@ class Server:
         self.config = config
         self.loop = loop
         url = config.redis or "redis://127.0.0.1:6379"
-        self.address = Address.from_url(url)
-        self.control = Control(self.address, own_identity(url))
+        self.dialer = Dialer(Address.from_url(url), upstream_limits(config))
+        self.control = Control(self.dialer.impatient, own_identity(url))
         self.frames = Frames()
         self.keys = KeyMap()
         self.journal = Journal(self.keys, config.slow_run_ms)
@@ -64,7 +68,7 @@ class Server:
             loop.call_soon, config.busy_poll_s, lambda: self.commands_processed, lambda: self.engine.threads_busy
         )
         later = self.engine.call_afterwards
-        self.accesses = AccessTable(self.address, config.upstream_pool, config.near_cache_bytes, later, self.busy_poll)
+        self.accesses = AccessTable(self.dialer, config.upstream_pool, config.near_cache_bytes, later, self.busy_poll)
         self.scripts = ScriptEngine(
             ScriptSettings(
                 workers=config.worker_threads,
@@ -151,6 +155,11 @@ class Server:
             connection.transport.abort()
 
 
+def upstream_limits(config: Config) -> Limits:
+    """The settings about reaching Redis."""
+    return Limits(config.upstream_retry_ms / 1000, config.upstream_timeout_ms / 1000, config.upstream_keepalive_s)
+
+
 def engine_settings(config: Config) -> EngineSettings:
     """The engine's part of the settings."""
     return EngineSettings(
@@ -181,6 +190,7 @@ async def serve(config: Config, listener: socket.socket, *, stop: asyncio.Event,
     loop.set_exception_handler(server.loop_failed)
     operations = Operations(server)
     acceptor: Any = None
+    give_up_at = loop.time()
     try:
         await operations.open()
         acceptor = await loop.create_server(lambda: Connection(server), sock=listener, backlog=config.backlog)
@@ -191,15 +201,18 @@ async def serve(config: Config, listener: socket.socket, *, stop: asyncio.Event,
             await stop.wait()
         logger.info("stopping", clients=len(server.connections), drain_timeout_s=config.drain_timeout_s)
         acceptor.close()
+        give_up_at = loop.time() + config.drain_timeout_s
         await server.drain(config.drain_timeout_s)
     finally:
         if acceptor is not None:
             acceptor.close()
-        ended = await server.engine.close(config.drain_timeout_s)
+        # Runs that clients still waited for have had that time already.
+        ended = await server.engine.close(max(_THREADS_END_S, give_up_at - loop.time()))
         await server.scripts.close()
         await operations.close()
         server.accesses.close()
         server.control.close()
+        await server.dialer.close()
         logger.info("stopped", commands=server.commands_processed, framework_threads_left=not ended)
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from redisai_py.errors import CommandError, RedisAIError, UpstreamError
+from redisai_py.errors import CommandError, RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
 from redisai_py.frames import MAX_FRAME, Burst, Command
 from redisai_py.resp import CommandParser, unroll
 from redisai_py.resp_reply import encode_reply, takes_long
@@ -46,6 +46,10 @@ _BYTES_HIGH = 64 * 1024 * 1024
 """The same where what waits is large."""
 _MOST_IN_FLIGHT = 1024
 """AI commands of one client under way at a time, whichever way they were recognised."""
+_ENDS = (UpstreamLost, UpstreamRefused)
+"""Errors that end the connection where their reply would have been."""
+_LINGER_S = 2.0
+"""How long a client may take to read its last replies and to close, once Redis has closed."""
 _EOF_GRACE_S = 1.0
 """How long the commands of a client that sends no more may still take."""
 
@@ -97,6 +101,8 @@ class Connection(asyncio.Protocol):
         self.server.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.gone:
+            return
         self.gone = True
         self.backlog.clear()
         self.parser.close()  # connection and session refer to each other: what they hold waits for the collector
@@ -126,6 +132,8 @@ class Connection(asyncio.Protocol):
                 elif self.backlog:  # it has been unrolled
                     self.drain()
                 return
+        if self.closing:
+            return
         self._waiting_bytes += len(data)
         self._accept(parser.feed(data))
         if parser.receiving_large and not self.gone:
@@ -145,6 +153,8 @@ class Connection(asyncio.Protocol):
         # What was sent before the end is answered. But a client that has left altogether looks the same, and Redis
         # drops the blocking command of one: else what BLPOP takes would be lost, and a waiting run would wait on.
         self.eof = True
+        if self.closing:
+            return False
         self.leave_if_idle()
         if not self.backlog:
             self.session.end_sending()
@@ -340,6 +350,9 @@ class Connection(asyncio.Protocol):
             self.in_flight += 1
             self.second_trip(_given(value))
             return
+        if isinstance(value, _ENDS):
+            self.end_with(value)
+            return
         try:
             segments = encode_reply(value, self.session.protocol)
         except Exception as error:
@@ -380,7 +393,10 @@ class Connection(asyncio.Protocol):
         self._held.append(slot)
 
         def done(segments: Any, error: BaseException | None) -> None:
-            slot.segments = segments if error is None else encode_reply(self.failure(error), self.session.protocol)
+            if error is not None:
+                error = self.failure(error)
+                segments = error if isinstance(error, _ENDS) else encode_reply(error, self.session.protocol)
+            slot.segments = segments
             self._release()
             self.done_in_flight()
 
@@ -389,9 +405,41 @@ class Connection(asyncio.Protocol):
     def _release(self) -> None:
         held = self._held
         while held and held[0].segments is not None:
-            self.session.write(held.popleft().segments)
+            segments = held.popleft().segments
+            if isinstance(segments, _ENDS):
+                self._held = None
+                self.end_with(segments)
+                return
+            self.session.write(segments)
         if not held:
             self._held = None
+
+    def end_with(self, error: UpstreamLost | UpstreamRefused) -> None:
+        """Redis has closed: so does the client's connection, behind the replies that come before this one. What is
+        received from now on is forgotten, and later replies are not sent.
+        """
+        if self.gone:
+            return
+        self.closing = True
+        if self._held is not None:
+            slot = _Slot()
+            slot.segments = error
+            self._held.append(slot)
+            return
+        if isinstance(error, UpstreamRefused):
+            self.session.write(encode_reply(error, self.session.protocol))
+        self.session.flush()
+        transport = self.transport
+        receiver = transport.get_protocol()
+        transport.set_protocol(self)
+        receiver.connection_lost(None)  # nothing more is done for this client
+        # Closed with something unread, the system would drop what it has not delivered yet.
+        if self.eof or not transport.can_write_eof():
+            transport.close()
+        else:
+            transport.write_eof()
+            transport.resume_reading()
+            self.server.loop.call_later(_LINGER_S, transport.close)
 
     def close_after_reply(self) -> None:
         """Close once what was written has been sent."""

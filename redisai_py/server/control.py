@@ -12,15 +12,16 @@ import time
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
-from redisai_py.errors import UpstreamError
+from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.server.access import Access
-from redisai_py.server.upstream import Address, Identity
+from redisai_py.server.dialing import Opener
+from redisai_py.server.upstream import Identity
 
 __all__ = ["Control", "own_identity"]
 
 PING_TIMEOUT_S = 2.0
 _CONNECTIONS = 2
-_NO_ANSWER = ("ERR upstream Redis", "LOADING", "MASTERDOWN")
+_NO_ANSWER = ("LOADING", "MASTERDOWN")
 """Beginnings of errors that mean that Redis cannot be used; any other error is an answer."""
 
 
@@ -35,8 +36,8 @@ def own_identity(url: str) -> Identity:
 class Control:
     """Connections with the server's own identity, opened when first needed. Thread: the event loop's."""
 
-    def __init__(self, address: Address, identity: Identity) -> None:
-        self._address = address
+    def __init__(self, opener: Opener, identity: Identity) -> None:
+        self._opener = opener
         self._identity = identity
         self._accesses: dict[int, Access] = {}
 
@@ -49,7 +50,7 @@ class Control:
     def _access(self, database: int) -> Access:
         access = self._accesses.get(database)
         if access is None:
-            access = Access(self._address, replace(self._identity, database=database), _CONNECTIONS)
+            access = Access(self._opener, replace(self._identity, database=database), _CONNECTIONS)
             access.clients = 1  # itself: its connections stay open
             self._accesses[database] = access
         return access
@@ -62,7 +63,7 @@ class Control:
             if task is not None and task.cancelling():
                 raise
             # Not this task, but the connection that it waited for: somebody else has given it up.
-            raise UpstreamError(f"ERR upstream Redis at {self._address} does not answer") from None
+            raise UpstreamLost(f"ERR upstream Redis at {self._opener} does not answer") from None
 
     async def ping(self) -> float:
         """Seconds that Redis took to answer.
@@ -78,11 +79,11 @@ class Control:
                 await pong
         except TimeoutError:
             self._give_up(access)
-            raise UpstreamError(
-                f"ERR upstream Redis at {self._address} does not answer within {PING_TIMEOUT_S:g} s"
+            raise UpstreamLost(
+                f"ERR upstream Redis at {self._opener} does not answer within {PING_TIMEOUT_S:g} s"
             ) from None
         except UpstreamError as error:
-            if str(error).startswith(_NO_ANSWER):
+            if isinstance(error, UpstreamLost) or str(error).startswith(_NO_ANSWER):
                 raise
         return time.monotonic() - since
 

@@ -1,7 +1,8 @@
 """The HTTP endpoint for operators: `/metrics`, `/healthz`, `/readyz`. Read-only, small, and no web framework's
 business.
 
-Rules: GET and HEAD only; one request per connection; whoever is slow or talks too much is cut off. While it listens
+Rules: GET and HEAD only; one request per connection; a client that is slow or sends too much is cut off, and where too
+many are connected the oldest makes room: slow ones never keep a health check out. While it listens
 on a loopback address, the `Host` header must be one too: a web page that has its name resolve to 127.0.0.1 must not
 read what is here. The event loop's thread only gathers numbers; the text is made on another.
 """
@@ -51,7 +52,7 @@ class HttpEndpoint:
         self._handlers = handlers
         self._server: asyncio.Server | None = None
         self._any_host = False
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], None] = {}  # the oldest first
 
     async def listen(self, host: str, port: int) -> None:
         """Start. Raises OSError."""
@@ -75,17 +76,20 @@ class HttpEndpoint:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        self._open[task] = None
+        if len(self._open) > _MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
         try:
-            if len(self._open) <= _MAX_CONNECTIONS:
-                async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                    await self._serve(reader, writer)
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await self._serve(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the client left, or was too slow
         except Exception:
             logger.exception("an HTTP request failed")
         finally:
-            self._open.discard(task)
+            self._open.pop(task, None)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

@@ -15,6 +15,7 @@ from redisai_py.errors import UpstreamError
 from redisai_py.server.housekeeping import keep_house
 from redisai_py.server.http import HttpEndpoint, Response
 from redisai_py.server.metrics import Metrics, gather
+from redisai_py.server.pulse import Pulse
 from redisai_py.startup import StartError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Operations:
                 raise StartError(f"cannot listen on {config.http_host} port {config.http} for HTTP: {why}") from error
             logger.info("serving HTTP", host=config.http_host, port=config.http)
         self._begin(keep_house(self._server))
+        self._begin(Pulse(self._server.dialer).beat())
 
     async def preload(self) -> None:
         """Try once to load what is to be preloaded; what does not load is tried again beside everything else."""

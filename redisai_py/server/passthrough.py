@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from redisai_py.errors import CommandError, UpstreamError
+from redisai_py.errors import CommandError
 from redisai_py.frames import Burst, Command
 from redisai_py.server import amended
 from redisai_py.server.driver import NO_REPLY
@@ -73,41 +73,22 @@ class RelayedRow:
 
 
 class Special:
-    """Run alone by a coroutine that asks Redis and then changes our state.
+    """Run alone by a coroutine that asks Redis and then changes our state."""
 
-    decisive: what the client sends behind it depends on it.
-    """
-
-    __slots__ = ("action", "decisive", "name")
+    __slots__ = ("action", "name")
     is_ai = False
 
-    def __init__(self, name: bytes, action: Action, decisive: bool) -> None:
+    def __init__(self, name: bytes, action: Action) -> None:
         self.name = name
         self.action = action
-        self.decisive = decisive
 
     def start(self, connection: Connection, command: Command) -> bool:
-        if not connection.idle:
-            return False
-        acting = self.action(connection, [bytes(word) for word in command.argv])
-        return connection.run_alone(_or_close(connection, acting) if self.decisive else acting)
+        return connection.idle and connection.run_alone(self.action(connection, [bytes(word) for word in command.argv]))
 
 
 def understand_plain(name: bytes) -> Relayed | Special:
     """The meaning of a command that is not AI, by its upper-case name."""
     return _MEANINGS.get(name, _RELAYED)
-
-
-async def _or_close(connection: Connection, acting: Coroutine[Any, Any, Any]) -> object:
-    """Reply that Redis was lost, and close: what a pipeline has behind a MULTI would be carried out one by one, and
-    what it has behind a SELECT in another database.
-    """
-    try:
-        return await acting
-    except UpstreamError as error:
-        connection.reply(error)
-        connection.close_after_reply()
-        return NO_REPLY
 
 
 async def _ask(connection: Connection, argv: list[bytes]) -> bytes:
@@ -170,14 +151,8 @@ async def _quit(connection: Connection, argv: list[bytes]) -> object:
 
 
 async def _shutdown(connection: Connection, argv: list[bytes]) -> object:
-    await connection.session.connect()  # one that is not there is an error, as for any command
-    try:
-        raw = await _ask(connection, argv)
-    except UpstreamError:
-        # What Redis answers to a SHUTDOWN that works is the end of the connection: clients take a reply for a failure.
-        connection.close_after_reply()
-        return NO_REPLY
-    return _pass(connection, raw)
+    """Alone: Redis ends without sending what it has answered before. One that works is answered by the end."""
+    return _pass(connection, await _ask(connection, argv))
 
 
 async def _multi(connection: Connection, argv: list[bytes]) -> object:
@@ -248,9 +223,8 @@ async def _http(connection: Connection, argv: list[bytes]) -> object:
 
 
 _RELAYED = Relayed()
-_DECISIVE = frozenset((b"AUTH", b"HELLO", b"SELECT", b"RESET", b"MULTI"))
 _MEANINGS: dict[bytes, Relayed | Special] = {
-    name: Special(name, action, name in _DECISIVE)
+    name: Special(name, action)
     for name, action in {
         b"AUTH": _auth,
         b"HELLO": _hello,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from redisai_py.errors import CommandError, UpstreamError
+from redisai_py.errors import CommandError, UpstreamError, UpstreamLost, UpstreamRefused
 from redisai_py.frames import Burst, Command
 from redisai_py.pending import Pending
 from redisai_py.server.access import Access
@@ -75,29 +75,38 @@ class Session:
     # -- the connection to Redis -------------------------------------------------------------------------------------
 
     async def connect(self) -> PrivateUpstream:
-        """The client's own connection, opened if need be with the identity and protocol it had. Raises
-        UpstreamError.
+        """The client's own connection, opened if need be with the identity and protocol it had.
+
+        Raises: UpstreamLost, UpstreamRefused; UpstreamError: Redis does not take the identity any more.
         """
         if self.upstream is None:
-            loop = asyncio.get_running_loop()
-            address = self._connection.server.address
-            upstream: PrivateUpstream = await loop.create_task(
-                address.open(lambda: PrivateUpstream(self._on_data, self._on_lost, self._connection.must_wait))
-            )
-            if self._connection.gone:
-                upstream.close()
-                raise UpstreamError("ERR client is gone")
-            if upstream.refused is not None:
-                raise upstream.refused
-            if upstream.closed:  # already, before we came to know that it was open
-                raise UpstreamError("ERR upstream Redis connection lost as soon as it was open")
-            self.upstream = upstream
-            for argv in self.identity.handshake(self.protocol):
-                (raw,) = await self.capture([argv])
-                if raw[:1] == b"-":
-                    upstream.close()
-                    raise UpstreamError(raw[1:].decode("utf-8", "replace").strip())
+            opening = self._connection.server.dialer.open(self._new_upstream, self._introduce)
+            upstream: PrivateUpstream = await asyncio.get_running_loop().create_task(opening)
+            return upstream
         return self.upstream
+
+    def _new_upstream(self) -> PrivateUpstream:
+        return PrivateUpstream(self._on_data, self._on_lost, self._connection.must_wait, self._owes)
+
+    def _owes(self) -> bool:
+        return self.relayed > 0 or self._capture is not None or self._confirmed is not None
+
+    async def _introduce(self, upstream: PrivateUpstream) -> None:
+        """Make a new connection the client's."""
+        if self._connection.gone:
+            upstream.close()
+            raise UpstreamError("ERR client is gone")
+        if upstream.refused is not None:
+            raise upstream.refused
+        if upstream.closed:  # already, before we came to know that it was open
+            raise UpstreamLost("ERR upstream Redis connection lost as soon as it was open")
+        self.upstream = upstream
+        for argv in self.identity.handshake(self.protocol):
+            (raw,) = await self.capture([argv])
+            if raw[:1] == b"-":
+                self.upstream = None
+                upstream.close()
+                raise UpstreamError(raw[1:].decode("utf-8", "replace").strip())
 
     async def capture(self, commands: list[list[Any]]) -> list[bytes]:
         """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
@@ -120,11 +129,31 @@ class Session:
         Raises: UpstreamError with Redis's NOAUTH; the client must AUTH first.
         """
         if self.access is None:
-            (raw,) = await self.capture([[b"PING"]])
+            try:
+                (raw,) = await self.capture([[b"PING"]])
+            except UpstreamRefused as refused:
+                return await self._as_anybody(refused)
             if raw.startswith(b"-NOAUTH"):
                 raise UpstreamError(raw[1:].decode().strip())
             self.access = self._connection.server.accesses.acquire(self.identity)
         return await self._open(self.access)
+
+    async def _as_anybody(self, refused: UpstreamRefused) -> Access:
+        """Redis has no room for this client's own connection, which AI commands can do without. Raises `refused`
+        unless the shared one is there and Redis would let in anybody.
+        """
+        if self.identity.user is not None:
+            raise refused
+        access = self._connection.server.accesses.acquire(self.identity)
+        try:
+            shared = await access.ensure()
+            # Any password is right for a user without one, and no other; the shared connection stays what it is.
+            await shared.call(b"AUTH", b"default", b"")
+        except UpstreamError:
+            self._connection.server.accesses.release(access)
+            raise refused from None
+        self.access = access
+        return await self._open(access)
 
     async def authenticated_in_multi(self) -> Access:
         """`authenticated` inside a transaction, where a PING would be queued: MULTI's own OK has shown who the
@@ -388,7 +417,10 @@ class Session:
         self._send_messages(capture)
         capture.pending.resolve(capture.raw)
 
-    def _on_lost(self, refused: UpstreamError | None) -> None:
+    def _on_lost(self, refused: UpstreamRefused | None) -> None:
+        """The client's own connection has ended. Where that takes a reply or a state with it, the client is closed as
+        Redis closed it; else the next command opens another one.
+        """
         connection = self._connection
         if self.upstream is None or connection.gone:
             return
@@ -397,23 +429,18 @@ class Session:
         boundary, self._boundary = self._boundary, None
         confirmed, self._confirmed = self._confirmed, None
         self._unheard = None
-        lost = refused or UpstreamError("ERR upstream Redis connection lost; the command may have been applied")
+        lost = refused or UpstreamLost("ERR upstream Redis connection lost; the command may have been applied")
         stateful = self.mode or self.sticky or confirmed is not None or any(self.subscribed.values())
-        if stateful or not self._whole or connection.closing or connection.eof:
-            connection.closing = True  # what waits was meant for the state that is lost
-            connection.transport.close()
-        elif self.relayed:
-            relayed, self.relayed, self.blocks = self.relayed, 0, 0
-            for _ in range(relayed):
-                connection.reply(lost)
-            connection.drain()
+        if stateful or self.relayed or not self._whole or connection.closing or connection.eof:
+            connection.end_with(lost)
         if confirmed is not None:
             confirmed.resolve(None)
         if boundary is not None:
             boundary.fail(lost)
         if capture is not None:
             capture.pending.fail(lost)
-        connection.must_wait(False)
+        if not connection.closing:
+            connection.must_wait(False)
 
     # -- writing to the client ---------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.tensors import TensorSet
-from redisai_py.errors import CommandError, RedisAIError, UpstreamError
+from redisai_py.errors import CommandError, RedisAIError, UpstreamError, UpstreamLost
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK
 from redisai_py.server.session import Mode
@@ -93,6 +93,8 @@ class _Stream(asyncio.Protocol):
                 except UpstreamError as error:
                     raise await store.too_large(error, self._size, len(header) + self._size) from error
                 await store.publish_tensor(upstream, staging, request.key)
+        except UpstreamLost:
+            raise  # the client is closed, whatever it still sends
         except RedisAIError as error:
             failure = error
         await self._swallow_rest()

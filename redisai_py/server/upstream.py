@@ -9,7 +9,7 @@
   stream. A large reply is received straight into its own buffer.
 
 Nothing is sent here before it is complete and validated. None of these retries: what may have been applied is never
-repeated.
+repeated. They are opened by `dialing`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 import numpy as np
 
-from redisai_py.errors import RedisAIError, UpstreamError
+from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
 from redisai_py.frames import encode_command
 from redisai_py.pending import Pending
 from redisai_py.resp import split_replies
@@ -34,7 +34,7 @@ from redisai_py.resp_reader import MORE, STEP, new_reader, read
 from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.containment import contain
 
-__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream"]
+__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "is_refusal"]
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
@@ -62,18 +62,26 @@ class Address:
             return cls(path=unquote(parts.path))
         return cls(parts.hostname or "127.0.0.1", parts.port or 6379, tls=parts.scheme == "rediss")
 
-    async def open(self, factory: Callable[[], asyncio.BaseProtocol]) -> Any:
-        """A connected protocol. Raises UpstreamError naming the address."""
+    async def open(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        prepare: Callable[[Any], Awaitable[None]] | None = None,
+        *,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> Any:
+        """See `dialing.Opener`; tried once."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(min(timeout_s or CONNECT_TIMEOUT_S, CONNECT_TIMEOUT_S)):
                 if self.path is not None:
                     _, protocol = await loop.create_unix_connection(factory, self.path)
                 else:
                     context = ssl.create_default_context() if self.tls else None
                     _, protocol = await loop.create_connection(factory, self.host, self.port, ssl=context)
         except (OSError, TimeoutError) as error:
-            raise UpstreamError(f"ERR upstream Redis at {self} is unreachable: {error or 'timed out'}") from error
+            raise UpstreamLost(f"ERR upstream Redis at {self} is unreachable: {error or 'timed out'}") from error
+        if prepare is not None:
+            await prepare(protocol)
         return protocol
 
     def __str__(self) -> str:
@@ -102,10 +110,15 @@ class Identity:
         return commands
 
 
-def _lost(error: BaseException | None) -> UpstreamError:
-    return UpstreamError(
+def _lost(error: BaseException | None) -> UpstreamLost:
+    return UpstreamLost(
         f"ERR upstream Redis connection lost{f': {error}' if error else ''}; the command may have been applied"
     )
+
+
+def is_refusal(text: str) -> bool:
+    """Whether these are Redis's words to a connection that it does not accept."""
+    return text.startswith(_REFUSALS)
 
 
 Callback = Callable[[Any], object]
@@ -116,7 +129,7 @@ class SharedUpstream(asyncio.Protocol):
     command.
 
     A callback gets what hiredis makes of the reply: bytes, int, None, list, or a `hiredis.ReplyError`; on loss an
-    UpstreamError.
+    UpstreamLost.
     """
 
     client_name = b"redisai-shared"
@@ -132,9 +145,17 @@ class SharedUpstream(asyncio.Protocol):
         self.transport: Any = None
         self.closed = False
 
+    @property
+    def owes(self) -> bool:
+        """Whether a reply is outstanding."""
+        return bool(self.waiting)
+
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+
+    def eof_received(self) -> None:
+        self.closed = True  # what is sent from now on goes by another connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -164,9 +185,9 @@ class SharedUpstream(asyncio.Protocol):
             self._busy_poll.answered()
 
     def send(self, data: bytes, callback: Callback) -> None:
-        """Send one encoded command. Raises UpstreamError if the connection is gone: then nothing was sent."""
+        """Send one encoded command. Raises UpstreamLost if the connection is gone: then nothing was sent."""
         if self.closed:
-            raise UpstreamError("ERR upstream Redis connection lost")
+            raise UpstreamLost("ERR upstream Redis connection lost")
         if not self._out:
             self._loop.call_soon(self.flush)
         self._out.append(data)
@@ -225,15 +246,17 @@ def _settle(pending: Pending[Any], reply: Any) -> None:
 class PrivateUpstream(asyncio.Protocol):
     """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the replies and pushes
     completed by it, and whether it ended at a message's boundary; `on_lost(why)` the end, None where it just was lost;
-    `on_flow(waits)` whether much of what was sent still waits.
+    `on_flow(waits)` whether much of what was sent still waits; `owes()` tells whether a reply is outstanding.
     """
 
     def __init__(
         self,
         on_data: Callable[[bytes, list[Any], bool], object],
-        on_lost: Callable[[UpstreamError | None], object],
+        on_lost: Callable[[UpstreamRefused | None], object],
         on_flow: Callable[[bool], object] = lambda waits: None,
+        owes: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._owes = owes
         self._reader = new_reader()
         self._whole = True  # what has come ended at a message's boundary
         self._since: list[bytes] = []  # what has come since the last boundary, and how many replies that completed
@@ -243,7 +266,7 @@ class PrivateUpstream(asyncio.Protocol):
         self._on_later_data = on_data
         self._on_lost = on_lost
         self._on_flow = on_flow
-        self.refused: UpstreamError | None = None
+        self.refused: UpstreamRefused | None = None
         self.tunnel = False  # replication: what comes is no longer made of replies
         self.closed = False
         self.transport: Any = None
@@ -253,9 +276,21 @@ class PrivateUpstream(asyncio.Protocol):
         self.transport = transport
         transport.set_write_buffer_limits(high=_MUCH)
 
+    @property
+    def owes(self) -> bool:
+        """Whether a reply is outstanding."""
+        return self._owes()
+
+    def eof_received(self) -> None:
+        self._ended()  # at once: what the client sends from now on goes by another connection
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
-        self._on_lost(self.refused)
+        self._ended()
+
+    def _ended(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._on_lost(self.refused)
 
     def pause_writing(self) -> None:
         self._on_flow(True)
@@ -264,8 +299,8 @@ class PrivateUpstream(asyncio.Protocol):
         self._on_flow(False)
 
     def _on_first_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
-        if replies and isinstance(replies[0], hiredis.ReplyError) and str(replies[0]).startswith(_REFUSALS):
-            self.refused = UpstreamError(f"ERR upstream Redis refuses the connection: {replies[0]}")
+        if replies and isinstance(replies[0], hiredis.ReplyError) and is_refusal(str(replies[0])):
+            self.refused = UpstreamRefused(str(replies[0]))
             self.transport.abort()
         else:
             self._on_data = self._on_later_data
@@ -357,8 +392,14 @@ class LargeUpstream(asyncio.BufferedProtocol):
         self._filled = 0
         self._frames: list[list[Any]] = []  # open arrays: [items to come, items]
         self._waiting: deque[Pending[Any]] = deque()
+        self._refused: UpstreamError | None = None
         self.rehearsed = False  # see `store.link`
         self.on_flow: Callable[[bool], object] | None = None  # told to pause (True) and to go on, while streaming
+
+    @property
+    def owes(self) -> bool:
+        """Whether a reply is outstanding."""
+        return bool(self._waiting)
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -377,13 +418,13 @@ class LargeUpstream(asyncio.BufferedProtocol):
             self.on_flow(False)
         waiting, self._waiting = self._waiting, deque()
         for pending in waiting:
-            pending.fail(_lost(exc))
+            pending.fail(self._refused or _lost(exc))
 
     def call(self, *argv: Any) -> Pending[Any]:
         """One command; large arguments are written without being joined or copied."""
         pending: Pending[Any] = Pending()
         if self.closed:
-            pending.fail(_lost(None))
+            pending.fail(self._refused or _lost(None))
             return pending
         self._waiting.append(pending)
         for segment in encode_command(list(argv)):
@@ -394,7 +435,7 @@ class LargeUpstream(asyncio.BufferedProtocol):
         """The reply to a command that the caller writes to `transport` itself."""
         pending: Pending[Any] = Pending()
         if self.closed:
-            pending.fail(_lost(None))
+            pending.fail(self._refused or _lost(None))
         else:
             self._waiting.append(pending)
         return pending
@@ -468,6 +509,7 @@ class LargeUpstream(asyncio.BufferedProtocol):
             value = frame[1]
             self._frames.pop()
         if not self._waiting:  # nothing was asked: Redis refuses the connection, and closes it
+            self._refused = value if isinstance(value, UpstreamError) else None
             return
         pending = self._waiting.popleft()
         if isinstance(value, UpstreamError):

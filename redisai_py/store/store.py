@@ -23,6 +23,7 @@ from redisai_py.errors import (
     MissingKey,
     RedisAIError,
     UpstreamError,
+    UpstreamLost,
     WrongType,
 )
 from redisai_py.model import Model, Script
@@ -195,7 +196,7 @@ class Store:
         Args: size_bytes: of the tensor.   value_bytes: of the string that holds it.
         """
         # Redis closes such a connection, often before its words about it can be read: so the limit is asked for.
-        if not str(error).startswith(("ERR upstream Redis connection lost", "ERR Protocol error")):
+        if not isinstance(error, UpstreamLost) and not str(error).startswith("ERR Protocol error"):
             return error
         with contextlib.suppress(UpstreamError, ValueError):  # CONFIG may be withheld
             (pending,) = self._link.pipeline([(b"CONFIG", b"GET", b"proto-max-bulk-len")])

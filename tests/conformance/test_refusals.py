@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -165,9 +166,10 @@ def test_a_deleted_user_has_no_rights_any_more(alice: Conversation, bare: redis.
     alice.given("AI.TENSORSET own:t FLOAT 1 2 VALUES 1 2", "AI.TENSORGET own:t")
     bare.execute_command("ACL", "DELUSER", "alice")
     # Redis ends the user's connections, ours to it among them, and lets us open no new ones.
-    for _ in range(3):
-        reply = alice.ask("AI.TENSORGET own:t")
-        assert reply.startswith(("-WRONGPASS", "-ERR upstream Redis connection lost")), reply
+    with contextlib.suppress(ConnectionError):  # sent before the server read that its connection was ended
+        for _ in range(3):
+            reply = alice.ask("AI.TENSORGET own:t")
+            assert reply.startswith("-WRONGPASS"), reply
 
 
 @pytest.mark.parametrize("missing", ["-eval -evalsha -script", "-@scripting", "-client", "-touch"])

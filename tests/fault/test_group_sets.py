@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
@@ -117,23 +118,23 @@ def test_a_key_that_always_changes(wire: Wire, door: FrontDoor, bare: redis.Redi
     assert _held(bare) == [[100, 100]] * 10
 
 
-def test_lost_before_anything_was_written(wire: Wire, proxy: HoldingProxy, bare: redis.Redis) -> None:
+def test_lost_before_anything_was_written(wire: Wire, door: FrontDoor, proxy: HoldingProxy, bare: redis.Redis) -> None:
     """Then nobody need be told."""
     proxy.hold(SETS)
     _send(wire, 2)
     _asked(proxy)
     _kill(bare)
     proxy.release()
-    replies = [wire.receive() for _ in KEYS]
-    # What Redis had answered may have come before the end, and then it had been asked to write.
-    assert set(map(str, replies)) in ({"b'OK'"}, {str(replies[0])})
-    assert replies == OK or "may have been applied" in str(replies[0])
-    warm(wire, bare)
-    assert wire.pipeline(rows(KEYS, 3)) == OK
+    # What Redis had answered may have come before the end, and then it had been asked to write: which nobody can know.
+    with contextlib.suppress(ConnectionError):
+        assert [wire.receive() for _ in KEYS] == OK
+    with Wire(door.port) as again:
+        warm(again, bare)
+        assert again.pipeline(rows(KEYS, 3)) == OK
     assert _held(bare) == [[3, 3]] * 10
 
 
-def test_lost_while_it_was_written(wire: Wire, bare: redis.Redis) -> None:
+def test_lost_while_it_was_written(wire: Wire, door: FrontDoor, bare: redis.Redis) -> None:
     bare.execute_command("CLIENT", "PAUSE", "10000", "WRITE")
     try:
         _send(wire, 2)
@@ -145,14 +146,13 @@ def test_lost_while_it_was_written(wire: Wire, bare: redis.Redis) -> None:
         else:
             pytest.fail("it is not written")
         _kill(bare)
-        replies = [wire.receive() for _ in KEYS]
+        with pytest.raises(ConnectionError):
+            wire.receive()
     finally:
         bare.execute_command("CLIENT", "UNPAUSE")
-    assert all("connection lost" in str(reply) for reply in replies)
-    assert all("the command may have been applied" in str(reply) for reply in replies)
-    assert wire("PING") == b"PONG"
-    warm(wire, bare)
-    assert wire.pipeline(rows(KEYS, 3)) == OK
+    with Wire(door.port) as again:
+        warm(again, bare)
+        assert again.pipeline(rows(KEYS, 3)) == OK
 
 
 @pytest.mark.parametrize("last", [True, False], ids=["the only one", "one of two"])

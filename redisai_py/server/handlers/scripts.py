@@ -15,7 +15,14 @@ from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.scripts import script_reply
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.scripts import ScriptRun
-from redisai_py.errors import SCRIPT_KEY_EMPTY, CommandError, DeadlineExceeded, RedisAIError, UpstreamError
+from redisai_py.errors import (
+    SCRIPT_KEY_EMPTY,
+    CommandError,
+    DeadlineExceeded,
+    RedisAIError,
+    UpstreamError,
+    UpstreamLost,
+)
 from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT, encode_reply
@@ -189,8 +196,14 @@ class ConnectionHost:
             async with self._access.dedicated() as upstream:
                 reply = await _value_or_error(upstream.call(*argv))
         except RedisAIError as error:
-            return error
+            return self._noted(error)
         return _plain(reply)
+
+    def _noted(self, error: RedisAIError) -> RedisAIError:
+        """An error as the script sees it. A lost Redis is lost for its client too, whatever the script makes of it."""
+        if isinstance(error, UpstreamLost) and not self._connection.gone:
+            self._connection.end_with(error)
+        return error
 
     async def _execute_ai(self, argv: list[bytes]) -> Any:
         try:
@@ -204,7 +217,7 @@ class ConnectionHost:
                 tensor = await store.tensor(request.key)
                 return _tree(b"".join(encode_reply(tensor_reply(request, tensor.dtype, tensor.shape, tensor.data), 2)))
         except RedisAIError as error:
-            return error
+            return self._noted(error)
         return CommandError(f"ERR {argv[0].decode('utf-8', 'replace')} is not allowed from a script")
 
     async def model_execute(self, key: bytes, inputs: list[Tensor], outputs: int) -> list[Tensor]:
@@ -228,6 +241,8 @@ async def _value_or_error(reply: Pending[Any]) -> Any:
     """Redis's error as a value: the connection that it came on is as good as before."""
     try:
         return await reply
+    except UpstreamLost:
+        raise
     except UpstreamError as error:
         return error
 

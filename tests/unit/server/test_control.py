@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import uvloop
 
-from redisai_py.errors import UpstreamError
+from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.server import control as control_module
 from redisai_py.server.control import Control, own_identity
 from redisai_py.server.upstream import Address, Identity
@@ -99,7 +99,7 @@ def test_all_that_ask_a_redis_that_hangs_are_told(answers: int, monkeypatch: pyt
         if answers < 2:
             asked.append(asyncio.create_task(control.access()))
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [UpstreamError] * len(asked)
+        assert [type(outcome) for outcome in outcomes] == [UpstreamLost] * len(asked)
         assert all("upstream Redis" in str(outcome) for outcome in outcomes)
         cancelled = asyncio.create_task(control.ping())
         await asyncio.sleep(0)
