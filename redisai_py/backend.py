@@ -32,6 +32,7 @@ __all__ = [
     "Session",
     "backend_names",
     "framework_error",
+    "install_hint",
     "load_backend",
     "loaded_backends",
 ]
@@ -187,6 +188,11 @@ def load_backend(name: str) -> Backend:
         return backend
 
 
+def install_hint(extra: str) -> str:
+    """How to install an extra of this package, as long as the package is on no index."""
+    return f"pip install '.[{extra}]' in the directory of redisai_py's source, into the server's environment"
+
+
 def _import(wire_name: str) -> Backend:
     points = [p for p in metadata.entry_points(group=ENTRY_POINT_GROUP) if p.name.upper() == wire_name]
     if not points:
@@ -199,5 +205,5 @@ def _import(wire_name: str) -> Backend:
         return backend
     except BaseException as error:  # most often the framework is absent, but an installed one may be broken in any way
         extra = _EXTRAS.get(wire_name) if isinstance(error, ImportError) else None
-        hint = f"; try: pip install 'redisai_py[{extra}]'" if extra else ""
+        hint = f"; try: {install_hint(extra)}" if extra else ""
         raise BackendNotInstalled(f"ERR Could not load backend: {framework_error(error)}{hint}") from error

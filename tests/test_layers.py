@@ -49,7 +49,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "seam": ("backend",),
     "shells": ("store", "engine", "log", "startup"),
     "ends": ("server", "client", "artifacts"),
-    "entry": ("cli", "__main__", "server_process", "supervisor", "embedded", "data_directory"),
+    "entry": ("cli", "__main__", "server_process", "supervisor", "embedded", "executables", "data_directory"),
 }
 """Modules, by the longest prefix that fits."""
 

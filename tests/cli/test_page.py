@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
 import typer
 
 from redisai_py.cli import app, model_files
 from redisai_py.cli.failures import Exit
 from redisai_py.cli.images import LAYOUTS
 from tests.cli.conftest import ROOT
-from tests.support import has_redis_cli
 
 PAGE = (ROOT / "docs" / "command-line.md").read_text()
-
-
-def test_the_session_shown_is_what_happens(url: str) -> None:
-    if not has_redis_cli():
-        pytest.skip("no redis-cli")
-    (session,) = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for part in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
-        line, _, expected = part.partition("\n")
-        done = subprocess.run(
-            ["bash", "-c", line.replace("-p 6390", f"-p {url.rpartition(':')[2]}")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=20,
-            cwd=ROOT,
-            env={**os.environ, "PATH": path, "REDISAI_URL": url},
-        )
-        assert done.stdout == expected, line
 
 
 def test_every_command_and_every_option_is_on_the_page_or_shared() -> None:

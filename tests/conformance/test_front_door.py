@@ -10,7 +10,7 @@ import redis
 
 from redisai_py.config import Config
 from tests.conformance.conversation import talk
-from tests.support import FrontDoor, RedisServer, exchange, raw_socket
+from tests.support import FrontDoor, RedisServer, exchange, raw_socket, version_of
 
 WRONGTYPE = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
 
@@ -102,6 +102,11 @@ def test_same_bytes_as_bare_redis(
     end = b"$7\r\nthe-end\r\n"
     broken = name.startswith("framing")
     expected = exchange(redis_server.port, data, end if not broken else 10**6)
+    if name == "auth without password" and version_of(redis_server.binary).startswith("Redis 8."):
+        assert expected.count(b"WRONGPASS") == 0  # Redis 8.2 forgets the reply, if AUTH is not the first of a pipeline
+        expected = exchange(redis_server.port, b"AUTH x\r\n", b"\r\n") + exchange(
+            redis_server.port, data.partition(b"\r\n")[2], end
+        )
     bare.flushall()
     assert _normal(exchange(front_door.port, data, end if not broken else 10**6)) == _normal(expected)
 

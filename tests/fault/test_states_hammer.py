@@ -18,7 +18,7 @@ import hiredis
 import pytest
 import redis
 
-from tests.support import LOCALHOST, FrontDoor, RedisServer
+from tests.support import LOCALHOST, FrontDoor, RedisServer, version_of
 
 _SECONDS = 4
 _END = b"the-end"
@@ -176,6 +176,9 @@ def test_every_reply_is_that_of_redis(front_door: FrontDoor, redis_server: Redis
     while time.monotonic() < end:
         rng = random.Random(seed := seed + 1)
         pairs = _Author(rng).write()
+        if version_of(redis_server.binary).startswith("Redis 8."):
+            # It forgets the reply to an AUTH that it refuses, if other commands are before it in a pipeline.
+            pairs = [pair for pair in pairs if "nobody" not in pair[1]]
         ours, theirs = (b"".join(hiredis.pack_command(pair[side]) for pair in pairs) for side in (0, 1))
         bare.flushall()
         expected = _ask(redis_server.port, [theirs])

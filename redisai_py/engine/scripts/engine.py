@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from redisai_py.backend import install_hint
 from redisai_py.engine.scripts.frames import Frame, decode_tensors, encode_frame, encode_tensors
 from redisai_py.engine.scripts.hosts import Question, ScriptHost, parse_question
 from redisai_py.engine.scripts.jobs import Job, ScriptRun, ScriptSettings, Worker
@@ -306,7 +307,7 @@ class ScriptEngine:
             if self._queued:
                 self._start_zygote()
             return
-        why = f"{text}; try: pip install 'redisai_py[torch]'" if text else "the process that imports torch ended"
+        why = f"{text}; try: {install_hint('torch')}" if text else "the process that imports torch ended"
         error = BackendNotInstalled(f"ERR Could not load backend: {why}")
         self._fail_loading(error)
         self._fail_queued(error, None)
