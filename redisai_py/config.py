@@ -109,10 +109,32 @@ class Config:
     max_arguments: int = _setting(
         2**31 - 1, NETWORK, "Most arguments of a command; Redis 7 has the same limit.", minimum=16
     )
+    client_query_buffer_limit: int = _setting(
+        1024 * 1024 * 1024,
+        NETWORK,
+        "Bytes that a client may have sent and not had processed, one command that is still coming included; a client "
+        "that passes this is disconnected. Redis has the same limit.",
+        minimum=1024 * 1024,
+    )
+    maxmemory_clients: int = _setting(
+        0,
+        NETWORK,
+        "The same for all clients together, replies that they have not read included, in bytes; when it is passed, "
+        "the client that holds most is disconnected.",
+        minimum=1024 * 1024,
+        zero="half of the memory",
+    )
+    upload_timeout_s: int = _setting(
+        30,
+        NETWORK,
+        "Seconds without a byte after which a client that has begun to send a large argument is disconnected.",
+        minimum=1,
+        zero="no limit",
+    )
     output_buffer_limit_bytes: int = _setting(
         256 * 1024 * 1024,
         NETWORK,
-        "A client that leaves more than this unread is disconnected.",
+        "A client that leaves more than this unread is disconnected; one reply, however large, does not count.",
         minimum=1024 * 1024,
         zero="no limit",
     )
@@ -282,6 +304,11 @@ class Config:
     def loaded_models_budget_bytes(self) -> int:
         """Memory for loaded models, with "automatic" resolved."""
         return self.loaded_models_limit_bytes or _memory_bytes() // 2
+
+    @property
+    def all_clients_budget_bytes(self) -> int:
+        """Memory for what all clients hold, with "automatic" resolved."""
+        return self.maxmemory_clients or _memory_bytes() // 2
 
     def to_json(self) -> str:
         """One line that `from_json` understands; how the supervisor hands the settings to the server's process."""

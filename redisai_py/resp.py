@@ -11,6 +11,8 @@ Rules:
 - Commands that differ from one seen before in their second word and their payload only (`HeadForm`) are not parsed
   either, and a row of them is recognised as one (`Burst`).
 - So is a row of commands of which the server says that they need no look.
+- Until a client is known to be authenticated its commands may have 10 words of 16 KiB, as in Redis. Whether it is may
+  depend on what it sent before: the parser stops in front of a larger one and asks (`doubt`).
 
 It must not know what any command means.
 """
@@ -25,9 +27,10 @@ import hiredis
 
 from redisai_py.errors import ProtocolError
 from redisai_py.frames import MAX_FRAME, Burst, Command, Frames, HeadForm
+from redisai_py.inline import split_inline
 from redisai_py.resp_reader import MORE, STEP, new_reader
 
-__all__ = ["CommandParser", "split_inline", "split_replies", "unroll"]
+__all__ = ["CommandParser", "split_replies", "unroll"]
 
 MAX_INLINE = 64 * 1024
 LARGE_ARGUMENT = 64 * 1024
@@ -35,6 +38,14 @@ _BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
 _QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
 _LARGE_COUNT = re.compile(rb"\*\d{4}").search
 _ONLY_BYTES = {bytes}
+_UNKNOWN_WORDS = 10
+_UNKNOWN_SIZE = 16 * 1024
+_UNKNOWN_COMMANDS = 64
+_MANY_WORDS = ProtocolError("ERR Protocol error: unauthenticated multibulk length")
+_LONG_WORD = ProtocolError("ERR Protocol error: unauthenticated bulk length")
+_MANY = ProtocolError("")  # which is no error, only a reason to stop
+_WORD_BYTES = 64
+"""What a word costs beside its own bytes."""
 _PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
@@ -47,12 +58,14 @@ class CommandParser:
           allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
           legal.   bursts: whether to give bursts; else their commands, parsed.   joint: gives the meaning that commands
           of a name have together with others behind and before them, None for a name that has none; asked if `bursts`.
+          authenticated: whether the client is known to be.
     """
 
     __slots__ = (
         "_allocate",
         "_argc",
         "_args",
+        "_begun_bytes",
         "_bursts",
         "_filled",
         "_frames",
@@ -65,6 +78,8 @@ class CommandParser:
         "_rest",
         "_row_size",
         "at_boundary",
+        "authenticated",
+        "doubt",
         "error",
         "form",
         "max_argument_bytes",
@@ -80,10 +95,14 @@ class CommandParser:
         *,
         bursts: bool = False,
         joint: Callable[[bytes], Any] = lambda _: None,
+        authenticated: bool = True,
     ) -> None:
         self.error: ProtocolError | None = None
-        self.at_boundary = True
-        """Whether the next bytes begin a command, and the stream is in order."""
+        self.at_boundary = authenticated
+        """Whether the next bytes begin a command, which may be one that was seen before."""
+        self.authenticated = authenticated
+        self.doubt: ProtocolError | None = None
+        """Why the parser has stopped until it is known whether the client is authenticated; see `go_on`."""
         self.max_argument_bytes = max_argument_bytes
         self.max_arguments = max_arguments
         self._frames = frames
@@ -98,6 +117,7 @@ class CommandParser:
         self._rest = b""  # bytes of an argument or header not complete yet
         self._args: list[Any] = []
         self._argc = 0  # arguments still to come; 0 at a command's boundary
+        self._begun_bytes = 0  # at least what `_args` hold
         self._large_size = -1  # of the large argument under way, -1 for none
         self._head = b""  # what of it came in the chunk that began it
         self._large: memoryview | None = None  # its buffer, CR LF included, once asked for
@@ -150,10 +170,12 @@ class CommandParser:
         self._filled = 0
         self._args.append(large[:-2].toreadonly())
         self._argc -= 1
+        self._begun_bytes += len(large) + _WORD_BYTES
         commands: list[Command | Burst] = []
         if self._argc == 0:
             commands.append(Command(self._args))
             self._args = []
+            self._begun_bytes = 0
         self._look_at_boundary()
         return commands
 
@@ -162,6 +184,27 @@ class CommandParser:
         self._large = None
         self._head = self._rest = b""
         self._args = []
+        self._begun_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What the command that is coming holds so far."""
+        return self._begun_bytes + len(self._rest) + len(self._head) + self._filled
+
+    # -- who the client is -------------------------------------------------------------------------------------------
+
+    def accept(self, accepted: bool) -> None:
+        """Redis has accepted the client, or (RESET) does no more."""
+        self.authenticated = accepted
+        self._look_at_boundary()
+
+    def go_on(self) -> list[Command | Burst]:
+        """Parse what the parser stopped in front of: without authentication an error, or further commands."""
+        doubt, self.doubt = self.doubt, None
+        if not self.authenticated and doubt is not _MANY:
+            self.error = doubt
+            self._rest = b""
+        return self.feed(b"")
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
@@ -178,12 +221,14 @@ class CommandParser:
             data = self._rest + data
             self._rest = b""
         if self.error is None and data:
-            self._parse(data, out)
+            (self._parse if self.authenticated else self._parse_cautiously)(data, out)
         self._look_at_boundary()
         return out
 
     def _look_at_boundary(self) -> None:
-        self.at_boundary = not (self._rest or self._argc or self._large_size >= 0 or self.error)
+        self.at_boundary = self.authenticated and not (
+            self._rest or self._argc or self._large_size >= 0 or self.error is not None
+        )
 
     def _parse(self, data: bytes, out: list[Command | Burst]) -> None:
         position, end = 0, len(data)
@@ -211,6 +256,15 @@ class CommandParser:
             position = self._parse_one(data, position, end, out)
             if position < 0:
                 return
+
+    def _parse_cautiously(self, data: bytes, out: list[Command | Burst]) -> None:
+        """Parse the commands of a client that may not be authenticated: one by one, and not many."""
+        position, end = 0, len(data)
+        while 0 <= position < end:
+            if self._argc == 0 and len(out) >= _UNKNOWN_COMMANDS:
+                position = self._stop(data, position, _MANY)
+            else:
+                position = self._parse_one(data, position, end, out)
 
     def _burst(self, data: bytes, position: int, end: int) -> Burst | None:
         """The commands of a known form that start at `position`."""
@@ -306,23 +360,29 @@ class CommandParser:
             if position < 0 or self._argc == 0:
                 return position
         args = self._args
+        begun, first_position = len(args), position
         while self._argc:
             line = data.find(b"\r\n", position, position + MAX_INLINE)
             if position < end and data[position] != 36:  # '$'
                 return self._fail(f"expected '$', got '{chr(data[position])}'")
             if line < 0:
+                self._begun_bytes += position - first_position + (len(args) - begun) * _WORD_BYTES
                 return self._wait(data, position, "too big bulk count string")
             size = self._size(data[position + 1 : line])
             if size < 0:
                 return self._fail("invalid bulk length")
             first = line + 2
             stop = first + size
+            if size > _UNKNOWN_SIZE and not self.authenticated:
+                return self._stop(data, position, _LONG_WORD)
             if stop + 2 > end:
+                self._begun_bytes += position - first_position + (len(args) - begun) * _WORD_BYTES
                 return self._incomplete(data, position, first, size)
             args.append(data[first:stop])
             self._argc -= 1
             position = stop + 2
         self._args = []
+        self._begun_bytes = 0
         out.append(Command(args, data[start:position] if start >= 0 else b""))
         return position
 
@@ -337,6 +397,8 @@ class CommandParser:
             count = self._integer(word)
         if count is None or count > self.max_arguments:
             return self._fail("invalid multibulk length")
+        if count > _UNKNOWN_WORDS and not self.authenticated:
+            return self._stop(data, position, _MANY_WORDS)
         self._argc = max(count, 0)
         return line + 2
 
@@ -360,6 +422,11 @@ class CommandParser:
     def _wait(self, data: bytes, position: int, too_big: str) -> int:
         if len(data) - position >= MAX_INLINE:
             return self._fail(too_big)
+        self._rest = data[position:]
+        return -1
+
+    def _stop(self, data: bytes, position: int, doubt: ProtocolError) -> int:
+        self.doubt = doubt
         self._rest = data[position:]
         return -1
 
@@ -391,58 +458,6 @@ class CommandParser:
 def unroll(burst: Burst, frames: Frames) -> list[Command]:
     """The commands of a burst one by one, parsed."""
     return [command for command in CommandParser(frames).feed(burst.frame) if isinstance(command, Command)]
-
-
-_ESCAPES = {110: 10, 114: 13, 116: 9, 98: 8, 97: 7}  # n r t b a
-_SPACES = b" \n\r\t\0\x0b\x0c"
-_HEX = frozenset(b"0123456789abcdefABCDEF")
-
-
-def split_inline(line: bytes) -> list[bytes] | None:
-    """The arguments of an inline command, quoted as in redis-cli; None if quotes are unbalanced.
-
-    Source: `sdssplitargs` of Redis.
-    """
-    if b'"' not in line and b"'" not in line:
-        return line.replace(b"\0", b" ").split()
-    argv: list[bytes] = []
-    i, n = 0, len(line)
-    while True:
-        while i < n and line[i] in _SPACES:
-            i += 1
-        if i >= n:
-            return argv
-        word = bytearray()
-        while i < n and line[i] not in _SPACES:
-            if line[i] in b"\"'":
-                i = _quoted(line, i + 1, line[i], word)
-                if i < 0 or (i < n and line[i] not in _SPACES):
-                    return None
-            else:
-                word.append(line[i])
-                i += 1
-        argv.append(bytes(word))
-
-
-def _quoted(line: bytes, i: int, quote: int, word: bytearray) -> int:
-    """Append what stands between quotes to `word`; the position after the closing quote, or -1."""
-    n = len(line)
-    while i < n:
-        c = line[i]
-        if c == quote:
-            return i + 1
-        if c == 92 and i + 1 < n:  # backslash
-            following = line[i + 1]
-            if quote == 39:
-                if following == 39:
-                    c, i = 39, i + 1
-            elif following == 120 and i + 3 < n and line[i + 2] in _HEX and line[i + 3] in _HEX:
-                c, i = int(line[i + 2 : i + 4], 16), i + 3
-            else:
-                c, i = _ESCAPES.get(following, following), i + 1
-        word.append(c)
-        i += 1
-    return -1
 
 
 _LINE_ONLY = frozenset(b"+-:_,#(")

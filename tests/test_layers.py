@@ -24,6 +24,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "core": (
         "frames",
         "resp",
+        "inline",
         "resp_reader",
         "resp_reply",
         "commands",

@@ -29,6 +29,7 @@ from redisai_py.errors import RedisAIError
 from redisai_py.frames import Frames
 from redisai_py.server.access import AccessTable
 from redisai_py.server.busy_poll import BusyPoll
+from redisai_py.server.client_memory import ClientMemory
 from redisai_py.server.connection import Connection
 from redisai_py.server.containment import contain
 from redisai_py.server.control import Control, own_identity
@@ -83,6 +84,9 @@ class Server:
         self.loading = Loading(self.engine, self.script_stats, self.keys, self.journal)
         self.preload = Preload(self, config.preload)
         self.connections: set[Connection] = set()
+        self.client_memory = ClientMemory(
+            config.client_query_buffer_limit, config.all_clients_budget_bytes, self.connections, self.journal
+        )
         self.model_chunk_size = config.model_chunk_size
         self.backends_path = default_backends_path()
         self.started_at = time.monotonic()
@@ -118,6 +122,7 @@ class Server:
     def left(self, connection: Connection) -> None:
         """A client is gone."""
         self.connections.discard(connection)
+        self.client_memory.left(connection)
         if not self.connections:
             self._all_left.set()
 

@@ -21,13 +21,13 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
 from redisai_py.frames import MAX_FRAME, Burst, Command
 from redisai_py.resp import CommandParser, unroll
 from redisai_py.resp_reply import encode_reply, takes_long
+from redisai_py.server.client_memory import NOTED
 from redisai_py.server.driver import NO_REPLY, drive
+from redisai_py.server.large_receiver import LargeReceiver, allocate
 from redisai_py.server.meanings import joint_meaning, understand
 from redisai_py.server.session import Session
 from redisai_py.server.streaming import begin_stream
@@ -44,6 +44,10 @@ _BURSTS_HIGH = 16
 """The same where what waits are bursts, each of them up to 64 commands."""
 _BYTES_HIGH = 64 * 1024 * 1024
 """The same where what waits is large."""
+_COMMAND_BYTES = 256
+"""What a command costs beside its own bytes."""
+_BYTES_UNKNOWN = 256 * 1024
+"""The same of a client that has yet to authenticate."""
 _MOST_IN_FLIGHT = 1024
 """AI commands of one client under way at a time, whichever way they were recognised."""
 _ENDS = (UpstreamLost, UpstreamRefused)
@@ -54,11 +58,6 @@ _EOF_GRACE_S = 1.0
 """How long the commands of a client that sends no more may still take."""
 
 Segments = Sequence[Buffer]
-
-
-def _allocate(size: int) -> memoryview:
-    # np.empty leaves pages untouched until the kernel fills them; bytearray would write zeros first.
-    return np.empty(size, np.uint8).data
 
 
 class Connection(asyncio.Protocol):
@@ -72,9 +71,10 @@ class Connection(asyncio.Protocol):
             server.frames,
             config.max_argument_bytes,
             config.max_arguments,
-            _allocate,
+            allocate,
             bursts=True,
             joint=joint_meaning,
+            authenticated=False,
         )
         self.session = Session(self)
         self.backlog: deque[Command | Burst] = deque()
@@ -90,8 +90,9 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._writing_paused = False
         self._must_wait = False  # Redis does not take what this client sends as fast as it comes
-        self._waiting_bytes = 0  # received since the backlog was empty, at least what its commands hold
-        self._large = _LargeReceiver(self)
+        self._waiting_bytes = 0  # received and not processed, at least what the backlog and a command to come hold
+        self.accounted = 0  # see ClientMemory
+        self._large = LargeReceiver(self)
         self.eof = False  # the client sends no more
 
     # -- transport ---------------------------------------------------------------------------------------------------
@@ -136,8 +137,12 @@ class Connection(asyncio.Protocol):
             return
         self._waiting_bytes += len(data)
         self._accept(parser.feed(data))
-        if parser.receiving_large and not self.gone:
-            large = parser.large
+        self._receive_large()
+
+    def _receive_large(self) -> None:
+        """Let the kernel write a large argument that has begun to where it belongs."""
+        if self.parser.receiving_large and not (self.gone or self.closing):
+            large = self.parser.large
             if large is None or not begin_stream(self, *large):
                 self.transport.set_protocol(self._large)
 
@@ -148,6 +153,8 @@ class Connection(asyncio.Protocol):
         if not self.parser.receiving_large:
             self.transport.set_protocol(self)
             self._accept(commands)
+        elif self._waiting_bytes > NOTED:
+            self._report()
 
     def eof_received(self) -> bool:
         # What was sent before the end is answered. But a client that has left altogether looks the same, and Redis
@@ -199,18 +206,58 @@ class Connection(asyncio.Protocol):
         self.backlog.extend(commands)
         if self.parser.error is not None and not self.closing:
             self.backlog.append(Command([b""], meaning=_Broken(self.parser.error)))
+        elif self.parser.doubt is not None and not (self.backlog and type(self.backlog[-1].meaning) is _Doubt):
+            self._pause_reading()
+            self.backlog.append(Command([b""], meaning=_Doubt()))
         self.drain()
         waiting = len(self.backlog)
+        if waiting:
+            self._waiting_bytes += min(waiting, len(commands)) * _COMMAND_BYTES
         much = waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1], Burst))
-        if (much or self._waiting_bytes > _BYTES_HIGH) and not (self._writing_paused and self._may_wait()):
+        high = _BYTES_HIGH if self.session.accepted else _BYTES_UNKNOWN
+        if waiting and (much or self._waiting_bytes > high) and not (self._writing_paused and self._may_wait()):
             self._pause_reading()
+        if self._waiting_bytes > NOTED or self.accounted:
+            self._report()
 
     def _may_wait(self) -> bool:
         """Whether what a client sends may be kept until it reads its replies. Many read none before all is sent: were
         they not read from, both sides would wait for ever.
         """
         limit = self.server.config.output_buffer_limit_bytes
-        return not limit or self._waiting_bytes < limit
+        return self.session.accepted and (not limit or self._waiting_bytes < limit)
+
+    def _report(self) -> None:
+        """Report what is held for this client, which may cost it the connection."""
+        unread = self.transport.get_write_buffer_size() if self._writing_paused else 0
+        self.server.client_memory.holds(self, self._waiting_bytes, unread)
+
+    def end(self, error: RedisAIError) -> None:
+        """Disconnect at once, and let go of all that is held; with the error where no other reply is on its way."""
+        if self.gone or self.closing:
+            return
+        self.closing = True
+        self.backlog.clear()
+        self.parser.close()
+        if self.idle and not self.transport.get_write_buffer_size():
+            self.session.flush()
+            self.transport.write(b"".join(encode_reply(error, self.session.protocol)))
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def know(self, accepted: bool, error: BaseException | None) -> None:
+        """Whether Redis serves this client has been found out: go on with what depended on it."""
+        self.busy = False
+        if self.gone:
+            return
+        if error is not None:
+            self.reply(self.failure(error))
+            self.close_after_reply()
+            return
+        self._accept(self.parser.go_on())
+        self._receive_large()
+        self.after_work()
 
     def _pause_reading(self) -> None:
         if not self._reading_paused:
@@ -218,7 +265,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if not self.gone and not self._must_wait:
+        if not (self.gone or self._must_wait or self.parser.doubt is not None):
             self._reading_paused = False
             self.transport.resume_reading()
 
@@ -246,7 +293,9 @@ class Connection(asyncio.Protocol):
 
     def _emptied(self) -> None:
         """Nothing that came waits to be started."""
-        self._waiting_bytes = 0
+        self._waiting_bytes = self.parser.held_bytes
+        if self.accounted:
+            self._report()
         if self.eof:
             self.session.end_sending()
 
@@ -265,7 +314,7 @@ class Connection(asyncio.Protocol):
                 started = command.meaning.start(self, command)
             else:
                 meaning = command.meaning or understand(command, self.server.frames)
-                in_mode = mode and type(meaning) is not _Broken
+                in_mode = mode and type(meaning) not in _OURS
                 started = self.session.start_in_mode(meaning, command) if in_mode else meaning.start(self, command)
             if not started:
                 backlog.appendleft(command)
@@ -475,26 +524,18 @@ class _Broken:
         return True
 
 
-class _LargeReceiver(asyncio.BufferedProtocol):
-    """Stands in for the connection while a large argument arrives, so that the kernel writes into the final buffer."""
+class _Doubt:
+    """A command that only who is authenticated may send is about to come: Redis is asked whether this client is."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    __slots__ = ()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._connection.parser.get_buffer()
+    def start(self, connection: Connection, command: Command) -> bool:
+        if not connection.idle:
+            return False
+        connection.busy = True
+        drive(connection.session.is_accepted(), connection.know)
+        return True
 
-    def buffer_updated(self, nbytes: int) -> None:
-        self._connection.large_received(nbytes)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.connection_lost(exc)
-
-    def eof_received(self) -> bool:
-        return self._connection.eof_received()
-
-    def pause_writing(self) -> None:
-        self._connection.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._connection.resume_writing()
+_OURS = frozenset((_Broken, _Doubt))
+"""Meanings of what is no command."""

@@ -107,6 +107,7 @@ async def _auth(connection: Connection, argv: list[bytes]) -> object:
     if raw == b"+OK\r\n":
         user, password = (b"default", argv[1]) if len(argv) == 2 else (argv[1], argv[2])
         connection.session.become(replace(connection.session.identity, user=user, password=password))
+        connection.session.accept()
     return _pass(connection, raw)
 
 
@@ -114,6 +115,7 @@ async def _hello(connection: Connection, argv: list[bytes]) -> object:
     raw = await _ask(connection, argv)
     session = connection.session
     if raw[:1] != b"-":
+        session.accept()
         if len(argv) > 1:
             session.protocol = int(argv[1])
             if session.protocol == 2 and any(session.subscribed.values()):
@@ -158,6 +160,7 @@ async def _shutdown(connection: Connection, argv: list[bytes]) -> object:
 async def _multi(connection: Connection, argv: list[bytes]) -> object:
     raw = await _ask(connection, argv)
     if raw == b"+OK\r\n":
+        connection.session.accept()
         connection.session.mode = Mode.TRANSACTION
         connection.session.transaction = Transaction(connection)
     return _pass(connection, raw)

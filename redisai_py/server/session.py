@@ -45,6 +45,11 @@ class Mode(enum.IntEnum):
     TUNNEL = 4  # replication: bytes both ways, never ours again
 
 
+def _accepts(reply: Any) -> bool:
+    """Whether Redis gives this reply to nobody who has yet to authenticate. Errors tell nothing: some come before."""
+    return type(reply) is not hiredis.ReplyError
+
+
 class Session:
     """A client's state at Redis."""
 
@@ -53,6 +58,7 @@ class Session:
         self.protocol = 2
         self.identity = Identity()
         self.access: Access | None = None  # set once Redis has vouched for the client
+        self.accepted = False  # Redis has answered something that it answers to nobody who has yet to authenticate
         self.mode = Mode.NORMAL
         self.transaction: Transaction | None = None
         self.upstream: PrivateUpstream | None = None
@@ -135,6 +141,7 @@ class Session:
                 return await self._as_anybody(refused)
             if raw.startswith(b"-NOAUTH"):
                 raise UpstreamError(raw[1:].decode().strip())
+            self.accept()
             self.access = self._connection.server.accesses.acquire(self.identity)
         return await self._open(self.access)
 
@@ -152,8 +159,22 @@ class Session:
         except UpstreamError:
             self._connection.server.accesses.release(access)
             raise refused from None
+        self.accept()
         self.access = access
         return await self._open(access)
+
+    async def is_accepted(self) -> bool:
+        """Whether Redis serves this client: it is asked if no reply has shown it yet. Raises: UpstreamError."""
+        if not self.accepted:
+            (raw,) = await self.capture([[b"PING"]])
+            if not raw.startswith(b"-NOAUTH"):
+                self.accept()
+        return self.accepted
+
+    def accept(self) -> None:
+        """Redis has shown that it serves this client."""
+        self.accepted = True
+        self._connection.parser.accept(True)
 
     async def authenticated_in_multi(self) -> Access:
         """`authenticated` inside a transaction, where a PING would be queued: MULTI's own OK has shown who the
@@ -193,6 +214,8 @@ class Session:
         """Redis answered RESET: the client is as new."""
         self.become(Identity())
         self._release()
+        self.accepted = False
+        self._connection.parser.accept(False)
         self.protocol = 2
         self.mode = Mode.NORMAL
         self.transaction = None
@@ -372,6 +395,8 @@ class Session:
         return reply[0] in _MESSAGES or (type(reply[0]) is bytes and reply[0].endswith(b"subscribe"))
 
     def _count(self, replies: list[Any]) -> None:
+        if not self.accepted and any(map(_accepts, replies)):
+            self.accept()
         if self._streaming or self.mode is Mode.MONITOR:
             self._count_streaming(replies)
             return

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redisai_py.frames import Burst, Command, Frames, encode_command
-from redisai_py.resp import LARGE_ARGUMENT, CommandParser, split_inline, split_replies, unroll
+from redisai_py.inline import split_inline
+from redisai_py.resp import LARGE_ARGUMENT, CommandParser, split_replies, unroll
 
 Argv = list[bytes]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from redisai_py.frames import MAX_FRAME, Command, Frames, encode_command
-from redisai_py.resp import MAX_INLINE, CommandParser, split_inline
+from redisai_py.inline import split_inline
+from redisai_py.resp import MAX_INLINE, CommandParser
 
 
 def parse(data: bytes, parser: CommandParser | None = None) -> tuple[list[list[bytes]], str]:
@@ -163,3 +164,54 @@ def test_encoding_leaves_large_arguments_alone() -> None:
     parts = (b"head", large)
     segments = encode_command([b"SET", b"k", parts])
     assert b"".join(segments) == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$20004\r\nhead" + large + b"\r\n"
+
+
+def _unknown() -> CommandParser:
+    return CommandParser(Frames(), authenticated=False)
+
+
+def test_before_authentication_the_parser_stops_in_front_of_what_is_long() -> None:
+    for data in (b"*11\r\n" + b"$1\r\nx\r\n" * 11, b"*2\r\n$3\r\nGET\r\n$16385\r\n" + b"x" * 16385 + b"\r\n"):
+        for step in (1, 7, len(data)):
+            parser, given = _unknown(), []
+            for at in range(0, len(data), step):
+                given += parser.feed(data[at : at + step])
+            assert not given
+            assert parser.doubt is not None
+            assert not parser.at_boundary
+            parser.accept(True)
+            assert [len(command.argv) for command in parser.go_on()] in ([11], [2])
+            assert parser.at_boundary
+
+
+def test_before_authentication_what_is_long_is_an_error() -> None:
+    parser = _unknown()
+    assert [command.argv for command in parser.feed(b"PING\r\n*11\r\n$1\r\nx\r\n")] == [[b"PING"]]
+    assert parser.go_on() == []
+    assert str(parser.error) == "ERR Protocol error: unauthenticated multibulk length"
+    assert parser.feed(b"PING\r\n") == []
+
+
+def test_before_authentication_few_commands_are_parsed_at_a_time() -> None:
+    parser = _unknown()
+    given = parser.feed(b"PING\r\n" * 150)
+    assert len(given) == 64
+    given += parser.go_on()
+    assert (len(given), parser.error) == (128, None)
+    parser.accept(True)
+    assert len(given + parser.go_on()) == 150
+    assert parser.doubt is None
+
+
+def test_what_a_command_that_is_coming_holds() -> None:
+    parser = CommandParser(Frames())
+    parser.feed(b"*1000000\r\n" + b"$2\r\nab\r\n" * 1000)
+    assert parser.held_bytes >= 1000 * 64
+    parser.feed(b"$100000\r\nabc")
+    parser.get_buffer()
+    parser.received(50_000)
+    assert parser.held_bytes >= 1000 * 64 + 50_000
+    parser.received(49_999)
+    assert parser.held_bytes >= 1000 * 64 + 100_000
+    parser.close()
+    assert parser.held_bytes == 0
