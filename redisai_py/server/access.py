@@ -65,7 +65,7 @@ class Access:
         self._opening: asyncio.Task[SharedUpstream] | None = None
         self._loading: Pending[Any] | None = None
         self._large = _Pool(opener, identity, pool_size)
-        self._watching = _Pool(opener, identity, pool_size, bounded=False)
+        self._apart = _Pool(opener, identity, pool_size, bounded=False)
 
     async def ensure(self) -> SharedUpstream:
         """The shared stream, opened if need be; single-flight. Raises UpstreamError."""
@@ -121,19 +121,22 @@ class Access:
     @property
     def dedicated_count(self) -> int:
         """Dedicated connections open now."""
-        return self._large.open_count + self._watching.open_count + self.groups.is_open
+        return self._large.open_count + self._apart.open_count + self.groups.is_open
 
     def dedicated(self) -> AbstractAsyncContextManager[LargeUpstream]:
-        """A connection to oneself, from a bounded pool; after an error it is closed, since its state is not known."""
+        """A connection to oneself, from a bounded pool, for what goes on without waiting for anybody but Redis; after
+        an error it is closed, since its state is not known.
+        """
         return self._large.connection()
 
-    def watching(self) -> AbstractAsyncContextManager[LargeUpstream]:
-        """A connection to keep keys under WATCH with while other things are done, some of which need a dedicated one.
+    def apart(self) -> AbstractAsyncContextManager[LargeUpstream]:
+        """A connection to oneself for as long as others take: a client that sends or reads something large, or models
+        that run while keys are under WATCH.
 
-        It comes from a pool of its own, and one that has as many as are asked for: they are held while models run, so
-        that those who had to wait for one would miss the batch for which the others wait.
+        It comes from a pool of its own, and one that has as many as are asked for, at most one for each client: those
+        who had to wait for one would wait for the slowest client, or miss the batch for which the others wait.
         """
-        return self._watching.connection()
+        return self._apart.connection()
 
     def close(self) -> None:
         """Close every connection that is not in use; those in use are closed when given back."""
@@ -143,7 +146,7 @@ class Access:
             self.shared.close()
         self.groups.close()
         self._large.close()
-        self._watching.close()
+        self._apart.close()
 
 
 async def _connect_shared(opener: Opener, identity: Identity, kind: Callable[[], S]) -> S:

@@ -30,6 +30,7 @@ from redisai_py.server.driver import NO_REPLY, drive
 from redisai_py.server.large_receiver import LargeReceiver, allocate
 from redisai_py.server.meanings import joint_meaning, understand
 from redisai_py.server.session import Session
+from redisai_py.server.stall_watch import StallWatch
 from redisai_py.server.streaming import begin_stream
 from redisai_py.tensor import Buffer
 
@@ -93,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._waiting_bytes = 0  # received and not processed, at least what the backlog and a command to come hold
         self.accounted = 0  # see ClientMemory
         self._large = LargeReceiver(self)
+        self._watch: StallWatch | None = None  # while something large comes
         self.eof = False  # the client sends no more
 
     # -- transport ---------------------------------------------------------------------------------------------------
@@ -106,6 +108,7 @@ class Connection(asyncio.Protocol):
             return
         self.gone = True
         self.backlog.clear()
+        self._watch_upload(False)
         self.parser.close()  # connection and session refer to each other: what they hold waits for the collector
         self.session.close()
         if self.cancel_run is not None:
@@ -143,8 +146,12 @@ class Connection(asyncio.Protocol):
         """Let the kernel write a large argument that has begun to where it belongs."""
         if self.parser.receiving_large and not (self.gone or self.closing):
             large = self.parser.large
-            if large is None or not begin_stream(self, *large):
+            streamed = large is not None and begin_stream(self, *large)
+            if not streamed:
                 self.transport.set_protocol(self._large)
+            self._watch_upload(not streamed)
+        elif self._watch is not None or self._waiting_bytes > NOTED:
+            self._watch_upload(self.parser.held_bytes > NOTED)
 
     def large_received(self, count: int) -> None:
         """`count` bytes went straight into a large argument's buffer."""
@@ -152,9 +159,33 @@ class Connection(asyncio.Protocol):
         commands = self.parser.received(count)
         if not self.parser.receiving_large:
             self.transport.set_protocol(self)
+            self._watch_upload(self.parser.held_bytes > NOTED)
             self._accept(commands)
-        elif self._waiting_bytes > NOTED:
+            return
+        if self._watch is not None:
+            self._watch.moved()
+        if self._waiting_bytes > NOTED:
             self._report()
+
+    def _watch_upload(self, coming: bool) -> None:
+        """Whether a command that holds much is still coming, of which some has come just now."""
+        if not coming:
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
+        elif self._watch is not None:
+            self._watch.moved()
+        else:
+            timeout_s = self.server.config.upload_timeout_s
+            self._watch = StallWatch(self.server.loop, timeout_s, lambda: not self._reading_paused, self.stalled)
+
+    def stalled(self) -> None:
+        """The client has begun to send something large, and does not go on."""
+        if type(self.transport.get_protocol()) is not LargeReceiver and self.parser.at_boundary:
+            self.busy = False  # it is the command under way that does not go on coming
+        timeout_s = self.server.config.upload_timeout_s
+        self.server.journal.client_refused("it stopped sending within a command", timeout_s=timeout_s)
+        self.end(RedisAIError(f"ERR no byte of a large argument came for {timeout_s} s (upload_timeout_s)"))
 
     def eof_received(self) -> bool:
         # What was sent before the end is answered. But a client that has left altogether looks the same, and Redis

@@ -3,7 +3,8 @@
 Storing and forwarding would make a 64 MB tensor twice as slow as a plain SET, and cost its size in memory. So once
 the words before the blob are known to be good, the blob is passed on as the value of a staging key, on a connection
 of its own; Redis runs that SET only when it is complete. Then one transaction gives the tensor its final name, or
-refuses. A client that leaves halfway leaves nothing behind.
+refuses. A client that leaves halfway leaves nothing behind, one that stops sending is disconnected after a while, and
+nobody else waits for its connection to Redis.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from redisai_py.errors import CommandError, RedisAIError, UpstreamError, Upstrea
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK
 from redisai_py.server.session import Mode
+from redisai_py.server.stall_watch import StallWatch
 from redisai_py.store import codec
 from redisai_py.tensor import DType
 
@@ -72,17 +74,19 @@ class _Stream(asyncio.Protocol):
         self._rest = b""  # what the client sent behind the command
         self._sink: Any = None
         self._complete: Pending[None] = Pending()
+        self._reading = True
+        self._watch: StallWatch | None = None
 
     async def run(self, request: TensorSet) -> Any:
         """The whole command: its reply value."""
         connection = self._connection
-        connection.transport.pause_reading()
+        self._pause()
         connection.transport.set_protocol(self)
         failure: RedisAIError | None = None
         try:
             access = await connection.session.authenticated()
             store = access.store
-            async with access.dedicated() as upstream:
+            async with access.apart() as upstream:
                 staging = store.staging_key(request.key, uuid.uuid4().hex.encode())
                 await store.check_large_write(upstream, staging, request.key)
                 if connection.gone:  # there is nobody who could send the blob
@@ -98,6 +102,8 @@ class _Stream(asyncio.Protocol):
         except RedisAIError as error:
             failure = error
         await self._swallow_rest()
+        if self._watch is not None:
+            self._watch.cancel()
         if not connection.gone:
             connection.transport.set_protocol(connection)
             connection.transport.resume_reading()
@@ -133,21 +139,31 @@ class _Stream(asyncio.Protocol):
             await self._complete
 
     def _start(self) -> None:
-        self._connection.transport.resume_reading()
+        self._resume()
+        if self._watch is None:
+            loop, timeout_s = self._connection.server.loop, self._connection.server.config.upload_timeout_s
+            self._watch = StallWatch(loop, timeout_s, lambda: self._reading, self._connection.stalled)
         head, self._head = self._head, b""
         if head:
             self.data_received(head)
 
     def _flow(self, pause: bool) -> None:
-        transport = self._connection.transport
         if self._connection.gone:
             return
         if pause:
-            transport.pause_reading()
+            self._pause()
         elif self._left:
-            transport.resume_reading()
+            self._resume()
         if self._sink is not None and self._sink.closed and not self._complete.done:
             self._complete.resolve(None)  # the reply that is awaited next carries the error
+
+    def _pause(self) -> None:
+        self._reading = False
+        self._connection.transport.pause_reading()
+
+    def _resume(self) -> None:
+        self._reading = True
+        self._connection.transport.resume_reading()
 
     # -- as the client's protocol --------------------------------------------------------------------------------------
 
@@ -155,6 +171,8 @@ class _Stream(asyncio.Protocol):
         if not self._left:
             self._rest += data
             return
+        if self._watch is not None:
+            self._watch.moved()
         taken = min(len(data), self._left)
         blob = min(taken, self._left - 2)
         self._left -= taken
@@ -163,7 +181,7 @@ class _Stream(asyncio.Protocol):
         if self._left == 0:
             self._rest = data[taken:]
             # What the client sends behind it, and that it sends no more, is for the connection when this has ended.
-            self._connection.transport.pause_reading()
+            self._pause()
             self._complete.resolve(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -49,7 +49,7 @@ async def execute_dag(bound: BoundDag, connection: Connection) -> Any:
     if not bound.template.request.ifunchanged:
         return await _execute(bound, connection, access, None)
     # What was loaded is watched from before it is read until the commit, which needs a connection to itself.
-    async with access.watching() as watching:
+    async with access.apart() as watching:
         loading = None
         await rehearse(watching)
         if bound.load:
