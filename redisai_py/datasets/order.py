@@ -146,22 +146,30 @@ class Epoch:
             self._mixed = (number, mixed)
         return self._mixed[1]
 
+    def blocks_of(self, start: int, stop: int) -> Iterator[Block]:
+        """The blocks that positions [start, stop) lie in; see `pieces`."""
+        for block, _, _ in self._cuts(start, stop):
+            yield block
+
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """The rows at positions [start, stop), block by block; positions past the last row begin again at the first.
 
         Raises: ValueError: there are no rows.
         """
+        for block, offset, length in self._cuts(start, stop):
+            yield Piece(block, self._rows_of(block.number)[offset : offset + length])
+
+    def _cuts(self, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
         total = self._order.total
         if not total:
             raise ValueError("the split has no rows")
         at = start
         while at < stop:
             position = at % total
-            number = int(np.searchsorted(self._starts, position, side="right")) - 1
-            block = self.blocks[number]
+            block = self.blocks[int(np.searchsorted(self._starts, position, side="right")) - 1]
             offset = position - block.start
             length = min(stop - at, block.rows - offset)
-            yield Piece(block, self._rows_of(number)[offset : offset + length])
+            yield block, offset, length
             at += length
 
     def rows(self, start: int, stop: int) -> list[tuple[int, int]]:

@@ -1,0 +1,121 @@
+"""One version of a data set, to read: a manifest over shards, which never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redisai_py.artifacts import Descriptor, Invalid, Missing, Reference, Store, Version
+from redisai_py.datasets.layout import Columns, Schema, row_count
+from redisai_py.datasets.shards import Shard, read_shards
+
+__all__ = ["FORMAT", "KIND", "Dataset"]
+
+KIND = "dataset"
+FORMAT = "redisai.dataset/1"
+_GROUP = 16
+
+
+class Dataset:
+    """One version, as it was when it was opened: what is sealed or moved later does not change it.
+
+    Use `Dataset.open`.
+    """
+
+    def __init__(
+        self, store: Store, version: Version, schema: Schema, shards: Sequence[Shard], sealed: str = ""
+    ) -> None:
+        self._store = store
+        self.version = version
+        self.schema = schema
+        self.sealed = sealed
+        """Place in the tail of the last shard that this version holds; what stands behind it is not sealed yet."""
+        self._shards = tuple(shards)
+
+    @classmethod
+    def open(cls, store: Store, reference: str | Reference) -> Dataset:
+        """The version that a reference such as `clicks:3` or `clicks@latest` names.
+
+        Raises: Missing: there is none, or its manifest is gone.   Corrupt.   Invalid: it is no data set.
+        """
+        version, manifest = store.open(KIND, reference)
+        config = store.config(manifest)
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise Invalid(f"{version} is no data set that this release reads")
+        places = config.get("shards")
+        if not isinstance(places, list) or len(places) != len(manifest.layers):
+            raise Invalid(f"{version} lists {len(manifest.layers)} shards, and its config others")
+        described = enumerate(zip(places, manifest.layers, strict=True))
+        shards = [_shard(str(version), number, place, layer) for number, (place, layer) in described]
+        return cls(store, version, Schema.from_json(config.get("schema")), shards, str(config.get("sealed", "")))
+
+    def on(self, store: Store) -> Dataset:
+        """The same version, read through another connection."""
+        return Dataset(store, self.version, self.schema, self._shards, self.sealed)
+
+    @property
+    def rows(self) -> int:
+        """Of all splits."""
+        return sum(shard.rows for shard in self._shards)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Rows of each split, in the order of their first shards; empty if there are none."""
+        found: dict[str, int] = {}
+        for shard in self._shards:
+            if shard.split:
+                found[shard.split] = found.get(shard.split, 0) + shard.rows
+        return found
+
+    def shards(self, split: str | None = None) -> list[Shard]:
+        """Of one split, or all. Raises: Missing: no such split, naming those there are."""
+        if split is None:
+            return list(self._shards)
+        if split not in self.splits:
+            known = ", ".join(self.splits) or "none"
+            raise Missing(f"data set {self.version} has no split {split}; splits: {known}")
+        return [shard for shard in self._shards if shard.split == split]
+
+    def fetch(self, shards: Sequence[Shard], columns: Sequence[str] | None = None) -> list[Columns]:
+        """The columns of some shards, read in one round trip and checked.
+
+        Raises: Missing, Corrupt: naming data set, shard and digest.   Invalid: no such column.
+        """
+        unknown = [name for name in columns or () if name not in self.schema.names]
+        if unknown:
+            raise Invalid(f"data set {self.version} has no column {unknown[0]}; it has {', '.join(self.schema.names)}")
+        return list(read_shards(self._store, f"data set {self.version}", self.schema, shards, columns))
+
+    def batches(self, split: str | None = None, columns: Sequence[str] | None = None) -> Iterator[Columns]:
+        """Shard by shard, in order, at most 16 of them in memory."""
+        shards = self.shards(split)
+        for at in range(0, len(shards), _GROUP):
+            yield from self.fetch(shards[at : at + _GROUP], columns)
+
+    def read(self, split: str | None = None, columns: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """All rows of a split, in memory: (rows, ...) per column."""
+        parts = list(self.batches(split, columns))
+        names = [name for name in self.schema.names if columns is None or name in columns]
+        return {name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0) for name in names}
+
+    def head(self, rows: int = 10, split: str | None = None) -> dict[str, NDArray[Any]]:
+        """The first rows; only as many shards are read as hold them."""
+        found: list[Columns] = []
+        for part in self.batches(split):
+            found.append(part)
+            if sum(map(row_count, found)) >= rows:
+                break
+        return {
+            name: np.concatenate([p[name] for p in found])[:rows] if found else np.empty(0)
+            for name in self.schema.names
+        }
+
+
+def _shard(what: str, number: int, place: Any, layer: Descriptor) -> Shard:
+    rows, split = (place.get("rows"), place.get("split", "")) if isinstance(place, dict) else (None, None)
+    if type(rows) is not int or not 0 < rows < 2**40 or not isinstance(split, str):
+        raise Invalid(f"{what}: shard {number} has no number of rows")
+    return Shard(number, rows, split, layer)

@@ -1,0 +1,221 @@
+"""What a data set consists of: a schema of named columns, and shards that hold rows of them. Pure.
+
+A shard is one safetensors file. Each column is a tensor whose first dimension is the rows of the shard. Two types have
+no safetensors twin and are kept in one that every reader knows:
+
+    string     U8 (rows, width): UTF-8, padded with zeros; a missing one begins with the byte 0xFF, which no UTF-8 has
+    datetime   I64 (rows,): microseconds since 1970, UTC; a missing one is the smallest number
+
+A shard is input from a stranger: it is held against the schema before a row of it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from redisai_py.artifacts import Invalid
+
+__all__ = ["SHARD_TYPE", "Column", "Columns", "Schema", "decode_shard", "encode_shard", "row_count"]
+
+SHARD_TYPE = "application/vnd.cncf.model.dataset.v1.raw"
+"""Media type of a shard, without `+zstd`. Source: modelpack/model-spec docs/spec.md."""
+
+Columns = Mapping[str, NDArray[Any]]
+"""Arrays of equal first dimension. Strings are object arrays of str and None, times are datetime64."""
+
+STRING = "string"
+DATETIME = "datetime"
+_STORED: dict[str, np.dtype[Any]] = {
+    name: np.dtype(name)
+    for name in (
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+        "float64",
+    )
+}  # fmt: skip
+_NO_TEXT = 0xFF
+_MAX_DIMENSIONS = 8
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.   type: a numpy name such as float32, or `string`, or `datetime`.   shape: of one row's value."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= _LONGEST_NAME or not self.name.isprintable():
+            raise Invalid(f"{str(self.name)[:50]!r} is no name of a column")
+        if self.type not in _STORED and self.type not in (STRING, DATETIME):
+            raise Invalid(f"column {self.name} has the type {str(self.type)[:50]}; there are {', '.join(TYPES)}")
+        fits = all(type(length) is int and 0 < length < 2**31 for length in self.shape)
+        if not fits or len(self.shape) > _MAX_DIMENSIONS or (self.shape and self.type in (STRING, DATETIME)):
+            raise Invalid(f"column {self.name} of type {self.type} cannot have values of the shape {self.shape}")
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """The dtype in the shard."""
+        if self.type == STRING:
+            return np.dtype(np.uint8)
+        return np.dtype(np.int64) if self.type == DATETIME else _STORED[self.type]
+
+    @classmethod
+    def of(cls, name: str, values: NDArray[Any]) -> Column:
+        """The column that an array makes. Raises: Invalid: its dtype has no place in a data set."""
+        if values.ndim == 0:
+            raise Invalid(f"column {name} is one value, not one per row")
+        if values.dtype.kind in "OUT":
+            return cls(name, STRING, values.shape[1:])
+        if values.dtype.kind == "M":
+            return cls(name, DATETIME, values.shape[1:])
+        return cls(name, values.dtype.name, values.shape[1:])
+
+    def encode(self, values: Any) -> NDArray[Any]:
+        """The array as it is stored. Raises: Invalid: other values than the column's, naming it."""
+        array = np.asarray(values)
+        if array.ndim == 0 or array.shape[1:] != self.shape:
+            raise Invalid(f"column {self.name} has values of the shape {self.shape}, not {array.shape[1:]}")
+        if self.type == STRING:
+            return _encode_texts(self.name, array)
+        if self.type == DATETIME:
+            if array.dtype.kind != "M":
+                raise Invalid(f"column {self.name} holds times, not {array.dtype.name}")
+            return np.ascontiguousarray(array.astype("datetime64[us]").view(np.int64))
+        if array.dtype != self.stored:
+            # Only what loses nothing: a wrong dtype found here costs less than one found in training.
+            if not np.can_cast(array.dtype, self.stored, "safe"):
+                raise Invalid(f"column {self.name} is {self.type}, not {array.dtype.name}")
+            array = array.astype(self.stored)
+        return np.ascontiguousarray(array)
+
+    def decode(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The values of a stored array. Raises: Invalid."""
+        tail = array.shape[1:]
+        if array.dtype != self.stored or (len(tail) != 1 if self.type == STRING else tail != self.shape):
+            raise Invalid(f"column {self.name} is {array.dtype.name}{list(tail)}, not {self.type}{list(self.shape)}")
+        if self.type == STRING:
+            return _decode_texts(self.name, array)
+        return array.view("datetime64[us]") if self.type == DATETIME else array
+
+
+TYPES = (*_STORED, STRING, DATETIME)
+
+
+def _encode_texts(name: str, values: NDArray[Any]) -> NDArray[np.uint8]:
+    raw: list[bytes] = []
+    for value in values.tolist():
+        if value is None or value != value:  # NaN is how tables say that there is none
+            raw.append(bytes([_NO_TEXT]))
+        elif isinstance(value, str) and "\0" not in value:
+            raw.append(value.encode("utf-8", "surrogatepass"))
+        else:
+            raise Invalid(f"column {name} holds texts without NUL, not {str(value)[:50]!r}")
+    width = max(map(len, raw), default=0) or 1
+    return np.array(raw, f"S{width}").view(np.uint8).reshape(len(raw), width)
+
+
+def _decode_texts(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    texts = np.empty(len(array), object)
+    raw = np.ascontiguousarray(array).view(f"S{array.shape[1]}").ravel().tolist()
+    try:
+        texts[:] = [None if text[:1] == b"\xff" else text.decode("utf-8", "surrogatepass") for text in raw]
+    except UnicodeDecodeError:
+        raise Invalid(f"column {name} holds bytes that are no UTF-8") from None
+    return texts
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a data set, in order."""
+
+    columns: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        names = self.names
+        if not names:
+            raise Invalid("a data set needs at least one column")
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise Invalid(f"two columns have the name {twice[0]}")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all columns."""
+        return [column.name for column in self.columns]
+
+    @classmethod
+    def of(cls, columns: Columns) -> Schema:
+        """The schema that arrays make."""
+        return cls(tuple(Column.of(name, np.asarray(values)) for name, values in columns.items()))
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """As it stands in a config."""
+        return [
+            {"name": column.name, "type": column.type, **({"shape": list(column.shape)} if column.shape else {})}
+            for column in self.columns
+        ]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Schema:
+        """Read one. Raises: Invalid."""
+        if not isinstance(value, list) or not all(isinstance(column, dict) for column in value):
+            raise Invalid("this is no schema of a data set")
+        return cls(tuple(Column(c.get("name", ""), c.get("type", ""), tuple(c.get("shape", ()))) for c in value))
+
+    def check(self, columns: Columns) -> dict[str, NDArray[Any]]:
+        """The columns as they are stored, in the schema's order. Raises: Invalid, before anything is written."""
+        missing = [name for name in self.names if name not in columns]
+        unknown = [name for name in columns if name not in self.names]
+        if missing or unknown:
+            wrong = f"is missing {missing[0]}" if missing else f"has {unknown[0]}, which is not in it"
+            raise Invalid(f"the data set has the columns {', '.join(self.names)}; this {wrong}")
+        encoded = {column.name: column.encode(columns[column.name]) for column in self.columns}
+        row_count(encoded)
+        return encoded
+
+
+def row_count(columns: Columns) -> int:
+    """Rows of all columns. Raises: Invalid: they differ."""
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise Invalid(f"columns have different numbers of rows: {told}")
+    return next(iter(lengths.values()), 0)
+
+
+def encode_shard(stored: Columns) -> bytes:
+    """The file of columns as they are stored; the same columns give the same bytes."""
+    return save({name: np.ascontiguousarray(values) for name, values in stored.items()})
+
+
+def decode_shard(what: str, data: bytes, schema: Schema, rows: int, columns: Sequence[str] | None = None) -> Columns:
+    """The columns of a shard, views of its bytes where the type allows that.
+
+    Args:   what: how to name it in errors.   rows: as its data set says.   columns: only these.
+    Raises: Invalid: it is no safetensors file, or not of this schema.
+    """
+    try:
+        stored = load(data)
+    except (SafetensorError, ValueError, KeyError, OverflowError, TypeError) as error:
+        raise Invalid(f"{what} is no shard: {error}") from None
+    found: dict[str, NDArray[Any]] = {}
+    for column in schema.columns:
+        if columns is not None and column.name not in columns:
+            continue
+        array = stored.get(column.name)
+        if array is None or array.ndim == 0 or len(array) != rows:
+            raise Invalid(f"{what} does not hold {rows} rows of the column {column.name}")
+        try:
+            found[column.name] = column.decode(array)
+        except Invalid as error:
+            raise Invalid(f"{what}: {error}") from None
+    return found
