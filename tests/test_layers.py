@@ -41,6 +41,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "artifacts.errors",
         "artifacts.manifest",
         "artifacts.names",
+        "datasets.layout",
+        "datasets.order",
+        "datasets.split",
         "client.arrays",
         "client.calls",
         "client.direct",
@@ -49,7 +52,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "seam": ("backend",),
     "shells": ("store", "engine", "log", "startup"),
-    "ends": ("server", "client", "artifacts"),
+    "ends": ("server", "client", "artifacts", "datasets"),
     "entry": ("cli", "__main__", "server_process", "supervisor", "embedded", "executables", "data_directory"),
 }
 """Modules, by the longest prefix that fits."""
@@ -64,6 +67,8 @@ STRANGERS = (
     ("client", "engine"),
     ("server", "artifacts"),
     ("engine", "artifacts"),
+    ("server", "datasets"),
+    ("engine", "datasets"),
 )
 """Pairs of packages that never import each other."""
 

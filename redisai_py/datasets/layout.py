@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from redisai_py.artifacts import Invalid
+from redisai_py.artifacts.errors import Invalid
 
 __all__ = ["SHARD_TYPE", "Column", "Columns", "Schema", "decode_shard", "encode_shard", "row_count"]
 

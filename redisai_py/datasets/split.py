@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from redisai_py.artifacts import Invalid
+from redisai_py.artifacts.errors import Invalid
 from redisai_py.datasets.layout import Columns, row_count
 from redisai_py.datasets.order import permutation
 

@@ -1,0 +1,86 @@
+"""Schemas and shards: what fits, what is refused, and that a shard is the same whoever writes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from redisai_py.artifacts.errors import Invalid
+from redisai_py.datasets.layout import Column, Schema, decode_shard, encode_shard
+
+
+def columns() -> dict[str, NDArray[Any]]:
+    return {
+        "x": np.arange(6, dtype=np.float32).reshape(3, 2),
+        "y": np.array([True, False, True]),
+        "name": np.array(["größe", None, ""], object),
+        "at": np.array(["2020-01-01T10:00", "NaT", "1969-12-31"], "datetime64[us]"),
+    }
+
+
+def test_a_shard_gives_back_what_it_was_made_of() -> None:
+    schema = Schema.of(columns())
+    data = encode_shard(schema.check(columns()))
+    assert data == encode_shard(schema.check(columns()))
+    found = decode_shard("shard 0", data, Schema.from_json(schema.as_json()), 3)
+    for name, values in columns().items():
+        assert found[name].dtype == values.dtype
+        np.testing.assert_array_equal(found[name], values)
+    assert list(decode_shard("shard 0", data, schema, 3, ["y"])) == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"y": None}, "is missing y"),
+        ({"z": np.zeros(3)}, "has z, which is not in it"),
+        ({"x": np.zeros((3, 3), np.float32)}, r"column x has values of the shape \(2,\), not \(3,\)"),
+        ({"x": np.zeros((3, 2))}, "column x is float32, not float64"),
+        ({"y": np.zeros(2, np.bool_)}, "different numbers of rows: x 3, y 2"),
+        ({"name": np.array([1, 2, 3], object)}, "column name holds texts"),
+        ({"at": np.zeros(3)}, "column at holds times, not float64"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], text: str) -> None:
+    schema = Schema.of(columns())
+    changed = {name: values for name, values in {**columns(), **change}.items() if values is not None}
+    with pytest.raises(Invalid, match=text):
+        schema.check(changed)
+
+
+def test_what_loses_nothing_is_widened() -> None:
+    schema = Schema((Column("x", "float64"),))
+    assert schema.check({"x": np.array([1.5], np.float32)})["x"].dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x",
+        [],
+        [{"name": "x", "type": "float99"}],
+        [{"name": "", "type": "int8"}],
+        [{"name": 3, "type": "int8"}],
+        [{"name": "x", "type": "int8", "shape": ["a", 10**9]}],
+        [{"name": "x", "type": "int8", "shape": [2**70]}],
+        [{"name": "x", "type": "int8", "shape": [1] * 20}],
+        [{"name": "x", "type": "int8"}, {"name": "x", "type": "int8"}],
+        [["x"]],
+    ],
+)
+def test_a_schema_from_a_stranger_is_checked(value: Any) -> None:
+    with pytest.raises(Invalid):
+        Schema.from_json(value)
+
+
+def test_a_shard_from_a_stranger_is_checked() -> None:
+    schema = Schema.of(columns())
+    good = encode_shard(schema.check(columns()))
+    other = encode_shard({**schema.check(columns()), "x": np.zeros((3, 2), np.int64)})
+    texts = encode_shard({**schema.check(columns()), "name": np.full((3, 2), 0xC3, np.uint8)})
+    for data, rows in ((b"", 3), (b"x" * 100, 3), (good[:-1], 3), (good, 4), (other, 3), (texts, 3)):
+        with pytest.raises(Invalid, match="shard 7"):
+            decode_shard("shard 7", data, schema, rows)
