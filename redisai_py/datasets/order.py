@@ -12,7 +12,7 @@ random numbers: as easy as 1, 2, 3", 2011). numpy promises that for bit generato
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Epoch", "Order", "Piece", "Remainder", "Steps"]
+__all__ = ["Block", "Epoch", "Order", "Piece", "Remainder", "Steps", "permutation"]
 
 Remainder = Literal["pad", "drop"]
 """What becomes of the rows that do not fill the last step: `pad` repeats rows from the epoch's start, `drop` leaves
@@ -184,8 +184,3 @@ class Epoch:
                 (piece.block.shards[i], int(row - starts[i])) for i, row in zip(of_shard, piece.rows, strict=True)
             ]
         return found
-
-
-def shard_sizes(rows: int, per_shard: int) -> Sequence[int]:
-    """Rows of each shard when `rows` are cut into shards of at most `per_shard`."""
-    return [min(per_shard, rows - at) for at in range(0, rows, per_shard)]
