@@ -22,7 +22,17 @@ from safetensors.numpy import load, save
 
 from redisai_py.artifacts.errors import Invalid
 
-__all__ = ["SHARD_TYPE", "Column", "Columns", "Schema", "decode_shard", "encode_shard", "row_count"]
+__all__ = [
+    "DATETIME",
+    "SHARD_TYPE",
+    "STRING",
+    "Column",
+    "Columns",
+    "Schema",
+    "decode_shard",
+    "encode_shard",
+    "row_count",
+]
 
 SHARD_TYPE = "application/vnd.cncf.model.dataset.v1.raw"
 """Media type of a shard, without `+zstd`. Source: modelpack/model-spec docs/spec.md."""
