@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
 
 from redisai_py.tensor import Device
 
-__all__ = ["Model", "Script"]
+__all__ = ["Model", "Script", "identified", "named"]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A stored model.
 
-    id: new at every store, so that a replaced model is never mistaken for its predecessor.
+    id: new at every store, so that a replaced model is never mistaken for its predecessor. Anybody may write it into a
+    hash of their own: it says whether a key has changed, never what is loaded.
     backend: wire name, upper case.   device: as typed.   inputs, outputs: names, one per tensor (TORCH outputs are "").
     batchsize, minbatchsize: rows, 0 is off.   minbatchtimeout_ms: 0 waits without limit.
     blob: the model's bytes; empty where only the description was read (AI.MODELGET META, or a run of a loaded id).
+    sha256: of the blob, in hex.   identity: digest of all that decides what it does, by which it is found once it is
+    loaded. Both are computed here, by `identified`, and never read from a key (docs/adr/0018).
     """
 
     id: str
@@ -29,6 +34,8 @@ class Model:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     blob: bytes = b""
+    sha256: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Script:
     """A stored TorchScript source.
 
     entry_points: names of functions with the three-list signature; empty for AI.SCRIPTSET.
+    identity: as a model's.
     """
 
     id: str
@@ -43,3 +51,28 @@ class Script:
     tag: bytes
     entry_points: tuple[str, ...]
     source: str
+    identity: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = _digest("SCRIPT", self.id, self.device.text, self.entry_points, self.source)
+        object.__setattr__(self, "identity", digest)
+
+
+def identified(model: Model) -> Model:
+    """The model with its identity. Takes the time of a SHA-256 over the blob, without the GIL."""
+    return _with_identity(replace(model, sha256=hashlib.sha256(model.blob).hexdigest()))
+
+
+def named(model: Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Model:
+    """An identified model with other names, and so with another identity."""
+    return _with_identity(replace(model, inputs=inputs, outputs=outputs))
+
+
+def _with_identity(model: Model) -> Model:
+    device, batching = model.device.text, (model.batchsize, model.minbatchsize, model.minbatchtimeout_ms)
+    parts = (model.id, model.backend, device, batching, model.inputs, model.outputs, model.sha256)
+    return replace(model, identity=_digest("MODEL", *parts))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -14,6 +14,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -69,7 +70,7 @@ class Engine:
         self._wake_up_sent = False
         self._registry = Registry(settings.loaded_models_limit_bytes, evicted)
         self.loaded = self._registry.get
-        """The loaded model of an id, now the most recently used; None if it must be loaded."""
+        """The loaded model of an identity, now the most recently used; None if it must be loaded."""
         self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
         self._loading: dict[str, list[Pending[LoadedModel]]] = {}
         self._stats = StatsTable(in_use=lambda: {loaded.id for loaded in self._alive})
@@ -98,19 +99,19 @@ class Engine:
     async def load(self, model: Model) -> LoadedModel:
         """Build a session of the model's bytes on a loader thread, and warm it with one run where its shapes are known.
 
-        Calls for an id that is being loaded wait for the same session; a loaded id is returned at once.
+        Calls for an identity that is being loaded wait for the same session; a loaded one is returned at once.
         Raises: BackendNotInstalled; BackendError with the framework's text; Overloaded while shutting down.
         """
-        loaded = self._registry.get(model.id)
+        loaded = self._registry.get(model.identity)
         if loaded is not None:
             return loaded
         if self._closing:
             raise Overloaded(_SHUTTING_DOWN)
         waiter: Pending[LoadedModel] = Pending()
-        waiters = self._loading.get(model.id)
+        waiters = self._loading.get(model.identity)
         if waiters is None:
             self._loader.submit(partial(self._load_on_thread, model))
-            self._loading[model.id] = [waiter]
+            self._loading[model.identity] = [waiter]
         else:
             waiters.append(waiter)
         return await waiter
@@ -121,13 +122,13 @@ class Engine:
         try:
             session = load_session(model, options, self._find_backend)
         except RedisAIError as error:
-            self._post(self._load_failed, (model.id, error))
+            self._post(self._load_failed, (model.identity, error))
             return
         self._post(self._session_built, (model, session))
 
     def _load_failed(self, failure: tuple[str, RedisAIError]) -> None:
-        model_id, error = failure
-        for waiter in self._loading.pop(model_id, ()):
+        identity, error = failure
+        for waiter in self._loading.pop(identity, ()):
             waiter.fail(error)
 
     def _session_built(self, built: tuple[Model, Session]) -> None:
@@ -138,10 +139,10 @@ class Engine:
             inputs = zeros(loaded.session.inputs)
         except RuntimeError:  # no thread could be started for a device that is new
             self._loader.submit(partial(close_session, session))
-            self._load_failed((model.id, BackendError("ERR Could not initialize queue on requested device")))
+            self._load_failed((model.identity, BackendError("ERR Could not initialize queue on requested device")))
             return
         except Exception as error:  # a plugin that does not keep its contract
-            self._load_failed((model.id, framework_error(error, "ERR ")))
+            self._load_failed((model.identity, framework_error(error, "ERR ")))
             return
         if inputs is None or self._closing:
             self._loaded(loaded)
@@ -165,7 +166,7 @@ class Engine:
         may_run_here = model.device.kind == "CPU" and model.minbatchsize <= 1
         inline = InlinePolicy(settings.inline_run_us / 1e6 if may_run_here else 0.0)
         device = self._device(model.device.queue)
-        loaded = LoadedModel(self, model, session, device, queue, inline, self._stats.of(model.id))
+        loaded = LoadedModel(self, model, session, device, queue, inline, self._stats.of(model.identity))
         self._alive.add(loaded)
         return loaded
 
@@ -180,11 +181,18 @@ class Engine:
             else:
                 waiter.resolve(loaded)
 
-    def unload(self, model_id: str, keep_counters: bool = False) -> None:
+    def unload(self, identity: str, keep_counters: bool = False) -> None:
         """Forget a model that was deleted or replaced; runs begun with it end with it."""
-        self._registry.remove(model_id)
+        self._registry.remove(identity)
         if not keep_counters:
-            self._stats.forget(model_id)
+            self._stats.forget(identity)
+
+    def rename(self, loaded: LoadedModel, identity: str) -> None:
+        """Find a loaded model by another identity from now on: that of the hash which it has been stored as."""
+        before = loaded.id
+        loaded.model = replace(loaded.model, identity=identity)
+        self._registry.rename(before, identity)
+        self._stats.rename(before, identity)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -359,13 +367,13 @@ class Engine:
 
     # -- counters ------------------------------------------------------------------------------------------------------
 
-    def stats(self, model_id: str) -> RunStats:
+    def stats(self, identity: str) -> RunStats:
         """The counters of a model, all 0 if this process never met it."""
-        return self._stats.snapshot(model_id)
+        return self._stats.snapshot(identity)
 
-    def reset_stats(self, model_id: str) -> None:
+    def reset_stats(self, identity: str) -> None:
         """AI.INFO RESETSTAT."""
-        self._stats.reset(model_id)
+        self._stats.reset(identity)
 
     def snapshot(self) -> EngineSnapshot:
         """Queues, models and threads at this moment, for INFO and the metrics."""

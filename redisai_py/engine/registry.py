@@ -1,4 +1,4 @@
-"""Loaded models by id, bounded by the memory they hold.
+"""Loaded models by identity, bounded by the memory they hold.
 
 DESIGN. A model has three kinds of holders: the registry, its runs that have not ended, and whoever is between looking
 it up and running it. The registry lets go of a model when it is unloaded or is the least recently used one past the
@@ -101,8 +101,8 @@ class LoadedModel:
 
     @property
     def id(self) -> str:
-        """The stored model's id."""
-        return self.model.id
+        """The model's identity, by which it is found."""
+        return self.model.identity
 
 
 class Registry:
@@ -122,11 +122,11 @@ class Registry:
     def __len__(self) -> int:
         return len(self._models)
 
-    def get(self, model_id: str) -> LoadedModel | None:
+    def get(self, identity: str) -> LoadedModel | None:
         """The model, now the most recently used."""
-        loaded = self._models.get(model_id)
+        loaded = self._models.get(identity)
         if loaded is not None:
-            self._models.move_to_end(model_id)
+            self._models.move_to_end(identity)
         return loaded
 
     def values(self) -> list[LoadedModel]:
@@ -140,11 +140,17 @@ class Registry:
         self.nbytes += loaded.nbytes
         self.shrink(keep=loaded.id)
 
-    def remove(self, model_id: str) -> None:
-        """Let a model go; none of that id is no error."""
-        loaded = self._models.pop(model_id, None)
+    def remove(self, identity: str) -> None:
+        """Let a model go; none of that identity is no error."""
+        loaded = self._models.pop(identity, None)
         if loaded is not None:
             self.nbytes -= loaded.nbytes
+
+    def rename(self, before: str, identity: str) -> None:
+        """Find a model by another identity; none is no error."""
+        loaded = self._models.pop(before, None)
+        if loaded is not None:
+            self._models[identity] = loaded
 
     @property
     def over_limit(self) -> bool:
@@ -152,10 +158,10 @@ class Registry:
         return 0 < self.limit_bytes < self.nbytes
 
     def shrink(self, keep: str | None = None) -> None:
-        """Let idle models go, least recently used first, until the bound is kept. keep: id of one to spare."""
-        for model_id, loaded in list(self._models.items()):
+        """Let idle models go, least recently used first, until the bound is kept. keep: identity of one to spare."""
+        for identity, loaded in list(self._models.items()):
             if not self.over_limit:
                 return
-            if not loaded.unfinished and model_id != keep:
-                self.remove(model_id)
+            if not loaded.unfinished and identity != keep:
+                self.remove(identity)
                 self._evicted(loaded)

@@ -225,6 +225,12 @@ class StatsTable:
         if run_id in self._by_id:
             self._by_id[run_id].reset()
 
+    def rename(self, before: str, run_id: str) -> None:
+        """What ran under one id runs under another one now."""
+        stats = self._by_id.pop(before, None)
+        if stats is not None:
+            self._by_id[run_id] = stats
+
     def forget(self, run_id: str) -> None:
         """What ran under this id is gone."""
         self._by_id.pop(run_id, None)

@@ -125,8 +125,8 @@ class GroupCommit:
         options: tuple[bytes, ...],
         send: Callable[[bytes, Callback], None],
     ) -> None:
-        tensors = [(key, entry.raw) for key, entry in used if entry.model_id is None]
-        models = [(key, entry.raw) for key, entry in used if entry.model_id is not None]
+        tensors = [(key, entry.raw) for key, entry in used if entry.identity is None]
+        models = [(key, entry.raw) for key, entry in used if entry.identity is not None]
         compared = [*tensors, *models]
         try:
             send(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["keep_house", "sweep"]
 
 INTERVAL_S = 30.0
+_ASKED_AT_ONCE = 500
 
 
 async def keep_house(server: Server) -> None:
@@ -35,17 +36,22 @@ async def sweep(server: Server) -> None:
     for place, held in server.keys.entries():
         by_database.setdefault(place.database, []).append((place, held))
     for database, entries in by_database.items():
+        for at in range(0, len(entries), _ASKED_AT_ONCE):
+            await _sweep(server, database, entries[at : at + _ASKED_AT_ONCE])
+
+
+async def _sweep(server: Server, database: int, entries: list[tuple[Place, Held]]) -> None:
+    try:
+        access = await server.control.access(database)
+        replies = access.pipeline([(b"HMGET", place.key, b"kind", b"id") for place, _ in entries])
+    except UpstreamError:
+        return
+    for (place, held), pending in zip(entries, replies, strict=True):
         try:
-            access = await server.control.access(database)
-            replies = access.pipeline([(b"HMGET", place.key, b"kind", b"id") for place, _ in entries])
-        except UpstreamError:
-            continue
-        for (place, held), pending in zip(entries, replies, strict=True):
-            try:
-                fields = await pending
-            except UpstreamError as error:
-                if not str(error).startswith("WRONGTYPE"):
-                    continue
-                fields = None
-            if fields != [place.kind.encode(), held.stored_id.encode()] and server.keys.held(place) == held:
-                server.loading.missed(place)
+            fields = await pending
+        except UpstreamError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                continue
+            fields = None
+        if fields != [place.kind.encode(), held.stored_id.encode()] and server.keys.held(place) == held:
+            server.loading.missed(place)

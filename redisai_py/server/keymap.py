@@ -1,18 +1,24 @@
-"""Under which key a model or script was last met, and which stored id it had then.
+"""What this server has read from the keys of models and scripts: per key its stored id, and the identity of it all.
 
-The engine knows ids only, and an id is new at every store. Operators know keys; and when a key gets a new id or is
-deleted, the old id's memory should go at once instead of when it is the least recently used. This map serves both. It
-is a hint and no truth: what a key holds now, Redis alone says. Bounded: the entries longest unmet go first, and with
-them only a name.
+A stored id is new at every store, so it tells whether a key has changed since it was read. It tells nothing else:
+anybody may write any id into a hash of their own. So what is loaded is found by key and id together, and only this
+server's own reading of that very key gives the identity (docs/adr/0018). Operators know keys and the engine
+identities: the names in logs and metrics come from here too. When a key gets a new id or is deleted, the memory of what
+it held goes at once, unless another key holds the same.
+
+Bounded by entries and by the bytes of their keys; those longest unused go first. With an entry goes a name, and the
+next run under that key reads the key anew.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 __all__ = ["Held", "KeyMap", "Place", "key_text"]
 
-_LIMIT = 500
+_LIMIT = 10_000
+_LIMIT_KEY_BYTES = 16 * 1024 * 1024
 
 
 class Place(NamedTuple):
@@ -29,9 +35,12 @@ class Place(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What a place holds. stored_id: new at every store.   backend: wire name.   device: as typed."""
+    """What a place holds. stored_id: new at every store.   identity: digest of what was read (`redisai_py.model`).
+    backend: wire name.   device: as typed.
+    """
 
     stored_id: str
+    identity: str
     backend: str
     device: str
 
@@ -42,57 +51,76 @@ def key_text(key: bytes) -> str:
 
 
 class KeyMap:
-    """Args: limit: entries kept, which bounds the labels of the metrics too. Thread: the event loop's."""
+    """Args: limit: entries kept.   limit_key_bytes: bound on their keys together. Thread: the event loop's."""
 
-    def __init__(self, limit: int = _LIMIT) -> None:
+    def __init__(self, limit: int = _LIMIT, limit_key_bytes: int = _LIMIT_KEY_BYTES) -> None:
         self._limit = limit
-        self._held: dict[Place, Held] = {}  # longest unmet first
-        self._places: dict[str, Place] = {}
+        self._limit_key_bytes = limit_key_bytes
+        self._key_bytes = 0
+        self._held: OrderedDict[Place, Held] = OrderedDict()  # longest unused first
+        self._places: dict[str, dict[Place, None]] = {}  # of each identity, the latest last
+        self._announced: dict[str, Place] = {}
+        self._ids: OrderedDict[str, None] = OrderedDict()  # that were read anywhere, the latest last
 
     def met(self, place: Place, held: Held) -> str | None:
-        """The key holds this now. Returns the id that it held before, unless another key has that one."""
-        before = self._held.pop(place, None)
+        """The key holds this now. Returns the identity that it held before, unless another key has that one."""
+        before = self._remove(place)
         self._held[place] = held
-        self._places[held.stored_id] = place
-        if len(self._held) > self._limit:
+        self._key_bytes += len(place.key)
+        self._places.setdefault(held.identity, {})[place] = None
+        self._ids[held.stored_id] = None
+        self._ids.move_to_end(held.stored_id)
+        if len(self._ids) > self._limit:
+            self._ids.popitem(last=False)
+        while len(self._held) > self._limit or self._key_bytes > self._limit_key_bytes:
             self.forget(next(iter(self._held)))
-        if before is None or before.stored_id == held.stored_id:
-            return None
-        return self._orphan(before.stored_id, place)
+        return None if before == held.identity else before
 
     def forget(self, place: Place) -> str | None:
-        """The key is gone. Returns the id that it held, unless it is not known or another key has it."""
-        before = self._held.pop(place, None)
-        return None if before is None else self._orphan(before.stored_id, place)
+        """The key is gone. Returns the identity that it held, unless it is not known or another key has it."""
+        return self._remove(place)
 
-    def announce(self, stored_id: str, place: Place) -> None:
-        """This id is being loaded for the key, which may come to hold it."""
-        self._places.setdefault(stored_id, place)
-
-    def withdraw(self, stored_id: str) -> None:
-        """It is loaded, or not: if no key holds it, it has no name."""
-        place = self._places.get(stored_id)
-        if place is not None and all(held.stored_id != stored_id for held in self._held.values()):
-            del self._places[stored_id]
-
-    def _orphan(self, stored_id: str, place: Place) -> str | None:
-        """The id, if no key has it any more. After a COPY two keys have one id."""
-        others = [other for other, held in self._held.items() if held.stored_id == stored_id]
-        if others:
-            self._places[stored_id] = others[-1]
+    def _remove(self, place: Place) -> str | None:
+        held = self._held.pop(place, None)
+        if held is None:
             return None
-        if self._places.get(stored_id) == place:
-            del self._places[stored_id]
-        return stored_id
+        self._key_bytes -= len(place.key)
+        places = self._places[held.identity]
+        del places[place]
+        if places:  # after a COPY two keys have one identity
+            return None
+        del self._places[held.identity]
+        return held.identity
 
-    def place_of(self, stored_id: str) -> Place | None:
-        """Where the id was last met."""
-        return self._places.get(stored_id)
+    def announce(self, identity: str, place: Place) -> None:
+        """This is being loaded for the key, which may come to hold it."""
+        self._announced.setdefault(identity, place)
+
+    def withdraw(self, identity: str) -> None:
+        """It is loaded, or not: if no key holds it, it has no name."""
+        self._announced.pop(identity, None)
+
+    def place_of(self, identity: str) -> Place | None:
+        """Where it was last met."""
+        places = self._places.get(identity)
+        return next(reversed(places)) if places else self._announced.get(identity)
 
     def held(self, place: Place) -> Held | None:
         """What was last met there."""
         return self._held.get(place)
 
+    def identity(self, place: Place, stored_id: str) -> str | None:
+        """The identity of what the key holds, given the id that it has now; None if that has not been read there."""
+        held = self._held.get(place)
+        if held is None or held.stored_id != stored_id:
+            return None
+        self._held.move_to_end(place)
+        return held.identity
+
+    def has_met(self, stored_id: str) -> bool:
+        """Whether the id was read under any key: what has it under a new key may be the same, renamed."""
+        return stored_id in self._ids
+
     def entries(self) -> list[tuple[Place, Held]]:
-        """All, longest unmet first."""
+        """All, longest unused first."""
         return list(self._held.items())

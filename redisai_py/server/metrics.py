@@ -3,7 +3,7 @@ their sake.
 
 Two steps. `gather` takes what the event loop's thread alone may read, in slices, so that no client waits for it;
 `families` makes metrics of that, on any thread. Labels are bounded: a model or script is labelled by the key it was
-last met under, and `KeyMap` forgets the longest unmet ones. A counter starts at 0 again when its key is stored anew
+last met under, and only those used last have labels. A counter starts at 0 again when its key is stored anew
 and by AI.INFO RESETSTAT. docs/metrics.md lists them all; a test compares.
 """
 
@@ -39,6 +39,8 @@ _SLICE = 8
 _LABELS = ("model", "db", "device", "backend")
 _SCRIPT_LABELS = ("script", "db", "device")
 _LONGEST_LABEL = 200
+_MOST_LABELLED = 500
+"""Keys with labels of their own: those used last."""
 _SHORTEST_BUCKET_US = 16.0
 _LONGEST_BUCKET_US = 2.0**25
 _ROW_BUCKETS = [2**i for i in range(11)]
@@ -111,17 +113,17 @@ async def gather(server: Server) -> Figures:
 async def _programs(server: Server) -> tuple[list[Program], list[Program]]:
     found: dict[str, dict[tuple[str, ...], Program]] = {"MODEL": {}, "SCRIPT": {}}
     loaded = {model.model_id: model for model in server.engine.snapshot().models}
-    for i, (place, held) in enumerate(server.keys.entries()):
+    for i, (place, held) in enumerate(server.keys.entries()[-_MOST_LABELLED:]):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         labels: tuple[str, ...] = (_label(place.key), str(place.database), held.device)
         if place.kind == "SCRIPT":
-            found["SCRIPT"][labels] = Program(labels, server.script_stats.snapshot(held.stored_id))
+            found["SCRIPT"][labels] = Program(labels, server.script_stats.snapshot(held.identity))
             continue
         labels = (*labels, held.backend)
-        model = loaded.get(held.stored_id)
+        model = loaded.get(held.identity)
         size, unfinished = (model.nbytes, model.unfinished) if model is not None else (0, 0)
-        found["MODEL"][labels] = Program(labels, server.engine.stats(held.stored_id), size, unfinished)
+        found["MODEL"][labels] = Program(labels, server.engine.stats(held.identity), size, unfinished)
     return list(found["MODEL"].values()), list(found["SCRIPT"].values())
 
 

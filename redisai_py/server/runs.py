@@ -88,9 +88,9 @@ def near_model(connection: Connection, near: NearCache, request: ModelExecute, u
     `used`.
     """
     entry = near.entries.get(request.key)
-    if entry is None or entry.model_id is None:
+    if entry is None or entry.identity is None:
         return None
-    loaded = connection.server.engine.loaded(entry.model_id)
+    loaded = connection.server.engine.loaded(entry.identity)
     if loaded is None or not 0 < loaded.short_run_s < _SHORT_S or loaded.model.minbatchsize > 1:
         return None
     if loaded.arity != (len(request.inputs), len(request.outputs)):

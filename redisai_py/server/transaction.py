@@ -300,7 +300,7 @@ def _info(request: admin.Info, connection: Connection) -> tuple[list[list[Any]],
             fields = _checked(replies[0])
         except WrongType:
             raise MissingKey(NO_RUN_INFO) from None
-        return info_report(request, fields, connection.server)
+        return info_report(request, fields, connection)
 
     return [[b"HMGET", request.key, *INFO_FIELDS]], finish
 

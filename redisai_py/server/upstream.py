@@ -96,6 +96,11 @@ class Identity:
     password: bytes = b""
     database: int = 0
 
+    @property
+    def owner(self) -> tuple[bytes | None, bytes]:
+        """Whose it is, whatever the database."""
+        return self.user, self.password
+
     def handshake(self, protocol: int = 2) -> list[list[bytes]]:
         """The commands that give a fresh connection this identity."""
         commands: list[list[bytes]] = []

@@ -24,14 +24,15 @@ _MOST_CHANGED = 4096
 class Entry:
     """What a key held.
 
-    raw: a tensor's whole string, or a model's id.   kept: the tensor, once it was used twice.
+    raw: a tensor's whole string, or a model's id.   identity: of the model, None for a tensor.
+    kept: the tensor, once it was used twice.
     """
 
-    __slots__ = ("_tensor", "kept", "model_id", "raw")
+    __slots__ = ("_tensor", "identity", "kept", "raw")
 
-    def __init__(self, raw: bytes, model_id: str | None = None) -> None:
+    def __init__(self, raw: bytes, identity: str | None = None) -> None:
         self.raw = raw
-        self.model_id = model_id
+        self.identity = identity
         self._tensor: Tensor | None = None
         self.kept: Tensor | None = None
 
@@ -41,7 +42,7 @@ class Entry:
         if tensor is not None:
             tensor.keep_array()  # used again, and so perhaps many times more
             self.kept = tensor
-        elif self.model_id is None:
+        elif self.identity is None:
             tensor = self._tensor = codec.decode_tensor(self.raw)
         return tensor
 
@@ -63,9 +64,9 @@ class NearCache:
             self._changed.pop(key, None)
         self._keep(key, Entry(raw))
 
-    def put_model(self, key: bytes, model_id: str) -> None:
-        """Keep a model's id that was just read."""
-        self._keep(key, Entry(model_id.encode(), model_id))
+    def put_model(self, key: bytes, stored_id: str, identity: str) -> None:
+        """Keep a model's id that was just read, and the identity of what was loaded from this very key."""
+        self._keep(key, Entry(stored_id.encode(), identity))
 
     def put_read(self, key: bytes, raw: bytes) -> None:
         """Keep a tensor that was just read, unless the key was lately changed by others."""
@@ -95,7 +96,7 @@ class NearCache:
         """Forget a key that Redis holds something else under: the next few reads are not kept."""
         entry = self.entries.get(key)
         self.drop(key)
-        if entry is not None and entry.model_id is not None:
+        if entry is not None and entry.identity is not None:
             return  # a model is replaced now and then, and then again for long not
         self._changed[key] = _READS_AFTER_CHANGE
         if len(self._changed) > _MOST_CHANGED:

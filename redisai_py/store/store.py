@@ -8,7 +8,6 @@ Redis's own text. It knows nothing of clients, frameworks or replies.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -336,12 +335,13 @@ class Store:
     async def put_model(self, key: bytes, model: Model, chunk_size: int) -> None:
         """Store a model, staged chunk by chunk, published by one RENAME: readers see the old or the new one, whole.
 
+        Args:   model: identified.
         Raises: WrongType if the key holds something else; then, and after any other failure, nothing is left behind.
         """
         blob = memoryview(model.blob)
         chunk_size = max(chunk_size, -(-len(blob) // codec.MAX_CHUNKS))
         chunks = [blob[i : i + chunk_size] for i in range(0, len(blob), chunk_size)] or [blob]
-        fields = codec.encode_model(model, hashlib.sha256(blob).hexdigest(), len(chunks))
+        fields = codec.encode_model(model, model.sha256, len(chunks))
         pieces: list[list[Buffer]] = [[b"blob:%d" % i, chunk] for i, chunk in enumerate(chunks)]
         await self._publish(key, b"MODEL", model.id, fields, pieces)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-__all__ = ["Contents", "boom_model"]
+__all__ = ["Contents", "boom_model", "scaling_model"]
 
 
 def _load_builders() -> Any:
@@ -40,11 +40,16 @@ def _row_sum_model() -> bytes:
     return bytes(_models._onnx_model([node], values[:1], values[1:]))
 
 
-def _triple_model() -> bytes:
-    """y = 3 * x, of the same signature as the model that doubles."""
+def scaling_model(factor: float) -> bytes:
+    """y = factor * x, for x (N, 2)."""
     node = _models._onnx("helper").make_node("Mul", ["x", "factor"], ["y"])
     values = [_models._onnx_value(name, ["N", 2]) for name in "xy"]
-    return bytes(_models._onnx_model([node], values[:1], values[1:], {"factor": np.array(3, np.float32)}))
+    return bytes(_models._onnx_model([node], values[:1], values[1:], {"factor": np.array(factor, np.float32)}))
+
+
+def _triple_model() -> bytes:
+    """y = 3 * x, of the same signature as the model that doubles."""
+    return scaling_model(3)
 
 
 def _add_any_model() -> bytes:

@@ -28,9 +28,9 @@ def test_a_tensor_is_what_its_string_says() -> None:
 
 def test_a_model_is_no_tensor() -> None:
     near = NearCache(1 << 20)
-    near.put_model(b"m", "id")
+    near.put_model(b"m", "id", "identity")
     assert near.entries[b"m"].tensor() is None
-    assert (near.entries[b"m"].model_id, near.entries[b"m"].raw) == ("id", b"id")
+    assert (near.entries[b"m"].identity, near.entries[b"m"].raw) == ("identity", b"id")
 
 
 def test_the_oldest_go_first() -> None:
@@ -74,10 +74,10 @@ def test_what_we_write_ourselves_is_kept_at_once() -> None:
 
 def test_a_replaced_model_is_kept_at_once() -> None:
     near = NearCache(1 << 20)
-    near.put_model(b"m", "old")
+    near.put_model(b"m", "old", "1")
     near.changed(b"m")
-    near.put_model(b"m", "new")
-    assert near.entries[b"m"].model_id == "new"
+    near.put_model(b"m", "new", "2")
+    assert near.entries[b"m"].identity == "2"
 
 
 def test_the_memory_of_changes_is_bounded() -> None:

@@ -16,13 +16,13 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from redisai_py.backend import install_hint
 from redisai_py.engine.scripts.frames import Frame, decode_tensors, encode_frame, encode_tensors
 from redisai_py.engine.scripts.hosts import Question, ScriptHost, parse_question
-from redisai_py.engine.scripts.jobs import Job, ScriptRun, ScriptSettings, Worker
+from redisai_py.engine.scripts.jobs import FRESH, Job, ScriptRun, ScriptSettings, Worker
 from redisai_py.engine.scripts.processes import Channel, Zygote
 from redisai_py.errors import (
     BackendError,
@@ -68,12 +68,18 @@ class ScriptEngine:
     # --- what callers use -------------------------------------------------------------------------------------------
 
     async def compile(
-        self, source: str, device: Device | str, entry_points: Sequence[str], script_id: str | None = None
+        self,
+        source: str,
+        device: Device | str,
+        entry_points: Sequence[str],
+        script_id: str | None = None,
+        owner: Hashable = None,
     ) -> None:
         """Compile a source and check its entry points, as AI.SCRIPTSTORE and AI.SCRIPTSET do before they store it.
 
         Args:    device: as typed.   entry_points: function names; each must be (List[Tensor], List[str], List[str]).
-                 script_id: if given, the worker keeps the compiled source for runs of that script.
+                 script_id: if given, the worker keeps the compiled source for runs of that script's identity.
+                 owner: whose it is; no process serves two.
         Raises:  BackendNotInstalled (no torch), BackendError with RedisAI's or the compiler's text, DeadlineExceeded.
         """
         text = device.text if isinstance(device, Device) else device
@@ -82,7 +88,7 @@ class ScriptEngine:
         header = {"op": "compile", "id": script_id, "source": source, "entry_points": list(entry_points)}
         # A queue of its own: a store neither waits for runs nor holds them up.
         queue = f"{text.upper()} compile"
-        await self._submit(Job(queue, pool, header, [], source, None, Pending(), time.perf_counter()), None)
+        await self._submit(Job(queue, pool, owner, header, [], source, None, Pending(), time.perf_counter()), None)
 
     def run(
         self,
@@ -94,11 +100,13 @@ class ScriptEngine:
         outputs: int,
         host: ScriptHost,
         timeout_ms: int | None = None,
+        owner: Hashable = None,
     ) -> ScriptRun:
         """Run one function of a script.
 
         Args:    outputs: number of tensors expected, 0 discards the result.
                  timeout_ms: limit on the wait in the queue, None is none.
+                 owner: whose run it is; no process serves two.
         Returns: awaitable of `outputs` tensors on the CPU.
         Raises:  (when awaited) DeadlineExceeded: `TIMEDOUT`, or a text that names SCRIPT_EXECUTION_TIMEOUT;
                  BackendError: the interpreter's message, RedisAI's text, a crash, SCRIPT_MEMORY_LIMIT;
@@ -107,11 +115,11 @@ class ScriptEngine:
         """
         run = ScriptRun()
         header, parts = _run_frame(tensors, keys, args)
-        header["id"], header["function"], header["outputs"] = script.id, function, outputs
+        header["id"], header["function"], header["outputs"] = script.identity, function, outputs
         header["entry_point"] = function in script.entry_points
         text = script.device.text
         try:
-            job = Job(text.upper(), _pool(text), header, parts, script.source, host, run, time.perf_counter())
+            job = Job(text.upper(), _pool(text), owner, header, parts, script.source, host, run, time.perf_counter())
             self._submit(job, timeout_ms)
         except RedisAIError as error:
             run.fail(error)
@@ -192,7 +200,7 @@ class ScriptEngine:
         for name in list(self._queues):
             queue = self._queues[name]
             while queue and self._running.get(name, 0) < self.settings.workers:
-                worker = self._take_idle(queue[0].pool)
+                worker = self._take_idle(queue[0].pool, queue[0].owner)
                 if worker is None:
                     free = self.settings.workers - self._running.get(name, 0)
                     wanted[queue[0].pool] = wanted.get(queue[0].pool, 0) + min(len(queue), free)
@@ -205,10 +213,12 @@ class ScriptEngine:
         for pool, count in wanted.items():
             self._fork(pool, count)
 
-    def _take_idle(self, pool: str) -> Worker | None:
-        for at in range(len(self._idle) - 1, -1, -1):  # the last one used has the warmest caches
-            if self._idle[at].pool == pool:
-                return self._idle.pop(at)
+    def _take_idle(self, pool: str, owner: Hashable) -> Worker | None:
+        """A worker that had jobs of this owner only, or none yet."""
+        for wanted in (owner, FRESH):
+            for at in range(len(self._idle) - 1, -1, -1):  # the last one used has the warmest caches
+                if self._idle[at].pool == pool and self._idle[at].owner == wanted:
+                    return self._idle.pop(at)
         return None
 
     def _begin(self, worker: Worker, job: Job) -> bool:
@@ -230,6 +240,7 @@ class ScriptEngine:
             job.outcome.queued_us = int((time.perf_counter() - job.requested) * 1e6)
         self._running[job.queue] = self._running.get(job.queue, 0) + 1
         worker.job = job
+        worker.owner = job.owner
         if self.settings.timeout_ms:
             limit_ms = self.settings.timeout_ms
             worker.timer = self._loop.call_later(limit_ms / 1000, self._stop, worker, limit_ms)
@@ -330,10 +341,15 @@ class ScriptEngine:
         """Have workers forked until `count` are on their way, within the bound on all of them."""
         count -= sum(1 for worker in self._workers.values() if worker.pool == pool and not worker.ready)
         for _ in range(count):
+            if (
+                pool != "CPU"
+            ):  # a process on a GPU holds hundreds of megabytes there: one owner's makes room for another's
+                for idle in [worker for worker in self._idle if worker.pool == pool]:
+                    self._discard(idle, None)
             if len(self._workers) >= self.settings.max_processes:
                 if not self._idle:
                     return
-                self._discard(self._idle[0], None)  # the one that has been idle longest, of another device
+                self._discard(self._idle[0], None)  # the one that has been idle longest, of another device or owner
             self._fork_one(pool)
 
     def _fork_one(self, pool: str) -> None:

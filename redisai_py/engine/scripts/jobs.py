@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,10 @@ from redisai_py.engine.scripts.processes import Channel
 from redisai_py.pending import Pending
 from redisai_py.tensor import Buffer, Tensor
 
-__all__ = ["Job", "ScriptRun", "ScriptSettings", "Worker"]
+__all__ = ["FRESH", "Job", "ScriptRun", "ScriptSettings", "Worker"]
+
+FRESH = object()
+"""The owner of a worker that nobody has used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,11 @@ class ScriptRun(Pending[list[Tensor]]):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A compilation or a run, from request to outcome."""
+    """A compilation or a run, from request to outcome. owner: whose; equal for one user."""
 
     queue: str
     pool: str
+    owner: Hashable
     header: dict[str, Any]
     parts: list[Buffer]
     source: str
@@ -66,12 +71,16 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker process; `job` is what it works on. `ready`: it has said so.   `ended`: it gets no more jobs."""
+    """A worker process; `job` is what it works on. `ready`: it has said so.   `ended`: it gets no more jobs.
+
+    owner: whose jobs it has had, and alone will have: its memory may hold parts of their tensors. FRESH before that.
+    """
 
     number: int
     pool: str
     memory_limit_bytes: int
     channel: Channel = field(init=False)
+    owner: Hashable = FRESH
     job: Job | None = None
     ready: bool = False
     ended: bool = False

@@ -14,6 +14,7 @@ from redisai_py.commands.admin import RunInfo, info_reply
 from redisai_py.engine.stats import RunStats
 from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError, WrongType
 from redisai_py.resp_reply import OK
+from redisai_py.server.keymap import Place
 from redisai_py.store.codec import decode_id
 
 if TYPE_CHECKING:
@@ -50,19 +51,39 @@ async def info(request: admin.Info, connection: Connection) -> Any:
         if "WRONGTYPE" in str(error):
             raise MissingKey(NO_RUN_INFO) from error
         raise
-    return info_report(request, fields, connection.server)
-
-
-def info_report(request: admin.Info, fields: Sequence[bytes | None], server: Server) -> Any:
-    """The reply, from the values of INFO_FIELDS. Raises MissingKey if they are no model's or script's."""
-    kind, stored_id, backend, device, tag = fields
+    place, stored_id = _counted(request, fields, connection)
     try:
-        run_id = decode_id(stored_id)
-    except WrongType:
-        raise MissingKey(NO_RUN_INFO) from None
+        identity = await connection.server.loading.identity(place, stored_id, access.store)
+    except (MissingKey, WrongType):  # replaced just now, or a hash that is no whole model
+        identity = None
+    return _report(request, fields, place, identity, connection.server)
+
+
+def info_report(request: admin.Info, fields: Sequence[bytes | None], connection: Connection) -> Any:
+    """The reply from the values of INFO_FIELDS alone. Raises MissingKey if they are no model's or script's."""
+    place, stored_id = _counted(request, fields, connection)
+    identity = connection.server.keys.identity(place, stored_id)
+    return _report(request, fields, place, identity, connection.server)
+
+
+def _counted(request: admin.Info, fields: Sequence[bytes | None], connection: Connection) -> tuple[Place, str]:
+    """Where the model or script is, and its id. Raises MissingKey: it is neither."""
+    kind, stored_id = fields[:2]
     if kind not in (b"MODEL", b"SCRIPT"):
         raise MissingKey(NO_RUN_INFO)
-    is_model = kind == b"MODEL"
+    place = Place(kind.decode(), connection.session.identity.database, request.key)
+    try:
+        return place, decode_id(stored_id)
+    except WrongType:
+        raise MissingKey(NO_RUN_INFO) from None
+
+
+def _report(
+    request: admin.Info, fields: Sequence[bytes | None], place: Place, identity: str | None, server: Server
+) -> Any:
+    backend, device, tag = fields[2:]
+    is_model = place.kind == "MODEL"
+    run_id = identity or ""  # nothing is counted under the empty one
     if request.reset:
         if is_model:
             server.engine.reset_stats(run_id)
@@ -72,7 +93,7 @@ def info_report(request: admin.Info, fields: Sequence[bytes | None], server: Ser
     stats = server.engine.stats(run_id) if is_model else server.script_stats.snapshot(run_id)
     report = RunInfo(
         key=request.key,
-        kind=kind.decode(),
+        kind=place.kind,
         backend=(backend or b"").decode("utf-8", "surrogateescape") if is_model else "TORCH",
         device=(device or b"").decode("utf-8", "surrogateescape"),
         tag=tag or b"",

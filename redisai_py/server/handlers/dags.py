@@ -145,7 +145,7 @@ async def _look_up(
         for i, op in template.models:
             runnable = runnables[i]
             if isinstance(runnable, LoadedModel):
-                near.put_model(op.key, runnable.id)
+                near.put_model(op.key, runnable.model.id, runnable.id)
     return runnables
 
 

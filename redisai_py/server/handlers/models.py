@@ -6,7 +6,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Coroutine, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands import models
@@ -14,7 +13,7 @@ from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.models import model_reply, scan_reply
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import MODEL_KEY_EMPTY, CommandError, DeadlineExceeded
-from redisai_py.model import Model
+from redisai_py.model import Model, named
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT
 from redisai_py.server.driver import drive
@@ -66,12 +65,14 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
     )
     await store.check_store(request.key, model.id)
     place = Place("MODEL", connection.session.identity.database, request.key)
+    model = await server.loading.identified(model)
     loaded = await server.loading.load(place, model)
+    model = named(model, loaded.inputs, loaded.outputs)  # as whoever reads it will find it
+    server.engine.rename(loaded, model.identity)
     try:
-        named = replace(model, inputs=loaded.inputs, outputs=loaded.outputs)
-        await store.put_model(request.key, named, server.model_chunk_size)
+        await store.put_model(request.key, model, server.model_chunk_size)
     except BaseException:
-        server.engine.unload(model.id)
+        server.engine.unload(model.identity)
         raise
     server.loading.holds(place, model)
     return OK
@@ -135,7 +136,7 @@ async def _read(
     values = await values_of_inputs()
     inputs = await store.decode_all(request.inputs, values)
     if near is not None:
-        near.put_model(request.key, loaded.id)
+        near.put_model(request.key, loaded.model.id, loaded.id)
         keep_near(near, request.inputs, values)
     return loaded, inputs
 
@@ -197,16 +198,15 @@ class Patience:
 async def load_model(
     key: bytes, ids: Awaitable[Any], store: Store, connection: Connection, patience: Patience | None = None
 ) -> LoadedModel:
-    """The loaded model that the key holds now; loads it if this server has not met its id yet.
+    """The loaded model that the key holds now; loads it if this server has not read this id under this key yet.
 
     Args:   ids: the coming reply of an HMGET of MODEL_ID_FIELDS.
     Raises: MissingKey, WrongType, BackendError; DeadlineExceeded: `patience` was over first.
     """
-    engine = connection.server.engine
-    model_id = await store.model_id(key, ids)
-    loaded = engine.loaded(model_id)
+    stored_id = await store.model_id(key, ids)
+    place = Place("MODEL", connection.session.identity.database, key)
+    loaded = connection.server.loading.loaded(place, stored_id)
     if loaded is None:
-        place = Place("MODEL", connection.session.identity.database, key)
-        loading = connection.server.loading.stored(place, model_id, store)
+        loading = connection.server.loading.stored(place, stored_id, store)
         loaded = await (patience.wait_for(loading, connection.server.loop) if patience is not None else loading)
     return loaded

@@ -63,7 +63,8 @@ async def script_store(request: scripts.ScriptStore, connection: Connection) -> 
     store = (await connection.session.authenticated()).store
     script = Script(uuid.uuid4().hex, request.device, request.tag, request.entry_points, request.source)
     await store.check_store(request.key, script.id)
-    await connection.server.scripts.compile(request.source, request.device, request.entry_points)
+    owner = connection.session.identity.owner
+    await connection.server.scripts.compile(request.source, request.device, request.entry_points, owner=owner)
     await store.put_script(request.key, script)
     connection.server.loading.holds(_place(request.key, connection), script)
     return OK
@@ -125,7 +126,7 @@ def met_script(key: bytes, script: Script, connection: Connection, known: Held |
     """To be called when a script was read, and not when it is run: by then the key may have another one, for long."""
     server = connection.server
     server.loading.met(_place(key, connection), script, known)
-    server.script_stats.of(script.id)  # counted in from now on, until the key is stored anew or deleted
+    server.script_stats.of(script.identity)  # counted in from now on, until the key is stored anew or deleted
 
 
 async def run_script(
@@ -148,7 +149,8 @@ async def run_script(
     with server.accesses.held(connection.session.identity) as access:
         host = ConnectionHost(connection, access)
         keys, args, count = list(request.keys), list(request.args), len(request.outputs)
-        run = server.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms)
+        owner = access.identity.owner
+        run = server.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms, owner)
         started(run)
         try:
             outputs = await run
@@ -165,7 +167,7 @@ async def run_script(
 
 def count_script(script: Script, run: ScriptRun, server: Server) -> None:
     """Count a run in AI.INFO, unless it never came to a worker; or its script's counters went with it meanwhile."""
-    stats = server.script_stats.known(script.id)
+    stats = server.script_stats.known(script.identity)
     if stats is None or not run.started or not run.done:
         return
     if run.error is not None:

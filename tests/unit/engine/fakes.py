@@ -114,7 +114,9 @@ class Bench:
 
 
 def model(name: str = "m", device: bytes = b"CPU", batch: int = 0, min_batch: int = 0, min_wait_ms: int = 0) -> Model:
-    return Model(name, "FAKE", Device.parse(device), b"", batch, min_batch, min_wait_ms, (), (), name.encode())
+    return Model(
+        name, "FAKE", Device.parse(device), b"", batch, min_batch, min_wait_ms, (), (), name.encode(), identity=name
+    )
 
 
 def tensor(rows: int = 1, value: float = 1.0, columns: int = 2) -> Tensor:

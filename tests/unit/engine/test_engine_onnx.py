@@ -20,7 +20,7 @@ pytest.importorskip("onnx")
 
 
 def stored(name: str, blob: bytes, batch: int = 0) -> Model:
-    return Model(name, "ONNX", Device.parse(b"CPU"), b"", batch, 0, 0, (), (), blob)
+    return Model(name, "ONNX", Device.parse(b"CPU"), b"", batch, 0, 0, (), (), blob, identity=name)
 
 
 def engine(**settings: int) -> Engine:

@@ -11,7 +11,7 @@ import pytest
 from redisai_py.backend import InputSpec
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, DeadlineExceeded, UpstreamError
-from redisai_py.model import Model
+from redisai_py.model import Model, identified
 from redisai_py.pending import Pending
 from redisai_py.server.handlers.models import Patience
 from redisai_py.server.journal import Journal
@@ -54,7 +54,7 @@ async def test_the_blob_is_read_once_for_all(bench: Bench) -> None:
     store.asked[0].resolve(model())
     tasks += await _start(loading, store, 1)  # while it is being loaded
     loaded = await asyncio.gather(*tasks)
-    assert [each.id for each in loaded] == ["m"] * 4
+    assert [each.model.id for each in loaded] == ["m"] * 4
     assert len({id(each) for each in loaded}) == 1
     assert (len(store.asked), bench.backend.loads) == (1, 1)
 
@@ -85,7 +85,7 @@ def test_where_the_reader_has_trouble_of_its_own_another_one_reads(trouble: Base
         await asyncio.sleep(0)
         assert len(store.asked) == 2
         store.asked[1].resolve(model())
-        assert [each.id for each in await asyncio.gather(*others)] == ["m", "m"]
+        assert [each.model.id for each in await asyncio.gather(*others)] == ["m", "m"]
         assert len(store.asked) == 2
 
     test()
@@ -113,11 +113,11 @@ def test_a_model_stored_while_the_old_one_is_met_stays(while_it_is: str) -> None
             loading.holds(PLACE, stored)
         await bench.engine.run_model(loaded, [tensor()])
         old.gate.set()
-        assert (await task).id == "m"
+        assert (await task).model.id == "m"
         del task
         assert bench.engine.loaded("new") is loaded
         assert bench.engine.stats("new").calls == 1
-        assert bench.engine.loaded("m") is None
+        assert bench.engine.loaded(identified(model()).identity) is None
         assert await asyncio.to_thread(old.closed.wait, WAIT_S)
 
     test()
@@ -133,7 +133,7 @@ async def test_a_model_that_another_server_stored_takes_the_place_of_the_old_one
     await bench.engine.run_model(old, [tensor()])
     (task,) = await _start(loading, store, 1)
     store.asked[0].resolve(model())
-    assert await task is bench.engine.loaded("m")
+    assert await task is bench.engine.loaded(identified(model()).identity)
     assert bench.engine.loaded("old") is None
     assert bench.engine.stats("old").calls == 0
 
@@ -149,7 +149,7 @@ async def test_timeout_passes_while_a_model_is_loaded_which_goes_on(bench: Bench
     patient = asyncio.create_task(Patience(5000).wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop))
     await asyncio.sleep(0)
     store.asked[0].resolve(model())
-    assert (await patient).id == "m"
+    assert (await patient).model.id == "m"
     assert (len(store.asked), bench.backend.loads) == (1, 1)
 
 

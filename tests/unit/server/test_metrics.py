@@ -168,7 +168,7 @@ def place(key: str, database: int = 0) -> Place:
 
 
 def held(stored_id: str) -> Held:
-    return Held(stored_id, "ONNX", "CPU")
+    return Held(f"id {stored_id}", stored_id, "ONNX", "CPU")
 
 
 def test_a_replaced_id_is_told_once() -> None:
