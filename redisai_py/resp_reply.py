@@ -56,7 +56,6 @@ _MANY_VALUES = 8192  # about 4 ms of printing
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _CRLF = b"\r\n"
 _FLAT = frozenset({bytes, memoryview})
-_FLOATS = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16})
 
 
 class Simple(bytes):
@@ -275,7 +274,7 @@ def _append_values(out: list[Buffer], value: Values, protocol: int) -> None:
         return
     elements: NDArray[Any] = np.frombuffer(value.data, value.dtype.numpy_dtype)
     out.append(b"*%d\r\n" % len(elements))
-    if value.dtype in _FLOATS:
+    if value.dtype.is_float:
         encode = _encode_doubles3 if protocol >= 3 else _encode_doubles2
     elif value.dtype is DType.UINT64 and len(elements) and elements.max() > _INT64_MAX:
         _append_uint64(out, elements.tolist(), protocol)

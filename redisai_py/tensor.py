@@ -31,7 +31,12 @@ Buffer = bytes | bytearray | memoryview
 
 
 class DType(enum.Enum):
-    """Element types; the value is (bytes per element, safetensors name, numpy dtype)."""
+    """Element types; the value is (bytes per element, safetensors name, numpy dtype).
+
+    Every other table of element types derives from this one: names that clients take, torch's and ONNX's namesakes,
+    grammars of values. is_float: elements are floating-point numbers.   is_numpys_own: numpy has the type without
+    ml_dtypes, so that other packages know it too.
+    """
 
     FLOAT = (4, "F32", np.dtype("<f4"))
     DOUBLE = (8, "F64", np.dtype("<f8"))
@@ -55,6 +60,8 @@ class DType(enum.Enum):
         self.itemsize = itemsize
         self.safetensors_name = safetensors_name
         self.numpy_dtype = numpy_dtype
+        self.is_numpys_own = numpy_dtype.isbuiltin == 1
+        self.is_float = "float" in numpy_dtype.name
 
     @property
     def wire_name(self) -> bytes:
@@ -62,9 +69,9 @@ class DType(enum.Enum):
         return self.name.encode()
 
     @classmethod
-    def from_wire(cls, word: bytes) -> DType | None:
+    def from_wire(cls, word: Buffer) -> DType | None:
         """The type named by `word` in any case, or None."""
-        return _BY_WIRE_NAME.get(word) or _BY_WIRE_NAME.get(word.upper())
+        return _BY_WIRE_NAME.get(bytes(word).upper()) if len(word) <= _LONGEST_WIRE_NAME else None
 
     @classmethod
     def from_safetensors(cls, name: str) -> DType | None:
@@ -80,6 +87,7 @@ class DType(enum.Enum):
 
 
 _BY_WIRE_NAME = {dtype.name.encode(): dtype for dtype in DType}
+_LONGEST_WIRE_NAME = max(map(len, _BY_WIRE_NAME))
 _BY_SAFETENSORS_NAME = {dtype.safetensors_name: dtype for dtype in DType if dtype is not DType.STRING}
 _BY_NUMPY = {dtype.numpy_dtype: dtype for dtype in DType if dtype is not DType.STRING}
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from redisai_py.backend import Array, InputSpec, framework_error
 from redisai_py.errors import BackendError
-from redisai_py.tensor import Device
+from redisai_py.tensor import Device, DType
 
 __all__ = ["MEMORY_LIMIT_TEXT", "OnnxSession", "OrtDeviceArray", "onnx_error"]
 
@@ -31,16 +31,8 @@ _ARENA_FULL = re.compile(r"\S*bfc_arena\.cc.*is smaller than requested bytes of 
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
-_NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
-    "tensor(float)": np.dtype("f4"),
-    "tensor(double)": np.dtype("f8"),
-    "tensor(float16)": np.dtype("f2"),
-    "tensor(bfloat16)": _BFLOAT16,
-    "tensor(bool)": np.dtype("?"),
-    "tensor(string)": np.dtype(object),
-    **{f"tensor({name})": np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
-    **{f"tensor({name})": np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
-}
+_NUMPY_DTYPES: dict[str, np.dtype[Any]] = {f"tensor({dtype.name.lower()})": dtype.numpy_dtype for dtype in DType}
+"""ONNX's names of element types are ours in lower case."""
 
 
 def onnx_error(error: BaseException) -> BackendError:

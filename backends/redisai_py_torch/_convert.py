@@ -1,6 +1,6 @@
 """numpy arrays to tensors and back, without a copy where that is safe.
 
-NumPy has no bfloat16 of its own, so it crosses as 16-bit integers. PyTorch warns once of an array that must not be
+NumPy has no bfloat16 of its own, so its bits cross as integers. PyTorch warns once of an array that must not be
 written to; the session sees to it that no model writes to one (`_session`), so that warning is spent at import.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 import torch.utils.dlpack
@@ -17,21 +16,14 @@ from numpy.typing import NDArray
 
 from redisai_py.backend import Array
 from redisai_py.errors import BackendError
+from redisai_py_torch._dtypes import BITS, NUMPY_DTYPES
 
-__all__ = ["NUMPY_DTYPES", "TorchDeviceArray", "to_array", "to_tensor"]
+__all__ = ["TorchDeviceArray", "to_array", "to_tensor"]
 
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _STRING_TEXT = "Unsupported code 7"
 
-NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
-    torch.bfloat16: _BFLOAT16,
-    torch.bool: np.dtype("?"),
-    torch.float16: np.dtype("f2"),
-    torch.float32: np.dtype("f4"),
-    torch.float64: np.dtype("f8"),
-    **{getattr(torch, name): np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
-    **{getattr(torch, name): np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
-}
+_CARRIED = {NUMPY_DTYPES[kind]: (np.dtype(f"i{bits.itemsize}"), kind) for kind, bits in BITS.items()}
+"""Types that torch does not take from numpy -> the integers that carry their bits, and the type in torch."""
 _UNSUPPORTED_OUTPUTS = {
     torch.complex32: "ComplexHalf",
     torch.complex64: "ComplexFloat",
@@ -94,10 +86,12 @@ def to_tensor(array: Array, device: torch.device | None, copy: bool) -> torch.Te
     if isinstance(array, np.ndarray):
         if array.dtype.hasobject:
             raise BackendError(_STRING_TEXT)
-        is_bfloat16 = array.dtype == _BFLOAT16
-        tensor = torch.from_numpy(array.view(np.int16) if is_bfloat16 else array)
-        if is_bfloat16:
-            tensor = tensor.view(torch.bfloat16)
+        carried = _CARRIED.get(array.dtype)
+        if carried is None:
+            tensor = torch.from_numpy(array)
+        else:
+            bits, kind = carried
+            tensor = torch.from_numpy(array.view(bits)).view(kind)
     else:
         tensor = array.tensor if isinstance(array, TorchDeviceArray) else torch.utils.dlpack.from_dlpack(array)
     if device is not None:
@@ -123,7 +117,8 @@ def to_array(tensor: torch.Tensor, foreign: set[int]) -> NDArray[Any]:
 
 
 def _host_array(host: torch.Tensor) -> NDArray[Any]:
-    if host.dtype is torch.bfloat16:
-        return host.view(torch.int16).numpy().view(_BFLOAT16)
+    bits = BITS.get(host.dtype)
+    if bits is not None:
+        return host.view(bits).numpy().view(NUMPY_DTYPES[host.dtype])
     array: NDArray[Any] = host.resolve_conj().resolve_neg().numpy()
     return array

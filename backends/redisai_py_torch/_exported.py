@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from redisai_py.backend import InputSpec
 from redisai_py.errors import BackendError
 from redisai_py_torch._archive import check_export_archive
-from redisai_py_torch._convert import NUMPY_DTYPES
+from redisai_py_torch._dtypes import NUMPY_DTYPES
 from redisai_py_torch._session import LoadedModel
 
 __all__ = ["load_exported"]

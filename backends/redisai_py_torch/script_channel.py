@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from redisai_py.errors import BackendError
+from redisai_py_torch._dtypes import TORCH_DTYPES
 
 __all__ = ["Channel", "decode_tensors", "encode_tensors"]
 
@@ -26,22 +27,8 @@ _PREFIX = struct.Struct(">IQ")
 _ALIGNMENT = 16
 _JOIN_BYTES = 1 << 16
 
-_TORCH_DTYPES = {
-    "FLOAT": torch.float32,
-    "DOUBLE": torch.float64,
-    "INT8": torch.int8,
-    "INT16": torch.int16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "UINT8": torch.uint8,
-    "UINT16": torch.uint16,
-    "UINT32": torch.uint32,
-    "UINT64": torch.uint64,
-    "BOOL": torch.bool,
-    "FLOAT16": torch.float16,
-    "BFLOAT16": torch.bfloat16,
-}
-_NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
+_BY_NAME = {dtype.name: kind for dtype, kind in TORCH_DTYPES.items()}
+_NAMES = {kind: name for name, kind in _BY_NAME.items()}
 
 # ATen's own names of the types that RedisAI's clients may meet in an error text.
 _FOREIGN_NAMES = {
@@ -107,7 +94,7 @@ def decode_tensors(metas: Iterable[Meta], payload: memoryview, offset: int = 0) 
     """
     tensors = []
     for name, shape, size in metas:
-        dtype = _TORCH_DTYPES.get(name)
+        dtype = _BY_NAME.get(name)
         if dtype is None:
             raise BackendError("Unsupported code 7")
         count = math.prod(shape)

@@ -136,8 +136,8 @@ def write_tensor(path: Path, array: NDArray[Any], layout: str | None = None) -> 
     if suffix in SUFFIXES:
         write_file(path, write_image(path, array, layout))
     elif suffix == ".npy":
-        if array.dtype == DType.BFLOAT16.numpy_dtype:
-            raise CannotUse(f"{path}: .npy has no bfloat16; use .safetensors, or convert with --dtype float")
+        if array.dtype.isbuiltin == 2:  # registered with numpy by ml_dtypes
+            raise CannotUse(f"{path}: .npy has no {array.dtype.name}; use .safetensors, or convert with --dtype float")
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
         write_file(path, header.getvalue(), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,27 +17,11 @@ from redisai_py.tensor import Buffer, DType, Tensor
 __all__ = ["DTYPE_NAMES", "array_of", "dtype_of", "elements_of", "must_convert", "tensor_of"]
 
 DTYPE_NAMES = {
-    "float": DType.FLOAT,
-    "double": DType.DOUBLE,
-    "float32": DType.FLOAT,
-    "float64": DType.DOUBLE,
-    "int8": DType.INT8,
-    "int16": DType.INT16,
-    "int32": DType.INT32,
-    "int64": DType.INT64,
-    "uint8": DType.UINT8,
-    "uint16": DType.UINT16,
-    "uint32": DType.UINT32,
-    "uint64": DType.UINT64,
-    "bool": DType.BOOL,
+    **{dtype.name.lower(): dtype for dtype in DType},
+    **{dtype.numpy_dtype.name: dtype for dtype in DType if dtype is not DType.STRING},
     "str": DType.STRING,
-    "float16": DType.FLOAT16,
-    "bfloat16": DType.BFLOAT16,
-    "string": DType.STRING,
 }
 """Names that a `dtype` argument may have, in any case. `float` is 32 bits wide, as in RedisAI, not 64 as in numpy."""
-
-_FLOATS = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16})
 
 
 def dtype_of(dtype: Any) -> DType:
@@ -99,8 +82,10 @@ def _of_torch(value: Any, torch: Any) -> NDArray[Any]:
     if value.layout is not torch.strided or value.is_quantized or value.is_meta:
         raise TypeError("RedisAI doesn't support torch tensors that are sparse, quantized, or on the meta device")
     host = value.detach().cpu().contiguous()
-    if host.dtype is torch.bfloat16:  # numpy has no bfloat16 of its own: the same bits under another name
-        return np.asarray(host.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+    dtype = DTYPE_NAMES.get(str(host.dtype).removeprefix("torch."))
+    if dtype is not None and not dtype.is_numpys_own:  # torch gives numpy no bfloat16: the same bits as integers
+        bits = host.view(torch.int8 if dtype.itemsize == 1 else torch.int16)
+        return np.asarray(bits.numpy()).view(dtype.numpy_dtype)
     return np.asarray(host.resolve_conj().resolve_neg().numpy())
 
 
@@ -122,7 +107,7 @@ def must_convert(values: Sequence[Any], dtype: DType) -> bool:
         return True
     if dtype is DType.STRING:
         return any(value in ("", b"") for value in values)
-    if dtype in _FLOATS:
+    if dtype.is_float:
         return any(value != value for value in values)
     return any(type(value) is int and value < 0 for value in values)
 
@@ -138,7 +123,7 @@ def elements_of(values: Sequence[Any], dtype: DType) -> Tensor:
         texts = [value if _is_text(value) else str(value) for value in array.flat]
         return Tensor(dtype, array.shape, b"".join(_encode(text) + b"\0" for text in texts))
     # As objects, since numpy makes floats of integers that no one type of its own holds.
-    integers = dtype in _FLOATS or all(map(_is_integer, np.array(values, dtype=object).flat))
+    integers = dtype.is_float or all(map(_is_integer, np.array(values, dtype=object).flat))
     if not integers:
         raise TypeError(f"elements of a tensor of type {dtype.name} must be integers")
     with np.errstate(over="ignore"):  # 1e39 as FLOAT is inf, as the server has it

@@ -133,7 +133,7 @@ def _values(reply: Sequence[Any]) -> dict[str, Any]:
     convert: Callable[[Any], Any] = int
     if fields["dtype"] == "STRING":
         convert = text
-    elif fields["dtype"] in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"):
+    elif DType[fields["dtype"]].is_float:
         convert = float  # RESP2 sends texts, RESP3 numbers: both are understood
     fields["values"] = [convert(value) for value in fields["values"]]
     return fields

@@ -16,8 +16,6 @@ from redisai_py.tensor import DType, Tensor
 
 __all__ = ["tensorget", "tensorset"]
 
-_FLOATS = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16})
-
 
 def tensorset(key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Call[str]:
     """SET of a safetensors string. Raises: as `calls.tensorset`. Copies: none of an array's data."""
@@ -70,7 +68,7 @@ def _mutable_array(value: bytes) -> Any:
 def _values(value: bytes) -> dict[str, Any]:
     tensor = decode_tensor(value)
     array = array_of(tensor.dtype, tensor.shape, tensor.data).reshape(-1)
-    if tensor.dtype in _FLOATS:
+    if tensor.dtype.is_float:
         values = array.astype(float).tolist()
     elif tensor.dtype is DType.STRING:
         values = array.tolist()

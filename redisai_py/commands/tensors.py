@@ -123,7 +123,7 @@ def parse_tensor_set(argv: Argv, in_dag: bool = False) -> TensorSet:
 
 
 def _parse_tensor(argv: Argv) -> Tensor:
-    dtype = DType.from_wire(bytes(argv[2])) if len(argv[2]) <= 8 else None
+    dtype = DType.from_wire(argv[2])
     if dtype is None:
         raise CommandError(_INVALID_DTYPE)
     dims: list[int] = []

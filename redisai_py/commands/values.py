@@ -24,7 +24,6 @@ _BLOB_LENGTH = "ERR data length does not match tensor shape and type"
 _BLOB_BOOL = "ERR BOOL tensor elements must be 0 or 1"
 _BLOB_STRINGS = "ERR Number of string elements in data blob does not match tensor length"
 
-_FLOATS = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16})
 _DECIMAL_BYTES = b"0123456789+-.eE "
 _INTEGER_BYTES = b"0123456789- "
 _ZEROS = frozenset({b"0", b"0.0", b"-0", b"-0.0"})
@@ -39,7 +38,7 @@ def parse_values(dtype: DType, words: Sequence[Buffer]) -> bytes:
     """
     if dtype is DType.STRING:
         return _parse_strings(words)
-    if dtype in _FLOATS:
+    if dtype.is_float:
         # RedisAI casts without an overflow check: 1e39 as FLOAT is inf.
         with np.errstate(over="ignore"):
             return _parse_doubles(words).astype(dtype.numpy_dtype).tobytes()
