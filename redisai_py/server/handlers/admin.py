@@ -21,17 +21,7 @@ if TYPE_CHECKING:
     from redisai_py.server.app import Server
     from redisai_py.server.connection import Connection
 
-__all__ = [
-    "INFO_FIELDS",
-    "NEEDS_CONFIG",
-    "change_setting",
-    "config_get",
-    "config_set",
-    "info",
-    "info_report",
-    "load_backend_command",
-    "setting",
-]
+__all__ = ["HANDLERS", "INFO_FIELDS", "NEEDS_CONFIG", "change_setting", "info_report", "setting"]
 
 INFO_FIELDS = (b"kind", b"id", b"backend", b"device", b"tag")
 """What AI.INFO reads of a key's hash."""
@@ -179,3 +169,12 @@ async def _need_config(connection: Connection) -> None:
     (raw,) = await connection.session.capture([list(NEEDS_CONFIG)])
     if raw.startswith((b"-NOPERM", b"-NOAUTH")):
         raise UpstreamError(raw[1:].decode("utf-8", "replace").strip())
+
+
+HANDLERS: dict[type, Any] = {
+    admin.Info: info,
+    admin.ConfigGet: config_get,
+    admin.ConfigSet: config_set,
+    admin.LoadBackend: load_backend_command,
+}
+"""Request -> what is done for it."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from redisai_py.server.access import Access
     from redisai_py.server.connection import Connection
 
-__all__ = ["commit", "dag", "execute_dag"]
+__all__ = ["HANDLERS", "commit", "execute_dag"]
 
 Runnables = dict[int, LoadedModel | Script]
 
@@ -151,3 +151,9 @@ async def _look_up(
 
 def _fields(op: ModelExecute | ScriptExecute) -> tuple[bytes, ...]:
     return (b"HMGET", op.key, *(MODEL_ID_FIELDS if isinstance(op, ModelExecute) else codec.SCRIPT_FIELDS))
+
+
+HANDLERS: dict[type, Any] = {
+    Dag: dag,
+}
+"""Request -> what is done for it."""

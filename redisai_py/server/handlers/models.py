@@ -26,17 +26,7 @@ if TYPE_CHECKING:
     from redisai_py.server.access import Access
     from redisai_py.server.connection import Connection
 
-__all__ = [
-    "Patience",
-    "check_counts",
-    "keep_near",
-    "load_model",
-    "model_del",
-    "model_execute",
-    "model_get",
-    "model_scan",
-    "model_store",
-]
+__all__ = ["HANDLERS", "Patience", "check_counts", "keep_near", "load_model"]
 
 
 def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
@@ -210,3 +200,13 @@ async def load_model(
         loading = connection.server.loading.stored(place, stored_id, store)
         loaded = await (patience.wait_for(loading, connection.server.loop) if patience is not None else loading)
     return loaded
+
+
+HANDLERS: dict[type, Any] = {
+    models.ModelStore: model_store,
+    models.ModelGet: model_get,
+    models.ModelDel: model_del,
+    models.ModelScan: model_scan,
+    ModelExecute: model_execute,
+}
+"""Request -> what is done for it."""

@@ -35,18 +35,7 @@ if TYPE_CHECKING:
     from redisai_py.server.app import Server
     from redisai_py.server.connection import Connection
 
-__all__ = [
-    "ConnectionHost",
-    "count_script",
-    "known_script",
-    "met_script",
-    "run_script",
-    "script_del",
-    "script_execute",
-    "script_get",
-    "script_scan",
-    "script_store",
-]
+__all__ = ["HANDLERS", "ConnectionHost", "count_script", "known_script", "met_script", "run_script"]
 
 _NOT_FROM_SCRIPTS = frozenset(
     (
@@ -260,3 +249,13 @@ def _tree(raw: bytes) -> Any:
     reader = hiredis.Reader()
     reader.feed(raw)
     return reader.gets()
+
+
+HANDLERS: dict[type, Any] = {
+    scripts.ScriptStore: script_store,
+    scripts.ScriptGet: script_get,
+    scripts.ScriptDel: script_del,
+    scripts.ScriptScan: script_scan,
+    ScriptExecute: script_execute,
+}
+"""Request -> what is done for it."""

@@ -13,7 +13,7 @@ from redisai_py.resp_reply import OK
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
 
-__all__ = ["tensor_get", "tensor_set"]
+__all__ = ["HANDLERS"]
 
 
 async def tensor_set(request: tensors.TensorSet, connection: Connection) -> Any:
@@ -27,3 +27,10 @@ async def tensor_get(request: tensors.TensorGet, connection: Connection) -> Any:
     """AI.TENSORGET."""
     tensor = await (await connection.session.authenticated()).store.tensor(request.key)
     return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
+
+
+HANDLERS: dict[type, Any] = {
+    tensors.TensorSet: tensor_set,
+    tensors.TensorGet: tensor_get,
+}
+"""Request -> what is done for it."""
