@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["Config", "Setting", "masked_url", "settings", "words"]
+__all__ = ["MIN_CHUNK_SIZE", "Config", "Setting", "masked_url", "settings", "words"]
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _DATABASE_ZERO = ("", "/", "/0")
@@ -27,6 +27,8 @@ REDIS = "Redis"
 RUNS = "Runs"
 MEMORY = "Memory"
 PROCESS = "Process"
+MIN_CHUNK_SIZE = 64 * 1024
+"""Smallest MODEL_CHUNK_SIZE: each piece is a field of the model's hash, and a word of the reply."""
 _CORES_TO_STAY_AWAKE = 2
 _MOST_THREADS = 1024
 _DEVICE = re.compile(r"(?:CPU|GPU)(?::[0-9]{0,5})?", re.IGNORECASE)
@@ -96,8 +98,17 @@ class Config:
     Raises: ValueError, naming the setting, for a value out of bounds.
     """
 
-    host: str = _setting("127.0.0.1", NETWORK, "Address to listen on; 0.0.0.0 or :: is every interface.")
+    host: tuple[str, ...] = _setting(
+        ("127.0.0.1", "-::1"),
+        NETWORK,
+        "Addresses to listen on; one with - in front may be missing on this machine. 0.0.0.0 or * is every IPv4 "
+        'interface, :: or ::* every IPv6 one, "" none.',
+    )
     port: int = _setting(6390, NETWORK, "TCP port to listen on.", minimum=1, maximum=65535, zero="any free port")
+    unix_socket: Path | None = _setting(  # noqa: RUF009 - a Path is immutable, the rule does not know
+        None, NETWORK, "Unix socket to listen on, beside the addresses."
+    )
+    unix_socket_perm: str = _setting("700", NETWORK, "Permissions of the unix socket, in octal.")
     protected_mode: bool = _setting(
         True, NETWORK, "Refuse to listen beyond this machine while Redis lets anybody in without a password."
     )
@@ -145,14 +156,23 @@ class Config:
         "Redis to use: redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH. "
         "Without it the server starts a private one.",
     )
+    redis_password_file: Path | None = _setting(  # noqa: RUF009 - as above
+        None, REDIS, "File whose first line is the password for --redis, so that no command line shows it."
+    )
     data_dir: Path = _setting(  # noqa: RUF009 - a Path is immutable, the rule does not know
         Path("redisai-data"), REDIS, "Where the private Redis keeps its data."
+    )
+    require_password: bool = _setting(
+        False,
+        REDIS,
+        "Have the private Redis ask for a password, which is generated into the file `password` of the data directory.",
     )
     appendfsync: str = _setting(
         "everysec",
         REDIS,
-        "When the private Redis forces its log to the disk. With everysec a crash of the machine may cost a second of "
-        "writes, a crash or kill of any process none.",
+        "When the private Redis forces its log to the disk. With always nothing acknowledged is ever lost. With "
+        "everysec a crash of the machine may cost the last 2 s of acknowledged writes, and so may a crash or kill of "
+        "the private Redis while the disk is slow. With no, a crash of the machine may cost 30 s or more.",
         choices=("always", "everysec", "no"),
     )
     redis_server: str | None = _setting(
@@ -244,7 +264,7 @@ class Config:
         2048, MEMORY, "Memory of a script's process, in millions of bytes.", minimum=64, zero="no limit"
     )
     model_chunk_size: int = _setting(
-        535_822_336, MEMORY, "Largest piece, in bytes, in which a model's blob is stored.", minimum=1
+        535_822_336, MEMORY, "Largest piece, in bytes, in which a model's blob is stored.", minimum=MIN_CHUNK_SIZE
     )
 
     busy_poll_us: int = _setting(
@@ -256,9 +276,16 @@ class Config:
         zero="sleep at once",
     )
     drain_timeout_s: int = _setting(
-        20, PROCESS, "At a stop, seconds that running commands get to finish.", minimum=1, zero="none: stop at once"
+        20, PROCESS, "Seconds that running commands get to finish at a stop.", minimum=1, zero="none: stop at once"
     )
-    log_level: str = _setting("info", PROCESS, "Least level to log.", choices=("debug", "info", "warning", "error"))
+    stall_timeout_s: int = _setting(
+        10,
+        PROCESS,
+        "Seconds without a sign of life from the server after which it is killed and started again.",
+        minimum=2,
+        zero="never",
+    )
+    log_level: str = _setting("info", PROCESS, "Minimum level to log.", choices=("debug", "info", "warning", "error"))
     log_format: str = _setting("text", PROCESS, "Form of the log lines, on standard error.", choices=("text", "json"))
     slow_run_ms: int = _setting(
         1000,
@@ -279,6 +306,7 @@ class Config:
             _check_url(self.redis)
         for word in self.device_threads:
             _device_threads(word)
+        _check_listening(self)
 
     @property
     def threads_of_devices(self) -> dict[str, int]:
@@ -318,12 +346,13 @@ class Config:
     def from_json(cls, text: str) -> Config:
         """The inverse of `to_json`."""
         values = json.loads(text)
-        return cls(**{**values, "data_dir": Path(values["data_dir"]), **words(values)})
+        paths = {s.name: Path(values[s.name]) for s in _SETTINGS if "Path" in s.type and values[s.name] is not None}
+        return cls(**{**values, **paths, **words(values)})
 
 
 def words(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The settings that are several words, from values where they may be lists."""
-    return {setting.name: tuple(values[setting.name]) for setting in _SETTINGS if setting.default == ()}
+    return {setting.name: tuple(values[setting.name]) for setting in _SETTINGS if isinstance(setting.default, tuple)}
 
 
 def _device_threads(word: str) -> tuple[str, int]:
@@ -346,6 +375,16 @@ _SETTINGS = tuple(_describe())
 def settings() -> tuple[Setting, ...]:
     """All settings, in the order of the help page."""
     return _SETTINGS
+
+
+def _check_listening(config: Config) -> None:
+    if not re.fullmatch("[0-7]{3,4}", config.unix_socket_perm) or int(config.unix_socket_perm, 8) > 0o777:
+        raise ValueError(f"unix_socket_perm is {config.unix_socket_perm!r}, but must be octal, from 000 to 777")
+    for address in config.host:
+        if not address.strip("-"):
+            raise ValueError(f"host has the word {address!r}, which is not an address")
+    if not config.host and config.unix_socket is None:
+        raise ValueError("host names no address and unix_socket no path: there is nothing to listen on")
 
 
 def _check_url(url: str) -> None:

@@ -1,9 +1,9 @@
 """The private Redis of the embedded default: found, started or adopted, watched, stopped.
 
-Rules: it runs in a session of its own, so that Ctrl-C on the terminal does not reach it; it logs every write to an
-append-only file before it acknowledges it; never two on one directory (see `redisai_py.data_directory`). If its starter
-is killed it lives on, and the next start adopts it. It is stopped with SIGTERM, on which Redis does what SHUTDOWN does,
-but which works whatever password or ACL the user has set. See docs/adr/0012.
+Rules: it runs in a session of its own, so that Ctrl-C on the terminal does not reach it; it keeps an append-only file;
+never two on one directory (see `redisai_py.data_directory`). If its starter is killed it lives on, and the next start
+adopts it. It is stopped with SIGTERM, on which Redis does what SHUTDOWN does, but which works whatever password or ACL
+the user has set. See docs/adr/0012.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class EmbeddedRedis:
         self._directory = directory
         self._process = process
         self._socket_path = socket_path
+        self._password = ""
         self.executable = executable
 
     @property
@@ -59,7 +60,8 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """For `Config.redis`."""
-        return "unix://" + quote(self._socket_path)
+        credentials = f":{quote(self._password, safe='')}@" if self._password else ""
+        return f"unix://{credentials}{quote(self._socket_path)}"
 
     @property
     def pid(self) -> int | None:
@@ -74,9 +76,11 @@ class EmbeddedRedis:
 
         Raises: StartError.   Cancelling it stops what it started.
         """
+        password = directory.require_password() if config.require_password else ""
         redis = await cls._adopt(directory, config)
         if redis is None:
             redis = await cls._start(directory, config)
+        redis._password = password
         try:
             await redis._answering()
         except BaseException:
@@ -125,7 +129,7 @@ class EmbeddedRedis:
         directory.record({**asdict(executable), "socket": socket_path, "arguments": arguments})
         try:
             # What Redis says before it has read where to log goes to the same file.
-            with directory.redis_log.open("ab") as output:
+            with directory.opened_log() as output:
                 process = await asyncio.create_subprocess_exec(
                     executable.path,
                     *arguments,
@@ -134,6 +138,7 @@ class EmbeddedRedis:
                     stderr=output,
                     start_new_session=True,
                     pass_fds=(lock,),
+                    umask=0o077,  # for its files: the append-only file, snapshots, a rewritten redis.conf
                 )
         except OSError as error:
             raise StartError(f"{executable.path} does not run: {error.strerror}") from error
@@ -231,6 +236,8 @@ def _arguments(directory: DataDirectory, config: Config, socket_path: str) -> li
         # A stored tensor is its argument and a header.
         "proto-max-bulk-len": str(config.max_argument_bytes + 1024 * 1024),
     }
+    if config.require_password:  # in a file, since anybody may read a command line
+        options["include"] = str(directory.password_conf)
     return [str(directory.redis_conf), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 

@@ -1,6 +1,6 @@
-"""What must hold before the server may start: a free port, a Redis that answers, and no open door to the network.
+"""What must hold before the server may start: a Redis that answers, and no open door to the network.
 
-Each check ends in a `StartError` whose text is one line for the operator. Nothing stays open but the listening socket.
+Each check ends in a `StartError` whose text is one line for the operator.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
-import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,11 +19,9 @@ import hiredis
 from redisai_py.config import Config, masked_url
 from redisai_py.frames import encode_command
 
-__all__ = ["RedisFacts", "StartError", "bind", "check_redis", "is_loopback", "ping"]
+__all__ = ["RedisFacts", "StartError", "check_redis", "ping"]
 
 CONNECT_TIMEOUT_S = 5.0
-_PORT_RELEASE_S = 2.0
-_PORT_RETRY_S = 0.05
 
 
 class StartError(Exception):
@@ -41,45 +37,6 @@ class RedisFacts:
 
     version: str
     open: bool
-
-
-async def bind(config: Config) -> socket.socket:
-    """The listening socket of the server, non-blocking.
-
-    A predecessor that was killed may hold the port for a moment while its server finishes running commands: waited for,
-    at most 2 s.   Raises: StartError naming the address.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise StartError(f"cannot listen on {config.host}: {error.strerror}") from error
-    deadline = asyncio.get_running_loop().time() + _PORT_RELEASE_S
-    while True:
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            # Listening is what fails while another process listens, where binding did not.
-            listener.listen(config.backlog)
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE:
-                raise StartError(f"cannot listen on {config.host} port {config.port}: {error.strerror}") from error
-            if asyncio.get_running_loop().time() > deadline:
-                raise StartError(
-                    f"port {config.port} of {config.host} is in use by another process; choose another with --port"
-                ) from error
-            await asyncio.sleep(_PORT_RETRY_S)
-        else:
-            listener.setblocking(False)
-            return listener
-
-
-def is_loopback(listener: socket.socket) -> bool:
-    """Whether only processes of this machine can connect."""
-    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 class _Connection:
@@ -124,10 +81,10 @@ async def ping(url: str, timeout_s: float) -> str:
         return str(await connection.call("PING"))
 
 
-async def check_redis(config: Config, listener: socket.socket) -> RedisFacts:
+async def check_redis(config: Config, reachable: Sequence[str] = ()) -> RedisFacts:
     """Look at the Redis that the server would use.
 
-    Args:    config: with `redis` set.   listener: from `bind`.
+    Args:    config: with `redis` set.   reachable: addresses of ours to which other machines could connect.
     Raises:  StartError: out of reach, not Redis, credentials refused, a cluster, or open to the network.
     """
     url = config.redis
@@ -135,26 +92,31 @@ async def check_redis(config: Config, listener: socket.socket) -> RedisFacts:
         raise ValueError("config.redis is not set")
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S), _connected(url) as connection:
-            facts = await _facts(connection, url)
+            facts = await _facts(connection, url, config.require_password)
     except TimeoutError as error:
         raise StartError(f"Redis at {masked_url(url)} does not answer within {CONNECT_TIMEOUT_S:g} s") from error
     except hiredis.ProtocolError as error:
         raise StartError(f"what answers at {masked_url(url)} does not speak the Redis protocol") from error
     except OSError as error:
         raise StartError(f"cannot reach Redis at {masked_url(url)}: {error.strerror or error}") from error
-    if facts.open and config.protected_mode and not is_loopback(listener):
+    if facts.open and config.protected_mode and reachable:
         raise StartError(
-            f"refusing to listen on {config.host}, where others could connect, while Redis at {masked_url(url)} asks "
-            "nobody for a password: set one there (requirepass or ACLs), or give --no-protected-mode"
+            f"refusing to listen on {', '.join(reachable)}, where others could connect, while Redis at "
+            f"{masked_url(url)} asks nobody for a password: set one there (requirepass, or ACLs that give the default "
+            "user a password or turn it off), or give --no-protected-mode"
         )
     return facts
 
 
-async def _facts(connection: _Connection, url: str) -> RedisFacts:
+async def _facts(connection: _Connection, url: str, must_be_closed: bool) -> RedisFacts:
     without_credentials = await connection.call("PING")
     if isinstance(without_credentials, hiredis.ReplyError) and str(without_credentials).startswith("DENIED"):
         raise StartError(f"Redis at {masked_url(url)} refuses connections from this machine: {without_credentials}")
-    is_open = not str(without_credentials).startswith(("NOAUTH", "NOPERM"))
+    # NOPERM is no closed door: whoever is told so is the default user already, whatever that user may do. Redis's own
+    # protected mode asks the same.
+    is_open = not str(without_credentials).startswith("NOAUTH")
+    if is_open and must_be_closed:
+        raise StartError("--require-password has no effect: redis.conf lets the default user in without one (nopass)")
     await _authenticate(connection, url)
     info = await connection.call("INFO")
     if isinstance(info, hiredis.ReplyError):

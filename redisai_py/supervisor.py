@@ -1,10 +1,9 @@
 """`redisai serve`: the process that keeps the others running.
 
-It holds the listening socket and the data directory, runs the private Redis if there is one, and runs the server in a
+It holds the listening sockets and the data directory, runs the private Redis if there is one, and runs the server in a
 process of its own, so that a native crash of a framework costs open connections and not the service: the server is
-started again while the listening socket keeps accepting and the private Redis keeps running. It imports no framework,
-numpy or server code. What passes between it and the server's process, `redisai_py.server_process` describes. See
-docs/adr/0001.
+started again while the listening sockets keep accepting and the private Redis keeps running. It imports no framework,
+numpy or server code. The server's process is `redisai_py.server_keeper`'s. See docs/adr/0001.
 """
 
 from __future__ import annotations
@@ -15,22 +14,19 @@ import dataclasses
 import os
 import signal
 import socket
-import subprocess
-import sys
-from asyncio.subprocess import Process
 from collections.abc import Callable
 
 import structlog
 
+from redisai_py.backoff import Backoff
 from redisai_py.config import Config
 from redisai_py.data_directory import DataDirectory
 from redisai_py.embedded import EmbeddedRedis
-from redisai_py.startup import RedisFacts, StartError, bind, check_redis
+from redisai_py.listening import address_text, bind, held, is_local
+from redisai_py.server_keeper import ServerKeeper
+from redisai_py.startup import RedisFacts, StartError, check_redis
 
-__all__ = ["Backoff", "Started", "supervise"]
-
-# After the drain has had its time, what the server may still take to close everything.
-_STOP_GRACE_S = 5.0
+__all__ = ["Started", "supervise"]
 
 log = structlog.get_logger()
 
@@ -39,7 +35,9 @@ log = structlog.get_logger()
 class Started:
     """What `redisai serve` tells once the server is ready.
 
-    host, port: as bound.   config: `redis` is what is used.   redis: of that Redis.
+    host, port: the first address, as bound; for a unix socket `unix:///PATH` and 0.   others: the further addresses.
+    reachable: other machines can connect to one of them.
+    config: `redis` is what is used.   redis: of that Redis.
     embedded: None if the Redis is not ours.   data_directory: of the embedded one.
     """
 
@@ -49,25 +47,8 @@ class Started:
     redis: RedisFacts
     embedded: EmbeddedRedis | None
     data_directory: DataDirectory | None
-
-
-class Backoff:
-    """How long to wait before starting a process again: not at all at first, up to 10 s for one that keeps dying."""
-
-    FIRST_S = 0.1
-    LONGEST_S = 10.0
-    STABLE_S = 30.0
-
-    def __init__(self) -> None:
-        self._next_s = 0.0
-
-    def after(self, uptime_s: float) -> float:
-        """Seconds to wait now that the process has died after `uptime_s`."""
-        if uptime_s >= self.STABLE_S:
-            self._next_s = 0.0
-        wait_s = self._next_s
-        self._next_s = min(max(2 * wait_s, self.FIRST_S), self.LONGEST_S)
-        return wait_s
+    others: tuple[str, ...] = ()
+    reachable: bool = False
 
 
 async def supervise(config: Config, announce: Callable[[Started], None]) -> None:
@@ -109,21 +90,24 @@ async def _serve(
             say = stack.enter_context(directory.held())
             keeper = _RedisKeeper(directory, config)
             stack.push_async_callback(keeper.stop)
-        listener = stack.enter_context(await bind(config))
-        host, port = listener.getsockname()[:2]
+        listeners = await bind(config)
+        stack.enter_context(held(listeners))
+        addresses = [address_text(listener) for listener in listeners]
+        reachable = [address_text(listener) for listener in listeners if not is_local(listener)]
         if say is not None:
-            say(f"{host}:{port}")
+            say(addresses)
         # Pushed last, so stopped first: commands that are running may still write.
-        server = _Server(listener, config.drain_timeout_s, hurry)
+        server = ServerKeeper(listeners, config, hurry)
         stack.push_async_callback(server.stop)
         # Its imports take longer than all that follows up to `ready`: they go on beside it.
         await server.spawn()
         if keeper is not None:
             config = dataclasses.replace(config, redis=(await keeper.open()).url)
-        facts = await check_redis(config, listener)
-        if not await server.ready(config):
-            raise StartError(f"the server did not start: its process ended with {await server.ended()}")
-        announce(Started(host, port, config, facts, keeper.redis if keeper else None, directory))
+        facts = await check_redis(config, reachable)
+        _warn_of_root()
+        await server.start(config)
+        redis = keeper.redis if keeper is not None else None
+        announce(Started(*_first(listeners), config, facts, redis, directory, tuple(addresses[1:]), bool(reachable)))
         async with asyncio.TaskGroup() as group:
             group.create_task(server.keep_running(config))
             if keeper is not None:
@@ -131,6 +115,19 @@ async def _serve(
                 # Somebody shut it down, and what they see as Redis is all of this.
                 log.info("the private Redis was told to shut down; stopping")
                 stop()
+
+
+def _first(listeners: list[socket.socket]) -> tuple[str, int]:
+    name = listeners[0].getsockname()
+    return (f"unix://{name}", 0) if isinstance(name, str) else (name[0], name[1])
+
+
+def _warn_of_root() -> None:
+    if os.geteuid() == 0:
+        log.warning(
+            "running as root: a stored model is a program, and may do here whatever root may; "
+            "run redisai as a user that owns nothing else (useradd --system redisai)"
+        )
 
 
 class _RedisKeeper:
@@ -180,90 +177,3 @@ class _RedisKeeper:
         """Stop it, its data flushed."""
         if self.redis is not None:
             await self.redis.stop()
-
-
-class _Server:
-    """The server's process, started again when it dies."""
-
-    def __init__(self, listener: socket.socket, drain_timeout_s: float, hurry: asyncio.Event) -> None:
-        self._listener = listener
-        self._drain_timeout_s = drain_timeout_s
-        self._hurry = hurry
-        self._process: Process | None = None
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def spawn(self) -> None:
-        """Start the process; it imports what it needs and waits for its settings."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._reader, self._writer = await asyncio.open_connection(sock=ours)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # the working directory is no place to import from
-                "-m",
-                "redisai_py.server_process",
-                str(self._listener.fileno()),
-                str(theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=(self._listener.fileno(), theirs.fileno()),
-            )
-
-    async def ready(self, config: Config) -> bool:
-        """Hand over the settings and wait until the server is ready; False if its process ended instead."""
-        if self._reader is None or self._writer is None:
-            raise RuntimeError("ready() before spawn()")
-        self._writer.write(config.to_json().encode() + b"\n")
-        try:
-            return await self._reader.readline() == b"ready\n"
-        except ConnectionError:
-            return False
-
-    async def ended(self) -> str:
-        """Wait for the process's end; how it ended, in words."""
-        if self._process is None:
-            raise RuntimeError("ended() before spawn()")
-        status = await self._process.wait()
-        self._sweep()
-        return f"status {status}" if status >= 0 else signal.Signals(-status).name
-
-    async def keep_running(self, config: Config) -> None:
-        """Start the process again whenever it dies."""
-        clock = asyncio.get_running_loop().time
-        backoff = Backoff()
-        since = clock()
-        while True:
-            how = await self.ended()
-            died = clock()
-            log.error("the server's process died; starting it again", how=how)
-            await asyncio.sleep(backoff.after(died - since))
-            since = clock()
-            await self.spawn()
-            if await self.ready(config):
-                log.info("the server is back", after_s=round(clock() - died, 2))
-
-    async def stop(self) -> None:
-        """Drain and end; killed if it takes longer than the drain timeout and a little, or if there is hurry."""
-        # Only the server's own copy is left then: it stops accepting when it closes that.
-        self._listener.close()
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.terminate()
-        waits = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._hurry.wait())]
-        await asyncio.wait(waits, timeout=self._drain_timeout_s + _STOP_GRACE_S, return_when=asyncio.FIRST_COMPLETED)
-        waits[1].cancel()
-        if not waits[0].done():
-            log.warning("the server does not stop in time; killing it")
-            process.kill()
-        await waits[0]
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Kill what the ended process has left behind: a script's process that loops would never notice."""
-        if self._writer is not None:
-            self._writer.close()
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)

@@ -33,6 +33,8 @@ def _default(setting: Setting) -> str:
     value = setting.default
     if value in (None, ()):
         return "none"
+    if isinstance(value, tuple):
+        return " ".join(value)
     if isinstance(value, bool):
         return "on" if value else "off"
     if setting.name.endswith("_bytes"):

@@ -81,6 +81,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def long_model() -> bytes:
+    """The model of `build_onnx_mul` with 200 000 bytes of documentation: several pieces of the smallest chunk size."""
+    from scripts.make_models import build_onnx_mul
+
+    doc_string = b"\x32\xc0\x9a\x0c"  # field 6 of a ModelProto, and 200 000 as a varint
+    return build_onnx_mul() + doc_string + b"." * 200_000
+
+
 class RedisServer:
     """A stock Redis of one's own."""
 

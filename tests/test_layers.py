@@ -22,6 +22,7 @@ from tests.source_tree import PACKAGE, PLUGINS, Module, modules
 LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "config", "tensor", "model", "pending"),
     "core": (
+        "backoff",
         "frames",
         "resp",
         "inline",
@@ -51,9 +52,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "client.wire",
     ),
     "seam": ("backend",),
-    "shells": ("store", "engine", "log", "startup"),
+    "shells": ("store", "engine", "log", "startup", "listening", "heartbeat"),
     "ends": ("server", "client", "artifacts", "datasets"),
-    "entry": ("cli", "__main__", "server_process", "supervisor", "embedded", "executables", "data_directory"),
+    "entry": (
+        *("cli", "__main__", "server_process", "server_keeper", "supervisor"),
+        *("embedded", "executables", "data_directory"),
+    ),
 }
 """Modules, by the longest prefix that fits."""
 

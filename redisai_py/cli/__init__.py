@@ -6,6 +6,7 @@ import typer
 
 from redisai_py import __version__
 from redisai_py.cli import model, script, status, tensor
+from redisai_py.cli.masking import mask_command_line
 from redisai_py.cli.serve import ServeCommand, serve
 
 __all__ = ["app", "main"]
@@ -41,4 +42,5 @@ def _root(
 
 def main() -> None:
     """The console script."""
+    mask_command_line()
     app()

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redisai_py.cli.failures import CannotUse, Exit, fail
+from redisai_py.cli.passwords import with_password
 from redisai_py.cli.transfers import Meter, MeteredParser, bar
 from redisai_py.client import Client, calls
 from redisai_py.client.calls import Call
@@ -167,7 +168,7 @@ def _open(url: str, patience_s: float | None) -> Remote:
             f"--url {masked_url(url)}: after the port there may be the number of a database, and nothing else"
         )
     try:
-        return Remote.at(url, patience_s)
+        return Remote.at(with_password(url), patience_s)
     except ValueError as error:
         raise CannotUse(f"--url {masked_url(url)}: {error}") from error
 

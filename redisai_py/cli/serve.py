@@ -67,23 +67,46 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
 
     Args: redis_cli: what redis-cli is called here, None if there is none; then the commands to try use Python.
     """
-    lines = [f"redisai {__version__} is ready on {started.host}:{started.port}"]
+    lines = [f"redisai {__version__} is ready on {_first_address(started)}"]
+    if started.others:
+        lines.append(f"  Also   {', '.join(started.others)}")
     if started.embedded is not None and started.data_directory is not None:
         executable = started.embedded.executable
         how = "adopted from an earlier run" if started.embedded.adopted else "started"
         lines.append(f"  Redis  {executable}, {how}")
         lines.append(f"  Data   {started.data_directory.path}")
+        if started.config.require_password:
+            lines.append(f"  Secret {started.data_directory.path / 'password'} holds the password")
     else:
         lines.append(f"  Redis  {masked_url(started.config.redis or '')} {started.redis.version}".rstrip())
     if started.config.http:
         lines.append(f"  HTTP   http://{_authority(started.config)}/metrics, /healthz, /readyz")
-    if started.redis.open and not started.config.protected_mode and started.host not in ("127.0.0.1", "::1"):
-        lines.append("  Warning: anybody who reaches this port can read and change all data")
+    lines += _who_may_connect(started)
     return [
         *lines,
         "  Try, in another terminal:",
         *(f"    {line}" for line in [*_program_to_try(started), *_commands_to_try(started, redis_cli)]),
         "  Ctrl-C stops it; the data stays.",
+    ]
+
+
+def _first_address(started: Started) -> str:
+    if not started.port:
+        return started.host
+    return f"[{started.host}]:{started.port}" if ":" in started.host else f"{started.host}:{started.port}"
+
+
+def _who_may_connect(started: Started) -> list[str]:
+    if not started.redis.open:
+        return []
+    if started.reachable:
+        return [
+            "  Warning: anybody who reaches this port can read and change all data, and store programs that run as you"
+        ]
+    way_out = "--require-password" if started.embedded is not None else "a password in Redis (requirepass, ACLs)"
+    return [
+        "  Note   anybody with an account on this machine may read and change all data, and store programs that run as "
+        f"you; {way_out} keeps others out"
     ]
 
 
@@ -95,21 +118,27 @@ def _authority(config: Config) -> str:
 def _program_to_try(started: Started) -> list[str]:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(started.host, started.host)
     credentials = "" if started.redis.open else ":PASSWORD@"
+    if not started.port:
+        return lines_to_enter(f"unix://{credentials}{host.removeprefix('unix://')}")
     return lines_to_enter(f"redis://{credentials}{f'[{host}]' if ':' in host else host}:{started.port}")
 
 
 def _commands_to_try(started: Started, redis_cli: str | None) -> list[str]:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(started.host, started.host)
     if redis_cli is not None:
-        words = [redis_cli, *([] if host == "127.0.0.1" else ["-h", host]), "-p", str(started.port)]
+        where = [] if host == "127.0.0.1" else ["-h", host]
+        words = [redis_cli, *where, "-p", str(started.port)]
+        if not started.port:
+            words = [redis_cli, "-s", started.host.removeprefix("unix://")]
         words += [] if started.redis.open else ["--askpass"]
         return [
             shlex.join([*words, *command.split()])
             for command in ("AI.TENSORSET x FLOAT 2 2 VALUES 1 2 3 4", "AI.TENSORGET x META VALUES", "INFO ai")
         ]
     password = "" if started.redis.open else ", password='...'"
+    place = f"'{host}', {started.port}" if started.port else f"unix_socket_path='{host.removeprefix('unix://')}'"
     return [
-        shlex.join([sys.executable, "-c", f"import redis; r = redis.Redis('{host}', {started.port}{password}); {call}"])
+        shlex.join([sys.executable, "-c", f"import redis; r = redis.Redis({place}{password}); {call}"])
         for call in (
             "print(r.execute_command('AI.TENSORSET', 'x', 'FLOAT', 2, 2, 'VALUES', 1, 2, 3, 4))",
             "print(r.execute_command('AI.TENSORGET', 'x', 'META', 'VALUES'))",
@@ -158,6 +187,8 @@ def _help(setting: Setting) -> str:
 
 
 def _shown(setting: Setting) -> str:
+    if isinstance(setting.default, tuple):
+        return " ".join(setting.default)
     if isinstance(setting.default, bool):
         return "on" if setting.default else "off"
     if setting.name.endswith("_bytes") and setting.default:
@@ -181,6 +212,7 @@ def _metavar(setting: Setting, annotation: Any) -> str | None:
         return "SIZE"
     named = {"host": "ADDRESS", "http_host": "ADDRESS", "redis": "URL", "data_dir": "DIR", "redis_server": "PROGRAM"}
     named |= {"port": "PORT", "http": "PORT", "device_threads": "DEVICE=N"}
+    named |= {"unix_socket": "PATH", "unix_socket_perm": "MODE", "redis_password_file": "FILE"}
     return named.get(setting.name, "KEY" if annotation == tuple[str, ...] else "N")
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from pydantic import BeforeValidator, ByteSize, ValidationError, create_model
 from pydantic_settings import (
@@ -21,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from redisai_py.config import Config, Setting, settings, words
+from redisai_py.config import Config, Setting, masked_url, settings, words
 
 __all__ = ["SettingsError", "load"]
 
@@ -46,9 +48,41 @@ def load(flags: Mapping[str, Any], file: Path | None) -> Config:
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read {file}: {error}") from error
     try:
-        return Config(**{**values, **words(values)})
+        config = Config(**{**values, **words(values)})
+        _check_passwords(config)
+        return _with_password(config)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+def _check_passwords(config: Config) -> None:
+    if config.require_password and config.redis is not None:
+        raise ValueError("require_password is for the private Redis: give the one of --redis a password itself")
+    if config.redis_password_file is None:
+        return
+    if config.redis is None:
+        raise ValueError("redis_password_file is the password for --redis, which is not given")
+    if urlsplit(config.redis).password is not None:
+        raise ValueError(
+            f"redis is {masked_url(config.redis)!r}, with a password, and redis_password_file names another"
+        )
+
+
+def _with_password(config: Config) -> Config:
+    """The settings with the password of `redis_password_file` in the URL, in place of the file's name."""
+    file = config.redis_password_file
+    if file is None or config.redis is None:
+        return config
+    try:
+        password = file.expanduser().read_text().partition("\n")[0].rstrip("\r")
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot read redis_password_file {file}: {error}") from error
+    if not password:
+        raise SettingsError(f"redis_password_file {file} has no password in its first line")
+    scheme, _, rest = config.redis.partition("://")
+    user, at, place = rest.rpartition("@")
+    url = f"{scheme}://{user}:{quote(password, safe='')}@{place if at else rest}"
+    return replace(config, redis=url, redis_password_file=None)
 
 
 def _words(value: Any) -> Any:
@@ -93,10 +127,20 @@ def _type(setting: Setting) -> Any:
     if setting.type == "int":
         number = ByteSize if setting.name.endswith("_bytes") else int  # 64MiB as well as 67108864
         return typing.Annotated[number, BeforeValidator(_no_bool)]
+    if setting.name == "host":
+        return typing.Annotated[list[str], NoDecode, BeforeValidator(_addresses)]
     if _types()[setting.name] == tuple[str, ...]:
         # In a variable, the words are separated by commas; pydantic-settings would take it for JSON.
         return typing.Annotated[list[str], NoDecode, BeforeValidator(_split)]
     return _types()[setting.name]
+
+
+def _addresses(value: Any) -> Any:
+    """Several in one word too, as a line of redis.conf has them: `--host "127.0.0.1 -::1"`."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return value
+    return [word for text in texts for word in text.replace(",", " ").split()]
 
 
 def _no_bool(value: Any) -> Any:

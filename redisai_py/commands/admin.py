@@ -13,6 +13,7 @@ from redisai_py.commands._args import Argv, is_word, name_text, strict_integer, 
 from redisai_py.commands.arguments import KEY, Argument, flag
 from redisai_py.commands.models import parse_backend
 from redisai_py.commands.spec import DELETE, READ, CommandSpec, no_keys
+from redisai_py.config import MIN_CHUNK_SIZE
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.resp_reply import Reply
 
@@ -47,7 +48,8 @@ class ConfigGet:
 
 @dataclass(frozen=True, slots=True)
 class ConfigSet:
-    """Change one setting at run time. name: BACKENDSPATH (value: text) or MODEL_CHUNK_SIZE (value: bytes, > 0)."""
+    """Change one setting at run time. name: BACKENDSPATH (value: text) or MODEL_CHUNK_SIZE (value: bytes, at least
+    64 KiB)."""
 
     name: str
     value: str | int
@@ -100,6 +102,8 @@ def _chunk_size(argv: Argv) -> int:
     size = strict_integer(argv[2])
     if size is None or size <= 0:
         raise CommandError("ERR MODEL_CHUNK_SIZE: invalid chunk size")
+    if size < MIN_CHUNK_SIZE:
+        raise CommandError(f"ERR MODEL_CHUNK_SIZE: {size} is less than the smallest chunk size, {MIN_CHUNK_SIZE}")
     return size
 
 

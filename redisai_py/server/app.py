@@ -13,6 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -27,6 +28,7 @@ from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import RedisAIError
 from redisai_py.frames import Frames
+from redisai_py.listening import address_text
 from redisai_py.server.access import AccessTable
 from redisai_py.server.busy_poll import BusyPoll
 from redisai_py.server.client_memory import ClientMemory
@@ -39,11 +41,14 @@ from redisai_py.server.journal import Journal
 from redisai_py.server.keymap import KeyMap
 from redisai_py.server.loading import Loading
 from redisai_py.server.operations import Operations
-from redisai_py.server.preload import Preload
+from redisai_py.server.preload import NO_LIFELINE, Lifeline, Preload
 from redisai_py.server.session import Session
 from redisai_py.server.upstream import Address
 
-__all__ = ["Server", "serve"]
+__all__ = ["Ended", "Server", "serve"]
+
+RESTART_DRAIN_S = 5
+"""Seconds that running commands get to finish before the server starts itself again."""
 
 _THREADS_END_S = 1.0
 """What worker threads get at least to end, at a stop."""
@@ -54,9 +59,16 @@ logger = structlog.get_logger()
 class Server:
     """State shared by the connections of one process."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        stop: asyncio.Event | None = None,
+        lifeline: Lifeline = NO_LIFELINE,
+    ) -> None:
         self.config = config
         self.loop = loop
+        self._stop = stop
         url = config.redis or "redis://127.0.0.1:6379"
         self.dialer = Dialer(Address.from_url(url), upstream_limits(config))
         self.control = Control(self.dialer.impatient, own_identity(url))
@@ -82,7 +94,7 @@ class Server:
         )
         self.script_stats = StatsTable()
         self.loading = Loading(self.engine, self.script_stats, self.keys, self.journal)
-        self.preload = Preload(self, config.preload)
+        self.preload = Preload(self, config.preload, lifeline)
         self.connections: set[Connection] = set()
         self.client_memory = ClientMemory(
             config.client_query_buffer_limit, config.all_clients_budget_bytes, self.connections, self.journal
@@ -94,6 +106,7 @@ class Server:
         self.connections_refused = 0
         self.internal_errors = 0
         self.draining = False
+        self.restarting = False
         self._unflushed: list[Session] = []
         self._all_left = asyncio.Event()
 
@@ -181,44 +194,73 @@ def engine_settings(config: Config) -> EngineSettings:
     )
 
 
-async def serve(config: Config, listener: socket.socket, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
-    """Serve clients of a bound socket until `stop` is set, then drain.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a server ended. restart: it asks to be started again.   threads_left: a framework still computes."""
+
+    restart: bool
+    threads_left: bool
+
+
+async def serve(
+    config: Config,
+    *listeners: socket.socket,
+    stop: asyncio.Event,
+    ready: Callable[[], None],
+    lifeline: Lifeline = NO_LIFELINE,
+) -> Ended:
+    """Serve clients of bound sockets, TCP or unix, until `stop` is set or too many runs do not end, then drain.
 
     Args:   config: its `redis` names the upstream server.
             ready: called once connections are accepted and models that are to be preloaded have been tried.
+            lifeline: to whoever supervises this process.
     Raises: StartError: the HTTP port cannot be had.
     """
     for name in backend_names():
         accept_backend(name)
     loop = asyncio.get_running_loop()
-    server = Server(config, loop)
+    server = Server(config, loop, stop, lifeline)
     loop.set_exception_handler(server.loop_failed)
     operations = Operations(server)
-    acceptor: Any = None
-    give_up_at = loop.time()
+    acceptors: list[Any] = []
+    until = loop.time()
     try:
         await operations.open()
-        acceptor = await loop.create_server(lambda: Connection(server), sock=listener, backlog=config.backlog)
-        host, port = listener.getsockname()[:2]
-        logger.info("serving", host=host, port=port, redis=masked_url(config.redis or ""), version=__version__)
+        acceptors += [await _accept(server, listener) for listener in listeners]
+        addresses = [address_text(listener) for listener in listeners]
+        logger.info("serving", addresses=addresses, redis=masked_url(config.redis or ""), version=__version__)
         if await _before(stop, operations.preload()):
             ready()
             await stop.wait()
-        logger.info("stopping", clients=len(server.connections), drain_timeout_s=config.drain_timeout_s)
-        acceptor.close()
-        give_up_at = loop.time() + config.drain_timeout_s
-        await server.drain(config.drain_timeout_s)
+        # Of a server that is to start again clients wait for the next one, and runs that do not end are why.
+        drain_s = min(config.drain_timeout_s, RESTART_DRAIN_S) if server.restarting else config.drain_timeout_s
+        until = loop.time() + drain_s
+        logger.info("stopping", clients=len(server.connections), drain_timeout_s=drain_s)
+        for acceptor in acceptors:
+            acceptor.close()
+        await server.drain(drain_s)
     finally:
-        if acceptor is not None:
+        for acceptor in acceptors:
             acceptor.close()
         # Runs that clients still waited for have had that time already.
-        ended = await server.engine.close(max(_THREADS_END_S, give_up_at - loop.time()))
+        ended = await server.engine.close(max(_THREADS_END_S, until - loop.time()))
         await server.scripts.close()
         await operations.close()
         server.accesses.close()
         server.control.close()
         await server.dialer.close()
         logger.info("stopped", commands=server.commands_processed, framework_threads_left=not ended)
+    return Ended(server.restarting, not ended)
+
+
+async def _accept(server: Server, listener: socket.socket) -> Any:
+    def connection() -> Connection:
+        return Connection(server)
+
+    backlog = server.config.backlog
+    if listener.family == socket.AF_UNIX:
+        return await server.loop.create_unix_server(connection, sock=listener, backlog=backlog)
+    return await server.loop.create_server(connection, sock=listener, backlog=backlog)
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

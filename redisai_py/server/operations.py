@@ -55,7 +55,7 @@ class Operations:
         self._begin(Pulse(self._server.dialer).beat())
 
     async def preload(self) -> None:
-        """Try once to load what is to be preloaded; what does not load is tried again beside everything else."""
+        """Try once to load what is to be preloaded, for at most 10 s; the rest is loaded beside everything else."""
         preload = self._server.preload
         if preload.obstacles:
             await preload.attempt()
@@ -68,6 +68,7 @@ class Operations:
 
     async def close(self) -> None:
         """End all of it."""
+        await self._server.preload.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

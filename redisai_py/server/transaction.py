@@ -32,7 +32,14 @@ from redisai_py.frames import Command
 from redisai_py.resp import split_replies
 from redisai_py.resp_reply import OK, encode_reply
 from redisai_py.server.driver import NO_REPLY
-from redisai_py.server.handlers.admin import INFO_FIELDS, NEEDS_CONFIG, change_setting, info_report, setting
+from redisai_py.server.handlers.admin import (
+    INFO_FIELDS,
+    NEEDS_CONFIG,
+    change_setting,
+    check_config_right,
+    info_report,
+    setting,
+)
 from redisai_py.server.keymap import Place
 from redisai_py.store import codec
 from redisai_py.store.scripts import DELETE_KIND, SET_TENSORS
@@ -311,7 +318,7 @@ def _config_get(request: admin.ConfigGet, connection: Connection) -> tuple[list[
 
 def _config_set(request: admin.ConfigSet, connection: Connection) -> tuple[list[list[Any]], Finish]:
     def finish(replies: list[Any]) -> Any:
-        _checked(replies[0])
+        check_config_right(str(replies[0]))
         return change_setting(request, connection.server)
 
     return [list(NEEDS_CONFIG)], finish

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from redisai_py.cli.failures import CannotUse
 from redisai_py.cli.model_files import backend_of, read_model
 from tests.cli.conftest import MUL, Redisai
-from tests.support import RedisServer
+from tests.support import RedisServer, long_model
 
 
 def test_a_model_goes_in_and_comes_out_as_it_was(redisai: Redisai, con: Any, tmp_path: Path) -> None:
@@ -31,14 +31,16 @@ def test_a_model_goes_in_and_comes_out_as_it_was(redisai: Redisai, con: Any, tmp
 
 
 def test_a_model_longer_than_a_chunk_comes_out_whole(redisai: Redisai, con: Any, tmp_path: Path) -> None:
-    redisai("model", "put", "net", MUL)
+    model = long_model()
+    (tmp_path / "in.onnx").write_bytes(model)
+    redisai("model", "put", "net", tmp_path / "in.onnx")
     before = con.config("MODEL_CHUNK_SIZE")
     try:
-        con.config("MODEL_CHUNK_SIZE", 30)
-        assert redisai("model", "get", "net", tmp_path / "out.onnx", "--json").document["bytes"] == 100
+        con.config("MODEL_CHUNK_SIZE", 65536)
+        assert redisai("model", "get", "net", tmp_path / "out.onnx", "--json").document["bytes"] == len(model)
     finally:
         con.config("MODEL_CHUNK_SIZE", before)
-    assert (tmp_path / "out.onnx").read_bytes() == MUL.read_bytes()
+    assert (tmp_path / "out.onnx").read_bytes() == model
 
 
 def test_models_are_listed_for_people_and_for_programs(redisai: Redisai) -> None:

@@ -4,6 +4,7 @@ import redis
 
 from redisai_py import errors
 from scripts.make_models import build_onnx_add
+from tests.support import long_model
 
 SCRIPT = """
 def double(tensors: List[Tensor], keys: List[str], args: List[str]):
@@ -73,10 +74,11 @@ def test_model_from_a_file(con, model, tmp_path):
     assert con.modelget("m")["blob"] == model
 
 
-def test_chunks_of_a_long_model(con, model):
+def test_chunks_of_a_long_model(con):
+    model = long_model()
     con.modelstore("m", "ONNX", "CPU", model)
     size = con.config("MODEL_CHUNK_SIZE")
-    assert con.config("MODEL_CHUNK_SIZE", 64) == "OK"
+    assert con.config("MODEL_CHUNK_SIZE", 65536) == "OK"
     try:
         assert b"".join(con.modelget("m")["blob"]) == model
     finally:

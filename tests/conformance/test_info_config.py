@@ -13,7 +13,7 @@ from redisai_py.config import Config
 from redisai_py.server import housekeeping
 from scripts.make_models import build_onnx_iris_zipmap, build_onnx_large_output, build_onnx_mul
 from tests.conformance.running import SCRIPT, counters, info, run, sections, store, tensor
-from tests.support import FrontDoor, RedisServer
+from tests.support import FrontDoor, RedisServer, long_model
 
 NO_INFO = "cannot find run info for key"
 
@@ -209,13 +209,13 @@ def test_info_and_config_take_part_in_transactions(client: redis.Redis) -> None:
     pipeline.execute_command("AI.INFO", "net")
     pipeline.execute_command("AI.INFO", "list")
     pipeline.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE")
-    pipeline.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 1000)
+    pipeline.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 100_000)
     pipeline.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE")
     pipeline.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 535822336)
     replies = pipeline.execute(raise_on_error=False)
     assert replies[0][:4] == [b"key", b"net", b"type", b"MODEL"]
     assert str(replies[1]) == NO_INFO
-    assert replies[2:] == [535822336, b"OK", 1000, b"OK"]
+    assert replies[2:] == [535822336, b"OK", 100_000, b"OK"]
 
 
 # -- AI.CONFIG ---------------------------------------------------------------------------------------------------------
@@ -233,11 +233,14 @@ def test_settings(redis_server: RedisServer, bare: redis.Redis) -> None:
             assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH", "more") == b"/somewhere"
             assert client.execute_command("AI.CONFIG", "BACKENDSPATH", b"/a\xff") == b"OK"
             assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH") == b"/a\xff"
-            assert client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 100) == b"OK"
-            assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 100
-            store(client)
-            assert len(client.hkeys("net")) > len(build_onnx_mul()) // 100
-            assert len(client.execute_command("AI.MODELGET", "net", "BLOB")) == len(build_onnx_mul()) // 100 + 1
+            assert client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 65536) == b"OK"
+            assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 65536
+            model = long_model()
+            assert client.execute_command("AI.MODELSTORE", "net", "ONNX", "CPU", "BLOB", model) == b"OK"
+            assert len([field for field in client.hkeys("net") if field.startswith(b"blob:")]) == 4
+            assert client.execute_command("AI.MODELGET", "net", "BLOB") == [
+                model[at : at + 65536] for at in range(0, len(model), 65536)
+            ]
     finally:
         server.stop()
 
@@ -253,6 +256,10 @@ def test_settings(redis_server: RedisServer, bare: redis.Redis) -> None:
         ("AI.CONFIG MODEL_CHUNK_SIZE", "MODEL_CHUNK_SIZE: missing chunk size"),
         ("AI.CONFIG MODEL_CHUNK_SIZE 0", "MODEL_CHUNK_SIZE: invalid chunk size"),
         ("AI.CONFIG MODEL_CHUNK_SIZE 1e3", "MODEL_CHUNK_SIZE: invalid chunk size"),
+        (
+            "AI.CONFIG MODEL_CHUNK_SIZE 65535",
+            "MODEL_CHUNK_SIZE: 65535 is less than the smallest chunk size, 65536",
+        ),
         ("AI.CONFIG SET MODEL_CHUNK_SIZE 5", "unsupported subcommand"),
         ("AI.INFO", "wrong number of arguments for 'ai.info' command"),
         ("AI.INFO a b c", "wrong number of arguments for 'ai.info' command"),
@@ -271,13 +278,33 @@ def test_a_backend_is_loaded_once(client: redis.Redis) -> None:
 
 
 def test_changing_settings_needs_the_right_to_config(client: redis.Redis, front_door: FrontDoor) -> None:
-    client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-config")
-    with redis.Redis(port=front_door.port, username="reader", password="pw", protocol=2) as reader:
-        assert reader.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 535822336
-        for words in (("MODEL_CHUNK_SIZE", 5), ("BACKENDSPATH", "/x"), ("LOADBACKEND", "TORCH", "x")):
-            with pytest.raises(redis.exceptions.NoPermissionError):
-                reader.execute_command("AI.CONFIG", *words)
+    changes = (("MODEL_CHUNK_SIZE", 100_000), ("BACKENDSPATH", "/x"), ("LOADBACKEND", "TORCH", "x"))
+    for rights in (("-config",), ("-config", "+config|get")):
+        client.execute_command("ACL", "SETUSER", "reader", "on", "reset", "on", ">pw", "~*", "+@all", *rights)
+        with redis.Redis(port=front_door.port, username="reader", password="pw", protocol=2) as reader:
+            assert reader.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 535822336
+            for words in changes:
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    reader.execute_command("AI.CONFIG", *words)
+                if words[0] != "LOADBACKEND":
+                    pipeline = reader.pipeline(transaction=True)
+                    pipeline.execute_command("AI.CONFIG", *words)
+                    with pytest.raises(redis.ResponseError, match=r"permission|EXECABORT"):
+                        pipeline.execute()
+            assert reader.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 535822336
     client.execute_command("ACL", "DELUSER", "reader")
+
+
+def test_changing_settings_needs_no_other_right_than_config_set(client: redis.Redis, front_door: FrontDoor) -> None:
+    client.execute_command("ACL", "SETUSER", "setter", "on", ">pw", "+config|set", "+multi", "+exec", "+ping")
+    before = client.config_get()
+    with redis.Redis(port=front_door.port, username="setter", password="pw", protocol=2) as setter:
+        assert setter.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 100_000) == b"OK"
+        pipeline = setter.pipeline(transaction=True)
+        pipeline.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 535822336)
+        assert pipeline.execute() == [b"OK"]
+    assert client.config_get() == before, "Redis's own settings are left alone"
+    client.execute_command("ACL", "DELUSER", "setter")
 
 
 def test_run_info_needs_the_right_to_the_key(client: redis.Redis, front_door: FrontDoor) -> None:
@@ -334,7 +361,7 @@ def test_a_copy_keeps_the_model(sweeping: redis.Redis) -> None:
 def test_settings_are_those_of_the_command_line(redis_server: RedisServer, tmp_path: Path) -> None:
     config = Config(
         redis=redis_server.url, port=0, drain_timeout_s=5, threads_per_queue=3, inter_op_parallelism=2,
-        intra_op_parallelism=4, model_execution_timeout_ms=1234, backend_memory_limit_mb=77, model_chunk_size=999,
+        intra_op_parallelism=4, model_execution_timeout_ms=1234, backend_memory_limit_mb=77, model_chunk_size=99_999,
         device_threads=("CPU=2",),
     )  # fmt: skip
     server = FrontDoor(config)
@@ -343,7 +370,7 @@ def test_settings_are_those_of_the_command_line(redis_server: RedisServer, tmp_p
             shown = sections(client, "ai")
             assert list(shown["ai_load_time_configs"].values()) == ["3", "2", "4", "1234", "77"]
             assert sum(name.startswith("ai_queue_CPU_bthread") for name in shown["ai_cpu"]) == 2
-            assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 999
+            assert client.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 99_999
             assert client.execute_command("AI.CONFIG", "GET", "BACKENDSPATH").endswith(b"/redisai_py/backends")
     finally:
         server.stop()

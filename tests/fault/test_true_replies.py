@@ -9,13 +9,12 @@ import hiredis
 import pytest
 import redis
 
-from redisai_py.config import Config
-from scripts import make_models
+from redisai_py.config import MIN_CHUNK_SIZE, Config
 from tests.fault.meddling_proxy import MeddlingProxy
-from tests.support import LOCALHOST, FrontDoor
+from tests.support import LOCALHOST, FrontDoor, long_model
 from tests.wire import Wire, numbers, value
 
-MODEL = make_models.build_onnx_mul()
+MODEL = long_model()
 STORE_MODEL = ("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", MODEL)
 SMALL = ("AI.TENSORSET", "y", "UINT8", "1", "BLOB", b"\1")
 LARGE = ("AI.TENSORSET", "y", "UINT8", "100000", "BLOB", b"\1" * 100_000)
@@ -27,8 +26,10 @@ LOST = "ERR Redis dropped what was to be stored before it was published; nothing
 
 @pytest.fixture(scope="module")
 def door(proxy: MeddlingProxy) -> Iterator[FrontDoor]:
-    """A front door behind the proxy, with models in pieces of 100 bytes."""
-    config = Config(redis=f"redis://{LOCALHOST}:{proxy.port}", port=0, drain_timeout_s=1, model_chunk_size=100)
+    """A front door behind the proxy, with models in several pieces."""
+    config = Config(
+        redis=f"redis://{LOCALHOST}:{proxy.port}", port=0, drain_timeout_s=1, model_chunk_size=MIN_CHUNK_SIZE
+    )
     server = FrontDoor(config)
     yield server
     server.stop()

@@ -140,7 +140,7 @@ def script_runs(draw):
     return ScriptExecute(key, function, declared, inputs, args, outputs, timeout), call
 
 
-chunk_sizes = st.integers(1, 2**63 - 1)
+chunk_sizes = st.integers(65536, 2**63 - 1)
 meant_and_sent = st.one_of(
     tensor_sets(),
     tensor_gets(),

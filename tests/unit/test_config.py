@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,10 @@ def test_every_setting_is_read_from_its_variable_and_its_line_in_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {
-        "host": "127.0.0.2",
+        "host": "127.0.0.2,-::1",
+        "unix_socket_perm": "770",
+        "unix_socket": "/tmp/redisai.sock",
+        "require_password": "true",
         "redis": "redis://elsewhere:1",
         "data_dir": "elsewhere",
         "redis_server": "valkey-server",
@@ -53,9 +57,15 @@ def test_every_setting_is_read_from_its_variable_and_its_line_in_the_file(
         "device_threads": "GPU:0=1,cpu=3",
     }
     for setting in settings():
+        if setting.name == "redis_password_file":  # is read at once, see below
+            continue
         text = other.get(setting.name, str((setting.minimum or 0) + 1))
-        words = tuple(text.split(",")) if setting.default == () else None
-        shown = text if text.isdigit() or text == "false" else json.dumps(words or text)
+        words = tuple(text.split(",")) if isinstance(setting.default, tuple) else None
+        shown = (
+            text
+            if (text.isdigit() and setting.type == "int") or text in ("false", "true")
+            else json.dumps(words or text)
+        )
         file = tmp_path / f"{setting.name}.toml"
         file.write_text(f"{setting.name} = {shown}\n")
         from_file = load({}, file)
@@ -124,6 +134,51 @@ def test_urls_that_are_accepted(url: str) -> None:
     assert Config(redis=url).redis == url
 
 
+@pytest.mark.parametrize("text", ["127.0.0.1 -::1", "127.0.0.1,-::1", "127.0.0.1, -::1"])
+def test_addresses_may_stand_in_one_word(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load({"host": [text]}, None).host == ("127.0.0.1", "-::1")
+    monkeypatch.setenv("REDISAI_HOST", text)
+    assert load({}, None).host == ("127.0.0.1", "-::1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"host": [""]}, ["host", "unix_socket"]),
+        ({"host": ["-"]}, ["host", "'-'"]),
+        ({"unix_socket_perm": "888"}, ["unix_socket_perm", "octal"]),
+        ({"unix_socket_perm": "7777"}, ["unix_socket_perm", "octal"]),
+        ({"require_password": True, "redis": "redis://h"}, ["require_password", "private Redis"]),
+        ({"redis_password_file": "/f"}, ["redis_password_file", "--redis"]),
+        ({"redis_password_file": "/f", "redis": "redis://:p@h"}, ["redis_password_file", "***"]),
+        ({"redis_password_file": "/none", "redis": "redis://h"}, ["redis_password_file", "/none"]),
+        ({"model_chunk_size": "65535"}, ["model_chunk_size", "65536"]),
+    ],
+)
+def test_settings_that_contradict_each_other(flags: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(flags, None)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("redis://host:1", "redis://:p%40%2F%20w@host:1"),
+        ("rediss://me@host", "rediss://me:p%40%2F%20w@host"),
+        ("unix:///tmp/r.sock", "unix://:p%40%2F%20w@/tmp/r.sock"),
+    ],
+)
+def test_the_password_may_be_in_a_file(tmp_path: Path, url: str, whole: str) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@/ w\nnot this\n")
+    assert load({"redis": url, "redis_password_file": str(file)}, None).redis == whole
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="no password in its first line"):
+        load({"redis": url, "redis_password_file": str(file)}, None)
+
+
 def test_zero_is_allowed_where_it_means_something() -> None:
     zeros = {setting.name: 0 for setting in settings() if setting.zero}
     assert {"port", "model_execution_timeout_ms", "near_cache_bytes", "auto_batch"} <= zeros.keys()
@@ -153,7 +208,7 @@ def test_a_truth_is_no_number(tmp_path: Path, name: str) -> None:
 def test_json_round_trip() -> None:
     config = Config(
         port=0, data_dir=Path("/a/b"), preload=("x", "y"), device_threads=("CPU=3",), redis="redis://:p@h:1",
-        protected_mode=False,
+        protected_mode=False, host=("::1", "-127.0.0.1"), unix_socket=Path("/s"),
     )  # fmt: skip
     assert Config.from_json(config.to_json()) == config
     assert "\n" not in config.to_json()

@@ -25,7 +25,7 @@ def test_the_users_settings_are_left_alone(tmp_path: Path) -> None:
 def test_the_second_holder_is_told_of_the_first(tmp_path: Path) -> None:
     # Locks belong to open files, so two objects in one process are as good as two processes.
     with DataDirectory(tmp_path).held() as say:
-        say("127.0.0.1:1234")
+        say(["127.0.0.1:1234", "[::1]:1234"])
         with (
             pytest.raises(StartError, match=rf"process id {os.getpid()} at 127\.0\.0\.1:1234"),
             DataDirectory(tmp_path).held(),

@@ -21,12 +21,22 @@ if TYPE_CHECKING:
     from redisai_py.server.app import Server
     from redisai_py.server.connection import Connection
 
-__all__ = ["HANDLERS", "INFO_FIELDS", "NEEDS_CONFIG", "change_setting", "info_report", "setting"]
+__all__ = [
+    "HANDLERS",
+    "INFO_FIELDS",
+    "NEEDS_CONFIG",
+    "change_setting",
+    "check_config_right",
+    "info_report",
+    "setting",
+]
 
 INFO_FIELDS = (b"kind", b"id", b"backend", b"device", b"tag")
 """What AI.INFO reads of a key's hash."""
-NEEDS_CONFIG = (b"CONFIG", b"GET", b"maxmemory")
-"""What a client must be allowed to do in Redis to change a setting here."""
+NEEDS_CONFIG = (b"CONFIG", b"SET", b"redisai-py-asks-for-the-right-only", b"")
+"""What a client must be allowed to do in Redis to change a setting here. Redis looks at the right first; then it has no
+such setting, and changes nothing.
+"""
 
 logger = structlog.get_logger()
 
@@ -130,7 +140,7 @@ def setting(name: str, server: Server) -> Any:
 
 
 async def config_set(request: admin.ConfigSet, connection: Connection) -> Any:
-    """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this process, until it ends; needs the right to CONFIG."""
+    """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this process, until it ends; needs the right to CONFIG SET."""
     await _need_config(connection)
     return change_setting(request, connection.server)
 
@@ -164,11 +174,18 @@ async def load_backend_command(request: admin.LoadBackend, connection: Connectio
 
 
 async def _need_config(connection: Connection) -> None:
-    """Raise Redis's NOPERM unless the client may run CONFIG; a server without CONFIG at all is no reason to refuse."""
     await connection.session.authenticated()
     (raw,) = await connection.session.capture([list(NEEDS_CONFIG)])
-    if raw.startswith((b"-NOPERM", b"-NOAUTH")):
-        raise UpstreamError(raw[1:].decode("utf-8", "replace").strip())
+    check_config_right(raw[1:].decode("utf-8", "replace").strip())
+
+
+def check_config_right(error: str) -> None:
+    """Raise Redis's NOPERM unless the client may run CONFIG SET.
+
+    Args: error: what Redis said to NEEDS_CONFIG. A Redis without CONFIG at all is no reason to refuse.
+    """
+    if error.startswith(("NOPERM", "NOAUTH")):
+        raise UpstreamError(error)
 
 
 HANDLERS: dict[type, Any] = {

@@ -19,7 +19,7 @@ def words(text):
         ("AI.CONFIG get model_chunk_size ignored", ConfigGet("MODEL_CHUNK_SIZE")),
         ("AI.CONFIG GET nothing", ConfigGet("NOTHING")),
         ("AI.CONFIG BACKENDSPATH /x", ConfigSet("BACKENDSPATH", "/x")),
-        ("AI.CONFIG model_chunk_size 5 ignored", ConfigSet("MODEL_CHUNK_SIZE", 5)),
+        ("AI.CONFIG model_chunk_size 65536 ignored", ConfigSet("MODEL_CHUNK_SIZE", 65536)),
         ("AI.CONFIG LOADBACKEND torch p ignored", LoadBackend("TORCH", "p")),
     ],
 )
@@ -40,6 +40,10 @@ def test_requests(text, request_):
         ("AI.CONFIG MODEL_CHUNK_SIZE", "ERR MODEL_CHUNK_SIZE: missing chunk size"),
         ("AI.CONFIG MODEL_CHUNK_SIZE 0", "ERR MODEL_CHUNK_SIZE: invalid chunk size"),
         ("AI.CONFIG MODEL_CHUNK_SIZE 5.0", "ERR MODEL_CHUNK_SIZE: invalid chunk size"),
+        (
+            "AI.CONFIG MODEL_CHUNK_SIZE 65535",
+            "ERR MODEL_CHUNK_SIZE: 65535 is less than the smallest chunk size, 65536",
+        ),
         ("AI.CONFIG SET MODEL_CHUNK_SIZE 5", "ERR unsupported subcommand"),
     ],
 )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from redisai_py.supervisor import Backoff
+from redisai_py.backoff import Backoff
 
 
 def test_the_first_restart_is_at_once_and_the_pauses_grow_to_a_limit() -> None:

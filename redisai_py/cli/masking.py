@@ -1,0 +1,33 @@
+"""Passwords on the command line, kept from whoever lists the processes of the machine.
+
+A process can overwrite what `ps` shows of it, but only once it runs: for a moment the password is to be seen. A file
+(`--redis-password-file`) or a variable (REDISAI_REDIS, REDISAI_URL) never is.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from redisai_py.config import masked_url
+
+__all__ = ["mask_command_line"]
+
+_IN_QUERY = re.compile(r"(?<=[?&]password=)[^&]*")
+
+
+def mask_command_line() -> None:
+    """Replace this process's title by its command line without passwords, if there are any."""
+    masked = list(map(_masked, sys.orig_argv))
+    if masked != sys.orig_argv:
+        from setproctitle import setproctitle  # here: few command lines need it
+
+        setproctitle(" ".join(masked))
+
+
+def _masked(word: str) -> str:
+    """The word with `***` in place of the password of the URL that it is, or that follows a `=`."""
+    found = re.search(r"(?:^|=)(\w+://.*)", word, re.DOTALL)
+    if found is None:
+        return word
+    return word[: found.start(1)] + _IN_QUERY.sub("***", masked_url(found[1]))

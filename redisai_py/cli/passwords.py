@@ -1,0 +1,61 @@
+"""The password for a server whose URL names none: a file's, or the one that `redisai serve --require-password` made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from redisai_py.cli.failures import CannotUse
+from redisai_py.data_directory import password_of
+
+__all__ = ["with_password"]
+
+_FILE = "REDISAI_PASSWORD_FILE"
+_DIRECTORIES = ("redisai-data", "data")
+"""The data directories of `redisai serve` and of `make run`, where they are started."""
+_PORT = 6379
+
+
+def with_password(url: str) -> str:
+    """The URL with the password of the file in REDISAI_PASSWORD_FILE, else of a server of ours on this machine whose
+    data directory is REDISAI_DATA_DIR, `redisai-data` or `data`. Unchanged if it has a password or none is found.
+
+    Raises: CannotUse: the file of the variable cannot be read.   ValueError: that is no URL.
+    """
+    parts = urlsplit(url)
+    if parts.password is not None or parts.scheme not in ("redis", "rediss", "unix") or "password=" in parts.query:
+        return url
+    password = _of_variable() or _of_server(url)
+    if not password:
+        return url
+    user = f"{parts.username or ''}:{quote(password, safe='')}"
+    return parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _of_variable() -> str | None:
+    path = os.environ.get(_FILE)
+    if not path:
+        return None
+    try:
+        return Path(path).expanduser().read_text().partition("\n")[0].rstrip("\r")
+    except (OSError, ValueError) as error:
+        raise CannotUse(f"{_FILE} names {path}, which cannot be read: {error}") from error
+
+
+def _of_server(url: str) -> str | None:
+    parts = urlsplit(url)
+    if parts.username is not None:  # the generated password is the default user's
+        return None
+    if parts.scheme == "unix":
+        addresses = [f"unix://{unquote(parts.path)}"]
+    else:
+        port = parts.port or _PORT
+        names = {"localhost": ("127.0.0.1", "::1")}.get(parts.hostname or "localhost", (parts.hostname or "",))
+        addresses = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names]
+    own = os.environ.get("REDISAI_DATA_DIR")
+    for directory in ([own] if own else []) + list(_DIRECTORIES):
+        for address in addresses:
+            if password := password_of(Path(directory).expanduser(), address):
+                return password
+    return None
