@@ -30,11 +30,14 @@ __all__ = [
     "InputSpec",
     "LoadOptions",
     "Session",
+    "TensorSpec",
     "backend_names",
     "framework_error",
     "install_hint",
     "load_backend",
     "loaded_backends",
+    "may_keep_state",
+    "output_specs",
 ]
 
 ENTRY_POINT_GROUP = "redisai_py.backends"
@@ -68,12 +71,20 @@ Array = NDArray[Any] | DeviceArray
 
 
 @dataclass(frozen=True, slots=True)
-class InputSpec:
-    """What a model says of one input; `None` where it does not say. `shape` has None for a dynamic dimension."""
+class TensorSpec:
+    """What a model says of one input or output; `None` where it does not say.
+
+    shape: None for a dynamic dimension.   says: the model's own words for what is no tensor of ours: `seq(...)`.
+    """
 
     name: str
     dtype: np.dtype[Any] | None = None
     shape: tuple[int | None, ...] | None = None
+    says: str = ""
+
+
+InputSpec = TensorSpec
+"""The name of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +104,18 @@ class LoadOptions:
 class Session(Protocol):
     """One loaded model. The engine never calls `run` concurrently on one session; `terminate` may come at any time."""
 
-    inputs: Sequence[InputSpec]
+    inputs: Sequence[TensorSpec]
     """One per input, in the order of `run`'s arguments."""
     outputs: Sequence[str]
     """One name per output; TORCH has empty strings."""
     nbytes: int
     """Estimate of the memory that the loaded model holds (weights; at least the blob's size)."""
+    stateful: bool
+    """Whether a run may change what later runs give. Such a model is neither warmed up nor merged. A session without
+    this attribute keeps no state.
+    """
+    output_specs: Sequence[TensorSpec]
+    """One per output, as far as the model says; a session without this attribute says nothing."""
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run the model once.
@@ -138,6 +155,17 @@ class Backend(Protocol):
         Raises:  BackendError with the framework's text on one line.
         Thread:  any but the event loop's.
         """
+
+
+def may_keep_state(session: Session) -> bool:
+    """The session's `stateful`; False for one that does not say."""
+    return bool(getattr(session, "stateful", False))
+
+
+def output_specs(session: Session) -> Sequence[TensorSpec]:
+    """The session's `output_specs`; the bare names for one that says no more."""
+    specs: Sequence[TensorSpec] | None = getattr(session, "output_specs", None)
+    return [TensorSpec(name) for name in session.outputs] if specs is None else specs
 
 
 def framework_error(error: BaseException, prefix: str = "") -> BackendError:

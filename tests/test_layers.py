@@ -35,6 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "engine.batching",
         "engine.dag",
         "engine.inline",
+        "engine.proof",
         "engine.settings",
         "engine.scripts.frames",
         "server.keymap",

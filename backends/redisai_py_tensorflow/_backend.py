@@ -22,12 +22,13 @@ from redisai_py.backend import LoadOptions
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_tensorflow._archive import is_archive, unpack_saved_model
+from redisai_py_tensorflow._graph import Bound, check_fed, may_keep_state
 from redisai_py_tensorflow._session import TensorflowSession, tensorflow_error
+from redisai_py_tensorflow._signature import bind_signature
 
 __all__ = ["TensorflowBackend"]
 
 _NO_CUDA = "ERR GPU requested but TF couldn't find CUDA"
-_DEFAULT_SIGNATURE = "serving_default"
 
 v1: Any = tf.compat.v1
 
@@ -56,26 +57,30 @@ class TensorflowBackend:
     ) -> TensorflowSession:
         """Build a session whose inputs and outputs are the named ones, in the given order.
 
-        Raises: BackendError: no GPU; not a GraphDef, nor a readable archive; a name that the model does not have.
+        Args:    inputs, outputs: empty for all of a SavedModel's signature, by name.
+                 options: `extra["signature"]` names one; otherwise the default one, or one that has the names.
+        Raises:  BackendError: no GPU; not a GraphDef, nor a readable archive; a name that the model does not have; an
+                 input that is left out and needed.
         """
         self.check_device(device)
         graph = tf.Graph()
         session = v1.Session(graph=graph, config=_config(device, options))
         try:
             with graph.as_default(), graph.device(f"/GPU:{device.index or 0}" if device.kind == "GPU" else "/CPU:0"):
-                load = _load_saved_model if is_archive(blob) else _load_frozen
-                tensors, nbytes = load(blob, session, inputs, outputs)
-                tensors = tensors[0], _apart(tensors[1], tensors[0])
-                parallel = options.inter_op_threads > 1
-                return TensorflowSession(session, (inputs, outputs), tensors, nbytes, parallel)
+                if is_archive(blob):
+                    bound, nbytes = _load_saved_model(
+                        blob, session, inputs, outputs, options.extra.get("signature", "")
+                    )
+                else:
+                    bound, nbytes = _load_frozen(blob, session, inputs, outputs)
+                check_fed(bound)
+                stateful = may_keep_state(bound, graph)
+                return TensorflowSession(session, bound, nbytes, options.inter_op_threads > 1, stateful)
         except BaseException as error:
             session.close()
             if isinstance(error, Exception) and not isinstance(error, BackendError):
                 raise tensorflow_error(error) from error
             raise
-
-
-Tensors = tuple[list[Any], list[Any]]
 
 
 def _config(device: Device, options: LoadOptions) -> Any:
@@ -91,7 +96,10 @@ def _config(device: Device, options: LoadOptions) -> Any:
     return config
 
 
-def _load_frozen(blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Tensors, int]:
+def _load_frozen(blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Bound, int]:
+    for word, names in (("INPUTS", inputs), ("OUTPUTS", outputs)):
+        if not names and not (word == "INPUTS" and outputs):
+            raise BackendError(f"ERR {word} not specified for TF")
     definition = v1.GraphDef()
     try:
         definition.ParseFromString(blob)
@@ -106,43 +114,16 @@ def _load_frozen(blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequ
         if name not in operations or not operations[name].outputs:
             raise BackendError(f'ERR Output node named "{name}" not found in TF graph')
     feeds, fetches = ([operations[name].outputs[0] for name in names] for names in (inputs, outputs))
-    return (feeds, fetches), len(blob)
+    return Bound(inputs, outputs, feeds, fetches), len(blob)
 
 
-def _load_saved_model(blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Tensors, int]:
+def _load_saved_model(
+    blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequence[str], signature: str
+) -> tuple[Bound, int]:
     """Restore a SavedModel's variables and tables into the session; its files are gone when this returns."""
     with tempfile.TemporaryDirectory(prefix="redisai_py_") as directory:
         folder = unpack_saved_model(blob, Path(directory))
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         meta_graph = v1.saved_model.loader.load(session, [tf.saved_model.SERVING], str(folder))
-    signature = _signature(meta_graph)
-    for name in inputs:
-        if name not in signature.inputs:
-            known = ", ".join(sorted(signature.inputs))
-            raise BackendError(f'ERR Input node named "{name}" not found in TF graph. The SavedModel takes: {known}')
-    for name in outputs:
-        if name not in signature.outputs:
-            known = ", ".join(sorted(signature.outputs))
-            raise BackendError(f'ERR Output node named "{name}" not found in TF graph. The SavedModel gives: {known}')
-    graph = session.graph
-    feeds = [graph.get_tensor_by_name(signature.inputs[name].name) for name in inputs]
-    fetches = [graph.get_tensor_by_name(signature.outputs[name].name) for name in outputs]
-    return (feeds, fetches), max(len(blob), nbytes)
-
-
-def _signature(meta_graph: Any) -> Any:
-    """The signature `serving_default`, or the only one there is."""
     signatures = {name: value for name, value in meta_graph.signature_def.items() if not name.startswith("__")}
-    if _DEFAULT_SIGNATURE in signatures:
-        return signatures[_DEFAULT_SIGNATURE]
-    if len(signatures) == 1:
-        return next(iter(signatures.values()))
-    raise BackendError(
-        f"ERR SavedModel has no signature {_DEFAULT_SIGNATURE}, but: {', '.join(sorted(signatures)) or 'none'}"
-    )
-
-
-def _apart(fetches: Sequence[Any], feeds: Sequence[Any]) -> list[Any]:
-    """TensorFlow refuses to fetch what is fed: an output that is an input is copied by the graph."""
-    fed = {feed.ref() for feed in feeds}
-    return [tf.identity(fetch) if fetch.ref() in fed else fetch for fetch in fetches]
+    return bind_signature(signatures, session.graph, inputs, outputs, signature), max(len(blob), nbytes)

@@ -11,9 +11,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.protobuf import config_pb2
 
-from redisai_py.backend import Array, InputSpec, framework_error
+from redisai_py.backend import Array, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import DType
+from redisai_py_tensorflow._graph import Bound, apart
 
 __all__ = ["TensorflowSession", "tensorflow_error"]
 
@@ -37,22 +38,28 @@ class TensorflowSession:
     def __init__(
         self,
         session: Any,
-        names: tuple[Sequence[str], Sequence[str]],
-        tensors: tuple[Sequence[Any], Sequence[Any]],
+        bound: Bound,
         nbytes: int,
         parallel: bool,
+        stateful: bool,
     ) -> None:
-        """Bind a session to the tensors of its inputs and outputs.
+        """Bind a session to the tensors of its inputs and outputs, in the session's graph.
 
-        Args: names: of inputs and outputs as the client gave them.   tensors: the graph's, in the same order.
-              parallel: whether nodes that do not depend on each other may run at once, in TensorFlow's pool.
+        Args: parallel: whether nodes that do not depend on each other may run at once, in TensorFlow's pool.
         """
-        feeds, fetches = tensors
+        fed = bound.fed
         self._session = session
-        self._call: Callable[..., Any] | None = _callable(session, feeds, fetches, parallel)
-        self.inputs: Sequence[InputSpec] = [_spec(name, feed) for name, feed in zip(names[0], feeds, strict=True)]
-        self.outputs: Sequence[str] = list(names[1])
+        self._call: Callable[..., Any] | None = _callable(session, fed, apart(bound.fetches, fed), parallel)
+        self._defaults = [value for _, value in bound.defaults]
+        self.inputs: Sequence[TensorSpec] = [
+            _spec(name, feed) for name, feed in zip(bound.inputs, bound.feeds, strict=True)
+        ]
+        self.outputs: Sequence[str] = list(bound.outputs)
+        self.output_specs: Sequence[TensorSpec] = [
+            _spec(name, fetch) for name, fetch in zip(bound.outputs, bound.fetches, strict=True)
+        ]
         self.nbytes = nbytes
+        self.stateful = stateful
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run once; see `redisai_py.backend.Session.run`. Outputs are always in host memory.
@@ -62,7 +69,7 @@ class TensorflowSession:
         assert self._call is not None, "run after close"
         arrays = [array if isinstance(array, np.ndarray) else array.numpy() for array in inputs]
         try:
-            values = self._call(*arrays)
+            values = self._call(*arrays, *self._defaults)
         except Exception as error:
             raise tensorflow_error(error) from error
         return [_array(value, arrays) for value in values]
@@ -92,9 +99,12 @@ def _callable(session: Any, feeds: Sequence[Any], fetches: Sequence[Any], parall
     return function
 
 
-def _spec(name: str, feed: Any) -> InputSpec:
+def _spec(name: str, feed: Any) -> TensorSpec:
     shape = None if feed.shape.rank is None else tuple(feed.shape.as_list())
-    return InputSpec(name, np.dtype(feed.dtype.as_numpy_dtype), shape)
+    try:
+        return TensorSpec(name, np.dtype(feed.dtype.as_numpy_dtype), shape, feed.dtype.name)
+    except TypeError:  # a resource or a variant
+        return TensorSpec(name, None, shape, feed.dtype.name)
 
 
 def _array(value: Any, inputs: Sequence[NDArray[Any]]) -> Array | None:

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from redisai_py.backend import InputSpec, LoadOptions, framework_error
+from redisai_py.backend import LoadOptions, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_torch._archive import is_export_archive, is_saved_object
 from redisai_py_torch._exported import load_exported
 from redisai_py_torch._session import LoadedModel, TorchSession
+from redisai_py_torch._signature import INPUTS_TEXT, input_specs, output_specs
 
 __all__ = ["TorchBackend"]
 
@@ -27,8 +28,6 @@ _NOT_A_PROGRAM = (
     "ERR a file of torch.save holds weights or a pickled module, which is no program; "
     "store what torch.jit.save or torch.export.save writes"
 )
-_INPUTS_TEXT = "Erorr while trying to retrive model inputs number: "
-_OUTPUTS_TEXT = "Erorr while trying to retrive model outputs number: "
 
 
 class TorchBackend:
@@ -55,7 +54,7 @@ class TorchBackend:
     ) -> TorchSession:
         """Build a session; `inputs` and `outputs` are ignored: the names are those of `forward`'s parameters.
 
-        Raises: BackendError: no CUDA; not loadable; a `forward` whose outputs cannot be counted (a list of tensors).
+        Raises: BackendError: no CUDA; not loadable; a `forward` that takes or returns what is no tensor.
         """
         self.check_device(device)
         self._set_threads(options)
@@ -97,29 +96,33 @@ def _load_script(blob: bytes, device: torch.device) -> LoadedModel:
         forward = module.forward
         schema: Any = forward.schema
     except AttributeError as error:
-        raise BackendError(f"{_INPUTS_TEXT}Method 'forward' is not defined.") from error
+        raise BackendError(f"{INPUTS_TEXT}Method 'forward' is not defined.") from error
     nodes = list(_nodes(module.inlined_graph))
     named = {name.rpartition(".")[2] for name in module.state_dict()}
     return LoadedModel(
         call=forward,
-        inputs=tuple(InputSpec(argument.name) for argument in schema.arguments[1:]),
-        output_count=_count_outputs(schema),
+        inputs=input_specs(schema),
+        outputs=output_specs(schema, module.inlined_graph),
         weights=(*module.parameters(), *module.buffers(), *_constants(nodes)),
         writes=any(_writes(node) or _reads_unnamed(node, named) for node in nodes),
+        stateful=_may_keep_state(module, nodes),
     )
 
 
-def _count_outputs(schema: Any) -> int:
-    """RedisAI's rule: a tensor is 1, a tuple its tensors, a list an error, anything else 0 (and so never runnable)."""
-    (returned,) = schema.returns
-    kind = returned.type.kind()
-    if kind == "TensorType":
-        return 1
-    if kind == "TupleType":
-        return sum(element.kind() == "TensorType" for element in returned.type.elements())
-    if kind == "ListType":
-        raise BackendError(f"{_OUTPUTS_TEXT}std::exception")
-    return 0
+def _may_keep_state(module: Any, nodes: Sequence[Any]) -> bool:
+    """Whether `forward` may write to what outlives it: the module's tensors and attributes.
+
+    Freezing folds every attribute into the graph but those that are written to, and drops the branches that are never
+    taken, such as a normalisation's training.
+    """
+    if not any(_writes(node) for node in nodes):
+        return False
+    try:
+        frozen = torch._C._freeze_module(module._c, [], True, False)
+        graph = frozen._get_method("forward").graph
+    except Exception:  # what cannot be frozen may do anything
+        return True
+    return any(node.kind() in ("prim::SetAttr", "prim::GetAttr", "prim::CallMethod") for node in _nodes(graph))
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

@@ -1,22 +1,26 @@
 """torch.export archives (.pt2): load one and say what it takes and returns.
 
 An exported program takes its inputs as positional and keyword arguments in any nesting; here they are its tensors in
-order, named as the program names them.
+order, named as the program names them. Arguments that are no tensors were fixed by the export, as were results that
+are none.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from redisai_py.backend import InputSpec
+from redisai_py.backend import TensorSpec
 from redisai_py.errors import BackendError
 from redisai_py_torch._archive import check_export_archive
 from redisai_py_torch._dtypes import NUMPY_DTYPES
 from redisai_py_torch._session import LoadedModel
+from redisai_py_torch._state import may_keep_state
 
 __all__ = ["load_exported"]
 
@@ -24,7 +28,8 @@ __all__ = ["load_exported"]
 def load_exported(blob: bytes, device: torch.device) -> LoadedModel:
     """Load an archive onto a device.
 
-    Raises: BackendError: refused (see `_archive`), or an input that is no tensor; whatever PyTorch raises.
+    Raises: BackendError: refused (see `_archive`), or a number among the inputs or outputs that varies; whatever
+            PyTorch raises.
     """
     check_export_archive(blob)
     program = torch.export.load(io.BytesIO(blob))
@@ -34,31 +39,48 @@ def load_exported(blob: bytes, device: torch.device) -> LoadedModel:
         program = move_to_device_pass(program, device)
     module = program.module()
     in_spec = program.call_spec.in_spec
+    arguments = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    results = [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+    inputs = tuple(_specs(program, arguments, "input"))
+    outputs = tuple(TensorSpec("", spec.dtype, spec.shape) for spec in _specs(program, results, "output"))
+    fixed = [None if isinstance(argument, TensorArgument) else argument.value for argument in arguments]
+    takes = [isinstance(argument, TensorArgument) for argument in arguments]
+    gives = [isinstance(result, TensorArgument) for result in results]
 
     def call(*tensors: torch.Tensor) -> Any:
-        if len(tensors) != in_spec.num_leaves:
-            raise BackendError(f"forward() expected {in_spec.num_leaves} inputs but got {len(tensors)}")
-        args, kwargs = pytree.tree_unflatten(tensors, in_spec)
-        return tuple(pytree.tree_leaves(module(*args, **kwargs)))
+        if len(tensors) != len(inputs):
+            raise BackendError(f"forward() expected {len(inputs)} inputs but got {len(tensors)}")
+        given = iter(tensors)
+        leaves = [next(given) if is_tensor else value for is_tensor, value in zip(takes, fixed, strict=True)]
+        args, kwargs = pytree.tree_unflatten(leaves, in_spec)
+        values = pytree.tree_leaves(module(*args, **kwargs))
+        return tuple(value for value, is_tensor in zip(values, gives, strict=True) if is_tensor)
 
     return LoadedModel(
         call=call,
-        inputs=tuple(_input_specs(program)),
-        output_count=len(program.graph_signature.user_outputs),
+        inputs=inputs,
+        outputs=outputs,
         weights=(*program.state_dict.values(), *_tensors(program.constants)),
         writes=any(_writes(node) for node in program.graph.nodes),
+        stateful=may_keep_state(program),
     )
 
 
-def _input_specs(program: Any) -> list[InputSpec]:
-    placeholders = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+def _specs(program: Any, arguments: Sequence[Any], what: str) -> list[TensorSpec]:
+    """Those that are tensors; constants (fixed when the program was exported) are none of the client's business."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     specs = []
-    for name in program.graph_signature.user_inputs:
-        value = placeholders.get(name) if isinstance(name, str) else None
-        if not isinstance(value, torch.Tensor):
-            raise BackendError(f"ERR torch.export archive: input {name} is not a tensor")
+    for argument in arguments:
+        if isinstance(argument, ConstantArgument):
+            continue
+        value = values.get(argument.name)
+        if not isinstance(argument, TensorArgument) or not isinstance(value, torch.Tensor):
+            raise BackendError(
+                f"ERR torch.export archive: {what} {argument.name} is not a tensor; "
+                "export with a fixed number, or with a tensor in its place"
+            )
         shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
-        specs.append(InputSpec(name, NUMPY_DTYPES.get(value.dtype), shape))
+        specs.append(TensorSpec(argument.name, NUMPY_DTYPES.get(value.dtype), shape))
     return specs
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from redisai_py.backend import Array, InputSpec, framework_error
+from redisai_py.backend import Array, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 from redisai_py_torch._convert import TorchDeviceArray, to_array, to_tensor
 
@@ -27,15 +27,18 @@ _WRONG_COUNT = "Function returned unexpected number of outputs - forward"
 class LoadedModel:
     """A model of either kind.
 
-    call: takes one tensor per input.   weights: parameters, buffers and constants.
+    call: takes one tensor per input, and returns the tensors of its result in order.
+    weights: parameters, buffers and constants.
     writes: whether a run may write to its inputs or to the model's own tensors.
+    stateful: whether a run may change what later runs give.
     """
 
     call: Callable[..., Any]
-    inputs: tuple[InputSpec, ...]
-    output_count: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     weights: tuple[torch.Tensor, ...]
     writes: bool
+    stateful: bool
 
 
 class TorchSession:
@@ -46,8 +49,10 @@ class TorchSession:
         self._writes = model.writes
         self._gpu = device if device.type == "cuda" else None
         self._weights = frozenset(weight.untyped_storage().data_ptr() for weight in model.weights)
-        self.inputs: Sequence[InputSpec] = model.inputs
-        self.outputs: Sequence[str] = ("",) * model.output_count
+        self.inputs: Sequence[TensorSpec] = model.inputs
+        self.outputs: Sequence[str] = ("",) * len(model.outputs)
+        self.output_specs: Sequence[TensorSpec] = model.outputs
+        self.stateful = model.stateful
         self.nbytes = max(blob_size, sum(weight.nbytes for weight in model.weights))
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
@@ -92,9 +97,13 @@ class TorchSession:
 
 
 def _flatten(value: Any) -> list[torch.Tensor]:
-    """The tensors of a result: one, or a flat tuple or list of them."""
+    """The tensors of a result: one, or those of tuples, lists and dictionaries in any nesting, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
-    if isinstance(value, (tuple, list)) and all(isinstance(member, torch.Tensor) for member in value):
-        return list(value)
+    if value is None:
+        return []
+    if isinstance(value, (tuple, list)):
+        return [tensor for member in value for tensor in _flatten(member)]
+    if isinstance(value, dict):
+        return [tensor for member in value.values() for tensor in _flatten(member)]
     raise BackendError(_NON_TENSOR)

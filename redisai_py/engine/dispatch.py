@@ -181,7 +181,8 @@ class Dispatcher:
         if not isinstance(batch, list):
             return []  # batches are never held here: models with MINBATCHSIZE have no inline policy
         rows = batch[0].rows if len(batch) == 1 else sum([run.rows for run in batch])
-        if not loaded.inline.allows(batch[0].key, rows):
+        key = batch[0].key
+        if not loaded.inline.allows(key, rows) or (len(batch) > 1 and loaded.proof.wanted(key)):
             self._hand_over(loaded, batch)
             return []
         return batch

@@ -19,12 +19,11 @@ from functools import partial
 from typing import Any
 
 from redisai_py.backend import Backend, DeviceArray, LoadOptions, Session, framework_error, load_backend
-from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.dispatch import Dispatcher
 from redisai_py.engine.execution import Execution, Slot
-from redisai_py.engine.inline import InlinePolicy
-from redisai_py.engine.loader import Loader, has_dynamic_rows, load_session, zeros
+from redisai_py.engine.loader import Loader, load_session, zeros
 from redisai_py.engine.merging import Value
+from redisai_py.engine.policies import policies
 from redisai_py.engine.registry import LoadedModel, Registry
 from redisai_py.engine.run import Run
 from redisai_py.engine.settings import EngineSettings, EngineSnapshot
@@ -52,6 +51,7 @@ class Engine:
           find_backend: the backend of a wire name; called on a loader thread.
           notable: gets every execution that failed, with its error, or took `settings.slow_run_s`, with None.
           evicted: gets each model that is let go because others need its memory.
+          ended_merging: gets each model that is not merged any more; its `proof.reason` says why.
     """
 
     def __init__(
@@ -61,9 +61,11 @@ class Engine:
         find_backend: Callable[[str], Backend] = load_backend,
         notable: Callable[[Execution, BaseException | None], object] = lambda execution, error: None,
         evicted: Callable[[LoadedModel], object] = lambda loaded: None,
+        ended_merging: Callable[[LoadedModel], object] = lambda loaded: None,
     ) -> None:
         self.settings = settings
         self._notable = notable
+        self._ended_merging = ended_merging
         self._find_backend = find_backend
         self._loop = loop
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
@@ -97,7 +99,8 @@ class Engine:
     # -- models --------------------------------------------------------------------------------------------------------
 
     async def load(self, model: Model) -> LoadedModel:
-        """Build a session of the model's bytes on a loader thread, and warm it with one run where its shapes are known.
+        """Build a session of the model's bytes on a loader thread, and warm it with one run where its shapes are known
+        and it keeps no state.
 
         Calls for an identity that is being loaded wait for the same session; a loaded one is returned at once.
         Raises: BackendNotInstalled; BackendError with the framework's text; Overloaded while shutting down.
@@ -144,7 +147,7 @@ class Engine:
         except Exception as error:  # a plugin that does not keep its contract
             self._load_failed((model.identity, framework_error(error, "ERR ")))
             return
-        if inputs is None or self._closing:
+        if inputs is None or loaded.stateful or self._closing:
             self._loaded(loaded)
         else:
             self._loader.submit(partial(self._warm_up, loaded, inputs))
@@ -158,15 +161,9 @@ class Engine:
         self._post(self._loaded, loaded)
 
     def _new_model(self, model: Model, session: Session) -> LoadedModel:
-        settings = self.settings
-        max_rows = model.batchsize
-        if not max_rows and settings.auto_batch > 1 and has_dynamic_rows(session):
-            max_rows = settings.auto_batch
-        queue: BatchQueue[Run] = BatchQueue(max_rows, model.minbatchsize, model.minbatchtimeout_ms / 1000)
-        may_run_here = model.device.kind == "CPU" and model.minbatchsize <= 1
-        inline = InlinePolicy(settings.inline_run_us / 1e6 if may_run_here else 0.0)
+        queue, inline, proof = policies(model, session, self.settings)
         device = self._device(model.device.queue)
-        loaded = LoadedModel(self, model, session, device, queue, inline, self._stats.of(model.identity))
+        loaded = LoadedModel(self, model, session, device, queue, inline, proof, self._stats.of(model.identity))
         self._alive.add(loaded)
         return loaded
 
@@ -305,6 +302,8 @@ class Engine:
         loaded = execution.loaded
         loaded.unfinished -= len(execution.runs)
         self._executions[loaded.model.backend] += 1
+        if execution.ended_merging:
+            self._ended_merging(loaded)
         self._settle(execution, execution.error)
         self._after_runs(loaded)
 
@@ -388,6 +387,10 @@ class Engine:
             self._refused,
             self._timed_out,
         )
+
+    def look_at(self, model_id: str) -> LoadedModel | None:
+        """The loaded model of an id, None if it is not loaded. Unlike `loaded`, this is no use of it."""
+        return self._registry.peek(model_id)
 
     # -- threads -------------------------------------------------------------------------------------------------------
 
@@ -500,7 +503,7 @@ class Engine:
             assert run.loaded is not None
             self._end([run], run.loaded, Overloaded(_SHUTTING_DOWN))
         for slot in self._slots():
-            stopped = slot.interrupt(time.monotonic(), lambda _: Overloaded(_SHUTTING_DOWN))
+            stopped = slot.interrupt(time.monotonic(), 0.0, lambda _: Overloaded(_SHUTTING_DOWN))
             if stopped is not None:
                 self._overdue(stopped)
 

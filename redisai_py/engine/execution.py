@@ -1,4 +1,5 @@
-"""Executing one batch: merge, run under watch, split; and once more singly if that fails.
+"""Executing one batch: merge, run under watch, split; and once more singly if that fails. The first merged runs of a
+model are compared with single ones (`proving`).
 
 A `Slot` executes one batch at a time: every worker thread has one, the event loop has one, a loader has one for its
 warm-up. The watchdog looks at the slots from its own thread. It may stop a run only under the slot's guard and the
@@ -21,7 +22,10 @@ from redisai_py.engine.run import Run
 from redisai_py.errors import BackendError, RedisAIError
 from redisai_py.tensor import Tensor
 
-__all__ = ["Execution", "Slot", "execute", "execute_at_once"]
+__all__ = ["Execution", "Slot", "attempt", "end_merging", "execute", "execute_at_once"]
+
+_SINGLE_RUNS = 4
+"""Merged runs take less time per request than single ones, unless cores are scarce or others use them."""
 
 logger = structlog.get_logger()
 
@@ -30,26 +34,54 @@ class Execution:
     """One call of `Session.run` for one or more runs of a model, or for a request that is run at once, without a Run.
 
     rows: dimension 0 of the merged inputs; 0 for a run that cannot be merged.
+    requests: how many requests it serves; it may take the time of each.
     started: monotonic seconds.   run_s: seconds in the framework.   cpu_s: this thread's CPU time of them.
     error: the failure of all, or None.
     values: per run its outputs, None until it ended or if it failed.
     stopped: why it was stopped from outside, which is then its error whatever the framework says.
+    repeats: it was stopped because it took too long, and its runs are executed again singly.
+    ended_merging: why its model is not merged any more, if that was found here.
     settled: the runs have their results (event loop's thread).
     """
 
-    __slots__ = ("cpu_s", "error", "loaded", "rows", "run_s", "runs", "settled", "started", "stopped", "values")
+    __slots__ = (
+        "cpu_s",
+        "ended_merging",
+        "error",
+        "loaded",
+        "repeats",
+        "requests",
+        "rows",
+        "run_s",
+        "runs",
+        "settled",
+        "started",
+        "stopped",
+        "values",
+    )
 
     def __init__(self, loaded: LoadedModel, runs: list[Run], rows: int) -> None:
         self.loaded = loaded
         self.runs = runs
         self.rows = rows
+        self.requests = len(runs)
         self.started = 0.0
         self.run_s = 0.0
         self.cpu_s = 0.0
         self.values: list[list[Value]] | None = None
         self.error: BaseException | None = None
         self.stopped: RedisAIError | None = None
+        self.repeats = False
+        self.ended_merging = ""
         self.settled = False
+
+    def extra_s(self, limit_s: float) -> float:
+        """What a merged run may take beyond `limit_s`, the limit of one run: the others' time, as single runs took it
+        when the model's merging was proved. Each could take up to the limit alone, yet one that never ends must not
+        hold up the device for the limits of all.
+        """
+        others = self.requests - 1
+        return others * min(limit_s, _SINGLE_RUNS * self.loaded.proof.single_s) if others > 0 else 0.0
 
 
 class Slot:
@@ -78,16 +110,21 @@ class Slot:
             with self.guard:
                 self.current = None
 
-    def interrupt(self, started_by: float, error: Callable[[bool], RedisAIError]) -> Execution | None:
-        """Stop what is running if it was started at `started_by` or earlier; gives it, or None. Thread: any.
+    def interrupt(self, now: float, limit_s: float, error: Callable[[bool], RedisAIError]) -> Execution | None:
+        """Stop what is running if it has taken `limit_s` per run or longer; gives it, or None. Thread: any.
 
-        Args: error: makes the error of its runs; told whether the framework stops, or computes on to no purpose.
+        Args: now: monotonic seconds.   limit_s: of one run; 0 stops whatever runs, for good.
+              error: makes the error of its runs; told whether the framework stops, or computes on to no purpose.
         """
         with self.guard:
             execution = self.current
-            if execution is None or execution.stopped is not None or execution.started > started_by:
+            if execution is None or execution.stopped is not None:
                 return None
-            execution.stopped = error(_terminate(execution.loaded))
+            if now < execution.started + limit_s + execution.extra_s(limit_s):
+                return None
+            stops = _terminate(execution.loaded)
+            execution.stopped = error(stops)
+            execution.repeats = stops and limit_s > 0 and len(execution.runs) > 1
             return execution
 
 
@@ -103,12 +140,13 @@ def _terminate(loaded: LoadedModel) -> bool:
 def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
     """Execute a batch and report one Execution, or one per member if it failed as a whole and was run again singly.
 
-    A bad request thus fails alone. A batch that was stopped is not run again: its members would take their time anew.
+    A bad request thus fails alone. A batch that was stopped is run again only if the framework stops: otherwise its
+    members have been told.
     """
     rows = runs[0].rows if len(runs) == 1 else sum([run.rows for run in runs])
     execution = Execution(loaded, runs, rows)
-    _attempt(slot, execution)
-    if execution.error is None or len(runs) == 1 or execution.stopped is not None:
+    attempt(slot, execution)
+    if execution.error is None or len(runs) == 1 or (execution.stopped is not None and not execution.repeats):
         report(execution)
     else:
         _execute_singly(slot, execution, report)
@@ -131,25 +169,30 @@ def execute_at_once(slot: Slot, loaded: LoadedModel, rows: int, inputs: Sequence
 
 
 def _execute_singly(slot: Slot, execution: Execution, report: Callable[[Execution], object]) -> None:
+    """Execute the members of a merged run that failed; if it was the merging that failed, end that."""
     loaded = execution.loaded
-    merged_unasked = loaded.merges_unasked
-    wrong_rows = isinstance(execution.error, BatchSizeMismatch)
     all_well = True
     for run in execution.runs:
         single = Execution(loaded, [run], run.rows)
-        _attempt(slot, single)
-        if wrong_rows and not merged_unasked:
-            _check_rows(single)
+        attempt(slot, single)
         all_well = all_well and single.error is None
-        if merged_unasked and (wrong_rows or all_well) and run is execution.runs[-1]:
-            # Its runs work alone and not merged: a setting must not cost every batch of this model a failed run. Where
-            # one fails alone too, that one was to blame, and a client must not be able to end merging for the others.
-            loaded.device.stop_merging(loaded)
+        if run is execution.runs[-1] and (all_well or isinstance(execution.error, BatchSizeMismatch)):
+            # Where a member fails alone too, that one was to blame, and no client may end merging for the others.
+            end_merging(single, str(execution.error))
         report(single)
 
 
-def _attempt(slot: Slot, execution: Execution) -> None:
-    """Run; fills in the execution's values or error."""
+def end_merging(execution: Execution, reason: str) -> None:
+    """Execute the model's runs one by one from now on; the report of this execution says so."""
+    loaded = execution.loaded
+    loaded.device.stop_merging(loaded)
+    loaded.proof.reason = execution.ended_merging = (
+        f"merged runs differ from single ones: {reason.removeprefix('ERR ')}"
+    )
+
+
+def attempt(slot: Slot, execution: Execution) -> None:
+    """Run; fills in the execution's values or error. Raises nothing."""
     runs = execution.runs
     loaded = execution.loaded
     failure: RedisAIError
@@ -164,7 +207,7 @@ def _attempt(slot: Slot, execution: Execution) -> None:
             rows = execution.rows
             arrays = merge([run.inputs for run in runs], rows)  # type: ignore[misc]  # rows > 0: no device arrays
             outputs = slot.run_session(execution, arrays, False)
-            values = split(outputs, sizes, loaded.model.backend)
+            values = split(outputs, sizes)
         if len(outputs) != len(loaded.outputs):
             raise BackendError("ERR Model did not generate the expected number of outputs")
         if execution.stopped is None:
@@ -184,19 +227,3 @@ def _attempt(slot: Slot, execution: Execution) -> None:
     failure = execution.stopped or failure
     failure.__cause__ = failure.__context__ = None
     execution.error = failure.with_traceback(None)
-
-
-def _check_rows(single: Execution) -> None:
-    """Refuse a member's own result for the same reason as its batch's, if it has not as many rows as its inputs.
-
-    RedisAI fails every member of such a batch; a model with BATCHSIZE promises one output row per input row. The member
-    that keeps the promise on its own has done nothing wrong.
-    """
-    if single.values is None:
-        return
-    rows = single.runs[0].rows
-    for value in single.values[0]:
-        if isinstance(value, Tensor) and (not value.shape or value.shape[0] != rows):
-            single.error = BatchSizeMismatch(single.loaded.model.backend)
-            single.values = None
-            return

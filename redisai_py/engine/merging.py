@@ -25,13 +25,7 @@ Value = Tensor | DeviceArray | None
 
 
 class BatchSizeMismatch(ShapeMismatch):
-    """An output's dimension 0 is not the batch's. backend: wire name; RedisAI has a text of its own for TF."""
-
-    def __init__(self, backend: str) -> None:
-        if backend == "TF":
-            super().__init__("ERR Tensorflow batching error: model did not generate the expected batch size")
-        else:
-            super().__init__("ERR Model did not generate the expected batch size")
+    """An output's dimension 0 is not the batch's. No client sees it: its run is repeated alone."""
 
 
 _SMALL_BYTES = 16 * 1024
@@ -114,21 +108,22 @@ def to_value(output: Any) -> Value:
     return Tensor(dtype, output.shape, output.tobytes())
 
 
-def split(outputs: Sequence[Array | None], sizes: Sequence[int], backend: str) -> list[list[Value]]:
+def split(outputs: Sequence[Array | None], sizes: Sequence[int]) -> list[list[Value]]:
     """The outputs of a merged run, per member.
 
-    Args:    sizes: rows per member.   backend: wire name, for the error's text.
+    Args:    sizes: rows per member.
     Returns: per member one value per output, (size, *shape[1:]); None stays None.
     Raises:  BatchSizeMismatch: an output has not as many rows as all members together, or lies on a device.
     """
     rows = sum(sizes)
     members: list[list[Value]] = [[] for _ in sizes]
-    for output in outputs:
+    for place, output in enumerate(outputs, 1):
         if output is None:
             for member in members:
                 member.append(None)
         elif not isinstance(output, np.ndarray) or output.ndim == 0 or output.shape[0] != rows:
-            raise BatchSizeMismatch(backend)
+            shape = "x".join(map(str, getattr(output, "shape", ()))) or "()"
+            raise BatchSizeMismatch(f"ERR output {place} has the shape {shape} for {rows} rows of input")
         else:
             _split_one(output, sizes, members)
     return members

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from redisai_py.backend import Session
+from redisai_py.backend import Session, may_keep_state
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.inline import InlinePolicy
+from redisai_py.engine.proof import MergeProof
 from redisai_py.engine.stats import ModelStats
 from redisai_py.model import Model
 
@@ -43,17 +44,18 @@ class LoadedModel:
         "in_ring",
         "inline",
         "inputs",
-        "merges_unasked",
         "model",
         "nbytes",
         "offered",
         "on_threads",
         "outputs",
+        "proof",
         "queue",
         "release",
         "running",
         "session",
         "short_run_s",
+        "stateful",
         "stats",
         "unfinished",
     )
@@ -66,6 +68,7 @@ class LoadedModel:
         device: DeviceQueue,
         queue: BatchQueue[Run],
         inline: InlinePolicy,
+        proof: MergeProof,
         stats: ModelStats,
     ) -> None:
         self.release = weakref.finalize(self, device.close_session, session)
@@ -77,10 +80,12 @@ class LoadedModel:
         self.model = replace(model, inputs=self.inputs, outputs=self.outputs, blob=b"")
         self.engine = engine
         self.session = session
+        self.stateful = may_keep_state(session)
         self.nbytes = max(0, int(session.nbytes))  # sums are made of it: a plugin's None would break them
         self.device = device
         self.stats = stats
         self.inline = inline
+        self.proof = proof
         # Of the event loop's thread:
         self.offered: list[Run] = []
         """Runs asked for in this iteration of the loop."""
@@ -96,8 +101,6 @@ class LoadedModel:
         self.queue = queue
         self.running = False
         self.in_ring = False
-        self.merges_unasked = queue.max_rows > 0 and not model.batchsize
-        """Merged because of the setting, not because the model says so: must not change what a client sees."""
 
     @property
     def id(self) -> str:
@@ -128,6 +131,10 @@ class Registry:
         if loaded is not None:
             self._models.move_to_end(identity)
         return loaded
+
+    def peek(self, model_id: str) -> LoadedModel | None:
+        """The model, in its place among the others."""
+        return self._models.get(model_id)
 
     def values(self) -> list[LoadedModel]:
         """All, least recently used first."""

@@ -21,6 +21,7 @@ class EngineSettings:
     queue_limit: runs of one model that may be waiting or running.
     auto_batch: models stored without BATCHSIZE whose inputs all have a dynamic first dimension are merged up to this
         many rows; 0 leaves them alone, as RedisAI does.
+    merge_checks: merged runs of each kind of input that are compared with single ones before they are trusted.
     inline_run_us: a CPU model whose batch is measurably shorter may run on the event loop, 0 never.
     inline_budget_us: time per iteration of the event loop for such runs.
     load_threads: models loaded at the same time.
@@ -36,6 +37,7 @@ class EngineSettings:
     loaded_models_limit_bytes: int = 0
     queue_limit: int = 10_000
     auto_batch: int = 0
+    merge_checks: int = 2
     inline_run_us: int = 300
     inline_budget_us: int = 2000
     load_threads: int = 2

@@ -38,5 +38,10 @@ def model_snapshot(loaded: LoadedModel) -> ModelSnapshot:
     """One loaded model."""
     model = loaded.model
     return ModelSnapshot(
-        loaded.id, model.backend, model.device.text, loaded.nbytes, loaded.unfinished, loaded.inline.enabled
+        loaded.id,
+        model.backend,
+        model.device.text,
+        loaded.nbytes,
+        loaded.unfinished,
+        loaded.inline.enabled,
     )

@@ -1,4 +1,4 @@
-"""Stops runs that take longer than MODEL_EXECUTION_TIMEOUT.
+"""Stops runs that take longer than MODEL_EXECUTION_TIMEOUT; a merged run has the time of all its members.
 
 DESIGN. One thread for all slots. It sleeps until the oldest run would be overdue, and without limit while nothing
 runs: then the next start of a run wakes it. A start while it is awake costs one look at a flag, since no run started
@@ -89,12 +89,12 @@ class Watchdog:
         now = time.monotonic()
         wait_s: float | None = None
         for slot in self._slots():
-            stopped = slot.interrupt(now - limit_ms / 1000, lambda stops: _overdue_error(limit_ms, stops))
-            if stopped is not None:
+            stopped = slot.interrupt(now, limit_ms / 1000, lambda stops: _overdue_error(limit_ms, stops))
+            if stopped is not None and not stopped.repeats:
                 self._overdue(stopped)
             running = slot.current
             if running is not None and running.stopped is None:
-                left = running.started + limit_ms / 1000 - now
+                left = running.started + limit_ms / 1000 + running.extra_s(limit_ms / 1000) - now
                 wait_s = left if wait_s is None else min(wait_s, left)
         return wait_s if wait_s is None else min(max(wait_s, 0.0), _LONGEST_SLEEP_S)
 

@@ -29,6 +29,7 @@ import structlog
 
 from redisai_py.backend import Session
 from redisai_py.engine.execution import Execution, Slot, execute
+from redisai_py.engine.proving import prove
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 
@@ -148,7 +149,6 @@ class DeviceQueue:
         """Execute the model's runs one by one from now on. Thread: any."""
         with self._lock:
             loaded.queue.stop_merging()
-            loaded.merges_unasked = False
 
     def cpu_seconds(self) -> list[float | None]:
         """CPU time of each thread so far; None where the system does not tell."""
@@ -195,7 +195,10 @@ class DeviceQueue:
             self._wake_ups.put(None)
         loaded, runs = found
         try:
-            execute(slot, loaded, runs, self._report)
+            if len(runs) > 1 and loaded.proof.wanted(runs[0].key):
+                prove(slot, loaded, runs, self._report)
+            else:
+                execute(slot, loaded, runs, self._report)
         finally:
             with self._lock:
                 loaded.running = False

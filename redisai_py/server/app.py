@@ -75,7 +75,13 @@ class Server:
         self.frames = Frames()
         self.keys = KeyMap()
         self.journal = Journal(self.keys, config.slow_run_ms)
-        self.engine = Engine(engine_settings(config), loop, notable=self.journal.executed, evicted=self.journal.evicted)
+        self.engine = Engine(
+            engine_settings(config),
+            loop,
+            notable=self.journal.executed,
+            evicted=self.journal.evicted,
+            ended_merging=self.journal.ended_merging,
+        )
         self.commands_processed = 0
         self.busy_poll = BusyPoll(
             loop.call_soon, config.busy_poll_s, lambda: self.commands_processed, lambda: self.engine.threads_busy

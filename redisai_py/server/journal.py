@@ -76,6 +76,8 @@ class Journal:
     def loaded(self, place: Place, loaded: LoadedModel, seconds: float) -> None:
         """A model is in memory, ready to run."""
         fields = _model_fields(place, loaded)
+        if loaded.proof.reason:
+            fields["not_merged"] = loaded.proof.reason
         logger.info("model loaded", **fields, ms=_ms(seconds), bytes=loaded.nbytes)
 
     def load_failed(self, place: Place, backend: str, device: str, error: BaseException) -> None:
@@ -91,6 +93,11 @@ class Journal:
         """A model was let go because the loaded ones are bounded."""
         fields = _model_fields(self._keys.place_of(loaded.id), loaded)
         logger.info("model unloaded", **fields, why="others need its memory")
+
+    def ended_merging(self, loaded: LoadedModel) -> None:
+        """A model's runs are executed one by one from now on, whatever its BATCHSIZE."""
+        fields = _model_fields(self._keys.place_of(loaded.id), loaded)
+        logger.warning("model not merged", **fields, why=loaded.proof.reason)
 
     def executed(self, execution: Execution, error: BaseException | None) -> None:
         """The engine's report of an execution that failed or was slow. It comes before the clients' replies."""

@@ -72,11 +72,6 @@ def test_weights_are_used_and_counted(models: Models) -> None:
     assert session.nbytes >= sum(weight.nbytes + bias.nbytes for weight, bias in mlp_weights())
 
 
-def test_list_of_tensors_fails_at_store_time() -> None:
-    text = error_of(script, "return [x, x]")
-    assert text == "Erorr while trying to retrive model outputs number: std::exception"
-
-
 @pytest.mark.parametrize("whole", [False, True], ids=["weights", "module"])
 def test_a_file_of_torch_save_is_told_from_a_corrupt_one(whole: bool) -> None:
     module = torch.nn.Linear(2, 2)
@@ -94,16 +89,6 @@ def test_a_truncated_file_is_called_so_by_pytorch(models: Models) -> None:
 def test_module_without_forward() -> None:
     text = error_of(load, torch_script("def other(self, x):\n    return x"))
     assert text == "Erorr while trying to retrive model inputs number: Method 'forward' is not defined."
-
-
-@pytest.mark.parametrize(("body", "count"), [("return 3", 0), ("return {'a': x}", 0), ("return x, 3", 1)])
-def test_outputs_are_counted_from_the_return_type(body: str, count: int) -> None:
-    assert len(script(body).outputs) == count
-
-
-@pytest.mark.parametrize("body", ["return x, 3", "return x, (x, x)", "return 3"])
-def test_values_that_are_no_tensors(body: str) -> None:
-    assert error_of(script(body).run, [VECTOR]) == "Function returned non-tensor valuesforward"
 
 
 def test_wrong_number_of_values() -> None:

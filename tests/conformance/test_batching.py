@@ -44,6 +44,14 @@ def _run_both(first: Conversation, second: Conversation, commands: tuple[str, st
     return [first.reply(), second.reply()]
 
 
+def _prove(clients: Clients) -> None:
+    """Run both together as often as merging is checked, and forget the counters."""
+    first, second, watcher = clients
+    for _ in range(2):
+        assert _run_both(first, second, RUN) == ["+OK", "+OK"]
+    watcher.given("AI.INFO m RESETSTAT")
+
+
 RUN = ("AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 u", "AI.MODELEXECUTE m INPUTS 1 y OUTPUTS 1 v")
 
 
@@ -54,6 +62,7 @@ def test_requests_of_two_clients_are_one_batch(clients: Clients) -> None:
         "AI.TENSORSET x FLOAT 1 2 VALUES 1 2",
         "AI.TENSORSET y FLOAT 2 2 VALUES 3 4 5 6",
     )
+    _prove(clients)
     assert _run_both(first, second, RUN) == ["+OK", "+OK"]
     assert _rows(watcher, "m") == {3: 1}
     assert watcher.ask("AI.TENSORGET u VALUES") == '["2", "4"]'
@@ -64,8 +73,11 @@ def test_requests_of_two_clients_are_one_batch(clients: Clients) -> None:
 def test_a_dag_and_a_plain_run_are_one_batch(clients: Clients) -> None:
     first, second, watcher = clients
     watcher.given(
-        "AI.MODELSTORE m ONNX CPU BATCHSIZE 2 MINBATCHSIZE 2 BLOB <onnx_mul>", "AI.TENSORSET x FLOAT 1 2 VALUES 1 2"
+        "AI.MODELSTORE m ONNX CPU BATCHSIZE 2 MINBATCHSIZE 2 BLOB <onnx_mul>",
+        "AI.TENSORSET x FLOAT 1 2 VALUES 1 2",
+        "AI.TENSORSET y FLOAT 1 2 VALUES 1 2",
     )
+    _prove(clients)
     dag = "AI.DAGEXECUTE LOAD 1 x |> AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 y |> AI.TENSORGET y VALUES"
     assert _run_both(first, second, (dag, RUN[0])) == ['[+OK, ["2", "4"]]', "+OK"]
     assert _rows(watcher, "m") == {2: 1}
@@ -117,6 +129,7 @@ def test_expired_head_takes_others_with_it(front_door: FrontDoor, clients: Clien
         "AI.TENSORSET x FLOAT 1 2 VALUES 1 2",
         "AI.TENSORSET y FLOAT 1 2 VALUES 3 4",
     )
+    _prove(clients)
     with front_door.held():  # the second comes in time
         first.send(RUN[0])
         second.send(RUN[1])
@@ -124,7 +137,7 @@ def test_expired_head_takes_others_with_it(front_door: FrontDoor, clients: Clien
     assert _rows(watcher, "m") == {2: 1}
 
 
-def test_output_of_another_size_than_the_batch(clients: Clients) -> None:
+def test_output_of_another_size_than_the_batch_is_nobodys_error(clients: Clients) -> None:
     first, second, watcher = clients
     watcher.given(
         "AI.MODELSTORE m ONNX CPU BATCHSIZE 2 MINBATCHSIZE 2 BLOB <onnx_row_sum>",
@@ -133,6 +146,8 @@ def test_output_of_another_size_than_the_batch(clients: Clients) -> None:
     )
     assert _run_both(first, second, RUN) == ["+OK", "+OK"]
     assert watcher.ask("AI.TENSORGET v VALUES") == '["7"]'
+    assert '"not_merged", "merged runs differ from single ones: output 1 has' in watcher.ask("AI.INFO m FULL")
+    assert first.ask(RUN[0]) == "+OK"  # it is not held for company any more
 
 
 def test_a_replaced_model_is_not_batched_with_its_predecessor(clients: Clients) -> None:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from redisai_py.backend import load_backend, loaded_backends
+from redisai_py.backend import TensorSpec, load_backend, loaded_backends, output_specs
 from redisai_py.commands import admin
+from redisai_py.commands._args import text_name
 from redisai_py.commands.admin import RunInfo, info_reply
 from redisai_py.engine.stats import RunStats
 from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError, WrongType
 from redisai_py.resp_reply import OK
 from redisai_py.server.keymap import Place
 from redisai_py.store.codec import decode_id
+from redisai_py.tensor import DType
 
 if TYPE_CHECKING:
     from redisai_py.server.app import Server
@@ -101,17 +103,41 @@ def _report(
         samples=stats.samples if is_model else -1,
         calls=stats.calls,
         errors=stats.errors,
-        more={**_memory(run_id, server), **_details(stats)} if request.full else {},
+        more=_more(run_id, server, stats, is_model) if request.full else {},
     )
     return info_reply(report, request.full)
 
 
+def _more(run_id: str, server: Server, stats: RunStats, is_model: bool) -> dict[bytes, Any]:
+    return {**_memory(run_id, server), **_details(stats), **(_model(run_id, server) if is_model else {})}
+
+
 def _memory(model_id: str, server: Server) -> dict[bytes, Any]:
     """Whether this process has the model loaded, its size, and its runs that wait or run; zeros for a script."""
-    for model in server.engine.snapshot().models:
-        if model.model_id == model_id:
-            return {b"loaded": 1, b"loaded_bytes": model.nbytes, b"unfinished": model.unfinished}
-    return {b"loaded": 0, b"loaded_bytes": 0, b"unfinished": 0}
+    loaded = server.engine.look_at(model_id)
+    if loaded is None:
+        return {b"loaded": 0, b"loaded_bytes": 0, b"unfinished": 0}
+    return {b"loaded": 1, b"loaded_bytes": loaded.nbytes, b"unfinished": loaded.unfinished}
+
+
+def _model(model_id: str, server: Server) -> dict[bytes, Any]:
+    """What a loaded model says of its tensors, and how its runs are merged; empty where it is not loaded."""
+    model = server.engine.look_at(model_id)
+    return {
+        b"inputs": [] if model is None else [_tensor(spec) for spec in model.session.inputs],
+        b"outputs": [] if model is None else [_tensor(spec) for spec in output_specs(model.session)],
+        b"stateful": int(model is not None and model.stateful),
+        b"merged_kinds": 0 if model is None else len(model.proof.proved),
+        b"not_merged": b"" if model is None else model.proof.reason.encode(),
+    }
+
+
+def _tensor(spec: TensorSpec) -> list[Any]:
+    """Name, element type and dimensions; -1 for a dimension that is open, null for what the model does not say."""
+    dtype = None if spec.dtype is None else DType.from_numpy(spec.dtype)
+    kind = dtype.wire_name if dtype is not None else spec.says.encode() or None
+    shape = None if spec.shape is None else [-1 if dim is None else dim for dim in spec.shape]
+    return [text_name(spec.name), kind, shape]
 
 
 def _details(stats: RunStats) -> dict[bytes, Any]:

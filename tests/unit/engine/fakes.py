@@ -100,6 +100,7 @@ class Bench:
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("inline_run_us", 0)
+        settings.setdefault("merge_checks", 0)  # what proves itself has tests of its own
         self.backend = FakeBackend()
         self.engine = Engine(EngineSettings(**settings), asyncio.get_running_loop(), lambda name: self.backend)
 

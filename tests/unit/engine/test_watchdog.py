@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from redisai_py.engine.engine import Engine, EngineSettings
-from redisai_py.errors import DeadlineExceeded
-from tests.unit.engine.fakes import WAIT_S, Bench, engine_test, tensor, values
+from redisai_py.errors import BackendError, DeadlineExceeded
+from tests.unit.engine.fakes import WAIT_S, Bench, FakeSession, double, engine_test, tensor, values
 
 PLENTY_MS = 10_000
 """A limit for what must not be stopped, however busy the machine is."""
@@ -29,6 +30,41 @@ async def test_a_run_past_the_limit_is_stopped_and_the_next_one_runs(bench: Benc
     stats = bench.engine.stats("m")
     assert (stats.calls, stats.errors) == (2, 1)
     assert "MODEL_EXECUTION_TIMEOUT" in stats.last_error
+
+
+@engine_test(model_execution_timeout_ms=30)
+async def test_a_merged_run_has_the_time_of_its_members_as_single_runs_took_it(bench: Bench) -> None:
+    loaded, session = await bench.load(batch=4)
+    loaded.proof.single_s = PLENTY_MS / 1000
+    bench.engine.set_execution_timeout(400)
+    session.gate.clear()
+    runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(4)]
+    await bench.entered(session)
+    await asyncio.sleep(0.5)  # longer than one run may take, and much less than four
+    assert not any(run.done for run in runs)
+    session.gate.set()
+    assert [values(await run) for run in runs] == [[[2.0, 2.0]]] * 4
+    assert session.batches == [[(4, 2)]]
+
+
+@engine_test(model_execution_timeout_ms=30)
+async def test_a_merged_run_that_was_stopped_is_repeated_singly(bench: Bench) -> None:
+    def stuck(inputs: Any) -> list[Any]:
+        if (inputs[0] == 7).any():
+            session.gate.clear()
+            assert session.gate.wait(WAIT_S)
+            raise BackendError("stopped by terminate")
+        return double(inputs)
+
+    session = FakeSession(stuck)
+    loaded, _ = await bench.load(session=session, batch=4)
+    runs = [bench.engine.run_model(loaded, [tensor(1, value)]) for value in (6.0, 7.0, 8.0)]
+    assert values(await runs[0]) == [[12.0, 12.0]]
+    assert values(await runs[2]) == [[16.0, 16.0]]
+    with pytest.raises(DeadlineExceeded, match="of 30 ms"):
+        await runs[1]
+    assert session.batches == [[(3, 2)], [(1, 2)], [(1, 2)], [(1, 2)]]
+    assert not loaded.proof.reason  # one request was to blame
 
 
 @engine_test(model_execution_timeout_ms=30)

@@ -1,0 +1,118 @@
+"""What a graph computes from its inputs to its outputs: what it needs, and whether it writes to what outlives a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+from redisai_py.errors import BackendError
+
+__all__ = ["Bound", "apart", "check_fed", "may_keep_state"]
+
+_HARMLESS = """
+    Placeholder PlaceholderWithDefault VarHandleOp ReadVariableOp VarIsInitializedOp VariableShape ResourceGather
+    ResourceGatherNd Variable VariableV2 TemporaryVariable IsVariableInitialized HashTable HashTableV2 LookupTableFind
+    LookupTableFindV2 LookupTableSize LookupTableSizeV2 LookupTableExport LookupTableExportV2 AnonymousHashTable
+    StatefulPartitionedCall If While Case Assert Print PrintV2 Timestamp RandomUniform
+    RandomUniformInt RandomStandardNormal
+    TruncatedNormal RandomShuffle Multinomial RandomGamma RandomPoisson RandomPoissonV2 ParameterizedTruncatedNormal
+    TensorArray TensorArrayV2 TensorArrayV3 TensorArrayGradV3 TensorArrayWriteV3 TensorArrayReadV3 TensorArrayGatherV3
+    TensorArrayScatterV3 TensorArrayConcatV3 TensorArraySplitV3 TensorArraySizeV3 TensorArrayCloseV3 StackV2 StackPushV2
+    StackPopV2 StackCloseV2 MergeV2Checkpoints DecodeProtoV2 RaggedTensorToTensor
+"""
+"""Operations that TensorFlow calls stateful and that leave nothing behind: they read, draw, print, or keep for the time
+of one run. Of functions the bodies are looked at.
+"""
+_harmless = frozenset(_HARMLESS.split())
+_FUNCTIONS = ("f", "then_branch", "else_branch", "cond", "body", "branches")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A graph's tensors, with the names that the client has for them.
+
+    defaults: more tensors that are fed, with the values that the SavedModel has for inputs that are left out.
+    """
+
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    feeds: Sequence[Any]
+    fetches: Sequence[Any]
+    defaults: Sequence[tuple[Any, Any]] = ()
+
+    @property
+    def fed(self) -> list[Any]:
+        """All tensors that are fed, in the order of a run."""
+        return [*self.feeds, *(tensor for tensor, _ in self.defaults)]
+
+
+def check_fed(bound: Bound) -> None:
+    """Raise BackendError if an output needs a placeholder that is not among the inputs."""
+    for operation in _needed(bound):
+        if operation.type == "Placeholder":
+            raise BackendError(
+                f'ERR the outputs need the input "{operation.name}", which INPUTS leaves out (it names: '
+                f"{', '.join(bound.inputs) or 'none'})"
+            )
+
+
+def may_keep_state(bound: Bound, graph: Any) -> bool:
+    """Whether a run may assign a variable, fill a table or a queue, or call what cannot be looked into."""
+    library = {function.signature.name: function for function in graph.as_graph_def().library.function}
+    pending = [operation.node_def for operation in _needed(bound)]
+    seen: set[str] = set()
+    while pending:
+        node = pending.pop()
+        if node.op in library:
+            called = [node.op]
+        elif _is_stateful(node.op) and node.op not in _harmless:
+            return True
+        else:
+            called = [name for key in _FUNCTIONS if key in node.attr for name in _called(node.attr[key])]
+        for name in called:
+            if name in library and name not in seen:
+                seen.add(name)
+                pending.extend(library[name].node_def)
+    return False
+
+
+def _called(value: Any) -> list[str]:
+    return [value.func.name] if value.func.name else [function.name for function in value.list.func]
+
+
+def _is_stateful(kind: str) -> bool:
+    definition = op_def_registry.get(kind)
+    return definition is None or bool(definition.is_stateful) or kind in _ref_writers
+
+
+_REF_WRITERS = """
+    Assign AssignAdd AssignSub ScatterUpdate ScatterAdd ScatterSub ScatterMul ScatterDiv ScatterMin ScatterMax
+    ScatterNdUpdate ScatterNdAdd ScatterNdSub CountUpTo ApplyGradientDescent
+"""
+"""They write through a reference, which TensorFlow 1 did not call stateful."""
+_ref_writers = frozenset(_REF_WRITERS.split())
+
+
+def _needed(bound: Bound) -> Iterator[Any]:
+    """The operations between what is fed and the outputs."""
+    fed = {tensor.ref() for tensor in bound.fed}
+    seen = set()
+    pending = [tensor.op for tensor in bound.fetches if tensor.ref() not in fed]
+    while pending:
+        operation = pending.pop()
+        if operation.name in seen:
+            continue
+        seen.add(operation.name)
+        yield operation
+        pending.extend(tensor.op for tensor in operation.inputs if tensor.ref() not in fed)
+        pending.extend(operation.control_inputs)
+
+
+def apart(fetches: Sequence[Any], feeds: Sequence[Any]) -> list[Any]:
+    """TensorFlow refuses to fetch what is fed: an output that is an input is copied by the graph."""
+    fed = {feed.ref() for feed in feeds}
+    return [tf.identity(fetch) if fetch.ref() in fed else fetch for fetch in fetches]

@@ -1,0 +1,33 @@
+"""What a model's own options, its session and the settings say of how its runs are queued, merged and placed."""
+
+from __future__ import annotations
+
+from redisai_py.backend import Session, may_keep_state
+from redisai_py.engine.batching import BatchQueue
+from redisai_py.engine.inline import InlinePolicy
+from redisai_py.engine.loader import has_dynamic_rows
+from redisai_py.engine.proof import MergeProof
+from redisai_py.engine.run import Run
+from redisai_py.engine.settings import EngineSettings
+from redisai_py.model import Model
+
+__all__ = ["policies"]
+
+_STATE = "the model may keep a state from run to run"
+
+
+def policies(
+    model: Model, session: Session, settings: EngineSettings
+) -> tuple[BatchQueue[Run], InlinePolicy, MergeProof]:
+    """The run queue, whether runs may be executed on the event loop, and whether they may be merged."""
+    on_gpu = model.device.kind == "GPU"
+    proof = MergeProof(settings.merge_checks, on_gpu)
+    max_rows, min_rows = model.batchsize, model.minbatchsize
+    if not max_rows and settings.auto_batch > 1 and has_dynamic_rows(session):
+        max_rows = settings.auto_batch
+    if max_rows and may_keep_state(session):
+        max_rows = min_rows = 0
+        proof.reason = _STATE
+    queue: BatchQueue[Run] = BatchQueue(max_rows, min_rows, model.minbatchtimeout_ms / 1000)
+    inline = InlinePolicy(0.0 if on_gpu or min_rows > 1 else settings.inline_run_us / 1e6)
+    return queue, inline, proof
