@@ -41,6 +41,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "server.keymap",
         "artifacts.digest",
         "artifacts.errors",
+        "artifacts.layout",
         "artifacts.manifest",
         "artifacts.names",
         "datasets.layout",

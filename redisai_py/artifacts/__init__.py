@@ -1,13 +1,17 @@
 """Artifacts: what was trained, kept under its digest in Redis, archived, shared and deployed.
 
-`Store` is what artifacts, datasets and checkpoints are built from: blobs, manifests, names. Nothing of the server
-imports this package; it needs redis-py, and for archives the extra `archive`.
+`Artifacts` and `AsyncArtifacts` are for those who keep and deploy models. `Store` is what artifacts, datasets and
+checkpoints are built from: blobs, manifests, names. The server imports nothing of this package; it needs redis-py, for
+archives the extra `archive`, for compressing and for predictions the extra `data`.
 """
 
 from __future__ import annotations
 
+from redisai_py.artifacts.api import Artifact, Artifacts, AsyncArtifacts
+from redisai_py.artifacts.archive import Archive
 from redisai_py.artifacts.blobs import PART_SIZE, Blobs
 from redisai_py.artifacts.collect import Collected, Root, collect, reach, roots
+from redisai_py.artifacts.deploy import Deployed, Settings
 from redisai_py.artifacts.digest import digest_of
 from redisai_py.artifacts.errors import (
     AliasMoved,
@@ -21,7 +25,11 @@ from redisai_py.artifacts.errors import (
 )
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.manifest import Descriptor, Manifest
+from redisai_py.artifacts.models import ModelFile, model_file
 from redisai_py.artifacts.names import KINDS, Keys, Reference
+from redisai_py.artifacts.parity import Parity, Tolerance
+from redisai_py.artifacts.predictions import Predictions
+from redisai_py.artifacts.publish import Contents, environment
 from redisai_py.artifacts.registry import LogEntry, Registry, Version
 from redisai_py.artifacts.store import Store
 
@@ -29,12 +37,18 @@ __all__ = [
     "KINDS",
     "PART_SIZE",
     "AliasMoved",
+    "Archive",
     "ArchiveError",
+    "Artifact",
     "ArtifactError",
+    "Artifacts",
+    "AsyncArtifacts",
     "Blobs",
     "Collected",
     "Conflict",
+    "Contents",
     "Corrupt",
+    "Deployed",
     "Descriptor",
     "Invalid",
     "Keys",
@@ -42,14 +56,21 @@ __all__ = [
     "LogEntry",
     "Manifest",
     "Missing",
+    "ModelFile",
     "NotParity",
+    "Parity",
+    "Predictions",
     "Reference",
     "Registry",
     "Root",
+    "Settings",
     "Store",
+    "Tolerance",
     "Version",
     "collect",
     "digest_of",
+    "environment",
+    "model_file",
     "reach",
     "roots",
 ]

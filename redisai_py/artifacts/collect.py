@@ -6,7 +6,7 @@ A manifest that cannot be read stops everything, since nobody could say what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,10 +81,11 @@ def _tail(link: Any, key: bytes) -> Iterator[tuple[str, str]]:
         start = f"({entries[-1][0].decode()}"
 
 
-def reach(store: Store, found: Iterator[Root]) -> set[str]:
+def reach(store: Store, found: Iterable[Root], cold: Collection[str] = ()) -> set[str]:
     """All digests that roots need: manifests, configs, layers, parts.
 
-    Raises: ArtifactError: a manifest is missing or damaged.
+    Args:   cold: manifests whose layers need not be in Redis.
+    Raises: Conflict: a manifest is missing or damaged.
     """
     reached: set[str] = set()
     for root in found:
@@ -101,7 +102,7 @@ def reach(store: Store, found: Iterator[Root]) -> set[str]:
                     f"{error}. Nothing was collected, since nobody can say which blobs it needs: "
                     "pull it from its archive, or remove this version"
                 ) from error
-            needed |= {blob.digest for blob in manifest.blobs()}
+            needed |= {manifest.config.digest} if root.digest in cold else {blob.digest for blob in manifest.blobs()}
         for digest in needed - reached:
             needed |= {part for part, _ in store.blobs.parts(digest) or ()}
         reached |= needed
@@ -114,15 +115,21 @@ def _holds(store: Store, root: Root) -> bool:
     return found is not None and found.decode("utf-8", "replace") == root.digest
 
 
-def collect(store: Store, dry_run: bool = False, progress: Callable[[int, int], object] | None = None) -> Collected:
+def collect(
+    store: Store,
+    dry_run: bool = False,
+    cold: Collection[str] = (),
+    progress: Callable[[int, int], object] | None = None,
+) -> Collected:
     """Delete what no name reaches.
 
-    Args:    dry_run: only tell.   progress: called with the candidates looked at, and all of them.
+    Args:    dry_run: only tell.   cold: manifests whose layers are in an archive, and go unless others need them.
+             progress: called with the candidates looked at, and all of them.
     Raises:  Conflict: a manifest cannot be read; nothing was deleted.   redis.RedisError.
     """
     began = redis_time(store.redis)
     there = _stored(store)
-    reached = {digest[7:] for digest in reach(store, roots(store))}
+    reached = {digest[7:] for digest in reach(store, roots(store), cold)}
     candidates = sorted(digits for digits in there if digits not in reached)
     result = Collected(kept=len(there) - len(candidates))
     for start in range(0, len(candidates), _GROUP):

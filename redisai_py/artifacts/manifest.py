@@ -174,9 +174,13 @@ class Manifest:
     layers: tuple[Descriptor, ...]
     artifact_type: str = ARTIFACT_TYPE
     annotations: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes | None = field(default=None, compare=False, repr=False)
+    """The bytes that it was read from: other tools write the same in another way, under another digest."""
 
     def encode(self) -> bytes:
         """The bytes whose digest names this manifest. Raises: Invalid: larger than a manifest may be."""
+        if self.raw is not None:
+            return self.raw
         value: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
@@ -214,7 +218,7 @@ class Manifest:
             raise Invalid(f"{what} has two layers of the same title")
         config = Descriptor.from_json(f"{what}, config", value.get("config"))
         kind = value.get("artifactType") or config.media_type
-        return cls(config, layers, str(kind), _annotations(what, value))
+        return cls(config, layers, str(kind), _annotations(what, value), bytes(data))
 
     def blobs(self) -> Iterator[Descriptor]:
         """Every blob that it needs: the config, then the layers."""

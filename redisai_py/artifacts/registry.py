@@ -248,7 +248,9 @@ class Registry:
         if versions:
             self._transaction(change, key, pointing)
 
-    def note(self, name: str, event: str, archived: Mapping[int, str] | None = None, **fields: str | int) -> None:
+    def note(
+        self, name: str, event: str, fields: Mapping[str, str | int], archived: Mapping[int, str] | None = None
+    ) -> None:
         """Write a line into the log.   archived: versions and the URLs where they are kept from now on."""
         with self._redis.pipeline(transaction=True) as pipeline:
             for version, url in (archived or {}).items():

@@ -52,7 +52,7 @@ __all__ = [
 
 Key = str | bytes
 Keys = Key | Sequence[Key]
-ModelBytes = bytes | bytearray | memoryview | str
+ModelBytes = bytes | bytearray | memoryview | str | list[bytes]
 Progress = Callable[[int, int], object]
 """Called with the bytes sent so far and the bytes in all, again and again while a large command is sent."""
 
@@ -264,6 +264,8 @@ def _check_device(device: str) -> None:
 
 
 def _chunks(data: ModelBytes, size: int) -> list[Any]:
+    if isinstance(data, list):
+        return [chunk for part in data for chunk in _chunks(part, size)]
     view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
     return [view[start : start + size] for start in range(0, len(view), size)] or [b""]
 

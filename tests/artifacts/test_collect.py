@@ -12,18 +12,7 @@ import redis
 
 from redisai_py.artifacts import Conflict, Missing, Store, collect, digest_of, reach, roots
 from redisai_py.artifacts.leases import HOLD_S, redis_time
-
-
-def version_of(store: Store, name: str, *contents: bytes, kind: str = "artifact") -> str:
-    with store.lease() as lease:
-        layers = [
-            store.put_layer(content, "application/x", f"layer-{place}", lease) for place, content in enumerate(contents)
-        ]
-        return store.commit(kind, name, store.manifest({}, layers, lease), lease).digest
-
-
-def blobs(store: Store) -> set[str]:
-    return {key.decode()[8:] for key in store.redis.scan_iter("ai:blob:*", count=1000)}
+from tests.artifacts.building import blobs_of, version_of
 
 
 def test_what_no_name_reaches_is_deleted(store: Store) -> None:
@@ -37,7 +26,7 @@ def test_what_no_name_reaches_is_deleted(store: Store) -> None:
     done = collect(store)
     assert (done.removed, done.digests) == (told.removed, told.digests)
     assert done.bytes > 0
-    assert blobs(store) == reach(store, roots(store))
+    assert blobs_of(store) == reach(store, roots(store))
     _, manifest = store.open("artifact", "cancer")
     assert [store.read(layer) for layer in manifest.layers] == [b"shared", b"two"]
     assert collect(store).removed == 0
@@ -95,7 +84,7 @@ def test_leases_leave_nothing_behind_for_long(store: Store) -> None:
 
 
 def test_nothing_is_collected_if_a_manifest_cannot_be_read(store: Store) -> None:
-    digest = version_of(store, "cancer", b"x")
+    digest = version_of(store, "cancer", b"x").digest
     with store.lease() as lease:
         store.blobs.put(b"orphan", lease)
     store.redis.setrange(f"ai:blob:{digest}", 0, b"[")
@@ -153,7 +142,7 @@ def test_publishers_and_collectors_at_the_same_time(store: Store) -> None:
     for name in store.registry("artifact").names():
         _, manifest = store.open("artifact", name)
         assert all(len(store.read(layer)) == 100 for layer in manifest.layers)
-    assert blobs(store) == reach(store, roots(store))
+    assert blobs_of(store) == reach(store, roots(store))
 
 
 def test_a_name_that_is_gone_has_no_version(store: Store) -> None:

@@ -11,21 +11,13 @@ import redis.asyncio
 
 from redisai_py import AsyncClient, Client
 from redisai_py.artifacts import PART_SIZE, Conflict, Corrupt, Descriptor, Invalid, Missing, Store, digest_of
+from tests.artifacts.building import version_of
 from tests.support import RedisServer
 
 
 def put(store: Store, data: bytes) -> str:
     with store.lease() as lease:
         return store.blobs.put(data, lease)
-
-
-def version_of(store: Store, name: str, *contents: bytes, kind: str = "artifact") -> str:
-    """A version whose layers are these contents. Returns: the manifest's digest."""
-    with store.lease() as lease:
-        layers = [
-            store.put_layer(content, "application/x", f"layer-{place}", lease) for place, content in enumerate(contents)
-        ]
-        return store.commit(kind, name, store.manifest({"of": name}, layers, lease), lease).digest
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, PART_SIZE])
@@ -103,7 +95,7 @@ def test_a_changed_byte_is_refused_naming_the_layer(store: Store) -> None:
 
 
 def test_a_manifest_that_was_changed_is_refused(store: Store) -> None:
-    digest = version_of(store, "cancer", b"weights")
+    digest = version_of(store, "cancer", b"weights").digest
     store.redis.append(f"ai:blob:{digest}", b" ")
     with pytest.raises(Corrupt, match="cancer:1"):
         store.open("artifact", "cancer")

@@ -1,0 +1,314 @@
+"""`Artifacts`: all of it in one object, blocking; `AsyncArtifacts`, the same for asyncio.
+
+The asyncio class runs the blocking one on threads. Hashing, compressing, reading files and moving hundreds of megabytes
+is work for a thread whichever loop waits for it, and one implementation cannot drift from itself (ADR 0016).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from types import EllipsisType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from redisai_py.artifacts import inspect
+from redisai_py.artifacts.archive import Archive
+from redisai_py.artifacts.collect import Collected, collect
+from redisai_py.artifacts.connection import AnyClient
+from redisai_py.artifacts.deploy import Deployed, Settings, deploy, rollback, verify_version
+from redisai_py.artifacts.errors import Missing
+from redisai_py.artifacts.manifest import Descriptor, Manifest, check_title
+from redisai_py.artifacts.names import Reference
+from redisai_py.artifacts.parity import Parity, Tolerance
+from redisai_py.artifacts.publish import Contents, publish
+from redisai_py.artifacts.registry import LogEntry, Version
+from redisai_py.artifacts.store import Store
+from redisai_py.artifacts.transfer import (
+    Progress,
+    Pulled,
+    Pushed,
+    collect_archive,
+    pull,
+    push,
+    remove_archived,
+)
+
+__all__ = ["Artifact", "Artifacts", "AsyncArtifacts"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+AnyArchive = Archive | str | os.PathLike[str]
+"""An archive, or its URL."""
+
+
+def _archive(given: AnyArchive) -> Archive:
+    return given if isinstance(given, Archive) else Archive(given)
+
+
+class Artifact:
+    """One version, to read from."""
+
+    def __init__(self, store: Store, version: Version, manifest: Manifest) -> None:
+        self._store = store
+        self.version = version
+        self.manifest = manifest
+
+    @property
+    def titles(self) -> list[str]:
+        """The names of its files."""
+        return [layer.title for layer in self.manifest.layers]
+
+    def layer(self, title: str) -> Descriptor:
+        """One file's descriptor. Raises: Missing."""
+        for layer in self.manifest.layers:
+            if layer.title == title:
+                return layer
+        raise Missing(f"{self.version} has no {title}; it has {', '.join(self.titles)}")
+
+    def read(self, title: str, limit: int | None = None) -> bytes:
+        """One file, checked. limit: of bytes. Raises: Missing, Corrupt, Invalid."""
+        return self._store.read(self.layer(title), limit)
+
+    def save(self, directory: str | os.PathLike[str], titles: Sequence[str] | None = None) -> list[Path]:
+        """Write files, all unless titles are given, each whole or not at all. Raises: Missing, Corrupt, OSError."""
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        written = []
+        for title in titles if titles is not None else self.titles:
+            path = target / check_title(title)
+            temporary = target / f".{title}.{os.getpid()}"
+            try:
+                with temporary.open("wb") as file:
+                    file.writelines(self._store.stream(self.layer(title)))
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            written.append(path)
+        return written
+
+
+class Artifacts:
+    """Artifacts in one Redis.
+
+    client: of redis-py, blocking or asyncio, ours among them, or a URL. Deploying and verifying need `redisai serve`
+            behind it, everything else a Redis.
+    prefix: of all keys.   actor: who stands in the log; REDISAI_ACTOR or user@host unless given.
+
+    A reference is NAME, NAME:7 or NAME@ALIAS. Every method may raise redis.RedisError, and ArtifactError's kinds.
+    """
+
+    def __init__(self, client: AnyClient, prefix: str = "ai:", actor: str | None = None) -> None:
+        self.store = Store(client, prefix, actor)
+        self._registry = self.store.registry("artifact")
+
+    # -- publish, look ---------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        name: str,
+        contents: Contents,
+        aliases: Sequence[str] = (),
+        verify: bool = False,
+        tolerance: Tolerance | None = None,
+    ) -> Version:
+        """Make contents a version; the same contents are the same version.
+
+        Args:   verify: let the server recompute the predictions first.
+        Raises: NotParity: nothing is published.   Invalid: a pickle, no model, a bad name.
+        """
+        return publish(self.store, name, contents, aliases, verify, tolerance)[0]
+
+    def names(self) -> list[str]:
+        """All names. O(keys of the database)."""
+        return self._registry.names()
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a name. Raises: Missing."""
+        return self._registry.versions(name)
+
+    def get(self, reference: str) -> Artifact:
+        """One version, to read from. Raises: Missing, Corrupt."""
+        return Artifact(self.store, *self.store.open("artifact", reference))
+
+    def show(self, reference: str) -> inspect.Overview:
+        """One version at a glance. Raises: Missing, Corrupt."""
+        return inspect.overview(self.store, reference)
+
+    def diff(self, one: str, other: str) -> inspect.Difference:
+        """Compare two versions. Raises: Missing, Corrupt."""
+        return inspect.difference(self.store, one, other)
+
+    def log(self, name: str, count: int | None = None) -> list[LogEntry]:
+        """Who did what, the newest first."""
+        return self._registry.log(name, count)
+
+    def du(self) -> inspect.Usage:
+        """What names cost in Redis."""
+        return inspect.usage(self.store)
+
+    # -- promote, deploy -------------------------------------------------------------------------------------------
+
+    def promote(self, reference: str, alias: str, expected: int | EllipsisType | None = ...) -> Version:
+        """Point an alias to a version. Raises: AliasMoved, if somebody else moved it first; see `Registry.promote`."""
+        version = self._registry.resolve(reference)
+        return self._registry.promote(version.name, version.version, alias, expected)
+
+    def demote(self, name: str, alias: str) -> None:
+        """Remove an alias. Raises: Missing."""
+        self._registry.demote(name, alias)
+
+    def deploy(
+        self,
+        reference: str,
+        key: str,
+        settings: Settings | None = None,
+        model: str | None = None,
+        verify: bool = False,
+        tolerance: Tolerance | None = None,
+        archive: AnyArchive | None = None,
+        progress: Progress | None = None,
+    ) -> Deployed:
+        """Store a version's model under a key; see `deploy.deploy`. Raises: NotParity, Corrupt: nothing was changed."""
+        source = None if archive is None else _archive(archive)
+        return deploy(self.store, reference, key, settings, model, verify, tolerance, source, progress=progress)
+
+    def rollback(self, name: str, key: str, verify: bool = False) -> Deployed:
+        """Put back what a key had before. Raises: Missing: the log knows of nothing else."""
+        return rollback(self.store, name, key, verify)
+
+    def recompute(self, reference: str, tolerance: Tolerance | None = None) -> list[Parity]:
+        """Let the server recompute the predictions that a version keeps. Raises: NotParity, Invalid."""
+        version, manifest = self.store.open("artifact", reference)
+        return verify_version(self.store, version, manifest, tolerance)
+
+    # -- keep ------------------------------------------------------------------------------------------------------
+
+    def push(
+        self, references: Sequence[str], archive: AnyArchive, kind: str = "artifact", progress: Progress | None = None
+    ) -> Pushed:
+        """Copy versions into an archive; see `transfer.push`."""
+        return push(self.store, _archive(archive), references, kind, progress)
+
+    def pull(
+        self,
+        archive: AnyArchive,
+        references: Sequence[str] | None = None,
+        kind: str = "artifact",
+        progress: Progress | None = None,
+    ) -> Pulled:
+        """Copy versions from an archive; see `transfer.pull`."""
+        return pull(self.store, _archive(archive), references, kind, progress)
+
+    def verify(
+        self,
+        references: Sequence[str] | None = None,
+        archive: AnyArchive | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[inspect.Problem]:
+        """Read every byte of versions, all unless given, in Redis or in an archive. Returns: what is wrong."""
+        found: list[Version] = []
+        for text in references if references is not None else self.names():
+            found += self._chosen(text)
+        return inspect.verify(self.store, found, None if archive is None else _archive(archive), progress)
+
+    def rm(self, references: Sequence[str], archive: AnyArchive | None = None) -> list[Version]:
+        """Forget versions: all of NAME, or one; from the archive instead if one is given. Bytes go with `gc`.
+
+        Raises: Conflict: an alias points to one. Missing.
+        """
+        chosen: dict[str, Version] = {}
+        if archive is not None:
+            source = _archive(archive)
+            index, _ = source.index()
+            for text in references:
+                for entry in index.select("artifact", text):
+                    remove_archived(source, "artifact", entry.name, [entry.version])
+                    chosen[str(entry)] = Version(entry.name, entry.version, entry.digest)
+            return list(chosen.values())
+        for text in references:
+            chosen |= {str(version): version for version in self._chosen(text)}
+        for name in {version.name for version in chosen.values()}:
+            self._registry.remove(name, [version.version for version in chosen.values() if version.name == name])
+        return list(chosen.values())
+
+    def _chosen(self, text: str) -> list[Version]:
+        reference = Reference.parse(text)
+        if reference.version is None and reference.alias is None:
+            return self._registry.versions(reference.name)
+        return [self._registry.resolve(reference)]
+
+    def gc(self, dry_run: bool = False, archive: AnyArchive | None = None, older_s: float = 3600) -> Collected:
+        """Delete blobs that nothing reaches, in Redis, or in an archive if one is given: there, those written longer
+        ago than `older_s` seconds.
+        """
+        if archive is not None:
+            return collect_archive(_archive(archive), older_s, dry_run)
+        return collect(self.store, dry_run)
+
+    def evict(self, references: Sequence[str], archive: AnyArchive) -> Collected:
+        """Drop layers from Redis that the archive has; see `inspect.evict`."""
+        chosen = {str(version): version for text in references for version in self._chosen(text)}
+        return inspect.evict(self.store, list(chosen.values()), _archive(archive))
+
+    def close(self) -> None:
+        """Close connections that were opened here; those of the client that was given stay."""
+        self.store.redis.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _threaded(
+    method: Callable[Concatenate[Artifacts, P], T],
+) -> Callable[Concatenate[AsyncArtifacts, P], Coroutine[Any, Any, T]]:
+    """The method as a coroutine function."""
+
+    async def run(self: AsyncArtifacts, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(method, self.blocking, *args, **kwargs)
+
+    functools.update_wrapper(run, method)
+    return run
+
+
+class AsyncArtifacts:
+    """`Artifacts` for asyncio: the same methods, to be awaited.
+
+    A task that is cancelled stops waiting; what it began goes on to its end on its thread.
+    """
+
+    def __init__(self, client: AnyClient, prefix: str = "ai:", actor: str | None = None) -> None:
+        self.blocking = Artifacts(client, prefix, actor)
+
+    publish = _threaded(Artifacts.publish)
+    names = _threaded(Artifacts.names)
+    versions = _threaded(Artifacts.versions)
+    get = _threaded(Artifacts.get)
+    show = _threaded(Artifacts.show)
+    diff = _threaded(Artifacts.diff)
+    log = _threaded(Artifacts.log)
+    du = _threaded(Artifacts.du)
+    promote = _threaded(Artifacts.promote)
+    demote = _threaded(Artifacts.demote)
+    deploy = _threaded(Artifacts.deploy)
+    rollback = _threaded(Artifacts.rollback)
+    recompute = _threaded(Artifacts.recompute)
+    push = _threaded(Artifacts.push)
+    pull = _threaded(Artifacts.pull)
+    verify = _threaded(Artifacts.verify)
+    rm = _threaded(Artifacts.rm)
+    gc = _threaded(Artifacts.gc)
+    evict = _threaded(Artifacts.evict)
+    close = _threaded(Artifacts.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,268 @@
+"""Archives: OCI image layouts in S3, GCS, Azure or a folder, by one kind of URL.
+
+`index.json` is the one object that ever changes, and it is changed only if nobody else changed it since it was read
+(If-Match; in a folder, under a lock). It is also the lock between those who push and those who collect: a push looks
+for its blobs after it has read the index, and writes the index only if it is still that one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from redisai_py.artifacts.digest import Buffer, Hasher, is_digest
+from redisai_py.artifacts.errors import ArchiveError, ArtifactError, Corrupt, Invalid, Missing
+from redisai_py.artifacts.layout import INDEX, LAYOUT, LAYOUT_CONTENT, MAX_INDEX, Index, blob_path
+from redisai_py.artifacts.manifest import MAX_MANIFEST, Manifest
+
+__all__ = ["RETRY_S", "Archive"]
+
+RETRY_S = 5
+"""How long a request is tried again, at most."""
+_CHUNK = 16 * 1024 * 1024
+_CONCURRENCY = 4
+_REQUEST_TIMEOUT = "5m"
+_CONNECT_TIMEOUT = "5s"
+
+_ADVICE = (
+    (r"\b404\b|NoSuchBucket", "the bucket does not exist, or the endpoint is another service's"),
+    (r"\b40[13]\b|Unauthenticated|PermissionDenied|AccessDenied|SignatureDoesNotMatch", "check the credentials "
+     "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), the region, and what the bucket's policy allows"),
+    (r"\b301\b|redirect", "check the region: AWS_REGION"),
+    (r"\b5\d\d\b|SlowDown", "the service is busy or broken; run it again, what arrived is not sent again"),
+    (r"connect|dns|error sending request|timed? ?out", "check the network and the endpoint (AWS_ENDPOINT_URL)"),
+    (r"credential|metadata", "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+)  # fmt: skip
+
+
+class Archive:
+    """An archive.
+
+    url: `s3://BUCKET/PREFIX`, `gs://...`, `az://...`, `file:///DIRECTORY` or a path.
+    endpoint: of an S3-compatible service; AWS_ENDPOINT_URL unless given.
+    options: of the store, by obstore's names; for example `aws_server_side_encryption="aws:kms"` and
+             `aws_sse_kms_key_id=...`. Credentials come from the environment, as the clouds' own tools take them.
+
+    Raises: Invalid: that is no such URL, or obstore is not installed.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], endpoint: str | None = None, **options: Any) -> None:
+        text = os.fspath(url)
+        self.folder = _folder_of(text)
+        self.url = f"file://{self.folder}" if self.folder else text.rstrip("/")
+        self._store = _open(self.url, self.folder, endpoint, options)
+        self._checked = False
+
+    # -- blobs ---------------------------------------------------------------------------------------------------------
+
+    def size(self, digest: str) -> int | None:
+        """Bytes of a blob, None if it is not there."""
+        try:
+            return int(
+                self._do("look for", blob_path(digest), lambda obstore, path: obstore.head(self._store, path)["size"])
+            )
+        except Missing:
+            return None
+
+    def blobs(self) -> dict[str, tuple[int, float]]:
+        """All blobs: size, and when they were written (seconds since 1970)."""
+
+        def listed(obstore: Any, path: str) -> dict[str, tuple[int, float]]:
+            found = {}
+            for page in obstore.list(self._store, prefix=path):
+                for item in page:
+                    digest = f"sha256:{item['path'].rpartition('/')[2]}"
+                    if is_digest(digest):
+                        found[digest] = (item["size"], item["last_modified"].timestamp())
+            return found
+
+        return self._do("list", "blobs/sha256", listed)  # type: ignore[no-any-return]
+
+    def put(self, digest: str, chunks: Iterable[Buffer], size: int) -> None:
+        """Store a blob whose chunks are known to be right; a large one in several requests.
+
+        Raises: ArchiveError; whatever the chunks raise, in which case nothing is there.
+        """
+        failure: list[BaseException] = []
+        large = size > _CHUNK
+        source: Any = _guarded(chunks, failure) if large else b"".join(chunks)
+
+        def send(obstore: Any, path: str) -> None:
+            obstore.put(self._store, path, source, use_multipart=large, chunk_size=_CHUNK, max_concurrency=_CONCURRENCY)
+
+        try:
+            self._do("write", blob_path(digest), send)
+        except ArtifactError:
+            if failure:
+                raise failure[0] from None
+            raise
+
+    def stream(self, digest: str, what: str = "blob") -> Iterator[bytes]:
+        """A blob in pieces, as they are; the digest is checked at the end, before the last piece is given.
+
+        Raises: Missing, Corrupt, ArchiveError.
+        """
+        found = self._do("read", blob_path(digest), lambda obstore, path: obstore.get(self._store, path))
+        pieces = iter(found.stream(min_chunk_size=_CHUNK))
+        whole = Hasher()
+        held: bytes | None = None
+        while (piece := self._do("read", blob_path(digest), lambda _obstore, _path: next(pieces, None))) is not None:
+            if held is not None:
+                yield held
+            held = bytes(piece)
+            whole.update(held)
+        if whole.digest != digest:
+            raise Corrupt(what, digest, whole.digest, self.url)
+        if held is not None:
+            yield held
+
+    def get(self, digest: str, limit: int = MAX_MANIFEST, what: str = "blob") -> bytes:
+        """A small blob. Raises: Missing, Corrupt, ArchiveError; Invalid: larger than the limit."""
+        size = self.size(digest)
+        if size is None:
+            raise Missing(f"{what}: {self.url} has no blob {digest}")
+        if size > limit:
+            raise Invalid(f"{what} has {size} bytes, and at most {limit} are read")
+        return b"".join(self.stream(digest, what))
+
+    def manifest(self, digest: str, what: str) -> Manifest:
+        """A manifest. Raises: Missing, Corrupt, ArchiveError, Invalid."""
+        return Manifest.decode(what, self.get(digest, MAX_MANIFEST, f"{what}: manifest"))
+
+    def delete(self, digests: Iterable[str]) -> None:
+        """Delete blobs; in bulk where the service can."""
+        paths = [blob_path(digest) for digest in digests]
+        if paths:
+            self._do("delete", "blobs/sha256", lambda obstore, _path: obstore.delete(self._store, paths))
+
+    # -- the index -----------------------------------------------------------------------------------------------------
+
+    def index(self) -> tuple[Index, Any]:
+        """The index, and what `replace` needs to know that it is still this one; (empty, None) if there is none."""
+        try:
+            found = self._do("read", INDEX, lambda obstore, path: obstore.get(self._store, path))
+        except Missing:
+            return Index(), None
+        if found.meta["size"] > MAX_INDEX:
+            raise Invalid(f"{self.url}/{INDEX} has {found.meta['size']} bytes, and at most {MAX_INDEX} are read")
+        data = bytes(self._do("read", INDEX, lambda _obstore, _path: found.bytes()))
+        seen = {"e_tag": found.meta.get("e_tag"), "version": found.meta.get("version"), "data": data}
+        return Index.decode(f"{self.url}/{INDEX}", data), seen
+
+    def replace(self, index: Index, seen: Any) -> bool:
+        """Write the index if it is still the one that was seen. Returns: whether it was."""
+        data = index.encode()
+        if not self._checked:
+            self._do("write", LAYOUT, lambda obstore, path: obstore.put(self._store, path, LAYOUT_CONTENT))
+            self._checked = True
+        if self.folder:
+            with self._locked():
+                if self.index()[1] != seen:
+                    return False
+                self._do("write", INDEX, lambda obstore, path: obstore.put(self._store, path, data))
+            return True
+        mode: Any = "create"
+        if seen is not None:
+            mode = {name: seen[name] for name in ("e_tag", "version") if seen[name] is not None}
+
+        def write(obstore: Any, path: str) -> bool:
+            from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+            try:
+                obstore.put(self._store, path, data, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            return True
+
+        return bool(self._do("write", INDEX, write))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        assert self.folder is not None
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # -- failures ------------------------------------------------------------------------------------------------------
+
+    def _do(self, verb: str, path: str, work: Callable[[Any, str], Any]) -> Any:
+        """Do something with the store. Raises: Missing; ArchiveError, with the place, the status and what to check."""
+        import obstore
+
+        try:
+            return work(obstore, path)
+        except FileNotFoundError as error:
+            if "NoSuchBucket" not in str(error):
+                raise Missing(f"{self.url} has no {path}") from None
+            raise self._failure(verb, path, error) from error
+        except ArtifactError:
+            raise
+        except Exception as error:
+            raise self._failure(verb, path, error) from error
+
+    def _failure(self, verb: str, path: str, error: Exception) -> ArchiveError:
+        full = str(error)
+        text = full.partition("\n")[0][:500]
+        advice = next((words for pattern, words in _ADVICE if re.search(pattern, full, re.IGNORECASE)), "")
+        status = re.search(r"status(?: code)?:? (\d{3})|\((\d{3}) ", full)
+        code = f"HTTP {status[1] or status[2]}: " if status else ""
+        return ArchiveError(f"cannot {verb} {path} in {self.url}: {code}{text}{f'; {advice}' if advice else ''}")
+
+
+def _guarded(chunks: Iterable[Buffer], failure: list[BaseException]) -> Iterator[Buffer]:
+    """The chunks; what they raise is remembered, since the store would wrap it."""
+    try:
+        yield from chunks
+    except BaseException as error:
+        failure.append(error)
+        raise
+
+
+def _folder_of(url: str) -> Path | None:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise Invalid(f"{url}: a folder's URL begins with file:/// and its absolute path")
+        return Path(parts.path).absolute()
+    return Path(url).absolute() if "://" not in url else None
+
+
+def _open(url: str, folder: Path | None, endpoint: str | None, options: Mapping[str, Any]) -> Any:
+    try:
+        from obstore import store as stores
+    except ImportError:
+        raise Invalid("archives need obstore: pip install 'redisai_py[archive]'") from None
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArchiveError(f"cannot make the folder {folder}: {error.strerror}") from None
+        return stores.LocalStore(folder)
+    settings = dict(options)
+    opened: Any = stores.from_url  # its overloads want the kind of store to be known
+    where = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if url.startswith("s3") and where:
+        settings["aws_endpoint"] = where
+    try:
+        return opened(
+            url,
+            config=settings or None,
+            client_options={
+                "allow_http": where.startswith("http://"),
+                "timeout": _REQUEST_TIMEOUT,
+                "connect_timeout": _CONNECT_TIMEOUT,
+            },
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=RETRY_S)},
+        )
+    except Exception as error:
+        text = str(error).partition("\n")[0]
+        raise Invalid(
+            f"{url} is no archive: {text}; use s3://BUCKET/PREFIX, gs://, az:// or file:///DIRECTORY"
+        ) from None

@@ -1,0 +1,221 @@
+"""Deploying: a version becomes the model of a key, which the server swaps without failing a request.
+
+The model's key is self-contained afterwards, as after any AI.MODELSTORE; its TAG says which version it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from redisai_py.artifacts.archive import Archive
+from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Missing
+from redisai_py.artifacts.manifest import Descriptor, Manifest
+from redisai_py.artifacts.names import Reference
+from redisai_py.artifacts.parity import Parity, Tolerance, check_parity, serving
+from redisai_py.artifacts.predictions import Predictions
+from redisai_py.artifacts.publish import BACKEND, INPUTS, MODEL, OUTPUTS
+from redisai_py.artifacts.registry import Version
+from redisai_py.artifacts.store import Store
+from redisai_py.artifacts.transfer import pull
+
+__all__ = ["Deployed", "Settings", "deploy", "deployments", "model_of", "rollback", "verify_version"]
+
+_MAX_PREDICTIONS = 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of AI.MODELSTORE: CPU, GPU or GPU:1; rows; rows; ms."""
+
+    device: str = "CPU"
+    batchsize: int | None = None
+    minbatchsize: int | None = None
+    minbatchtimeout: int | None = None
+
+    def as_log(self) -> dict[str, str | int]:
+        """As fields of a log entry, from which a rollback takes them."""
+        found: dict[str, str | int | None] = {
+            "device": self.device,
+            "batchsize": self.batchsize,
+            "minbatchsize": self.minbatchsize,
+            "minbatchtimeout": self.minbatchtimeout,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def from_log(cls, fields: Any) -> Settings:
+        """Those of a log entry."""
+        numbers = {n: int(fields[n]) for n in ("batchsize", "minbatchsize", "minbatchtimeout") if n in fields}
+        return cls(fields.get("device", "CPU"), **numbers)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """version: that the key has now.   was: that it had before, by the log.   title: of the model's file."""
+
+    key: str
+    version: Version
+    title: str
+    was: int | None = None
+    parity: list[Parity] = field(default_factory=list)
+
+
+def model_of(manifest: Manifest, what: str, title: str | None = None) -> Descriptor:
+    """The model's layer. Raises: Missing: there is none of that title.   Invalid: there are several."""
+    models = [layer for layer in manifest.layers if BACKEND in layer.annotations]
+    found = [layer for layer in models if title in (None, layer.title)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(layer.title for layer in models) or "none"
+    if not found:
+        raise Missing(f"{what} has no model{f' {title}' if title else ''}; models: {known}")
+    raise Invalid(f"{what} has several models, say which one to deploy: {known}")
+
+
+def deploy(
+    store: Store,
+    reference: str,
+    key: str,
+    settings: Settings | None = None,
+    model: str | None = None,
+    verify: bool = False,
+    tolerance: Tolerance | None = None,
+    archive: Archive | None = None,
+    event: str = "deploy",
+    progress: Callable[[int, int], object] | None = None,
+) -> Deployed:
+    """Store a version's model under a key, through `redisai serve`.
+
+    Args:    model: its title, if there are several.   verify: let the server recompute the predictions first.
+             archive: where to fetch what is not in Redis; without it, where the version was pushed to.
+             progress: told of the bytes sent.
+    Raises:  Missing, Corrupt: nothing was changed.   NotParity.   redis.ResponseError: the server refused the model.
+    """
+    version, manifest = _brought(store, reference, archive, model)
+    layer = model_of(manifest, str(version), model)
+    chosen = settings or Settings()
+    blob = list(store.stream(layer))
+    checked = verify_version(store, version, manifest, tolerance, layer.title) if verify else []
+    was = deployments(store, version.name).get(key)
+    client = serving(store.redis)
+    client.modelstore(
+        key,
+        data=blob,
+        batch=chosen.batchsize,
+        minbatch=chosen.minbatchsize,
+        minbatchtimeout=chosen.minbatchtimeout,
+        tag=f"{version} {version.digest}",
+        progress=progress,
+        **_words(layer, chosen.device),
+    )
+    found: Any = store.redis.hget(key, "sha256")
+    if found is None or f"sha256:{found.decode()}" != layer.content_digest:
+        there = "none" if found is None else f"sha256:{found.decode()}"
+        raise Corrupt(f"model {key}", layer.content_digest, there, "the server")
+    fields: dict[str, str | int] = {
+        "key": key,
+        "version": version.version,
+        "digest": version.digest,
+        "model": layer.title,
+    }
+    store.registry("artifact").note(version.name, event, fields | chosen.as_log())
+    return Deployed(key, version, layer.title, was, checked)
+
+
+def _words(layer: Descriptor, device: str) -> dict[str, Any]:
+    words: dict[str, Any] = {"backend": layer.annotations[BACKEND], "device": device}
+    if layer.annotations.get(INPUTS):
+        words |= {"inputs": layer.annotations[INPUTS].split(), "outputs": layer.annotations.get(OUTPUTS, "").split()}
+    return words
+
+
+def _brought(store: Store, reference: str, archive: Archive | None, model: str | None) -> tuple[Version, Manifest]:
+    """The version and its manifest, its model in Redis: fetched from the archive if it is not there."""
+    try:
+        version, manifest = store.open("artifact", reference)
+    except Missing:
+        if archive is None:
+            raise
+        (version,) = pull(store, archive, [_one(archive, reference)]).versions
+        return store.open("artifact", str(version))
+    layer = model_of(manifest, str(version), model)
+    if store.blobs.size(layer.digest) is None:
+        source = archive or (Archive(version.archived) if version.archived else None)
+        if source is None:
+            raise Missing(f"{version}: layer {layer.title} is not in Redis; say in which archive it is")
+        pull(store, source, [str(version)])
+    return version, manifest
+
+
+def _one(archive: Archive, reference: str) -> str:
+    """A reference to one version: the newest for a name alone."""
+    wanted = Reference.parse(reference)
+    return reference if wanted.version is not None or wanted.alias else f"{wanted.name}@latest"
+
+
+def verify_version(
+    store: Store, version: Version, manifest: Manifest, tolerance: Tolerance | None = None, model: str | None = None
+) -> list[Parity]:
+    """Let the server recompute the predictions that a version keeps, of one model or of all.
+
+    Raises: NotParity.   Invalid: it keeps none that can be recomputed.
+    """
+    done = []
+    for kept in manifest.layers:
+        title = kept.annotations.get(MODEL)
+        if title is None or model not in (None, title):
+            continue
+        predictions = Predictions.from_parquet(store.read(kept, _MAX_PREDICTIONS))
+        layer = model_of(manifest, str(version), title)
+        blob = list(store.stream(layer))
+        done.append(check_parity(store, f"{version} {title}", blob, _words(layer, "CPU"), predictions, tolerance))
+    if not done:
+        raise Invalid(f"{version} keeps no predictions to recompute")
+    return done
+
+
+def deployments(store: Store, name: str) -> dict[str, int]:
+    """Keys and the version that each was given last, by the log."""
+    found: dict[str, int] = {}
+    try:
+        entries = store.registry("artifact").log(name)
+    except redis.ResponseError:  # who may not read the log
+        return found
+    for entry in entries:
+        if entry.event in ("deploy", "rollback") and "key" in entry.fields:
+            found.setdefault(entry.fields["key"], int(entry.fields["version"]))
+    return found
+
+
+def rollback(store: Store, name: str, key: str, verify: bool = False, archive: Archive | None = None) -> Deployed:
+    """Put back what a key had before, with the settings it had.
+
+    Raises: Missing: the log knows of nothing else.   As of `deploy`.
+    """
+    given = [
+        entry
+        for entry in store.registry("artifact").log(Reference.parse(name).name)
+        if entry.event in ("deploy", "rollback") and entry.fields.get("key") == key
+    ]
+    if not given:
+        raise Missing(f"{name} was not deployed to {key}, as far as the log goes back")
+    stack: list[Any] = []
+    for entry in reversed(given):
+        if entry.event == "rollback":
+            stack = stack[:-1] or stack
+        elif not stack or stack[-1].fields["version"] != entry.fields["version"]:
+            stack.append(entry)
+    if len(stack) < 2:
+        raise Missing(f"{key} had no other version of {name} before {stack[-1].fields['version']}, by the log")
+    before = stack[-2].fields
+    reference = f"{name}:{before['version']}"
+    version = store.registry("artifact").resolve(reference)
+    if version.digest != before.get("digest", version.digest):
+        raise Conflict(f"{reference} is another manifest than the one that was deployed, {before['digest']}")
+    return deploy(
+        store, reference, key, Settings.from_log(before), before.get("model"), verify, None, archive, event="rollback"
+    )

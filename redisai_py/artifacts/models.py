@@ -1,0 +1,158 @@
+"""Model files: which framework they are for, and that they are what they say. Never pickle.
+
+A pickle runs code when it is read, and is tied to the versions of what wrote it. TorchScript and torch.export archives
+are read by PyTorch without running Python from them, so they may come in.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from redisai_py.artifacts.digest import Buffer
+from redisai_py.artifacts.errors import Invalid
+from redisai_py.artifacts.store import chunks_of
+
+__all__ = ["BACKENDS", "ModelFile", "check_no_pickle", "model_file"]
+
+BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
+_SUFFIXES = {
+    ".onnx": "ONNX", ".pt": "TORCH", ".pth": "TORCH", ".pt2": "TORCH", ".torchscript": "TORCH",
+    ".pb": "TF", ".zip": "TF", ".tar": "TF", ".tar.gz": "TF", ".tgz": "TF", ".tflite": "TFLITE",
+}  # fmt: skip
+_DEFAULT_SUFFIX = {"ONNX": ".onnx", "TORCH": ".pt", "TF": ".pb", "TFLITE": ".tflite"}
+_FORMATS = {"ONNX": "onnx", "TORCH": "pytorch", "TF": "tensorflow", "TFLITE": "tflite"}
+
+_PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+_PICKLE_NAMES = (".pkl", ".pickle", ".joblib", ".dill")
+_ONNX_TAGS = b"\x08\x12\x1a\x22\x28\x32\x3a\x42\x72"  # the fields of a ModelProto
+_GRAPH_TAGS = b"\x0a\x12\x1a\x22"  # of a GraphDef
+_ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model to publish.   inputs, outputs: names of nodes, for TF, whose graphs do not tell them."""
+
+    source: Buffer | Path
+    backend: str
+    title: str
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def format(self) -> str:
+        """As ModelPack names it."""
+        return _FORMATS[self.backend]
+
+
+def model_file(
+    source: Buffer | str | os.PathLike[str],
+    backend: str | None = None,
+    title: str | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+) -> ModelFile:
+    """A model that was looked at.
+
+    Args:    source: its bytes, its file, or the directory of a SavedModel.   backend: ONNX, TORCH, TF or TFLITE; by
+             the file's name unless given.   title: its name in the artifact; the file's unless given.
+    Raises:  Invalid: no such backend, a pickle, or not what the backend reads.   OSError.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if backend is None:
+            raise Invalid(f"the model's backend is needed with bytes: one of {', '.join(BACKENDS)}")
+        kind = _checked_backend(backend)
+        found = ModelFile(source, kind, title or f"model{_DEFAULT_SUFFIX[kind]}", tuple(inputs), tuple(outputs))
+    else:
+        path = Path(source)
+        kind = _checked_backend(backend) if backend else _backend_of(path)
+        given: Buffer | Path = _packed(path) if path.is_dir() else path
+        name = title or (f"{path.name}.tar" if path.is_dir() else path.name)
+        found = ModelFile(given, kind, name, tuple(inputs), tuple(outputs))
+    if kind == "TF" and not (inputs and outputs):
+        raise Invalid("a TF model needs the names of its inputs and outputs")
+    _check(found)
+    return found
+
+
+def _checked_backend(backend: str) -> str:
+    if backend.upper() not in BACKENDS:
+        raise Invalid(f"{backend!r} is no backend: use one of {', '.join(BACKENDS)}")
+    return backend.upper()
+
+
+def _backend_of(path: Path) -> str:
+    if path.is_dir():
+        return "TF"
+    name = path.name.lower()
+    if name.endswith(_PICKLE_NAMES):
+        raise Invalid(f"{path} is a pickle; export the model to ONNX, TorchScript or another format that is no program")
+    for suffix, backend in _SUFFIXES.items():
+        if name.endswith(suffix):
+            return backend
+    raise Invalid(f"{path}: the name does not tell the framework; give a backend, one of {', '.join(BACKENDS)}")
+
+
+def _packed(path: Path) -> bytes:
+    """A SavedModel as a tar file without dates and owners: the same model is the same bytes."""
+    if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        raise Invalid(f"{path}: a directory without saved_model.pb is no SavedModel")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+            entry = tarfile.TarInfo(file.relative_to(path).as_posix())
+            entry.size = file.stat().st_size
+            with file.open("rb") as content:
+                archive.addfile(entry, content)
+    return packed.getvalue()
+
+
+def check_no_pickle(title: str, head: bytes) -> None:
+    """See that a file is no pickle, by its name and its first bytes. Raises: Invalid."""
+    if title.lower().endswith(_PICKLE_NAMES) or head.startswith(_PICKLES):
+        raise Invalid(
+            f"{title} is a pickle, which runs code wherever it is read: "
+            "keep data as Parquet, safetensors or JSON, a model as ONNX or TorchScript"
+        )
+
+
+def _check(model: ModelFile) -> None:
+    chunks = list(chunks_of(model.source))
+    head = bytes(chunks[0][:512]) if chunks else b""
+    if not head:
+        raise Invalid(f"{model.title} is empty")
+    check_no_pickle(model.title, head)
+    fits = {
+        "ONNX": lambda: head[0] in _ONNX_TAGS,
+        "TFLITE": lambda: head[4:8] == b"TFL3",
+        "TORCH": lambda: head.startswith(_ZIP) and _is_torch(model),
+        "TF": lambda: head[0] in _GRAPH_TAGS or head.startswith((_ZIP, _GZIP)) or head[257:262] == b"ustar",
+    }
+    if not fits[model.backend]():
+        raise Invalid(f"{model.title} is no model for {model.backend}")
+
+
+def _is_torch(model: ModelFile) -> bool:
+    """TorchScript or a torch.export archive; what `torch.save` writes is a pickle in a zip file."""
+    file = model.source if isinstance(model.source, Path) else io.BytesIO(model.source)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise Invalid(f"{model.title} is a damaged archive: {error}") from None
+    inner = [name.partition("/")[2] for name in names]
+    if any(name.startswith("code/") or name == "archive_format" for name in inner) or any(
+        name.endswith("serialized_exported_program.json") for name in names
+    ):
+        return True
+    if any(name.endswith("data.pkl") for name in names):
+        raise Invalid(
+            f"{model.title} was written by torch.save, which is a pickle; use torch.jit.save or torch.export.save"
+        )
+    return False

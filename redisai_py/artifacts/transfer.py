@@ -1,0 +1,364 @@
+"""Between Redis and an archive: push, pull, and what an archive does not need any more.
+
+Order is what makes it safe to be killed at any point. Push: blobs, then the index. Pull: blobs, then the name. What is
+there already is not sent again, so whoever runs it again goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from redisai_py.artifacts.archive import Archive
+from redisai_py.artifacts.collect import Collected
+from redisai_py.artifacts.errors import ArchiveError, Conflict, Corrupt, Missing
+from redisai_py.artifacts.layout import Entry, Index
+from redisai_py.artifacts.leases import Lease
+from redisai_py.artifacts.manifest import Descriptor, Manifest
+from redisai_py.artifacts.names import LATEST, Reference
+from redisai_py.artifacts.registry import Version
+from redisai_py.artifacts.store import Store
+
+__all__ = ["Progress", "Pulled", "Pushed", "collect_archive", "pull", "push", "remove_archived"]
+
+Progress = Callable[[int, int], object]
+"""Called with the bytes done and the bytes in all."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_THREADS = 16
+_SMALL = 1024 * 1024
+_LIST_FROM = 64
+_TRIES = 200
+_COLLECTING_S = 600.0
+"""A collector that has said nothing for so long was killed."""
+_WAIT_S = 120.0
+
+
+@dataclass
+class Pushed:
+    """versions: that the archive has now.   blobs, bytes: sent; nothing if they were there."""
+
+    versions: list[Version] = field(default_factory=list)
+    blobs: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Pulled:
+    """versions: that are in Redis now.   blobs, bytes: fetched.   kept: aliases that point elsewhere here, and stay."""
+
+    versions: list[Version] = field(default_factory=list)
+    blobs: int = 0
+    bytes: int = 0
+    kept: list[str] = field(default_factory=list)
+
+
+def push(
+    store: Store, archive: Archive, references: Sequence[str], kind: str = "artifact", progress: Progress | None = None
+) -> Pushed:
+    """Copy versions into an archive: all of NAME, or one of NAME:7 and NAME@ALIAS, with the aliases they have.
+
+    Raises: ArchiveError; Missing, Corrupt: in Redis.   Conflict: the archive has another version of that number.
+    """
+    done = Pushed(versions=_selected(store, kind, references))
+    manifests = {version.digest: store.get_manifest(version.digest, str(version)) for version in done.versions}
+    entries = [
+        Entry(
+            kind,
+            v.name,
+            v.version,
+            v.digest,
+            len(manifests[v.digest].encode()),
+            manifests[v.digest].artifact_type,
+            v.aliases,
+        )
+        for v in done.versions
+    ]
+    wanted = _blobs_of(manifests)
+    began = time.monotonic()
+    for attempt in range(_TRIES):
+        index, seen = archive.index()
+        merged = index.merged(entries)
+        if _being_collected(index):
+            if time.monotonic() - began > _WAIT_S:
+                raise Conflict(f"{archive.url} is being collected; push again when that has ended")
+            time.sleep(0.2)
+            continue
+        # Looked for after the index was read: what a collector deletes, it deletes with the index changed.
+        _send(store, archive, wanted, done, progress)
+        if (seen is not None and merged == index) or archive.replace(replace(merged, collecting=None), seen):
+            break
+        time.sleep(random.uniform(0, min(1.0, 0.02 * (attempt + 1))))
+    else:
+        raise Conflict(f"{archive.url}: others change its index again and again; push again later")
+    for name in {version.name for version in done.versions}:
+        mine = [version.version for version in done.versions if version.name == name]
+        store.registry(kind).note(
+            name,
+            "push",
+            {"url": archive.url, "versions": " ".join(map(str, mine))},
+            dict.fromkeys(mine, archive.url),
+        )
+    return done
+
+
+def _selected(store: Store, kind: str, references: Sequence[str]) -> list[Version]:
+    registry = store.registry(kind)
+    found: dict[str, Version] = {}
+    for text in references:
+        reference = Reference.parse(text)
+        if reference.version is None and reference.alias is None:
+            found |= {str(version): version for version in registry.versions(reference.name)}
+        else:
+            version = registry.resolve(reference)
+            found[str(version)] = version
+    return list(found.values())
+
+
+def _blobs_of(manifests: dict[str, Manifest]) -> list[Descriptor]:
+    wanted = {blob.digest: blob for manifest in manifests.values() for blob in manifest.blobs()}
+    for digest, manifest in manifests.items():
+        wanted[digest] = Descriptor("", digest, len(manifest.encode()))
+    return list(wanted.values())
+
+
+def _send(
+    store: Store, archive: Archive, wanted: Sequence[Descriptor], done: Pushed, progress: Progress | None
+) -> None:
+    there = _sizes(archive, wanted)
+    missing = [blob for blob in wanted if there.get(blob.digest) != blob.size]
+    total = sum(blob.size for blob in missing)
+    sent = 0
+
+    def send(blob: Descriptor) -> int:
+        try:
+            archive.put(blob.digest, store.blobs.stream(blob.digest), blob.size)
+        except Corrupt as error:
+            raise Corrupt(_name(blob), error.expected, error.found, "Redis") from None
+        except Missing as error:
+            raise Missing(f"{_name(blob)}: {error}") from None
+        return blob.size
+
+    small = _together(send, [blob for blob in missing if blob.size <= _SMALL])
+    large = (send(blob) for blob in missing if blob.size > _SMALL)
+    for size in itertools.chain(small, large):
+        sent += size
+        done.blobs += 1
+        done.bytes += size
+        if progress is not None:
+            progress(sent, total)
+
+
+def _together(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """The results, in order, of several at a time; none is begun after one has failed."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _name(blob: Descriptor) -> str:
+    return f"layer {blob.title}" if blob.annotations else f"blob {blob.digest}"
+
+
+def _sizes(archive: Archive, wanted: Sequence[Descriptor]) -> dict[str, int | None]:
+    if len(wanted) >= _LIST_FROM:
+        return {digest: size for digest, (size, _) in archive.blobs().items()}
+    digests = [blob.digest for blob in wanted]
+    return dict(zip(digests, _together(archive.size, digests), strict=True))
+
+
+# -- pull ----------------------------------------------------------------------------------------------------------
+
+
+def pull(
+    store: Store,
+    archive: Archive,
+    references: Sequence[str] | None = None,
+    kind: str = "artifact",
+    progress: Progress | None = None,
+) -> Pulled:
+    """Copy versions from an archive into Redis, every digest checked.
+
+    A version keeps its number if that is free here; else it gets the next one. An alias comes with it unless it points
+    elsewhere here: to move that is to promote.
+
+    Args:   references: all of NAME, or one of NAME:7 and NAME@ALIAS; everything of the kind unless given.
+    Raises: ArchiveError, Missing, Corrupt, Invalid. A version that is not there whole is not there at all.
+    """
+    index, _ = archive.index()
+    chosen: dict[tuple[str, int], tuple[Entry, str | None]] = {}
+    for text in references if references is not None else sorted({e.name for e in index.entries if e.kind == kind}):
+        for entry in index.select(kind, text):
+            chosen[entry.name, entry.version] = (entry, Reference.parse(text).alias)
+    if not chosen:
+        raise Missing(f"{archive.url} has no {kind}")
+    done = Pulled()
+    for entry, alias in chosen.values():
+        with store.lease() as lease:
+            manifest = archive.manifest(entry.digest, str(entry))
+            _fetch(store, archive, entry, manifest, lease, done, progress)
+            done.versions.append(_name_it(store, archive, entry, manifest, lease))
+        asked = alias if alias not in (None, LATEST, *entry.aliases) else None
+        _take_aliases(store, entry, done, [*entry.aliases, *([asked] if asked else [])])
+    return done
+
+
+def _name_it(store: Store, archive: Archive, entry: Entry, manifest: Manifest, lease: Lease) -> Version:
+    registry = store.registry(entry.kind)
+    try:
+        return store.commit(entry.kind, entry.name, manifest, lease, entry.version, pulled=archive.url)
+    except Conflict:
+        try:
+            known = registry.resolve(Reference(entry.name, version=entry.version))
+        except Missing:
+            raise
+        if known.digest == entry.digest:
+            raise
+        return store.commit(
+            entry.kind, entry.name, manifest, lease, None, pulled=archive.url, number_there=entry.version
+        )
+
+
+def _take_aliases(store: Store, entry: Entry, done: Pulled, aliases: Sequence[str]) -> None:
+    registry = store.registry(entry.kind)
+    version = done.versions[-1].version
+    for alias in aliases:
+        pointed = registry.pointed(entry.name, alias)
+        if pointed is None:
+            registry.promote(entry.name, version, alias, expected=None)
+        elif pointed != version:
+            done.kept.append(f"{entry.name}@{alias}")
+
+
+def _fetch(
+    store: Store,
+    archive: Archive,
+    entry: Entry,
+    manifest: Manifest,
+    lease: Lease,
+    done: Pulled,
+    progress: Progress | None,
+) -> None:
+    """Bring the blobs of one version. A blob of the right length that is there is believed; `verify` reads it."""
+    wanted = {blob.digest: blob for blob in manifest.blobs()}
+    with store.redis.pipeline(transaction=False) as pipeline:
+        lease.hold(pipeline, wanted)
+        pipeline.execute()
+    there = store.blobs.sizes(list(wanted))
+    missing = [blob for blob in wanted.values() if there[blob.digest] != blob.size]
+    total, fetched = sum(blob.size for blob in missing), 0
+    for blob, size in _take(store, archive, missing, lease):
+        if size != blob.size:
+            raise Corrupt(_name(blob), f"of {blob.size} bytes", f"one of {size}", archive.url)
+        fetched += size
+        done.blobs += 1
+        done.bytes += size
+        if progress is not None:
+            progress(fetched, total)
+
+
+def _take(
+    store: Store, archive: Archive, missing: Sequence[Descriptor], lease: Lease
+) -> Iterator[tuple[Descriptor, int]]:
+    small = [blob for blob in missing if blob.size <= _SMALL]
+    for start in range(0, len(small), 4 * _THREADS):
+        group = small[start : start + 4 * _THREADS]
+        data = list(_together(lambda blob: archive.get(blob.digest, _SMALL, _name(blob)), group))
+        store.blobs.put_many(data, lease)
+        yield from ((blob, len(content)) for blob, content in zip(group, data, strict=True))
+    for blob in missing:
+        if blob.size > _SMALL:
+            pieces = archive.stream(blob.digest, _name(blob))
+            yield blob, store.blobs.put_stream(_bounded(pieces, blob), lease, blob.digest)[1]
+
+
+def _bounded(pieces: Iterator[bytes], blob: Descriptor) -> Iterator[bytes]:
+    """Not more than the manifest says, whatever the archive holds."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > blob.size:
+            raise Corrupt(_name(blob), blob.digest, f"of more than the {blob.size} bytes announced")
+        yield piece
+
+
+# -- what an archive does not need ---------------------------------------------------------------------------------
+
+
+def remove_archived(archive: Archive, kind: str, name: str, versions: Sequence[int]) -> None:
+    """Take versions out of the index; their blobs stay until `collect_archive`. Raises: Missing, ArchiveError."""
+    for _ in range(_TRIES):
+        index, seen = archive.index()
+        for version in versions:
+            index.select(kind, f"{name}:{version}")
+        if archive.replace(index.without(kind, name, versions), seen):
+            return
+    raise Conflict(f"{archive.url}: others change its index again and again; try later")
+
+
+def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = False) -> Collected:
+    """Delete blobs of an archive that its index does not reach.
+
+    Args:    older_s: and that were written so long ago, so that a push under way need not send them again.
+    Raises:  Conflict: somebody else is collecting, or a manifest cannot be read.   ArchiveError.
+    """
+    index, seen = archive.index()
+    if not dry_run:
+        if _being_collected(index):
+            raise Conflict(
+                f"{archive.url} is being collected already; a collector that was killed is forgotten in 10 minutes"
+            )
+        index = replace(index, collecting=time.time())
+        if not archive.replace(index, seen):
+            raise Conflict(f"{archive.url}: somebody changed its index; try again")
+    try:
+        return _collect(archive, index, older_s, dry_run)
+    finally:
+        if not dry_run:
+            _end_collecting(archive, index)
+
+
+def _collect(archive: Archive, index: Index, older_s: float, dry_run: bool) -> Collected:
+    reached = set()
+    for digest in {entry.digest for entry in index.entries} | {str(item["digest"]) for item in index.foreign}:
+        try:
+            manifest = archive.manifest(digest, f"manifest {digest}")
+        except (Missing, Corrupt) as error:
+            raise Conflict(f"{error}. Nothing was collected, since nobody can say which blobs it needs") from error
+        reached |= {digest, *(blob.digest for blob in manifest.blobs())}
+    there = archive.blobs()
+    old = time.time() - older_s
+    doomed = sorted(digest for digest, (_, written) in there.items() if digest not in reached and written <= old)
+    done = Collected(len(there) - len(doomed), len(doomed), sum(there[digest][0] for digest in doomed))
+    done.digests = doomed
+    for start in range(0, len(doomed) if not dry_run else 0, 1000):
+        now, _ = archive.index()
+        if now.collecting != index.collecting or time.time() - (index.collecting or 0) > _COLLECTING_S / 2:
+            raise Conflict(f"collecting {archive.url} took too long, and was stopped; start it again")
+        archive.delete(doomed[start : start + 1000])
+    return done
+
+
+def _end_collecting(archive: Archive, mine: Index) -> None:
+    for _ in range(_TRIES):
+        try:
+            index, seen = archive.index()
+            if index.collecting != mine.collecting or archive.replace(replace(index, collecting=None), seen):
+                return
+        except ArchiveError:
+            return
+
+
+def _being_collected(index: Index) -> bool:
+    return index.collecting is not None and time.time() - index.collecting < _COLLECTING_S
