@@ -30,6 +30,8 @@ from redisai_py.store.store import Store
 __all__ = ["Access", "AccessTable"]
 
 S = TypeVar("S", bound=SharedUpstream)
+_MOST_OPENINGS = 5
+"""A connection may be lost before those that wait for it come to know that it is open."""
 _NOT_NOW = ("LOADING ", "BUSY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ")
 """How errors begin that say nothing of what an identity may do."""
 
@@ -69,16 +71,20 @@ class Access:
 
     async def ensure(self) -> SharedUpstream:
         """The shared stream, opened if need be; single-flight. Raises UpstreamError."""
-        if self.shared is None or self.shared.closed:
+        shared = self.shared
+        for _ in range(_MOST_OPENINGS):
+            if shared is not None and not shared.closed:
+                return shared
             if self._opening is None:
                 self._opening = asyncio.get_running_loop().create_task(self._connect())
             opening = self._opening
             try:
-                return await asyncio.shield(opening)
+                shared = await asyncio.shield(opening)
             finally:
                 if self._opening is opening and opening.done():
                     self._opening = None
-        return self.shared
+        assert shared is not None
+        return shared
 
     async def _connect(self) -> SharedUpstream:
         shared = await _connect_shared(self._opener, self.identity, partial(SharedUpstream, self._busy_poll))

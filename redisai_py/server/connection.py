@@ -29,7 +29,7 @@ from redisai_py.server.client_memory import NOTED
 from redisai_py.server.driver import NO_REPLY, drive
 from redisai_py.server.large_receiver import LargeReceiver, allocate
 from redisai_py.server.meanings import joint_meaning, understand
-from redisai_py.server.session import Session
+from redisai_py.server.session import Mode, Session
 from redisai_py.server.stall_watch import StallWatch
 from redisai_py.server.streaming import begin_stream
 from redisai_py.tensor import Buffer
@@ -339,7 +339,7 @@ class Connection(asyncio.Protocol):
             command = backlog.popleft()
             mode = self.session.mode
             if isinstance(command, Burst):
-                if mode:
+                if mode and (mode is not Mode.TRACKED or command.meaning.is_ai):
                     self.unroll(command)
                     continue
                 started = command.meaning.start(self, command)

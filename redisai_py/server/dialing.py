@@ -20,7 +20,7 @@ import structlog
 from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.server.upstream import Address, SharedUpstream
 
-__all__ = ["Dialer", "Limits", "Opener", "Upstream"]
+__all__ = ["FIRST_PROBE_S", "Dialer", "Limits", "Opener", "Upstream"]
 
 FIRST_PROBE_S = 0.02
 LONGEST_PAUSE_S = 0.25
@@ -79,7 +79,7 @@ class Dialer:
     @property
     def owing(self) -> bool:
         """Whether a reply is outstanding on any connection."""
-        return any(upstream.owes for upstream in self._live)
+        return any(upstream.owes for upstream in self._live if not upstream.closed)
 
     async def open(self, factory: Factory, prepare: Prepare | None = None) -> Any:
         """See `Opener`; tries until `limits.retry_s` have passed."""

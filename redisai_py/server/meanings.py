@@ -7,12 +7,14 @@ step counts. Everything else AI goes to `handlers`, everything not AI to `passth
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet, tensor_reply
 from redisai_py.errors import TENSOR_KEY_EMPTY, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
@@ -101,16 +103,21 @@ def _understand_ai(spec: CommandSpec, command: Command) -> Meaning:
 
 
 class Handled:
-    """An AI command with a handler."""
+    """An AI command with a handler. reads: keys that it reads, if it also writes."""
 
-    __slots__ = ("request",)
+    __slots__ = ("reads", "request")
     is_ai = True
 
     def __init__(self, request: Any) -> None:
         self.request = request
+        self.reads = (request.key, *request.inputs) if type(request) is ScriptExecute else ()
 
     def start(self, connection: Connection, command: Command) -> bool:
         return connection.idle and connection.run_alone(handle(self.request, connection))
+
+    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
+        """All of it, for a client that has nothing else under way."""
+        return handle(self.request, connection)
 
 
 class Failing:
@@ -118,6 +125,7 @@ class Failing:
 
     __slots__ = ("error",)
     is_ai = True
+    reads: tuple[bytes, ...] = ()
 
     def __init__(self, error: CommandError) -> None:
         self.error = error
@@ -125,12 +133,17 @@ class Failing:
     def start(self, connection: Connection, command: Command) -> bool:
         return connection.idle and connection.run_alone(handle_error(self.error, connection))
 
+    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
+        """See `Handled`."""
+        return handle_error(self.error, connection)
+
 
 class GetTensor:
     """AI.TENSORGET: the value's first 64 KiB on the shared stream, which is all of a small one."""
 
     __slots__ = ("_frame", "request")
     is_ai = True
+    reads: tuple[bytes, ...] = ()
 
     def __init__(self, request: TensorGet) -> None:
         self.request = request
@@ -151,6 +164,10 @@ class GetTensor:
                 connection.reading.add(self.request.key)
                 return True
         return connection.idle and connection.run_alone(handle(self.request, connection))
+
+    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
+        """See `Handled`."""
+        return handle(self.request, connection)
 
     def _got(self, connection: Connection, value: Any) -> None:
         request = self.request

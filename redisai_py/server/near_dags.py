@@ -5,6 +5,7 @@ See `group_commit` for why a result computed from near values may count.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.engine.registry import LoadedModel
@@ -42,6 +43,17 @@ class ExecuteDag:
         if commits is not None and commits.usable and _Execution(bound, connection, commits).start():
             return True
         return connection.run_alone(execute_dag(bound, connection))
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """Keys that it reads."""
+        template = self._bound.template
+        models, scripts = template.models, template.scripts
+        return (*self._bound.load, *(op.key for _, op in models), *(op.key for _, op in scripts))
+
+    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
+        """All of it, for a client that has nothing else under way."""
+        return execute_dag(self._bound, connection)
 
 
 class _Execution:

@@ -16,6 +16,7 @@ from redisai_py.frames import Burst, Command
 from redisai_py.server import amended
 from redisai_py.server.driver import NO_REPLY
 from redisai_py.server.session import Mode
+from redisai_py.server.tracking import Tracking
 from redisai_py.server.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Relayed:
             return False
         if self.sticky:
             connection.session.sticky = True
+            if self.name == b"WATCH":
+                connection.session.watches = True
         if self.blocks:
             connection.session.blocks = connection.session.relayed or 1  # 1 where the connection is opened first
         return True
@@ -201,6 +204,8 @@ async def _client(connection: Connection, argv: list[bytes]) -> object:
     raw = await _ask(connection, argv)
     if action in (b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH") and raw[:1] == b"+":
         session.sticky = action != b"SETINFO" or session.sticky
+        if action == b"TRACKING":
+            session.track(Tracking.from_words(argv))
     return _pass(connection, raw)
 
 

@@ -7,7 +7,7 @@ without scripts, a model whose runs take long) takes the long way, `handlers.mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.commands.model_runs import ModelExecute
@@ -81,6 +81,15 @@ class ExecuteModel:
                 _Execution(self.request, connection, commits, used, loaded).start(inputs)
                 return True
         return connection.run_alone(handle(self.request, connection))
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """Keys that it reads."""
+        return (self.request.key, *self.request.inputs)
+
+    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
+        """All of it, for a client that has nothing else under way."""
+        return handle(self.request, connection)
 
 
 def near_model(connection: Connection, near: NearCache, request: ModelExecute, used: Used) -> LoadedModel | None:

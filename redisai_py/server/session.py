@@ -20,7 +20,9 @@ from redisai_py.frames import Burst, Command
 from redisai_py.pending import Pending
 from redisai_py.server.access import Access
 from redisai_py.server.capture import Capture
+from redisai_py.server.dialing import FIRST_PROBE_S
 from redisai_py.server.driver import NO_REPLY
+from redisai_py.server.tracking import OwnAccess, Tracking, carried_out
 from redisai_py.server.upstream import Identity, PrivateUpstream
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Mode(enum.IntEnum):
     SUBSCRIBED = 2  # RESP2 with at least one subscription: Redis takes few commands
     MONITOR = 3
     TUNNEL = 4  # replication: bytes both ways, never ours again
+    TRACKED = 5  # CLIENT TRACKING: Redis tells the client what has changed
 
 
 def _accepts(reply: Any) -> bool:
@@ -60,12 +63,14 @@ class Session:
         self.access: Access | None = None  # set once Redis has vouched for the client
         self.accepted = False  # Redis has answered something that it answers to nobody who has yet to authenticate
         self.mode = Mode.NORMAL
+        self.tracking: Tracking | None = None
         self.transaction: Transaction | None = None
         self.upstream: PrivateUpstream | None = None
         self.relayed = 0  # replies to pass-through commands still to come
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
         self.blocks = 0  # how many of these until that of the last command that may block
+        self.watches = False  # WATCH: an EXEC of ours would end it
         self.sticky = False  # Redis holds state for this client that a new connection would not have
         self.subscribed: dict[bytes, set[bytes]] = {b"": set(), b"p": set(), b"s": set()}  # channels, patterns, shards
         self._streaming = False  # messages may come between replies
@@ -85,10 +90,15 @@ class Session:
 
         Raises: UpstreamLost, UpstreamRefused; UpstreamError: Redis does not take the identity any more.
         """
-        if self.upstream is None:
-            opening = self._connection.server.dialer.open(self._new_upstream, self._introduce)
-            upstream: PrivateUpstream = await asyncio.get_running_loop().create_task(opening)
-            return upstream
+        loop = asyncio.get_running_loop()
+        dialer = self._connection.server.dialer
+        give_up_at = loop.time() + dialer.limits.retry_s
+        while self.upstream is None:
+            await loop.create_task(dialer.open(self._new_upstream, self._introduce))
+            if self.upstream is None:  # lost before we came to know that it was open
+                if loop.time() >= give_up_at:
+                    raise UpstreamLost("ERR upstream Redis connection lost as soon as it was open")
+                await asyncio.sleep(FIRST_PROBE_S)
         return self.upstream
 
     def _new_upstream(self) -> PrivateUpstream:
@@ -188,11 +198,24 @@ class Session:
         await access.ensure()
         if self.access is not access:  # given back while it was opened for others too
             raise UpstreamError("ERR client is gone")
+        if self.tracking is not None and self.tracking.noloop and self.mode is Mode.TRACKED:
+            return OwnAccess(self, access).as_access()
         return access
+
+    def track(self, tracking: Tracking | None) -> None:
+        """Redis does, or does not any more, tell the client what has changed."""
+        self.tracking = tracking
+        if self.mode in (Mode.NORMAL, Mode.TRACKED):
+            self.mode = self._resting_mode
+
+    @property
+    def _resting_mode(self) -> Mode:
+        return Mode.TRACKED if self.tracking is not None else Mode.NORMAL
 
     def leave_transaction(self) -> None:
         """EXEC or DISCARD ended it; so did it end every WATCH."""
-        self.mode = Mode.NORMAL
+        self.watches = False
+        self.mode = self._resting_mode
         self.transaction = None
 
     def select(self, database: int) -> None:
@@ -217,9 +240,10 @@ class Session:
         self.accepted = False
         self._connection.parser.accept(False)
         self.protocol = 2
+        self.tracking = None
         self.mode = Mode.NORMAL
         self.transaction = None
-        self.muted = self.skip_next = self.sticky = False
+        self.muted = self.skip_next = self.sticky = self.watches = False
         self._streaming = False
         for names in self.subscribed.values():
             names.clear()
@@ -320,6 +344,9 @@ class Session:
             return bool(meaning.start(connection, command))
         if not connection.idle:
             return False
+        if self.mode is Mode.TRACKED:
+            work = meaning.carry_out(connection)
+            return connection.run_alone(carried_out(work, command.argv, meaning.reads, self))
         name = command.argv[0].decode("utf-8", "replace").lower()
         state = "MONITOR" if self.mode is Mode.MONITOR else "subscribed"
         connection.reply(
@@ -421,7 +448,7 @@ class Session:
             if not any(self.subscribed.values()):
                 self._streaming = False
                 if self.mode is Mode.SUBSCRIBED:
-                    self.mode = Mode.NORMAL
+                    self.mode = self._resting_mode
             confirmed.resolve(None)
 
     def _confirm(self, family: bytes, name: bytes | None) -> None:

@@ -6,7 +6,7 @@ the client's. Large tensors, and users without scripts, go the long way (`handle
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from functools import partial
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ class SetTensor:
 
     __slots__ = ("_value", "_wire", "request")
     is_ai = True
+    reads: tuple[bytes, ...] = ()
 
     def __init__(self, request: TensorSet) -> None:
         self.request = request
@@ -63,6 +64,10 @@ class SetTensor:
                 connection.in_flight += 1
                 return True
         return connection.idle and connection.run_alone(handle(request, connection))
+
+    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
+        """All of it, for a client that has nothing else under way."""
+        return handle(self.request, connection)
 
 
 class SetTensors:
