@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
 
 from redisai_py.tensor import Device
 
-__all__ = ["Model", "Script", "identified", "named"]
+__all__ = ["Kind", "Model", "Script", "identified", "named"]
+
+
+class Kind(enum.Enum):
+    """What a key of ours holds beside tensors. The value stands in the key's hash and in replies."""
+
+    MODEL = b"MODEL"
+    SCRIPT = b"SCRIPT"
+
+    # Enum members hash through Python code by default; these are in keys of hot dictionaries.
+    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,7 @@ class Script:
     identity: str = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = _digest("SCRIPT", self.id, self.device.text, self.entry_points, self.source)
+        digest = _digest(Kind.SCRIPT.name, self.id, self.device.text, self.entry_points, self.source)
         object.__setattr__(self, "identity", digest)
 
 
@@ -71,7 +82,7 @@ def named(model: Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Mo
 def _with_identity(model: Model) -> Model:
     device, batching = model.device.text, (model.batchsize, model.minbatchsize, model.minbatchtimeout_ms)
     parts = (model.id, model.backend, device, batching, model.inputs, model.outputs, model.sha256)
-    return replace(model, identity=_digest("MODEL", *parts))
+    return replace(model, identity=_digest(Kind.MODEL.name, *parts))
 
 
 def _digest(*parts: object) -> str:

@@ -71,7 +71,10 @@ class DType(enum.Enum):
     @classmethod
     def from_wire(cls, word: Buffer) -> DType | None:
         """The type named by `word` in any case, or None."""
-        return _BY_WIRE_NAME.get(bytes(word).upper()) if len(word) <= _LONGEST_WIRE_NAME else None
+        if len(word) > _LONGEST_WIRE_NAME:
+            return None
+        name = bytes(word)
+        return _BY_WIRE_NAME.get(name) or _BY_WIRE_NAME.get(name.upper())
 
     @classmethod
     def from_safetensors(cls, name: str) -> DType | None:

@@ -15,6 +15,7 @@ from redisai_py.commands.models import parse_backend
 from redisai_py.commands.spec import DELETE, READ, CommandSpec, no_keys
 from redisai_py.config import MIN_CHUNK_SIZE
 from redisai_py.errors import CommandError, WrongArity
+from redisai_py.model import Kind
 from redisai_py.resp_reply import Reply
 
 __all__ = [
@@ -111,12 +112,12 @@ def _chunk_size(argv: Argv) -> int:
 class RunInfo:
     """Counters of one model or script.
 
-    kind: MODEL or SCRIPT.   duration_us: sum over successful runs.   samples: rows of the first output, -1 for a
+    duration_us: sum over successful runs.   samples: rows of the first output, -1 for a
     script. calls: runs finished.   errors: of these, failed.   more: what AI.INFO FULL adds, in order.
     """
 
     key: bytes
-    kind: str
+    kind: Kind
     backend: str
     device: str
     tag: bytes
@@ -131,7 +132,7 @@ def info_reply(info: RunInfo, full: bool = False) -> Reply:
     """AI.INFO: 18 items; AI.INFO FULL appends ours."""
     reply: list[Any] = [
         *(b"key", info.key),
-        *(b"type", info.kind.encode()),
+        *(b"type", info.kind.value),
         *(b"backend", text_name(info.backend)),
         *(b"device", text_name(info.device)),
         *(b"tag", info.tag),

@@ -53,5 +53,5 @@ async def _sweep(server: Server, database: int, entries: list[tuple[Place, Held]
             if not str(error).startswith("WRONGTYPE"):
                 continue
             fields = None
-        if fields != [place.kind.encode(), held.stored_id.encode()] and server.keys.held(place) == held:
+        if fields != [place.kind.value, held.stored_id.encode()] and server.keys.held(place) == held:
             server.loading.missed(place)

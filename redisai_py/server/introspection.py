@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redisai_py.backend import loaded_backends
+from redisai_py.model import Kind
 
 if TYPE_CHECKING:
     from redisai_py.server.app import Server
@@ -90,7 +91,7 @@ def _script_queues(server: Server) -> list[str]:
     """INFO's names of the workers of devices that scripts have, and no model. They are processes, not threads of this
     one, so they have no CPU time here.
     """
-    devices = dict.fromkeys(held.device.upper() for place, held in server.keys.entries() if place.kind == "SCRIPT")
+    devices = dict.fromkeys(held.device.upper() for place, held in server.keys.entries() if place.kind is Kind.SCRIPT)
     threads = range(1, server.engine.settings.threads_per_queue + 1)
     known = server.engine.snapshot().queues
     return [f"ai_queue_{name}_bthread_n{i}_used_cpu_total" for name in devices if name not in known for i in threads]

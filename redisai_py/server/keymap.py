@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
+from redisai_py.model import Kind
+
 __all__ = ["Held", "KeyMap", "Place", "key_text"]
 
 _LIMIT = 10_000
@@ -22,9 +24,9 @@ _LIMIT_KEY_BYTES = 16 * 1024 * 1024
 
 
 class Place(NamedTuple):
-    """kind: MODEL or SCRIPT.   database: Redis's number.   key: as stored."""
+    """database: Redis's number.   key: as stored."""
 
-    kind: str
+    kind: Kind
     database: int
     key: bytes
 

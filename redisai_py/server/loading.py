@@ -12,7 +12,7 @@ from redisai_py.engine.engine import Engine
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, Overloaded, RedisAIError
-from redisai_py.model import Model, Script, identified
+from redisai_py.model import Kind, Model, Script, identified
 from redisai_py.pending import Pending
 from redisai_py.server.keymap import Held, KeyMap, Place
 from redisai_py.store.store import Store
@@ -90,7 +90,7 @@ class Loading:
             return identity
         known = self._keys.held(place)
         program: Model | Script
-        if place.kind == "SCRIPT":
+        if place.kind is Kind.SCRIPT:
             program = await store.script(place.key)
         else:
             program = await self.identified(await store.model_with_blob(place.key))
@@ -156,7 +156,7 @@ class Loading:
             self._unload(place, before, "its key is gone", keep_counters=True)
 
     def _unload(self, place: Place, identity: str, why: str, keep_counters: bool = False) -> None:
-        if place.kind == "SCRIPT":
+        if place.kind is Kind.SCRIPT:
             if not keep_counters:
                 self._script_stats.forget(identity)
             return

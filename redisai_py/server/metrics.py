@@ -26,6 +26,7 @@ from redisai_py.backend import loaded_backends
 from redisai_py.engine.settings import EngineSnapshot
 from redisai_py.engine.stats import Distribution, RunStats
 from redisai_py.errors import UpstreamError
+from redisai_py.model import Kind
 from redisai_py.server.keymap import key_text
 
 if TYPE_CHECKING:
@@ -111,20 +112,20 @@ async def gather(server: Server) -> Figures:
 
 
 async def _programs(server: Server) -> tuple[list[Program], list[Program]]:
-    found: dict[str, dict[tuple[str, ...], Program]] = {"MODEL": {}, "SCRIPT": {}}
+    found: dict[Kind, dict[tuple[str, ...], Program]] = {Kind.MODEL: {}, Kind.SCRIPT: {}}
     loaded = {model.model_id: model for model in server.engine.snapshot().models}
     for i, (place, held) in enumerate(server.keys.entries()[-_MOST_LABELLED:]):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         labels: tuple[str, ...] = (_label(place.key), str(place.database), held.device)
-        if place.kind == "SCRIPT":
-            found["SCRIPT"][labels] = Program(labels, server.script_stats.snapshot(held.identity))
+        if place.kind is Kind.SCRIPT:
+            found[Kind.SCRIPT][labels] = Program(labels, server.script_stats.snapshot(held.identity))
             continue
         labels = (*labels, held.backend)
         model = loaded.get(held.identity)
         size, unfinished = (model.nbytes, model.unfinished) if model is not None else (0, 0)
-        found["MODEL"][labels] = Program(labels, server.engine.stats(held.identity), size, unfinished)
-    return list(found["MODEL"].values()), list(found["SCRIPT"].values())
+        found[Kind.MODEL][labels] = Program(labels, server.engine.stats(held.identity), size, unfinished)
+    return list(found[Kind.MODEL].values()), list(found[Kind.SCRIPT].values())
 
 
 def _label(key: bytes) -> str:

@@ -18,6 +18,7 @@ import structlog
 
 from redisai_py.errors import BackendNotInstalled, RedisAIError, UpstreamError
 from redisai_py.heartbeat import LOADED, LOADING
+from redisai_py.model import Kind
 from redisai_py.server.keymap import Place, key_text
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Preload:
         try:
             store = (await self._server.control.access()).store
             if not self._scanned:
-                self._missing |= {key: "not tried yet" async for key, _ in store.scan(b"MODEL")}
+                self._missing |= {key: "not tried yet" async for key, _ in store.scan(Kind.MODEL)}
                 self._scanned = True
         except RedisAIError as error:
             self._trouble = str(error)
@@ -146,7 +147,7 @@ class Preload:
             logger.error("preload failed", model=key_text(key), exc_info=error)
 
     async def _load(self, store: Store, key: bytes) -> None:
-        place = Place("MODEL", 0, key)
+        place = Place(Kind.MODEL, 0, key)
         loading = self._server.loading
         self._missing[key] = _UNDER_WAY
         self._lifeline.say(LOADING, key)

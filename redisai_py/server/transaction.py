@@ -29,6 +29,7 @@ from redisai_py.errors import (
     WrongType,
 )
 from redisai_py.frames import Command
+from redisai_py.model import Kind
 from redisai_py.resp import split_replies
 from redisai_py.resp_reply import OK, encode_reply
 from redisai_py.server.driver import NO_REPLY
@@ -287,16 +288,16 @@ def _script_get(request: scripts.ScriptGet, connection: Connection) -> tuple[lis
     return [[b"TYPE", request.key], [b"HMGET", request.key, *codec.SCRIPT_FIELDS]], finish
 
 
-def _delete(kind: bytes, missing: str) -> Callable[[Any, Connection], tuple[list[list[Any]], Finish]]:
+def _delete(kind: Kind, missing: str) -> Callable[[Any, Connection], tuple[list[list[Any]], Finish]]:
     def translate(request: Any, connection: Connection) -> tuple[list[list[Any]], Finish]:
         def finish(replies: list[Any]) -> Any:
             if not _checked(replies[0]):
                 raise MissingKey(missing)
-            place = Place(kind.decode(), connection.session.identity.database, request.key)
+            place = Place(kind, connection.session.identity.database, request.key)
             connection.server.loading.gone(place)
             return OK
 
-        return [[b"EVAL", DELETE_KIND, b"1", request.key, kind]], finish
+        return [[b"EVAL", DELETE_KIND, b"1", request.key, kind.value]], finish
 
     return translate
 
@@ -327,9 +328,9 @@ def _config_set(request: admin.ConfigSet, connection: Connection) -> tuple[list[
 _TRANSLATIONS: dict[type, Callable[[Any, Connection], tuple[list[list[Any]], Finish]]] = {
     tensors.TensorGet: _tensor_get,
     models.ModelGet: _model_get,
-    models.ModelDel: _delete(b"MODEL", MODEL_KEY_EMPTY),
+    models.ModelDel: _delete(Kind.MODEL, MODEL_KEY_EMPTY),
     scripts.ScriptGet: _script_get,
-    scripts.ScriptDel: _delete(b"SCRIPT", SCRIPT_KEY_EMPTY),
+    scripts.ScriptDel: _delete(Kind.SCRIPT, SCRIPT_KEY_EMPTY),
     admin.Info: _info,
     admin.ConfigGet: _config_get,
     admin.ConfigSet: _config_set,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from redisai_py.errors import CommandError, WrongType
-from redisai_py.model import Model, Script
+from redisai_py.model import Kind, Model, Script
 from redisai_py.tensor import Buffer, Device, DType, Tensor, is_shape
 
 __all__ = [
@@ -178,7 +178,7 @@ def encode_model(model: Model, sha256: str, chunks: int) -> dict[bytes, bytes]:
     bytes.
     """
     return {
-        b"kind": b"MODEL",
+        b"kind": Kind.MODEL.value,
         b"id": model.id.encode(),
         b"sha256": sha256.encode(),
         b"backend": model.backend.encode(),
@@ -205,7 +205,7 @@ def decode_model(values: Sequence[bytes | None]) -> tuple[Model, int]:
     Raises: WrongType if the hash is not a model.
     """
     fields = dict(zip(MODEL_META_FIELDS, values, strict=True))
-    if fields[b"kind"] != b"MODEL":
+    if fields[b"kind"] != Kind.MODEL.value:
         raise WrongType
     model = Model(
         id=decode_id(fields[b"id"]),
@@ -269,7 +269,7 @@ def with_blob(model: Model, blob: bytes) -> Model:
 def encode_script(script: Script) -> dict[bytes, bytes]:
     """The readable fields of a script's hash."""
     return {
-        b"kind": b"SCRIPT",
+        b"kind": Kind.SCRIPT.value,
         b"id": script.id.encode(),
         b"device": script.device.text.encode(),
         b"tag": script.tag,
@@ -282,7 +282,7 @@ def decode_script(values: Sequence[bytes | None]) -> Script:
     """The script from the values of SCRIPT_FIELDS. Raises WrongType if the hash is not a script."""
     fields = dict(zip(SCRIPT_FIELDS, values, strict=True))
     source = fields[b"source"]
-    if fields[b"kind"] != b"SCRIPT" or source is None:
+    if fields[b"kind"] != Kind.SCRIPT.value or source is None:
         raise WrongType
     try:
         text = source.decode()

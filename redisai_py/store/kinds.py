@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, UpstreamError, WrongType
+from redisai_py.model import Kind
 from redisai_py.store import codec
 from redisai_py.store.link import Caller, Link, commit, refused, rehearse
 from redisai_py.store.scripts import PROBE_SIZE
@@ -98,7 +99,7 @@ async def _check_head(connection: Caller, key: bytes, head: bytes) -> None:
     codec.read_header(bytes(head[:size]))
 
 
-async def watch_kind(connection: Caller, key: bytes, kind: bytes) -> None:
+async def watch_kind(connection: Caller, key: bytes, kind: Kind) -> None:
     """WATCH a key that is absent or holds a model or script, which `kind` says. Raises WrongType, UpstreamError."""
     await rehearse(connection)
     while True:
@@ -107,7 +108,7 @@ async def watch_kind(connection: Caller, key: bytes, kind: bytes) -> None:
         found = connection.call(b"HGET", key, b"kind")
         await watch
         try:
-            if not await exists or await found == kind:
+            if not await exists or await found == kind.value:
                 return
         except UpstreamError as error:
             raise refused(error) from error

@@ -25,7 +25,7 @@ from redisai_py.errors import (
     UpstreamLost,
     WrongType,
 )
-from redisai_py.model import Model, Script
+from redisai_py.model import Kind, Model, Script
 from redisai_py.store import codec
 from redisai_py.store.kinds import hash_fields, no_string, tensor_or_absent, watch_kind, watch_tensors
 from redisai_py.store.link import Caller, Link, commit, executed, last_reply, refused, transaction
@@ -244,7 +244,7 @@ class Store:
     async def model_id(self, key: bytes, pending: Awaitable[Any]) -> str:
         """The id of a model, in the coming reply of an HMGET of MODEL_ID_FIELDS. Raises MissingKey, WrongType."""
         kind, model_id = await hash_fields(self._link, key, MODEL_ID_FIELDS, pending, MODEL_KEY_EMPTY)
-        if kind != b"MODEL":
+        if kind != Kind.MODEL.value:
             raise WrongType
         return codec.decode_id(model_id)
 
@@ -343,14 +343,14 @@ class Store:
         chunks = [blob[i : i + chunk_size] for i in range(0, len(blob), chunk_size)] or [blob]
         fields = codec.encode_model(model, model.sha256, len(chunks))
         pieces: list[list[Buffer]] = [[b"blob:%d" % i, chunk] for i, chunk in enumerate(chunks)]
-        await self._publish(key, b"MODEL", model.id, fields, pieces)
+        await self._publish(key, Kind.MODEL, model.id, fields, pieces)
 
     async def put_script(self, key: bytes, script: Script) -> None:
         """Store a script, as `put_model` does."""
-        await self._publish(key, b"SCRIPT", script.id, codec.encode_script(script), [])
+        await self._publish(key, Kind.SCRIPT, script.id, codec.encode_script(script), [])
 
     async def _publish(
-        self, key: bytes, kind: bytes, new_id: str, fields: dict[bytes, bytes], pieces: list[list[Buffer]]
+        self, key: bytes, kind: Kind, new_id: str, fields: dict[bytes, bytes], pieces: list[list[Buffer]]
     ) -> None:
         staging = self.staging_key(key, new_id.encode())
         flat: list[Buffer] = [item for field in fields.items() for item in field]
@@ -366,20 +366,20 @@ class Store:
                 await self._drop(staging)
                 raise
 
-    async def _rename_whole(self, connection: Caller, staging: bytes, key: bytes, kind: bytes) -> bool:
+    async def _rename_whole(self, connection: Caller, staging: bytes, key: bytes, kind: Kind) -> bool:
         """`_rename` of what was staged in pieces, of which Redis may have dropped the first."""
         watch = connection.call(b"WATCH", staging)
         found = connection.call(b"HGET", staging, b"kind")
         await watch
-        if await found != kind:
+        if await found != kind.value:
             raise UpstreamError(_STAGED_LOST)
         return await self._rename(connection, staging, key)
 
-    async def delete(self, key: bytes, kind: bytes, missing: str) -> None:
+    async def delete(self, key: bytes, kind: Kind, missing: str) -> None:
         """Delete a model or script. Raises MissingKey with the text `missing`, WrongType."""
         if self._link.scripting:
             # Not a transaction: Redis takes none while it is out of memory, and deleting is what helps then.
-            (pending,) = self._link.pipeline([(b"EVAL", DELETE_KIND, b"1", key, kind)])
+            (pending,) = self._link.pipeline([(b"EVAL", DELETE_KIND, b"1", key, kind.value)])
             try:
                 deleted = await pending
             except UpstreamError as error:
@@ -389,7 +389,7 @@ class Store:
         if not deleted:
             raise MissingKey(missing)
 
-    async def _delete_watched(self, key: bytes, kind: bytes) -> int:
+    async def _delete_watched(self, key: bytes, kind: Kind) -> int:
         async with self._link.dedicated() as connection:
             while True:
                 await watch_kind(connection, key, kind)
@@ -397,7 +397,7 @@ class Store:
                 if deleted is not None:
                     return int(deleted[0])
 
-    async def scan(self, kind: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
+    async def scan(self, kind: Kind) -> AsyncIterator[tuple[bytes, bytes]]:
         """(key, tag) of every model or script of the database that this identity may read; O(keys), in steps."""
         cursor = b"0"
         seen: set[bytes] = set()
@@ -410,7 +410,7 @@ class Store:
                     values = await pending
                 except UpstreamError:
                     continue  # not ours to read, or gone and replaced by another type meanwhile
-                if values[0] == kind and key not in seen and not _is_staged(key):
+                if values[0] == kind.value and key not in seen and not _is_staged(key):
                     seen.add(key)
                     yield key, values[1] or b""
             if cursor == b"0":

@@ -14,6 +14,7 @@ from redisai_py.commands._args import text_name
 from redisai_py.commands.admin import RunInfo, info_reply
 from redisai_py.engine.stats import RunStats
 from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError, WrongType
+from redisai_py.model import Kind
 from redisai_py.resp_reply import OK
 from redisai_py.server.keymap import Place
 from redisai_py.store.codec import decode_id
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 INFO_FIELDS = (b"kind", b"id", b"backend", b"device", b"tag")
+_KINDS = frozenset(kind.value for kind in Kind)
 """What AI.INFO reads of a key's hash."""
 NEEDS_CONFIG = (b"CONFIG", b"SET", b"redisai-py-asks-for-the-right-only", b"")
 """What a client must be allowed to do in Redis to change a setting here. Redis looks at the right first; then it has no
@@ -71,9 +73,9 @@ def info_report(request: admin.Info, fields: Sequence[bytes | None], connection:
 def _counted(request: admin.Info, fields: Sequence[bytes | None], connection: Connection) -> tuple[Place, str]:
     """Where the model or script is, and its id. Raises MissingKey: it is neither."""
     kind, stored_id = fields[:2]
-    if kind not in (b"MODEL", b"SCRIPT"):
+    if kind not in _KINDS:
         raise MissingKey(NO_RUN_INFO)
-    place = Place(kind.decode(), connection.session.identity.database, request.key)
+    place = Place(Kind(kind), connection.session.identity.database, request.key)
     try:
         return place, decode_id(stored_id)
     except WrongType:
@@ -84,7 +86,7 @@ def _report(
     request: admin.Info, fields: Sequence[bytes | None], place: Place, identity: str | None, server: Server
 ) -> Any:
     backend, device, tag = fields[2:]
-    is_model = place.kind == "MODEL"
+    is_model = place.kind is Kind.MODEL
     run_id = identity or ""  # nothing is counted under the empty one
     if request.reset:
         if is_model:

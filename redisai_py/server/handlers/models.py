@@ -13,7 +13,7 @@ from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.models import model_reply, scan_reply
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import MODEL_KEY_EMPTY, CommandError, DeadlineExceeded
-from redisai_py.model import Model, named
+from redisai_py.model import Kind, Model, named
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT
 from redisai_py.server.driver import drive
@@ -54,7 +54,7 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
         blob=bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks),
     )
     await store.check_store(request.key, model.id)
-    place = Place("MODEL", connection.session.identity.database, request.key)
+    place = Place(Kind.MODEL, connection.session.identity.database, request.key)
     model = await server.loading.identified(model)
     loaded = await server.loading.load(place, model)
     model = named(model, loaded.inputs, loaded.outputs)  # as whoever reads it will find it
@@ -79,15 +79,15 @@ async def model_get(request: models.ModelGet, connection: Connection) -> Any:
 async def model_del(request: models.ModelDel, connection: Connection) -> Any:
     """AI.MODELDEL."""
     store = (await connection.session.authenticated()).store
-    await store.delete(request.key, b"MODEL", MODEL_KEY_EMPTY)
-    connection.server.loading.gone(Place("MODEL", connection.session.identity.database, request.key))
+    await store.delete(request.key, Kind.MODEL, MODEL_KEY_EMPTY)
+    connection.server.loading.gone(Place(Kind.MODEL, connection.session.identity.database, request.key))
     return OK
 
 
 async def model_scan(request: models.ModelScan, connection: Connection) -> Any:
     """AI._MODELSCAN."""
     store = (await connection.session.authenticated()).store
-    return scan_reply([entry async for entry in store.scan(b"MODEL")])
+    return scan_reply([entry async for entry in store.scan(Kind.MODEL)])
 
 
 async def model_execute(request: ModelExecute, connection: Connection) -> Any:
@@ -194,7 +194,7 @@ async def load_model(
     Raises: MissingKey, WrongType, BackendError; DeadlineExceeded: `patience` was over first.
     """
     stored_id = await store.model_id(key, ids)
-    place = Place("MODEL", connection.session.identity.database, key)
+    place = Place(Kind.MODEL, connection.session.identity.database, key)
     loaded = connection.server.loading.loaded(place, stored_id)
     if loaded is None:
         loading = connection.server.loading.stored(place, stored_id, store)

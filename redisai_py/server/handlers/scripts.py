@@ -23,7 +23,7 @@ from redisai_py.errors import (
     UpstreamError,
     UpstreamLost,
 )
-from redisai_py.model import Script
+from redisai_py.model import Kind, Script
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT, encode_reply
 from redisai_py.server.handlers.models import load_model
@@ -60,7 +60,7 @@ async def script_store(request: scripts.ScriptStore, connection: Connection) -> 
 
 
 def _place(key: bytes, connection: Connection) -> Place:
-    return Place("SCRIPT", connection.session.identity.database, key)
+    return Place(Kind.SCRIPT, connection.session.identity.database, key)
 
 
 async def script_get(request: scripts.ScriptGet, connection: Connection) -> Any:
@@ -71,7 +71,7 @@ async def script_get(request: scripts.ScriptGet, connection: Connection) -> Any:
 async def script_del(request: scripts.ScriptDel, connection: Connection) -> Any:
     """AI.SCRIPTDEL."""
     store = (await connection.session.authenticated()).store
-    await store.delete(request.key, b"SCRIPT", SCRIPT_KEY_EMPTY)
+    await store.delete(request.key, Kind.SCRIPT, SCRIPT_KEY_EMPTY)
     connection.server.loading.gone(_place(request.key, connection))
     return OK
 
@@ -79,7 +79,7 @@ async def script_del(request: scripts.ScriptDel, connection: Connection) -> Any:
 async def script_scan(request: scripts.ScriptScan, connection: Connection) -> Any:
     """AI._SCRIPTSCAN."""
     store = (await connection.session.authenticated()).store
-    return scan_reply([entry async for entry in store.scan(b"SCRIPT")])
+    return scan_reply([entry async for entry in store.scan(Kind.SCRIPT)])
 
 
 async def script_execute(request: ScriptExecute, connection: Connection) -> Any:

@@ -4,7 +4,7 @@ from redisai_py.commands.admin import RunInfo, info_reply
 from redisai_py.commands.models import ModelGet, model_reply, scan_reply
 from redisai_py.commands.scripts import ScriptGet, script_reply
 from redisai_py.commands.tensors import parse_tensor_get, tensor_reply
-from redisai_py.model import Model, Script
+from redisai_py.model import Kind, Model, Script
 from redisai_py.resp_reply import encode_reply
 from redisai_py.tensor import Device, DType
 
@@ -73,7 +73,7 @@ def test_scan_reply():
 
 
 def test_info_reply():
-    info = RunInfo(b"net", "MODEL", "ONNX", "CPU", b"v7", 5310, 16, 9, 1, {b"queued": 3})
+    info = RunInfo(b"net", Kind.MODEL, "ONNX", "CPU", b"v7", 5310, 16, 9, 1, {b"queued": 3})
     fields = [b"key", b"net", b"type", b"MODEL", b"backend", b"ONNX", b"device", b"CPU", b"tag", b"v7"]
     fields += [b"duration", 5310, b"samples", 16, b"calls", 9, b"errors", 1]
     assert info_reply(info) == fields

@@ -11,7 +11,7 @@ import pytest
 from redisai_py.backend import InputSpec
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, DeadlineExceeded, UpstreamError
-from redisai_py.model import Model, identified
+from redisai_py.model import Kind, Model, identified
 from redisai_py.pending import Pending
 from redisai_py.server.handlers.models import Patience
 from redisai_py.server.journal import Journal
@@ -20,7 +20,7 @@ from redisai_py.server.loading import Loading
 from redisai_py.store.store import Store
 from tests.unit.engine.fakes import WAIT_S, Bench, FakeSession, engine_test, model, tensor
 
-PLACE = Place("MODEL", 0, b"k")
+PLACE = Place(Kind.MODEL, 0, b"k")
 
 
 class FakeStore:

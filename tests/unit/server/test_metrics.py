@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from redisai_py.engine.execution import Execution
 from redisai_py.engine.settings import EngineSnapshot, ModelSnapshot, QueueSnapshot
 from redisai_py.engine.stats import ModelStats
+from redisai_py.model import Kind
 from redisai_py.server.http import HttpEndpoint, Response
 from redisai_py.server.journal import Journal, Throttle
 from redisai_py.server.keymap import Held, KeyMap, Place
@@ -164,7 +165,7 @@ def test_every_metric_is_documented_and_no_other() -> None:
 
 
 def place(key: str, database: int = 0) -> Place:
-    return Place("MODEL", database, key.encode())
+    return Place(Kind.MODEL, database, key.encode())
 
 
 def held(stored_id: str) -> Held:
@@ -218,7 +219,7 @@ def test_the_longest_unmet_go_first() -> None:
 
 
 def test_keys_that_are_no_text_have_a_name() -> None:
-    assert Place("MODEL", 0, b"a\xff").name == "a\\xff"
+    assert Place(Kind.MODEL, 0, b"a\xff").name == "a\\xff"
 
 
 # -- journal -----------------------------------------------------------------------------------------------------------
