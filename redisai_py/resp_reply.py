@@ -46,6 +46,7 @@ __all__ = [
     "Values",
     "encode_reply",
     "takes_long",
+    "tensor_head",
 ]
 
 LARGE_SEGMENT = 16 * 1024
@@ -137,6 +138,11 @@ def encode_reply(value: Reply, protocol: int) -> list[Buffer]:
     out: list[Buffer] = []
     _append(out, value, protocol)
     return _join_small(out)
+
+
+def tensor_head(value: TensorReply, size: int) -> bytes:
+    """What comes before the `size` bytes of a tensor's blob, which are sent apart."""
+    return b"%b$%d\r\n" % (_meta_head(value, b"blob") if value.meta else b"", size)
 
 
 def takes_long(value: Reply) -> bool:

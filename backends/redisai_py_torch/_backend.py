@@ -6,6 +6,7 @@ Sources: AI.MODELSTORE for the names, the counting of outputs and the error text
 from __future__ import annotations
 
 import io
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,8 @@ _NOT_A_PROGRAM = (
     "ERR a file of torch.save holds weights or a pickled module, which is no program; "
     "store what torch.jit.save or torch.export.save writes"
 )
+_FROM_FILE = 16 * 1024 * 1024
+"""Models of this many bytes and more are read from a file."""
 
 
 class TorchBackend:
@@ -91,7 +94,7 @@ class TorchBackend:
 def _load_script(blob: bytes, device: torch.device) -> LoadedModel:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
-        module = torch.jit.load(io.BytesIO(blob), map_location=device)
+        module = _load_module(blob, device)
     try:
         forward = module.forward
         schema: Any = forward.schema
@@ -107,6 +110,18 @@ def _load_script(blob: bytes, device: torch.device) -> LoadedModel:
         writes=any(_writes(node) or _reads_unnamed(node, named) for node in nodes),
         stateful=_may_keep_state(module, nodes),
     )
+
+
+def _load_module(blob: bytes, device: torch.device) -> Any:
+    """What `torch.jit.load` makes of the bytes. From memory it copies them twice before it makes tensors of them, so
+    large ones are read from a file.
+    """
+    if len(blob) < _FROM_FILE:
+        return torch.jit.load(io.BytesIO(blob), map_location=device)
+    with tempfile.NamedTemporaryFile(prefix="redisai-model-") as file:
+        file.write(blob)
+        file.flush()
+        return torch.jit.load(file.name, map_location=device)
 
 
 def _may_keep_state(module: Any, nodes: Sequence[Any]) -> bool:

@@ -27,6 +27,7 @@ from redisai_py.resp import CommandParser, unroll
 from redisai_py.resp_reply import encode_reply, takes_long
 from redisai_py.server.client_memory import NOTED
 from redisai_py.server.driver import NO_REPLY, drive
+from redisai_py.server.held_replies import ENDS, HeldReplies
 from redisai_py.server.large_receiver import LargeReceiver, allocate
 from redisai_py.server.meanings import joint_meaning, understand
 from redisai_py.server.session import Mode, Session
@@ -51,8 +52,6 @@ _BYTES_UNKNOWN = 256 * 1024
 """The same of a client that has yet to authenticate."""
 _MOST_IN_FLIGHT = 1024
 """AI commands of one client under way at a time, whichever way they were recognised."""
-_ENDS = (UpstreamLost, UpstreamRefused)
-"""Errors that end the connection where their reply would have been."""
 _LINGER_S = 2.0
 """How long a client may take to read its last replies and to close, once Redis has closed."""
 _EOF_GRACE_S = 1.0
@@ -86,10 +85,11 @@ class Connection(asyncio.Protocol):
         self.closing = False  # reply sent that ends the connection; nothing more is started
         self.transport: Any = None
         self.cancel_run: Any = None  # called when the client leaves while its run is queued
-        self._held: deque[_Slot] | None = None  # replies behind one that takes a second trip
+        self.held: HeldReplies | None = None  # replies behind one that takes a second trip
+        self._largest_reply = 0
         self._draining = False
         self._reading_paused = False
-        self._writing_paused = False
+        self.writing_paused = False
         self._must_wait = False  # Redis does not take what this client sends as fast as it comes
         self._waiting_bytes = 0  # received and not processed, at least what the backlog and a command to come hold
         self.accounted = 0  # see ClientMemory
@@ -109,6 +109,8 @@ class Connection(asyncio.Protocol):
         self.gone = True
         self.backlog.clear()
         self._watch_upload(False)
+        if self.held is not None:
+            self.held.close()
         self.parser.close()  # connection and session refer to each other: what they hold waits for the collector
         self.session.close()
         if self.cancel_run is not None:
@@ -118,7 +120,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         parser = self.parser
         if parser.at_boundary and not (
-            self.backlog or self.busy or self.session.mode or self._writing_paused or self.closing
+            self.backlog or self.busy or self.session.mode or self.writing_paused or self.closing
         ):
             # A whole command as was seen before, and nothing in its way: most of what a busy server receives.
             known = self._known.get(data) if len(data) <= MAX_FRAME else None
@@ -208,18 +210,26 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        self._writing_paused = True
+        self.writing_paused = True
         limit = self.server.config.output_buffer_limit_bytes
-        if limit and self.transport.get_write_buffer_size() > limit:
+        # The reply that is being sent may be larger than that; nothing else is read for who has not taken it.
+        if limit and self.transport.get_write_buffer_size() > limit + self._largest_reply:
             self.server.journal.client_refused("it does not read its replies", limit_bytes=limit)
             self.transport.abort()
         self.session.pause_relay()
+        self._report()
+        if self.held is not None:
+            self.held.flow()
         if self._reading_paused and self._may_wait():
             self._resume_reading()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
-        self.session.resume_relay()
+        self.writing_paused = False
+        self._report()
+        if self.held is not None:
+            self.held.flow()
+        if self.held is None or self.held.stream is None:
+            self.session.resume_relay()
         self.drain()
 
     def must_wait(self, waits: bool) -> None:
@@ -246,7 +256,7 @@ class Connection(asyncio.Protocol):
             self._waiting_bytes += min(waiting, len(commands)) * _COMMAND_BYTES
         much = waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1], Burst))
         high = _BYTES_HIGH if self.session.accepted else _BYTES_UNKNOWN
-        if waiting and (much or self._waiting_bytes > high) and not (self._writing_paused and self._may_wait()):
+        if waiting and (much or self._waiting_bytes > high) and not (self.writing_paused and self._may_wait()):
             self._pause_reading()
         if self._waiting_bytes > NOTED or self.accounted:
             self._report()
@@ -260,7 +270,7 @@ class Connection(asyncio.Protocol):
 
     def _report(self) -> None:
         """Report what is held for this client, which may cost it the connection."""
-        unread = self.transport.get_write_buffer_size() if self._writing_paused else 0
+        unread = self.transport.get_write_buffer_size() if self.writing_paused else 0
         self.server.client_memory.holds(self, self._waiting_bytes, unread)
 
     def end(self, error: RedisAIError) -> None:
@@ -335,7 +345,7 @@ class Connection(asyncio.Protocol):
         return not self.in_flight or self.in_flight + count <= _MOST_IN_FLIGHT
 
     def _start_waiting(self, backlog: deque[Command | Burst]) -> None:
-        while backlog and not (self.busy or self._writing_paused or self.closing) and self.in_flight < _MOST_IN_FLIGHT:
+        while backlog and not (self.busy or self.writing_paused or self.closing) and self.in_flight < _MOST_IN_FLIGHT:
             command = backlog.popleft()
             mode = self.session.mode
             if isinstance(command, Burst):
@@ -417,7 +427,10 @@ class Connection(asyncio.Protocol):
         if self.gone or self.closing:
             return
         failure = self.server.internal_error(error)
-        self._held = None
+        if self.held is not None and self.held.stream is not None:
+            self.transport.abort()
+            return
+        self.held = None
         self.backlog.clear()
         self.session.write(encode_reply(failure, self.session.protocol))
         self.close_after_reply()
@@ -430,7 +443,7 @@ class Connection(asyncio.Protocol):
             self.in_flight += 1
             self.second_trip(_given(value))
             return
-        if isinstance(value, _ENDS):
+        if isinstance(value, ENDS):
             self.end_with(value)
             return
         try:
@@ -439,22 +452,18 @@ class Connection(asyncio.Protocol):
             segments = encode_reply(self.server.internal_error(error), self.session.protocol)
         self.write(segments)
 
-    async def _encoded(self, coroutine: Coroutine[Any, Any, Any]) -> Sequence[Buffer]:
-        value = await coroutine
-        if not takes_long(value):
-            return encode_reply(value, self.session.protocol)
-        # A million numbers take half a second to print: not on the thread that serves everybody else.
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, encode_reply, value, self.session.protocol)
-
     def write(self, segments: Segments) -> None:
         """Send a reply's bytes, in order behind replies that are held."""
-        if self._held is not None:
-            slot = _Slot()
-            slot.segments = segments
-            self._held.append(slot)
+        if self.held is not None:
+            self.held.add(segments)
         else:
-            self.session.write(segments)
+            self.send(segments)
+
+    def send(self, segments: Segments) -> None:
+        """Send a reply's bytes: it has its turn."""
+        if len(segments) > 1:  # else it is small, or tells nothing
+            self._largest_reply = max(self._largest_reply, sum(map(len, segments)))
+        self.session.write(segments)
 
     def done_in_flight(self) -> None:
         """One overlapping command has its reply."""
@@ -467,32 +476,9 @@ class Connection(asyncio.Protocol):
         """An overlapping command needs more than its one trip: later replies are held until `coroutine` gives its
         own.
         """
-        if self._held is None:
-            self._held = deque()
-        slot = _Slot()
-        self._held.append(slot)
-
-        def done(segments: Any, error: BaseException | None) -> None:
-            if error is not None:
-                error = self.failure(error)
-                segments = error if isinstance(error, _ENDS) else encode_reply(error, self.session.protocol)
-            slot.segments = segments
-            self._release()
-            self.done_in_flight()
-
-        drive(self._encoded(coroutine), done)
-
-    def _release(self) -> None:
-        held = self._held
-        while held and held[0].segments is not None:
-            segments = held.popleft().segments
-            if isinstance(segments, _ENDS):
-                self._held = None
-                self.end_with(segments)
-                return
-            self.session.write(segments)
-        if not held:
-            self._held = None
+        if self.held is None:
+            self.held = HeldReplies(self)
+        self.held.add_coming(coroutine)
 
     def end_with(self, error: UpstreamLost | UpstreamRefused) -> None:
         """Redis has closed: so does the client's connection, behind the replies that come before this one. What is
@@ -501,10 +487,8 @@ class Connection(asyncio.Protocol):
         if self.gone:
             return
         self.closing = True
-        if self._held is not None:
-            slot = _Slot()
-            slot.segments = error
-            self._held.append(slot)
+        if self.held is not None:
+            self.held.add(error)
             return
         if isinstance(error, UpstreamRefused):
             self.session.write(encode_reply(error, self.session.protocol))
@@ -530,13 +514,6 @@ class Connection(asyncio.Protocol):
 
 async def _given(value: Any) -> Any:
     return value
-
-
-class _Slot:
-    __slots__ = ("segments",)
-
-    def __init__(self) -> None:
-        self.segments: Any = None
 
 
 class _Broken:

@@ -19,13 +19,16 @@ from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet, tensor_reply
 from redisai_py.errors import TENSOR_KEY_EMPTY, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.frames import Command, Frames
+from redisai_py.server.driver import NO_REPLY
 from redisai_py.server.handlers import handle, handle_error
 from redisai_py.server.handlers.dag_templates import bind
 from redisai_py.server.near_dags import ExecuteDag
 from redisai_py.server.passthrough import Relayed, RelayedRow, understand_plain
 from redisai_py.server.runs import ExecuteModel
 from redisai_py.server.set_tensors import SetTensor, SetTensors
+from redisai_py.server.tensor_stream import STREAM_SIZE, TensorStream
 from redisai_py.store import codec
+from redisai_py.tensor import DType
 
 if TYPE_CHECKING:
     from redisai_py.server.connection import Connection
@@ -163,7 +166,7 @@ class GetTensor:
                 connection.in_flight += 1
                 connection.reading.add(self.request.key)
                 return True
-        return connection.idle and connection.run_alone(handle(self.request, connection))
+        return connection.idle and connection.run_alone(_once_connected(connection, command))
 
     def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
         """See `Handled`."""
@@ -188,6 +191,13 @@ class GetTensor:
         connection.done_in_flight()
 
 
+async def _once_connected(connection: Connection, command: Command) -> object:
+    """Start a command again when the shared stream is there."""
+    await connection.session.authenticated()
+    connection.backlog.appendleft(command)
+    return NO_REPLY
+
+
 async def _get_again(request: TensorGet, connection: Connection, value: bytes) -> Any:
     """The value was empty (absent, or an empty string), or is large."""
     access = await connection.session.authenticated()
@@ -195,6 +205,10 @@ async def _get_again(request: TensorGet, connection: Connection, value: bytes) -
         if await access.store.check_tensor_or_absent(request.key):
             return await handle(request, connection)
         raise MissingKey(TENSOR_KEY_EMPTY)
+    if request.form is Form.BLOB or not request.meta:
+        dtype, _, size = codec.read_header(value[: codec.header_size(value)])
+        if size >= STREAM_SIZE and dtype is not DType.STRING:
+            return TensorStream(request, connection)
     tensor = await access.store.large_tensor(request.key)
     return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
 

@@ -127,13 +127,13 @@ class Session:
     async def capture(self, commands: list[list[Any]]) -> list[bytes]:
         """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
         upstream = self.upstream or await self.connect()
-        await self._message_has_ended()
+        await self.message_has_ended()
         capture = self._capture = Capture(len(commands), self._is_message)
         for argv in commands:
             upstream.send(Command(argv).wire())
         return await capture.pending
 
-    async def _message_has_ended(self) -> None:
+    async def message_has_ended(self) -> None:
         """What is still to come of a message is no part of a reply. Replies of ours that wait for its end are first."""
         if not self._whole:
             self._boundary = Pending()
@@ -305,7 +305,7 @@ class Session:
         meanwhile.
         """
         upstream = await self.connect()
-        await self._message_has_ended()
+        await self.message_has_ended()
         self.skip_next = False  # used up: Redis sends the confirmations of one that is to be skipped, too
         self._streaming = True
         self._expected = confirmations
@@ -315,6 +315,11 @@ class Session:
         upstream.send(command.wire())
         await pending
         return NO_REPLY
+
+    @property
+    def silent(self) -> bool:
+        """Whether the client does not hear the next reply."""
+        return self.muted or self.skip_next
 
     @property
     def in_message(self) -> bool:

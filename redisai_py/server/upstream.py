@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import hiredis
@@ -38,6 +38,8 @@ __all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream"
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
+_STREAMED = 256 * 1024
+"""Bytes that are passed on at a time where a reply is streamed."""
 _MUCH = 4 * 1024 * 1024
 _REFUSALS = ("ERR max number of clients", "DENIED ")
 """How begins what Redis says, unasked, to a connection that it closes at once."""
@@ -381,6 +383,16 @@ def _large_bulk_rest(data: bytes) -> int:
     return max(line + 4 + size - len(data), 0) if size >= _LARGE_REPLY else 0
 
 
+class Sink(Protocol):
+    """What takes a large reply as it comes."""
+
+    def begin(self, size: int) -> None:
+        """A string of that many bytes comes."""
+
+    def take(self, piece: bytes) -> None:
+        """The next bytes of it, CR LF at the end included."""
+
+
 class LargeUpstream(asyncio.BufferedProtocol):
     """A connection that moves large values one command group at a time; replies may be bulk strings, lines, or
     arrays of them.
@@ -398,6 +410,9 @@ class LargeUpstream(asyncio.BufferedProtocol):
         self._frames: list[list[Any]] = []  # open arrays: [items to come, items]
         self._waiting: deque[Pending[Any]] = deque()
         self._refused: UpstreamError | None = None
+        self._sink: Sink | None = None  # what takes the reply that comes
+        self._to_stream = 0  # bytes of it still to come
+        self._streamed_size = 0
         self.rehearsed = False  # see `store.link`
         self.on_flow: Callable[[bool], object] | None = None  # told to pause (True) and to go on, while streaming
 
@@ -436,6 +451,15 @@ class LargeUpstream(asyncio.BufferedProtocol):
             self.transport.write(segment)
         return pending
 
+    def stream(self, sink: Sink, *argv: Any) -> Pending[int | None]:
+        """One command whose reply, if it is a string, goes to `sink` as it comes; gives its size then, or None for nil.
+
+        Nothing else may be under way on this connection.
+        """
+        self._sink = sink
+        self._chunk = bytearray(_STREAMED)
+        return self.call(*argv)
+
     def expect(self) -> Pending[Any]:
         """The reply to a command that the caller writes to `transport` itself."""
         pending: Pending[Any] = Pending()
@@ -456,6 +480,9 @@ class LargeUpstream(asyncio.BufferedProtocol):
         return memoryview(self._chunk)
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._to_stream:
+            self._pass_on(bytes(memoryview(self._chunk)[:nbytes]))
+            return
         if self._bulk is not None:
             self._filled += nbytes
             if self._filled < len(self._bulk):
@@ -488,7 +515,26 @@ class LargeUpstream(asyncio.BufferedProtocol):
             self._deliver([] if word == b"0" else None)
         return True
 
+    def _pass_on(self, piece: bytes) -> None:
+        sink = self._sink
+        assert sink is not None
+        self._to_stream -= len(piece)
+        sink.take(piece)
+        if not self._to_stream:
+            self._deliver(self._streamed_size)
+
+    def _begin_to_stream(self, sink: Sink, start: int, size: int) -> bool:
+        self._to_stream, self._streamed_size = size + 2, size
+        piece = bytes(self._text[start:])
+        self._text.clear()
+        sink.begin(size)
+        if piece:
+            self._pass_on(piece)
+        return False
+
     def _take_bulk(self, start: int, size: int) -> bool:
+        if self._sink is not None:
+            return self._begin_to_stream(self._sink, start, size)
         text = self._text
         stop = start + size + 2
         if len(text) >= stop:
@@ -506,6 +552,9 @@ class LargeUpstream(asyncio.BufferedProtocol):
         return False
 
     def _deliver(self, value: Any) -> None:
+        if self._sink is not None:
+            self._sink = None
+            self._chunk = bytearray(_LARGE_REPLY)
         while self._frames:
             frame = self._frames[-1]
             frame[1].append(value)

@@ -20,7 +20,7 @@ from redisai_py.server.driver import drive
 from redisai_py.server.keymap import Place
 from redisai_py.store.near import NearCache
 from redisai_py.store.store import Store
-from redisai_py.tensor import Tensor
+from redisai_py.tensor import Buffer, Tensor
 
 if TYPE_CHECKING:
     from redisai_py.server.access import Access
@@ -40,7 +40,6 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
     """AI.MODELSTORE, AI.MODELSET: load aside first, then publish, so that a bad model never replaces a good one."""
     server = connection.server
     store = (await connection.session.authenticated()).store
-    chunks = request.chunks
     model = Model(
         id=uuid.uuid4().hex,
         backend=request.backend,
@@ -51,7 +50,7 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
         minbatchtimeout_ms=request.minbatchtimeout_ms,
         inputs=request.inputs,
         outputs=request.outputs,
-        blob=bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks),
+        blob=_joined(request.chunks),
     )
     await store.check_store(request.key, model.id)
     place = Place(Kind.MODEL, connection.session.identity.database, request.key)
@@ -66,6 +65,15 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
         raise
     server.loading.holds(place, model)
     return OK
+
+
+def _joined(chunks: Sequence[Buffer]) -> bytes:
+    """A model's bytes, of which nothing else is left: large pieces are let go of at once, whoever refers to them."""
+    blob = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+    for chunk in chunks:
+        if isinstance(chunk, memoryview):
+            chunk.release()
+    return blob
 
 
 async def model_get(request: models.ModelGet, connection: Connection) -> Any:
