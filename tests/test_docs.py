@@ -388,6 +388,16 @@ def test_the_table_of_rights_has_every_command() -> None:
     assert rights().keys() == {name.decode() for name in COMMANDS} == USES.keys()
 
 
+def test_each_row_of_what_users_can_reach_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "security.md").read_text().partition("## What one user can reach of others")[2]
+    rows = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", row)
+        assert named, row
+        assert all((ROOT / name).is_file() for name in named), row
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="no onnxruntime")
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="no torch")

@@ -7,6 +7,9 @@ this walks the protobuf wire format along the few fields that lead to tensors. F
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
+
 __all__ = ["has_external_data"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -23,6 +26,10 @@ _PATHS: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
+_SHIFTS = range(0, 70, 7)
+"""Of the ten bytes that 64 bits take; one more bit per byte would make a number of megabytes, in quadratic time."""
+_MAX_FIELDS = 3_000_000
+"""A large model has a few hundred thousand; this many take seconds, in which the GIL is shared with all clients."""
 _DATA_LOCATION = 14
 _EXTERNAL = 1
 
@@ -33,18 +40,21 @@ def has_external_data(blob: bytes) -> bool:
     Raises: ValueError: not the protobuf wire format (ONNX Runtime refuses such a blob with its own text).
     """
     pending = [("Model", memoryview(blob))]
+    fields = count()
     while pending:
         message, data = pending.pop()
-        if _scan(message, data, pending):
+        if _scan(message, data, pending, fields):
             return True
     return False
 
 
-def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]]) -> bool:
+def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]], fields: Iterator[int]) -> bool:
     """Walk one message's fields; queue those that lead to tensors; true at a tensor that is external."""
     paths, at, end = _PATHS[message], 0, len(data)
     is_tensor = message == "Tensor"
     while at < end:
+        if next(fields) > _MAX_FIELDS:
+            raise ValueError(f"more than {_MAX_FIELDS} fields")
         key, at = _varint(data, at)
         field, kind = key >> 3, key & 7
         if kind == _BYTES:
@@ -66,12 +76,13 @@ def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]])
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data):
+    value = 0
+    for shift in _SHIFTS:
+        if at >= len(data):
+            break
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-        shift += 7
-    raise ValueError("truncated number")
+    raise ValueError("truncated or too long number")

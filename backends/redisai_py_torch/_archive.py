@@ -15,6 +15,7 @@ import io
 import json
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,9 +65,10 @@ def check_export_archive(blob: bytes) -> None:
     Raises: BackendError that names the member and what is wrong with it; zipfile.BadZipFile if it cannot be read.
     """
     with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-        names = archive.namelist()
-        for member in archive.infolist():
-            if names.count(member.filename) > 1:
+        members = archive.infolist()
+        names = Counter(member.filename for member in members)
+        for member in members:
+            if names[member.filename] > 1:
                 raise _refused(member.filename, "a second member of that name")
             if member.compress_type != zipfile.ZIP_STORED:  # PyTorch compresses nothing; a bomb would be
                 raise _refused(member.filename, "compressed data")

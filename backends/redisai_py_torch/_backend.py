@@ -21,6 +21,7 @@ from redisai_py_torch._archive import is_export_archive, is_saved_object
 from redisai_py_torch._exported import load_exported
 from redisai_py_torch._session import LoadedModel, TorchSession
 from redisai_py_torch._signature import INPUTS_TEXT, input_specs, output_specs
+from redisai_py_torch._unpickling import check_unpickling
 
 __all__ = ["TorchBackend"]
 
@@ -92,6 +93,7 @@ class TorchBackend:
 
 
 def _load_script(blob: bytes, device: torch.device) -> LoadedModel:
+    check_unpickling(blob)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
         module = _load_module(blob, device)

@@ -48,12 +48,15 @@ class TorchSession:
         self._call: Callable[..., Any] | None = model.call
         self._writes = model.writes
         self._gpu = device if device.type == "cuda" else None
-        self._weights = frozenset(weight.untyped_storage().data_ptr() for weight in model.weights)
+        storages = [weight.untyped_storage() for weight in model.weights]
+        held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        self._weights = frozenset(held)
         self.inputs: Sequence[TensorSpec] = model.inputs
         self.outputs: Sequence[str] = ("",) * len(model.outputs)
         self.output_specs: Sequence[TensorSpec] = model.outputs
         self.stateful = model.stateful
-        self.nbytes = max(blob_size, sum(weight.nbytes for weight in model.weights))
+        # What is held, and not what it is shown as: a buffer of stride 0 claims terabytes and holds one element.
+        self.nbytes = max(blob_size, sum(held.values()))
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Call `forward` without gradients; see `redisai_py.backend.Session.run`.

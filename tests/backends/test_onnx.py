@@ -272,3 +272,12 @@ def test_bound_run_takes_arrays_of_other_frameworks(models: Models) -> None:
 
     (output,) = bound(models("onnx_mul.onnx")).run([TorchDeviceArray(torch.ones(1, 2))])
     np.testing.assert_array_equal(output, [[2, 2]])
+
+
+@pytest.mark.parametrize(
+    "blob", [b"\xff" * 2_000_000, b"\x08" + b"\xff" * 2_000_000, b"\x08\x00" * 4_000_000, b"\x3a\xff" * 1_000_000]
+)
+def test_numbers_and_fields_without_end_are_refused_in_linear_time(blob: bytes) -> None:
+    """A number of 20 MB took hours and both loader threads."""
+    with pytest.raises(ValueError, match=r"number|fields|field"):
+        has_external_data(blob)

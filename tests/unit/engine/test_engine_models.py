@@ -50,6 +50,16 @@ async def test_a_device_that_is_not_there_is_refused_at_load(bench: Bench) -> No
     assert list(bench.engine.snapshot().queues) == ["CPU"]
 
 
+@engine_test()
+async def test_device_strings_are_bounded_since_each_has_threads(bench: Bench) -> None:
+    """Anybody may write `CPU:12345` into a model."""
+    for number in range(63):
+        await bench.load(f"m{number}", device=b"CPU:%d" % number)
+    with pytest.raises(BackendError, match="Could not initialize queue on requested device"):
+        await bench.load("one more", device=b"CPU:63")
+    await bench.load("as before", device=b"CPU:5")
+
+
 @contextmanager
 def no_thread(name: str) -> Iterator[None]:
     """The system gives no thread of that name."""
