@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redisai_py.errors import BackendError, BackendNotInstalled
+from redisai_py.plugins import ENTRY_POINT_GROUP, backend_names
 from redisai_py.tensor import Device
 
 __all__ = [
@@ -40,7 +41,6 @@ __all__ = [
     "output_specs",
 ]
 
-ENTRY_POINT_GROUP = "redisai_py.backends"
 _EXTRAS = {"ONNX": "onnx", "TF": "tensorflow", "TFLITE": "tflite", "TORCH": "torch"}
 
 
@@ -186,11 +186,6 @@ class _Registry:
 
 
 _registry = _Registry()
-
-
-def backend_names() -> list[str]:
-    """Wire names of the installed plugins, upper case, sorted; none is imported."""
-    return sorted({point.name.upper() for point in metadata.entry_points(group=ENTRY_POINT_GROUP)})
 
 
 def loaded_backends() -> dict[str, Backend]:

@@ -20,7 +20,7 @@ import pytest
 from tests.source_tree import PACKAGE, PLUGINS, Module, modules
 
 LAYERS: dict[str, tuple[str, ...]] = {
-    "values": ("errors", "config", "tensor", "model", "pending"),
+    "values": ("errors", "config", "tensor", "model", "pending", "plugins"),
     "core": (
         "backoff",
         "frames",

@@ -9,12 +9,12 @@ import tarfile
 from pathlib import Path
 
 from redisai_py.cli.failures import CannotUse
+from redisai_py.plugins import backend_names
 
-__all__ = ["BACKENDS", "STREAM", "SUFFIXES", "backend_of", "check_directory", "read_model", "write_file"]
+__all__ = ["STREAM", "SUFFIXES", "backend_of", "check_directory", "read_model", "write_file"]
 
 STREAM = Path("-")
 """Standard input or output instead of a file."""
-BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
 
 SUFFIXES = {
     ".onnx": "ONNX",
@@ -38,8 +38,8 @@ def backend_of(path: Path, given: str | None) -> str:
     Raises: CannotUse: there is no such backend, or the name tells none, or a directory holds no SavedModel.
     """
     if given is not None:
-        if given.upper() not in BACKENDS:
-            raise CannotUse(f"--backend {given}: use one of {', '.join(BACKENDS)}")
+        if given.upper() not in (known := backend_names()):
+            raise CannotUse(f"--backend {given}: use one of {', '.join(known)}")
         return given.upper()
     if path.is_dir():
         _check_saved_model(path)
@@ -48,7 +48,8 @@ def backend_of(path: Path, given: str | None) -> str:
     for suffix, backend in SUFFIXES.items():
         if name.endswith(suffix):
             return backend
-    raise CannotUse(f"{path}: the name does not tell the framework; say --backend with one of {', '.join(BACKENDS)}")
+    names = ", ".join(backend_names())
+    raise CannotUse(f"{path}: the name does not tell the framework; say --backend with one of {names}")
 
 
 def read_model(path: Path) -> os.PathLike[str] | bytes:

@@ -13,6 +13,7 @@ from redisai_py.cli.output import Output, tensor_fields, values_of
 from redisai_py.cli.remote import Remote, check_run
 from redisai_py.cli.tensor_files import check_writable, read_tensor, write_tensor
 from redisai_py.client.sync import Dag
+from redisai_py.errors import MissingKey
 
 __all__ = ["execute", "give", "input_arrays", "output_files"]
 
@@ -62,31 +63,57 @@ def output_files(given: Sequence[str], known: Sequence[str]) -> dict[int, Path]:
     return files
 
 
-def execute(client: Remote, dag: Dag, outputs: int, what: str) -> list[NDArray[Any]]:
+def execute(client: Remote, dag: Dag, outputs: int, what: str) -> list[NDArray[Any] | None]:
     """Run a DAG whose last operations are the `outputs` reads of its results.
+
+    Returns: the outputs; None for one that is no tensor but a sequence or a map, which the server leaves out.
 
     Raises: redis.ResponseError: an operation failed, or the time limit passed.
     """
     reply = client.send(dag.call(), f"sending the inputs of {what}", f"running {what}")
-    check_run(reply)
-    return list(reply[len(reply) - outputs :])
+    check_run(reply if isinstance(reply, str) else reply[: len(reply) - outputs])
+    return [_output_of(result) for result in reply[len(reply) - outputs :]]
 
 
-def give(arrays: Sequence[NDArray[Any]], known: Sequence[str], files: dict[int, Path], output: Output) -> None:
-    """Write the outputs that have a file, print them all if none has. Raises: CannotUse, OSError."""
-    report = []
-    for place, (name, array) in enumerate(zip(known, arrays, strict=True)):
-        path = files.get(place)
-        entry = {"name": name, **tensor_fields(array)}
-        if path is not None:
-            write_tensor(path, array)
-            entry["file"] = str(path)
-        elif not files and output.as_json:
-            entry["values"] = values_of(array)
-        elif not files:
-            output.tensor(name or str(place), array)
-        report.append(entry)
+def _output_of(result: Any) -> NDArray[Any] | None:
+    """Raises: redis.ResponseError: it cannot be read. The run itself has succeeded: what is not there was left out."""
+    if isinstance(result, Exception) and not isinstance(result, MissingKey):
+        raise result
+    return None if isinstance(result, (str, MissingKey)) else result
+
+
+def give(arrays: Sequence[NDArray[Any] | None], known: Sequence[str], files: dict[int, Path], output: Output) -> None:
+    """Write the outputs that have a file, print them all if none has.
+
+    Raises: CannotUse: a file for an output that is no tensor, before any is written.   OSError.
+    """
+    for place, file in files.items():
+        if arrays[place] is None:
+            raise CannotUse(f"--output {file}: {known[place] or place} is no tensor, but a sequence or a map")
+    report = [
+        _given(name or str(place), name, array, files.get(place), output, printed=not files)
+        for place, (name, array) in enumerate(zip(known, arrays, strict=True))
+    ]
     if output.as_json:
         output.document({"outputs": report})
     elif files:
         output.table([entry for entry in report if "file" in entry], ("name", "dtype", "shape", "file"), "")
+
+
+def _given(
+    title: str, name: str, array: NDArray[Any] | None, path: Path | None, output: Output, printed: bool
+) -> dict[str, Any]:
+    """Write or print one output. Returns: its entry in the report."""
+    if array is None:
+        if printed and not output.as_json:
+            output.line(f"{title}  no tensor, but a sequence or a map")
+        return {"name": name, "dtype": None, "shape": None}
+    entry = {"name": name, **tensor_fields(array)}
+    if path is not None:
+        write_tensor(path, array)
+        entry["file"] = str(path)
+    elif printed and output.as_json:
+        entry["values"] = values_of(array)
+    elif printed:
+        output.tensor(title, array)
+    return entry

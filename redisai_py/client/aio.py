@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 import redis.asyncio
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from redisai_py.client.calls import Call, Key, Keys, Progress
 from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.files import ModelData, open_model
 from redisai_py.client.graph import DagBuilder
-from redisai_py.client.wire import ProgressReport, debug_words, decode_strings, pack
+from redisai_py.client.wire import ProgressReport, debug_words, decode_strings, flag, pack
 
 __all__ = ["AsyncClient", "AsyncDag", "AsyncPipeline"]
 
@@ -32,31 +32,49 @@ C = TypeVar("C", bound="AsyncClient")
 T = TypeVar("T")
 
 
+_POOL_TIMEOUT_S = 20.0
+
+
+def _waiting(pool: redis.asyncio.ConnectionPool, timeout_s: float | None) -> redis.asyncio.ConnectionPool:
+    """A pool like this unused one, in which a call waits for a connection instead of failing when all are in use."""
+    return redis.asyncio.BlockingConnectionPool(
+        pool.max_connections, timeout_s, pool.connection_class, **pool.connection_kwargs
+    )
+
+
 class AsyncClient(redis.asyncio.Redis):
     """`Client` for asyncio, on redis-py's own asyncio client: the same arguments and methods, to be awaited.
 
     debug: print every command before it is sent.   enable_postprocess: False gives replies as redis-py reads them.
     direct: a Redis (URL, or an asyncio client of redis-py) that tensors are read from and written to without the
-            sidecar, as safetensors strings. Such a write replaces whatever the key held. Everything else is redis-py's,
-            as keywords. `socket_timeout` is None unless given, since a run may take long.
+            sidecar, as safetensors strings. Such a write replaces whatever the key held.
+    pool_timeout: seconds that a call waits for a connection while all `max_connections` (100 unless given) are in use,
+            None for as long as it takes; then it raises redis.ConnectionError. A `connection_pool` has its own.
+    Everything else is redis-py's, as keywords. `socket_timeout` is None unless given, since a run may take long.
     """
 
     def __init__(
         self,
         debug: bool = False,
         enable_postprocess: bool = True,
-        *,
+        *args: Any,
         direct: redis.asyncio.Redis | str | None = None,
+        pool_timeout: float | None = _POOL_TIMEOUT_S,
         **kwargs: Any,
     ) -> None:
-        if "connection_pool" not in kwargs:
+        flag("debug", debug)  # before what is made of the arguments behind it
+        if args:
+            raise TypeError(f"AsyncClient takes what is redis-py's by keyword, as host='localhost', not {args[0]!r}")
+        if kwargs.get("connection_pool") is None:
             kwargs.setdefault("socket_timeout", None)
         super().__init__(**kwargs)
+        if kwargs.get("connection_pool") is None:
+            self.connection_pool = _waiting(self.connection_pool, pool_timeout)
         self._set_up(debug, enable_postprocess, direct)
 
     def _set_up(self, debug: bool, enable_postprocess: bool, direct: Any) -> None:
-        self.debug = debug
-        self.enable_postprocess = enable_postprocess
+        self.debug = flag("debug", debug)
+        self.enable_postprocess = flag("enable_postprocess", enable_postprocess)
         if direct is not None and not isinstance(direct, (str, redis.asyncio.Redis)):
             raise TypeError(f"direct must be a URL or a redis.asyncio.Redis, not {type(direct)}")
         self._direct = redis.asyncio.Redis.from_url(direct) if isinstance(direct, str) else direct
@@ -72,12 +90,14 @@ class AsyncClient(redis.asyncio.Redis):
         debug: bool = False,
         enable_postprocess: bool = True,
         direct: redis.asyncio.Redis | str | None = None,
+        pool_timeout: float | None = _POOL_TIMEOUT_S,
         **kwargs: Any,
     ) -> C:
         """A client for `redis://`, `rediss://` (TLS) or `unix://`, as of `redis.asyncio.Redis.from_url`."""
         kwargs.setdefault("socket_timeout", None)
         client = super().from_url(url, single_connection_client, auto_close_connection_pool, **kwargs)
         assert isinstance(client, cls)
+        client.connection_pool = _waiting(client.connection_pool, pool_timeout)
         client._set_up(debug, enable_postprocess, direct)
         return client
 
@@ -338,7 +358,7 @@ class AsyncClient(redis.asyncio.Redis):
         return AsyncDag(load, persist, routing, timeout, self._run, readonly, ex, keepttl, ifunchanged)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> AsyncPipeline:
-        """redis-py's pipeline, with `tensorset`, `tensorget`, `modelexecute` and `scriptexecute`."""
+        """redis-py's pipeline, with the methods for tensors and runs."""
         return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
@@ -404,7 +424,10 @@ class AsyncDag(DagBuilder):
 
 
 class AsyncPipeline(RedisPipeline):
-    """redis-py's pipeline with tensors. Results of `tensorset` stay bytes, as in the `redisai` package."""
+    """redis-py's pipeline with tensors and runs. Results of `tensorset` stay bytes, as in the `redisai` package.
+
+    Methods give the pipeline, to go on with; as in redis-py, between `watch` and `multi` they give the result at once.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -412,17 +435,17 @@ class AsyncPipeline(RedisPipeline):
         self._repeatable = True
         self._retry: Any = None
 
-    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Any:
+    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
         """Queue AI.TENSORSET; arguments as of `AsyncClient.tensorset`."""
         return self._queue(calls.tensorset(key, tensor, shape, dtype), keep=True)
 
     def tensorget(
         self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> Any:
+    ) -> Self:
         """Queue AI.TENSORGET; the result as of `AsyncClient.tensorget`."""
         return self._queue(calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only))
 
-    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Any:
+    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Self:
         """Queue AI.MODELEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
         return self._queue(calls.modelexecute(key, inputs, outputs, timeout))
 
@@ -435,16 +458,25 @@ class AsyncPipeline(RedisPipeline):
         args: Any = None,
         outputs: Keys | None = None,
         timeout: int | None = None,
-    ) -> Any:
+    ) -> Self:
         """Queue AI.SCRIPTEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
         return self._queue(calls.scriptexecute(key, function, keys, inputs, args, outputs, timeout))
 
-    def _queue(self, call: Call[Any], keep: bool = False) -> Any:
+    def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
+        """Queue AI.MODELRUN; deprecated, use `modelexecute`."""
+        return self._queue(calls.modelrun(key, inputs, outputs))
+
+    def scriptrun(self, key: Key, function: str, inputs: Keys, outputs: Keys) -> Self:
+        """Queue AI.SCRIPTRUN; deprecated, use `scriptexecute`."""
+        return self._queue(calls.scriptrun(key, function, inputs, outputs))
+
+    def _queue(self, call: Call[Any], keep: bool = False) -> Self:
         decode: Callable[[Any], Any] = (lambda reply: reply) if keep else call.decode
         queue: Any = self.execute_command
         answer = queue(*call.argv, **{NEVER_DECODE: True})
         if answer is not self:  # after WATCH and before MULTI commands are executed at once
-            return _decoded(answer, decode)
+            at_once: Any = _decoded(answer, decode)
+            return cast(Self, at_once)
         self._decoders[len(self.command_stack) - 1] = decode
         self._repeatable = self._repeatable and call.repeatable
         return self

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from redisai_py.client.arrays import array_of, dtype_of, elements_of, must_convert, tensor_of
+from redisai_py.plugins import backend_names
 from redisai_py.tensor import DType, Tensor
 
 __all__ = [
@@ -52,7 +53,7 @@ __all__ = [
 
 Key = str | bytes
 Keys = Key | Sequence[Key]
-ModelBytes = bytes | bytearray | memoryview | str | list[bytes]
+ModelBytes = bytes | bytearray | memoryview | list[bytes]
 Progress = Callable[[int, int], object]
 """Called with the bytes sent so far and the bytes in all, again and again while a large command is sent."""
 
@@ -61,7 +62,6 @@ CHUNK_SIZE = 535822336
 _SET_CHUNK_SIZE = 500 * 1024 * 1024
 
 _DEVICES = {"CPU", "GPU"}
-_BACKENDS = {"TF", "TFLITE", "TORCH", "ONNX"}
 
 
 T_co = TypeVar("T_co", covariant=True)
@@ -172,7 +172,9 @@ def tensor_from(tensor: Any, shape: Sequence[int] | None, dtype: Any) -> Tensor:
 
 
 def _dims(shape: Iterable[Any]) -> tuple[int, ...]:
-    """The shape without numpy's integers, which redis-py does not send."""
+    """The shape without numpy's integers, which redis-py does not send. Raises: TypeError: it has no sizes."""
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeError(f"shape must be a list of sizes such as [2, 3], not {shape!r}")
     return tuple(int(size) if isinstance(size, np.integer) else size for size in shape)
 
 
@@ -252,21 +254,35 @@ def modelset(
 
 def _check_model(backend: str, device: str, batch: int | None, minbatch: int | None) -> None:
     _check_device(device)
-    if backend.upper() not in _BACKENDS:
-        raise ValueError(f"Backend not allowed. Use any from {_BACKENDS}")
+    _check_text("backend", backend, "ONNX")
+    if backend.upper() not in (allowed := backend_names()):
+        raise ValueError(f"Backend not allowed. Use any from {set(allowed)}")
     if minbatch is not None and batch is None:
         raise ValueError("Minbatch is not allowed without batch")
 
 
+def _check_text(name: str, value: Any, example: str) -> None:
+    """Raises: TypeError: it is no str."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str such as {example!r}, not {value!r}")
+
+
 def _check_device(device: str) -> None:
+    _check_text("device", device, "CPU")
     if device.upper().partition(":")[0] not in _DEVICES:
         raise ValueError(f"Device not allowed. Use any from {_DEVICES}")
 
 
-def _chunks(data: ModelBytes, size: int) -> list[Any]:
-    if isinstance(data, list):
+def _chunks(data: Any, size: int) -> list[Any]:
+    """Raises: TypeError: neither bytes nor a list of them, as `modelget` gives of a large model."""
+    if isinstance(data, list) and data:
         return [chunk for part in data for chunk in _chunks(part, size)]
-    view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
+    if isinstance(data, str):
+        raise TypeError(f"data must be the model's bytes or a path; for a file's name write Path({data[:100]!r})")
+    try:
+        view = memoryview(data).cast("B")
+    except TypeError:
+        raise TypeError(f"data must be the model's bytes or a path (pathlib.Path), not {type(data)}") from None
     return [view[start : start + size] for start in range(0, len(view), size)] or [b""]
 
 

@@ -24,7 +24,7 @@ from redisai_py.client.calls import Call, Key, Keys, Progress
 from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.files import ModelData, open_model
 from redisai_py.client.graph import DagBuilder
-from redisai_py.client.wire import ProgressReport, debug_words, decode_strings, pack
+from redisai_py.client.wire import ProgressReport, debug_words, decode_strings, flag, pack
 
 __all__ = ["Client", "Dag", "Pipeline"]
 
@@ -54,14 +54,15 @@ class Client(redis.Redis):
         direct: redis.Redis | str | None = None,
         **kwargs: Any,
     ) -> None:
+        flag("debug", debug)  # before what is made of the arguments behind it
         if len(args) < _SOCKET_TIMEOUT and "connection_pool" not in kwargs:
             kwargs.setdefault("socket_timeout", None)
         super().__init__(*args, **kwargs)
         self._set_up(debug, enable_postprocess, direct)
 
     def _set_up(self, debug: bool, enable_postprocess: bool, direct: Any) -> None:
-        self.debug = debug
-        self.enable_postprocess = enable_postprocess
+        self.debug = flag("debug", debug)
+        self.enable_postprocess = flag("enable_postprocess", enable_postprocess)
         if direct is not None and not isinstance(direct, (str, redis.Redis)):
             raise TypeError(f"direct must be a URL or a redis.Redis, not {type(direct)}")
         self._direct = redis.Redis.from_url(direct) if isinstance(direct, str) else direct
@@ -341,7 +342,7 @@ class Client(redis.Redis):
         return Dag(load, persist, routing, timeout, self._run, readonly, ex, keepttl, ifunchanged)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
-        """redis-py's pipeline, with `tensorset`, `tensorget`, `modelexecute` and `scriptexecute`."""
+        """redis-py's pipeline, with the methods for tensors and runs."""
         return Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
@@ -383,7 +384,10 @@ class Dag(DagBuilder):
 
 
 class Pipeline(RedisPipeline):
-    """redis-py's pipeline with tensors. Results of `tensorset` stay bytes, as in the `redisai` package."""
+    """redis-py's pipeline with tensors and runs. Results of `tensorset` stay bytes, as in the `redisai` package.
+
+    Methods give the pipeline, to go on with; as in redis-py, between `watch` and `multi` they give the result at once.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -391,17 +395,17 @@ class Pipeline(RedisPipeline):
         self._repeatable = True
         self._retry: Any = None
 
-    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Any:
+    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
         """Queue AI.TENSORSET; arguments as of `Client.tensorset`."""
         return self._queue(calls.tensorset(key, tensor, shape, dtype), keep=True)
 
     def tensorget(
         self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> Any:
+    ) -> Self:
         """Queue AI.TENSORGET; the result as of `Client.tensorget`."""
         return self._queue(calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only))
 
-    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Any:
+    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Self:
         """Queue AI.MODELEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
         return self._queue(calls.modelexecute(key, inputs, outputs, timeout))
 
@@ -414,16 +418,25 @@ class Pipeline(RedisPipeline):
         args: Any = None,
         outputs: Keys | None = None,
         timeout: int | None = None,
-    ) -> Any:
+    ) -> Self:
         """Queue AI.SCRIPTEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
         return self._queue(calls.scriptexecute(key, function, keys, inputs, args, outputs, timeout))
 
-    def _queue(self, call: Call[Any], keep: bool = False) -> Any:
+    def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
+        """Queue AI.MODELRUN; deprecated, use `modelexecute`."""
+        return self._queue(calls.modelrun(key, inputs, outputs))
+
+    def scriptrun(self, key: Key, function: str, inputs: Keys, outputs: Keys) -> Self:
+        """Queue AI.SCRIPTRUN; deprecated, use `scriptexecute`."""
+        return self._queue(calls.scriptrun(key, function, inputs, outputs))
+
+    def _queue(self, call: Call[Any], keep: bool = False) -> Self:
         decode: Callable[[Any], Any] = (lambda reply: reply) if keep else call.decode
         queue: Any = self.execute_command
         answer = queue(*call.argv, **{NEVER_DECODE: True})
         if answer is not self:  # after WATCH and before MULTI commands are executed at once
-            return decode(answer)
+            at_once: Self = decode(answer)
+            return at_once
         self._decoders[len(self.command_stack) - 1] = decode
         self._repeatable = self._repeatable and call.repeatable
         return self

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from redisai_py.client.calls import Call, Progress
 from redisai_py.frames import encode_command
 
-__all__ = ["Encoder", "ProgressReport", "debug_words", "decode_strings", "pack"]
+__all__ = ["Encoder", "ProgressReport", "debug_words", "decode_strings", "flag", "pack"]
 
 _PIECE_SIZE = 1024 * 1024
 _SMALL_COMMAND = 64 * 1024
@@ -34,6 +34,15 @@ def pack(call: Call[Any], encoder: Encoder) -> list[bytes | memoryview]:
 def debug_words(call: Call[Any]) -> list[Any]:
     """The words as `debug` prints them: data as bytes, whatever buffer it is in."""
     return [bytes(word) if isinstance(word, (memoryview, bytearray)) else word for word in call.argv]
+
+
+def flag(name: str, value: Any) -> bool:
+    """A switch of a client as it was given. Raises: TypeError: it is no bool but, say, an address."""
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be True or False, not {value!r}; an address is given by keyword: host='localhost', port=6390"
+        )
+    return value
 
 
 class ProgressReport:

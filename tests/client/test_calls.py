@@ -73,7 +73,7 @@ def encoded(words):
             ],
         ),
         (
-            store(backend="tf", inputs=("a", "b"), outputs="c", data="xyz"),
+            store(backend="tf", inputs=("a", "b"), outputs="c", data=b"xyz"),
             ["AI.MODELSTORE", "m", "tf", "cpu", "INPUTS", 2, "a", "b", "OUTPUTS", 1, "c", "BLOB", b"xyz"],
         ),
         (calls.modelget("m"), ["AI.MODELGET", "m", "META", "BLOB"]),
