@@ -50,7 +50,7 @@ def installed_servers() -> dict[str, str]:
 
 def redis_binaries() -> dict[str, str]:
     """The servers to test with: those that REDIS_SERVERS names (by name or path, separated by commas; or `all`), else
-    the first that is installed.
+    the first that is installed; `others` are all but that one.
 
     Raises: ValueError: a name that is not installed, and no path.
     """
@@ -58,8 +58,8 @@ def redis_binaries() -> dict[str, str]:
     chosen = os.environ.get("REDIS_SERVERS", "")
     if not chosen:
         return dict(list(found.items())[:1])
-    if chosen == "all":
-        return found
+    if chosen in ("all", "others"):
+        return dict(list(found.items())[chosen == "others" :])
     named = {name: found.get(name) or shutil.which(name) for name in chosen.split(",")}
     if missing := [name for name, path in named.items() if path is None]:
         raise ValueError(f"REDIS_SERVERS: no server {', '.join(missing)}; installed are {', '.join(found)}")

@@ -122,7 +122,7 @@ def encoded(words):
         (calls.infoget("m"), ["AI.INFO", "m"]),
         (calls.inforeset("m"), ["AI.INFO", "m", "RESETSTAT"]),
         (calls.config("MODEL_CHUNK_SIZE"), ["AI.CONFIG", "GET", "MODEL_CHUNK_SIZE"]),
-        (calls.config("MODEL_CHUNK_SIZE", 5), ["AI.CONFIG", "MODEL_CHUNK_SIZE", 5]),
+        (calls.config("MODEL_CHUNK_SIZE", 65536), ["AI.CONFIG", "MODEL_CHUNK_SIZE", 65536]),
         (calls.loadbackend("TF", "a path"), ["AI.CONFIG", "LOADBACKEND", "TF", "a path"]),
     ],
 )
