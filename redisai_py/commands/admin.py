@@ -11,7 +11,7 @@ from typing import Any
 
 from redisai_py.commands._args import Argv, is_word, name_text, strict_integer, text_name, to_bytes
 from redisai_py.commands.arguments import KEY, Argument, flag
-from redisai_py.commands.models import parse_backend
+from redisai_py.commands.backends import parse_backend
 from redisai_py.commands.spec import DELETE, READ, CommandSpec, no_keys
 from redisai_py.config import MIN_CHUNK_SIZE
 from redisai_py.errors import CommandError, WrongArity

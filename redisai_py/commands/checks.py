@@ -1,7 +1,6 @@
-"""Look-ups that a command makes in the keyspace, as data: the parsers are pure, so they say what to look up, in order.
+"""Look-ups in the keyspace that RedisAI makes before it sees a syntax error, as data: the parsers are pure.
 
-A request's `checks` are what its handler looks up; an error's `checks` are what comes before that error. Both are
-evaluated in order by the server, and the first that fails gives the reply.
+An error carries its `checks` in order. The server makes these look-ups, and the first that fails gives the reply.
 """
 
 from __future__ import annotations

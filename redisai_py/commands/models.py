@@ -12,8 +12,9 @@ from typing import Any
 
 from redisai_py.commands._args import Args, Argv, is_word, lenient_integer, name_text, text_name, to_bytes
 from redisai_py.commands.arguments import DEVICE, KEY, NAME, TAG, Argument, counted, flag, option, several
+from redisai_py.commands.backends import BACKEND, parse_backend
 from redisai_py.commands.spec import DELETE, READ, WRITE, CommandSpec, no_keys
-from redisai_py.errors import UNSUPPORTED_BACKEND, CommandError, WrongArity
+from redisai_py.errors import CommandError, WrongArity
 from redisai_py.model import Model
 from redisai_py.resp_reply import Reply
 from redisai_py.tensor import Buffer, Device
@@ -24,12 +25,9 @@ __all__ = [
     "ModelGet",
     "ModelScan",
     "ModelStore",
-    "accept_backend",
     "model_reply",
-    "parse_backend",
     "scan_reply",
 ]
-
 
 _MISSING_BLOB = "ERR Insufficient arguments, missing model BLOB"
 _EXPECTED_BLOB = "ERR Invalid argument, expected BLOB"
@@ -37,8 +35,6 @@ _TOO_FEW_NAMES = "ERR number of model {} does not match the number of given argu
 _INPUTS_MISSING = "ERR INPUTS not specified"
 _OUTPUTS_MISSING = "ERR OUTPUTS not specified"
 
-_BACKENDS = {b"TF", b"TFLITE", b"TORCH", b"ONNX"}
-_LONGEST_BACKEND = 64
 _LONGEST_SET_DEVICE = 10
 _SET_KEYWORDS = (b"INPUTS", b"OUTPUTS", b"TAG", b"BATCHSIZE", b"MINBATCHSIZE", b"MINBATCHTIMEOUT", b"BLOB")
 
@@ -83,22 +79,6 @@ class ModelDel:
 @dataclass(frozen=True, slots=True)
 class ModelScan:
     """List the keys and tags of all models."""
-
-
-def accept_backend(name: str) -> None:
-    """Let AI.MODELSTORE, AI.MODELSET and AI.CONFIG LOADBACKEND name one more backend.
-
-    TF, TFLITE, TORCH and ONNX are always known; the server calls this at start for every other installed plugin.
-    """
-    _BACKENDS.add(name.upper().encode())
-
-
-def parse_backend(word: Buffer) -> str:
-    """The backend's wire name, upper case. Raises: CommandError `ERR unsupported backend`."""
-    name = bytes(word).upper() if len(word) <= _LONGEST_BACKEND else b""
-    if name not in _BACKENDS:
-        raise CommandError(UNSUPPORTED_BACKEND)
-    return name.decode()
 
 
 def parse_model_store(argv: Argv) -> ModelStore:
@@ -267,7 +247,6 @@ def scan_reply(entries: Iterable[tuple[bytes, bytes]]) -> Reply:
     return [[key, tag] for key, tag in entries]
 
 
-_BACKEND = Argument("backend", "oneof", arguments=(flag("TF"), flag("TFLITE"), flag("TORCH"), flag("ONNX")))
 _BATCHING = (
     option("BATCHSIZE", "rows"),
     option("MINBATCHSIZE", "rows"),
@@ -276,7 +255,7 @@ _BATCHING = (
 _CHUNKS = several(Argument("chunk", "string"), token="BLOB")
 _STORE_ARGUMENTS = (
     KEY,
-    _BACKEND,
+    BACKEND,
     DEVICE,
     TAG,
     *_BATCHING,
@@ -293,7 +272,7 @@ _STORE_ARGUMENTS = (
 )
 _SET_ARGUMENTS = (
     KEY,
-    _BACKEND,
+    BACKEND,
     DEVICE,
     TAG,
     *_BATCHING,

@@ -20,7 +20,7 @@ import structlog
 
 from redisai_py import __version__
 from redisai_py.backend import backend_names
-from redisai_py.commands.models import accept_backend
+from redisai_py.commands.backends import accept_backend
 from redisai_py.config import Config, masked_url
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.scripts import ScriptEngine, ScriptSettings

@@ -1,9 +1,9 @@
 import pytest
 
-from redisai_py.commands import models as models_module
+from redisai_py.commands import backends
 from redisai_py.commands.checks import ModelCounts, ModelExists
 from redisai_py.commands.model_runs import ModelExecute
-from redisai_py.commands.models import ModelDel, ModelGet, ModelScan, ModelStore, accept_backend
+from redisai_py.commands.models import ModelDel, ModelGet, ModelScan, ModelStore
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.tensor import Device
 from tests.parsing import parse
@@ -126,11 +126,11 @@ def test_set_gpu():
 
 
 def test_backends_of_other_plugins(monkeypatch):
-    monkeypatch.setattr(models_module, "_BACKENDS", set(models_module._BACKENDS))
+    monkeypatch.setattr(backends, "_accepted", set(backends._accepted))
     command = words("AI.MODELSTORE k mine CPU BLOB x")
     with pytest.raises(CommandError, match="unsupported backend"):
         parse(command)
-    accept_backend("mine")
+    backends.accept_backend("mine")
     assert parse(command).backend == "MINE"
 
 
