@@ -44,7 +44,7 @@ _INFINITE = re.compile(rb"[+-]?inf(?:inity)?", re.IGNORECASE)
 
 
 def to_bytes(word: Buffer) -> bytes:
-    """The word as `bytes`, copied only if it is not."""
+    """The word as `bytes`; copies a word of another type."""
     return word if type(word) is bytes else bytes(word)
 
 
@@ -114,7 +114,7 @@ def lenient_integer(word: Buffer) -> int | None:
 
 
 class Args:
-    """A cursor over the words of one command, which also collects the look-ups passed on the way (`checks`)."""
+    """A cursor over the words of one command. `checks` are the look-ups that RedisAI has made by this point."""
 
     __slots__ = ("argv", "checks", "end", "pos")
 

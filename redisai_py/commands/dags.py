@@ -1,9 +1,8 @@
 """AI.DAG*: a prelude, then operations divided by `|>`: request, parser, keys and rows.
 
 Operations are parsed by the parsers of their own commands. An error carries every look-up that RedisAI makes before it:
-LOAD keys where LOAD stands, then models and scripts in textual order. That every name an operation reads is loaded or
-produced before it is checked last, without the keyspace. `EX seconds`, `KEEPTTL` and `IFUNCHANGED` are prelude words of
-ours.
+LOAD keys where LOAD stands, then models and scripts in textual order. The last check needs no keyspace: every name that
+an operation reads is loaded or produced before it. `EX seconds`, `KEEPTTL` and `IFUNCHANGED` are ours.
 Source: AI.DAG* commands.
 """
 
@@ -157,7 +156,7 @@ class _Prelude:
         self.routing = to_bytes(args.take_word())
 
     def take_timeout(self, args: Args) -> None:
-        """`TIMEOUT ms`; here, and only here, 0 and negative values are taken and mean none."""
+        """`TIMEOUT ms`. Only here are 0 and negative values accepted: they mean no timeout."""
         if not args.left:
             raise args.error(NO_TIMEOUT_VALUE)
         value = strict_integer(args.take_word())
@@ -252,6 +251,8 @@ def _resolve_names(args: Args, prelude: _Prelude, ops: tuple[Operation, ...]) ->
 
 def _dag_keys(argv: Argv) -> list[bytes]:
     """AI.DAG*: LOAD keys, PERSIST keys, the ROUTING value, and the model or script of every *EXECUTE operation.
+
+    RedisAI also takes words of data for operations; this takes only words that stand behind a separator.
 
     Raises: CommandError if there is none of these.
     """

@@ -33,7 +33,7 @@ class ModelExecute:
 
     @property
     def local_checks(self) -> tuple[Check, ...]:
-        """What is looked up as an operation of a DAG, where the inputs are local names."""
+        """Look-ups of this operation in a DAG, where the inputs are local names."""
         return (ModelCounts(self.key, len(self.inputs), len(self.outputs)),)
 
     @property
@@ -77,7 +77,7 @@ def parse_model_execute(argv: Argv, in_dag: bool = False) -> ModelExecute:
 
 
 def _count_error(key: bytes, noun: str, ninputs: int | None, noutputs: int | None) -> CommandError:
-    """What is wrong with a count; the model's own count is compared before the words that are left."""
+    """The error of a wrong count. RedisAI compares it with the model's own before it counts the words left."""
     count = ninputs if noun == "input" else noutputs
     before: Check = ModelExists(key) if noun == "input" else ModelCounts(key, ninputs, None)
     if count is None:

@@ -45,7 +45,7 @@ class ScriptExecute:
 
     @property
     def local_checks(self) -> tuple[Check, ...]:
-        """What is looked up as an operation of a DAG, where the inputs are local names."""
+        """Look-ups of this operation in a DAG, where the inputs are local names."""
         return (ScriptExists(self.key),)
 
     @property
@@ -132,7 +132,7 @@ def _last_timeout(args: Args) -> int:
 
 @dataclass(slots=True)
 class _RunScan:
-    """State of the one pass over the words of AI.SCRIPTRUN."""
+    """State of the single pass over the words of AI.SCRIPTRUN."""
 
     args: Args
     in_dag: bool
@@ -144,7 +144,7 @@ class _RunScan:
     timeout_ms: int | None = None
 
     def take(self, word: Buffer) -> None:
-        """Go on by one word of the command."""
+        """Take in the next word of the command."""
         if is_word(word, b"TIMEOUT"):
             self._timeout()
         elif is_word(word, b"INPUTS"):
@@ -203,7 +203,10 @@ def parse_script_run(argv: Argv, in_dag: bool = False) -> ScriptExecute:
 
 
 def _execute_keys(argv: Argv) -> list[bytes]:
-    """AI.SCRIPTEXECUTE: the script, then KEYS, INPUTS and OUTPUTS in the order given."""
+    """AI.SCRIPTEXECUTE: the script, then KEYS, INPUTS and OUTPUTS in the order given.
+
+    RedisAI misses a list that ends the command or follows ARGS; this names them all.
+    """
     return [*only_key(argv), *counted_scopes(argv, 3, (b"KEYS", b"INPUTS", b"OUTPUTS"))]
 
 

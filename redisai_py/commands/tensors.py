@@ -1,7 +1,8 @@
 """AI.TENSORSET and AI.TENSORGET: requests, parsers, replies and rows.
 
-A key's type is looked up before any syntax error but arity, so those errors carry that look-up (`commands.checks`).
-Inside a DAG keys are local names: no look-ups, and the arity texts have no `ERR `. Source: AI.TENSORSET, AI.TENSORGET.
+RedisAI looks up the key's type before it sees any syntax error but arity, so those errors carry that look-up
+(`commands.checks`). In a DAG, keys are local names: errors carry no look-up, and arity texts have no `ERR `.
+Source: AI.TENSORSET, AI.TENSORGET.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class TensorSet:
 
 @dataclass(frozen=True, slots=True)
 class TensorGet:
-    """Read a tensor. meta: with dtype and shape; a command without options means META BLOB and is held as that."""
+    """Read a tensor. meta: with dtype and shape; a command without options means META BLOB."""
 
     key: bytes
     meta: bool
