@@ -51,7 +51,7 @@ RESTART_DRAIN_S = 5
 """Seconds that running commands get to finish before the server starts itself again."""
 
 _THREADS_END_S = 1.0
-"""What worker threads get at least to end, at a stop."""
+"""What worker threads get at least to end, at a stop: in all, less than the supervisor's patience."""
 
 logger = structlog.get_logger()
 
@@ -249,7 +249,7 @@ async def serve(
         for acceptor in acceptors:
             acceptor.close()
         # Runs that clients still waited for have had that time already.
-        ended = await server.engine.close(max(_THREADS_END_S, until - loop.time()))
+        ended = await server.engine.close(max(_THREADS_END_S, until - loop.time()), _THREADS_END_S)
         await server.scripts.close()
         await operations.close()
         server.accesses.close()
