@@ -205,7 +205,7 @@ async def _get_again(request: TensorGet, connection: Connection, value: bytes) -
         if await access.store.check_tensor_or_absent(request.key):
             return await handle(request, connection)
         raise MissingKey(TENSOR_KEY_EMPTY)
-    if request.form is Form.BLOB or not request.meta:
+    if request.form is Form.BLOB:
         dtype, _, size = codec.read_header(value[: codec.header_size(value)])
         if size >= STREAM_SIZE and dtype is not DType.STRING:
             return TensorStream(request, connection)

@@ -180,3 +180,13 @@ def test_a_model_above_the_limit_is_read(door: FrontDoor, bare: redis.Redis) -> 
                 client.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", before)
             assert b"".join(given) == blob
             assert [len(piece) for piece in given] == [MEGABYTE] * 5 + [0]
+
+
+def test_a_large_tensor_is_shown_in_the_form_that_was_asked_for(door: FrontDoor, bare: redis.Redis) -> None:
+    count = 2 * MEGABYTE
+    with redis.Redis(port=door.port, socket_timeout=60) as client:
+        client.execute_command("AI.TENSORSET", "large", "UINT8", count, "BLOB", b"\x07" * count)
+        assert client.execute_command("AI.TENSORGET", "large", "VALUES") == [7] * count
+        assert client.execute_command("AI.TENSORGET", "large", "META") == [b"dtype", b"UINT8", b"shape", [count]]
+        *meta, values = client.execute_command("AI.TENSORGET", "large", "META", "VALUES")
+        assert (meta[:2], values) == ([b"dtype", b"UINT8"], [7] * count)

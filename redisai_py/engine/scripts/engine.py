@@ -410,7 +410,7 @@ class ScriptEngine:
     def _received(self, worker: Worker, frame: Frame) -> None:
         try:
             self._handle(worker, *frame)
-        except (KeyError, TypeError, ValueError, ProtocolError) as error:
+        except Exception as error:  # a worker that a script has taken over may send anything
             self._distrust(worker, ProtocolError(f"ERR script worker sent a malformed frame: {error!r}"))
 
     def _handle(self, worker: Worker, header: dict[str, Any], payload: memoryview) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redisai_py.errors import ProtocolError, RedisAIError
-from redisai_py.tensor import Buffer, DType, Tensor
+from redisai_py.tensor import Buffer, DType, Tensor, is_shape
 
 __all__ = [
     "Frame",
@@ -147,8 +147,9 @@ def decode_tensors(metas: Sequence[Meta], payload: memoryview) -> list[Tensor]:
     offset = 0
     for name, shape, size in metas:
         dtype = DType.__members__.get(name)
-        sound = dtype is not None and all(type(n) is int and n >= 0 for n in shape) and offset + size <= len(payload)
-        if dtype is None or not sound or dtype.itemsize * math.prod(shape) != size:
+        if dtype is None or not is_shape(shape, dtype) or type(size) is not int or offset + size > len(payload):
+            raise ProtocolError("ERR script worker sent a malformed tensor")
+        if dtype.itemsize * math.prod(shape) != size:
             raise ProtocolError("ERR script worker sent a malformed tensor")
         tensors.append(Tensor(dtype, tuple(shape), payload[offset : offset + size]))
         offset += size + -size % ALIGNMENT

@@ -94,6 +94,11 @@ def test_tensors_come_back() -> None:
         ["FLOAT", [True], 4],
         ["COMPLEX", [1], 8],
         ["FLOAT", [-2, -2], 16],
+        ["FLOAT", ["a", 2**66], 4],
+        ["FLOAT", [2**62, 0], 0],
+        ["FLOAT", "12", 4],
+        ["FLOAT", [1], 4.0],
+        ["FLOAT", [0] * 65, 0],
     ],
 )
 def test_malformed_tensors_are_refused(meta: list[Any]) -> None:
