@@ -171,9 +171,9 @@ def output_specs(session: Session) -> Sequence[TensorSpec]:
 def framework_error(error: BaseException, prefix: str = "") -> BackendError:
     """A framework's exception as the one kind that a plugin raises: its text on one line, after `prefix`.
 
-    A text of several lines keeps them all, white space run together; an exception without text shows its type's name.
+    Each newline becomes one space and nothing else changes; an exception without text shows its type's name.
     """
-    text = " ".join(str(error).split())
+    text = str(error).strip().replace("\r\n", "\n").replace("\n", " ").replace("\r", " ")
     return BackendError(prefix + (text or type(error).__name__))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "INPUT_COUNT_MISMATCH",
+    "INPUT_COUNT_NOT_POSITIVE",
     "INVALID_TIMEOUT",
     "IN_TRANSACTION",
     "MODEL_KEY_EMPTY",
@@ -44,6 +45,7 @@ TENSOR_KEY_EMPTY = "ERR tensor key is empty or in a different shard"
 MODEL_KEY_EMPTY = "ERR model key is empty"
 SCRIPT_KEY_EMPTY = "ERR script key is empty"
 IN_TRANSACTION = "ERR Cannot run RedisAI command within a transaction or a LUA script"
+INPUT_COUNT_NOT_POSITIVE = "ERR Input count must be a positive integer"
 INVALID_TIMEOUT = "ERR Invalid value for TIMEOUT"
 NO_TIMEOUT_VALUE = "ERR No value provided for TIMEOUT"
 INPUT_COUNT_MISMATCH = "Number of keys given as INPUTS here does not match model definition"

@@ -31,6 +31,7 @@ class Model:
     backend: wire name, upper case.   device: as typed.   inputs, outputs: names, one per tensor (TORCH outputs are "").
     batchsize, minbatchsize: rows, 0 is off.   minbatchtimeout_ms: 0 waits without limit.
     blob: the model's bytes; empty where only the description was read (AI.MODELGET META, or a run of a loaded id).
+    signature: the SavedModel's that was named, else empty.
     sha256: of the blob, in hex.   identity: digest of all that decides what it does, by which it is found once it is
     loaded. Both are computed here, by `identified`, and never read from a key (docs/adr/0018).
     """
@@ -47,6 +48,7 @@ class Model:
     blob: bytes = b""
     sha256: str = ""
     identity: str = ""
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def named(model: Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Mo
 
 def _with_identity(model: Model) -> Model:
     device, batching = model.device.text, (model.batchsize, model.minbatchsize, model.minbatchtimeout_ms)
-    parts = (model.id, model.backend, device, batching, model.inputs, model.outputs, model.sha256)
+    parts = (model.id, model.backend, device, batching, model.inputs, model.outputs, model.sha256, model.signature)
     return replace(model, identity=_digest(Kind.MODEL.name, *parts))
 
 

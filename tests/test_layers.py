@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "store.near",
         "engine.batching",
         "engine.dag",
+        "engine.formats",
         "engine.inline",
         "engine.proof",
         "engine.settings",

@@ -50,7 +50,8 @@ class OnnxBackend:
     ) -> OnnxSession:
         """Build a session; `inputs` and `outputs` are ignored, since an ONNX model names its own.
 
-        Raises: BackendError: no CUDA; weights in other files; over the memory limit; whatever ONNX Runtime refuses.
+        Raises: BackendError: no CUDA; weights in other files; over the memory limit; an input that is a
+                sequence, a map or an optional; whatever ONNX Runtime refuses.
         """
         self.check_device(device)
         _refuse_external_data(blob)
@@ -59,6 +60,11 @@ class OnnxBackend:
         try:
             session = _create(blob, device, options)
         except BaseException:
+            self._release(len(blob), options)
+            raise
+        try:
+            _refuse_containers(session)
+        except BackendError:
             self._release(len(blob), options)
             raise
         return OnnxSession(session, len(blob), device, on_close=lambda: self._release(len(blob), options))
@@ -80,6 +86,16 @@ class OnnxBackend:
         if options.memory_limit_bytes:
             with self._lock:
                 self._weights_bytes -= size_bytes
+
+
+def _refuse_containers(session: Any) -> None:
+    """Raise BackendError for an input that no tensor fits: it could never run."""
+    for node in session.get_inputs():
+        if not node.type.startswith("tensor("):
+            raise BackendError(
+                f"ERR input {node.name} is a {node.type}, which is no tensor; "
+                "let the model take each tensor as an input of its own"
+            )
 
 
 def _refuse_external_data(blob: bytes) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from redisai_py.backend import Array, InputSpec, framework_error
+from redisai_py.backend import Array, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device, DType
 
@@ -85,8 +85,10 @@ class OnnxSession:
         self._on_close = on_close
         self._device = ("cuda", device.index or 0) if device.kind == "GPU" else ("cpu", 0)
         self._run_options: Any = None
-        self.inputs: Sequence[InputSpec] = [_input_spec(node) for node in session.get_inputs()]
+        self.inputs: Sequence[TensorSpec] = [_spec(node) for node in session.get_inputs()]
         self.outputs: Sequence[str] = [node.name for node in session.get_outputs()]
+        self.output_specs: Sequence[TensorSpec] = [_spec(node) for node in session.get_outputs()]
+        self.stateful = False  # no operator of ONNX keeps anything
         self.nbytes = nbytes
         self._input_names = [spec.name for spec in self.inputs]
         self._output_types = [node.type for node in session.get_outputs()]
@@ -159,11 +161,11 @@ class OnnxSession:
         ]
 
 
-def _input_spec(node: Any) -> InputSpec:
+def _spec(node: Any) -> TensorSpec:
     if not node.shape:  # a scalar and a value of unknown rank look the same here
-        return InputSpec(node.name, _NUMPY_DTYPES.get(node.type))
+        return TensorSpec(node.name, _NUMPY_DTYPES.get(node.type), None, node.type)
     dims = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
-    return InputSpec(node.name, _NUMPY_DTYPES.get(node.type), dims)
+    return TensorSpec(node.name, _NUMPY_DTYPES.get(node.type), dims, node.type)
 
 
 def _is_numeric(type_name: str) -> bool:

@@ -1,7 +1,8 @@
 """The TFLITE backend, on LiteRT's interpreter.
 
-Sources: AI.MODELSTORE for the names (those of the tensors in the flatbuffer) and RedisAI's error texts, which replace
-the interpreter's own. Beyond RedisAI: inputs of BOOL, STRING, FLOAT16, UINT16, UINT32 and UINT64 work.
+Sources: AI.MODELSTORE for RedisAI's error texts, which stand before the interpreter's own. The names are those of the
+file's signature, or of its tensors if it has none. Beyond RedisAI: inputs of BOOL, STRING, FLOAT16, UINT16, UINT32 and
+UINT64 work.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from redisai_py.backend import Array, InputSpec, LoadOptions
+from redisai_py.backend import Array, LoadOptions, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device, DType
+from redisai_py_tflite._state import may_keep_state
 
 __all__ = ["TfliteBackend", "TfliteSession"]
 
@@ -41,33 +43,40 @@ class TfliteBackend:
         Raises: BackendError: GPU; no flatbuffer; an interpreter that cannot be built or allocated.
         """
         self.check_device(device)
+        if not blob:
+            raise BackendError("Failed to load model from buffer: it is empty")
         try:
             interpreter = Interpreter(model_content=blob, num_threads=options.intra_op_threads or None)
         except ValueError as error:
-            raise BackendError("Failed to load model from buffer") from error
+            raise framework_error(error, "Failed to load model from buffer: ") from error
         except Exception as error:
-            raise BackendError("Failed to construct interpreter") from error
+            raise framework_error(error, "Failed to construct interpreter: ") from error
         _step("Failed to allocate tensors", interpreter.allocate_tensors)
-        return TfliteSession(interpreter, len(blob))
+        return TfliteSession(interpreter, len(blob), may_keep_state(blob))
 
 
 class TfliteSession:
     """Implements `redisai_py.backend.Session`."""
 
-    def __init__(self, interpreter: Any, nbytes: int) -> None:
+    def __init__(self, interpreter: Any, nbytes: int, stateful: bool) -> None:
         self._interpreter = interpreter
         details = interpreter.get_input_details()
+        outputs = interpreter.get_output_details()
+        input_names, output_names = _names(interpreter, details, outputs)
         self._input_indices = [detail["index"] for detail in details]
         self._dtypes = [_dtype(detail) for detail in details]
         self._shapes: list[tuple[int, ...] | None] = [tuple(detail["shape"].tolist()) for detail in details]
-        self._output_indices = [detail["index"] for detail in interpreter.get_output_details()]
-        self._returnable = all(DType.from_numpy(_dtype(detail)) for detail in interpreter.get_output_details())
-        self.inputs: Sequence[InputSpec] = [
-            InputSpec(detail["name"], dtype, _shape(detail))
-            for detail, dtype in zip(details, self._dtypes, strict=True)
+        self._output_indices = [detail["index"] for detail in outputs]
+        self._returnable = all(DType.from_numpy(_dtype(detail)) for detail in outputs)
+        self.inputs: Sequence[TensorSpec] = [
+            TensorSpec(name, _dtype(detail), _shape(detail)) for name, detail in zip(input_names, details, strict=True)
         ]
-        self.outputs: Sequence[str] = [detail["name"] for detail in interpreter.get_output_details()]
+        self.output_specs: Sequence[TensorSpec] = [
+            TensorSpec(name, _dtype(detail), _shape(detail)) for name, detail in zip(output_names, outputs, strict=True)
+        ]
+        self.outputs: Sequence[str] = output_names
         self.nbytes = nbytes
+        self.stateful = stateful
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run once; the model's inputs are resized to the given shapes. See `redisai_py.backend.Session.run`.
@@ -111,11 +120,29 @@ class TfliteSession:
 
 
 def _step(text: str, function: Any, *args: Any) -> None:
-    """Call the interpreter; its own error stays the cause of one with RedisAI's text."""
+    """Call the interpreter; its own words follow RedisAI's."""
     try:
         function(*args)
     except Exception as error:
-        raise BackendError(text) from error
+        raise framework_error(error, f"{text}: ") from error
+
+
+def _names(interpreter: Any, inputs: Any, outputs: Any) -> tuple[list[str], list[str]]:
+    """The names of inputs and outputs, in the interpreter's order: of the first signature with these very tensors."""
+    for signature in interpreter._get_full_signature_list().values():
+        found = [
+            _named({index: name for name, index in signature[kind].items()}, details)
+            for kind, details in (("inputs", inputs), ("outputs", outputs))
+        ]
+        if found[0] is not None and found[1] is not None:
+            return found[0], found[1]
+    return [detail["name"] for detail in inputs], [detail["name"] for detail in outputs]
+
+
+def _named(names: dict[int, str], details: Any) -> list[str] | None:
+    if any(detail["index"] not in names for detail in details):
+        return None
+    return [names[detail["index"]] for detail in details]
 
 
 def _dtype(detail: Any) -> np.dtype[Any]:

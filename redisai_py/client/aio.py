@@ -221,11 +221,13 @@ class AsyncClient(redis.asyncio.Redis):
         inputs: Keys | None = None,
         outputs: Keys | None = None,
         progress: Progress | None = None,
+        signature: str | None = None,
     ) -> str:
         """Store a model, given as bytes or as a path (`os.PathLike`).
 
         Args:    backend: TF, TFLITE, TORCH or ONNX.   device: CPU, GPU, CPU:n or GPU:n.
                  batch, minbatch: rows.   minbatchtimeout: ms.   inputs, outputs: node names, TF only.
+                 signature: a SavedModel's, whose names may be left out; default: the one that has the names.
                  progress: called with the bytes sent and the bytes in all, again and again.
         Returns: 'OK'.
         Raises:  ValueError: see `calls.modelstore`.   redis.ResponseError: the framework refused the model.
@@ -243,6 +245,7 @@ class AsyncClient(redis.asyncio.Redis):
                 inputs,
                 outputs,
                 progress,
+                signature,
             )
         )
 
@@ -324,9 +327,12 @@ class AsyncClient(redis.asyncio.Redis):
 
     # -- administration ------------------------------------------------------------------------------------------------
 
-    async def infoget(self, key: Key) -> dict[str, Any]:
-        """Run statistics of a model or script: a dict. Raises: MissingKey."""
-        return await self._call(calls.infoget(key))
+    async def infoget(self, key: Key, full: bool = False) -> dict[str, Any]:
+        """Run statistics of a model or script: a dict. Raises: MissingKey.
+
+        Args: full: with times, batches, and the model's inputs and outputs: name, element type and dimensions of each.
+        """
+        return await self._call(calls.infoget(key, full))
 
     async def inforeset(self, key: Key) -> str:
         """Set the run statistics of a model or script to zero. Raises: MissingKey."""

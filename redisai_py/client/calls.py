@@ -206,10 +206,12 @@ def modelstore(
     inputs: Keys | None = None,
     outputs: Keys | None = None,
     progress: Progress | None = None,
+    signature: str | None = None,
 ) -> Call[str]:
     """AI.MODELSTORE.
 
-    Args:    progress: told of the bytes sent while a large model is on its way.
+    Args:    signature: a SavedModel's; its inputs and outputs may be left out.
+             progress: told of the bytes sent while a large model is on its way.
     Raises:  ValueError, with the texts of the `redisai` package, in its order.
     """
     if key is None:
@@ -221,12 +223,24 @@ def modelstore(
     words += _option("TAG", tag) + _option("BATCHSIZE", batch) + _option("MINBATCHSIZE", minbatch)
     words += _option("MINBATCHTIMEOUT", minbatchtimeout)
     if backend.upper() == "TF":
-        if inputs is None or outputs is None:
+        if (inputs is None) != (outputs is None) or (inputs is None and not _is_archive(data)):
             raise ValueError("Require keyword arguments inputs and outputs for TF models")
-        words += _counted("INPUTS", inputs) + _counted("OUTPUTS", outputs)
+        words += _option("SIGNATURE", signature)
+        if inputs is not None and outputs is not None:
+            words += _counted("INPUTS", inputs) + _counted("OUTPUTS", outputs)
     elif inputs is not None or outputs is not None:
         raise ValueError("Inputs and outputs keywords should not be specified for this backend")
     return Call([*words, "BLOB", *_chunks(data, CHUNK_SIZE)], text, progress=progress)
+
+
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+
+
+def _is_archive(data: ModelBytes) -> bool:
+    """Whether it is a zip or tar file, as a SavedModel comes in; the server looks closer."""
+    first = (data[0] if data else b"") if isinstance(data, list) else data
+    head = bytes(memoryview(first)[:512])
+    return head.startswith(_ARCHIVES) or head[257:262] == b"ustar"
 
 
 def modelset(
@@ -416,9 +430,9 @@ def scriptscan() -> Call[list[list[str]]]:
 # -- administration --------------------------------------------------------------------------------
 
 
-def infoget(key: Key) -> Call[dict[str, Any]]:
-    """AI.INFO: a dict of the run statistics."""
-    return Call(["AI.INFO", key], pairs)
+def infoget(key: Key, full: bool = False) -> Call[dict[str, Any]]:
+    """AI.INFO: a dict of the run statistics; with FULL also what the server knows of the model and its runs."""
+    return Call(["AI.INFO", key, "FULL"] if full else ["AI.INFO", key], pairs)
 
 
 def inforeset(key: Key) -> Call[str]:

@@ -207,11 +207,13 @@ class Client(redis.Redis):
         inputs: Keys | None = None,
         outputs: Keys | None = None,
         progress: Progress | None = None,
+        signature: str | None = None,
     ) -> str:
         """Store a model, given as bytes or as a path (`os.PathLike`).
 
         Args:    backend: TF, TFLITE, TORCH or ONNX.   device: CPU, GPU, CPU:n or GPU:n.
                  batch, minbatch: rows.   minbatchtimeout: ms.   inputs, outputs: node names, TF only.
+                 signature: a SavedModel's, whose names may be left out; default: the one that has the names.
                  progress: called with the bytes sent and the bytes in all, again and again.
         Returns: 'OK'.
         Raises:  ValueError: see `calls.modelstore`.   redis.ResponseError: the framework refused the model.
@@ -229,6 +231,7 @@ class Client(redis.Redis):
                 inputs,
                 outputs,
                 progress,
+                signature,
             )
         )
 
@@ -308,9 +311,12 @@ class Client(redis.Redis):
 
     # -- administration ------------------------------------------------------------------------------------------------
 
-    def infoget(self, key: Key) -> dict[str, Any]:
-        """Run statistics of a model or script: a dict. Raises: MissingKey."""
-        return self._call(calls.infoget(key))
+    def infoget(self, key: Key, full: bool = False) -> dict[str, Any]:
+        """Run statistics of a model or script: a dict. Raises: MissingKey.
+
+        Args: full: with times, batches, and the model's inputs and outputs: name, element type and dimensions of each.
+        """
+        return self._call(calls.infoget(key, full))
 
     def inforeset(self, key: Key) -> str:
         """Set the run statistics of a model or script to zero. Raises: MissingKey."""

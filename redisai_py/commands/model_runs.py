@@ -53,14 +53,14 @@ def parse_model_execute(argv: Argv, in_dag: bool = False) -> ModelExecute:
     Raises: CommandError, after arity with the look-ups that precede it.
     """
     total = len(argv)
-    if total < 8:
+    if total < 8 and not (total == 7 and argv[3] == b"0"):  # a model without inputs
         raise CommandError(_EXECUTE_ARITY)
     key = argv[1] if type(argv[1]) is bytes else bytes(argv[1])
     if argv[2] != b"INPUTS" and not is_word(argv[2], b"INPUTS"):
         raise CommandError(_INPUTS_MISSING, (ModelExists(key),))
     ninputs = strict_integer(argv[3])
     outputs_at = 4 + ninputs if ninputs is not None else 0
-    if ninputs is None or ninputs <= 0 or outputs_at > total:
+    if ninputs is None or ninputs < 0 or outputs_at > total:
         raise _count_error(key, "input", ninputs, None)
     if outputs_at == total or (argv[outputs_at] != b"OUTPUTS" and not is_word(argv[outputs_at], b"OUTPUTS")):
         raise CommandError(_OUTPUTS_MISSING, (ModelCounts(key, ninputs, None),))

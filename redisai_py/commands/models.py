@@ -46,6 +46,7 @@ class ModelStore:
     backend: wire name, upper case.   device: as typed.   inputs, outputs: node names, TF only.
     batchsize, minbatchsize: rows, 0 is off.   minbatchtimeout_ms: 0 waits without limit.
     chunks: the model's bytes in one or more pieces, as received.
+    signature: a SavedModel's, empty for the one that has the names. Its names may be left out: then all are meant.
     """
 
     key: bytes
@@ -58,6 +59,7 @@ class ModelStore:
     minbatchtimeout_ms: int = 0
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class ModelScan:
 
 def parse_model_store(argv: Argv) -> ModelStore:
     """`AI.MODELSTORE key backend device [TAG t] [BATCHSIZE n] [MINBATCHSIZE m] [MINBATCHTIMEOUT ms]
-    [INPUTS ic name... OUTPUTS oc name...] BLOB chunk...`, options in this order.
+    [SIGNATURE name] [INPUTS ic name... OUTPUTS oc name...] BLOB chunk...`, options in this order.
 
     Raises: WrongArity, CommandError. Copies: never a chunk.
     """
@@ -101,11 +103,9 @@ def parse_model_store(argv: Argv) -> ModelStore:
         raise CommandError("ERR MINBATCHTIMEOUT specified without MINBATCHSIZE")
     if not args.left:
         raise CommandError(_MISSING_BLOB)
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
+    nodes: tuple[tuple[str, ...], tuple[str, ...], str] = ((), (), "")
     if backend == "TF":
-        inputs = _counted_names(args, b"INPUTS", "input")
-        outputs = _counted_names(args, b"OUTPUTS", "output")
+        nodes = _nodes(args)
     elif args.accept(b"INPUTS"):
         raise CommandError("ERR INPUTS argument should not be specified for this backend")
     if not args.accept(b"BLOB"):
@@ -113,7 +113,16 @@ def parse_model_store(argv: Argv) -> ModelStore:
     if not args.left:
         raise CommandError(_MISSING_BLOB)
     chunks = tuple(argv[args.pos :])
-    return ModelStore(key, backend, device, chunks, tag, batchsize, minbatchsize, minbatchtimeout_ms, inputs, outputs)
+    batching = (batchsize, minbatchsize, minbatchtimeout_ms)
+    return ModelStore(key, backend, device, chunks, tag, *batching, *nodes)
+
+
+def _nodes(args: Args) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """A TF model's inputs, outputs and signature. A SavedModel's names may be left out."""
+    signature = name_text(args.take_word()) if args.left > 1 and args.accept(b"SIGNATURE") else ""
+    if args.left > 1 and is_word(args.argv[args.pos], b"BLOB"):
+        return (), (), signature
+    return _counted_names(args, b"INPUTS", "input"), _counted_names(args, b"OUTPUTS", "output"), signature
 
 
 def _batch_option(args: Args, keyword: bytes) -> int:
@@ -259,6 +268,7 @@ _STORE_ARGUMENTS = (
     DEVICE,
     TAG,
     *_BATCHING,
+    option("SIGNATURE", "signature"),
     Argument(
         "nodes",
         "block",

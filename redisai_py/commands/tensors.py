@@ -138,7 +138,7 @@ def _parse_tensor(argv: Argv) -> Tensor:
                 raise CommandError(_VALUES_WORDS)
             return Tensor(dtype, tuple(dims), parse_values(dtype, words))
         dim = strict_integer(word)
-        if dim is None or dim <= 0 or len(dims) == MAX_RANK:
+        if dim is None or dim < 0 or len(dims) == MAX_RANK:
             raise CommandError(_INVALID_SHAPE)
         dims.append(dim)
     size_bytes = _count_elements(dims) * (dtype.itemsize or 1)

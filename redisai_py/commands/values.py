@@ -36,6 +36,8 @@ def parse_values(dtype: DType, words: Sequence[Buffer]) -> bytes:
     Returns: n * itemsize bytes; for STRING every element followed by one NUL.
     Raises:  CommandError `ERR invalid value`; for STRING `ERR C-string value contains null character`.
     """
+    if not words:
+        return b""  # a dimension is 0
     if dtype is DType.STRING:
         return _parse_strings(words)
     if dtype.is_float:
@@ -52,12 +54,13 @@ def check_blob(dtype: DType, size: int, data: Buffer) -> None:
     """
     if dtype is DType.STRING:
         elements = np.frombuffer(data, np.uint8)
-        if not len(elements) or elements[-1] or len(elements) - np.count_nonzero(elements) != size:
+        ends = not len(elements) or not elements[-1]
+        if not ends or len(elements) - np.count_nonzero(elements) != size:
             raise CommandError(_BLOB_STRINGS)
         return
     if len(data) != size * dtype.itemsize:
         raise CommandError(_BLOB_LENGTH)
-    if dtype is DType.BOOL and np.frombuffer(data, np.uint8).max() > 1:
+    if dtype is DType.BOOL and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise CommandError(_BLOB_BOOL)
 
 

@@ -8,11 +8,13 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from redisai_py.backend import Array, Backend, InputSpec, LoadOptions, Session, framework_error
-from redisai_py.errors import RedisAIError
+from redisai_py.engine.formats import advice
+from redisai_py.errors import BackendError, BackendNotInstalled, RedisAIError
 from redisai_py.model import Model
 
 __all__ = ["Loader", "has_dynamic_rows", "load_session", "zeros"]
@@ -68,7 +70,14 @@ def load_session(model: Model, options: LoadOptions, find_backend: Callable[[str
     try:
         backend = find_backend(model.backend)
         backend.check_device(model.device)
+        if model.signature:
+            options = replace(options, extra={**options.extra, "signature": model.signature})
         return backend.load_model(model.blob, model.device, model.inputs, model.outputs, options)
+    except BackendError as error:
+        hint = "" if isinstance(error, BackendNotInstalled) else advice(model.blob, model.backend)
+        if not hint:
+            raise
+        raise BackendError(f"{error}; {hint}") from error
     except RedisAIError:
         raise
     except BaseException as error:  # a plugin's own failure: the client is told, the traceback stays the cause

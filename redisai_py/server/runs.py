@@ -200,7 +200,7 @@ class _Execution(Run):
     async def _put(self, outputs: Any) -> Any:
         access = await self.connection.session.authenticated()
         pairs = zip(self._request.outputs, outputs, strict=True)
-        await access.store.put_tensors([(key, tensor) for key, tensor in pairs if tensor is not None])
+        await access.store.put_outputs(pairs)
         return OK
 
     def stale(self) -> None:

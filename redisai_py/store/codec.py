@@ -162,10 +162,11 @@ def _string_shape(text: object) -> list[int]:
 
 MODEL_META_FIELDS = (
     b"kind", b"id", b"backend", b"device", b"tag", b"batchsize", b"minbatchsize", b"minbatchtimeout", b"inputs",
-    b"outputs", b"chunks",
+    b"outputs", b"chunks", b"signature",
 )  # fmt: skip
 MAX_CHUNKS = 1 << 20
 """Most pieces of a model: whoever reads one asks for all by their names, and anybody may have written the count."""
+_LONGEST_SIGNATURE = 4096
 _LONGEST_ID = 128
 _LONGEST_BACKEND = 64
 _LONGEST_NUMBER = 19
@@ -190,6 +191,7 @@ def encode_model(model: Model, sha256: str, chunks: int) -> dict[bytes, bytes]:
         b"inputs": json.dumps(model.inputs).encode(),
         b"outputs": json.dumps(model.outputs).encode(),
         b"chunks": b"%d" % chunks,
+        **({b"signature": model.signature.encode("utf-8", "surrogateescape")} if model.signature else {}),
     }
 
 
@@ -217,6 +219,7 @@ def decode_model(values: Sequence[bytes | None]) -> tuple[Model, int]:
         minbatchtimeout_ms=_number(fields[b"minbatchtimeout"]),
         inputs=_names(fields[b"inputs"]),
         outputs=_names(fields[b"outputs"]),
+        signature=_text(fields[b"signature"], _LONGEST_SIGNATURE) if fields[b"signature"] else "",
     )
     chunks = _number(fields[b"chunks"])
     if chunks > MAX_CHUNKS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -113,6 +113,9 @@ class Store:
         if self.expects_large(names):
             (ids,) = self._link.pipeline([fields])
             return ids, partial(self.large_values, names)
+        if not names:
+            (ids,) = self._link.pipeline([fields])
+            return ids, partial(self.large_values, names)
         ids, values = self._link.pipeline([fields, (b"MGET", *names)])
         return ids, lambda: values
 
@@ -121,8 +124,32 @@ class Store:
         return any(key in self._large_keys for key in keys)
 
     async def large_values(self, names: Sequence[bytes]) -> Any:
+        if not names:
+            return []
         async with self._link.dedicated() as connection:
             return await connection.call(b"MGET", *names)
+
+    async def put_outputs(
+        self,
+        items: Iterable[tuple[bytes, Tensor | None]],
+        *,
+        ex_seconds: int | None = None,
+        keepttl: bool = False,
+        watching: Caller | None = None,
+    ) -> None:
+        """`put_tensors`, where None stands for an output that is no tensor: its key is deleted, so that nobody takes an
+        old value for the answer. That is a round trip of its own, after the tensors are written.
+        """
+        outputs = dict(items)
+        absent = [key for key, output in outputs.items() if output is None]
+        for key in absent:
+            await self.check_tensor_or_absent(key)
+        tensors = [(key, output) for key, output in outputs.items() if output is not None]
+        await self.put_tensors(tensors, ex_seconds=ex_seconds, keepttl=keepttl, watching=watching)
+        if absent:
+            self._link.forget(absent)
+            (pending,) = self._link.pipeline([(b"DEL", *absent)])
+            await pending
 
     async def put_tensors(
         self,

@@ -172,11 +172,11 @@ class DagRun:
         for script_run in list(self._scripts.values()):
             self._connection.server.scripts.cancel_queued(script_run)
 
-    def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor]]:
-        """The keys and values that PERSIST saves; an output that is no tensor is not among them."""
+    def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor | None]]:
+        """The keys and values that PERSIST saves; None for an output that is no tensor."""
         last = self.plan.graph.last
         values = [_on_host(self._values.get(last[name])) for name in bound.template.request.persist]
-        return [(key, value) for key, value in zip(bound.persist, values, strict=True) if value is not None]
+        return list(zip(bound.persist, values, strict=True))
 
     def replies(self) -> list[Any]:
         """One element per operation, as in the sequential run; those that are not `NA` count in AI.INFO."""

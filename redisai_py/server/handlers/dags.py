@@ -100,7 +100,7 @@ async def commit(bound: BoundDag, run: DagRun, connection: Connection, watching:
         request = bound.template.request
         access = await connection.session.authenticated()
         try:
-            await access.store.put_tensors(
+            await access.store.put_outputs(
                 run.persisted(bound), ex_seconds=request.ex_seconds, keepttl=request.keepttl, watching=watching
             )
         except WrongType as error:

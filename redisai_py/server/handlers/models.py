@@ -12,7 +12,7 @@ from redisai_py.commands import models
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.models import model_reply, scan_reply
 from redisai_py.engine.registry import LoadedModel
-from redisai_py.errors import MODEL_KEY_EMPTY, CommandError, DeadlineExceeded
+from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, MODEL_KEY_EMPTY, CommandError, DeadlineExceeded
 from redisai_py.model import Kind, Model, named
 from redisai_py.pending import Pending
 from redisai_py.resp_reply import OK, TIMEDOUT
@@ -32,8 +32,15 @@ __all__ = ["HANDLERS", "Patience", "check_counts", "keep_near", "load_model"]
 def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
     """Raise CommandError unless the numbers of keys are the model's."""
     for word, given, names in (("INPUTS", inputs, model.inputs), ("OUTPUTS", outputs, model.outputs)):
-        if given is not None and given != len(names):
-            raise CommandError(f"Number of keys given as {word} here does not match model definition")
+        if given is None or given == len(names):
+            continue
+        if not given and word == "INPUTS":
+            raise CommandError(INPUT_COUNT_NOT_POSITIVE)
+        known = f" ({', '.join(names)})" if any(names) else ""
+        raise CommandError(
+            f"Number of keys given as {word} here does not match model definition: "
+            f"{given} given, {len(names)} expected{known}"
+        )
 
 
 async def model_store(request: models.ModelStore, connection: Connection) -> Any:
@@ -50,6 +57,7 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
         minbatchtimeout_ms=request.minbatchtimeout_ms,
         inputs=request.inputs,
         outputs=request.outputs,
+        signature=request.signature,
         blob=_joined(request.chunks),
     )
     await store.check_store(request.key, model.id)
@@ -119,7 +127,7 @@ async def model_execute(request: ModelExecute, connection: Connection) -> Any:
     finally:
         connection.cancel_run = None
     if not connection.gone:
-        await store.put_tensors(_present(request.outputs, outputs))
+        await store.put_outputs(zip(request.outputs, outputs, strict=True))  # type: ignore[arg-type]  # none kept on a device
     return OK
 
 
@@ -144,11 +152,6 @@ def keep_near(near: NearCache, keys: Sequence[bytes], values: Sequence[Any]) -> 
     for key, value in zip(keys, values, strict=True):
         if type(value) is bytes:
             near.put_read(key, value)
-
-
-def _present(keys: Sequence[bytes], outputs: Sequence[Any]) -> list[tuple[bytes, Tensor]]:
-    """Outputs that are tensors; a sequence or map (None) writes no key."""
-    return [(key, output) for key, output in zip(keys, outputs, strict=True) if output is not None]
 
 
 class Patience:

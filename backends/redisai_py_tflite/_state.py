@@ -1,0 +1,48 @@
+"""Does a flatbuffer's program keep a state: variable tensors (recurrent layers), or resources that it assigns?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+__all__ = ["may_keep_state"]
+
+_ASSIGN = schema.BuiltinOperator.ASSIGN_VARIABLE
+_CALL_ONCE = schema.BuiltinOperator.CALL_ONCE
+
+
+def may_keep_state(blob: bytes) -> bool:
+    """Whether a run may change what later runs give. What runs once, to initialise, does not count.
+
+    Args: blob: a flatbuffer that the interpreter has taken.
+    """
+    try:
+        model = schema.Model.GetRootAs(blob, 0)
+        graphs = [model.Subgraphs(at) for at in range(model.SubgraphsLength())]
+        codes = [model.OperatorCodes(at).BuiltinCode() for at in range(model.OperatorCodesLength())]
+        once = {at for graph in graphs for at in _run_once(graph, codes)}
+        return any(_keeps(graph, codes) for at, graph in enumerate(graphs) if at not in once)
+    except Exception:  # a file that cannot be looked through may do anything
+        return True
+
+
+def _operators(graph: Any) -> Iterator[Any]:
+    for at in range(graph.OperatorsLength()):
+        yield graph.Operators(at)
+
+
+def _run_once(graph: Any, codes: list[int]) -> Iterator[int]:
+    for operator in _operators(graph):
+        if codes[operator.OpcodeIndex()] == _CALL_ONCE:
+            table = operator.BuiltinOptions()
+            options = schema.CallOnceOptions()
+            options.Init(table.Bytes, table.Pos)
+            yield options.InitSubgraphIndex()
+
+
+def _keeps(graph: Any, codes: list[int]) -> bool:
+    if any(graph.Tensors(at).IsVariable() for at in range(graph.TensorsLength())):
+        return True
+    return any(codes[operator.OpcodeIndex()] == _ASSIGN for operator in _operators(graph))

@@ -1,0 +1,208 @@
+"""Models that are not one tensor in and one out, over a socket: what is stored runs, and what cannot run says why."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from redisai_py import Client
+from tests.support import FrontDoor
+
+onnx = pytest.importorskip("onnx", reason="ONNX: onnx is not installed")
+
+
+@pytest.fixture
+def client(front_door: FrontDoor, bare: redis.Redis) -> Iterator[Client]:
+    with Client(port=front_door.port) as client:
+        yield client
+
+
+def _onnx(nodes: list[Any], inputs: list[Any], outputs: list[Any]) -> bytes:
+    graph = onnx.helper.make_graph(nodes, "g", inputs, outputs)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    return bytes(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString())
+
+
+def _node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
+    return onnx.helper.make_node(kind, inputs, outputs, **attributes)
+
+
+def _value(name: str, *shape: Any, dtype: int = 1) -> Any:
+    return onnx.helper.make_tensor_value_info(name, dtype, list(shape))
+
+
+def _saved_model() -> bytes:
+    tf = pytest.importorskip("tensorflow", reason="TF: tensorflow is not installed")
+
+    class Module(tf.Module):  # type: ignore[misc,name-defined,unused-ignore]
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def double(self, x: Any) -> Any:
+            return {"y": x * 2.0}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def triple(self, x: Any) -> Any:
+            return {"y": x * 3.0}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="b")])
+        def negate(self, b: Any) -> Any:
+            return {"minus": -b}
+
+    module = Module()
+    signatures = {"serving_default": module.double, "triple": module.triple, "negate": module.negate}
+    file = io.BytesIO()
+    with tempfile.TemporaryDirectory() as directory, zipfile.ZipFile(file, "w") as archive:
+        tf.saved_model.save(module, directory, signatures=signatures)
+        for path in Path(directory).rglob("*"):
+            archive.write(path, path.relative_to(directory))
+    return file.getvalue()
+
+
+def test_every_signature_of_a_saved_model_is_reached(client: Client) -> None:
+    blob = _saved_model()
+    client.tensorset("x", np.ones(2, np.float32))
+    for options, names, result in (
+        ({}, (["x"], ["y"]), 2.0),
+        ({"signature": "triple"}, (["x"], ["y"]), 3.0),
+        ({"signature": "triple", "inputs": ["x"], "outputs": ["y"]}, (["x"], ["y"]), 3.0),
+        ({"inputs": ["b"], "outputs": ["minus"]}, (["b"], ["minus"]), -1.0),
+    ):
+        client.modelstore("m", "TF", "CPU", blob, **options)  # type: ignore[arg-type]
+        meta = client.modelget("m", meta_only=True)
+        assert (meta["inputs"], meta["outputs"]) == names
+        client.execute_command("COPY", "m", "copy", "REPLACE")  # read and loaded anew
+        for key in ("m", "copy"):
+            client.modelexecute(key, "x", "y")
+            assert client.tensorget("y").tolist() == [result] * 2
+    with pytest.raises(redis.ResponseError, match=r"no signature .nope., but: negate, serving_default, triple"):
+        client.modelstore("m", "TF", "CPU", blob, signature="nope")
+
+
+def test_a_frozen_graph_needs_its_names(client: Client) -> None:
+    with pytest.raises(redis.ResponseError, match="INPUTS not specified for TF"):
+        client.execute_command("AI.MODELSTORE", "m", "TF", "CPU", "BLOB", b"x")
+
+
+def test_a_model_without_inputs_runs(client: Client) -> None:
+    constant = onnx.numpy_helper.from_array(np.arange(3, dtype=np.float32), "c")
+    client.modelstore("m", "ONNX", "CPU", _onnx([_node("Constant", [], ["y"], value=constant)], [], [_value("y", 3)]))
+    for _ in range(3):  # with the model near, too
+        assert client.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 0, "OUTPUTS", 1, "y") == b"OK"
+    assert client.tensorget("y").tolist() == [0.0, 1.0, 2.0]
+    assert client.modelexecute("m", [], "z") == "OK"
+    dag = client.execute_command(
+        "AI.DAGEXECUTE", "PERSIST", 1, "d", "|>", "AI.MODELEXECUTE", "m", "INPUTS", 0, "OUTPUTS", 1, "d"
+    )
+    assert dag == [b"OK"]
+    assert client.tensorget("d").tolist() == [0.0, 1.0, 2.0]
+    client.modelstore("n", "ONNX", "CPU", _onnx([_node("Relu", ["x"], ["y"])], [_value("x", 1)], [_value("y", 1)]))
+    with pytest.raises(redis.ResponseError, match="Input count must be a positive integer"):
+        client.execute_command("AI.MODELEXECUTE", "n", "INPUTS", 0, "OUTPUTS", 1, "y")
+
+
+def test_an_output_that_is_no_tensor_leaves_no_old_value(client: Client) -> None:
+    sequence = onnx.helper.make_tensor_sequence_value_info("s", 1, ["n"])
+    blob = _onnx(
+        [_node("Identity", ["x"], ["y"]), _node("SequenceConstruct", ["x", "x"], ["s"])],
+        [_value("x", "n")],
+        [_value("y", "n"), sequence],
+    )
+    client.modelstore("m", "ONNX", "CPU", blob)
+    client.tensorset("x", np.ones(2, np.float32))
+    for _ in range(3):
+        client.tensorset("old", np.zeros(1, np.float32))
+        assert client.modelexecute("m", "x", ["y", "old"]) == "OK"
+        assert client.exists("old") == 0
+    client.tensorset("old", np.zeros(1, np.float32))
+    client.dag(load="x", persist=["old"], routing="x").modelexecute("m", "x", ["y", "old"]).execute()
+    assert client.exists("old") == 0
+    client.set("text", "kept")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        client.modelexecute("m", "x", ["other", "text"])
+    assert client.get("text") == b"kept"
+    assert client.exists("other") == 0
+
+
+def test_a_sequence_for_an_input_is_refused_when_the_model_is_stored(client: Client) -> None:
+    sequence = onnx.helper.make_tensor_sequence_value_info("s", 1, ["n"])
+    blob = _onnx([_node("SequenceLength", ["s"], ["y"])], [sequence], [_value("y", dtype=7)])
+    with pytest.raises(redis.ResponseError, match=r"input s is a seq\(tensor\(float\)\), which is no tensor"):
+        client.modelstore("m", "ONNX", "CPU", blob)
+
+
+def test_a_wrong_number_of_keys_is_told_with_numbers_and_names(client: Client) -> None:
+    blob = _onnx([_node("Add", ["a", "b"], ["c"])], [_value("a", "n"), _value("b", "n")], [_value("c", "n")])
+    client.modelstore("m", "ONNX", "CPU", blob)
+    client.tensorset("x", np.ones(2, np.float32))
+    text = "here does not match model definition: 1 given, 2 expected (a, b)"
+    with pytest.raises(redis.ResponseError) as caught:
+        client.modelexecute("m", "x", "y")
+    assert str(caught.value) == f"Number of keys given as INPUTS {text}"
+
+
+def test_a_dimension_of_0_is_stored_and_run(client: Client) -> None:
+    client.modelstore(
+        "m", "ONNX", "CPU", _onnx([_node("Relu", ["x"], ["y"])], [_value("x", "n", 3)], [_value("y", "n", 3)]), batch=8
+    )
+    client.tensorset("x", np.zeros((0, 3), np.float32))
+    assert client.modelexecute("m", "x", "y") == "OK"
+    assert client.tensorget("y").shape == (0, 3)
+    assert client.execute_command("AI.TENSORSET", "v", "INT64", 0, "VALUES") == b"OK"
+    assert client.execute_command("AI.TENSORGET", "v", "META", "VALUES") == [
+        b"dtype",
+        b"INT64",
+        b"shape",
+        [0],
+        b"values",
+        [],
+    ]
+    for dtype in ("STRING", "BOOL", "FLOAT", "BFLOAT16"):
+        for words in (("BLOB", b""), ("VALUES",), ()):
+            assert client.execute_command("AI.TENSORSET", "s", dtype, 2, 0, *words) == b"OK"
+            reply = client.execute_command("AI.TENSORGET", "s", "META", "VALUES")
+            assert reply == [b"dtype", dtype.encode(), b"shape", [2, 0], b"values", []]
+            assert client.tensorget("s").shape == (2, 0)
+
+
+def test_types_and_shapes_of_a_model_are_told(client: Client) -> None:
+    value = _value("x", "n", 37, dtype=10)
+    client.modelstore(
+        "m", "ONNX", "CPU", _onnx([_node("Relu", ["x"], ["y"])], [value], [_value("y", "n", 37, dtype=10)])
+    )
+    info = client.infoget("m", full=True)
+    assert info["inputs"] == [[b"x", b"FLOAT16", [-1, 37]]]
+    assert info["outputs"] == [[b"y", b"FLOAT16", [-1, 37]]]
+    assert (info["stateful"], info["not_merged"]) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("backend", "blob", "text"),
+    [
+        ("TORCH", pickle.dumps({"a": 1}), "these bytes are a pickle; a model is written by"),
+        ("ONNX", b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file.*keras.saving.load_model"),
+        ("ONNX", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (
+            "TORCH",
+            b"A\0\0\0\0\0\0\0" + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(65) + bytes(4),
+            "weights in safetensors",
+        ),
+    ],
+)
+def test_bytes_of_another_format_are_recognised(client: Client, backend: str, blob: bytes, text: str) -> None:
+    with pytest.raises(redis.ResponseError, match=text):
+        client.modelstore("m", backend, "CPU", blob)
+
+
+def test_an_onnx_model_stored_as_another_backends_is_recognised(client: Client) -> None:
+    blob = _onnx([_node("Relu", ["x"], ["y"])], [_value("x", 1)], [_value("y", 1)])
+    for backend in ("TORCH", "TFLITE"):
+        with pytest.raises(redis.ResponseError, match="these bytes are an ONNX model; store them as ONNX"):
+            client.modelstore("m", backend, "CPU", blob)
