@@ -112,27 +112,33 @@ def _run(client: Client, key: str, inputs: list[NDArray[Any]], count: int, rows:
 
 
 def compare(title: str, pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]], tolerance: Tolerance) -> Parity:
-    """Compare expected with found. Raises: NotParity, naming the output, the difference and how many rows."""
+    """Compare expected with found, by output. Raises: NotParity, naming output, difference and rows."""
     worst, rows = 0.0, 0
     for name, (expected, found) in pairs.items():
-        if expected.size != found.size or len(expected) != len(found):
-            raise NotParity(f"{title}: output {name} has the shape {found.shape}, and {expected.shape} is kept")
-        found = found.reshape(expected.shape)
         rows = len(expected)
-        if expected.dtype.kind not in "fc":
-            wrong = np.asarray(expected.astype(str) != found.astype(str)).reshape(rows, -1).any(axis=1)
+        if expected.size != found.size or rows != len(found):
+            raise NotParity(f"{title}: output {name} has the shape {found.shape}, and {expected.shape} is kept")
+        wrong, largest = _differing(expected, found.reshape(expected.shape), tolerance)
+        worst = max(worst, largest)
+        bad = wrong.reshape(rows, -1).any(axis=1)
+        if bad.any():
             text = "is another"
-        else:
-            wide, now = expected.astype(np.float64), found.astype(np.float64)
-            off = np.where(np.isnan(wide) & np.isnan(now) | (wide == now), 0, np.abs(now - wide))
-            bad = ~(off <= tolerance.absolute + tolerance.relative * np.abs(wide))
-            bad &= ~(off == 0)
-            wrong = bad.reshape(rows, -1).any(axis=1)
-            worst = max(worst, float(np.nanmax(off, initial=0)))
-            text = f"is off by up to {np.nanmax(off, initial=0):.3g} (allowed: {tolerance})"
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            raise NotParity(
-                f"{title}: output {name} {text} in {int(wrong.sum())} of {rows} rows, the first is row {first}"
-            )
+            if expected.dtype.kind == "f":
+                text = f"is off by up to {largest:.3g} (allowed: {tolerance})"
+            where = f"{int(bad.sum())} of {rows} rows, the first is row {int(np.argmax(bad))}"
+            raise NotParity(f"{title}: output {name} {text} in {where}")
     return Parity(rows, worst, tolerance)
+
+
+def _differing(expected: NDArray[Any], found: NDArray[Any], tolerance: Tolerance) -> tuple[NDArray[np.bool_], float]:
+    """Which elements differ by more than the tolerance, and the largest difference of finite ones."""
+    if expected.dtype.kind != "f":
+        return np.asarray(expected.astype(str) != found.astype(str)), 0.0
+    wide, now = expected.astype(np.float64), found.astype(np.float64)
+    same = (wide == now) | (np.isnan(wide) & np.isnan(now))
+    finite = np.isfinite(wide) & np.isfinite(now)
+    off = np.zeros_like(wide)
+    np.subtract(now, wide, out=off, where=finite)
+    np.abs(off, out=off)
+    within = finite & (off <= tolerance.absolute + tolerance.relative * np.abs(np.where(finite, wide, 0)))
+    return ~(same | within), float(off.max(initial=0))

@@ -81,7 +81,7 @@ class Predictions:
             for column, note in notes.items():
                 kind, _, name = column.partition(":")
                 arrays[kind][name] = _array(table.column(column), note)
-        except (pyarrow.ArrowException, KeyError, ValueError, TypeError) as error:
+        except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
             raise Invalid(f"these are no predictions with inputs and outputs: {error}") from None
         return cls(arrays["input"], arrays["output"])
 

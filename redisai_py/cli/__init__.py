@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from redisai_py import __version__
-from redisai_py.cli import model, script, status, tensor
+from redisai_py.cli import artifact, model, script, status, tensor
 from redisai_py.cli.masking import mask_command_line
 from redisai_py.cli.serve import ServeCommand, serve
 
@@ -23,6 +23,7 @@ app.command("serve", cls=ServeCommand)(serve)
 app.add_typer(model.app, name="model")
 app.add_typer(tensor.app, name="tensor")
 app.add_typer(script.app, name="script")
+app.add_typer(artifact.app, name="artifact")
 app.command("info")(status.info)
 app.command("ping")(status.ping)
 

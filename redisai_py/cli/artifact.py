@@ -1,0 +1,298 @@
+"""`redisai artifact`: publish models, look at them, promote and deploy them. Copying is in `artifact_archive`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from redisai_py.cli import artifact_archive
+from redisai_py.cli.artifact_options import (
+    ArchiveOption,
+    EndpointOption,
+    PrefixOption,
+    ReferenceArgument,
+    VerifyOption,
+    open_archive,
+    opened,
+    pairs,
+    progressing,
+    when,
+)
+from redisai_py.cli.options import DEFAULT_URL, DeviceOption, JsonOption, UrlOption, names
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Publish, keep, move and deploy models with all that says what they are.", no_args_is_help=True)
+for _command in artifact_archive.COMMANDS:
+    app.command(_command.__name__.removesuffix("_"))(_command)
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The artifact's name.")]
+_Key = Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="The model's key; NAME unless given.")]
+_Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="Such as production.")]
+
+
+@app.command()
+def publish(
+    name: _Name,
+    model: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="The model, or models.")],
+    backend: Annotated[str | None, typer.Option("--backend", metavar="WORD", help="By the name unless given.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--inputs", metavar="NAME,...", help="TF only.")] = None,
+    outputs: Annotated[list[str] | None, typer.Option("--outputs", metavar="NAME,...", help="TF only.")] = None,
+    metrics: Annotated[Path | None, typer.Option("--metrics", metavar="FILE", help="JSON: numbers by name.")] = None,
+    predictions: Annotated[Path | None, typer.Option("--predictions", metavar="FILE", help="Parquet.")] = None,
+    analysis: Annotated[Path | None, typer.Option("--analysis", metavar="FILE", help="JSON of any form.")] = None,
+    definition: Annotated[Path | None, typer.Option("--definition", metavar="FILE", help="How it was made.")] = None,
+    plot: Annotated[list[Path] | None, typer.Option("--plot", metavar="FILE", help="A picture; repeatable.")] = None,
+    file: Annotated[list[Path] | None, typer.Option("--file", metavar="FILE", help="Any other; repeatable.")] = None,
+    lineage: Annotated[list[str] | None, typer.Option("--from", metavar="NAME=DIGEST", help="Its origins.")] = None,
+    environment: Annotated[bool, typer.Option("--environment", help="Record Python, packages, Git commit.")] = False,
+    alias: Annotated[list[str] | None, typer.Option("--alias", metavar="ALIAS", help="Point this to it.")] = None,
+    verify: VerifyOption = False,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a model, with what says what it is worth, as the next version of a name. Never a pickle."""
+    from redisai_py.artifacts import Contents, Predictions
+    from redisai_py.artifacts import environment as at_hand
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        kept: Any = (
+            predictions if predictions is None or not verify else Predictions.from_parquet(predictions.read_bytes())
+        )
+        contents = Contents(
+            {path.name + (".tar" if path.is_dir() else ""): path for path in model},
+            backend=backend,
+            inputs=names(inputs),
+            outputs=names(outputs),
+            metrics=_json_file(metrics),
+            predictions=kept,
+            analysis=_json_file(analysis),
+            plots={path.name: path for path in plot or ()},
+            environment=at_hand() if environment else None,
+            definition=definition,
+            files={path.name: path for path in file or ()},
+            lineage=pairs(lineage, "--from"),
+        )
+        version = artifacts.publish(name, contents, names(alias), verify)
+    Output(as_json).line(f"{version}  {version.digest}", name=name, version=version.version, digest=version.digest)
+
+
+def _json_file(path: Path | None) -> Any:
+    from redisai_py.artifacts.manifest import decode_json
+
+    return None if path is None else decode_json(path.name, path.read_bytes())
+
+
+@app.command()
+def ls(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", show_default=False, help="All names unless given.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """List artifacts, or the versions of one."""
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        if name is not None:
+            rows = [
+                {"version": str(v), "aliases": v.aliases, "archived": v.archived, "digest": v.digest}
+                for v in artifacts.versions(name)
+            ]
+            Output(as_json).table(rows, ("version", "aliases", "archived", "digest"), "no versions")
+            return
+        listed = []
+        for each in artifacts.names():
+            versions = artifacts.versions(each)
+            aliases = {alias: version.version for version in versions for alias in version.aliases}
+            listed.append({"name": each, "versions": len(versions), "newest": versions[-1].version, "aliases": aliases})
+        Output(as_json).table(listed, ("name", "versions", "newest", "aliases"), "no artifacts")
+
+
+@app.command()
+def show(
+    reference: ReferenceArgument,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a version is: metrics, files, lineage, aliases, where it is deployed, what it costs."""
+    from redisai_py.cli.output import Output, size_text
+
+    with opened(url, prefix) as artifacts:
+        seen = artifacts.show(reference)
+    layers: list[dict[str, Any]] = [
+        {"title": layer.title, "bytes": layer.content_size, "stored": layer.size, "type": layer.media_type,
+         "digest": layer.content_digest, "in_redis": layer.title not in seen.missing}
+        for layer in seen.manifest.layers
+    ]  # fmt: skip
+    fields: dict[str, Any] = {
+        "version": str(seen.version),
+        "digest": seen.version.digest,
+        "aliases": seen.version.aliases,
+        "metrics": seen.metrics,
+        "lineage": seen.lineage,
+        "deployed": seen.deployed,
+        "size": size_text(seen.size),
+        "archived": seen.version.archived,
+        "versions": [str(v) + "".join(f" @{alias}" for alias in v.aliases) for v in seen.versions],
+    }
+    output = Output(as_json)
+    if as_json:
+        output.document({**fields, "size": seen.size, "layers": layers})
+        return
+    output.fields({name: value for name, value in fields.items() if value})
+    for row in layers:
+        row |= {"bytes": size_text(row["bytes"]), "where": "" if row["in_redis"] else "archive alone"}
+    output.table(layers, ("title", "bytes", "digest", "where"), "no files")
+
+
+@app.command()
+def diff(
+    one: ReferenceArgument,
+    other: ReferenceArgument,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two versions: metrics side by side, which files changed, how many bytes are new."""
+    from redisai_py.cli.output import Output, size_text
+
+    with opened(url, prefix) as artifacts:
+        seen = artifacts.diff(one, other)
+    output = Output(as_json)
+    if as_json:
+        output.document({"metrics": seen.metrics, "layers": seen.layers, "shared": seen.shared, "new": seen.new})
+        return
+    rows = [{"metric": name, one: a, other: b, "change": _change(a, b)} for name, (a, b) in seen.metrics.items()]
+    if rows:
+        output.table(rows, ("metric", one, other, "change"), "")
+    output.fields({**seen.layers, "new bytes": f"{size_text(seen.new)} of {size_text(seen.new + seen.shared)}"})
+
+
+def _change(before: Any, after: Any) -> str:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (before, after))
+    return f"{after - before:+g}" if numbers else ""
+
+
+@app.command()
+def log(
+    name: _Name,
+    count: Annotated[int | None, typer.Option("--count", "-n", metavar="N", min=1, help="At most so many.")] = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Say who published, promoted, deployed or removed what, the newest first."""
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        entries = artifacts.log(name, count)
+    rows = [{"at": when(e.at), "who": e.who, "event": e.event, "what": dict(e.fields)} for e in entries]
+    Output(as_json).table(rows, ("at", "who", "event", "what"), "nothing is logged")
+
+
+@app.command()
+def promote(
+    reference: ReferenceArgument,
+    alias: _Alias,
+    expect: Annotated[
+        int | None, typer.Option("--expect", metavar="VERSION", help="Only if it points to this version; 0 for none.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Point an alias to a version. Of two who do it at the same time one is told that the other was first."""
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        expected = ... if expect is None else (expect or None)
+        version = artifacts.promote(reference, alias, expected)
+    Output(as_json).line(
+        f"{version.name}@{alias} is {version}",
+        name=version.name,
+        alias=alias,
+        version=version.version,
+        digest=version.digest,
+    )
+
+
+@app.command()
+def demote(
+    name: _Name, alias: _Alias, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False
+) -> None:
+    """Remove an alias."""
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        artifacts.demote(name, alias)
+    Output(as_json).line(f"{name}@{alias}: removed", name=name, alias=alias)
+
+
+@app.command()
+def deploy(
+    reference: ReferenceArgument,
+    key: _Key = None,
+    device: DeviceOption = "CPU",
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to so many rows.")
+    ] = None,
+    min_batch: Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for so many.")] = None,
+    min_batch_timeout: Annotated[
+        int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Wait no longer than this.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="TITLE", help="Which, if there are several.")] = None,
+    verify: VerifyOption = False,
+    archive: ArchiveOption = None,
+    endpoint: EndpointOption = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a version under a key, checked against its digest; fetched from the archive if it is not in Redis."""
+    from redisai_py.artifacts import Reference, Settings
+
+    with opened(url, prefix) as artifacts, progressing("deploying") as progress:
+        chosen = key or Reference.parse(reference).name
+        source = None if archive is None else open_archive(archive, endpoint)
+        settings = Settings(device, batch, min_batch, min_batch_timeout)
+        done = artifacts.deploy(reference, chosen, settings, model, verify, archive=source, progress=progress)
+    _say_deployed(done, as_json)
+
+
+@app.command()
+def rollback(
+    name: _Name,
+    key: _Key = None,
+    verify: VerifyOption = False,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Put back what a key served before, by the log."""
+    with opened(url, prefix) as artifacts:
+        done = artifacts.rollback(name, key or name, verify)
+    _say_deployed(done, as_json)
+
+
+def _say_deployed(done: Any, as_json: bool) -> None:
+    from redisai_py.cli.output import Output
+
+    was = f", was {done.version.name}:{done.was}" if done.was is not None else ""
+    checked = "".join(f"; {parity}" for parity in done.parity)
+    Output(as_json).line(
+        f"{done.key}: {done.version} ({done.title}){was}{checked}",
+        key=done.key,
+        version=str(done.version),
+        digest=done.version.digest,
+        model=done.title,
+        was=done.was,
+        difference=max((parity.difference for parity in done.parity), default=None),
+    )

@@ -1,0 +1,259 @@
+"""`redisai artifact`, the half that keeps: push, pull, verify, and what goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from redisai_py.cli.artifact_options import (
+    ArchiveArgument,
+    ArchiveOption,
+    EncryptOption,
+    EndpointOption,
+    PrefixOption,
+    ReferenceArgument,
+    ReferencesArgument,
+    open_archive,
+    opened,
+    progressing,
+)
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+
+__all__ = ["COMMANDS"]
+
+_Kind = Annotated[str, typer.Option("--kind", metavar="WORD", help="artifact, dataset or run.")]
+_Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", show_default=False, help="Of the layout.")]
+_Some = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME[:VERSION|@ALIAS]...]", show_default=False, help="Everything unless given."),
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell.")]
+
+
+def push(
+    references: ReferencesArgument,
+    archive: ArchiveArgument,
+    endpoint: EndpointOption = None,
+    encrypt: EncryptOption = None,
+    kind: _Kind = "artifact",
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Copy versions into an archive. What is there is not sent again, so a push that was cut short goes on."""
+    _push(url, prefix, references, lambda: open_archive(archive, endpoint, encrypt), kind, as_json)
+
+
+def export(
+    references: ReferencesArgument,
+    directory: _Directory,
+    kind: _Kind = "artifact",
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Write versions into a directory, as an OCI image layout that registry tools read."""
+    _push(url, prefix, references, lambda: open_archive(str(directory), None), kind, as_json)
+
+
+def _push(url: str, prefix: str, references: list[str], archive: Any, kind: str, as_json: bool) -> None:
+    from redisai_py.cli.output import Output, size_text
+
+    with opened(url, prefix) as artifacts, progressing("pushing") as progress:
+        target = archive()
+        done = artifacts.push(references, target, kind, progress)
+    versions = [str(version) for version in done.versions]
+    Output(as_json).line(
+        f"{', '.join(versions)}: {done.blobs} blobs sent, {size_text(done.bytes)}, to {target.url}",
+        versions=versions,
+        blobs=done.blobs,
+        bytes=done.bytes,
+        archive=target.url,
+    )
+
+
+def pull(
+    archive: ArchiveArgument,
+    references: _Some = None,
+    endpoint: EndpointOption = None,
+    kind: _Kind = "artifact",
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Copy versions from an archive into Redis, every digest checked. No alias that exists here is moved."""
+    _pull(url, prefix, references, lambda: open_archive(archive, endpoint), kind, as_json)
+
+
+def import_(
+    directory: _Directory,
+    references: _Some = None,
+    kind: _Kind = "artifact",
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Read versions from a directory that `export`, or a registry tool, wrote."""
+    from redisai_py.cli.failures import CannotUse
+
+    def source() -> Any:
+        if not (directory / "index.json").is_file():
+            raise CannotUse(f"{directory}: there is no index.json, so this is no OCI image layout")
+        return open_archive(str(directory), None)
+
+    _pull(url, prefix, references, source, kind, as_json)
+
+
+def _pull(url: str, prefix: str, references: list[str] | None, archive: Any, kind: str, as_json: bool) -> None:
+    from redisai_py.cli.output import Output, size_text
+
+    with opened(url, prefix) as artifacts, progressing("pulling") as progress:
+        done = artifacts.pull(archive(), references or None, kind, progress)
+    versions = [str(version) for version in done.versions]
+    kept = f"; left as they are here: {', '.join(done.kept)}" if done.kept else ""
+    Output(as_json).line(
+        f"{', '.join(versions)}: {done.blobs} blobs fetched, {size_text(done.bytes)}{kept}",
+        versions=versions,
+        blobs=done.blobs,
+        bytes=done.bytes,
+        aliases_kept=done.kept,
+    )
+
+
+def get(
+    reference: ReferenceArgument,
+    directory: _Directory,
+    title: Annotated[list[str] | None, typer.Option("--title", metavar="TITLE", help="Only this; repeatable.")] = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the files of a version into a directory, as they were published."""
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        written = artifacts.get(reference).save(directory, title)
+    output = Output(as_json)
+    output.table([{"file": str(path), "bytes": path.stat().st_size} for path in written], ("file", "bytes"), "no files")
+
+
+def verify(
+    references: _Some = None,
+    archive: ArchiveOption = None,
+    endpoint: EndpointOption = None,
+    predictions: Annotated[bool, typer.Option("--predictions", help="Recompute the predictions, too.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Read every byte and compare it with its digest, in Redis, or in an archive. Exit code 1 if anything is wrong."""
+    from redisai_py.cli.failures import Exit
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts, progressing("verifying") as progress:
+        source = None if archive is None else open_archive(archive, endpoint)
+        problems = artifacts.verify(references or None, source, progress)
+        parity = [str(found) for text in references or () if predictions for found in artifacts.recompute(text)]
+    output = Output(as_json)
+    if as_json:
+        output.document({"problems": [vars(problem) for problem in problems], "predictions": parity})
+    else:
+        for line in parity:
+            typer.echo(line)
+        rows = [{"version": p.version, "problem": p.text} for p in problems]
+        output.table(rows, ("version", "problem"), "all bytes are what their digests say")
+    if any(problem.fatal for problem in problems):
+        raise typer.Exit(Exit.REFUSED)
+
+
+def du(url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
+    """Say what names cost in Redis: bytes that one alone needs, bytes that several share, bytes that nobody needs."""
+    from redisai_py.cli.output import Output, size_text
+
+    with opened(url, prefix) as artifacts:
+        used = artifacts.du()
+    output = Output(as_json)
+    if as_json:
+        rows = [
+            {"name": name, "alone": alone, "shared": shared} for name, (alone, shared) in sorted(used.names.items())
+        ]
+        output.document({"total": used.total, "orphans": used.orphans, "names": rows})
+        return
+    texts = [
+        {"name": name, "alone": size_text(alone), "shared": size_text(shared)}
+        for name, (alone, shared) in sorted(used.names.items())
+    ]
+    output.table(texts, ("name", "alone", "shared"), "no artifacts")
+    output.fields({"total": size_text(used.total), "orphans": size_text(used.orphans)})
+
+
+def rm(
+    references: ReferencesArgument,
+    archive: ArchiveOption = None,
+    endpoint: EndpointOption = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Forget versions, in Redis or in an archive. `gc` frees their bytes. Refused while an alias points there."""
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        source = None if archive is None else open_archive(archive, endpoint)
+        removed = [str(version) for version in artifacts.rm(references, source)]
+    Output(as_json).line(f"{', '.join(removed)}: removed", removed=removed)
+
+
+def gc(
+    dry_run: _DryRun = False,
+    archive: ArchiveOption = None,
+    endpoint: EndpointOption = None,
+    older_s: Annotated[
+        float, typer.Option("--older", metavar="SECONDS", min=0, help="In an archive: only what is so old.")
+    ] = 3600,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Delete blobs that no version needs, in Redis or in an archive. What a running command counts on stays."""
+    with opened(url, prefix) as artifacts:
+        source = None if archive is None else open_archive(archive, endpoint)
+        done = artifacts.gc(dry_run, source, older_s)
+    _say_collected(done, dry_run, as_json)
+
+
+def evict(
+    references: ReferencesArgument,
+    archive: Annotated[
+        str, typer.Option("--archive", envvar="REDISAI_ARCHIVE", metavar="ARCHIVE", help="Where they are kept.")
+    ],
+    endpoint: EndpointOption = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Drop files of versions from Redis, once the archive was read back and is right. `deploy` fetches them."""
+    with opened(url, prefix) as artifacts:
+        done = artifacts.evict(references, open_archive(archive, endpoint))
+    _say_collected(done, False, as_json)
+
+
+def _say_collected(done: Any, dry_run: bool, as_json: bool) -> None:
+    from redisai_py.cli.output import Output, size_text
+
+    leased = f", {done.leased} of them for running commands" if done.leased else ""
+    verb = "would be removed" if dry_run else "removed"
+    Output(as_json).line(
+        f"{done.removed} blobs {verb}, {size_text(done.bytes)}; {done.kept} kept{leased}",
+        removed=done.removed,
+        bytes=done.bytes,
+        kept=done.kept,
+        leased=done.leased,
+        dry_run=dry_run,
+    )
+
+
+COMMANDS = (push, pull, export, import_, get, verify, du, rm, gc, evict)
+"""Functions whose names, without `_` at the end, are those of the commands."""

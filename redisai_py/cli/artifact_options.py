@@ -1,0 +1,116 @@
+"""What the commands of `redisai artifact` share: options, the object they work with, failures as exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redisai_py.cli.options import names
+
+if TYPE_CHECKING:
+    from redisai_py.artifacts import Archive, Artifacts
+
+__all__ = [
+    "ArchiveArgument",
+    "ArchiveOption",
+    "EncryptOption",
+    "EndpointOption",
+    "PrefixOption",
+    "ReferenceArgument",
+    "ReferencesArgument",
+    "VerifyOption",
+    "open_archive",
+    "opened",
+    "pairs",
+    "progressing",
+    "when",
+]
+
+ReferenceArgument = Annotated[
+    str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", show_default=False, help="One version; the newest for a name.")
+]
+ReferencesArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME[:VERSION|@ALIAS]...", show_default=False, help="Versions; all of a name alone."),
+]
+_ARCHIVE_HELP = "s3://BUCKET/PREFIX, gs://..., az://..., file:///DIRECTORY or a directory."
+ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", show_default=False, help=_ARCHIVE_HELP)]
+ArchiveOption = Annotated[
+    str | None, typer.Option("--archive", envvar="REDISAI_ARCHIVE", metavar="ARCHIVE", help=_ARCHIVE_HELP)
+]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option("--endpoint", envvar="AWS_ENDPOINT_URL", metavar="URL", help="The service, if S3 is not Amazon's."),
+]
+EncryptOption = Annotated[
+    str | None,
+    typer.Option("--encrypt", metavar="WORD[=KEY]", help="Encryption by S3: AES256, aws:kms or aws:kms=KEY-ID."),
+]
+PrefixOption = Annotated[
+    str, typer.Option("--key-prefix", envvar="REDISAI_KEY_PREFIX", metavar="TEXT", help="Of all keys of artifacts.")
+]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify", help="Let the server recompute the predictions first; refuse if they differ.")
+]
+
+
+@contextmanager
+def opened(url: str, prefix: str) -> Iterator[Artifacts]:
+    """Artifacts at the server; what goes wrong inside ends the command with its exit code."""
+    from redisai_py.artifacts import ArtifactError, Artifacts, Invalid
+    from redisai_py.cli.failures import Exit, fail
+    from redisai_py.cli.output import printable
+    from redisai_py.cli.remote import connected
+
+    with connected(url) as client:
+        try:
+            yield Artifacts(client, prefix)
+        except Invalid as error:
+            raise fail(Exit.USAGE, printable(str(error))) from error
+        except ArtifactError as error:
+            raise fail(Exit.REFUSED, printable(str(error))) from error
+
+
+def open_archive(url: str, endpoint: str | None, encrypt: str | None = None) -> Archive:
+    """An archive. Raises: Invalid."""
+    from redisai_py.artifacts import Archive
+
+    options = {}
+    if encrypt is not None:
+        algorithm, _, key = encrypt.partition("=")
+        options["aws_server_side_encryption"] = algorithm
+        if key:
+            options["aws_sse_kms_key_id"] = key
+    return Archive(url, endpoint if url.startswith("s3") else None, **options)
+
+
+@contextmanager
+def progressing(now: str) -> Iterator[Callable[[int, int], Any]]:
+    """A bar, if somebody looks; what to call with the bytes done and the bytes in all."""
+    from redisai_py.cli.transfers import bar
+
+    with bar(now, now) as shown:
+        yield shown.sent
+
+
+def when(at: float) -> str:
+    """A time as people and programs read it."""
+    import datetime
+
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def pairs(values: list[str] | None, option: str) -> dict[str, str]:
+    """NAME=VALUE options."""
+    from redisai_py.cli.failures import CannotUse
+
+    found = {}
+    for value in names(values):
+        name, equals, text = value.partition("=")
+        if not equals or not name:
+            raise CannotUse(f"{option} {value}: NAME=VALUE is needed")
+        found[name] = text
+    return found
