@@ -1,7 +1,7 @@
 """`Artifacts`: all of it in one object, blocking; `AsyncArtifacts`, the same for asyncio.
 
 The asyncio class runs the blocking one on threads. Hashing, compressing, reading files and moving hundreds of megabytes
-is work for a thread whichever loop waits for it, and one implementation cannot drift from itself (ADR 0016).
+is work for a thread whichever loop waits for it, and one implementation cannot drift from itself (ADR 0021).
 """
 
 from __future__ import annotations

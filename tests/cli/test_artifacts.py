@@ -31,10 +31,8 @@ def files(tmp_path: Path) -> Path:
 def two(redisai: Redisai, files: Path) -> Path:
     """Both of them, published."""
     for factor in (2, 3):
-        done = redisai(
-            "artifact", "publish", "cancer", files / f"model{factor}.onnx",
-            "--metrics", files / f"metrics{factor}.json", "--predictions", files / f"predictions{factor}.parquet", "--verify",
-        )  # fmt: skip
+        kept = ("--metrics", files / f"metrics{factor}.json", "--predictions", files / f"predictions{factor}.parquet")
+        done = redisai("artifact", "publish", "cancer", files / f"model{factor}.onnx", *kept, "--verify")
         assert done.code == 0, done.stderr
     return files
 
