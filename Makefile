@@ -23,7 +23,7 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble chatbot bench-chatbot docs dist clean
+.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo chatbot bench-chatbot docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ demo: $(FULL) ## Classify handwritten digits in every framework, and check every
 
 ensemble: $(FULL) ## Run three models in parallel and average them, in one command [ARGS=...]
 	$(BIN)/python -m examples.ensemble.average $(ARGS)
+
+artifact-demo: $(FULL) ## Publish a model, push it to S3, lose everything, pull and deploy it elsewhere [ARGS=...]
+	$(BIN)/python -m examples.artifacts.demo $(ARGS)
 
 chatbot: $(CHATBOT) ## Train a chatbot whose memory is in Redis, and talk to it [ARGS=web, for the browser]
 	@$(BIN)/python -m examples.chatbot $(ARGS)
