@@ -55,7 +55,8 @@ def seaweedfs(bucket: str) -> Iterator[S3]:
         command = [
             program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={directory}", f"-master.port={master}",
             f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={port}", f"-s3.config={keys}",
-            "-master.volumeSizeLimitMB=64", "-volume.max=100", f"-master.port.grpc={grpc[0]}", f"-filer.port.grpc={grpc[1]}",
+            "-master.volumeSizeLimitMB=64", "-volume.max=100",
+            f"-master.port.grpc={grpc[0]}", f"-filer.port.grpc={grpc[1]}",
         ]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
         try:
