@@ -443,7 +443,7 @@ class Connection(asyncio.Protocol):
             self.in_flight += 1
             self.second_trip(_given(value))
             return
-        if isinstance(value, ENDS):
+        if isinstance(value, RedisAIError) and isinstance(value, ENDS):  # the first alone is cheap
             self.end_with(value)
             return
         try:
