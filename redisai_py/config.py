@@ -238,8 +238,8 @@ class Config:
     auto_batch: int = _setting(
         0,
         RUNS,
-        "Rows up to which waiting runs are merged for models stored without a BATCHSIZE; of a model that computes over "
-        "its rows (a mean, a normalisation) that changes the results.",
+        "Rows up to which waiting runs are merged for models stored without a BATCHSIZE, once their merged runs have "
+        "proved to give what single ones give.",
         minimum=1,
         zero="merge only where BATCHSIZE says so",
     )

@@ -34,7 +34,19 @@ one NUL.
 
 A model is an ordinary Redis hash with readable fields. The options of AI.MODELSTORE have a fixed order; all words
 after BLOB are one blob in pieces. INPUTS and OUTPUTS name the graph's nodes and are for TF only: other models know
-their own.
+their own, and a SavedModel's may be left out. `SIGNATURE` names one of its signatures.
+
+A model is loaded when it is stored, and run once with zeros where its shapes are known, so that the first client does
+not wait for what a framework prepares (the warm-up). A model that may keep a state from run to run is not: its first
+run is the first client's. Such a state is one server's, is shared by all clients, and goes when the model is loaded
+again; keep a client's state in tensors that go in and out.
+
+With BATCHSIZE, runs that wait at the same time are merged along the first dimension. The first merged runs of each kind
+of input are compared with single ones; a model that gives other results then, or that may keep a state, is run singly.
+`AI.INFO key FULL` says why (`not_merged`), and lists the model's `inputs` and `outputs`: name, element type and
+dimensions (-1 is open), null for what the model does not say.
+
+An output that is no tensor (ONNX: a sequence, a map) deletes its key. A model without inputs runs with `INPUTS 0`.
 
 `TIMEOUT` bounds the time in the queue; when it passes, the reply is `+TIMEDOUT` and nothing is stored.
 """,

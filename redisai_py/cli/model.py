@@ -49,7 +49,10 @@ _Inputs = Annotated[list[str] | None, typer.Option("--inputs", metavar="NAME,...
 _Outputs = Annotated[
     list[str] | None, typer.Option("--outputs", metavar="NAME,...", help="The graph's outputs; TF only.")
 ]
-_LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs")
+_Signature = Annotated[
+    str | None, typer.Option("--signature", metavar="NAME", help="The signature to run; SavedModels only.")
+]
+_LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs", "not merged")
 
 
 @app.command()
@@ -64,6 +67,7 @@ def put(
     min_batch_timeout: _MinBatchTimeout = None,
     inputs: _Inputs = None,
     outputs: _Outputs = None,
+    signature: _Signature = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,15 +83,15 @@ def put(
 
     with connected(url) as client:
         kind = model_files.backend_of(file, backend)
-        if kind == "TF" and not (names(inputs) and names(outputs)):
-            raise CannotUse("a TF model needs --inputs and --outputs, the names of its nodes")
         data = open_model(model_files.read_model(file))
         try:
             call = calls.modelstore(
                 key_of(key), kind, device, data, batch, min_batch, min_batch_timeout, tag,
-                names(inputs) or None, names(outputs) or None,
+                names(inputs) or None, names(outputs) or None, signature=signature,
             )  # fmt: skip
         except ValueError as error:
+            if kind == "TF" and not (names(inputs) and names(outputs)):
+                raise CannotUse("a frozen TF graph needs --inputs and --outputs, the names of its nodes") from error
             raise CannotUse(str(error)) from error
         client.send(call, f"sending {file.name}", f"{kind} loads it")
     fields = {"key": key, "backend": kind, "device": device, "bytes": len(data)}
@@ -133,12 +137,38 @@ def get(
 def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """List all models of the database."""
     from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, describe_model
+    from redisai_py.cli.remote import connected, describe_model, key_of
     from redisai_py.client import calls
 
     with connected(url) as client:
         models = client.listed(calls.modelscan(), describe_model)
-        Output(as_json).table(models, _LISTED, "no models")
+        infos = client.several([calls.infoget(key_of(model["key"]), full=True) for model in models])
+        for model, info in zip(models, infos, strict=True):
+            model["not merged"] = info.get("not_merged", "") if isinstance(info, dict) else ""
+        columns = _LISTED if any(model["not merged"] for model in models) else _LISTED[:-1]
+        Output(as_json).table(models, columns, "no models")
+
+
+@app.command()
+def show(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Show a model: its options, and the names, element types and dimensions of its inputs and outputs."""
+    from redisai_py.cli.output import Output, tensor_text
+    from redisai_py.cli.remote import connected, describe_model, key_of
+    from redisai_py.client import calls
+
+    with connected(url) as client:
+        meta = client.ask(describe_model(key_of(key)))
+        info = client.ask(calls.infoget(key_of(key), full=True))
+    fields = {"key": key, **meta}
+    for what in ("inputs", "outputs"):
+        if info.get(what):  # this server has loaded it
+            tensors = [tensor_text(*spec) for spec in info[what]]
+            fields[what] = info[what] if as_json else tensors
+    fields["loaded"] = bool(info.get("loaded"))
+    fields["keeps state"] = bool(info.get("stateful"))
+    if info.get("not_merged"):
+        fields["not merged"] = info["not_merged"]
+    Output(as_json).fields(fields)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Output", "printable", "size_text", "tensor_fields", "values_of"]
+__all__ = ["Output", "printable", "size_text", "tensor_fields", "tensor_text", "values_of"]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _WIDE = 4096  # columns where nobody's terminal limits them: lines of a table must stay lines
@@ -86,14 +86,22 @@ def _plain(value: Any) -> Any:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
+def tensor_text(name: Any, dtype: Any, shape: Any) -> str:
+    """An input or output of a model: `x FLOAT [?, 3]`; what the model does not say is left out."""
+    dims = None if shape is None else "[" + ", ".join("?" if dim < 0 else str(dim) for dim in shape) + "]"
+    return " ".join(_plain(part) for part in (name, dtype, dims) if part)
+
+
 def printable(text: str) -> str:
     """The text with what could steer a terminal written as escapes: keys and tags may hold anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
+    if value is None or value is False:
+        return "no" if value is False else ""
+    if value is True:
+        return "yes"
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_cell(item)}" for name, item in value.items())
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):

@@ -59,6 +59,19 @@ def test_models_are_listed_for_people_and_for_programs(redisai: Redisai) -> None
     assert [(model["key"], model["tag"], model["inputs"]) for model in listed] == [("a", "", ["x"]), ("b", "v1", ["x"])]
 
 
+def test_a_model_is_shown_with_the_types_and_shapes_of_its_tensors(redisai: Redisai) -> None:
+    redisai("model", "put", "net", MUL, "--tag", "v1", "--batch", "8")
+    shown = redisai("model", "show", "net").stdout
+    assert "x FLOAT [" in shown
+    assert "v1" in shown
+    document = redisai("model", "show", "net", "--json").document
+    assert document["inputs"][0][:2] == ["x", "FLOAT"]
+    assert (document["batchsize"], document["loaded"], document["keeps state"]) == (8, True, False)
+    missing = redisai("model", "show", "nope")
+    assert missing.code == 1
+    assert "model key is empty" in missing.stderr
+
+
 def test_a_key_that_could_steer_a_terminal_is_shown_in_escapes(redisai: Redisai) -> None:
     redisai("model", "put", "\x1b[31mred", MUL, "--tag", "[bold]b\nc")
     shown = redisai("model", "ls").stdout
