@@ -456,14 +456,19 @@ class Connection(asyncio.Protocol):
         """Send a reply's bytes, in order behind replies that are held."""
         if self.held is not None:
             self.held.add(segments)
-        else:
-            self.send(segments)
+            return
+        if len(segments) > 1:
+            self._note_size(segments)
+        self.session.write(segments)
 
     def send(self, segments: Segments) -> None:
-        """Send a reply's bytes: it has its turn."""
-        if len(segments) > 1:  # else it is small, or tells nothing
-            self._largest_reply = max(self._largest_reply, sum(map(len, segments)))
+        """Send the bytes of a reply that has been held: it has its turn."""
+        self._note_size(segments)
         self.session.write(segments)
+
+    def _note_size(self, segments: Segments) -> None:
+        """Remember the largest reply, which the limit on what is unread leaves out; one of one segment is small."""
+        self._largest_reply = max(self._largest_reply, sum(map(len, segments)))
 
     def done_in_flight(self) -> None:
         """One overlapping command has its reply."""
