@@ -277,7 +277,7 @@ def encode_script(script: Script) -> dict[bytes, bytes]:
         b"device": script.device.text.encode(),
         b"tag": script.tag,
         b"entry_points": json.dumps(script.entry_points).encode(),
-        b"source": script.source.encode(),
+        b"source": script.source.encode("utf-8", "surrogateescape"),
     }
 
 
@@ -287,14 +287,10 @@ def decode_script(values: Sequence[bytes | None]) -> Script:
     source = fields[b"source"]
     if fields[b"kind"] != Kind.SCRIPT.value or source is None:
         raise WrongType
-    try:
-        text = source.decode()
-    except UnicodeDecodeError as error:
-        raise WrongType from error
     return Script(
         id=decode_id(fields[b"id"]),
         device=_device(fields[b"device"]),
         tag=fields[b"tag"] or b"",
         entry_points=_names(fields[b"entry_points"]),
-        source=text,
+        source=source.decode("utf-8", "surrogateescape"),  # a comment in Latin-1, say
     )
