@@ -229,6 +229,14 @@ class Config:
     model_execution_timeout_ms: int = _setting(
         5000, RUNS, "Longest run of a model, in milliseconds.", minimum=1000, zero="no limit"
     )
+    runaway_limit: int = _setting(
+        4,
+        RUNS,
+        "Runs and loads past their time limit that may go on, each on a thread given up, before the server restarts "
+        "itself.",
+        minimum=1,
+        zero="restart at the first",
+    )
     script_execution_timeout_ms: int = _setting(
         5000, RUNS, "Longest run of a script, in milliseconds.", minimum=1, zero="no limit"
     )

@@ -35,7 +35,7 @@ LOADED = b"loaded"
 
 _LONGEST_TICK = 2.0
 """Of one look, in intervals: what is beyond that, the one who looks was stopped or asleep."""
-_LEAST_SHARE = 0.25
+_LEAST_SHARE = 0.5
 """However much others use the cores, a silence counts at least this fast."""
 
 
@@ -44,21 +44,25 @@ class Orders:
     """What a server's process is told at its start.
 
     suspects: keys that are not to be preloaded, since a process ended or hung while it loaded them.
+    careful: a process ended while it loaded several, so load one at a time to find out which it was.
     """
 
     config: Config
     suspects: frozenset[bytes] = frozenset()
+    careful: bool = False
 
     def to_line(self) -> bytes:
         """One line that `from_line` understands."""
-        orders = {"config": self.config.to_json(), "suspects": sorted(key.hex() for key in self.suspects)}
+        suspects = sorted(key.hex() for key in self.suspects)
+        orders = {"config": self.config.to_json(), "suspects": suspects, "careful": self.careful}
         return json.dumps(orders).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Orders:
         """The inverse of `to_line`."""
         orders = json.loads(line)
-        return cls(Config.from_json(orders["config"]), frozenset(map(bytes.fromhex, orders["suspects"])))
+        suspects = frozenset(map(bytes.fromhex, orders["suspects"]))
+        return cls(Config.from_json(orders["config"]), suspects, orders["careful"])
 
 
 class Silence:
@@ -95,7 +99,7 @@ class Progress:
         self._before: dict[str, tuple[int, int]] = {}
 
     def share(self) -> float:
-        """Of the time since the last call: 0 for a process that is stopped, else from 0.25 to 1."""
+        """Of the time since the last call: 0 for a process that is stopped, else from 0.5 to 1."""
         if self._stopped():
             return 0.0
         now = self._times()

@@ -54,6 +54,8 @@ class ServerKeeper:
         self._hung = False
         self._preloading: set[bytes] = set()
         self._suspects: set[bytes] = set()
+        self._careful = False
+        self._preloads_all = "all" in config.preload
 
     async def spawn(self) -> None:
         """Start the process; it imports what it needs and waits for its orders."""
@@ -83,7 +85,7 @@ class ServerKeeper:
         """
         while not await self._become_ready(config):
             how = await self._ended()
-            if not (self._hung or self._suspect()):
+            if not self._suspect() and not self._hung:
                 raise StartError(f"the server did not start: its process ended with {how}")
             await self.spawn()
 
@@ -128,7 +130,7 @@ class ServerKeeper:
         """Hand over the orders and wait until the server is ready; False if its process ended instead."""
         if self._reader is None or self._writer is None or self._process is None:
             raise RuntimeError("start() before spawn()")
-        self._writer.write(Orders(config, frozenset(self._suspects)).to_line())
+        self._writer.write(Orders(config, frozenset(self._suspects), self._careful).to_line())
         listening = asyncio.create_task(self._listen(self._reader))
         ready = asyncio.create_task(self._ready.wait())
         self._watching = [listening, asyncio.create_task(self._watch(self._process))]
@@ -184,6 +186,9 @@ class ServerKeeper:
         """Remember which models were being preloaded when the process ended; False if none was."""
         if not self._preloading:
             return False
+        if len(self._preloading) > 1 and not self._careful and not self._preloads_all:
+            self._careful = True  # keys that are named must load: it takes one more start to clear the innocent ones
+            return True
         keys = [key.decode("utf-8", "backslashreplace") for key in sorted(self._preloading)]
         log.error("the server's process ended while it preloaded models; they are left to their first run", keys=keys)
         self._suspects |= self._preloading

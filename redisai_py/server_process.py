@@ -76,8 +76,8 @@ def main() -> int:
 class _ControlLine(Lifeline):
     """What the server tells its supervisor. A supervisor that is gone is noticed by the reader."""
 
-    def __init__(self, control: socket.socket, suspects: frozenset[bytes]) -> None:
-        super().__init__(suspects)
+    def __init__(self, control: socket.socket, orders: Orders) -> None:
+        super().__init__(orders.suspects, orders.careful)
         self._control = control
 
     def say(self, word: bytes, key: bytes | None = None) -> None:
@@ -98,7 +98,7 @@ async def _serve(orders: Orders, listeners: list[socket.socket], control: socket
     loop.add_signal_handler(signal.SIGINT, stop.set)
     control.setblocking(False)
     loop.add_reader(control, functools.partial(_supervisor_gone, loop, control, stop))
-    line = _ControlLine(control, orders.suspects)
+    line = _ControlLine(control, orders)
     line.live(loop)
     return await serve(orders.config, *listeners, stop=stop, ready=functools.partial(line.say, READY), lifeline=line)
 

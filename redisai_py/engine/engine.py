@@ -9,6 +9,7 @@ worker may become a process: what crosses the border is runs with their tensors 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import weakref
 from collections import Counter, deque
@@ -26,6 +27,7 @@ from redisai_py.engine.merging import Value
 from redisai_py.engine.policies import policies
 from redisai_py.engine.registry import LoadedModel, Registry
 from redisai_py.engine.run import Run
+from redisai_py.engine.runaways import STUCK, GivenUp, Runaways
 from redisai_py.engine.settings import EngineSettings, EngineSnapshot
 from redisai_py.engine.settle import count_at_once, samples, settle, tell
 from redisai_py.engine.snapshots import cpu_seconds, model_snapshot, queue_snapshots
@@ -52,6 +54,7 @@ class Engine:
           notable: gets every execution that failed, with its error, or took `settings.slow_run_s`, with None.
           evicted: gets each model that is let go because others need its memory.
           ended_merging: gets each model that is not merged any more; its `proof.reason` says why.
+          given_up: gets each model of which a run or its load does not end (see `runaways`).
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Engine:
         notable: Callable[[Execution, BaseException | None], object] = lambda execution, error: None,
         evicted: Callable[[LoadedModel], object] = lambda loaded: None,
         ended_merging: Callable[[LoadedModel], object] = lambda loaded: None,
+        given_up: Callable[[GivenUp], object] = lambda given_up: None,
     ) -> None:
         self.settings = settings
         self._notable = notable
@@ -77,7 +81,12 @@ class Engine:
         self._loading: dict[str, list[Pending[LoadedModel]]] = {}
         self._stats = StatsTable(in_use=lambda: {loaded.id for loaded in self._alive})
         self._devices: dict[str, DeviceQueue] = {}
-        self._watchdog = Watchdog(settings.model_execution_timeout_ms, self._slots, partial(self._post, self._overdue))
+        self._watchdog = Watchdog(
+            settings.model_execution_timeout_ms,
+            self._slots,
+            partial(self._post, self._overdue),
+            partial(self._post, self._give_up),
+        )
         self._own_slot = Slot(self._watchdog.touch)
         self._load_slots: list[Slot] = []
         self._loader = Loader(settings.load_threads, partial(self._post, self._thread_ended, None))
@@ -85,9 +94,10 @@ class Engine:
             loop, settings.inline_budget_us / 1e6, self._own_slot, self._executed, self._expired_here
         )
         self.call_afterwards = self._dispatcher.call_afterwards
+        self.runaways = Runaways(loop, self._loader, given_up)
         self._expiry: asyncio.TimerHandle | None = None
         self._expires_at = float("inf")
-        self._closing = False
+        self._closing = self._threads_end = False
         self._executions: Counter[str] = Counter()
         self._loads: Counter[str] = Counter()
         self._refused = 0
@@ -120,6 +130,7 @@ class Engine:
         return await waiter
 
     def _load_on_thread(self, model: Model) -> None:
+        self._post(self.runaways.load_began, (model, threading.current_thread()))
         settings = self.settings
         options = LoadOptions(settings.intra_op, settings.inter_op, settings.backend_memory_limit_bytes)
         try:
@@ -131,12 +142,14 @@ class Engine:
 
     def _load_failed(self, failure: tuple[str, RedisAIError]) -> None:
         identity, error = failure
+        self.runaways.load_ended(identity)
         for waiter in self._loading.pop(identity, ()):
             waiter.fail(error)
 
     def _session_built(self, built: tuple[Model, Session]) -> None:
         """Warm the model up, on a loader thread again, under watch like any run."""
         model, session = built
+        self.runaways.load_ended(model.identity)
         try:
             loaded = self._new_model(model, session)
             inputs = zeros(loaded.session.inputs)
@@ -154,11 +167,13 @@ class Engine:
 
     def _warm_up(self, loaded: LoadedModel, inputs: Sequence[Any]) -> None:
         slot = Slot(self._watchdog.touch)
+        slot.thread = threading.current_thread()
         self._load_slots.append(slot)
+        execution = Execution(loaded, [], 0)
         with suppress(BaseException):  # zeros may be no sensible input; what cannot run says so at its first run
-            slot.run_session(Execution(loaded, [], 0), inputs, False)
+            slot.run_session(execution, inputs, False)
         self._load_slots.remove(slot)
-        self._post(self._loaded, loaded)
+        self._post(self.runaways.ended if slot.retired else self._loaded, execution if slot.retired else loaded)
 
     def _new_model(self, model: Model, session: Session) -> LoadedModel:
         queue, inline, proof = policies(model, session, self.settings)
@@ -223,7 +238,7 @@ class Engine:
 
     def queue(self, run: Run, loaded: LoadedModel, timeout_ms: int | None = None) -> None:
         """Queue a run that was made elsewhere; see `run_model`."""
-        if self._closing or loaded.unfinished >= self.settings.queue_limit:
+        if self._closing or loaded.stuck or loaded.unfinished >= self.settings.queue_limit:
             self._refuse(run, loaded)
             return
         if timeout_ms is not None:
@@ -238,7 +253,9 @@ class Engine:
         Returns: the outputs and the seconds that the framework took; None if it must be queued instead, as also a run
                  that failed must, whose error is found there. Nothing was counted then.
         """
-        execution = None if self._closing or loaded.unfinished else self._dispatcher.run_at_once(loaded, inputs)
+        execution = (
+            None if self._closing or loaded.unfinished or loaded.stuck else self._dispatcher.run_at_once(loaded, inputs)
+        )
         if execution is None or execution.values is None:
             return None
         self._executions[loaded.model.backend] += 1
@@ -251,7 +268,7 @@ class Engine:
         full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"
         run.loaded = None
         self._refused += 1
-        run.fail(Overloaded(_SHUTTING_DOWN if self._closing else full))
+        run.fail(Overloaded(_SHUTTING_DOWN if self._closing else STUCK if loaded.stuck else full))
 
     def cancel_queued(self, run: Run) -> bool:
         """See Run.cancel_queued."""
@@ -286,6 +303,9 @@ class Engine:
     # -- results -------------------------------------------------------------------------------------------------------
 
     def _executed_on_thread(self, execution: Execution) -> None:
+        if execution.given_up:
+            self.runaways.ended(execution)
+            return
         loaded = execution.loaded
         loaded.on_threads -= len(execution.runs)
         if execution.error is None:
@@ -296,6 +316,33 @@ class Engine:
         """A run was told to stop: its clients are told now, whenever the framework obeys."""
         assert execution.stopped is not None
         self._settle(execution, execution.stopped)
+
+    def _give_up(self, lost: tuple[Slot, Execution]) -> None:
+        """A run goes on though it was told to stop: its thread is replaced, and its model is loaded anew when it is
+        next wanted.
+        """
+        slot, execution = lost
+        if self._threads_end or not slot.retire(execution):
+            return
+        loaded = execution.loaded
+        loaded.stuck = execution.given_up = True
+        assert execution.stopped is not None
+        self._settle(execution, execution.stopped)
+        if self._registry.get(loaded.id) is loaded:
+            self._registry.remove(loaded.id)
+        loaded.on_threads -= len(execution.runs)
+        loaded.unfinished -= len(execution.runs)
+        waiting = loaded.device.abandon_model(loaded)
+        loaded.on_threads -= len(waiting)
+        offered, loaded.offered = loaded.offered, []
+        self._end([*waiting, *offered], loaded, Overloaded(STUCK))
+        with suppress(RuntimeError):  # no more threads: there are fewer then
+            if slot.thread is not None:
+                self._loader.replace(slot.thread)
+                self._load_failed((loaded.id, BackendError(STUCK)))
+            else:
+                loaded.device.replace(slot)
+        self.runaways.add(execution)
 
     def _executed(self, execution: Execution) -> None:
         """An execution ended: every run gets its result, and lets go of the model."""
@@ -463,6 +510,7 @@ class Engine:
         self._abandon()
         await self._wait_until(self._is_idle, grace_s)
         self._release_models()
+        self._threads_end = True
         threads = [*self._loader.threads, *(thread for device in self._devices.values() for thread in device.threads)]
         self._loader.stop()
         for device in self._devices.values():
@@ -472,7 +520,7 @@ class Engine:
         if ended:
             for thread in threads:
                 thread.join()
-        return ended
+        return ended and not self.runaways.going_on
 
     def _is_idle(self) -> bool:
         return not self._loading and not any(loaded.unfinished for loaded in self._alive)
@@ -511,5 +559,5 @@ class Engine:
         """Close every session that is not running, whoever still refers to its model."""
         for loaded in list(self._alive):
             self._registry.remove(loaded.id)
-            if not loaded.unfinished:
+            if not loaded.unfinished and not loaded.stuck:
                 loaded.release()

@@ -41,15 +41,18 @@ class Execution:
     stopped: why it was stopped from outside, which is then its error whatever the framework says.
     repeats: it was stopped because it took too long, and its runs are executed again singly.
     ended_merging: why its model is not merged any more, if that was found here.
-    settled: the runs have their results (event loop's thread).
+    stopped_at: when that was, monotonic seconds.   reported: the watchdog has told that it goes on all the same.
+    settled: the runs have their results; given_up: nobody waits for its end any more (event loop's thread).
     """
 
     __slots__ = (
         "cpu_s",
         "ended_merging",
         "error",
+        "given_up",
         "loaded",
         "repeats",
+        "reported",
         "requests",
         "rows",
         "run_s",
@@ -57,6 +60,7 @@ class Execution:
         "settled",
         "started",
         "stopped",
+        "stopped_at",
         "values",
     )
 
@@ -73,7 +77,8 @@ class Execution:
         self.stopped: RedisAIError | None = None
         self.repeats = False
         self.ended_merging = ""
-        self.settled = False
+        self.stopped_at = 0.0
+        self.settled = self.reported = self.given_up = False
 
     def extra_s(self, limit_s: float) -> float:
         """What a merged run may take beyond `limit_s`, the limit of one run: the others' time, as single runs took it
@@ -87,12 +92,15 @@ class Execution:
 class Slot:
     """Where one execution at a time happens. on_start: called before each one, without arguments; must be cheap."""
 
-    __slots__ = ("_on_start", "current", "guard")
+    __slots__ = ("_on_start", "current", "guard", "retired", "thread")
 
     def __init__(self, on_start: Callable[[], object]) -> None:
         self._on_start = on_start
         self.guard = threading.Lock()
         self.current: Execution | None = None
+        self.retired = False
+        """Its run is given up: another slot has taken its place, and its thread ends with the run."""
+        self.thread: threading.Thread | None = None
 
     def run_session(self, execution: Execution, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
         """Call the framework, under watch. Raises what it raises."""
@@ -125,7 +133,14 @@ class Slot:
             stops = _terminate(execution.loaded)
             execution.stopped = error(stops)
             execution.repeats = stops and limit_s > 0 and len(execution.runs) > 1
+            execution.stopped_at = now
             return execution
+
+    def retire(self, execution: Execution) -> bool:
+        """Give up the slot to an execution that does not end; False if it has ended. Thread: any."""
+        with self.guard:
+            self.retired = self.current is execution
+            return self.retired
 
 
 def _terminate(loaded: LoadedModel) -> bool:
@@ -146,7 +161,8 @@ def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[
     rows = runs[0].rows if len(runs) == 1 else sum([run.rows for run in runs])
     execution = Execution(loaded, runs, rows)
     attempt(slot, execution)
-    if execution.error is None or len(runs) == 1 or (execution.stopped is not None and not execution.repeats):
+    final = execution.error is None or len(runs) == 1 or slot.retired  # of a retired slot nobody waits any more
+    if final or (execution.stopped is not None and not execution.repeats):
         report(execution)
     else:
         _execute_singly(slot, execution, report)

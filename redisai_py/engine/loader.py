@@ -32,6 +32,8 @@ class Loader:
         self._limit = threads
         self._stopped = stopped
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._started = 0
+        self._retired: set[threading.Thread] = set()
         self.threads: list[threading.Thread] = []
 
     def submit(self, work: Callable[[], object]) -> None:
@@ -40,15 +42,27 @@ class Loader:
         Raises: RuntimeError: there is none, and none can be started.
         """
         if len(self.threads) < self._limit:
-            thread = threading.Thread(target=self._run, name=f"redisai loader {len(self.threads) + 1}", daemon=True)
             try:
-                thread.start()
+                self._start()
             except RuntimeError:
                 if not self.threads:
                     raise
-            else:
-                self.threads.append(thread)
         self._work.put(work)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"redisai loader {self._started + 1}", daemon=True)
+        thread.start()
+        self._started += 1
+        self.threads.append(thread)
+
+    def replace(self, thread: threading.Thread) -> None:
+        """Another thread takes the place of one whose work does not end; that one ends with its work.
+
+        Raises: RuntimeError: the system gives no more threads.
+        """
+        self._start()
+        self._retired.add(thread)
+        self.threads.remove(thread)
 
     def stop(self) -> None:
         """Let the threads end once they have done what waits."""
@@ -59,6 +73,8 @@ class Loader:
         while (work := self._work.get()) is not None:
             work()
             del work  # it holds a model's bytes
+            if threading.current_thread() in self._retired:
+                return
         self._stopped()
 
 

@@ -57,6 +57,7 @@ class LoadedModel:
         "short_run_s",
         "stateful",
         "stats",
+        "stuck",
         "unfinished",
     )
 
@@ -95,6 +96,8 @@ class LoadedModel:
         """Seconds that the framework lately took for a batch, at the least: a thread may have had to wait for its turn.
         0 before the first.
         """
+        self.stuck = False
+        """A run of it does not end, so its session is never free again."""
         self.on_threads = 0
         """Those of them handed to the device's threads; while it is 0, `queue` and the session are the event loop's."""
         # Of the device's threads, guarded by its lock, while `on_threads` is not 0:

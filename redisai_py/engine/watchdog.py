@@ -17,19 +17,28 @@ from redisai_py.errors import DeadlineExceeded
 
 __all__ = ["Watchdog"]
 
+STOP_GRACE_S = 2.0
+"""What a run that was told to stop gets to end."""
 _LONGEST_SLEEP_S = 3600.0
 """The limit is any number, and the system refuses to wait for centuries; to wake for nothing costs nothing."""
 
 
 class Watchdog:
-    """Args: limit_ms: 0 is none.   slots: all there are now.   overdue: gets a stopped Execution, on this thread."""
+    """Args: limit_ms: 0 is none.   slots: all there are now.   overdue: gets a stopped Execution, on this thread.
+    lost: gets the slot and the Execution that goes on two seconds after it was told to stop, once, on this thread.
+    """
 
     def __init__(
-        self, limit_ms: int, slots: Callable[[], Iterable[Slot]], overdue: Callable[[Execution], object]
+        self,
+        limit_ms: int,
+        slots: Callable[[], Iterable[Slot]],
+        overdue: Callable[[Execution], object],
+        lost: Callable[[tuple[Slot, Execution]], object] = lambda lost: None,
     ) -> None:
         self._limit_ms = limit_ms
         self._slots = slots
         self._overdue = overdue
+        self._lost = lost
         self._condition = threading.Condition()
         self._stopping = False
         self._awake = not limit_ms
@@ -93,9 +102,17 @@ class Watchdog:
             if stopped is not None and not stopped.repeats:
                 self._overdue(stopped)
             running = slot.current
-            if running is not None and running.stopped is None:
+            if running is None or running.reported:
+                continue
+            if running.stopped is None:
                 left = running.started + limit_ms / 1000 + running.extra_s(limit_ms / 1000) - now
-                wait_s = left if wait_s is None else min(wait_s, left)
+            else:
+                left = running.stopped_at + STOP_GRACE_S - now
+                if left <= 0:
+                    running.reported = True
+                    self._lost((slot, running))
+                    continue
+            wait_s = left if wait_s is None else min(wait_s, left)
         return wait_s if wait_s is None else min(max(wait_s, 0.0), _LONGEST_SLEEP_S)
 
 

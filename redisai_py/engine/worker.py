@@ -71,6 +71,7 @@ class DeviceQueue:
         self._ring: deque[LoadedModel] = deque()
         self._to_close: list[Session] = []
         self._stopping = False
+        self._on_start = on_start
         self.slots = [Slot(on_start) for _ in range(threads)]
         self.threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"redisai {name} {i}", daemon=True)
@@ -131,6 +132,30 @@ class DeviceQueue:
                 run.dropped = True
         return waiting
 
+    def abandon_model(self, loaded: LoadedModel) -> list[Run]:
+        """Take out all runs of a model that wait."""
+        with self._lock:
+            self._empty_inbox()
+            waiting = loaded.queue.clear()
+            self._leave_ring_if_empty(loaded)
+            for run in waiting:
+                run.dropped = True
+            self._wake_ups.put(None)  # what was taken may have been meant to wake a thread
+        return waiting
+
+    def replace(self, slot: Slot) -> None:
+        """Another thread takes the place of one whose slot has been retired.
+
+        Raises: RuntimeError: the system gives no more threads.
+        """
+        at = self.slots.index(slot)
+        successor = Slot(self._on_start)
+        name = f"{self.threads[at].name} again"
+        thread = threading.Thread(target=self._work, args=(successor,), name=name, daemon=True)
+        thread.start()
+        self.slots = [*self.slots[:at], successor, *self.slots[at + 1 :]]
+        self.threads = [*self.threads[:at], thread, *self.threads[at + 1 :]]
+
     def close_session(self, session: Session) -> None:
         """Close a session, on a worker thread while there is one. Thread: any, also from a finalizer."""
         if any(thread.is_alive() for thread in self.threads):
@@ -164,9 +189,10 @@ class DeviceQueue:
     # -- worker threads' side ------------------------------------------------------------------------------------------
 
     def _work(self, slot: Slot) -> None:
-        while self._step(slot):
+        while not slot.retired and self._step(slot):
             pass
-        self._stopped()
+        if not slot.retired:
+            self._stopped()
 
     def _step(self, slot: Slot) -> bool:
         """Execute a batch, or sleep until there may be one; False to end the thread."""

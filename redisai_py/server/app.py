@@ -23,6 +23,7 @@ from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
 from redisai_py.config import Config, masked_url
 from redisai_py.engine.engine import Engine
+from redisai_py.engine.runaways import GivenUp
 from redisai_py.engine.scripts import ScriptEngine, ScriptSettings
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
@@ -81,6 +82,7 @@ class Server:
             notable=self.journal.executed,
             evicted=self.journal.evicted,
             ended_merging=self.journal.ended_merging,
+            given_up=self._given_up,
         )
         self.commands_processed = 0
         self.busy_poll = BusyPoll(
@@ -163,7 +165,22 @@ class Server:
     @property
     def obstacles(self) -> list[str]:
         """Why no client should be sent here, as far as this process knows by itself."""
-        return [*(["the server is stopping"] if self.draining else []), *self.preload.obstacles]
+        lines = ["the server is stopping"] if self.draining else []
+        if self.restarting:
+            lines.append(f"{self.engine.runaways.going_on} runs and loads do not end: the server starts anew")
+        return [*lines, *self.preload.obstacles]
+
+    def _given_up(self, given_up: GivenUp) -> None:
+        """Threads that compute on to no purpose take the cores of all others: beyond the limit only a new process
+        helps.
+        """
+        self.journal.given_up(given_up)
+        if given_up.going_on > self.config.runaway_limit and not self.restarting:
+            self.restarting = True
+            limit = self.config.runaway_limit
+            logger.error("too many runs do not end; the server starts anew", going_on=given_up.going_on, limit=limit)
+            if self._stop is not None:
+                self._stop.set()
 
     async def drain(self, timeout_s: float) -> None:
         """Let commands under way finish, at most `timeout_s`; then close every client."""

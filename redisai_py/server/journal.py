@@ -16,7 +16,9 @@ import structlog
 
 from redisai_py.engine.execution import Execution
 from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.runaways import GivenUp
 from redisai_py.errors import Overloaded
+from redisai_py.model import Model
 from redisai_py.server.keymap import KeyMap, Place
 
 __all__ = ["Journal", "Throttle"]
@@ -116,6 +118,13 @@ class Journal:
         queued_s = execution.started - min((run.since for run in execution.runs), default=execution.started)
         self._warn("slow run", loaded.id, {**fields, "queued_ms": _ms(queued_s)})
 
+    def given_up(self, given_up: GivenUp) -> None:
+        """A run or a load takes too long and cannot be stopped."""
+        place = self._keys.place_of(given_up.model.identity)
+        fields = _fields(place, given_up.model)
+        event = "load given up" if given_up.loading else "run given up"
+        logger.warning(event, **fields, going_on=given_up.going_on)
+
     # -- scripts -------------------------------------------------------------------------------------------------------
 
     def script_failed(self, place: Place, function: str, device: str, error: BaseException) -> None:
@@ -136,7 +145,10 @@ class Journal:
 
 
 def _model_fields(place: Place | None, loaded: LoadedModel) -> dict[str, Any]:
-    model = loaded.model
+    return _fields(place, loaded.model)
+
+
+def _fields(place: Place | None, model: Model) -> dict[str, Any]:
     named: dict[str, Any] = {"id": model.id} if place is None else {"model": place.name, "db": place.database}
     return {**named, "backend": model.backend, "device": model.device.text}
 

@@ -188,12 +188,11 @@ async def _monitor(connection: Connection, argv: list[bytes]) -> object:
 
 
 async def _replicate(connection: Connection, argv: list[bytes]) -> object:
+    """A tunnel from Redis's first byte on, unless that begins an error: then it is a command like any other."""
     session = connection.session
     upstream = await session.connect()
-    session.mode = Mode.TUNNEL
-    upstream.tunnel = True
-    upstream.send(Command(list(argv)).wire())
-    return NO_REPLY
+    first = await session.tunnel(upstream, Command(list(argv)))
+    return _pass(connection, first) if first[:1] == b"-" else NO_REPLY
 
 
 async def _client(connection: Connection, argv: list[bytes]) -> object:

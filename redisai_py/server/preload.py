@@ -39,11 +39,12 @@ logger = structlog.get_logger()
 class Lifeline:
     """The line to whoever supervises this process; this one has nobody at its end.
 
-    Args: suspects: keys that are not to be preloaded.
+    Args: suspects, careful: see `redisai_py.heartbeat.Orders`.
     """
 
-    def __init__(self, suspects: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, suspects: frozenset[bytes] = frozenset(), careful: bool = False) -> None:
         self.suspects = suspects
+        self.careful = careful
 
     def say(self, word: bytes, key: bytes | None = None) -> None:
         """Say one of the words of `redisai_py.heartbeat`. Must not block, and must not fail."""
@@ -65,7 +66,7 @@ class Preload:
         self._scanned = not self._all
         self._missing = {} if self._all else {word.encode(): "not tried yet" for word in words}
         self._trouble = "not tried yet" if self._all else ""
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(1 if lifeline.careful else _AT_ONCE)
         self._loads: dict[bytes, asyncio.Task[None]] = {}
 
     @property

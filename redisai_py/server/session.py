@@ -11,6 +11,7 @@ import asyncio
 import enum
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -53,6 +54,14 @@ def _accepts(reply: Any) -> bool:
     return type(reply) is not hiredis.ReplyError
 
 
+class _Asking:
+    """A SYNC or PSYNC that Redis has not answered. came: what has come of an error."""
+
+    def __init__(self) -> None:
+        self.pending: Pending[bytes] = Pending()
+        self.came = bytearray()
+
+
 class Session:
     """A client's state at Redis."""
 
@@ -80,6 +89,7 @@ class Session:
         self._out: list[Any] = []  # replies of this iteration of the loop, written together at its end
         self._whole = True  # the last bytes from Redis ended at a message's boundary
         self._deferred: list[Any] = []
+        self._asking: _Asking | None = None  # replication was asked for, and Redis has not decided
         self._capture: Capture | None = None
         self._unheard: Capture | None = None  # what Redis has sent since CLIENT REPLY OFF and is not complete
 
@@ -300,6 +310,39 @@ class Session:
         self.skip_next = False
         return NO_REPLY
 
+    async def tunnel(self, upstream: PrivateUpstream, command: Command) -> bytes:
+        """Ask for replication. Returns: what Redis said first: a whole error, which is not passed on; or anything else,
+        which has been, and from then on bytes go both ways as they are.
+        """
+        await self.message_has_ended()
+        asking = self._asking = _Asking()
+        upstream.tunnel = partial(self._on_asked, asking)
+        upstream.send(command.wire())
+        try:
+            return await asking.pending
+        finally:
+            self._asking = None
+
+    def _on_asked(self, asking: _Asking, data: bytes) -> None:
+        assert self.upstream is not None
+        asking.came += data
+        said = asking.came.lstrip(b"\n")  # with which Redis keeps the line open
+        if said[:1] == b"-":
+            if said.endswith(b"\r\n"):
+                self.upstream.tunnel = None
+                asking.pending.resolve(bytes(said))
+            return
+        asking.came.clear()
+        if said:
+            self.mode = Mode.TUNNEL
+            self.upstream.tunnel = self._on_tunnelled
+        self._on_tunnelled(data)
+        if said:
+            asking.pending.resolve(bytes(said[:1]))
+
+    def _on_tunnelled(self, data: bytes) -> None:
+        self._on_data(data, [], True)
+
     async def stream(self, command: Command, confirmations: int) -> object:
         """Pass a (un)subscribe command on and wait for its confirmations; everything that comes is relayed
         meanwhile.
@@ -485,6 +528,7 @@ class Session:
         capture, self._capture = self._capture, None
         boundary, self._boundary = self._boundary, None
         confirmed, self._confirmed = self._confirmed, None
+        asking = self._asking
         self._unheard = None
         lost = refused or UpstreamLost("ERR upstream Redis connection lost; the command may have been applied")
         stateful = self.mode or self.sticky or confirmed is not None or any(self.subscribed.values())
@@ -492,6 +536,8 @@ class Session:
             connection.end_with(lost)
         if confirmed is not None:
             confirmed.resolve(None)
+        if asking is not None:
+            asking.pending.fail(lost)
         if boundary is not None:
             boundary.fail(lost)
         if capture is not None:

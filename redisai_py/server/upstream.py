@@ -274,7 +274,7 @@ class PrivateUpstream(asyncio.Protocol):
         self._on_lost = on_lost
         self._on_flow = on_flow
         self.refused: UpstreamRefused | None = None
-        self.tunnel = False  # replication: what comes is no longer made of replies
+        self.tunnel: Callable[[bytes], object] | None = None  # replication: what comes is no longer made of replies
         self.closed = False
         self.transport: Any = None
         self._held: list[bytes | memoryview] | None = None
@@ -315,8 +315,8 @@ class PrivateUpstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         replies: list[Any] = []
-        if self.tunnel:
-            self._on_data(data, replies, True)
+        if self.tunnel is not None:
+            self.tunnel(data)
             return
         view: bytes = data
         if self._skip:

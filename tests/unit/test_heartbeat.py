@@ -38,7 +38,7 @@ def test_a_process_that_is_stopped_is_not_silent() -> None:
 
 
 def test_a_process_that_gets_few_of_the_cores_has_more_time() -> None:
-    assert _looks(Silence(10), count=1000, share=0.25) == 40
+    assert _looks(Silence(10), count=1000, share=0.5) == 20
 
 
 def test_who_looks_after_an_hour_was_asleep_itself() -> None:
@@ -49,7 +49,7 @@ def test_who_looks_after_an_hour_was_asleep_itself() -> None:
 
 
 def test_orders_come_back_as_they_were() -> None:
-    orders = Orders(Config(redis="redis://:p@h"), frozenset((b"m\xff", b"n")))
+    orders = Orders(Config(redis="redis://:p@h"), frozenset((b"m\xff", b"n")), careful=True)
     line = orders.to_line()
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
@@ -63,7 +63,7 @@ def test_progress_of_a_real_process() -> None:
             progress = Progress(process.pid)
             progress.share()
             time.sleep(0.2)
-            assert 0.25 <= progress.share() <= 1
+            assert 0.5 <= progress.share() <= 1
             process.send_signal(19)  # SIGSTOP
             deadline = time.monotonic() + 20
             while progress.share() != 0:

@@ -1,0 +1,79 @@
+"""What goes on past its time limit and cannot be stopped: runs, and loads.
+
+DESIGN. A thread cannot be killed, so it is given up: another takes its place, and it ends with its work, if ever. A run
+is given up two seconds after it was told to stop, and its model with it, since its session is never free again. A load
+has no time limit; after a minute it only does not hold up other loads any more. What is given up still takes a core, so
+whoever owns the engine is told how many there are. Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from redisai_py.engine.execution import Execution
+from redisai_py.engine.loader import Loader
+from redisai_py.model import Model
+
+__all__ = ["STUCK", "GivenUp", "Runaways"]
+
+STUCK = "ERR a run of the model passed MODEL_EXECUTION_TIMEOUT and does not stop; the next command loads the model anew"
+LOAD_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """One run or load that was given up. going_on: how many go on now."""
+
+    model: Model
+    loading: bool
+    going_on: int
+
+
+class Runaways:
+    """Those that go on. told: called with each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, loader: Loader, told: Callable[[GivenUp], object]) -> None:
+        self._loop = loop
+        self._loader = loader
+        self._told = told
+        self._executions: set[Execution] = set()
+        self._loads: dict[str, tuple[threading.Thread, asyncio.TimerHandle]] = {}
+        self._long_loads: set[str] = set()
+
+    @property
+    def going_on(self) -> int:
+        """How many there are."""
+        return len(self._executions) + len(self._long_loads)
+
+    def add(self, execution: Execution) -> None:
+        """Its thread was given up."""
+        self._executions.add(execution)
+        self._told(GivenUp(execution.loaded.model, False, self.going_on))
+
+    def ended(self, execution: Execution) -> None:
+        """It has ended after all."""
+        self._executions.discard(execution)
+
+    def load_began(self, began: tuple[Model, threading.Thread]) -> None:
+        """A loader thread loads a model from now on."""
+        model, thread = began
+        timer = self._loop.call_later(LOAD_PATIENCE_S, self._look_at_load, replace(model, blob=b""))
+        self._loads[model.identity] = thread, timer
+
+    def load_ended(self, identity: str) -> None:
+        """The model was loaded or refused."""
+        load = self._loads.pop(identity, None)
+        if load is not None:
+            load[1].cancel()
+        self._long_loads.discard(identity)
+
+    def _look_at_load(self, model: Model) -> None:
+        thread, _ = self._loads[model.identity]
+        with suppress(RuntimeError):  # no more threads: there are fewer then
+            self._loader.replace(thread)
+        self._long_loads.add(model.identity)
+        self._told(GivenUp(model, True, self.going_on))
