@@ -173,8 +173,8 @@ def framework_error(error: BaseException, prefix: str = "") -> BackendError:
 
     Each newline becomes one space and nothing else changes; an exception without text shows its type's name.
     """
-    text = str(error).strip().replace("\r\n", "\n").replace("\n", " ").replace("\r", " ")
-    return BackendError(prefix + (text or type(error).__name__))
+    text = str(error).replace("\n", " ").replace("\r", " ")
+    return BackendError(prefix + (text if text.strip() else type(error).__name__))
 
 
 @dataclass(slots=True)
