@@ -115,8 +115,8 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], str, tuple[str, ...], str], ...] 
     (_holds("saved_model.pb"), "a SavedModel", ("TF",), ""),
     (_holds("archive_format"), "a torch.export archive", ("TORCH",), ""),
     (_holds("constants.pkl"), "TorchScript", ("TORCH",), ""),
-    (_holds("data.pkl"), "weights or a pickled module of torch.save", (), _TORCH_WEIGHTS),
+    (_holds("data.pkl"), "weights or a pickled module of torch.save", ("TORCH",), _TORCH_WEIGHTS),
     (_is_saved_model_pb, "saved_model.pb alone", (), _SAVED_MODEL),
     (_is_onnx, "an ONNX model", ("ONNX",), ""),
 )
-"""How it is told, what it is, which backends take it, and how it becomes a model if none does."""
+"""How it is told, what it is, which backends take it or say what it is themselves, and how it becomes a model."""

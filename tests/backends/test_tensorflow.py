@@ -128,6 +128,15 @@ def test_run_errors_are_tensorflows_text(models: Models, inputs: list[Any], text
     assert error_of(load(models("tf_mul.pb"), "a b", "mul").run, inputs).startswith(text)
 
 
+def test_an_output_of_a_type_that_no_tensor_has_is_refused_when_the_model_is_stored() -> None:
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        tf.complex(x, x, name="c")
+    text = error_of(load, graph.as_graph_def().SerializeToString(), "x", "c")
+    assert text == "ERR output c is of the type complex64, which no tensor here has"
+
+
 def test_input_that_is_not_named_is_missed_when_the_model_is_stored(models: Models) -> None:
     assert error_of(load, models("tf_mul.pb"), "a", "mul") == (
         'ERR the outputs need the input "b", which INPUTS leaves out (it names: a)'
