@@ -11,9 +11,10 @@ A shard is input from a stranger: it is held against the schema before a row of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,15 @@ from redisai_py.artifacts.errors import Invalid
 
 __all__ = [
     "DATETIME",
+    "NAN_HINT",
+    "NUMBERS",
     "SHARD_TYPE",
     "STRING",
     "Column",
     "Columns",
+    "NanPolicy",
     "Schema",
+    "complete",
     "decode_shard",
     "encode_shard",
     "row_count",
@@ -40,6 +45,10 @@ SHARD_TYPE = "application/vnd.cncf.model.dataset.v1.raw"
 Columns = Mapping[str, NDArray[Any]]
 """Arrays of equal first dimension. Strings are object arrays of str and None, times are datetime64."""
 
+NanPolicy = Literal["refuse", "drop", "keep"]
+"""What becomes of rows that lack a number or a time: an error, left out, or kept as NaN and NaT."""
+NAN_HINT = "such rows can be left out (nan=drop) or kept (nan=keep)"
+
 STRING = "string"
 DATETIME = "datetime"
 _STORED: dict[str, np.dtype[Any]] = {
@@ -49,6 +58,8 @@ _STORED: dict[str, np.dtype[Any]] = {
         "float64",
     )
 }  # fmt: skip
+NUMBERS = tuple(_STORED)
+"""Types of columns other than texts and times, which are numpy's names."""
 _NO_TEXT = 0xFF
 _MAX_DIMENSIONS = 8
 _LONGEST_NAME = 200
@@ -56,11 +67,16 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Column:
-    """One column.   type: a numpy name such as float32, or `string`, or `datetime`.   shape: of one row's value."""
+    """One column.
+
+    type: a numpy name such as float32, or `string`, or `datetime`.   shape: of one row's value.
+    nan: whether NaN and NaT may be stored; a text may always be missing.
+    """
 
     name: str
     type: str
     shape: tuple[int, ...] = ()
+    nan: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= _LONGEST_NAME or not self.name.isprintable():
@@ -79,15 +95,15 @@ class Column:
         return np.dtype(np.int64) if self.type == DATETIME else _STORED[self.type]
 
     @classmethod
-    def of(cls, name: str, values: NDArray[Any]) -> Column:
+    def of(cls, name: str, values: NDArray[Any], nan: bool = False) -> Column:
         """The column that an array makes. Raises: Invalid: its dtype has no place in a data set."""
         if values.ndim == 0:
             raise Invalid(f"column {name} is one value, not one per row")
         if values.dtype.kind in "OUT":
             return cls(name, STRING, values.shape[1:])
         if values.dtype.kind == "M":
-            return cls(name, DATETIME, values.shape[1:])
-        return cls(name, values.dtype.name, values.shape[1:])
+            return cls(name, DATETIME, values.shape[1:], nan)
+        return cls(name, values.dtype.name, values.shape[1:], nan and values.dtype.kind == "f")
 
     def encode(self, values: Any) -> NDArray[Any]:
         """The array as it is stored. Raises: Invalid: other values than the column's, naming it."""
@@ -99,13 +115,20 @@ class Column:
         if self.type == DATETIME:
             if array.dtype.kind != "M":
                 raise Invalid(f"column {self.name} holds times, not {array.dtype.name}")
+            self._check_present(array)
             return np.ascontiguousarray(array.astype("datetime64[us]").view(np.int64))
         if array.dtype != self.stored:
             # Only what loses nothing: a wrong dtype found here costs less than one found in training.
             if not np.can_cast(array.dtype, self.stored, "safe"):
                 raise Invalid(f"column {self.name} is {self.type}, not {array.dtype.name}")
             array = array.astype(self.stored)
+        self._check_present(array)
         return np.ascontiguousarray(array)
+
+    def _check_present(self, array: NDArray[Any]) -> None:
+        if not self.nan and (absent := _absent(array)) is not None and absent.any():
+            row = int(np.argmax(absent))
+            raise Invalid(f"column {self.name} lacks a value in row {row + 1} of {len(array)}; {NAN_HINT}")
 
     def decode(self, array: NDArray[Any]) -> NDArray[Any]:
         """The values of a stored array. Raises: Invalid."""
@@ -118,6 +141,23 @@ class Column:
 
 
 TYPES = (*_STORED, STRING, DATETIME)
+
+
+def _absent(array: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """True for rows with NaN or NaT, None for a type that has neither."""
+    if array.dtype.kind not in "fM":
+        return None
+    found: NDArray[np.bool_] = np.isnat(array) if array.dtype.kind == "M" else np.isnan(array)
+    if found.ndim > 1:
+        found = np.logical_or.reduce(found.reshape(len(found), -1), axis=1)
+    return found
+
+
+def complete(columns: Columns) -> dict[str, NDArray[Any]]:
+    """Only the rows that have a number and a time wherever there should be one."""
+    lacking = [absent for values in columns.values() if (absent := _absent(np.asarray(values))) is not None]
+    kept = ~np.logical_or.reduce(lacking) if lacking else None
+    return {name: values if kept is None or kept.all() else values[kept] for name, values in columns.items()}
 
 
 def _encode_texts(name: str, values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -153,7 +193,7 @@ class Schema:
         names = self.names
         if not names:
             raise Invalid("a data set needs at least one column")
-        twice = [name for name in names if names.count(name) > 1]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise Invalid(f"two columns have the name {twice[0]}")
 
@@ -163,14 +203,19 @@ class Schema:
         return [column.name for column in self.columns]
 
     @classmethod
-    def of(cls, columns: Columns) -> Schema:
-        """The schema that arrays make."""
-        return cls(tuple(Column.of(name, np.asarray(values)) for name, values in columns.items()))
+    def of(cls, columns: Columns, nan: bool = False) -> Schema:
+        """The schema that arrays make.   nan: whether its columns may hold NaN and NaT. Raises: Invalid."""
+        return cls(tuple(Column.of(name, np.asarray(values), nan) for name, values in columns.items()))
 
     def as_json(self) -> list[dict[str, Any]]:
         """As it stands in a config."""
         return [
-            {"name": column.name, "type": column.type, **({"shape": list(column.shape)} if column.shape else {})}
+            {
+                "name": column.name,
+                "type": column.type,
+                **({"shape": list(column.shape)} if column.shape else {}),
+                **({"nan": True} if column.nan else {}),
+            }
             for column in self.columns
         ]
 
@@ -179,25 +224,37 @@ class Schema:
         """Read one. Raises: Invalid."""
         if not isinstance(value, list) or not all(isinstance(column, dict) for column in value):
             raise Invalid("this is no schema of a data set")
-        return cls(tuple(Column(c.get("name", ""), c.get("type", ""), tuple(c.get("shape", ()))) for c in value))
+        return cls(tuple(_column(column) for column in value))
 
     def check(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """The columns as they are stored, in the schema's order. Raises: Invalid, before anything is written."""
-        missing = [name for name in self.names if name not in columns]
-        unknown = [name for name in columns if name not in self.names]
+        names = self.names
+        missing = [name for name in names if name not in columns]
+        unknown = sorted(set(columns) - set(names))
         if missing or unknown:
             wrong = f"is missing {missing[0]}" if missing else f"has {unknown[0]}, which is not in it"
-            raise Invalid(f"the data set has the columns {', '.join(self.names)}; this {wrong}")
+            raise Invalid(f"the data set has the columns {_some(names)}; this {wrong}")
         encoded = {column.name: column.encode(columns[column.name]) for column in self.columns}
         row_count(encoded)
         return encoded
+
+
+def _column(value: Mapping[str, Any]) -> Column:
+    shape = value.get("shape", [])
+    if not isinstance(shape, list) or not isinstance(value.get("type"), str):
+        raise Invalid("this is no schema of a data set")
+    return Column(value.get("name", ""), value["type"], tuple(shape), value.get("nan") is True)
+
+
+def _some(names: Sequence[str], limit: int = 20) -> str:
+    return ", ".join(names[:limit]) + (f", ... ({len(names)})" if len(names) > limit else "")
 
 
 def row_count(columns: Columns) -> int:
     """Rows of all columns. Raises: Invalid: they differ."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        told = _some([f"{name} {length}" for name, length in lengths.items()])
         raise Invalid(f"columns have different numbers of rows: {told}")
     return next(iter(lengths.values()), 0)
 

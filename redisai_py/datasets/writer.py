@@ -15,7 +15,7 @@ from typing import Any
 from redisai_py.artifacts import Conflict, Descriptor, Invalid, Lease, Missing, Reference, Store, Version
 from redisai_py.artifacts.digest import is_digest
 from redisai_py.datasets.dataset import FORMAT, KIND, Dataset
-from redisai_py.datasets.layout import SHARD_TYPE, Columns, Schema
+from redisai_py.datasets.layout import SHARD_TYPE, Columns, NanPolicy, Schema, complete
 from redisai_py.datasets.shards import SHARD_BYTES, Shard, write_shards
 from redisai_py.datasets.split import Split
 
@@ -34,11 +34,13 @@ def put(
     shard_bytes: int = SHARD_BYTES,
     compress: bool = True,
     aliases: Sequence[str] = (),
+    nan: NanPolicy = "refuse",
 ) -> Version:
     """Write a version.
 
     Args:    rows: columns, or columns by split: `{"train": {...}, "test": {...}}`.
              schema: the columns' own unless given.
+             nan: what becomes of rows that lack a number or a time.
     Returns: the version; the same content is the same version.
     Raises:  Invalid: rows do not fit the schema, or there are none; nothing was written.   redis.RedisError.
     """
@@ -46,7 +48,9 @@ def put(
     if schema is None:
         if not splits:
             raise Invalid(f"data set {name} has no columns")
-        schema = Schema.of(next(iter(splits.values())))
+        schema = Schema.of(next(iter(splits.values())), nan=nan == "keep")
+    if nan == "drop":
+        splits = {label: complete(part) for label, part in splits.items()}
     for part in splits.values():
         schema.check(part)
     with store.lease() as lease:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from redisai_py.artifacts.errors import Invalid
-from redisai_py.datasets.layout import Column, Schema, decode_shard, encode_shard
+from redisai_py.datasets.layout import Column, Schema, complete, decode_shard, encode_shard
 
 
 def columns() -> dict[str, NDArray[Any]]:
@@ -22,7 +22,7 @@ def columns() -> dict[str, NDArray[Any]]:
 
 
 def test_a_shard_gives_back_what_it_was_made_of() -> None:
-    schema = Schema.of(columns())
+    schema = Schema.of(columns(), nan=True)
     data = encode_shard(schema.check(columns()))
     assert data == encode_shard(schema.check(columns()))
     found = decode_shard("shard 0", data, Schema.from_json(schema.as_json()), 3)
@@ -45,7 +45,7 @@ def test_a_shard_gives_back_what_it_was_made_of() -> None:
     ],
 )
 def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], text: str) -> None:
-    schema = Schema.of(columns())
+    schema = Schema.of(columns(), nan=True)
     changed = {name: values for name, values in {**columns(), **change}.items() if values is not None}
     with pytest.raises(Invalid, match=text):
         schema.check(changed)
@@ -77,10 +77,22 @@ def test_a_schema_from_a_stranger_is_checked(value: Any) -> None:
 
 
 def test_a_shard_from_a_stranger_is_checked() -> None:
-    schema = Schema.of(columns())
+    schema = Schema.of(columns(), nan=True)
     good = encode_shard(schema.check(columns()))
     other = encode_shard({**schema.check(columns()), "x": np.zeros((3, 2), np.int64)})
     texts = encode_shard({**schema.check(columns()), "name": np.full((3, 2), 0xC3, np.uint8)})
     for data, rows in ((b"", 3), (b"x" * 100, 3), (good[:-1], 3), (good, 4), (other, 3), (texts, 3)):
         with pytest.raises(Invalid, match="shard 7"):
             decode_shard("shard 7", data, schema, rows)
+
+
+def test_nan_is_refused_unless_the_schema_says_otherwise() -> None:
+    rows = {"x": np.array([[1, 2], [3, np.nan]]), "at": np.array(["2020", "NaT"], "datetime64[us]"), "i": np.arange(2)}
+    with pytest.raises(Invalid, match="column x lacks a value in row 2 of 2"):
+        Schema.of(rows).check(rows)
+    with pytest.raises(Invalid, match="column at lacks a value in row 2 of 2"):
+        Schema.of(rows).check({**rows, "x": np.zeros((2, 2))})
+    kept = Schema.from_json(Schema.of(rows, nan=True).as_json())
+    assert [column.nan for column in kept.columns] == [True, True, False]
+    assert np.isnan(kept.check(rows)["x"][1, 1])
+    assert {name: len(values) for name, values in complete(rows).items()} == {"x": 1, "at": 1, "i": 1}
