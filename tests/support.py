@@ -24,7 +24,7 @@ import redis
 import uvloop
 
 from redisai_py.config import Config
-from redisai_py.server.app import serve
+from redisai_py.frontdoor.server import serve
 
 LOCALHOST = "127.0.0.1"
 

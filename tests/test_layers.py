@@ -22,24 +22,20 @@ from tests.source_tree import PACKAGE, PLUGINS, Module, modules
 LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "config", "tensor", "model", "pending", "plugins"),
     "core": (
-        "backoff",
-        "frames",
         "resp",
-        "inline",
-        "resp_reader",
-        "resp_reply",
+        "serve.backoff",
         "commands",
         "store.codec",
-        "store.scripts",
-        "store.near",
+        "store.lua",
+        "store.cache",
         "engine.batching",
         "engine.dag",
         "engine.formats",
         "engine.inline",
         "engine.proof",
         "engine.settings",
-        "engine.scripts.frames",
-        "server.keymap",
+        "engine.torchscript.frames",
+        "ops.keymap",
         "artifacts.digest",
         "artifacts.errors",
         "artifacts.layout",
@@ -55,12 +51,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "client.wire",
     ),
     "seam": ("backend",),
-    "shells": ("store", "engine", "log", "startup", "listening", "heartbeat"),
-    "ends": ("server", "client", "artifacts", "datasets"),
-    "entry": (
-        *("cli", "__main__", "server_process", "server_keeper", "supervisor"),
-        *("embedded", "executables", "data_directory"),
+    "shells": (
+        *("upstream", "store", "engine"),
+        *("serve.preflight", "serve.log", "serve.listening", "serve.heartbeat"),
     ),
+    "ends": ("ai", "frontdoor", "ops", "client", "artifacts", "datasets"),
+    "entry": ("serve", "cli", "__main__"),
 }
 """Modules, by the longest prefix that fits."""
 
@@ -70,11 +66,12 @@ OURS = modules(PACKAGE)
 WAITING = {"asyncio", "threading", "socket", "time", "random", "logging", "structlog", "subprocess"}
 STRANGERS = (
     ("store", "engine"),
-    ("server", "client"),
+    ("frontdoor", "client"),
+    ("ai", "client"),
     ("client", "engine"),
-    ("server", "artifacts"),
+    ("frontdoor", "artifacts"),
     ("engine", "artifacts"),
-    ("server", "datasets"),
+    ("frontdoor", "datasets"),
     ("engine", "datasets"),
 )
 """Pairs of packages that never import each other."""

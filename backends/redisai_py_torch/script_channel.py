@@ -1,8 +1,8 @@
 """The worker's end of the socket to the server: frames, and tensors in them.
 
 A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header and a raw payload. The server's end of
-the same format is `redisai_py.engine.scripts.frames`; docs/adr/0009 tells why there are two: a plugin imports nothing
-of the server.
+the same format is `redisai_py.engine.torchscript.frames`; docs/adr/0009 tells why there are two: a plugin imports
+nothing of the server.
 
 Rules: blocking, one thread, no framework objects but torch tensors. A lost server ends the process (`EOFError`).
 """

@@ -48,7 +48,7 @@ _EXCEPTIONS = frozenset(
     }
 )
 
-# Kinds of nodes in a reply. The server's encoder has the same numbers (redisai_py.engine.scripts.replies).
+# Kinds of nodes in a reply. The server's encoder has the same numbers (redisai_py.engine.torchscript.replies).
 _PRELUDE = """
 def _decode(kinds: List[int], strings: List[str], integers: List[int]) -> Any:
     stack: List[Any] = []

@@ -15,11 +15,11 @@ from harness.report import Pace, row
 from harness.servers import Servers
 from harness.wire import encode
 
+from redisai_py.ai.dispatch import understand
 from redisai_py.commands import COMMANDS
-from redisai_py.frames import Command, Frames
-from redisai_py.resp import CommandParser
-from redisai_py.resp_reply import TensorReply, encode_reply
-from redisai_py.server.meanings import understand
+from redisai_py.resp.replies import TensorReply, encode_reply
+from redisai_py.resp.requests import CommandParser
+from redisai_py.resp.templates import Command, Frames
 from redisai_py.store import codec
 from redisai_py.tensor import DType, Tensor
 

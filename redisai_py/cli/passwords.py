@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from redisai_py.cli.failures import CannotUse
-from redisai_py.data_directory import password_of
+from redisai_py.serve.data_directory import password_of
 
 __all__ = ["with_password"]
 

@@ -24,7 +24,7 @@ from redisai_py.cli.terminal import lines_to_enter
 from redisai_py.config import Config, Setting, masked_url, settings
 
 if typing.TYPE_CHECKING:
-    from redisai_py.supervisor import Started
+    from redisai_py.serve.supervisor import Started
 
 __all__ = ["ServeCommand", "banner", "serve"]
 
@@ -44,10 +44,10 @@ class ServeCommand(TyperCommand):
 
 def _run(config_file: Path | None, flags: dict[str, Any]) -> None:
     # Imported here: `redisai --help` and the client commands need none of it.
-    from redisai_py import log
     from redisai_py.cli.settings import SettingsError, load
-    from redisai_py.startup import StartError
-    from redisai_py.supervisor import supervise
+    from redisai_py.serve import log
+    from redisai_py.serve.preflight import StartError
+    from redisai_py.serve.supervisor import supervise
 
     try:
         config = load({name: value for name, value in flags.items() if value not in (None, [], ())}, config_file)

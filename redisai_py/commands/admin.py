@@ -16,7 +16,7 @@ from redisai_py.commands.spec import DELETE, READ, CommandSpec, no_keys
 from redisai_py.config import MIN_CHUNK_SIZE
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.model import Kind
-from redisai_py.resp_reply import Reply
+from redisai_py.resp.replies import Reply
 
 __all__ = [
     "ROWS",

@@ -16,7 +16,7 @@ from redisai_py.commands.backends import BACKEND, parse_backend
 from redisai_py.commands.spec import DELETE, READ, WRITE, CommandSpec, no_keys
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.model import Model
-from redisai_py.resp_reply import Reply
+from redisai_py.resp.replies import Reply
 from redisai_py.tensor import Buffer, Device
 
 __all__ = [

@@ -13,7 +13,7 @@ from redisai_py.commands.arguments import DEVICE, KEY, NAME, TAG, Argument, coun
 from redisai_py.commands.spec import DELETE, READ, WRITE, CommandSpec, no_keys
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.model import Script
-from redisai_py.resp_reply import Reply
+from redisai_py.resp.replies import Reply
 from redisai_py.tensor import Buffer, Device
 
 __all__ = [

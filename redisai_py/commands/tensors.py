@@ -16,7 +16,7 @@ from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.spec import READ, WRITE, CommandSpec
 from redisai_py.commands.values import check_blob, parse_values
 from redisai_py.errors import CommandError, WrongArity
-from redisai_py.resp_reply import Reply, TensorReply, Values
+from redisai_py.resp.replies import Reply, TensorReply, Values
 from redisai_py.tensor import MAX_RANK, Buffer, DType, Tensor
 
 __all__ = [

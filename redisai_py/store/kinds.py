@@ -14,7 +14,7 @@ from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, Upstre
 from redisai_py.model import Kind
 from redisai_py.store import codec
 from redisai_py.store.link import Caller, Link, commit, refused, rehearse
-from redisai_py.store.scripts import PROBE_SIZE
+from redisai_py.store.lua import PROBE_SIZE
 
 __all__ = ["hash_fields", "no_string", "tensor_or_absent", "watch_kind", "watch_tensors"]
 

@@ -29,7 +29,7 @@ from redisai_py.model import Kind, Model, Script
 from redisai_py.store import codec
 from redisai_py.store.kinds import hash_fields, no_string, tensor_or_absent, watch_kind, watch_tensors
 from redisai_py.store.link import Caller, Link, commit, executed, last_reply, refused, transaction
-from redisai_py.store.scripts import DELETE_KIND, SET_TENSORS, SET_TENSORS_SHA
+from redisai_py.store.lua import DELETE_KIND, SET_TENSORS, SET_TENSORS_SHA
 from redisai_py.tensor import Buffer, Tensor
 
 __all__ = ["LARGE_VALUE", "MODEL_ID_FIELDS", "Store", "expiry_options"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from redisai_py.engine.scripts import ReplyTree, ScriptEngine, ScriptSettings
+from redisai_py.engine.torchscript import ReplyTree, ScriptEngine, ScriptSettings
 from redisai_py.errors import RedisAIError
 from redisai_py.model import Script
 from redisai_py.tensor import Device, Tensor

@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio
 import redis.exceptions
 
-from redisai_py.engine.scripts import ReplyTree, ScriptSettings
+from redisai_py.engine.torchscript import ReplyTree, ScriptSettings
 from redisai_py.errors import BackendError, BackendNotInstalled, RedisAIError
 from redisai_py.tensor import DType, Tensor
 from tests.backends.script_harness import ENTRY, LIMITS, Host, Scripts, tensor

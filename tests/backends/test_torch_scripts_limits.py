@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from redisai_py.engine.scripts import ReplyTree, ScriptEngine, ScriptSettings, boot
-from redisai_py.engine.scripts.frames import encode_frame
+from redisai_py.engine.torchscript import ReplyTree, ScriptEngine, ScriptSettings, boot
+from redisai_py.engine.torchscript.frames import encode_frame
 from redisai_py.errors import BackendError, DeadlineExceeded, RedisAIError
+from redisai_py.frontdoor.driver import drive
 from redisai_py.model import Script
-from redisai_py.server.driver import drive
 from redisai_py.tensor import Device, DType, Tensor
 from tests.backends.script_harness import ENTRY, LIMITS, Host, Scripts, tensor
 
@@ -258,7 +258,7 @@ def test_no_more_processes(fresh: Callable[..., Scripts], tmp_path: Path, monkey
 def test_workers_end_with_their_server() -> None:
     program = """
         import asyncio, textwrap
-        from redisai_py.engine.scripts import ScriptEngine, ScriptSettings
+        from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
         from redisai_py.model import Script
         from redisai_py.tensor import Device
 

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from redisai_py.config import Config
-from redisai_py.server import housekeeping
+from redisai_py.ops import sweep as housekeeping
 from scripts.make_models import build_onnx_iris_zipmap, build_onnx_large_output, build_onnx_mul
 from tests.conformance.running import SCRIPT, counters, info, run, sections, store, tensor
 from tests.support import FrontDoor, RedisServer, long_model

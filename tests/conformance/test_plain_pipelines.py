@@ -8,7 +8,7 @@ import threading
 import pytest
 import redis
 
-from redisai_py.frames import encode_command
+from redisai_py.resp.templates import encode_command
 from tests.support import FrontDoor, RedisServer, exchange, raw_socket
 
 

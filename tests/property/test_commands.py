@@ -23,7 +23,7 @@ from redisai_py.commands.scripts import ScriptDel, ScriptGet, ScriptScan, Script
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.commands.values import parse_values
 from redisai_py.errors import CommandError
-from redisai_py.resp_reply import Double, Values, encode_reply
+from redisai_py.resp.replies import Double, Values, encode_reply
 from redisai_py.tensor import Device, DType, Tensor
 from tests.parsing import parse
 

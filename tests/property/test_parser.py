@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redisai_py.frames import Burst, Command, Frames, encode_command
-from redisai_py.inline import split_inline
-from redisai_py.resp import LARGE_ARGUMENT, CommandParser, split_replies, unroll
+from redisai_py.resp.inline import split_inline
+from redisai_py.resp.requests import LARGE_ARGUMENT, CommandParser, split_replies, unroll
+from redisai_py.resp.templates import Burst, Command, Frames, encode_command
 
 Argv = list[bytes]
 

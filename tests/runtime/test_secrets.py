@@ -13,7 +13,7 @@ import psutil
 import pytest
 import redis
 
-from redisai_py.data_directory import password_of
+from redisai_py.serve.data_directory import password_of
 from tests.runtime.serving import Serving, eventually, redis_processes
 from tests.runtime.test_refusals import redis_server, refusal
 

@@ -17,8 +17,8 @@ from safetensors.numpy import load
 
 from redisai_py.cli.serve import banner
 from redisai_py.config import Config
-from redisai_py.startup import RedisFacts
-from redisai_py.supervisor import Started
+from redisai_py.serve.preflight import RedisFacts
+from redisai_py.serve.supervisor import Started
 from scripts.make_models import build_onnx_heavy
 from tests.runtime.serving import Serving, eventually, redis_processes
 from tests.support import typed

@@ -5,7 +5,7 @@ from redisai_py.commands.models import ModelGet, model_reply, scan_reply
 from redisai_py.commands.scripts import ScriptGet, script_reply
 from redisai_py.commands.tensors import parse_tensor_get, tensor_reply
 from redisai_py.model import Kind, Model, Script
-from redisai_py.resp_reply import encode_reply
+from redisai_py.resp.replies import encode_reply
 from redisai_py.tensor import Device, DType
 
 MODEL = Model("id", "ONNX", Device("CPU", None, "cpu"), b"v7", 8, 2, 0, ("x",), ("y", ""), b"12345678")

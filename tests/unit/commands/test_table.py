@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from redisai_py.ai import HANDLERS
 from redisai_py.commands import COMMANDS
 from redisai_py.errors import CommandError
-from redisai_py.server.handlers import HANDLERS
 from tests.parsing import parse
 
 # COMMAND INFO of RedisAI on Redis 7: flags, then the first key's position, the last key's, and the step.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisai_py.engine.scripts.frames import (
+from redisai_py.engine.torchscript.frames import (
     Frame,
     FrameReader,
     ReplyTree,

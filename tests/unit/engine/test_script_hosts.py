@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
-from redisai_py.engine.scripts.frames import FrameReader, ReplyTree, decode_tensors, encode_tensors
-from redisai_py.engine.scripts.hosts import parse_question
+from redisai_py.engine.torchscript.frames import FrameReader, ReplyTree, decode_tensors, encode_tensors
+from redisai_py.engine.torchscript.hosts import parse_question
 from redisai_py.errors import ProtocolError, RedisAIError
 from redisai_py.tensor import Tensor
 
@@ -54,7 +55,8 @@ def test_model_execute() -> None:
     tensors = [Tensor.from_numpy(np.arange(n, dtype=np.int16)) for n in (3, 5)]
     metas, parts = encode_tensors(tensors)
     payload = b"".join(bytes(part) for part in parts) + b"key"
-    header, payload_back = answer(host, "model", {"tensors": metas, "key": 3, "outputs": 2}, payload)
+    question = json.loads(json.dumps({"tensors": metas, "key": 3, "outputs": 2}))  # as the frame has it
+    header, payload_back = answer(host, "model", question, payload)
     assert host.asked == [(b"key", 2)]
     assert decode_tensors(header["tensors"], payload_back) == tensors[::-1]
 

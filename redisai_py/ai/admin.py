@@ -1,0 +1,225 @@
+"""AI.INFO and AI.CONFIG."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from redisai_py.backend import TensorSpec, load_backend, loaded_backends, output_specs
+from redisai_py.commands import admin
+from redisai_py.commands._args import text_name
+from redisai_py.commands.admin import RunInfo, info_reply
+from redisai_py.engine.stats import RunStats
+from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError, WrongType
+from redisai_py.model import Kind
+from redisai_py.ops.keymap import Place
+from redisai_py.resp.replies import OK
+from redisai_py.store.codec import decode_id
+from redisai_py.tensor import DType
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.connection import Connection
+    from redisai_py.frontdoor.server import Server
+
+__all__ = [
+    "HANDLERS",
+    "INFO_FIELDS",
+    "NEEDS_CONFIG",
+    "change_setting",
+    "check_config_right",
+    "info_report",
+    "setting",
+]
+
+INFO_FIELDS = (b"kind", b"id", b"backend", b"device", b"tag")
+_KINDS = frozenset(kind.value for kind in Kind)
+"""What AI.INFO reads of a key's hash."""
+NEEDS_CONFIG = (b"CONFIG", b"SET", b"redisai-py-asks-for-the-right-only", b"")
+"""What a client must be allowed to do in Redis to change a setting here. Redis looks at the right first; then it has no
+such setting, and changes nothing.
+"""
+
+logger = structlog.get_logger()
+
+
+async def info(request: admin.Info, connection: Connection) -> Any:
+    """AI.INFO: the counters of what the key holds now; this process's own, as RedisAI's are each node's own."""
+    access = await connection.session.authenticated()
+    (pending,) = access.pipeline([(b"HMGET", request.key, *INFO_FIELDS)])
+    try:
+        fields = await pending
+    except UpstreamError as error:
+        if "WRONGTYPE" in str(error):
+            raise MissingKey(NO_RUN_INFO) from error
+        raise
+    place, stored_id = _counted(request, fields, connection)
+    try:
+        identity = await connection.server.loading.identity(place, stored_id, access.store)
+    except (MissingKey, WrongType):  # replaced just now, or a hash that is no whole model
+        identity = None
+    return _report(request, fields, place, identity, connection.server)
+
+
+def info_report(request: admin.Info, fields: Sequence[bytes | None], connection: Connection) -> Any:
+    """The reply from the values of INFO_FIELDS alone. Raises MissingKey if they are no model's or script's."""
+    place, stored_id = _counted(request, fields, connection)
+    identity = connection.server.keys.identity(place, stored_id)
+    return _report(request, fields, place, identity, connection.server)
+
+
+def _counted(request: admin.Info, fields: Sequence[bytes | None], connection: Connection) -> tuple[Place, str]:
+    """Where the model or script is, and its id. Raises MissingKey: it is neither."""
+    kind, stored_id = fields[:2]
+    if kind not in _KINDS:
+        raise MissingKey(NO_RUN_INFO)
+    place = Place(Kind(kind), connection.session.identity.database, request.key)
+    try:
+        return place, decode_id(stored_id)
+    except WrongType:
+        raise MissingKey(NO_RUN_INFO) from None
+
+
+def _report(
+    request: admin.Info, fields: Sequence[bytes | None], place: Place, identity: str | None, server: Server
+) -> Any:
+    backend, device, tag = fields[2:]
+    is_model = place.kind is Kind.MODEL
+    run_id = identity or ""  # nothing is counted under the empty one
+    if request.reset:
+        if is_model:
+            server.engine.reset_stats(run_id)
+        else:
+            server.script_stats.reset(run_id)
+        return OK
+    stats = server.engine.stats(run_id) if is_model else server.script_stats.snapshot(run_id)
+    report = RunInfo(
+        key=request.key,
+        kind=place.kind,
+        backend=(backend or b"").decode("utf-8", "surrogateescape") if is_model else "TORCH",
+        device=(device or b"").decode("utf-8", "surrogateescape"),
+        tag=tag or b"",
+        duration_us=stats.duration_us,
+        samples=stats.samples if is_model else -1,
+        calls=stats.calls,
+        errors=stats.errors,
+        more=_more(run_id, server, stats, is_model) if request.full else {},
+    )
+    return info_reply(report, request.full)
+
+
+def _more(run_id: str, server: Server, stats: RunStats, is_model: bool) -> dict[bytes, Any]:
+    return {**_memory(run_id, server), **_details(stats), **(_model(run_id, server) if is_model else {})}
+
+
+def _memory(model_id: str, server: Server) -> dict[bytes, Any]:
+    """Whether this process has the model loaded, its size, and its runs that wait or run; zeros for a script."""
+    loaded = server.engine.look_at(model_id)
+    if loaded is None:
+        return {b"loaded": 0, b"loaded_bytes": 0, b"unfinished": 0}
+    return {b"loaded": 1, b"loaded_bytes": loaded.nbytes, b"unfinished": loaded.unfinished}
+
+
+def _model(model_id: str, server: Server) -> dict[bytes, Any]:
+    """What a loaded model says of its tensors, and how its runs are merged; empty where it is not loaded."""
+    model = server.engine.look_at(model_id)
+    return {
+        b"inputs": [] if model is None else [_tensor(spec) for spec in model.session.inputs],
+        b"outputs": [] if model is None else [_tensor(spec) for spec in output_specs(model.session)],
+        b"stateful": int(model is not None and model.stateful),
+        b"merged_kinds": 0 if model is None else len(model.proof.proved),
+        b"not_merged": b"" if model is None else model.proof.reason.encode(),
+    }
+
+
+def _tensor(spec: TensorSpec) -> list[Any]:
+    """Name, element type and dimensions; -1 for a dimension that is open, null for what the model does not say."""
+    dtype = None if spec.dtype is None else DType.from_numpy(spec.dtype)
+    kind = dtype.wire_name if dtype is not None else spec.says.encode() or None
+    shape = None if spec.shape is None else [-1 if dim is None else dim for dim in spec.shape]
+    return [text_name(spec.name), kind, shape]
+
+
+def _details(stats: RunStats) -> dict[bytes, Any]:
+    """Times in microseconds, batch sizes in rows as pairs (rows, executions)."""
+    fields: dict[bytes, Any] = {b"loads": stats.loads, b"batches": stats.batches}
+    for name, distribution in ((b"queue_time", stats.queue_time), (b"run_time", stats.run_time)):
+        for quantile in ("p50", "p95", "p99"):
+            fields[b"%b_%b_us" % (name, quantile.encode())] = round(getattr(distribution, f"{quantile}_us"))
+    fields[b"batch_rows"] = [item for pair in sorted(stats.batch_rows.items()) for item in pair]
+    fields[b"last_error"] = stats.last_error.encode()
+    return fields
+
+
+async def config_get(request: admin.ConfigGet, connection: Connection) -> Any:
+    """AI.CONFIG GET."""
+    await connection.session.authenticated()
+    return setting(request.name, connection.server)
+
+
+def setting(name: str, server: Server) -> Any:
+    """The two settings that RedisAI tells, null for any other."""
+    if name == "MODEL_CHUNK_SIZE":
+        return server.model_chunk_size
+    # A path's bytes need not be UTF-8; they come back as they were given.
+    return server.backends_path.encode("utf-8", "surrogateescape") if name == "BACKENDSPATH" else None
+
+
+async def config_set(request: admin.ConfigSet, connection: Connection) -> Any:
+    """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this process, until it ends; needs the right to CONFIG SET."""
+    await _need_config(connection)
+    return change_setting(request, connection.server)
+
+
+def change_setting(request: admin.ConfigSet, server: Server) -> Any:
+    """Change it; the log says so."""
+    if request.name == "MODEL_CHUNK_SIZE":
+        server.model_chunk_size = int(request.value)
+    else:
+        server.backends_path = str(request.value)
+    logger.info("setting changed", name=request.name, value=request.value)
+    return OK
+
+
+async def load_backend_command(request: admin.LoadBackend, connection: Connection) -> Any:
+    """AI.CONFIG LOADBACKEND: import an installed plugin now, off the event loop; the path is not looked at.
+
+    The reply has RedisAI's few words; why it failed, the log says.
+    """
+    await _need_config(connection)
+    failed = CommandError("ERR error loading backend")
+    if request.backend in loaded_backends():
+        raise failed
+    try:
+        backend = await asyncio.get_running_loop().run_in_executor(None, load_backend, request.backend)
+    except BackendError as error:
+        logger.warning("backend not loaded", backend=request.backend, error=str(error))
+        raise failed from error
+    logger.info("backend loaded", backend=request.backend, version=backend.version)
+    return OK
+
+
+async def _need_config(connection: Connection) -> None:
+    await connection.session.authenticated()
+    (raw,) = await connection.session.capture([list(NEEDS_CONFIG)])
+    check_config_right(raw[1:].decode("utf-8", "replace").strip())
+
+
+def check_config_right(error: str) -> None:
+    """Raise Redis's NOPERM unless the client may run CONFIG SET.
+
+    Args: error: what Redis said to NEEDS_CONFIG. A Redis without CONFIG at all is no reason to refuse.
+    """
+    if error.startswith(("NOPERM", "NOAUTH")):
+        raise UpstreamError(error)
+
+
+HANDLERS: dict[type, Any] = {
+    admin.Info: info,
+    admin.ConfigGet: config_get,
+    admin.ConfigSet: config_set,
+    admin.LoadBackend: load_backend_command,
+}
+"""Request -> what is done for it."""

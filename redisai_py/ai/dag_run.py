@@ -1,0 +1,212 @@
+"""The operations of a DAG under way: `DagRun` executes a template, whoever brings its values."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from redisai_py.ai.dag_templates import BoundDag, Template
+from redisai_py.ai.scripts import count_script, run_script
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.tensors import TensorGet, tensor_reply
+from redisai_py.engine.dag import Outcome, Plan, Version
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Run
+from redisai_py.engine.torchscript import ScriptRun
+from redisai_py.errors import DeadlineExceeded, MissingKey, RedisAIError
+from redisai_py.frontdoor.driver import drive
+from redisai_py.model import Script
+from redisai_py.pending import Pending
+from redisai_py.resp.replies import NA, OK
+from redisai_py.tensor import Tensor
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.connection import Connection
+
+__all__ = ["DagRun"]
+
+
+class DagRun:
+    """One execution: `start`, then `done(error)` is called; the error is DeadlineExceeded for a DAG that timed out.
+
+    timeout_ms: what is left of the DAG's TIMEOUT.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_deadline",
+        "_done",
+        "_errors",
+        "_ops",
+        "_over",
+        "_runnables",
+        "_runs",
+        "_scripts",
+        "_timed_out",
+        "_values",
+        "plan",
+    )
+
+    def __init__(
+        self,
+        template: Template,
+        values: dict[Version, Any],
+        runnables: dict[int, LoadedModel | Script],
+        connection: Connection,
+        done: Callable[[BaseException | None], object],
+        timeout_ms: int | None,
+    ) -> None:
+        self._ops = template.request.ops
+        self._values = values
+        self._runnables = runnables
+        self._connection = connection
+        self._done = done
+        self._over = False
+        self._timed_out = False
+        self._errors: dict[int, BaseException] = {}
+        self._runs: dict[int, Run] = {}
+        self._scripts: dict[int, ScriptRun] = {}
+        self._deadline: float | None = None
+        if timeout_ms is not None:
+            self._deadline = time.monotonic() + timeout_ms / 1000
+        self.plan = Plan(template.graph)
+
+    def start(self) -> None:
+        """Start every operation that may."""
+        self._connection.cancel_run = self._cancel
+        self._step()
+
+    def _step(self) -> None:
+        while not self._over and (ready := self.plan.ready()):
+            for i in ready:
+                self._start(i)
+        if not self._over and self.plan.done:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._over = True
+        self._connection.cancel_run = None
+        # Who is told refers to this object, most often: no reference cycle, or each DAG leaves the garbage collector 20
+        # objects, and every few thousand DAGs make it stop the whole process to look at all there is.
+        done = self._done
+        del self._done
+        done(error)
+
+    def _start(self, i: int) -> None:
+        if self._connection.gone:  # as a queued run of a client that left: nobody wants the result
+            self._ended(i, None, asyncio.CancelledError())
+            return
+        try:
+            inputs = [self._input(version) for version in self.plan.graph.inputs[i]]
+            timeout_ms = self._remaining_ms()
+        except RedisAIError as error:
+            self._ended(i, None, error)
+            return
+        op, runnable = self._ops[i], self._runnables[i]
+        # Counted at the end, when it is known which operations count as run.
+        if isinstance(runnable, Script):
+            assert isinstance(op, ScriptExecute)
+            started = partial(self._scripts.__setitem__, i)
+            running = run_script(runnable, op, inputs, self._connection, timeout_ms, started, counted=False)
+            drive(running, partial(self._ended_then_step, i))
+            return
+        run = self._connection.server.engine.run_model(
+            runnable, inputs, timeout_ms, keep_on_device=runnable.model.device.kind == "GPU", counted=False
+        )
+        self._runs[i] = run
+        if run.done:
+            self._ended(i, run.value, run.error)
+        else:
+            run.waiter = partial(self._model_ended, i)
+
+    def _model_ended(self, i: int, run: Pending[Any]) -> None:
+        self._ended_then_step(i, run.value, run.error)
+
+    def _ended_then_step(self, i: int, outputs: Any, error: BaseException | None) -> None:
+        try:
+            self._ended(i, outputs, error)
+            self._step()
+        except Exception as failure:  # a bug of ours, and this client's alone
+            self._connection.broken(failure)
+
+    def _ended(self, i: int, outputs: Any, error: BaseException | None) -> None:
+        if self._over:
+            if self._timed_out and self.plan.precedes_failure(i):
+                self._count(i)
+            return
+        if error is None:
+            for name, value in zip(self._ops[i].writes, outputs, strict=True):
+                self._values[Version(name, i)] = value
+            self.plan.finish(i)
+            return
+        self._errors[i] = error
+        self.plan.fail(i)
+        if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
+            # Over before the others are cancelled: they end at once, and must not be taken for the DAG's result.
+            self._over = self._timed_out = True
+            self.count()
+            self._cancel()
+            self._end(error)
+
+    def _input(self, version: Version) -> Any:
+        value = self._values.get(version)
+        if value is None:  # an output that was no tensor (a sequence or a map)
+            raise MissingKey("ERR INPUT key cannot be found in DAG")
+        return value
+
+    def _remaining_ms(self) -> int | None:
+        if self._deadline is None:
+            return None
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded
+        return math.ceil(left_s * 1000)  # less than a millisecond is still time: it is all that TIMEOUT 1 ever has
+
+    def _cancel(self) -> None:
+        for run in list(self._runs.values()):
+            run.cancel_queued()
+        for script_run in list(self._scripts.values()):
+            self._connection.server.scripts.cancel_queued(script_run)
+
+    def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor | None]]:
+        """The keys and values that PERSIST saves; None for an output that is no tensor."""
+        last = self.plan.graph.last
+        values = [_on_host(self._values.get(last[name])) for name in bound.template.request.persist]
+        return list(zip(bound.persist, values, strict=True))
+
+    def replies(self) -> list[Any]:
+        """One element per operation, as in the sequential run; those that are not `NA` count in AI.INFO."""
+        self.count()
+        return [self._reply(i, op) for i, op in enumerate(self._ops)]
+
+    def count(self) -> None:
+        """Count in AI.INFO the operations that the sequential run would have reached."""
+        for i in (*self._runs, *self._scripts):
+            if self.plan.outcome(i) is not Outcome.NOT_RUN:
+                self._count(i)
+
+    def _count(self, i: int) -> None:
+        server, runnable = self._connection.server, self._runnables[i]
+        if isinstance(runnable, Script):
+            count_script(runnable, self._scripts[i], server)
+        else:
+            server.engine.count(runnable, self._runs[i])
+
+    def _reply(self, i: int, op: Any) -> Any:
+        if type(op) is TensorGet:
+            (version,) = self.plan.graph.inputs[i]
+            tensor = _on_host(self._values.get(version)) if self.plan.exists(version) else None
+            return NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
+        outcome = self.plan.outcome(i)
+        if outcome is Outcome.OK:
+            return OK
+        return self._connection.failure(self._errors[i]) if outcome is Outcome.FAILED else NA
+
+
+def _on_host(value: Any) -> Tensor | None:
+    """A value as a tensor in host memory; one that stayed on an accelerator is copied from there."""
+    return value if value is None or isinstance(value, Tensor) else Tensor.from_numpy(value.numpy())

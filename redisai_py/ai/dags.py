@@ -1,0 +1,159 @@
+"""AI.DAG*: one snapshot in, operations in parallel where they may, all or nothing out.
+
+LOAD and the look-ups of models and scripts are one round trip, PERSIST is another, and what happens in between
+(`dag_run`) touches Redis only if a script does so itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from redisai_py.ai.dag_run import DagRun
+from redisai_py.ai.dag_templates import BoundDag, Template
+from redisai_py.ai.models import Patience, check_counts, keep_near, load_model
+from redisai_py.ai.scripts import known_script, met_script
+from redisai_py.commands.dags import Dag
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.engine.dag import Version
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.errors import DeadlineExceeded, WrongType
+from redisai_py.model import Script
+from redisai_py.pending import Pending
+from redisai_py.resp.replies import TIMEDOUT
+from redisai_py.store import codec
+from redisai_py.store.link import rehearse, transaction
+from redisai_py.store.store import MODEL_ID_FIELDS
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.connection import Connection
+    from redisai_py.upstream.access import Access
+
+__all__ = ["HANDLERS", "commit", "execute_dag"]
+
+Runnables = dict[int, LoadedModel | Script]
+
+
+async def dag(request: Dag, connection: Connection) -> Any:
+    """AI.DAGEXECUTE, AI.DAGRUN and their read-only forms."""
+    return await execute_dag(BoundDag(Template(request, {}), request.load, request.persist), connection)
+
+
+async def execute_dag(bound: BoundDag, connection: Connection) -> Any:
+    """Execute a DAG, reading from Redis what it needs.
+
+    Raises: MissingKey, WrongType, CommandError for its LOAD keys, models and scripts; Conflict.
+    """
+    access = await connection.session.authenticated()
+    if not bound.template.request.ifunchanged:
+        return await _execute(bound, connection, access, None)
+    # What was loaded is watched from before it is read until the commit, which needs a connection to itself.
+    async with access.apart() as watching:
+        loading = None
+        await rehearse(watching)
+        if bound.load:
+            watch = watching.call(b"WATCH", *bound.load)
+            loading = watching.call(b"MGET", *bound.load)
+            await watch
+        try:
+            return await _execute(bound, connection, access, watching, loading)
+        finally:
+            for command in transaction():  # UNWATCH would be a right of its own; not awaited: the DAG is over
+                watching.call(*command)
+
+
+async def _execute(
+    bound: BoundDag,
+    connection: Connection,
+    access: Access,
+    watching: Any,
+    loading: Awaitable[Any] | None = None,
+) -> Any:
+    values = bound.values()
+    patience = Patience(bound.template.request.timeout_ms)
+    try:
+        runnables = await _look_up(bound, values, connection, access, loading, patience)
+    except DeadlineExceeded:
+        return TIMEDOUT
+    finished: Pending[None] = Pending()
+
+    def done(error: BaseException | None) -> None:
+        if error is None:
+            finished.resolve(None)
+        else:
+            finished.fail(error)
+
+    run = DagRun(bound.template, values, runnables, connection, done, patience.left_ms)
+    run.start()
+    try:
+        await finished
+    except DeadlineExceeded:
+        return TIMEDOUT
+    return await commit(bound, run, connection, watching)
+
+
+async def commit(bound: BoundDag, run: DagRun, connection: Connection, watching: Any = None) -> Any:
+    """The reply of a DAG that has run, after its PERSIST keys are written."""
+    replies = run.replies()
+    if run.plan.succeeded and bound.persist and not connection.gone:
+        request = bound.template.request
+        access = await connection.session.authenticated()
+        try:
+            await access.store.put_outputs(
+                run.persisted(bound), ex_seconds=request.ex_seconds, keepttl=request.keepttl, watching=watching
+            )
+        except WrongType as error:
+            replies.append(error)
+    return replies
+
+
+async def _look_up(
+    bound: BoundDag,
+    values: dict[Version, Any],
+    connection: Connection,
+    access: Access,
+    loading: Awaitable[Any] | None,
+    patience: Patience,
+) -> Runnables:
+    """Put the LOADed tensors into `values`; the model or script of each operation that has one, in the order of
+    RedisAI's checks. What was read is kept near."""
+    template, load, store, near = bound.template, bound.load, access.store, access.near
+    keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*template.models, *template.scripts]
+    keys.sort(key=lambda item: item[0])
+    commands = [_fields(op) for _, op in keys]
+    known = {op.key: known_script(op.key, connection) for _, op in template.scripts}
+    if loading is None and load and not store.expects_large(load):
+        loading, *fields = access.pipeline([(b"MGET", *load), *commands])
+    else:
+        fields = access.pipeline(commands)
+        if loading is None and load:
+            loading = store.large_values(load)
+    loaded_values = await loading if loading is not None else []
+    tensors = await store.decode_all(load, loaded_values)
+    runnables: Runnables = {}
+    for (i, op), reply in zip(keys, fields, strict=True):
+        if isinstance(op, ModelExecute):
+            loaded = runnables[i] = await load_model(op.key, reply, store, connection, patience)
+            check_counts(loaded.model, len(op.inputs), len(op.outputs))
+        else:
+            script = runnables[i] = await store.decode_script(op.key, reply)
+            met_script(op.key, script, connection, known[op.key])
+    values.update(zip(template.load_versions, tensors, strict=True))
+    if near is not None:
+        keep_near(near, load, loaded_values)
+        for i, op in template.models:
+            runnable = runnables[i]
+            if isinstance(runnable, LoadedModel):
+                near.put_model(op.key, runnable.model.id, runnable.id)
+    return runnables
+
+
+def _fields(op: ModelExecute | ScriptExecute) -> tuple[bytes, ...]:
+    return (b"HMGET", op.key, *(MODEL_ID_FIELDS if isinstance(op, ModelExecute) else codec.SCRIPT_FIELDS))
+
+
+HANDLERS: dict[type, Any] = {
+    Dag: dag,
+}
+"""Request -> what is done for it."""

@@ -1,0 +1,261 @@
+"""AI.SCRIPT*: store, read, delete, list, run; and what a running script may ask of the server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+
+from redisai_py.ai.models import load_model
+from redisai_py.commands import COMMANDS, scripts, tensors
+from redisai_py.commands.models import scan_reply
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.scripts import script_reply
+from redisai_py.commands.tensors import tensor_reply
+from redisai_py.engine.torchscript import ScriptRun
+from redisai_py.errors import (
+    SCRIPT_KEY_EMPTY,
+    CommandError,
+    DeadlineExceeded,
+    RedisAIError,
+    UpstreamError,
+    UpstreamLost,
+)
+from redisai_py.model import Kind, Script
+from redisai_py.ops.keymap import Held, Place
+from redisai_py.pending import Pending
+from redisai_py.resp.replies import OK, TIMEDOUT, encode_reply
+from redisai_py.tensor import Tensor
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.connection import Connection
+    from redisai_py.frontdoor.server import Server
+    from redisai_py.upstream.access import Access
+
+__all__ = ["HANDLERS", "ConnectionHost", "count_script", "known_script", "met_script", "run_script"]
+
+_NOT_FROM_SCRIPTS = frozenset(
+    (
+        b"SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE MONITOR SYNC PSYNC MULTI EXEC DISCARD "
+        b"WATCH UNWATCH AUTH HELLO RESET QUIT SELECT CLIENT BLPOP BRPOP BLMOVE BRPOPLPUSH BZPOPMIN BZPOPMAX BLMPOP "
+        b"BZMPOP WAIT WAITAOF SHUTDOWN DEBUG REPLCONF FAILOVER"
+    ).split()
+)
+"""Commands that block, or that change what the client's connection is."""
+
+
+async def script_store(request: scripts.ScriptStore, connection: Connection) -> Any:
+    """AI.SCRIPTSTORE, AI.SCRIPTSET: compiled first, so that a bad script never replaces a good one."""
+    store = (await connection.session.authenticated()).store
+    script = Script(uuid.uuid4().hex, request.device, request.tag, request.entry_points, request.source)
+    await store.check_store(request.key, script.id)
+    owner = connection.session.identity.owner
+    await connection.server.scripts.compile(request.source, request.device, request.entry_points, owner=owner)
+    await store.put_script(request.key, script)
+    connection.server.loading.holds(_place(request.key, connection), script)
+    return OK
+
+
+def _place(key: bytes, connection: Connection) -> Place:
+    return Place(Kind.SCRIPT, connection.session.identity.database, key)
+
+
+async def script_get(request: scripts.ScriptGet, connection: Connection) -> Any:
+    """AI.SCRIPTGET."""
+    return script_reply(request, await (await connection.session.authenticated()).store.script(request.key))
+
+
+async def script_del(request: scripts.ScriptDel, connection: Connection) -> Any:
+    """AI.SCRIPTDEL."""
+    store = (await connection.session.authenticated()).store
+    await store.delete(request.key, Kind.SCRIPT, SCRIPT_KEY_EMPTY)
+    connection.server.loading.gone(_place(request.key, connection))
+    return OK
+
+
+async def script_scan(request: scripts.ScriptScan, connection: Connection) -> Any:
+    """AI._SCRIPTSCAN."""
+    store = (await connection.session.authenticated()).store
+    return scan_reply([entry async for entry in store.scan(Kind.SCRIPT)])
+
+
+async def script_execute(request: ScriptExecute, connection: Connection) -> Any:
+    """AI.SCRIPTEXECUTE, AI.SCRIPTRUN."""
+    store = (await connection.session.authenticated()).store
+    known = known_script(request.key, connection)
+    script = await store.script(request.key)
+    met_script(request.key, script, connection, known)
+    inputs = await store.tensors(request.inputs)
+
+    def started(run: ScriptRun) -> None:
+        connection.cancel_run = partial(connection.server.scripts.cancel_queued, run)
+
+    try:
+        outputs = await run_script(script, request, inputs, connection, request.timeout_ms, started)
+    except DeadlineExceeded as error:
+        if str(error) == "TIMEDOUT":
+            return TIMEDOUT
+        raise
+    finally:
+        connection.cancel_run = None
+    if not connection.gone:
+        await store.put_tensors(list(zip(request.outputs, outputs, strict=True)))
+    return OK
+
+
+def known_script(key: bytes, connection: Connection) -> Held | None:
+    """To be called before a script is read, for `met_script`."""
+    return connection.server.keys.held(_place(key, connection))
+
+
+def met_script(key: bytes, script: Script, connection: Connection, known: Held | None) -> None:
+    """To be called when a script was read, and not when it is run: by then the key may have another one, for long."""
+    server = connection.server
+    server.loading.met(_place(key, connection), script, known)
+    server.script_stats.of(script.identity)  # counted in from now on, until the key is stored anew or deleted
+
+
+async def run_script(
+    script: Script,
+    request: ScriptExecute,
+    inputs: list[Tensor],
+    connection: Connection,
+    timeout_ms: int | None,
+    started: Callable[[ScriptRun], object],
+    counted: bool = True,
+) -> list[Tensor]:
+    """Run a script's function as the connection's client, who is authenticated.
+
+    Args: started: gets the run as soon as it is queued.
+          counted: False leaves the counters to `count_script`, for operations of a DAG that may turn out as never run.
+    """
+    server, device = connection.server, script.device.text
+    place = _place(request.key, connection)
+    # Held for the run, so that what it asks of Redis is done even if its client leaves meanwhile.
+    with server.accesses.held(connection.session.identity) as access:
+        host = ConnectionHost(connection, access)
+        keys, args, count = list(request.keys), list(request.args), len(request.outputs)
+        owner = access.identity.owner
+        run = server.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms, owner)
+        started(run)
+        try:
+            outputs = await run
+        except RedisAIError as error:
+            if run.started:
+                server.journal.script_failed(place, request.function, device, error)
+            raise
+        finally:
+            if counted:
+                count_script(script, run, server)
+    server.journal.script_ran(place, request.function, device, run.duration_us / 1e6, run.queued_us / 1e6)
+    return outputs
+
+
+def count_script(script: Script, run: ScriptRun, server: Server) -> None:
+    """Count a run in AI.INFO, unless it never came to a worker; or its script's counters went with it meanwhile."""
+    stats = server.script_stats.known(script.identity)
+    if stats is None or not run.started or not run.done:
+        return
+    if run.error is not None:
+        stats.failed(run.error)
+        return
+    run_s = run.duration_us / 1e6
+    stats.executed(1, run_s, (run.queued_us / 1e6,), calls=1, samples=0)
+
+
+class ConnectionHost:
+    """What a script may ask for, with the rights and in the database of the client that runs it."""
+
+    def __init__(self, connection: Connection, access: Access) -> None:
+        self._connection = connection
+        self._access = access
+
+    async def execute(self, argv: list[bytes]) -> Any:
+        """One Redis command: None, bytes, int, a list of these, or the error as a value."""
+        name = argv[0].upper() if argv else b""
+        if name in COMMANDS:
+            return await self._execute_ai(argv)
+        blocks = name in (b"XREAD", b"XREADGROUP") and b"BLOCK" in {word.upper() for word in argv}
+        if name in _NOT_FROM_SCRIPTS or blocks:
+            return UpstreamError(f"ERR {name.decode()} is not allowed from a script")
+        # Not on the client's own connection: that one may speak RESP3, in which some replies have another form, and a
+        # script must not depend on what its caller speaks.
+        try:
+            async with self._access.dedicated() as upstream:
+                reply = await _value_or_error(upstream.call(*argv))
+        except RedisAIError as error:
+            return self._noted(error)
+        return _plain(reply)
+
+    def _noted(self, error: RedisAIError) -> RedisAIError:
+        """An error as the script sees it. A lost Redis is lost for its client too, whatever the script makes of it."""
+        if isinstance(error, UpstreamLost) and not self._connection.gone:
+            self._connection.end_with(error)
+        return error
+
+    async def _execute_ai(self, argv: list[bytes]) -> Any:
+        try:
+            request = COMMANDS[argv[0].upper()].parse(argv)
+            await self._access.ensure()
+            store = self._access.store
+            if isinstance(request, tensors.TensorSet):
+                await store.put_tensors([(request.key, request.tensor)])
+                return OK
+            if isinstance(request, tensors.TensorGet):
+                tensor = await store.tensor(request.key)
+                return _tree(b"".join(encode_reply(tensor_reply(request, tensor.dtype, tensor.shape, tensor.data), 2)))
+        except RedisAIError as error:
+            return self._noted(error)
+        return CommandError(f"ERR {argv[0].decode('utf-8', 'replace')} is not allowed from a script")
+
+    async def model_execute(self, key: bytes, inputs: list[Tensor], outputs: int) -> list[Tensor]:
+        """Run a stored model: not counted in its statistics, as RedisAI does not."""
+        server, access = self._connection.server, self._access
+        await access.ensure()
+        (ids,) = access.pipeline([(b"HMGET", key, b"kind", b"id")])
+        loaded = await load_model(key, ids, access.store, self._connection)
+        for noun, names, given in (("inputs", loaded.inputs, len(inputs)), ("outputs", loaded.outputs, outputs)):
+            if len(names) != given:
+                raise CommandError(f"ERR Expected {len(names)} {noun} but got {given}")
+        # The script is stopped after that time: its model must not stay in the queue.
+        timeout_ms = server.scripts.settings.timeout_ms or None
+        # Alone and at once, as in RedisAI, where it would be held for a batch: it might wait for ever.
+        alone = loaded.model.minbatchsize > 1
+        run = server.engine.run_model(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
+        return [value for value in await run if isinstance(value, Tensor)]
+
+
+async def _value_or_error(reply: Pending[Any]) -> Any:
+    """Redis's error as a value: the connection that it came on is as good as before."""
+    try:
+        return await reply
+    except UpstreamLost:
+        raise
+    except UpstreamError as error:
+        return error
+
+
+def _plain(reply: Any) -> Any:
+    """A reply whose large strings are bytes like the others."""
+    if isinstance(reply, list):
+        return [_plain(item) for item in reply]
+    return bytes(reply) if isinstance(reply, memoryview) else reply
+
+
+def _tree(raw: bytes) -> Any:
+    reader = hiredis.Reader()
+    reader.feed(raw)
+    return reader.gets()
+
+
+HANDLERS: dict[type, Any] = {
+    scripts.ScriptStore: script_store,
+    scripts.ScriptGet: script_get,
+    scripts.ScriptDel: script_del,
+    scripts.ScriptScan: script_scan,
+    ScriptExecute: script_execute,
+}
+"""Request -> what is done for it."""

@@ -1,0 +1,514 @@
+"""Runs TorchScript in worker processes: one FIFO queue per device, a bounded number of processes, a limit on each run.
+
+A job (a compilation or a run) waits in its device's queue, goes to an idle worker, and ends when the worker says so,
+when the limit on time passes (the worker is killed) or when the worker dies. While a script runs, its worker may ask
+for its source, a Redis command or a model's run; the caller's `ScriptHost` answers the latter two. docs/adr/0009.
+
+Rules: everything here runs on the event loop's thread. What is awaited is a `Pending` only, so that the server's own
+driver may await it as well as an asyncio Task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from redisai_py.backend import install_hint
+from redisai_py.engine.torchscript.frames import Frame, decode_tensors, encode_frame, encode_tensors
+from redisai_py.engine.torchscript.hosts import Question, ScriptHost, parse_question
+from redisai_py.engine.torchscript.jobs import FRESH, Job, ScriptRun, ScriptSettings, Worker
+from redisai_py.engine.torchscript.processes import Channel, Zygote
+from redisai_py.errors import (
+    BackendError,
+    BackendNotInstalled,
+    DeadlineExceeded,
+    Overloaded,
+    ProtocolError,
+    RedisAIError,
+)
+from redisai_py.model import Script
+from redisai_py.pending import Pending
+from redisai_py.tensor import Buffer, Device, Tensor
+
+__all__ = ["ScriptEngine"]
+
+_GPU = re.compile(r"GPU(?::(\d+))?\Z", re.IGNORECASE)
+
+# Frames carry tensors, strings and a header; beyond the memory that a script may have, a payload cannot be honest.
+_PAYLOAD_SLACK_BYTES = 1 << 20
+
+# The exit status of a worker that could not even send an error (redisai_py_torch.script_worker has the same number).
+_OUT_OF_MEMORY_STATUS = 12
+
+
+class ScriptEngine:
+    """Compiles and runs scripts; nothing is started before the first of them."""
+
+    def __init__(self, settings: ScriptSettings, loop: asyncio.AbstractEventLoop) -> None:
+        """`settings` may be replaced; limits on time hold from the next run, the others from the next process."""
+        self.settings = settings
+        self._loop = loop
+        self._zygote: Zygote | None = None
+        self._version: str | None = None
+        self._loading: list[Pending[None]] = []
+        self._queues: dict[str, deque[Job]] = {}
+        self._running: dict[str, int] = {}
+        self._queued = 0
+        self._workers: dict[int, Worker] = {}
+        self._idle: list[Worker] = []
+        self._numbers = 0
+        self._closed = False
+
+    # --- what callers use -------------------------------------------------------------------------------------------
+
+    async def compile(
+        self,
+        source: str,
+        device: Device | str,
+        entry_points: Sequence[str],
+        script_id: str | None = None,
+        owner: Hashable = None,
+    ) -> None:
+        """Compile a source and check its entry points, as AI.SCRIPTSTORE and AI.SCRIPTSET do before they store it.
+
+        Args:    device: as typed.   entry_points: function names; each must be (List[Tensor], List[str], List[str]).
+                 script_id: if given, the worker keeps the compiled source for runs of that script's identity.
+                 owner: whose it is; no process serves two.
+        Raises:  BackendNotInstalled (no torch), BackendError with RedisAI's or the compiler's text, DeadlineExceeded.
+        """
+        text = device.text if isinstance(device, Device) else device
+        await self._load()
+        pool = _pool(text)
+        header = {"op": "compile", "id": script_id, "source": source, "entry_points": list(entry_points)}
+        # A queue of its own: a store neither waits for runs nor holds them up.
+        queue = f"{text.upper()} compile"
+        await self._submit(Job(queue, pool, owner, header, [], source, None, Pending(), time.perf_counter()), None)
+
+    def run(
+        self,
+        script: Script,
+        function: str,
+        tensors: Sequence[Tensor],
+        keys: Sequence[bytes],
+        args: Sequence[bytes],
+        outputs: int,
+        host: ScriptHost,
+        timeout_ms: int | None = None,
+        owner: Hashable = None,
+    ) -> ScriptRun:
+        """Run one function of a script.
+
+        Args:    outputs: number of tensors expected, 0 discards the result.
+                 timeout_ms: limit on the wait in the queue, None is none.
+                 owner: whose run it is; no process serves two.
+        Returns: awaitable of `outputs` tensors on the CPU.
+        Raises:  (when awaited) DeadlineExceeded: `TIMEDOUT`, or a text that names SCRIPT_EXECUTION_TIMEOUT;
+                 BackendError: the interpreter's message, RedisAI's text, a crash, SCRIPT_MEMORY_LIMIT;
+                 BackendNotInstalled: no torch;   Overloaded: too many jobs wait.
+        Source:  AI.SCRIPTEXECUTE, AI.SCRIPTRUN.
+        """
+        run = ScriptRun()
+        header, parts = _run_frame(tensors, keys, args)
+        header["id"], header["function"], header["outputs"] = script.identity, function, outputs
+        header["entry_point"] = function in script.entry_points
+        text = script.device.text
+        try:
+            job = Job(text.upper(), _pool(text), owner, header, parts, script.source, host, run, time.perf_counter())
+            self._submit(job, timeout_ms)
+        except RedisAIError as error:
+            run.fail(error)
+        return run
+
+    def cancel_queued(self, run: ScriptRun) -> bool:
+        """Take a run out of its queue, since nobody wants the result; False if it has started or ended.
+
+        The run then ends with asyncio's CancelledError. A run that has started goes on.
+        """
+        waiting = (job for queue in self._queues.values() for job in queue if job.outcome is run)
+        job = next(waiting, None)
+        if job is None:
+            return False
+        self._remove(job)
+        if job.timer is not None:
+            job.timer.cancel()
+        return run.cancel()
+
+    def queue_depths(self) -> dict[str, int]:
+        """Jobs that wait, by device queue (`CPU`, and `CPU compile` for stores)."""
+        return {name: len(queue) for name, queue in self._queues.items() if queue}
+
+    @property
+    def framework_version(self) -> str | None:
+        """torch's version, once a script has needed it."""
+        return self._version
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return list(self._zygote.worker_pids.values()) if self._zygote else []
+
+    async def close(self) -> None:
+        """Fail what waits or runs, and end all processes; done when none is left."""
+        self._closed = True
+        error = BackendError("ERR script engine is closed")
+        for worker in list(self._workers.values()):
+            if worker.answering is not None:
+                worker.answering.cancel()
+            self._discard(worker, error)
+        self._fail_queued(error, None)
+        self._fail_loading(error)
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            await zygote.close()
+
+    # --- queues -----------------------------------------------------------------------------------------------------
+
+    def _submit(self, job: Job, timeout_ms: int | None) -> Pending[Any]:
+        if self._closed:
+            raise BackendError("ERR script engine is closed")
+        if self._queued >= self.settings.max_queued:
+            raise Overloaded(f"ERR the run queue of scripts is full: {self._queued} runs are waiting")
+        if timeout_ms is not None:
+            job.timer = self._loop.call_later(timeout_ms / 1000, self._expire, job)
+        self._queues.setdefault(job.queue, deque()).append(job)
+        self._queued += 1
+        self._start_zygote()
+        self._schedule()
+        return job.outcome
+
+    def _expire(self, job: Job) -> None:
+        self._remove(job)
+        job.outcome.fail(DeadlineExceeded())
+
+    def _remove(self, job: Job) -> None:
+        queue = self._queues[job.queue]
+        queue.remove(job)
+        if not queue:
+            del self._queues[job.queue]
+        self._queued -= 1
+
+    def _schedule(self) -> None:
+        """Give waiting jobs to idle workers, and have workers forked for those that could run now but find none."""
+        if self._version is None or not self._queued:
+            return
+        wanted: dict[str, int] = {}
+        for name in list(self._queues):
+            queue = self._queues[name]
+            while queue and self._running.get(name, 0) < self.settings.workers:
+                worker = self._take_idle(queue[0].pool, queue[0].owner)
+                if worker is None:
+                    free = self.settings.workers - self._running.get(name, 0)
+                    wanted[queue[0].pool] = wanted.get(queue[0].pool, 0) + min(len(queue), free)
+                    break
+                if self._begin(worker, queue[0]):
+                    self._queued -= 1
+                    queue.popleft()
+            if not queue:
+                del self._queues[name]
+        for pool, count in wanted.items():
+            self._fork(pool, count)
+
+    def _take_idle(self, pool: str, owner: Hashable) -> Worker | None:
+        """A worker that had jobs of this owner only, or none yet."""
+        for wanted in (owner, FRESH):
+            for at in range(len(self._idle) - 1, -1, -1):  # the last one used has the warmest caches
+                if self._idle[at].pool == pool and self._idle[at].owner == wanted:
+                    return self._idle.pop(at)
+        return None
+
+    def _begin(self, worker: Worker, job: Job) -> bool:
+        """Send a job to an idle worker; False if the worker has just ended, and the job goes to another."""
+        if job.outcome.done:  # its client has gone
+            self._idle.append(worker)
+        elif not worker.channel.send(encode_frame(job.header, job.parts)):
+            worker.ended = True
+            return False
+        else:
+            self._count_in(worker, job)
+        if job.timer is not None:
+            job.timer.cancel()
+        return True
+
+    def _count_in(self, worker: Worker, job: Job) -> None:
+        if isinstance(job.outcome, ScriptRun):
+            job.outcome.started = True
+            job.outcome.queued_us = int((time.perf_counter() - job.requested) * 1e6)
+        self._running[job.queue] = self._running.get(job.queue, 0) + 1
+        worker.job = job
+        worker.owner = job.owner
+        if self.settings.timeout_ms:
+            limit_ms = self.settings.timeout_ms
+            worker.timer = self._loop.call_later(limit_ms / 1000, self._stop, worker, limit_ms)
+
+    def _stop(self, worker: Worker, limit_ms: int) -> None:
+        text = f"ERR script ran longer than SCRIPT_EXECUTION_TIMEOUT ({limit_ms} ms) and was stopped"
+        self._discard(worker, DeadlineExceeded(text))
+        self._schedule()
+
+    def _end(self, worker: Worker) -> Job | None:
+        """Take the worker's job from it."""
+        job, worker.job = worker.job, None
+        if worker.timer is not None:
+            worker.timer.cancel()
+            worker.timer = None
+        if job is not None:
+            left = self._running[job.queue] - 1
+            if left:
+                self._running[job.queue] = left
+            else:
+                del self._running[job.queue]
+        return job
+
+    def _fail_queued(self, error: RedisAIError, pool: str | None) -> None:
+        """Fail the waiting jobs of a pool, or all."""
+        for name in list(self._queues):
+            queue = self._queues[name]
+            if pool is None or queue[0].pool == pool:
+                del self._queues[name]
+                self._queued -= len(queue)
+                for job in queue:
+                    if job.timer is not None:
+                        job.timer.cancel()
+                    job.outcome.fail(error)
+
+    # --- processes --------------------------------------------------------------------------------------------------
+
+    def _start_zygote(self) -> None:
+        if self._zygote is None:
+            self._zygote = Zygote(self._loop, self)
+
+    def _load(self) -> Pending[None]:
+        """Done when the framework is imported."""
+        loaded: Pending[None] = Pending()
+        if self._closed:
+            loaded.fail(BackendError("ERR script engine is closed"))
+        elif self._version is not None:
+            loaded.resolve(None)
+        else:
+            self._loading.append(loaded)
+            self._start_zygote()
+        return loaded
+
+    def _fail_loading(self, error: RedisAIError) -> None:
+        loading, self._loading = self._loading, []
+        for loaded in loading:
+            loaded.fail(error)
+
+    def zygote_ready(self, version: str) -> None:
+        """The framework is imported (called by `Zygote`)."""
+        self._version = version
+        loading, self._loading = self._loading, []
+        for loaded in loading:
+            loaded.resolve(None)
+        self._schedule()
+
+    def zygote_lost(self, text: str) -> None:
+        """The zygote ended, and all workers with it (called by `Zygote`)."""
+        was_ready = self._version is not None
+        self._zygote = None
+        self._version = None
+        for worker in list(self._workers.values()):
+            self._discard(worker, BackendError("ERR script worker process ended with the process it was forked from"))
+        if was_ready:
+            if self._queued:
+                self._start_zygote()
+            return
+        why = f"{text}; try: {install_hint('torch')}" if text else "the process that imports torch ended"
+        error = BackendNotInstalled(f"ERR Could not load backend: {why}")
+        self._fail_loading(error)
+        self._fail_queued(error, None)
+
+    def worker_exited(self, number: int, status: int) -> None:
+        """A worker ended by itself or by a signal (called by `Zygote`)."""
+        worker = self._workers.get(number)
+        if worker is None:
+            return  # discarded by us
+        worker.ended = True
+        worker.channel.read()  # its last words may arrive later than the news of its end
+        error = _death(worker, status)
+        if number in self._workers:
+            self._discard(worker, error)
+        if not worker.ready:
+            self._fail_queued(error, worker.pool)  # the next one would end in the same way
+        self._schedule()
+
+    def _fork(self, pool: str, count: int) -> None:
+        """Have workers forked until `count` are on their way, within the bound on all of them."""
+        count -= sum(1 for worker in self._workers.values() if worker.pool == pool and not worker.ready)
+        for _ in range(count):
+            if (
+                pool != "CPU"
+            ):  # a process on a GPU holds hundreds of megabytes there: one owner's makes room for another's
+                for idle in [worker for worker in self._idle if worker.pool == pool]:
+                    self._discard(idle, None)
+            if len(self._workers) >= self.settings.max_processes:
+                if not self._idle:
+                    return
+                self._discard(self._idle[0], None)  # the one that has been idle longest, of another device or owner
+            self._fork_one(pool)
+
+    def _fork_one(self, pool: str) -> None:
+        assert self._zygote is not None
+        self._numbers += 1
+        limit = self.settings.memory_limit_bytes
+        worker = Worker(self._numbers, pool, limit)
+        near, far = socket.socketpair()
+        worker.channel = Channel(
+            self._loop,
+            near,
+            lambda frame: self._received(worker, frame),
+            lambda error: self._distrust(worker, error),
+            lambda: self._ended(worker),
+            limit + _PAYLOAD_SLACK_BYTES if limit else 0,
+        )
+        self._workers[worker.number] = worker
+        options = {
+            "device": pool,
+            "memory_limit_bytes": limit,
+            "intra_op_threads": self.settings.intra_op_threads,
+        }
+        self._zygote.fork(worker.number, far, options)
+
+    def _ended(self, worker: Worker) -> None:
+        worker.ended = True
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    def _discard(self, worker: Worker, error: BaseException | None) -> None:
+        """Kill a worker and forget it; its job fails with `error`.
+
+        A call of the host is let finish first: the client's next command must not overtake what the script has asked of
+        Redis.
+        """
+        del self._workers[worker.number]
+        if worker in self._idle:
+            self._idle.remove(worker)
+        worker.channel.close()
+        if self._zygote is not None:
+            self._zygote.kill(worker.number)
+        job = self._end(worker)
+        if job is None or error is None:
+            return
+        if worker.answering is None:
+            job.outcome.fail(error)
+        else:
+            outcome = job.outcome
+            worker.answering.add_done_callback(lambda _: outcome.fail(error))
+
+    def _distrust(self, worker: Worker, error: RedisAIError) -> None:
+        """A worker that does not keep to the protocol is not under our control any more."""
+        self._discard(worker, BackendError(str(error)))
+        self._schedule()
+
+    # --- the conversation with a worker -----------------------------------------------------------------------------
+
+    def _received(self, worker: Worker, frame: Frame) -> None:
+        try:
+            self._handle(worker, *frame)
+        except Exception as error:  # a worker that a script has taken over may send anything
+            self._distrust(worker, ProtocolError(f"ERR script worker sent a malformed frame: {error!r}"))
+
+    def _handle(self, worker: Worker, header: dict[str, Any], payload: memoryview) -> None:
+        op, job = header["op"], worker.job
+        if op == "ready" and not worker.ready:
+            worker.ready = True
+            self._idle.append(worker)
+            self._schedule()
+        elif job is None or worker.answering is not None:
+            raise ProtocolError(f"unexpected {op}")
+        elif op == "result":
+            outputs = decode_tensors(header["tensors"], payload)
+            if isinstance(job.outcome, ScriptRun):
+                job.outcome.duration_us = int(header["duration_us"])
+            self._finish(worker, outputs, None)
+        elif op == "compiled":
+            self._finish(worker, None, None)
+        elif op == "error":
+            self._fail(worker, header)
+        elif op == "source":
+            worker.channel.send(encode_frame({"op": "source", "source": job.source}))
+        else:
+            assert job.host is not None
+            question = parse_question(op, header, payload, job.host)
+            worker.answering = self._loop.create_task(self._answer(worker, job, question))
+
+    def _finish(self, worker: Worker, value: Any, error: RedisAIError | None) -> None:
+        job = self._end(worker)
+        assert job is not None
+        if not worker.ended:
+            self._idle.append(worker)
+        self._schedule()  # before the outcome is told: the worker need not wait for what that leads to
+        if error is None:
+            job.outcome.resolve(value)
+        else:
+            job.outcome.fail(error)
+
+    def _fail(self, worker: Worker, header: dict[str, Any]) -> None:
+        text = str(header["text"])
+        if not header.get("memory"):
+            self._finish(worker, None, BackendError(text))
+            return
+        self._discard(worker, BackendError(_memory_text(worker, text)))  # it ends itself as well
+        self._schedule()
+
+    async def _answer(self, worker: Worker, job: Job, question: Question) -> None:
+        try:
+            buffers = await question()
+        except RedisAIError as error:
+            buffers = encode_frame({"op": "failure", "text": error.wire()})
+        except Exception as error:  # a bug of the host: the run ends with it, and whoever awaits the run reports it
+            worker.answering = None
+            if worker.job is job:
+                self._discard(worker, error)
+                self._schedule()
+            return
+        if worker.job is job:
+            worker.answering = None
+            worker.channel.send(buffers)
+
+
+def _run_frame(
+    tensors: Sequence[Tensor], keys: Sequence[bytes], args: Sequence[bytes]
+) -> tuple[dict[str, Any], list[Buffer]]:
+    """The part of a run's frame that describes its payload, and the payload."""
+    metas, parts = encode_tensors(tensors)
+    parts.extend(keys)
+    parts.extend(args)
+    sizes = {"keys": [len(key) for key in keys], "args": [len(arg) for arg in args]}
+    return {"op": "run", "tensors": metas, **sizes}, parts
+
+
+def _memory_text(worker: Worker, text: str) -> str:
+    if not worker.memory_limit_bytes:
+        return f"ERR out of memory: {text}"
+    return f"ERR script needs more memory than SCRIPT_MEMORY_LIMIT ({worker.memory_limit_bytes} bytes) allows: {text}"
+
+
+def _death(worker: Worker, status: int) -> BackendError:
+    if status == _OUT_OF_MEMORY_STATUS:
+        return BackendError(_memory_text(worker, "an allocation was refused"))
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return BackendError(f"ERR script worker process was ended by {name}")
+    return BackendError(f"ERR script worker process ended with status {status}")
+
+
+def _pool(device: str) -> str:
+    """The kind of worker that serves a device string: `CPU`, or `GPU:n`.
+
+    Raises: BackendError.   Source: AI.SCRIPTSTORE, whose grammar is not that of models.
+    """
+    if device.upper().startswith("CPU"):
+        return "CPU"
+    match = _GPU.match(device)
+    if match is None:
+        raise BackendError("ERR unsupported device")
+    return f"GPU:{int(match[1] or 0)}"

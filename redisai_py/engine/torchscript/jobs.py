@@ -1,0 +1,88 @@
+"""The engine's records: its settings, one job, one worker process. No behaviour, no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from redisai_py.engine.torchscript.hosts import ScriptHost
+from redisai_py.engine.torchscript.processes import Channel
+from redisai_py.pending import Pending
+from redisai_py.tensor import Buffer, Tensor
+
+__all__ = ["FRESH", "Job", "ScriptRun", "ScriptSettings", "Worker"]
+
+FRESH = object()
+"""The owner of a worker that nobody has used."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptSettings:
+    """Limits of the engine.
+
+    workers: processes that serve one device's queue at a time.   max_processes: worker processes in all.
+    max_queued: waiting jobs in all; more are refused (`Overloaded`).
+    timeout_ms: SCRIPT_EXECUTION_TIMEOUT, of one run or compilation, 0 is none.
+    memory_limit_bytes: SCRIPT_MEMORY_LIMIT, of one worker beyond what torch itself takes, inputs included; 0 is none.
+    intra_op_threads: torch's threads per worker, 0 leaves its default.
+    """
+
+    workers: int = 1
+    max_processes: int = 16
+    max_queued: int = 10_000
+    timeout_ms: int = 5_000
+    memory_limit_bytes: int = 4 << 30
+    intra_op_threads: int = 0
+
+
+class ScriptRun(Pending[list[Tensor]]):
+    """The outputs of one run, and once they are there what it took.
+
+    duration_us: in the worker, from the call to the outputs.   queued_us: from the request to the worker.
+    started: a worker has it, or had it; a run that ends without that was never one.
+    """
+
+    __slots__ = ("duration_us", "queued_us", "started")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.duration_us = 0
+        self.queued_us = 0
+        self.started = False
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A compilation or a run, from request to outcome. owner: whose; equal for one user."""
+
+    queue: str
+    pool: str
+    owner: Hashable
+    header: dict[str, Any]
+    parts: list[Buffer]
+    source: str
+    host: ScriptHost | None
+    outcome: Pending[Any]
+    requested: float
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A worker process; `job` is what it works on. `ready`: it has said so.   `ended`: it gets no more jobs.
+
+    owner: whose jobs it has had, and alone will have: its memory may hold parts of their tensors. FRESH before that.
+    """
+
+    number: int
+    pool: str
+    memory_limit_bytes: int
+    channel: Channel = field(init=False)
+    owner: Hashable = FRESH
+    job: Job | None = None
+    ready: bool = False
+    ended: bool = False
+    timer: asyncio.TimerHandle | None = None
+    answering: asyncio.Task[None] | None = None

@@ -1,0 +1,239 @@
+"""The zygote process and the worker processes it forks, as the server's event loop sees them.
+
+`Zygote` starts the process (from a thread: that takes milliseconds, and the import of torch in it seconds), asks for
+workers and hears of their ends. `Channel` exchanges frames with one worker. Both live on the event loop's thread;
+neither knows a script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from redisai_py.engine.torchscript.frames import Frame, FrameReader
+from redisai_py.errors import ProtocolError
+from redisai_py.pending import Pending
+from redisai_py.tensor import Buffer
+
+__all__ = ["Channel", "Zygote", "ZygoteEvents"]
+
+_BOOT = str(Path(__file__).with_name("boot.py"))
+_MAX_ANSWER = 1 << 16
+_MAX_PARTS = 512
+_READS_PER_WAKE = 64
+
+
+class ZygoteEvents(Protocol):
+    """Who hears what happens to the processes."""
+
+    def zygote_ready(self, version: str) -> None:
+        """The framework is imported; workers can be forked."""
+
+    def zygote_lost(self, text: str) -> None:
+        """It ended, and all workers with it. `text`: why the framework cannot be imported, or empty."""
+
+    def worker_exited(self, worker: int, status: int) -> None:
+        """A worker ended: its exit status, or minus the signal's number."""
+
+
+class Zygote:
+    """One zygote process, from its start to its end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, events: ZygoteEvents) -> None:
+        self._loop = loop
+        self._events = events
+        self._ended: Pending[None] = Pending()
+        self.worker_pids: dict[int, int] = {}
+        """Process ids of the living workers by number."""
+        self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        loop.add_reader(self._control, self._readable)
+        threading.Thread(target=self._run, args=(far_end,), name="script-zygote", daemon=True).start()
+
+    def fork(self, worker: int, sock: socket.socket, options: dict[str, Any]) -> None:
+        """Have a worker process forked that serves `sock`, which is closed here."""
+        order = json.dumps({"op": "fork", "worker": worker, **options}).encode()
+        try:
+            socket.send_fds(self._control, [order], [sock.fileno()])
+        except OSError:
+            pass  # the zygote has ended: its end is about to be heard of
+        finally:
+            sock.close()
+
+    def kill(self, worker: int) -> None:
+        """End a worker at once; `worker_exited` tells when it has."""
+        with contextlib.suppress(OSError):  # the zygote has ended, and its workers with it
+            self._control.send(json.dumps({"op": "kill", "worker": worker}).encode())
+
+    def close(self) -> Pending[None]:
+        """End the zygote and its workers; done when no process is left. No event is reported after this call."""
+        self._hang_up()
+        return self._ended
+
+    def _hang_up(self) -> None:
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control)
+            self._control.close()
+
+    def _run(self, far_end: socket.socket) -> None:
+        # The whole life of the process is this thread's, so that nobody else waits: not for the start, not for the end.
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONSAFEPATH": "1",  # else the file's own directory would come first
+            # A thread of a library would not survive the fork.
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        fd = far_end.fileno()
+        try:
+            with far_end:
+                process = subprocess.Popen(
+                    [sys.executable, _BOOT, str(fd)],
+                    pass_fds=[fd],
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
+                    # Ctrl-C in the terminal is for the server, which ends the zygote itself.
+                    start_new_session=True,
+                )
+            process.wait()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop was closed without waiting for us
+                self._loop.call_soon_threadsafe(self._ended.resolve, None)
+
+    def _readable(self) -> None:
+        while True:
+            try:
+                answer = self._control.recv(_MAX_ANSWER)
+            except BlockingIOError:
+                return
+            except OSError:
+                answer = b""
+            if not answer:
+                self._hang_up()
+                self._events.zygote_lost("")
+                return
+            self._answered(json.loads(answer))
+            if self._control.fileno() < 0:
+                return
+
+    def _answered(self, answer: dict[str, Any]) -> None:
+        match answer["op"]:
+            case "ready":
+                self._events.zygote_ready(answer["version"])
+            case "forked":
+                self.worker_pids[answer["worker"]] = answer["pid"]
+            case "exited":
+                self.worker_pids.pop(answer["worker"], None)
+                self._events.worker_exited(answer["worker"], answer["status"])
+            case _:
+                self._hang_up()
+                self._events.zygote_lost(answer["text"])
+
+
+class Channel:
+    """Frames to and from one worker."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        on_frame: Callable[[Frame], object],
+        on_broken: Callable[[ProtocolError], object],
+        on_end: Callable[[], object],
+        max_payload_bytes: int,
+    ) -> None:
+        """`on_broken`: the worker sent what is no frame.   `on_end`: it sends no more; why, the zygote tells."""
+        self._loop = loop
+        self._sock = sock
+        self._on_frame = on_frame
+        self._on_broken = on_broken
+        self._on_end = on_end
+        self._reader = FrameReader(max_payload_bytes)
+        self._unsent: deque[memoryview] = deque()
+        sock.setblocking(False)
+        loop.add_reader(sock, self.read)
+
+    def send(self, buffers: Sequence[Buffer]) -> bool:
+        """Write now what the socket takes, and the rest later. False: the worker has ended, nothing was sent."""
+        if self._sock.fileno() < 0:
+            return False
+        waiting = bool(self._unsent)
+        self._unsent.extend(memoryview(buffer) for buffer in buffers)
+        if waiting:
+            return True
+        if not self._write():
+            return False
+        if self._unsent:
+            self._loop.add_writer(self._sock, self._write_more)
+        return True
+
+    def read(self) -> None:
+        """Handle what has arrived."""
+        for _ in range(_READS_PER_WAKE):
+            if self._sock.fileno() < 0:
+                return
+            buffer = self._reader.buffer()
+            try:
+                count = self._sock.recv_into(buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                count = 0
+            if count == 0:
+                self._loop.remove_reader(self._sock)
+                self._on_end()
+                return
+            full = count == len(buffer)
+            buffer.release()
+            try:
+                frames = self._reader.received(count)
+            except ProtocolError as error:
+                self._on_broken(error)
+                return
+            for frame in frames:
+                self._on_frame(frame)
+            if frames and not full:
+                return  # nothing behind it; in the middle of a large frame more is likely to have come meanwhile
+
+    def close(self) -> None:
+        """Forget the worker; nothing is reported any more."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
+            self._unsent.clear()
+
+    def _write_more(self) -> None:
+        self._write()
+        if not self._unsent:
+            self._loop.remove_writer(self._sock)
+
+    def _write(self) -> bool:
+        unsent, sent = self._unsent, False
+        while unsent:
+            try:
+                if len(unsent) == 1:
+                    count = self._sock.send(unsent[0])
+                else:
+                    count = self._sock.sendmsg([unsent[i] for i in range(min(len(unsent), _MAX_PARTS))])
+            except BlockingIOError:
+                return True
+            except OSError:
+                unsent.clear()
+                return sent
+            sent = True
+            while unsent and count >= len(unsent[0]):
+                count -= len(unsent.popleft())
+            if count:
+                unsent[0] = unsent[0][count:]
+        return True

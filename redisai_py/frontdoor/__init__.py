@@ -1,0 +1,1 @@
+"""One client at a time: bytes in, commands in order, replies out in order."""

@@ -1,0 +1,76 @@
+"""Replies from Redis that are not relayed but looked at first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import hiredis
+
+from redisai_py.pending import Pending
+from redisai_py.resp.requests import split_replies
+
+__all__ = ["Capture"]
+
+
+class Capture:
+    """Collects the raw replies of `count` commands, telling messages between them apart."""
+
+    def __init__(self, count: int, is_message: Callable[[Any], bool]) -> None:
+        self.pending: Pending[list[bytes]] = Pending()
+        self.raw: list[bytes] = []
+        self._missing = count
+        self._is_message = is_message
+        self._chunks: list[bytes] = []
+        self._objects: list[Any] = []
+
+    def add(self, data: bytes, replies: list[Any]) -> None:
+        """Add a chunk and the replies that it completed."""
+        self._chunks.append(data)
+        self._objects += replies
+        for reply in replies:
+            if not self._is_message(reply):
+                self._missing += _pushes_within(reply) - 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all replies are there."""
+        return self._missing <= 0
+
+    def sort(self) -> list[bytes]:
+        """Put the replies into `raw`; the messages."""
+        joined = b"".join(self._chunks)
+        parts = split_replies(joined, 0, len(self._objects))
+        assert parts is not None
+        messages: list[bytes] = []
+        rest = iter(zip(parts, self._objects, strict=True))
+        for part, reply in rest:
+            if self._is_message(reply):
+                messages.append(part)
+            elif _pushes_within(reply):
+                self.raw.append(_without_pushes(part, rest, messages))
+            else:
+                self.raw.append(part)
+        return messages
+
+
+def _pushes_within(reply: Any) -> int:
+    """Redis 7.0 writes what a transaction publishes to its own client into the middle of EXEC's array, uncounted: the
+    array's last elements then look like replies of their own.
+    """
+    return sum(type(element) is hiredis.PushNotification for element in reply) if type(reply) is list else 0
+
+
+def _without_pushes(array: bytes, rest: Iterator[tuple[bytes, Any]], messages: list[bytes]) -> bytes:
+    """An array whose elements are pushes in part, and which the next replies complete."""
+    line = array.find(b"\r\n")
+    count = int(array[1:line])
+    elements = split_replies(array, line + 2, count)
+    assert elements is not None
+    kept: list[bytes] = []
+    for element in chain(elements, (part for part, _ in rest)):
+        (messages if element[:1] == b">" else kept).append(element)
+        if len(kept) == count:
+            break
+    return array[: line + 2] + b"".join(kept)

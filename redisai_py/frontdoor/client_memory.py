@@ -1,0 +1,69 @@
+"""What clients make the server hold: what they sent and is not processed yet, and replies that they do not read.
+
+Both bounds are Redis's own, by name and by what is done when one is passed (`client-query-buffer-limit`,
+`maxmemory-clients`): the client is disconnected, and the log says why in Redis's words. A client reports only when much
+has changed, so a busy server does not pay for this.
+
+Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redisai_py.errors import RedisAIError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from redisai_py.frontdoor.connection import Connection
+    from redisai_py.ops.event_log import Journal
+
+__all__ = ["NOTED", "ClientMemory"]
+
+NOTED = 16 * 1024
+"""A client that holds less than this need not report it."""
+
+
+class ClientMemory:
+    """The account of all clients.
+
+    Args: most_unprocessed: bytes that one client may have sent and not had processed.   most_together: bytes of all
+          clients, unread replies included.   clients: those that may be disconnected.
+    """
+
+    def __init__(
+        self, most_unprocessed: int, most_together: int, clients: Iterable[Connection], journal: Journal
+    ) -> None:
+        self.total = 0
+        self.evicted = 0
+        self._most_unprocessed = most_unprocessed
+        self._most_together = most_together
+        self._clients = clients
+        self._journal = journal
+
+    def holds(self, client: Connection, unprocessed: int, unread: int) -> None:
+        """A client holds this many bytes now; it may be disconnected for it, and so may a larger one."""
+        self.total += unprocessed + unread - client.accounted
+        client.accounted = unprocessed + unread
+        if unprocessed > self._most_unprocessed:
+            limit = self._most_unprocessed
+            self._journal.client_refused("Closing client that reached max query buffer length", limit_bytes=limit)
+            self._end(client, f"query buffer length limit of {limit} bytes reached (client_query_buffer_limit)")
+        while self.total > self._most_together:
+            largest = max(self._clients, key=lambda other: other.accounted, default=None)
+            if largest is None or not largest.accounted:
+                break
+            limit = self._most_together
+            self._journal.client_refused("Evicting client", bytes=largest.accounted, limit_bytes=limit)
+            self._end(largest, f"client evicted: all clients together hold more than {limit} bytes (maxmemory_clients)")
+
+    def left(self, client: Connection) -> None:
+        """A client holds nothing any more."""
+        self.total -= client.accounted
+        client.accounted = 0
+
+    def _end(self, client: Connection, why: str) -> None:
+        self.evicted += 1
+        self.left(client)
+        client.end(RedisAIError(f"ERR {why}"))

@@ -1,0 +1,219 @@
+"""Redis's answers about itself, with ours added: INFO, COMMAND and its subcommands, MODULE LIST.
+
+Clients probe for RedisAI with these, and redis-cli completes and hints from COMMAND DOCS. Redis's own bytes are
+kept; only counts are changed and elements added.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from redisai_py.commands import COMMANDS
+from redisai_py.commands.arguments import Argument
+from redisai_py.commands.spec import CommandSpec
+from redisai_py.errors import CommandError
+from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.ops.info import MODULE_NAME, MODULE_VERSION, info_sections
+from redisai_py.resp.replies import SetOf, Simple, encode_reply
+from redisai_py.resp.requests import split_replies
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.connection import Connection
+
+__all__ = ["command", "info", "module"]
+
+_MODULE_LINE = (
+    f"module:name={MODULE_NAME},ver={MODULE_VERSION},api=1,filters=0,usedby=[],using=[],options=[handle-io-errors]\r\n"
+).encode()
+_VERBATIM = b"txt:"
+"""What a verbatim string of RESP3 begins with: it says how to show the text, and is no part of it."""
+
+
+async def info(connection: Connection, argv: list[bytes]) -> object:
+    """INFO: a line for module `ai`, and the `ai_*` sections where they are asked for."""
+    (raw,) = await connection.session.capture([argv])
+    if raw[:1] not in (b"$", b"="):
+        connection.write((raw,))
+        return NO_REPLY
+    start = raw.find(b"\r\n") + 2
+    if raw[:1] == b"=":
+        start += len(_VERBATIM)
+    body = raw[start:-2]
+    body = body.replace(b"# Modules\r\n", b"# Modules\r\n" + _MODULE_LINE, 1)
+    wanted = {word.decode("utf-8", "replace").lower() for word in argv[1:]}
+    if wanted & {"modules", "everything"} and b"# Modules" not in body:
+        body += (b"\r\n" if body else b"") + b"# Modules\r\n" + _MODULE_LINE
+    sections = info_sections(connection.server, wanted)
+    if sections:
+        body += (b"\r\n" if body else b"") + sections.encode()
+    if raw[:1] == b"=":
+        body = _VERBATIM + body
+    connection.write((b"%b%d\r\n" % (raw[:1], len(body)), body, b"\r\n"))
+    return NO_REPLY
+
+
+async def module(connection: Connection, argv: list[bytes]) -> object:
+    """MODULE LIST: one more module, `ai`. The other subcommands are Redis's."""
+    (raw,) = await connection.session.capture([argv])
+    if len(argv) == 2 and argv[1].upper() == b"LIST" and raw[:1] == b"*":
+        row = {b"name": MODULE_NAME.encode(), b"ver": MODULE_VERSION, b"path": b"", b"args": []}
+        _append(connection, raw, [_as_map(row, connection)])
+    else:
+        connection.write((raw,))
+    return NO_REPLY
+
+
+async def command(connection: Connection, argv: list[bytes]) -> object:
+    """COMMAND and its subcommands, with the AI commands in their answers."""
+    action = argv[1].upper() if len(argv) > 1 else b""
+    if action in (b"GETKEYS", b"GETKEYSANDFLAGS") and len(argv) > 2 and argv[2].upper() in COMMANDS:
+        keys = _get_keys(COMMANDS[argv[2].upper()], argv[2:])
+        return keys if action == b"GETKEYS" else [[key, _flags("RW", "access", "update")] for key in keys]
+    amend = _AMENDED.get(action)
+    if amend is None:
+        (raw,) = await connection.session.capture([argv])
+        connection.write((raw,))
+        return NO_REPLY
+    return await amend(connection, argv)
+
+
+def _get_keys(spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
+    keys = spec.keys(argv)
+    if not keys:
+        raise CommandError("ERR The command has no key arguments")
+    return keys
+
+
+async def _all(connection: Connection, argv: list[bytes]) -> object:
+    (raw,) = await connection.session.capture([argv])
+    _append(connection, raw, [_entry(spec, connection) for spec in COMMANDS.values()])
+    return NO_REPLY
+
+
+async def _count(connection: Connection, argv: list[bytes]) -> object:
+    (raw,) = await connection.session.capture([argv])
+    connection.write((b":%d\r\n" % (int(raw[1:-2]) + len(COMMANDS)) if raw[:1] == b":" else raw,))
+    return NO_REPLY
+
+
+async def _list(connection: Connection, argv: list[bytes]) -> object:
+    (raw,) = await connection.session.capture([argv])
+    names = [name.decode().lower() for name in COMMANDS]
+    if len(argv) == 5 and argv[2].upper() == b"FILTERBY":
+        kind, value = argv[3].upper(), argv[4].decode("utf-8", "replace")
+        if kind == b"PATTERN":
+            names = fnmatch.filter(names, value.lower())
+        else:
+            names = names if (kind, value.lower()) == (b"MODULE", MODULE_NAME) else []
+    _append(connection, raw, [name.encode() for name in names])
+    return NO_REPLY
+
+
+async def _details(connection: Connection, argv: list[bytes]) -> object:
+    """COMMAND INFO [name ...]: Redis answers nil for the names it does not know; ours are put in their places."""
+    (raw,) = await connection.session.capture([argv])
+    if len(argv) == 2:
+        _append(connection, raw, [_entry(spec, connection) for spec in COMMANDS.values()])
+        return NO_REPLY
+    rows = _elements(raw)
+    if rows is None:
+        connection.write((raw,))
+        return NO_REPLY
+    segments: list[Any] = [b"*%d\r\n" % len(rows)]
+    for name, row in zip(argv[2:], rows, strict=True):
+        spec = COMMANDS.get(name.upper())
+        segments += [row] if spec is None else encode_reply(_entry(spec, connection), connection.session.protocol)
+    connection.write(segments)
+    return NO_REPLY
+
+
+async def _docs(connection: Connection, argv: list[bytes]) -> object:
+    """COMMAND DOCS [name ...]: a map from name to documentation."""
+    (raw,) = await connection.session.capture([argv])
+    wanted = [name.upper() for name in argv[2:]] or list(COMMANDS)
+    pairs: list[Any] = []
+    for name in wanted:
+        if name in COMMANDS:
+            pairs += [name.decode().lower().encode(), _documentation(COMMANDS[name], connection)]
+    _append(connection, raw, pairs)
+    return NO_REPLY
+
+
+_AMENDED: dict[bytes, Callable[[Connection, list[bytes]], Any]] = {
+    b"": _all,
+    b"COUNT": _count,
+    b"LIST": _list,
+    b"INFO": _details,
+    b"DOCS": _docs,
+}
+
+
+def _elements(raw: bytes) -> list[bytes] | None:
+    line = raw.find(b"\r\n")
+    return split_replies(raw, line + 2, int(raw[1:line])) if raw[:1] == b"*" else None
+
+
+def _append(connection: Connection, raw: bytes, values: list[Any]) -> None:
+    """Write Redis's array, or map of pairs, with more elements at its end."""
+    kind = raw[:1]
+    if kind not in (b"*", b"%", b"~"):
+        connection.write((raw,))
+        return
+    line = raw.find(b"\r\n")
+    added = len(values) // 2 if kind == b"%" else len(values)
+    segments: list[Any] = [b"%b%d\r\n" % (kind, int(raw[1:line]) + added), raw[line + 2 :]]
+    for value in values:
+        segments += encode_reply(value, connection.session.protocol)
+    connection.write(segments)
+
+
+def _as_map(fields: dict[bytes, Any], connection: Connection) -> Any:
+    """A map for RESP3, its pairs in an array for RESP2."""
+    if connection.session.protocol == 3:
+        return fields
+    return [item for field in fields.items() for item in field]
+
+
+def _entry(spec: CommandSpec, connection: Connection) -> list[Any]:
+    name = spec.name.decode().lower().encode()
+    flags = _flags(*spec.flags)
+    # Categories are none: like RedisAI's, these commands are granted by name. Tips, key specs and subcommands: none.
+    return [name, -1, flags, spec.first_key, spec.last_key, spec.step, [], [], [], []]
+
+
+def _documentation(spec: CommandSpec, connection: Connection) -> Any:
+    fields: dict[bytes, Any] = {
+        b"summary": spec.summary.encode(),
+        b"since": spec.since.encode(),
+        b"group": b"module",
+        b"complexity": spec.complexity.encode(),
+        b"module": MODULE_NAME.encode(),
+    }
+    if spec.replaced_by:
+        fields |= {b"doc_flags": _flags("deprecated"), b"replaced_by": spec.replaced_by.encode()}
+    if spec.arguments:
+        fields[b"arguments"] = [_argument(argument, connection) for argument in spec.arguments]
+    return _as_map(fields, connection)
+
+
+def _argument(argument: Argument, connection: Connection) -> Any:
+    fields: dict[bytes, Any] = {b"name": argument.name.encode(), b"type": argument.type.encode()}
+    if argument.type not in ("oneof", "block"):
+        fields[b"display_text"] = argument.name.encode()
+    if argument.type == "key":
+        fields[b"key_spec_index"] = 0
+    if argument.token:
+        fields[b"token"] = argument.token.encode()
+    flags = [name for name in ("optional", "multiple", "multiple_token") if getattr(argument, name)]
+    if flags:
+        fields[b"flags"] = _flags(*flags)
+    if argument.arguments:
+        fields[b"arguments"] = [_argument(part, connection) for part in argument.arguments]
+    return _as_map(fields, connection)
+
+
+def _flags(*names: str) -> SetOf:
+    # Simple strings, as Redis sends them: redis-cli aborts on anything else.
+    return SetOf(Simple(name.encode()) for name in names)

@@ -1,0 +1,298 @@
+"""The server: what all connections share, and its life from listening to the last drained run.
+
+Shutdown, in this order: stop accepting, close idle connections, let what is under way finish within the drain
+timeout, close the rest, stop the engine and its threads, close the connections to Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from redisai_py import __version__
+from redisai_py.backend import backend_names
+from redisai_py.commands.backends import accept_backend
+from redisai_py.config import Config, masked_url
+from redisai_py.engine.engine import Engine
+from redisai_py.engine.runaways import GivenUp
+from redisai_py.engine.settings import EngineSettings
+from redisai_py.engine.stats import StatsTable
+from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
+from redisai_py.errors import RedisAIError
+from redisai_py.frontdoor.client_memory import ClientMemory
+from redisai_py.frontdoor.connection import Connection
+from redisai_py.frontdoor.session import Session
+from redisai_py.ops.event_log import Journal
+from redisai_py.ops.info import default_backends_path
+from redisai_py.ops.keymap import KeyMap
+from redisai_py.ops.operations import Operations
+from redisai_py.ops.preload import NO_LIFELINE, Lifeline, Preload
+from redisai_py.ops.programs import Loading
+from redisai_py.resp.templates import Frames
+from redisai_py.serve.listening import address_text
+from redisai_py.upstream.access import AccessTable
+from redisai_py.upstream.busy_poll import BusyPoll
+from redisai_py.upstream.connections import Address
+from redisai_py.upstream.containment import contain
+from redisai_py.upstream.control import Control, own_identity
+from redisai_py.upstream.dialing import Dialer, Limits
+
+__all__ = ["Ended", "Server", "serve"]
+
+RESTART_DRAIN_S = 5
+"""Seconds that running commands get to finish before the server starts itself again."""
+
+_THREADS_END_S = 1.0
+"""What worker threads get at least to end, at a stop: in all, less than the supervisor's patience."""
+
+logger = structlog.get_logger()
+
+
+class Server:
+    """State shared by the connections of one process."""
+
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        stop: asyncio.Event | None = None,
+        lifeline: Lifeline = NO_LIFELINE,
+    ) -> None:
+        self.config = config
+        self.loop = loop
+        self._stop = stop
+        url = config.redis or "redis://127.0.0.1:6379"
+        self.dialer = Dialer(Address.from_url(url), upstream_limits(config))
+        self.control = Control(self.dialer.impatient, own_identity(url))
+        self.frames = Frames()
+        self.keys = KeyMap()
+        self.journal = Journal(self.keys, config.slow_run_ms)
+        self.engine = Engine(
+            engine_settings(config),
+            loop,
+            notable=self.journal.executed,
+            evicted=self.journal.evicted,
+            ended_merging=self.journal.ended_merging,
+            given_up=self._given_up,
+        )
+        self.commands_processed = 0
+        self.busy_poll = BusyPoll(
+            loop.call_soon, config.busy_poll_s, lambda: self.commands_processed, lambda: self.engine.threads_busy
+        )
+        later = self.engine.call_afterwards
+        self.accesses = AccessTable(self.dialer, config.upstream_pool, config.near_cache_bytes, later, self.busy_poll)
+        self.scripts = ScriptEngine(
+            ScriptSettings(
+                workers=config.worker_threads,
+                max_queued=config.queue_limit,
+                timeout_ms=config.script_execution_timeout_ms,
+                memory_limit_bytes=config.script_memory_limit_mb * 1_000_000,
+                intra_op_threads=config.intra_op_threads,
+            ),
+            loop,
+        )
+        self.script_stats = StatsTable()
+        self.loading = Loading(self.engine, self.script_stats, self.keys, self.journal)
+        self.preload = Preload(self, config.preload, lifeline)
+        self.connections: set[Connection] = set()
+        self.client_memory = ClientMemory(
+            config.client_query_buffer_limit, config.all_clients_budget_bytes, self.connections, self.journal
+        )
+        self.model_chunk_size = config.model_chunk_size
+        self.backends_path = default_backends_path()
+        self.started_at = time.monotonic()
+        self.connections_accepted = 0
+        self.connections_refused = 0
+        self.internal_errors = 0
+        self.draining = False
+        self.restarting = False
+        self._unflushed: list[Session] = []
+        self._all_left = asyncio.Event()
+
+    def flush_later(self, session: Session) -> None:
+        """Flush a client's replies at the end of this iteration of the event loop."""
+        if not self._unflushed:
+            self.loop.call_soon(self._flush)
+        self._unflushed.append(session)
+
+    def _flush(self) -> None:
+        unflushed, self._unflushed = self._unflushed, []
+        for session in unflushed:
+            session.flush()
+
+    def joined(self, connection: Connection) -> None:
+        """A client connected."""
+        self.connections_accepted += 1
+        if len(self.connections) >= self.config.max_clients:
+            self.connections_refused += 1
+            self.journal.client_refused("max_clients are connected", max_clients=self.config.max_clients)
+            connection.transport.write(b"-ERR max number of clients reached\r\n")
+            connection.transport.close()
+            return
+        self.connections.add(connection)
+
+    def left(self, connection: Connection) -> None:
+        """A client is gone."""
+        self.connections.discard(connection)
+        self.client_memory.left(connection)
+        if not self.connections:
+            self._all_left.set()
+
+    def internal_error(self, error: BaseException) -> RedisAIError:
+        """Log a bug of ours under an id; the reply that names the id."""
+        error_id = uuid.uuid4().hex[:8]
+        self.internal_errors += 1
+        logger.error("internal error", id=error_id, exc_info=error)
+        return RedisAIError(f"ERR internal error {error_id}")
+
+    def loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The event loop's exception handler. The engine says whom a failure concerns."""
+        error = context.get("exception")
+        if "asked" in context and isinstance(error, Exception):
+            contain(context["asked"], error)
+        else:
+            loop.default_exception_handler(context)
+
+    @property
+    def obstacles(self) -> list[str]:
+        """Why no client should be sent here, as far as this process knows by itself."""
+        lines = ["the server is stopping"] if self.draining else []
+        if self.restarting:
+            lines.append(f"{self.engine.runaways.going_on} runs and loads do not end: the server starts anew")
+        return [*lines, *self.preload.obstacles]
+
+    def _given_up(self, given_up: GivenUp) -> None:
+        """Threads that compute on to no purpose take the cores of all others: beyond the limit only a new process
+        helps.
+        """
+        self.journal.given_up(given_up)
+        if given_up.going_on > self.config.runaway_limit and not self.restarting:
+            self.restarting = True
+            limit = self.config.runaway_limit
+            logger.error("too many runs do not end; the server starts anew", going_on=given_up.going_on, limit=limit)
+            if self._stop is not None:
+                self._stop.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let commands under way finish, at most `timeout_s`; then close every client."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.transport.pause_reading()
+            connection.leave_if_idle()
+        if self.connections:
+            self._all_left.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_left.wait(), timeout_s)
+        for connection in list(self.connections):
+            connection.transport.abort()
+
+
+def upstream_limits(config: Config) -> Limits:
+    """The settings about reaching Redis."""
+    return Limits(config.upstream_retry_ms / 1000, config.upstream_timeout_ms / 1000, config.upstream_keepalive_s)
+
+
+def engine_settings(config: Config) -> EngineSettings:
+    """The engine's part of the settings."""
+    return EngineSettings(
+        threads_per_queue=config.worker_threads,
+        device_threads=config.threads_of_devices,
+        intra_op=config.intra_op_threads,
+        inter_op=config.inter_op_parallelism,
+        model_execution_timeout_ms=config.model_execution_timeout_ms,
+        backend_memory_limit_bytes=config.backend_memory_limit_mb * 1_000_000,
+        loaded_models_limit_bytes=config.loaded_models_budget_bytes,
+        queue_limit=config.queue_limit,
+        auto_batch=config.auto_batch,
+        slow_run_s=config.slow_run_ms / 1000 if config.slow_run_ms else math.inf,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a server ended. restart: it asks to be started again.   threads_left: a framework still computes."""
+
+    restart: bool
+    threads_left: bool
+
+
+async def serve(
+    config: Config,
+    *listeners: socket.socket,
+    stop: asyncio.Event,
+    ready: Callable[[], None],
+    lifeline: Lifeline = NO_LIFELINE,
+) -> Ended:
+    """Serve clients of bound sockets, TCP or unix, until `stop` is set or too many runs do not end, then drain.
+
+    Args:   config: its `redis` names the upstream server.
+            ready: called once connections are accepted and models that are to be preloaded have been tried.
+            lifeline: to whoever supervises this process.
+    Raises: StartError: the HTTP port cannot be had.
+    """
+    for name in backend_names():
+        accept_backend(name)
+    loop = asyncio.get_running_loop()
+    server = Server(config, loop, stop, lifeline)
+    loop.set_exception_handler(server.loop_failed)
+    operations = Operations(server)
+    acceptors: list[Any] = []
+    until = loop.time()
+    try:
+        await operations.open()
+        acceptors += [await _accept(server, listener) for listener in listeners]
+        addresses = [address_text(listener) for listener in listeners]
+        logger.info("serving", addresses=addresses, redis=masked_url(config.redis or ""), version=__version__)
+        if await _before(stop, operations.preload()):
+            ready()
+            await stop.wait()
+        # Of a server that is to start again clients wait for the next one, and runs that do not end are why.
+        drain_s = min(config.drain_timeout_s, RESTART_DRAIN_S) if server.restarting else config.drain_timeout_s
+        until = loop.time() + drain_s
+        logger.info("stopping", clients=len(server.connections), drain_timeout_s=drain_s)
+        for acceptor in acceptors:
+            acceptor.close()
+        await server.drain(drain_s)
+    finally:
+        for acceptor in acceptors:
+            acceptor.close()
+        # Runs that clients still waited for have had that time already.
+        ended = await server.engine.close(max(_THREADS_END_S, until - loop.time()), _THREADS_END_S)
+        await server.scripts.close()
+        await operations.close()
+        server.accesses.close()
+        server.control.close()
+        await server.dialer.close()
+        logger.info("stopped", commands=server.commands_processed, framework_threads_left=not ended)
+    return Ended(server.restarting, not ended)
+
+
+async def _accept(server: Server, listener: socket.socket) -> Any:
+    def connection() -> Connection:
+        return Connection(server)
+
+    backlog = server.config.backlog
+    if listener.family == socket.AF_UNIX:
+        return await server.loop.create_unix_server(connection, sock=listener, backlog=backlog)
+    return await server.loop.create_server(connection, sock=listener, backlog=backlog)
+
+
+async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work unless `stop` is set before it is done; whether it was done."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    done, _ = await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(done, Exception):
+        raise done
+    return not stop.is_set()

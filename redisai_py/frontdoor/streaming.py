@@ -1,0 +1,201 @@
+"""A large AI.TENSORSET on its way: its bytes go to Redis while they come from the client, and are never held here.
+
+Storing and forwarding would make a 64 MB tensor twice as slow as a plain SET, and cost its size in memory. So once
+the words before the blob are known to be good, the blob is passed on as the value of a staging key, on a connection
+of its own; Redis runs that SET only when it is complete. Then one transaction gives the tensor its final name, or
+refuses. A client that leaves halfway leaves nothing behind, one that stops sending is disconnected after a while, and
+nobody else waits for its connection to Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Any, cast
+
+from redisai_py.commands import COMMANDS
+from redisai_py.commands.tensors import TensorSet
+from redisai_py.errors import CommandError, RedisAIError, UpstreamError, UpstreamLost
+from redisai_py.frontdoor.session import Mode
+from redisai_py.frontdoor.stall_watch import StallWatch
+from redisai_py.pending import Pending
+from redisai_py.resp.replies import OK
+from redisai_py.store import codec
+from redisai_py.tensor import DType
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.connection import Connection
+
+__all__ = ["begin_stream"]
+
+STREAM_SIZE = 1024 * 1024
+"""Blobs of this many bytes and more are passed on as they come."""
+_STAGING_TTL_S = b"3600"
+
+
+class _Sized:
+    """Stands for a blob that has not come yet: all that validation asks of a numeric one is its length."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
+def begin_stream(connection: Connection, argv: list[Any], size: int) -> bool:
+    """Start streaming if the command can be; False if its last argument must be received whole first.
+
+    Args: argv: the words before the large argument.   size: the large argument's bytes.
+    """
+    if size < STREAM_SIZE or bytes(argv[0][:16]).upper() != b"AI.TENSORSET" or len(argv) > 80:
+        return False
+    if not connection.idle or connection.backlog or connection.session.mode is not Mode.NORMAL:
+        return False
+    try:
+        request = COMMANDS[b"AI.TENSORSET"].parse([*argv, cast(bytes, _Sized(size))])
+    except (CommandError, TypeError):
+        return False
+    if request.tensor.dtype in (DType.STRING, DType.BOOL):
+        return False  # their bytes are validated
+    head = connection.parser.divert()
+    stream = _Stream(connection, size, head)
+    return connection.run_alone(stream.run(request))
+
+
+class _Stream(asyncio.Protocol):
+    """Stands in for the connection while the blob comes."""
+
+    def __init__(self, connection: Connection, size: int, head: bytes) -> None:
+        self._connection = connection
+        self._left = size + 2  # the final CR LF is the client's as well
+        self._size = size
+        self._head = head
+        self._rest = b""  # what the client sent behind the command
+        self._sink: Any = None
+        self._complete: Pending[None] = Pending()
+        self._reading = True
+        self._watch: StallWatch | None = None
+
+    async def run(self, request: TensorSet) -> Any:
+        """The whole command: its reply value."""
+        connection = self._connection
+        self._pause()
+        connection.transport.set_protocol(self)
+        failure: RedisAIError | None = None
+        try:
+            access = await connection.session.authenticated()
+            store = access.store
+            async with access.apart() as upstream:
+                staging = store.staging_key(request.key, uuid.uuid4().hex.encode())
+                await store.check_large_write(upstream, staging, request.key)
+                if connection.gone:  # there is nobody who could send the blob
+                    raise UpstreamError("ERR client is gone")
+                header = codec.encode_header(request.tensor)
+                try:
+                    await self._send(upstream, staging, header)
+                except UpstreamError as error:
+                    raise await store.too_large(error, self._size, len(header) + self._size) from error
+                await store.publish_tensor(upstream, staging, request.key)
+        except UpstreamLost:
+            raise  # the client is closed, whatever it still sends
+        except RedisAIError as error:
+            failure = error
+        await self._swallow_rest()
+        if self._watch is not None:
+            self._watch.cancel()
+        if not connection.gone:
+            connection.transport.set_protocol(connection)
+            connection.transport.resume_reading()
+            if self._rest:
+                connection.data_received(self._rest)
+        if failure is not None:
+            raise failure
+        return OK
+
+    async def _send(self, upstream: Any, staging: bytes, header: bytes) -> None:
+        size = len(header) + self._size
+        upstream.transport.write(b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (len(staging), staging, size, header))
+        stored = upstream.expect()
+        self._sink = upstream
+        upstream.on_flow = self._flow
+        try:
+            self._start()
+            await self._complete
+        finally:
+            self._sink = upstream.on_flow = None
+            self._flow(False)
+        if not upstream.closed:
+            upstream.transport.write(b"\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (len(_STAGING_TTL_S), _STAGING_TTL_S))
+        await stored
+
+    async def _swallow_rest(self) -> None:
+        """After a refusal the client still sends the blob; it is read and forgotten, so that the stream stays in
+        step.
+        """
+        if self._left:
+            self._complete = Pending()
+            self._start()
+            await self._complete
+
+    def _start(self) -> None:
+        self._resume()
+        if self._watch is None:
+            loop, timeout_s = self._connection.server.loop, self._connection.server.config.upload_timeout_s
+            self._watch = StallWatch(loop, timeout_s, lambda: self._reading, self._connection.stalled)
+        head, self._head = self._head, b""
+        if head:
+            self.data_received(head)
+
+    def _flow(self, pause: bool) -> None:
+        if self._connection.gone:
+            return
+        if pause:
+            self._pause()
+        elif self._left:
+            self._resume()
+        if self._sink is not None and self._sink.closed and not self._complete.done:
+            self._complete.resolve(None)  # the reply that is awaited next carries the error
+
+    def _pause(self) -> None:
+        self._reading = False
+        self._connection.transport.pause_reading()
+
+    def _resume(self) -> None:
+        self._reading = True
+        self._connection.transport.resume_reading()
+
+    # -- as the client's protocol --------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if not self._left:
+            self._rest += data
+            return
+        if self._watch is not None:
+            self._watch.moved()
+        taken = min(len(data), self._left)
+        blob = min(taken, self._left - 2)
+        self._left -= taken
+        if self._sink is not None and not self._sink.closed and blob > 0:
+            self._sink.transport.write(data if blob == len(data) else data[:blob])
+        if self._left == 0:
+            self._rest = data[taken:]
+            # What the client sends behind it, and that it sends no more, is for the connection when this has ended.
+            self._pause()
+            self._complete.resolve(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+        if self._sink is not None:
+            self._sink.transport.abort()  # an incomplete SET, which Redis drops
+        self._left = 0
+        self._complete.resolve(None)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()

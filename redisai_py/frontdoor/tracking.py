@@ -1,0 +1,188 @@
+"""AI commands of clients that have Redis tell them what has changed (CLIENT TRACKING).
+
+Redis tells a client on its own connection; AI commands go by connections that clients share. So for such a client:
+
+- What a command reads is named to Redis on the client's own connection first (EXISTS), as if it had been read there.
+  That takes CLIENT CACHING into account, which is about the next command.
+- The reply of a command that may write waits for a PING on the client's own connection: Redis has answered that behind
+  the invalidations that the write caused, so they reach the client before the reply, as with a plain SET.
+- NOLOOP says that a client's own writes are none of its news: those are sent on its own connection.
+
+Clients that do not track are not touched: `Mode.TRACKED` is a state like MULTI. Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import hiredis
+
+from redisai_py.commands import COMMANDS
+from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost
+from redisai_py.frontdoor.driver import drive
+from redisai_py.pending import Pending
+from redisai_py.store.store import Store
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.session import Session
+    from redisai_py.upstream.access import Access
+
+__all__ = ["OwnAccess", "Tracking", "carried_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """What CLIENT TRACKING ON asked for.
+
+    broadcast: of all keys, not of those read.   noloop: not of the client's own writes.   redirected: another
+    connection is told.
+    """
+
+    broadcast: bool
+    noloop: bool
+    redirected: bool
+
+    @classmethod
+    def from_words(cls, argv: Sequence[bytes]) -> Tracking | None:
+        """From the words of a CLIENT TRACKING that Redis accepted; None: it is off."""
+        if argv[2].upper() != b"ON":
+            return None
+        options = iter(argv[3:])
+        names = set()
+        for option in options:
+            names.add(option.upper())
+            if option.upper() in (b"REDIRECT", b"PREFIX"):
+                next(options)
+        return cls(b"BCAST" in names, b"NOLOOP" in names, b"REDIRECT" in names)
+
+
+async def carried_out(
+    work: Coroutine[Any, Any, Any], argv: Sequence[Any], reads: Iterable[bytes], session: Session
+) -> Any:
+    """The outcome of an AI command, once Redis and the client know of its reads and writes.
+
+    Args: work: carries it out.   reads: keys that a command reads which also writes.
+    """
+    tracking = session.tracking
+    assert tracking is not None
+    spec = COMMANDS[bytes(argv[0]).upper()]
+    readonly = "readonly" in spec.flags
+    try:
+        keys = spec.keys(argv) if readonly else list(reads)
+        if keys and not tracking.broadcast:
+            await session.capture([[b"EXISTS", *keys]])  # a refusal is repeated where the key is read
+    except BaseException:
+        work.close()
+        raise
+    if readonly:
+        return await work
+    try:
+        value = await work
+    except UpstreamLost:
+        raise
+    except RedisAIError:  # some of it may have been written
+        await _told(session, tracking)
+        raise
+    await _told(session, tracking)
+    return value
+
+
+async def _told(session: Session, tracking: Tracking) -> None:
+    """Wait until the client's own connection has brought the invalidations of what has been written."""
+    await session.capture([[b"PING"]])
+    if tracking.redirected:
+        await asyncio.sleep(0)  # the other connection's data may be read behind this one's, in the same iteration
+
+
+class OwnAccess:
+    """An identity's access by a client's own connection: stands for an `Access` in handlers.
+
+    Only while the client itself watches no keys: a transaction of ours would end that. Then large values go by a
+    dedicated connection, and the client is told of them.
+    """
+
+    near = None
+    commits = None
+
+    def __init__(self, session: Session, access: Access) -> None:
+        self._session = session
+        self._access = access
+        self._queue: deque[tuple[list[list[Any]], list[Pending[Any]]]] = deque()
+        self._sending = False
+        tracking = session.tracking
+        # Redis does not count what a script writes as its caller's where it tells of all keys.
+        transactions = tracking is not None and tracking.broadcast and not session.watches
+        self.store: Store = _TransactionStore(self) if transactions else Store(self)
+        self.apart = access.apart
+        self.forget = access.forget
+        self.wrote = access.wrote
+        self.scripting = access.scripting
+
+    def as_access(self) -> Access:
+        """For handlers, which use no more of an `Access` than this has."""
+        return cast("Access", self)
+
+    def dedicated(self) -> AbstractAsyncContextManager[Any]:
+        """See `Link`: the client's own connection is one."""
+        return self._access.dedicated() if self._session.watches else nullcontext(_Caller(self))
+
+    def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """See `Link`."""
+        if self._session.watches and not self.scripting:  # a write is a transaction
+            return self._access.pipeline(commands)
+        sent = [[b"%d" % word if isinstance(word, int) else word for word in command] for command in commands]
+        pendings: list[Pending[Any]] = [Pending() for _ in sent]
+        self._queue.append((sent, pendings))
+        if not self._sending:
+            self._sending = True
+            drive(self._send(), lambda _, error: None)
+        return pendings
+
+    async def _send(self) -> None:
+        """One pipeline after the other: a reply may make a handler send the next."""
+        while self._queue:
+            commands, pendings = self._queue.popleft()
+            try:
+                answers = await self._session.capture(commands)
+            except RedisAIError as error:
+                for pending in pendings:
+                    pending.fail(error)
+                continue
+            for pending, raw in zip(pendings, answers, strict=True):
+                _settle(pending, raw)
+        self._sending = False
+
+
+class _Caller:
+    """The client's own connection as a dedicated one."""
+
+    def __init__(self, access: OwnAccess) -> None:
+        self._access = access
+        self.rehearsed = False
+
+    def call(self, *argv: Any) -> Pending[Any]:
+        """See `store.link.Caller`."""
+        pending: Pending[Any] = self._access.pipeline([argv])[0]
+        return pending
+
+
+class _TransactionStore(Store):
+    """Writes small tensors as it does large ones: in transactions, not in scripts."""
+
+    async def _put_shared(self, write: Any) -> None:
+        await self._put_watched(write)
+
+
+def _settle(pending: Pending[Any], raw: bytes) -> None:
+    reader = hiredis.Reader()
+    reader.feed(raw)
+    reply = reader.gets()
+    if isinstance(reply, hiredis.ReplyError):
+        pending.fail(UpstreamError(str(reply)))
+    else:
+        pending.resolve(reply)

@@ -1,0 +1,161 @@
+"""The log lines about models and clients that an operator acts on: what was loaded, what fails, what is slow, who is
+refused.
+
+One event per line, with the same fields everywhere: `model` (or `script`), `db`, `backend`, `device`, `ms`. What
+clients can cause at any rate is throttled: per kind of line and key at most one in ten seconds, which then says how
+many were left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from redisai_py.engine.execution import Execution
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.runaways import GivenUp
+from redisai_py.errors import Overloaded
+from redisai_py.model import Model
+from redisai_py.ops.keymap import KeyMap, Place
+
+__all__ = ["Journal", "Throttle"]
+
+INTERVAL_S = 10.0
+_NAMES = 1000
+
+logger = structlog.get_logger()
+
+
+class Throttle:
+    """Lets one event of a name through per interval, and counts the others.
+
+    Args: clock: monotonic seconds.   names: how many names are remembered; the ones longest seen go first.
+    """
+
+    def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic, names: int = _NAMES) -> None:
+        self._interval_s = interval_s
+        self._clock = clock
+        self._names = names
+        self._last: dict[Any, tuple[float, int]] = {}  # name -> when one was let through, and how many were not since
+
+    def passes(self, name: Any) -> int | None:
+        """None to keep silent, else the number of events kept silent since the last one let through."""
+        now = self._clock()
+        since, silent = self._last.pop(name, (-self._interval_s, 0))
+        if now - since < self._interval_s:
+            self._last[name] = (since, silent + 1)
+            return None
+        self._last[name] = (now, 0)
+        if len(self._last) > self._names:
+            del self._last[next(iter(self._last))]
+        return silent
+
+
+class Journal:
+    """Writes the lines.
+
+    Args: keys: names for the engine's ids.   slow_run_ms: runs that take at least this long are reported, 0 none.
+    """
+
+    def __init__(self, keys: KeyMap, slow_run_ms: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = keys
+        self.slow_run_s = slow_run_ms / 1000 if slow_run_ms else float("inf")
+        self._throttle = Throttle(INTERVAL_S, clock)
+
+    def _warn(self, event: str, name: object, fields: dict[str, Any]) -> None:
+        silent = self._throttle.passes((event, name))
+        if silent is None:
+            return
+        if silent:
+            fields["left_out"] = silent
+        logger.warning(event, **fields)
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def loaded(self, place: Place, loaded: LoadedModel, seconds: float) -> None:
+        """A model is in memory, ready to run."""
+        fields = _model_fields(place, loaded)
+        if loaded.proof.reason:
+            fields["not_merged"] = loaded.proof.reason
+        logger.info("model loaded", **fields, ms=_ms(seconds), bytes=loaded.nbytes)
+
+    def load_failed(self, place: Place, backend: str, device: str, error: BaseException) -> None:
+        """A framework refused a model."""
+        fields = {"model": place.name, "db": place.database, "backend": backend, "device": device}
+        self._warn("model not loaded", place, {**fields, "error": str(error)})
+
+    def unloaded(self, place: Place, why: str) -> None:
+        """A model was let go because its key was deleted or has another one."""
+        logger.info("model unloaded", model=place.name, db=place.database, why=why)
+
+    def evicted(self, loaded: LoadedModel) -> None:
+        """A model was let go because the loaded ones are bounded."""
+        fields = _model_fields(self._keys.place_of(loaded.id), loaded)
+        logger.info("model unloaded", **fields, why="others need its memory")
+
+    def ended_merging(self, loaded: LoadedModel) -> None:
+        """A model's runs are executed one by one from now on, whatever its BATCHSIZE."""
+        fields = _model_fields(self._keys.place_of(loaded.id), loaded)
+        logger.warning("model not merged", **fields, why=loaded.proof.reason)
+
+    def executed(self, execution: Execution, error: BaseException | None) -> None:
+        """The engine's report of an execution that failed or was slow. It comes before the clients' replies."""
+        if isinstance(error, Overloaded):  # the server is stopping, and says so itself
+            return
+        loaded = execution.loaded
+        fields = _model_fields(self._keys.place_of(loaded.id), loaded)
+        if execution.run_s:
+            fields["ms"] = _ms(execution.run_s)
+        if len(execution.runs) > 1:
+            fields["runs"] = len(execution.runs)
+        if error is not None:
+            self._warn("run failed", loaded.id, {**fields, "error": str(error)})
+            return
+        # A run at once is no Run, and was in no queue.
+        queued_s = execution.started - min((run.since for run in execution.runs), default=execution.started)
+        self._warn("slow run", loaded.id, {**fields, "queued_ms": _ms(queued_s)})
+
+    def given_up(self, given_up: GivenUp) -> None:
+        """A run or a load takes too long and cannot be stopped."""
+        place = self._keys.place_of(given_up.model.identity)
+        fields = _fields(place, given_up.model)
+        event = "load given up" if given_up.loading else "run given up"
+        logger.warning(event, **fields, going_on=given_up.going_on)
+
+    # -- scripts -------------------------------------------------------------------------------------------------------
+
+    def script_failed(self, place: Place, function: str, device: str, error: BaseException) -> None:
+        """A script's run ended in an error."""
+        self._warn("script failed", place, {**_script_fields(place, function, device), "error": str(error)})
+
+    def script_ran(self, place: Place, function: str, device: str, run_s: float, queued_s: float) -> None:
+        """A script's run succeeded; reported if it was slow."""
+        if run_s >= self.slow_run_s:
+            fields = _script_fields(place, function, device)
+            self._warn("slow script", place, {**fields, "ms": _ms(run_s), "queued_ms": _ms(queued_s)})
+
+    # -- clients -------------------------------------------------------------------------------------------------------
+
+    def client_refused(self, why: str, **fields: Any) -> None:
+        """A connection was refused or closed by us."""
+        self._warn("client refused", why, {"why": why, **fields})
+
+
+def _model_fields(place: Place | None, loaded: LoadedModel) -> dict[str, Any]:
+    return _fields(place, loaded.model)
+
+
+def _fields(place: Place | None, model: Model) -> dict[str, Any]:
+    named: dict[str, Any] = {"id": model.id} if place is None else {"model": place.name, "db": place.database}
+    return {**named, "backend": model.backend, "device": model.device.text}
+
+
+def _script_fields(place: Place, function: str, device: str) -> dict[str, Any]:
+    return {"script": place.name, "db": place.database, "function": function, "device": device}
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)

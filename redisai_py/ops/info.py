@@ -1,0 +1,133 @@
+"""What the server says of itself: the `ai_*` sections of INFO, with the names and the order that RedisAI's clients
+read.
+"""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redisai_py.backend import loaded_backends
+from redisai_py.model import Kind
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.server import Server
+
+__all__ = ["MODULE_NAME", "MODULE_VERSION", "default_backends_path", "info_sections"]
+
+MODULE_NAME = "ai"
+MODULE_VERSION = 10207
+"""major * 10000 + minor * 100 + patch of the RedisAI version whose protocol this is, 1.2.7."""
+
+# In the order of RedisAI's section.
+_VERSION_FIELDS = {
+    "TF": "ai_TensorFlow_version",
+    "TFLITE": "ai_TensorFlowLite_version",
+    "TORCH": "ai_Torch_version",
+    "ONNX": "ai_onnxruntime_version",
+}
+_ONE_LINE = str.maketrans("\r\n", "  ")
+_ALL = {"everything", "modules", MODULE_NAME}
+
+
+def info_sections(server: Server, wanted: set[str]) -> str:
+    """The sections that INFO's arguments (lower case) ask for, as INFO prints them; "" if none."""
+    sections = {
+        "ai_versions": _versions,
+        "ai_git": _git,
+        "ai_load_time_configs": _settings,
+        "ai_backends_info": _backends,
+        "ai_cpu": _cpu,
+    }
+    chosen = [name for name in sections if wanted & _ALL or name in wanted]
+    return "\r\n".join(f"# {name}\r\n{_lines(sections[name](server))}" for name in chosen)
+
+
+def default_backends_path() -> str:
+    """BACKENDSPATH as it is at the start: `backends` beside the server's own files. Nothing is read there."""
+    return str(Path(__file__).resolve().parents[1] / "backends")
+
+
+def _lines(fields: dict[str, object]) -> str:
+    # A device string is the client's, and must not become lines of its own.
+    return "".join(f"{name}:{value}".translate(_ONE_LINE) + "\r\n" for name, value in fields.items())
+
+
+def _versions(server: Server) -> dict[str, object]:
+    return {"ai_RedisAI_version": "1.2.7", "ai_low_level_API_version": 1, "ai_rdb_version": 4}
+
+
+def _git(server: Server) -> dict[str, object]:
+    return {"ai_git_sha": "unknown"}
+
+
+def _settings(server: Server) -> dict[str, object]:
+    settings = server.engine.settings
+    return {
+        "ai_threads_per_queue": settings.threads_per_queue,
+        "ai_inter_op_parallelism": settings.inter_op,
+        "ai_intra_op_parallelism": settings.intra_op,
+        "ai_model_execution_timeout": settings.model_execution_timeout_ms,
+        "ai_backend_memory_limit": settings.backend_memory_limit_bytes // 1_000_000,
+    }
+
+
+def _backends(server: Server) -> dict[str, object]:
+    versions = {name: backend.version for name, backend in loaded_backends().items()}
+    if server.scripts.framework_version is not None:  # scripts need no backend in this process
+        versions.setdefault("TORCH", server.scripts.framework_version)
+    own = [name for name in _VERSION_FIELDS if name in versions]
+    others = sorted(versions.keys() - _VERSION_FIELDS.keys())
+    fields: dict[str, object] = {}
+    for name in [*own, *others]:
+        fields[_VERSION_FIELDS.get(name, f"ai_{name}_version")] = versions[name]
+        if name == "ONNX":
+            fields |= _onnx(server)
+    return fields
+
+
+def _script_queues(server: Server) -> list[str]:
+    """INFO's names of the workers of devices that scripts have, and no model. They are processes, not threads of this
+    one, so they have no CPU time here.
+    """
+    devices = dict.fromkeys(held.device.upper() for place, held in server.keys.entries() if place.kind is Kind.SCRIPT)
+    threads = range(1, server.engine.settings.threads_per_queue + 1)
+    known = server.engine.snapshot().queues
+    return [f"ai_queue_{name}_bthread_n{i}_used_cpu_total" for name in devices if name not in known for i in threads]
+
+
+def _onnx(server: Server) -> dict[str, object]:
+    """RedisAI counts the bytes and calls of an allocator of its own under ONNX Runtime. We have none, so `memory` is
+    the size of the loaded models, and `access_num` counts what makes the runtime allocate: loads and executions.
+    """
+    engine = server.engine.snapshot()
+    threads = sum(queue.threads for queue in engine.queues.values()) + len(_script_queues(server))
+    on_cpu = [model for model in engine.models if model.backend == "ONNX" and model.device.upper().startswith("CPU")]
+    return {
+        "ai_onnxruntime_memory": sum(model.nbytes for model in on_cpu),
+        "ai_onnxruntime_memory_access_num": engine.executions.get("ONNX", 0) + engine.loads.get("ONNX", 0),
+        "ai_onnxruntime_maximum_run_sessions_number": threads,
+    }
+
+
+def _cpu(server: Server) -> dict[str, object]:
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    of_thread = getattr(resource, "RUSAGE_THREAD", None)  # not on macOS
+    main = resource.getrusage(of_thread) if of_thread is not None else None
+    fields: dict[str, object] = {
+        "ai_self_used_cpu_sys": _seconds(own.ru_stime),
+        "ai_self_used_cpu_user": _seconds(own.ru_utime),
+        "ai_children_used_cpu_sys": _seconds(children.ru_stime),
+        "ai_children_used_cpu_user": _seconds(children.ru_utime),
+        "ai_main_thread_used_cpu_sys": _seconds(main and main.ru_stime),
+        "ai_main_thread_used_cpu_user": _seconds(main and main.ru_utime),
+    }
+    for name, seconds in server.engine.snapshot().worker_cpu_s.items():
+        fields[name] = _seconds(seconds)
+    return fields | dict.fromkeys(_script_queues(server), "N/A")
+
+
+def _seconds(value: float | None) -> str:
+    return "N/A" if value is None else f"{value:.6f}"

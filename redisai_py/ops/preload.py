@@ -1,0 +1,172 @@
+"""`--preload`: models that are loaded before the server counts as ready, so that their first runs are not slow ones.
+
+`all` is every model that database 0 holds at the start, found with the server's own credentials; one that its
+framework refuses is logged and left to its first run, unless the framework itself cannot be loaded: then the
+installation is wrong. Keys that are named must load. What has not loaded is tried again every few seconds, and
+`/readyz` says no until it has. A load that takes long, or for ever, holds up neither the others nor the start: it is
+waited for at most 10 s. A load that has ended or hung a server's process is not tried by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import TYPE_CHECKING
+
+import structlog
+
+from redisai_py.errors import BackendNotInstalled, RedisAIError, UpstreamError
+from redisai_py.model import Kind
+from redisai_py.ops.keymap import Place, key_text
+from redisai_py.serve.heartbeat import LOADED, LOADING
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.server import Server
+    from redisai_py.store.store import Store
+
+__all__ = ["ALL", "NO_LIFELINE", "Lifeline", "Preload"]
+
+ALL = "all"
+RETRY_S = 5.0
+PATIENCE_S = 10.0
+_AT_ONCE = 2
+_UNDER_WAY = "still loading"
+
+logger = structlog.get_logger()
+
+
+class Lifeline:
+    """The line to whoever supervises this process; this one has nobody at its end.
+
+    Args: suspects, careful: see `redisai_py.serve.heartbeat.Orders`.
+    """
+
+    def __init__(self, suspects: frozenset[bytes] = frozenset(), careful: bool = False) -> None:
+        self.suspects = suspects
+        self.careful = careful
+
+    def say(self, word: bytes, key: bytes | None = None) -> None:
+        """Say one of the words of `redisai_py.serve.heartbeat`. Must not block, and must not fail."""
+
+
+NO_LIFELINE = Lifeline()
+
+
+class Preload:
+    """What is still to be loaded, and why it is not.
+
+    Args: words: keys, or the word `all`.
+    """
+
+    def __init__(self, server: Server, words: tuple[str, ...], lifeline: Lifeline) -> None:
+        self._server = server
+        self._lifeline = lifeline
+        self._all = ALL in words
+        self._scanned = not self._all
+        self._missing = {} if self._all else {word.encode(): "not tried yet" for word in words}
+        self._trouble = "not tried yet" if self._all else ""
+        self._slots = asyncio.Semaphore(1 if lifeline.careful else _AT_ONCE)
+        self._loads: dict[bytes, asyncio.Task[None]] = {}
+
+    @property
+    def obstacles(self) -> list[str]:
+        """Why the server is not ready, one line per model; empty once everything is loaded."""
+        lines = [f"preload of {key_text(key)}: {why}" for key, why in self._missing.items()]
+        return lines if self._scanned else [f"preload of all models: {self._trouble}", *lines]
+
+    async def attempt(self) -> None:
+        """Load what is not loaded yet, as far as that is possible now. Never fails; `obstacles` tells.
+
+        Returns after 10 s at the latest. Loads that take longer go on.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                await self._attempt()
+
+    async def _attempt(self) -> None:
+        try:
+            store = (await self._server.control.access()).store
+            if not self._scanned:
+                self._missing |= {key: "not tried yet" async for key, _ in store.scan(Kind.MODEL)}
+                self._scanned = True
+        except RedisAIError as error:
+            self._trouble = str(error)
+            self._missing = {key: why if key in self._loads else str(error) for key, why in self._missing.items()}
+            return
+        for key in list(self._missing):
+            if key not in self._loads and not self._is_suspect(key):
+                task = self._loads[key] = asyncio.create_task(self._load_in_turn(store, key))
+                task.add_done_callback(functools.partial(self._load_ended, key))
+        if self._loads:
+            await asyncio.wait(list(self._loads.values()))
+
+    async def insist(self) -> None:
+        """Try until everything is loaded."""
+        told: list[str] = []
+        while obstacles := self.obstacles:
+            if obstacles != told:
+                logger.warning("preload incomplete", obstacles=obstacles[:10], retry_s=RETRY_S)
+                told = obstacles
+            await asyncio.sleep(RETRY_S)
+            await self.attempt()
+        if self._all:
+            logger.info("all models preloaded")
+
+    async def close(self) -> None:
+        """Give up what is being loaded."""
+        for task in self._loads.values():
+            task.cancel()
+        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+
+    def _is_suspect(self, key: bytes) -> bool:
+        if key not in self._lifeline.suspects:
+            return False
+        if self._all:  # as one that its framework refuses
+            del self._missing[key]
+        else:
+            self._missing[key] = "left to its first run, since the server's process ended or hung while it loaded this"
+        return True
+
+    async def _load_in_turn(self, store: Store, key: bytes) -> None:
+        """Load one of two at a time; one that takes long makes room for the next."""
+        async with self._slots:
+            load = asyncio.ensure_future(self._load(store, key))
+            try:
+                await asyncio.wait([load], timeout=PATIENCE_S)
+            except asyncio.CancelledError:
+                load.cancel()
+                raise
+        try:
+            await load
+        finally:
+            load.cancel()
+
+    def _load_ended(self, key: bytes, task: asyncio.Task[None]) -> None:
+        del self._loads[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("preload failed", model=key_text(key), exc_info=error)
+
+    async def _load(self, store: Store, key: bytes) -> None:
+        place = Place(Kind.MODEL, 0, key)
+        loading = self._server.loading
+        self._missing[key] = _UNDER_WAY
+        self._lifeline.say(LOADING, key)
+        try:
+            if self._all and not self._fits():
+                logger.warning("no memory left to preload a model", model=place.name)
+            else:
+                known = self._server.keys.held(place)
+                await loading.load_read(place, await store.model_with_blob(key), known)
+        except RedisAIError as error:
+            if not self._all or isinstance(error, BackendNotInstalled | UpstreamError):
+                self._missing[key] = str(error)
+                return
+        finally:
+            self._lifeline.say(LOADED, key)
+        del self._missing[key]
+
+    def _fits(self) -> bool:
+        """Whether loading one more model does not push out others, as far as can be told before."""
+        limit = self._server.engine.settings.loaded_models_limit_bytes
+        return not limit or self._server.engine.snapshot().loaded_bytes < limit

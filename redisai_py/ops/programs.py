@@ -1,0 +1,166 @@
+"""What this server holds for the keys that it has met: one log line per load, and no memory for what a key held
+before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from redisai_py.engine.engine import Engine
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.stats import StatsTable
+from redisai_py.errors import BackendError, Overloaded, RedisAIError
+from redisai_py.model import Kind, Model, Script, identified
+from redisai_py.ops.keymap import Held, KeyMap, Place
+from redisai_py.pending import Pending
+from redisai_py.store.store import Store
+
+if TYPE_CHECKING:
+    from redisai_py.ops.event_log import Journal
+
+__all__ = ["Loading"]
+
+_DIGESTED_HERE = 256 * 1024
+"""Bytes of a blob that the event loop digests itself, in 0.2 ms."""
+
+
+class Loading:
+    """The engine's models and the counters of scripts, with their keys. Thread: the event loop's."""
+
+    def __init__(self, engine: Engine, script_stats: StatsTable, keys: KeyMap, journal: Journal) -> None:
+        self._engine = engine
+        self._script_stats = script_stats
+        self._keys = keys
+        self._journal = journal
+        self._under_way: set[str] = set()
+        self._reading: dict[tuple[Place, str], list[Pending[LoadedModel | None]]] = {}
+
+    def loaded(self, place: Place, stored_id: str) -> LoadedModel | None:
+        """The loaded model of a key that holds this id now; None if it must be read and loaded."""
+        identity = self._keys.identity(place, stored_id)
+        return None if identity is None else self._engine.loaded(identity)
+
+    async def stored(self, place: Place, stored_id: str, store: Store) -> LoadedModel:
+        """The loaded model of a key that held this id a moment ago: what it holds now is read and loaded.
+
+        Whoever asks meanwhile waits for that. A model that many want is met by all of them at once, after a restart
+        say, and each copy of its blob takes Redis's time and our memory.
+        Raises: MissingKey, WrongType, BackendError, Overloaded, UpstreamError.
+        """
+        asked = (place, stored_id)
+        while (waiters := self._reading.get(asked)) is not None:
+            waiter: Pending[LoadedModel | None] = Pending()
+            waiters.append(waiter)
+            loaded = await waiter
+            if loaded is not None:
+                return loaded
+        waiters = self._reading[asked] = []
+        result: LoadedModel | RedisAIError | None = None  # None: trouble of this client's own, the others try again
+        try:
+            known = self._keys.held(place)
+            result = await self.load_read(place, await store.model_with_blob(place.key), known)
+            return result
+        except (BackendError, Overloaded) as error:
+            result = error
+            raise
+        finally:
+            del self._reading[asked]
+            for waiter in waiters:
+                if isinstance(result, RedisAIError):
+                    waiter.fail(result)
+                else:
+                    waiter.resolve(result)
+
+    @staticmethod
+    async def identified(model: Model) -> Model:
+        """The model with its identity; a large one is digested aside."""
+        if len(model.blob) < _DIGESTED_HERE:
+            return identified(model)
+        return await asyncio.get_running_loop().run_in_executor(None, identified, model)
+
+    async def identity(self, place: Place, stored_id: str, store: Store) -> str | None:
+        """The identity of what the key holds, for its counters; None if this server cannot have counted any.
+
+        What was met elsewhere and has been renamed or copied is read once, since its id alone proves nothing.
+        """
+        identity = self._keys.identity(place, stored_id)
+        if identity is not None or not self._keys.has_met(stored_id):
+            return identity
+        known = self._keys.held(place)
+        program: Model | Script
+        if place.kind is Kind.SCRIPT:
+            program = await store.script(place.key)
+        else:
+            program = await self.identified(await store.model_with_blob(place.key))
+        self.met(place, program, known)
+        return program.identity
+
+    async def load_read(self, place: Place, model: Model, known: Held | None) -> LoadedModel:
+        """`load` a model that was just read (see `met`); it goes at once if the key has another one by then."""
+        model = await self.identified(model)
+        self.met(place, model, known)
+        loaded = await self.load(place, model)
+        held = self._keys.held(place)
+        if held is None:
+            self.holds(place, model)  # if it was deleted meanwhile, the next sweep finds that out
+        elif held.identity != model.identity and self._keys.place_of(model.identity) is None:
+            self._unload(place, model.identity, "replaced")
+        return loaded
+
+    async def load(self, place: Place, model: Model) -> LoadedModel:
+        """`Engine.load`, with a line in the log for whoever asks first. Raises what it raises."""
+        loaded = self._engine.loaded(model.identity)
+        if loaded is not None or model.identity in self._under_way:
+            return loaded or await self._engine.load(model)
+        self._under_way.add(model.identity)
+        self._keys.announce(model.identity, place)  # a warm-up that fails or is slow is logged with the key
+        since = time.monotonic()
+        try:
+            loaded = await self._engine.load(model)
+        except RedisAIError as error:
+            self._journal.load_failed(place, model.backend, model.device.text, error)
+            raise
+        finally:
+            self._under_way.discard(model.identity)
+            self._keys.withdraw(model.identity)
+        self._journal.loaded(place, loaded, time.monotonic() - since)
+        return loaded
+
+    def holds(self, place: Place, program: Model | Script) -> None:
+        """The key holds this model or script now: the one that it held before goes."""
+        backend = program.backend if isinstance(program, Model) else "TORCH"
+        before = self._keys.met(place, Held(program.id, program.identity, backend, program.device.text))
+        if before is not None:
+            self._unload(place, before, "replaced")
+
+    def met(self, place: Place, program: Model | Script, known: Held | None) -> None:
+        """This was read from the key. known: what the key was known to hold when it was asked.
+
+        If another one was stored or read there since, this may be the older one, and tells nothing.
+        """
+        if self._keys.held(place) == known:
+            self.holds(place, program)
+
+    def gone(self, place: Place) -> None:
+        """The key was deleted."""
+        before = self._keys.forget(place)
+        if before is not None:
+            self._unload(place, before, "deleted")
+
+    def missed(self, place: Place) -> None:
+        """The key is gone or holds something else, nobody knows why: it may have been renamed, so counters are kept."""
+        before = self._keys.forget(place)
+        if before is not None:
+            self._unload(place, before, "its key is gone", keep_counters=True)
+
+    def _unload(self, place: Place, identity: str, why: str, keep_counters: bool = False) -> None:
+        if place.kind is Kind.SCRIPT:
+            if not keep_counters:
+                self._script_stats.forget(identity)
+            return
+        was_loaded = self._engine.loaded(identity) is not None
+        self._engine.unload(identity, keep_counters)
+        if was_loaded:
+            self._journal.unloaded(place, why)

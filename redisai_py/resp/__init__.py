@@ -1,0 +1,1 @@
+"""RESP: bytes in, commands out; values in, bytes out. Pure."""

@@ -1,0 +1,504 @@
+"""The Redis protocol without sockets: bytes in, commands out; and where one reply ends.
+
+Rules:
+- `CommandParser` is fed chunks of any size and gives whole commands; it never waits and never raises: a broken frame
+  is kept in `error` and everything after it is ignored, as Redis replies once and closes.
+- The texts of framing errors, and what is an error, are Redis's own (`networking.c` is the authority on both).
+- A large argument is received straight into its own buffer: the shell asks `get_buffer()` and reports `received(n)`,
+  so the bytes are copied once, by the kernel.
+- Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one
+  dictionary look-up then replaces parsing and validation. See docs/adr/0003.
+- Commands that differ from one seen before in their second word and their payload only (`HeadForm`) are not parsed
+  either, and a row of them is recognised as one (`Burst`).
+- So is a row of commands of which the server says that they need no look.
+- Until a client is known to be authenticated its commands may have 10 words of 16 KiB, as in Redis. Whether it is may
+  depend on what it sent before: the parser stops in front of a larger one and asks (`doubt`).
+
+It must not know what any command means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from redisai_py.errors import ProtocolError
+from redisai_py.resp.inline import split_inline
+from redisai_py.resp.reader import MORE, STEP, new_reader
+from redisai_py.resp.templates import MAX_FRAME, Burst, Command, Frames, HeadForm
+
+__all__ = ["CommandParser", "split_replies", "unroll"]
+
+MAX_INLINE = 64 * 1024
+LARGE_ARGUMENT = 64 * 1024
+_BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
+_QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
+_LARGE_COUNT = re.compile(rb"\*\d{4}").search
+_ONLY_BYTES = {bytes}
+_UNKNOWN_WORDS = 10
+_UNKNOWN_SIZE = 16 * 1024
+_UNKNOWN_COMMANDS = 64
+_MANY_WORDS = ProtocolError("ERR Protocol error: unauthenticated multibulk length")
+_LONG_WORD = ProtocolError("ERR Protocol error: unauthenticated bulk length")
+_MANY = ProtocolError("")  # which is no error, only a reason to stop
+_WORD_BYTES = 64
+"""What a word costs beside its own bytes."""
+_PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match
+# Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
+_LENGTHS = {b"%d" % n: n for n in range(1025)}
+
+
+class CommandParser:
+    """Incremental parser of a client's byte stream.
+
+    Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
+          allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
+          legal.   bursts: whether to give bursts; else their commands, parsed.   joint: gives the meaning that commands
+          of a name have together with others behind and before them, None for a name that has none; asked if `bursts`.
+          authenticated: whether the client is known to be.
+    """
+
+    __slots__ = (
+        "_allocate",
+        "_argc",
+        "_args",
+        "_begun_bytes",
+        "_bursts",
+        "_filled",
+        "_frames",
+        "_head",
+        "_joint",
+        "_large",
+        "_large_size",
+        "_quick_size",
+        "_reader",
+        "_rest",
+        "_row_size",
+        "at_boundary",
+        "authenticated",
+        "doubt",
+        "error",
+        "form",
+        "max_argument_bytes",
+        "max_arguments",
+    )
+
+    def __init__(
+        self,
+        frames: Frames,
+        max_argument_bytes: int = 512 * 1024 * 1024,
+        max_arguments: int = 2**31 - 1,
+        allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
+        *,
+        bursts: bool = False,
+        joint: Callable[[bytes], Any] = lambda _: None,
+        authenticated: bool = True,
+    ) -> None:
+        self.error: ProtocolError | None = None
+        self.at_boundary = authenticated
+        """Whether the next bytes begin a command, which may be one that was seen before."""
+        self.authenticated = authenticated
+        self.doubt: ProtocolError | None = None
+        """Why the parser has stopped until it is known whether the client is authenticated; see `go_on`."""
+        self.max_argument_bytes = max_argument_bytes
+        self.max_arguments = max_arguments
+        self._frames = frames
+        self._bursts = bursts
+        self._joint = joint
+        self.form: HeadForm | None = None
+        """The form of the last burst: the next is likely to have the same."""
+        self._quick_size = _QUICK_SIZE if max_argument_bytes >= _QUICK_SIZE and max_arguments >= 1000 else 0
+        self._row_size = max_argument_bytes if max_arguments >= 1000 else 0
+        self._allocate = allocate
+        self._reader = new_reader()
+        self._rest = b""  # bytes of an argument or header not complete yet
+        self._args: list[Any] = []
+        self._argc = 0  # arguments still to come; 0 at a command's boundary
+        self._begun_bytes = 0  # at least what `_args` hold
+        self._large_size = -1  # of the large argument under way, -1 for none
+        self._head = b""  # what of it came in the chunk that began it
+        self._large: memoryview | None = None  # its buffer, CR LF included, once asked for
+        self._filled = 0
+
+    # -- large arguments ---------------------------------------------------------------------------------------------
+
+    @property
+    def receiving_large(self) -> bool:
+        """Whether the next bytes belong to a large argument and should be received through `get_buffer`."""
+        return self._large_size >= 0
+
+    @property
+    def large(self) -> tuple[list[Any], int] | None:
+        """(arguments so far, size) if a large argument, the last of its command, has begun and may be diverted."""
+        return (
+            (self._args, self._large_size) if self._large_size >= 0 and self._argc == 1 and not self._filled else None
+        )
+
+    def divert(self) -> bytes:
+        """Leave the large argument to the caller, who takes its bytes and CR LF from the stream before feeding again.
+
+        Returns: what has come of it already. The command is not given: the caller has its arguments.
+        """
+        self._large_size = -1
+        self._args = []
+        self._argc = 0
+        head, self._head = self._head, b""
+        self._look_at_boundary()
+        return head
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes of the large argument go."""
+        if self._large is None:
+            self._large = self._allocate(self._large_size + 2)
+            self._filled = len(self._head)
+            self._large[: self._filled] = self._head
+            self._head = b""
+        return self._large[self._filled :]
+
+    def received(self, count: int) -> list[Command | Burst]:
+        """Report `count` bytes put into `get_buffer()`; gives the command if that completed it."""
+        self._filled += count
+        large = self._large
+        assert large is not None
+        if self._filled < len(large):
+            return []
+        self._large = None
+        self._large_size = -1
+        self._filled = 0
+        self._args.append(large[:-2].toreadonly())
+        self._argc -= 1
+        self._begun_bytes += len(large) + _WORD_BYTES
+        commands: list[Command | Burst] = []
+        if self._argc == 0:
+            commands.append(Command(self._args))
+            self._args = []
+            self._begun_bytes = 0
+        self._look_at_boundary()
+        return commands
+
+    def close(self) -> None:
+        """No more bytes come: let go of what has come of a command."""
+        self._large = None
+        self._head = self._rest = b""
+        self._args = []
+        self._begun_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What the command that is coming holds so far."""
+        return self._begun_bytes + len(self._rest) + len(self._head) + self._filled
+
+    # -- who the client is -------------------------------------------------------------------------------------------
+
+    def accept(self, accepted: bool) -> None:
+        """Redis has accepted the client, or (RESET) does no more."""
+        self.authenticated = accepted
+        self._look_at_boundary()
+
+    def go_on(self) -> list[Command | Burst]:
+        """Parse what the parser stopped in front of: without authentication an error, or further commands."""
+        doubt, self.doubt = self.doubt, None
+        if not self.authenticated and doubt is not _MANY:
+            self.error = doubt
+            self._rest = b""
+        return self.feed(b"")
+
+    # -- everything else ---------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> list[Command | Burst]:
+        """Take the next bytes; gives the commands that are complete, in order."""
+        out: list[Command | Burst] = []
+        if self._large_size >= 0:
+            buffer = self.get_buffer()
+            taken = min(len(data), len(buffer))
+            buffer[:taken] = data[:taken]
+            out = self.received(taken)
+            data = data[taken:]
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if self.error is None and data:
+            (self._parse if self.authenticated else self._parse_cautiously)(data, out)
+        self._look_at_boundary()
+        return out
+
+    def _look_at_boundary(self) -> None:
+        self.at_boundary = self.authenticated and not (
+            self._rest or self._argc or self._large_size >= 0 or self.error is not None
+        )
+
+    def _parse(self, data: bytes, out: list[Command | Burst]) -> None:
+        position, end = 0, len(data)
+        may_be_row = self._bursts  # tried in vain at most once per chunk, which it reads to the end
+        while position < end:
+            if self._argc == 0:
+                command: Command | Burst | None = None
+                if may_be_row:
+                    command = self._row(data, position, end)
+                    may_be_row = command is not None
+                if command is None and self._bursts:
+                    command = self._burst(data, position, end)
+                if command is None:
+                    form = self.form
+                    if form is not None and end - position < form.stride and form.begins(data, position):
+                        self._rest = data[position:]  # recognised when the rest of it has come
+                        return
+                    command = self._recognise(data, position, end)
+                    if command is None and position == 0 and end <= self._quick_size:
+                        command = self._parse_quick(data)
+                if command is not None:
+                    out.append(command)
+                    position += len(command.frame)
+                    continue
+            position = self._parse_one(data, position, end, out)
+            if position < 0:
+                return
+
+    def _parse_cautiously(self, data: bytes, out: list[Command | Burst]) -> None:
+        """Parse the commands of a client that may not be authenticated: one by one, and not many."""
+        position, end = 0, len(data)
+        while 0 <= position < end:
+            if self._argc == 0 and len(out) >= _UNKNOWN_COMMANDS:
+                position = self._stop(data, position, _MANY)
+            else:
+                position = self._parse_one(data, position, end, out)
+
+    def _burst(self, data: bytes, position: int, end: int) -> Burst | None:
+        """The commands of a known form that start at `position`."""
+        form = self.form
+        words = form.words(data, position, end) if form is not None else None
+        if not words:
+            mark = data.find(_BLOB_MARK, position, position + MAX_FRAME)
+            if mark < 0:
+                return None
+            other = self._frames.form_of(data[position : data.find(b"\r\n", mark + 14) + 2])
+            if other is None or other is form:
+                return None
+            self.form = form = other
+            words = form.words(data, position, end)
+        if not words:
+            return None
+        assert form is not None
+        return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
+
+    def _recognise(self, data: bytes, position: int, end: int) -> Command | None:
+        """The remembered command whose frame starts at `position`."""
+        stop = data.find(b"\r\n*", position, position + MAX_FRAME) + 2
+        if stop < 2:
+            stop = end
+        return self._frames.by_bytes.get(data[position:stop]) if stop - position <= MAX_FRAME else None
+
+    def _row(self, data: bytes, position: int, end: int) -> Burst | None:
+        """All whole commands from `position` on, if they have a joint meaning."""
+        first = _PLAIN_NAME(data, position)
+        meaning = self._joint(first[1]) if first is not None else None
+        if meaning is None:
+            return None
+        stop = end if data.endswith(b"\r\n") else data.rfind(b"\r\n*", position, end) + 2
+        if not position < stop <= position + self._row_size:
+            return None
+        frame = data[position:stop]
+        names = self._read(frame, meaning)
+        return Burst(meaning, frame, names) if names else None
+
+    def _parse_quick(self, data: bytes) -> Command | None:
+        """A chunk that is exactly one ordinary command; None for anything else."""
+        words = self._read(data, None)
+        # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
+        return Command(words, data) if words and hiredis.pack_command(tuple(words)) == data else None
+
+    def _read(self, data: bytes, meaning: Any) -> list[Any]:
+        """Have hiredis parse commands: the names of all that the data consists of, if all have this joint meaning; or,
+        if `meaning` is None, the words of its only one. Nothing if the data consists of anything else.
+
+        hiredis is several times faster than Python, but it allocates what a count announces, takes more than commands
+        are made of, and does not tell where a command ends. So it gets no large counts, and what it makes of the data
+        is looked at.
+        """
+        if data[:1] != b"*" or _LARGE_COUNT(data) is not None:
+            return []
+        reader, joint = self._reader, self._joint
+        found: list[Any] = []
+        whole = False  # whether what the reader has ends with a command: known right behind one, and not later
+        try:
+            for at in range(0, len(data), STEP):
+                reader.feed(data[at : at + STEP])
+                whole = False
+                while not whole and (argv := reader.gets()) is not MORE:
+                    if type(argv) is not list or set(map(type, argv)) != _ONLY_BYTES:
+                        return []
+                    if meaning is None:
+                        if reader.has_data():
+                            return []
+                        found = argv
+                    elif joint(argv[0]) is meaning:
+                        found.append(argv[0])  # and not all of it, which would be new memory for each command
+                    else:
+                        return []
+                    whole = not reader.has_data()
+        except hiredis.ProtocolError:
+            whole = False
+        finally:
+            if not whole:
+                self._reader = new_reader()
+        return found if whole else []
+
+    def _parse_one(self, data: bytes, position: int, end: int, out: list[Command | Burst]) -> int:
+        """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is
+        broken.
+        """
+        start = position
+        if self._argc:
+            start = -1  # the frame began in an earlier chunk
+        elif data[position] != 42:  # '*'
+            return self._parse_inline(data, position, out)
+        else:
+            position = self._parse_count(data, position)
+            if position < 0 or self._argc == 0:
+                return position
+        args = self._args
+        begun, first_position = len(args), position
+        while self._argc:
+            line = data.find(b"\r\n", position, position + MAX_INLINE)
+            if position < end and data[position] != 36:  # '$'
+                return self._fail(f"expected '$', got '{chr(data[position])}'")
+            if line < 0:
+                self._begun_bytes += position - first_position + (len(args) - begun) * _WORD_BYTES
+                return self._wait(data, position, "too big bulk count string")
+            size = self._size(data[position + 1 : line])
+            if size < 0:
+                return self._fail("invalid bulk length")
+            first = line + 2
+            stop = first + size
+            if size > _UNKNOWN_SIZE and not self.authenticated:
+                return self._stop(data, position, _LONG_WORD)
+            if stop + 2 > end:
+                self._begun_bytes += position - first_position + (len(args) - begun) * _WORD_BYTES
+                return self._incomplete(data, position, first, size)
+            args.append(data[first:stop])
+            self._argc -= 1
+            position = stop + 2
+        self._args = []
+        self._begun_bytes = 0
+        out.append(Command(args, data[start:position] if start >= 0 else b""))
+        return position
+
+    def _parse_count(self, data: bytes, position: int) -> int:
+        """Parse `*n`; the position behind it. A count of 0 or less is a command that is none, as in Redis."""
+        line = data.find(b"\r\n", position, position + MAX_INLINE)
+        if line < 0:
+            return self._wait(data, position, "too big mbulk count string")
+        word = data[position + 1 : line]
+        count = _LENGTHS.get(word)
+        if count is None:
+            count = self._integer(word)
+        if count is None or count > self.max_arguments:
+            return self._fail("invalid multibulk length")
+        if count > _UNKNOWN_WORDS and not self.authenticated:
+            return self._stop(data, position, _MANY_WORDS)
+        self._argc = max(count, 0)
+        return line + 2
+
+    def _size(self, word: bytes) -> int:
+        """The length in `$n`; -1 if it is not one, or too large."""
+        size = _LENGTHS.get(word)
+        if size is None:
+            size = self._integer(word)
+            if size is None or size > self.max_argument_bytes:
+                return -1
+        return size
+
+    def _incomplete(self, data: bytes, position: int, first: int, size: int) -> int:
+        if size < LARGE_ARGUMENT:
+            self._rest = data[position:]
+            return -1
+        self._large_size = size
+        self._head = data[first:]
+        return -1
+
+    def _wait(self, data: bytes, position: int, too_big: str) -> int:
+        if len(data) - position >= MAX_INLINE:
+            return self._fail(too_big)
+        self._rest = data[position:]
+        return -1
+
+    def _stop(self, data: bytes, position: int, doubt: ProtocolError) -> int:
+        self.doubt = doubt
+        self._rest = data[position:]
+        return -1
+
+    def _parse_inline(self, data: bytes, position: int, out: list[Command | Burst]) -> int:
+        line = data.find(b"\n", position, position + MAX_INLINE)
+        if line < 0:
+            return self._wait(data, position, "too big inline request")
+        argv = split_inline(data[position:line].removesuffix(b"\r"))
+        if argv is None:
+            return self._fail("unbalanced quotes in request")
+        if argv:
+            out.append(Command(list(argv)))
+        return line + 1
+
+    def _fail(self, text: str) -> int:
+        self.error = ProtocolError(f"ERR Protocol error: {text}")
+        self._rest = b""
+        return -1
+
+    @staticmethod
+    def _integer(word: bytes) -> int | None:
+        """Redis's `string2ll`: no sign but `-`, no leading zero, no blanks."""
+        digits = word[1:] if word[:1] == b"-" else word
+        if not digits.isdigit() or len(digits) > 19 or (digits[:1] == b"0" and word != b"0"):
+            return None
+        return int(word)
+
+
+def unroll(burst: Burst, frames: Frames) -> list[Command]:
+    """The commands of a burst one by one, parsed."""
+    return [command for command in CommandParser(frames).feed(burst.frame) if isinstance(command, Command)]
+
+
+_LINE_ONLY = frozenset(b"+-:_,#(")
+_BULK = frozenset(b"$=!")
+_AGGREGATE = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # * ~ > one value per item; % | two
+
+
+def split_replies(data: bytes, position: int, count: int) -> list[bytes] | None:
+    """The raw bytes of the `count` replies that start at `position`; None if they are not complete.
+
+    Used where a reply must be passed on byte for byte and taken apart (EXEC with AI commands in it). An attribute (`|`)
+    belongs to the reply behind it.
+    """
+    replies = []
+    for _ in range(count):
+        stop = _reply_end(data, position)
+        if stop < 0:
+            return None
+        replies.append(data[position:stop])
+        position = stop
+    return replies
+
+
+def _reply_end(data: bytes, position: int) -> int:
+    pending = 1
+    size = len(data)
+    while pending:
+        line = data.find(b"\r\n", position)
+        if line < 0:
+            return -1
+        kind = data[position]
+        if kind in _BULK:
+            length = int(data[position + 1 : line])
+            position = line + 2 + (length + 2 if length >= 0 else 0)
+            if position > size:
+                return -1
+        else:
+            if kind in _AGGREGATE:
+                pending += max(int(data[position + 1 : line]), 0) * _AGGREGATE[kind]
+                if kind == 124:
+                    pending += 1
+            position = line + 2
+        pending -= 1
+    return position

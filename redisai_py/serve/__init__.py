@@ -1,0 +1,1 @@
+"""Processes: from the command line to a served socket, and back."""

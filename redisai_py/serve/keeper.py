@@ -1,0 +1,205 @@
+"""The server's process as the supervisor sees it: started, listened to, killed if it is silent, started again.
+
+Rules: the process is in a session of its own, so that Ctrl-C does not reach it; nothing that it leaves behind survives
+it. A model that was being preloaded when a process ended or hung is not preloaded by the next one, so that no model
+keeps the server from starting. See `redisai_py.serve.heartbeat` for what the two say to each other, and docs/adr/0001.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+
+import structlog
+
+from redisai_py.config import Config
+from redisai_py.serve.backoff import Backoff
+from redisai_py.serve.heartbeat import INTERVAL_S, LOADED, LOADING, READY, RESTART_STATUS, Orders, Progress, Silence
+from redisai_py.serve.preflight import StartError
+
+__all__ = ["ServerKeeper"]
+
+_STOP_GRACE_S = 5.0
+"""What the server may still take to close everything, after the drain has had its time."""
+_DUMP_S = 0.5
+"""For the stacks of a process that hangs to be written."""
+
+log = structlog.get_logger()
+
+
+class ServerKeeper:
+    """The server's process, started again when it dies.
+
+    Args: hurry: set when a stop must not wait any longer.
+    """
+
+    def __init__(self, listeners: Sequence[socket.socket], config: Config, hurry: asyncio.Event) -> None:
+        self._listeners = listeners
+        self._drain_timeout_s = config.drain_timeout_s
+        self._stall_timeout_s = config.stall_timeout_s
+        self._hurry = hurry
+        self._process: Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._watching: list[asyncio.Task[None]] = []
+        self._ready = asyncio.Event()
+        self._heard = False
+        self._hung = False
+        self._preloading: set[bytes] = set()
+        self._suspects: set[bytes] = set()
+        self._careful = False
+        self._preloads_all = "all" in config.preload
+
+    async def spawn(self) -> None:
+        """Start the process; it imports what it needs and waits for its orders."""
+        ours, theirs = socket.socketpair()
+        fds = [listener.fileno() for listener in self._listeners]
+        with theirs:
+            self._reader, self._writer = await asyncio.open_connection(sock=ours)
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # the working directory is no place to import from
+                "-m",
+                "redisai_py.serve.process",
+                ",".join(map(str, fds)),
+                str(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(*fds, theirs.fileno()),
+            )
+        self._ready.clear()
+        self._heard = self._hung = False
+        self._preloading.clear()
+
+    async def start(self, config: Config) -> None:
+        """Hand over the settings to the spawned process and return once the server is ready.
+
+        Raises: StartError if it ends instead, for another reason than a model that it was loading.
+        """
+        while not await self._become_ready(config):
+            how = await self._ended()
+            if not self._suspect() and not self._hung:
+                raise StartError(f"the server did not start: its process ended with {how}")
+            await self.spawn()
+
+    async def keep_running(self, config: Config) -> None:
+        """Start the process again whenever it dies."""
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff()
+        since = clock()
+        while True:
+            how = await self._ended()
+            died = clock()
+            if self._process is not None and self._process.returncode == RESTART_STATUS:
+                log.warning("the server asks to be started again; its log says why")
+            else:
+                log.error("the server's process died; starting it again", how=how)
+            self._suspect()
+            await asyncio.sleep(backoff.after(died - since))
+            since = clock()
+            await self.spawn()
+            if await self._become_ready(config):
+                log.info("the server is back", after_s=round(clock() - died, 2))
+
+    async def stop(self) -> None:
+        """Drain and end; killed if it takes longer than the drain timeout and a little, or if there is hurry."""
+        # Only the server's own copies are left then: it stops accepting when it closes those.
+        for listener in self._listeners:
+            listener.close()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        waits = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._hurry.wait())]
+        await asyncio.wait(waits, timeout=self._drain_timeout_s + _STOP_GRACE_S, return_when=asyncio.FIRST_COMPLETED)
+        waits[1].cancel()
+        if not waits[0].done():
+            log.warning("the server does not stop in time; killing it")
+            process.kill()
+        await waits[0]
+        self._sweep()
+
+    async def _become_ready(self, config: Config) -> bool:
+        """Hand over the orders and wait until the server is ready; False if its process ended instead."""
+        if self._reader is None or self._writer is None or self._process is None:
+            raise RuntimeError("start() before spawn()")
+        self._writer.write(Orders(config, frozenset(self._suspects), self._careful).to_line())
+        listening = asyncio.create_task(self._listen(self._reader))
+        ready = asyncio.create_task(self._ready.wait())
+        self._watching = [listening, asyncio.create_task(self._watch(self._process))]
+        await asyncio.wait([listening, ready], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        return self._ready.is_set()
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Take what the server says until it says no more."""
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                self._heard = True
+                word, _, argument = line.rstrip(b"\n").partition(b" ")
+                if word == READY:
+                    self._ready.set()
+                elif word == LOADING:
+                    self._preloading.add(bytes.fromhex(argument.decode()))
+                elif word == LOADED:
+                    self._preloading.discard(bytes.fromhex(argument.decode()))
+
+    async def _watch(self, process: Process) -> None:
+        """Kill the process when it has been silent for too long, from its first sign on."""
+        clock = asyncio.get_running_loop().time
+        silence = Silence(self._stall_timeout_s)
+        progress = Progress(process.pid)
+        began = False
+        while process.returncode is None:
+            await asyncio.sleep(INTERVAL_S)
+            began = began or self._heard
+            share = 1.0 if self._heard else progress.share()
+            if silence.look(clock(), self._heard or not began, share):
+                break
+            self._heard = False
+        if process.returncode is not None:
+            return
+        self._hung = True
+        log.error("the server does not respond; killing it", silent_s=round(silence.lasted_s, 1))
+        process.send_signal(signal.SIGUSR1)  # its threads' Python stacks go to the log
+        await asyncio.sleep(_DUMP_S)
+        if process.returncode is None:
+            process.kill()
+
+    async def _ended(self) -> str:
+        """Wait for the process's end; how it ended, in words."""
+        if self._process is None:
+            raise RuntimeError("the process was not spawned")
+        status = await self._process.wait()
+        await asyncio.wait(self._watching[:1], timeout=1.0)  # what it said last
+        self._sweep()
+        return f"status {status}" if status >= 0 else signal.Signals(-status).name
+
+    def _suspect(self) -> bool:
+        """Remember which models were being preloaded when the process ended; False if none was."""
+        if not self._preloading:
+            return False
+        if len(self._preloading) > 1 and not self._careful and not self._preloads_all:
+            self._careful = True  # keys that are named must load: it takes one more start to clear the innocent ones
+            return True
+        keys = [key.decode("utf-8", "backslashreplace") for key in sorted(self._preloading)]
+        log.error("the server's process ended while it preloaded models; they are left to their first run", keys=keys)
+        self._suspects |= self._preloading
+        return True
+
+    def _sweep(self) -> None:
+        """Kill what the ended process has left behind: a script's process that loops would never notice."""
+        for task in self._watching:
+            task.cancel()
+        if self._writer is not None:
+            self._writer.close()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)

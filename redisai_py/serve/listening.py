@@ -1,0 +1,218 @@
+"""Where the server listens: TCP addresses as Redis's `bind` has them, and a unix socket.
+
+Rules: all sockets are bound before anything is served, or none is. An address with `-` in front may be missing on this
+machine, any other must be there. A unix socket's file that a killed server has left behind is replaced; one on which
+somebody listens is refused. Failures are `StartError`s of one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from redisai_py.config import Config
+from redisai_py.serve.preflight import StartError
+
+__all__ = ["address_text", "bind", "held", "is_local"]
+
+_RELEASE_S = 2.0
+_RETRY_S = 0.05
+_PROBE_S = 1.0
+_LONGEST_PATH = 103
+"""The kernel's limit on a unix socket's path is 108 bytes on Linux, 104 on macOS, with the final NUL."""
+_MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
+_WILDCARDS = {"*": "0.0.0.0", "::*": "::"}
+
+
+class _InUseError(Exception):
+    """Somebody listens there; the text says where and what to do."""
+
+
+async def bind(config: Config) -> list[socket.socket]:
+    """The listening sockets, non-blocking: those of `--host` in order, then that of `--unix-socket`.
+
+    With port 0 all addresses share one free port. A predecessor that was killed may hold an address for a moment, while
+    its server finishes running commands: `bind` waits for that, at most 2 s.
+    Raises: StartError naming the address.
+    """
+    deadline = time.monotonic() + _RELEASE_S
+    while True:
+        try:
+            return _bind_all(config)
+        except _InUseError as error:
+            if time.monotonic() > deadline:
+                raise StartError(str(error)) from error
+        await asyncio.sleep(_RETRY_S)
+
+
+def address_text(listener: socket.socket) -> str:
+    """`127.0.0.1:6390`, `[::1]:6390` or `unix:///PATH`."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix://{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Whether only processes of this machine can connect."""
+    if listener.family == socket.AF_UNIX:
+        return True
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+@contextlib.contextmanager
+def held(listeners: list[socket.socket]) -> Iterator[None]:
+    """Close the sockets at the end, and remove a unix socket's file, unless a successor has put its own there."""
+    files = [Path(listener.getsockname()) for listener in listeners if listener.family == socket.AF_UNIX]
+    inodes = [path.lstat().st_ino for path in files]
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            listener.close()
+        for path, inode in zip(files, inodes, strict=True):
+            with contextlib.suppress(OSError):
+                if path.lstat().st_ino == inode:
+                    path.unlink()
+
+
+def _bind_all(config: Config) -> list[socket.socket]:
+    with contextlib.ExitStack() as undo:
+        bound: list[socket.socket] = []
+        for host in config.host:
+            port = bound[0].getsockname()[1] if bound else config.port
+            bound += map(undo.enter_context, _bind_host(host, port, config))
+        if not bound and config.unix_socket is None:
+            raise StartError(f"cannot listen: this machine has none of the addresses {' '.join(config.host)}")
+        if config.unix_socket is not None:
+            path = config.unix_socket.expanduser().absolute()
+            bound.append(undo.enter_context(_bind_unix(path, int(config.unix_socket_perm, 8), config.backlog)))
+        undo.pop_all()
+    return bound
+
+
+def _bind_host(host: str, port: int, config: Config) -> list[socket.socket]:
+    """The sockets of one word of `--host`; several where a name stands for several addresses."""
+    optional, name = host.startswith("-"), host.removeprefix("-")
+    apart = len(config.host) > 1
+    failure: OSError | None = None
+    with contextlib.ExitStack() as undo:
+        bound: list[socket.socket] = []
+        try:
+            for family, address in _resolved(_WILDCARDS.get(name, name)):
+                try:
+                    listener = _bind_address(family, (address[0], port, *address[2:]), apart, config.backlog)
+                except OSError as error:
+                    if error.errno not in _MISSING:
+                        raise
+                    failure = error
+                else:
+                    bound.append(undo.enter_context(listener))
+                    port = listener.getsockname()[1]
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                text = f"port {port} of {name} is in use by another process; choose another with --port"
+                raise _InUseError(text) from error
+            optional = optional and isinstance(error, socket.gaierror)
+            failure = error
+        if failure is not None and not optional and (not bound or failure.errno not in _MISSING):
+            raise StartError(f"cannot listen on {name} port {port}: {failure.strerror}") from failure
+        undo.pop_all()
+    return bound
+
+
+def _resolved(name: str) -> list[tuple[int, Any]]:
+    """Families and addresses, each once. Raises OSError."""
+    found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def _bind_address(family: int, address: tuple[object, ...], apart: bool, backlog: int) -> socket.socket:
+    """One TCP socket. apart: an IPv6 one takes no IPv4 clients, since those have a socket of their own."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, apart)
+        listener.bind(address)
+        # Listening is what fails while another process listens, where binding did not.
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_unix(path: Path, mode: int, backlog: int) -> socket.socket:
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise StartError(f"cannot listen on {path}: the path of a unix socket has at most {_LONGEST_PATH} bytes")
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with _alone_in(path.parent):
+            _remove_stale(path)
+            # The mode is that of the file from its first moment on: a later chmod would come after the first client.
+            mask = os.umask(0o777 & ~mode)
+            try:
+                listener.bind(str(path))
+            finally:
+                os.umask(mask)
+            listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise StartError(f"cannot listen on {path}: {error.strerror}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket's file on which nobody listens. Raises: _InUseError, StartError, OSError."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise StartError(f"cannot listen on {path}: it exists and is not a socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_PROBE_S)
+            probe.connect(str(path))
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        path.unlink()
+        return
+    except (BlockingIOError, TimeoutError):  # its queue is full, so somebody listens
+        pass
+    raise _InUseError(f"{path} is in use by another process; choose another with --unix-socket")
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Hold a lock on the directory: two servers that find the same stale file must not each remove the other's new one.
+
+    Anybody who may read the directory can hold such a lock, so it is waited for at most 2 s.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _RELEASE_S
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:  # held, or a file system without locks
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_RETRY_S)
+        yield
+    finally:
+        os.close(fd)

@@ -1,1 +1,0 @@
-"""The front door: client connections, connections to Redis, and the handlers where store and engine meet."""

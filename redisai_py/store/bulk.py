@@ -1,0 +1,406 @@
+"""Pipelines of AI.TENSORSET: many tensors of many clients in one MSET, and still no foreign key overwritten.
+
+The script that checks and writes one tensor costs Redis several times a SET, most of it for handing the value to the
+script. Where commands of one form come in a row (`frames.Burst`), the values need not go through a script: WATCH and
+look at what the keys hold, then MULTI, MSET, EXEC, which does nothing if one of them was changed in between
+(docs/adr/0015).
+
+    members of an iteration of the loop --> look: WATCH, GETRANGE of each head, MULTI --> write: MSET, EXEC --> replies
+
+- Groups are all or nothing. Whatever does not go that way (a key that holds no tensor, somebody who was faster, a right
+  that the user does not have, no memory) changes nothing, and then each command of the group goes its own way.
+- A client's burst is the only work of it that is under way, so its order is kept. Of two clients that write the same
+  key the later member wins, as if they had come one after the other.
+- MULTI is sent with the look: if it is refused, no MSET is sent, which would then not be conditional.
+
+Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+
+from redisai_py.errors import UpstreamError, WrongType
+from redisai_py.resp.requests import split_replies
+from redisai_py.resp.templates import Burst
+from redisai_py.store import codec
+from redisai_py.store.cache import NearCache
+from redisai_py.store.lua import PROBE_SIZE
+from redisai_py.upstream.busy_poll import BusyPoll
+from redisai_py.upstream.connections import SharedUpstream
+from redisai_py.upstream.containment import contain
+
+if TYPE_CHECKING:
+    from redisai_py.ai.tensor_sets import SetTensors
+    from redisai_py.frontdoor.connection import Connection
+
+__all__ = ["GroupSets", "SetStream"]
+
+_MOST_BYTES = 1024 * 1024
+_MOST_KEYS = 96
+"""From so many different keys on a group takes no further member: WATCH compares each key with all before it."""
+_MOST_ATTEMPTS = 5
+"""How often a group is tried whose keys somebody changes meanwhile."""
+_FEWEST_SPARED = 64
+_MOST_SPARED = 4096
+"""Bursts that go the old way at once after a refusal; twice as many after each further one."""
+_MOST_JUDGED = 1024
+
+_GET = b"*4\r\n$8\r\nGETRANGE\r\n"
+_HEAD = b"$1\r\n0\r\n$3\r\n%d\r\n" % (PROBE_SIZE - 1)
+_MULTI = b"*1\r\n$5\r\nMULTI\r\n"
+_EXEC = b"*1\r\n$4\r\nEXEC\r\n"
+_DISCARD = b"*1\r\n$7\r\nDISCARD\r\n"
+_OK = b"+OK\r\n"
+_WRITTEN = b"+QUEUED\r\n*1\r\n+OK\r\n"
+_ABSENT = b"$0\r\n\r\n"
+
+Answered = Callable[[Any], object]
+
+
+class SetStream(SharedUpstream):
+    """The connection on which groups are written. What Redis is expected to answer is known, so that replies are not
+    taken apart but compared.
+    """
+
+    client_name = b"redisai-sets"
+
+    def __init__(self, busy_poll: BusyPoll | None = None) -> None:
+        super().__init__(busy_poll)
+        self._asked: deque[tuple[bytes, int]] = deque()
+        self._had = b""
+
+    def ask(self, data: bytes, expected: bytes, count: int, answered: Answered) -> None:
+        """Send commands. `answered` gets None if their `count` replies are exactly `expected`, else a list of them; on
+        loss an UpstreamError.
+        """
+        self._asked.append((expected, count))
+        self.waiting.append(answered)
+        self.transport.write(data)
+        if self._busy_poll is not None:
+            self._busy_poll.asked()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._asked:
+            super().data_received(data)  # before the first group
+            return
+        data = self._had + data
+        while self._asked and data:
+            expected, count = self._asked[0]
+            replies: list[Any] | None = None
+            size = len(expected)
+            if not data.startswith(expected):
+                parts = None if expected.startswith(data) else split_replies(data, 0, count)
+                if parts is None:
+                    break
+                size = sum(map(len, parts))
+                self._reader.feed(data[:size])
+                replies = [self._reader.gets() for _ in parts]
+            self._asked.popleft()
+            data = data[size:]
+            answered = self.waiting.popleft()
+            try:
+                answered(replies)
+            except Exception as error:  # a bug of ours, in one group
+                contain(answered, error)
+        self._had = data
+        if self._busy_poll is not None and not self._asked:
+            self._busy_poll.answered()
+
+    def close(self) -> None:
+        """Close; nothing more is asked."""
+        self.closed = True
+        super().close()
+
+
+class _Group:
+    """Members that are written together. words: what they write, each with the meaning of the last that writes it."""
+
+    __slots__ = ("_encoded", "asked_exists", "attempts", "members", "words")
+
+    def __init__(self) -> None:
+        self._encoded = b""
+        self.attempts = 1
+        self.members: list[tuple[Connection, Burst]] = []
+        self.words: dict[bytes, SetTensors] = {}
+        self.asked_exists = False
+
+    def encode(self) -> bytes:
+        """The commands that write it, built when first asked for."""
+        if not self._encoded:
+            pieces: list[bytes] = [b""]
+            for _, burst in self.members:
+                pieces += burst.meaning.pairs(burst)
+            pieces[0] = b"*%d\r\n$4\r\nMSET\r\n" % (1 + len(pieces) // 3 * 2)
+            pieces.append(_EXEC)
+            self._encoded = b"".join(pieces)
+        return self._encoded
+
+
+class GroupSets:
+    """The groups of one identity. One is looked at while the one before it is written.
+
+    Args: connect: opens a connection with the identity; done when first needed.   near: the identity's near cache now.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Coroutine[Any, Any, SetStream]], near: Callable[[], NearCache | None]
+    ) -> None:
+        self._connect = connect
+        self._near = near
+        self._stream: SetStream | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._waiting: deque[tuple[Connection, Burst]] = deque()
+        self._again: deque[_Group] = deque()  # somebody was faster
+        self._looking = False  # a group has been looked at and not been written yet, or will be at once
+        self._under_way = 0
+        self._closing = False
+        self._absent = False  # the last group had keys that did not exist: it pays to ask for that as well
+        self._failures = 0  # in a row
+        self._spared = 0
+        self._judged: set[bytes] = set()  # heads of tensors, other than one's own
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._stream is not None and not self._stream.closed
+
+    def takes(self) -> bool:
+        """Whether a burst may come now; if not, its commands go one by one."""
+        if self._spared:
+            self._spared -= 1
+            return False
+        if self.is_open:
+            return True
+        if self._opening is None and not self._closing:
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+        return False
+
+    async def _open(self) -> None:
+        try:
+            stream = await self._connect()
+        except UpstreamError:
+            self._failed(1)
+            return
+        finally:
+            self._opening = None
+        self._stream = stream
+        if self._closing:
+            stream.close()
+
+    def add(self, connection: Connection, burst: Burst) -> None:
+        """Write a burst with those that come in this iteration of the loop. It ends as all work that runs alone."""
+        self._under_way += 1
+        self._waiting.append((connection, burst))
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        """Look at the next group, if there is one."""
+        self._looking = True
+        while self._again or self._waiting:  # all are given back, one by one, where the connection has been lost
+            if self._look(self._again.popleft() if self._again else self._collect()):
+                return
+        self._looking = False
+
+    def _collect(self) -> _Group:
+        """A group of those who wait."""
+        group = _Group()
+        size = 0
+        waiting = self._waiting
+        while waiting and len(group.words) < _MOST_KEYS and size < _MOST_BYTES:
+            member = waiting.popleft()
+            group.members.append(member)
+            burst = member[1]
+            size += len(burst.frame)
+            group.words.update(dict.fromkeys(burst.words, burst.meaning))
+        return group
+
+    # -- look --------------------------------------------------------------------------------------------------------
+
+    def _look(self, group: _Group) -> bool:
+        """Whether it is looked at; if not, it has been given back."""
+        stream = self._stream
+        if stream is None or stream.closed:
+            self._give_back(group)
+            return False
+        words = group.words
+        number = len(words)
+        keys = b"".join(words)
+        asked = [b"*%d\r\n$5\r\nWATCH\r\n" % (number + 1), keys, _GET, (_HEAD + _GET).join(words), _HEAD]
+        expected = [_OK]
+        group.asked_exists = self._absent
+        if group.asked_exists:
+            asked += (b"*%d\r\n$6\r\nEXISTS\r\n" % (number + 1), keys)
+            expected += (_ABSENT * number, b":0\r\n")
+        else:
+            expected += [meaning.head_reply for meaning in words.values()]
+        asked.append(_MULTI)
+        expected.append(_OK)
+        replies = 2 + number + group.asked_exists
+        stream.ask(b"".join(asked), b"".join(expected), replies, partial(self._looked, group))
+        asyncio.get_running_loop().call_soon(group.encode)  # while Redis looks
+        return True
+
+    def _looked(self, group: _Group, replies: Any) -> None:
+        stream = self._stream
+        assert stream is not None
+        if isinstance(replies, UpstreamError):
+            self._give_back(group)  # nothing was sent that writes
+        elif replies is not None and replies[-1] != b"OK":
+            stream.close()  # it watches keys
+            self._failed(1)
+            self._give_back(group)
+        else:
+            refused = replies is not None and any(map(_is_refusal, replies))
+            if replies is None or (not refused and self._judge(group, replies)):
+                self._write(stream, group)
+            else:
+                stream.ask(_DISCARD, _OK, 1, partial(self._discarded, stream))
+                if self._absent and not refused and not group.asked_exists:
+                    if self._look(group):
+                        return
+                else:
+                    self._failed(int(refused))
+                    self._give_back(group)
+        self._next()
+
+    def _judge(self, group: _Group, replies: list[Any]) -> bool:
+        """Whether every key holds a tensor or nothing; nothing is known of empty ones where EXISTS was not asked."""
+        heads = replies[1 : len(group.words) + 1]
+        existing = replies[-2]
+        absent = heads.count(b"")
+        self._absent = absent > 0
+        for head, meaning in zip(heads, group.words.values(), strict=True):
+            if head != meaning.head and head != b"" and not self._is_tensor(head):
+                self._absent = False
+                return False
+        return not absent or (group.asked_exists and existing == len(heads) - absent)
+
+    def _is_tensor(self, head: Any) -> bool:
+        if head in self._judged:
+            return True
+        if type(head) is not bytes:
+            return False
+        try:
+            size = codec.header_size(head)
+            if size > len(head):
+                return False  # the old way reads more of it
+            codec.read_header(head[:size])
+        except WrongType:
+            return False
+        if len(self._judged) >= _MOST_JUDGED:
+            self._judged.clear()
+        self._judged.add(head)
+        return True
+
+    @staticmethod
+    def _discarded(stream: SetStream, replies: Any) -> None:
+        if replies is not None:
+            stream.close()  # still in MULTI, for all that is known
+
+    # -- write -------------------------------------------------------------------------------------------------------
+
+    def _write(self, stream: SetStream, group: _Group) -> None:
+        if stream.closed:
+            self._give_back(group)
+            return
+        stream.ask(group.encode(), _WRITTEN, 2, partial(self._wrote, stream, group))
+
+    def _wrote(self, stream: SetStream, group: _Group, replies: Any) -> None:
+        if replies is None:
+            self._failures = 0
+            self._written(group)
+        elif isinstance(replies, UpstreamError):
+            for connection, burst in group.members:
+                self._end(connection, burst)
+                if not connection.gone:
+                    for _ in burst.words:
+                        connection.reply(replies)
+                    connection.after_work()
+        elif replies[1] is None and group.attempts < _MOST_ATTEMPTS:
+            # Not the old way: what is written singly would make the next groups of the same keys fail in turn.
+            group.attempts += 1
+            self._again.append(group)
+            if not self._looking:
+                self._next()
+        else:
+            outcome = replies[1]
+            if isinstance(outcome, hiredis.ReplyError) and not str(outcome).startswith("EXECABORT"):
+                stream.close()  # EXEC itself was refused
+            self._failed(0 if outcome is None else 1)
+            self._give_back(group)
+
+    def _written(self, group: _Group) -> None:
+        near = self._near()
+        if near is not None and near.entries:
+            _keep_near(near, group)
+        for connection, burst in group.members:
+            self._end(connection, burst)
+            connection.session.write_at_once(_OK * len(burst.words))
+            if not connection.gone:
+                connection.after_work()
+
+    def _end(self, connection: Connection, burst: Burst) -> None:
+        connection.busy = False
+        connection.server.commands_processed += len(burst.words) - 1
+        self._ended()
+
+    def _give_back(self, group: _Group) -> None:
+        """Let each command go its own way."""
+        for connection, burst in group.members:
+            connection.busy = False
+            self._ended()
+            if not connection.gone:
+                connection.unroll(burst)
+                connection.after_work()
+
+    def _failed(self, weight: int) -> None:
+        """A refusal (weight 1) is likely to be repeated, and makes the next bursts go the old way; what may be a
+        coincidence (0) only if it happens again.
+        """
+        times = self._failures + weight
+        self._failures += 1
+        if times:
+            self._spared = min(_FEWEST_SPARED << (times - 1), _MOST_SPARED)
+
+    # -- end ---------------------------------------------------------------------------------------------------------
+
+    def _ended(self) -> None:
+        self._under_way -= 1
+        if self._closing and not self._under_way:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection, when what is under way has ended: it was received, and clients may have left."""
+        self._closing = True
+        if self._opening is not None:
+            self._opening.cancel()
+        if not self._under_way and self._stream is not None:
+            self._stream.close()
+
+
+def _is_refusal(reply: Any) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("WRONGTYPE")
+
+
+def _keep_near(near: NearCache, group: _Group) -> None:
+    """Renew what is near of what was written; what is not near need not be."""
+    renewed: set[bytes] = set()
+    for _, burst in reversed(group.members):
+        meaning = burst.meaning
+        keys = meaning.keys(burst)
+        known = (near.entries.keys() & keys) - renewed
+        if known:
+            last = dict(zip(keys, count()))
+            for key in known:
+                near.put(key, meaning.value(burst, last[key]))
+            renewed |= known

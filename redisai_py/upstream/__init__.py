@@ -1,0 +1,1 @@
+"""Connections to Redis, and who shares them."""

@@ -1,0 +1,49 @@
+"""What an exception in a callback may cost: the client whose command it was, and nobody else.
+
+Replies of Redis and results of runs reach callbacks from loops that many clients share. An exception there is a bug of
+ours. It must not end the stream, nor leave a client waiting: the client gets the error and its connection is closed,
+since nobody knows how far its command has come. The loop goes on with the next reply.
+
+Who asked is found in the callback itself: a connection, or whatever refers to one by its attribute `connection`, among
+the arguments of a `partial`, the object of a bound method, and the items of lists and tuples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.connection import Connection
+
+__all__ = ["contain"]
+
+logger = structlog.get_logger()
+
+
+def contain(asked: Any, error: Exception) -> None:
+    """Answer and close every client in `asked`, a callback or its members. Never fails; logs the traceback."""
+    askers = dict.fromkeys(_askers(asked))
+    if not askers:
+        logger.error("internal error", callback=repr(asked)[:200], exc_info=error)
+    for connection in askers:
+        connection.broken(error)
+
+
+def _askers(value: Any) -> Iterator[Connection]:
+    if isinstance(value, partial):
+        yield from _askers(value.func)
+        yield from _askers(value.args)
+    elif isinstance(value, MethodType):
+        yield from _askers(value.__self__)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _askers(item)
+    elif hasattr(value, "broken"):
+        yield value
+    elif (connection := getattr(value, "connection", None)) is not None:
+        yield connection

@@ -1,0 +1,190 @@
+"""Opening connections to Redis: how long that is tried, and what is known of a Redis that is away (docs/adr/0017).
+
+A command that has not left can wait for Redis to come back. While it does, one probe asks whether Redis answers, for
+all that wait; so a restart of Redis does not bring a connection attempt from each of ten thousand clients every few
+milliseconds. What has been sent is never sent again. Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import weakref
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from redisai_py.errors import UpstreamError, UpstreamLost
+from redisai_py.upstream.connections import Address, SharedUpstream
+
+__all__ = ["FIRST_PROBE_S", "Dialer", "Limits", "Opener", "Upstream"]
+
+FIRST_PROBE_S = 0.02
+LONGEST_PAUSE_S = 0.25
+PROBE_TIMEOUT_S = 2.0
+_KEEPALIVE_PROBES = 3
+
+logger = structlog.get_logger()
+
+
+class Upstream(Protocol):
+    """A connection to Redis."""
+
+    transport: Any
+    closed: bool
+
+    @property
+    def owes(self) -> bool:
+        """Whether a reply is outstanding on it."""
+
+
+Factory = Callable[[], asyncio.BaseProtocol]
+Prepare = Callable[[Any], Awaitable[None]]
+
+
+class Opener(Protocol):
+    """What opens connections to Redis."""
+
+    async def open(self, factory: Factory, prepare: Prepare | None = None) -> Any:
+        """A connected protocol, on which `prepare` has sent what a connection begins with. Called by a Task.
+
+        Raises: UpstreamLost: Redis cannot be reached. UpstreamError: its refusal, in its own words.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """retry_s: how long a command that has not left may wait for Redis.   timeout_s: how long Redis may take to answer
+    a PING before it counts as hung.   keepalive_s: TCP keepalive on idle connections; 0 is none.
+    """
+
+    retry_s: float = 0.0
+    timeout_s: float = 10.0
+    keepalive_s: int = 0
+
+
+class Dialer:
+    """Opens connections to one address."""
+
+    def __init__(self, address: Address, limits: Limits) -> None:
+        self.address = address
+        self.limits = limits
+        self._live: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._probing: asyncio.Task[None] | None = None
+        self._why = ""
+
+    @property
+    def owing(self) -> bool:
+        """Whether a reply is outstanding on any connection."""
+        return any(upstream.owes for upstream in self._live if not upstream.closed)
+
+    async def open(self, factory: Factory, prepare: Prepare | None = None) -> Any:
+        """See `Opener`; tries until `limits.retry_s` have passed."""
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + self.limits.retry_s
+        while True:
+            if self._probing is not None and self.limits.retry_s:
+                await asyncio.wait({self._probing}, timeout=max(0.0, give_up_at - clock()))
+                if self._probing is not None:
+                    raise UpstreamLost(self._why)
+            try:
+                return await self.open_once(factory, prepare)
+            except UpstreamLost as error:
+                self._away(str(error), "Redis cannot be reached")
+                if clock() >= give_up_at:
+                    raise
+
+    async def open_once(self, factory: Factory, prepare: Prepare | None = None) -> Any:
+        """The same, tried once."""
+        upstream = await self.address.open(factory, timeout_s=self.limits.timeout_s)
+        self._live.add(upstream)
+        if self.limits.keepalive_s and self.address.path is None:
+            _keep_alive(upstream.transport.get_extra_info("socket"), self.limits)
+        if prepare is not None:
+            await prepare(upstream)
+        return upstream
+
+    @property
+    def impatient(self) -> Opener:
+        """The same, but each connection is tried once, whatever is known of Redis."""
+        return _Impatient(self)
+
+    def abandon(self, why: str) -> None:
+        """Redis hangs: close every connection to it, and open none before it answers again."""
+        self._away(f"ERR upstream Redis at {self.address} {why}", "Redis hangs; closing all connections to it")
+        for upstream in list(self._live):
+            if not upstream.closed and upstream.transport is not None:
+                upstream.transport.abort()
+
+    def _away(self, why: str, event: str) -> None:
+        self._why = why
+        if self._probing is None:
+            logger.error(event, redis=str(self.address), reason=why.removeprefix("ERR "))
+            self._probing = asyncio.get_running_loop().create_task(self._probe())
+
+    async def _probe(self) -> None:
+        """Ask until Redis answers."""
+        clock = asyncio.get_running_loop().time
+        since, pause_s = clock(), FIRST_PROBE_S
+        try:
+            while True:
+                await asyncio.sleep(pause_s)
+                if await self.answers(min(PROBE_TIMEOUT_S, self.limits.timeout_s)):
+                    break
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            logger.info("Redis answers again", redis=str(self.address), after_s=round(clock() - since, 2))
+        finally:
+            self._probing = None
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether Redis answers a PING on a new connection, with whatever words."""
+        probe = SharedUpstream()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.address.open(lambda: probe)
+                await probe.call(b"PING")
+        except (UpstreamLost, TimeoutError):
+            return False
+        except UpstreamError:  # LOADING, BUSY, NOAUTH, max number of clients
+            return True
+        finally:
+            if probe.transport is not None:
+                probe.transport.abort()
+        return True
+
+    async def close(self) -> None:
+        """End the probe; whoever waits for Redis gives up."""
+        if self._probing is not None:
+            self._probing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._probing
+
+
+class _Impatient:
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
+
+    async def open(self, factory: Factory, prepare: Prepare | None = None) -> Any:
+        return await self._dialer.open_once(factory, prepare)
+
+    def __str__(self) -> str:
+        return str(self._dialer.address)
+
+
+def _keep_alive(connection: socket.socket, limits: Limits) -> None:
+    """Have the system find out that the other side is gone: on an idle connection, and where what is sent is never
+    acknowledged. The intervals are those of Redis's own `tcp-keepalive`.
+    """
+    idle_s = limits.keepalive_s
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", idle_s),
+        ("TCP_KEEPINTVL", max(1, idle_s // _KEEPALIVE_PROBES)),
+        ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", 2000 * idle_s),
+    ):
+        if hasattr(socket, name):  # not everywhere
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
