@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from redisai_py.artifacts.archive import Archive
 from redisai_py.artifacts.collect import Collected
-from redisai_py.artifacts.errors import ArchiveError, Conflict, Corrupt, Missing
+from redisai_py.artifacts.errors import Conflict, Corrupt, Missing
 from redisai_py.artifacts.layout import Entry, Index
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.manifest import Descriptor, Manifest
@@ -36,8 +36,9 @@ _THREADS = 16
 _SMALL = 1024 * 1024
 _LIST_FROM = 64
 _TRIES = 200
-_COLLECTING_S = 600.0
+_COLLECTING_S = 60.0
 """A collector that has said nothing for so long was killed."""
+_DELETE_COUNT = 500
 _WAIT_S = 120.0
 
 
@@ -313,23 +314,29 @@ def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = Fal
     Args:    older_s: and that were written so long ago, so that a push under way need not send them again.
     Raises:  Conflict: somebody else is collecting, or a manifest cannot be read.   ArchiveError.
     """
-    index, seen = archive.index()
-    if not dry_run:
+    for _ in range(_TRIES):
+        index, seen = archive.index()
         if _being_collected(index):
             raise Conflict(
-                f"{archive.url} is being collected already; a collector that was killed is forgotten in 10 minutes"
+                f"{archive.url} is being collected already; a collector that was killed is forgotten in a minute"
             )
-        index = replace(index, collecting=time.time())
-        if not archive.replace(index, seen):
-            raise Conflict(f"{archive.url}: somebody changed its index; try again")
-    try:
-        return _collect(archive, index, older_s, dry_run)
-    finally:
-        if not dry_run:
-            _end_collecting(archive, index)
+        done = _unreached(archive, index, older_s)
+        marked = replace(index, collecting=time.time())
+        if dry_run or not done.digests:
+            return done
+        if archive.replace(marked, seen):
+            break
+    else:
+        raise Conflict(f"{archive.url}: others change its index again and again; try later")
+    for start in range(0, len(done.digests), _DELETE_COUNT):
+        if start:
+            marked = _renewed(archive, marked)
+        archive.delete(done.digests[start : start + _DELETE_COUNT])
+    _end_collecting(archive, marked)
+    return done
 
 
-def _collect(archive: Archive, index: Index, older_s: float, dry_run: bool) -> Collected:
+def _unreached(archive: Archive, index: Index, older_s: float) -> Collected:
     reached = set()
     for digest in {entry.digest for entry in index.entries} | {str(item["digest"]) for item in index.foreign}:
         try:
@@ -340,23 +347,22 @@ def _collect(archive: Archive, index: Index, older_s: float, dry_run: bool) -> C
     there = archive.blobs()
     old = time.time() - older_s
     doomed = sorted(digest for digest, (_, written) in there.items() if digest not in reached and written <= old)
-    done = Collected(len(there) - len(doomed), len(doomed), sum(there[digest][0] for digest in doomed))
-    done.digests = doomed
-    for start in range(0, len(doomed) if not dry_run else 0, 1000):
-        now, _ = archive.index()
-        if now.collecting != index.collecting or time.time() - (index.collecting or 0) > _COLLECTING_S / 2:
-            raise Conflict(f"collecting {archive.url} took too long, and was stopped; start it again")
-        archive.delete(doomed[start : start + 1000])
-    return done
+    return Collected(len(there) - len(doomed), len(doomed), sum(there[digest][0] for digest in doomed), digests=doomed)
 
 
-def _end_collecting(archive: Archive, mine: Index) -> None:
+def _renewed(archive: Archive, marked: Index) -> Index:
+    """Say again that somebody is collecting. Raises: Conflict: a push went past the mark, for it was too old."""
+    now, seen = archive.index()
+    renewed = replace(now, collecting=time.time())
+    if now.collecting != marked.collecting or not archive.replace(renewed, seen):
+        raise Conflict(f"collecting {archive.url} took too long, and was stopped; start it again")
+    return renewed
+
+
+def _end_collecting(archive: Archive, marked: Index) -> None:
     for _ in range(_TRIES):
-        try:
-            index, seen = archive.index()
-            if index.collecting != mine.collecting or archive.replace(replace(index, collecting=None), seen):
-                return
-        except ArchiveError:
+        index, seen = archive.index()
+        if index.collecting != marked.collecting or archive.replace(replace(index, collecting=None), seen):
             return
 
 
