@@ -67,7 +67,7 @@ class ServerKeeper:
                 sys.executable,
                 "-P",  # the working directory is no place to import from
                 "-m",
-                "redisai_py.serve.process",
+                "redisai_py.serve.server_process",
                 ",".join(map(str, fds)),
                 str(theirs.fileno()),
                 stdin=subprocess.DEVNULL,

@@ -69,7 +69,7 @@ class Serving:
 
     def server(self) -> psutil.Process:
         """The server's process as it is now."""
-        return next(p for p in self.supervisor.children() if "redisai_py.serve.process" in p.cmdline())
+        return next(p for p in self.supervisor.children() if "redisai_py.serve.server_process" in p.cmdline())
 
     def client(self, **options: Any) -> redis.Redis:
         """A client that does not try a command again behind the test's back."""

@@ -1,6 +1,6 @@
 """The server's process: what `redisai serve` starts, and starts again. Not a command of its own.
 
-    python -m redisai_py.serve.process LISTENER[,LISTENER ...] CONTROL
+    python -m redisai_py.serve.server_process LISTENER[,LISTENER ...] CONTROL
 
 LISTENER is the file descriptor of a listening socket; CONTROL that of a socket to the supervisor, on which the orders
 come in and signs of life go out (`redisai_py.serve.heartbeat`). The orders hold credentials, so they are neither an
