@@ -22,6 +22,8 @@ __all__ = ["OnnxBackend"]
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _NO_CUDA = "ERR GPU requested but ONNX couldn't find CUDA"
+_NO_PROTOBUF = "Failed to load model because protobuf parsing failed"
+"""ONNX Runtime's words."""
 _FATAL_ONLY = 4
 _SAME_AS_REQUESTED = 1
 
@@ -101,8 +103,8 @@ def _refuse_containers(session: Any) -> None:
 def _refuse_external_data(blob: bytes) -> None:
     try:
         external = has_external_data(blob)
-    except ValueError:
-        return  # not protobuf: ONNX Runtime says so in its own words, and opens nothing
+    except ValueError as error:
+        raise BackendError(f"{_NO_PROTOBUF}: {error}") from error
     if external:
         raise BackendError("Initializer tensors with external data is not allowed.")
 

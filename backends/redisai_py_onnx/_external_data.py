@@ -7,6 +7,7 @@ this walks the protobuf wire format along the few fields that lead to tensors. F
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import count
 
@@ -30,6 +31,14 @@ _SHIFTS = range(0, 70, 7)
 """Of the ten bytes that 64 bits take; one more bit per byte would make a number of megabytes, in quadratic time."""
 _MAX_FIELDS = 3_000_000
 """A large model has a few hundred thousand; this many take seconds, in which the GIL is shared with all clients."""
+_SCALARS = re.compile(
+    rb"(?:[%b][\x80-\xff]{0,9}[\x00-\x7f]|[%b].{8}|[%b].{4}){1,100000}+"
+    % tuple(b"".join(b"\\x%02x" % key for key in range(kind, 128, 8)) for kind in (_VARINT, _FIXED64, _FIXED32)),
+    re.DOTALL,
+)
+"""Fields in a row that lead nowhere. A forest of trees has tens of millions: each number is a field of its own."""
+_32_BITS = 0xFFFFFFFF
+"""What protobuf keeps of a key and of an enumeration, however many bits are sent."""
 _DATA_LOCATION = 14
 _EXTERNAL = 1
 
@@ -37,7 +46,8 @@ _EXTERNAL = 1
 def has_external_data(blob: bytes) -> bool:
     """Whether any tensor of a serialised ModelProto lies outside of it.
 
-    Raises: ValueError: not the protobuf wire format (ONNX Runtime refuses such a blob with its own text).
+    Raises: ValueError: not the wire format of an ONNX model, or too long to be looked through. ONNX Runtime may
+            read such a blob all the same (it skips groups), so it must not see it.
     """
     pending = [("Model", memoryview(blob))]
     fields = count()
@@ -53,9 +63,13 @@ def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]],
     paths, at, end = _PATHS[message], 0, len(data)
     is_tensor = message == "Tensor"
     while at < end:
+        if not is_tensor and (scalars := _SCALARS.match(data, at)):
+            at = scalars.end()
+            continue
         if next(fields) > _MAX_FIELDS:
             raise ValueError(f"more than {_MAX_FIELDS} fields")
         key, at = _varint(data, at)
+        key &= _32_BITS
         field, kind = key >> 3, key & 7
         if kind == _BYTES:
             size, at = _varint(data, at)
@@ -66,7 +80,7 @@ def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]],
             at += size
         elif kind == _VARINT:
             value, at = _varint(data, at)
-            if is_tensor and field == _DATA_LOCATION and value == _EXTERNAL:
+            if is_tensor and field == _DATA_LOCATION and value & _32_BITS == _EXTERNAL:
                 return True
         elif kind in _FIXED_SIZES:
             at += _FIXED_SIZES[kind]

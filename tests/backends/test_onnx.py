@@ -236,6 +236,58 @@ def test_scan_refuses_what_is_not_protobuf(blob: bytes) -> None:
         has_external_data(blob)
 
 
+def test_a_forest_of_decision_trees_is_looked_through() -> None:
+    """It has each number in a field of its own: five million of them here, of all the types that numbers have."""
+    onnx = pytest.importorskip("onnx")
+    attributes = [onnx.AttributeProto(ints=range(2_500_000)), onnx.AttributeProto(floats=[0.5] * 2_500_000)]
+    forest = [onnx.NodeProto(attribute=[attribute]) for attribute in attributes]
+    assert not has_external_data(onnx.ModelProto(graph=onnx.GraphProto(node=forest)).SerializeToString())
+    external = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
+    forest.append(onnx.NodeProto(attribute=[onnx.AttributeProto(ints=range(100_000), t=external)]))
+    assert has_external_data(onnx.ModelProto(graph=onnx.GraphProto(node=forest)).SerializeToString())
+
+
+def _number(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _number(rest) if rest else bytes([low])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _number(number << 3 | 2) + _number(len(content)) + content
+
+
+_EXTERNAL = b"\x70\x01"  # TensorProto.data_location = EXTERNAL
+
+
+@pytest.mark.parametrize(
+    ("before", "location"),
+    [
+        (b"", _EXTERNAL),
+        (b"", b"\x70" + _number(1 << 32 | 1)),
+        (b"", _number(1 << 34 | 0x70) + b"\x01"),
+        (b"", b"\xf0\x80\x00\x01"),
+        (_number(99 << 3 | 3) + _number(99 << 3 | 4), _EXTERNAL),
+        (b"\x12\x00" * 3_100_000, _EXTERNAL),
+    ],
+    ids=[
+        "plain",
+        "33 bits of value",
+        "35 bits of key",
+        "a key with a zero at its end",
+        "after a group",
+        "after very many",
+    ],
+)
+def test_weights_in_other_files_cannot_be_hidden(before: bytes, location: bytes) -> None:
+    """Protobuf drops what is above 32 bits and skips groups; ONNX Runtime must not see what was not looked through."""
+    entries = [("location", "weights.bin"), ("offset", "0"), ("length", "16")]
+    external = b"".join(_field(13, _field(1, key.encode()) + _field(2, text.encode())) for key, text in entries)
+    tensor = b"\x08\x04\x10\x01" + _field(8, b"w") + external + location
+    blob = before + b"\x08\x08" + _field(7, _field(5, tensor) + _field(2, b"g"))
+    with pytest.raises(BackendError, match=r"external data is not allowed|protobuf parsing failed: "):
+        load(blob)
+
+
 def bound(blob: bytes) -> OnnxSession:
     """A session that runs through OrtValues and an IO binding as one on a GPU does, here on the CPU."""
     session = load(blob)
@@ -275,7 +327,7 @@ def test_bound_run_takes_arrays_of_other_frameworks(models: Models) -> None:
 
 
 @pytest.mark.parametrize(
-    "blob", [b"\xff" * 2_000_000, b"\x08" + b"\xff" * 2_000_000, b"\x08\x00" * 4_000_000, b"\x3a\xff" * 1_000_000]
+    "blob", [b"\xff" * 2_000_000, b"\x08" + b"\xff" * 2_000_000, b"\x12\x00" * 4_000_000, b"\x3a\xff" * 1_000_000]
 )
 def test_numbers_and_fields_without_end_are_refused_in_linear_time(blob: bytes) -> None:
     """A number of 20 MB took hours and both loader threads."""
