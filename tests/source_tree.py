@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-__all__ = ["PACKAGE", "PLUGINS", "Module", "modules"]
+__all__ = ["PACKAGE", "PLUGINS", "ROOT", "Module", "modules"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "redisai_py"

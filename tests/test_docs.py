@@ -16,7 +16,6 @@ that of the Redis behind it.
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import itertools
 import json
@@ -533,56 +532,65 @@ def test_commands_of_the_program_that_are_mentioned_exist_with_their_options() -
     assert not unknown
 
 
-def layers() -> dict[str, int]:
-    """Module (without `redisai_py.`) -> layer, from the table in ARCHITECTURE.md."""
-    rows = re.findall(r"^\| (\d) \w+ \| ([^|]*) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
-    return {name: int(number) for number, names in rows for name in re.findall(r"`([^`]*)`", names)}
+def section_of(page: str, heading: str) -> str:
+    """A section of a page, without its heading."""
+    return (ROOT / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
-def layer_of(module: str, table: dict[str, int]) -> int:
-    """The layer of the longest name in the table that the module is, or is in; 5 for what is not in it."""
-    if module.startswith("client.") and module not in ("client.sync", "client.aio"):
-        return table["client.calls"]
-    while module and module not in table:
-        module = module.rpartition(".")[0]
-    return table.get(module, 5)
+@pytest.mark.parametrize("command", ["AI.TENSORSET", "AI.MODELEXECUTE"])
+def test_the_architecture_leads_from_bytes_to_reply_in_a_few_files(command: str) -> None:
+    section = section_of("ARCHITECTURE.md", f"{command}, from bytes to reply")
+    files = {target for target in LINK.findall(section) if target.endswith(".py")}
+    assert {"redisai_py/frontdoor/connection.py", "redisai_py/upstream/connections.py"} < files
+    assert len(files) <= 8
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("redisai_py."):
-            package = ROOT.joinpath(*node.module.split("."))
-            inner = {alias.name for alias in node.names if (package / f"{alias.name}.py").exists()}
-            name = node.module.removeprefix("redisai_py.")
-            yield from {f"{name}.{module}" for module in inner} if inner else {name}
+def test_the_architecture_names_every_room() -> None:
+    tour = section_of("ARCHITECTURE.md", "The tour")
+    rooms = {path.parent.name for path in (ROOT / "redisai_py").glob("*/__init__.py")}
+    assert not {room for room in rooms if f"redisai_py/{room})" not in tour}
 
 
-def test_the_source_keeps_to_the_layers_of_the_architecture() -> None:
-    table = layers()
-    assert set(table.values()) == set(range(6))
-    apart = {frozenset({"store", "engine"}), frozenset({"server", "client"})}
-    wrong = []
-    for path in sorted((ROOT / "redisai_py").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT / "redisai_py").with_suffix("").parts).removesuffix(".__init__")
-        layer = layer_of(module, table)
-        for imported in imports_of(path) if module != "__init__" else ():
-            other = layer_of(imported, table)
-            package, others = module.partition(".")[0], imported.partition(".")[0]
-            below = other <= layer and (package != "client" or others == "client" or other <= 1)
-            if not below or (layer > 1 and frozenset({package, others}) in apart):
-                wrong.append(f"{module} ({layer}) imports {imported} ({other})")
-    assert not wrong
+def test_the_glossary_is_short_and_sorted() -> None:
+    _, _, *words = re.findall(r"^\| ([^|]+) \|", section_of("ARCHITECTURE.md", "Glossary"), re.MULTILINE)
+    assert 10 < len(words) <= 30
+    assert words == sorted(words, key=str.lower)
 
 
-def test_backends_import_the_seam_only() -> None:
-    allowed = {"backend", "tensor", "errors"}
-    wrong = {
-        f"{path.name}: {imported}"
-        for path in (ROOT / "backends").rglob("*.py")
-        for imported in imports_of(path)
-        if imported not in allowed
+def links_of(page: Path) -> Iterator[Path]:
+    """The pages that a page links to; a link to a directory leads to all pages in it."""
+    for target in LINK.findall(BLOCK.sub("", page.read_text())):
+        path = target.partition("#")[0]
+        if path and "://" not in target:
+            found = (page.parent / path).resolve()
+            yield from found.glob("*.md") if found.is_dir() else [found]
+
+
+def test_every_page_is_two_clicks_away() -> None:
+    starts = {ROOT / "README.md", ROOT / "docs" / "index.md"}
+    first = {page for start in starts for page in links_of(start)}
+    second = {page for start in first if start.suffix == ".md" for page in links_of(start)}
+    lost = [name_of(page) for page in PAGES if page not in starts | first | second]
+    assert not lost, "link them from README.md or docs/index.md"
+
+
+def test_decisions_have_numbers_of_their_own() -> None:
+    pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    numbers = [page.name[:4] for page in pages]
+    assert len(set(numbers)) == len(numbers), "two decisions have one number"
+    assert not [page.name for page in pages if not page.read_text().startswith(f"# {page.name[:4]}: ")]
+
+
+def test_decisions_that_are_mentioned_exist() -> None:
+    known = {page.name[:4] for page in (ROOT / "docs" / "adr").glob("*.md")}
+    sources = [*PAGES, *(path for room in ("redisai_py", "backends") for path in (ROOT / room).rglob("*.py"))]
+    mentioned = {
+        (name_of(path), number)
+        for path in sources
+        for number in re.findall(r"(?:ADRs? |docs/adr/|\]\(adr/)(\d{4})", path.read_text())
     }
-    assert not wrong
+    assert mentioned
+    assert not {(name, number) for name, number in mentioned if number not in known}
 
 
 def test_settings_files_that_are_shown_are_valid() -> None:

@@ -1,65 +1,27 @@
-"""Layers: what may import what, without running anything.
-
-    values   what all others talk about
-    core     pure: bytes and values in, bytes and values out; no waiting, no clock, no sockets
-    seam     what a backend is
-    shells   the store and the engine: they wait and time out, and know nothing of each other
-    ends     the server, where store and engine meet; the clients; artifacts
-    entry    processes and the command line
-
-A module imports from its own layer and from those before it.
-"""
+"""Layers: what may import what, without running anything. The one table of layers is in ARCHITECTURE.md."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
+import re
 
 import pytest
 
-from tests.source_tree import PACKAGE, PLUGINS, Module, modules
+from tests.source_tree import PACKAGE, PLUGINS, ROOT, Module, modules
 
-LAYERS: dict[str, tuple[str, ...]] = {
-    "values": ("errors", "config", "tensor", "model", "pending", "plugins"),
-    "core": (
-        "resp",
-        "serve.backoff",
-        "commands",
-        "store.codec",
-        "store.lua",
-        "store.cache",
-        "engine.batching",
-        "engine.dag",
-        "engine.formats",
-        "engine.inline",
-        "engine.proof",
-        "engine.settings",
-        "engine.torchscript.frames",
-        "ops.keymap",
-        "artifacts.digest",
-        "artifacts.errors",
-        "artifacts.layout",
-        "artifacts.manifest",
-        "artifacts.names",
-        "datasets.layout",
-        "datasets.order",
-        "datasets.split",
-        "client.arrays",
-        "client.calls",
-        "client.direct",
-        "client.graph",
-        "client.wire",
-    ),
-    "seam": ("backend",),
-    "shells": (
-        *("upstream", "store", "engine"),
-        *("serve.preflight", "serve.log", "serve.listening", "serve.heartbeat"),
-    ),
-    "ends": ("ai", "frontdoor", "ops", "client", "artifacts", "datasets"),
-    "entry": ("serve", "cli", "__main__"),
-}
-"""Modules, by the longest prefix that fits."""
+TABLE_ROW = re.compile(r"^\| (\w+) \| ([^|]+) \|", re.MULTILINE)
 
+
+def _layers() -> dict[str, tuple[str, ...]]:
+    """Layer -> prefixes of module names, from the table of layers in ARCHITECTURE.md."""
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    section = page.partition("\n## Layers\n")[2].partition("\n## ")[0]
+    _, *rows = TABLE_ROW.findall(section)
+    return {layer: tuple(re.findall(r"`([^`]+)`", prefixes)) for layer, prefixes in rows}
+
+
+LAYERS = _layers()
 RANKS = {layer: rank for rank, layer in enumerate(LAYERS)}
 PREFIXES = {prefix: layer for layer, prefixes in LAYERS.items() for prefix in prefixes}
 OURS = modules(PACKAGE)
@@ -84,7 +46,7 @@ def layer_of(name: str) -> str:
         layer = PREFIXES.get(".".join(parts[:length]))
         if layer is not None:
             return layer
-    raise AssertionError(f"{name} has no layer: give it one in LAYERS")
+    raise AssertionError(f"{name} has no layer: add it to the table of layers in ARCHITECTURE.md")
 
 
 def targets(module: Module) -> set[str]:
@@ -133,6 +95,12 @@ def test_there_are_no_cycles() -> None:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail(f"modules that import each other: {' -> '.join(error.args[1])}", pytrace=False)
+
+
+def test_the_table_has_the_layers() -> None:
+    assert tuple(LAYERS) == ("values", "core", "seam", "shells", "ends", "entry")
+    listed = [prefix for prefixes in LAYERS.values() for prefix in prefixes]
+    assert len(listed) == len(PREFIXES), "a module is in two layers"
 
 
 def test_every_prefix_is_used() -> None:
