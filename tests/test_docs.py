@@ -418,7 +418,7 @@ def test_a_user_with_the_rights_of_the_table_can_use_the_command(server: FrontDo
 def test_a_user_without_a_right_of_the_table_is_refused(server: FrontDoor) -> None:
     with redis.Redis(port=server.port) as admin:
         send(admin, "AI.TENSORSET k:x FLOAT 1 2")
-        admin.execute_command("ACL", "SETUSER", "someone", "reset", "on", ">p", "~k:*", "+@all", "-set", "-mget")
+        admin.execute_command("ACL", "SETUSER", "someone", "reset", "on", ">p", "~k:*", "+@all", "-set", "-getrange")
     with redis.Redis(port=server.port, username="someone", password="p") as client:
         for command in ("AI.TENSORGET k:x", "AI.TENSORSET k:x FLOAT 1"):
             with pytest.raises(redis.ResponseError):
