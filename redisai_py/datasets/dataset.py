@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from redisai_py.artifacts import Descriptor, Invalid, Missing, Reference, Store, Version
+from redisai_py.artifacts import Archive, Descriptor, Invalid, Missing, Reference, Store, Version
 from redisai_py.datasets.layout import Columns, Schema, row_count
 from redisai_py.datasets.shards import Shard, read_shards
 
@@ -17,6 +20,7 @@ __all__ = ["FORMAT", "KIND", "Dataset"]
 KIND = "dataset"
 FORMAT = "redisai.dataset/1"
 _GROUP = 16
+_PLACE = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 
 
 class Dataset:
@@ -26,19 +30,28 @@ class Dataset:
     """
 
     def __init__(
-        self, store: Store, version: Version, schema: Schema, shards: Sequence[Shard], sealed: str = ""
+        self,
+        store: Store,
+        version: Version,
+        schema: Schema,
+        shards: Sequence[Shard],
+        sealed: str = "",
+        archive: Archive | str | None = None,
     ) -> None:
-        self._store = store
+        self.store = store
         self.version = version
         self.schema = schema
         self.sealed = sealed
         """Place in the tail of the last shard that this version holds; what stands behind it is not sealed yet."""
         self._shards = tuple(shards)
+        self._given = archive
 
     @classmethod
-    def open(cls, store: Store, reference: str | Reference) -> Dataset:
+    def open(cls, store: Store, reference: str | Reference, archive: Archive | str | None = None) -> Dataset:
         """The version that a reference such as `clicks:3` or `clicks@latest` names.
 
+        Args:   archive: where a shard is read from that is gone from Redis; where the version was pushed to unless
+                given, if the extra `archive` is installed.
         Raises: Missing: there is none, or its manifest is gone.   Corrupt.   Invalid: it is no data set.
         """
         version, manifest = store.open(KIND, reference)
@@ -50,11 +63,25 @@ class Dataset:
             raise Invalid(f"{version} lists {len(manifest.layers)} shards, and its config others")
         described = enumerate(zip(places, manifest.layers, strict=True))
         shards = [_shard(str(version), number, place, layer) for number, (place, layer) in described]
-        return cls(store, version, Schema.from_json(config.get("schema")), shards, str(config.get("sealed", "")))
+        sealed = config.get("sealed", "")
+        if not isinstance(sealed, str) or (sealed and not _PLACE.fullmatch(sealed)):
+            raise Invalid(f"{version} was sealed at no place of a stream")
+        return cls(store, version, Schema.from_json(config.get("schema")), shards, sealed, archive)
 
     def on(self, store: Store) -> Dataset:
         """The same version, read through another connection."""
-        return Dataset(store, self.version, self.schema, self._shards, self.sealed)
+        return Dataset(store, self.version, self.schema, self._shards, self.sealed, self._given)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without its connections: another process has its own, see `on`."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("store", "_archive")}
+
+    @cached_property
+    def _archive(self) -> Archive | None:
+        if isinstance(self._given, Archive):
+            return self._given
+        url = self._given or self.version.archived
+        return Archive(url) if url and (self._given or find_spec("obstore")) else None
 
     @property
     def rows(self) -> int:
@@ -87,7 +114,8 @@ class Dataset:
         unknown = [name for name in columns or () if name not in self.schema.names]
         if unknown:
             raise Invalid(f"data set {self.version} has no column {unknown[0]}; it has {', '.join(self.schema.names)}")
-        return list(read_shards(self._store, f"data set {self.version}", self.schema, shards, columns))
+        what = f"data set {self.version}"
+        return list(read_shards(self.store, what, self.schema, shards, columns, lambda: self._archive))
 
     def batches(self, split: str | None = None, columns: Sequence[str] | None = None) -> Iterator[Columns]:
         """Shard by shard, in order, at most 16 of them in memory."""
@@ -115,7 +143,10 @@ class Dataset:
 
 
 def _shard(what: str, number: int, place: Any, layer: Descriptor) -> Shard:
-    rows, split = (place.get("rows"), place.get("split", "")) if isinstance(place, dict) else (None, None)
+    place = place if isinstance(place, dict) else {}
+    rows, split, at = place.get("rows"), place.get("split", ""), place.get("at", "")
     if type(rows) is not int or not 0 < rows < 2**40 or not isinstance(split, str):
         raise Invalid(f"{what}: shard {number} has no number of rows")
-    return Shard(number, rows, split, layer)
+    if not isinstance(at, str) or (at and not _PLACE.fullmatch(at)):
+        raise Invalid(f"{what}: shard {number} was appended at no place of a stream")
+    return Shard(number, rows, split, layer, at)

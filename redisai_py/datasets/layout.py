@@ -149,7 +149,7 @@ def _absent(array: NDArray[Any]) -> NDArray[np.bool_] | None:
         return None
     found: NDArray[np.bool_] = np.isnat(array) if array.dtype.kind == "M" else np.isnan(array)
     if found.ndim > 1:
-        found = np.logical_or.reduce(found.reshape(len(found), -1), axis=1)
+        found = np.logical_or.reduce(found, axis=tuple(range(1, found.ndim)))
     return found
 
 

@@ -139,7 +139,8 @@ class Epoch:
             yield Block(number, chosen, start, rows)
             start += rows
 
-    def _rows_of(self, number: int) -> NDArray[np.int64]:
+    def rows_of(self, number: int) -> NDArray[np.int64]:
+        """The order of a block's rows: numbers of rows of its joined shards. For one thread at a time."""
         if self._mixed[0] != number:
             rows, order = self.blocks[number].rows, self._order
             mixed = permutation(rows, "rows", order.seed, self.number, number) if order.shuffle else np.arange(rows)
@@ -148,7 +149,7 @@ class Epoch:
 
     def blocks_of(self, start: int, stop: int) -> Iterator[Block]:
         """The blocks that positions [start, stop) lie in; see `pieces`."""
-        for block, _, _ in self._cuts(start, stop):
+        for block, _, _ in self.cuts(start, stop):
             yield block
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
@@ -156,10 +157,14 @@ class Epoch:
 
         Raises: ValueError: there are no rows.
         """
-        for block, offset, length in self._cuts(start, stop):
-            yield Piece(block, self._rows_of(block.number)[offset : offset + length])
+        for block, offset, length in self.cuts(start, stop):
+            yield Piece(block, self.rows_of(block.number)[offset : offset + length])
 
-    def _cuts(self, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
+    def cuts(self, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
+        """The blocks that positions [start, stop) lie in: the first place within the block, and how many.
+
+        Raises: ValueError: there are no rows.
+        """
         total = self._order.total
         if not total:
             raise ValueError("the split has no rows")

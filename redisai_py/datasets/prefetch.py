@@ -1,6 +1,6 @@
 """Blocks of shards, fetched ahead by a thread while the ones before are computed with.
 
-At most `ahead` blocks wait, beside the one in use: memory is bounded whatever the size of the data set.
+At most `ahead` blocks are fetched or wait, beside the one in use: memory is bounded whatever the size of the data set.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ __all__ = ["Prefetch"]
 
 T = TypeVar("T")
 K = TypeVar("K")
-_POLL_S = 0.1
 
 
 class Prefetch(Generic[K, T]):
-    """Iterates over `fetch(key)` for each key, in order; one fetch runs ahead. A context manager.
+    """Iterates over `fetch(key)` for each key, in order. A context manager: leaving it ends the thread.
 
-    An error of `fetch` is raised where its value was expected. Leaving the block ends the thread.
+    An error of `fetch`, or of the keys, is raised where its value was expected.
     """
 
     def __init__(self, fetch: Callable[[K], T], keys: Iterable[K], ahead: int) -> None:
         self._fetch = fetch
         self._keys = iter(keys)
-        self._ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(max(1, ahead))
-        self._left = threading.Event()
+        self._ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+        self._room = threading.Semaphore(max(1, ahead))
+        self._left = False
         self._thread = threading.Thread(target=self._work, name="redisai prefetch", daemon=True)
 
     def __enter__(self) -> Iterator[T]:
@@ -35,26 +35,22 @@ class Prefetch(Generic[K, T]):
         return self._values()
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
+        self._left = True
+        self._room.release()
         self._thread.join()
 
     def _work(self) -> None:
         try:
-            for key in self._keys:
-                if self._left.is_set() or not self._put((self._fetch(key), None)):
+            while True:
+                self._room.acquire()
+                if self._left:
                     return
-            self._put((None, StopIteration()))
+                key = next(self._keys)
+                self._ready.put((self._fetch(key), None))
+        except StopIteration as end:
+            self._ready.put((None, end))
         except Exception as error:  # the consumer raises it: this thread has nobody to tell
-            self._put((None, error))
-
-    def _put(self, item: tuple[T | None, BaseException | None]) -> bool:
-        while not self._left.is_set():
-            try:
-                self._ready.put(item, timeout=_POLL_S)
-                return True
-            except queue.Full:
-                continue
-        return False
+            self._ready.put((None, error))
 
     def _values(self) -> Iterator[T]:
         while True:
@@ -64,3 +60,5 @@ class Prefetch(Generic[K, T]):
             if error is not None:
                 raise error
             yield value  # type: ignore[misc]  # a value is there whenever no error is
+            del value  # the consumer alone decides how long it lives
+            self._room.release()

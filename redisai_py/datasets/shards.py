@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from redisai_py.artifacts import Corrupt, Descriptor, Invalid, Lease, Missing, Store
+from redisai_py.artifacts import Archive, ArtifactError, Corrupt, Descriptor, Invalid, Lease, Missing, Store
+from redisai_py.artifacts.digest import check_content
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, Schema, decode_shard, encode_shard, row_count
 
-__all__ = ["SHARD_BYTES", "Shard", "read_shards", "write_shards"]
+__all__ = ["SHARD_BYTES", "Shard", "read_shards", "shard_size", "write_shards"]
 
 SHARD_BYTES = 1024 * 1024
-"""Bytes of a shard's columns, before compression: what reads fastest (docs/training.md has the measurement)."""
+"""Bytes of a shard's columns, before compression: what reads fastest (docs/training-data.md has the measurement)."""
+_MOST_SHARDS = 4096
+"""Of a version: beyond that they grow, since a manifest of more would not fit into the 4 MiB that registries take."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some rows of a data set.   number: among its shards.   split: train, test, ..., or empty."""
+    """Some rows of a data set.
+
+    number: among its shards.   split: train, test, ..., or empty.   at: its place in the tail, if it was appended.
+    """
 
     number: int
     rows: int
     split: str
     layer: Descriptor
+    at: str = ""
+
+
+def shard_size(total: int, wanted: int = SHARD_BYTES) -> int:
+    """Bytes of a shard of data that have so many bytes in all."""
+    return max(wanted, -(-total // _MOST_SHARDS))
 
 
 def write_shards(
@@ -40,47 +53,97 @@ def write_shards(
     Args:   columns: values; all of them are checked before the first shard is written.   first: number of the first.
     Raises: Invalid: they do not fit the schema.   redis.RedisError.
     """
-    stored = schema.check(columns)
+    return write_stored(store, schema.check(columns), lease, split, first, shard_bytes, compress)
+
+
+def write_stored(
+    store: Store,
+    stored: Mapping[str, Any],
+    lease: Lease,
+    split: str = "",
+    first: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    compress: bool = True,
+) -> list[Shard]:
+    """The same of columns that were checked, and are as they are stored."""
     rows = row_count(stored)
-    width = sum(values.nbytes for values in stored.values()) / max(1, rows)
-    per_shard = max(1, int(shard_bytes / max(1.0, width)))
+    total = sum(values.nbytes for values in stored.values())
+    per_shard = max(1, int(shard_size(total, shard_bytes) / max(1.0, total / max(1, rows))))
     shards: list[Shard] = []
     for at in range(0, rows, per_shard):
         part = {name: values[at : at + per_shard] for name, values in stored.items()}
         number = first + len(shards)
-        title = f"shard-{number:06d}.safetensors"
-        layer = store.put_layer(encode_shard(part), SHARD_TYPE, title, lease, compress=compress)
+        layer = store.put_layer(encode_shard(part), SHARD_TYPE, shard_title(number), lease, compress=compress)
         shards.append(Shard(number, row_count(part), split, layer))
     return shards
 
 
+def shard_title(number: int) -> str:
+    """The name of a shard's file."""
+    return f"shard-{number:06d}.safetensors"
+
+
 def read_shards(
-    store: Store, what: str, schema: Schema, shards: Sequence[Shard], columns: Sequence[str] | None = None
+    store: Store,
+    what: str,
+    schema: Schema,
+    shards: Sequence[Shard],
+    columns: Sequence[str] | None = None,
+    archive: Callable[[], Archive | None] | None = None,
 ) -> Iterator[Columns]:
     """The columns of shards, read in one round trip.
 
     Args:   what: names the data set in errors.   columns: only these.
+            archive: gives where a shard is read from that is not in Redis, or damaged there.
     Raises: Missing, Corrupt: naming data set, shard and digest.   Invalid: a shard is not of this schema.
     """
-    blobs = store.blobs.get_many([shard.layer.digest for shard in shards])
+    if not shards:
+        return
+    found: list[Any] = store.redis.mget([store.keys.blob(shard.layer.digest) for shard in shards])
+    found.reverse()  # each is let go once it is decoded
     for shard in shards:
         where = f"{what}, shard {shard.number}"
         try:
-            data = next(blobs)
-        except Missing:
-            raise Missing(
-                f"{where}: blob {shard.layer.digest} is not in Redis; pull the data set from its archive"
-            ) from None
-        except Corrupt as error:
-            raise Corrupt(where, error.expected, error.found, "Redis") from None
+            data = _checked(store, where, shard, found.pop())
+        except (Missing, Corrupt) as error:
+            source = archive() if archive is not None else None
+            if source is None:
+                raise
+            data = _archived(source, where, shard, error)
         yield decode_shard(where, _content(where, shard.layer, data), schema, shard.rows, columns)
+
+
+def _checked(store: Store, where: str, shard: Shard, data: Any) -> bytes:
+    digest = shard.layer.digest
+    try:
+        if data is None:  # unless it is so large that it is in parts
+            return b"".join(store.blobs.stream(digest))
+        check_content(where, digest, data, "Redis")
+        return bytes(data)
+    except Missing:
+        raise Missing(f"{where}: blob {digest} is not in Redis; pull the data set from its archive") from None
+    except Corrupt as error:
+        raise Corrupt(where, error.expected, error.found, "Redis") from None
+
+
+def _archived(archive: Archive, where: str, shard: Shard, error: ArtifactError) -> bytes:
+    try:
+        return archive.get(shard.layer.digest, shard.layer.size, where)
+    except ArtifactError as other:
+        # As the first of the two: who catches a missing shard need not know of archives.
+        error.args = (f"{error}; and from its archive: {other}",)
+        raise error from None
 
 
 def _content(where: str, layer: Descriptor, data: bytes) -> bytes:
     """The stored bytes decompressed. Their digest was checked, so what is left to check is the length."""
     if layer.compressed:
-        import zstandard  # of the extra `data`; a data set that is not compressed is read without it
-
+        try:
+            import zstandard  # of the extra `data`; a data set that is not compressed is read without it
+        except ImportError:
+            raise Invalid(
+                f"{where} is compressed, and reading it needs zstandard: pip install 'redisai_py[data]'"
+            ) from None
         try:
             data = zstandard.ZstdDecompressor().decompress(data, max_output_size=layer.content_size)
         except zstandard.ZstdError as error:

@@ -1,7 +1,7 @@
 """Data sets in Redis as training data for PyTorch.
 
     data = RedisDataset("redis://127.0.0.1:6379", "clicks@latest", split="train", batch_size=256, seed=0)
-    loader = data.loader(num_workers=2)
+    loader = data.loader()
     for epoch in range(data.epoch, 10):
         for batch in loader:            # {"x": (256 / ranks, ...), "y": ...}
             ...
@@ -9,6 +9,9 @@
 Every rank and every worker computes the same order and takes its own part of each step (`order`), so ranks have equal
 numbers of steps, and neither ranks nor workers change which rows a step consists of. The position in the data is part
 of a checkpoint: `state_dict()` says which step comes next.
+
+A thread fetches blocks ahead, checks them and brings their rows into order, so that a batch is a slice of a block. A
+loader without worker processes is the fast one: each worker would fetch every block.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from redisai_py.artifacts import Invalid, Store
 from redisai_py.datasets.dataset import Dataset
+from redisai_py.datasets.follow import follow as _follow
+from redisai_py.datasets.follow import followed
 from redisai_py.datasets.layout import STRING, Columns
 from redisai_py.datasets.order import Block, Epoch, Order, Remainder, Steps
 from redisai_py.datasets.prefetch import Prefetch
@@ -44,8 +48,13 @@ class RedisDataset(IterableDataset[Batch]):
             remainder: what becomes of rows that do not fill the last step: `pad` (repeat the epoch's first) or `drop`.
             block_shards: how many shards are mixed at a time.   ahead: blocks that are fetched ahead.
             rank, ranks: torch.distributed's unless given.
+            follow: instead of the version's rows give those that were appended since, in their order, and those that
+            come, without end. A step begins once its rows are there.   idle_s: end when nothing came for so long.
+            archive: URL of where shards are read from that are gone from Redis; the one that the version was pushed to
+            unless given.
     Raises: Missing, Corrupt, Invalid: there is no such version, split or column; the ranks cannot share a batch; a
             column of texts.
+    Memory: (ahead + 1) blocks of `block_shards` shards, and the batches that the caller keeps.
     """
 
     def __init__(
@@ -63,13 +72,16 @@ class RedisDataset(IterableDataset[Batch]):
         ahead: int = 1,
         rank: int | None = None,
         ranks: int | None = None,
+        follow: bool = False,
+        idle_s: float | None = None,
+        archive: str | None = None,
         prefix: str = "ai:",
     ) -> None:
         super().__init__()
         self._url = url
         self._prefix = prefix
-        self._connected: tuple[int, Store] | None = None
-        self._dataset = Dataset.open(self._store(), reference)
+        self._dataset = (followed if follow else Dataset.open)(Store(url, prefix), reference, archive)
+        self._opened = (os.getpid(), self._dataset)
         self.version = str(self._dataset.version)
         self.digest = self._dataset.version.digest
         self._shards = self._dataset.shards(split)
@@ -79,21 +91,24 @@ class RedisDataset(IterableDataset[Batch]):
         self._ahead = ahead
         self._rank, self._ranks = _place(rank, ranks)
         self.steps.slice_of(0, self._rank, self._ranks)  # a batch that the ranks cannot share is an error here
+        self._follow, self._idle_s = follow, idle_s
         self.epoch = 0
         self.step = 0
 
     def __len__(self) -> int:
-        """Steps of an epoch, the same on every rank."""
+        """Steps of an epoch, the same on every rank. Raises: TypeError: what is followed has no end."""
+        if self._follow:
+            raise TypeError(f"data set {self._dataset.version.name} is followed, and has no number of steps")
         return self.steps.count
 
-    def _store(self) -> Store:
-        """This process's own connection: a forked worker must not share its parent's."""
-        if self._connected is None or self._connected[0] != os.getpid():
-            self._connected = (os.getpid(), Store(self._url, self._prefix))
-        return self._connected[1]
+    def _connected(self) -> Dataset:
+        """The data set by this process's own connection: a forked worker must not share its parent's."""
+        if self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), self._dataset.on(Store(self._url, self._prefix)))
+        return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_connected": None}
+        return {**self.__dict__, "_opened": (0, None)}
 
     # -- position ------------------------------------------------------------------------------------------------------
 
@@ -121,7 +136,7 @@ class RedisDataset(IterableDataset[Batch]):
     def advance(self) -> None:
         """A step of this epoch was taken; after the last one comes the next epoch."""
         self.step += 1
-        if self.step >= self.steps.count:
+        if self.step >= self.steps.count and not self._follow:
             self.epoch, self.step = self.epoch + 1, 0
 
     def loader(self, num_workers: int = 0, **settings: Any) -> RedisLoader:
@@ -133,8 +148,11 @@ class RedisDataset(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        epoch = self.order.epoch(self.epoch)
-        for batch in self._read(epoch, range(self.step + first, self.steps.count, stride)):
+        if self._follow:
+            batches = self._appended(self.step + first, stride)
+        else:
+            batches = self._read(self.order.epoch(self.epoch), range(self.step + first, self.steps.count, stride))
+        for batch in batches:
             if worker is None:
                 self.advance()
             yield batch
@@ -142,21 +160,32 @@ class RedisDataset(IterableDataset[Batch]):
     def _read(self, epoch: Epoch, steps: range) -> Iterator[Batch]:
         """The batches of these steps of an epoch."""
         places = [self.steps.slice_of(step, self._rank, self._ranks) for step in steps]
-        with Prefetch(self._fetch, _needed(epoch, places), self._ahead) as fetched:
-            held: tuple[int, Columns] | None = None
+        with Prefetch(lambda block: self._mixed(epoch, block), _needed(epoch, places), self._ahead) as fetched:
+            number, held = -1, Batch()
             for start, stop in places:
-                parts: list[Columns] = []
-                for piece in epoch.pieces(start, stop):
-                    while held is None or held[0] != piece.block.number:
-                        held = next(fetched)
-                    parts.append({name: values[piece.rows] for name, values in held[1].items()})
-                yield {name: _tensor([part[name] for part in parts]) for name in self.columns}
+                parts: list[Batch] = []
+                for block, offset, length in epoch.cuts(start, stop):
+                    while number != block.number:
+                        held.clear()  # let go of it before the next one is made
+                        number, held = next(fetched)
+                    parts.append({name: values[offset : offset + length] for name, values in held.items()})
+                yield _joined(parts)
 
-    def _fetch(self, block: Block) -> tuple[int, Columns]:
-        """The rows of a block's shards, joined."""
-        dataset = self._dataset.on(self._store())
-        parts = dataset.fetch([self._shards[number] for number in block.shards], self.columns)
-        return block.number, {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
+    def _mixed(self, epoch: Epoch, block: Block) -> tuple[int, Batch]:
+        """The rows of a block's shards, in the order in which they are read."""
+        parts = self._connected().fetch([self._shards[number] for number in block.shards], self.columns)
+        order = epoch.rows_of(block.number)
+        # Each shard's rows go to their places at once: joining them before would be one more copy.
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        return block.number, {name: _scattered(name, parts, places) for name in self.columns}
+
+    def _appended(self, first: int, stride: int) -> Iterator[Batch]:
+        """The batches of every stride-th step from the first, of the rows that were appended after the version."""
+        steps = _follow(self._connected(), self.columns, self.steps.batch, first, stride, self._idle_s)
+        start, stop = self.steps.slice_of(0, self._rank, self._ranks)
+        for rows in steps:
+            yield {name: _tensor(values[start:stop]) for name, values in rows.items()}
 
 
 class RedisLoader:
@@ -198,6 +227,11 @@ def _numeric(dataset: Dataset, columns: Sequence[str] | None) -> list[str]:
     texts = [column.name for column in dataset.schema.columns if column.type == STRING]
     if columns is None:
         return [name for name in dataset.schema.names if name not in texts]
+    unknown = [name for name in columns if name not in dataset.schema.names]
+    if unknown:
+        raise Invalid(
+            f"data set {dataset.version} has no column {unknown[0]}; it has {', '.join(dataset.schema.names)}"
+        )
     wrong = [name for name in columns if name in texts]
     if wrong:
         raise Invalid(f"column {wrong[0]} holds texts, which are no tensors: encode them before")
@@ -214,6 +248,23 @@ def _needed(epoch: Epoch, places: Sequence[tuple[int, int]]) -> Iterator[Block]:
             last = block
 
 
-def _tensor(parts: list[NDArray[Any]]) -> torch.Tensor:
-    values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _scattered(name: str, parts: Sequence[Columns], places: Any) -> torch.Tensor:
+    """A column of all parts, the rows of which go to the given places."""
+    first = parts[0][name]
+    mixed = np.empty((len(places), *first.shape[1:]), first.dtype)
+    start = 0
+    for part in parts:
+        values = part[name]
+        mixed[places[start : start + len(values)]] = values
+        start += len(values)
+    return _tensor(mixed)
+
+
+def _tensor(values: Any) -> torch.Tensor:
     return torch.from_numpy(values.view(np.int64) if values.dtype.kind == "M" else values)
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -6,23 +6,24 @@ version, the next version. Shards are written first and the pointer last, so not
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from redisai_py.artifacts import Conflict, Descriptor, Invalid, Lease, Missing, Reference, Store, Version
-from redisai_py.artifacts.digest import is_digest
+from redisai_py.artifacts import Conflict, Descriptor, Invalid, Lease, Missing, Store, Version
+from redisai_py.artifacts.leases import redis_time
 from redisai_py.datasets.dataset import FORMAT, KIND, Dataset
+from redisai_py.datasets.joining import Joining
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, NanPolicy, Schema, complete
-from redisai_py.datasets.shards import SHARD_BYTES, Shard, write_shards
+from redisai_py.datasets.shards import SHARD_BYTES, Shard, shard_title, write_shards
 from redisai_py.datasets.split import Split
+from redisai_py.datasets.tail import START, Tail, Window, agreed_schema
 
 __all__ = ["Writer", "put", "split"]
 
-_SCHEMA = "schema"
-_PAGE = 1000
+_TRIES = 100
+_TRIM_SHARE = 20  # the tail is looked through once in a twentieth of its window
 
 
 def put(
@@ -72,14 +73,23 @@ def commit(
     lease: Lease,
     aliases: Sequence[str] = (),
     sealed: str = "",
+    version: int | None = None,
 ) -> Version:
-    """Make shards that were written a version.   sealed: see `Dataset.sealed`."""
-    places = [{"rows": shard.rows, **({"split": shard.split} if shard.split else {})} for shard in shards]
+    """Make shards that were written a version.   sealed: see `Dataset.sealed`.   version: its number."""
+    places = [
+        {
+            "rows": shard.rows,
+            **({"split": shard.split} if shard.split else {}),
+            **({"at": shard.at} if shard.at else {}),
+        }
+        for shard in shards
+    ]
     config: dict[str, Any] = {"format": FORMAT, "schema": schema.as_json(), "shards": places}
     if sealed:
         config["sealed"] = sealed
     manifest = store.manifest(config, [shard.layer for shard in shards], lease)
-    return store.commit(KIND, name, manifest, lease, aliases=aliases, rows=sum(shard.rows for shard in shards))
+    rows = sum(shard.rows for shard in shards)
+    return store.commit(KIND, name, manifest, lease, version, aliases, rows=rows)
 
 
 def split(store: Store, dataset: Dataset, how: Split, aliases: Sequence[str] = ()) -> Version:
@@ -92,141 +102,107 @@ def split(store: Store, dataset: Dataset, how: Split, aliases: Sequence[str] = (
     return put(store, dataset.version.name, parts, schema=dataset.schema, aliases=aliases)
 
 
-@dataclass(frozen=True)
-class Appended:
-    """One shard of the tail.   at: its place in the stream."""
-
-    at: str
-    shard: Shard
-
-
 class Writer:
     """Appends to a data set. Several producers may, at the same time, each with a Writer of its own.
 
     schema: what every appended row must fit; needed for a name that has none yet, and otherwise checked.
+    window: what of the appended shards stays in the tail; what goes before it was sealed is in no version.
     Raises: Conflict: the data set has another schema.   Missing: it has none, and none was given.
     """
 
-    def __init__(self, store: Store, name: str, schema: Schema | None = None) -> None:
+    def __init__(self, store: Store, name: str, schema: Schema | None = None, window: Window | None = None) -> None:
         self._store = store
         self.name = name
-        self._keys = store.keys
+        self.tail = Tail(store, name)
         self.schema = self._agree(schema)
+        self._window = window
+        self._untrimmed = 0  # rows appended since the tail was last trimmed by this writer
 
     def _agree(self, schema: Schema | None) -> Schema:
-        key = self._keys.versions(KIND, self.name)
-        if schema is not None:
-            self._store.redis.hsetnx(key, _SCHEMA, json.dumps(schema.as_json()))
-        found: Any = self._store.redis.hget(key, _SCHEMA)
-        if found is not None:
-            known = Schema.from_json(json.loads(found))
-        else:
-            known = Dataset.open(self._store, self.name).schema
+        known = agreed_schema(self._store, self.name, schema) or Dataset.open(self._store, self.name).schema
         if schema is not None and schema != known:
             raise Conflict(f"data set {self.name} has other columns: {_told(known)}, not {_told(schema)}")
         return known
 
     def append(self, columns: Columns) -> list[str]:
-        """Add rows to the tail, whole shards at a time.
+        """Add rows to the tail, all or none of them.
 
-        Returns: their places in the stream. Raises: Invalid: they do not fit the schema; nothing was written.
+        Returns: places in the tail of the shards that they made.
+        Raises:  Invalid: they do not fit the schema; nothing was written.   redis.RedisError.
         """
         with self._store.lease() as lease:
             shards = write_shards(self._store, self.schema, columns, lease)
-            with self._store.redis.pipeline(transaction=True) as pipeline:
-                for shard in shards:
-                    pipeline.xadd(self._keys.tail(KIND, self.name), _fields(shard))
-                return [place.decode() for place in pipeline.execute()]
+            places = self.tail.append(shards) if shards else []
+        self._untrimmed += sum(shard.rows for shard in shards)
+        if self._window is not None and self._trim_is_due(self._window):
+            self.tail.trim(self._window)
+            self._untrimmed = 0
+        return places
 
-    def tail(self, after: str = "-") -> Iterator[Appended]:
-        """What was appended and not sealed, in order; no more than a page of it in memory."""
-        start = after if after == "-" else f"({after}"
-        while True:
-            entries: Any = self._store.redis.xrange(self._keys.tail(KIND, self.name), min=start, count=_PAGE)
-            for at, fields in entries:
-                yield _appended(self.name, at.decode(), fields)
-            if len(entries) < _PAGE:
-                return
-            start = f"({entries[-1][0].decode()}"
+    def _trim_is_due(self, window: Window) -> bool:
+        """Whether so much was appended that looking through the tail pays."""
+        return window.rows is None or self._untrimmed * _TRIM_SHARE >= window.rows
 
-    def seal(self, aliases: Sequence[str] = (), keep_rows: int | None = None) -> Version:
-        """Make the shards of the newest version and of the tail the next version.
+    def seal(self, aliases: Sequence[str] = (), window: Window | None = None) -> Version:
+        """Make the shards of the newest version and of the tail the next version; small ones are joined.
 
-        Args:    keep_rows: only the newest shards that have so many rows together; what is older is left out of this
-                 version, and stays in those before it.
-        Raises:  Missing: nothing was appended, and there is no version.
+        Args:    window: what of them; what is older is left out of this version, and stays in those before it.
+        Raises:  Missing: nothing was appended since the newest version.   Conflict: others seal all the time.
         """
-        with self._store.lease() as lease:
+        for _ in range(_TRIES):
             newest = self._newest_version()
-            shards = newest.shards() if newest is not None else []
-            # What another `seal` has taken in stays in the tail until that one removes it.
-            sealed = newest.sealed if newest is not None else ""
-            appended = list(self.tail(after=sealed or "-"))
-            if not appended:
-                raise Missing(f"nothing was appended to data set {self.name} since it was sealed")
-            shards = _newest(shards + [entry.shard for entry in appended], keep_rows)
-            titled = [_numbered(number, shard) for number, shard in enumerate(shards)]
-            version = commit(self._store, self.name, self.schema, titled, lease, aliases, appended[-1].at)
-            self._forget([entry.at for entry in appended])
-            return version
+            with suppress(_Taken):
+                return self._seal(newest, aliases, window)
+        raise Conflict(f"data set {self.name} is sealed by others again and again; try later")
+
+    def _seal(self, newest: Dataset | None, aliases: Sequence[str], window: Window | None) -> Version:
+        before = newest.sealed if newest is not None else ""
+        appended = list(self.tail.read(before or START))
+        if not appended:
+            raise Missing(f"nothing was appended to data set {self.name} since it was sealed")
+        shards = (newest.shards() if newest is not None else []) + appended
+        if window is not None:
+            shards = window.of(shards, redis_time(self._store.redis))
+        with self._store.lease() as lease:
+            joined = Joining(self._store, f"data set {self.name}", self.schema, lease).joined(shards)
+            numbered = [_numbered(number, shard) for number, shard in enumerate(joined)]
+            number = self._next_number()
+            try:
+                version = commit(self._store, self.name, self.schema, numbered, lease, aliases, appended[-1].at, number)
+            except Conflict:
+                if self._next_number() == number:
+                    raise
+                raise _Taken from None
+        if before:
+            self.tail.drop(before)
+        return version
+
+    def _next_number(self) -> int:
+        """Of a version. Whoever takes it first has it: so of two who seal, the second starts anew from the first's."""
+        found: Any = self._store.redis.hget(self._store.keys.versions(KIND, self.name), "next")
+        return int(found or 1)
 
     def _newest_version(self) -> Dataset | None:
+        """The one of the highest number, whatever @latest was pointed to."""
         with suppress(Missing):
-            return Dataset.open(self._store, Reference(self.name))
+            newest = self._store.registry(KIND).versions(self.name)[-1]
+            return Dataset.open(self._store, str(newest))
         return None
 
-    def _forget(self, places: Sequence[str]) -> None:
-        for at in range(0, len(places), _PAGE):
-            self._store.redis.xdel(self._keys.tail(KIND, self.name), *places[at : at + _PAGE])
+
+class _Taken(Exception):
+    """Somebody else has made a version meanwhile."""
 
 
 def _told(schema: Schema) -> str:
-    return ", ".join(f"{column.name} {column.type}{list(column.shape) or ''}" for column in schema.columns)
-
-
-def _newest(shards: Sequence[Shard], keep_rows: int | None) -> list[Shard]:
-    """The last shards that have `keep_rows` rows together; all if None."""
-    if keep_rows is None:
-        return list(shards)
-    kept: list[Shard] = []
-    for shard in reversed(shards):
-        if kept and sum(one.rows for one in kept) >= keep_rows:
-            break
-        kept.insert(0, shard)
-    return kept
+    told = [f"{c.name} {c.type}{list(c.shape) or ''}{' with NaN' if c.nan else ''}" for c in schema.columns]
+    return ", ".join(told[:20]) + (f", ... ({len(told)})" if len(told) > 20 else "")
 
 
 def _numbered(number: int, shard: Shard) -> Shard:
     """The shard under a number and a title of its own: producers do not know each other's."""
     layer = shard.layer
     titled = Descriptor.of_content(
-        SHARD_TYPE,
-        f"shard-{number:06d}.safetensors",
-        (layer.digest, layer.size),
-        (layer.content_digest, layer.content_size),
+        SHARD_TYPE, shard_title(number), (layer.digest, layer.size), (layer.content_digest, layer.content_size)
     )
-    return Shard(number, shard.rows, shard.split, titled)
-
-
-def _fields(shard: Shard) -> dict[Any, Any]:
-    layer = shard.layer
-    return {
-        "digest": layer.digest,
-        "size": layer.size,
-        "content": layer.content_digest,
-        "content_size": layer.content_size,
-        "rows": shard.rows,
-    }
-
-
-def _appended(name: str, at: str, fields: Mapping[bytes, bytes]) -> Appended:
-    """An entry of the tail, which anybody with the right may have written. Raises: Invalid."""
-    text = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in fields.items()}
-    numbers = [text.get(field, "") for field in ("size", "content_size", "rows")]
-    digests = [text.get(field, "") for field in ("digest", "content")]
-    plain = all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers)
-    if not plain or not all(map(is_digest, digests)) or not int(numbers[2]):
-        raise Invalid(f"the tail of data set {name} has an entry that is no shard: {at}")
-    size, content_size, rows = map(int, numbers)
-    layer = Descriptor.of_content(SHARD_TYPE, "shard.safetensors", (digests[0], size), (digests[1], content_size))
-    return Appended(at, Shard(0, rows, "", layer))
+    return replace(shard, number=number, layer=titled)

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from redisai_py.artifacts import Conflict, Corrupt, Invalid, Missing, Store, collect
+from redisai_py.artifacts import Conflict, Corrupt, Invalid, Missing, Store
 from redisai_py.datasets.dataset import Dataset
 from redisai_py.datasets.layout import Schema
 from redisai_py.datasets.split import Split
 from redisai_py.datasets.torch import RedisDataset
 from redisai_py.datasets.writer import Writer, put, split
+from tests.datasets.conftest import rows
 
 SHARD = 16 * 1024
-
-
-def rows(count: int = 1000, first: int = 0) -> dict[str, NDArray[Any]]:
-    random = np.random.default_rng(first)
-    return {
-        "x": random.random((count, 8)).astype(np.float32),
-        "y": np.arange(first, first + count),
-        "word": np.array(["a", "b"] * (count // 2), object),
-    }
-
-
-@pytest.fixture
-def url(store: Store) -> str:
-    where = store.redis.connection_pool.connection_kwargs
-    return f"unix://{where['path']}" if "path" in where else f"redis://{where['host']}:{where['port']}"
 
 
 def test_a_version_gives_back_its_rows(store: Store) -> None:
@@ -68,51 +52,6 @@ def test_nothing_is_written_of_rows_that_do_not_fit(store: Store) -> None:
     with pytest.raises(Missing):
         Writer(store, "unknown")
     assert store.redis.dbsize() == keys
-
-
-def test_appended_rows_are_sealed_once(store: Store) -> None:
-    producers = [Writer(store, "live", Schema.of(rows())) for _ in range(4)]
-
-    def produce(number: int) -> None:
-        for turn in range(5):
-            producers[number].append(rows(100, (number * 5 + turn) * 100))
-
-    threads = [threading.Thread(target=produce, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    in_tail = [entry.shard.layer.digest for entry in producers[0].tail()]
-    producers[0].seal()
-    found = Dataset.open(store, "live:1")
-    assert [shard.layer.digest for shard in found.shards()] == in_tail  # the stream's order
-    assert sorted(found.read()["y"]) == list(range(2000))
-    with pytest.raises(Missing, match="nothing was appended"):
-        producers[1].seal()
-    producers[1].append(rows(100, 5000))
-    producers[2].seal(keep_rows=300)
-    assert Dataset.open(store, "live:2").rows == 300
-    assert Dataset.open(store, "live:1").rows == 2000
-    assert collect(store).removed == 0
-
-
-def test_a_seal_that_was_killed_before_it_cleared_the_tail_repeats_no_row(store: Store) -> None:
-    writer = Writer(store, "live", Schema.of(rows()))
-    writer.append(rows(100))
-    writer._forget = lambda places: None  # type: ignore[method-assign]
-    writer.seal()
-    again = Writer(store, "live")
-    again.append(rows(100, 100))
-    again.seal()
-    assert sorted(Dataset.open(store, "live").read()["y"]) == list(range(200))
-
-
-def test_what_is_appended_and_not_sealed_is_not_collected(store: Store) -> None:
-    Writer(store, "live", Schema.of(rows())).append(rows())
-    assert collect(store).removed == 0
-    writer = Writer(store, "live")
-    writer.seal()
-    assert Dataset.open(store, "live").rows == 1000
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -1,0 +1,195 @@
+"""The tail of a data set: a stream of shards that were appended. Readers follow it; `seal` makes versions of it.
+
+What is sealed stays in the tail until the next `seal`, so that a reader has that long to catch up. One that is slower
+is told what it missed. For that, `dropped` in the hash of the data set is the place of the last shard that has left
+the tail; both change in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from redisai_py.artifacts import Conflict, Descriptor, Invalid, Missing, Store
+from redisai_py.artifacts.connection import watch
+from redisai_py.artifacts.digest import is_digest
+from redisai_py.artifacts.leases import redis_time
+from redisai_py.artifacts.manifest import decode_json
+from redisai_py.datasets.dataset import KIND
+from redisai_py.datasets.layout import SHARD_TYPE, Schema
+from redisai_py.datasets.shards import Shard, shard_title
+
+__all__ = ["START", "Tail", "Window", "agreed_schema"]
+
+START = "0-0"
+"""The place before the first shard."""
+_PAGE = 1000
+_SCHEMA = "schema"
+_DROPPED = "dropped"
+_TRIES = 200
+_WAIT_MS = 1000  # how long one command blocks; a lost connection is noticed by then
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is kept of appended shards: the newest that have `rows` rows together, those of the last `age_s` seconds.
+
+    Whole shards are kept, so a few rows more. None: no limit.
+    """
+
+    rows: int | None = None
+    age_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.rows is not None and self.rows < 1) or (self.age_s is not None and self.age_s <= 0):
+            raise Invalid("a window must keep at least one row, and more than 0 seconds")
+
+    def of(self, shards: list[Shard], now: float) -> list[Shard]:
+        """The shards, the oldest first, that are inside. Those that were never appended have no age."""
+        kept: list[Shard] = []
+        rows = 0
+        for shard in reversed(shards):
+            aged = self.age_s is not None and shard.at and int(shard.at.partition("-")[0]) / 1000 < now - self.age_s
+            if kept and (aged or (self.rows is not None and rows >= self.rows)):
+                break
+            kept.append(shard)
+            rows += shard.rows
+        return kept[::-1]
+
+
+def agreed_schema(store: Store, name: str, wanted: Schema | None = None) -> Schema | None:
+    """The schema that everything appended to a data set must fit.
+
+    Args:    wanted: becomes that if there is none yet; of several producers who begin at once, one is first.
+    Returns: None: nobody has said any. Raises: Invalid.
+    """
+    key = store.keys.versions(KIND, name)
+    if wanted is not None:
+        store.redis.hsetnx(key, _SCHEMA, json.dumps(wanted.as_json()))
+    found: Any = store.redis.hget(key, _SCHEMA)
+    return None if found is None else Schema.from_json(decode_json(f"the schema of data set {name}", found))
+
+
+class Tail:
+    """The appended shards of one data set."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self.name = name
+        self._key = store.keys.tail(KIND, name)
+        self._hash = store.keys.versions(KIND, name)
+
+    def append(self, shards: list[Shard]) -> list[str]:
+        """Add shards that were written, all or none. Returns: their places."""
+        with self._store.redis.pipeline(transaction=True) as pipeline:
+            for shard in shards:
+                pipeline.xadd(self._key, _fields(shard))
+            return [place.decode() for place in pipeline.execute()]
+
+    def read(self, after: str = START) -> Iterator[Shard]:
+        """What stands behind a place, in order; no more than a page of it in memory."""
+        while True:
+            entries: Any = self._store.redis.xrange(self._key, min=f"({after}", count=_PAGE)
+            for at, fields in entries:
+                yield self._shard(at, fields)
+            if len(entries) < _PAGE:
+                return
+            after = entries[-1][0].decode()
+
+    def follow(self, after: str = START, idle_s: float | None = None) -> Iterator[Shard]:
+        """What stands behind a place and what comes: Redis says when, nothing is asked again and again.
+
+        Args:   idle_s: end when nothing came for so long; never unless given.
+        Raises: Missing: shards behind that place have left the tail before they were read.
+        """
+        last = time.monotonic()
+        while True:
+            entries = self._page(after)
+            for at, fields in entries:
+                after = at.decode()
+                yield self._shard(at, fields)
+            if entries:
+                last = time.monotonic()
+                continue
+            wait_ms = _WAIT_MS
+            if idle_s is not None:
+                left = last + idle_s - time.monotonic()
+                if left <= 0:
+                    return
+                wait_ms = min(wait_ms, max(1, int(left * 1000)))
+            self._store.redis.xread({self._key: after}, count=1, block=wait_ms)
+
+    def _page(self, after: str) -> Any:
+        """The next entries, and nothing missing before them: both are read at the same moment."""
+        with self._store.redis.pipeline(transaction=True) as pipeline:
+            pipeline.hget(self._hash, _DROPPED)
+            pipeline.xrange(self._key, min=f"({after}", count=_PAGE)
+            dropped, entries = pipeline.execute()
+        if dropped is not None and after != START and _place(dropped.decode()) > _place(after):
+            raise Missing(
+                f"data set {self.name}: the tail has lost shards up to {dropped.decode()}, and this reader had come to "
+                f"{after} only; they are in its versions, if it was sealed"
+            )
+        return entries
+
+    def drop(self, up_to: str) -> None:
+        """Let go of everything up to a place. Raises: Conflict: others change the tail again and again."""
+        for _ in range(_TRIES):
+            with self._store.redis.pipeline() as pipeline, suppress(redis.WatchError):
+                watch(pipeline, self._hash)
+                before: Any = pipeline.hget(self._hash, _DROPPED)
+                if before is not None and _place(before.decode()) >= _place(up_to):
+                    return
+                pipeline.multi()
+                pipeline.xtrim(self._key, minid=_next(up_to), approximate=False)
+                pipeline.hset(self._hash, _DROPPED, up_to)
+                pipeline.execute()
+                return
+        raise Conflict(f"the tail of data set {self.name} is changed by others again and again; try later")
+
+    def trim(self, window: Window) -> None:
+        """Let go of what is not in the window any more."""
+        now = redis_time(self._store.redis)
+        shards = list(self.read())
+        kept = window.of(shards, now)
+        if len(kept) < len(shards):
+            self.drop(shards[len(shards) - len(kept) - 1].at)
+
+    def _shard(self, at: bytes, fields: Mapping[bytes, bytes]) -> Shard:
+        """An entry, which anybody with the right may have written. Raises: Invalid."""
+        text = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in fields.items()}
+        numbers = [text.get(field, "") for field in ("size", "content_size", "rows")]
+        digests = [text.get(field, "") for field in ("digest", "content")]
+        plain = all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers)
+        if not plain or not all(map(is_digest, digests)) or not int(numbers[2]):
+            raise Invalid(f"the tail of data set {self.name} has an entry that is no shard: {at.decode()}")
+        size, content_size, rows = map(int, numbers)
+        layer = Descriptor.of_content(SHARD_TYPE, shard_title(0), (digests[0], size), (digests[1], content_size))
+        return Shard(0, rows, "", layer, at.decode())
+
+
+def _place(at: str) -> tuple[int, int]:
+    milliseconds, _, number = at.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
+def _next(at: str) -> str:
+    milliseconds, number = _place(at)
+    return f"{milliseconds}-{number + 1}"
+
+
+def _fields(shard: Shard) -> dict[Any, Any]:
+    layer = shard.layer
+    return {
+        "digest": layer.digest,
+        "size": layer.size,
+        "content": layer.content_digest,
+        "content_size": layer.content_size,
+        "rows": shard.rows,
+    }
