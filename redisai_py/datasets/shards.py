@@ -10,7 +10,7 @@ from redisai_py.artifacts import Archive, ArtifactError, Corrupt, Descriptor, In
 from redisai_py.artifacts.digest import check_content
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, Schema, decode_shard, encode_shard, row_count
 
-__all__ = ["SHARD_BYTES", "Shard", "read_shards", "shard_size", "write_shards"]
+__all__ = ["SHARD_BYTES", "Shard", "read_shards", "shard_size", "shard_title", "write_shards", "write_stored"]
 
 SHARD_BYTES = 1024 * 1024
 """Bytes of a shard's columns, before compression: what reads fastest (docs/training-data.md has the measurement)."""
