@@ -18,7 +18,7 @@ from pathlib import Path
 __all__ = ["S3", "seaweedfs"]
 
 _PATIENCE_S = 60
-_PORTS = 6
+_PORTS = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def seaweedfs(bucket: str) -> Iterator[S3]:
             f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={port}", f"-s3.config={keys}",
             "-master.volumeSizeLimitMB=64", "-volume.max=100",
             f"-master.port.grpc={grpc[0]}", f"-filer.port.grpc={grpc[1]}",
+            f"-volume.port.grpc={grpc[2]}", f"-s3.port.grpc={grpc[3]}",
         ]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
         try:

@@ -198,10 +198,11 @@ class Artifacts:
         archive: AnyArchive,
         references: Sequence[str] | None = None,
         kind: str = "artifact",
+        check: bool = False,
         progress: Progress | None = None,
     ) -> Pulled:
         """Copy versions from an archive; see `transfer.pull`."""
-        return pull(self.store, _archive(archive), references, kind, progress)
+        return pull(self.store, _archive(archive), references, kind, check, progress)
 
     def verify(
         self,

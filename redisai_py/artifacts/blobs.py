@@ -192,12 +192,19 @@ class Blobs:
         there = self.sizes([part for part, _ in parts])
         return sum(size for _, size in parts) if all(there[part] == size for part, size in parts) else None
 
-    def keys_of(self, digests: Iterable[str]) -> set[str]:
-        """All keys of these blobs: those of parts and of lists of parts, too."""
-        keys = set()
-        for digest in digests:
-            keys |= {self._keys.blob(digest), self._keys.parts(digest)}
-            keys |= {self._keys.blob(part) for part, _ in self.parts(digest) or ()}
+    def damaged_keys(self, digest: str) -> list[str]:
+        """Of a blob that is damaged: the keys to delete so that it can be written anew."""
+        try:
+            parts = self.parts(digest)
+        except Corrupt:
+            return [self._keys.parts(digest)]
+        if parts is None:
+            return [self._keys.blob(digest)]
+        keys = [self._keys.parts(digest)]
+        for part, _ in parts:
+            piece: Any = self._redis.get(self._keys.blob(part))
+            if piece is not None and digest_of(piece) != part:
+                keys.append(self._keys.blob(part))
         return keys
 
     def confirm(self, descriptors: Iterable[tuple[str, int]], lease: Lease) -> None:

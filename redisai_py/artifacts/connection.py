@@ -37,18 +37,14 @@ def plain(client: AnyClient) -> redis.Redis:
     if isinstance(client, redis.Redis):
         if not settings.get("decode_responses"):
             return redis.Redis(connection_pool=pool)
-        return redis.Redis(
-            connection_pool=type(pool)(
-                connection_class=pool.connection_class, **{**settings, "decode_responses": False}
-            )
+        return redis.Redis.from_pool(
+            type(pool)(connection_class=pool.connection_class, **{**settings, "decode_responses": False})
         )
     made_of = _CLASSES.get(pool.connection_class)
     if made_of is None:
         raise Invalid(f"{pool.connection_class.__name__} has no blocking twin: give a blocking client of this Redis")
     kept = {name: value for name, value in settings.items() if name not in _ASYNC_ONLY}
-    return redis.Redis(
-        connection_pool=redis.ConnectionPool(connection_class=made_of, **{**kept, "decode_responses": False})
-    )
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=made_of, **{**kept, "decode_responses": False}))
 
 
 def watch(pipeline: Any, *keys: str) -> None:

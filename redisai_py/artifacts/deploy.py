@@ -25,6 +25,7 @@ from redisai_py.artifacts.transfer import pull
 __all__ = ["Deployed", "Settings", "deploy", "deployments", "model_of", "rollback", "verify_version"]
 
 _MAX_PREDICTIONS = 1024 * 1024 * 1024
+_LARGE = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -98,24 +99,9 @@ def deploy(
     version, manifest = _brought(store, reference, archive, model)
     layer = model_of(manifest, str(version), model)
     chosen = settings or Settings()
-    blob = list(store.stream(layer))
     checked = verify_version(store, version, manifest, tolerance, layer.title) if verify else []
     was = deployments(store, version.name).get(key)
-    client = serving(store.redis)
-    client.modelstore(
-        key,
-        data=blob,
-        batch=chosen.batchsize,
-        minbatch=chosen.minbatchsize,
-        minbatchtimeout=chosen.minbatchtimeout,
-        tag=f"{version} {version.digest}",
-        progress=progress,
-        **_words(layer, chosen.device),
-    )
-    found: Any = store.redis.hget(key, "sha256")
-    if found is None or f"sha256:{found.decode()}" != layer.content_digest:
-        there = "none" if found is None else f"sha256:{found.decode()}"
-        raise Corrupt(f"model {key}", layer.content_digest, there, "the server")
+    _store_model(store, key, layer, chosen, f"{version} {version.digest}", progress)
     fields: dict[str, str | int] = {
         "key": key,
         "version": version.version,
@@ -124,6 +110,39 @@ def deploy(
     }
     store.registry("artifact").note(version.name, event, fields | chosen.as_log())
     return Deployed(key, version, layer.title, was, checked)
+
+
+def _store_model(
+    store: Store,
+    key: str,
+    layer: Descriptor,
+    settings: Settings,
+    tag: str,
+    progress: Callable[[int, int], object] | None,
+) -> None:
+    """AI.MODELSTORE, and a look at what the key has then. Raises: Corrupt: other bytes than the layer's."""
+    try:
+        serving(store.redis).modelstore(
+            key,
+            data=list(store.stream(layer)),
+            batch=settings.batchsize,
+            minbatch=settings.minbatchsize,
+            minbatchtimeout=settings.minbatchtimeout,
+            tag=tag,
+            progress=progress,
+            **_words(layer, settings.device),
+        )
+    except redis.ConnectionError as error:
+        if layer.size < _LARGE:
+            raise
+        raise Conflict(
+            f"the server closed the connection while {layer.title} was sent, {layer.size} bytes: it takes models of up "
+            f"to its --client-query-buffer-limit, 1 GiB unless changed, and no more than its memory ({error})"
+        ) from error
+    found: Any = store.redis.hget(key, "sha256")
+    there = "none" if found is None else f"sha256:{found.decode()}"
+    if there != layer.content_digest:
+        raise Corrupt(f"model {key}", layer.content_digest, there, "the server")
 
 
 def _words(layer: Descriptor, device: str) -> dict[str, Any]:

@@ -173,9 +173,13 @@ def verify(
     archive: Archive | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Problem]:
-    """Read every byte of versions, in Redis or in an archive, and compare it with its digest."""
+    """Read every byte of versions, in Redis or in an archive, and compare it with its digest.
+
+    Args: progress: called with the bytes read and the bytes in all. What several versions share is read once.
+    """
     problems: list[Problem] = []
-    for done, version in enumerate(references):
+    wanted: dict[str, tuple[Version, Descriptor]] = {}
+    for version in references:
         try:
             if archive is None:
                 manifest = store.get_manifest(version.digest, str(version))
@@ -185,9 +189,13 @@ def verify(
             problems.append(Problem(str(version), str(error)))
             continue
         for blob in manifest.blobs():
-            problems += _problems(store, version, blob, archive)
+            wanted.setdefault(blob.digest, (version, blob))
+    total, done = sum(blob.size for _, blob in wanted.values()), 0
+    for version, blob in wanted.values():
+        problems += _problems(store, version, blob, archive)
+        done += blob.size
         if progress is not None:
-            progress(done + 1, len(references))
+            progress(done, total)
     return problems
 
 

@@ -18,7 +18,7 @@ from redisai_py.artifacts.errors import Conflict, Invalid, Missing
 from redisai_py.artifacts.manifest import MANIFEST_TYPE, Descriptor, decode_json, encode_json
 from redisai_py.artifacts.names import KINDS, LATEST, Reference, check_alias, check_name
 
-__all__ = ["INDEX", "LAYOUT", "LAYOUT_CONTENT", "MAX_INDEX", "Entry", "Index", "blob_path"]
+__all__ = ["COLLECTED", "INDEX", "LAYOUT", "LAYOUT_CONTENT", "MAX_INDEX", "Entry", "Index", "blob_path"]
 
 LAYOUT = "oci-layout"
 LAYOUT_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -30,6 +30,8 @@ _REF = "org.opencontainers.image.ref.name"
 _KIND = "io.redisai.kind"
 _ALIASES = "io.redisai.aliases"
 _COLLECTING = "io.redisai.collecting"
+COLLECTED = "io.redisai.collected"
+"""Annotation of an index: a token of the last collection."""
 
 
 def blob_path(digest: str) -> str:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from redisai_py.artifacts.digest import Buffer
 from redisai_py.artifacts.errors import Invalid
-from redisai_py.artifacts.store import chunks_of
 
-__all__ = ["BACKENDS", "ModelFile", "check_no_pickle", "model_file"]
+__all__ = ["BACKENDS", "ModelFile", "check_no_pickle", "head_of", "model_file"]
 
 BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
 _SUFFIXES = {
@@ -32,6 +31,7 @@ _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _PICKLE_NAMES = (".pkl", ".pickle", ".joblib", ".dill")
 _ONNX_TAGS = b"\x08\x12\x1a\x22\x28\x32\x3a\x42\x72"  # the fields of a ModelProto
 _GRAPH_TAGS = b"\x0a\x12\x1a\x22"  # of a GraphDef
+_HEAD = 512
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 
 
@@ -113,6 +113,14 @@ def _packed(path: Path) -> bytes:
     return packed.getvalue()
 
 
+def head_of(source: Buffer | Path) -> bytes:
+    """The first bytes. Raises: OSError."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return file.read(_HEAD)
+    return bytes(source[:_HEAD])
+
+
 def check_no_pickle(title: str, head: bytes) -> None:
     """See that a file is no pickle, by its name and its first bytes. Raises: Invalid."""
     if title.lower().endswith(_PICKLE_NAMES) or head.startswith(_PICKLES):
@@ -123,8 +131,7 @@ def check_no_pickle(title: str, head: bytes) -> None:
 
 
 def _check(model: ModelFile) -> None:
-    chunks = list(chunks_of(model.source))
-    head = bytes(chunks[0][:512]) if chunks else b""
+    head = head_of(model.source)
     if not head:
         raise Invalid(f"{model.title} is empty")
     check_no_pickle(model.title, head)

@@ -15,7 +15,7 @@ from redisai_py.artifacts.digest import Buffer
 from redisai_py.artifacts.errors import Invalid
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.manifest import Descriptor, encode_json
-from redisai_py.artifacts.models import ModelFile, check_no_pickle, model_file
+from redisai_py.artifacts.models import ModelFile, check_no_pickle, head_of, model_file
 from redisai_py.artifacts.parity import Parity, Tolerance, check_parity
 from redisai_py.artifacts.predictions import Predictions
 from redisai_py.artifacts.registry import Version
@@ -165,8 +165,7 @@ def _layer(
     store: Store, title: str, kind: str, source: Bytes, lease: Lease, notes: Mapping[str, str] | None = None
 ) -> Descriptor:
     given = Path(source) if isinstance(source, str) else source
-    head = next(iter(chunks_of(given)), b"")
-    check_no_pickle(title, bytes(head[:16]))
+    check_no_pickle(title, head_of(given if isinstance(given, (bytes, bytearray, memoryview)) else Path(given)))
     return store.put_layer(given, kind, title, lease, annotations=notes)
 
 

@@ -10,15 +10,13 @@ leaves behind is collected an hour later.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import redis
 
-from redisai_py.artifacts.blobs import Blobs
+from redisai_py.artifacts.blobs import PART_SIZE, Blobs
 from redisai_py.artifacts.compression import Packed, decompressed
 from redisai_py.artifacts.connection import AnyClient, plain
 from redisai_py.artifacts.digest import Buffer
@@ -43,16 +41,20 @@ Source = Buffer | os.PathLike[str] | Iterable[Buffer]
 
 
 def chunks_of(source: Source) -> Iterable[Buffer]:
-    """The source in chunks; a file is mapped rather than read. Raises: OSError."""
+    """The source in chunks. Raises: OSError.
+
+    A file is read rather than mapped: it may be changed, or cut, between the moment its digest is computed and the
+    moment it is sent.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return [source]
-    if not isinstance(source, os.PathLike):
-        return source
-    path = Path(source)
-    if path.stat().st_size == 0:
-        return []
-    with path.open("rb") as file:
-        return [memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))]
+    return _read(source) if isinstance(source, os.PathLike) else source
+
+
+def _read(path: os.PathLike[str]) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while chunk := file.read(PART_SIZE):
+            yield chunk
 
 
 class Store:

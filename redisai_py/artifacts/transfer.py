@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,10 @@ from typing import TypeVar
 from redisai_py.artifacts.archive import Archive
 from redisai_py.artifacts.collect import Collected
 from redisai_py.artifacts.errors import Conflict, Corrupt, Missing
-from redisai_py.artifacts.layout import Entry, Index
+from redisai_py.artifacts.layout import COLLECTED, Entry, Index
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.manifest import Descriptor, Manifest
-from redisai_py.artifacts.names import LATEST, Reference
+from redisai_py.artifacts.names import Reference
 from redisai_py.artifacts.registry import Version
 from redisai_py.artifacts.store import Store
 
@@ -70,6 +71,23 @@ def push(
     """
     done = Pushed(versions=_selected(store, kind, references))
     manifests = {version.digest: store.get_manifest(version.digest, str(version)) for version in done.versions}
+    _into(store, archive, kind, done, manifests, progress)
+    for name in {version.name for version in done.versions}:
+        mine = [version.version for version in done.versions if version.name == name]
+        fields = {"url": archive.url, "versions": " ".join(map(str, mine))}
+        store.registry(kind).note(name, "push", fields, dict.fromkeys(mine, archive.url))
+    return done
+
+
+def _into(
+    store: Store,
+    archive: Archive,
+    kind: str,
+    done: Pushed,
+    manifests: dict[str, Manifest],
+    progress: Progress | None,
+) -> None:
+    """Blobs, then the index, again until nobody changed that meanwhile."""
     entries = [
         Entry(
             kind,
@@ -95,19 +113,9 @@ def push(
         # Looked for after the index was read: what a collector deletes, it deletes with the index changed.
         _send(store, archive, wanted, done, progress)
         if (seen is not None and merged == index) or archive.replace(replace(merged, collecting=None), seen):
-            break
+            return
         time.sleep(random.uniform(0, min(1.0, 0.02 * (attempt + 1))))
-    else:
-        raise Conflict(f"{archive.url}: others change its index again and again; push again later")
-    for name in {version.name for version in done.versions}:
-        mine = [version.version for version in done.versions if version.name == name]
-        store.registry(kind).note(
-            name,
-            "push",
-            {"url": archive.url, "versions": " ".join(map(str, mine))},
-            dict.fromkeys(mine, archive.url),
-        )
-    return done
+    raise Conflict(f"{archive.url}: others change its index again and again; push again later")
 
 
 def _selected(store: Store, kind: str, references: Sequence[str]) -> list[Version]:
@@ -187,6 +195,7 @@ def pull(
     archive: Archive,
     references: Sequence[str] | None = None,
     kind: str = "artifact",
+    check: bool = False,
     progress: Progress | None = None,
 ) -> Pulled:
     """Copy versions from an archive into Redis, every digest checked.
@@ -195,23 +204,24 @@ def pull(
     elsewhere here: to move that is to promote.
 
     Args:   references: all of NAME, or one of NAME:7 and NAME@ALIAS; everything of the kind unless given.
+            check: read what is in Redis already, and replace what is damaged; otherwise lengths are believed.
     Raises: ArchiveError, Missing, Corrupt, Invalid. A version that is not there whole is not there at all.
     """
     index, _ = archive.index()
-    chosen: dict[tuple[str, int], tuple[Entry, str | None]] = {}
+    chosen: dict[tuple[str, int], Entry] = {}
     for text in references if references is not None else sorted({e.name for e in index.entries if e.kind == kind}):
-        for entry in index.select(kind, text):
-            chosen[entry.name, entry.version] = (entry, Reference.parse(text).alias)
+        chosen |= {(entry.name, entry.version): entry for entry in index.select(kind, text)}
     if not chosen:
         raise Missing(f"{archive.url} has no {kind}")
     done = Pulled()
-    for entry, alias in chosen.values():
+    for entry in chosen.values():
         with store.lease() as lease:
             manifest = archive.manifest(entry.digest, str(entry))
+            if check:
+                _drop_damaged(store, entry, manifest)
             _fetch(store, archive, entry, manifest, lease, done, progress)
             done.versions.append(_name_it(store, archive, entry, manifest, lease))
-        asked = alias if alias not in (None, LATEST, *entry.aliases) else None
-        _take_aliases(store, entry, done, [*entry.aliases, *([asked] if asked else [])])
+        _take_aliases(store, entry, done)
     return done
 
 
@@ -231,15 +241,27 @@ def _name_it(store: Store, archive: Archive, entry: Entry, manifest: Manifest, l
         )
 
 
-def _take_aliases(store: Store, entry: Entry, done: Pulled, aliases: Sequence[str]) -> None:
+def _take_aliases(store: Store, entry: Entry, done: Pulled) -> None:
     registry = store.registry(entry.kind)
     version = done.versions[-1].version
-    for alias in aliases:
+    for alias in entry.aliases:
         pointed = registry.pointed(entry.name, alias)
         if pointed is None:
             registry.promote(entry.name, version, alias, expected=None)
         elif pointed != version:
             done.kept.append(f"{entry.name}@{alias}")
+
+
+def _drop_damaged(store: Store, entry: Entry, manifest: Manifest) -> None:
+    """Delete blobs of a version that are not what their names say; they are fetched next."""
+    for digest in {entry.digest, *(blob.digest for blob in manifest.blobs())}:
+        try:
+            for _ in store.blobs.stream(digest):
+                pass
+        except Missing:
+            continue
+        except Corrupt:
+            store.redis.delete(*store.blobs.damaged_keys(digest))
 
 
 def _fetch(
@@ -251,7 +273,7 @@ def _fetch(
     done: Pulled,
     progress: Progress | None,
 ) -> None:
-    """Bring the blobs of one version. A blob of the right length that is there is believed; `verify` reads it."""
+    """Bring the blobs of one version that are not there."""
     wanted = {blob.digest: blob for blob in manifest.blobs()}
     with store.redis.pipeline(transaction=False) as pipeline:
         lease.hold(pipeline, wanted)
@@ -321,7 +343,9 @@ def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = Fal
                 f"{archive.url} is being collected already; a collector that was killed is forgotten in a minute"
             )
         done = _unreached(archive, index, older_s)
-        marked = replace(index, collecting=time.time())
+        # The token stays: an index that looks as before would let a push pass that looked for its blobs before.
+        notes = {**index.annotations, COLLECTED: secrets.token_hex(8)}
+        marked = replace(index, collecting=time.time(), annotations=notes)
         if dry_run or not done.digests:
             return done
         if archive.replace(marked, seen):

@@ -9,9 +9,9 @@ import typer
 
 from redisai_py.cli.artifact_options import (
     ArchiveArgument,
-    ArchiveOption,
     EncryptOption,
     EndpointOption,
+    InArchiveOption,
     PrefixOption,
     ReferenceArgument,
     ReferencesArgument,
@@ -29,6 +29,7 @@ _Some = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME[:VERSION|@ALIAS]...]", show_default=False, help="Everything unless given."),
 ]
+_Check = Annotated[bool, typer.Option("--check", help="Read what is in Redis already; replace what is damaged.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell.")]
 
 
@@ -79,18 +80,20 @@ def pull(
     references: _Some = None,
     endpoint: EndpointOption = None,
     kind: _Kind = "artifact",
+    check: _Check = False,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
     """Copy versions from an archive into Redis, every digest checked. No alias that exists here is moved."""
-    _pull(url, prefix, references, lambda: open_archive(archive, endpoint), kind, as_json)
+    _pull(url, prefix, references, lambda: open_archive(archive, endpoint), kind, check, as_json)
 
 
 def import_(
     directory: _Directory,
     references: _Some = None,
     kind: _Kind = "artifact",
+    check: _Check = False,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
@@ -103,14 +106,16 @@ def import_(
             raise CannotUse(f"{directory}: there is no index.json, so this is no OCI image layout")
         return open_archive(str(directory), None)
 
-    _pull(url, prefix, references, source, kind, as_json)
+    _pull(url, prefix, references, source, kind, check, as_json)
 
 
-def _pull(url: str, prefix: str, references: list[str] | None, archive: Any, kind: str, as_json: bool) -> None:
+def _pull(
+    url: str, prefix: str, references: list[str] | None, archive: Any, kind: str, check: bool, as_json: bool
+) -> None:
     from redisai_py.cli.output import Output, size_text
 
     with opened(url, prefix) as artifacts, progressing("pulling") as progress:
-        done = artifacts.pull(archive(), references or None, kind, progress)
+        done = artifacts.pull(archive(), references or None, kind, check, progress)
     versions = [str(version) for version in done.versions]
     kept = f"; left as they are here: {', '.join(done.kept)}" if done.kept else ""
     Output(as_json).line(
@@ -141,7 +146,7 @@ def get(
 
 def verify(
     references: _Some = None,
-    archive: ArchiveOption = None,
+    archive: InArchiveOption = None,
     endpoint: EndpointOption = None,
     predictions: Annotated[bool, typer.Option("--predictions", help="Recompute the predictions, too.")] = False,
     url: UrlOption = DEFAULT_URL,
@@ -191,7 +196,7 @@ def du(url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: Json
 
 def rm(
     references: ReferencesArgument,
-    archive: ArchiveOption = None,
+    archive: InArchiveOption = None,
     endpoint: EndpointOption = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
@@ -208,7 +213,7 @@ def rm(
 
 def gc(
     dry_run: _DryRun = False,
-    archive: ArchiveOption = None,
+    archive: InArchiveOption = None,
     endpoint: EndpointOption = None,
     older_s: Annotated[
         float, typer.Option("--older", metavar="SECONDS", min=0, help="In an archive: only what is so old.")

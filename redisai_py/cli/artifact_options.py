@@ -18,6 +18,7 @@ __all__ = [
     "ArchiveOption",
     "EncryptOption",
     "EndpointOption",
+    "InArchiveOption",
     "PrefixOption",
     "ReferenceArgument",
     "ReferencesArgument",
@@ -40,6 +41,9 @@ _ARCHIVE_HELP = "s3://BUCKET/PREFIX, gs://..., az://..., file:///DIRECTORY or a 
 ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", show_default=False, help=_ARCHIVE_HELP)]
 ArchiveOption = Annotated[
     str | None, typer.Option("--archive", envvar="REDISAI_ARCHIVE", metavar="ARCHIVE", help=_ARCHIVE_HELP)
+]
+InArchiveOption = Annotated[
+    str | None, typer.Option("--archive", metavar="ARCHIVE", help=f"There, instead of in Redis: {_ARCHIVE_HELP}")
 ]
 EndpointOption = Annotated[
     str | None,

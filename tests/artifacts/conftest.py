@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,16 +60,23 @@ def other(redis_server: RedisServer, bare: redis.Redis) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The endpoint of an S3 server in this process. It believes any secret."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
+def s3() -> Iterator[str]:
+    """The endpoint of an S3 server in this process. It believes any secret.
+
+    On one thread: with several, moto compares an ETag in one step and writes in another, and loses updates.
+    """
+    moto, serving = pytest.importorskip("moto.server"), pytest.importorskip("werkzeug.serving")
+    application = moto.DomainDispatcherApplication(moto.create_backend_app)
+    server = serving.make_server("127.0.0.1", 0, application, threaded=False)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.port}"
     request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
     urllib.request.urlopen(request, timeout=20).close()
     yield endpoint
-    server.stop()
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from redisai_py.artifacts import Archive, ArchiveError, Conflict, Corrupt, Invalid, Missing, Store, collect, digest_of
+from redisai_py.artifacts import (
+    PART_SIZE,
+    Archive,
+    ArchiveError,
+    Conflict,
+    Corrupt,
+    Invalid,
+    Missing,
+    Store,
+    collect,
+    digest_of,
+)
+from redisai_py.artifacts.inspect import verify
 from redisai_py.artifacts.layout import Index, blob_path
 from redisai_py.artifacts.transfer import collect_archive, pull, push, remove_archived
+from tests.artifacts.archive_hammer import hammer
 from tests.artifacts.building import blobs_of, contents_of, version_of
 
 OpenArchive = Callable[[], Archive]
@@ -240,6 +252,21 @@ def test_what_other_tools_wrote_is_kept_and_read(store: Store, other: Store, tmp
     assert collect_archive(archive, older_s=0).removed == 0
 
 
+def test_what_is_damaged_in_redis_is_replaced_on_demand(store: Store, archive: Archive) -> None:
+    large = os.urandom(PART_SIZE + 5)
+    version = version_of(store, "cancer", b"weights", large, b"right")
+    push(store, archive, ["cancer"])
+    parts = store.blobs.parts(digest_of(large))
+    assert parts is not None
+    for digest in (version.digest, digest_of(b"weights"), parts[1][0]):
+        store.redis.setrange(f"ai:blob:{digest}", 0, b"XX")
+    assert len(verify(store, [version])) == 1  # the manifest, without which nobody knows of the others
+    assert pull(store, archive, check=True).versions == [replace(version, aliases=())]
+    assert verify(store, [version]) == []
+    assert contents_of(store, "cancer") == [b"weights", large, b"right"]
+    assert pull(store, archive, check=True).blobs == 0
+
+
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +295,30 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArchiveError, match="cannot make the folder"):
         Archive(tmp_path / "file" / "archive")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"aws_server_side_encryption": "AES256"}, {"ServerSideEncryption": "AES256"}),
+        (
+            {"aws_server_side_encryption": "aws:kms", "aws_sse_kms_key_id": "key-7"},
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-7"},
+        ),
+    ],
+)
+def test_encryption_is_asked_of_s3(
+    store: Store, credentials: str, options: dict[str, str], expected: dict[str, str]
+) -> None:
+    boto3 = pytest.importorskip("boto3")
+    version = version_of(store, "cancer", b"small", os.urandom(20 << 20))
+    push(store, Archive(f"s3://models/{options['aws_server_side_encryption']}", **options), ["cancer"])
+    _, manifest = store.open("artifact", str(version))
+    client = boto3.client("s3", endpoint_url=credentials)
+    paths = [*(blob_path(blob.digest) for blob in manifest.blobs()), blob_path(version.digest), "index.json"]
+    for path in paths:
+        head = client.head_object(Bucket="models", Key=f"{options['aws_server_side_encryption']}/{path}")
+        assert {name: head.get(name) for name in expected} == expected
 
 
 # -- collecting ------------------------------------------------------------------------------------------------------
@@ -314,36 +365,19 @@ def test_one_collector_at_a_time_and_one_that_was_killed_is_forgotten(store: Sto
     assert collect_archive(archive).removed == 0
 
 
+def test_a_push_that_looked_before_a_collection_looks_again(store: Store, archive: Archive) -> None:
+    """The index after a collection reads as before it, all but for a token; else the push would not notice."""
+    version_of(store, "cancer", b"1")
+    version_of(store, "cancer", b"2")
+    push(store, archive, ["cancer"])
+    remove_archived(archive, "artifact", "cancer", [2])
+    _, seen = archive.index()
+    assert collect_archive(archive, older_s=0).removed == 2
+    index, _ = archive.index()
+    assert index.collecting is None
+    assert not archive.replace(index, seen)
+
+
 @pytest.mark.timeout(180)
 def test_pushers_and_collectors_at_the_same_time(store: Store, other: Store, new_archive: OpenArchive) -> None:
-    """Pushers keep meeting blobs that a collector is about to delete; what they pushed can be pulled."""
-    stop = threading.Event()
-    contents = [bytes([number]) * 50 for number in range(8)]
-    for number in range(24):
-        version_of(store, f"n-{number % 6}", contents[number % 8], contents[(number * 3 + 1) % 8], b"%d" % number)
-
-    def pusher(name: str) -> None:
-        archive = new_archive()
-        for version in store.registry("artifact").versions(name):
-            push(store, archive, [str(version)])
-            if version.version % 2:
-                remove_archived(archive, "artifact", name, [version.version])
-
-    def collector() -> None:
-        while not stop.wait(0.05):
-            try:
-                collect_archive(new_archive(), older_s=0)
-            except Conflict:
-                continue  # somebody changed the index at that moment
-
-    with ThreadPoolExecutor(4) as pool:
-        collecting = pool.submit(collector)
-        pushing = [pool.submit(pusher, f"n-{number}") for number in range(6)]
-        for done in pushing:
-            done.result()
-        stop.set()
-        collecting.result()
-    collect_archive(new_archive(), older_s=0)
-    pulled = pull(other, new_archive())
-    assert {str(version) for version in pulled.versions} == {f"n-{n}:{v}" for n in range(6) for v in (2, 4)}
-    assert set(new_archive().blobs()) == blobs_of(other)
+    hammer(store, other, new_archive)

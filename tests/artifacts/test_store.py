@@ -11,7 +11,8 @@ import redis.asyncio
 
 from redisai_py import AsyncClient, Client
 from redisai_py.artifacts import PART_SIZE, Conflict, Corrupt, Descriptor, Invalid, Missing, Store, digest_of
-from tests.artifacts.building import version_of
+from redisai_py.artifacts.store import chunks_of
+from tests.artifacts.building import contents_of, version_of
 from tests.support import RedisServer
 
 
@@ -169,6 +170,31 @@ def test_nothing_is_committed_if_a_blob_went_away(store: Store) -> None:
             store.commit("artifact", "cancer", manifest, lease)
     with pytest.raises(Missing):
         store.open("artifact", "cancer")
+
+
+def test_a_redis_that_is_full_keeps_what_it_has(store: Store) -> None:
+    version_of(store, "cancer", b"weights")
+    used = int(store.redis.info("memory")["used_memory"])  # type: ignore[index]
+    store.redis.config_set("maxmemory", used + 3_000_000)
+    try:
+        with pytest.raises(redis.ResponseError, match=r"OOM|maxmemory"):
+            version_of(store, "cancer", *[os.urandom(1_000_000) for _ in range(8)])
+        assert contents_of(store, "cancer") == [b"weights"]
+        assert [version.version for version in store.registry("artifact").versions("cancer")] == [1]
+    finally:
+        store.redis.config_set("maxmemory", 0)
+    assert version_of(store, "cancer", b"next").version == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_stored_as_it_was_read(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"a" * 1000)
+    with store.lease() as lease:
+        source = iter(chunks_of(path))
+        first = next(source)
+        path.write_bytes(b"b" * 10)
+        layer = store.put_layer([first, *source], "application/x", "w", lease)
+    assert store.read(layer) == b"a" * 1000
 
 
 @pytest.mark.parametrize("kind", ["decoding", "ours", "url", "resp3", "asyncio", "ours, asyncio"])
