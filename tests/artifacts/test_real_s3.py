@@ -217,3 +217,13 @@ def test_a_model_of_2_gb_within_2_2_times_its_size(
     print({step: round(peak, 2) for step, peak in peaks.items()})
     assert max(peaks.values()) < 2.2
     bare.flushall()
+
+
+def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two servers, SeaweedFS, FLUSHALL, and the same predictions."""
+    from examples.artifacts import demo
+
+    assert demo.main([]) == 0
+    printed = capsys.readouterr().out
+    assert "450 of 450 labels" in printed
+    assert "The same model" in printed
