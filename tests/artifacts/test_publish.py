@@ -161,6 +161,21 @@ def test_torch_save_is_a_pickle_and_torchscript_is_not(tmp_path: Path) -> None:
         model_file(hidden.getvalue(), "TORCH")
 
 
+def test_a_saved_model_is_packed_the_same_whenever(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        directory = tmp_path / name / "model"
+        (directory / "variables").mkdir(parents=True)
+        (directory / "variables" / "variables.index").write_bytes(b"v")
+        (directory / "saved_model.pb").write_bytes(b"\x0a\x00")
+    first, second = (model_file(tmp_path / name / "model", inputs=["x"], outputs=["y"]) for name in ("one", "two"))
+    assert (first.backend, first.title, first.format) == ("TF", "model.tar", "tensorflow")
+    assert first.source == second.source
+    with pytest.raises(Invalid, match="names of its inputs"):
+        model_file(tmp_path / "one" / "model")
+    with pytest.raises(Invalid, match="no SavedModel"):
+        model_file(tmp_path, inputs=["x"], outputs=["y"])
+
+
 def test_a_pickle_beside_the_model_is_refused(artifacts: Artifacts, tmp_path: Path) -> None:
     for name, content in {"encoder.joblib": b"x", "data.bin": pickle.dumps([1])}.items():
         with pytest.raises(Invalid, match="pickle"):
