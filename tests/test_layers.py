@@ -35,6 +35,8 @@ STRANGERS = (
     ("engine", "artifacts"),
     ("frontdoor", "datasets"),
     ("engine", "datasets"),
+    ("frontdoor", "training"),
+    ("engine", "training"),
 )
 """Pairs of packages that never import each other."""
 

@@ -13,13 +13,13 @@ from typing import Any
 import redis
 
 from redisai_py.artifacts.connection import watch
-from redisai_py.artifacts.digest import is_digest
+from redisai_py.artifacts.digest import hex_of, is_digest
 from redisai_py.artifacts.errors import ArtifactError, Conflict
 from redisai_py.artifacts.leases import leased, redis_time
 from redisai_py.artifacts.names import KINDS
 from redisai_py.artifacts.store import Store
 
-__all__ = ["Collected", "Root", "collect", "reach", "roots"]
+__all__ = ["Collected", "Root", "collect", "discard", "reach", "roots"]
 
 _GROUP = 500
 _TRIES = 100
@@ -136,6 +136,22 @@ def collect(
         _sweep(store, candidates[start : start + _GROUP], there, began, dry_run, result)
         if progress is not None:
             progress(min(start + _GROUP, len(candidates)), len(candidates))
+    return result
+
+
+def discard(store: Store, digests: Iterable[str]) -> Collected:
+    """Delete blobs that only the caller's own versions can have needed; those that a writer counts on are kept.
+
+    For what no other name can reach, since its bytes say whose it is. Nothing is searched, unlike with `collect`.
+
+    Raises: Conflict, redis.RedisError.
+    """
+    began = redis_time(store.redis)
+    there = {hex_of(digest): [store.keys.blob(digest).encode()] for digest in digests}
+    result = Collected()
+    doomed = sorted(there)
+    for start in range(0, len(doomed), _GROUP):
+        _sweep(store, doomed[start : start + _GROUP], there, began, False, result)
     return result
 
 

@@ -101,6 +101,14 @@ class Keys:
         """Stream: blobs that were appended and belong to no version yet."""
         return f"{self.prefix}tail:{kind}:{check_name(name)}"
 
+    def summary(self, name: str) -> str:
+        """Hash: a run's state, parameters and newest metrics, in plain text."""
+        return f"{self.prefix}summary:run:{check_name(name)}"
+
+    def series(self, name: str) -> str:
+        """Stream: the metrics of a run, step by step."""
+        return f"{self.prefix}series:run:{check_name(name)}"
+
     @property
     def leases(self) -> str:
         """Sorted set: what running writers count on."""

@@ -135,7 +135,7 @@ def publish(
             layers.append(_layer(store, title, DATA, data, lease, {MODEL: model}))
         layers += [_layer(store, title, kind, source, lease) for title, kind, source in contents.documents]
         manifest = store.manifest(_config(name, contents, layers), layers, lease)
-        return store.commit("artifact", name, manifest, lease, None, aliases, **note), checked
+        return store.commit("artifact", name, manifest, lease, None, aliases, False, **note), checked
 
 
 def _verify(store: Store, contents: Contents, tolerance: Tolerance | None) -> list[Parity]:

@@ -145,12 +145,19 @@ class Registry:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def add(
-        self, name: str, digest: str, version: int | None = None, aliases: Sequence[str] = (), **note: str | int
+        self,
+        name: str,
+        digest: str,
+        version: int | None = None,
+        aliases: Sequence[str] = (),
+        replace: bool = False,
+        **note: str | int,
     ) -> Version:
         """Make a manifest, whose blobs are all there, a version.
 
         Args:    version: its number; the next free one unless given. A manifest that is a version already stays that.
                  aliases: set in the same transaction.   note: more fields for the log.
+                 replace: take the number from another manifest that has it.
         Raises:  Conflict: the number is another manifest's. redis.RedisError.
         """
         key, pointing = self._keys.versions(self.kind, name), self._keys.aliases(self.kind, name)
@@ -162,6 +169,8 @@ class Registry:
         def change(pipeline: Any) -> Version:
             fields = pipeline.hgetall(key)
             there = _versions_in(fields)
+            if replace and version is not None and there.get(version) != digest:
+                there.pop(version, None)
             number = _number_for(name, digest, version, there, int(fields.get(_NEXT.encode(), 1)))
             pipeline.multi()
             if number not in there:

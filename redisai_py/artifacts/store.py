@@ -134,6 +134,7 @@ class Store:
         lease: Lease,
         version: int | None = None,
         aliases: Sequence[str] = (),
+        replace: bool = False,
         **note: str | int,
     ) -> Version:
         """Make a manifest a version of a name; see `Registry.add`.
@@ -142,7 +143,7 @@ class Store:
         """
         digest = self.put_manifest(manifest, lease)
         self.blobs.confirm([(blob.digest, blob.size) for blob in manifest.blobs()], lease)
-        return self.registry(kind).add(name, digest, version, aliases, **note)
+        return self.registry(kind).add(name, digest, version, aliases, replace, **note)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

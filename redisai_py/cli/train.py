@@ -1,0 +1,246 @@
+"""`redisai train`: start a training in several processes, look at runs, go on with one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redisai_py.cli.artifact_options import PrefixOption
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+
+if TYPE_CHECKING:
+    from redisai_py.training.runs import Run
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Train with torchrun; data, checkpoints and runs are in Redis.", no_args_is_help=True)
+
+_Name = Annotated[str, typer.Argument(metavar="RUN", show_default=False, help="The run's name.")]
+_Processes = Annotated[int, typer.Option("--nproc", metavar="N", min=1, help="Processes on this machine.")]
+_SPARKS = "▁▂▃▄▅▆▇█"
+_WIDTH = 60
+
+
+@contextmanager
+def _failures(url: str) -> Iterator[None]:
+    """What goes wrong ends the command with its exit code."""
+    import redis
+
+    from redisai_py.artifacts import ArtifactError, Invalid
+    from redisai_py.cli.failures import Exit, fail
+    from redisai_py.cli.output import printable
+    from redisai_py.cli.remote import refusal_of
+    from redisai_py.config import masked_url
+
+    try:
+        yield
+    except Invalid as error:
+        raise fail(Exit.USAGE, printable(str(error))) from error
+    except (ArtifactError, RuntimeError) as error:
+        raise fail(Exit.REFUSED, printable(str(error))) from error
+    except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.BusyLoadingError) as error:
+        raise fail(Exit.REFUSED, str(error)) from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise fail(Exit.UNREACHABLE, f"cannot reach {masked_url(url)}: {error}") from error
+    except redis.RedisError as error:
+        raise fail(Exit.REFUSED, refusal_of(error)) from error
+    except ValueError as error:
+        raise fail(Exit.USAGE, f"--url {masked_url(url)}: {error}") from error
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT", show_default=False, help="The Python file to run.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Of the script.")] = None,
+    nproc: _Processes = 1,
+    name: Annotated[str | None, typer.Option("--name", metavar="RUN", help="By script and time unless given.")] = None,
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", metavar="N", min=0, help="Restarts of all processes when one is lost.")
+    ] = 3,
+    nodes: Annotated[int, typer.Option("--nnodes", metavar="N", min=1, help="Machines that train together.")] = 1,
+    rendezvous: Annotated[
+        str, typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where machines meet: one of them.")
+    ] = "",
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+) -> None:
+    """Run a training script, with REDISAI_URL and REDISAI_RUN in its environment."""
+    from redisai_py.cli.failures import Exit, fail
+    from redisai_py.cli.passwords import with_password
+    from redisai_py.training.launch import Launch, default_name, launch
+
+    if nodes > 1 and (not rendezvous or name is None):
+        raise fail(Exit.USAGE, "--nnodes needs --rdzv-endpoint and --name, the same on every machine")
+    chosen = name or default_name(str(script))
+    typer.echo(f"run {chosen}", err=True)
+    with _failures(url):
+        what = Launch(str(script), tuple(arguments or ()), nproc, max_restarts, nodes, rendezvous)
+        launch(with_password(url), chosen, what, prefix)
+
+
+@app.command()
+def resume(
+    name: _Name,
+    step: Annotated[
+        int | None, typer.Option("--step", metavar="N", min=0, help="Go back to this step's checkpoint.")
+    ] = None,
+    nproc: Annotated[
+        int | None, typer.Option("--nproc", metavar="N", min=1, help="Another number of processes.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start the script without a question.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+) -> None:
+    """Go on with a run that stopped, from its latest checkpoint."""
+    from redisai_py.cli.output import printable
+    from redisai_py.cli.passwords import with_password
+    from redisai_py.training.launch import launch_of, relaunch
+
+    with _failures(url):
+        what = launch_of(with_password(url), name, prefix)
+        told = printable(" ".join([what.script, *what.arguments]))
+        if not yes:
+            typer.confirm(f"Start {told}?", abort=True, err=True)
+        relaunch(with_password(url), name, prefix, step, nproc)
+
+
+@app.command()
+def ls(url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
+    """List runs."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.passwords import with_password
+    from redisai_py.training.runs import Run, run_names
+
+    with _failures(url):
+        address = with_password(url)
+        rows = [_row(Run(address, each, prefix)) for each in run_names(address, prefix)]
+    columns = ("run", "state", "step", "steps", "checkpoint", "metrics", "updated")
+    Output(as_json).table(rows, columns, "no runs")
+
+
+@app.command()
+def show(
+    name: _Name,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="NAME", help="What to draw; the loss, or the first, unless given.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run is, how far it is, and how its loss went."""
+    from redisai_py.artifacts import Store
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.passwords import with_password
+    from redisai_py.training.runs import Run
+
+    with _failures(url):
+        record = Run(with_password(url), name, prefix)
+        summary = record.summary()
+        metrics = _under(summary, "metric.")
+        drawn = metric or ("loss" if "loss" in metrics else next(iter(metrics), None))
+        series = record.series(drawn) if drawn else []
+        checkpoints = _checkpoints(Store(with_password(url), prefix), name)
+    fields: dict[str, Any] = {
+        "run": name,
+        "state": _state(summary),
+        "progress": _progress(summary),
+        "metrics": metrics,
+        "parameters": _under(summary, "param."),
+        "checkpoints": checkpoints,
+        "error": summary.get("error"),
+        "script": summary.get("script"),
+        "processes": summary.get("world") or summary.get("nproc"),
+        "updated": _ago(summary),
+    }
+    output = Output(as_json)
+    if as_json:
+        output.document({**fields, "summary": summary, "series": series})
+        return
+    output.fields({label: value for label, value in fields.items() if value})
+    if drawn and series:
+        values = [value for _, value in series]
+        typer.echo(f"{drawn}  {sparkline(values)}  {values[0]:.4g} -> {values[-1]:.4g}")
+
+
+def _checkpoints(store: Any, name: str) -> list[str]:
+    from redisai_py.artifacts import Missing
+
+    try:
+        versions = store.registry("run").versions(name)
+    except Missing:
+        return []
+    return [str(version.version) + "".join(f" @{alias}" for alias in version.aliases) for version in versions]
+
+
+def _row(record: Run) -> dict[str, Any]:
+    summary = record.summary()
+    return {
+        "run": record.name,
+        "state": _state(summary),
+        "step": summary.get("step"),
+        "steps": summary.get("steps"),
+        "checkpoint": summary.get("checkpoint"),
+        "metrics": {name: _short(value) for name, value in _under(summary, "metric.").items()},
+        "updated": _ago(summary),
+    }
+
+
+def _under(summary: Mapping[str, str], start: str) -> dict[str, str]:
+    return {name.removeprefix(start): value for name, value in sorted(summary.items()) if name.startswith(start)}
+
+
+def _state(summary: Mapping[str, str]) -> str:
+    """The state; of a run on this machine whose launcher is gone, that."""
+    import socket
+
+    state = summary.get("state", "")
+    host, _, number = summary.get("launcher", "").rpartition(":")
+    here = host == socket.gethostname() and number.isdigit() and Path("/proc/self").exists()
+    return "lost" if state == "running" and here and not Path(f"/proc/{number}").exists() else state
+
+
+def _progress(summary: Mapping[str, str]) -> str | None:
+    step, steps = summary.get("step", ""), summary.get("steps", "")
+    if not step.isdigit():
+        return None
+    if not steps.isdigit() or not int(steps):
+        return f"step {step}"
+    share = min(int(step) / int(steps), 1)
+    filled = round(20 * share)
+    return f"{'█' * filled}{'░' * (20 - filled)} {share:.0%}, step {step} of {steps}"
+
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
+def _ago(summary: Mapping[str, str]) -> str | None:
+    try:
+        seconds = max(0, int(time.time() - float(summary["updated"])))
+    except (KeyError, ValueError, OverflowError):
+        return None
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def sparkline(values: list[float], width: int = _WIDTH) -> str:
+    """Values as one line of blocks; of more values than `width`, each block is a mean. NaN is a blank."""
+    import math
+
+    groups = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
+    means = [sum(group) / len(group) for group in (groups if len(values) > width else [[v] for v in values])]
+    finite = [mean for mean in means if math.isfinite(mean)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_SPARKS[round((mean - low) * scale)] if math.isfinite(mean) else " " for mean in means)

@@ -1,0 +1,318 @@
+"""Checkpoints in Redis: model, optimizer and the position in the data, as one version of a run.
+
+    checkpoints = Checkpointer("redis://127.0.0.1:6379", "clicks-1", keep=3, best="loss")
+    found = checkpoints.load(model, optimizer, loader)
+    step = found.step if found else 0
+    ...
+    checkpoints.save(step, model, optimizer, loader, metrics={"loss": loss})
+
+A checkpoint is a manifest over blobs of about 4 MiB; what has not changed is there already and costs its digest only.
+`save` copies the state, and a thread writes it: blobs first, the pointer last, so a run that is killed finds the
+checkpoint before. Position and parameters are one version, and never disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import redis
+import torch
+
+from redisai_py.artifacts import Corrupt, Descriptor, Invalid, Manifest, Missing, Store, Version
+from redisai_py.artifacts.connection import AnyClient
+from redisai_py.artifacts.names import LATEST, Reference, check_name
+from redisai_py.training.link import linked
+from redisai_py.training.packing import describe, pack, unpack
+from redisai_py.training.ranks import rank, ranks
+from redisai_py.training.retention import Retention, Superseded
+from redisai_py.training.state import give, take
+from redisai_py.training.writing import FORMAT, KIND, STATE, Snapshot, write
+
+__all__ = ["Checkpoint", "Checkpointer"]
+
+BEST = "best"
+_RNG = "rng"
+_MAX_STATE = 256 * 1024 * 1024
+_READ_BLOBS = 4
+_RESERVED = frozenset({_RNG, "step", "metrics"})
+_logger = logging.getLogger("redisai_py.training")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint.   state: what was saved beside those that took theirs back, by name."""
+
+    step: int
+    version: Version
+    metrics: Mapping[str, float]
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Checkpointer:
+    """Saves and loads the checkpoints of a run. Every rank has one; the first writes.
+
+    client: of redis-py, or a URL; with a URL, an outage of Redis of about 30 s is waited for.
+    keep:   so many of the newest stay, and those that an alias points to; None keeps all.
+    best:   a metric; the alias `best` points to the checkpoint where it is lowest, or highest with mode `max`.
+    Raises: Invalid: this is no name for a run, or nothing would be kept.
+    """
+
+    def __init__(
+        self,
+        client: AnyClient,
+        run: str,
+        *,
+        keep: int | None = 3,
+        best: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        prefix: str = "ai:",
+    ) -> None:
+        if keep is not None and keep < 1:
+            raise Invalid(f"keep={keep} would keep no checkpoint: 1 is the least, None keeps all")
+        if mode not in ("min", "max"):
+            raise Invalid(f"mode={mode!r}: the best is at the min or at the max of the metric")
+        self.run = check_name(run)
+        self._store: Store = linked(client, prefix)
+        self._best, self._sign = best, 1 if mode == "min" else -1
+        self._retention = Retention(self._store, run, keep)
+        self._thread = ThreadPoolExecutor(1, f"checkpoint {run}")
+        self._flight: Future[Version | None] | None = None
+
+    # -- saving --------------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        step: int,
+        model: Any = None,
+        optimizer: Any = None,
+        loader: Any = None,
+        metrics: Mapping[str, float] | None = None,
+        **more: Any,
+    ) -> Future[Version | None]:
+        """Copy the state and write it in the background, at most one at a time: the one before is waited for.
+
+        Args:    step: steps that were taken; the version's number.   more: anything with `state_dict()`, or a dict of
+                 numbers, texts and tensors, such as a scheduler.
+        Returns: the version to come, None on ranks that do not write. A failure to write is logged, too, and
+                 training goes on: the checkpoint before stays.
+        Raises:  Invalid: something of the state could only be pickled, naming it.
+                 Superseded: another process goes on with this run, so this one has to end.
+        """
+        named = {"model": model, "optimizer": optimizer, "loader": loader, **more}
+        unusable = sorted(_RESERVED & more.keys())
+        if unusable:
+            raise Invalid(f"{unusable[0]!r} stands for something else in a checkpoint: choose another name")
+        if rank():
+            return _done(None)
+        self.wait()
+        structure, tensors = take({name: _state_of(name, part) for name, part in named.items() if part is not None})
+        if ranks() == 1:
+            structure[_RNG], tensors = _with_rng(tensors)
+        numbers = {name: float(value) for name, value in (metrics or {}).items()}
+        described = describe(tensors)
+        snapshot = Snapshot(step, numbers, structure, described, pack(tensors, self.run))
+        self._flight = self._thread.submit(self._write, snapshot)
+        return self._flight
+
+    def wait(self) -> None:
+        """Wait until what was saved is written. Raises: Superseded: another process goes on with this run."""
+        flight, self._flight = self._flight, None
+        if flight is not None and isinstance(error := flight.exception(), Superseded):
+            raise error
+
+    def _write(self, snapshot: Snapshot) -> Version:
+        need = snapshot.size
+        try:
+            aliases = [LATEST, *([BEST] if self._is_best(snapshot.metrics) else [])]
+            version = write(self._store, self.run, snapshot, aliases, self._retention)
+        except Exception as error:
+            self._tell(snapshot, error, need)
+            raise
+        return version
+
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
+        if self._best is None:
+            return False
+        value = metrics.get(self._best)
+        if value is None or math.isnan(value):
+            return False
+        try:
+            _, manifest = self._store.open(KIND, Reference(self.run, alias=BEST))
+            known = self._store.config(manifest)["metrics"][self._best]
+        except (Missing, KeyError, TypeError):
+            return True
+        return self._sign * value < self._sign * float(known)
+
+    def _tell(self, snapshot: Snapshot, error: Exception, need: int) -> None:
+        """Say what was not saved, and why, and what is there instead."""
+        why = str(error)
+        if isinstance(error, redis.OutOfMemoryError):
+            missing = need if snapshot.missing is None else snapshot.missing
+            why = f"Redis is full{self._memory()}, and {missing:,} bytes more are needed"
+        try:
+            there = f"the checkpoint of step {self._store.registry(KIND).resolve(Reference(self.run)).version} stays"
+        except (Missing, redis.RedisError):
+            there = "there is none before it"
+        _logger.warning(
+            "run %s: the checkpoint of step %d, %s bytes, was not saved: %s. Training goes on; %s",
+            self.run, snapshot.step, f"{need:,}", why, there,
+        )  # fmt: skip
+
+    def _memory(self) -> str:
+        try:
+            info: Any = self._store.redis.info("memory")
+        except redis.RedisError:
+            return ""
+        return f" ({info['used_memory']:,} of {info['maxmemory']:,} bytes)"
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    def load(
+        self, model: Any = None, optimizer: Any = None, loader: Any = None, *, at: int | str = LATEST, **more: Any
+    ) -> Checkpoint | None:
+        """Give a checkpoint's state back to those that it was taken from.
+
+        Args:    at: a step, or an alias such as `best`.   more: as of `save`.
+        Returns: the checkpoint, with whatever nobody took back; None if the run has none yet.
+        Raises:  Missing: not this one.   Corrupt: a blob is damaged, naming it.   Invalid: it does not hold a part
+                 that is asked for, or it does not fit.
+        """
+        self.wait()
+        reference = Reference(self.run, version=at) if isinstance(at, int) else Reference(self.run, alias=at)
+        try:
+            self._store.registry(KIND).versions(self.run)
+        except Missing:
+            return None
+        version, config, state = self._read(reference)
+        wanted = {"model": model, "optimizer": optimizer, "loader": loader, **more}
+        parts = {name: part for name, part in wanted.items() if part is not None}
+        missing = [name for name in parts if name not in state]
+        if missing:
+            raise Invalid(f"checkpoint {version} holds no {missing[0]}; it holds {', '.join(state)}")
+        for name, part in parts.items():
+            _give_back(str(version), name, part, state.pop(name))
+        if ranks() == 1:
+            _restore_rng(state.pop(_RNG, None))
+        state.pop(_RNG, None)
+        metrics = {name: float(value) for name, value in config["metrics"].items()}
+        return Checkpoint(version.version, version, metrics, state)
+
+    def _read(self, reference: Reference) -> tuple[Version, dict[str, Any], dict[str, Any]]:
+        version, manifest = self._store.open(KIND, reference)
+        config = self._store.config(manifest)
+        if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config["metrics"], dict):
+            raise Invalid(f"{version} is no checkpoint that this release reads")
+        by_title = {layer.title: layer for layer in manifest.layers}
+        if STATE not in by_title:
+            raise Invalid(f"{version} is a checkpoint without {STATE}")
+        document = _parsed(version, self._store.read(by_title.pop(STATE), _MAX_STATE))
+        try:
+            tensors = unpack(document.get("tensors"), self._blobs(version, manifest))
+            state = give(document.get("state"), tensors)
+        except Invalid as error:
+            raise Invalid(f"{version}: {error}") from None
+        if not isinstance(state, dict):
+            raise Invalid(f"{version}: this is no state of a training")
+        return version, config, state
+
+    def _blobs(self, version: Version, manifest: Manifest) -> Any:
+        layers = [layer for layer in manifest.layers if layer.title != STATE]
+        for start in range(0, len(layers), _READ_BLOBS):
+            group = layers[start : start + _READ_BLOBS]
+            try:
+                yield from self._store.blobs.get_many([layer.digest for layer in group])
+            except Missing:
+                raise Missing(f"{version}: {self._lost(group)} is not in Redis") from None
+            except Corrupt as error:
+                title = next((layer.title for layer in group if layer.digest == error.expected), "a layer")
+                raise Corrupt(f"{version}: layer {title}", error.expected, error.found, "Redis") from None
+
+    def _lost(self, group: list[Descriptor]) -> str:
+        sizes = self._store.blobs.sizes([layer.digest for layer in group])
+        lost = [layer for layer in group if sizes[layer.digest] is None] or group
+        return f"layer {lost[0].title}, {lost[0].digest},"
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Wait for what was saved, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _done(value: None) -> Future[Version | None]:
+    future: Future[Version | None] = Future()
+    future.set_result(value)
+    return future
+
+
+def _bare(part: Any) -> Any:
+    """A model without what DistributedDataParallel and torch.compile wrap around it: it fits any number of ranks."""
+    if isinstance(part, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
+        return _bare(part.module)
+    return _bare(part._orig_mod) if hasattr(part, "_orig_mod") else part
+
+
+def _state_of(name: str, part: Any) -> Any:
+    bare = _bare(part)
+    if hasattr(bare, "state_dict"):
+        return bare.state_dict()
+    if isinstance(bare, Mapping):
+        return bare
+    raise Invalid(f"{name} is a {type(part).__name__}, which has no state_dict() and is no dict")
+
+
+def _give_back(version: str, name: str, part: Any, state: Any) -> None:
+    bare = _bare(part)
+    if not hasattr(bare, "load_state_dict"):
+        raise Invalid(f"{name} is a {type(part).__name__} without load_state_dict(); take it from what load() returns")
+    try:
+        bare.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise Invalid(f"{name} does not fit the checkpoint {version}: {' '.join(str(error).split())}") from error
+
+
+def _with_rng(tensors: Any) -> tuple[dict[str, Any], Any]:
+    """The state of PyTorch's generators, as part of a state that was taken."""
+    found = [("rng.cpu", torch.get_rng_state())]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found += [(f"rng.cuda.{place}", state) for place, state in enumerate(torch.cuda.get_rng_state_all())]
+    first = len(tensors)
+    structure = {name.removeprefix("rng."): {"$tensor": first + place} for place, (name, _) in enumerate(found)}
+    return structure, [*tensors, *found]
+
+
+def _restore_rng(state: Any) -> None:
+    if not isinstance(state, dict) or "cpu" not in state:
+        return
+    torch.set_rng_state(state["cpu"])
+    devices = [state[f"cuda.{place}"] for place in range(len(state) - 1) if f"cuda.{place}" in state]
+    if devices and torch.cuda.is_available() and len(devices) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(devices)
+
+
+def _parsed(version: Version, data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"{version}: {STATE} is no JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise Invalid(f"{version}: {STATE} is no state of a training")
+    return document

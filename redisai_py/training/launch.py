@@ -1,0 +1,146 @@
+"""Starting a training script in several processes with torchrun, and restarting them when one is lost.
+
+The script finds REDISAI_URL, REDISAI_RUN and REDISAI_KEY_PREFIX in its environment, beside what torchrun sets. What is
+needed to start it again, `redisai train resume`, stands in the run's summary.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from redisai_py.artifacts import Conflict, Invalid, Missing, Store
+from redisai_py.training.link import linked
+from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE, Run
+
+__all__ = ["Launch", "default_name", "launch", "launch_of", "relaunch"]
+
+_LAUNCHER_VARIABLE = "REDISAI_LAUNCHER"
+_FIELD = "launch"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is started.   nproc: processes on this machine.   max_restarts: of all of them, when one is lost.
+
+    nodes, rendezvous: of a training on several machines, as torchrun has them: `--nnodes 2 --rdzv-endpoint HOST:PORT`.
+    """
+
+    script: str
+    arguments: tuple[str, ...] = ()
+    nproc: int = 1
+    max_restarts: int = 3
+    nodes: int = 1
+    rendezvous: str = ""
+
+    def words(self, run: str) -> list[str]:
+        """The arguments of torchrun."""
+        place = ["--standalone"]
+        if self.nodes > 1:
+            place = [
+                f"--nnodes={self.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={self.rendezvous}",
+                f"--rdzv-id={run}",
+            ]  # fmt: skip
+        return [
+            *place, f"--nproc-per-node={self.nproc}", f"--max-restarts={self.max_restarts}",
+            "--module", "redisai_py.training.worker", self.script, *self.arguments,
+        ]  # fmt: skip
+
+
+def default_name(script: str) -> str:
+    """A name for a run that was given none: the script's, and the time."""
+    stem = "".join(char if char.isascii() and char.isalnum() else "-" for char in Path(script).stem).strip("-")
+    return f"{stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def launch(url: str, run: str, what: Launch, prefix: str = "ai:") -> None:
+    """Train, in the foreground, until it is over.
+
+    Raises: Conflict: the run is there already.   Invalid: no such script, no such name, torch is not installed.
+            RuntimeError: it failed, and restarts did not help; the text has the first failure.
+    """
+    record = Run(url, run, prefix)
+    store = linked(url, prefix, patient=False)
+    if not Path(what.script).is_file():
+        raise Invalid(f"{what.script}: there is no such script")
+    if not store.redis.hsetnx(store.keys.summary(run), _FIELD, _as_text(what)):
+        raise Conflict(f"run {run} is there already: use `redisai train resume {run}`, or another name")
+    _train(url, record, what, prefix)
+
+
+def relaunch(url: str, run: str, prefix: str = "ai:", at: int | None = None, nproc: int | None = None) -> None:
+    """Go on with a run that stopped, from its latest checkpoint, with what it was started with.
+
+    Args:   at: go back to the checkpoint of this step.   nproc: with so many processes instead.
+    Raises: Missing: no such run, or no such checkpoint.   As of `launch`.
+    """
+    record = Run(url, run, prefix)
+    store = linked(url, prefix, patient=False)
+    what = launch_of(url, run, prefix)
+    if nproc is not None:
+        what = Launch(**{**asdict(what), "nproc": nproc})
+    if at is not None:
+        store.registry("run").promote(run, at, "latest")
+    _remember(store, run, what)
+    _train(url, record, what, prefix)
+
+
+def _as_text(what: Launch) -> str:
+    return json.dumps({**asdict(what), "script": str(Path(what.script).resolve())})
+
+
+def _remember(store: Store, run: str, what: Launch) -> None:
+    store.redis.hset(store.keys.summary(run), _FIELD, _as_text(what))
+
+
+def launch_of(url: str, run: str, prefix: str = "ai:") -> Launch:
+    """How a run was started, by its summary. Look at it before starting that: whoever may write the summary wrote it.
+
+    Raises: Missing: no such run, or `launch` did not start it.   Invalid: it does not say so, or the script is gone.
+    """
+    summary = Run(url, run, prefix).summary()
+    if _FIELD not in summary:
+        raise Missing(f"run {run} was not started by `redisai train run`: start it as it was started before")
+    try:
+        fields: Any = json.loads(summary[_FIELD])
+        what = Launch(**{**fields, "arguments": tuple(map(str, fields["arguments"]))})
+    except (ValueError, KeyError, TypeError) as error:
+        raise Invalid(f"the summary of run {run} does not say how it was started: {error}") from None
+    if not Path(what.script).is_file():
+        raise Invalid(f"run {run} was started from {what.script}, which is not there")
+    return what
+
+
+def _train(url: str, record: Run, what: Launch, prefix: str) -> None:
+    try:
+        from torch.distributed import run as torchrun
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    except ImportError:
+        raise Invalid("training needs PyTorch: pip install 'redisai_py[train]'") from None
+    os.environ |= {URL_VARIABLE: url, RUN_VARIABLE: record.name, PREFIX_VARIABLE: prefix}
+    os.environ[_LAUNCHER_VARIABLE] = str(os.getpid())
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, with a warning
+    record.note(state="running", launcher=f"{socket.gethostname()}:{os.getpid()}", nproc=what.nproc, script=what.script)
+    try:
+        torchrun.main(what.words(record.name))
+    except ChildFailedError as error:
+        text = _first_failure(error)
+        record.end("failed", error=text)
+        raise RuntimeError(text) from error
+    except BaseException as error:
+        record.end("stopped", error=type(error).__name__)
+        raise
+    record.end("finished")
+
+
+def _first_failure(error: Any) -> str:
+    rank, failure = error.get_first_failure()
+    message = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
+    lines = str(message).strip().splitlines()
+    status = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+    return f"rank {rank} ended with {status}{f': {lines[-1]}' if lines and 'Traceback' not in lines[-1] else ''}"

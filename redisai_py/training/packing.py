@@ -1,0 +1,161 @@
+"""Tensors in blobs of about 4 MiB, each a safetensors file, and back.
+
+Packing is the one copy that a checkpoint makes: tensors go, from whatever device, straight to the place in a blob's
+file that they will be hashed and sent from. A tensor larger than a blob is cut into flat pieces, so a part of it that
+has not changed is not sent again; small ones share a blob with their neighbours.
+
+Source: the safetensors format, https://huggingface.co/docs/safetensors: 8 bytes of length, a header in JSON, the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from redisai_py.artifacts import Invalid
+from redisai_py.training.state import Tensors
+
+__all__ = ["BLOB_BYTES", "describe", "pack", "unpack"]
+
+BLOB_BYTES = 4 * 1024 * 1024
+_ALONE_BYTES = BLOB_BYTES // 4
+"""A tensor of so many bytes has a blob of its own: it is not sent again because a neighbour has changed."""
+
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.complex64: "C64",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint64: "U64",
+    torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What of a tensor goes into one blob.   name: TENSOR, or TENSOR/PIECE."""
+
+    name: str
+    values: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        return self.values.numel() * self.values.element_size()
+
+
+def describe(tensors: Tensors) -> list[dict[str, Any]]:
+    """What `unpack` must know of tensors, for JSON. Raises: Invalid: elements that safetensors does not hold."""
+    unknown = [(path, tensor.dtype) for path, tensor in tensors if tensor.dtype not in _NAMES]
+    if unknown:
+        raise Invalid(f"{unknown[0][0]} has elements of {unknown[0][1]}, which a checkpoint does not hold")
+    return [{"name": path, "dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape)} for path, tensor in tensors]
+
+
+def pack(tensors: Tensors, note: str) -> list[memoryview]:
+    """Copy tensors into blobs.
+
+    Args:    note: stands in each blob's header; blobs of equal tensors and different notes are different blobs.
+    Returns: the blobs, the same for the same tensors.
+    """
+    return [_packed(group, note) for group in _groups(_pieces(tensors))]
+
+
+def _pieces(tensors: Tensors) -> Iterator[_Piece]:
+    for number, (_, tensor) in enumerate(tensors):
+        size = tensor.numel() * tensor.element_size()
+        if size <= BLOB_BYTES:
+            yield _Piece(str(number), tensor)
+            continue
+        flat, step = tensor.reshape(-1), BLOB_BYTES // tensor.element_size()
+        for place, start in enumerate(range(0, len(flat), step)):
+            yield _Piece(f"{number}/{place}", flat[start : start + step])
+
+
+def _groups(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """Large pieces alone, small ones together."""
+    small: list[_Piece] = []
+    for piece in pieces:
+        if piece.size >= _ALONE_BYTES:
+            yield [piece]
+            continue
+        if small and sum(one.size for one in small) + piece.size > BLOB_BYTES:
+            yield small
+            small = []
+        small.append(piece)
+    if small:
+        yield small
+
+
+def _packed(group: Sequence[_Piece], note: str) -> memoryview:
+    header: dict[str, Any] = {"__metadata__": {"run": note}}
+    ordered = sorted(group, key=lambda piece: -piece.values.element_size())  # so that each is aligned
+    end = 0
+    for piece in ordered:
+        entry = {"dtype": _NAMES[piece.values.dtype], "shape": list(piece.values.shape)}
+        header[piece.name] = {**entry, "data_offsets": [end, end + piece.size]}
+        end += piece.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    begin = 8 + len(text)
+    whole = torch.empty(begin + end, dtype=torch.uint8)
+    for piece in ordered:
+        if piece.size:
+            target = whole[begin : begin + piece.size].view(piece.values.dtype).view(piece.values.shape)
+            target.copy_(piece.values)
+        begin += piece.size
+    array: Any = whole.numpy()
+    view = memoryview(array)
+    view[: 8 + len(text)] = len(text).to_bytes(8, "little") + text
+    return view
+
+
+def unpack(described: Any, blobs: Iterable[bytes]) -> list[torch.Tensor]:
+    """The tensors again, on the CPU; one blob is held at a time beside them.
+
+    Args:   described: what `describe` gave, read from a stranger.
+    Raises: Invalid: the blobs do not hold the tensors described.
+    """
+    tensors = [_empty(entry) for entry in described] if isinstance(described, list) else []
+    filled = [0] * len(tensors)
+    for blob in blobs:
+        try:
+            pieces = load(bytes(blob))
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise Invalid(f"a blob of a checkpoint is no safetensors file: {error}") from None
+        for name, piece in pieces.items():
+            _fill(tensors, filled, name, piece)
+    for entry, tensor, count in zip(described if tensors else (), tensors, filled, strict=True):
+        if count != tensor.numel():
+            raise Invalid(f"a checkpoint holds {count} of {tensor.numel()} elements of {entry['name']}")
+    return tensors
+
+
+def _empty(entry: Any) -> torch.Tensor:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
+        raise Invalid("a checkpoint describes a tensor without a shape")
+    if entry.get("dtype") not in _DTYPES or not isinstance(entry.get("name"), str):
+        raise Invalid(f"a checkpoint describes a tensor of elements {str(entry.get('dtype'))[:40]}")
+    try:
+        return torch.empty(shape, dtype=_DTYPES[entry["dtype"]])
+    except (RuntimeError, OverflowError) as error:
+        raise Invalid(f"{entry['name'][:100]} cannot be held: {error}") from None
+
+
+def _fill(tensors: Sequence[torch.Tensor], filled: list[int], name: str, piece: torch.Tensor) -> None:
+    number, _, place = name.partition("/")
+    if not number.isdigit() or int(number) >= len(tensors) or (place and not place.isdigit()):
+        raise Invalid(f"a blob of a checkpoint holds {name[:100]}, which is not described")
+    tensor = tensors[int(number)]
+    step = BLOB_BYTES // tensor.element_size()
+    start = int(place or 0) * step
+    target = tensor.view(-1)[start : start + piece.numel()]
+    if piece.dtype != tensor.dtype or target.numel() != piece.numel():
+        raise Invalid(f"a blob of a checkpoint holds {name[:100]} in another type or size than described")
+    target.copy_(piece.view(-1))
+    filled[int(number)] += piece.numel()

@@ -1,0 +1,27 @@
+"""Which process of a training this is: torch.distributed's answer, or that of torchrun's environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+__all__ = ["rank", "ranks"]
+
+
+def _distributed() -> Any:
+    """torch.distributed if a group was made; PyTorch is not imported for the question."""
+    module = sys.modules.get("torch.distributed")
+    return module if module is not None and module.is_available() and module.is_initialized() else None
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    group = _distributed()
+    return int(group.get_rank()) if group is not None else int(os.environ.get("RANK", "0"))
+
+
+def ranks() -> int:
+    """How many processes train together."""
+    group = _distributed()
+    return int(group.get_world_size()) if group is not None else int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,160 @@
+"""The record of a run in Redis: what it is, how far it is, and how its metrics went. PyTorch is not needed.
+
+    run = Run.current()                         # of `redisai train run`; Run("redis://...", "clicks-1") elsewhere
+    run.begin(steps=1000, lr=0.1)
+    run.report(step, loss=0.31)
+
+`HGETALL ai:summary:run:NAME` is the summary in plain text: `state`, `step`, `steps`, `param.lr`, `metric.loss`,
+`checkpoint`, ... The stream `ai:series:run:NAME` has the metrics of each step that was reported. A failure to write
+either is logged and does not disturb the training.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import redis
+
+from redisai_py.artifacts import Invalid, Missing, Store
+from redisai_py.artifacts.connection import AnyClient
+from redisai_py.artifacts.names import check_name
+from redisai_py.training.link import linked
+from redisai_py.training.ranks import rank, ranks
+
+__all__ = ["PREFIX_VARIABLE", "RUN_VARIABLE", "URL_VARIABLE", "Run", "run_names"]
+
+URL_VARIABLE = "REDISAI_URL"
+RUN_VARIABLE = "REDISAI_RUN"
+PREFIX_VARIABLE = "REDISAI_KEY_PREFIX"
+
+_SERIES_LENGTH = 10_000
+_logger = logging.getLogger("redisai_py.training")
+
+Value = str | int | float | bool
+
+
+class Run:
+    """One run's record. Only the process with rank 0 writes.
+
+    client: of redis-py, or a URL.   Raises: Invalid: this is no name for a run.
+    """
+
+    def __init__(self, client: AnyClient, name: str, prefix: str = "ai:") -> None:
+        self.name = check_name(name)
+        self._store: Store = linked(client, prefix, patient=False)
+        self._summary = self._store.keys.summary(name)
+        self._series = self._store.keys.series(name)
+        self._failing = False
+
+    @classmethod
+    def current(cls) -> Self:
+        """The run of REDISAI_URL and REDISAI_RUN, which `redisai train run` sets. Raises: Invalid: they are not set."""
+        url, name = os.environ.get(URL_VARIABLE), os.environ.get(RUN_VARIABLE)
+        if not url or not name:
+            raise Invalid(
+                f"{URL_VARIABLE} and {RUN_VARIABLE} must say which run this is: use `redisai train run`, or set both"
+            )
+        return cls(url, name, os.environ.get(PREFIX_VARIABLE, "ai:"))
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def begin(self, steps: int | None = None, **parameters: Value) -> None:
+        """Say what is trained.   steps: how many there will be.   parameters: as they shall stand in the summary."""
+        fields: dict[str, Value] = {f"param.{name}": value for name, value in parameters.items()}
+        if steps is not None:
+            fields["steps"] = steps
+        self.note(state="running", started=round(time.time(), 3), world=ranks(), host=socket.gethostname(), **fields)
+
+    def report(self, step: int, **metrics: float) -> None:
+        """Say how far the training is. metrics: floating-point numbers, or tensors of one element."""
+        if rank():
+            return
+        numbers = {name: float(value) for name, value in metrics.items()}
+        fields = {"step": step, "updated": round(time.time(), 3)} | {f"metric.{n}": v for n, v in numbers.items()}
+        with self._undisturbed(), self._store.redis.pipeline(transaction=False) as pipeline:
+            pipeline.hset(self._summary, mapping=fields)  # type: ignore[arg-type]
+            if numbers:
+                entry: Any = {"step": step, **numbers}
+                pipeline.xadd(self._series, entry, maxlen=_SERIES_LENGTH, approximate=True)
+            pipeline.execute()
+
+    def end(self, state: str = "finished", **more: Value) -> None:
+        """Say that it is over: finished, failed or stopped."""
+        self.note(state=state, ended=round(time.time(), 3), **more)
+
+    def note(self, **fields: Value) -> None:
+        """Write fields of the summary."""
+        if rank():
+            return
+        with self._undisturbed():
+            texts: Any = {name: str(value) for name, value in fields.items()} | {"updated": str(round(time.time(), 3))}
+            self._store.redis.hset(self._summary, mapping=texts)
+
+    def _undisturbed(self) -> _Undisturbed:
+        return _Undisturbed(self)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, str]:
+        """The summary. Raises: Missing: there is no such run.   redis.RedisError."""
+        found: Any = self._store.redis.hgetall(self._summary)
+        if not found:
+            raise Missing(f"there is no run {self.name}")
+        return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in found.items()}
+
+    def series(self, metric: str) -> list[tuple[int, float]]:
+        """Steps and values of a metric, as they were reported; where steps were repeated, the last value counts."""
+        entries: Any = self._store.redis.xrange(self._series)
+        found: dict[int, float] = {}
+        for _, fields in entries:
+            with_step = _numbers(fields)
+            if "step" in with_step and metric in with_step:
+                found[int(with_step["step"])] = with_step[metric]
+        return sorted(found.items())
+
+
+class _Undisturbed:
+    """What goes wrong with the record is logged, the first time in a row, and ends there."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, redis.RedisError):
+            if not self._run._failing:
+                _logger.warning("the summary of run %s could not be written: %s", self._run.name, error)
+            self._run._failing = True
+            return True
+        self._run._failing = False
+        return False
+
+
+def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, float]:
+    found = {}
+    for name, value in fields.items():
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        if name != b"step" or (math.isfinite(number) and number == int(number)):
+            found[name.decode("utf-8", "replace")] = number
+    return found
+
+
+def run_names(client: AnyClient, prefix: str = "ai:") -> Iterator[str]:
+    """The runs that have a summary, in order. O(keys of the database), in steps that block nobody."""
+    store = linked(client, prefix, patient=False)
+    start = f"{prefix}summary:run:"
+    yield from sorted(
+        key.decode("utf-8", "replace").removeprefix(start)
+        for key in store.redis.scan_iter(match=f"{start}*", count=1000, _type="hash")
+    )

@@ -1,0 +1,45 @@
+"""One process of a training: runs the script, and ends when its launcher does.
+
+    python -m redisai_py.training.worker SCRIPT [ARGUMENT...]
+
+A launcher that is killed cannot stop its processes. They would go on training beside those of the next one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+__all__ = ["main"]
+
+_PR_SET_PDEATHSIG = 1
+_LAUNCHER = "REDISAI_LAUNCHER"
+
+
+@record
+def main() -> None:
+    """Run the script of the command line as `__main__`."""
+    _end_with_the_launcher()
+    script = sys.argv[1]
+    sys.argv = sys.argv[1:]
+    sys.path[0] = str(Path(script).resolve().parent)
+    runpy.run_path(script, run_name="__main__")
+
+
+def _end_with_the_launcher() -> None:
+    if sys.platform != "linux":
+        return
+    launcher = os.environ.get(_LAUNCHER)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if launcher is not None and os.getppid() != int(launcher):
+        raise SystemExit("the launcher is gone")  # it was, before the kernel knew of the wish
+
+
+if __name__ == "__main__":
+    main()

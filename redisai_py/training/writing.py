@@ -1,0 +1,107 @@
+"""Writing one checkpoint: its blobs, then its manifest, then the pointer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from redisai_py.artifacts import Descriptor, Lease, Store, Version, digest_of
+from redisai_py.training.retention import Retention
+
+__all__ = ["FORMAT", "KIND", "STATE", "Snapshot", "write"]
+
+KIND = "run"
+FORMAT = "redisai.checkpoint/1"
+STATE = "state.json"
+_TENSORS_TYPE = "application/vnd.cncf.model.weight.v1.raw"
+_STATE_TYPE = "application/vnd.cncf.model.weight.config.v1.raw"
+_AT_A_TIME = 16 * 1024 * 1024
+
+
+@dataclass
+class Snapshot:
+    """A state that was copied.   structure, described: as `take` and `describe` give them.   blobs: of the tensors."""
+
+    step: int
+    metrics: Mapping[str, float]
+    structure: Any
+    described: list[dict[str, Any]]
+    blobs: list[memoryview]
+    size: int = field(init=False)
+    """Bytes of the blobs."""
+    missing: int | None = None
+    """Of a save that failed: bytes of the blobs that are not in Redis, None if nobody could tell."""
+
+    def __post_init__(self) -> None:
+        self.size = sum(len(blob) for blob in self.blobs)
+
+
+def write(store: Store, run: str, snapshot: Snapshot, aliases: Sequence[str], retention: Retention) -> Version:
+    """Write a checkpoint, and forget those that are too many. The snapshot's blobs are let go as they are sent.
+
+    Raises: Superseded: another process goes on with this run.   redis.RedisError: what was sent is taken back.
+    """
+    retention.check()
+    with store.lease() as lease:
+        sent: dict[str, int] = {}
+        try:
+            document = {"run": run, "state": snapshot.structure, "tensors": snapshot.described}
+            text = json.dumps(document, separators=(",", ":")).encode()
+            state = store.put_layer(text, _STATE_TYPE, STATE, lease)
+            sent[state.digest] = state.size
+            layers = [state, *_layers(store, snapshot, lease, sent)]
+            metrics = {name: _as_json(value) for name, value in snapshot.metrics.items()}
+            config = {"format": FORMAT, "step": snapshot.step, "run": run, "metrics": metrics}
+            manifest = store.manifest(config, layers, lease)
+            retention.check()
+            version = store.commit(
+                KIND, run, manifest, lease, version=snapshot.step, aliases=aliases, replace=True, bytes=snapshot.size
+            )
+        except redis.RedisError:
+            retention.take_back(sent)
+            _count_missing(store, snapshot, sent)
+            raise
+    retention.wrote(version, manifest, aliases, snapshot.size)
+    return version
+
+
+def _layers(store: Store, snapshot: Snapshot, lease: Lease, sent: dict[str, int]) -> list[Descriptor]:
+    """Send the blobs in groups of 16 MiB, those only that are not there."""
+    layers: list[Descriptor] = []
+    for group in _groups(snapshot.blobs):
+        try:
+            digests = store.blobs.put_many(group, lease)
+        except redis.RedisError:
+            sent |= {digest_of(blob): len(blob) for blob in group}  # some of them may have arrived
+            raise
+        for digest, blob in zip(digests, group, strict=True):
+            title = f"tensors-{len(layers):05d}.safetensors"
+            layers.append(Descriptor.of_content(_TENSORS_TYPE, title, (digest, len(blob)), (digest, len(blob))))
+            sent[digest] = len(blob)
+    return layers
+
+
+def _count_missing(store: Store, snapshot: Snapshot, sent: Mapping[str, int]) -> None:
+    wanted = {**sent, **{digest_of(blob): len(blob) for blob in snapshot.blobs}}
+    with suppress(redis.RedisError):
+        there = store.blobs.sizes(list(wanted))
+        snapshot.missing = sum(size for digest, size in wanted.items() if there[digest] != size)
+
+
+def _groups(blobs: list[memoryview]) -> Iterator[list[memoryview]]:
+    blobs.reverse()
+    while blobs:
+        group = [blobs.pop()]
+        while blobs and sum(map(len, group)) + len(blobs[-1]) <= _AT_A_TIME:
+            group.append(blobs.pop())
+        yield group
+
+
+def _as_json(value: float) -> float | str:
+    """Manifests hold no NaN and no infinity as numbers."""
+    return value if value - value == 0 else str(value)
