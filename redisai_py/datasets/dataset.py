@@ -129,17 +129,17 @@ class Dataset:
         names = [name for name in self.schema.names if columns is None or name in columns]
         return {name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0) for name in names}
 
-    def head(self, rows: int = 10, split: str | None = None) -> dict[str, NDArray[Any]]:
+    def head(
+        self, rows: int = 10, split: str | None = None, columns: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """The first rows; only as many shards are read as hold them."""
         found: list[Columns] = []
-        for part in self.batches(split):
-            found.append(part)
+        for shard in self.shards(split):
+            found += self.fetch([shard], columns)
             if sum(map(row_count, found)) >= rows:
                 break
-        return {
-            name: np.concatenate([p[name] for p in found])[:rows] if found else np.empty(0)
-            for name in self.schema.names
-        }
+        names = [name for name in self.schema.names if columns is None or name in columns]
+        return {name: np.concatenate([p[name] for p in found])[:rows] if found else np.empty(0) for name in names}
 
 
 def _shard(what: str, number: int, place: Any, layer: Descriptor) -> Shard:

@@ -53,7 +53,7 @@ def write_shards(
     Args:   columns: values; all of them are checked before the first shard is written.   first: number of the first.
     Raises: Invalid: they do not fit the schema.   redis.RedisError.
     """
-    return write_stored(store, schema.check(columns), lease, split, first, shard_bytes, compress)
+    return list(write_stored(store, schema.check(columns), lease, split, first, shard_bytes, compress))
 
 
 def write_stored(
@@ -64,18 +64,15 @@ def write_stored(
     first: int = 0,
     shard_bytes: int = SHARD_BYTES,
     compress: bool = True,
-) -> list[Shard]:
-    """The same of columns that were checked, and are as they are stored."""
+) -> Iterator[Shard]:
+    """The same of columns that were checked, and are as they are stored; shard by shard."""
     rows = row_count(stored)
     total = sum(values.nbytes for values in stored.values())
     per_shard = max(1, int(shard_size(total, shard_bytes) / max(1.0, total / max(1, rows))))
-    shards: list[Shard] = []
-    for at in range(0, rows, per_shard):
+    for number, at in enumerate(range(0, rows, per_shard), first):
         part = {name: values[at : at + per_shard] for name, values in stored.items()}
-        number = first + len(shards)
         layer = store.put_layer(encode_shard(part), SHARD_TYPE, shard_title(number), lease, compress=compress)
-        shards.append(Shard(number, row_count(part), split, layer))
-    return shards
+        yield Shard(number, row_count(part), split, layer)
 
 
 def shard_title(number: int) -> str:

@@ -13,12 +13,14 @@ A table is read whole: it needs its size in memory, about twice.
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ from redisai_py.datasets.layout import NAN_HINT, STRING, Columns, NanPolicy, com
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SUFFIXES", "read_table", "table_format", "write_table"]
+__all__ = ["SUFFIXES", "read_table", "table_columns", "table_format", "write_table"]
 
 SUFFIXES = {
     ".csv": "csv",
@@ -87,6 +89,19 @@ def read_table(
     table = _read_parquet(what, path, columns) if form == "parquet" else _read_csv(what, path, form, types, columns)
     _check_named(what, table.column_names, types)
     return _from_arrow(what, table, types, nan)
+
+
+def table_columns(path: os.PathLike[str] | str) -> list[str]:
+    """The names of the columns of a file; no more of it is read than they need. Raises: as `read_table`."""
+    what, form = str(path), table_format(path)
+    if form == "npz":
+        return _npz(what, path, lambda file: list(file.files))  # type: ignore[no-any-return]
+    if form == "parquet":
+        return list(_parquet(what, path, lambda file: file.schema_arrow.names))
+    with _unpacked(path) as file:
+        # The header alone, as CSV quotes it.
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+        return next(csv.reader(text, delimiter="\t" if form == "tsv" else ","), [])
 
 
 def _from_arrow(what: str, table: pa.Table, types: Mapping[str, str], nan: NanPolicy) -> dict[str, NDArray[Any]]:
@@ -199,25 +214,41 @@ def _check_texts(what: str, name: str, column: pa.ChunkedArray) -> None:
 
 
 def _read_parquet(what: str, path: os.PathLike[str] | str, columns: Sequence[str] | None) -> pa.Table:
+    def read(file: Any) -> pa.Table:
+        names = file.schema_arrow.names
+        _check_header(what, names)
+        return file.read(_only(what, names, columns))
+
+    return _parquet(what, path, read)
+
+
+def _parquet(what: str, path: os.PathLike[str] | str, read: Callable[[Any], Any]) -> Any:
     pa = _arrow_modules()
     try:
         with pa.parquet.ParquetFile(os.fspath(path)) as file:
-            names = file.schema_arrow.names
-            _check_header(what, names)
-            return file.read(_only(what, names, columns))
+            return read(file)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise Invalid(f"{what} is no Parquet file that can be read: {' '.join(str(error).split())}") from None
 
 
-def _read_npz(what: str, path: os.PathLike[str] | str, columns: Sequence[str] | None) -> dict[str, NDArray[Any]]:
+def _npz(what: str, path: os.PathLike[str] | str, read: Callable[[Any], Any]) -> Any:
     try:
         with np.load(path, allow_pickle=False) as file:
-            _check_header(what, file.files)
-            found = {name: file[name] for name in _only(what, file.files, columns)}
+            return read(file)
+    except Invalid:
+        raise
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError, AttributeError, TypeError) as error:
         raise Invalid(f"{what} is no npz file that can be read: {' '.join(str(error).split())}") from None
+
+
+def _read_npz(what: str, path: os.PathLike[str] | str, columns: Sequence[str] | None) -> dict[str, NDArray[Any]]:
+    def read(file: Any) -> dict[str, NDArray[Any]]:
+        _check_header(what, file.files)
+        return {name: file[name] for name in _only(what, file.files, columns)}
+
+    found: dict[str, NDArray[Any]] = _npz(what, path, read)
     for name, values in found.items():
         if values.ndim == 0:
             raise Invalid(f"{what}: {name} is one value, not one per row")

@@ -6,7 +6,7 @@ version, the next version. Shards are written first and the pointer last, so not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,8 +15,8 @@ from redisai_py.artifacts import Conflict, Descriptor, Invalid, Lease, Missing, 
 from redisai_py.artifacts.leases import redis_time
 from redisai_py.datasets.dataset import FORMAT, KIND, Dataset
 from redisai_py.datasets.joining import Joining
-from redisai_py.datasets.layout import SHARD_TYPE, Columns, NanPolicy, Schema, complete
-from redisai_py.datasets.shards import SHARD_BYTES, Shard, shard_title, write_shards
+from redisai_py.datasets.layout import SHARD_TYPE, Columns, NanPolicy, Schema, complete, row_count
+from redisai_py.datasets.shards import SHARD_BYTES, Shard, shard_title, write_shards, write_stored
 from redisai_py.datasets.split import Split
 from redisai_py.datasets.tail import START, Tail, Window, agreed_schema
 
@@ -36,12 +36,14 @@ def put(
     compress: bool = True,
     aliases: Sequence[str] = (),
     nan: NanPolicy = "refuse",
+    progress: Callable[[int, int], object] | None = None,
 ) -> Version:
     """Write a version.
 
     Args:    rows: columns, or columns by split: `{"train": {...}, "test": {...}}`.
              schema: the columns' own unless given.
              nan: what becomes of rows that lack a number or a time.
+             progress: called with the rows that are stored, and all of them.
     Returns: the version; the same content is the same version.
     Raises:  Invalid: rows do not fit the schema, or there are none; nothing was written.   redis.RedisError.
     """
@@ -52,14 +54,15 @@ def put(
         schema = Schema.of(next(iter(splits.values())), nan=nan == "keep")
     if nan == "drop":
         splits = {label: complete(part) for label, part in splits.items()}
-    for part in splits.values():
-        schema.check(part)
+    stored = {label: schema.check(part) for label, part in splits.items()}
+    total = sum(map(row_count, stored.values()))
     with store.lease() as lease:
         shards: list[Shard] = []
-        for label, part in splits.items():
-            shards += write_shards(
-                store, schema, part, lease, split=label, first=len(shards), shard_bytes=shard_bytes, compress=compress
-            )
+        for label, part in stored.items():
+            for shard in write_stored(store, part, lease, label, len(shards), shard_bytes, compress):
+                shards.append(shard)
+                if progress is not None:
+                    progress(sum(shard.rows for shard in shards), total)
         if not shards:
             raise Invalid(f"data set {name} has no rows")
         return commit(store, name, schema, shards, lease, aliases)
@@ -119,7 +122,12 @@ class Writer:
         self._untrimmed = 0  # rows appended since the tail was last trimmed by this writer
 
     def _agree(self, schema: Schema | None) -> Schema:
-        known = agreed_schema(self._store, self.name, schema) or Dataset.open(self._store, self.name).schema
+        known = agreed_schema(self._store, self.name)
+        if known is None:
+            newest = self._newest_version()
+            known = newest.schema if newest is not None else agreed_schema(self._store, self.name, schema)
+        if known is None:
+            raise Missing(f"there is no {KIND} {self.name}, and nobody has said what its columns are")
         if schema is not None and schema != known:
             raise Conflict(f"data set {self.name} has other columns: {_told(known)}, not {_told(schema)}")
         return known
@@ -156,6 +164,8 @@ class Writer:
         raise Conflict(f"data set {self.name} is sealed by others again and again; try later")
 
     def _seal(self, newest: Dataset | None, aliases: Sequence[str], window: Window | None) -> Version:
+        if newest is not None and newest.schema != self.schema:
+            raise Conflict(f"{newest.version} has other columns than what was appended: {_told(newest.schema)}")
         before = newest.sealed if newest is not None else ""
         appended = list(self.tail.read(before or START))
         if not appended:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from redisai_py.artifacts import Invalid, Missing, Store, collect
+from redisai_py.artifacts import Conflict, Invalid, Missing, Store, collect
 from redisai_py.datasets.dataset import Dataset
 from redisai_py.datasets.layout import Schema
 from redisai_py.datasets.tail import START, Tail, Window
@@ -110,6 +110,27 @@ def test_a_version_that_was_put_goes_on_by_appending(store: Store) -> None:
     writer.append(rows(100, 100))
     writer.seal()
     assert Dataset.open(store, "live").read()["y"].tolist() == list(range(200))
+
+
+def test_what_is_appended_must_be_like_what_is_there(store: Store) -> None:
+    put(store, "live", rows(100))
+    keys = store.redis.dbsize()
+    with pytest.raises(Conflict, match="data set live has other columns: x float32"):
+        Writer(store, "live", Schema.of({"x": np.zeros(3)}))
+    assert store.redis.hget(store.keys.versions("dataset", "live"), "schema") is None
+    writer = Writer(store, "live", Schema.of(rows(2)))
+    for wrong, error in (
+        ({**rows(10), "x": np.full((10, 8), np.nan, np.float32)}, "column x lacks a value in row 1"),
+        ({**rows(10), "y": np.arange(10.0)}, "column y is int64, not float64"),
+        ({**rows(10), "y": np.arange(9)}, "different numbers of rows"),
+    ):
+        with pytest.raises(Invalid, match=error):
+            writer.append(wrong)
+    assert store.redis.dbsize() == keys
+    writer.append(rows(10))
+    put(store, "live", {"z": np.arange(3)})
+    with pytest.raises(Conflict, match="live:2 has other columns than what was appended: z int64"):
+        writer.seal()
 
 
 def test_a_window_of_rows_and_of_age(store: Store) -> None:

@@ -1,0 +1,225 @@
+"""`redisai dataset`: rows from tables, versions of them, and what is in them. Reading is in `dataset_reading`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redisai_py.cli import dataset_reading
+from redisai_py.cli.artifact_options import PrefixOption, ReferenceArgument, ReferencesArgument, opened, progressing
+from redisai_py.cli.dataset_options import (
+    KeepOption,
+    NameArgument,
+    NanOption,
+    TypeOption,
+    nan_policy,
+    said,
+    types_of,
+    window_of,
+)
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption, names
+
+if TYPE_CHECKING:
+    from redisai_py.artifacts import Store
+    from redisai_py.datasets.layout import Columns, Schema
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Keep rows for training: tables in, versions, splits, tables out.", no_args_is_help=True)
+for _command in dataset_reading.COMMANDS:
+    app.command(_command.__name__)(_command)
+
+_Alias = Annotated[list[str] | None, typer.Option("--alias", metavar="ALIAS", help="Point this to it; repeatable.")]
+_Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", help="Only these.")]
+
+
+@app.command()
+def put(
+    name: NameArgument,
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="[SPLIT=]FILE...", show_default=False, help="CSV, Parquet or npz; one for each split."),
+    ],
+    nan: NanOption = "refuse",
+    types: TypeOption = None,
+    columns: _Columns = None,
+    shard_bytes: Annotated[str, typer.Option("--shard-bytes", metavar="SIZE", help="Of a shard.")] = "1MiB",
+    codec: Annotated[
+        str, typer.Option("--codec", metavar="WORD", help="zstd, where it saves a tenth, or none.")
+    ] = "zstd",
+    alias: _Alias = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a table, or one for each split, as the next version of a name."""
+    from redisai_py.cli.dataset_options import bytes_of, split_files
+    from redisai_py.cli.failures import CannotUse
+    from redisai_py.datasets.tables import read_table
+    from redisai_py.datasets.writer import put as put_rows
+
+    with opened(url, prefix) as artifacts:
+        if codec not in ("zstd", "none"):
+            raise CannotUse(f"--codec {codec}: use zstd or none")
+        policy, size = nan_policy(nan), bytes_of("--shard-bytes", shard_bytes)
+        parts: dict[str, Columns] = {
+            split: read_table(path, nan=policy, types=types_of(types), columns=names([columns]) if columns else None)
+            for split, path in split_files(files).items()
+        }
+        with progressing("storing") as progress:
+            version = put_rows(
+                artifacts.store,
+                name,
+                parts if list(parts) != [""] else parts[""],
+                shard_bytes=size,
+                compress=codec == "zstd",
+                aliases=names(alias),
+                nan=policy,
+                progress=progress,
+            )
+        said(artifacts.store, version, as_json)
+
+
+@app.command()
+def append(
+    name: NameArgument,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="CSV, Parquet or npz.")],
+    nan: NanOption = "refuse",
+    types: TypeOption = None,
+    columns: _Columns = None,
+    keep: KeepOption = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Add rows that readers who follow see at once, and that `seal` makes a version. Each file whole, or not at all."""
+    from redisai_py.cli.output import Output
+    from redisai_py.datasets.layout import row_count
+    from redisai_py.datasets.writer import Writer
+
+    with opened(url, prefix) as artifacts:
+        window, policy = window_of(keep), nan_policy(nan)
+        rows, places = 0, []
+        for file in files:
+            known = _schema(artifacts.store, name)
+            found, schema = _table(file, policy, types_of(types), names([columns]) if columns else None, known)
+            writer = Writer(artifacts.store, name, None if known else schema, window)
+            places += writer.append(found)
+            rows += row_count(found)
+    Output(as_json).line(
+        f"{name}: {rows} rows appended in {len(places)} shards", name=name, rows=rows, shards=len(places), places=places
+    )
+
+
+def _schema(store: Store, name: str) -> Schema | None:
+    """What rows of this name must be like; None for a new name."""
+    from redisai_py.artifacts import Missing
+    from redisai_py.datasets.writer import Writer
+
+    try:
+        return Writer(store, name).schema
+    except Missing:
+        return None
+
+
+def _table(file: Path, nan: Any, types: dict[str, str], columns: Any, known: Schema | None) -> tuple[Any, Schema]:
+    """The rows of a file; of a known data set's types, which text in a CSV cannot tell."""
+    from redisai_py.datasets.layout import Schema
+    from redisai_py.datasets.tables import read_table, table_columns
+
+    if known is not None:
+        there = table_columns(file)
+        types = {**{c.name: c.type for c in known.columns if not c.shape and c.name in there}, **types}
+        if nan == "refuse" and any(column.nan for column in known.columns):
+            nan = "keep"  # the schema says which columns may lack values, and is held against the rows
+    found = read_table(file, nan=nan, types=types, columns=columns)
+    return found, Schema.of(found, nan=nan == "keep")
+
+
+@app.command()
+def seal(
+    name: NameArgument,
+    alias: _Alias = None,
+    keep: KeepOption = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Make what was appended, behind the rows of the newest version, the next version."""
+    from redisai_py.datasets.writer import Writer
+
+    with opened(url, prefix) as artifacts:
+        version = Writer(artifacts.store, name).seal(names(alias), window_of(keep))
+        said(artifacts.store, version, as_json)
+
+
+@app.command()
+def split(
+    reference: ReferenceArgument,
+    test: Annotated[float, typer.Option("--test", metavar="SHARE", help="Of the rows, between 0 and 1.")] = 0.2,
+    stratify: Annotated[
+        str | None, typer.Option("--stratify", metavar="COLUMN", help="The same share of each of its values.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="COLUMN", help="A time or number: the latest rows test.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="COLUMN", help="Rows with the same value stay together.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another one gives another split.")] = 0,
+    alias: _Alias = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Make the rows of a version the splits `train` and `test` of the next one."""
+    from redisai_py.datasets.dataset import Dataset
+    from redisai_py.datasets.split import Split
+    from redisai_py.datasets.writer import split as split_rows
+
+    with opened(url, prefix) as artifacts:
+        how = Split(test, stratify, by, group, seed)
+        version = split_rows(artifacts.store, Dataset.open(artifacts.store, reference), how, names(alias))
+        said(artifacts.store, version, as_json)
+
+
+@app.command()
+def promote(
+    reference: ReferenceArgument,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="Such as training.")],
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Point an alias to a version."""
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        registry = artifacts.store.registry("dataset")
+        version = registry.resolve(reference)
+        registry.promote(version.name, version.version, alias)
+    Output(as_json).line(
+        f"{version.name}@{alias} is {version}", name=version.name, alias=alias, version=version.version
+    )
+
+
+@app.command()
+def rm(
+    references: ReferencesArgument,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Forget versions. `redisai artifact gc` frees their bytes. Refused while an alias points there."""
+    from redisai_py.cli.dataset_options import versions_of
+    from redisai_py.cli.output import Output
+
+    with opened(url, prefix) as artifacts:
+        registry = artifacts.store.registry("dataset")
+        chosen = versions_of(artifacts.store, references)
+        for name in dict.fromkeys(version.name for version in chosen):
+            registry.remove(name, [version.version for version in chosen if version.name == name])
+    removed = [str(version) for version in chosen]
+    Output(as_json).line(f"{', '.join(removed)}: removed", removed=removed)
