@@ -32,14 +32,16 @@ _REQUEST_TIMEOUT = "5m"
 _CONNECT_TIMEOUT = "5s"
 
 _ADVICE = (
-    (r"\b404\b|NoSuchBucket", "the bucket does not exist, or the endpoint is another service's"),
-    (r"\b40[13]\b|Unauthenticated|PermissionDenied|AccessDenied|SignatureDoesNotMatch", "check the credentials "
+    (r"404|NoSuchBucket", "the bucket does not exist, or the endpoint is another service's"),
+    (r"40[13]|Unauthenticated|PermissionDenied|AccessDenied|SignatureDoesNotMatch", "check the credentials "
      "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), the region, and what the bucket's policy allows"),
-    (r"\b301\b|redirect", "check the region: AWS_REGION"),
-    (r"\b5\d\d\b|SlowDown", "the service is busy or broken; run it again, what arrived is not sent again"),
+    (r"30[1278]|redirect", "check the region: AWS_REGION"),
+    (r"5\d\d|SlowDown", "the service is busy or broken; run it again, what arrived is not sent again"),
     (r"connect|dns|error sending request|timed? ?out", "check the network and the endpoint (AWS_ENDPOINT_URL)"),
     (r"credential|metadata", "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
 )  # fmt: skip
+"""What to check, by the status, which is matched whole, or by words."""
+_STATUS = re.compile(r"status(?: code)?:? (\d{3})|\((\d{3}) ")
 
 
 class Archive:
@@ -210,9 +212,11 @@ class Archive:
     def _failure(self, verb: str, path: str, error: Exception) -> ArchiveError:
         full = str(error)
         text = full.partition("\n")[0][:500]
-        advice = next((words for pattern, words in _ADVICE if re.search(pattern, full, re.IGNORECASE)), "")
-        status = re.search(r"status(?: code)?:? (\d{3})|\((\d{3}) ", full)
-        code = f"HTTP {status[1] or status[2]}: " if status else ""
+        found = _STATUS.search(full)
+        status = (found[1] or found[2]) if found else ""
+        words = re.sub(r"\d+", "", full)  # durations and ports are no status
+        advice = next((a for p, a in _ADVICE if re.fullmatch(p, status) or re.search(p, words, re.IGNORECASE)), "")
+        code = f"HTTP {status}: " if status else ""
         return ArchiveError(f"cannot {verb} {path} in {self.url}: {code}{text}{f'; {advice}' if advice else ''}")
 
 

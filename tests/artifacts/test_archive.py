@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from redisai_py.artifacts.layout import Index, blob_path
 from redisai_py.artifacts.transfer import collect_archive, pull, push, remove_archived
 from tests.artifacts.archive_hammer import hammer
 from tests.artifacts.building import blobs_of, contents_of, version_of
+from tests.fault.cutting_proxy import CuttingProxy
 
 OpenArchive = Callable[[], Archive]
 
@@ -381,3 +383,32 @@ def test_a_push_that_looked_before_a_collection_looks_again(store: Store, archiv
 @pytest.mark.timeout(180)
 def test_pushers_and_collectors_at_the_same_time(store: Store, other: Store, new_archive: OpenArchive) -> None:
     hammer(store, other, new_archive)
+
+
+@pytest.mark.parametrize("direction", ["push", "pull"])
+def test_s3_that_goes_away_in_the_middle(store: Store, other: Store, credentials: str, direction: str) -> None:
+    """The error names the place; nothing is half there; the next attempt goes on where this one ended."""
+    version_of(store, "cancer", os.urandom(20 << 20), *[b"blob %d" % number for number in range(40)])
+    url = f"s3://models/gone-{direction}"
+    if direction == "pull":
+        push(store, Archive(url), ["cancer"])
+    proxy = CuttingProxy(int(credentials.rpartition(":")[2]))
+    try:
+        proxy.cut_after(13_000 if direction == "push" else 4 << 20)
+        leaving = threading.Thread(target=lambda: proxy.refuse(proxy.cut_happened.wait(50)))
+        leaving.start()
+        away = Archive(url, endpoint=f"http://127.0.0.1:{proxy.port}")
+        began = time.monotonic()
+        with pytest.raises(ArchiveError, match=url):
+            push(store, away, ["cancer"]) if direction == "push" else pull(other, away)
+        assert time.monotonic() - began < 50
+        leaving.join()
+    finally:
+        proxy.close()
+    if direction == "push":
+        assert Archive(url).index()[0].entries == ()
+        assert 0 < push(store, Archive(url), ["cancer"]).blobs < 43
+    else:
+        assert other.registry("artifact").names() == []
+        assert 0 < pull(other, Archive(url)).blobs < 42
+        assert contents_of(other, "cancer") == contents_of(store, "cancer")
