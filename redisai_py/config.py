@@ -1,8 +1,8 @@
 """Every setting of the server: one frozen object, and the one table of names, defaults, limits and help texts.
 
-A setting is a field of `Config`; its metadata is all that the command line, the environment and the documentation
-need to know of it. Rules: a `Config` that exists is valid, whoever made it; byte counts end in `_bytes`, durations in
-`_ms` or `_s`. This module reads no flag, file or environment variable: `redisai_py.cli.settings` does.
+A setting is a field of `Config`. The command line, the environment and the documentation derive from its metadata.
+Rules: every `Config` is valid, because the constructor checks it; byte counts end in `_bytes`, durations in `_ms` or
+`_s`. `redisai_py.cli.settings` reads flags, files and environment variables; this module does not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RUNS = "Runs"
 MEMORY = "Memory"
 PROCESS = "Process"
 MIN_CHUNK_SIZE = 64 * 1024
-"""Smallest MODEL_CHUNK_SIZE: each piece is a field of the model's hash, and a word of the reply."""
+"""Smallest MODEL_CHUNK_SIZE. Each chunk is a field of the model's hash and an element of the reply."""
 _CORES_TO_STAY_AWAKE = 2
 _MOST_THREADS = 1024
 _DEVICE = re.compile(r"(?:CPU|GPU)(?::[0-9]{0,5})?", re.IGNORECASE)
@@ -36,12 +36,12 @@ _DEVICE = re.compile(r"(?:CPU|GPU)(?::[0-9]{0,5})?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is known of one setting.
+    """The description of one setting.
 
-    name: the field's; `--name-with-dashes`, `REDISAI_NAME` and the file's key are made from it.
+    name: the field's; the flag `--name-with-dashes`, the variable `REDISAI_NAME` and the file's key derive from it.
     help: one or two sentences.   group: heading in the help page.
-    minimum, maximum: inclusive, None without limit.   zero: what 0 means if it is allowed below `minimum`.
-    choices: the words allowed, empty for any.
+    minimum, maximum: inclusive, None for no limit.   zero: what 0 means, if 0 is allowed below `minimum`.
+    choices: the allowed values, empty for any.
     """
 
     name: str
@@ -101,51 +101,51 @@ class Config:
     host: tuple[str, ...] = _setting(
         ("127.0.0.1", "-::1"),
         NETWORK,
-        "Addresses to listen on; one with - in front may be missing on this machine. 0.0.0.0 or * is every IPv4 "
-        'interface, :: or ::* every IPv6 one, "" none.',
+        "Addresses to listen on. The server skips an address marked with - if the machine does not have it. 0.0.0.0 or "
+        '* is every IPv4 interface, :: or ::* every IPv6 interface, "" none.',
     )
     port: int = _setting(6390, NETWORK, "TCP port to listen on.", minimum=1, maximum=65535, zero="any free port")
     unix_socket: Path | None = _setting(  # noqa: RUF009 - a Path is immutable, the rule does not know
-        None, NETWORK, "Unix socket to listen on, beside the addresses."
+        None, NETWORK, "Unix socket to listen on, in addition to the addresses."
     )
-    unix_socket_perm: str = _setting("700", NETWORK, "Permissions of the unix socket, in octal.")
+    unix_socket_perm: str = _setting("700", NETWORK, "Permissions of the Unix socket, in octal.")
     protected_mode: bool = _setting(
-        True, NETWORK, "Refuse to listen beyond this machine while Redis lets anybody in without a password."
+        True, NETWORK, "Refuse to listen beyond this machine while Redis accepts clients without a password."
     )
-    max_clients: int = _setting(10_000, NETWORK, "Connections at a time; further ones are refused.", minimum=1)
-    backlog: int = _setting(511, NETWORK, "Connections that may wait to be accepted.", minimum=1)
+    max_clients: int = _setting(10_000, NETWORK, "Maximum number of client connections.", minimum=1)
+    backlog: int = _setting(511, NETWORK, "Maximum number of connections waiting to be accepted.", minimum=1)
     max_argument_bytes: int = _setting(
-        512 * 1024 * 1024, NETWORK, "Longest argument of a command; Redis has the same limit.", minimum=1024
+        512 * 1024 * 1024, NETWORK, "Maximum size of a command's argument. Redis has the same limit.", minimum=1024
     )
     max_arguments: int = _setting(
-        2**31 - 1, NETWORK, "Most arguments of a command; Redis 7 has the same limit.", minimum=16
+        2**31 - 1, NETWORK, "Maximum number of arguments of a command. Redis 7 has the same limit.", minimum=16
     )
     client_query_buffer_limit: int = _setting(
         1024 * 1024 * 1024,
         NETWORK,
-        "Bytes that a client may have sent and not had processed, one command that is still coming included; a client "
-        "that passes this is disconnected. Redis has the same limit.",
+        "Maximum number of unprocessed bytes received from one client, including an incomplete command. The server "
+        "disconnects a client that exceeds it. Redis has the same limit.",
         minimum=1024 * 1024,
     )
     maxmemory_clients: int = _setting(
         0,
         NETWORK,
-        "The same for all clients together, replies that they have not read included, in bytes; when it is passed, "
-        "the client that holds most is disconnected.",
+        "Maximum number of bytes held for all clients together, including unread replies. When it is exceeded, the "
+        "server disconnects the client that holds most.",
         minimum=1024 * 1024,
         zero="half of the memory",
     )
     upload_timeout_s: int = _setting(
         30,
         NETWORK,
-        "Seconds without a byte after which a client that has begun to send a large argument is disconnected.",
+        "Disconnect a client that stops in the middle of a large argument for this many seconds.",
         minimum=1,
         zero="no limit",
     )
     output_buffer_limit_bytes: int = _setting(
         256 * 1024 * 1024,
         NETWORK,
-        "A client that leaves more than this unread is disconnected; one reply, however large, does not count.",
+        "Disconnect a client with more unread reply bytes than this. A single reply may be larger.",
         minimum=1024 * 1024,
         zero="no limit",
     )
@@ -154,53 +154,53 @@ class Config:
         None,
         REDIS,
         "Redis to use: redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH. "
-        "Without it the server starts a private one.",
+        "By default the server starts a private Redis.",
     )
     redis_password_file: Path | None = _setting(  # noqa: RUF009 - as above
-        None, REDIS, "File whose first line is the password for --redis, so that no command line shows it."
+        None, REDIS, "File whose first line is the password for --redis. Keeps the password off the command line."
     )
     data_dir: Path = _setting(  # noqa: RUF009 - a Path is immutable, the rule does not know
-        Path("redisai-data"), REDIS, "Where the private Redis keeps its data."
+        Path("redisai-data"), REDIS, "Data directory of the private Redis."
     )
     require_password: bool = _setting(
         False,
         REDIS,
-        "Have the private Redis ask for a password, which is generated into the file `password` of the data directory.",
+        "Protect the private Redis with a generated password, kept in the file `password` of the data directory.",
     )
     appendfsync: str = _setting(
         "everysec",
         REDIS,
-        "When the private Redis forces its log to the disk. With always nothing acknowledged is ever lost. With "
-        "everysec a crash of the machine may cost the last 2 s of acknowledged writes, and so may a crash or kill of "
-        "the private Redis while the disk is slow. With no, a crash of the machine may cost 30 s or more.",
+        "When the private Redis syncs its log to disk. always: no acknowledged write is ever lost. everysec: a crash "
+        "of the machine, or of the private Redis while the disk is slow, may lose the last 2 s of acknowledged "
+        "writes. no: a crash of the machine may lose 30 s or more.",
         choices=("always", "everysec", "no"),
     )
     redis_server: str | None = _setting(
-        None, REDIS, "redis-server or valkey-server to start as the private Redis, instead of the one found on PATH."
+        None, REDIS, "redis-server or valkey-server to run as the private Redis. By default the one on PATH."
     )
     upstream_pool: int = _setting(
-        8, REDIS, "Connections of each user to Redis for values of 64 KiB and more, and for scripts.", minimum=1
+        8, REDIS, "Connections to Redis per user for values of 64 KiB or more, and for scripts.", minimum=1
     )
     upstream_retry_ms: int = _setting(
         3000,
         REDIS,
-        "How long a command waits for a Redis that is away, in milliseconds, before its client is disconnected; only "
-        "commands that have not left for Redis wait.",
+        "Milliseconds a command waits for an unreachable Redis before its client is disconnected. Only commands not "
+        "yet sent to Redis wait.",
         minimum=1,
         zero="disconnect at once",
     )
     upstream_timeout_ms: int = _setting(
         10_000,
         REDIS,
-        "How long Redis may leave a PING unanswered, in milliseconds, while clients wait for replies; then it counts "
-        "as hung and all connections to it are closed. Blocking commands and scripts may take longer.",
+        "Milliseconds Redis may take to answer a PING while clients wait for replies. After that the server treats "
+        "Redis as hung and closes all connections to it. Blocking commands and scripts may take longer.",
         minimum=100,
-        zero="wait for ever",
+        zero="wait forever",
     )
     upstream_keepalive_s: int = _setting(
         30,
         REDIS,
-        "TCP keepalive towards Redis: seconds of silence on a connection until the other side is probed.",
+        "Seconds of silence on a connection to Redis before TCP keepalive probes it.",
         minimum=1,
         zero="off",
     )
@@ -208,104 +208,114 @@ class Config:
     threads_per_queue: int = _setting(
         0,
         RUNS,
-        "Worker threads of each device.",
+        "Worker threads per device.",
         minimum=1,
         maximum=_MOST_THREADS,
         zero="one per core, at least 2, at most 4",
     )
     device_threads: tuple[str, ...] = _setting(
-        (), RUNS, "Worker threads of a single device instead, for models: DEVICE=N, as GPU:0=1 or CPU:1=2."
+        (),
+        RUNS,
+        "Worker threads of one device, for models: DEVICE=N, for example GPU:0=1. Overrides --threads-per-queue.",
     )
     intra_op_parallelism: int = _setting(
         0,
         RUNS,
-        "Threads that a framework uses inside one operation.",
+        "Threads a framework uses inside one operation.",
         minimum=1,
         zero="the cores divided by the worker threads",
     )
     inter_op_parallelism: int = _setting(
-        0, RUNS, "Threads that a framework uses between operations.", minimum=1, zero="the framework's default"
+        0, RUNS, "Threads a framework uses to run operations in parallel.", minimum=1, zero="the framework's default"
     )
     model_execution_timeout_ms: int = _setting(
-        5000, RUNS, "Longest run of a model, in milliseconds.", minimum=1000, zero="no limit"
+        5000, RUNS, "Maximum run time of a model, in milliseconds.", minimum=1000, zero="no limit"
     )
     runaway_limit: int = _setting(
         4,
         RUNS,
-        "Runs and loads past their time limit that may go on, each on a thread given up, before the server restarts "
-        "itself.",
+        "Number of runs and loads past their time limit, each on an abandoned thread, that the server tolerates before "
+        "it restarts itself.",
         minimum=1,
         zero="restart at the first",
     )
     script_execution_timeout_ms: int = _setting(
-        5000, RUNS, "Longest run of a script, in milliseconds.", minimum=1, zero="no limit"
+        5000, RUNS, "Maximum run time of a script, in milliseconds.", minimum=1, zero="no limit"
     )
     queue_limit: int = _setting(
-        10_000, RUNS, "Runs that may wait for one model, or for all scripts; further ones are refused.", minimum=1
+        10_000,
+        RUNS,
+        "Maximum number of runs queued per model, and for all scripts together. Further runs get an error.",
+        minimum=1,
     )
     auto_batch: int = _setting(
         0,
         RUNS,
-        "Rows up to which waiting runs are merged for models stored without a BATCHSIZE, once their merged runs have "
-        "proved to give what single ones give.",
+        "Maximum rows of a merged run for models stored without BATCHSIZE. Merging starts once merged runs have "
+        "returned the same results as single runs.",
         minimum=1,
-        zero="merge only where BATCHSIZE says so",
+        zero="merge only models with BATCHSIZE",
     )
-    preload: tuple[str, ...] = _setting(
-        (), RUNS, "Models to load before the server counts as ready: their keys, or the word all."
-    )
+    preload: tuple[str, ...] = _setting((), RUNS, "Models to load before the server is ready: their keys, or all.")
 
     near_cache_bytes: int = _setting(
         64 * 1024 * 1024,
         MEMORY,
-        "Memory for tensors and model ids kept near, compared with Redis at each use.",
+        "Size of the cache of tensors and model ids. Redis confirms a cached value at each use.",
         minimum=1024,
         zero="off",
     )
     loaded_models_limit_bytes: int = _setting(
-        0, MEMORY, "Memory for loaded models; the longest unused are unloaded.", minimum=1, zero="half of the memory"
+        0,
+        MEMORY,
+        "Memory for loaded models. Above it, the server unloads the least recently used models.",
+        minimum=1,
+        zero="half of the memory",
     )
     backend_memory_limit_mb: int = _setting(
-        0, MEMORY, "Memory of ONNX Runtime's CPU allocator, in millions of bytes.", minimum=1, zero="no limit"
+        0, MEMORY, "Memory limit of ONNX Runtime's CPU allocator, in millions of bytes.", minimum=1, zero="no limit"
     )
     script_memory_limit_mb: int = _setting(
-        2048, MEMORY, "Memory of a script's process, in millions of bytes.", minimum=64, zero="no limit"
+        2048, MEMORY, "Memory limit of a script's process, in millions of bytes.", minimum=64, zero="no limit"
     )
     model_chunk_size: int = _setting(
-        535_822_336, MEMORY, "Largest piece, in bytes, in which a model's blob is stored.", minimum=MIN_CHUNK_SIZE
+        535_822_336,
+        MEMORY,
+        "Maximum size, in bytes, of the chunks in which a model's blob is stored.",
+        minimum=MIN_CHUNK_SIZE,
     )
 
     busy_poll_us: int = _setting(
         60,
         PROCESS,
-        "Longest time, in microseconds, to stay awake for a reply or command that is about to come, where few clients "
-        "are served and two cores are there.",
+        "Maximum time, in microseconds, to poll for an imminent reply or command instead of sleeping. Applies with few "
+        "clients and at least two cores.",
         minimum=1,
         zero="sleep at once",
     )
     drain_timeout_s: int = _setting(
-        20, PROCESS, "Seconds that running commands get to finish at a stop.", minimum=1, zero="none: stop at once"
+        20, PROCESS, "Seconds running commands may take to finish at shutdown.", minimum=1, zero="none: stop at once"
     )
     stall_timeout_s: int = _setting(
         10,
         PROCESS,
-        "Seconds without a sign of life from the server after which it is killed and started again.",
+        "Kill and restart the server after this many seconds without a heartbeat.",
         minimum=2,
         zero="never",
     )
-    log_level: str = _setting("info", PROCESS, "Minimum level to log.", choices=("debug", "info", "warning", "error"))
-    log_format: str = _setting("text", PROCESS, "Form of the log lines, on standard error.", choices=("text", "json"))
+    log_level: str = _setting("info", PROCESS, "Minimum log level.", choices=("debug", "info", "warning", "error"))
+    log_format: str = _setting("text", PROCESS, "Format of the log on standard error.", choices=("text", "json"))
     slow_run_ms: int = _setting(
         1000,
         PROCESS,
-        "Runs of models and scripts that take this long, in milliseconds, are logged.",
+        "Log runs of models and scripts that take at least this many milliseconds.",
         minimum=1,
         zero="none",
     )
     http: int = _setting(
         0, PROCESS, "TCP port for /metrics (Prometheus), /healthz and /readyz.", minimum=1, maximum=65535, zero="off"
     )
-    http_host: str = _setting("127.0.0.1", PROCESS, "Address of the HTTP port. It asks nobody for a password.")
+    http_host: str = _setting("127.0.0.1", PROCESS, "Address of the HTTP port. No authentication.")
 
     def __post_init__(self) -> None:
         for setting in _SETTINGS:
@@ -318,7 +328,7 @@ class Config:
 
     @property
     def threads_of_devices(self) -> dict[str, int]:
-        """Worker threads of the devices that have a number of their own, by upper-cased device string."""
+        """Worker threads of the devices that `device_threads` names, by upper-case device string."""
         return dict(map(_device_threads, self.device_threads))
 
     @property
@@ -333,7 +343,7 @@ class Config:
 
     @property
     def busy_poll_s(self) -> float:
-        """Seconds to stay awake; none on a single core, which Redis and the clients need."""
+        """Seconds to poll; 0 on a single core, which Redis and the clients need."""
         return self.busy_poll_us / 1e6 if _granted_cores() >= _CORES_TO_STAY_AWAKE else 0.0
 
     @property
@@ -343,11 +353,11 @@ class Config:
 
     @property
     def all_clients_budget_bytes(self) -> int:
-        """Memory for what all clients hold, with "automatic" resolved."""
+        """Memory held for all clients together, with "automatic" resolved."""
         return self.maxmemory_clients or _memory_bytes() // 2
 
     def to_json(self) -> str:
-        """One line that `from_json` understands; how the supervisor hands the settings to the server's process."""
+        """One line for `from_json`. The supervisor passes the settings to the server's process this way."""
         return json.dumps(dataclasses.asdict(self), default=str)
 
     @classmethod
@@ -359,7 +369,7 @@ class Config:
 
 
 def words(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The settings that are several words, from values where they may be lists."""
+    """The settings that hold several words, as tuples; `values` may hold lists."""
     return {setting.name: tuple(values[setting.name]) for setting in _SETTINGS if isinstance(setting.default, tuple)}
 
 
@@ -367,7 +377,7 @@ def _device_threads(word: str) -> tuple[str, int]:
     device, _, count = word.partition("=")
     if not _DEVICE.fullmatch(device) or not count.isdecimal() or not 1 <= int(count) <= _MOST_THREADS:
         raise ValueError(
-            f"device_threads is {word!r}, but must be DEVICE=N, as GPU:0=1, with N from 1 to {_MOST_THREADS}"
+            f"device_threads is {word!r}, but must be DEVICE=N (for example GPU:0=1) with N from 1 to {_MOST_THREADS}"
         )
     return device.upper(), int(count)
 
@@ -390,9 +400,9 @@ def _check_listening(config: Config) -> None:
         raise ValueError(f"unix_socket_perm is {config.unix_socket_perm!r}, but must be octal, from 000 to 777")
     for address in config.host:
         if not address.strip("-"):
-            raise ValueError(f"host has the word {address!r}, which is not an address")
+            raise ValueError(f"host contains {address!r}, which is not an address")
     if not config.host and config.unix_socket is None:
-        raise ValueError("host names no address and unix_socket no path: there is nothing to listen on")
+        raise ValueError("nothing to listen on: host has no address and unix_socket no path")
 
 
 def _check_url(url: str) -> None:
@@ -405,17 +415,17 @@ def _check_url(url: str) -> None:
     if parts.scheme not in _REDIS_SCHEMES:
         raise ValueError(f"redis is {shown!r}, but must begin with redis://, rediss:// or unix://")
     if port == 0:
-        raise ValueError(f"redis is {shown!r}: 0 is not a port to connect to")
+        raise ValueError(f"redis is {shown!r}: port 0 is not valid")
     if parts.scheme == "unix" and not parts.path.strip("/"):
         raise ValueError(f"redis is {shown!r}, but must name the socket: unix:///PATH")
     if parts.query and "db" not in parse_qs(parts.query):
         shown = shown.partition("?")[0]  # what follows may be a password
         raise ValueError(
-            f"redis is {shown!r} and something after a ?, which a URL here does not have; a user and a password stand "
-            "behind the two slashes: USER:PASSWORD@"
+            f"redis is {shown!r} with a query after ?, which is not supported; put user and password after the two "
+            "slashes: USER:PASSWORD@"
         )
     if parts.query or (parts.scheme != "unix" and parts.path not in _DATABASE_ZERO):
-        raise ValueError(f"redis is {shown!r}: clients choose their database with SELECT, the URL cannot")
+        raise ValueError(f"redis is {shown!r}: the URL cannot select a database; clients do so with SELECT")
 
 
 def masked_url(url: str) -> str:
@@ -435,7 +445,7 @@ def _usable_cores() -> int:
 
 
 def _granted_cores() -> float:
-    """Cores that this process may use at the same time: those of the machine, or what its container is granted."""
+    """Cores that this process may use at the same time: the machine's, or fewer if its container has a quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

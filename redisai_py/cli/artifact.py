@@ -24,37 +24,49 @@ from redisai_py.cli.options import DEFAULT_URL, DeviceOption, JsonOption, UrlOpt
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Publish, keep, move and deploy models with all that says what they are.", no_args_is_help=True)
+app = typer.Typer(
+    help="Publish, archive, copy and deploy models with their metrics, files and lineage.", no_args_is_help=True
+)
 for _command in artifact_archive.COMMANDS:
     app.command(_command.__name__.removesuffix("_"))(_command)
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The artifact's name.")]
-_Key = Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="The model's key; NAME unless given.")]
-_Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="Such as production.")]
+_Key = Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="Key of the model. Default: NAME.")]
+_Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="For example production.")]
 
 
 @app.command()
 def publish(
     name: _Name,
-    model: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="The model, or models.")],
-    backend: Annotated[str | None, typer.Option("--backend", metavar="WORD", help="By the name unless given.")] = None,
+    model: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="Model files.")],
+    backend: Annotated[
+        str | None, typer.Option("--backend", metavar="WORD", help="Default: from the file name.")
+    ] = None,
     inputs: Annotated[list[str] | None, typer.Option("--inputs", metavar="NAME,...", help="TF only.")] = None,
     outputs: Annotated[list[str] | None, typer.Option("--outputs", metavar="NAME,...", help="TF only.")] = None,
-    metrics: Annotated[Path | None, typer.Option("--metrics", metavar="FILE", help="JSON: numbers by name.")] = None,
-    predictions: Annotated[Path | None, typer.Option("--predictions", metavar="FILE", help="Parquet.")] = None,
-    analysis: Annotated[Path | None, typer.Option("--analysis", metavar="FILE", help="JSON of any form.")] = None,
-    definition: Annotated[Path | None, typer.Option("--definition", metavar="FILE", help="How it was made.")] = None,
+    metrics: Annotated[Path | None, typer.Option("--metrics", metavar="FILE", help="JSON: names and numbers.")] = None,
+    predictions: Annotated[Path | None, typer.Option("--predictions", metavar="FILE", help="Parquet file.")] = None,
+    analysis: Annotated[Path | None, typer.Option("--analysis", metavar="FILE", help="Any JSON.")] = None,
+    definition: Annotated[
+        Path | None, typer.Option("--definition", metavar="FILE", help="How the model was made.")
+    ] = None,
     plot: Annotated[list[Path] | None, typer.Option("--plot", metavar="FILE", help="A picture; repeatable.")] = None,
-    file: Annotated[list[Path] | None, typer.Option("--file", metavar="FILE", help="Any other; repeatable.")] = None,
-    lineage: Annotated[list[str] | None, typer.Option("--from", metavar="NAME=DIGEST", help="Its origins.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", metavar="FILE", help="Any other file; repeatable.")
+    ] = None,
+    lineage: Annotated[
+        list[str] | None, typer.Option("--from", metavar="NAME=DIGEST", help="Lineage; repeatable.")
+    ] = None,
     environment: Annotated[bool, typer.Option("--environment", help="Record Python, packages, Git commit.")] = False,
-    alias: Annotated[list[str] | None, typer.Option("--alias", metavar="ALIAS", help="Point this to it.")] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option("--alias", metavar="ALIAS", help="Alias to set; repeatable.")
+    ] = None,
     verify: VerifyOption = False,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Keep a model, with what says what it is worth, as the next version of a name. Never a pickle."""
+    """Publish a model, with its metrics and files, as the next version of a name. Pickles are refused."""
     from redisai_py.artifacts import Contents, Predictions
     from redisai_py.artifacts import environment as at_hand
     from redisai_py.cli.output import Output
@@ -89,9 +101,7 @@ def _json_file(path: Path | None) -> Any:
 
 @app.command()
 def ls(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", show_default=False, help="All names unless given.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="Default: all names.")] = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
@@ -122,7 +132,7 @@ def show(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a version is: metrics, files, lineage, aliases, where it is deployed, what it costs."""
+    """Show a version: metrics, files, lineage, aliases, deployments, size."""
     from redisai_py.cli.output import Output, size_text
 
     with opened(url, prefix) as artifacts:
@@ -184,12 +194,14 @@ def _change(before: Any, after: Any) -> str:
 @app.command()
 def log(
     name: _Name,
-    count: Annotated[int | None, typer.Option("--count", "-n", metavar="N", min=1, help="At most so many.")] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", metavar="N", min=1, help="Maximum number of entries.")
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Say who published, promoted, deployed or removed what, the newest first."""
+    """Show the log of publications, promotions, deployments and removals, newest first."""
     from redisai_py.cli.output import Output
 
     with opened(url, prefix) as artifacts:
@@ -203,13 +215,14 @@ def promote(
     reference: ReferenceArgument,
     alias: _Alias,
     expect: Annotated[
-        int | None, typer.Option("--expect", metavar="VERSION", help="Only if it points to this version; 0 for none.")
+        int | None,
+        typer.Option("--expect", metavar="VERSION", help="Only if the alias points to this version; 0 for none."),
     ] = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Point an alias to a version. Of two who do it at the same time one is told that the other was first."""
+    """Point an alias to a version. If two commands do so at the same time, one of them fails."""
     from redisai_py.cli.output import Output
 
     with opened(url, prefix) as artifacts:
@@ -242,13 +255,15 @@ def deploy(
     key: _Key = None,
     device: DeviceOption = "CPU",
     batch: Annotated[
-        int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to so many rows.")
+        int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to this many rows.")
     ] = None,
-    min_batch: Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for so many.")] = None,
+    min_batch: Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for this many.")] = None,
     min_batch_timeout: Annotated[
-        int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Wait no longer than this.")
+        int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="TITLE", help="Which, if there are several.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="TITLE", help="The model to use, if there are several.")
+    ] = None,
     verify: VerifyOption = False,
     archive: ArchiveOption = None,
     endpoint: EndpointOption = None,
@@ -256,7 +271,7 @@ def deploy(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a version under a key, checked against its digest; fetched from the archive if it is not in Redis."""
+    """Serve a version under a key. Checks its digest; fetches it from the archive if it is not in Redis."""
     from redisai_py.artifacts import Reference, Settings
 
     with opened(url, prefix) as artifacts, progressing("deploying") as progress:
@@ -276,7 +291,7 @@ def rollback(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Put back what a key served before, by the log."""
+    """Serve the previous version of a key again, according to the log."""
     with opened(url, prefix) as artifacts:
         done = artifacts.rollback(name, key or name, verify)
     _say_deployed(done, as_json)

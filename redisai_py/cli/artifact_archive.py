@@ -1,4 +1,4 @@
-"""`redisai artifact`, the half that keeps: push, pull, verify, and what goes."""
+"""`redisai artifact`, archives: push, pull, verify, remove, collect."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
 __all__ = ["COMMANDS"]
 
 _Kind = Annotated[str, typer.Option("--kind", metavar="WORD", help="artifact, dataset or run.")]
-_Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", show_default=False, help="Of the layout.")]
+_Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", show_default=False, help="Directory of the layout.")]
 _Some = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME[:VERSION|@ALIAS]...]", show_default=False, help="Everything unless given."),
+    typer.Argument(metavar="[NAME[:VERSION|@ALIAS]...]", show_default=False, help="Default: everything."),
 ]
-_Check = Annotated[bool, typer.Option("--check", help="Read what is in Redis already; replace what is damaged.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell.")]
+_Check = Annotated[bool, typer.Option("--check", help="Also read blobs that Redis has; replace damaged ones.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Report only, change nothing.")]
 
 
 def push(
@@ -43,7 +43,7 @@ def push(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Copy versions into an archive. What is there is not sent again, so a push that was cut short goes on."""
+    """Copy versions to an archive. Skips what the archive has, so an interrupted push can be resumed."""
     _push(url, prefix, references, lambda: open_archive(archive, endpoint, encrypt), kind, as_json)
 
 
@@ -55,7 +55,7 @@ def export(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Write versions into a directory, as an OCI image layout that registry tools read."""
+    """Write versions to a directory as an OCI image layout, which registry tools can read."""
     _push(url, prefix, references, lambda: open_archive(str(directory), None), kind, as_json)
 
 
@@ -85,7 +85,7 @@ def pull(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Copy versions from an archive into Redis, every digest checked. No alias that exists here is moved."""
+    """Copy versions from an archive into Redis. Checks every digest; never moves an existing alias."""
     _pull(url, prefix, references, lambda: open_archive(archive, endpoint), kind, check, as_json)
 
 
@@ -130,12 +130,14 @@ def _pull(
 def get(
     reference: ReferenceArgument,
     directory: _Directory,
-    title: Annotated[list[str] | None, typer.Option("--title", metavar="TITLE", help="Only this; repeatable.")] = None,
+    title: Annotated[
+        list[str] | None, typer.Option("--title", metavar="TITLE", help="Only this file; repeatable.")
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the files of a version into a directory, as they were published."""
+    """Write the files of a version to a directory, as published."""
     from redisai_py.cli.output import Output
 
     with opened(url, prefix) as artifacts:
@@ -148,12 +150,12 @@ def verify(
     references: _Some = None,
     archive: InArchiveOption = None,
     endpoint: EndpointOption = None,
-    predictions: Annotated[bool, typer.Option("--predictions", help="Recompute the predictions, too.")] = False,
+    predictions: Annotated[bool, typer.Option("--predictions", help="Also recompute the predictions.")] = False,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Read every byte and compare it with its digest, in Redis, or in an archive. Exit code 1 if anything is wrong."""
+    """Compare every blob in Redis or in an archive with its digest. Exit code 1 if anything is wrong."""
     from redisai_py.cli.failures import Exit
     from redisai_py.cli.output import Output
 
@@ -174,7 +176,7 @@ def verify(
 
 
 def du(url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
-    """Say what names cost in Redis: bytes that one alone needs, bytes that several share, bytes that nobody needs."""
+    """Show the size of each name in Redis: its own bytes, shared bytes, and bytes no version needs."""
     from redisai_py.cli.output import Output, size_text
 
     with opened(url, prefix) as artifacts:
@@ -202,7 +204,7 @@ def rm(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Forget versions, in Redis or in an archive. `gc` frees their bytes. Refused while an alias points there."""
+    """Remove versions from Redis or from an archive; `gc` frees their bytes. Fails while an alias points to one."""
     from redisai_py.cli.output import Output
 
     with opened(url, prefix) as artifacts:
@@ -216,13 +218,13 @@ def gc(
     archive: InArchiveOption = None,
     endpoint: EndpointOption = None,
     older_s: Annotated[
-        float, typer.Option("--older", metavar="SECONDS", min=0, help="In an archive: only what is so old.")
+        float, typer.Option("--older", metavar="SECONDS", min=0, help="In an archive: only blobs at least this old.")
     ] = 3600,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Delete blobs that no version needs, in Redis or in an archive. What a running command counts on stays."""
+    """Delete blobs that no version needs, in Redis or in an archive. Keeps blobs that running commands use."""
     with opened(url, prefix) as artifacts:
         source = None if archive is None else open_archive(archive, endpoint)
         done = artifacts.gc(dry_run, source, older_s)
@@ -232,14 +234,17 @@ def gc(
 def evict(
     references: ReferencesArgument,
     archive: Annotated[
-        str, typer.Option("--archive", envvar="REDISAI_ARCHIVE", metavar="ARCHIVE", help="Where they are kept.")
+        str,
+        typer.Option(
+            "--archive", envvar="REDISAI_ARCHIVE", metavar="ARCHIVE", help="The archive that holds the versions."
+        ),
     ],
     endpoint: EndpointOption = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Drop files of versions from Redis, once the archive was read back and is right. `deploy` fetches them."""
+    """Delete files of versions from Redis after checking the copy in the archive. `deploy` fetches them again."""
     with opened(url, prefix) as artifacts:
         done = artifacts.evict(references, open_archive(archive, endpoint))
     _say_collected(done, False, as_json)

@@ -1,4 +1,4 @@
-"""What the commands of `redisai artifact` share: options, the object they work with, failures as exit codes."""
+"""Shared by the commands of `redisai artifact`: options, the `Artifacts` object, failures as exit codes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ __all__ = [
 ]
 
 ReferenceArgument = Annotated[
-    str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", show_default=False, help="One version; the newest for a name.")
+    str,
+    typer.Argument(metavar="NAME[:VERSION|@ALIAS]", show_default=False, help="A version; a name alone is its newest."),
 ]
 ReferencesArgument = Annotated[
     list[str],
-    typer.Argument(metavar="NAME[:VERSION|@ALIAS]...", show_default=False, help="Versions; all of a name alone."),
+    typer.Argument(
+        metavar="NAME[:VERSION|@ALIAS]...", show_default=False, help="Versions; a name alone is all of them."
+    ),
 ]
 _ARCHIVE_HELP = "s3://BUCKET/PREFIX, gs://..., az://..., file:///DIRECTORY or a directory."
 ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", show_default=False, help=_ARCHIVE_HELP)]
@@ -47,17 +50,21 @@ InArchiveOption = Annotated[
 ]
 EndpointOption = Annotated[
     str | None,
-    typer.Option("--endpoint", envvar="AWS_ENDPOINT_URL", metavar="URL", help="The service, if S3 is not Amazon's."),
+    typer.Option(
+        "--endpoint", envvar="AWS_ENDPOINT_URL", metavar="URL", help="Endpoint of an S3 service other than Amazon's."
+    ),
 ]
 EncryptOption = Annotated[
     str | None,
-    typer.Option("--encrypt", metavar="WORD[=KEY]", help="Encryption by S3: AES256, aws:kms or aws:kms=KEY-ID."),
+    typer.Option(
+        "--encrypt", metavar="WORD[=KEY]", help="Server-side encryption of S3: AES256, aws:kms or aws:kms=KEY-ID."
+    ),
 ]
 PrefixOption = Annotated[
-    str, typer.Option("--key-prefix", envvar="REDISAI_KEY_PREFIX", metavar="TEXT", help="Of all keys of artifacts.")
+    str, typer.Option("--key-prefix", envvar="REDISAI_KEY_PREFIX", metavar="TEXT", help="Prefix of all artifact keys.")
 ]
 VerifyOption = Annotated[
-    bool, typer.Option("--verify", help="Let the server recompute the predictions first; refuse if they differ.")
+    bool, typer.Option("--verify", help="Recompute the predictions on the server first; fail if they differ.")
 ]
 
 

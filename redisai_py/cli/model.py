@@ -36,14 +36,16 @@ _File = Annotated[
     ),
 ]
 _Backend = Annotated[
-    str | None, typer.Option("--backend", metavar="WORD", help="ONNX, TORCH, TF or TFLITE. Default: by the name.")
+    str | None,
+    typer.Option("--backend", metavar="WORD", help="ONNX, TORCH, TF or TFLITE. Default: from the file name."),
 ]
-_Batch = Annotated[int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to so many rows.")]
+_Batch = Annotated[int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to this many rows.")]
 _MinBatch = Annotated[
-    int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for so many rows before a run.")
+    int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for this many rows before a run.")
 ]
 _MinBatchTimeout = Annotated[
-    int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Wait for them no longer than this.")
+    int | None,
+    typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows, in milliseconds."),
 ]
 _Inputs = Annotated[list[str] | None, typer.Option("--inputs", metavar="NAME,...", help="The graph's inputs; TF only.")]
 _Outputs = Annotated[
@@ -71,7 +73,7 @@ def put(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a model. The file's name tells the framework: .onnx, .pt .pth .pt2 .torchscript (TORCH), .pb .zip .tar .tgz
+    """Store a model. The file name tells the framework: .onnx, .pt .pth .pt2 .torchscript (TORCH), .pb .zip .tar .tgz
     or a SavedModel's directory (TF), .tflite.
     """
     from redisai_py.cli import model_files
@@ -102,7 +104,7 @@ def put(
 def get(
     key: _Key,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", show_default=False, help="Where to write it; - for standard output.")
+        Path, typer.Argument(metavar="FILE", show_default=False, help="File to write; - for standard output.")
     ],
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,

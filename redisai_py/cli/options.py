@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their values mean. Imports nothing that takes time."""
+"""Options that several commands share. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -35,26 +35,27 @@ UrlOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:1.")]
-TagOption = Annotated[str | None, typer.Option("--tag", metavar="TEXT", help="A note kept with it, such as a version.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:N.")]
+TagOption = Annotated[
+    str | None, typer.Option("--tag", metavar="TEXT", help="A note stored with it, for example a version.")
+]
 TimeoutOption = Annotated[
     int | None,
-    typer.Option("--timeout", metavar="MS", min=1, help="Give up when it has waited this long in the queue."),
+    typer.Option("--timeout", metavar="MS", min=1, help="Maximum time in the queue, in milliseconds."),
 ]
 InputFiles = Annotated[
     list[str] | None,
-    typer.Option("--input", "-i", metavar="[NAME=]FILE", help="A tensor's file; once per input, in order or by name."),
+    typer.Option("--input", "-i", metavar="[NAME=]FILE", help="Tensor file; one per input, in order or by name."),
 ]
 OutputFiles = Annotated[
     list[str] | None,
-    typer.Option(
-        "--output", "-o", metavar="[NAME=]FILE", help="Where an output goes. Without it, outputs are printed."
-    ),
+    typer.Option("--output", "-o", metavar="[NAME=]FILE", help="File for an output. By default outputs are printed."),
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", metavar="TYPE", help="Convert the elements first, to float, int64, bool ...")
+    str | None,
+    typer.Option("--dtype", metavar="TYPE", help="Convert the elements to this type: float, int64, bool ..."),
 ]
-SizeOption = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Scale an image first.")]
+SizeOption = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Scale the image to this size.")]
 LayoutOption = Annotated[
     str | None, typer.Option("--layout", metavar="WORD", help="Order of an image's axes: hwc, chw, nhwc or nchw.")
 ]

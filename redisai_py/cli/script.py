@@ -29,13 +29,14 @@ app = typer.Typer(help="Store, fetch, list, delete and run TorchScript sources."
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The script's key.")]
 _Arguments = Annotated[
-    list[str] | None, typer.Option("--arg", metavar="TEXT", help="A text for the function's args; may be repeated.")
+    list[str] | None, typer.Option("--arg", metavar="TEXT", help="An element of the function's args; repeatable.")
 ]
 _Keys = Annotated[
-    list[str] | None, typer.Option("--key", metavar="KEY", help="A name for the function's keys; may be repeated.")
+    list[str] | None, typer.Option("--key", metavar="KEY", help="An element of the function's keys; repeatable.")
 ]
 _Count = Annotated[
-    int | None, typer.Option("--outputs", metavar="N", min=0, help="How many tensors it returns. Default: one.")
+    int | None,
+    typer.Option("--outputs", metavar="N", min=0, help="Number of tensors the function returns. Default: 1."),
 ]
 _LISTED = ("key", "device", "tag", "entry points")
 
@@ -49,7 +50,7 @@ def put(
         typer.Option(
             "--entry-point",
             metavar="NAME,...",
-            help="Functions to call. Default: all that take (tensors: List[Tensor], keys: List[str], args: List[str]).",
+            help="Entry points. Default: all that take (tensors: List[Tensor], keys: List[str], args: List[str]).",
         ),
     ] = None,
     device: DeviceOption = "CPU",
@@ -80,7 +81,7 @@ def get(
     key: _Key,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", show_default=False, help="Where to write it. Without it, it is printed."),
+        typer.Argument(metavar="FILE", show_default=False, help="File to write. By default the source is printed."),
     ] = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
@@ -134,7 +135,7 @@ def rm(
 @app.command()
 def run(
     key: _Key,
-    function: Annotated[str, typer.Argument(metavar="FUNCTION", show_default=False, help="Which function to call.")],
+    function: Annotated[str, typer.Argument(metavar="FUNCTION", show_default=False, help="The function to call.")],
     inputs: InputFiles = None,
     arguments: _Arguments = None,
     keys: _Keys = None,
@@ -147,7 +148,7 @@ def run(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Call a function of a script on tensors from files. Only the script itself writes keys, if it does."""
+    """Call a function of a script on tensors from files. The command itself writes no keys."""
     from redisai_py.cli import runs
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected, key_of

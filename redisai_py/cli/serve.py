@@ -28,7 +28,7 @@ if typing.TYPE_CHECKING:
 
 __all__ = ["ServeCommand", "banner", "serve"]
 
-_FILE_HELP = "TOML file with settings: their names with underscores as keys."
+_FILE_HELP = "TOML file of settings; the keys are the setting names with underscores."
 
 
 class ServeCommand(TyperCommand):
@@ -86,7 +86,7 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
         *lines,
         "  Try, in another terminal:",
         *(f"    {line}" for line in [*_program_to_try(started), *_commands_to_try(started, redis_cli)]),
-        "  Ctrl-C stops it; the data stays.",
+        "  Ctrl-C stops the server; the data stays.",
     ]
 
 
@@ -101,11 +101,11 @@ def _who_may_connect(started: Started) -> list[str]:
         return []
     if started.reachable:
         return [
-            "  Warning: anybody who reaches this port can read and change all data, and store programs that run as you"
+            "  Warning: anyone who reaches this port can read and change all data, and store programs that run as you"
         ]
     way_out = "--require-password" if started.embedded is not None else "a password in Redis (requirepass, ACLs)"
     return [
-        "  Note   anybody with an account on this machine may read and change all data, and store programs that run as "
+        "  Note   anyone with an account on this machine can read and change all data, and store programs that run as "
         f"you; {way_out} keeps others out"
     ]
 
@@ -231,12 +231,13 @@ def _command() -> Callable[..., None]:
     def serve(**values: Any) -> None:
         _run(values.pop("config"), values)
 
-    serve.__doc__ = """Serve the RedisAI commands beside a Redis, or beside a private one in a data directory.
+    serve.__doc__ = """Serve the RedisAI commands for an existing Redis, or for a private Redis with a data directory.
 
-    Every setting is a flag, an environment variable (REDISAI_MAX_CLIENTS for --max-clients) or a line of a TOML file \
-(max_clients = 100); a flag wins over a variable, a variable over the file. Sizes may be written 64MiB.
+    Set each setting by flag, by environment variable (REDISAI_MAX_CLIENTS for --max-clients) or in a TOML file \
+(max_clients = 100). A flag overrides a variable, a variable overrides the file. Sizes accept units: 64MiB.
 
-    Ctrl-C or SIGTERM stops it: running commands finish first (see --drain-timeout-s). A second Ctrl-C does not wait.
+    Ctrl-C or SIGTERM stops the server after running commands finish (see --drain-timeout-s). A second Ctrl-C stops it \
+at once.
     """
     # typer reads the signature and the annotations; made from the table, they cannot differ from it.
     serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ _PATIENCE_S = 5.0
 
 
 def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """See whether the server answers, and how fast."""
+    """Check that the server answers, and how fast."""
     import time
 
     from redisai_py.cli.output import Output
@@ -38,12 +38,14 @@ def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
 def info(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="KEY", show_default=False, help="A model, script or tensor. Without it, the server."),
+        typer.Argument(
+            metavar="KEY", show_default=False, help="Key of a model, script or tensor. By default the server itself."
+        ),
     ] = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Describe the server, or what a key holds and how it has been used."""
+    """Describe the server, or the contents and usage of a key."""
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected, key_of
 

@@ -19,7 +19,7 @@ from redisai_py.cli.options import (
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Tensors from files and into files: .npy, .safetensors, images.", no_args_is_help=True)
+app = typer.Typer(help="Store and fetch tensors: .npy, .safetensors, images.", no_args_is_help=True)
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The tensor's key.")]
 
@@ -29,7 +29,7 @@ def put(
     key: _Key,
     file: FileToRead,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Which tensor of a .safetensors file with several.")
+        str | None, typer.Option("--name", metavar="NAME", help="Tensor to use from a .safetensors file with several.")
     ] = None,
     dtype: DtypeOption = None,
     size: SizeOption = None,
@@ -37,7 +37,7 @@ def put(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a tensor. An image is UINT8, (height, width, channels)."""
+    """Store a tensor. An image becomes UINT8 with shape (height, width, channels)."""
     from redisai_py.cli.output import Output, size_text, tensor_fields
     from redisai_py.cli.remote import connected, key_of
     from redisai_py.cli.tensor_files import read_tensor
@@ -58,14 +58,14 @@ def get(
     key: _Key,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", show_default=False, help="Where to write it. Without it, it is printed."),
+        typer.Argument(metavar="FILE", show_default=False, help="File to write. By default the tensor is printed."),
     ] = None,
     dtype: DtypeOption = None,
     layout: LayoutOption = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a tensor into a file, or print it."""
+    """Write a tensor to a file, or print it."""
     from redisai_py.cli import tensor_files
     from redisai_py.cli.output import Output, size_text, tensor_fields, values_of
     from redisai_py.cli.remote import connected, key_of

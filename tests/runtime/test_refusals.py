@@ -154,7 +154,7 @@ def test_an_open_redis_behind_an_open_address(serve: Serve, data_dir: Path) -> N
     assert redis_processes(data_dir) == []
 
     told = serve("--data-dir", data_dir, "--host", "0.0.0.0", "--no-protected-mode")
-    assert "anybody" in "\n".join(told.banner)
+    assert "anyone" in "\n".join(told.banner)
     assert told.stop() == 0
 
 

@@ -77,7 +77,7 @@ def test_a_generated_password_is_asked_for_and_found_by_the_command_line(
     password = (data_dir / "password").read_text().strip()
     assert len(password) >= 32
     assert _open_to_others(data_dir) == []
-    assert "anybody" not in "\n".join(serving.banner)
+    assert "anyone" not in "\n".join(serving.banner)
     assert str(data_dir / "password") in "\n".join(serving.banner)
     for process in [serving.supervisor, *serving.supervisor.children(recursive=True), *redis_processes(data_dir)]:
         assert password not in " ".join(process.cmdline())
