@@ -105,7 +105,7 @@ class SetTensors:
             connection.busy = True
             access.groups.add(connection, burst)
             return True
-        if session.relayed or connection.busy or not connection.has_room(len(burst.words)):
+        if session.relayed or connection.busy or (connection.in_flight and not connection.has_room(len(burst.words))):
             return False
         if connection.reading and not connection.reading.isdisjoint(self.keys(burst)):
             return False

@@ -142,7 +142,8 @@ class Connection(asyncio.Protocol):
             return
         self._waiting_bytes += len(data)
         self._accept(parser.feed(data))
-        self._receive_large()
+        if self._watch is not None or not parser.at_boundary:
+            self._receive_large()
 
     def _receive_large(self) -> None:
         """Let the kernel write a large argument that has begun to where it belongs."""
@@ -245,21 +246,30 @@ class Connection(asyncio.Protocol):
     def _accept(self, commands: list[Command | Burst]) -> None:
         self.server.commands_processed += len(commands)
         self.backlog.extend(commands)
+        if not self.parser.at_boundary:
+            self._accept_end()
+        self.drain()
+        if self.backlog:
+            self._limit_waiting(len(commands))
+        if self.accounted or self._waiting_bytes > NOTED:
+            self._report()
+
+    def _accept_end(self) -> None:
+        """The stream does not go on, or not before Redis has been asked, if that is why no command begins here."""
         if self.parser.error is not None and not self.closing:
             self.backlog.append(Command([b""], meaning=_Broken(self.parser.error)))
         elif self.parser.doubt is not None and not (self.backlog and type(self.backlog[-1].meaning) is _Doubt):
             self._pause_reading()
             self.backlog.append(Command([b""], meaning=_Doubt()))
-        self.drain()
+
+    def _limit_waiting(self, came: int) -> None:
+        """Stop reading if too much waits. came: how many commands have come just now."""
         waiting = len(self.backlog)
-        if waiting:
-            self._waiting_bytes += min(waiting, len(commands)) * _COMMAND_BYTES
+        self._waiting_bytes += min(waiting, came) * _COMMAND_BYTES
         much = waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(self.backlog[-1], Burst))
         high = _BYTES_HIGH if self.session.accepted else _BYTES_UNKNOWN
-        if waiting and (much or self._waiting_bytes > high) and not (self.writing_paused and self._may_wait()):
+        if (much or self._waiting_bytes > high) and not (self.writing_paused and self._may_wait()):
             self._pause_reading()
-        if self._waiting_bytes > NOTED or self.accounted:
-            self._report()
 
     def _may_wait(self) -> bool:
         """Whether what a client sends may be kept until it reads its replies. Many read none before all is sent: were
@@ -320,7 +330,15 @@ class Connection(asyncio.Protocol):
         if relay is not None:
             relay.hold()
         try:
-            self._start_waiting(backlog)
+            while (
+                backlog and not (self.busy or self.writing_paused or self.closing) and self.in_flight < _MOST_IN_FLIGHT
+            ):
+                command = backlog.popleft()
+                meaning: Any = command.meaning or understand(command, self.server.frames)  # type: ignore[arg-type]
+                mode = self.session.mode
+                if not (self._start_in_mode(mode, meaning, command) if mode else meaning.start(self, command)):
+                    backlog.appendleft(command)
+                    break
         except Exception as error:  # whoever ended the work before this command must not bear it
             self.broken(error)
         finally:
@@ -328,7 +346,9 @@ class Connection(asyncio.Protocol):
             if relay is not None:
                 relay.release()
         if not backlog:
-            self._emptied()
+            self._waiting_bytes = 0
+            if self.accounted or self.eof or not self.parser.at_boundary:
+                self._emptied()
         if self._reading_paused and len(backlog) < _BACKLOG_LOW:
             self._resume_reading()
 
@@ -344,22 +364,16 @@ class Connection(asyncio.Protocol):
         """Whether so many commands may be under way beside those that are."""
         return not self.in_flight or self.in_flight + count <= _MOST_IN_FLIGHT
 
-    def _start_waiting(self, backlog: deque[Command | Burst]) -> None:
-        while backlog and not (self.busy or self.writing_paused or self.closing) and self.in_flight < _MOST_IN_FLIGHT:
-            command = backlog.popleft()
-            mode = self.session.mode
-            if isinstance(command, Burst):
-                if mode and (mode is not Mode.TRACKED or command.meaning.is_ai):
-                    self.unroll(command)
-                    continue
-                started = command.meaning.start(self, command)
-            else:
-                meaning = command.meaning or understand(command, self.server.frames)
-                in_mode = mode and type(meaning) not in _OURS
-                started = self.session.start_in_mode(meaning, command) if in_mode else meaning.start(self, command)
-            if not started:
-                backlog.appendleft(command)
-                return
+    def _start_in_mode(self, mode: Mode, meaning: Any, command: Command | Burst) -> bool:
+        """Start what comes next in a state other than the ordinary one."""
+        if isinstance(command, Burst):
+            if mode is Mode.TRACKED and not meaning.is_ai:
+                return bool(meaning.start(self, command))
+            self.unroll(command)
+            return True
+        if type(meaning) in _OURS:
+            return bool(meaning.start(self, command))
+        return self.session.start_in_mode(meaning, command)
 
     def unroll(self, burst: Burst) -> None:
         """Put the commands of a burst before all that waits, one by one."""
@@ -450,7 +464,10 @@ class Connection(asyncio.Protocol):
             segments = encode_reply(value, self.session.protocol)
         except Exception as error:
             segments = encode_reply(self.server.internal_error(error), self.session.protocol)
-        self.write(segments)
+        if self.held is None and len(segments) == 1:  # as `write`, without its call: this is the hot path
+            self.session.write(segments)
+        else:
+            self.write(segments)
 
     def write(self, segments: Segments) -> None:
         """Send a reply's bytes, in order behind replies that are held."""

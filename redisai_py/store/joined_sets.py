@@ -54,20 +54,17 @@ class JoinedSets:
 
     def _flush(self) -> None:
         members, self._members, self._size = self._members, [], 0
+        shared = self._access.shared
         try:
-            self._write(members)
+            if len(members) < 2 or self._spared or shared is None or shared.closed:
+                self._spared = max(0, self._spared - 1)
+                self._send_singly(members)
+                return
+            words = [burst.words[0] for _, burst in members]
+            values = [burst.meaning.value_word(burst) for _, burst in members]
+            shared.send_now(format_set_many(words, values), partial(self._answered, members))
         except Exception as error:
             contain(members, error)
-
-    def _write(self, members: list[tuple[Connection, Burst]]) -> None:
-        shared = self._access.shared
-        if len(members) < 2 or self._spared or shared is None or shared.closed:
-            self._spared = max(0, self._spared - 1)
-            self._send_singly(members)
-            return
-        words = [burst.words[0] for _, burst in members]
-        values = [burst.meaning.value_word(burst) for _, burst in members]
-        shared.send_now(format_set_many(words, values), partial(self._answered, members))
 
     def _answered(self, members: list[tuple[Connection, Burst]], reply: Any) -> None:
         if reply == b"OK":
