@@ -23,7 +23,7 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo chatbot bench-chatbot docs dist clean
+.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo chatbot bench-chatbot bench-training-data docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,9 @@ artifact-demo: $(FULL) ## Publish a model, push it to S3, lose everything, pull 
 
 chatbot: $(CHATBOT) ## Train a chatbot whose memory is in Redis, and talk to it [ARGS=web, for the browser]
 	@$(BIN)/python -m examples.chatbot $(ARGS)
+
+bench-training-data: $(FULL) ## Compare training data in Redis with a DataLoader, Parquet and a key per row [ARGS=--write]
+	PYTHONPATH=benchmarks $(BIN)/python -m benchmarks.training_data $(ARGS)
 
 bench-chatbot: $(CHATBOT_BENCH) ## Compare the chatbot with the same as a Flask and as a FastAPI program [ARGS=...]
 	PYTHONPATH=benchmarks $(BIN)/python -m benchmarks.chatbot $(ARGS)

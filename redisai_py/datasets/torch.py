@@ -32,8 +32,9 @@ from redisai_py.datasets.follow import followed
 from redisai_py.datasets.layout import STRING, Columns
 from redisai_py.datasets.order import Block, Epoch, Order, Remainder, Steps
 from redisai_py.datasets.prefetch import Prefetch
+from redisai_py.datasets.smartsim import SmartSimList
 
-__all__ = ["Batch", "RedisDataset", "RedisLoader"]
+__all__ = ["Batch", "RedisDataset", "RedisLoader", "SmartSimDataset"]
 
 Batch = dict[str, torch.Tensor]
 """Column -> (rows of this rank's part, ...)."""
@@ -80,7 +81,7 @@ class RedisDataset(IterableDataset[Batch]):
         super().__init__()
         self._url = url
         self._prefix = prefix
-        self._dataset = (followed if follow else Dataset.open)(Store(url, prefix), reference, archive)
+        self._dataset = self._open(Store(url, prefix), reference, archive, follow, columns)
         self._opened = (os.getpid(), self._dataset)
         self.version = str(self._dataset.version)
         self.digest = self._dataset.version.digest
@@ -94,6 +95,11 @@ class RedisDataset(IterableDataset[Batch]):
         self._follow, self._idle_s = follow, idle_s
         self.epoch = 0
         self.step = 0
+
+    def _open(
+        self, store: Store, reference: str, archive: str | None, follow: bool, columns: Sequence[str] | None
+    ) -> Dataset:
+        return (followed if follow else Dataset.open)(store, reference, archive)
 
     def __len__(self) -> int:
         """Steps of an epoch, the same on every rank. Raises: TypeError: what is followed has no end."""
@@ -186,6 +192,27 @@ class RedisDataset(IterableDataset[Batch]):
         start, stop = self.steps.slice_of(0, self._rank, self._ranks)
         for rows in steps:
             yield {name: _tensor(values[start:stop]) for name, values in rows.items()}
+
+
+class SmartSimDataset(RedisDataset):
+    """The same of an aggregation list that SmartRedis wrote, each dataset of which is a shard: see `smartsim`.
+
+    The list is looked at once; another object sees what was appended meanwhile.
+
+    Args:   url: of `redisai serve`.   reference: the list's name.   columns: tensors; all of the first dataset unless
+            given.   prefix: of the list's and the datasets' keys, for a member of an ensemble; empty for none.
+            The others are those of `RedisDataset`; splits, archives and `follow` there are none.
+    """
+
+    def __init__(self, url: str, reference: str, *, prefix: str = "", **settings: Any) -> None:
+        if settings.get("follow") or settings.get("archive"):
+            raise Invalid("an aggregation list can neither be followed nor be in an archive")
+        super().__init__(url, reference, prefix=prefix, **settings)
+
+    def _open(
+        self, store: Store, reference: str, archive: str | None, follow: bool, columns: Sequence[str] | None
+    ) -> Any:
+        return SmartSimList.open(store, reference, columns, store.keys.prefix)
 
 
 class RedisLoader:
