@@ -519,7 +519,7 @@ def test_commands_of_the_program_that_are_mentioned_exist_with_their_options() -
     program: Any = typer.main.get_command(app)
     unknown, count = [], 0
     for page in PAGES:
-        for line in re.findall(r"(?:^|[$`] ?)redisai ((?!serve)[a-z][^`\n#|]*)", page.read_text(), re.MULTILINE):
+        for line in re.findall(r"(?:^|[$`] ?)redisai ((?!serve)[a-z][^`\n#|&>]*)", page.read_text(), re.MULTILINE):
             command, words = program, shlex.split(line.replace("...", ""))
             while words and words[0] in getattr(command, "commands", {}):
                 command = command.commands[words.pop(0)]

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Keep rows for training: tables in, versions, splits, tables out.", no_args_is_help=True)
+app = typer.Typer(
+    help="Store training data: import tables, split and version them, export tables.", no_args_is_help=True
+)
 for _command in dataset_reading.COMMANDS:
     app.command(_command.__name__)(_command)
 
-_Alias = Annotated[list[str] | None, typer.Option("--alias", metavar="ALIAS", help="Point this to it; repeatable.")]
-_Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", help="Only these.")]
+_Alias = Annotated[list[str] | None, typer.Option("--alias", metavar="ALIAS", help="Alias to set; repeatable.")]
+_Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", help="Only these columns.")]
 
 
 @app.command()
@@ -40,21 +42,19 @@ def put(
     name: NameArgument,
     files: Annotated[
         list[str],
-        typer.Argument(metavar="[SPLIT=]FILE...", show_default=False, help="CSV, Parquet or npz; one for each split."),
+        typer.Argument(metavar="[SPLIT=]FILE...", show_default=False, help="CSV, Parquet or npz files, one per split."),
     ],
     nan: NanOption = "refuse",
     types: TypeOption = None,
     columns: _Columns = None,
-    shard_bytes: Annotated[str, typer.Option("--shard-bytes", metavar="SIZE", help="Of a shard.")] = "1MiB",
-    codec: Annotated[
-        str, typer.Option("--codec", metavar="WORD", help="zstd, where it saves a tenth, or none.")
-    ] = "zstd",
+    shard_bytes: Annotated[str, typer.Option("--shard-bytes", metavar="SIZE", help="Size of a shard.")] = "1MiB",
+    codec: Annotated[str, typer.Option("--codec", metavar="WORD", help="zstd (if it saves a tenth) or none.")] = "zstd",
     alias: _Alias = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Keep a table, or one for each split, as the next version of a name."""
+    """Store a table, or one per split, as the next version of a name."""
     from redisai_py.cli.dataset_options import bytes_of, split_files
     from redisai_py.cli.failures import CannotUse
     from redisai_py.datasets.tables import read_table
@@ -85,7 +85,9 @@ def put(
 @app.command()
 def append(
     name: NameArgument,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="CSV, Parquet or npz.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", show_default=False, help="CSV, Parquet or npz files.")
+    ],
     nan: NanOption = "refuse",
     types: TypeOption = None,
     columns: _Columns = None,
@@ -94,7 +96,7 @@ def append(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Add rows that readers who follow see at once, and that `seal` makes a version. Each file whole, or not at all."""
+    """Append rows. Following readers see them at once; `seal` makes a version. A file is added whole or not at all."""
     from redisai_py.cli.output import Output
     from redisai_py.datasets.layout import row_count
     from redisai_py.datasets.writer import Writer
@@ -147,7 +149,7 @@ def seal(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Make what was appended, behind the rows of the newest version, the next version."""
+    """Make the newest version plus the appended rows the next version."""
     from redisai_py.datasets.writer import Writer
 
     with opened(url, prefix) as artifacts:
@@ -158,23 +160,24 @@ def seal(
 @app.command()
 def split(
     reference: ReferenceArgument,
-    test: Annotated[float, typer.Option("--test", metavar="SHARE", help="Of the rows, between 0 and 1.")] = 0.2,
+    test: Annotated[float, typer.Option("--test", metavar="SHARE", help="Share of test rows, between 0 and 1.")] = 0.2,
     stratify: Annotated[
-        str | None, typer.Option("--stratify", metavar="COLUMN", help="The same share of each of its values.")
+        str | None,
+        typer.Option("--stratify", metavar="COLUMN", help="Take the same share of each value of this column."),
     ] = None,
     by: Annotated[
-        str | None, typer.Option("--by", metavar="COLUMN", help="A time or number: the latest rows test.")
+        str | None, typer.Option("--by", metavar="COLUMN", help="Order by this time or number; test on the latest.")
     ] = None,
     group: Annotated[
-        str | None, typer.Option("--group", metavar="COLUMN", help="Rows with the same value stay together.")
+        str | None, typer.Option("--group", metavar="COLUMN", help="Keep rows with the same value together.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another one gives another split.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the split.")] = 0,
     alias: _Alias = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Make the rows of a version the splits `train` and `test` of the next one."""
+    """Split the rows of a version into `train` and `test` of the next version."""
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.split import Split
     from redisai_py.datasets.writer import split as split_rows
@@ -188,7 +191,7 @@ def split(
 @app.command()
 def promote(
     reference: ReferenceArgument,
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="Such as training.")],
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="For example training.")],
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
@@ -212,7 +215,7 @@ def rm(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Forget versions. `redisai artifact gc` frees their bytes. Refused while an alias points there."""
+    """Remove versions; `redisai artifact gc` frees their bytes. Fails while an alias points to one."""
     from redisai_py.cli.dataset_options import versions_of
     from redisai_py.cli.output import Output
 

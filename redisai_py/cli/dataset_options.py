@@ -33,15 +33,17 @@ __all__ = [
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The data set's name.")]
 NanOption = Annotated[
-    str, typer.Option("--nan", metavar="WORD", help="Rows that lack a number or a time: refuse, drop or keep.")
+    str, typer.Option("--nan", metavar="WORD", help="Rows with a missing number or time: refuse, drop or keep.")
 ]
 TypeOption = Annotated[
     list[str] | None,
-    typer.Option("--type", metavar="COLUMN=TYPE", help="float32, string ...; * is every column of reals. Repeatable."),
+    typer.Option(
+        "--type", metavar="COLUMN=TYPE", help="float32, string ...; * means all columns of reals. Repeatable."
+    ),
 ]
 KeepOption = Annotated[
     str | None,
-    typer.Option("--keep", metavar="ROWS|AGE", help="Only the newest rows, such as 1e6, or those of 12h or 7d."),
+    typer.Option("--keep", metavar="ROWS|AGE", help="Keep only the newest rows (1e6), or those of the last 12h or 7d."),
 ]
 SplitOption = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Only this split.")]
 

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-_Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", help="Only these.")]
+_Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", help="Only these columns.")]
 _SHOWN = 12  # columns of a table for people
 _LONGEST = 60
 
 
 def ls(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="All unless given.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="Default: all.")] = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
@@ -115,7 +115,7 @@ def show(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a version consists of: columns, splits, shards, bytes, and whether all of it is in Redis."""
+    """Show a version: columns, splits, shards, size, and whether Redis holds all of it."""
     from redisai_py.cli.output import Output, size_text
     from redisai_py.datasets.dataset import Dataset
 
@@ -152,14 +152,14 @@ def show(
 
 def head(
     reference: ReferenceArgument,
-    rows: Annotated[int, typer.Option("--rows", "-n", metavar="N", min=1, help="How many.")] = 10,
+    rows: Annotated[int, typer.Option("--rows", "-n", metavar="N", min=1, help="Number of rows.")] = 10,
     split: SplitOption = None,
     columns: _Columns = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Print the first rows. Only as many shards are read as hold them."""
+    """Print the first rows. Reads only the shards that hold them."""
     from redisai_py.cli.output import Output
     from redisai_py.datasets.dataset import Dataset
 
@@ -206,7 +206,7 @@ def get(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the rows of a version into a table, whole or not at all."""
+    """Write the rows of a version to a file, whole or not at all."""
     from redisai_py.cli.model_files import check_directory
     from redisai_py.cli.output import Output, size_text
     from redisai_py.datasets.dataset import Dataset
@@ -234,7 +234,7 @@ def get(
 def verify(
     references: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME[:VERSION|@ALIAS]...]", show_default=False, help="Everything unless given."),
+        typer.Argument(metavar="[NAME[:VERSION|@ALIAS]...]", show_default=False, help="Default: everything."),
     ] = None,
     archive: ArchiveOption = None,
     endpoint: EndpointOption = None,
@@ -242,7 +242,7 @@ def verify(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Read every byte and compare it with its digest, in Redis, or in an archive. Exit code 1 if anything is wrong."""
+    """Compare every blob in Redis or in an archive with its digest. Exit code 1 if anything is wrong."""
     from redisai_py.artifacts.inspect import verify as compare
     from redisai_py.cli.dataset_options import versions_of
     from redisai_py.cli.failures import Exit

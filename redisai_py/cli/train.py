@@ -1,4 +1,4 @@
-"""`redisai train`: start a training in several processes, look at runs, go on with one."""
+"""`redisai train`: start a training in several processes, inspect runs, resume one."""
 
 from __future__ import annotations
 
@@ -56,20 +56,25 @@ def _failures(url: str) -> Iterator[None]:
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
     script: Annotated[Path, typer.Argument(metavar="SCRIPT", show_default=False, help="The Python file to run.")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Of the script.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Arguments of the script.")
+    ] = None,
     nproc: _Processes = 1,
-    name: Annotated[str | None, typer.Option("--name", metavar="RUN", help="By script and time unless given.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="RUN", help="Default: from script and time.")] = None,
     max_restarts: Annotated[
-        int, typer.Option("--max-restarts", metavar="N", min=0, help="Restarts of all processes when one is lost.")
+        int, typer.Option("--max-restarts", metavar="N", min=0, help="How often to restart all processes if one dies.")
     ] = 3,
-    nodes: Annotated[int, typer.Option("--nnodes", metavar="N", min=1, help="Machines that train together.")] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nnodes", metavar="N", min=1, help="Number of machines that train together.")
+    ] = 1,
     rendezvous: Annotated[
-        str, typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where machines meet: one of them.")
+        str,
+        typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Address of one of the machines, for rendezvous."),
     ] = "",
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
 ) -> None:
-    """Run a training script, with REDISAI_URL and REDISAI_RUN in its environment."""
+    """Run a training script with REDISAI_URL and REDISAI_RUN in its environment."""
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.passwords import with_password
     from redisai_py.training.launch import Launch, default_name, launch
@@ -90,13 +95,13 @@ def resume(
         int | None, typer.Option("--step", metavar="N", min=0, help="Go back to this step's checkpoint.")
     ] = None,
     nproc: Annotated[
-        int | None, typer.Option("--nproc", metavar="N", min=1, help="Another number of processes.")
+        int | None, typer.Option("--nproc", metavar="N", min=1, help="Use another number of processes.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start the script without a question.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking for confirmation.")] = False,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
 ) -> None:
-    """Go on with a run that stopped, from its latest checkpoint."""
+    """Resume a stopped run from its latest checkpoint."""
     from redisai_py.cli.output import printable
     from redisai_py.cli.passwords import with_password
     from redisai_py.training.launch import launch_of, relaunch
@@ -127,13 +132,13 @@ def ls(url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: Json
 def show(
     name: _Name,
     metric: Annotated[
-        str | None, typer.Option("--metric", metavar="NAME", help="What to draw; the loss, or the first, unless given.")
+        str | None, typer.Option("--metric", metavar="NAME", help="Metric to draw. Default: the loss, or the first.")
     ] = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run is, how far it is, and how its loss went."""
+    """Show a run: its settings, progress and loss."""
     from redisai_py.artifacts import Store
     from redisai_py.cli.output import Output
     from redisai_py.cli.passwords import with_password
