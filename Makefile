@@ -10,6 +10,7 @@ LIGHT := $(VENV)/.installed-light
 FULL := $(VENV)/.installed-full
 CHATBOT := $(VENV)/.installed-chatbot
 CHATBOT_BENCH := $(VENV)/.installed-chatbot-bench
+RECOMMENDATION := $(VENV)/.installed-recommendation
 # RedisAI's official client, which needs an older redis-py: the tests run the same program with it and with ours.
 OFFICIAL := .venv-redisai13
 
@@ -23,10 +24,10 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo chatbot bench-chatbot bench-training-data docs dist clean
+.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo chatbot bench-chatbot bench-training-data recommendation docs dist clean
 
 help: ## List these verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 run: $(LIGHT) ## Serve on 127.0.0.1 with a private Redis and ONNX Runtime [PORT=6390] [DATA=data]
 	@exec $(BIN)/redisai serve --port $(PORT) --data-dir $(DATA)
@@ -93,6 +94,9 @@ bench-training-data: $(FULL) ## Compare training data in Redis with a DataLoader
 bench-chatbot: $(CHATBOT_BENCH) ## Compare the chatbot with the same as a Flask and as a FastAPI program [ARGS=...]
 	PYTHONPATH=benchmarks $(BIN)/python -m benchmarks.chatbot $(ARGS)
 
+recommendation: $(RECOMMENDATION) ## Recommend films that change with every click, in the browser [ARGS=measure, for the figures]
+	@$(BIN)/python -m examples.recommendation $(ARGS)
+
 docs: $(FULL) ## Write the generated pages of docs/
 	$(BIN)/python scripts/gen_commands.py
 	$(BIN)/python scripts/gen_settings.py
@@ -120,8 +124,8 @@ $(LIGHT): pyproject.toml constraints.txt | $(BIN)/python
 $(FULL): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing every framework into $(VENV); that takes minutes ..."
 	@$(PIP) torch
-	@$(PIP) -e '.[all,dev,examples]'
-	@touch $(LIGHT) $(CHATBOT) $@
+	@$(PIP) -e '.[all,dev,examples,recommendation]'
+	@touch $(LIGHT) $(CHATBOT) $(RECOMMENDATION) $@
 
 $(CHATBOT): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing ONNX Runtime and PyTorch into $(VENV) ..."
@@ -131,6 +135,11 @@ $(CHATBOT): pyproject.toml constraints.txt | $(BIN)/python
 
 $(CHATBOT_BENCH): pyproject.toml constraints.txt | $(CHATBOT)
 	@$(PIP) -e '.[bench]'
+	@touch $@
+
+$(RECOMMENDATION): pyproject.toml constraints.txt | $(CHATBOT)
+	@echo "installing the ratings into $(VENV) ..."
+	@$(PIP) -e '.[recommendation]'
 	@touch $@
 
 $(OFFICIAL)/.installed:
