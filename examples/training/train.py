@@ -13,6 +13,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -36,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
     parser.add_argument("--publish", metavar="KEY", help="serve the model under this key, at each checkpoint")
     parser.add_argument("--pause", type=float, default=0.0, metavar="S", help="sleep after each step")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="longest wait for other processes")
     args = parser.parse_args(argv)
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("gloo")
+        # Unless told otherwise, processes wait half an hour for one that is lost; a restart needs a failure.
+        dist.init_process_group("gloo", timeout=timedelta(seconds=args.timeout))
     train(args)
     if dist.is_initialized():
         dist.destroy_process_group()

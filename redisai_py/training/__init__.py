@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redisai_py.training.checkpoint import Checkpoint, Checkpointer
-    from redisai_py.training.publish import Published, Publisher, publish
+    from redisai_py.training.publishing import Published, Publisher, publish
     from redisai_py.training.runs import Run
     from redisai_py.training.seeds import seed_step
 
@@ -21,10 +21,10 @@ __all__ = ["Checkpoint", "Checkpointer", "Published", "Publisher", "Run", "publi
 _MODULES = {
     "Checkpoint": "checkpoint",
     "Checkpointer": "checkpoint",
-    "Published": "publish",
-    "Publisher": "publish",
+    "Published": "publishing",
+    "Publisher": "publishing",
     "Run": "runs",
-    "publish": "publish",
+    "publish": "publishing",
     "seed_step": "seeds",
 }
 

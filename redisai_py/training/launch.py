@@ -125,6 +125,9 @@ def _train(url: str, record: Run, what: Launch, prefix: str) -> None:
     os.environ |= {URL_VARIABLE: url, RUN_VARIABLE: record.name, PREFIX_VARIABLE: prefix}
     os.environ[_LAUNCHER_VARIABLE] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, with a warning
+    # PyTorch 2.13 keeps one store for all attempts, and in it the addresses of processes that were killed: those that
+    # take their places would try to reach them. With this, each attempt has a store of its own.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     record.note(state="running", launcher=f"{socket.gethostname()}:{os.getpid()}", nproc=what.nproc, script=what.script)
     try:
         torchrun.main(what.words(record.name))

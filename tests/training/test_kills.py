@@ -93,7 +93,7 @@ def step_of(server: RedisServer, run: str) -> int:
 
 def test_killed_twenty_times_it_ends_with_the_same_parameters(durable: RedisServer, launcher: Launcher) -> None:
     words = ["--nproc", "2", "--max-restarts", "100"]
-    script = [str(SCRIPT), "--steps", str(STEPS), "--every", "7"]
+    script = [str(SCRIPT), "--steps", str(STEPS), "--every", "7", "--timeout", "15"]
     launcher.start("run", "--name", "calm", *words, *script)
     launcher.finish()
 

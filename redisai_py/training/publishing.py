@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,15 +170,16 @@ class _Graph:
             raise Invalid("publishing needs onnx and onnxscript: pip install 'redisai_py[train]'") from None
         rows = torch.export.Dim("rows")
         try:
-            program = torch.onnx.export(
-                model, tuple(example), dynamo=True, external_data=False, verbose=False, input_names=list(inputs),
-                output_names=list(outputs), dynamic_shapes=tuple({0: rows} for _ in example), optimize=False,
-            )  # fmt: skip
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's exporter warns of its own parts
+                program = torch.onnx.export(
+                    model, tuple(example), dynamo=True, external_data=False, verbose=False, input_names=list(inputs),
+                    output_names=list(outputs), dynamic_shapes=tuple({0: rows} for _ in example), optimize=False,
+                )  # fmt: skip
             assert program is not None
             self._proto = program.model_proto
         except Exception as error:
-            text = str(error).strip().splitlines()
-            raise Invalid(f"the model cannot be exported to ONNX: {text[0] if text else error!r}") from error
+            raise Invalid(f"the model cannot be exported to ONNX: {_first_cause(error)}") from error
         return bytes(self._proto.SerializeToString())
 
     def filled(self, model: Any) -> bytes | None:
@@ -194,6 +196,14 @@ class _Graph:
                 return None
             names[name].raw_data = values.view(torch.uint8).numpy().tobytes() if values.ndim else _scalar(values)
         return bytes(self._proto.SerializeToString())
+
+
+def _first_cause(error: BaseException) -> str:
+    """What the exporter stumbled over, without its advice and its colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines and lines[0].isprintable() else repr(error)
 
 
 def _scalar(values: torch.Tensor) -> bytes:
