@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def checkpoints(url: str, mebibytes: int, rounds: int) -> None:
-    """Rows `set`, `changed`, `unchanged`, `load`, and `memory`: the copy that saving makes, as a multiple of the state."""
+    """Rows `set`, `changed`, `unchanged`, `load`, and `memory`: what saving needs, as a multiple of the state."""
     tensors = [torch.randn(1024 * 1024) for _ in range(mebibytes // 4)]
     size = sum(tensor.numel() * 4 for tensor in tensors) / 1e6
     client = redis.Redis.from_url(url)

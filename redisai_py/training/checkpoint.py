@@ -29,7 +29,7 @@ from redisai_py.artifacts import Corrupt, Descriptor, Invalid, Manifest, Missing
 from redisai_py.artifacts.connection import AnyClient
 from redisai_py.artifacts.names import LATEST, Reference, check_name
 from redisai_py.training.link import linked
-from redisai_py.training.packing import describe, pack, unpack
+from redisai_py.training.packing import Buffers, describe, pack, unpack
 from redisai_py.training.ranks import rank, ranks
 from redisai_py.training.retention import Retention, Superseded
 from redisai_py.training.state import give, take
@@ -83,6 +83,7 @@ class Checkpointer:
         self._best, self._sign = best, 1 if mode == "min" else -1
         self._retention = Retention(self._store, run, keep)
         self._thread = ThreadPoolExecutor(1, f"checkpoint {run}")
+        self._buffers = Buffers()
         self._flight: Future[Version | None] | None = None
 
     # -- saving --------------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ class Checkpointer:
             structure[_RNG], tensors = _with_rng(tensors)
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         described = describe(tensors)
-        snapshot = Snapshot(step, numbers, structure, described, pack(tensors, self.run))
+        snapshot = Snapshot(step, numbers, structure, described, pack(tensors, self.run, self._buffers), self._buffers)
         self._flight = self._thread.submit(self._write, snapshot)
         return self._flight
 

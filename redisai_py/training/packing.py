@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -21,7 +22,7 @@ from safetensors.torch import load
 from redisai_py.artifacts import Invalid
 from redisai_py.training.state import Tensors
 
-__all__ = ["BLOB_BYTES", "describe", "pack", "unpack"]
+__all__ = ["BLOB_BYTES", "Buffers", "describe", "pack", "unpack"]
 
 BLOB_BYTES = 4 * 1024 * 1024
 _ALONE_BYTES = BLOB_BYTES // 4
@@ -48,6 +49,29 @@ class _Piece:
         return self.values.numel() * self.values.element_size()
 
 
+class Buffers:
+    """Memory of one checkpoint, used again by the next: most of the time that a copy takes goes into new pages.
+
+    One thread takes, another gives back, never at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[torch.Tensor]] = {}
+
+    def take(self, size: int) -> torch.Tensor:
+        """So many bytes, of any content."""
+        free = self._free.get(size)
+        return free.pop() if free else torch.empty(size, dtype=torch.uint8)
+
+    def drop(self) -> None:
+        """Forget what is free: the next checkpoint has other sizes."""
+        self._free.clear()
+
+    def give(self, blob: memoryview) -> None:
+        """A blob that `pack` made, and nobody reads any more."""
+        self._free.setdefault(len(blob), []).append(torch.from_numpy(np.frombuffer(blob, np.uint8)))
+
+
 def describe(tensors: Tensors) -> list[dict[str, Any]]:
     """What `unpack` must know of tensors, for JSON. Raises: Invalid: elements that safetensors does not hold."""
     unknown = [(path, tensor.dtype) for path, tensor in tensors if tensor.dtype not in _NAMES]
@@ -56,13 +80,16 @@ def describe(tensors: Tensors) -> list[dict[str, Any]]:
     return [{"name": path, "dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape)} for path, tensor in tensors]
 
 
-def pack(tensors: Tensors, note: str) -> list[memoryview]:
+def pack(tensors: Tensors, note: str, buffers: Buffers) -> list[memoryview]:
     """Copy tensors into blobs.
 
     Args:    note: stands in each blob's header; blobs of equal tensors and different notes are different blobs.
+             buffers: where the blobs are; what is left over in them is dropped.
     Returns: the blobs, the same for the same tensors.
     """
-    return [_packed(group, note) for group in _groups(_pieces(tensors))]
+    blobs = [_packed(group, note, buffers) for group in _groups(_pieces(tensors))]
+    buffers.drop()
+    return blobs
 
 
 def _pieces(tensors: Tensors) -> Iterator[_Piece]:
@@ -91,7 +118,7 @@ def _groups(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
         yield small
 
 
-def _packed(group: Sequence[_Piece], note: str) -> memoryview:
+def _packed(group: Sequence[_Piece], note: str, buffers: Buffers) -> memoryview:
     header: dict[str, Any] = {"__metadata__": {"run": note}}
     ordered = sorted(group, key=lambda piece: -piece.values.element_size())  # so that each is aligned
     end = 0
@@ -102,7 +129,7 @@ def _packed(group: Sequence[_Piece], note: str) -> memoryview:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     begin = 8 + len(text)
-    whole = torch.empty(begin + end, dtype=torch.uint8)
+    whole = buffers.take(begin + end)
     for piece in ordered:
         if piece.size:
             target = whole[begin : begin + piece.size].view(piece.values.dtype).view(piece.values.shape)

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from redisai_py.artifacts import Descriptor, Lease, Store, Version, digest_of
+from redisai_py.training.packing import Buffers
 from redisai_py.training.retention import Retention
 
 __all__ = ["FORMAT", "KIND", "STATE", "Snapshot", "write"]
@@ -25,13 +26,16 @@ _AT_A_TIME = 16 * 1024 * 1024
 
 @dataclass
 class Snapshot:
-    """A state that was copied.   structure, described: as `take` and `describe` give them.   blobs: of the tensors."""
+    """A state that was copied.   structure, described: as `take` and `describe` give them.   blobs: of the tensors.
+    buffers: where they go back to, one by one, as they are sent.
+    """
 
     step: int
     metrics: Mapping[str, float]
     structure: Any
     described: list[dict[str, Any]]
     blobs: list[memoryview]
+    buffers: Buffers
     size: int = field(init=False)
     """Bytes of the blobs."""
     missing: int | None = None
@@ -83,6 +87,7 @@ def _layers(store: Store, snapshot: Snapshot, lease: Lease, sent: dict[str, int]
             title = f"tensors-{len(layers):05d}.safetensors"
             layers.append(Descriptor.of_content(_TENSORS_TYPE, title, (digest, len(blob)), (digest, len(blob))))
             sent[digest] = len(blob)
+            snapshot.buffers.give(blob)
     return layers
 
 
