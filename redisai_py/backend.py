@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from redisai_py.blobs import Blob, ModelFile, opened
 from redisai_py.errors import BackendError, BackendNotInstalled
 from redisai_py.plugins import ENTRY_POINT_GROUP, backend_names
 from redisai_py.tensor import Device
@@ -27,9 +28,12 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "Array",
     "Backend",
+    "Blob",
     "DeviceArray",
     "InputSpec",
     "LoadOptions",
+    "ModelFile",
+    "ReadsFiles",
     "Session",
     "TensorSpec",
     "backend_names",
@@ -38,6 +42,7 @@ __all__ = [
     "load_backend",
     "loaded_backends",
     "may_keep_state",
+    "opened",
     "output_specs",
 ]
 
@@ -155,6 +160,16 @@ class Backend(Protocol):
         Raises:  BackendError with the framework's text on one line.
         Thread:  any but the event loop's.
         """
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A backend that loads large models from a file, so that their bytes are not in memory meanwhile."""
+
+    def load_file(
+        self, blob: ModelFile, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+    ) -> Session:
+        """`load_model` of what may be read from `blob.path`, as long as there is `blob`."""
 
 
 def may_keep_state(session: Session) -> bool:

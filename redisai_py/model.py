@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 
+from redisai_py.blobs import Blob, opened
 from redisai_py.tensor import Device
 
 __all__ = ["Kind", "Model", "Script", "identified", "named"]
@@ -45,7 +46,7 @@ class Model:
     minbatchtimeout_ms: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    blob: bytes = b""
+    blob: Blob = b""
     sha256: str = ""
     identity: str = ""
     signature: str = ""
@@ -73,7 +74,8 @@ class Script:
 
 def identified(model: Model) -> Model:
     """The model with its identity. Takes the time of a SHA-256 over the blob, without the GIL."""
-    return _with_identity(replace(model, sha256=hashlib.sha256(model.blob).hexdigest()))
+    with opened(model.blob) as file:
+        return _with_identity(replace(model, sha256=hashlib.file_digest(file, "sha256").hexdigest()))
 
 
 def named(model: Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Model:

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from redisai_py.backend import LoadOptions
+from redisai_py.backend import Blob, LoadOptions, ModelFile
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_onnx._external_data import has_external_data
@@ -48,7 +48,12 @@ class OnnxBackend:
             raise BackendError(_NO_CUDA)
 
     def load_model(
-        self, blob: bytes, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+        self,
+        blob: Blob,
+        device: Device,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        options: LoadOptions,
     ) -> OnnxSession:
         """Build a session; `inputs` and `outputs` are ignored, since an ONNX model names its own.
 
@@ -70,6 +75,8 @@ class OnnxBackend:
             self._release(len(blob), options)
             raise
         return OnnxSession(session, len(blob), device, on_close=lambda: self._release(len(blob), options))
+
+    load_file = load_model
 
     def _reserve(self, size_bytes: int, limit_bytes: int) -> None:
         """Count a model's weights against the limit, and bound the arena that all limited sessions share by it.
@@ -100,7 +107,7 @@ def _refuse_containers(session: Any) -> None:
             )
 
 
-def _refuse_external_data(blob: bytes) -> None:
+def _refuse_external_data(blob: Blob) -> None:
     try:
         external = has_external_data(blob)
     except ValueError as error:
@@ -133,14 +140,15 @@ def _session_options(options: LoadOptions) -> Any:
     return settings
 
 
-def _create(blob: bytes, device: Device, options: LoadOptions) -> Any:
+def _create(blob: Blob, device: Device, options: LoadOptions) -> Any:
     providers: list[Any] = [_CPU]
     if device.kind == "GPU":
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA's own wheels are found in site-packages only so
         providers.insert(0, (_CUDA, {"device_id": str(device.index or 0)}))
     try:
-        session = ort.InferenceSession(blob, _session_options(options), providers=providers, enable_fallback=0)
+        source = blob.path if isinstance(blob, ModelFile) else blob
+        session = ort.InferenceSession(source, _session_options(options), providers=providers, enable_fallback=0)
     except Exception as error:
         raise onnx_error(error) from error
     session.disable_fallback()

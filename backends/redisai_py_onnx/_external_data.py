@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from itertools import count
 
+from redisai_py.backend import Blob
+
 __all__ = ["has_external_data"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -43,7 +45,7 @@ _DATA_LOCATION = 14
 _EXTERNAL = 1
 
 
-def has_external_data(blob: bytes) -> bool:
+def has_external_data(blob: Blob) -> bool:
     """Whether any tensor of a serialised ModelProto lies outside of it.
 
     Raises: ValueError: not the wire format of an ONNX model, or too long to be looked through. ONNX Runtime may

@@ -26,7 +26,7 @@ __all__ = ["MEMORY_LIMIT_TEXT", "OnnxSession", "OrtDeviceArray", "onnx_error"]
 
 MEMORY_LIMIT_TEXT = "Onnxruntime memory limit exceeded, memory allocation failed."
 
-_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from \S+ failed: ?)?")
 _ARENA_FULL = re.compile(r"\S*bfc_arena\.cc.*is smaller than requested bytes of \d+")
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -6,7 +6,6 @@ Bytes are counted while they are written, since a header may lie.
 
 from __future__ import annotations
 
-import io
 import stat
 import tarfile
 import zipfile
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from redisai_py.backend import framework_error
+from redisai_py.backend import Blob, framework_error, opened
 from redisai_py.errors import BackendError
 
 __all__ = ["MAX_MEMBERS", "MAX_RATIO", "MIN_LIMIT_BYTES", "is_archive", "unpack_saved_model"]
@@ -30,19 +29,19 @@ _COMPRESSED_TAR = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 _UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
 
 
-def is_archive(blob: bytes) -> bool:
+def is_archive(blob: Blob) -> bool:
     """Whether the bytes begin as a zip file, a tar file or a compressed tar file does (no GraphDef does)."""
-    return blob[:4] == b"PK\x03\x04" or blob.startswith(_COMPRESSED_TAR) or blob[257:262] == b"ustar"
+    return blob[:4] == b"PK\x03\x04" or blob[:6].startswith(_COMPRESSED_TAR) or blob[257:262] == b"ustar"
 
 
-def unpack_saved_model(blob: bytes, directory: Path) -> Path:
+def unpack_saved_model(blob: Blob, directory: Path) -> Path:
     """Unpack an archive into an existing, private and empty directory.
 
     Returns: the folder with `saved_model.pb`: `directory` itself, or the one folder that the archive has at its top.
     Raises:  BackendError: not readable, refused (see above), or no SavedModel in it.
     """
     budget_bytes = max(MIN_LIMIT_BYTES, MAX_RATIO * len(blob))
-    members = _zip_members(blob) if blob.startswith(b"PK") else _tar_members(blob)
+    members = _zip_members(blob) if blob[:2] == b"PK" else _tar_members(blob)
     try:
         for count, (name, source) in enumerate(members, start=1):
             if count > MAX_MEMBERS:
@@ -57,8 +56,8 @@ def unpack_saved_model(blob: bytes, directory: Path) -> Path:
     return found[0]
 
 
-def _zip_members(blob: bytes) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+def _zip_members(blob: Blob) -> Iterator[tuple[str, IO[bytes]]]:
+    with opened(blob) as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.is_dir():
                 continue
@@ -68,8 +67,8 @@ def _zip_members(blob: bytes) -> Iterator[tuple[str, IO[bytes]]]:
                 yield member.filename, source
 
 
-def _tar_members(blob: bytes) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(fileobj=io.BytesIO(blob)) as archive:
+def _tar_members(blob: Blob) -> Iterator[tuple[str, IO[bytes]]]:
+    with opened(blob) as file, tarfile.open(fileobj=file) as archive:
         for member in archive:
             if member.isdir():
                 continue

@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must be there before the i
 
 import tensorflow as tf
 
-from redisai_py.backend import LoadOptions
+from redisai_py.backend import Blob, LoadOptions
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_tensorflow._archive import is_archive, unpack_saved_model
@@ -53,7 +53,12 @@ class TensorflowBackend:
             raise BackendError(f"{_NO_CUDA} device {device.index} (devices: {count})")
 
     def load_model(
-        self, blob: bytes, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+        self,
+        blob: Blob,
+        device: Device,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        options: LoadOptions,
     ) -> TensorflowSession:
         """Build a session whose inputs and outputs are the named ones, in the given order.
 
@@ -82,6 +87,8 @@ class TensorflowBackend:
                 raise tensorflow_error(error) from error
             raise
 
+    load_file = load_model
+
 
 def _config(device: Device, options: LoadOptions) -> Any:
     config = v1.ConfigProto(
@@ -96,13 +103,13 @@ def _config(device: Device, options: LoadOptions) -> Any:
     return config
 
 
-def _load_frozen(blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Bound, int]:
+def _load_frozen(blob: Blob, session: Any, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Bound, int]:
     for word, names in (("INPUTS", inputs), ("OUTPUTS", outputs)):
         if not names and not (word == "INPUTS" and outputs):
             raise BackendError(f"ERR {word} not specified for TF")
     definition = v1.GraphDef()
     try:
-        definition.ParseFromString(blob)
+        definition.ParseFromString(bytes(blob))
     except Exception as error:
         raise BackendError("Invalid GraphDef") from error
     tf.graph_util.import_graph_def(definition, name="")
@@ -118,7 +125,7 @@ def _load_frozen(blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequ
 
 
 def _load_saved_model(
-    blob: bytes, session: Any, inputs: Sequence[str], outputs: Sequence[str], signature: str
+    blob: Blob, session: Any, inputs: Sequence[str], outputs: Sequence[str], signature: str
 ) -> tuple[Bound, int]:
     """Restore a SavedModel's variables and tables into the session; its files are gone when this returns."""
     with tempfile.TemporaryDirectory(prefix="redisai_py_") as directory:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from redisai_py.backend import Array, LoadOptions, TensorSpec, framework_error
+from redisai_py.backend import Array, Blob, LoadOptions, ModelFile, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device, DType
 from redisai_py_tflite._state import may_keep_state
@@ -36,7 +36,12 @@ class TfliteBackend:
             raise BackendError("Failed to set GPU delegate")
 
     def load_model(
-        self, blob: bytes, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+        self,
+        blob: Blob,
+        device: Device,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        options: LoadOptions,
     ) -> TfliteSession:
         """Build a session; `inputs` and `outputs` are ignored, since a flatbuffer names its tensors.
 
@@ -46,13 +51,16 @@ class TfliteBackend:
         if not blob:
             raise BackendError("Failed to load model from buffer: it is empty")
         try:
-            interpreter = Interpreter(model_content=blob, num_threads=options.intra_op_threads or None)
+            source = {"model_path": blob.path} if isinstance(blob, ModelFile) else {"model_content": blob}
+            interpreter = Interpreter(**source, num_threads=options.intra_op_threads or None)
         except ValueError as error:
             raise framework_error(error, "Failed to load model from buffer: ") from error
         except Exception as error:
             raise framework_error(error, "Failed to construct interpreter: ") from error
         _step("Failed to allocate tensors", interpreter.allocate_tensors)
         return TfliteSession(interpreter, len(blob), may_keep_state(blob))
+
+    load_file = load_model
 
 
 class TfliteSession:

@@ -7,13 +7,15 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
+from redisai_py.backend import Blob
+
 __all__ = ["may_keep_state"]
 
 _ASSIGN = schema.BuiltinOperator.ASSIGN_VARIABLE
 _CALL_ONCE = schema.BuiltinOperator.CALL_ONCE
 
 
-def may_keep_state(blob: bytes) -> bool:
+def may_keep_state(blob: Blob) -> bool:
     """Whether a run may change what later runs give. What runs once, to initialise, does not count.
 
     Args: blob: a flatbuffer that the interpreter has taken.

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from redisai_py.backend import Blob, opened
 from redisai_py.errors import BackendError
 
 __all__ = ["check_export_archive", "is_export_archive", "is_saved_object"]
@@ -40,31 +41,31 @@ _DUNDER_OPERATORS = re.compile(r"\.__i?(and|or|xor|lshift|rshift)__(?=\.|$)")
 _CALLERS = {"_operator.call", "_operator.attrgetter", "_operator.methodcaller", "_operator.itemgetter"}
 
 
-def is_export_archive(blob: bytes) -> bool:
+def is_export_archive(blob: Blob) -> bool:
     """Whether the bytes are a zip file with the members of a torch.export archive."""
     return any(name == _LEGACY_GRAPH or name.endswith("/archive_format") for name in _members(blob))
 
 
-def is_saved_object(blob: bytes) -> bool:
+def is_saved_object(blob: Blob) -> bool:
     """Whether the bytes are what `torch.save` writes, of weights or of a whole module: a pickle, and no code."""
     inner = {name.partition("/")[2] for name in _members(blob)}
     return "data.pkl" in inner and "constants.pkl" not in inner
 
 
-def _members(blob: bytes) -> list[str]:
+def _members(blob: Blob) -> list[str]:
     try:
-        with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+        with opened(blob) as file, zipfile.ZipFile(file) as archive:
             return archive.namelist()
     except (zipfile.BadZipFile, ValueError, OSError):
         return []
 
 
-def check_export_archive(blob: bytes) -> None:
+def check_export_archive(blob: Blob) -> None:
     """Refuse an archive with anything but graphs and tensors.
 
     Raises: BackendError that names the member and what is wrong with it; zipfile.BadZipFile if it cannot be read.
     """
-    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+    with opened(blob) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = Counter(member.filename for member in members)
         for member in members:

@@ -6,7 +6,6 @@ Sources: AI.MODELSTORE for the names, the counting of outputs and the error text
 from __future__ import annotations
 
 import io
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from redisai_py.backend import LoadOptions, framework_error
+from redisai_py.backend import Blob, LoadOptions, ModelFile, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_torch._archive import is_export_archive, is_saved_object
@@ -30,8 +29,6 @@ _NOT_A_PROGRAM = (
     "ERR a file of torch.save holds weights or a pickled module, which is no program; "
     "store what torch.jit.save or torch.export.save writes"
 )
-_FROM_FILE = 16 * 1024 * 1024
-"""Models of this many bytes and more are read from a file."""
 
 
 class TorchBackend:
@@ -54,7 +51,12 @@ class TorchBackend:
             raise BackendError(f"{_NO_CUDA} device {device.index} (devices: {torch.cuda.device_count()})")
 
     def load_model(
-        self, blob: bytes, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
+        self,
+        blob: Blob,
+        device: Device,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        options: LoadOptions,
     ) -> TorchSession:
         """Build a session; `inputs` and `outputs` are ignored: the names are those of `forward`'s parameters.
 
@@ -72,6 +74,8 @@ class TorchBackend:
                 raise BackendError(_NOT_A_PROGRAM) from error
             raise framework_error(error) from error
         return TorchSession(model, len(blob), target)
+
+    load_file = load_model
 
     def _set_threads(self, options: LoadOptions) -> None:
         """Apply the thread counts, once; PyTorch refuses a late change of the inter-op count itself."""
@@ -92,11 +96,13 @@ class TorchBackend:
             self._threads = wanted
 
 
-def _load_script(blob: bytes, device: torch.device) -> LoadedModel:
+def _load_script(blob: Blob, device: torch.device) -> LoadedModel:
     check_unpickling(blob)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
-        module = _load_module(blob, device)
+        # From memory PyTorch copies an archive twice before it makes tensors of it.
+        source = blob.path if isinstance(blob, ModelFile) else io.BytesIO(blob)
+        module = torch.jit.load(source, map_location=device)
     try:
         forward = module.forward
         schema: Any = forward.schema
@@ -112,18 +118,6 @@ def _load_script(blob: bytes, device: torch.device) -> LoadedModel:
         writes=any(_writes(node) or _reads_unnamed(node, named) for node in nodes),
         stateful=_may_keep_state(module, nodes),
     )
-
-
-def _load_module(blob: bytes, device: torch.device) -> Any:
-    """What `torch.jit.load` makes of the bytes. From memory it copies them twice before it makes tensors of them, so
-    large ones are read from a file.
-    """
-    if len(blob) < _FROM_FILE:
-        return torch.jit.load(io.BytesIO(blob), map_location=device)
-    with tempfile.NamedTemporaryFile(prefix="redisai-model-") as file:
-        file.write(blob)
-        file.flush()
-        return torch.jit.load(file.name, map_location=device)
 
 
 def _may_keep_state(module: Any, nodes: Sequence[Any]) -> bool:

@@ -7,7 +7,6 @@ are none.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from redisai_py.backend import TensorSpec
+from redisai_py.backend import Blob, TensorSpec, opened
 from redisai_py.errors import BackendError
 from redisai_py_torch._archive import check_export_archive
 from redisai_py_torch._dtypes import NUMPY_DTYPES
@@ -25,14 +24,15 @@ from redisai_py_torch._state import may_keep_state
 __all__ = ["load_exported"]
 
 
-def load_exported(blob: bytes, device: torch.device) -> LoadedModel:
+def load_exported(blob: Blob, device: torch.device) -> LoadedModel:
     """Load an archive onto a device.
 
     Raises: BackendError: refused (see `_archive`), or a number among the inputs or outputs that varies; whatever
             PyTorch raises.
     """
     check_export_archive(blob)
-    program = torch.export.load(io.BytesIO(blob))
+    with opened(blob) as file:
+        program = torch.export.load(file)
     if device.type == "cuda":
         from torch.export.passes import move_to_device_pass  # newer than the rest of torch.export
 

@@ -10,13 +10,13 @@ The code in an archive is TorchScript as PyTorch prints it, which Python's own p
 from __future__ import annotations
 
 import ast
-import io
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import torch
 
+from redisai_py.backend import Blob, opened
 from redisai_py.errors import BackendError
 
 __all__ = ["check_unpickling"]
@@ -29,17 +29,18 @@ _HARMLESS = frozenset(("annotate", "unchecked_cast", "uninitialized", "getattr",
 _COMPUTES = (ast.While, ast.For, ast.ListComp, ast.DictComp, ast.Lambda, ast.BinOp, ast.AugAssign)
 
 
-def check_unpickling(blob: bytes) -> None:
+def check_unpickling(blob: Blob) -> None:
     """Refuse an archive whose objects would compute while they are loaded. What is no zip file is left to PyTorch.
 
     Raises: BackendError that names what is wrong; PyTorch's own error for what it cannot read either.
     """
-    if not blob.startswith(b"PK"):
+    if blob[:2] != b"PK":
         return
     try:
         sources = _sources(blob)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        torch._C.PyTorchFileReader(io.BytesIO(blob))  # says in PyTorch's words what is wrong; if it reads it, we refuse
+        with opened(blob) as file:
+            torch._C.PyTorchFileReader(file)  # says in PyTorch's words what is wrong; if it reads it, we refuse
         raise BackendError(f"ERR TorchScript archive cannot be read: {error}") from error
     if not any(_HOOK in source for source in sources):
         return
@@ -51,9 +52,9 @@ def check_unpickling(blob: bytes) -> None:
         raise _refused(f"makes more than {_MAX_CALLS} calls")
 
 
-def _sources(blob: bytes) -> list[str]:
+def _sources(blob: Blob) -> list[str]:
     """The code in an archive."""
-    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+    with opened(blob) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if len(members) > _MAX_MEMBERS:
             raise BackendError(f"ERR TorchScript archive refused: more than {_MAX_MEMBERS} files")

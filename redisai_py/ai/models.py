@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
+from redisai_py.blobs import FROM_FILE, Blob, Gathering
 from redisai_py.commands import models
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.models import model_reply, scan_reply
@@ -58,7 +59,7 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
         inputs=request.inputs,
         outputs=request.outputs,
         signature=request.signature,
-        blob=_joined(request.chunks),
+        blob=await _gathered(request.chunks),
     )
     await store.check_store(request.key, model.id)
     place = Place(Kind.MODEL, connection.session.identity.database, request.key)
@@ -75,9 +76,14 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
     return OK
 
 
-def _joined(chunks: Sequence[Buffer]) -> bytes:
+async def _gathered(chunks: Sequence[Buffer]) -> Blob:
     """A model's bytes, of which nothing else is left: large pieces are let go of at once, whoever refers to them."""
-    blob = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+    gathering = Gathering()
+    if sum(map(len, chunks)) < FROM_FILE:
+        gathering.add(chunks)
+    else:
+        await asyncio.get_running_loop().run_in_executor(None, gathering.add, chunks)
+    blob = gathering.blob()
     for chunk in chunks:
         if isinstance(chunk, memoryview):
             chunk.release()

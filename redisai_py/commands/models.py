@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from redisai_py.blobs import Blob
 from redisai_py.commands._args import Args, Argv, is_word, lenient_integer, name_text, text_name, to_bytes
 from redisai_py.commands.arguments import DEVICE, KEY, NAME, TAG, Argument, counted, flag, option, several
 from redisai_py.commands.backends import BACKEND, parse_backend
@@ -244,10 +245,10 @@ def model_reply(request: ModelGet, model: Model, chunk_size: int) -> Reply:
     return reply
 
 
-def _chunked(blob: bytes, size: int) -> Reply:
-    if len(blob) < size:
-        return blob
+def _chunked(blob: Blob, size: int) -> Reply:
     view = memoryview(blob)
+    if len(blob) < size:
+        return blob if isinstance(blob, bytes) else view
     return [view[start : start + size] for start in range(0, len(blob) + 1, size)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from redisai_py.backend import Array, Backend, InputSpec, LoadOptions, Session, framework_error
+from redisai_py.backend import Array, Backend, InputSpec, LoadOptions, ModelFile, ReadsFiles, Session, framework_error
 from redisai_py.engine.formats import advice
 from redisai_py.errors import BackendError, BackendNotInstalled, RedisAIError
 from redisai_py.model import Model
@@ -88,9 +88,11 @@ def load_session(model: Model, options: LoadOptions, find_backend: Callable[[str
         backend.check_device(model.device)
         if model.signature:
             options = replace(options, extra={**options.extra, "signature": model.signature})
-        return backend.load_model(model.blob, model.device, model.inputs, model.outputs, options)
+        if isinstance(model.blob, ModelFile) and isinstance(backend, ReadsFiles):
+            return backend.load_file(model.blob, model.device, model.inputs, model.outputs, options)
+        return backend.load_model(bytes(model.blob), model.device, model.inputs, model.outputs, options)
     except BackendError as error:
-        hint = "" if isinstance(error, BackendNotInstalled) else advice(model.blob, model.backend)
+        hint = "" if isinstance(error, BackendNotInstalled) else advice(bytes(model.blob), model.backend)
         if not hint:
             raise
         raise BackendError(f"{error}; {hint}") from error

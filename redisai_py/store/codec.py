@@ -17,6 +17,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
+from redisai_py.blobs import Blob
 from redisai_py.errors import CommandError, WrongType
 from redisai_py.model import Kind, Model, Script
 from redisai_py.tensor import Buffer, Device, DType, Tensor, is_shape
@@ -264,7 +265,7 @@ def _names(value: bytes | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def with_blob(model: Model, blob: bytes) -> Model:
+def with_blob(model: Model, blob: Blob) -> Model:
     """The same model with its bytes."""
     return replace(model, blob=blob)
 

@@ -7,13 +7,15 @@ Redis's own text. It knows nothing of clients, frameworks or replies.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from redisai_py.blobs import FROM_FILE, Blob, Gathering, ModelFile
 from redisai_py.errors import (
     MODEL_KEY_EMPTY,
     SCRIPT_KEY_EMPTY,
@@ -42,6 +44,7 @@ _COMMIT_ATTEMPTS = 16
 _STAGING_TTL_S = 3600
 _SCAN_COUNT = 500
 _CHUNKS_AT_ONCE = 512
+_FORGET_EVERY_S = 0.005
 _STAGED = re.compile(rb":staging:[0-9a-f]{32}\Z")
 _STAGED_SUFFIX = len(":staging:") + 32
 _STAGED_LOST = "ERR Redis dropped what was to be stored before it was published; nothing was stored"
@@ -285,13 +288,13 @@ class Store:
                     return replace(model, blob=blob)
 
     @staticmethod
-    async def _blob(connection: Caller, key: bytes, model_id: bytes, chunks: int) -> bytes | None:
+    async def _blob(connection: Caller, key: bytes, model_id: bytes, chunks: int) -> Blob | None:
         """A model's bytes; None if the key holds another model by now.
 
         The count was read from the key, and anybody may have written it: pieces are asked for so many at a time, and
         the first that is missing ends it. Raises: WrongType: a piece is missing.
         """
-        pieces: list[Buffer] = []
+        gathering, loop = Gathering(), asyncio.get_running_loop()
         for start in range(0, chunks, _CHUNKS_AT_ONCE):
             names = [b"blob:%d" % i for i in range(start, min(start + _CHUNKS_AT_ONCE, chunks))]
             values = await connection.call(b"HMGET", key, b"id", *names)
@@ -299,8 +302,14 @@ class Store:
                 return None
             if None in values:
                 raise WrongType  # another look would find the same
-            pieces += values[1:]
-        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+            pieces = values[1:]
+            del values  # the pieces go one by one as they are gathered
+            if sum(map(len, pieces)) < FROM_FILE:
+                gathering.add(pieces)
+            else:
+                await loop.run_in_executor(None, gathering.add, pieces)
+            del pieces
+        return gathering.blob()
 
     async def script(self, key: bytes) -> Script:
         """A script. Raises MissingKey, WrongType."""
@@ -370,7 +379,8 @@ class Store:
         chunks = [blob[i : i + chunk_size] for i in range(0, len(blob), chunk_size)] or [blob]
         fields = codec.encode_model(model, model.sha256, len(chunks))
         pieces: list[list[Buffer]] = [[b"blob:%d" % i, chunk] for i, chunk in enumerate(chunks)]
-        await self._publish(key, Kind.MODEL, model.id, fields, pieces)
+        with _forgotten_when_sent(model.blob):
+            await self._publish(key, Kind.MODEL, model.id, fields, pieces)
 
     async def put_script(self, key: bytes, script: Script) -> None:
         """Store a script, as `put_model` does."""
@@ -442,6 +452,27 @@ class Store:
                     yield key, values[1] or b""
             if cursor == b"0":
                 return
+
+
+@contextlib.contextmanager
+def _forgotten_when_sent(blob: Blob) -> Iterator[None]:
+    """What was sent of a file is not kept in memory while the rest is sent."""
+    if not isinstance(blob, ModelFile):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+
+    def forget() -> None:
+        blob.forget_pages()
+        timers[:] = [loop.call_later(_FORGET_EVERY_S, forget)]
+
+    forget()
+    try:
+        yield
+    finally:
+        timers[0].cancel()
+        blob.forget_pages()
 
 
 def _is_staged(key: bytes) -> bool:

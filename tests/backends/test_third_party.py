@@ -129,7 +129,7 @@ LOAD = """
     ("code", "text"),
     [
         ("import no_such_framework", "ERR Could not load backend: No module named 'no_such_framework'"),
-        ("raise RuntimeError('driver\\n  too old')", "ERR Could not load backend: driver too old"),
+        ("raise RuntimeError('driver\\ntoo old')", "ERR Could not load backend: driver too old"),
         (
             "class DummyBackend:\n    def __init__(self): raise OSError('no library')",
             "ERR Could not load backend: no library",

@@ -1,0 +1,118 @@
+"""A model's bytes: in memory, or in a file if they are many.
+
+A framework that reads a large model from memory holds a copy of it, and often two, beside the weights that it makes of
+it. From a file it reads piece by piece. So the bytes of large models are put into a private temporary file while the
+model is stored or loaded (docs/adr/0023).
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TypeAlias
+
+from redisai_py.tensor import Buffer
+
+__all__ = ["FROM_FILE", "Blob", "Gathering", "ModelFile", "opened"]
+
+FROM_FILE = 16 * 1024 * 1024
+"""Models of this many bytes and more are kept in files."""
+_OPEN_FILES = "/proc/self/fd"
+
+
+class _Unnamed(io.FileIO):
+    """A file that is closed with its last user."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class ModelFile(mmap.mmap):
+    """The bytes of a temporary file that has no name any more: it goes with this object, also if the process is killed.
+
+    path: by which this process may open it, read-only.
+    """
+
+    _file: _Unnamed
+    path: str
+
+    @classmethod
+    def over(cls, file: _Unnamed) -> ModelFile:
+        """All of a file that is not empty. Raises: OSError."""
+        blob = cls(file.fileno(), 0, access=mmap.ACCESS_READ)
+        blob._file = file
+        blob.path = f"{_OPEN_FILES}/{file.fileno()}"
+        return blob
+
+    def forget_pages(self) -> None:
+        """What was read through this object counts as this process's memory no longer."""
+        self.madvise(mmap.MADV_DONTNEED)
+
+
+Blob: TypeAlias = bytes | ModelFile
+
+
+def opened(blob: Blob) -> io.BufferedReader | io.BytesIO:
+    """The bytes as a file to read from. Copies nothing."""
+    return open(blob.path, "rb") if isinstance(blob, ModelFile) else io.BytesIO(blob)
+
+
+class Gathering:
+    """Pieces become one blob. What the directory for temporary files has no room for stays in memory.
+
+    Thread: any, one at a time; a large piece takes as long as the disk needs.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[Buffer] = []
+        self._held = self._written = 0
+        self._file: _Unnamed | None = None
+        self._no_room = not os.path.isdir(_OPEN_FILES)
+
+    def add(self, pieces: Iterable[Buffer]) -> None:
+        """These come next."""
+        for piece in pieces:
+            self._pieces.append(piece)
+            self._held += len(piece)
+        if not self._no_room and (self._file is not None or self._held >= FROM_FILE):
+            try:
+                self._write()
+            except OSError:
+                self._keep_in_memory()
+
+    def blob(self) -> Blob:
+        """All of them; nothing may be added any more."""
+        if self._file is not None:
+            try:
+                return ModelFile.over(self._file)
+            except OSError:
+                self._keep_in_memory()
+        return bytes(self._pieces[0]) if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def _write(self) -> None:
+        if self._file is None:
+            with tempfile.TemporaryFile(prefix="redisai-model-") as file:
+                self._file = _Unnamed(os.dup(file.fileno()), "r+b")
+        while self._pieces:
+            _write_whole(self._file, self._pieces[0])
+            self._written += len(self._pieces.pop(0))
+
+    def _keep_in_memory(self) -> None:
+        self._no_room = True
+        if self._file is not None:
+            with io.BufferedReader(self._file) as file:
+                file.seek(0)
+                self._pieces.insert(0, file.read(self._written))
+            self._file = None
+
+
+def _write_whole(file: io.FileIO, piece: Buffer) -> None:
+    left = memoryview(piece)
+    with suppress(ValueError):  # a view of bytes already
+        left = left.cast("B")
+    while left:
+        left = left[file.write(left) :]

@@ -1,0 +1,63 @@
+"""Bytes of models, in memory and in files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from typing import Any
+
+import pytest
+
+from redisai_py import blobs
+from redisai_py.blobs import FROM_FILE, Gathering, ModelFile, opened
+
+PIECE = os.urandom(1024) * 5 * 1024  # 5 MiB
+
+
+def gathered(*pieces: Any) -> blobs.Blob:
+    gathering = Gathering()
+    for piece in pieces:
+        gathering.add([piece])
+    return gathering.blob()
+
+
+def test_few_bytes_stay_in_memory_as_they_are() -> None:
+    blob = b"abc"
+    assert gathered(blob) is blob
+    assert gathered(b"ab", memoryview(b"c")) == b"abc"
+    assert gathered() == b""
+
+
+def test_many_bytes_are_in_a_file_without_a_name() -> None:
+    blob = gathered(PIECE, memoryview(PIECE), bytearray(PIECE), PIECE, b"", b"end")
+    assert isinstance(blob, ModelFile)
+    assert len(blob) == 4 * len(PIECE) + 3 > FROM_FILE
+    assert blob[:] == PIECE * 4 + b"end"
+    with opened(blob) as file, opened(blob) as other:
+        assert file.read() == other.read() == PIECE * 4 + b"end"
+    assert "(deleted)" in os.readlink(blob.path)
+    path = blob.path
+    del blob, file, other
+    assert not os.path.exists(path) or "redisai-model" not in os.readlink(path)
+
+
+def test_what_the_disk_has_no_room_for_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = [2 * len(PIECE) + 100]
+
+    def write(file: Any, piece: Any) -> None:
+        file.write(memoryview(piece)[: room[0]])
+        room[0] -= len(piece)
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(blobs, "_write_whole", write)
+    assert gathered(*[PIECE] * 4, b"end") == PIECE * 4 + b"end"
+
+
+def test_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", none)
+    assert gathered(*[PIECE] * 4) == PIECE * 4
