@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -108,3 +109,20 @@ def test_compare_of_files_without_a_common_row_fails(tmp_path: Path) -> None:
     a = _results(tmp_path / "a.jsonl", {"x": (1.0, 1.0)})
     b = _results(tmp_path / "b.jsonl", {"y": (1.0, 1.0)})
     assert _python(_COMPARE, a, b).returncode == 1
+
+
+def test_the_benchmark_of_training_data_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training_data", "--smoke"],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+        cwd=_ROOT,
+        env={**os.environ, "PYTHONPATH": str(_ROOT / "benchmarks")},
+    )
+    assert done.returncode == 0, done.stderr
+    ratios = json.loads(done.stderr.splitlines()[-1])
+    assert all(ratio > 0 for ratio in ratios.values())
+    for name in ("Redis shards", "DataLoader(TensorDataset)", "Parquet, zstd", "one key per row, a GET each"):
+        assert f"\n| {name} |" in done.stdout

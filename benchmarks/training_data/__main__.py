@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from benchmarks.training_data.report import table, write_report
 from benchmarks.training_data.sides import BATCH, Figures, Places, measured
 
 _ROWS = 262_144
-_STEPS = 96
+_STEPS = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(rounds: int, rows: int, steps: int) -> dict[str, Any]:
     """The figures of every side, and what they depend on."""
+    # One half of the cores for training, the other for what brings the data. More threads than free cores wait for
+    # each other in every operation, and that would be measured.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     facts = environment(Pace(0, rounds))
     with servers() as started, tempfile.TemporaryDirectory() as directory:
         places = Places(f"unix://{started.socket_path}", Path(directory), rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 from redisai_py.artifacts import Store
+from redisai_py.datasets.dataset import Dataset
 from redisai_py.datasets.order import permutation
 from redisai_py.datasets.prefetch import Prefetch
 from redisai_py.datasets.torch import RedisDataset
@@ -27,6 +29,7 @@ from redisai_py.datasets.writer import put
 
 BATCH = 256
 _GROUP = 4096  # rows of a Parquet row group: 1 MiB, as a shard
+_SIZES = (("16KiB", False, 16), ("128KiB", False, 128), ("4MiB", False, 4096))  # other sizes of shards
 _BLOCK = 8  # row groups that are mixed at a time, as shards are
 
 
@@ -60,15 +63,15 @@ class Places:
         self.x, self.y = samples(rows)
         store = Store(url)
         self.sizes = {}
-        for name, compress in (("raw", False), ("zstd", True)):
-            put(store, name, {"x": self.x, "y": self.y}, compress=compress)
-            shards = RedisDataset(url, name)._shards
-            self.sizes[name] = sum(shard.layer.size for shard in shards)
+        for name, compress, size in (("raw", False, 1024), ("zstd", True, 1024), *_SIZES):
+            put(store, name, {"x": self.x, "y": self.y}, compress=compress, shard_bytes=size * 1024)
+        for name in ("raw", "zstd"):
+            self.sizes[f"Redis, {name}"] = sum(shard.layer.size for shard in Dataset.open(store, name).shards())
         table = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(self.x.reshape(-1)), 64), "y": self.y})
         for codec in ("none", "zstd"):
             path = directory / f"{codec}.parquet"
             pq.write_table(table, path, row_group_size=_GROUP, compression=codec, use_dictionary=False)
-            self.sizes[f"parquet-{codec}"] = path.stat().st_size
+            self.sizes[f"Parquet, {codec}"] = path.stat().st_size
         self.single = min(rows, 16_384)
         link = redis.Redis.from_url(url)
         for at in range(0, self.single, 1024):
@@ -120,6 +123,7 @@ class Places:
         return {
             "Redis shards": lambda: self.redis_shards("raw"),
             "Redis shards, zstd": lambda: self.redis_shards("zstd"),
+            **{f"Redis shards of {name}": partial(self.redis_shards, name) for name, *_ in _SIZES},
             "DataLoader(TensorDataset)": self.data_loader,
             "tensors in memory, sliced": self.slicing,
             "Parquet, uncompressed": lambda: self.parquet("none"),
