@@ -21,56 +21,59 @@ INTRODUCTIONS = {
 # Tensor commands
 
 A tensor is an ordinary Redis string that holds a one-tensor safetensors file. `dtype` is one of FLOAT, DOUBLE, INT8,
-INT16, INT32, INT64, UINT8, UINT16, BOOL, STRING, and beyond RedisAI FLOAT16, BFLOAT16, UINT32, UINT64, in any case.
-Data is little-endian and in C order; no dimension is a scalar, which must come with BLOB or VALUES. Without data a
-tensor is zeros.
+INT16, INT32, INT64, UINT8, UINT16, BOOL, STRING, and, not in RedisAI, FLOAT16, BFLOAT16, UINT32, UINT64, in any case.
+Data is little-endian and in C order. A tensor without dimensions is a scalar and needs BLOB or VALUES. A tensor without
+data is all zeros.
 
-Numbers in VALUES are decimal integers, or for floating-point types what C's `strtod` reads, `nan` excepted. Negative
-integers are accepted. A STRING element may be empty and may end with one NUL; its BLOB is every element followed by
-one NUL.
+Numbers in VALUES are decimal integers; floating-point types accept everything that C's `strtod` reads, except `nan`.
+Negative integers are accepted. A STRING element may be empty and may end with one NUL; in a BLOB, one NUL follows every
+element.
 """,
     "models": """\
 # Model commands
 
-A model is an ordinary Redis hash with readable fields. The options of AI.MODELSTORE have a fixed order; all words
-after BLOB are one blob in pieces. INPUTS and OUTPUTS name the graph's nodes and are for TF only: other models know
-their own, and a SavedModel's may be left out. `SIGNATURE` names one of its signatures.
+A model is an ordinary Redis hash with readable fields. The options of AI.MODELSTORE have a fixed order; all arguments
+after BLOB are chunks of one blob. INPUTS and OUTPUTS name the nodes of a TF graph; other models know their own, and for
+a SavedModel they are optional. `SIGNATURE` selects one of a SavedModel's signatures.
 
-A model is loaded when it is stored, and run once with zeros where its shapes are known, so that the first client does
-not wait for what a framework prepares (the warm-up). A model that may keep a state from run to run is not: its first
-run is the first client's. Such a state is one server's, is shared by all clients, and goes when the model is loaded
-again; keep a client's state in tensors that go in and out.
+AI.MODELSTORE loads the model. If its shapes are known, the server also runs it once with zeros (the warm-up), so the
+first client does not wait for the framework's preparations. The server does not warm up a model that may keep state
+between runs. Such state belongs to one server, is shared by all clients, and is lost when the model is loaded again;
+keep a client's state in input and output tensors.
 
-With BATCHSIZE, runs that wait at the same time are merged along the first dimension. The first merged runs of each kind
-of input are compared with single ones; a model that gives other results then, or that may keep a state, is run singly.
-`AI.INFO key FULL` says why (`not_merged`), and lists the model's `inputs` and `outputs`: name, element type and
-dimensions (-1 is open), null for what the model does not say.
+With BATCHSIZE, the server merges waiting runs along the first dimension. It compares the first merged runs of each kind
+of input with single runs. It does not merge a model that gives different results, or that may keep state.
+`AI.INFO key FULL` gives the reason (`not_merged`), and lists the model's `inputs` and `outputs`: name, element type and
+dimensions (-1 is open), null if unknown.
 
-An output that is no tensor (ONNX: a sequence, a map) deletes its key. A model without inputs runs with `INPUTS 0`.
+If an output is not a tensor (ONNX: a sequence, a map), the server deletes its key. A model without inputs runs with
+`INPUTS 0`.
 
-`TIMEOUT` bounds the time in the queue; when it passes, the reply is `+TIMEDOUT` and nothing is stored.
+`TIMEOUT` limits the time in the queue; when it passes, the reply is `+TIMEDOUT` and nothing is stored.
 """,
     "scripts": """\
 # Script commands
 
-A script is an ordinary Redis hash that holds TorchScript source. A function that is an entry point takes `(tensors:
-List[Tensor], keys: List[str], args: List[str])`. KEYS are names handed to the function; they are not opened.
+A script is an ordinary Redis hash that holds TorchScript source. An entry point is a function that takes `(tensors:
+List[Tensor], keys: List[str], args: List[str])`. KEYS are names that the server passes to the function without reading
+them.
 """,
     "dags": """\
 # DAG commands
 
-What stands before the first `|>` may come in any order, each at most once. Operations see the LOADed keys and what
-earlier operations produced, never the keyspace. An AI.DAGEXECUTE needs one of LOAD, PERSIST and ROUTING. If an
-operation fails, no PERSIST key is written.
+The options before the first `|>` may come in any order, each at most once. Operations see the LOADed keys and the
+outputs of earlier operations, never the keyspace. AI.DAGEXECUTE needs one of LOAD, PERSIST and ROUTING. If an operation
+fails, the server writes no PERSIST key.
 
-Three words are ours: `EX seconds` or `KEEPTTL` sets the expiry of the PERSIST keys in the same transaction, and
-`IFUNCHANGED` commits only if the LOADed keys are unchanged since they were read, else the reply is `-CONFLICT`.
+Three options do not exist in RedisAI: `EX seconds` or `KEEPTTL` sets the expiry of the PERSIST keys in the same
+transaction, and `IFUNCHANGED` commits only if the LOADed keys are unchanged since the DAG read them; otherwise the
+reply is `-CONFLICT`.
 """,
     "admin": """\
 # Administration
 
-AI.INFO counts per sidecar; `FULL`, which is ours, adds queue times, batch sizes and latencies. AI.CONFIG LOADBACKEND
-loads installed plugins only, whatever the path.
+Each server has its own AI.INFO counters. `FULL`, which RedisAI does not have, adds queue times, batch sizes and
+latencies. AI.CONFIG LOADBACKEND loads installed plugins only and ignores the path.
 """,
 }
 

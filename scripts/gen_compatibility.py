@@ -26,9 +26,9 @@ def render_differences() -> str:
     text = """\
 # Known differences from RedisAI
 
-Replies, error texts and side effects are those of RedisAI 1.2.7, but for what stands here. Every row is on purpose and
-has a test. Sections are those of the description of RedisAI's protocol that the tests follow; `[!]` marks a defect of
-RedisAI.
+Replies, error texts and side effects are those of RedisAI 1.2.7, except for the differences on this page. Each one is
+intended and has a test. Section numbers refer to the description of RedisAI's protocol that the tests follow; `[!]`
+marks a defect of RedisAI.
 """
     for row in rows:
         text += f"\n## {row['id']}\n\n"
@@ -44,24 +44,24 @@ def render_compatibility() -> str:
     text = f"""\
 # Redis's own commands
 
-Any Redis client may talk to redisai_py: what is not an AI command goes to Redis byte for byte, with the client's own
-credentials and database, and Redis's reply comes back byte for byte. The table behind this page is held against the
-commands that Redis 6.2, 7.0 and 8.2 and Valkey 9.1 list, and its {sum(map(len, _all_calls(table)))} calls are compared
-with the server's own replies, in RESP2 and RESP3.
+Any Redis client works with redisai_py. All commands other than AI commands go to Redis byte for byte, with the client's
+credentials and database, and Redis's reply comes back byte for byte. Tests compare the table behind this page with the
+command lists of Redis 6.2, 7.0 and 8.2 and Valkey 9.1, and its {sum(map(len, _all_calls(table)))} calls with the
+replies of these servers, in RESP2 and RESP3.
 
 ## Amended
 
-| command | how |
+| command | difference |
 |---|---|
 """
     for name, row in table["amended"].items():
         text += f"| {_show(name)} | {row['note']} |\n"
     text += "\n## Refused\n\n" + refused["note"] + "\n\n" + ", ".join(map(_show, refused["commands"])) + "\n"
-    text += "\n## redis-cli\n\n| mode | how |\n|---|---|\n"
+    text += "\n## redis-cli\n\n| mode | behaviour |\n|---|---|\n"
     for mode, how in table["redis-cli"].items():
         text += f"| `{mode}` | {how} |\n"
     text += "\n## Identical\n\n" + ", ".join(map(_show, identical)) + "\n"
-    text += "\n## Identical, where the server has them\n\nRedis after 7.0, or Valkey: "
+    text += "\n## Identical, if the server has them\n\nRedis later than 7.0, or Valkey: "
     text += ", ".join(map(_show, sorted(table["newer"]))) + "\n"
     return text + _NOTE.format("redis-compatibility.toml")
 

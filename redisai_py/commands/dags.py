@@ -317,7 +317,7 @@ ROWS = (
         summary="Runs operations on tensors with local names, all or nothing.",
         since="1.2.3",
         group="dags",
-        complexity="the sum of its operations'",
+        complexity="Depends on the operations",
         examples=(
             (
                 (
@@ -345,7 +345,7 @@ ROWS = (
         summary="Runs operations on tensors with local names; writes nothing.",
         since="1.2.3",
         group="dags",
-        complexity="the sum of its operations'",
+        complexity="Depends on the operations",
         examples=(
             (
                 ("AI.DAGEXECUTE_RO LOAD 1 a |> AI.MODELEXECUTE add2 INPUTS 2 a a OUTPUTS 1 q |> AI.TENSORGET q VALUES"),
@@ -366,7 +366,7 @@ ROWS = (
         summary="Runs operations on tensors with local names, all or nothing.",
         since="1.0.0",
         group="dags",
-        complexity="the sum of its operations'",
+        complexity="Depends on the operations",
         replaced_by="AI.DAGEXECUTE",
         examples=(("AI.DAGRUN |> AI.TENSORSET x FLOAT 1 VALUES 3 |> AI.TENSORGET x VALUES", '[+OK, ["3"]]'),),
     ),
@@ -383,7 +383,7 @@ ROWS = (
         summary="Runs operations on tensors with local names; writes nothing.",
         since="1.0.0",
         group="dags",
-        complexity="the sum of its operations'",
+        complexity="Depends on the operations",
         replaced_by="AI.DAGEXECUTE_RO",
         examples=(
             (

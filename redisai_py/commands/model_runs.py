@@ -157,7 +157,7 @@ ROWS = (
         summary="Runs a model on tensors.",
         since="1.2.0",
         group="models",
-        complexity="the model's",
+        complexity="Depends on the model",
         examples=(
             ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z", "+OK"),
             ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z TIMEOUT 5", "+TIMEDOUT"),
@@ -178,7 +178,7 @@ ROWS = (
         summary="Runs a model on tensors.",
         since="1.0.0",
         group="models",
-        complexity="the model's",
+        complexity="Depends on the model",
         replaced_by="AI.MODELEXECUTE",
         examples=(
             ("AI.MODELRUN mul TIMEOUT 100 INPUTS x y OUTPUTS z", "+OK"),

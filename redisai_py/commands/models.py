@@ -305,7 +305,7 @@ ROWS = (
         summary="Builds a model and stores it.",
         since="1.2.0",
         group="models",
-        complexity="O(N), N the bytes of the model, and its framework's time to load it",
+        complexity="O(N) where N is the size of the model, plus the framework's load time",
         examples=(
             ("AI.MODELSTORE net ONNX CPU TAG v7 BATCHSIZE 8 BLOB <bytes>", "+OK"),
             ("AI.MODELSTORE mul TF cpu:1 INPUTS 2 a b OUTPUTS 1 mul BLOB <bytes>", "+OK"),
@@ -322,7 +322,7 @@ ROWS = (
         summary="Builds a model and stores it.",
         since="1.0.0",
         group="models",
-        complexity="O(N), N the bytes of the model, and its framework's time to load it",
+        complexity="O(N) where N is the size of the model, plus the framework's load time",
         replaced_by="AI.MODELSTORE",
         examples=(
             ("AI.MODELSET mul TF CPU TAG v1 INPUTS a b OUTPUTS mul BLOB <bytes>", "+OK"),
@@ -340,7 +340,7 @@ ROWS = (
         summary="Reads a model's description, its bytes, or both.",
         since="1.0.0",
         group="models",
-        complexity="O(N), N the bytes of the model; META alone O(1)",
+        complexity="O(N) where N is the size of the model; O(1) with META only",
         examples=(
             (
                 "AI.MODELGET net META",
@@ -381,7 +381,7 @@ ROWS = (
         summary="Lists the keys and tags of all models.",
         since="1.0.0",
         group="models",
-        complexity="O(N), N the keys of the database, in steps that block nobody",
+        complexity="O(N) where N is the number of keys in the database, in small steps",
         examples=(("AI._MODELSCAN", '[["net", "v7"], ["mul", ""]]'),),
     ),
 )

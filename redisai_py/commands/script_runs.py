@@ -244,7 +244,7 @@ ROWS = (
         summary="Runs a function of a script.",
         since="1.2.3",
         group="scripts",
-        complexity="the function's",
+        complexity="Depends on the function",
         examples=(
             ("AI.SCRIPTEXECUTE pre norm INPUTS 1 img OUTPUTS 1 x", "+OK"),
             ("AI.SCRIPTEXECUTE pre norm KEYS 1 cfg{7} ARGS 2 0.5 abc OUTPUTS 1 x{7}", "+OK"),
@@ -268,7 +268,7 @@ ROWS = (
         summary="Runs a function of a script.",
         since="1.0.0",
         group="scripts",
-        complexity="the function's",
+        complexity="Depends on the function",
         replaced_by="AI.SCRIPTEXECUTE",
         examples=(
             ("AI.SCRIPTRUN old addn INPUTS a $ b1 b2 OUTPUTS c", "+OK"),

@@ -170,7 +170,7 @@ ROWS = (
         summary="Compiles a TorchScript source and stores it.",
         since="1.2.4",
         group="scripts",
-        complexity="O(N), N the bytes of the source, and the time to compile it",
+        complexity="O(N) where N is the size of the source, plus the time to compile it",
         examples=(
             ("AI.SCRIPTSTORE pre CPU TAG v2 ENTRY_POINTS 2 norm crop SOURCE <text>", "+OK"),
             ("AI.SCRIPTSTORE pre TPU ENTRY_POINTS 1 norm SOURCE <text>", "-ERR unsupported device"),
@@ -187,7 +187,7 @@ ROWS = (
         summary="Compiles a TorchScript source and stores it.",
         since="1.0.0",
         group="scripts",
-        complexity="O(N), N the bytes of the source, and the time to compile it",
+        complexity="O(N) where N is the size of the source, plus the time to compile it",
         replaced_by="AI.SCRIPTSTORE",
         examples=(
             ("AI.SCRIPTSET old CPU SOURCE <text>", "+OK"),
@@ -205,7 +205,7 @@ ROWS = (
         summary="Reads a script's description, its source, or both.",
         since="1.0.0",
         group="scripts",
-        complexity="O(N), N the bytes of the source",
+        complexity="O(N) where N is the size of the source",
         examples=(
             ("AI.SCRIPTGET pre META", '["device", "CPU", "tag", "v2", "Entry Points", ["norm", "crop"]]'),
             ("AI.SCRIPTGET absent", "-ERR script key is empty"),
@@ -237,7 +237,7 @@ ROWS = (
         summary="Lists the keys and tags of all scripts.",
         since="1.0.0",
         group="scripts",
-        complexity="O(N), N the keys of the database, in steps that block nobody",
+        complexity="O(N) where N is the number of keys in the database, in small steps",
         examples=(("AI._SCRIPTSCAN", '[["pre", "v2"]]'),),
     ),
 )

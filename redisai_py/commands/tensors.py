@@ -252,7 +252,7 @@ ROWS = (
         summary="Stores a tensor.",
         since="1.0.0",
         group="tensors",
-        complexity="O(N), N the bytes of the tensor",
+        complexity="O(N) where N is the size of the tensor",
         examples=(
             ("AI.TENSORSET t FLOAT 2 2 VALUES 0.5 1 -2 3e1", "+OK"),
             ("AI.TENSORSET s FLOAT VALUES 5", "+OK"),
@@ -271,7 +271,7 @@ ROWS = (
         summary="Reads a tensor.",
         since="1.0.0",
         group="tensors",
-        complexity="O(N), N the bytes of the tensor; META alone O(1)",
+        complexity="O(N) where N is the size of the tensor; O(1) with META only",
         examples=(
             ("AI.TENSORGET t META", '["dtype", "FLOAT", "shape", [:2, :2]]'),
             ("AI.TENSORGET t VALUES", '["0.5", "1", "-2", "30"]'),
