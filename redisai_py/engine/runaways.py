@@ -34,12 +34,22 @@ class GivenUp:
 
 
 class Runaways:
-    """Those that go on. told: called with each."""
+    """Those that go on.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, loader: Loader, told: Callable[[GivenUp], object]) -> None:
+    Args: told: called with each.   load_patience_s: after which a load is given up.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        loader: Loader,
+        told: Callable[[GivenUp], object],
+        load_patience_s: float = LOAD_PATIENCE_S,
+    ) -> None:
         self._loop = loop
         self._loader = loader
         self._told = told
+        self._load_patience_s = load_patience_s
         self._executions: set[Execution] = set()
         self._loads: dict[str, tuple[threading.Thread, asyncio.TimerHandle]] = {}
         self._long_loads: set[str] = set()
@@ -61,7 +71,7 @@ class Runaways:
     def load_began(self, began: tuple[Model, threading.Thread]) -> None:
         """A loader thread loads a model from now on."""
         model, thread = began
-        timer = self._loop.call_later(LOAD_PATIENCE_S, self._look_at_load, replace(model, blob=b""))
+        timer = self._loop.call_later(self._load_patience_s, self._look_at_load, replace(model, blob=b""))
         self._loads[model.identity] = thread, timer
 
     def load_ended(self, identity: str) -> None:

@@ -86,6 +86,9 @@ def _run(client: redis.Redis, key: str, x: str = "x") -> Any:
     return client.execute_command("AI.MODELEXECUTE", key, "INPUTS", 1, x, "OUTPUTS", 1, "y")
 
 
+RUN_FOREVER = ("AI.MODELEXECUTE", "m", "INPUTS", 1, "forever", "OUTPUTS", 1, "y")
+
+
 def _ready(port: int) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20) as answer:
@@ -177,8 +180,13 @@ def test_runs_that_do_not_end_are_given_up_up_to_a_limit(serve: Serve, data_dir:
             assert _run(client, "m") == b"OK", "the model is loaded anew"
         assert _ready(http) == (200, "ok\n")
         assert serving.server() == server
-        with pytest.raises((redis.ResponseError, redis.ConnectionError)):
-            _run(client, "m", "forever")
+        with serving.client() as waiting:  # a job is waited for, so the server drains for a while
+            blocking = waiting.connection_pool.get_connection()
+            blocking.send_command("BLPOP", "jobs", 0)
+            client.connection_pool.get_connection().send_command(*RUN_FOREVER)
+            assert eventually(lambda: _ready(http)[0] == 503), "not ready above the limit, before it starts anew"
+            assert "do not end" in _ready(http)[1]
+            blocking.disconnect()
     eventually(lambda: serving.server() != server)
     with serving.client() as client:
         assert _run(client, "m") == b"OK"
