@@ -24,7 +24,7 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo chatbot bench-chatbot bench-training-data recommendation docs dist clean
+.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo chatbot bench-chatbot bench-training-data recommendation bench-training docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -96,6 +96,9 @@ bench-chatbot: $(CHATBOT_BENCH) ## Compare the chatbot with the same as a Flask 
 
 recommendation: $(RECOMMENDATION) ## Recommend films that change with every click, in the browser [ARGS=measure, for the figures]
 	@$(BIN)/python -m examples.recommendation $(ARGS)
+
+bench-training: $(FULL) ## Measure checkpoints beside a plain SET, and two processes beside one [ARGS=...]
+	$(BIN)/python -m benchmarks.training.checkpoints $(ARGS)
 
 docs: $(FULL) ## Write the generated pages of docs/
 	$(BIN)/python scripts/gen_commands.py

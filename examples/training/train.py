@@ -29,7 +29,7 @@ from redisai_py.training import Checkpointer, Publisher, Run, seed_step
 DATA = "digits"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=64, help="rows of a step, of all processes together")
@@ -38,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--publish", metavar="KEY", help="serve the model under this key, at each checkpoint")
     parser.add_argument("--pause", type=float, default=0.0, metavar="S", help="sleep after each step")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="longest wait for other processes")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = options(argv)
     if "RANK" in os.environ and not dist.is_initialized():
         # Unless told otherwise, processes wait half an hour for one that is lost; a restart needs a failure.
         dist.init_process_group("gloo", timeout=timedelta(seconds=args.timeout))

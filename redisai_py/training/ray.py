@@ -1,0 +1,71 @@
+"""Training with Ray instead of torchrun: Ray places and restarts the workers; data and checkpoints stay in Redis.
+
+    ray_trainer(loop, "redis://10.0.0.5:6379", "clicks-1", workers=4).fit()
+
+`loop(config)` is an ordinary training loop, the same as under torchrun: `Run.current()` and torch.distributed are set
+up when it starts. A worker or a node that is lost costs the steps since the latest checkpoint. Needs the extra `ray`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redisai_py.artifacts import Invalid
+from redisai_py.artifacts.names import check_name
+from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE
+
+__all__ = ["ray_trainer"]
+
+Loop = Callable[[dict[str, Any]], None]
+
+
+def ray_trainer(
+    loop: Loop,
+    url: str,
+    run: str,
+    *,
+    workers: int = 2,
+    config: Mapping[str, Any] | None = None,
+    max_failures: int = 3,
+    resources: Mapping[str, float] | None = None,
+    gpu: bool = False,
+    timeout_s: int = 60,
+    storage: str | None = None,
+    prefix: str = "ai:",
+) -> Any:
+    """A `ray.train.torch.TorchTrainer`; its `fit()` trains, in the cluster that `ray.init` named.
+
+    Args:   url: of Redis, as the workers' machines reach it.   config: given to `loop`.   resources: of a worker.
+            max_failures: restarts of all workers when one is lost.   timeout_s: longest wait for other workers.
+            storage: directory for Ray's own records; its default unless given. No checkpoint is written there.
+    Raises: Invalid: Ray is not installed, or this is no name for a run.
+    """
+    try:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+    except ImportError:
+        raise Invalid("training with Ray needs ray[train]: pip install 'redisai_py[ray]'") from None
+    check_name(run)
+    environment = {URL_VARIABLE: url, RUN_VARIABLE: run, PREFIX_VARIABLE: prefix}
+    return TorchTrainer(
+        _with_environment(loop, environment),
+        train_loop_config=dict(config or {}),
+        torch_config=TorchConfig(backend=None if gpu else "gloo", timeout_s=timeout_s),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker=dict(resources) if resources else None,
+            placement_strategy="SPREAD",
+        ),
+        run_config=RunConfig(name=run, storage_path=storage, failure_config=FailureConfig(max_failures=max_failures)),
+    )
+
+
+def _with_environment(loop: Loop, environment: Mapping[str, str]) -> Loop:
+    def started(config: dict[str, Any]) -> None:
+        os.environ.update(environment)
+        loop(config)
+
+    return started
