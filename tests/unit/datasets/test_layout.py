@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from redisai_py.artifacts.errors import Invalid
-from redisai_py.datasets.layout import Column, Schema, complete, decode_shard, encode_shard
+from redisai_py.datasets.layout import NUMBERS, Column, Schema, complete, decode_shard, encode_shard
 
 
 def columns() -> dict[str, NDArray[Any]]:
@@ -96,3 +97,47 @@ def test_nan_is_refused_unless_the_schema_says_otherwise() -> None:
     assert [column.nan for column in kept.columns] == [True, True, False]
     assert np.isnan(kept.check(rows)["x"][1, 1])
     assert {name: len(values) for name, values in complete(rows).items()} == {"x": 1, "at": 1, "i": 1}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]",
+        "3",
+        '{"x": 3}',
+        '{"x": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
+        '{"x": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}',
+        '{"x": {"dtype": "F32", "shape": [1000000000000, "a"], "data_offsets": [0, 4]}}',
+        '{"x": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+        '{"x": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
+        '{"x": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+        '{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
+        '{"x": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}',
+        '{"x": ' * 5000,
+    ],
+)
+def test_a_header_from_a_stranger_is_checked(header: str) -> None:
+    data = len(header).to_bytes(8, "little") + header.encode() + bytes(4)
+    with pytest.raises(Invalid, match="shard 7"):
+        decode_shard("shard 7", data, Schema.of({"x": np.zeros(1, np.float32)}), 1)
+
+
+def test_damaged_shards_are_refused_or_read_never_worse() -> None:
+    schema = Schema.of(columns(), nan=True)
+    good = encode_shard(schema.check(columns()))
+    random = np.random.default_rng(0)
+    for _ in range(3000):
+        damaged = bytearray(good)
+        for place in random.integers(0, len(good) // 2, random.integers(1, 4)):
+            damaged[place] = random.integers(0, 256)
+        with suppress(Invalid):
+            assert list(decode_shard("shard 7", bytes(damaged), schema, 3)) == schema.names
+
+
+def test_what_the_library_writes_is_what_is_read() -> None:
+    arrays = {name: np.arange(6).reshape(2, 3).astype(name) for name in NUMBERS}
+    schema = Schema.of(arrays)
+    found = decode_shard("shard 7", encode_shard(schema.check(arrays)), schema, 2)
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].dtype == values.dtype
