@@ -46,6 +46,15 @@ _MOST_DEVICES = 64
 """Each device string has threads of its own, and anybody may write `CPU:12345` into a model."""
 
 
+class _Seldom:
+    """Counts of what happens seldom. Apart, since CPython reads the attributes of an object with 30 or more slowly."""
+
+    __slots__ = ("ended_threads", "refused", "timed_out")
+
+    def __init__(self) -> None:
+        self.ended_threads = self.refused = self.timed_out = 0
+
+
 class Engine:
     """Runs models.
 
@@ -100,9 +109,7 @@ class Engine:
         self._closing = self._threads_end = False
         self._executions: Counter[str] = Counter()
         self._loads: Counter[str] = Counter()
-        self._refused = 0
-        self._timed_out = 0
-        self._ended_threads = 0
+        self._seldom = _Seldom()
         self._awaited: tuple[Callable[[], bool], Pending[bool]] | None = None
         self._device("CPU")  # INFO shows its workers from the start
 
@@ -267,7 +274,7 @@ class Engine:
     def _refuse(self, run: Run, loaded: LoadedModel) -> None:
         full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"
         run.loaded = None
-        self._refused += 1
+        self._seldom.refused += 1
         run.fail(Overloaded(_SHUTTING_DOWN if self._closing else STUCK if loaded.stuck else full))
 
     def cancel_queued(self, run: Run) -> bool:
@@ -402,13 +409,13 @@ class Engine:
             loaded = run.loaded
             assert loaded is not None
             loaded.on_threads -= 1
-            self._timed_out += 1
+            self._seldom.timed_out += 1
             self._end([run], loaded, DeadlineExceeded())
 
     def _expired_here(self, runs: Sequence[Run]) -> None:
         for run in runs:
             assert run.loaded is not None
-            self._timed_out += 1
+            self._seldom.timed_out += 1
             self._end([run], run.loaded, DeadlineExceeded())
 
     # -- counters ------------------------------------------------------------------------------------------------------
@@ -431,8 +438,8 @@ class Engine:
             cpu_seconds(self._devices),
             dict(self._executions),
             dict(self._loads),
-            self._refused,
-            self._timed_out,
+            self._seldom.refused,
+            self._seldom.timed_out,
         )
 
     def look_at(self, model_id: str) -> LoadedModel | None:
@@ -492,7 +499,7 @@ class Engine:
                 pending.resolve(True)
 
     def _thread_ended(self, _: None) -> None:
-        self._ended_threads += 1
+        self._seldom.ended_threads += 1
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -515,7 +522,7 @@ class Engine:
         self._loader.stop()
         for device in self._devices.values():
             device.stop()
-        ended = await self._wait_until(lambda: self._ended_threads == len(threads), grace_s)
+        ended = await self._wait_until(lambda: self._seldom.ended_threads == len(threads), grace_s)
         self._watchdog.stop()
         if ended:
             for thread in threads:
