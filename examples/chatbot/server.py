@@ -47,10 +47,10 @@ def _running(data_dir: Path) -> str | None:
     try:
         holder = json.loads((data_dir / "redisai.lock").read_text())
         os.kill(holder["pid"], 0)
-        url = f"redis://{holder['address']}"
+        url = f"redis://{holder['addresses'][0]}"
         with redis.Redis.from_url(url, retry=None) as client:
             client.ping()
-    except (OSError, ValueError, KeyError, redis.RedisError):
+    except (OSError, ValueError, LookupError, redis.RedisError):
         return None
     return url
 

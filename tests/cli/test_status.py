@@ -40,7 +40,7 @@ def test_info_of_a_key(redisai: Redisai, con: Any, bare: redis.Redis) -> None:
     assert (shown["type"], shown["tag"], shown["inputs"], shown["calls"], shown["samples"]) == (
         "MODEL",
         "v1",
-        ["x"],
+        [["x", "FLOAT", [-1, 2]]],
         1,
         3,
     )

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from tests.support import long_model
+
 __all__ = ["Contents", "boom_model", "scaling_model"]
 
 
@@ -177,6 +179,7 @@ _CONTENTS: dict[str, Callable[[], bytes]] = {
     "torch_complex_double": _torch("def forward(self, x):\n    return torch.complex(x.double(), x.double())"),
     "torch_bfloat16": _torch("def forward(self, x):\n    return x.to(torch.bfloat16)"),
     "torch_no_tensor": _torch("def forward(self, x):\n    return 5"),
+    "onnx_long": long_model,
     "onnx_no_graph": lambda: b"\x08\x08",
     "torch_nine": _torch(f"def forward(self, {', '.join('abcdefghi')}):\n    return a"),
     "torch_pair": _torch("def forward(self, a, b) -> Tuple[Tensor, Tensor]:\n    return a, b"),

@@ -62,14 +62,14 @@ def test_any_number_of_dags_that_watch_their_keys_are_one_batch(front_door: Fron
         clients[0].given(f"AI.MODELSTORE held ONNX CPU BATCHSIZE {count} MINBATCHSIZE {count} BLOB <onnx_mul>")
         for i, one in enumerate(clients):
             one.given(f"AI.TENSORSET x{i} FLOAT 1 2 VALUES {i} 1")
-        for _ in range(2):
+        for _ in range(4):  # the first two batches prove that the model may be merged, and run singly
             for i, one in enumerate(clients):
                 op = f"AI.MODELEXECUTE held INPUTS 1 x{i} OUTPUTS 1 x{i}"
                 one.send(f"AI.DAGEXECUTE LOAD 1 x{i} PERSIST 1 x{i} IFUNCHANGED TIMEOUT 8000 |> {op}")
             assert [one.reply() for one in clients] == ["[+OK]"] * count
-        assert clients[0].ask("AI.TENSORGET x5 VALUES") == '["20", "4"]'
+        assert clients[0].ask("AI.TENSORGET x5 VALUES") == '["80", "16"]'
         reply = clients[0].ask("AI.INFO held FULL")
-        assert f'"batch_rows", [:{count}, :2]' in reply
+        assert f":{count}, :2" in reply.partition('"batch_rows"')[2].partition("]")[0], reply
     # They are given up again, but for a few.
     until(
         lambda: sum(entry["cmd"] == "unwatch" for entry in client.client_list()) <= front_door.config.upstream_pool,
