@@ -22,7 +22,7 @@ from examples.recommendation.shapes import HISTORY, WINDOW, Keys
 from examples.recommendation.shift import ENTRY_POINT, SCRIPT, shift_model
 from examples.recommendation.training import Examples, examples_of, learn
 from redisai_py import Client
-from redisai_py.errors import MissingKey
+from redisai_py.errors import MissingKey, WrongType
 
 __all__ = ["Differs", "Follower", "Publication", "publish", "store"]
 
@@ -155,10 +155,15 @@ class Follower:
         return _joined(parts)
 
     def _history(self, viewer: str) -> NDArray[np.int64]:
+        """INT64 (HISTORY,); zeros if it is forgotten, or if somebody has put something else there."""
+        films, none = len(self.ratings.titles), np.zeros(HISTORY, np.int64)
         try:
-            return self.client.tensorget(self.keys.history(viewer))[0]
-        except MissingKey:
-            return np.zeros(HISTORY, np.int64)
+            history = self.client.tensorget(self.keys.history(viewer))
+        except (MissingKey, WrongType):
+            return none
+        if history.dtype != np.int64 or history.shape != (1, HISTORY) or history.min() < 0 or history.max() >= films:
+            return none
+        return history[0]
 
 
 def _click(fields: dict[bytes, bytes], films: int) -> tuple[str, int]:

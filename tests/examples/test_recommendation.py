@@ -286,7 +286,12 @@ def test_of_two_trainers_one_counts(client: Client, ratings: Ratings) -> None:
 def test_entries_that_are_no_clicks_are_passed_over(client: Client, ratings: Ratings) -> None:
     for fields in ({"x": "y"}, {"viewer": b"\xff", "film": "-1"}, {"viewer": "ada", "film": 10**6}, {"film": "9" * 30}):
         client.xadd(KEYS.clicks, fields)
-    follower = Follower(client, KEYS, ratings, every=4)
+    client.set(KEYS.history("list"), "no tensor")
+    client.tensorset(KEYS.history("short"), np.array([[1, 2]]))
+    client.tensorset(KEYS.history("far"), np.full((1, HISTORY), 10**6))
+    for viewer in ("list", "short", "far", "nobody"):
+        client.xadd(KEYS.clicks, {"viewer": viewer, "film": 1})
+    follower = Follower(client, KEYS, ratings, every=8)
     published = follower.step(wait_ms=1)
     assert published is not None
     assert np.isnan(published.loss)
