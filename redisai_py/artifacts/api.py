@@ -236,11 +236,11 @@ class Artifacts:
             self._registry.remove(name, [version.version for version in chosen.values() if version.name == name])
         return list(chosen.values())
 
-    def _chosen(self, text: str) -> list[Version]:
-        reference = Reference.parse(text)
+    def _chosen(self, text: str, kind: str = "artifact") -> list[Version]:
+        reference, registry = Reference.parse(text), self.store.registry(kind)
         if reference.version is None and reference.alias is None:
-            return self._registry.versions(reference.name)
-        return [self._registry.resolve(reference)]
+            return registry.versions(reference.name)
+        return [registry.resolve(reference)]
 
     def gc(self, dry_run: bool = False, archive: AnyArchive | None = None, older_s: float = 3600) -> Collected:
         """Delete blobs that nothing reaches, in Redis, or in an archive if one is given: there, those written longer
@@ -250,10 +250,10 @@ class Artifacts:
             return collect_archive(_archive(archive), older_s, dry_run)
         return collect(self.store, dry_run)
 
-    def evict(self, references: Sequence[str], archive: AnyArchive) -> Collected:
+    def evict(self, references: Sequence[str], archive: AnyArchive, kind: str = "artifact") -> Collected:
         """Drop layers from Redis that the archive has; see `inspect.evict`."""
-        chosen = {str(version): version for text in references for version in self._chosen(text)}
-        return inspect.evict(self.store, list(chosen.values()), _archive(archive))
+        chosen = {str(version): version for text in references for version in self._chosen(text, kind)}
+        return inspect.evict(self.store, list(chosen.values()), _archive(archive), kind)
 
     def close(self) -> None:
         """Close connections that were opened here; those of the client that was given stay."""

@@ -13,6 +13,7 @@ from redisai_py.artifacts.collect import Collected, collect, reach, roots
 from redisai_py.artifacts.deploy import deployments
 from redisai_py.artifacts.errors import ArtifactError, Conflict, Invalid, Missing
 from redisai_py.artifacts.manifest import Descriptor, Manifest, decode_json
+from redisai_py.artifacts.names import KINDS
 from redisai_py.artifacts.registry import Version
 from redisai_py.artifacts.store import Store
 
@@ -218,9 +219,9 @@ def _problems(store: Store, version: Version, blob: Descriptor, archive: Archive
 
 def _evicted(store: Store) -> set[str]:
     """Manifests whose layers were evicted already: in an archive, and some layer is not in Redis."""
-    registry = store.registry("artifact")
     found = set()
-    for name in registry.names():
+    named = ((registry, name) for kind in KINDS for registry in [store.registry(kind)] for name in registry.names())
+    for registry, name in named:
         for version in registry.versions(name):
             if version.archived and not version.aliases:
                 layers = store.get_manifest(version.digest, str(version)).layers
@@ -229,7 +230,7 @@ def _evicted(store: Store) -> set[str]:
     return found
 
 
-def evict(store: Store, versions: list[Version], archive: Archive) -> Collected:
+def evict(store: Store, versions: list[Version], archive: Archive, kind: str = "artifact") -> Collected:
     """Drop the layers of versions from Redis, after each was read back from the archive and is right there.
 
     Layers that another version needs stay, unless that was evicted, too. Manifests stay.
@@ -246,7 +247,7 @@ def evict(store: Store, versions: list[Version], archive: Archive) -> Collected:
         if problems:
             raise Conflict(f"{problems[0].text}; nothing was evicted")
     cold = {version.digest for version in versions}
-    registry = store.registry("artifact")
+    registry = store.registry(kind)
     for version in versions:
         registry.note(
             version.name, "evict", {"version": version.version, "url": archive.url}, {version.version: archive.url}

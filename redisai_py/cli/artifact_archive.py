@@ -240,13 +240,14 @@ def evict(
         ),
     ],
     endpoint: EndpointOption = None,
+    kind: _Kind = "artifact",
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
     """Delete files of versions from Redis after checking the copy in the archive. `deploy` fetches them again."""
     with opened(url, prefix) as artifacts:
-        done = artifacts.evict(references, open_archive(archive, endpoint))
+        done = artifacts.evict(references, open_archive(archive, endpoint), kind)
     _say_collected(done, False, as_json)
 
 

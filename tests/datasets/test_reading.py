@@ -112,3 +112,16 @@ def test_shards_grow_before_a_manifest_becomes_too_large(store: Store) -> None:
     found = Dataset.open(store, str(version))
     assert 4000 <= len(found.shards()) <= 4096 + 1
     assert found.rows == 20_000
+
+
+def test_an_evicted_version_is_read_from_its_archive(store: Store, url: str, tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    put(store, "clicks", rows(), shard_bytes=SHARD)
+    expected = Dataset.open(store, "clicks").read()["y"]
+    archive = Archive(tmp_path / "archive")
+    with Artifacts(store.redis) as artifacts:
+        artifacts.push(["clicks"], archive, "dataset")
+        assert artifacts.evict(["clicks:1"], archive, "dataset").removed == len(Dataset.open(store, "clicks").shards())
+        assert [entry.event for entry in store.registry("dataset").log("clicks", 1)] == ["evict"]
+    np.testing.assert_array_equal(Dataset.open(store, "clicks").read()["y"], expected)
+    assert len(list(RedisDataset(url, "clicks", batch_size=100))) == 10
