@@ -68,7 +68,8 @@ def launch(url: str, run: str, what: Launch, prefix: str = "ai:") -> None:
     store = linked(url, prefix, patient=False)
     if not Path(what.script).is_file():
         raise Invalid(f"{what.script}: there is no such script")
-    if not store.redis.hsetnx(store.keys.summary(run), _FIELD, _as_text(what)):
+    # Of several machines the first makes the run, and the others find it.
+    if not store.redis.hsetnx(store.keys.summary(run), _FIELD, _as_text(what)) and what.nodes == 1:
         raise Conflict(f"run {run} is there already: use `redisai train resume {run}`, or another name")
     _train(url, record, what, prefix)
 

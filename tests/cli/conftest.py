@@ -104,7 +104,7 @@ def program(url: str, tmp_path: Path) -> Redisai:
             command(*arguments),
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=55,
             cwd=tmp_path,
             env={**os.environ, "REDISAI_URL": url, **(environment or {})},
         )
