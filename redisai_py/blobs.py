@@ -7,6 +7,7 @@ model is stored or loaded (docs/adr/0023).
 
 from __future__ import annotations
 
+import gc
 import io
 import mmap
 import os
@@ -45,12 +46,21 @@ class ModelFile(mmap.mmap):
         """All of a file that is not empty. Raises: OSError."""
         blob = cls(file.fileno(), 0, access=mmap.ACCESS_READ)
         blob._file = file
+        _collect_soon()
         blob.path = f"{_OPEN_FILES}/{file.fileno()}"
         return blob
 
     def forget_pages(self) -> None:
         """What was read through this object counts as this process's memory no longer."""
         self.madvise(mmap.MADV_DONTNEED)
+
+
+def _collect_soon() -> None:
+    """Errors refer to the frames that they came through, in cycles: free the files that only such cycles hold.
+
+    Young objects only: a model is stored within two collections of those, and a full one stops the server for long.
+    """
+    gc.collect(1)
 
 
 Blob: TypeAlias = bytes | ModelFile

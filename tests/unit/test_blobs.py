@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import tempfile
+import weakref
 from typing import Any
 
 import pytest
@@ -61,3 +63,18 @@ def test_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(tempfile, "TemporaryFile", none)
     assert gathered(*[PIECE] * 4) == PIECE * 4
+
+
+def test_a_file_that_only_a_cycle_holds_goes_before_the_next_one_comes() -> None:
+    """An error refers to the frames that it came through, and so to the model that was refused."""
+    gc.disable()
+    try:
+        cycle: list[Any] = [gathered(*[PIECE] * 4)]
+        cycle.append(cycle)
+        gone = weakref.ref(cycle[0])
+        del cycle
+        assert gone() is not None
+        assert isinstance(gathered(*[PIECE] * 4), ModelFile)
+        assert gone() is None
+    finally:
+        gc.enable()
