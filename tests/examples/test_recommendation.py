@@ -322,7 +322,7 @@ def test_publishing_fails_no_click(client: Client, ratings: Ratings, network: Ne
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_publishing_fifty_times_fails_no_click(client: Client, ratings: Ratings, network: Network) -> None:
     swap(client, ratings, network, times=50)
 
