@@ -132,13 +132,20 @@ def _packed(group: Sequence[_Piece], note: str, buffers: Buffers) -> memoryview:
     whole = buffers.take(begin + end)
     for piece in ordered:
         if piece.size:
-            target = whole[begin : begin + piece.size].view(piece.values.dtype).view(piece.values.shape)
-            target.copy_(piece.values)
+            _copy(whole[begin : begin + piece.size], piece.values)
         begin += piece.size
     array: Any = whole.numpy()
     view = memoryview(array)
     view[: 8 + len(text)] = len(text).to_bytes(8, "little") + text
     return view
+
+
+def _copy(target: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy elements to bytes. NumPy's copy is up to 7x as fast as PyTorch's, which starts threads for it."""
+    if values.device.type == "cpu" and values.is_contiguous():
+        np.copyto(target.numpy(), values.reshape(-1).view(torch.uint8).numpy())
+    else:
+        target.view(values.dtype).view(values.shape).copy_(values)
 
 
 def unpack(described: Any, blobs: Iterable[bytes]) -> list[torch.Tensor]:
