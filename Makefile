@@ -24,7 +24,7 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo chatbot bench-chatbot bench-training-data recommendation bench-training docs dist clean
+.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo pipeline-demo chatbot bench-chatbot bench-training-data recommendation bench-training docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -84,6 +84,9 @@ ensemble: $(FULL) ## Run three models in parallel and average them, in one comma
 
 artifact-demo: $(FULL) ## Publish a model, push it to S3, lose everything, pull and deploy it elsewhere [ARGS=...]
 	$(BIN)/python -m examples.artifacts.demo $(ARGS)
+
+pipeline-demo: $(FULL) ## From a CSV file to predictions in Redis, through S3 and back [ARGS=...]
+	$(BIN)/python -m examples.pipeline.demo $(ARGS)
 
 chatbot: $(CHATBOT) ## Train a chatbot whose memory is in Redis, and talk to it [ARGS=web, for the browser]
 	@$(BIN)/python -m examples.chatbot $(ARGS)

@@ -37,6 +37,10 @@ STRANGERS = (
     ("engine", "datasets"),
     ("frontdoor", "training"),
     ("engine", "training"),
+    ("frontdoor", "pipeline"),
+    ("engine", "pipeline"),
+    ("frontdoor", "jobs"),
+    ("engine", "jobs"),
 )
 """Pairs of packages that never import each other."""
 

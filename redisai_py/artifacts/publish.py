@@ -51,7 +51,7 @@ class Contents:
     predictions: `Predictions`, by the model's title if there are several; or a Parquet file of any other form.
     analysis:    JSON: confusion matrix, importances, drift ...   plots: PNG files by name.
     environment: JSON; `environment()` gives the one at hand.   definition: how it was made, a text or a file.
-    files:       anything else by name, never a pickle.
+    files:       anything else by name, never a pickle.   data: rows by name, say those it learned from, as Parquet.
     lineage:     digests by name: of the data it learned from, of the version it began with.
     """
 
@@ -69,6 +69,7 @@ class Contents:
         environment: Any = None,
         definition: Bytes | None = None,
         files: Mapping[str, Bytes] | None = None,
+        data: Mapping[str, Bytes] | None = None,
         lineage: Mapping[str, str] | None = None,
     ) -> None:
         named = model if isinstance(model, Mapping) else {None: model}
@@ -87,6 +88,7 @@ class Contents:
             self.documents.append(_definition(definition))
         self.documents += [(name, DOCUMENT, source) for name, source in sorted((plots or {}).items())]
         self.documents += [(name, CODE, source) for name, source in sorted((files or {}).items())]
+        self.documents += [(name, DATA, source) for name, source in sorted((data or {}).items())]
 
 
 def _definition(definition: Bytes) -> tuple[str, str, Bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from redisai_py import __version__
-from redisai_py.cli import artifact, dataset, model, script, status, tensor, train
+from redisai_py.cli import artifact, dataset, job, model, pipeline, script, status, tensor, train
 from redisai_py.cli.masking import mask_command_line
 from redisai_py.cli.serve import ServeCommand, serve
 
@@ -26,6 +26,9 @@ app.add_typer(script.app, name="script")
 app.add_typer(artifact.app, name="artifact")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(train.app, name="train")
+app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(job.app, name="job")
+app.command("worker")(job.worker)
 app.command("info")(status.info)
 app.command("ping")(status.ping)
 

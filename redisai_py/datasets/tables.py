@@ -33,7 +33,7 @@ from redisai_py.datasets.layout import NAN_HINT, STRING, Columns, NanPolicy, com
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SUFFIXES", "read_table", "table_columns", "table_format", "write_table"]
+__all__ = ["SUFFIXES", "read_parquet", "read_table", "table_columns", "table_format", "write_table"]
 
 SUFFIXES = {
     ".csv": "csv",
@@ -102,6 +102,17 @@ def table_columns(path: os.PathLike[str] | str) -> list[str]:
         # The header alone, as CSV quotes it.
         text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
         return next(csv.reader(text, delimiter="\t" if form == "tsv" else ","), [])
+
+
+def read_parquet(what: str, data: bytes) -> dict[str, NDArray[Any]]:
+    """The columns of a Parquet file in memory, what is missing kept. what: names it in errors. Raises: Invalid."""
+    pa = _arrow_modules()
+    try:
+        table = pa.parquet.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise Invalid(f"{what} is no Parquet file that can be read: {' '.join(str(error).split())}") from None
+    _check_header(what, table.column_names)
+    return _from_arrow(what, table, {}, "keep")
 
 
 def _from_arrow(what: str, table: pa.Table, types: Mapping[str, str], nan: NanPolicy) -> dict[str, NDArray[Any]]:

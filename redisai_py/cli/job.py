@@ -1,0 +1,153 @@
+"""`redisai job` and `redisai worker`: what waits, what runs, what became of it; and those who do the work."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redisai_py.cli.artifact_options import PrefixOption, opened, when
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+
+if TYPE_CHECKING:
+    from redisai_py.jobs.queue import Queue
+
+__all__ = ["app", "follow", "worker"]
+
+app = typer.Typer(help="Look at the jobs that workers run.", no_args_is_help=True)
+
+_Job = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="As `pipeline submit` printed it.")]
+
+
+@app.command()
+def ls(
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="At most so many.")] = 100,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, the newest first."""
+    from redisai_py.cli.output import Output
+    from redisai_py.jobs.queue import Queue
+
+    with opened(url, prefix) as artifacts:
+        found = Queue(artifacts.store.redis, prefix).jobs(count)
+    rows = [{"id": job.id, "state": job.state, **_shown(job.fields)} for job in found]
+    Output(as_json).table(rows, ("id", "state", "progress", "step", "worker", "artifact", "error"), "no jobs")
+
+
+def _shown(fields: Any) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if name not in ("definition", "state", "baseline")}
+
+
+@app.command()
+def show(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
+    """Say what a job is, how far it is, or how it ended."""
+    from redisai_py.cli.output import Output
+    from redisai_py.jobs.queue import Queue
+
+    with opened(url, prefix) as artifacts:
+        found = Queue(artifacts.store.redis, prefix).get(job)
+    fields = {"id": found.id, "state": found.state, **_shown(found.fields)}
+    for name in ("started", "ended"):
+        if name in fields and not as_json:
+            fields[name] = when(float(fields[name]))
+    Output(as_json).fields({**fields, "definition": found.fields.get("definition", "")})
+
+
+@app.command()
+def logs(
+    job: _Job,
+    follow_: Annotated[bool, typer.Option("--follow", "-f", help="Until the job has ended.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+) -> None:
+    """Print what a job said."""
+    from redisai_py.cli.output import printable
+    from redisai_py.jobs.queue import Queue
+
+    with opened(url, prefix) as artifacts:
+        queue = Queue(artifacts.store.redis, prefix)
+        queue.get(job)
+        last = "-"
+        for _ in queue.follow(job) if follow_ else [None]:
+            for entry, at, line in queue.logs(job, last):
+                last = entry
+                typer.echo(f"{when(at)} {printable(line)}")
+
+
+@app.command()
+def cancel(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
+    """End a job that waits; ask the worker of one that runs to end it."""
+    from redisai_py.cli.output import Output
+    from redisai_py.jobs.queue import ENDED, Queue
+
+    with opened(url, prefix) as artifacts:
+        state = Queue(artifacts.store.redis, prefix).cancel(job)
+    said = "its worker was asked to end it" if state == "asked" else state
+    Output(as_json).line(f"{job}: {said}", job=job, state="running" if state == "asked" else state)
+    if state in ENDED and state != "cancelled":
+        raise typer.Exit(1)
+
+
+def follow(queue: Queue, job: str, as_json: bool) -> None:
+    """Wait for a job's end, its steps on stderr. Exit code 1 if it did not end well."""
+    from redisai_py.cli.failures import Exit, fail
+    from redisai_py.cli.output import Output
+
+    last = "-"
+    found = queue.get(job)
+    for now in queue.follow(job):
+        found = now
+        for entry, _, line in queue.logs(job, last):
+            last = entry
+            typer.echo(line, err=True)
+    if found.state != "done":
+        raise fail(Exit.REFUSED, f"job {job} {found.state}: {found.fields.get('error', '')}".rstrip(": "))
+    version, digest = found.fields["artifact"], found.fields["digest"]
+    Output(as_json).line(f"{version}  {digest}", job=job, version=version, digest=digest)
+
+
+def worker(
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Host and process unless given.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIRECTORY", help="The only files that jobs may read; none unless given."),
+    ] = None,
+    claim_after: Annotated[
+        float,
+        typer.Option("--claim-after", metavar="SECONDS", min=0.5, help="Of a worker's silence: its job is taken over."),
+    ] = 30,
+    attempts: Annotated[
+        int, typer.Option("--attempts", metavar="N", min=1, help="At a job, before it has failed.")
+    ] = 3,
+    jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Leave after so many.")] = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+) -> None:
+    """Run the jobs that `pipeline submit` leaves, one after the other. Start as many as there are cores to spare.
+
+    SIGTERM and SIGINT let it finish the job at hand; a second one ends it at once.
+    """
+    import signal
+
+    from redisai_py.cli.failures import Exit, fail
+
+    try:
+        from redisai_py.jobs.worker import Worker
+    except ImportError as error:
+        raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[pipeline]'") from error
+    with opened(url, prefix) as artifacts:
+        artifacts.store.redis.ping()
+    found = Worker(url, prefix, name, data, claim_after, attempts, lambda line: typer.echo(line, err=True))
+
+    def stop(number: int, frame: Any) -> None:
+        found.stop()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    typer.echo(f"worker {found.name} is ready")
+    sys.stdout.flush()
+    found.run(jobs)

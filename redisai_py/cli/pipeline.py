@@ -1,0 +1,214 @@
+"""`redisai pipeline`: from a table to an artifact under one definition; here, or by a worker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redisai_py.cli.artifact_options import PrefixOption, opened
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+
+if TYPE_CHECKING:
+    from redisai_py.artifacts import Artifacts
+    from redisai_py.pipeline.definition import Definition
+    from redisai_py.pipeline.run import Pipeline, Result
+
+__all__ = ["app", "failing"]
+
+app = typer.Typer(help="Split, train, test and publish models, as a file says.", no_args_is_help=True)
+
+_STEPS = ("load", "split", "train", "evaluate")
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The definition, in TOML.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="WORD=VALUE", help="Replace a word, as model.params.n_estimators=100; repeatable."),
+]
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """What goes wrong without a server ends the command with the same exit codes as with one."""
+    from redisai_py.artifacts import ArtifactError, Invalid
+    from redisai_py.cli.failures import Exit, fail
+    from redisai_py.cli.output import printable
+
+    try:
+        yield
+    except ImportError as error:
+        raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[pipeline]'") from error
+    except OSError as error:
+        raise fail(Exit.USAGE, printable(str(error))) from error
+    except ArtifactError as error:
+        raise fail(Exit.USAGE if isinstance(error, Invalid) else Exit.REFUSED, printable(str(error))) from error
+
+
+def _read(file: Path, settings: list[str] | None) -> Definition:
+    from redisai_py.pipeline.definition import Definition
+
+    return Definition.from_file(file, settings or ())
+
+
+@contextmanager
+def _store_for(definition: Definition, url: str, prefix: str) -> Iterator[Artifacts | None]:
+    """A server, if the rows are in one."""
+    if definition.dataset.scheme != "redis":
+        yield None
+        return
+    with opened(url, prefix) as artifacts:
+        yield artifacts
+
+
+@app.command()
+def check(
+    file: FileArgument,
+    setting: SetOption = None,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Check all that can be known without training: words, parameters, columns, sides, leaks."""
+    from redisai_py.cli.output import Output
+
+    with failing():
+        definition = _read(file, setting)
+        from redisai_py.datasets.layout import row_count
+        from redisai_py.pipeline.run import check as check_all
+
+        with _store_for(definition, url, prefix) as artifacts:
+            sides = check_all(definition, artifacts.store if artifacts is not None else None, file.parent)
+    Output(as_json).fields(
+        {
+            "artifact": definition.artifact.name,
+            "builder": definition.model.builder,
+            "targets": list(definition.dataset.targets),
+            "features": [item.name for item in sides.features.items],
+            "rows": {"train": row_count(sides.train), "test": row_count(sides.test)},
+            "duplicates": sides.duplicates,
+            "notes": list(sides.notes),
+        }
+    )
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    setting: SetOption = None,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="STEP", help=f"Stop after {', '.join(_STEPS)}; publish nothing.")
+    ] = None,
+    deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Serve it where the definition says.")] = True,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Split, train, test; publish if the gates hold, promote and deploy. A gate that fails is exit code 1."""
+    from redisai_py.cli.failures import Exit, fail
+
+    if step is not None and step not in _STEPS:
+        from redisai_py.pipeline.definition import nearest
+
+        raise fail(Exit.USAGE, f"--step {step} is unknown; {nearest(step, _STEPS)}")
+    with failing(), ExitStack() as stack:
+        definition = _read(file, setting)
+        from redisai_py.pipeline.run import Pipeline
+
+        store = _store_for(definition, url, prefix) if step else opened(url, prefix)
+        artifacts = stack.enter_context(store)
+        client = artifacts.store.redis if artifacts is not None else None
+        progress = stack.enter_context(_steps())
+        pipeline = Pipeline(definition, client, file.parent, prefix, progress)
+        if step is None:
+            result = pipeline.run(deploy)
+        else:
+            _stop_after(pipeline, step, as_json)
+            return
+    _say_result(result, as_json)
+
+
+def _stop_after(pipeline: Pipeline, step: str, as_json: bool) -> None:
+    from redisai_py.cli.output import Output
+    from redisai_py.datasets.layout import row_count
+
+    if step == "load":
+        found: dict[str, Any] = {"rows": pipeline.table.rows, "columns": list(pipeline.table.columns)}
+    elif step == "split":
+        sides = pipeline.sides
+        found = {"train": row_count(sides.train), "test": row_count(sides.test), "notes": list(sides.notes)}
+    elif step == "train":
+        found = {model.target: f"{model.builder}, {model.rows} rows" for model in pipeline.models}
+    else:
+        found = {each.model.target: {n: round(v, 6) for n, v in each.metrics.items()} for each in pipeline.evaluations}
+    Output(as_json).fields(found)
+
+
+def _say_result(result: Result, as_json: bool) -> None:
+    from redisai_py.cli.output import Output
+
+    version = result.version
+    output = Output(as_json)
+    fields: dict[str, Any] = {
+        "version": str(version),
+        "digest": version.digest,
+        "metrics": dict(result.metrics),
+        "gates": [str(gate) for gate in result.gates],
+        "deployed": {done.key: str(done.version) for done in result.deployed},
+    }
+    if as_json:
+        output.document(fields)
+        return
+    fields["metrics"] = {name: f"{value:.6g}" for name, value in result.metrics.items()}
+    output.fields({name: value for name, value in fields.items() if value})
+
+
+@app.command()
+def submit(
+    file: FileArgument,
+    setting: SetOption = None,
+    deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Serve it where the definition says.")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit code 1 if it failed.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    prefix: PrefixOption = "ai:",
+    as_json: JsonOption = False,
+) -> None:
+    """Leave the work to a worker: the rows go into Redis as a data set, the definition into the queue."""
+    from redisai_py.cli.output import Output
+
+    with failing():
+        definition = _read(file, setting)
+        from redisai_py.jobs.queue import Queue
+        from redisai_py.pipeline.run import check_words
+        from redisai_py.pipeline.source import upload
+
+        with opened(url, prefix) as artifacts:
+            check_words(definition)
+            placed = upload(definition, artifacts.store, file.parent)
+            queue = Queue(artifacts.store.redis, prefix)
+            job = queue.submit(placed.as_value(), deploy=deploy)
+            if not wait:
+                Output(as_json).line(job, job=job)
+                return
+            from redisai_py.cli.job import follow
+
+            follow(queue, job, as_json)
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Told of steps: a bar where somebody looks, lines elsewhere. Both on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda step, number, steps: typer.echo(f"{number + 1}/{steps} {step}", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda step, number, steps: shown.update(task, description=step, completed=number, total=steps)

@@ -1,0 +1,148 @@
+"""A worker: takes jobs one after the other, each in a process of its own, until it is told to stop.
+
+It says every few seconds that it lives. A job whose worker has been silent for `claim_after_s` is taken by another; a
+worker that comes back finds that its job is not its own any more, and lets go.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from redisai_py.jobs.execution import execute
+from redisai_py.jobs.queue import Queue, Taken
+
+__all__ = ["MAX_ATTEMPTS", "Worker"]
+
+MAX_ATTEMPTS = 3
+_BLOCK_MS = 1000
+_PAUSE_S = 1.0
+
+_processes = multiprocessing.get_context("forkserver")
+
+
+class Worker:
+    """url: of Redis or of `redisai serve`; deploying needs the latter.
+
+    data: the only directory whose files jobs may read.   claim_after_s: silence after which a job is another's.
+    told: hears what happens, a line at a time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "ai:",
+        name: str | None = None,
+        data: str | None = None,
+        claim_after_s: float = 30,
+        max_attempts: int = MAX_ATTEMPTS,
+        told: Callable[[str], object] = lambda line: None,
+    ) -> None:
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._url, self._prefix, self._data = url, prefix, data
+        self._queue = Queue(url, prefix)
+        self._claim_ms = int(claim_after_s * 1000)
+        self._max_attempts = max_attempts
+        self._told = told
+        self._stopping = threading.Event()
+        _processes.set_forkserver_preload(
+            ["redisai_py.jobs.execution", "redisai_py.pipeline.run", "redisai_py.pipeline.builders.scikit"]
+        )
+
+    def stop(self) -> None:
+        """Take no more jobs; the one at hand is finished."""
+        self._stopping.set()
+
+    def run(self, jobs: int | None = None) -> int:
+        """Work until `stop`, or until so many jobs have been taken. Returns: how many were."""
+        taken_in_all = 0
+        ready = False
+        while not self._stopping.is_set() and taken_in_all != jobs:
+            try:
+                if not ready:
+                    self._queue.prepare()
+                    ready = True
+                self._queue.beat(self.name, None, self._claim_ms)
+                taken = self._queue.take(self.name, self._claim_ms, _BLOCK_MS)
+                if taken is not None:
+                    taken_in_all += 1
+                    self._attend(taken)
+            except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
+                self._told(f"Redis: {error}")
+                self._stopping.wait(_PAUSE_S)
+            except redis.ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                ready = False  # the database was emptied
+        return taken_in_all
+
+    def _attend(self, taken: Taken) -> None:
+        if taken.attempt > self._max_attempts:
+            text = f"given up after {self._max_attempts} attempts"
+            last = self._queue.get(taken.id).fields.get("error")
+            self._end(taken, "failed", {"error": f"{text}; the last: {last}" if last else text})
+            return
+        self._told(f"{taken.id}: attempt {taken.attempt}")
+        self._queue.say(taken, f"attempt {taken.attempt} by {self.name}")
+        state, fields = self._supervise(taken)
+        if state == "retry" and taken.attempt >= self._max_attempts:
+            state = "failed"
+        if state == "retry":
+            self._queue.note(taken, state="queued", **fields)
+            self._queue.say(taken, f"failed, will be tried again: {fields['error']}")
+            self._told(f"{taken.id}: {fields['error']}; will be tried again")
+        elif state == "lost":
+            self._told(f"{taken.id}: another worker has it")
+        else:
+            self._end(taken, state, fields)
+
+    def _end(self, taken: Taken, state: str, fields: dict[str, str]) -> None:
+        said = fields.get("error") or fields.get("artifact") or ""
+        self._queue.say(taken, f"{state} {said}".strip())
+        ours = self._queue.end(taken, state, **fields)
+        self._told(f"{taken.id}: {state} {said}".rstrip() if ours else f"{taken.id}: another worker has it")
+
+    def _supervise(self, taken: Taken) -> tuple[str, dict[str, str]]:
+        """Run the attempt; say that it lives; end it if it is cancelled. Returns: how it ended."""
+        ours, theirs = _processes.Pipe(duplex=False)
+        process = _processes.Process(
+            target=execute, args=(self._url, self._prefix, self._data, taken, theirs), daemon=True
+        )
+        process.start()
+        theirs.close()
+        try:
+            while not ours.poll(self._claim_ms / 6000):
+                if not self._beat(taken):
+                    process.kill()
+                    cancelled = "cancel" in self._queue.get(taken.id).fields
+                    return ("cancelled", {}) if cancelled else ("lost", {})
+            state, fields = self._received(ours, process)
+            return state, fields
+        finally:
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            ours.close()
+
+    def _beat(self, taken: Taken) -> bool:
+        try:
+            return self._queue.beat(self.name, taken, self._claim_ms)
+        except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
+            self._told(f"Redis: {error}")
+            return True  # whether it is still ours is asked again at its end
+
+    def _received(self, ours: Any, process: Any) -> tuple[str, dict[str, str]]:
+        try:
+            state, fields = ours.recv()
+        except EOFError:
+            process.join(10)
+            return "retry", {"error": f"the process of the job ended with exit code {process.exitcode}"}
+        return state, fields
