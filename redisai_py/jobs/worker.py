@@ -78,9 +78,9 @@ class Worker:
                 self._told(f"Redis: {error}")
                 self._stopping.wait(_PAUSE_S)
             except redis.ResponseError as error:
-                if "NOGROUP" not in str(error):
+                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                     raise
-                ready = False  # the database was emptied
+                ready = False  # the database was emptied, before we waited or meanwhile
         return taken_in_all
 
     def _attend(self, taken: Taken) -> None:
