@@ -16,6 +16,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from redisai_py.blobs import Blob
 from redisai_py.errors import CommandError, WrongType
@@ -172,6 +173,7 @@ _LONGEST_ID = 128
 _LONGEST_BACKEND = 64
 _LONGEST_NUMBER = 19
 _INT64_MAX = 2**63 - 1
+_MOST_KEPT_SOURCE = 64 * 1024
 SCRIPT_FIELDS = (b"kind", b"id", b"device", b"tag", b"entry_points", b"source")
 
 
@@ -284,6 +286,12 @@ def encode_script(script: Script) -> dict[bytes, bytes]:
 
 def decode_script(values: Sequence[bytes | None]) -> Script:
     """The script from the values of SCRIPT_FIELDS. Raises WrongType if the hash is not a script."""
+    source = values[-1]
+    decode = _decode_again if type(source) is bytes and len(source) <= _MOST_KEPT_SOURCE else _decode_script
+    return decode(tuple(values))
+
+
+def _decode_script(values: tuple[bytes | None, ...]) -> Script:
     fields = dict(zip(SCRIPT_FIELDS, values, strict=True))
     source = fields[b"source"]
     if fields[b"kind"] != Kind.SCRIPT.value or source is None:
@@ -295,3 +303,7 @@ def decode_script(values: Sequence[bytes | None]) -> Script:
         entry_points=_names(fields[b"entry_points"]),
         source=source.decode("utf-8", "surrogateescape"),  # a comment in Latin-1, say
     )
+
+
+_decode_again = lru_cache(maxsize=64)(_decode_script)
+"""Each call of a script reads it; its identity takes a SHA-256, and the same bytes are the same script."""
