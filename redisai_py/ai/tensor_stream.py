@@ -49,7 +49,7 @@ class TensorStream:
         async with access.apart() as upstream:
             self._upstream = upstream
             if self._connection.gone:
-                raise UpstreamError("ERR client disconnected")
+                raise UpstreamError("ERR client is gone")
             session.flush()
             session.pause_relay()
             try:

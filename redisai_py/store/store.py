@@ -47,7 +47,7 @@ _CHUNKS_AT_ONCE = 512
 _FORGET_EVERY_S = 0.005
 _STAGED = re.compile(rb":staging:[0-9a-f]{32}\Z")
 _STAGED_SUFFIX = len(":staging:") + 32
-_STAGED_LOST = "ERR Redis dropped the staged value before it was published; nothing was stored"
+_STAGED_LOST = "ERR Redis dropped what was to be stored before it was published; nothing was stored"
 """Staged keys expire, so that Redis may evict them; and others may flush the database."""
 
 
@@ -217,7 +217,7 @@ class Store:
                         return
         except UpstreamError as error:
             raise await self.too_large(error, *write.largest) from error
-        raise UpstreamError("ERR the keys changed repeatedly during the write; nothing was written")
+        raise UpstreamError("ERR the keys kept changing while they were written; nothing was written")
 
     async def too_large(self, error: UpstreamError, size_bytes: int, value_bytes: int) -> UpstreamError:
         """The error for a large write that failed: if its size was the reason, one that names both sizes.
