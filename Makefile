@@ -24,7 +24,7 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo pipeline-demo chatbot bench-chatbot bench-training-data recommendation bench-training docs dist clean
+.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo pipeline-demo pipeline-ci chatbot bench-chatbot bench-training-data recommendation bench-training docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -87,6 +87,9 @@ artifact-demo: $(FULL) ## Publish a model, push it to S3, lose everything, pull 
 
 pipeline-demo: $(FULL) ## From a CSV file to predictions in Redis, through S3 and back [ARGS=...]
 	$(BIN)/python -m examples.pipeline.demo $(ARGS)
+
+pipeline-ci: $(FULL) ## Train, gate, push, promote, deploy, as CI does; a failed gate is exit code 1 [ARGS=...]
+	$(BIN)/python -m examples.pipeline.ci $(ARGS)
 
 chatbot: $(CHATBOT) ## Train a chatbot whose memory is in Redis, and talk to it [ARGS=web, for the browser]
 	@$(BIN)/python -m examples.chatbot $(ARGS)

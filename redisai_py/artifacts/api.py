@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import html
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -61,6 +62,16 @@ class Artifact:
     def titles(self) -> list[str]:
         """The names of its files."""
         return [layer.title for layer in self.manifest.layers]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the files, and the digest."""
+        rows = "".join(
+            f"<tr><td>{html.escape(layer.title)}</td><td>{layer.content_size:,}</td></tr>"
+            for layer in self.manifest.layers
+        )
+        aliases = "".join(f" @{html.escape(alias)}" for alias in self.version.aliases)
+        head = f"<b>{html.escape(str(self.version))}</b>{aliases} <code>{self.version.digest}</code>"
+        return f"<p>{head}</p><table><tr><th>file</th><th>bytes</th></tr>{rows}</table>"
 
     def layer(self, title: str) -> Descriptor:
         """One file's descriptor. Raises: Missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -82,6 +83,16 @@ class Dataset:
             return self._given
         url = self._given or self.version.archived
         return Archive(url) if url and (self._given or find_spec("obstore")) else None
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the schema, and the rows of each split."""
+        columns = "".join(
+            f"<tr><td>{html.escape(column.name)}</td><td>{column.type}</td><td>{list(column.shape) or ''}</td></tr>"
+            for column in self.schema.columns
+        )
+        splits = ", ".join(f"{html.escape(name)} {rows:,}" for name, rows in self.splits.items())
+        head = f"<b>{html.escape(str(self.version))}</b>: {self.rows:,} rows{f' ({splits})' if splits else ''}"
+        return f"<p>{head}</p><table><tr><th>column</th><th>type</th><th>shape</th></tr>{columns}</table>"
 
     @property
     def rows(self) -> int:

@@ -130,3 +130,18 @@ def test_without_a_redis_nothing_is_published(folder: Path) -> None:
 
     with pytest.raises(Invalid, match="publishing needs a Redis"):
         Pipeline(ill(), None, folder).run()
+
+
+def test_notebooks_show_artifacts_and_data_sets(client: Client, folder: Path) -> None:
+    from redisai_py.artifacts import Store
+    from redisai_py.datasets.dataset import Dataset
+    from redisai_py.pipeline.source import upload
+
+    pipeline = Pipeline(ill(), client, folder)
+    version = pipeline.run().version
+    assert "report.html" in Artifacts(client).get(str(version))._repr_html_()
+    store = Store(client)
+    dataset = Dataset.open(store, upload(ill(), store, folder).dataset.place)
+    assert "240 rows" in dataset._repr_html_()
+    assert "<td>city</td><td>string</td>" in dataset._repr_html_()
+    assert "xgboost.classifier for ill: classification, 2 classes, 192 rows" in pipeline.models[0]._repr_html_()
