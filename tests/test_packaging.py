@@ -117,7 +117,9 @@ def test_what_the_server_imports_is_declared() -> None:
     """Every library that the package imports is a dependency of it, not only of another dependency."""
     declared = set(map(normalized, PROJECT["dependencies"])) | {"pydantic"}  # the other half of pydantic-settings
     declared |= {"pil"}  # Pillow, of the extra `images`: imported when an image is read or written
-    for extra in ("archive", "data", "train", "ray"):  # of artifacts and data sets, which say so when one is missing
+    declared |= {"sklearn"}  # scikit-learn, of the extra `pipeline`
+    # Of artifacts, data sets, training and pipelines, which say so when one is missing.
+    for extra in ("archive", "data", "train", "ray", "pipeline", "onnx"):
         declared |= set(map(normalized, PROJECT["optional-dependencies"][extra]))
     third_party = {name.lower() for name in imported_by(ROOT / "redisai_py")} - sys.stdlib_module_names
     assert third_party - {"redisai_py"} <= declared

@@ -17,7 +17,7 @@ PROGRAM: Any = typer.main.get_command(app)
 COMMANDS = [
     [name, *([inner] if inner else [])]
     for name, command in PROGRAM.commands.items()
-    if name != "serve"
+    if name not in ("serve", "worker")  # these run until they are stopped
     for inner in getattr(command, "commands", [""])
 ]
 NONSENSE = [
