@@ -8,19 +8,13 @@ from __future__ import annotations
 
 import configparser
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 TOP_LEVEL = {"redisai_py", "redisai_py_onnx", "redisai_py_tensorflow", "redisai_py_tflite", "redisai_py_torch"}
-ENTRY_POINTS = {
-    "console_scripts": {"redisai": "redisai_py.cli:main"},
-    "redisai_py.backends": {
-        "onnx": "redisai_py_onnx:OnnxBackend",
-        "tf": "redisai_py_tensorflow:TensorflowBackend",
-        "tflite": "redisai_py_tflite:TfliteBackend",
-        "torch": "redisai_py_torch:TorchBackend",
-    },
-}
+_PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+ENTRY_POINTS = {"console_scripts": _PROJECT["scripts"], **_PROJECT["entry-points"]}
 
 
 def problems(wheel: Path) -> list[str]:
