@@ -1,4 +1,4 @@
-"""What each AI command does: the one place where the store and the engine meet.
+"""The AI commands: the one place where the store and the engine meet.
 
 A handler takes a request and the client's connection and gives a reply value, or raises an error of the wire.
 Each module maps its requests to its handlers; look-ups happen in the order that the command's own description gives.

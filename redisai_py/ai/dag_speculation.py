@@ -1,6 +1,6 @@
-"""AI.DAG* as a client's command: at once where all that it reads is near, else by its handler.
+"""AI.DAG* as a client's command: it runs at once if the near cache holds all of its inputs, else by its handler.
 
-See `group_commit` for why a result computed from near values may count.
+`store.writer` explains why a result computed from near values may count.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Meanings hold nothing of a client, so one is shared by every connection that sends the same bytes again (`Frames`).
 AI commands of one round trip start here, on the shared stream, without a coroutine: they are the hot path, and every
-step counts. Everything else AI goes to `handlers`, everything not AI to `passthrough`.
+step counts. Other AI commands go to the handlers of `ai`, all other commands to `frontdoor.redis_commands`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""AI.MODELEXECUTE where everything it reads is near: the run starts at once, and without a coroutine.
+"""AI.MODELEXECUTE with all inputs in the near cache: the run starts at once, without a coroutine.
 
-The outputs are then written on condition that Redis still holds what was used (`group_commit`): one round trip in all.
-If something had changed, the command runs again from Redis. Whatever is not plain (a miss, a large value, a user
-without scripts, a model whose runs take long) takes the long way, `handlers.models`.
+`store.writer` writes the outputs if Redis still holds the values used: one round trip in all. If a value has changed,
+the command runs again from Redis. All other cases (a miss, a large value, a user without scripts, a model with long
+runs) go through `ai.models`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Replies from Redis that are not relayed but looked at first."""
+"""Replies from Redis that the server inspects before it relays them."""
 
 from __future__ import annotations
 

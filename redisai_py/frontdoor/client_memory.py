@@ -1,4 +1,4 @@
-"""What clients make the server hold: what they sent and is not processed yet, and replies that they do not read.
+"""Memory held for clients: unprocessed input and unread replies.
 
 Both bounds are Redis's own, by name and by what is done when one is passed (`client-query-buffer-limit`,
 `maxmemory-clients`): the client is disconnected, and the log says why in Redis's words. A client reports only when much

@@ -11,7 +11,7 @@ A command that cannot start yet stays in the backlog; finishing work drains it. 
 client, and so does a Redis that is behind with what the client sent. A client that does not read its replies stops
 being served, but is read from, within a limit: it may be sending a long pipeline first.
 
-What a command means is found in `meanings`; this module knows only when one may start.
+`ai.dispatch` knows what a command means; this module only knows when a command may start.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When a client that has begun to send something large has stopped sending. Thread: the event loop's."""
+"""Detecting clients that stop in the middle of a large upload. Thread: the event loop's."""
 
 from __future__ import annotations
 

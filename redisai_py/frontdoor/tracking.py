@@ -1,4 +1,4 @@
-"""AI commands of clients that have Redis tell them what has changed (CLIENT TRACKING).
+"""AI commands of clients that use CLIENT TRACKING.
 
 Redis tells a client on its own connection; AI commands go by connections that clients share. So for such a client:
 

@@ -1,4 +1,4 @@
-"""What runs beside the front door for the operator: the HTTP endpoint, preloading, and keeping house."""
+"""Background services for the operator: the HTTP endpoint, preloading, and cleanup."""
 
 from __future__ import annotations
 

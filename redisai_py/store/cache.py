@@ -1,8 +1,8 @@
-"""The near cache: tensors and model ids that this server lately read or wrote. Pure.
+"""The near cache: tensors and model ids that this server recently read or wrote. Pure.
 
 An entry proves nothing: anybody may have changed the key since. What was computed from entries counts, and is written,
 only if Redis still holds the very bytes of every entry used; the script that writes also compares, in one step
-(`server.group_commit`, docs/adr/0013). So nothing here must be kept coherent; being out of date costs a run, and a key
+(`store.writer`, docs/adr/0013). So nothing here must be kept coherent; being out of date costs a run, and a key
 that is changed behind our back is read from Redis for a while.
 """
 

@@ -1,4 +1,4 @@
-"""How the store reaches Redis: what it asks of the connections that it is given."""
+"""How the store reaches Redis: the interface of its connections."""
 
 from __future__ import annotations
 

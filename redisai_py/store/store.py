@@ -1,4 +1,4 @@
-"""Tensors, models and scripts in Redis, for one identity. The only place that knows which commands Redis is asked.
+"""Tensors, models and scripts in Redis, for one identity. The only place that knows which Redis commands they need.
 
 Redis is reached through an injected `Link`: a shared pipelined stream for what is small, dedicated connections for
 large values and for WATCH. Every method raises the errors of the wire: MissingKey, WrongType, UpstreamError with

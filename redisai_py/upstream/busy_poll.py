@@ -1,4 +1,4 @@
-"""Staying awake for a moment when the next event is about to come.
+"""Busy polling: the event loop does not sleep when the next event is imminent.
 
 Who sleeps must be woken: an interrupt, a switch of processes, and then code and data that the caches have lost. On a
 small virtual machine that costs more than a tiny model's run. So where few clients are served, the event loop does not

@@ -1,4 +1,4 @@
-"""What an exception in a callback may cost: the client whose command it was, and nobody else.
+"""Containment: an exception in a callback affects only the client whose command raised it.
 
 Replies of Redis and results of runs reach callbacks from loops that many clients share. An exception there is a bug of
 ours. It must not end the stream, nor leave a client waiting: the client gets the error and its connection is closed,

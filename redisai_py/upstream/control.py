@@ -1,4 +1,4 @@
-"""The server's own way to Redis: for preloading, for noticing deleted models, and to tell whether Redis is there.
+"""The server's own connection to Redis: for preloading, detecting deleted models, and checking that Redis answers.
 
 Rules: the credentials of the URL are used here and nowhere else. A client brings its own, and what runs for a client
 runs as that client. A server without credentials, beside a Redis that asks for some, still tells whether Redis

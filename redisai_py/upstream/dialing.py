@@ -1,4 +1,4 @@
-"""Opening connections to Redis: how long that is tried, and what is known of a Redis that is away (docs/adr/0017).
+"""Opening connections to Redis: how long to retry, and the state of an unreachable Redis (docs/adr/0017).
 
 A command that has not left can wait for Redis to come back. While it does, one probe asks whether Redis answers, for
 all that wait; so a restart of Redis does not bring a connection attempt from each of ten thousand clients every few

@@ -1,4 +1,4 @@
-"""Noticing a Redis that hangs: its process stopped, its machine or the network gone without a word.
+"""Detecting a hung Redis: its process is stopped, or its machine or the network is down.
 
 A client may rightly wait for ever, for BLPOP or behind a long script, so a reply that does not come proves nothing.
 While replies are outstanding, a PING on another connection asks whether Redis answers at all. A Redis that is busy with
