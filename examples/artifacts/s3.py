@@ -18,6 +18,7 @@ from pathlib import Path
 __all__ = ["S3", "seaweedfs"]
 
 _PATIENCE_S = 60
+_TRIES = 3
 _PORTS = 8
 
 
@@ -44,29 +45,54 @@ class S3:
 @contextmanager
 def seaweedfs(bucket: str) -> Iterator[S3]:
     """A running server with an empty bucket. Raises: RuntimeError: it is not installed, or does not start."""
-    program = _program()
     with tempfile.TemporaryDirectory(prefix="s3-", ignore_cleanup_errors=True) as directory:
-        master, volume, filer, port, *grpc = _free_ports()
-        server = S3(f"http://127.0.0.1:{port}")
-        keys = Path(directory, "keys.json")
-        credentials = [{"accessKey": server.key, "secretKey": server.secret}]
-        actions = ["Admin", "Read", "Write", "List", "Tagging"]
-        keys.write_text(json.dumps({"identities": [{"name": "demo", "credentials": credentials, "actions": actions}]}))
-        command = [
-            program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={directory}", f"-master.port={master}",
-            f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={port}", f"-s3.config={keys}",
-            "-master.volumeSizeLimitMB=64", "-volume.max=100",
-            f"-master.port.grpc={grpc[0]}", f"-filer.port.grpc={grpc[1]}",
-            f"-volume.port.grpc={grpc[2]}", f"-s3.port.grpc={grpc[3]}",
-        ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
+        server, process = _start(Path(directory))
         try:
-            _wait(server, process)
             _make_bucket(server, bucket)
             yield server
         finally:
-            process.kill()
-            process.wait()
+            _end(process)
+
+
+def _start(directory: Path) -> tuple[S3, subprocess.Popen[bytes]]:
+    """A server that answers. Somebody else may take a port between its choice and its use: then others are tried."""
+    for attempt in range(_TRIES):
+        home = directory / str(attempt)
+        home.mkdir()
+        server, process = _launch(home)
+        try:
+            _wait(server, process)
+            return server, process
+        except RuntimeError:
+            _end(process)
+            if attempt == _TRIES - 1:
+                raise
+        except BaseException:
+            _end(process)
+            raise
+    raise AssertionError
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _launch(directory: Path) -> tuple[S3, subprocess.Popen[bytes]]:
+    master, volume, filer, port, *grpc = _free_ports()
+    server = S3(f"http://127.0.0.1:{port}")
+    keys = directory / "keys.json"
+    credentials = [{"accessKey": server.key, "secretKey": server.secret}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    keys.write_text(json.dumps({"identities": [{"name": "demo", "credentials": credentials, "actions": actions}]}))
+    command = [
+        _program(), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={directory}", f"-master.port={master}",
+        f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={port}", f"-s3.config={keys}",
+        "-master.volumeSizeLimitMB=64", "-volume.max=100", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-master.port.grpc={grpc[0]}", f"-filer.port.grpc={grpc[1]}",
+        f"-volume.port.grpc={grpc[2]}", f"-s3.port.grpc={grpc[3]}",
+    ]  # fmt: skip
+    return server, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
 
 
 def _program() -> str:
