@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 
@@ -428,7 +429,8 @@ def test_a_command_of_more_than_a_million_words(front_door: FrontDoor, bare: red
         if int(bare.info("server")["redis_version"].split(".")[0]) >= 7:
             assert client.reply() == f":{count}"
         else:
-            assert client.reply().startswith("-")
+            with contextlib.suppress(ConnectionError):  # it closes with the rest unread, which may overtake its error
+                assert client.reply().startswith("-")
 
 
 def test_http_requests_are_cut(front_door: FrontDoor) -> None:
