@@ -62,7 +62,7 @@ def model_file(
 
     Args:    source: its bytes, its file, or the directory of a SavedModel.   backend: ONNX, TORCH, TF or TFLITE; by
              the file's name unless given.   title: its name in the artifact; the file's unless given.
-    Raises:  Invalid: no such backend, a pickle, or not what the backend reads.   OSError.
+    Raises:  Invalid: no such backend, a pickle, not what the backend reads, or a frozen graph without names.   OSError.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         if backend is None:
@@ -75,8 +75,6 @@ def model_file(
         given: Buffer | Path = _packed(path) if path.is_dir() else path
         name = title or (f"{path.name}.tar" if path.is_dir() else path.name)
         found = ModelFile(given, kind, name, tuple(inputs), tuple(outputs))
-    if kind == "TF" and not (inputs and outputs):
-        raise Invalid("a TF model needs the names of its inputs and outputs")
     _check(found)
     return found
 
@@ -143,6 +141,9 @@ def _check(model: ModelFile) -> None:
     }
     if not fits[model.backend]():
         raise Invalid(f"{model.title} is no model for {model.backend}")
+    # A SavedModel has signatures that name them.
+    if model.backend == "TF" and head[0] in _GRAPH_TAGS and not (model.inputs and model.outputs):
+        raise Invalid(f"{model.title} is a frozen graph: the names of its inputs and outputs are needed")
 
 
 def _is_torch(model: ModelFile) -> bool:

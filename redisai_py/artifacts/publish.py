@@ -127,8 +127,10 @@ def publish(
     Args:    verify: let the server recompute the predictions first; needs `redisai serve`.
              note: further fields for the log.
     Returns: the version, and what `verify` found.
-    Raises:  NotParity: nothing is published.   Invalid, OSError, redis.RedisError.
+    Raises:  NotParity: nothing is published.   TypeError: no Contents.   Invalid, OSError, redis.RedisError.
     """
+    if not isinstance(contents, Contents):
+        raise TypeError(f"publish takes Contents(model, ...), not {type(contents).__name__}")
     checked = _verify(store, contents, tolerance) if verify else []
     with store.lease() as lease:
         layers = [_model_layer(store, model, lease) for model in contents.models]

@@ -9,6 +9,7 @@ import json
 import pickle
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from redisai_py.artifacts import (
     model_file,
 )
 from redisai_py.artifacts.parity import compare
+from scripts import make_models
 from tests.artifacts.models import MUL, scaling
 from tests.support import FrontDoor
 
@@ -170,8 +172,7 @@ def test_a_saved_model_is_packed_the_same_whenever(tmp_path: Path) -> None:
     first, second = (model_file(tmp_path / name / "model", inputs=["x"], outputs=["y"]) for name in ("one", "two"))
     assert (first.backend, first.title, first.format) == ("TF", "model.tar", "tensorflow")
     assert first.source == second.source
-    with pytest.raises(Invalid, match="names of its inputs"):
-        model_file(tmp_path / "one" / "model")
+    assert model_file(tmp_path / "one" / "model").inputs == ()  # its signatures name them
     with pytest.raises(Invalid, match="no SavedModel"):
         model_file(tmp_path, inputs=["x"], outputs=["y"])
 
@@ -440,3 +441,36 @@ def test_asyncio(front_door: FrontDoor, bare: redis.Redis, con: Client, kind: ty
     asyncio.run(work())
     assert answer(con, "m") == [0, 2]
     assert MUL.exists()
+
+
+def test_a_model_that_is_not_wrapped_says_what_to_write(artifacts: Artifacts, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"publish takes Contents\(model, ...\), not \w*Path"):
+        artifacts.publish("m", tmp_path / "m.onnx")  # type: ignore[arg-type]
+    assert not artifacts.names()
+
+
+FORMATS: list[tuple[str, Callable[[], bytes], list[str], list[str]]] = [
+    ("TORCH", make_models.build_torch_mul, [], ["a", "a"]),
+    ("TORCH", make_models.build_torch_export_mul, [], ["a", "a"]),
+    ("TF", make_models.build_tf_mul, ["a", "b"], ["a", "a"]),
+    ("TF", make_models.build_tf_saved_model_tar, [], ["a"]),
+    ("TFLITE", make_models.build_tflite_mul, [], ["a", "a"]),
+]
+
+
+@pytest.mark.parametrize(("backend", "build", "names", "inputs"), FORMATS)
+def test_a_model_of_every_format_is_deployed(
+    artifacts: Artifacts, con: Client, backend: str, build: Callable[[], bytes], names: list[str], inputs: list[str]
+) -> None:
+    outputs = ["mul"] if names else []
+    artifacts.publish("m", Contents(build(), backend=backend, inputs=names, outputs=outputs))
+    artifacts.deploy("m", "k")
+    con.tensorset("a", np.full((1, 2), 2, np.float32))
+    keys = ["y", "z"] if len(inputs) == 1 else ["y"]
+    con.modelexecute("k", inputs, keys)
+    assert con.tensorget("y").tolist() == [[4, 4]]
+
+
+def test_only_a_frozen_graph_needs_names() -> None:
+    with pytest.raises(Invalid, match=r"model\.pb is a frozen graph: the names"):
+        Contents(b"\x0a\x02", backend="TF")
