@@ -18,13 +18,14 @@ Serve = Callable[..., Serving]
 
 
 class Writer:
-    """Writes key after key until its connection breaks, and knows which were acknowledged.
+    """Writes key after key until its connection breaks or it is stopped, and knows which were acknowledged.
 
     On a bare connection: redis-py opens another one where it finds the last one ended between two commands.
     """
 
     def __init__(self, serving: Serving) -> None:
         self.acknowledged = 0
+        self._stopping = False
         self._client = Wire(serving.port)
         self._thread = threading.Thread(target=self._write)
         self._thread.start()
@@ -32,7 +33,7 @@ class Writer:
 
     def _write(self) -> None:
         try:
-            while True:
+            while not self._stopping:
                 value = self.acknowledged
                 if self._client("AI.TENSORSET", f"t{value}", "INT32", 1, "VALUES", value) != b"OK":
                     return
@@ -43,8 +44,14 @@ class Writer:
     def finish(self) -> None:
         """Wait until its connection has broken."""
         self._thread.join(20)
-        assert not self._thread.is_alive()
+        alive = self._thread.is_alive()
         self._client.close()
+        assert not alive
+
+    def stop(self) -> None:
+        """End, whether its connection has broken or not."""
+        self._stopping = True
+        self.finish()
 
 
 def assert_all_there(serving: Serving, count: int) -> None:
@@ -111,9 +118,9 @@ def test_kill_of_redis_loses_nothing_and_it_comes_back(serve: Serve, data_dir: P
     (killed,) = redis_processes(data_dir)
     writer = Writer(serving)
     killed.kill()
-    writer.finish()
     eventually(lambda: redis_processes(data_dir) not in ([], [killed]))
     eventually(lambda: _answers(serving))
+    writer.stop()  # a client that waited for no reply at that moment has not been closed
     assert_all_there(serving, writer.acknowledged)
     assert serving.stop() == 0
     assert redis_processes(data_dir) == []
