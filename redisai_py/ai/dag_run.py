@@ -114,7 +114,7 @@ class DagRun:
             running = run_script(runnable, op, inputs, self._connection, timeout_ms, started, counted=False)
             drive(running, partial(self._ended_then_step, i))
             return
-        run = self._connection.server.engine.run_model(
+        run = self._connection.server.runs.start(
             runnable, inputs, timeout_ms, keep_on_device=runnable.model.device.kind == "GPU", counted=False
         )
         self._runs[i] = run

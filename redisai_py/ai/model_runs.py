@@ -145,9 +145,9 @@ class _Execution(Run):
     def start(self, inputs: list[Tensor]) -> None:
         """Run; the command then ends by itself."""
         connection, commits, model = self.connection, self._commits, self._model
-        engine = connection.server.engine
+        runs = connection.server.runs
         connection.busy = True
-        if not model.unfinished and commits.idle and (ended := engine.run_at_once(model, inputs)) is not None:
+        if not model.unfinished and commits.idle and (ended := runs.now(model, inputs)) is not None:
             self.error = None
             self.value, self.ran_s = ended
             self.writes = _encode_outputs(self._request.outputs, self.value)
@@ -155,7 +155,7 @@ class _Execution(Run):
             return
         Run.__init__(self, model, inputs)  # super() costs more
         connection.cancel_run = self.cancel_queued
-        engine.queue(self, model, self._request.timeout_ms)
+        runs.later(self, model, self._request.timeout_ms)
 
     def resolve(self, value: list[Value]) -> None:
         """The run has ended: its outcome, an error too, counts if what it used still holds."""

@@ -123,7 +123,7 @@ async def model_execute(request: ModelExecute, connection: Connection) -> Any:
         loaded, inputs = await _read(request, connection, access, patience)
         if connection.gone:  # while the model was being loaded, say: nobody wants the result
             return OK
-        run = connection.server.engine.run_model(loaded, inputs, patience.left_ms)
+        run = connection.server.runs.start(loaded, inputs, patience.left_ms)
         connection.cancel_run = run.cancel_queued
         outputs = await run
     except DeadlineExceeded as error:

@@ -224,7 +224,7 @@ class ConnectionHost:
         timeout_ms = server.scripts.settings.timeout_ms or None
         # Alone and at once, as in RedisAI, where it would be held for a batch: it might wait for ever.
         alone = loaded.model.minbatchsize > 1
-        run = server.engine.run_model(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
+        run = server.runs.start(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
         return [value for value in await run if isinstance(value, Tensor)]
 
 

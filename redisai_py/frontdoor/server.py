@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from redisai_py import __version__
+from redisai_py.ai.runs import Runs
 from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
 from redisai_py.config import Config, masked_url
@@ -84,6 +85,7 @@ class Server:
             ended_merging=self.journal.ended_merging,
             given_up=self._given_up,
         )
+        self.runs = Runs(self.engine)
         self.commands_processed = 0
         self.busy_poll = BusyPoll(
             loop.call_soon, config.busy_poll_s, lambda: self.commands_processed, lambda: self.engine.threads_busy

@@ -1,0 +1,64 @@
+"""Whether and how a model runs: the one place where that is decided.
+
+Every run that a client asks for comes through here, whichever way its command takes: AI.MODELEXECUTE and AI.MODELRUN on
+near values or from Redis, the operations of a DAG, a script that runs a model. (Inside MULTI no command runs a model.)
+
+Hook for whoever knows outputs without running, a cache of predictions say: all three methods have the loaded model
+(`loaded.id` is a digest of all that decides its outputs) and the input tensors.
+
+- `now` may return known outputs, with None for the seconds: then no run was counted. The command goes on as if the
+  model had run: near inputs are still compared with Redis before the outputs are written.
+- `start` and `later` may end the run at once: call `run.resolve(outputs)`. A run that has ended is not queued, and is
+  never cancelled.
+- What a run gives is seen by `now` (its return value) and in `Run.resolve`, which the engine calls exactly once.
+
+Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redisai_py.backend import DeviceArray
+from redisai_py.engine.engine import Engine
+from redisai_py.engine.merging import Value
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Run
+from redisai_py.tensor import Tensor
+
+__all__ = ["Runs"]
+
+
+class Runs:
+    """Decides for every run of a model of this server."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def now(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float | None] | None:
+        """The outputs without waiting, and the seconds that the framework took; None if the run must be queued."""
+        return self._engine.run_at_once(loaded, inputs)
+
+    def later(self, run: Run, loaded: LoadedModel, timeout_ms: int | None) -> None:
+        """Queue a run whose `resolve` or `fail` goes on with its command. timeout_ms: the longest time in the queue."""
+        self._engine.queue(run, loaded, timeout_ms)
+
+    def start(
+        self,
+        loaded: LoadedModel,
+        inputs: Sequence[Tensor | DeviceArray],
+        timeout_ms: int | None = None,
+        *,
+        keep_on_device: bool = False,
+        counted: bool = True,
+        alone: bool = False,
+    ) -> Run:
+        """Queue a run and give it, to be awaited or to be told of its end. Arguments: see `Engine.run_model`.
+
+        The run may have ended already.
+        """
+        return self._engine.run_model(
+            loaded, inputs, timeout_ms, keep_on_device=keep_on_device, counted=counted, alone=alone
+        )
