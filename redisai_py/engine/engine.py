@@ -310,7 +310,7 @@ class Engine:
     # -- results -------------------------------------------------------------------------------------------------------
 
     def _executed_on_thread(self, execution: Execution) -> None:
-        if execution.given_up:
+        if execution.stop is not None and execution.stop.given_up:
             self.runaways.ended(execution)
             return
         loaded = execution.loaded
@@ -321,8 +321,8 @@ class Engine:
 
     def _overdue(self, execution: Execution) -> None:
         """A run was told to stop: its clients are told now, whenever the framework obeys."""
-        assert execution.stopped is not None
-        self._settle(execution, execution.stopped)
+        assert execution.stop is not None
+        self._settle(execution, execution.stop.error)
 
     def _give_up(self, lost: tuple[Slot, Execution]) -> None:
         """A run goes on though it was told to stop: its thread is replaced, and its model is loaded anew when it is
@@ -332,9 +332,9 @@ class Engine:
         if self._threads_end or not slot.retire(execution):
             return
         loaded = execution.loaded
-        loaded.stuck = execution.given_up = True
-        assert execution.stopped is not None
-        self._settle(execution, execution.stopped)
+        assert execution.stop is not None
+        loaded.stuck = execution.stop.given_up = True
+        self._settle(execution, execution.stop.error)
         if self._registry.get(loaded.id) is loaded:
             self._registry.remove(loaded.id)
         loaded.on_threads -= len(execution.runs)

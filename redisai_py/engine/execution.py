@@ -30,37 +30,48 @@ _SINGLE_RUNS = 4
 logger = structlog.get_logger()
 
 
+class Stop:
+    """An execution was stopped from outside.
+
+    error: of its runs, whatever the framework says.   at: when, monotonic seconds.
+    repeats: it took too long as a whole, and its runs are executed again singly.
+    reported: the watchdog has told that it goes on all the same.
+    given_up: nobody waits for its end any more (event loop's thread).
+    """
+
+    __slots__ = ("at", "error", "given_up", "repeats", "reported")
+
+    def __init__(self, error: RedisAIError, at: float, repeats: bool) -> None:
+        self.error = error
+        self.at = at
+        self.repeats = repeats
+        self.reported = self.given_up = False
+
+
 class Execution:
     """One call of `Session.run` for one or more runs of a model, or for a request that is run at once, without a Run.
 
     rows: dimension 0 of the merged inputs; 0 for a run that cannot be merged.
-    requests: how many requests it serves; it may take the time of each.
     started: monotonic seconds.   run_s: seconds in the framework.   cpu_s: this thread's CPU time of them.
     error: the failure of all, or None.
     values: per run its outputs, None until it ended or if it failed.
-    stopped: why it was stopped from outside, which is then its error whatever the framework says.
-    repeats: it was stopped because it took too long, and its runs are executed again singly.
+    stop: None, or why and how it was stopped from outside.
     ended_merging: why its model is not merged any more, if that was found here.
-    stopped_at: when that was, monotonic seconds.   reported: the watchdog has told that it goes on all the same.
-    settled: the runs have their results; given_up: nobody waits for its end any more (event loop's thread).
+    settled: the runs have their results (event loop's thread).
     """
 
+    # One is made for each run: what seldom is needed is in `Stop`.
     __slots__ = (
         "cpu_s",
         "ended_merging",
         "error",
-        "given_up",
         "loaded",
-        "repeats",
-        "reported",
-        "requests",
         "rows",
         "run_s",
         "runs",
         "settled",
         "started",
-        "stopped",
-        "stopped_at",
+        "stop",
         "values",
     )
 
@@ -68,17 +79,17 @@ class Execution:
         self.loaded = loaded
         self.runs = runs
         self.rows = rows
-        self.requests = len(runs)
-        self.started = 0.0
-        self.run_s = 0.0
-        self.cpu_s = 0.0
+        self.started = self.run_s = self.cpu_s = 0.0
         self.values: list[list[Value]] | None = None
         self.error: BaseException | None = None
-        self.stopped: RedisAIError | None = None
-        self.repeats = False
+        self.stop: Stop | None = None
         self.ended_merging = ""
-        self.stopped_at = 0.0
-        self.settled = self.reported = self.given_up = False
+        self.settled = False
+
+    @property
+    def requests(self) -> int:
+        """How many requests it serves; it may take the time of each."""
+        return len(self.runs)
 
     def extra_s(self, limit_s: float) -> float:
         """What a merged run may take beyond `limit_s`, the limit of one run: the others' time, as single runs took it
@@ -126,14 +137,12 @@ class Slot:
         """
         with self.guard:
             execution = self.current
-            if execution is None or execution.stopped is not None:
+            if execution is None or execution.stop is not None:
                 return None
             if now < execution.started + limit_s + execution.extra_s(limit_s):
                 return None
             stops = _terminate(execution.loaded)
-            execution.stopped = error(stops)
-            execution.repeats = stops and limit_s > 0 and len(execution.runs) > 1
-            execution.stopped_at = now
+            execution.stop = Stop(error(stops), now, stops and limit_s > 0 and len(execution.runs) > 1)
             return execution
 
     def retire(self, execution: Execution) -> bool:
@@ -162,7 +171,7 @@ def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[
     execution = Execution(loaded, runs, rows)
     attempt(slot, execution)
     final = execution.error is None or len(runs) == 1 or slot.retired  # of a retired slot nobody waits any more
-    if final or (execution.stopped is not None and not execution.repeats):
+    if final or (execution.stop is not None and not execution.stop.repeats):
         report(execution)
     else:
         _execute_singly(slot, execution, report)
@@ -179,7 +188,7 @@ def execute_at_once(slot: Slot, loaded: LoadedModel, rows: int, inputs: Sequence
         values = [[to_value(output) for output in outputs]]
     except BaseException:  # of whatever kind: the run that follows meets it again, and finds the words for the client
         return execution
-    if execution.stopped is None and len(outputs) == len(loaded.outputs):
+    if execution.stop is None and len(outputs) == len(loaded.outputs):
         execution.values = values
     return execution
 
@@ -226,10 +235,10 @@ def attempt(slot: Slot, execution: Execution) -> None:
             values = split(outputs, sizes)
         if len(outputs) != len(loaded.outputs):
             raise BackendError("ERR Model did not generate the expected number of outputs")
-        if execution.stopped is None:
+        if execution.stop is None:
             execution.values = values
             return
-        failure = execution.stopped
+        failure = execution.stop.error
     except RedisAIError as error:
         failure = error
     except BaseException as error:
@@ -240,6 +249,7 @@ def attempt(slot: Slot, execution: Execution) -> None:
         failure = framework_error(error, "ERR ")
     # Without traceback, and without the framework's own exception, which has one: its frames refer to the execution,
     # and such a cycle would keep the model loaded.
-    failure = execution.stopped or failure
+    if execution.stop is not None:
+        failure = execution.stop.error
     failure.__cause__ = failure.__context__ = None
     execution.error = failure.with_traceback(None)

@@ -23,6 +23,20 @@ _Single = tuple[Sequence[Tensor], list[Value]]
 """The inputs and the outputs of a single run."""
 
 
+class _Trial(Execution):
+    """Nobody's run, which takes the time of several."""
+
+    __slots__ = ("_requests",)
+
+    def __init__(self, loaded: LoadedModel, rows: int, requests: int) -> None:
+        super().__init__(loaded, [], rows)
+        self._requests = requests
+
+    @property
+    def requests(self) -> int:
+        return self._requests
+
+
 def prove(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
     """Execute the runs of a batch one by one, report each, and compare them with a merged run."""
     key = runs[0].key
@@ -85,12 +99,11 @@ def _merged_differs(slot: Slot, loaded: LoadedModel, singles: list[_Single]) -> 
 def _run(slot: Slot, loaded: LoadedModel, members: list[Sequence[Tensor]], requests: int) -> list[Array | None] | str:
     """The outputs of one run, or the text of its error."""
     rows = sum(inputs[0].shape[0] for inputs in members)
-    execution = Execution(loaded, [], rows)
-    execution.requests = requests
+    execution = _Trial(loaded, rows, requests)
     device = loaded.model.device
     arrays = [to_array(value, device) for value in members[0]] if len(members) == 1 else merge(members, rows)
     try:
         outputs = slot.run_session(execution, arrays, False)
     except BaseException as error:  # of whatever kind, as in a run
-        return str(execution.stopped or error) or type(error).__name__
-    return str(execution.stopped) if execution.stopped is not None else list(outputs)
+        return str(execution.stop.error if execution.stop is not None else error) or type(error).__name__
+    return str(execution.stop.error) if execution.stop is not None else list(outputs)

@@ -99,17 +99,20 @@ class Watchdog:
         wait_s: float | None = None
         for slot in self._slots():
             stopped = slot.interrupt(now, limit_ms / 1000, lambda stops: _overdue_error(limit_ms, stops))
-            if stopped is not None and not stopped.repeats:
+            if stopped is not None and stopped.stop is not None and not stopped.stop.repeats:
                 self._overdue(stopped)
             running = slot.current
-            if running is None or running.reported:
+            if running is None:
                 continue
-            if running.stopped is None:
+            stop = running.stop
+            if stop is None:
                 left = running.started + limit_ms / 1000 + running.extra_s(limit_ms / 1000) - now
+            elif stop.reported:
+                continue
             else:
-                left = running.stopped_at + STOP_GRACE_S - now
+                left = stop.at + STOP_GRACE_S - now
                 if left <= 0:
-                    running.reported = True
+                    stop.reported = True
                     self._lost((slot, running))
                     continue
             wait_s = left if wait_s is None else min(wait_s, left)
