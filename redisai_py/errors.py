@@ -24,18 +24,30 @@ __all__ = [
     "UNSUPPORTED_BACKEND",
     "BackendError",
     "BackendNotInstalled",
+    "Busy",
     "CommandError",
     "Conflict",
     "DeadlineExceeded",
+    "Loading",
     "MissingKey",
+    "Moved",
+    "NoRoom",
+    "NoScript",
+    "NoSuchKey",
+    "NotAuthenticated",
+    "NotPermitted",
+    "OutOfMemory",
     "Overloaded",
     "ProtocolError",
     "RedisAIError",
     "ShapeMismatch",
+    "TransactionAborted",
+    "Unproven",
     "UpstreamError",
     "UpstreamLost",
     "UpstreamRefused",
     "WrongArity",
+    "WrongFraming",
     "WrongType",
 ]
 
@@ -134,6 +146,54 @@ class Conflict(RedisAIError):
 
 class UpstreamError(RedisAIError):
     """Redis's own error text, passed on verbatim."""
+
+
+class OutOfMemory(UpstreamError):
+    """OOM: Redis has reached `maxmemory`."""
+
+
+class NotPermitted(UpstreamError):
+    """NOPERM: the user may not run the command, or not on these keys."""
+
+
+class NotAuthenticated(NotPermitted):
+    """NOAUTH: the client has to authenticate first."""
+
+
+class Busy(UpstreamError):
+    """Redis cannot tell or do now what it can later: BUSY (with a script), CLUSTERDOWN, TRYAGAIN."""
+
+
+class Loading(Busy):
+    """Redis has no data to serve yet: LOADING, or MASTERDOWN of a replica."""
+
+
+class Moved(UpstreamError):
+    """MOVED or ASK: another node of a cluster has the key."""
+
+
+class NoScript(UpstreamError):
+    """NOSCRIPT: Redis does not know the script."""
+
+
+class NoSuchKey(UpstreamError):
+    """The key to be renamed does not exist."""
+
+
+class NoRoom(UpstreamError):
+    """Redis accepts no connection: there are too many, or none are let in from here (DENIED)."""
+
+
+class TransactionAborted(UpstreamError):
+    """EXECABORT: nothing of the transaction was done."""
+
+
+class Unproven(UpstreamError):
+    """UNPROVEN, from a script of ours: the user may not read what is to be compared."""
+
+
+class WrongFraming(UpstreamError):
+    """Redis could not read what was sent, or would not: an argument may be longer than it takes."""
 
 
 class UpstreamLost(UpstreamError):

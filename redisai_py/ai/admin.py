@@ -13,9 +13,10 @@ from redisai_py.commands import admin
 from redisai_py.commands._args import text_name
 from redisai_py.commands.admin import RunInfo, info_reply
 from redisai_py.engine.stats import RunStats
-from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, UpstreamError, WrongType
+from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, NotPermitted, WrongType
 from redisai_py.model import Kind
 from redisai_py.ops.keymap import Place
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import OK
 from redisai_py.store.codec import decode_id
 from redisai_py.tensor import DType
@@ -51,10 +52,8 @@ async def info(request: admin.Info, connection: Connection) -> Any:
     (pending,) = access.pipeline([(b"HMGET", request.key, *INFO_FIELDS)])
     try:
         fields = await pending
-    except UpstreamError as error:
-        if "WRONGTYPE" in str(error):
-            raise MissingKey(NO_RUN_INFO) from error
-        raise
+    except WrongType as error:
+        raise MissingKey(NO_RUN_INFO) from error
     place, stored_id = _counted(request, fields, connection)
     try:
         identity = await connection.server.loading.identity(place, stored_id, access.store)
@@ -212,8 +211,9 @@ def check_config_right(error: str) -> None:
 
     Args: error: what Redis said to NEEDS_CONFIG. A Redis without CONFIG at all is no reason to refuse.
     """
-    if error.startswith(("NOPERM", "NOAUTH")):
-        raise UpstreamError(error)
+    refusal = redis_error(error)
+    if isinstance(refusal, NotPermitted):
+        raise refusal
 
 
 HANDLERS: dict[type, Any] = {

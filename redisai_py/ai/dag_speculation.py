@@ -13,7 +13,7 @@ from redisai_py.ai.dag_templates import BoundDag
 from redisai_py.ai.dags import commit, execute_dag
 from redisai_py.ai.model_runs import encode_tensors, near_model, near_tensors
 from redisai_py.engine.registry import LoadedModel
-from redisai_py.errors import UpstreamError, WrongType
+from redisai_py.errors import RedisAIError, UpstreamLost, WrongType
 from redisai_py.model import Script
 from redisai_py.resp.replies import TIMEDOUT
 from redisai_py.resp.templates import Command
@@ -121,11 +121,11 @@ class _Execution:
         if not connection.gone:
             connection.run_alone(execute_dag(self._bound, connection))
 
-    def refused(self, reply: Any) -> None:
-        if isinstance(reply, UpstreamError):
+    def refused(self, error: RedisAIError) -> None:
+        if isinstance(error, UpstreamLost):
             self._run.count()  # it was computed all the same
-            self.connection.finish_alone(reply)
-        elif "WRONGTYPE" in str(reply):
-            self.connection.finish_alone([*self._run.replies(), WrongType()])
+            self.connection.finish_alone(error)
+        elif isinstance(error, WrongType):
+            self.connection.finish_alone([*self._run.replies(), error])
         else:
             self.stale()  # the store's way finds the words

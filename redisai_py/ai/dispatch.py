@@ -23,9 +23,10 @@ from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet, tensor_reply
-from redisai_py.errors import TENSOR_KEY_EMPTY, CommandError, MissingKey, RedisAIError, UpstreamError, WrongType
+from redisai_py.errors import TENSOR_KEY_EMPTY, CommandError, MissingKey, RedisAIError
 from redisai_py.frontdoor.driver import NO_REPLY
 from redisai_py.frontdoor.redis_commands import Relayed, RelayedRow, understand_plain
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.templates import Command, Frames
 from redisai_py.store import codec
 from redisai_py.tensor import DType
@@ -176,7 +177,7 @@ class GetTensor:
         request = self.request
         try:
             if type(value) is not bytes:
-                raise read_error(value)
+                raise redis_error(value)
             if not value or (len(value) == _FIRST_BYTES and (request.form is not Form.NONE or not request.meta)):
                 connection.second_trip(_get_again(request, connection, value))
                 return
@@ -211,11 +212,3 @@ async def _get_again(request: TensorGet, connection: Connection, value: bytes) -
             return TensorStream(request, connection)
     tensor = await access.store.large_tensor(request.key)
     return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
-
-
-def read_error(reply: Any) -> RedisAIError:
-    """The error for a read that Redis refused."""
-    if isinstance(reply, RedisAIError):
-        return reply
-    text = str(reply)
-    return WrongType() if text.startswith("WRONGTYPE") else UpstreamError(text)

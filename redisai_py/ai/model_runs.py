@@ -15,7 +15,7 @@ from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
-from redisai_py.errors import DeadlineExceeded, UpstreamError, WrongType
+from redisai_py.errors import DeadlineExceeded, RedisAIError, UpstreamLost, WrongType
 from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.resp.templates import Command
 from redisai_py.store.cache import NearCache
@@ -211,10 +211,8 @@ class _Execution(Run):
         if not connection.gone:
             connection.run_alone(handle(self._request, connection))
 
-    def refused(self, reply: Any) -> None:
-        if isinstance(reply, UpstreamError):
-            self.connection.finish_alone(reply)
-        elif "WRONGTYPE" in str(reply):
-            self.connection.finish_alone(WrongType())
+    def refused(self, error: RedisAIError) -> None:
+        if isinstance(error, UpstreamLost | WrongType):
+            self.connection.finish_alone(error)
         else:
             self.stale()  # the store's way finds the words

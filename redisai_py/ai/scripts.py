@@ -234,7 +234,7 @@ async def _value_or_error(reply: Pending[Any]) -> Any:
         return await reply
     except UpstreamLost:
         raise
-    except UpstreamError as error:
+    except RedisAIError as error:
         return error
 
 

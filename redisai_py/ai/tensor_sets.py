@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from redisai_py.ai import handle
 from redisai_py.commands.tensors import TensorSet
-from redisai_py.errors import RedisAIError, UpstreamError, WrongType
+from redisai_py.errors import NoScript, UpstreamError
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.templates import Burst, Command, HeadForm
 from redisai_py.store import codec
 from redisai_py.store.lua import PROBE_SIZE, SET_ONE, format_set
@@ -167,7 +168,7 @@ def _done(connection: Connection, access: Access, key: bytes, value: bytes, repl
         if access.near is not None:
             access.near.put(key, value)
         connection.write(_OK)
-    elif isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
+    elif isinstance(error := redis_error(reply), NoScript):
         access.load_script()
         if connection.in_flight == 1:
             connection.busy = True  # nothing of this client may overtake it
@@ -177,7 +178,7 @@ def _done(connection: Connection, access: Access, key: bytes, value: bytes, repl
         text = "ERR Redis forgot the tensor script (SCRIPT FLUSH); nothing was written, try again"
         connection.reply(UpstreamError(text))
     else:
-        connection.reply(_write_error(reply))
+        connection.reply(error)
     connection.done_in_flight()
 
 
@@ -186,11 +187,3 @@ async def _again(connection: Connection, request: TensorSet) -> Any:
         return await handle(request, connection)
     finally:
         connection.busy = False
-
-
-def _write_error(reply: Any) -> RedisAIError:
-    """The error for a tensor that Redis refused to write."""
-    if isinstance(reply, RedisAIError):
-        return reply
-    text = str(reply)
-    return WrongType() if "WRONGTYPE" in text else UpstreamError(text)

@@ -12,7 +12,6 @@ from redisai_py.commands.tensors import TensorGet, tensor_reply
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, UpstreamError, WrongType
 from redisai_py.resp.replies import tensor_head
 from redisai_py.store import codec
-from redisai_py.store.link import refused
 from redisai_py.tensor import DType
 
 if TYPE_CHECKING:
@@ -55,10 +54,10 @@ class TensorStream:
             try:
                 self.flow(self._connection.writing_paused)
                 found = await upstream.stream(self, b"GET", self._request.key)
-            except UpstreamError as error:
+            except RedisAIError:
                 if self._sending:
                     self._connection.transport.abort()  # half a reply: what comes behind it could not be told apart
-                raise refused(error) from error
+                raise
             finally:
                 self._upstream = None
                 if not (self._connection.gone or self._connection.writing_paused):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from redisai_py.bounded import BoundedCache
 from redisai_py.commands._args import INT64_MAX, Argv, is_word, strict_integer, to_bytes
 from redisai_py.commands.arguments import KEY, Argument, flag
 from redisai_py.commands.checks import TensorExists, TensorOrAbsent
@@ -92,8 +93,7 @@ class TensorGet:
 
 # Words between the key and the blob -> (dtype, shape, bytes of data), for numeric types whose data needs no other
 # check. Clients send few different ones, again and again.
-_BLOB_HEADS: dict[tuple[Buffer, ...], tuple[DType, tuple[int, ...], int]] = {}
-_MAX_BLOB_HEADS = 4096
+_BLOB_HEADS: BoundedCache[tuple[Buffer, ...], tuple[DType, tuple[int, ...], int]] = BoundedCache(4096)
 _LONGEST_BLOB_HEAD = 16
 _UNCHECKED = frozenset(DType) - {DType.BOOL, DType.STRING}
 
@@ -155,9 +155,7 @@ def _blob_tensor(dtype: DType, shape: tuple[int, ...], argv: Argv, position: int
     check_blob(dtype, size, data)
     head: tuple[Buffer, ...] = tuple(argv[2:position])
     if dtype in _UNCHECKED and len(argv) <= _LONGEST_BLOB_HEAD and all(type(word) is bytes for word in head):
-        if len(_BLOB_HEADS) >= _MAX_BLOB_HEADS:
-            _BLOB_HEADS.clear()
-        _BLOB_HEADS[head] = (dtype, shape, len(data))
+        _BLOB_HEADS.keep(head, (dtype, shape, len(data)))
     return Tensor(dtype, shape, data)
 
 

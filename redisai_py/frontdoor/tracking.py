@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, cast
 import hiredis
 
 from redisai_py.commands import COMMANDS
-from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost
+from redisai_py.errors import RedisAIError, UpstreamLost
 from redisai_py.frontdoor.driver import drive
 from redisai_py.pending import Pending
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.store import Store
 
 if TYPE_CHECKING:
@@ -183,6 +184,6 @@ def _settle(pending: Pending[Any], raw: bytes) -> None:
     reader.feed(raw)
     reply = reader.gets()
     if isinstance(reply, hiredis.ReplyError):
-        pending.fail(UpstreamError(str(reply)))
+        pending.fail(redis_error(reply))
     else:
         pending.resolve(reply)

@@ -33,12 +33,12 @@ from redisai_py.errors import (
     CommandError,
     MissingKey,
     RedisAIError,
-    UpstreamError,
     WrongType,
 )
 from redisai_py.frontdoor.driver import NO_REPLY
 from redisai_py.model import Kind
 from redisai_py.ops.keymap import Place
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import OK, encode_reply
 from redisai_py.resp.requests import split_replies
 from redisai_py.resp.templates import Command
@@ -248,7 +248,7 @@ def _failing(error: CommandError) -> tuple[list[list[Any]], Finish]:
 
 def _checked(reply: Any) -> Any:
     if isinstance(reply, hiredis.ReplyError):
-        raise WrongType if "WRONGTYPE" in str(reply) else UpstreamError(str(reply))
+        raise redis_error(reply)
     return reply
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from redisai_py.errors import UpstreamError
+from redisai_py.errors import UpstreamError, WrongType
 from redisai_py.ops.keymap import Held, Place
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ async def _sweep(server: Server, database: int, entries: list[tuple[Place, Held]
     for (place, held), pending in zip(entries, replies, strict=True):
         try:
             fields = await pending
-        except UpstreamError as error:
-            if not str(error).startswith("WRONGTYPE"):
-                continue
+        except WrongType:
             fields = None
+        except UpstreamError:
+            continue
         if fields != [place.kind.value, held.stored_id.encode()] and server.keys.held(place) == held:
             server.loading.missed(place)

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from redisai_py.bounded import BoundedCache
 from redisai_py.errors import RedisAIError
 from redisai_py.tensor import Buffer, DType
 
@@ -244,8 +245,7 @@ def _append_dict(out: list[Buffer], value: dict[Any, Any], protocol: int) -> Non
 
 
 # (dtype, shape, name of the last field) -> everything of a META reply before the last field's value.
-_META_HEADS: dict[tuple[DType, tuple[int, ...], bytes], bytes] = {}
-_MAX_META_HEADS = 4096
+_META_HEADS: BoundedCache[tuple[DType, tuple[int, ...], bytes], bytes] = BoundedCache(4096)
 
 
 def _meta_head(value: TensorReply, field: bytes) -> bytes:
@@ -258,9 +258,7 @@ def _meta_head(value: TensorReply, field: bytes) -> bytes:
         head = b"*%d\r\n$5\r\ndtype\r\n$%d\r\n%b\r\n$5\r\nshape\r\n*%d\r\n%b%b" % (
             6 if field else 4, len(name), name, len(value.shape), dims, tail
         )  # fmt: skip
-        if len(_META_HEADS) >= _MAX_META_HEADS:
-            _META_HEADS.clear()
-        _META_HEADS[key] = head
+        _META_HEADS.keep(key, head)
     return head
 
 

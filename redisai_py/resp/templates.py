@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from redisai_py.bounded import BoundedCache
+
 __all__ = ["MAX_FRAME", "Burst", "Command", "Frames", "HeadForm", "encode_command"]
 
 MAX_FRAME = 384
@@ -140,12 +142,11 @@ class Burst:
 class Frames:
     """Remembered frames, shared by all connections of a server; bounded, forgotten all at once when full."""
 
-    __slots__ = ("_limit", "by_bytes", "forms")
+    __slots__ = ("by_bytes", "forms")
 
     def __init__(self, limit: int = 4096) -> None:
-        self.by_bytes: dict[bytes, Command] = {}
-        self.forms: dict[tuple[bytes, bytes], HeadForm] = {}
-        self._limit = limit
+        self.by_bytes: BoundedCache[bytes, Command] = BoundedCache(limit)
+        self.forms: BoundedCache[tuple[bytes, bytes], HeadForm] = BoundedCache(limit)
 
     def name_form(self, command: Command, meaning: Callable[[HeadForm], Any]) -> None:
         """Remember the form of a command whose last word is a payload that may be anything of that length; a new form
@@ -158,9 +159,7 @@ class Frames:
         after = head[len(before) + len(word) :]
         if (before, after) in self.forms or not head.startswith(before) or len(head) > MAX_FRAME:
             return
-        if len(self.forms) >= self._limit:
-            self.forms.clear()
-        form = self.forms[before, after] = HeadForm(before, len(word), after, payload_size)
+        form = self.forms.keep((before, after), HeadForm(before, len(word), after, payload_size))
         form.meaning = meaning(form)
 
     def form_of(self, head: bytes) -> HeadForm | None:
@@ -174,9 +173,7 @@ class Frames:
     def remember(self, command: Command) -> None:
         """Give `command` from now on for frames that are exactly its own."""
         if len(command.frame) <= MAX_FRAME:
-            if len(self.by_bytes) >= self._limit:
-                self.by_bytes.clear()
-            self.by_bytes[command.frame] = command
+            self.by_bytes.keep(command.frame, command)
 
 
 def encode_command(argv: list[Any]) -> list[bytes | memoryview]:

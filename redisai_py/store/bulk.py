@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from redisai_py.errors import UpstreamError, WrongType
+from redisai_py.bounded import BoundedCache
+from redisai_py.errors import TransactionAborted, UpstreamError, WrongType
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.requests import split_replies
 from redisai_py.resp.templates import Burst
 from redisai_py.store import codec
@@ -165,7 +167,7 @@ class GroupSets:
         self._absent = False  # the last group had keys that did not exist: it pays to ask for that as well
         self._failures = 0  # in a row
         self._spared = 0
-        self._judged: set[bytes] = set()  # heads of tensors, other than one's own
+        self._judged: BoundedCache[bytes, None] = BoundedCache(_MOST_JUDGED)  # heads of tensors, other than one's own
 
     @property
     def is_open(self) -> bool:
@@ -297,9 +299,7 @@ class GroupSets:
             codec.read_header(head[:size])
         except WrongType:
             return False
-        if len(self._judged) >= _MOST_JUDGED:
-            self._judged.clear()
-        self._judged.add(head)
+        self._judged.keep(head, None)
         return True
 
     @staticmethod
@@ -334,7 +334,7 @@ class GroupSets:
                 self._next()
         else:
             outcome = replies[1]
-            if isinstance(outcome, hiredis.ReplyError) and not str(outcome).startswith("EXECABORT"):
+            if isinstance(outcome, hiredis.ReplyError) and not isinstance(redis_error(outcome), TransactionAborted):
                 stream.close()  # EXEC itself was refused
             self._failed(0 if outcome is None else 1)
             self._give_back(group)
@@ -389,7 +389,7 @@ class GroupSets:
 
 
 def _is_refusal(reply: Any) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("WRONGTYPE")
+    return isinstance(reply, hiredis.ReplyError) and not isinstance(redis_error(reply), WrongType)
 
 
 def _keep_near(near: NearCache, group: _Group) -> None:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from redisai_py.blobs import Blob
+from redisai_py.bounded import BoundedCache
 from redisai_py.errors import CommandError, WrongType
 from redisai_py.model import Kind, Model, Script
 from redisai_py.tensor import Buffer, Device, DType, Tensor, is_shape
@@ -48,8 +49,8 @@ _ALIGN = 64
 _CACHE_LIMIT = 4096
 _CACHED_HEADER = 512
 
-_encoded: dict[tuple[DType, tuple[int, ...]], bytes] = {}
-_decoded: dict[bytes, tuple[DType, tuple[int, ...], int]] = {}
+_encoded: BoundedCache[tuple[DType, tuple[int, ...]], bytes] = BoundedCache(_CACHE_LIMIT)
+_decoded: BoundedCache[bytes, tuple[DType, tuple[int, ...], int]] = BoundedCache(_CACHE_LIMIT)
 
 
 def encode_header(tensor: Tensor) -> bytes:
@@ -59,10 +60,8 @@ def encode_header(tensor: Tensor) -> bytes:
     key = (tensor.dtype, tensor.shape)
     header = _encoded.get(key)
     if header is None:
-        if len(_encoded) >= _CACHE_LIMIT:
-            _encoded.clear()
         size = tensor.dtype.itemsize * math.prod(tensor.shape)
-        header = _encoded[key] = _pad(_describe(tensor.dtype.safetensors_name, tensor.shape, size))
+        header = _encoded.keep(key, _pad(_describe(tensor.dtype.safetensors_name, tensor.shape, size)))
     return header
 
 
@@ -98,9 +97,7 @@ def read_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
     if known is None:
         known = _parse_header(header)
         if len(header) <= _CACHED_HEADER:  # a hostile one of 64 KiB must not stay in memory
-            if len(_decoded) >= _CACHE_LIMIT:
-                _decoded.clear()
-            _decoded[header] = known
+            _decoded.keep(header, known)
     return known
 
 

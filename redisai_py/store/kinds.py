@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
-from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, UpstreamError, WrongType
+from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, WrongType
 from redisai_py.model import Kind
 from redisai_py.store import codec
-from redisai_py.store.link import Caller, Link, commit, refused, rehearse
+from redisai_py.store.link import Caller, Link, commit, rehearse
 from redisai_py.store.lua import PROBE_SIZE
 
 __all__ = ["hash_fields", "no_string", "tensor_or_absent", "watch_kind", "watch_tensors"]
@@ -29,16 +29,13 @@ async def no_string(link: Link, key: bytes) -> RedisAIError:
 async def tensor_or_absent(link: Link, key: bytes) -> bool:
     """Whether a tensor is there. Raises WrongType if something else is."""
     look = (b"GETRANGE", key, 0, codec.MAX_HEADER + 8)
-    try:
-        (head,) = link.pipeline([look])
-        value = await head
-        if not value:
-            kind, again = link.pipeline([(b"TYPE", key), look])
-            if await kind == b"none":
-                return False
-            value = await again
-    except UpstreamError as error:
-        raise refused(error) from error
+    (head,) = link.pipeline([look])
+    value = await head
+    if not value:
+        kind, again = link.pipeline([(b"TYPE", key), look])
+        if await kind == b"none":
+            return False
+        value = await again
     codec.read_header(bytes(value[: codec.header_size(value)]))
     return True
 
@@ -51,15 +48,12 @@ async def hash_fields(
     Args:   pending: the coming reply of `HMGET key *names`.
     Raises: MissingKey, with the text `missing`; WrongType.
     """
-    try:
-        values: list[bytes | None] = await pending
-        if values[0] is None:
-            kind, again = link.pipeline([(b"TYPE", key), (b"HMGET", key, *names)])
-            if await kind == b"none":
-                raise MissingKey(missing)
-            values = await again
-    except UpstreamError as error:
-        raise refused(error) from error
+    values: list[bytes | None] = await pending
+    if values[0] is None:
+        kind, again = link.pipeline([(b"TYPE", key), (b"HMGET", key, *names)])
+        if await kind == b"none":
+            raise MissingKey(missing)
+        values = await again
     if values[0] is None:
         raise WrongType
     return values
@@ -78,8 +72,6 @@ async def watch_tensors(connection: Caller, keys: Iterable[bytes]) -> bool:
     try:
         for key, head in zip(keys, heads, strict=True):
             await _check_head(connection, key, await head)
-    except UpstreamError as error:
-        raise refused(error) from error
     except WrongType:
         if await _unchanged(connection):
             raise
@@ -107,11 +99,8 @@ async def watch_kind(connection: Caller, key: bytes, kind: Kind) -> None:
         exists = connection.call(b"EXISTS", key)
         found = connection.call(b"HGET", key, b"kind")
         await watch
-        try:
-            if not await exists or await found == kind.value:
-                return
-        except UpstreamError as error:
-            raise refused(error) from error
+        if not await exists or await found == kind.value:
+            return
         if await _unchanged(connection):
             raise WrongType
 

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from redisai_py.errors import RedisAIError, UpstreamError, WrongType
+from redisai_py.resp.redis_errors import redis_error
 
-__all__ = ["Caller", "Link", "commit", "executed", "last_reply", "refused", "rehearse", "transaction"]
+__all__ = ["Caller", "Link", "commit", "executed", "last_reply", "rehearse", "transaction"]
 
 
 class Caller(Protocol):
@@ -18,7 +18,7 @@ class Caller(Protocol):
     """Whether `rehearse` has been here."""
 
     def call(self, *argv: Any) -> Awaitable[Any]:
-        """Raises UpstreamError with the text of an error reply."""
+        """Raises what `redis_error` makes of an error reply."""
 
 
 class Link(Protocol):
@@ -54,7 +54,7 @@ async def last_reply(pendings: Sequence[Awaitable[Any]]) -> Any:
 async def commit(connection: Caller, commands: Iterable[Sequence[Any]] = ()) -> list[Any] | None:
     """Send a transaction; the replies of its commands, or None: a watched key was changed, and nothing was done.
 
-    Raises: UpstreamError: the first error of any of them.
+    Raises: RedisAIError: the first error of any of them.
     """
     return await executed([connection.call(*command) for command in transaction(commands)])
 
@@ -64,7 +64,7 @@ async def executed(pendings: Sequence[Awaitable[Any]]) -> list[Any] | None:
     replies: list[Any] | None = await last_reply(pendings)
     for reply in replies or ():
         if isinstance(reply, Exception):
-            raise UpstreamError(str(reply))
+            raise redis_error(reply)
     return replies
 
 
@@ -77,8 +77,3 @@ async def rehearse(connection: Caller) -> None:
     if not connection.rehearsed:
         await commit(connection)
         connection.rehearsed = True
-
-
-def refused(error: UpstreamError) -> RedisAIError:
-    """Redis's refusal; one about the key's type in RedisAI's words, wherever Redis puts it in its text."""
-    return WrongType() if "WRONGTYPE" in str(error) else error

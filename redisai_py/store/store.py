@@ -16,21 +16,25 @@ from functools import partial
 from typing import Any
 
 from redisai_py.blobs import FROM_FILE, Blob, Gathering, ModelFile
+from redisai_py.bounded import BoundedCache
 from redisai_py.errors import (
     MODEL_KEY_EMPTY,
     SCRIPT_KEY_EMPTY,
     TENSOR_KEY_EMPTY,
     Conflict,
     MissingKey,
+    NoScript,
+    NoSuchKey,
     RedisAIError,
     UpstreamError,
     UpstreamLost,
+    WrongFraming,
     WrongType,
 )
 from redisai_py.model import Kind, Model, Script
 from redisai_py.store import codec
 from redisai_py.store.kinds import hash_fields, no_string, tensor_or_absent, watch_kind, watch_tensors
-from redisai_py.store.link import Caller, Link, commit, executed, last_reply, refused, transaction
+from redisai_py.store.link import Caller, Link, commit, executed, last_reply, transaction
 from redisai_py.store.lua import DELETE_KIND, SET_TENSORS, SET_TENSORS_SHA
 from redisai_py.tensor import Buffer, Tensor
 
@@ -56,7 +60,7 @@ class Store:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._large_keys: dict[bytes, None] = {}  # keys seen with large values, bounded: a hint, not a truth
+        self._large_keys: BoundedCache[bytes, None] = BoundedCache(4096)  # seen with large values: a hint, no truth
 
     # -- tensors -----------------------------------------------------------------------------------------------------
 
@@ -94,10 +98,7 @@ class Store:
         """A tensor whose value is known to be large. Raises MissingKey, WrongType."""
         self._note_large(key)
         async with self._link.dedicated() as connection:
-            try:
-                value = await connection.call(b"GET", key)
-            except UpstreamError as error:
-                raise refused(error) from error
+            value = await connection.call(b"GET", key)
         if value is None:
             raise MissingKey(TENSOR_KEY_EMPTY)
         return codec.decode_tensor(value)
@@ -199,13 +200,8 @@ class Store:
         try:
             (pending,) = self._link.pipeline([command])
             await pending
-        except UpstreamError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise refused(error) from error
-            try:
-                await last_reply(self._link.pipeline([(b"SCRIPT", b"LOAD", SET_TENSORS), command]))
-            except UpstreamError as again:
-                raise refused(again) from again
+        except NoScript:
+            await last_reply(self._link.pipeline([(b"SCRIPT", b"LOAD", SET_TENSORS), command]))
 
     async def _put_watched(self, write: _Write) -> None:
         for key in write.tensors:
@@ -225,7 +221,7 @@ class Store:
         Args: size_bytes: of the tensor.   value_bytes: of the string that holds it.
         """
         # Redis closes such a connection, often before its words about it can be read: so the limit is asked for.
-        if not isinstance(error, UpstreamLost) and not str(error).startswith("ERR Protocol error"):
+        if not isinstance(error, UpstreamLost | WrongFraming):
             return error
         with contextlib.suppress(UpstreamError, ValueError):  # CONFIG may be withheld
             (pending,) = self._link.pipeline([(b"CONFIG", b"GET", b"proto-max-bulk-len")])
@@ -241,10 +237,7 @@ class Store:
     async def _put_if_unchanged(self, write: _Write, watching: Caller) -> None:
         if self._link.scripting and write.size_bytes < LARGE_VALUE:
             # EVAL, not EVALSHA: a script that Redis forgot could not be sent again, since EXEC ends the WATCH.
-            try:
-                unchanged = await commit(watching, [(b"EVAL", SET_TENSORS, *write.script_words())]) is not None
-            except UpstreamError as error:
-                raise refused(error) from error
+            unchanged = await commit(watching, [(b"EVAL", SET_TENSORS, *write.script_words())]) is not None
         else:
             unchanged = await self._check_and_set(write, watching)
         if not unchanged:
@@ -257,9 +250,7 @@ class Store:
         return await commit(connection, write.commands()) is not None
 
     def _note_large(self, key: bytes) -> None:
-        if len(self._large_keys) >= 4096:
-            self._large_keys.clear()
-        self._large_keys[key] = None
+        self._large_keys.keep(key, None)
 
     # -- models and scripts ------------------------------------------------------------------------------------------
 
@@ -342,9 +333,7 @@ class Store:
         """Publish what is staged; False if a watched key was changed."""
         try:
             return await commit(connection, [(b"PERSIST", staging), (b"RENAME", staging, key)]) is not None
-        except UpstreamError as error:
-            if "no such key" not in str(error):
-                raise
+        except NoSuchKey as error:
             raise UpstreamError(_STAGED_LOST) from error
 
     async def _drop(self, staging: bytes) -> None:
@@ -417,10 +406,7 @@ class Store:
         if self._link.scripting:
             # Not a transaction: Redis takes none while it is out of memory, and deleting is what helps then.
             (pending,) = self._link.pipeline([(b"EVAL", DELETE_KIND, b"1", key, kind.value)])
-            try:
-                deleted = await pending
-            except UpstreamError as error:
-                raise refused(error) from error
+            deleted = await pending
         else:
             deleted = await self._delete_watched(key, kind)
         if not deleted:
@@ -445,7 +431,7 @@ class Store:
             for key, pending in zip(keys, found, strict=True):
                 try:
                     values = await pending
-                except UpstreamError:
+                except (UpstreamError, WrongType):
                     continue  # not ours to read, or gone and replaced by another type meanwhile
                 if values[0] == kind.value and key not in seen and not _is_staged(key):
                     seen.add(key)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from redisai_py.errors import UpstreamError
+from redisai_py.errors import NoScript, RedisAIError, Unproven, UpstreamError, UpstreamLost
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.lua import PROBE, format_set_if_same
 from redisai_py.upstream.connections import Callback, SharedUpstream
@@ -53,7 +54,7 @@ class Member(Protocol):
     def stale(self) -> None:
         """Nothing was written: something used has changed, or the proof could not be had."""
 
-    def refused(self, reply: Any) -> None:
+    def refused(self, error: RedisAIError) -> None:
         """Redis held what was used, but refused to write; or the connection was lost, and nobody knows."""
 
 
@@ -144,11 +145,15 @@ class GroupCommit:
             self._committed(members, written)
         elif type(reply) is int:
             self._changed(members, compared[reply - 1][0])
-        elif str(reply).startswith(("NOSCRIPT", "UNPROVEN")):
-            self._cannot_prove(members, str(reply))
-        elif isinstance(reply, UpstreamError) or len(members) == 1:
+        else:
+            self._refused(members, redis_error(reply))
+
+    def _refused(self, members: list[Member], error: RedisAIError) -> None:
+        if isinstance(error, NoScript | Unproven):
+            self._cannot_prove(members, error)
+        elif isinstance(error, UpstreamLost) or len(members) == 1:
             for member in members:
-                member.refused(reply)
+                member.refused(error)
         else:  # one of them is to blame: which one is found out by sending them singly
             for member in members:
                 self._send([member])
@@ -160,8 +165,8 @@ class GroupCommit:
         for member in members:
             member.committed()
 
-    def _cannot_prove(self, members: list[Member], why: str) -> None:
-        if why.startswith("NOSCRIPT"):
+    def _cannot_prove(self, members: list[Member], why: RedisAIError) -> None:
+        if isinstance(why, NoScript):
             for command in PROBE:
                 self._shared.call(*command)
         else:

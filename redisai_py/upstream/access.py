@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import hiredis
 
-from redisai_py.errors import UpstreamError, UpstreamLost
+from redisai_py.errors import Busy, NoRoom, UpstreamError, UpstreamLost
 from redisai_py.pending import Pending
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.bulk import GroupSets, SetStream
 from redisai_py.store.cache import NearCache
 from redisai_py.store.joined_sets import JoinedSets
@@ -24,7 +25,7 @@ from redisai_py.store.lua import PROBE
 from redisai_py.store.store import Store
 from redisai_py.store.writer import CallLater, GroupCommit
 from redisai_py.upstream.busy_poll import BusyPoll
-from redisai_py.upstream.connections import Identity, LargeUpstream, SharedUpstream, is_refusal
+from redisai_py.upstream.connections import Identity, LargeUpstream, SharedUpstream
 from redisai_py.upstream.dialing import Opener
 
 __all__ = ["Access", "AccessTable"]
@@ -32,8 +33,6 @@ __all__ = ["Access", "AccessTable"]
 S = TypeVar("S", bound=SharedUpstream)
 _MOST_OPENINGS = 5
 """A connection may be lost before those that wait for it come to know that it is open."""
-_NOT_NOW = ("LOADING ", "BUSY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ")
-"""How errors begin that say nothing of what an identity may do."""
 
 
 class Access:
@@ -168,7 +167,7 @@ async def _connect_shared(opener: Opener, identity: Identity, kind: Callable[[],
     async def prepare(upstream: S) -> None:
         if unasked and isinstance(unasked[0], hiredis.ReplyError):
             upstream.close()
-            raise UpstreamError(str(unasked[0]))
+            raise redis_error(unasked[0])
         upstream.waiting.clear()
         await _prepare(upstream, identity.handshake())
 
@@ -184,7 +183,7 @@ async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) 
         try:
             await upstream.call(b"CLIENT", b"SETNAME", upstream.client_name)
         except UpstreamError as error:  # CLIENT may be withheld; the name only helps in CLIENT LIST
-            if isinstance(error, UpstreamLost) or is_refusal(str(error)):
+            if isinstance(error, UpstreamLost | NoRoom):
                 raise
     except BaseException:
         upstream.close()
@@ -196,7 +195,7 @@ async def _succeeds(reply: Pending[Any]) -> bool:
     try:
         await reply
     except UpstreamError as error:
-        if isinstance(error, UpstreamLost) or str(error).startswith(_NOT_NOW):
+        if isinstance(error, UpstreamLost | Busy):
             raise
         return False
     return True

@@ -26,23 +26,22 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 import numpy as np
 
-from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
+from redisai_py.errors import NoRoom, RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
 from redisai_py.pending import Pending
 from redisai_py.resp.reader import MORE, STEP, new_reader, read
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.requests import split_replies
 from redisai_py.resp.templates import encode_command
 from redisai_py.upstream.busy_poll import BusyPoll
 from redisai_py.upstream.containment import contain
 
-__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream", "is_refusal"]
+__all__ = ["Address", "Callback", "Identity", "LargeUpstream", "PrivateUpstream", "SharedUpstream"]
 
 CONNECT_TIMEOUT_S = 5.0
 _LARGE_REPLY = 64 * 1024
 _STREAMED = 256 * 1024
 """Bytes that are passed on at a time where a reply is streamed."""
 _MUCH = 4 * 1024 * 1024
-_REFUSALS = ("ERR max number of clients", "DENIED ")
-"""How begins what Redis says, unasked, to a connection that it closes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +120,6 @@ def _lost(error: BaseException | None) -> UpstreamLost:
     return UpstreamLost(
         f"ERR upstream Redis connection lost{f': {error}' if error else ''}; the command may have been applied"
     )
-
-
-def is_refusal(text: str) -> bool:
-    """Whether these are Redis's words to a connection that it does not accept."""
-    return text.startswith(_REFUSALS)
 
 
 Callback = Callable[[Any], object]
@@ -242,10 +236,8 @@ class SharedUpstream(asyncio.Protocol):
 
 
 def _settle(pending: Pending[Any], reply: Any) -> None:
-    if isinstance(reply, RedisAIError):
-        pending.fail(reply)
-    elif isinstance(reply, hiredis.ReplyError):
-        pending.fail(UpstreamError(str(reply)))
+    if isinstance(reply, Exception):
+        pending.fail(redis_error(reply))
     else:
         pending.resolve(reply)
 
@@ -306,7 +298,7 @@ class PrivateUpstream(asyncio.Protocol):
         self._on_flow(False)
 
     def _on_first_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
-        if replies and isinstance(replies[0], hiredis.ReplyError) and is_refusal(str(replies[0])):
+        if replies and isinstance(replies[0], hiredis.ReplyError) and isinstance(redis_error(replies[0]), NoRoom):
             self.refused = UpstreamRefused(str(replies[0]))
             self.transport.abort()
         else:
@@ -409,7 +401,7 @@ class LargeUpstream(asyncio.BufferedProtocol):
         self._filled = 0
         self._frames: list[list[Any]] = []  # open arrays: [items to come, items]
         self._waiting: deque[Pending[Any]] = deque()
-        self._refused: UpstreamError | None = None
+        self._refused: RedisAIError | None = None
         self._sink: Sink | None = None  # what takes the reply that comes
         self._to_stream = 0  # bytes of it still to come
         self._streamed_size = 0
@@ -508,7 +500,7 @@ class LargeUpstream(asyncio.BufferedProtocol):
         elif kind == 58:  # ':'
             self._deliver(int(word))
         elif kind == 45:  # '-'
-            self._deliver(UpstreamError(word.decode("utf-8", "replace")))
+            self._deliver(redis_error(word.decode("utf-8", "replace")))
         elif kind == 43:  # '+'
             self._deliver(word)
         else:
@@ -563,10 +555,10 @@ class LargeUpstream(asyncio.BufferedProtocol):
             value = frame[1]
             self._frames.pop()
         if not self._waiting:  # nothing was asked: Redis refuses the connection, and closes it
-            self._refused = value if isinstance(value, UpstreamError) else None
+            self._refused = value if isinstance(value, RedisAIError) else None
             return
         pending = self._waiting.popleft()
-        if isinstance(value, UpstreamError):
+        if isinstance(value, RedisAIError):
             pending.fail(value)
         else:
             pending.resolve(value)

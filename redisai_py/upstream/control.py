@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
-from redisai_py.errors import UpstreamError, UpstreamLost
+from redisai_py.errors import Loading, UpstreamError, UpstreamLost
 from redisai_py.upstream.access import Access
 from redisai_py.upstream.connections import Identity
 from redisai_py.upstream.dialing import Opener
@@ -21,8 +21,6 @@ __all__ = ["Control", "own_identity"]
 
 PING_TIMEOUT_S = 2.0
 _CONNECTIONS = 2
-_NO_ANSWER = ("LOADING", "MASTERDOWN")
-"""Beginnings of errors that mean that Redis cannot be used; any other error is an answer."""
 
 
 def own_identity(url: str) -> Identity:
@@ -83,7 +81,7 @@ class Control:
                 f"ERR upstream Redis at {self._opener} does not answer within {PING_TIMEOUT_S:g} s"
             ) from None
         except UpstreamError as error:
-            if isinstance(error, UpstreamLost) or str(error).startswith(_NO_ANSWER):
+            if isinstance(error, UpstreamLost | Loading):  # any other error is an answer
                 raise
         return time.monotonic() - since
 

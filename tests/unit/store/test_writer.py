@@ -8,7 +8,7 @@ from typing import Any
 
 import hiredis
 
-from redisai_py.errors import UpstreamError
+from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.writer import GroupCommit
 
@@ -164,7 +164,7 @@ def test_a_user_without_the_right_to_compare_uses_nothing_near_any_more() -> Non
 
 def test_lost_on_the_way_nobody_knows() -> None:
     member = Member({"x": X}, "a")
-    lost = UpstreamError("ERR lost")
+    lost = UpstreamLost("ERR lost")
     Bench(member).stream.answer(lost)
     assert member.told == [lost]
 
