@@ -201,6 +201,12 @@ class UpstreamLost(UpstreamError):
     where the reply would have been, as Redis's own end would close it (docs/adr/0017).
     """
 
+    @classmethod
+    def under_way(cls, cause: BaseException | None) -> UpstreamLost:
+        """The connection was lost after the command was sent."""
+        why = f": {cause}" if cause else ""
+        return cls(f"ERR upstream Redis connection lost{why}; the command may have been applied")
+
 
 class UpstreamRefused(UpstreamError):
     """Redis has no room for the client's own connection: the client gets these words, and is closed behind them."""

@@ -541,7 +541,7 @@ def section_of(page: str, heading: str) -> str:
 def test_the_architecture_leads_from_bytes_to_reply_in_a_few_files(command: str) -> None:
     section = section_of("ARCHITECTURE.md", f"{command}, from bytes to reply")
     files = {target for target in LINK.findall(section) if target.endswith(".py")}
-    assert {"redisai_py/frontdoor/connection.py", "redisai_py/upstream/connections.py"} < files
+    assert {"redisai_py/frontdoor/connection.py", "redisai_py/upstream/shared.py"} < files
     assert len(files) <= 8
 
 

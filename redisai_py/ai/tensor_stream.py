@@ -16,7 +16,7 @@ from redisai_py.tensor import DType
 
 if TYPE_CHECKING:
     from redisai_py.frontdoor.connection import Connection
-    from redisai_py.upstream.connections import LargeUpstream
+    from redisai_py.upstream.large import LargeUpstream
 
 __all__ = ["STREAM_SIZE", "TensorStream"]
 

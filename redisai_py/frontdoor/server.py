@@ -41,8 +41,8 @@ from redisai_py.ops.programs import Loading
 from redisai_py.resp.templates import Frames
 from redisai_py.serve.listening import address_text
 from redisai_py.upstream.access import AccessTable
+from redisai_py.upstream.address import Address
 from redisai_py.upstream.busy_poll import BusyPoll
-from redisai_py.upstream.connections import Address
 from redisai_py.upstream.containment import contain
 from redisai_py.upstream.control import Control, own_identity
 from redisai_py.upstream.dialing import Dialer, Limits

@@ -23,8 +23,9 @@ from redisai_py.frontdoor.tracking import OwnAccess, Tracking, carried_out
 from redisai_py.pending import Pending
 from redisai_py.resp.templates import Burst, Command
 from redisai_py.upstream.access import Access
-from redisai_py.upstream.connections import Identity, PrivateUpstream
+from redisai_py.upstream.address import Identity
 from redisai_py.upstream.dialing import FIRST_PROBE_S
+from redisai_py.upstream.private import PrivateUpstream
 
 if TYPE_CHECKING:
     from redisai_py.frontdoor.connection import Connection

@@ -36,8 +36,8 @@ from redisai_py.store import codec
 from redisai_py.store.cache import NearCache
 from redisai_py.store.lua import PROBE_SIZE
 from redisai_py.upstream.busy_poll import BusyPoll
-from redisai_py.upstream.connections import SharedUpstream
 from redisai_py.upstream.containment import contain
+from redisai_py.upstream.shared import SharedUpstream
 
 if TYPE_CHECKING:
     from redisai_py.ai.tensor_sets import SetTensors

@@ -21,8 +21,8 @@ from redisai_py.errors import NoScript, RedisAIError, Unproven, UpstreamError, U
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.lua import PROBE, format_set_if_same
-from redisai_py.upstream.connections import Callback, SharedUpstream
 from redisai_py.upstream.containment import contain
+from redisai_py.upstream.shared import Callback, SharedUpstream
 
 if TYPE_CHECKING:
     from redisai_py.frontdoor.connection import Connection

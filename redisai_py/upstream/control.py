@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from redisai_py.errors import Loading, UpstreamError, UpstreamLost
 from redisai_py.upstream.access import Access
-from redisai_py.upstream.connections import Identity
+from redisai_py.upstream.address import Identity
 from redisai_py.upstream.dialing import Opener
 
 __all__ = ["Control", "own_identity"]

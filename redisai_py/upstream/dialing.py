@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import structlog
 
 from redisai_py.errors import UpstreamError, UpstreamLost
-from redisai_py.upstream.connections import Address, SharedUpstream
+from redisai_py.upstream.address import Address
+from redisai_py.upstream.shared import SharedUpstream
 
 __all__ = ["FIRST_PROBE_S", "Dialer", "Limits", "Opener", "Upstream"]
 

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 
 from redisai_py.errors import UpstreamError, UpstreamLost
-from redisai_py.upstream.connections import SharedUpstream
 from redisai_py.upstream.dialing import Dialer
+from redisai_py.upstream.shared import SharedUpstream
 
 __all__ = ["Pulse"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from redisai_py.config import Config
-from redisai_py.upstream.connections import SharedUpstream
+from redisai_py.upstream.shared import SharedUpstream
 from tests.support import FrontDoor, RedisServer, raw_socket, redis_binaries
 
 _LIMIT = 1024

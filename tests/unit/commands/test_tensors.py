@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from redisai_py.bounded import BoundedCache
 from redisai_py.commands import tensors
 from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.commands.tensors import (
@@ -64,8 +65,7 @@ def test_remembered_head_still_checks_the_length():
 
 
 def test_remembered_heads_are_bounded(monkeypatch):
-    monkeypatch.setattr(tensors, "_BLOB_HEADS", {})
-    monkeypatch.setattr(tensors, "_MAX_BLOB_HEADS", 2)
+    monkeypatch.setattr(tensors, "_BLOB_HEADS", BoundedCache(2))
     for size in (1, 2, 3, 1):
         assert tensor(b"INT8", b"%d" % size, b"BLOB", bytes(size)).shape == (size,)
         assert len(tensors._BLOB_HEADS) <= 2

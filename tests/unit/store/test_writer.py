@@ -8,7 +8,7 @@ from typing import Any
 
 import hiredis
 
-from redisai_py.errors import UpstreamError, UpstreamLost
+from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, WrongType
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.writer import GroupCommit
 
@@ -66,8 +66,8 @@ class Member:
     def stale(self) -> None:
         self.told.append("stale")
 
-    def refused(self, reply: Any) -> None:
-        self.told.append(reply)
+    def refused(self, error: RedisAIError) -> None:
+        self.told.append(error)
 
 
 class Bench:
@@ -141,7 +141,10 @@ def test_a_refusal_is_told_to_the_one_to_blame() -> None:
     assert bench.stream.writes[1:] == [{b"a": b"new a"}, {b"b": b"new b"}]
     bench.stream.answer(wrong)
     bench.stream.answer(b"OK")
-    assert [member.told for member in members] == [[wrong], ["committed"]]
+    (refusal,) = members[0].told
+    assert isinstance(refusal, WrongType)
+    assert str(refusal) == "WRONGTYPE ..."
+    assert members[1].told == ["committed"]
 
 
 def test_a_forgotten_script_is_given_back_and_nothing_was_written() -> None:

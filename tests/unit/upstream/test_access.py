@@ -8,7 +8,7 @@ import pytest
 import uvloop
 
 from redisai_py.upstream.access import Access
-from redisai_py.upstream.connections import Address, Identity
+from redisai_py.upstream.address import Address, Identity
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from redisai_py.errors import UpstreamError
 from redisai_py.pending import Pending
-from redisai_py.upstream.connections import Address, Identity, LargeUpstream, PrivateUpstream
+from redisai_py.upstream.address import Address, Identity
+from redisai_py.upstream.large import LargeUpstream
+from redisai_py.upstream.private import PrivateUpstream
 
 LARGE = 64 * 1024
 

@@ -9,7 +9,7 @@ import uvloop
 
 from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.upstream import control as control_module
-from redisai_py.upstream.connections import Address, Identity
+from redisai_py.upstream.address import Address, Identity
 from redisai_py.upstream.control import Control, own_identity
 
 

@@ -7,8 +7,9 @@ import socket
 
 import pytest
 
-from redisai_py.upstream.connections import Address, SharedUpstream
+from redisai_py.upstream.address import Address
 from redisai_py.upstream.dialing import Dialer, Limits
+from redisai_py.upstream.shared import SharedUpstream
 
 
 @pytest.mark.parametrize("keepalive_s", [0, 60])

@@ -1,0 +1,143 @@
+"""The connection for the AI commands of all clients with one identity (user, password, database): pipelined, so Redis
+sees one stream instead of many small writes.
+
+Nothing is sent before it is complete and validated, and nothing is ever sent again: it may have been applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import hiredis
+
+from redisai_py.errors import UpstreamError, UpstreamLost
+from redisai_py.pending import Pending
+from redisai_py.resp.reader import MORE, STEP, new_reader
+from redisai_py.resp.redis_errors import redis_error
+from redisai_py.upstream.busy_poll import BusyPoll
+from redisai_py.upstream.containment import contain
+
+__all__ = ["Callback", "SharedUpstream"]
+
+Callback = Callable[[Any], object]
+
+
+class SharedUpstream(asyncio.Protocol):
+    """The pipelined connection of one identity; `send` never blocks, each reply reaches the callback given with its
+    command.
+
+    A callback gets what hiredis makes of the reply: bytes, int, None, list, or a `hiredis.ReplyError`; on loss an
+    UpstreamLost.
+    """
+
+    client_name = b"redisai-shared"
+    """Its name in CLIENT LIST."""
+
+    def __init__(self, busy_poll: BusyPoll | None = None) -> None:
+        self._busy_poll = busy_poll
+        self._reader = new_reader()
+        self.waiting: deque[Callback] = deque()
+        """What gets the replies still to come, in order."""
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes] = []  # commands of this iteration of the loop, written together at its end
+        self.transport: Any = None
+        self.closed = False
+
+    @property
+    def owes(self) -> bool:
+        """Whether a reply is outstanding."""
+        return bool(self.waiting)
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+
+    def eof_received(self) -> None:
+        self.closed = True  # what is sent from now on goes by another connection
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        error = UpstreamLost.under_way(exc)
+        waiting, self.waiting = self.waiting, deque()
+        for callback in waiting:
+            try:
+                callback(error)
+            except Exception as failure:
+                contain(callback, failure)
+
+    def data_received(self, data: bytes) -> None:
+        reader, take = self._reader, self.waiting.popleft
+        gets = reader.gets
+        try:
+            for at in range(0, len(data), STEP):
+                reader.feed(data[at : at + STEP])
+                while (reply := gets()) is not MORE:
+                    callback = take()
+                    try:
+                        callback(reply)
+                    except Exception as error:  # a bug of ours: many clients share this stream
+                        contain(callback, error)
+        except hiredis.ProtocolError:
+            self.transport.abort()
+        if self._busy_poll is not None and not self.waiting:
+            self._busy_poll.answered()
+
+    def send(self, data: bytes, callback: Callback) -> None:
+        """Send one encoded command. Raises UpstreamLost if the connection is gone: then nothing was sent."""
+        if self.closed:
+            raise UpstreamLost("ERR upstream Redis connection lost")
+        if not self._out:
+            self._loop.call_soon(self.flush)
+        self._out.append(data)
+        self.waiting.append(callback)
+
+    def send_now(self, data: bytes, callback: Callback) -> None:
+        """As `send`, without waiting for other commands of this iteration of the loop."""
+        if self._out or self.closed:
+            self.send(data, callback)
+            self.flush()
+        else:
+            self.waiting.append(callback)
+            self.transport.write(data)
+            if self._busy_poll is not None:
+                self._busy_poll.asked()
+
+    def flush(self) -> None:
+        """Write now what was sent in this iteration of the loop, for all clients in one system call."""
+        out, self._out = self._out, []
+        if out and not self.closed:
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if self._busy_poll is not None:
+                self._busy_poll.asked()
+
+    def call(self, *argv: Any) -> Pending[Any]:
+        """One command; its value is the reply, its error what Redis answered as an error."""
+        return self.pipeline((argv,))[0]
+
+    def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Pending[Any]]:
+        """Several commands in one write, each with its own Pending."""
+        pendings: list[Pending[Any]] = []
+        for argv in commands:
+            pending: Pending[Any] = Pending()
+            try:
+                self.send(hiredis.pack_command(tuple(argv)), partial(_settle, pending))
+            except UpstreamError as error:
+                pending.fail(error)
+            pendings.append(pending)
+        return pendings
+
+    def close(self) -> None:
+        """Close; callbacks still waiting get an error."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+def _settle(pending: Pending[Any], reply: Any) -> None:
+    if isinstance(reply, Exception):
+        pending.fail(redis_error(reply))
+    else:
+        pending.resolve(reply)
