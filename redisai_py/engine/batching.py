@@ -75,7 +75,9 @@ class BatchQueue(Generic[J]):
         """
         if self._lanes or self.min_rows > 1:
             return 0
-        key, room, count = jobs[0].key, self.max_rows or 1, 0
+        if not self.max_rows:
+            return 1 if jobs[0].deadline > now else 0
+        key, room, count = jobs[0].key, self.max_rows, 0
         for job in jobs:
             if job.key != key or job.deadline <= now:
                 return 0

@@ -180,12 +180,16 @@ class Dispatcher:
             batch = queue.take(now)
         if not isinstance(batch, list):
             return []  # batches are never held here: models with MINBATCHSIZE have no inline policy
-        rows = batch[0].rows if len(batch) == 1 else sum([run.rows for run in batch])
-        key = batch[0].key
-        if not loaded.inline.allows(key, rows) or (len(batch) > 1 and loaded.proof.wanted(key)):
-            self._hand_over(loaded, batch)
-            return []
-        return batch
+        first = batch[0]
+        if len(batch) == 1:
+            may_run = loaded.inline.allows(first.key, first.rows)
+        else:
+            rows = sum([run.rows for run in batch])
+            may_run = loaded.inline.allows(first.key, rows) and not loaded.proof.wanted(first.key)
+        if may_run:
+            return batch
+        self._hand_over(loaded, batch)
+        return []
 
     def _run_batch(self, loaded: LoadedModel, batch: list[Run]) -> None:
         for run in batch:

@@ -170,11 +170,17 @@ def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[
     rows = runs[0].rows if len(runs) == 1 else sum([run.rows for run in runs])
     execution = Execution(loaded, runs, rows)
     attempt(slot, execution)
-    final = execution.error is None or len(runs) == 1 or slot.retired  # of a retired slot nobody waits any more
-    if final or (execution.stop is not None and not execution.stop.repeats):
+    if execution.error is None or not _is_repeated(slot, execution):
         report(execution)
     else:
         _execute_singly(slot, execution, report)
+
+
+def _is_repeated(slot: Slot, failed: Execution) -> bool:
+    """Whether the members of a failed batch run again singly."""
+    if len(failed.runs) == 1 or slot.retired:  # of a retired slot nobody waits any more
+        return False
+    return failed.stop is None or failed.stop.repeats
 
 
 def execute_at_once(slot: Slot, loaded: LoadedModel, rows: int, inputs: Sequence[Tensor]) -> Execution:
