@@ -22,6 +22,7 @@ from redisai_py.backend import Blob, LoadOptions
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_tensorflow._archive import is_archive, unpack_saved_model
+from redisai_py_tensorflow._frozen import read_frozen
 from redisai_py_tensorflow._graph import Bound, check_fed, may_keep_state
 from redisai_py_tensorflow._session import TensorflowSession, tensorflow_error
 from redisai_py_tensorflow._signature import bind_signature
@@ -107,12 +108,11 @@ def _load_frozen(blob: Blob, session: Any, inputs: Sequence[str], outputs: Seque
     for word, names in (("INPUTS", inputs), ("OUTPUTS", outputs)):
         if not names and not (word == "INPUTS" and outputs):
             raise BackendError(f"ERR {word} not specified for TF")
-    definition = v1.GraphDef()
     try:
-        definition.ParseFromString(bytes(blob))
+        frozen = read_frozen(blob, outputs)
     except Exception as error:
         raise BackendError("Invalid GraphDef") from error
-    tf.graph_util.import_graph_def(definition, name="")
+    tf.graph_util.import_graph_def(frozen.definition, name="")
     operations = {operation.name: operation for operation in session.graph.get_operations()}
     for name in inputs:
         if name not in operations or operations[name].type != "Placeholder":
@@ -121,6 +121,7 @@ def _load_frozen(blob: Blob, session: Any, inputs: Sequence[str], outputs: Seque
         if name not in operations or not operations[name].outputs:
             raise BackendError(f'ERR Output node named "{name}" not found in TF graph')
     feeds, fetches = ([operations[name].outputs[0] for name in names] for names in (inputs, outputs))
+    frozen.assign(session, blob)
     return Bound(inputs, outputs, feeds, fetches), len(blob)
 
 

@@ -11,7 +11,7 @@ from tensorflow.python.framework import op_def_registry
 
 from redisai_py.errors import BackendError
 
-__all__ = ["Bound", "apart", "check_fed", "may_keep_state"]
+__all__ = ["Bound", "apart", "check_fed", "is_stateful", "may_keep_state"]
 
 _HARMLESS = """
     Placeholder PlaceholderWithDefault VarHandleOp ReadVariableOp VarIsInitializedOp VariableShape ResourceGather
@@ -72,7 +72,7 @@ def may_keep_state(bound: Bound, graph: Any) -> bool:
         node = pending.pop()
         if node.op in library:
             called = [node.op]
-        elif _is_stateful(node.op) and node.op not in _harmless:
+        elif is_stateful(node.op) and node.op not in _harmless:
             return True
         else:
             called = [name for key in _FUNCTIONS if key in node.attr for name in _called(node.attr[key])]
@@ -87,7 +87,8 @@ def _called(value: Any) -> list[str]:
     return [value.func.name] if value.func.name else [function.name for function in value.list.func]
 
 
-def _is_stateful(kind: str) -> bool:
+def is_stateful(kind: str) -> bool:
+    """Whether TensorFlow calls an operation of this kind stateful; true for one that it does not know."""
     definition = op_def_registry.get(kind)
     return definition is None or bool(definition.is_stateful) or kind in _ref_writers
 
