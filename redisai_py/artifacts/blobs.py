@@ -16,15 +16,16 @@ from redisai_py.artifacts.digest import Buffer, Hasher, check_content, digest_of
 from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Missing
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.names import Keys
+from redisai_py.artifacts.strings import LONGEST, Room, set_strings
 
 __all__ = ["PART_SIZE", "Blobs", "cut"]
 
-PART_SIZE = 64 * 1024 * 1024
+PART_SIZE = LONGEST
 _GROUP_BYTES = 16 * 1024 * 1024
 _GROUP_COUNT = 500
 
 Part = tuple[str, int]
-"""Digest and size."""
+"""Digest and size, of a blob as it is stored."""
 
 
 class Blobs:
@@ -51,29 +52,34 @@ class Blobs:
         group: list[tuple[str, Buffer]] = []
         size = 0
         for data in items:
-            if len(data) > PART_SIZE:
-                raise Invalid(f"a part has {len(data)} bytes, and at most {PART_SIZE} are stored as one")
             group.append((digest_of(data), data))
             size += len(data)
             if size >= _GROUP_BYTES or len(group) >= _GROUP_COUNT:
-                digests += self._put_group(group, lease)
+                digests += self.put_hashed(group, lease)
                 group, size = [], 0
-        return digests + self._put_group(group, lease)
+        return digests + self.put_hashed(group, lease)
 
-    def _put_group(self, group: Sequence[tuple[str, Buffer]], lease: Lease) -> list[str]:
+    def put_hashed(self, group: Sequence[tuple[str, Buffer]], lease: Lease) -> list[str]:
+        """The same of blobs whose digests the caller has computed, in two round trips; they should not be many."""
         if not group:
             return []
+        longest = max(len(data) for _, data in group)
+        if longest > PART_SIZE:
+            raise Invalid(f"a part has {longest} bytes, and at most {PART_SIZE} are stored as one")
         with self._redis.pipeline(transaction=False) as pipeline:
             lease.hold(pipeline, [digest for digest, _ in group])
             leases = len(pipeline)
             for digest, _ in group:
                 pipeline.strlen(self._keys.blob(digest))
             sizes = pipeline.execute()[leases:]
-            for (digest, data), size in zip(group, sizes, strict=True):
-                if size != len(data) or not size:
-                    # Not NX: a string of another length is a blob that was cut, and is made whole here.
-                    pipeline.set(self._keys.blob(digest), bytes(data) if isinstance(data, bytearray) else data)
-            pipeline.execute()
+        # Not NX: a string of another length is a blob that was cut, and is made whole here.
+        absent = [
+            (self._keys.blob(digest), data)
+            for (digest, data), size in zip(group, sizes, strict=True)
+            if size != len(data) or not size
+        ]
+        if absent:
+            set_strings(self._redis, absent)
         return [digest for digest, _ in group]
 
     def put_stream(self, chunks: Iterable[Buffer], lease: Lease, expected: str | None = None) -> Part:
@@ -112,17 +118,32 @@ class Blobs:
         """
         if limit is not None and (size := self.size(digest)) is not None and size > limit:
             raise Invalid(f"blob {digest} has {size} bytes, and at most {limit} are read")
-        return next(iter(self.get_many([digest])))
+        data: Any = self._redis.get(self._keys.blob(digest))
+        if data is None:
+            return b"".join(self.stream(digest))
+        check_content("blob", digest, data, "Redis")
+        return bytes(data)
 
-    def get_many(self, digests: Sequence[str]) -> Iterator[bytes]:
+    def read_many(self, wanted: Sequence[Part], room: Room | None = None) -> Iterator[Any]:
+        """Blobs of known sizes, in one round trip and unchecked: None for one that is not there as one string.
+
+        Args:   room: what they are read into, one after the other: the next overwrites the one before.
+        """
+        keys = [self._keys.blob(digest) for digest, _ in wanted]
+        if room is not None:
+            return room.mget(self._redis, keys, [size for _, size in wanted])
+        found: Any = self._redis.mget(keys)
+        return iter(found)
+
+    def get_many(self, wanted: Sequence[Part], room: Room | None = None) -> Iterator[Buffer]:
         """Blobs, in order, read in one round trip and each checked when its turn comes.
 
+        Args:   room: see `read_many`.
         Raises: Missing, Corrupt.
         """
-        if not digests:
+        if not wanted:
             return
-        found: list[Any] = self._redis.mget([self._keys.blob(digest) for digest in digests])
-        for digest, data in zip(digests, found, strict=True):
+        for (digest, _), data in zip(wanted, self.read_many(wanted, room), strict=True):
             if data is None:
                 yield b"".join(self.stream(digest))
             else:

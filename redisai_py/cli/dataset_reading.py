@@ -85,6 +85,7 @@ def _unsealed(dataset: Dataset) -> int:
     """Rows that were appended since."""
     from redisai_py.datasets.tail import START, Tail
 
+    assert dataset.store is not None
     tail = Tail(dataset.store, dataset.version.name)
     return sum(shard.rows for shard in tail.read(dataset.sealed or START))
 

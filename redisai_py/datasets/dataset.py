@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from redisai_py.artifacts import Archive, Descriptor, Invalid, Missing, Reference, Store, Version
+from redisai_py.artifacts import Archive, Descriptor, Invalid, Manifest, Missing, Reference, Store, Version
+from redisai_py.artifacts.manifest import MAX_MANIFEST, decode_json
+from redisai_py.artifacts.strings import Room
 from redisai_py.datasets.layout import Columns, Schema, row_count
-from redisai_py.datasets.shards import Shard, read_shards
+from redisai_py.datasets.shards import Shard, archived_shards, read_shards
 
 __all__ = ["FORMAT", "KIND", "Dataset"]
 
@@ -27,12 +29,12 @@ _PLACE = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 class Dataset:
     """One version, as it was when it was opened: what is sealed or moved later does not change it.
 
-    Use `Dataset.open`.
+    Use `Dataset.open`.   store: None if it is read from its archive alone.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: Store | None,
         version: Version,
         schema: Schema,
         shards: Sequence[Shard],
@@ -56,7 +58,24 @@ class Dataset:
         Raises: Missing: there is none, or its manifest is gone.   Corrupt.   Invalid: it is no data set.
         """
         version, manifest = store.open(KIND, reference)
-        config = store.config(manifest)
+        return cls._described(store, version, manifest, store.config(manifest), archive)
+
+    @classmethod
+    def in_archive(cls, archive: Archive, reference: str | Reference) -> Dataset:
+        """The version that a reference names in an archive. It is read from there, and nothing is put into Redis.
+
+        Raises: Missing: there is none.   ArchiveError.   Corrupt.   Invalid: it is no data set.
+        """
+        entry = archive.index()[0].select(KIND, str(reference))[-1]
+        manifest = archive.manifest(entry.digest, str(entry))
+        config = decode_json(f"{entry}: config", archive.get(manifest.config.digest, MAX_MANIFEST, f"{entry}: config"))
+        version = Version(entry.name, entry.version, entry.digest, entry.aliases, archive.url)
+        return cls._described(None, version, manifest, config, archive)
+
+    @classmethod
+    def _described(
+        cls, store: Store | None, version: Version, manifest: Manifest, config: Any, archive: Archive | str | None
+    ) -> Dataset:
         if not isinstance(config, dict) or config.get("format") != FORMAT:
             raise Invalid(f"{version} is no data set that this release reads")
         places = config.get("shards")
@@ -122,11 +141,23 @@ class Dataset:
 
         Raises: Missing, Corrupt: naming data set, shard and digest.   Invalid: no such column.
         """
+        return list(self.stream(shards, columns))
+
+    def stream(
+        self, shards: Sequence[Shard], columns: Sequence[str] | None = None, room: Room | None = None
+    ) -> Iterator[Columns]:
+        """The same, shard by shard.
+
+        Args:   room: what shards are read into, one after the other: the next overwrites the columns of the one before.
+        """
         unknown = [name for name in columns or () if name not in self.schema.names]
         if unknown:
             raise Invalid(f"data set {self.version} has no column {unknown[0]}; it has {', '.join(self.schema.names)}")
         what = f"data set {self.version}"
-        return list(read_shards(self.store, what, self.schema, shards, columns, lambda: self._archive))
+        if self.store is None:
+            assert self._archive is not None
+            return archived_shards(self._archive, what, self.schema, shards, columns)
+        return read_shards(self.store, what, self.schema, shards, columns, lambda: self._archive, room)
 
     def batches(self, split: str | None = None, columns: Sequence[str] | None = None) -> Iterator[Columns]:
         """Shard by shard, in order, at most 16 of them in memory."""

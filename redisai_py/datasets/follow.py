@@ -46,6 +46,7 @@ def follow(
             idle_s: end when nothing came for so long; the rows that do not fill a step are left then.
     Raises: Missing: this reader is slower than the tail's window, naming the shards that it missed.   Corrupt, Invalid.
     """
+    assert dataset.store is not None  # what is appended is in Redis
     tail = Tail(dataset.store, dataset.version.name)
     held: list[Columns] = []
     position = 0  # of the first row that is held, or of the next one to come

@@ -11,8 +11,6 @@ A shard is input from a stranger: it is held against the schema before a row of 
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from redisai_py.artifacts.digest import Buffer
 from redisai_py.artifacts.errors import Invalid
+from redisai_py.artifacts.tensor_files import tensors_in
 
 __all__ = [
     "DATETIME",
@@ -269,39 +269,25 @@ def encode_shard(stored: Columns) -> bytes:
     return save({name: np.ascontiguousarray(values) for name, values in stored.items()})
 
 
-def _views(what: str, data: bytes) -> dict[str, NDArray[Any]]:
-    """The tensors of a safetensors file, as views: the library's `load` copies them, which shows at 2 GB/s.
-
-    Source: the safetensors specification. Raises: Invalid.
-    """
+def _arrays(what: str, file: Buffer) -> dict[str, NDArray[Any]]:
+    """The tensors of a shard, as views. Raises: Invalid."""
     try:
-        length = int.from_bytes(data[:8], "little")
-        if len(data) < 8 or length > len(data) - 8:
-            raise ValueError("its header is cut off")
-        header = json.loads(data[8 : 8 + length])
-        found = {}
-        for name, entry in header.items():
-            if name != "__metadata__":
-                dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
-                start, stop = entry["data_offsets"]
-                if not all(type(size) is int and 0 <= size <= len(data) for size in (*shape, start, stop)):
-                    raise ValueError(f"the tensor {name[:50]!r} has no shape or no place")
-                count = math.prod(shape)
-                if stop - start != count * dtype.itemsize or stop > len(data) - 8 - length:
-                    raise ValueError(f"the tensor {name[:50]!r} does not lie in it")
-                found[name] = np.frombuffer(data, dtype, count, 8 + length + start).reshape(shape)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        found = tensors_in("it", file)
+    except Invalid as error:
         raise Invalid(f"{what} is no shard: {error}") from None
-    return found
+    unknown = next((tensor.dtype for tensor in found.values() if tensor.dtype not in _DTYPES), None)
+    if unknown is not None:
+        raise Invalid(f"{what} is no shard: it holds elements of the type {unknown}")
+    return {name: np.frombuffer(t.data, _DTYPES[t.dtype]).reshape(t.shape) for name, t in found.items()}
 
 
-def decode_shard(what: str, data: bytes, schema: Schema, rows: int, columns: Sequence[str] | None = None) -> Columns:
+def decode_shard(what: str, data: Buffer, schema: Schema, rows: int, columns: Sequence[str] | None = None) -> Columns:
     """The columns of a shard, views of its bytes where the type allows that.
 
     Args:   what: how to name it in errors.   rows: as its data set says.   columns: only these.
     Raises: Invalid: it is no safetensors file, or not of this schema.
     """
-    stored = _views(what, data)
+    stored = _arrays(what, data)
     found: dict[str, NDArray[Any]] = {}
     for column in schema.columns:
         if columns is not None and column.name not in columns:

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from redisai_py.artifacts import Archive, ArtifactError, Corrupt, Descriptor, Invalid, Lease, Missing, Store
-from redisai_py.artifacts.digest import check_content
+from redisai_py.artifacts.digest import Buffer, check_content
+from redisai_py.artifacts.strings import Room
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, Schema, decode_shard, encode_shard, row_count
 
-__all__ = ["SHARD_BYTES", "Shard", "read_shards", "shard_size", "shard_title", "write_shards", "write_stored"]
+__all__ = [
+    "SHARD_BYTES",
+    "Shard",
+    "archived_shards",
+    "read_shards",
+    "shard_size",
+    "shard_title",
+    "write_shards",
+    "write_stored",
+]
 
 SHARD_BYTES = 1024 * 1024
 """Bytes of a shard's columns, before compression: what reads fastest (docs/training-data.md has the measurement)."""
@@ -87,21 +97,22 @@ def read_shards(
     shards: Sequence[Shard],
     columns: Sequence[str] | None = None,
     archive: Callable[[], Archive | None] | None = None,
+    room: Room | None = None,
 ) -> Iterator[Columns]:
     """The columns of shards, read in one round trip.
 
     Args:   what: names the data set in errors.   columns: only these.
             archive: gives where a shard is read from that is not in Redis, or damaged there.
+            room: what shards are read into, one after the other: the next overwrites the columns of the one before.
     Raises: Missing, Corrupt: naming data set, shard and digest.   Invalid: a shard is not of this schema.
     """
     if not shards:
         return
-    found: list[Any] = store.redis.mget([store.keys.blob(shard.layer.digest) for shard in shards])
-    found.reverse()  # each is let go once it is decoded
-    for shard in shards:
+    found = store.blobs.read_many([(shard.layer.digest, shard.layer.size) for shard in shards], room)
+    for shard, value in zip(shards, found, strict=True):
         where = f"{what}, shard {shard.number}"
         try:
-            data = _checked(store, where, shard, found.pop())
+            data = _checked(store, where, shard, value)
         except (Missing, Corrupt) as error:
             source = archive() if archive is not None else None
             if source is None:
@@ -110,13 +121,24 @@ def read_shards(
         yield decode_shard(where, _content(where, shard.layer, data), schema, shard.rows, columns)
 
 
-def _checked(store: Store, where: str, shard: Shard, data: Any) -> bytes:
+def archived_shards(
+    archive: Archive, what: str, schema: Schema, shards: Sequence[Shard], columns: Sequence[str] | None = None
+) -> Iterator[Columns]:
+    """The same of shards that are read from an archive, one after the other, whatever Redis holds."""
+    for shard in shards:
+        where = f"{what}, shard {shard.number}"
+        data = archive.get(shard.layer.digest, shard.layer.size, where)
+        yield decode_shard(where, _content(where, shard.layer, data), schema, shard.rows, columns)
+
+
+def _checked(store: Store, where: str, shard: Shard, data: Any) -> Buffer:
     digest = shard.layer.digest
     try:
         if data is None:  # unless it is so large that it is in parts
             return b"".join(store.blobs.stream(digest))
         check_content(where, digest, data, "Redis")
-        return bytes(data)
+        read: Buffer = data
+        return read
     except Missing:
         raise Missing(f"{where}: blob {digest} is not in Redis; pull the data set from its archive") from None
     except Corrupt as error:
@@ -132,7 +154,7 @@ def _archived(archive: Archive, where: str, shard: Shard, error: ArtifactError) 
         raise error from None
 
 
-def _content(where: str, layer: Descriptor, data: bytes) -> bytes:
+def _content(where: str, layer: Descriptor, data: Buffer) -> Buffer:
     """The stored bytes decompressed. Their digest was checked, so what is left to check is the length."""
     if layer.compressed:
         try:

@@ -16,6 +16,7 @@ loader without worker processes is the fast one: each worker would fetch every b
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,10 +27,11 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from redisai_py.artifacts import Invalid, Store
+from redisai_py.artifacts.strings import Room
 from redisai_py.datasets.dataset import Dataset
 from redisai_py.datasets.follow import follow as _follow
 from redisai_py.datasets.follow import followed
-from redisai_py.datasets.layout import STRING, Columns
+from redisai_py.datasets.layout import STRING, row_count
 from redisai_py.datasets.order import Block, Epoch, Order, Remainder, Steps
 from redisai_py.datasets.prefetch import Prefetch
 from redisai_py.datasets.smartsim import SmartSimList
@@ -166,25 +168,39 @@ class RedisDataset(IterableDataset[Batch]):
     def _read(self, epoch: Epoch, steps: range) -> Iterator[Batch]:
         """The batches of these steps of an epoch."""
         places = [self.steps.slice_of(step, self._rank, self._ranks) for step in steps]
-        with Prefetch(lambda block: self._mixed(epoch, block), _needed(epoch, places), self._ahead) as fetched:
-            number, held = -1, Batch()
+        room = Room()
+        with Prefetch(lambda block: self._mixed(epoch, block, room), _needed(epoch, places), self._ahead) as fetched:
+            held, begin, end = Batch(), 0, 0
             for start, stop in places:
+                if begin <= start and stop <= end:  # most batches lie in one block
+                    first, last = start - begin, stop - begin
+                    yield {name: values[first:last] for name, values in held.items()}
+                    continue
                 parts: list[Batch] = []
                 for block, offset, length in epoch.cuts(start, stop):
-                    while number != block.number:
+                    while begin != block.start or not held:
                         held.clear()  # let go of it before the next one is made
-                        number, held = next(fetched)
+                        now, held = next(fetched)
+                        begin, end = now.start, now.start + now.rows
                     parts.append({name: values[offset : offset + length] for name, values in held.items()})
                 yield _joined(parts)
 
-    def _mixed(self, epoch: Epoch, block: Block) -> tuple[int, Batch]:
-        """The rows of a block's shards, in the order in which they are read."""
-        parts = self._connected().fetch([self._shards[number] for number in block.shards], self.columns)
+    def _mixed(self, epoch: Epoch, block: Block, room: Room) -> tuple[Block, Batch]:
+        """The rows of a block's shards, in the order in which they are read.   room: used again for each shard."""
         order = epoch.rows_of(block.number)
-        # Each shard's rows go to their places at once: joining them before would be one more copy.
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
-        return block.number, {name: _scattered(name, parts, places) for name in self.columns}
+        mixed: dict[str, Any] = {}
+        start = 0
+        # Each shard's rows go to their places at once: joining them before would be one more copy.
+        for part in self._connected().stream([self._shards[n] for n in block.shards], self.columns, room):
+            stop = start + row_count(part)
+            for name, values in part.items():
+                if name not in mixed:
+                    mixed[name] = np.empty((block.rows, *values.shape[1:]), values.dtype)
+                _scatter(mixed[name], places[start:stop], values)
+            start = stop
+        return block, {name: _tensor(mixed[name]) for name in self.columns}
 
     def _appended(self, first: int, stride: int) -> Iterator[Batch]:
         """The batches of every stride-th step from the first, of the rows that were appended after the version."""
@@ -275,16 +291,13 @@ def _needed(epoch: Epoch, places: Sequence[tuple[int, int]]) -> Iterator[Block]:
             last = block
 
 
-def _scattered(name: str, parts: Sequence[Columns], places: Any) -> torch.Tensor:
-    """A column of all parts, the rows of which go to the given places."""
-    first = parts[0][name]
-    mixed = np.empty((len(places), *first.shape[1:]), first.dtype)
-    start = 0
-    for part in parts:
-        values = part[name]
-        mixed[places[start : start + len(values)]] = values
-        start += len(values)
-    return _tensor(mixed)
+def _scatter(target: Any, places: Any, values: Any) -> None:
+    """target[places] = values. A row is copied as one item: NumPy is faster if it need not look at its dimensions."""
+    if values.ndim > 1:
+        row = np.dtype((np.void, values.dtype.itemsize * math.prod(values.shape[1:])))
+        target = target.reshape(len(target), -1).view(row).ravel()
+        values = values.reshape(len(values), -1).view(row).ravel()
+    target[places] = values
 
 
 def _tensor(values: Any) -> torch.Tensor:

@@ -28,6 +28,7 @@ import torch
 from redisai_py.artifacts import Corrupt, Descriptor, Invalid, Manifest, Missing, Store, Version
 from redisai_py.artifacts.connection import AnyClient
 from redisai_py.artifacts.names import LATEST, Reference, check_name
+from redisai_py.artifacts.strings import Room
 from redisai_py.training.link import linked
 from redisai_py.training.packing import Buffers, describe, pack, unpack
 from redisai_py.training.ranks import rank, ranks
@@ -225,10 +226,11 @@ class Checkpointer:
 
     def _blobs(self, version: Version, manifest: Manifest) -> Any:
         layers = [layer for layer in manifest.layers if layer.title != STATE]
+        room = Room()
         for start in range(0, len(layers), _READ_BLOBS):
             group = layers[start : start + _READ_BLOBS]
             try:
-                yield from self._store.blobs.get_many([layer.digest for layer in group])
+                yield from self._store.blobs.get_many([(layer.digest, layer.size) for layer in group], room)
             except Missing:
                 raise Missing(f"{version}: {self._lost(group)} is not in Redis") from None
             except Corrupt as error:

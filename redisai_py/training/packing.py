@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from redisai_py.artifacts import Invalid
+from redisai_py.artifacts.digest import Buffer
+from redisai_py.artifacts.tensor_files import StoredTensor, tensors_in
 from redisai_py.training.state import Tensors
 
 __all__ = ["BLOB_BYTES", "Buffers", "describe", "pack", "unpack"]
@@ -148,7 +148,7 @@ def _copy(target: torch.Tensor, values: torch.Tensor) -> None:
         target.view(values.dtype).view(values.shape).copy_(values)
 
 
-def unpack(described: Any, blobs: Iterable[bytes]) -> list[torch.Tensor]:
+def unpack(described: Any, blobs: Iterable[Buffer]) -> list[torch.Tensor]:
     """The tensors again, on the CPU; one blob is held at a time beside them.
 
     Args:   described: what `describe` gave, read from a stranger.
@@ -157,11 +157,7 @@ def unpack(described: Any, blobs: Iterable[bytes]) -> list[torch.Tensor]:
     tensors = [_empty(entry) for entry in described] if isinstance(described, list) else []
     filled = [0] * len(tensors)
     for blob in blobs:
-        try:
-            pieces = load(bytes(blob))
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise Invalid(f"a blob of a checkpoint is no safetensors file: {error}") from None
-        for name, piece in pieces.items():
+        for name, piece in tensors_in("a blob of a checkpoint", blob).items():
             _fill(tensors, filled, name, piece)
     for entry, tensor, count in zip(described if tensors else (), tensors, filled, strict=True):
         if count != tensor.numel():
@@ -181,15 +177,17 @@ def _empty(entry: Any) -> torch.Tensor:
         raise Invalid(f"{entry['name'][:100]} cannot be held: {error}") from None
 
 
-def _fill(tensors: Sequence[torch.Tensor], filled: list[int], name: str, piece: torch.Tensor) -> None:
+def _fill(tensors: Sequence[torch.Tensor], filled: list[int], name: str, piece: StoredTensor) -> None:
     number, _, place = name.partition("/")
     if not number.isdigit() or int(number) >= len(tensors) or (place and not place.isdigit()):
         raise Invalid(f"a blob of a checkpoint holds {name[:100]}, which is not described")
     tensor = tensors[int(number)]
-    step = BLOB_BYTES // tensor.element_size()
-    start = int(place or 0) * step
-    target = tensor.view(-1)[start : start + piece.numel()]
-    if piece.dtype != tensor.dtype or target.numel() != piece.numel():
+    item = tensor.element_size()
+    count = len(piece.data) // item
+    start = int(place or 0) * (BLOB_BYTES // item)
+    target = tensor.view(-1)[start : start + count]
+    if piece.dtype != _NAMES[tensor.dtype] or target.numel() != count:
         raise Invalid(f"a blob of a checkpoint holds {name[:100]} in another type or size than described")
-    target.copy_(piece.view(-1))
-    filled[int(number)] += piece.numel()
+    if count:
+        np.copyto(target.view(torch.uint8).numpy(), np.frombuffer(piece.data, np.uint8))
+    filled[int(number)] += count

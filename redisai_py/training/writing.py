@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +47,7 @@ class Snapshot:
 
 
 def write(store: Store, run: str, snapshot: Snapshot, aliases: Sequence[str], retention: Retention) -> Version:
-    """Write a checkpoint, and forget those that are too many. The snapshot's blobs are let go as they are sent.
+    """Write a checkpoint, and forget those that are too many. The snapshot's buffers are given back as they are sent.
 
     Raises: Superseded: another process goes on with this run.   redis.RedisError: what was sent is taken back.
     """
@@ -75,20 +76,24 @@ def write(store: Store, run: str, snapshot: Snapshot, aliases: Sequence[str], re
 
 
 def _layers(store: Store, snapshot: Snapshot, lease: Lease, sent: dict[str, int]) -> list[Descriptor]:
-    """Send the blobs in groups of 16 MiB, those only that are not there."""
+    """Send the blobs in groups of 16 MiB, those only that are not there. A thread hashes the group that comes next."""
     layers: list[Descriptor] = []
-    for group in _groups(snapshot.blobs):
-        try:
-            digests = store.blobs.put_many(group, lease)
-        except redis.RedisError:
-            sent |= {digest_of(blob): len(blob) for blob in group}  # some of them may have arrived
-            raise
-        for digest, blob in zip(digests, group, strict=True):
-            title = f"tensors-{len(layers):05d}.safetensors"
-            layers.append(Descriptor.of_content(_TENSORS_TYPE, title, (digest, len(blob)), (digest, len(blob))))
-            sent[digest] = len(blob)
-            snapshot.buffers.give(blob)
+    with ThreadPoolExecutor(1, "checkpoint digests") as hashing:
+        groups = _groups(snapshot.blobs)
+        coming = hashing.submit(_hashed, next(groups, []))
+        while group := coming.result():
+            coming = hashing.submit(_hashed, next(groups, []))
+            sent |= {digest: len(blob) for digest, blob in group}  # if it fails, some of them may have arrived
+            store.blobs.put_hashed(group, lease)
+            for digest, blob in group:
+                title = f"tensors-{len(layers):05d}.safetensors"
+                layers.append(Descriptor.of_content(_TENSORS_TYPE, title, (digest, len(blob)), (digest, len(blob))))
+                snapshot.buffers.give(blob)
     return layers
+
+
+def _hashed(group: Sequence[memoryview]) -> list[tuple[str, memoryview]]:
+    return [(digest_of(blob), blob) for blob in group]
 
 
 def _count_missing(store: Store, snapshot: Snapshot, sent: Mapping[str, int]) -> None:
@@ -98,12 +103,14 @@ def _count_missing(store: Store, snapshot: Snapshot, sent: Mapping[str, int]) ->
         snapshot.missing = sum(size for digest, size in wanted.items() if there[digest] != size)
 
 
-def _groups(blobs: list[memoryview]) -> Iterator[list[memoryview]]:
-    blobs.reverse()
-    while blobs:
-        group = [blobs.pop()]
-        while blobs and sum(map(len, group)) + len(blobs[-1]) <= _AT_A_TIME:
-            group.append(blobs.pop())
+def _groups(blobs: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    group: list[memoryview] = []
+    for blob in blobs:
+        if group and sum(map(len, group)) + len(blob) > _AT_A_TIME:
+            yield group
+            group = []
+        group.append(blob)
+    if group:
         yield group
 
 

@@ -14,14 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import redis
 
 from redisai_py.artifacts import Archive, Store, blobs, collect, compression
 from redisai_py.artifacts.transfer import collect_archive, pull, push, remove_archived
+from redisai_py.datasets.writer import Writer, put
 from tests.artifacts.building import contents_of, version_of
 
-__all__ = ["OPERATIONS", "PHASES", "prepare", "readable", "run"]
+__all__ = ["OPERATIONS", "PHASES", "prepare", "readable", "rows", "run"]
 
+SHARD_BYTES = 2000
 SMALL_PART = 50_000
 """Instead of 64 MiB: so that blobs in parts are quick."""
 PHASES = ("before", "within", "after")
@@ -31,6 +34,11 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["redisai_py.artifacts", "obstore", "pyarrow", "zstandard", "tests.artifacts.killed"])
 
 
+def rows(version: int) -> dict[str, Any]:
+    """Of a data set: 1000, which tell whose they are."""
+    return {"version": np.full(1000, version), "row": np.arange(1000)}
+
+
 def _contents(version: int) -> list[bytes]:
     noise = bytes((number * 7919 * (version + 2) >> 3) & 255 for number in range(120_000))
     return [noise, b"small %d" % version, b"shared"]
@@ -38,6 +46,11 @@ def _contents(version: int) -> list[bytes]:
 
 def prepare(operation: str, store: Store, other: Store, archive: Archive) -> None:
     """What has to be there before."""
+    if operation.startswith("dataset"):
+        put(store, "rides", rows(1), shard_bytes=SHARD_BYTES, compress=False)
+        if operation == "dataset seal":
+            Writer(store, "rides").append(rows(2))
+        return
     version_of(store, "cancer", *_contents(1))
     store.registry("artifact").promote("cancer", 1, "production")
     if operation != "publish":
@@ -61,6 +74,9 @@ OPERATIONS: dict[str, Callable[[Store, Store, Archive], Any]] = {
     "promote": lambda store, other, archive: store.registry("artifact").promote("cancer", 2, "production"),
     "gc": _collect_all,
     "gc archive": lambda store, other, archive: collect_archive(archive, older_s=0),
+    "dataset put": lambda store, other, archive: put(store, "rides", rows(2), shard_bytes=SHARD_BYTES, compress=False),
+    "dataset append": lambda store, other, archive: Writer(store, "rides").append(rows(2)),
+    "dataset seal": lambda store, other, archive: Writer(store, "rides").seal(),
 }
 
 
