@@ -34,7 +34,7 @@ element.
 
 A model is an ordinary Redis hash with readable fields. The options of AI.MODELSTORE have a fixed order; all arguments
 after BLOB are chunks of one blob. INPUTS and OUTPUTS name the nodes of a TF graph; other models know their own, and for
-a SavedModel they are optional. `SIGNATURE` selects one of a SavedModel's signatures.
+a SavedModel they are optional. `SIGNATURE` selects one of the signatures of a SavedModel or a TFLITE file.
 
 AI.MODELSTORE loads the model. If its shapes are known, the server also runs it once with zeros (the warm-up), so the
 first client does not wait for the framework's preparations. The server does not warm up a model that may keep state

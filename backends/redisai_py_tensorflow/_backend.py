@@ -69,14 +69,15 @@ class TensorflowBackend:
                  input that is left out and needed.
         """
         self.check_device(device)
+        signature = options.extra.get("signature", "")
+        if signature and not is_archive(blob):
+            raise BackendError(f'ERR a frozen graph has no signature "{signature}": name its INPUTS and OUTPUTS')
         graph = tf.Graph()
         session = v1.Session(graph=graph, config=_config(device, options))
         try:
             with graph.as_default(), graph.device(f"/GPU:{device.index or 0}" if device.kind == "GPU" else "/CPU:0"):
                 if is_archive(blob):
-                    bound, nbytes = _load_saved_model(
-                        blob, session, inputs, outputs, options.extra.get("signature", "")
-                    )
+                    bound, nbytes = _load_saved_model(blob, session, inputs, outputs, signature)
                 else:
                     bound, nbytes = _load_frozen(blob, session, inputs, outputs)
                 check_fed(bound)

@@ -79,8 +79,13 @@ def _specs(program: Any, arguments: Sequence[Any], what: str) -> list[TensorSpec
                 f"ERR torch.export archive: {what} {argument.name} is not a tensor; "
                 "export with a fixed number, or with a tensor in its place"
             )
+        if value.dtype not in NUMPY_DTYPES:
+            kind = str(value.dtype).removeprefix("torch.")
+            hint = "; torch.view_as_real makes floats of it" if value.is_complex() else ""
+            what_it_is = f"{what} {argument.name} is of the type {kind}"
+            raise BackendError(f"ERR torch.export archive: {what_it_is}, which no tensor here has{hint}")
         shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
-        specs.append(TensorSpec(argument.name, NUMPY_DTYPES.get(value.dtype), shape))
+        specs.append(TensorSpec(argument.name, NUMPY_DTYPES[value.dtype], shape))
     return specs
 
 

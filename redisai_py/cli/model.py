@@ -52,7 +52,7 @@ _Outputs = Annotated[
     list[str] | None, typer.Option("--outputs", metavar="NAME,...", help="The graph's outputs; TF only.")
 ]
 _Signature = Annotated[
-    str | None, typer.Option("--signature", metavar="NAME", help="The signature to run; SavedModels only.")
+    str | None, typer.Option("--signature", metavar="NAME", help="The signature to run; SavedModels and TFLITE.")
 ]
 _LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs", "not merged")
 

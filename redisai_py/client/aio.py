@@ -227,7 +227,8 @@ class AsyncClient(redis.asyncio.Redis):
 
         Args:    backend: TF, TFLITE, TORCH or ONNX.   device: CPU, GPU, CPU:n or GPU:n.
                  batch, minbatch: rows.   minbatchtimeout: ms.   inputs, outputs: node names, TF only.
-                 signature: a SavedModel's, whose names may be left out; default: the one that has the names.
+                 signature: of a SavedModel (whose names may be left out; default: the one that has the names) or of a
+                 TFLITE model (default: the main one).
                  progress: called with the bytes sent and the bytes in all, again and again.
         Returns: 'OK'.
         Raises:  ValueError: see `calls.modelstore`.   redis.ResponseError: the framework refused the model.

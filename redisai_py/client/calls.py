@@ -210,7 +210,7 @@ def modelstore(
 ) -> Call[str]:
     """AI.MODELSTORE.
 
-    Args:    signature: a SavedModel's; its inputs and outputs may be left out.
+    Args:    signature: of a SavedModel, whose inputs and outputs may be left out, or of a TFLITE model.
              progress: told of the bytes sent while a large model is on its way.
     Raises:  ValueError, with the texts of the `redisai` package, in its order.
     """
@@ -230,6 +230,8 @@ def modelstore(
             words += _counted("INPUTS", inputs) + _counted("OUTPUTS", outputs)
     elif inputs is not None or outputs is not None:
         raise ValueError("Inputs and outputs keywords should not be specified for this backend")
+    else:
+        words += _option("SIGNATURE", signature)
     return Call([*words, "BLOB", *_chunks(data, CHUNK_SIZE)], text, progress=progress)
 
 

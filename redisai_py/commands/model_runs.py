@@ -109,7 +109,7 @@ def parse_model_run(argv: Argv, in_dag: bool = False) -> ModelExecute:
 
     Raises: CommandError, after arity with the look-ups that precede it. The counts are the handler's check.
     """
-    if len(argv) < 6:
+    if len(argv) < 6 and not (len(argv) == 5 and is_word(argv[3], b"OUTPUTS")):  # a model without inputs
         raise CommandError(_RUN_ARITY)
     key = to_bytes(argv[1])
     args = Args(argv, 2)

@@ -47,7 +47,8 @@ class ModelStore:
     backend: wire name, upper case.   device: as typed.   inputs, outputs: node names, TF only.
     batchsize, minbatchsize: rows, 0 is off.   minbatchtimeout_ms: 0 waits without limit.
     chunks: the model's bytes in one or more pieces, as received.
-    signature: a SavedModel's, empty for the one that has the names. Its names may be left out: then all are meant.
+    signature: of a TFLITE model or a SavedModel; empty for the main one, or the one that has the names. A SavedModel's
+               names may be left out: then all are meant.
     """
 
     key: bytes
@@ -107,8 +108,10 @@ def parse_model_store(argv: Argv) -> ModelStore:
     nodes: tuple[tuple[str, ...], tuple[str, ...], str] = ((), (), "")
     if backend == "TF":
         nodes = _nodes(args)
-    elif args.accept(b"INPUTS"):
-        raise CommandError("ERR INPUTS argument should not be specified for this backend")
+    else:
+        nodes = (), (), _signature(args) if backend == "TFLITE" else ""
+        if args.accept(b"INPUTS"):
+            raise CommandError("ERR INPUTS argument should not be specified for this backend")
     if not args.accept(b"BLOB"):
         raise CommandError(_EXPECTED_BLOB)
     if not args.left:
@@ -120,10 +123,14 @@ def parse_model_store(argv: Argv) -> ModelStore:
 
 def _nodes(args: Args) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """A TF model's inputs, outputs and signature. A SavedModel's names may be left out."""
-    signature = name_text(args.take_word()) if args.left > 1 and args.accept(b"SIGNATURE") else ""
+    signature = _signature(args)
     if args.left > 1 and is_word(args.argv[args.pos], b"BLOB"):
         return (), (), signature
     return _counted_names(args, b"INPUTS", "input"), _counted_names(args, b"OUTPUTS", "output"), signature
+
+
+def _signature(args: Args) -> str:
+    return name_text(args.take_word()) if args.left > 1 and args.accept(b"SIGNATURE") else ""
 
 
 def _batch_option(args: Args, keyword: bytes) -> int:
@@ -141,7 +148,8 @@ def _counted_names(args: Args, keyword: bytes, noun: str) -> tuple[str, ...]:
     if not args.accept(keyword):
         raise CommandError(f"ERR {keyword.decode()} not specified for TF")
     count = lenient_integer(args.take_word()) if args.left else None
-    if count is None or count < 1:
+    none = count == 0 and args.left and is_word(args.argv[args.pos], b"OUTPUTS")  # a graph without inputs
+    if count is None or (count < 1 and not none):
         raise CommandError(f"ERR Invalid argument for {noun}_count")
     if count > args.left:
         raise CommandError(_TOO_FEW_NAMES.format(noun + "s"))

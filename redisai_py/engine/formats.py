@@ -56,6 +56,7 @@ def _is_onnx(blob: bytes) -> bool:
     return {1, 7, 8} <= fields <= _ONNX_FIELDS
 
 
+_MAX_FIELDS = 10_000
 _ONNX_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}
 
 
@@ -64,9 +65,11 @@ def _is_saved_model_pb(blob: bytes) -> bool:
 
 
 def _fields(blob: bytes) -> set[int]:
-    """Field numbers of a protobuf message; empty if it is none."""
+    """Field numbers of a protobuf message; empty if it is none, or has many fields at the top, as no model has."""
     fields, at, end = set(), 0, len(blob)
-    while at < end:
+    for _ in range(_MAX_FIELDS):
+        if at >= end:
+            break
         key, at = _varint(blob, at)
         kind = key & 7
         if kind == 2:

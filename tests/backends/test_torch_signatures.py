@@ -134,6 +134,13 @@ def test_a_number_that_varies_is_refused_by_name() -> None:
         exported(lambda x: (x + 1, x.shape[0]), torch.from_numpy(X.copy()), dynamic_shapes={"args": ({0: rows},)})
 
 
+def test_an_export_with_numbers_that_no_tensor_has_is_refused() -> None:
+    with pytest.raises(BackendError, match=r"output .* is of the type complex64.*; torch.view_as_real makes floats"):
+        exported(lambda x: torch.fft.fft(x), torch.from_numpy(X.copy()))
+    with pytest.raises(BackendError, match=r"input args_0 is of the type complex64, which no tensor here has"):
+        exported(lambda x: x.real + 0, torch.from_numpy(X.astype(np.complex64)))
+
+
 def test_open_dimensions_of_an_export_are_told() -> None:
     rows = torch.export.Dim("rows")
     session = exported(lambda x: x + 1, torch.from_numpy(X.copy()), dynamic_shapes={"args": ({0: rows},)})

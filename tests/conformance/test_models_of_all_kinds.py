@@ -86,6 +86,75 @@ def test_every_signature_of_a_saved_model_is_reached(client: Client) -> None:
         client.modelstore("m", "TF", "CPU", blob, signature="nope")
 
 
+def _lite_with_signatures() -> bytes:
+    tf = pytest.importorskip("tensorflow", reason="TFLITE: tensorflow, which builds the model, is not installed")
+    pytest.importorskip("ai_edge_litert", reason="TFLITE: ai_edge_litert is not installed")
+    spec = tf.TensorSpec([None, 2], tf.float32)
+
+    class Module(tf.Module):  # type: ignore[misc, name-defined, unused-ignore]
+        @tf.function(input_signature=[spec])
+        def double(self, x: Any) -> Any:
+            return {"y": 2 * x}
+
+        @tf.function(input_signature=[spec, spec])
+        def divide(self, numerator: Any, denominator: Any) -> Any:
+            return {"quotient": numerator / denominator, "alike": tf.equal(numerator, denominator)}
+
+    module = Module()
+    with tempfile.TemporaryDirectory() as directory:
+        signatures = {"alone": module.double, "divide": module.divide}  # the first one is the main one
+        tf.saved_model.save(module, directory, signatures=signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures))
+        return bytes(converter.convert())
+
+
+def test_every_signature_of_a_tflite_file_is_reached(client: Client) -> None:
+    blob = _lite_with_signatures()
+    values = {"numerator": np.array([[6, 3]], np.float32), "denominator": np.array([[2, 3]], np.float32)}
+    results = {"quotient": [[3.0, 1.0]], "alike": [[False, True]], "y": [[12.0, 6.0]]}
+    for signature in ("divide", "alone"):
+        client.modelstore("m", "TFLITE", "CPU", blob, signature=signature)
+        client.execute_command("COPY", "m", "copy", "REPLACE")  # read and loaded anew
+        meta = client.modelget("m", meta_only=True)
+        assert sorted(meta["outputs"]) == (["alike", "quotient"] if signature == "divide" else ["y"])
+        for key in ("m", "copy"):
+            for rows in (1, 3, 1):
+                for name in meta["inputs"]:
+                    client.tensorset(name, values.get(name, values["numerator"]).repeat(rows, 0))
+                client.modelexecute(key, meta["inputs"], meta["outputs"])
+                for name in meta["outputs"]:
+                    assert client.tensorget(name).tolist() == results[name] * rows
+    with pytest.raises(redis.ResponseError, match=r"no signature .nope., but: alone, divide"):
+        client.modelstore("m", "TFLITE", "CPU", blob, signature="nope")
+    client.modelstore("m", "TFLITE", "CPU", blob, signature="divide")
+    client.tensorset("wide", np.ones((1, 3), np.float32))
+    with pytest.raises(redis.ResponseError, match=r"Failed to invoke TfLite: .*not broadcastable"):
+        client.modelexecute("m", ["numerator", "wide"], ["q", "a"])
+    client.modelexecute("m", ["numerator", "denominator"], ["quotient", "alike"])
+
+
+def test_a_frozen_graph_may_have_no_inputs(client: Client) -> None:
+    tf = pytest.importorskip("tensorflow", reason="TF: tensorflow is not installed")
+    with tf.Graph().as_default() as graph:
+        tf.add(tf.constant([1.0, 2.0]), 1.0, name="y")
+        tf.compat.v1.placeholder(tf.float32, name="x") + graph.get_tensor_by_name("y:0")
+    blob = graph.as_graph_def().SerializeToString()
+    client.modelstore("m", "TF", "CPU", blob, inputs=[], outputs=["y"])
+    client.execute_command("COPY", "m", "copy")
+    for key in ("m", "copy"):
+        assert client.modelget(key, meta_only=True)["inputs"] == []
+        assert client.execute_command("AI.MODELEXECUTE", key, "INPUTS", 0, "OUTPUTS", 1, "y") == b"OK"
+        assert client.tensorget("y").tolist() == [2.0, 3.0]
+        assert client.execute_command("AI.MODELRUN", key, "INPUTS", "OUTPUTS", "z") == b"OK"
+        assert client.tensorget("z").tolist() == [2.0, 3.0]
+    with pytest.raises(redis.ResponseError, match='need the input "x", which INPUTS leaves out'):
+        client.modelstore("m", "TF", "CPU", blob, inputs=[], outputs=["add"])
+    with pytest.raises(redis.ResponseError, match="a frozen graph has no signature"):
+        client.execute_command(
+            *("AI.MODELSTORE", "m", "TF", "CPU", "SIGNATURE", "s", "INPUTS", 0, "OUTPUTS", 1, "y", "BLOB", blob)
+        )
+
+
 def test_a_frozen_graph_needs_its_names(client: Client) -> None:
     with pytest.raises(redis.ResponseError, match="INPUTS not specified for TF"):
         client.execute_command("AI.MODELSTORE", "m", "TF", "CPU", "BLOB", b"x")

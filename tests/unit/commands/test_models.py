@@ -64,6 +64,9 @@ def test_chunks_are_never_copied():
         ("TF CPU a BLOB x", "ERR INPUTS not specified for TF"),
         ("TF CPU SIGNATURE s a BLOB x", "ERR INPUTS not specified for TF"),
         ("ONNX CPU SIGNATURE s BLOB x", "ERR Invalid argument, expected BLOB"),
+        ("TFLITE CPU SIGNATURE s INPUTS 1 x BLOB x", "ERR INPUTS argument should not be specified for this backend"),
+        ("TFLITE CPU SIGNATURE BLOB x", "ERR Invalid argument, expected BLOB"),
+        ("TF CPU INPUTS 0 OUTPUTS 0 BLOB x", "ERR Invalid argument for output_count"),
         ("TF CPU INPUTS 0 BLOB x", "ERR Invalid argument for input_count"),
         ("TF CPU INPUTS x a BLOB x", "ERR Invalid argument for input_count"),
         ("TF CPU TAG t INPUTS", "ERR Invalid argument for input_count"),
@@ -76,6 +79,24 @@ def test_chunks_are_never_copied():
 )
 def test_store_errors(rest, text):
     assert error(f"AI.MODELSTORE k {rest}") == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("rest", "signature", "inputs", "outputs"),
+    [
+        ("TF CPU INPUTS 0 OUTPUTS 1 y BLOB x", "", (), ("y",)),
+        ("TF CPU SIGNATURE s BLOB x", "s", (), ()),
+        ("TFLITE CPU TAG t SIGNATURE s BLOB x", "s", (), ()),
+        ("TFLITE CPU BLOB x", "", (), ()),
+    ],
+)
+def test_store_names(rest, signature, inputs, outputs):
+    request = parse(words(f"AI.MODELSTORE k {rest}"))
+    assert (request.signature, request.inputs, request.outputs) == (signature, inputs, outputs)
+
+
+def test_run_without_inputs():
+    assert parse(words("AI.MODELRUN m INPUTS OUTPUTS y")).inputs == ()
 
 
 def test_store_arity():
