@@ -133,8 +133,8 @@ $(LIGHT): pyproject.toml constraints.txt | $(BIN)/python
 $(FULL): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing every framework into $(VENV); that takes minutes ..."
 	@$(PIP) torch
-	@$(PIP) -e '.[all,dev,examples,recommendation]'
-	@touch $(LIGHT) $(CHATBOT) $(RECOMMENDATION) $@
+	@$(PIP) -e '.[all,bench,dev,examples,recommendation]'
+	@touch $(LIGHT) $(CHATBOT) $(CHATBOT_BENCH) $(RECOMMENDATION) $@
 
 $(CHATBOT): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing ONNX Runtime and PyTorch into $(VENV) ..."

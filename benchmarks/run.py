@@ -23,6 +23,7 @@ from macro.large import large_neighbour, large_tensors
 from macro.model_run import batching, model_run
 from macro.scripts import script_call
 from macro.tensor_io import pass_through, tensor_io
+from macro.web_service import web_service
 from micro.functions import codec_functions, parser_functions
 
 Benchmark = Callable[[Servers, Pace], Iterator[dict[str, Any]]]
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "model-run": model_run,
     "batching": batching,
     "one-trip": one_trip,
+    "web-service": web_service,
     "wide-dag": wide_dag,
     "fraud-detection": fraud_detection,
     "large": large_tensors,
@@ -81,7 +83,8 @@ def _write(result: dict[str, Any], out: Path | None) -> None:
     with out.open("a") as file:
         file.write(line + "\n")
     rates = "  ".join(
-        f"{side} {figures['per_s']:,.0f}/s {figures['cpu_us']:.1f} us" for side, figures in result["sides"].items()
+        f"{side} {figures['per_s']:,.0f}/s {figures['cpu_us'] + figures['redis_cpu_us']:.1f} us"
+        for side, figures in result["sides"].items()
     )
     print(f"{result['row']:42} {result['ratio']:7.3f}  {rates}", file=sys.stderr)
 

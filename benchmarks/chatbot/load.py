@@ -16,10 +16,9 @@ import hiredis
 from harness.load import CpuClock, Sample, latency_sample
 from harness.servers import Target
 
-__all__ = ["HttpReplies", "Replies", "RespReplies", "ask", "converse"]
+__all__ = ["Replies", "RespReplies", "ask", "converse"]
 
 _GIVE_UP_S = 20.0
-_BODY_LENGTH = b"content-length:"
 
 
 class Replies(Protocol):
@@ -44,28 +43,6 @@ class RespReplies:
         if not isinstance(reply, list) or any(isinstance(item, Exception) for item in reply):
             raise RuntimeError(f"an unexpected reply: {reply!r}")
         return reply
-
-
-class HttpReplies:
-    """Of the programs: status 200 and a body of known length."""
-
-    def __init__(self) -> None:
-        self._received = b""
-
-    def feed(self, data: bytes) -> bytes | None:
-        """Take bytes; the body if it is whole."""
-        self._received += data
-        end = self._received.find(b"\r\n\r\n")
-        if end < 0:
-            return None
-        head = self._received[:end].lower()
-        if not head.startswith(b"http/1.1 200") or _BODY_LENGTH not in head:
-            raise RuntimeError(f"an unexpected reply: {self._received[:200]!r}")
-        length = int(head.split(_BODY_LENGTH, 1)[1].split(b"\r\n", 1)[0])
-        if len(self._received) < end + 4 + length:
-            return None
-        body, self._received = self._received[end + 4 :], b""
-        return body
 
 
 def ask(target: Target, requests: Sequence[bytes], replies: Replies) -> list[Any]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from harness.servers import Target
-from harness.wire import Client, Word, encode
+from harness.wire import Client, HttpReplies, Word, encode, post
 
-from benchmarks.chatbot.load import HttpReplies, Replies, RespReplies, ask
+from benchmarks.chatbot.load import Replies, RespReplies, ask
 from benchmarks.chatbot.models import GRU_MESSAGE, GRU_STATE, Models
 from benchmarks.chatbot.programs import STATE_TTL_S
 from examples.chatbot.shapes import MESSAGE_WORDS
@@ -130,8 +130,7 @@ def _state_key(task: str, conversation: str) -> str:
 
 
 def _post(task: Task, conversation: str, message: bytes) -> bytes:
-    head = f"POST /{task.name}/{conversation} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(message)}\r\n\r\n"
-    return head.encode() + message
+    return post(f"/{task.name}/{conversation}", message)
 
 
 def store_models(target: Target, models: Models, conversations: int) -> None:

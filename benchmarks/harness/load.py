@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.servers import Target
-from harness.wire import Client, Word
+from harness.wire import Client, Word, http_call
 
 __all__ = ["CpuClock", "Request", "Sample", "closed_loop", "latency_sample", "open_loop", "redis_benchmark"]
 
@@ -38,8 +38,9 @@ _LIMIT_FACTOR = 20  # a run may take this many times the seconds it was made for
 class Sample:
     """One measurement. per_s: requests per second.   p50_ms ... max_ms: latencies in milliseconds.   n: requests.
 
-    cpu_us: CPU time of the server per request, in microseconds; redis_cpu_us: of the Redis behind it. What else the
-    machine does changes rates and latencies much more than these.
+    cpu_us: CPU time of the server and the processes that it started, per request, in microseconds; redis_cpu_us: of the
+    Redis behind it. What else the machine does changes rates and latencies much more than these.
+    cores: how many cores both kept busy.
     """
 
     per_s: float
@@ -50,6 +51,7 @@ class Sample:
     n: int
     cpu_us: float = 0.0
     redis_cpu_us: float = 0.0
+    cores: float = 0.0
 
 
 class CpuClock:
@@ -64,15 +66,32 @@ class CpuClock:
             (server.cpu_seconds() - begun) / sample.n * 1e6
             for server, begun in zip(self._servers, self._begun, strict=True)
         ]
-        return replace(sample, cpu_us=spent[0], redis_cpu_us=spent[1] if len(spent) > 1 else 0.0)
+        cores = sum(spent) * sample.per_s / 1e6
+        return replace(sample, cpu_us=spent[0], redis_cpu_us=spent[1] if len(spent) > 1 else 0.0, cores=cores)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Bytes to send at once and how many replies they have; `__client__` in them becomes each client's own number."""
+    """Bytes to send at once and how many replies they have; `__client__` in them becomes each client's own number.
+
+    http: they are one request of HTTP, not commands of Redis.
+    """
 
     data: bytes
     replies: int = 1
+    http: bool = False
+
+    def of_client(self, number: int) -> bytes:
+        """What that client sends."""
+        return self.data.replace(_CLIENT, b"%010d" % number)  # of the same length, for the words' lengths are encoded
+
+    def reply_length(self, port: int) -> int:
+        """How many bytes come back, which must be no error."""
+        data = self.of_client(0)
+        if self.http:
+            return http_call(port, data)[1]
+        with Client(port) as client:
+            return client.raw_reply_length(data, self.replies)
 
 
 def latency_sample(latencies_s: Sequence[float], elapsed_s: float) -> Sample:
@@ -119,23 +138,19 @@ def _redis_benchmark(
     return Sample(float(row["rps"]), *latencies, requests)
 
 
-def _of_client(request: Request, number: int) -> bytes:
-    return request.data.replace(_CLIENT, b"%010d" % number)  # of the same length, for the words' lengths are encoded
-
-
 class _Connections:
     """Non-blocking sockets that wait for replies of known length."""
 
     def __init__(self, port: int, clients: int, requests: Sequence[Request]) -> None:
-        with Client(port) as client:
-            self.lengths = [client.raw_reply_length(_of_client(each, 0), each.replies) for each in requests]
+        self.lengths = [request.reply_length(port) for request in requests]
+        self._error = b"HTTP/1.1 5" if requests[0].http else b"-"
         self.sockets: dict[int, socket.socket] = {}
         self._data: dict[int, list[bytes]] = {}
         for number in range(clients):
             connection = socket.create_connection(("127.0.0.1", port), timeout=10)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sockets[connection.fileno()] = connection
-            self._data[connection.fileno()] = [_of_client(request, number) for request in requests]
+            self._data[connection.fileno()] = [request.of_client(number) for request in requests]
         self.missing = dict.fromkeys(self.sockets, 0)
 
     def send(self, fd: int, step: int) -> None:
@@ -146,7 +161,7 @@ class _Connections:
         """Take what has come; whether the reply is whole."""
         data = self.sockets[fd].recv(1 << 18)
         missing = self.missing[fd] = self.missing[fd] - len(data)
-        if missing < 0 or data[:1] == b"-" or not data:
+        if missing < 0 or data.startswith(self._error) or not data:
             raise RuntimeError(f"an unexpected reply: {data[:200]!r}")
         return missing == 0
 

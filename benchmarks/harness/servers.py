@@ -14,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import psutil
 
-from harness.wire import Client
+from harness.wire import Client, http_call, post
 
 __all__ = ["LOCALHOST", "REDIS_OPTIONS", "Servers", "Target", "servers"]
 
@@ -44,6 +46,11 @@ def _redis_binary() -> str:
         if found:
             return found
     raise SystemExit("a redis-server or valkey-server is needed on PATH")
+
+
+def _ping(port: int) -> None:
+    with Client(port) as client:
+        client.call("PING")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +107,35 @@ class Servers:
         command = (sys.executable, program, "--redis", str(self.socket_path), "--model", str(model))
         return self._once((*command, "--thread") if thread else command, _ROOT)
 
+    def web_service(self, models: Path) -> Target:
+        """The FastAPI program of `baseline` with the models of that directory, a worker per core."""
+        command = (sys.executable, "-m", "uvicorn", "--app-dir", str(_ROOT / "benchmarks" / "baseline"))
+        command += ("--host", LOCALHOST, "--workers", str(os.cpu_count() or 1), "--loop", "uvloop")
+        command += ("--http", "httptools", "--no-access-log", "--log-level", "error", "fastapi_program:app")
+        environment = {"REDIS_SOCKET": str(self.socket_path), "MODELS": str(models)}
+        return self._once(command, _ROOT, lambda port: http_call(port, post("/ready", b"")), environment)
+
     def _our(self, root: Path, options: tuple[str, ...]) -> Target:
         command = (sys.executable, "-m", "redisai_py", "serve", "--redis", f"unix://{self.socket_path}")
         return self._once((*command, "--log-level", "warning", *options), root)
 
-    def _once(self, command: tuple[str, ...], root: Path) -> Target:
+    def _once(self, command: tuple[str, ...], root: Path, *how: Any) -> Target:
         key = (str(root), *command)
         if key not in self._started:
-            self._started[key] = self._start(command, root)
+            self._started[key] = self._start(command, root, *how)
         return self._started[key]
 
-    def _start(self, command: tuple[str, ...], root: Path) -> Target:
+    def _start(
+        self,
+        command: tuple[str, ...],
+        root: Path,
+        ask: Callable[[int], object] = _ping,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Target:
+        """A process that is ready. ask: raises OSError while the port that it gets does not answer."""
         port = _free_port()
         log = self.directory / f"{len(self._processes)}.log"
-        environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'backends'}"}
+        environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'backends'}", **settings}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, "--port", str(port)], stdout=output, stderr=output, env=environment, cwd=self.directory
@@ -121,8 +143,8 @@ class Servers:
         self._processes.append(process)
         give_up = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < give_up and process.poll() is None:
-            with contextlib.suppress(OSError), Client(port) as client:
-                client.call("PING")
+            with contextlib.suppress(OSError):
+                ask(port)
                 return Target(port, psutil.Process(process.pid), getattr(self, "redis", None))
             time.sleep(_LOOK_AGAIN_S)
         raise SystemExit(f"{command[:4]} did not start:\n{log.read_text(errors='replace')[-2000:]}")

@@ -1,4 +1,7 @@
-"""A blocking client of a few lines: to prepare data, to check a reply before it is measured, to move large values."""
+"""A blocking client of a few lines: to prepare data, to check a reply before it is measured, to move large values.
+
+And as much of HTTP as a program that is measured answers with: status 200 and a body of known length.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,55 @@ from typing import Any
 
 import hiredis
 
-__all__ = ["Client", "Word", "encode"]
+__all__ = ["Client", "HttpReplies", "Word", "encode", "http_call", "post"]
 
 Word = str | bytes | int
 _TIMEOUT_S = 60.0
+_BODY_LENGTH = b"content-length:"
 
 
 def encode(*words: Word) -> bytes:
     """A command's bytes."""
     return hiredis.pack_command(tuple(words))
+
+
+def post(path: str, body: bytes) -> bytes:
+    """A POST request's bytes."""
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class HttpReplies:
+    """The replies on one connection."""
+
+    def __init__(self) -> None:
+        self._received = b""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take bytes; the body if it is whole. Raises: RuntimeError for any status but 200."""
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        head = self._received[:end].lower()
+        if not head.startswith(b"http/1.1 200") or _BODY_LENGTH not in head:
+            raise RuntimeError(f"an unexpected reply: {self._received[:200]!r}")
+        length = int(head.split(_BODY_LENGTH, 1)[1].split(b"\r\n", 1)[0])
+        if len(self._received) < end + 4 + length:
+            return None
+        body, self._received = self._received[end + 4 :], b""
+        return body
+
+
+def http_call(port: int, request: bytes) -> tuple[bytes, int]:
+    """The reply's body, and how many bytes the reply is with its head."""
+    replies, received = HttpReplies(), 0
+    with socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT_S) as connection:
+        connection.sendall(request)
+        while data := connection.recv(1 << 18):
+            received += len(data)
+            if (body := replies.feed(data)) is not None:
+                return body, received
+    raise ConnectionError("the server closed the connection")
 
 
 class Client:
