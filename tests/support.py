@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import importlib.util
 import os
 import re
@@ -171,6 +172,32 @@ class FrontDoor:
             yield
         finally:
             release.set()
+
+    @contextlib.contextmanager
+    def longest_turn(self) -> Iterator[list[float]]:
+        """The most CPU time, in seconds, that the event loop takes meanwhile between two looks at its timers: nobody is
+        served in it. It does not depend on what else the machine does.
+        """
+        assert self._loop is not None
+        loop, most, measuring, stopped = self._loop, [0.0], [True], threading.Event()
+
+        def look(before: float | None) -> None:
+            now = time.thread_time()
+            most[0] = max(most[0], now - before if before is not None else 0.0)
+            if measuring[0]:
+                loop.call_later(0.001, look, now)
+            else:
+                stopped.set()
+
+        gc.collect()
+        gc.freeze()  # a collection of all that the tests hold is nothing of the server's
+        loop.call_soon_threadsafe(look, None)
+        try:
+            yield most
+        finally:
+            measuring[0] = False
+            stopped.wait(60)
+            gc.unfreeze()
 
     def figure(self, sample: str) -> int:
         """A sample of /metrics, 0 if it is not there; for a server with an HTTP port."""
