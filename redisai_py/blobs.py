@@ -50,6 +50,15 @@ class ModelFile(mmap.mmap):
         blob.path = f"{_OPEN_FILES}/{file.fileno()}"
         return blob
 
+    @classmethod
+    def over_fd(cls, fd: int) -> ModelFile:
+        """All of an open file, which is closed with this object. Raises: OSError."""
+        return cls.over(_Unnamed(fd, "rb"))
+
+    def fileno(self) -> int:
+        """Of the file, as long as there is this object."""
+        return self._file.fileno()
+
     def forget_pages(self) -> None:
         """What was read through this object counts as this process's memory no longer."""
         self.madvise(mmap.MADV_DONTNEED)

@@ -231,6 +231,28 @@ class Config:
     model_execution_timeout_ms: int = _setting(
         5000, RUNS, "Maximum run time of a model, in milliseconds.", minimum=1000, zero="no limit"
     )
+    isolation: str = _setting(
+        "none",
+        RUNS,
+        "Where models are loaded and run. none: in the server. all: in engine processes, so that no model can crash or "
+        "hang the server. auto: in engine processes; short ONNX models move into the server after 100 good runs.",
+        choices=("none", "auto", "all"),
+    )
+    engine_processes: int = _setting(
+        8,
+        RUNS,
+        "Engine processes per backend on the CPU. Each model has one of its own until there are this many; then models "
+        "share them. A GPU has one.",
+        minimum=1,
+        maximum=_MOST_THREADS,
+    )
+    model_load_timeout_ms: int = _setting(
+        120_000,
+        RUNS,
+        "Maximum time to load a model in an engine process, in milliseconds. Without --isolation loads have no limit.",
+        minimum=1000,
+        zero="no limit",
+    )
     runaway_limit: int = _setting(
         4,
         RUNS,
@@ -274,6 +296,13 @@ class Config:
     )
     backend_memory_limit_mb: int = _setting(
         0, MEMORY, "Memory limit of ONNX Runtime's CPU allocator, in millions of bytes.", minimum=1, zero="no limit"
+    )
+    engine_memory_limit_mb: int = _setting(
+        0,
+        MEMORY,
+        "Memory limit of an engine process beyond what its framework takes, in millions of bytes.",
+        minimum=64,
+        zero="the memory",
     )
     script_memory_limit_mb: int = _setting(
         2048, MEMORY, "Memory limit of a script's process, in millions of bytes.", minimum=64, zero="no limit"
@@ -345,6 +374,11 @@ class Config:
     def busy_poll_s(self) -> float:
         """Seconds to poll; 0 on a single core, which Redis and the clients need."""
         return self.busy_poll_us / 1e6 if _granted_cores() >= _CORES_TO_STAY_AWAKE else 0.0
+
+    @property
+    def engine_memory_bytes(self) -> int:
+        """Memory limit of an engine process, with "automatic" resolved."""
+        return self.engine_memory_limit_mb * 1_000_000 or _memory_bytes()
 
     @property
     def loaded_models_budget_bytes(self) -> int:

@@ -22,6 +22,9 @@ from typing import Any
 from redisai_py.backend import Backend, DeviceArray, LoadOptions, Session, framework_error, load_backend
 from redisai_py.engine.dispatch import Dispatcher
 from redisai_py.engine.execution import Execution, Slot
+from redisai_py.engine.isolation.isolation import Isolation
+from redisai_py.engine.isolation.session import is_elsewhere
+from redisai_py.engine.isolation.settings import IsolationSnapshot
 from redisai_py.engine.loader import Loader, load_session, zeros
 from redisai_py.engine.merging import Value
 from redisai_py.engine.policies import policies
@@ -64,6 +67,7 @@ class Engine:
           evicted: gets each model that is let go because others need its memory.
           ended_merging: gets each model that is not merged any more; its `proof.reason` says why.
           given_up: gets each model of which a run or its load does not end (see `runaways`).
+          isolation: where models are loaded and run; None: in this process.
     """
 
     def __init__(
@@ -75,11 +79,13 @@ class Engine:
         evicted: Callable[[LoadedModel], object] = lambda loaded: None,
         ended_merging: Callable[[LoadedModel], object] = lambda loaded: None,
         given_up: Callable[[GivenUp], object] = lambda given_up: None,
+        isolation: Isolation | None = None,
     ) -> None:
         self.settings = settings
         self._notable = notable
         self._ended_merging = ended_merging
         self._find_backend = find_backend
+        self._isolation = isolation
         self._loop = loop
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._wake_up_sent = False
@@ -141,7 +147,10 @@ class Engine:
         settings = self.settings
         options = LoadOptions(settings.intra_op, settings.inter_op, settings.backend_memory_limit_bytes)
         try:
-            session = load_session(model, options, self._find_backend)
+            if self._isolation is not None:
+                session = self._isolation.load(model, options)
+            else:
+                session = load_session(model, options, self._find_backend)
         except RedisAIError as error:
             self._post(self._load_failed, (model.identity, error))
             return
@@ -205,6 +214,8 @@ class Engine:
         self._registry.remove(identity)
         if not keep_counters:
             self._stats.forget(identity)
+            if self._isolation is not None:
+                self._isolation.quarantine.forget(identity)
 
     def rename(self, loaded: LoadedModel, identity: str) -> None:
         """Find a loaded model by another identity from now on: that of the hash which it has been stored as."""
@@ -212,6 +223,8 @@ class Engine:
         loaded.model = replace(loaded.model, identity=identity)
         self._registry.rename(before, identity)
         self._stats.rename(before, identity)
+        if self._isolation is not None:
+            self._isolation.rename(loaded.session, identity)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -315,7 +328,7 @@ class Engine:
             return
         loaded = execution.loaded
         loaded.on_threads -= len(execution.runs)
-        if execution.error is None:
+        if execution.error is None and not is_elsewhere(loaded.session):
             loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s, execution.cpu_s)
         self._executed(execution)
 
@@ -440,6 +453,7 @@ class Engine:
             dict(self._loads),
             self._seldom.refused,
             self._seldom.timed_out,
+            IsolationSnapshot() if self._isolation is None else self._isolation.snapshot(),
         )
 
     def look_at(self, model_id: str) -> LoadedModel | None:
@@ -515,6 +529,8 @@ class Engine:
         if self._expiry is not None:
             self._expiry.cancel()
         self._abandon()
+        if self._isolation is not None:
+            await self._loop.run_in_executor(None, self._isolation.close)
         await self._wait_until(self._is_idle, grace_s)
         self._release_models()
         self._threads_end = True

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from redisai_py.engine.isolation.settings import IsolationSnapshot
+
 __all__ = ["EngineSettings", "EngineSnapshot", "ModelSnapshot", "QueueSnapshot"]
 
 
@@ -85,3 +87,4 @@ class EngineSnapshot:
     loads: Mapping[str, int] = field(default_factory=dict)
     refused: int = 0
     timed_out: int = 0
+    isolation: IsolationSnapshot = field(default_factory=IsolationSnapshot)

@@ -24,6 +24,8 @@ from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
 from redisai_py.config import Config, masked_url
 from redisai_py.engine.engine import Engine
+from redisai_py.engine.isolation.isolation import Isolation
+from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.runaways import GivenUp
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
@@ -34,7 +36,7 @@ from redisai_py.frontdoor.connection import Connection
 from redisai_py.frontdoor.session import Session
 from redisai_py.ops.event_log import Journal
 from redisai_py.ops.info import default_backends_path
-from redisai_py.ops.keymap import KeyMap
+from redisai_py.ops.keymap import KeyMap, key_text
 from redisai_py.ops.operations import Operations
 from redisai_py.ops.preload import NO_LIFELINE, Lifeline, Preload
 from redisai_py.ops.programs import Loading
@@ -84,6 +86,7 @@ class Server:
             evicted=self.journal.evicted,
             ended_merging=self.journal.ended_merging,
             given_up=self._given_up,
+            isolation=isolation(config, self.keys),
         )
         self.runs = Runs(self.engine)
         self.commands_processed = 0
@@ -217,6 +220,21 @@ def engine_settings(config: Config) -> EngineSettings:
         auto_batch=config.auto_batch,
         slow_run_s=config.slow_run_ms / 1000 if config.slow_run_ms else math.inf,
     )
+
+
+def isolation(config: Config, keys: KeyMap) -> Isolation | None:
+    """The engine's processes; None if models run in the server."""
+    if config.isolation == "none":
+        return None
+
+    def name_of(identity: str) -> str:
+        place = keys.place_of(identity)
+        return key_text(place.key) if place is not None else "unknown"
+
+    settings = IsolationSettings(
+        config.isolation, config.engine_processes, config.engine_memory_bytes, config.model_load_timeout_ms
+    )
+    return Isolation(settings, name_of)
 
 
 @dataclass(frozen=True, slots=True)

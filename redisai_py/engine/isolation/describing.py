@@ -1,0 +1,53 @@
+"""Models and their tensors as JSON, for the rare messages. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from redisai_py.backend import LoadOptions, TensorSpec
+from redisai_py.model import Model
+
+__all__ = ["load_order", "specs_from_json", "specs_to_json"]
+
+
+def load_order(model: Model, options: LoadOptions) -> dict[str, Any]:
+    """What a process is told to load, without the bytes."""
+    device = model.device
+    return {
+        "backend": model.backend,
+        "device": [device.kind, device.index, device.text],
+        "inputs": model.inputs,
+        "outputs": model.outputs,
+        "signature": model.signature,
+        "blob_bytes": len(model.blob),
+        "options": [
+            options.intra_op_threads,
+            options.inter_op_threads,
+            options.memory_limit_bytes,
+            dict(options.extra),
+        ],
+    }
+
+
+def specs_to_json(specs: Sequence[TensorSpec]) -> list[list[Any]]:
+    """What a model says of its tensors."""
+    return [
+        [spec.name, None if spec.dtype is None else _dtype_text(spec.dtype), spec.shape, spec.says] for spec in specs
+    ]
+
+
+def specs_from_json(told: Sequence[Sequence[Any]]) -> list[TensorSpec]:
+    """The inverse of `specs_to_json`. Raises: ValueError, TypeError: it is none."""
+    specs = []
+    for name, dtype, shape, says in told:
+        dims = None if shape is None else tuple(None if dim is None else int(dim) for dim in shape)
+        specs.append(TensorSpec(str(name), None if dtype is None else np.dtype(str(dtype)), dims, str(says)))
+    return specs
+
+
+def _dtype_text(dtype: np.dtype[Any]) -> str:
+    """A word from which numpy makes the same type; bfloat16 has no code of its own."""
+    return dtype.str if np.dtype(dtype.str) == dtype else dtype.name

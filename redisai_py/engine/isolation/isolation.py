@@ -1,0 +1,194 @@
+"""The engine's processes: which there are, which model is in which, and what is known of those that died.
+
+A model of the CPU has a process of its own as long as there are few; then models share, backend by backend. One that
+is suspected of having ended a process is alone in its next one. A GPU has one process, whatever runs on it. A process
+without a model ends. Nothing is started before the first model.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from redisai_py.backend import LoadOptions, Session
+from redisai_py.engine.isolation.processes import EngineProcess
+from redisai_py.engine.isolation.quarantine import Quarantine
+from redisai_py.engine.isolation.session import RemoteSession
+from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot
+from redisai_py.engine.isolation.zygotes import Zygote
+from redisai_py.errors import BackendError
+from redisai_py.model import Model
+
+__all__ = ["Isolation"]
+
+logger = structlog.get_logger()
+
+
+class Isolation:
+    """Args: name_of: a model's identity -> what users call it. Called on any thread."""
+
+    def __init__(self, settings: IsolationSettings, name_of: Callable[[str], str]) -> None:
+        self.settings = settings
+        self.name_of = name_of
+        self.closing = False
+        self.quarantine = Quarantine()
+        self.versions: dict[str, str] = {}
+        """Of the backends that processes have imported, by wire name."""
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._processes: list[EngineProcess] = []
+        self._zygotes: dict[str, Zygote] = {}
+        self._deaths: Counter[str] = Counter()
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._helper: threading.Thread | None = None
+
+    def next_number(self) -> int:
+        """A number that nothing here has had."""
+        return next(self._numbers)
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def load(self, model: Model, options: LoadOptions) -> Session:
+        """A session of the model in a process. Thread: a loader's.
+
+        Raises: BackendNotInstalled; BackendError: what the framework says, the process died, or the model is in
+                quarantine.
+        """
+        session = RemoteSession(self, model, options)
+        session.load()
+        return session
+
+    def import_backend(self, name: str) -> str:
+        """Import a backend where processes will be forked; its version. Thread: any but the event loop's.
+
+        Raises: BackendNotInstalled, BackendError.
+        """
+        zygote = self._zygote(name)
+        self._wait_for(zygote)
+        self.versions[name] = zygote.version
+        return zygote.version
+
+    def rename(self, session: Session, identity: str) -> None:
+        """A loaded model has another identity from now on."""
+        if isinstance(session, RemoteSession):
+            self.quarantine.rename(session.identity, identity)
+            session.identity = identity
+
+    # -- processes -----------------------------------------------------------------------------------------------------
+
+    def place(self, session: RemoteSession) -> EngineProcess:
+        """A process for a model, started if need be; `leave` gives it up. Raises: BackendNotInstalled, BackendError."""
+        device = session.device
+        on_gpu = device.kind == "GPU"
+        name = f"GPU:{device.index or 0}" if on_gpu else session.backend
+        zygote = self._zygote("" if on_gpu else session.backend)
+        self._wait_for(zygote)
+        with self._lock:
+            alone = session.apart and not on_gpu
+            shared = [each for each in self._processes if each.place == name and not (each.dead or each.retired)]
+            if alone or len(shared) < (1 if on_gpu else self.settings.processes):
+                process = self._start(f"{name} apart" if alone else name, zygote)
+            else:
+                process = min(shared, key=lambda process: len(process.users))
+            process.users.add(session)
+            return process
+
+    def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
+        """A model is not in the process any more; True if the process has ended, or ends now without any."""
+        with self._lock:
+            process.users.discard(session)
+            if process.users:
+                return process.dead
+            process.retired = True
+        process.kill()
+        return True
+
+    def _start(self, place: str, zygote: Zygote) -> EngineProcess:
+        try:
+            process = EngineProcess(self.next_number(), place, zygote, self._ended)
+            process.fork(self.settings.memory_limit_bytes)
+        except OSError as error:
+            raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
+        self._processes.append(process)
+        return process
+
+    def _zygote(self, backend: str) -> Zygote:
+        with self._lock:
+            zygote = self._zygotes.get(backend)
+            if zygote is None or not zygote.alive:
+                zygote = self._zygotes[backend] = Zygote(backend, self._zygote_ended)
+            return zygote
+
+    def _wait_for(self, zygote: Zygote) -> None:
+        try:
+            zygote.wait_ready(self.settings.load_timeout_s)
+        except TimeoutError:
+            zygote.close()
+            ms = self.settings.load_timeout_ms
+            text = f"ERR Could not load backend: importing {zygote.backend} took longer than --model-load-timeout-ms"
+            raise BackendError(f"{text} ({ms} ms)") from None
+
+    def _zygote_ended(self, zygote: Zygote) -> None:
+        with self._lock:
+            if self._zygotes.get(zygote.backend) is zygote:
+                del self._zygotes[zygote.backend]
+
+    def _ended(self, process: EngineProcess) -> None:
+        """A process has ended; the models in it are loaded again at once, so that no run waits for that."""
+        with suppress(ValueError):
+            self._processes.remove(process)
+        if self.closing or process.retired:
+            return
+        self.later(self._recover, process)
+
+    def _recover(self, process: EngineProcess) -> None:
+        how = process.how()
+        self._deaths[how.partition(":")[0]] += 1
+        names = sorted(self.name_of(session.identity) for session in process.suspects)
+        logger.error("an engine process ended", pid=process.pid, place=process.place, how=how, at_work_for=names)
+        for session in list(process.users):
+            self.later(session.revive)
+
+    # -- work aside ----------------------------------------------------------------------------------------------------
+
+    def later(self, work: Callable[..., object], *arguments: Any) -> None:
+        """Do this on a thread of our own. Thread: any, also from a finalizer."""
+        self._work.put(lambda: work(*arguments))
+        if self._helper is None and not self.closing:
+            self._helper = threading.Thread(target=self._help, name="redisai isolation", daemon=True)
+            self._helper.start()
+
+    def _help(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                work()
+            except Exception:
+                logger.exception("work of the engine's processes failed")
+            del work
+
+    # -- the whole -----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> IsolationSnapshot:
+        """Processes and quarantine at this moment."""
+        pids = [process.pid for process in list(self._processes) if process.pid is not None and not process.dead]
+        return IsolationSnapshot(tuple(pids), dict(self._deaths), self.quarantine.reasons())
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Kill every process. They are gone when this returns, unless the system is slower than `timeout_s`."""
+        self.closing = True
+        self._work.put(None)
+        until = time.monotonic() + timeout_s
+        with self._lock:
+            zygotes = list(self._zygotes.values())
+        for zygote in zygotes:
+            zygote.close()
+        for zygote in zygotes:
+            zygote.thread.join(max(0.0, until - time.monotonic()))

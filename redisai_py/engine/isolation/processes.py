@@ -1,0 +1,300 @@
+"""One engine process as the server's threads use it: lanes to it, what runs in it, and how it ended.
+
+DESIGN. A thread that wants something of the process takes a lane: a socket pair, and memory that both map. It writes
+its request there, sends a frame, and sleeps in the kernel, without the GIL, until the answer's frame is there. There
+are as many lanes as were ever needed at once, and the process has a thread for each. If the process ends, every lane
+hears the end of its socket. What was running then is remembered: one of these models is to blame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from redisai_py.engine.isolation import host, memory, wire
+from redisai_py.engine.isolation.wire import Frame, Layout
+from redisai_py.engine.isolation.zygotes import Zygote
+from redisai_py.errors import ProtocolError
+
+__all__ = ["Answer", "EngineProcess", "Lane", "ProcessEnded"]
+
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4)
+_REPORT_S = 2.0
+"""What the zygote gets to tell how a process ended."""
+
+
+class ProcessEnded(Exception):
+    """The engine process ended before it answered."""
+
+    def __init__(self, process: EngineProcess) -> None:
+        super().__init__("the engine process ended")
+        self.process = process
+
+
+class Answer(NamedTuple):
+    """What came back: op and number of the frame, header and the whole message, which is valid while the lane is
+    held.
+    """
+
+    op: int
+    number: int
+    header: bytes
+    message: memoryview
+
+
+class Lane:
+    """See DESIGN. One thread at a time."""
+
+    __slots__ = ("_answers", "_requests", "_shared", "number", "sock", "stopped", "thread_id", "user")
+
+    def __init__(self, number: int, sock: socket.socket, fd: int) -> None:
+        self.number = number
+        self.sock = sock
+        self._shared = memory.mapped(fd, 2 * memory.LANE_BYTES)
+        both = memoryview(self._shared)
+        self._requests = both[: memory.LANE_BYTES]
+        self._answers = both[memory.LANE_BYTES :].toreadonly()
+        self.user: object = None
+        """Whose run or load is under way."""
+        self.thread_id = 0
+        self.stopped = False
+        """The run was told to stop."""
+
+    def exchange(
+        self, op: int, flags: int, number: int, request: Layout, data: Sequence[Any], fds: Sequence[int] = ()
+    ) -> Answer:
+        """Send a request and wait for its answer.
+
+        Args:   fds: files to send along.
+        Raises: OSError: the process has ended, or the socket's timeout has passed.
+                ProtocolError: it sent what is no answer.
+        """
+        header_bytes = len(request.header)
+        if request.total <= memory.LANE_BYTES:
+            memory.write(self._requests, request, data)
+            frame = wire.FRAME.pack(op, flags, 0, header_bytes, number, request.total)
+            if fds:
+                socket.send_fds(self.sock, [frame], fds)
+            else:
+                self.sock.send(frame)
+        else:
+            self._send_large(Frame(op, flags | wire.LARGE, header_bytes, number, request.total), request, data, fds)
+        return self._answer()
+
+    def _send_large(self, frame: Frame, request: Layout, data: Sequence[Any], fds: Sequence[int]) -> None:
+        fd = memory.create(request.total)
+        try:
+            with memory.mapped(fd, request.total) as file, memoryview(file) as view:
+                memory.write(view, request, data)
+            socket.send_fds(self.sock, [frame.pack()], [fd, *fds])
+        finally:
+            os.close(fd)
+
+    def _answer(self) -> Answer:
+        data, ancillary, _, _ = self.sock.recvmsg(wire.FRAME.size, _ANCILLARY_BYTES)
+        if not data:
+            raise ConnectionResetError
+        frame = Frame.unpack(data)
+        message: memoryview = self._answers
+        if ancillary:
+            (fd,) = struct.unpack("i", ancillary[0][2])
+            try:
+                message = memoryview(_read_only(fd, frame.total_bytes))
+            finally:
+                os.close(fd)
+        elif frame.total_bytes > memory.LANE_BYTES:
+            raise ProtocolError("ERR an engine process sent a malformed frame")
+        return Answer(frame.op, frame.number, bytes(message[: frame.header_bytes]), message)
+
+    def close(self) -> None:
+        """Let go of the socket; the memory goes with its last user."""
+        self.sock.close()
+
+
+def _read_only(fd: int, size: int) -> mmap.mmap:
+    memory.mapped(fd, size).close()  # checks it
+    return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+
+
+class EngineProcess:
+    """One process, from its fork to its end.
+
+    Args: number: of this server's processes.   place: what kind it is, for whoever chooses.
+          ended: called once, on the thread that notices first.
+    """
+
+    def __init__(self, number: int, place: str, zygote: Zygote, ended: Callable[[EngineProcess], object]) -> None:
+        self.number = number
+        self.place = place
+        self.pid: int | None = None
+        self.users: set[Any] = set()
+        """Sessions that are loaded in it, or are being."""
+        self.dead = False
+        self.retired = False
+        """It is ended because no model needs it."""
+        self._judged = False
+        self.suspects: frozenset[Any] = frozenset()
+        """Whose runs or loads were under way when it ended."""
+        self.blamed: Any = None
+        """Whose run or load it was killed for."""
+        self.blamed_for = ""
+        self._status: int | None = None
+        self._reported = threading.Event()
+        self._zygote = zygote
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._idle: list[Lane] = []
+        self._busy: dict[int, Lane] = {}
+        self._lanes = 0
+        self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._far_end: socket.socket | None = far_end
+
+    def fork(self, memory_limit_bytes: int) -> None:
+        """Have it started."""
+        far_end, self._far_end = self._far_end, None
+        assert far_end is not None
+        self._zygote.fork(self, far_end, {"memory_limit_bytes": memory_limit_bytes})
+
+    # -- lanes ---------------------------------------------------------------------------------------------------------
+
+    def take(self, user: object) -> Lane:
+        """A lane for one exchange; give it back. Raises: ProcessEnded."""
+        with self._lock:
+            if self.dead:
+                raise ProcessEnded(self)
+            try:
+                lane = self._idle.pop() if self._idle else self._open()
+            except OSError as error:
+                if not self._control_ended():
+                    raise
+                raise ProcessEnded(self) from error
+            lane.user = user
+            lane.thread_id = threading.get_ident()
+            lane.stopped = False
+            self._busy[lane.number] = lane
+            return lane
+
+    def give_back(self, lane: Lane) -> None:
+        """The exchange is over."""
+        with self._lock:
+            lane.user = None
+            self._busy.pop(lane.number, None)
+            if self.dead:
+                lane.close()
+            else:
+                self._idle.append(lane)
+
+    def _open(self) -> Lane:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        fd = -1
+        try:
+            fd = memory.create(2 * memory.LANE_BYTES)
+            self._lanes += 1
+            socket.send_fds(self._control, [host.ORDER.pack(host.OPEN, self._lanes)], [far.fileno(), fd])
+            return Lane(self._lanes, near, fd)
+        except BaseException:
+            near.close()
+            raise
+        finally:
+            far.close()
+            if fd >= 0:
+                os.close(fd)
+
+    def _control_ended(self) -> bool:
+        try:
+            return self._control.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    # -- stopping ------------------------------------------------------------------------------------------------------
+
+    def stop_runs(self, user: object, thread_id: int | None) -> list[Lane]:
+        """Tell runs of a session to stop, on one thread or on all; gives their lanes. Thread: any."""
+        with self._lock:
+            lanes = [
+                lane
+                for lane in self._busy.values()
+                if lane.user is user and thread_id in (None, lane.thread_id) and not self.dead
+            ]
+            for lane in lanes:
+                lane.stopped = True
+                with contextlib.suppress(OSError):  # it has ended, or takes no orders: whoever asked kills it
+                    self._control.send(host.ORDER.pack(host.STOP, lane.number), socket.MSG_DONTWAIT)
+        return lanes
+
+    def still_stopping(self, lane: Lane, user: object) -> bool:
+        """Whether a run that was told to stop goes on."""
+        return lane.stopped and lane.user is user and not self.dead
+
+    def kill(self, user: object = None, why: str = "") -> None:
+        """End it at once. user: who is to blame, if anybody.   Thread: any."""
+        with self._lock:
+            if self.dead:
+                return
+            if user is not None and self.blamed is None:
+                self.blamed, self.blamed_for = user, why
+        self._zygote.kill(self.number)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def lost(self) -> ProcessEnded:
+        """A lane has ended. Notes what ran; gives the exception to raise."""
+        self._note_end()
+        return ProcessEnded(self)
+
+    def first_verdict(self) -> bool:
+        """True for the first caller: of several runs that ended with the process one gives its model the strike."""
+        with self._lock:
+            first, self._judged = not self._judged, True
+            return first
+
+    def how(self) -> str:
+        """How it ended, in a word: the signal, or the exit status."""
+        self._reported.wait(_REPORT_S)
+        if self.blamed_for:
+            return self.blamed_for
+        status = self._status
+        if status is None:
+            return "SIGKILL"  # with the process that it was forked from
+        if status >= 0:
+            return f"exit status {status}"
+        try:
+            return signal.Signals(-status).name
+        except ValueError:
+            return f"signal {-status}"
+
+    @property
+    def ended_with_its_zygote(self) -> bool:
+        """Whether no model of it is to blame: the process that it was forked from has ended."""
+        return self._reported.is_set() and self._status is None
+
+    def started(self, pid: int) -> None:
+        """See Child."""
+        self.pid = pid
+
+    def exited(self, status: int | None) -> None:
+        """See Child."""
+        self._status = status
+        self._reported.set()
+        self._note_end()
+
+    def _note_end(self) -> None:
+        with self._lock:
+            if self.dead:
+                return
+            self.dead = True
+            self.suspects = frozenset(lane.user for lane in self._busy.values())
+            idle, self._idle = self._idle, []
+            for lane in idle:
+                lane.close()
+            self._control.close()
+        self._ended(self)

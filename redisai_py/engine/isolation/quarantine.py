@@ -1,0 +1,65 @@
+"""Models whose runs or loads ended their process, and how often in a row. Pure: no clock, no processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LIMIT", "Quarantine", "Strikes"]
+
+LIMIT = 3
+"""Deaths in a row after which a model is not tried any more."""
+_MOST = 10_000
+
+
+@dataclass(slots=True)
+class Strikes:
+    """count: deaths since the last good run.   how: the last one's signal or status, or why the process was killed.
+    in_load: whether that was in a load.
+    """
+
+    count: int
+    how: str
+    in_load: bool
+
+
+class Quarantine:
+    """By the model's identity. One that is stored again has a new identity, so its record starts clean.
+
+    Thread: any; each method is one step on a dict.
+    """
+
+    def __init__(self) -> None:
+        self._strikes: dict[str, Strikes] = {}
+
+    def struck(self, identity: str, how: str, in_load: bool) -> Strikes:
+        """A process died because of this model."""
+        before = self._strikes.get(identity)
+        strikes = Strikes(1 if before is None else before.count + 1, how, in_load)
+        if before is None and len(self._strikes) >= _MOST:
+            self._strikes.pop(next(iter(self._strikes)), None)
+        self._strikes[identity] = strikes
+        return strikes
+
+    def went_well(self, identity: str) -> None:
+        """It ran to its end."""
+        self._strikes.pop(identity, None)
+
+    forget = went_well
+
+    def rename(self, before: str, identity: str) -> None:
+        """A model has another identity now."""
+        strikes = self._strikes.pop(before, None)
+        if strikes is not None:
+            self._strikes[identity] = strikes
+
+    def reason(self, identity: str) -> str:
+        """Why the model is in quarantine; empty if it is not."""
+        strikes = self._strikes.get(identity)
+        if strikes is None or strikes.count < LIMIT:
+            return ""
+        what = "loads" if strikes.in_load else "runs"
+        return f"its engine process died in {strikes.count} {what} in a row, the last time by {strikes.how}"
+
+    def reasons(self) -> dict[str, str]:
+        """Those in quarantine."""
+        return {identity: why for identity in list(self._strikes) if (why := self.reason(identity))}

@@ -1,0 +1,354 @@
+"""A model in an engine process, with the face of a `backend.Session`.
+
+`run` is called on the engine's worker threads, as any session's, and sleeps while the process computes. If the process
+ends, it says whose fault that was: the model to blame gets an error and a strike, every other one is loaded again and
+its run repeated, since a run has no effects. Where several models were running and nobody was killed for its time,
+each is tried again in a process of its own: then there is no doubt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from redisai_py.backend import Array, LoadOptions, Session, TensorSpec, load_backend
+from redisai_py.engine.isolation import wire
+from redisai_py.engine.isolation.describing import load_order, specs_from_json
+from redisai_py.engine.isolation.messages import RemoteArray, failure, file_of, outputs_of, request_of
+from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
+from redisai_py.engine.isolation.wire import Layout, Op, Part
+from redisai_py.engine.loader import load_session
+from redisai_py.errors import BackendError, Overloaded, ProtocolError, RedisAIError
+from redisai_py.model import Model
+
+if TYPE_CHECKING:
+    from redisai_py.engine.isolation.isolation import Isolation
+
+__all__ = ["RemoteSession", "is_elsewhere"]
+
+STOP_GRACE_S = 1.0
+"""What a run that was told to stop gets before its process is killed."""
+_CLOSE_S = 5.0
+_TRIES = 3
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+_PROMOTED_BYTES = 64 * 1024 * 1024
+"""A larger model is not short, or is worth no second load."""
+
+logger = structlog.get_logger()
+
+
+class RemoteSession:
+    """See above. Thread: any; `load` first."""
+
+    def __init__(self, isolation: Isolation, model: Model, options: LoadOptions) -> None:
+        self.identity = model.identity
+        self.device = model.device
+        self.backend = model.backend
+        self.apart = False
+        """It must have a process of its own."""
+        self.inputs: Sequence[TensorSpec] = ()
+        self.outputs: Sequence[str] = ()
+        self.output_specs: Sequence[TensorSpec] = ()
+        self.nbytes = 0
+        self.stateful = False
+        self.concurrent = False
+        self.in_server = False
+        """It has proved itself and runs in the server."""
+        self._isolation = isolation
+        self._model = model
+        self._options = options
+        self._number = isolation.next_number()
+        self._process: EngineProcess | None = None
+        self._local: Session | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._struck = False
+        self._good_runs = 0
+        self._may_be_promoted = isolation.settings.mode == "auto" and model.backend == "ONNX"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while it is in none."""
+        process = self._process
+        return process.pid if process is not None and not process.dead else None
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load the model in a process. Raises: RedisAIError."""
+        with self._lock:
+            self._load()
+
+    def revive(self) -> None:
+        """Load the model again if its process has ended; what goes wrong is found by its next run."""
+        with self._lock, contextlib.suppress(RedisAIError):
+            if not self._closed and not self.in_server and self._process is not None and self._process.dead:
+                self._load()
+
+    def _where(self) -> EngineProcess:
+        """The process in which the model is loaded; loads it again if that has ended."""
+        process = self._process
+        if process is None or process.dead:
+            with self._lock:
+                process = self._process
+                if process is None or process.dead:
+                    process = self._load()
+        return process
+
+    def _load(self) -> EngineProcess:
+        for attempt in range(1, _TRIES + 1):
+            self._refuse_in_quarantine()
+            process = self._isolation.place(self)
+            try:
+                told = self._load_in(process)
+            except ProcessEnded:
+                self._isolation.leave(self, process)
+                self._judge(process, attempt, in_load=True)
+                continue
+            except BaseException:
+                self._isolation.leave(self, process)
+                raise
+            self._learn(told)
+            self._process = process
+            return process
+        raise AssertionError("unreachable")  # the last attempt has raised
+
+    def _load_in(self, process: EngineProcess) -> dict[str, Any]:
+        header = json.dumps(load_order(self._model, self._options)).encode()
+        request = Layout(header, (), wire.aligned(len(header)))
+        limit_s = self._isolation.settings.load_timeout_s
+        lane = process.take(self)
+        fd = file_of(self._model.blob)
+        try:
+            lane.sock.settimeout(limit_s)
+            answer = lane.exchange(Op.LOAD, 0, self._number, request, (), (fd,))
+            lane.sock.settimeout(None)
+            if answer.op == Op.FAILED:
+                raise failure(answer)
+            if answer.op != Op.LOADED:
+                raise ProtocolError("ERR an engine process sent a malformed answer")
+            told: dict[str, Any] = json.loads(answer.header)
+            return told
+        except TimeoutError as error:
+            ms = self._isolation.settings.load_timeout_ms
+            process.kill(self, f"SIGKILL: the load took longer than --model-load-timeout-ms ({ms} ms)")
+            raise process.lost() from error
+        except OSError as error:
+            raise self._lost(process, error) from error
+        finally:
+            os.close(fd)
+            process.give_back(lane)
+
+    def _learn(self, told: dict[str, Any]) -> None:
+        self.inputs = specs_from_json(told["inputs"])
+        self.outputs = tuple(told["outputs"])
+        self.output_specs = specs_from_json(told["output_specs"])
+        self.nbytes = int(told["nbytes"])
+        self.stateful = bool(told["stateful"])
+        self.concurrent = bool(told["concurrent"])
+        self._isolation.versions[self.backend] = str(told["version"])
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        """See Session. Raises also: BackendError: the process ended, or the model is in quarantine."""
+        attempt = 0
+        while True:
+            if self._struck:
+                self._refuse_in_quarantine()
+            process = self._where()
+            try:
+                outputs = self._run_in(process, inputs, keep_on_device)
+            except ProcessEnded:
+                attempt += 1
+                self._judge(process, attempt, in_load=False)
+                continue
+            if self._struck:
+                self._struck = False
+                self._isolation.quarantine.went_well(self.identity)
+            return outputs
+
+    def _run_in(self, process: EngineProcess, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
+        request, data = request_of(inputs, process)
+        lane = process.take(self)
+        try:
+            answer = lane.exchange(Op.RUN, wire.KEEP if keep_on_device else 0, self._number, request, data)
+            if answer.op != Op.DONE:
+                raise failure(answer)
+            outputs = outputs_of(answer, lambda part: self._held(part, process))
+        except OSError as error:
+            raise self._lost(process, error) from error
+        except ProtocolError:
+            process.kill(self, "SIGKILL: it did not keep to the protocol")
+            raise
+        finally:
+            process.give_back(lane)
+        if self._may_be_promoted:
+            self._prove(answer.number)
+        return outputs
+
+    def _lost(self, process: EngineProcess, error: OSError) -> BaseException:
+        """What to raise for a lane that failed: it is the end of the process, or a lack of something here."""
+        if error.errno in _SCARCE:
+            return BackendError(f"ERR the model's tensors could not be handed to its process: {error.strerror}")
+        return process.lost()
+
+    def _held(self, part: Part, process: EngineProcess) -> RemoteArray:
+        number = part.shape[0]
+        value = RemoteArray(part, process, self.device.index or 0, lambda: self.fetch(number, process))
+        weakref.finalize(value, self._isolation.later, self.drop, number, process).atexit = False
+        return value
+
+    def fetch(self, number: int, process: EngineProcess) -> NDArray[Any]:
+        """A value that stayed on the device. Raises: BackendError: its process has ended."""
+        answer = self._ask(Op.FETCH, number, process)
+        assert isinstance(answer, np.ndarray)
+        return answer
+
+    def drop(self, number: int, process: EngineProcess) -> None:
+        """Let go of a value on the device."""
+        with contextlib.suppress(BackendError):
+            self._ask(Op.DROP, number, process)
+
+    def _ask(self, op: int, number: int, process: EngineProcess) -> Array | None:
+        try:
+            lane = process.take(self)
+        except ProcessEnded as error:
+            raise BackendError(self._text("its engine process ended, and the value on the device with it")) from error
+        try:
+            answer = lane.exchange(op, 0, number, Layout(b"", (), 0), ())
+            if answer.op == Op.FAILED:
+                raise failure(answer)
+            return outputs_of(answer, lambda part: None)[0] if op == Op.FETCH else None
+        except OSError as error:
+            process.lost()
+            raise BackendError(self._text("its engine process ended, and the value on the device with it")) from error
+        finally:
+            process.give_back(lane)
+
+    # -- what may go wrong ---------------------------------------------------------------------------------------------
+
+    def _text(self, what: str) -> str:
+        return f"ERR model '{self._isolation.name_of(self.identity)}': {what}"
+
+    def _refuse_in_quarantine(self) -> None:
+        if self._isolation.closing:
+            raise Overloaded("ERR the server is shutting down")
+        reason = self._isolation.quarantine.reason(self.identity)
+        if reason:
+            raise BackendError(self._text(f"it is in quarantine, since {reason}; store the model again to try it anew"))
+
+    def _judge(self, process: EngineProcess, attempt: int, in_load: bool) -> None:
+        """The process ended under a run or load of this model. Returns if it may be repeated. Raises: RedisAIError."""
+        if self._isolation.closing:
+            raise Overloaded("ERR the server is shutting down")
+        how = process.how()
+        what = "loading" if in_load else "running"
+        if process.blamed is not None or process.ended_with_its_zygote:
+            guilty = process.blamed is self
+        else:
+            guilty = process.suspects == {self}
+            self.apart = self.apart or self in process.suspects
+        if guilty:
+            self.apart = self._struck = True
+            if process.first_verdict():
+                self._isolation.quarantine.struck(self.identity, how, in_load)
+            self._refuse_in_quarantine()
+            raise BackendError(self._text(f"its engine process died while {what} it ({how})"))
+        if self.stateful and not in_load:
+            raise BackendError(
+                self._text(f"its engine process died ({how}) because of another model, and its state is lost")
+            )
+        if attempt >= _TRIES:
+            raise BackendError(self._text(f"its engine process died {attempt} times while {what} it ({how})"))
+
+    def terminate(self, thread_id: int | None = None) -> bool:
+        """Stop a run, or all: the framework is asked, and the process killed if it does not. Always True."""
+        local, process = self._local, self._process
+        if local is not None:
+            return local.terminate(thread_id) if self.concurrent else local.terminate()  # type: ignore[call-arg]
+        if process is not None:
+            lanes = process.stop_runs(self, thread_id)
+            if lanes:
+                timer = threading.Timer(STOP_GRACE_S, self._kill_if_running, (process, lanes))
+                timer.daemon = True
+                timer.start()
+        return True
+
+    def _kill_if_running(self, process: EngineProcess, lanes: Sequence[Any]) -> None:
+        if any(process.still_stopping(lane, self) for lane in lanes):
+            process.kill(self, "SIGKILL: the run went on after MODEL_EXECUTION_TIMEOUT")
+
+    # -- proving -------------------------------------------------------------------------------------------------------
+
+    def _prove(self, run_ns: int) -> None:
+        settings = self._isolation.settings
+        if run_ns > settings.short_us * 1000:
+            self._good_runs = max(0, self._good_runs - 1)
+            return
+        self._good_runs += 1
+        if self._good_runs >= settings.proof_runs:
+            self._may_be_promoted = False
+            if self.device.kind == "CPU" and not self.stateful and self.nbytes <= _PROMOTED_BYTES:
+                self._isolation.later(self._promote)
+
+    def _promote(self) -> None:
+        """Load the model in the server too, run it there from now on, and let the process go."""
+        try:
+            local = load_session(self._model, self._options, load_backend)
+        except RedisAIError as error:
+            name = self._isolation.name_of(self.identity)
+            logger.warning("a model stays in its process", model=name, reason=str(error))
+            return
+        with self._lock:
+            if self._closed:
+                local.close()
+                return
+            self._local = local
+            self.run = local.run  # type: ignore[method-assign]  # no look-up more than for any other session
+            self.in_server = True
+            self._leave()
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """See Session."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._leave()
+            if self._local is not None:
+                self._local.close()
+
+    def _leave(self) -> None:
+        """Unload the model in its process, which ends if it was the last one."""
+        process, self._process = self._process, None
+        if process is None or self._isolation.leave(self, process):
+            return
+        with contextlib.suppress(ProcessEnded, OSError, ProtocolError):
+            lane = process.take(self)
+            try:
+                lane.sock.settimeout(_CLOSE_S)
+                lane.exchange(Op.CLOSE, 0, self._number, Layout(b"", (), 0), ())
+                lane.sock.settimeout(None)
+            except TimeoutError:  # a model there does not let others work: the lane is not used again
+                lane.sock.close()
+                raise
+            finally:
+                process.give_back(lane)
+
+
+def is_elsewhere(session: Session) -> bool:
+    """Whether runs of a session happen in another process: the event loop must never wait for one."""
+    return isinstance(session, RemoteSession) and not session.in_server

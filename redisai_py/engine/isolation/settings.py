@@ -1,0 +1,46 @@
+"""What the engine's processes are told, and what they tell of themselves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["IsolationSettings", "IsolationSnapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationSettings:
+    """Settings.
+
+    mode: `none`: models are loaded and run in the server. `all`: in processes. `auto`: in processes, and short ONNX
+        models in the server once they have proved themselves.
+    processes: per backend on the CPU; a model has one of its own until there are so many.
+    memory_limit_bytes: what one process may allocate beyond its framework, 0 is none.
+    load_timeout_ms: of one load, 0 is none.
+    proof_runs: good runs in a row before a model may run in the server.   short_us: longest of these runs.
+    """
+
+    mode: str = "none"
+    processes: int = 8
+    memory_limit_bytes: int = 0
+    load_timeout_ms: int = 0
+    proof_runs: int = 100
+    short_us: int = 300
+
+    @property
+    def load_timeout_s(self) -> float | None:
+        """Seconds, None without a limit."""
+        return self.load_timeout_ms / 1000 if self.load_timeout_ms else None
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationSnapshot:
+    """The engine processes at one moment.
+
+    pids: of the living ones, zygotes left out.   deaths: how they ended -> how often, those left out that were not
+    needed any more.   quarantined: models by identity -> why.
+    """
+
+    pids: tuple[int, ...] = ()
+    deaths: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,182 @@
+"""What crosses between the server and an engine process: fixed frames, and headers that describe tensors. Pure.
+
+A frame is 24 bytes on a socket; it says that a message lies in the memory that both map. A message is a header and,
+from the next multiple of 64 bytes on, the data of its tensors, each at a multiple of 64 bytes. The header of a run is
+one record per tensor; those of loads and failures, which are rare, are JSON. An engine process runs models of users and
+may have been taken over by one: the server checks every number that it reads here (`ProtocolError`).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redisai_py.errors import ProtocolError
+from redisai_py.tensor import MAX_RANK, DType, is_shape
+
+__all__ = [
+    "FRAME",
+    "ON_DEVICE",
+    "Frame",
+    "Layout",
+    "Op",
+    "Part",
+    "aligned",
+    "code_of",
+    "dtype_of",
+    "layout",
+    "parse_header",
+]
+
+FRAME = struct.Struct("<BBHIQQ")
+"""op, flags, 0, bytes of the header, number, bytes of the message."""
+_RECORD = struct.Struct("<BB6xQ")
+"""code of the element type, number of dimensions, bytes of data; the dimensions follow, 8 bytes each."""
+_ALIGNMENT = 64
+_MOST_PARTS = 1 << 20
+
+NONE = 254
+"""Code of an output that is no tensor."""
+ON_DEVICE = 253
+"""Code of a value that stays in the process; its first dimension is its number there."""
+_DTYPES = tuple(DType)
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+
+
+class Op:
+    """What a frame asks for, and what it answers. `number` is that of the model, except where noted."""
+
+    RUN = 1
+    """Header: the inputs. Flag KEEP: outputs may stay on the device."""
+    LOAD = 2
+    """Header: JSON; the blob's file comes with the frame."""
+    CLOSE = 3
+    FETCH = 4
+    """number: of a value on the device."""
+    DROP = 5
+    """number: of a value on the device."""
+    DONE = 10
+    """Header: the outputs. number: nanoseconds in the framework."""
+    LOADED = 11
+    """Header: JSON, what the session says of itself."""
+    FAILED = 12
+    """Header: JSON: class and text of the error. number: nanoseconds in the framework."""
+
+
+LARGE = 1
+"""Flag: the message lies in a file of its own, which comes with the frame."""
+KEEP = 2
+
+
+class Frame(NamedTuple):
+    """See FRAME."""
+
+    op: int
+    flags: int
+    header_bytes: int
+    number: int
+    total_bytes: int
+
+    def pack(self) -> bytes:
+        """As it is sent."""
+        return FRAME.pack(self.op, self.flags, 0, self.header_bytes, self.number, self.total_bytes)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Frame:
+        """Raises: ProtocolError: it is none."""
+        if len(data) != FRAME.size:
+            raise ProtocolError(f"ERR an engine process sent {len(data)} bytes instead of a frame")
+        op, flags, _, header_bytes, number, total_bytes = FRAME.unpack(data)
+        if header_bytes > total_bytes:
+            raise ProtocolError("ERR an engine process sent a malformed frame")
+        return cls(op, flags, header_bytes, number, total_bytes)
+
+
+class Part(NamedTuple):
+    """One tensor of a message. code: of its element type, NONE or ON_DEVICE.   offset: of its data in the message."""
+
+    code: int
+    shape: tuple[int, ...]
+    nbytes: int
+    offset: int = 0
+
+
+class Layout(NamedTuple):
+    """A header, and where the data of its tensors goes. total: bytes of the whole message."""
+
+    header: bytes
+    offsets: tuple[int, ...]
+    total: int
+
+
+def code_of(dtype: DType) -> int:
+    """The code of an element type."""
+    return _CODES[dtype]
+
+
+def dtype_of(code: int) -> DType:
+    """The element type of a code. Raises: ProtocolError."""
+    if code >= len(_DTYPES):
+        raise ProtocolError(f"ERR an engine process sent the unknown element type {code}")
+    return _DTYPES[code]
+
+
+def aligned(size: int) -> int:
+    """The next multiple of 64."""
+    return size + -size % _ALIGNMENT
+
+
+def layout(parts: Sequence[Part]) -> Layout:
+    """The header of these tensors; their own offsets are not looked at."""
+    records = []
+    for part in parts:
+        records.append(_RECORD.pack(part.code, len(part.shape), part.nbytes))
+        records.append(struct.pack(f"<{len(part.shape)}Q", *part.shape))
+    header = b"".join(records)
+    offsets = []
+    at = aligned(len(header))
+    for part in parts:
+        offsets.append(at)
+        at = aligned(at + part.nbytes)
+    return Layout(header, tuple(offsets), at)
+
+
+def parse_header(header: bytes, total: int) -> list[Part]:
+    """The tensors of a message of `total` bytes.
+
+    Raises: ProtocolError: they do not fit together, or do not fit in it.
+    """
+    parts: list[Part] = []
+    at, offset = 0, aligned(len(header))
+    while at < len(header):
+        if len(parts) >= _MOST_PARTS or len(header) - at < _RECORD.size:
+            raise _malformed()
+        code, rank, nbytes = _RECORD.unpack_from(header, at)
+        at += _RECORD.size
+        if rank > MAX_RANK + 1 or len(header) - at < 8 * rank:
+            raise _malformed()
+        shape = struct.unpack_from(f"<{rank}Q", header, at)
+        at += 8 * rank
+        if offset + nbytes > total or not _is_sound(code, shape, nbytes):
+            raise _malformed()
+        parts.append(Part(code, shape, nbytes, offset))
+        offset = aligned(offset + nbytes)
+    return parts
+
+
+def _is_sound(code: int, shape: tuple[int, ...], nbytes: int) -> bool:
+    if code == NONE:
+        return not nbytes
+    if code == ON_DEVICE:
+        return bool(shape)
+    dtype = dtype_of(code)
+    if not is_shape(list(shape), dtype):
+        return False
+    count = math.prod(shape)
+    return count <= nbytes if dtype is DType.STRING else count * dtype.itemsize == nbytes
+
+
+def _malformed() -> ProtocolError:
+    return ProtocolError("ERR an engine process sent a malformed header")

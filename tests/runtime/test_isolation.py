@@ -1,0 +1,460 @@
+"""Models in engine processes: what crashes, loops or takes too much there harms nobody else, and leaves nothing behind.
+
+Every process here is real: the models are those of a third party's backend that does what their bytes say.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import redis
+
+from tests.runtime.onlookers import Onlookers
+from tests.runtime.serving import Serving, eventually, wait_until_gone
+from tests.runtime.test_plugins import search_path
+
+Serve = Callable[..., Serving]
+
+PLUGIN = """
+    import ctypes
+    import os
+    import signal
+    import threading
+    import time
+
+    import numpy as np
+    from redisai_py.backend import InputSpec
+    from redisai_py.errors import BackendError
+
+    def do(word):
+        if word == b"segv":
+            ctypes.string_at(0)
+        elif word == b"kill":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif word == b"exit":
+            os._exit(7)
+        elif word == b"loop":
+            while True:
+                pass
+        elif word == b"freeze":
+            ctypes.PyDLL(None).sleep(100_000)
+        elif word == b"memory":
+            np.ones(100_000_000_000, np.uint8)
+        elif word == b"sleep":
+            time.sleep(0.3)
+        elif word == b"raise":
+            raise KeyError("a bug of the plugin's")
+        elif word == b"refuse":
+            raise BackendError("ERR the framework's own words")
+        elif word == b"quit":
+            raise SystemExit("a plugin that quits")
+
+    class Session:
+        inputs = [InputSpec("x")]
+        outputs = ["y"]
+        nbytes = 8
+
+        def __init__(self, word):
+            self._word = word
+            self.concurrent = word == b"concurrent"
+            self.stateful = word == b"counts"
+            self._count = 0
+
+        def run(self, inputs, keep_on_device=False):
+            if inputs[0].flat[0] < 0:
+                do(self._word)
+            if self.concurrent:
+                time.sleep(0.2)
+            if self.stateful:
+                self._count += 1
+                return [np.array([self._count], np.float32)]
+            return [inputs[0] * 2]
+
+        def terminate(self, thread_id=None):
+            return False
+
+        def close(self):
+            pass
+
+    class Backend:
+        name = "FAULTY"
+        version = "1.0"
+
+        def check_device(self, device):
+            pass
+
+        def load_model(self, blob, device, inputs, outputs, options):
+            place, _, word = bytes(blob).partition(b":")
+            if place == b"load":
+                do(word)
+            elif place == b"load-if" and os.path.exists(word.partition(b":")[0]):
+                do(word.partition(b":")[2])
+            return Session(word)
+"""
+MODES = ("all", "auto")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    info = tmp_path / "faulty_backend-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "faulty_backend.py").write_text(textwrap.dedent(PLUGIN))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty_backend\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[redisai_py.backends]\nfaulty = faulty_backend:Backend\n")
+    return tmp_path
+
+
+@pytest.fixture
+def isolated(serve: Serve, data_dir: Path, site: Path) -> Iterator[Callable[..., Serving]]:
+    """Start a server with isolation; at the end no process of it may be left."""
+    started: list[tuple[Serving, list[psutil.Process]]] = []
+
+    def start(*arguments: str | int | Path, mode: str = "all") -> Serving:
+        serving = serve("--data-dir", data_dir, "--isolation", mode, *arguments, environment=search_path(site))
+        with serving.client() as client:
+            client.execute_command("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1)
+            client.execute_command("AI.TENSORSET", "onlooker:in", "FLOAT", 1, "VALUES", 1)
+            client.execute_command("AI.TENSORSET", "bad", "FLOAT", 1, "VALUES", -1)
+        started.append((serving, []))
+        return serving
+
+    yield start
+    for serving, _ in started:
+        if serving.process.poll() is None:
+            children = serving.supervisor.children(recursive=True)
+            assert serving.stop() == 0, serving.stderr
+            for process in children:
+                wait_until_gone(process)
+
+
+def store(client: redis.Redis, key: str, blob: bytes | str = b"well") -> Any:
+    return client.execute_command("AI.MODELSTORE", key, "FAULTY", "CPU", "BLOB", blob)
+
+
+def run(client: redis.Redis, key: str, x: str = "x") -> float:
+    assert client.execute_command("AI.MODELEXECUTE", key, "INPUTS", 1, x, "OUTPUTS", 1, f"{key}:y") == b"OK"
+    return float(client.execute_command("AI.TENSORGET", f"{key}:y", "VALUES")[0])
+
+
+def info(client: redis.Redis, key: str) -> dict[bytes, Any]:
+    reply = client.execute_command("AI.INFO", key, "FULL")
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def engines(serving: Serving) -> list[psutil.Process]:
+    """The engine processes, without the zygotes that they were forked from."""
+    found = []
+    for process in serving.server().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.name() == "redisai-engine" and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("word", "how"), [("segv", "SIGSEGV"), ("kill", "SIGSEGV"), ("exit", "exit status 7")]
+)
+def test_a_model_that_crashes_gets_an_error_and_then_quarantine(
+    isolated: Callable[..., Serving], word: str, how: str
+) -> None:
+    serving = isolated()
+    server = serving.server()
+    with serving.client() as client:
+        store(client, "good")
+        store(client, "m", f"run:{word}")
+        with Onlookers(serving, "good") as others:
+            for _ in range(2):
+                with pytest.raises(redis.ResponseError, match=rf"^model 'm': its engine process died .*\({how}\)$"):
+                    run(client, "m", "bad")
+            assert run(client, "m") == 2.0, "it is loaded again, and a good run ends the row"
+            for _ in range(2):
+                with pytest.raises(redis.ResponseError, match="its engine process died"):
+                    run(client, "m", "bad")
+            for x in ("bad", "bad", "x"):
+                with pytest.raises(redis.ResponseError, match=f"model 'm': it is in quarantine.*3 runs.*{how}"):
+                    run(client, "m", x)
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+        assert others.calls > 20
+        fields = info(client, "m")
+        assert b"3 runs in a row" in fields[b"quarantine"]
+        store(client, "m", "run:well")
+        assert run(client, "m", "bad") == -2.0
+        assert info(client, "m")[b"quarantine"] == b""
+    assert serving.server() == server
+    assert "an engine process ended" in serving.stderr
+
+
+@pytest.mark.parametrize("word", ["loop", "freeze"])
+def test_a_run_that_does_not_end_is_killed(isolated: Callable[..., Serving], word: str) -> None:
+    serving = isolated("--model-execution-timeout-ms", 1000)
+    with serving.client() as client:
+        store(client, "good")
+        store(client, "m", f"run:{word}")
+        with Onlookers(serving, "good") as others:
+            for _ in range(3):
+                with pytest.raises(redis.ResponseError, match="MODEL_EXECUTION_TIMEOUT of 1000 ms passed"):
+                    run(client, "m", "bad")
+                time.sleep(1.5)
+            with pytest.raises(redis.ResponseError, match=r"model 'm': it is in quarantine.*MODEL_EXECUTION_TIMEOUT"):
+                run(client, "m")
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+        assert eventually(lambda: len(engines(serving)) == 1), "the killed one is gone"
+
+
+def test_a_model_that_allocates_too_much_gets_an_error(isolated: Callable[..., Serving]) -> None:
+    serving = isolated("--engine-memory-limit-mb", 1000)
+    with serving.client() as client:
+        store(client, "good")
+        store(client, "m", "run:memory")
+        with Onlookers(serving, "good") as others:
+            for _ in range(4):
+                with pytest.raises(redis.ResponseError, match="the memory limit of the engine process"):
+                    run(client, "m", "bad")
+            assert run(client, "m") == 2.0
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+
+
+@pytest.mark.parametrize("word", ["segv", "loop", "freeze", "memory"])
+def test_a_load_that_goes_wrong_is_an_error(isolated: Callable[..., Serving], word: str) -> None:
+    serving = isolated("--model-load-timeout-ms", 1500, "--engine-memory-limit-mb", 1000)
+    texts = {
+        "segv": r"model 'm': its engine process died while loading it \(SIGSEGV\)",
+        "memory": "the memory limit of the engine process",
+    }
+    with serving.client() as client:
+        store(client, "good")
+        with Onlookers(serving, "good") as others:
+            with pytest.raises(redis.ResponseError, match=texts.get(word, r"--model-load-timeout-ms \(1500 ms\)")):
+                store(client, "m", f"load:{word}")
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+        assert not client.exists("m")
+
+
+def test_a_stored_model_whose_load_crashes_is_put_in_quarantine(
+    isolated: Callable[..., Serving], tmp_path: Path
+) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        store(client, "m", f"load-if:{tmp_path}/now:segv")
+        assert run(client, "m") == 2.0
+        (tmp_path / "now").touch()
+        (process,) = engines(serving)
+        process.kill()
+        eventually(lambda: "an engine process ended" in serving.stderr)
+        for _ in range(5):
+            with pytest.raises(redis.ResponseError, match="engine process died|in quarantine"):
+                run(client, "m")
+        with pytest.raises(redis.ResponseError, match=r"in quarantine, since its engine process died in 3 loads"):
+            run(client, "m")
+
+
+def test_models_that_share_a_process_survive_each_other(isolated: Callable[..., Serving]) -> None:
+    serving = isolated("--engine-processes", 1, "--threads-per-queue", 4)
+    with serving.client() as client:
+        store(client, "good")
+        store(client, "m", "run:segv")
+        store(client, "counts", "run:counts")
+        assert run(client, "m") == run(client, "good") == 2.0
+        assert run(client, "counts") == 1.0
+        assert run(client, "counts") == 2.0
+        assert len(engines(serving)) == 1
+        with Onlookers(serving, "good") as others:
+            with pytest.raises(redis.ResponseError, match=r"model 'm': its engine process died while running it"):
+                run(client, "m", "bad")
+            assert run(client, "m") == 2.0
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+        assert len(engines(serving)) == 2, "the one that crashes is alone now"
+        assert run(client, "counts") == 1.0, "a state dies with its process"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_engine_process_killed_under_load_is_replaced(isolated: Callable[..., Serving], mode: str) -> None:
+    serving = isolated("--engine-processes", 2, mode=mode)
+    with serving.client() as client:
+        store(client, "good")
+        store(client, "m", "run:sleep")
+        (first, second) = engines(serving)
+        with Onlookers(serving, "good") as others:
+            pending = client.connection_pool.get_connection()
+            pending.send_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y")
+            time.sleep(0.1)
+            second.kill()
+            with pytest.raises(redis.ResponseError, match=r"model 'm': its engine process died .*\(SIGKILL\)"):
+                raise pending.read_response()
+            client.connection_pool.release(pending)
+            assert run(client, "m") == 2.0
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+        first.kill()
+        assert eventually(lambda: len(engines(serving)) == 2 and first not in engines(serving)), "without any command"
+        assert run(client, "good") == 2.0
+
+
+def test_the_process_that_others_are_forked_from_is_replaced(isolated: Callable[..., Serving]) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        store(client, "good")
+        (process,) = engines(serving)
+        process.parent().kill()
+        wait_until_gone(process)
+        assert run(client, "good") == 2.0
+        assert info(client, "good")[b"quarantine"] == b""
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("raise", r"^\"a bug of the plugin's\"$|^'\"a bug"),
+        ("refuse", "^the framework's own words$"),
+        ("quit", "^a plugin that quits$"),
+    ],
+)
+def test_errors_of_a_run_have_the_words_that_they_have_in_the_server(
+    isolated: Callable[..., Serving], word: str, text: str
+) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        store(client, "m", f"run:{word}")
+        with pytest.raises(redis.ResponseError, match=text):
+            run(client, "m", "bad")
+        assert run(client, "m") == 2.0
+        assert info(client, "m")[b"errors"] == 1
+
+
+def test_killing_the_server_leaves_no_engine_process(isolated: Callable[..., Serving]) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        store(client, "good")
+        store(client, "m", "run:loop")
+        client.connection_pool.get_connection().send_command(
+            "AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y"
+        )
+        time.sleep(0.3)
+        server, processes = serving.server(), serving.server().children(recursive=True)
+        assert len(processes) == 3
+        server.kill()
+        for process in processes:
+            wait_until_gone(process)
+    assert eventually(lambda: serving.server() != server)
+    with serving.client() as client:
+        assert run(client, "good") == 2.0
+
+
+def test_a_stop_with_a_run_that_loops_is_quick(isolated: Callable[..., Serving]) -> None:
+    serving = isolated("--model-execution-timeout-ms", 0, "--drain-timeout-s", 1)
+    with serving.client() as client:
+        store(client, "m", "run:freeze")
+        client.connection_pool.get_connection().send_command(
+            "AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y"
+        )
+        time.sleep(0.3)
+        processes = serving.server().children(recursive=True)
+        began = time.monotonic()
+        assert serving.stop() == 0
+        assert time.monotonic() - began < 10
+        for process in processes:
+            wait_until_gone(process)
+
+
+def test_models_come_and_go_without_a_trace(isolated: Callable[..., Serving]) -> None:
+    serving = isolated("--engine-processes", 3)
+    with serving.client() as client:
+        for i in range(8):
+            store(client, f"m{i}")
+            assert run(client, f"m{i}") == 2.0
+        assert len(engines(serving)) == 3
+        server = serving.server()
+        files = server.num_fds()
+        for round in range(3):
+            for i in range(8):
+                store(client, f"m{i}", f"run:well{round}")
+                assert run(client, f"m{i}") == 2.0
+        assert eventually(lambda: server.num_fds() <= files + 3)
+        for i in range(4):
+            client.execute_command("AI.MODELDEL", f"m{i}")
+        client.flushall()
+        assert eventually(lambda: not engines(serving)), "a process without a model ends"
+
+
+def test_large_and_odd_tensors_cross(isolated: Callable[..., Serving]) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        store(client, "m")
+        for dtype, word in ((np.float32, "FLOAT"), (np.int8, "INT8"), (np.float64, "DOUBLE")):
+            for shape in ((1,), (3, 0, 2), (2, 3, 4), (1500, 1000)):
+                data = (np.arange(np.prod(shape)) % 50).astype(dtype).reshape(shape)
+                client.execute_command("AI.TENSORSET", "in", word, *shape, "BLOB", data.tobytes())
+                client.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "in", "OUTPUTS", 1, "out")
+                reply = client.execute_command("AI.TENSORGET", "out", "META", "BLOB")
+                assert reply[1] == word.encode()
+                assert tuple(reply[3]) == shape
+                assert reply[5] == (data * 2).tobytes()
+
+
+def test_no_core_is_dumped_and_memory_is_given_up_first(isolated: Callable[..., Serving]) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        store(client, "m")
+        (process,) = engines(serving)
+        assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_a_setstate_that_loops_is_killed(isolated: Callable[..., Serving], tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    source = tmp_path / "looping.py"
+    source.write_text(
+        textwrap.dedent(
+            """
+            import sys, torch
+            class M(torch.nn.Module):
+                n: int
+                def __init__(self):
+                    super().__init__()
+                    self.n = 3
+                @torch.jit.export
+                def __getstate__(self):
+                    return (self.n, self.training)
+                @torch.jit.export
+                def __setstate__(self, state: tuple[int, bool]):
+                    self.n = state[0]
+                    self.training = state[1]
+                    i = 1
+                    while i != 0:
+                        i = (i * 6364136223846793005 + 1442695040888963407) | 1
+                    self.n = i
+                def forward(self, x):
+                    return x + self.n
+            torch.jit.save(torch.jit.script(M()), sys.argv[1])
+            """
+        )
+    )
+    import subprocess
+
+    subprocess.run([sys.executable, source, tmp_path / "m.pt"], check=True, timeout=60, capture_output=True)
+    del torch
+    serving = isolated("--model-load-timeout-ms", 8000)
+    with serving.client() as client:
+        store(client, "good")
+        with Onlookers(serving, "good") as others:
+            with pytest.raises(redis.ResponseError, match=r"--model-load-timeout-ms \(8000 ms\)"):
+                client.execute_command("AI.MODELSTORE", "m", "TORCH", "CPU", "BLOB", (tmp_path / "m.pt").read_bytes())
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+        assert len(engines(serving)) == 1
