@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from redisai_py.backend import TensorSpec, load_backend, loaded_backends, output_specs
+from redisai_py.backend import TensorSpec, output_specs
 from redisai_py.commands import admin
 from redisai_py.commands._args import text_name
 from redisai_py.commands.admin import RunInfo, info_reply
+from redisai_py.engine.isolation.session import process_of
 from redisai_py.engine.stats import RunStats
 from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, NotPermitted, WrongType
 from redisai_py.model import Kind
@@ -122,7 +123,9 @@ def _memory(model_id: str, server: Server) -> dict[bytes, Any]:
 
 
 def _model(model_id: str, server: Server) -> dict[bytes, Any]:
-    """What a loaded model says of its tensors, and how its runs are merged; empty where it is not loaded."""
+    """What a loaded model says of its tensors, how its runs are merged and in which engine process they happen; empty
+    where it is not loaded. And why it is in quarantine.
+    """
     model = server.engine.look_at(model_id)
     return {
         b"inputs": [] if model is None else [_tensor(spec) for spec in model.session.inputs],
@@ -130,6 +133,8 @@ def _model(model_id: str, server: Server) -> dict[bytes, Any]:
         b"stateful": int(model is not None and model.stateful),
         b"merged_kinds": 0 if model is None else len(model.proof.proved),
         b"not_merged": b"" if model is None else model.proof.reason.encode(),
+        b"process": 0 if model is None else process_of(model.session),
+        b"quarantine": server.engine.quarantine(model_id).encode(),
     }
 
 
@@ -189,14 +194,15 @@ async def load_backend_command(request: admin.LoadBackend, connection: Connectio
     """
     await _need_config(connection)
     failed = CommandError("ERR error loading backend")
-    if request.backend in loaded_backends():
+    engine = connection.server.engine
+    if request.backend in engine.backend_versions():
         raise failed
     try:
-        backend = await asyncio.get_running_loop().run_in_executor(None, load_backend, request.backend)
+        version = await asyncio.get_running_loop().run_in_executor(None, engine.import_backend, request.backend)
     except BackendError as error:
         logger.warning("backend not loaded", backend=request.backend, error=str(error))
         raise failed from error
-    logger.info("backend loaded", backend=request.backend, version=backend.version)
+    logger.info("backend loaded", backend=request.backend, version=version)
     return OK
 
 

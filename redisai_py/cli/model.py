@@ -54,7 +54,9 @@ _Outputs = Annotated[
 _Signature = Annotated[
     str | None, typer.Option("--signature", metavar="NAME", help="The signature to run; SavedModels and TFLITE.")
 ]
-_LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs", "not merged")
+_LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs")
+_TROUBLES = {"not merged": "not_merged", "quarantine": "quarantine"}
+"""Column -> item of AI.INFO FULL; shown where a model has something there."""
 
 
 @app.command()
@@ -146,9 +148,10 @@ def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
         models = client.listed(calls.modelscan(), describe_model)
         infos = client.several([calls.infoget(key_of(model["key"]), full=True) for model in models])
         for model, info in zip(models, infos, strict=True):
-            model["not merged"] = info.get("not_merged", "") if isinstance(info, dict) else ""
-        columns = _LISTED if any(model["not merged"] for model in models) else _LISTED[:-1]
-        Output(as_json).table(models, columns, "no models")
+            for column, item in _TROUBLES.items():
+                model[column] = info.get(item, "") if isinstance(info, dict) else ""
+        troubles = [column for column in _TROUBLES if any(model[column] for model in models)]
+        Output(as_json).table(models, (*_LISTED, *troubles), "no models")
 
 
 @app.command()
@@ -168,8 +171,7 @@ def show(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -
             fields[what] = info[what] if as_json else tensors
     fields["loaded"] = bool(info.get("loaded"))
     fields["keeps state"] = bool(info.get("stateful"))
-    if info.get("not_merged"):
-        fields["not merged"] = info["not_merged"]
+    fields |= {column: info[item] for column, item in _TROUBLES.items() if info.get(item)}
     Output(as_json).fields(fields)
 
 

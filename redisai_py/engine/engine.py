@@ -19,7 +19,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from redisai_py.backend import Backend, DeviceArray, LoadOptions, Session, framework_error, load_backend
+from redisai_py.backend import (
+    Backend,
+    DeviceArray,
+    LoadOptions,
+    Session,
+    framework_error,
+    load_backend,
+    loaded_backends,
+)
 from redisai_py.engine.dispatch import Dispatcher
 from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.isolation.isolation import Isolation
@@ -455,6 +463,24 @@ class Engine:
             self._seldom.timed_out,
             IsolationSnapshot() if self._isolation is None else self._isolation.snapshot(),
         )
+
+    def quarantine(self, identity: str) -> str:
+        """Why a model is in quarantine; empty if it is not."""
+        return "" if self._isolation is None else self._isolation.quarantine.reason(identity)
+
+    def backend_versions(self) -> dict[str, str]:
+        """Of the backends imported so far, here or in engine processes, by wire name."""
+        here = {name: backend.version for name, backend in loaded_backends().items()}
+        return here if self._isolation is None else {**self._isolation.versions, **here}
+
+    def import_backend(self, name: str) -> str:
+        """Import a backend where models are loaded; its version. Thread: any but the event loop's.
+
+        Raises: BackendNotInstalled, BackendError.
+        """
+        if self._isolation is None:
+            return self._find_backend(name).version
+        return self._isolation.import_backend(name)
 
     def look_at(self, model_id: str) -> LoadedModel | None:
         """The loaded model of an id, None if it is not loaded. Unlike `loaded`, this is no use of it."""

@@ -8,7 +8,6 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redisai_py.backend import loaded_backends
 from redisai_py.model import Kind
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def _settings(server: Server) -> dict[str, object]:
 
 
 def _backends(server: Server) -> dict[str, object]:
-    versions = {name: backend.version for name, backend in loaded_backends().items()}
+    versions = server.engine.backend_versions()
     if server.scripts.framework_version is not None:  # scripts need no backend in this process
         versions.setdefault("TORCH", server.scripts.framework_version)
     own = [name for name in _VERSION_FIELDS if name in versions]

@@ -22,7 +22,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from redisai_py import __version__
-from redisai_py.backend import loaded_backends
 from redisai_py.engine.settings import EngineSnapshot
 from redisai_py.engine.stats import Distribution, RunStats
 from redisai_py.errors import UpstreamError
@@ -52,12 +51,14 @@ class Program:
     """A model or script: its labels' values, its counters, and its state as far as it is a loaded model.
 
     nbytes: memory, 0 if it is not loaded.   unfinished: runs waiting or running.
+    quarantined: its runs are refused, since they ended engine processes.
     """
 
     labels: tuple[str, ...]
     stats: RunStats
     nbytes: int = 0
     unfinished: int = 0
+    quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ async def gather(server: Server) -> Figures:
         loaded_limit_bytes=server.engine.settings.loaded_models_limit_bytes,
         script_waiting=server.scripts.queue_depths(),
         script_workers=len(server.scripts.worker_pids()),
-        backends={name: backend.version for name, backend in loaded_backends().items()},
+        backends=server.engine.backend_versions(),
         models=models,
         scripts=scripts,
     )
@@ -113,7 +114,9 @@ async def gather(server: Server) -> Figures:
 
 async def _programs(server: Server) -> tuple[list[Program], list[Program]]:
     found: dict[Kind, dict[tuple[str, ...], Program]] = {Kind.MODEL: {}, Kind.SCRIPT: {}}
-    loaded = {model.model_id: model for model in server.engine.snapshot().models}
+    snapshot = server.engine.snapshot()
+    loaded = {model.model_id: model for model in snapshot.models}
+    quarantined = snapshot.isolation.quarantined
     for i, (place, held) in enumerate(server.keys.entries()[-_MOST_LABELLED:]):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
@@ -124,7 +127,8 @@ async def _programs(server: Server) -> tuple[list[Program], list[Program]]:
         labels = (*labels, held.backend)
         model = loaded.get(held.identity)
         size, unfinished = (model.nbytes, model.unfinished) if model is not None else (0, 0)
-        found[Kind.MODEL][labels] = Program(labels, server.engine.stats(held.identity), size, unfinished)
+        stats = server.engine.stats(held.identity)
+        found[Kind.MODEL][labels] = Program(labels, stats, size, unfinished, held.identity in quarantined)
     return list(found[Kind.MODEL].values()), list(found[Kind.SCRIPT].values())
 
 
@@ -222,6 +226,13 @@ def _engine(engine: EngineSnapshot, figures: Figures) -> Iterator[Metric]:
     for item in figures.backends.items():
         backends.add_metric(item, 1)
     yield backends
+    isolation = engine.isolation
+    yield _gauge("redisai_engine_processes", "Processes that load and run models.", len(isolation.pids))
+    deaths = CounterMetricFamily("redisai_engine_process_deaths", "Engine processes that died.", labels=("how",))
+    for how, count in isolation.deaths.items():
+        deaths.add_metric((how,), count)
+    yield deaths
+    yield _gauge("redisai_quarantined_models", "Models in quarantine.", len(isolation.quarantined))
 
 
 def _models(models: Sequence[Program]) -> Iterator[Metric]:
@@ -232,15 +243,17 @@ def _models(models: Sequence[Program]) -> Iterator[Metric]:
         "redisai_model_loaded_bytes", "Memory of the loaded model, 0 if it is not.", labels=_LABELS
     )
     unfinished = GaugeMetricFamily("redisai_model_unfinished_runs", "Runs waiting or running.", labels=_LABELS)
+    quarantined = GaugeMetricFamily("redisai_model_quarantined", "1 if the model is in quarantine.", labels=_LABELS)
     rows = HistogramMetricFamily("redisai_model_batch_rows", "Rows per execution.", labels=_LABELS)
     for model in _giving_way(models, _SLICE):
         samples.add_metric(model.labels, model.stats.samples)
         loads.add_metric(model.labels, model.stats.loads)
         size.add_metric(model.labels, model.nbytes)
         unfinished.add_metric(model.labels, model.unfinished)
+        quarantined.add_metric(model.labels, int(model.quarantined))
         if model.stats.batches:
             rows.add_metric(model.labels, *_row_buckets(model.stats))
-    yield from (samples, loads, size, unfinished, rows)
+    yield from (samples, loads, size, unfinished, quarantined, rows)
 
 
 def _scripts(figures: Figures) -> Iterator[Metric]:

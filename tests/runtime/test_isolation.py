@@ -5,8 +5,7 @@ Every process here is real: the models are those of a third party's backend that
 
 from __future__ import annotations
 
-import os
-import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -42,6 +41,7 @@ PLUGIN = """
             ctypes.string_at(0)
         elif word == b"kill":
             os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(10)
         elif word == b"exit":
             os._exit(7)
         elif word == b"loop":
@@ -72,7 +72,7 @@ PLUGIN = """
             self._count = 0
 
         def run(self, inputs, keep_on_device=False):
-            if inputs[0].flat[0] < 0:
+            if inputs[0].size and inputs[0].flat[0] < 0:
                 do(self._word)
             if self.concurrent:
                 time.sleep(0.2)
@@ -162,9 +162,7 @@ def engines(serving: Serving) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("word", "how"), [("segv", "SIGSEGV"), ("kill", "SIGSEGV"), ("exit", "exit status 7")]
-)
+@pytest.mark.parametrize(("word", "how"), [("segv", "SIGSEGV"), ("kill", "SIGSEGV"), ("exit", "exit status 7")])
 def test_a_model_that_crashes_gets_an_error_and_then_quarantine(
     isolated: Callable[..., Serving], word: str, how: str
 ) -> None:
@@ -196,6 +194,7 @@ def test_a_model_that_crashes_gets_an_error_and_then_quarantine(
     assert "an engine process ended" in serving.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["loop", "freeze"])
 def test_a_run_that_does_not_end_is_killed(isolated: Callable[..., Serving], word: str) -> None:
     serving = isolated("--model-execution-timeout-ms", 1000)
@@ -257,7 +256,7 @@ def test_a_stored_model_whose_load_crashes_is_put_in_quarantine(
         process.kill()
         eventually(lambda: "an engine process ended" in serving.stderr)
         for _ in range(5):
-            with pytest.raises(redis.ResponseError, match="engine process died|in quarantine"):
+            with pytest.raises(redis.ResponseError, match=r"engine process died|in quarantine"):
                 run(client, "m")
         with pytest.raises(redis.ResponseError, match=r"in quarantine, since its engine process died in 3 loads"):
             run(client, "m")
@@ -386,9 +385,8 @@ def test_models_come_and_go_without_a_trace(isolated: Callable[..., Serving]) ->
                 store(client, f"m{i}", f"run:well{round}")
                 assert run(client, f"m{i}") == 2.0
         assert eventually(lambda: server.num_fds() <= files + 3)
-        for i in range(4):
+        for i in range(8):
             client.execute_command("AI.MODELDEL", f"m{i}")
-        client.flushall()
         assert eventually(lambda: not engines(serving)), "a process without a model ends"
 
 
@@ -416,45 +414,47 @@ def test_no_core_is_dumped_and_memory_is_given_up_first(isolated: Callable[..., 
         assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
 
 
-def test_a_setstate_that_loops_is_killed(isolated: Callable[..., Serving], tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    source = tmp_path / "looping.py"
-    source.write_text(
-        textwrap.dedent(
-            """
-            import sys, torch
-            class M(torch.nn.Module):
-                n: int
-                def __init__(self):
-                    super().__init__()
-                    self.n = 3
-                @torch.jit.export
-                def __getstate__(self):
-                    return (self.n, self.training)
-                @torch.jit.export
-                def __setstate__(self, state: tuple[int, bool]):
-                    self.n = state[0]
-                    self.training = state[1]
-                    i = 1
-                    while i != 0:
-                        i = (i * 6364136223846793005 + 1442695040888963407) | 1
-                    self.n = i
-                def forward(self, x):
-                    return x + self.n
-            torch.jit.save(torch.jit.script(M()), sys.argv[1])
-            """
-        )
-    )
-    import subprocess
+LOOPING_SETSTATE = """
+    import sys, torch
 
-    subprocess.run([sys.executable, source, tmp_path / "m.pt"], check=True, timeout=60, capture_output=True)
-    del torch
+    class M(torch.nn.Module):
+        n: int
+
+        def __init__(self):
+            super().__init__()
+            self.n = 3
+
+        @torch.jit.export
+        def __getstate__(self):
+            return (self.n, self.training)
+
+        @torch.jit.export
+        def __setstate__(self, state: tuple[int, bool]):
+            self.n = state[0]
+            self.training = state[1]
+            i = 1
+            while i != 0:
+                i = (i * 6364136223846793005 + 1442695040888963407) | 1
+            self.n = i
+
+        def forward(self, x):
+            return x + self.n
+
+    torch.jit.save(torch.jit.script(M()), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_setstate_that_loops_is_refused_or_killed(isolated: Callable[..., Serving], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    command = [sys.executable, "-c", textwrap.dedent(LOOPING_SETSTATE), str(tmp_path / "m.pt")]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
     serving = isolated("--model-load-timeout-ms", 8000)
     with serving.client() as client:
         store(client, "good")
         with Onlookers(serving, "good") as others:
-            with pytest.raises(redis.ResponseError, match=r"--model-load-timeout-ms \(8000 ms\)"):
+            with pytest.raises(redis.ResponseError, match=r"its __setstate__, .* computes|--model-load-timeout-ms"):
                 client.execute_command("AI.MODELSTORE", "m", "TORCH", "CPU", "BLOB", (tmp_path / "m.pt").read_bytes())
             assert others.pause_s() < 1.0
         assert others.errors == []
-        assert len(engines(serving)) == 1
+        assert eventually(lambda: len(engines(serving)) == 1)

@@ -49,6 +49,7 @@ def test_every_setting_is_read_from_its_variable_and_its_line_in_the_file(
         "data_dir": "elsewhere",
         "redis_server": "valkey-server",
         "appendfsync": "always",
+        "isolation": "all",
         "log_level": "debug",
         "log_format": "json",
         "http_host": "127.0.0.3",

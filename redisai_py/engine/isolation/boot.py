@@ -5,21 +5,11 @@ BACKEND is the backend that is imported before anything is forked; `-` for none.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
 
-__all__ = ["die_with_parent", "main"]
+from redisai_py.engine.isolation.lifetime import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(parent: int) -> None:
-    """End this process when the one of that id ends, whatever ends it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)  # it had ended before the line above could take effect
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from redisai_py.errors import RedisAIError
 from redisai_py.model import Model
 from redisai_py.tensor import Device, DType, Tensor
 
-__all__ = ["ORDER", "serve"]
+__all__ = ["OPEN", "ORDER", "STOP", "serve"]
 
 ORDER = struct.Struct("<BI")
 """On the control socket: what, and the lane's number."""
@@ -243,7 +243,9 @@ class _Lane:
         return self._answer(op, self._ns, Layout(header, (), wire.aligned(len(header))), ())
 
     def _failed(self, error: BaseException) -> bytes | None:
-        if isinstance(error, RedisAIError) and type(error).__name__ in _ERRORS:
+        if isinstance(error.__cause__, MemoryError):  # in a load, whose errors have the framework's words already
+            told = {"type": "memory", "text": str(error).removeprefix("ERR ")}
+        elif isinstance(error, RedisAIError) and type(error).__name__ in _ERRORS:
             told = {"type": type(error).__name__, "text": str(error)}
         else:
             traceback.print_exc()  # a plugin's own failure: the log has it, as it has those of a run in the server

@@ -142,17 +142,29 @@ class Isolation:
                 del self._zygotes[zygote.backend]
 
     def _ended(self, process: EngineProcess) -> None:
-        """A process has ended; the models in it are loaded again at once, so that no run waits for that."""
+        """A process has ended: who is to blame? The models in it are loaded again at once, so that no run waits for
+        that.
+        """
         with suppress(ValueError):
             self._processes.remove(process)
-        if self.closing or process.retired:
-            return
-        self.later(self._recover, process)
+        if not (self.closing or process.retired):
+            self._judge(process)
+        process.judged()
 
-    def _recover(self, process: EngineProcess) -> None:
+    def _judge(self, process: EngineProcess) -> None:
         how = process.how()
+        suspects = process.suspects
+        if process.culprit is None and len(suspects) == 1 and not process.ended_with_its_zygote:
+            (process.culprit,) = suspects
+        culprit = process.culprit
+        if culprit is not None:
+            culprit.apart = culprit.struck = True
+            self.quarantine.struck(culprit.identity, how, suspects.get(culprit, False))
+        elif not process.ended_with_its_zygote:
+            for session in suspects:
+                session.apart = True
         self._deaths[how.partition(":")[0]] += 1
-        names = sorted(self.name_of(session.identity) for session in process.suspects)
+        names = sorted(self.name_of(session.identity) for session in suspects)
         logger.error("an engine process ended", pid=process.pid, place=process.place, how=how, at_work_for=names)
         for session in list(process.users):
             self.later(session.revive)

@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 class Lane:
     """See DESIGN. One thread at a time."""
 
-    __slots__ = ("_answers", "_requests", "_shared", "number", "sock", "stopped", "thread_id", "user")
+    __slots__ = ("_answers", "_requests", "_shared", "loads", "number", "sock", "stopped", "thread_id", "user")
 
     def __init__(self, number: int, sock: socket.socket, fd: int) -> None:
         self.number = number
@@ -63,6 +63,7 @@ class Lane:
         self._answers = both[memory.LANE_BYTES :].toreadonly()
         self.user: object = None
         """Whose run or load is under way."""
+        self.loads = False
         self.thread_id = 0
         self.stopped = False
         """The run was told to stop."""
@@ -139,12 +140,12 @@ class EngineProcess:
         self.dead = False
         self.retired = False
         """It is ended because no model needs it."""
-        self._judged = False
-        self.suspects: frozenset[Any] = frozenset()
-        """Whose runs or loads were under way when it ended."""
-        self.blamed: Any = None
-        """Whose run or load it was killed for."""
-        self.blamed_for = ""
+        self.suspects: dict[Any, bool] = {}
+        """Whose runs and loads were under way when it ended; True: a load."""
+        self.culprit: Any = None
+        """Whose run or load ended it, if that is known, which it is from `verdict` on."""
+        self._blamed_for = ""
+        self._verdict = threading.Event()
         self._status: int | None = None
         self._reported = threading.Event()
         self._zygote = zygote
@@ -164,7 +165,7 @@ class EngineProcess:
 
     # -- lanes ---------------------------------------------------------------------------------------------------------
 
-    def take(self, user: object) -> Lane:
+    def take(self, user: object, loads: bool = False) -> Lane:
         """A lane for one exchange; give it back. Raises: ProcessEnded."""
         with self._lock:
             if self.dead:
@@ -178,6 +179,7 @@ class EngineProcess:
             lane.user = user
             lane.thread_id = threading.get_ident()
             lane.stopped = False
+            lane.loads = loads
             self._busy[lane.number] = lane
             return lane
 
@@ -240,8 +242,8 @@ class EngineProcess:
         with self._lock:
             if self.dead:
                 return
-            if user is not None and self.blamed is None:
-                self.blamed, self.blamed_for = user, why
+            if user is not None and self.culprit is None:
+                self.culprit, self._blamed_for = user, why
         self._zygote.kill(self.number)
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -251,17 +253,11 @@ class EngineProcess:
         self._note_end()
         return ProcessEnded(self)
 
-    def first_verdict(self) -> bool:
-        """True for the first caller: of several runs that ended with the process one gives its model the strike."""
-        with self._lock:
-            first, self._judged = not self._judged, True
-            return first
-
     def how(self) -> str:
         """How it ended, in a word: the signal, or the exit status."""
         self._reported.wait(_REPORT_S)
-        if self.blamed_for:
-            return self.blamed_for
+        if self._blamed_for:
+            return self._blamed_for
         status = self._status
         if status is None:
             return "SIGKILL"  # with the process that it was forked from
@@ -271,6 +267,15 @@ class EngineProcess:
             return signal.Signals(-status).name
         except ValueError:
             return f"signal {-status}"
+
+    def verdict(self) -> str:
+        """How it ended, once `culprit` and the model's record say what follows from that. Thread: any."""
+        self._verdict.wait(2 * _REPORT_S)
+        return self.how()
+
+    def judged(self) -> None:
+        """`verdict` can be had."""
+        self._verdict.set()
 
     @property
     def ended_with_its_zygote(self) -> bool:
@@ -292,7 +297,7 @@ class EngineProcess:
             if self.dead:
                 return
             self.dead = True
-            self.suspects = frozenset(lane.user for lane in self._busy.values())
+            self.suspects = {lane.user: lane.loads for lane in self._busy.values()}
             idle, self._idle = self._idle, []
             for lane in idle:
                 lane.close()

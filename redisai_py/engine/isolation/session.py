@@ -14,8 +14,8 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import structlog
@@ -26,15 +26,14 @@ from redisai_py.engine.isolation import wire
 from redisai_py.engine.isolation.describing import load_order, specs_from_json
 from redisai_py.engine.isolation.messages import RemoteArray, failure, file_of, outputs_of, request_of
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
+from redisai_py.engine.isolation.quarantine import Quarantine
+from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.wire import Layout, Op, Part
 from redisai_py.engine.loader import load_session
 from redisai_py.errors import BackendError, Overloaded, ProtocolError, RedisAIError
 from redisai_py.model import Model
 
-if TYPE_CHECKING:
-    from redisai_py.engine.isolation.isolation import Isolation
-
-__all__ = ["RemoteSession", "is_elsewhere"]
+__all__ = ["Processes", "RemoteSession", "is_elsewhere", "process_of"]
 
 STOP_GRACE_S = 1.0
 """What a run that was told to stop gets before its process is killed."""
@@ -47,15 +46,39 @@ _PROMOTED_BYTES = 64 * 1024 * 1024
 logger = structlog.get_logger()
 
 
+class Processes(Protocol):
+    """What a session needs of whoever has the processes; `isolation.Isolation` says more of each."""
+
+    settings: IsolationSettings
+    quarantine: Quarantine
+    closing: bool
+    versions: dict[str, str]
+    name_of: Callable[[str], str]
+
+    def next_number(self) -> int:
+        """A number that no other model has."""
+
+    def place(self, session: RemoteSession) -> EngineProcess:
+        """A process for the model."""
+
+    def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
+        """It is not there any more."""
+
+    def later(self, work: Callable[..., object], *arguments: Any) -> None:
+        """Do this on another thread."""
+
+
 class RemoteSession:
     """See above. Thread: any; `load` first."""
 
-    def __init__(self, isolation: Isolation, model: Model, options: LoadOptions) -> None:
+    def __init__(self, isolation: Processes, model: Model, options: LoadOptions) -> None:
         self.identity = model.identity
         self.device = model.device
         self.backend = model.backend
         self.apart = False
         """It must have a process of its own."""
+        self.struck = False
+        """A process died because of it, and no run has gone well since."""
         self.inputs: Sequence[TensorSpec] = ()
         self.outputs: Sequence[str] = ()
         self.output_specs: Sequence[TensorSpec] = ()
@@ -72,7 +95,6 @@ class RemoteSession:
         self._local: Session | None = None
         self._lock = threading.Lock()
         self._closed = False
-        self._struck = False
         self._good_runs = 0
         self._may_be_promoted = isolation.settings.mode == "auto" and model.backend == "ONNX"
 
@@ -99,6 +121,8 @@ class RemoteSession:
         """The process in which the model is loaded; loads it again if that has ended."""
         process = self._process
         if process is None or process.dead:
+            if process is not None:
+                process.verdict()  # it may be that this model must be alone from now on
             with self._lock:
                 process = self._process
                 if process is None or process.dead:
@@ -127,7 +151,7 @@ class RemoteSession:
         header = json.dumps(load_order(self._model, self._options)).encode()
         request = Layout(header, (), wire.aligned(len(header)))
         limit_s = self._isolation.settings.load_timeout_s
-        lane = process.take(self)
+        lane = process.take(self, loads=True)
         fd = file_of(self._model.blob)
         try:
             lane.sock.settimeout(limit_s)
@@ -164,7 +188,7 @@ class RemoteSession:
         """See Session. Raises also: BackendError: the process ended, or the model is in quarantine."""
         attempt = 0
         while True:
-            if self._struck:
+            if self.struck:
                 self._refuse_in_quarantine()
             process = self._where()
             try:
@@ -173,8 +197,8 @@ class RemoteSession:
                 attempt += 1
                 self._judge(process, attempt, in_load=False)
                 continue
-            if self._struck:
-                self._struck = False
+            if self.struck:
+                self.struck = False
                 self._isolation.quarantine.went_well(self.identity)
             return outputs
 
@@ -252,17 +276,9 @@ class RemoteSession:
         """The process ended under a run or load of this model. Returns if it may be repeated. Raises: RedisAIError."""
         if self._isolation.closing:
             raise Overloaded("ERR the server is shutting down")
-        how = process.how()
+        how = process.verdict()
         what = "loading" if in_load else "running"
-        if process.blamed is not None or process.ended_with_its_zygote:
-            guilty = process.blamed is self
-        else:
-            guilty = process.suspects == {self}
-            self.apart = self.apart or self in process.suspects
-        if guilty:
-            self.apart = self._struck = True
-            if process.first_verdict():
-                self._isolation.quarantine.struck(self.identity, how, in_load)
+        if process.culprit is self:
             self._refuse_in_quarantine()
             raise BackendError(self._text(f"its engine process died while {what} it ({how})"))
         if self.stateful and not in_load:
@@ -347,6 +363,11 @@ class RemoteSession:
                 raise
             finally:
                 process.give_back(lane)
+
+
+def process_of(session: Session) -> int:
+    """The id of the engine process in which a session is; 0 for the server's own, or for none at this moment."""
+    return (session.pid or 0) if isinstance(session, RemoteSession) else 0
 
 
 def is_elsewhere(session: Session) -> bool:

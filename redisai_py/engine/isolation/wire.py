@@ -18,6 +18,9 @@ from redisai_py.tensor import MAX_RANK, DType, is_shape
 
 __all__ = [
     "FRAME",
+    "KEEP",
+    "LARGE",
+    "NONE",
     "ON_DEVICE",
     "Frame",
     "Layout",

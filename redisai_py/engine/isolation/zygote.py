@@ -27,7 +27,7 @@ from typing import Any
 
 from redisai_py.backend import load_backend
 from redisai_py.engine.isolation import host
-from redisai_py.engine.isolation.boot import die_with_parent
+from redisai_py.engine.isolation.lifetime import die_with_parent
 from redisai_py.errors import BackendNotInstalled
 
 __all__ = ["serve"]
