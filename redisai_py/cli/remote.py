@@ -20,7 +20,7 @@ from redisai_py.cli.failures import CannotUse, Exit, fail
 from redisai_py.cli.passwords import with_password
 from redisai_py.cli.transfers import Meter, MeteredParser, bar
 from redisai_py.client import Client, calls
-from redisai_py.client.calls import Call
+from redisai_py.client.call import Call
 from redisai_py.client.failures import failure_of
 from redisai_py.config import masked_url
 from redisai_py.errors import MissingKey, WrongType

@@ -9,7 +9,7 @@ import typer
 from redisai_py.cli.failures import Exit, fail
 from redisai_py.cli.output import Output, printable
 from redisai_py.cli.remote import connected, key_of, refusal_of
-from redisai_py.client.calls import Call
+from redisai_py.client.call import Call
 
 __all__ = ["remove"]
 

@@ -56,7 +56,7 @@ def info(
 def _of_server(client: Remote) -> dict[str, Any]:
     import redis
 
-    from redisai_py.client.calls import Call
+    from redisai_py.client.call import Call
 
     own = client.ask(Call(["INFO", "ai"], _lines))
     if not own:
@@ -84,14 +84,14 @@ def _of_key(client: Remote, key: bytes) -> dict[str, Any]:
     import redis
 
     from redisai_py.client import calls
-    from redisai_py.client.calls import Call
+    from redisai_py.client.call import Call, pairs
     from redisai_py.errors import MissingKey, WrongType
 
     kinds = {
         "TENSOR": calls.tensorget(key, meta_only=True),
         "MODEL": calls.modelget(key, meta_only=True),
         "SCRIPT": calls.scriptget(key, meta_only=True),
-        "used": Call(["AI.INFO", key, "FULL"], calls.pairs),
+        "used": Call(["AI.INFO", key, "FULL"], pairs),
     }
     found = dict(zip(kinds, client.several(list(kinds.values())), strict=True))
     used = found.pop("used")

@@ -6,9 +6,9 @@ told to.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, Self, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, overload
 
 import redis.asyncio
 from numpy.typing import NDArray
@@ -20,11 +20,11 @@ from redis.exceptions import ResponseError
 
 from redisai_py import errors
 from redisai_py.client import calls, direct
-from redisai_py.client.calls import Call, Key, Keys, Progress
+from redisai_py.client.call import Call, Key, warn_deprecated
 from redisai_py.client.failures import failure_of, failures_among, from_error
-from redisai_py.client.files import ModelData, open_model
 from redisai_py.client.graph import DagBuilder
-from redisai_py.client.wire import ProgressReport, debug_words, decode_strings, flag, pack
+from redisai_py.client.methods import Extension, QueuedCalls, sends_later
+from redisai_py.client.wire import ProgressReport, debug_words, flag, pack
 
 __all__ = ["AsyncClient", "AsyncDag", "AsyncPipeline"]
 
@@ -42,7 +42,49 @@ def _waiting(pool: redis.asyncio.ConnectionPool, timeout_s: float | None) -> red
     )
 
 
-class AsyncClient(redis.asyncio.Redis):
+class AsyncDag(DagBuilder):
+    """A DAG that can be executed, again and again; made by `AsyncClient.dag`."""
+
+    async def execute(self) -> Any:
+        """Run all operations: a list with one element for each, errors among them as exceptions; or 'TIMEDOUT'.
+
+        Raises: redis.ResponseError: the command as a whole was refused.   Conflict: see `ifunchanged`.
+        """
+        return failures_among(await self.executor(self.call()))
+
+    async def run(self) -> Any:
+        """Run all operations; deprecated, use `execute`."""
+        warn_deprecated("run", "execute", stacklevel=3)
+        return await self.execute()
+
+
+class AsyncPipeline(QueuedCalls, RedisPipeline):  # type: ignore[misc]  # two bases of redis-py's own disagree
+    """redis-py's pipeline with tensors and runs; see `QueuedCalls`."""
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send what was queued: one result per command, in order. Raises: the first error, unless told not to."""
+        decoders = self._decoders
+        if not self._repeatable:
+            self._send_once(self.connection or await self.connection_pool.get_connection(), Retry(NoBackoff(), 0))
+        return self._decode_all(await super().execute(raise_on_error), decoders)
+
+    async def reset(self) -> None:  # type: ignore[override]  # redis-py's own Pipeline differs from Redis here
+        """Forget what was queued, and give the connection back."""
+        self._restore_retry()
+        base: Any = super()
+        await base.reset()
+        self._forget()
+
+    async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        """redis-py's, except that tensors inside a transaction's reply are not decoded as text."""
+        base: Any = super()
+        if not self._is_taken_apart(connection, command_name):
+            return await base.parse_response(connection, command_name, **options)
+        reply = await base.parse_response(connection, command_name, **{NEVER_DECODE: True})
+        return self._take_apart(reply, connection.encoder)
+
+
+class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[misc]  # as above
     """`Client` for asyncio, on redis-py's own asyncio client: the same arguments and methods, to be awaited.
 
     debug: print every command before it is sent.   enable_postprocess: False gives replies as redis-py reads them.
@@ -52,6 +94,9 @@ class AsyncClient(redis.asyncio.Redis):
             None for as long as it takes; then it raises redis.ConnectionError. A `connection_pool` has its own.
     Everything else is redis-py's, as keywords. `socket_timeout` is None unless given, since a run may take long.
     """
+
+    _dag = AsyncDag
+    _redis = redis.asyncio.Redis
 
     def __init__(
         self,
@@ -71,14 +116,6 @@ class AsyncClient(redis.asyncio.Redis):
         if kwargs.get("connection_pool") is None:
             self.connection_pool = _waiting(self.connection_pool, pool_timeout)
         self._set_up(debug, enable_postprocess, direct)
-
-    def _set_up(self, debug: bool, enable_postprocess: bool, direct: Any) -> None:
-        self.debug = flag("debug", debug)
-        self.enable_postprocess = flag("enable_postprocess", enable_postprocess)
-        if direct is not None and not isinstance(direct, (str, redis.asyncio.Redis)):
-            raise TypeError(f"direct must be a URL or a redis.asyncio.Redis, not {type(direct)}")
-        self._direct = redis.asyncio.Redis.from_url(direct) if isinstance(direct, str) else direct
-        self._owns_direct = isinstance(direct, str)
 
     @classmethod
     def from_url(
@@ -106,16 +143,6 @@ class AsyncClient(redis.asyncio.Redis):
         await super().aclose(close_connection_pool)
         if self._owns_direct and self._direct is not None:
             await self._direct.aclose()
-
-    def client(self) -> Self:
-        """A client like this one that keeps to a single connection."""
-        return type(self)(
-            self.debug,
-            self.enable_postprocess,
-            direct=self._direct,
-            connection_pool=self.connection_pool,
-            single_connection_client=True,
-        )
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command; printed first if `debug`."""
@@ -206,163 +233,28 @@ class AsyncClient(redis.asyncio.Redis):
         call: Call[NDArray[Any] | dict[str, Any]] = tensors.tensorget(key, as_numpy, as_numpy_mutable, meta_only)
         return await self._call(call)
 
-    # -- models --------------------------------------------------------------------------------------------------------
+    # -- everything else -----------------------------------------------------------------------------------------------
 
-    async def modelstore(
-        self,
-        key: Key,
-        backend: str,
-        device: str,
-        data: ModelData,
-        batch: int | None = None,
-        minbatch: int | None = None,
-        minbatchtimeout: int | None = None,
-        tag: Key | None = None,
-        inputs: Keys | None = None,
-        outputs: Keys | None = None,
-        progress: Progress | None = None,
-        signature: str | None = None,
-    ) -> str:
-        """Store a model, given as bytes or as a path (`os.PathLike`).
+    modelstore = sends_later(calls.modelstore)
+    modelset = sends_later(calls.modelset)
+    modelget = sends_later(calls.modelget)
+    modeldel = sends_later(calls.modeldel)
+    modelexecute = sends_later(calls.modelexecute)
+    modelrun = sends_later(calls.modelrun)
+    modelscan = sends_later(calls.modelscan)
 
-        Args:    backend: TF, TFLITE, TORCH or ONNX.   device: CPU, GPU, CPU:n or GPU:n.
-                 batch, minbatch: rows.   minbatchtimeout: ms.   inputs, outputs: node names, TF only.
-                 signature: of a SavedModel (whose names may be left out; default: the one that has the names) or of a
-                 TFLITE model (default: the main one).
-                 progress: called with the bytes sent and the bytes in all, again and again.
-        Returns: 'OK'.
-        Raises:  ValueError: see `calls.modelstore`.   redis.ResponseError: the framework refused the model.
-        """
-        return await self._call(
-            calls.modelstore(
-                key,
-                backend,
-                device,
-                open_model(data),
-                batch,
-                minbatch,
-                minbatchtimeout,
-                tag,
-                inputs,
-                outputs,
-                progress,
-                signature,
-            )
-        )
+    scriptstore = sends_later(calls.scriptstore)
+    scriptset = sends_later(calls.scriptset)
+    scriptget = sends_later(calls.scriptget)
+    scriptdel = sends_later(calls.scriptdel)
+    scriptexecute = sends_later(calls.scriptexecute)
+    scriptrun = sends_later(calls.scriptrun)
+    scriptscan = sends_later(calls.scriptscan)
 
-    async def modelset(
-        self,
-        key: Key,
-        backend: str,
-        device: str,
-        data: ModelData,
-        batch: int | None = None,
-        minbatch: int | None = None,
-        tag: Key | None = None,
-        inputs: Keys | None = None,
-        outputs: Keys | None = None,
-    ) -> str:
-        """Store a model; deprecated, use `modelstore`."""
-        return await self._call(
-            calls.modelset(key, backend, device, open_model(data), batch, minbatch, tag, inputs, outputs)
-        )
-
-    async def modelget(self, key: Key, meta_only: bool = False) -> dict[str, Any]:
-        """Read a model: a dict, with its bytes as `blob` unless `meta_only`. Raises: MissingKey, WrongType."""
-        return await self._call(calls.modelget(key, meta_only))
-
-    async def modeldel(self, key: Key) -> str:
-        """Delete a model. Raises: MissingKey, WrongType."""
-        return await self._call(calls.modeldel(key))
-
-    async def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> str:
-        """Run a model on stored tensors; `timeout` in ms bounds its time in the queue. Returns: 'OK' or 'TIMEDOUT'."""
-        return await self._call(calls.modelexecute(key, inputs, outputs, timeout))
-
-    async def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> str:
-        """Run a model; deprecated, use `modelexecute`."""
-        return await self._call(calls.modelrun(key, inputs, outputs))
-
-    async def modelscan(self) -> list[list[str]]:
-        """All models: a list of [key, tag]."""
-        return await self._call(calls.modelscan())
-
-    # -- scripts -------------------------------------------------------------------------------------------------------
-
-    async def scriptstore(self, key: Key, device: str, script: str, entry_points: Keys, tag: Key | None = None) -> str:
-        """Store a TorchScript source."""
-        return await self._call(calls.scriptstore(key, device, script, entry_points, tag))
-
-    async def scriptset(self, key: Key, device: str, script: str, tag: Key | None = None) -> str:
-        """Store a TorchScript source; deprecated, use `scriptstore`."""
-        return await self._call(calls.scriptset(key, device, script, tag))
-
-    async def scriptget(self, key: Key, meta_only: bool = False) -> dict[str, Any]:
-        """Read a script: a dict, with its `source` unless `meta_only`. Raises: MissingKey, WrongType."""
-        return await self._call(calls.scriptget(key, meta_only))
-
-    async def scriptdel(self, key: Key) -> str:
-        """Delete a script. Raises: MissingKey, WrongType."""
-        return await self._call(calls.scriptdel(key))
-
-    async def scriptexecute(
-        self,
-        key: Key,
-        function: str,
-        keys: Keys | None = None,
-        inputs: Keys | None = None,
-        args: Any = None,
-        outputs: Keys | None = None,
-        timeout: int | None = None,
-    ) -> str:
-        """Run a function of a script; never sent twice. Returns: 'OK' or 'TIMEDOUT'."""
-        return await self._call(calls.scriptexecute(key, function, keys, inputs, args, outputs, timeout))
-
-    async def scriptrun(self, key: Key, function: str, inputs: Keys, outputs: Keys) -> str:
-        """Run a function of a script; deprecated, use `scriptexecute`."""
-        return await self._call(calls.scriptrun(key, function, inputs, outputs))
-
-    async def scriptscan(self) -> list[list[str]]:
-        """All scripts: a list of [key, tag]."""
-        return await self._call(calls.scriptscan())
-
-    # -- administration ------------------------------------------------------------------------------------------------
-
-    async def infoget(self, key: Key, full: bool = False) -> dict[str, Any]:
-        """Run statistics of a model or script: a dict. Raises: MissingKey.
-
-        Args: full: with times, batches, and the model's inputs and outputs: name, element type and dimensions of each.
-        """
-        return await self._call(calls.infoget(key, full))
-
-    async def inforeset(self, key: Key) -> str:
-        """Set the run statistics of a model or script to zero. Raises: MissingKey."""
-        return await self._call(calls.inforeset(key))
-
-    async def config(self, name: str, value: str | int | None = None) -> str | int | None:
-        """A setting's value (None if there is no such setting), or 'OK' if a value is given to set."""
-        return await self._call(calls.config(name, value))
-
-    async def loadbackend(self, identifier: Key, path: Key) -> str:
-        """Load a framework now."""
-        return await self._call(calls.loadbackend(identifier, path))
-
-    # -- several commands ----------------------------------------------------------------------------------------------
-
-    def dag(
-        self,
-        load: Keys | None = None,
-        persist: Keys | None = None,
-        routing: Key | None = None,
-        timeout: int | None = None,
-        readonly: bool = False,
-        *,
-        ex: int | None = None,
-        keepttl: bool = False,
-        ifunchanged: bool = False,
-    ) -> AsyncDag:
-        """A builder of one command with many operations; see `DagBuilder` and `AsyncDag.execute`."""
-        return AsyncDag(load, persist, routing, timeout, self._run, readonly, ex, keepttl, ifunchanged)
+    infoget = sends_later(calls.infoget)
+    inforeset = sends_later(calls.inforeset)
+    config = sends_later(calls.config)
+    loadbackend = sends_later(calls.loadbackend)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> AsyncPipeline:
         """redis-py's pipeline, with the methods for tensors and runs."""
@@ -397,139 +289,3 @@ async def _send_pieces(connection: Any, pieces: Iterable[bytes | memoryview]) ->
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-
-
-class AsyncDag(DagBuilder):
-    """A DAG that can be executed, again and again; made by `AsyncClient.dag`."""
-
-    def __init__(
-        self,
-        load: Keys | None,
-        persist: Keys | None,
-        routing: Key | None,
-        timeout: int | None,
-        executor: Callable[[Call[Any]], Awaitable[Any]],
-        readonly: bool = False,
-        ex: int | None = None,
-        keepttl: bool = False,
-        ifunchanged: bool = False,
-    ) -> None:
-        super().__init__(load, persist, routing, timeout, readonly, ex, keepttl, ifunchanged)
-        self.executor = executor
-
-    async def execute(self) -> Any:
-        """Run all operations: a list with one element for each, errors among them as exceptions; or 'TIMEDOUT'.
-
-        Raises: redis.ResponseError: the command as a whole was refused.   Conflict: see `ifunchanged`.
-        """
-        return failures_among(await self.executor(self.call()))
-
-    async def run(self) -> Any:
-        """Run all operations; deprecated, use `execute`."""
-        calls.warn_deprecated("run", "execute", stacklevel=3)
-        return await self.execute()
-
-
-class AsyncPipeline(RedisPipeline):
-    """redis-py's pipeline with tensors and runs. Results of `tensorset` stay bytes, as in the `redisai` package.
-
-    Methods give the pipeline, to go on with; as in redis-py, between `watch` and `multi` they give the result at once.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._decoders: dict[int, Callable[[Any], Any]] = {}
-        self._repeatable = True
-        self._retry: Any = None
-
-    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
-        """Queue AI.TENSORSET; arguments as of `AsyncClient.tensorset`."""
-        return self._queue(calls.tensorset(key, tensor, shape, dtype), keep=True)
-
-    def tensorget(
-        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> Self:
-        """Queue AI.TENSORGET; the result as of `AsyncClient.tensorget`."""
-        return self._queue(calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only))
-
-    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Self:
-        """Queue AI.MODELEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
-        return self._queue(calls.modelexecute(key, inputs, outputs, timeout))
-
-    def scriptexecute(
-        self,
-        key: Key,
-        function: str,
-        keys: Keys | None = None,
-        inputs: Keys | None = None,
-        args: Any = None,
-        outputs: Keys | None = None,
-        timeout: int | None = None,
-    ) -> Self:
-        """Queue AI.SCRIPTEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
-        return self._queue(calls.scriptexecute(key, function, keys, inputs, args, outputs, timeout))
-
-    def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
-        """Queue AI.MODELRUN; deprecated, use `modelexecute`."""
-        return self._queue(calls.modelrun(key, inputs, outputs))
-
-    def scriptrun(self, key: Key, function: str, inputs: Keys, outputs: Keys) -> Self:
-        """Queue AI.SCRIPTRUN; deprecated, use `scriptexecute`."""
-        return self._queue(calls.scriptrun(key, function, inputs, outputs))
-
-    def _queue(self, call: Call[Any], keep: bool = False) -> Self:
-        decode: Callable[[Any], Any] = (lambda reply: reply) if keep else call.decode
-        queue: Any = self.execute_command
-        answer = queue(*call.argv, **{NEVER_DECODE: True})
-        if answer is not self:  # after WATCH and before MULTI commands are executed at once
-            at_once: Any = _decoded(answer, decode)
-            return cast(Self, at_once)
-        self._decoders[len(self.command_stack) - 1] = decode
-        self._repeatable = self._repeatable and call.repeatable
-        return self
-
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send what was queued: one result per command, in order. Raises: the first error, unless told not to."""
-        decoders = self._decoders
-        if not self._repeatable:
-            await self._hold_back_retries()
-        base: Any = super()
-        results: list[Any] = await base.execute(raise_on_error)
-        for index, decode in decoders.items():
-            result = results[index]
-            results[index] = failure_of(result) if isinstance(result, ResponseError) else decode(result)
-        return results
-
-    async def _hold_back_retries(self) -> None:
-        """Have the connection send this pipeline once, whatever happens; `reset` undoes it before giving it back."""
-        pool: Any = self.connection_pool
-        connection: Any = self.connection or await pool.get_connection()
-        self.connection = connection
-        self._retry = connection.retry
-        connection.retry = Retry(NoBackoff(), 0)
-
-    async def reset(self) -> None:  # type: ignore[override]  # redis-py's own Pipeline differs from Redis here
-        """Forget what was queued, and give the connection back."""
-        connection: Any = self.connection
-        if connection is not None and self._retry is not None:
-            connection.retry = self._retry
-        self._retry = None
-        base: Any = super()
-        await base.reset()
-        self._decoders = {}
-        self._repeatable = True
-
-    async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        """redis-py's, except that tensors inside a transaction's reply are not decoded as text."""
-        base: Any = super()
-        encoder = connection.encoder
-        if command_name != "_" or not self._decoders or not encoder.decode_responses:
-            return await base.parse_response(connection, command_name, **options)
-        reply = await base.parse_response(connection, command_name, **{NEVER_DECODE: True})
-        if not isinstance(reply, list):
-            return decode_strings(reply, encoder)
-        return [item if at in self._decoders else decode_strings(item, encoder) for at, item in enumerate(reply)]
-
-
-async def _decoded(reply: Awaitable[Any], decode: Callable[[Any], Any]) -> Any:
-    return decode(await reply)

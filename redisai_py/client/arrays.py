@@ -6,7 +6,7 @@ No framework is imported: a torch tensor is recognised only if torch is there al
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from redisai_py.tensor import Buffer, DType, Tensor
 
-__all__ = ["DTYPE_NAMES", "array_of", "dtype_of", "elements_of", "must_convert", "tensor_of"]
+__all__ = ["DTYPE_NAMES", "array_of", "dims_of", "dtype_of", "elements_of", "must_convert", "tensor_from", "tensor_of"]
 
 DTYPE_NAMES = {
     **{dtype.name.lower(): dtype for dtype in DType},
@@ -132,6 +132,21 @@ def elements_of(values: Sequence[Any], dtype: DType) -> Tensor:
 
 def _encode(text: str | bytes) -> bytes:
     return text.encode() if isinstance(text, str) else text
+
+
+def tensor_from(tensor: Any, shape: Sequence[int] | None, dtype: Any) -> Tensor:
+    """The tensor that `tensorset` is given, as data."""
+    if not isinstance(tensor, (list, tuple)):
+        return tensor_of(tensor)
+    value = elements_of(tensor, dtype_of(dtype))
+    return value if shape is None else Tensor(value.dtype, dims_of(shape), value.data)
+
+
+def dims_of(shape: Iterable[Any]) -> tuple[int, ...]:
+    """The shape without numpy's integers, which redis-py does not send. Raises: TypeError: it has no sizes."""
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeError(f"shape must be a list of sizes such as [2, 3], not {shape!r}")
+    return tuple(int(size) if isinstance(size, np.integer) else size for size in shape)
 
 
 def array_of(dtype: DType, shape: Sequence[int], data: Buffer, encoding: str = "utf-8") -> NDArray[Any]:

@@ -1,61 +1,64 @@
 """Every method of the clients as data: arguments in, a Call (the words to send, how to read the reply) out.
 
-Pure: the two clients differ only in how they move bytes. Names, order of arguments, checks and their texts are those of
-the `redisai` package, and so is what a reply becomes; where that package is plainly wrong, this one is right
-(docs/clients.md).
+The two clients differ only in how they move bytes; their methods have the arguments and the texts of these functions.
+Names, order of arguments, checks and their messages are those of the `redisai` package, and so is what a reply becomes;
+where that package is plainly wrong, this one is right (docs/clients.md). Pure, except that a model given as a path is
+mapped into memory.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from redisai_py.client.arrays import array_of, dtype_of, elements_of, must_convert, tensor_of
+from redisai_py.client.arrays import array_of, dims_of, dtype_of, must_convert, tensor_from
+from redisai_py.client.call import (
+    Call,
+    Key,
+    Keys,
+    Progress,
+    counted,
+    is_pure,
+    listify,
+    option,
+    pairs,
+    text,
+    texts,
+    warn_deprecated,
+    warn_experimental,
+)
+from redisai_py.client.files import ModelBytes, ModelData, open_model
 from redisai_py.plugins import backend_names
-from redisai_py.tensor import DType, Tensor
+from redisai_py.tensor import DType
 
 __all__ = [
-    "Call",
-    "Key",
-    "Keys",
-    "ModelBytes",
-    "Progress",
     "config",
     "infoget",
     "inforeset",
-    "is_pure",
-    "listify",
     "loadbackend",
     "modeldel",
     "modelexecute",
+    "modelexecute_words",
     "modelget",
     "modelrun",
+    "modelrun_words",
     "modelscan",
     "modelset",
     "modelstore",
     "scriptdel",
     "scriptexecute",
+    "scriptexecute_words",
     "scriptget",
     "scriptrun",
     "scriptscan",
     "scriptset",
     "scriptstore",
-    "tensor_from",
     "tensorget",
     "tensorset",
-    "text",
-    "warn_deprecated",
+    "tensorset_words",
 ]
-
-Key = str | bytes
-Keys = Key | Sequence[Key]
-ModelBytes = bytes | bytearray | memoryview | list[bytes]
-Progress = Callable[[int, int], object]
-"""Called with the bytes sent so far and the bytes in all, again and again while a large command is sent."""
 
 CHUNK_SIZE = 535822336
 """Bytes of a model per word: RedisAI's own MODEL_CHUNK_SIZE, below the 512 MiB that Redis takes as one string."""
@@ -64,54 +67,17 @@ _SET_CHUNK_SIZE = 500 * 1024 * 1024
 _DEVICES = {"CPU", "GPU"}
 
 
-T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass(slots=True)
-class Call(Generic[T_co]):
-    """One command, whose result is a T_co.
-
-    argv: its words, not encoded yet; a tuple of buffers is one word.   decode: reply as received (bytes) -> result.
-    repeatable: sending it twice does what sending it once does, so it may be sent again after a lost connection.
-    progress: told of the bytes sent.   direct: for Redis itself, not for the sidecar.
-    """
-
-    argv: list[Any]
-    decode: Callable[[Any], T_co]
-    repeatable: bool = True
-    progress: Progress | None = None
-    direct: bool = False
-
-
 # -- replies --------------------------------------------------------------------------------
 
 
-def text(value: Any) -> Any:
-    """A status or bulk string as str; anything else as it is."""
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-
-
-def _texts(values: Iterable[Any]) -> list[Any]:
-    return [text(value) for value in values]
-
-
-def pairs(reply: Sequence[Any]) -> dict[str, Any]:
-    """Field, value, field, value ... as a dict: names in lower case, strings decoded except `blob`, lists untouched."""
-    fields: dict[str, Any] = {}
-    for name, value in zip(reply[::2], reply[1::2], strict=True):
-        key = text(name).lower()
-        fields[key] = value if key == "blob" else text(value)
-    return fields
-
-
 def _scan(reply: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return [_texts(entry) for entry in reply]
+    return [texts(entry) for entry in reply]
 
 
 def _model(reply: Sequence[Any]) -> dict[str, Any]:
     fields = pairs(reply)
-    fields["inputs"] = _texts(fields["inputs"])
-    fields["outputs"] = _texts(fields["outputs"])
+    fields["inputs"] = texts(fields["inputs"])
+    fields["outputs"] = texts(fields["outputs"])
     return fields
 
 
@@ -143,11 +109,13 @@ def _values(reply: Sequence[Any]) -> dict[str, Any]:
 
 
 def tensorset(key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Call[str]:
-    """AI.TENSORSET.
+    """Store a tensor.
 
-    Args:    tensor: an array (BLOB), or a list or tuple, flat (VALUES) or nested (BLOB).
-             shape, dtype: for lists; an array has its own. Without a shape it is the list's.
-    Raises:  TypeError, with the texts of the `redisai` package; numpy's errors for lists that make no array.
+    Args:    tensor: a numpy array, torch tensor, or anything with `__array__` or `__dlpack__`; or a list or tuple.
+             shape, dtype: of a list; without a shape it is the list's.
+    Returns: 'OK'.
+    Raises:  TypeError: no tensor can be made of it.   WrongType: the key holds something else.
+    Copies:  none of a C-contiguous array's data.
     """
     return Call(tensorset_words(key, tensor, shape, dtype), text)
 
@@ -157,32 +125,18 @@ def tensorset_words(key: Key, tensor: Any, shape: Sequence[int] | None, dtype: A
     if isinstance(tensor, (list, tuple)):
         kind = dtype_of(dtype)
         if not must_convert(tensor, kind):
-            dims = (len(tensor),) if shape is None else _dims(shape)
+            dims = (len(tensor),) if shape is None else dims_of(shape)
             return ["AI.TENSORSET", key, kind.name, *dims, "VALUES", *tensor]
     value = tensor_from(tensor, shape, dtype)
     return ["AI.TENSORSET", key, value.dtype.name, *value.shape, "BLOB", value.data]
 
 
-def tensor_from(tensor: Any, shape: Sequence[int] | None, dtype: Any) -> Tensor:
-    """The tensor that `tensorset` is given, as data."""
-    if not isinstance(tensor, (list, tuple)):
-        return tensor_of(tensor)
-    value = elements_of(tensor, dtype_of(dtype))
-    return value if shape is None else Tensor(value.dtype, _dims(shape), value.data)
-
-
-def _dims(shape: Iterable[Any]) -> tuple[int, ...]:
-    """The shape without numpy's integers, which redis-py does not send. Raises: TypeError: it has no sizes."""
-    if isinstance(shape, str) or not isinstance(shape, Iterable):
-        raise TypeError(f"shape must be a list of sizes such as [2, 3], not {shape!r}")
-    return tuple(int(size) if isinstance(size, np.integer) else size for size in shape)
-
-
 def tensorget(key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False) -> Call[Any]:
-    """AI.TENSORGET.
+    """Read a tensor.
 
-    Returns: a read-only array that shares memory with the reply; a writable copy if `as_numpy_mutable`; a dict with
-             `dtype` and `shape` if `meta_only`, and with `values`, flat, if not `as_numpy`.
+    Returns: a read-only array that shares memory with the reply; a writable one if `as_numpy_mutable`; a dict with
+             `dtype` and `shape` if `meta_only`, and `values`, a flat list, if not `as_numpy`.
+    Raises:  MissingKey, WrongType.
     """
     if meta_only:
         return Call(["AI.TENSORGET", key, "META"], _meta)
@@ -198,7 +152,7 @@ def modelstore(
     key: Key,
     backend: str,
     device: str,
-    data: ModelBytes,
+    data: ModelData,
     batch: int | None = None,
     minbatch: int | None = None,
     minbatchtimeout: int | None = None,
@@ -208,31 +162,36 @@ def modelstore(
     progress: Progress | None = None,
     signature: str | None = None,
 ) -> Call[str]:
-    """AI.MODELSTORE.
+    """Store a model, given as bytes or as a path (`os.PathLike`).
 
-    Args:    signature: of a SavedModel, whose inputs and outputs may be left out, or of a TFLITE model.
-             progress: told of the bytes sent while a large model is on its way.
-    Raises:  ValueError, with the texts of the `redisai` package, in its order.
+    Args:    backend: TF, TFLITE, TORCH or ONNX.   device: CPU, GPU, CPU:n or GPU:n.
+             batch, minbatch: rows.   minbatchtimeout: ms.   inputs, outputs: node names, TF only.
+             signature: of a SavedModel (whose names may be left out; default: the one that has the names) or of a
+             TFLITE model (default: the main one).
+             progress: called with the bytes sent and the bytes in all, again and again.
+    Returns: 'OK'.
+    Raises:  ValueError: the arguments do not fit each other.   redis.ResponseError: the framework refused the model.
     """
+    blob = open_model(data)
     if key is None:
         raise ValueError("Model name was not given")
     _check_model(backend, device, batch, minbatch)
     if minbatchtimeout is not None and minbatch is None:
         raise ValueError("Minbatchtimeout is not allowed without minbatch")
     words: list[Any] = ["AI.MODELSTORE", key, backend, device]
-    words += _option("TAG", tag) + _option("BATCHSIZE", batch) + _option("MINBATCHSIZE", minbatch)
-    words += _option("MINBATCHTIMEOUT", minbatchtimeout)
+    words += option("TAG", tag) + option("BATCHSIZE", batch) + option("MINBATCHSIZE", minbatch)
+    words += option("MINBATCHTIMEOUT", minbatchtimeout)
     if backend.upper() == "TF":
-        if (inputs is None) != (outputs is None) or (inputs is None and not _is_archive(data)):
+        if (inputs is None) != (outputs is None) or (inputs is None and not _is_archive(blob)):
             raise ValueError("Require keyword arguments inputs and outputs for TF models")
-        words += _option("SIGNATURE", signature)
+        words += option("SIGNATURE", signature)
         if inputs is not None and outputs is not None:
-            words += _counted("INPUTS", inputs) + _counted("OUTPUTS", outputs)
+            words += counted("INPUTS", inputs) + counted("OUTPUTS", outputs)
     elif inputs is not None or outputs is not None:
         raise ValueError("Inputs and outputs keywords should not be specified for this backend")
     else:
-        words += _option("SIGNATURE", signature)
-    return Call([*words, "BLOB", *_chunks(data, CHUNK_SIZE)], text, progress=progress)
+        words += option("SIGNATURE", signature)
+    return Call([*words, "BLOB", *_chunks(blob, CHUNK_SIZE)], text, progress=progress)
 
 
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
@@ -249,23 +208,24 @@ def modelset(
     key: Key,
     backend: str,
     device: str,
-    data: ModelBytes,
+    data: ModelData,
     batch: int | None = None,
     minbatch: int | None = None,
     tag: Key | None = None,
     inputs: Keys | None = None,
     outputs: Keys | None = None,
 ) -> Call[str]:
-    """AI.MODELSET, deprecated. Raises: ValueError, with the texts of the `redisai` package."""
+    """Store a model; deprecated, use `modelstore`."""
+    blob = open_model(data)
     warn_deprecated("modelset", "modelstore")
     _check_model(backend, device, batch, minbatch)
     words: list[Any] = ["AI.MODELSET", key, backend, device]
-    words += _option("TAG", tag) + _option("BATCHSIZE", batch) + _option("MINBATCHSIZE", minbatch)
+    words += option("TAG", tag) + option("BATCHSIZE", batch) + option("MINBATCHSIZE", minbatch)
     if backend.upper() == "TF":
         if not (inputs and outputs):
             raise ValueError("Require keyword arguments input and output for TF models")
         words += ["INPUTS", *listify(inputs), "OUTPUTS", *listify(outputs)]
-    return Call([*words, "BLOB", *_chunks(data, _SET_CHUNK_SIZE)], text)
+    return Call([*words, "BLOB", *_chunks(blob, _SET_CHUNK_SIZE)], text)
 
 
 def _check_model(backend: str, device: str, batch: int | None, minbatch: int | None) -> None:
@@ -303,18 +263,20 @@ def _chunks(data: Any, size: int) -> list[Any]:
 
 
 def modelget(key: Key, meta_only: bool = False) -> Call[dict[str, Any]]:
-    """AI.MODELGET: a dict; `blob` is bytes, or a list of bytes if the model is longer than MODEL_CHUNK_SIZE."""
+    """Read a model: a dict, with its bytes as `blob` unless `meta_only`; a list of bytes if there are more than
+    MODEL_CHUNK_SIZE. Raises: MissingKey, WrongType.
+    """
     return Call(["AI.MODELGET", key, "META"] + ([] if meta_only else ["BLOB"]), _model)
 
 
 def modeldel(key: Key) -> Call[str]:
-    """AI.MODELDEL."""
+    """Delete a model. Raises: MissingKey, WrongType."""
     return Call(["AI.MODELDEL", key], text, repeatable=False)
 
 
 def modelexecute(key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Call[str]:
-    """AI.MODELEXECUTE. Raises: ValueError if anything but the timeout is None."""
-    words = modelexecute_words(key, inputs, outputs) + _option("TIMEOUT", timeout)
+    """Run a model on stored tensors; `timeout` in ms bounds its time in the queue. Returns: 'OK' or 'TIMEDOUT'."""
+    words = modelexecute_words(key, inputs, outputs) + option("TIMEOUT", timeout)
     return Call(words, text, repeatable=is_pure(inputs, outputs))
 
 
@@ -322,11 +284,11 @@ def modelexecute_words(key: Key, inputs: Keys, outputs: Keys) -> list[Any]:
     """The words of AI.MODELEXECUTE without a timeout."""
     if key is None or inputs is None or outputs is None:
         raise ValueError("Missing required arguments for model execute command")
-    return ["AI.MODELEXECUTE", key, *_counted("INPUTS", inputs), *_counted("OUTPUTS", outputs)]
+    return ["AI.MODELEXECUTE", key, *counted("INPUTS", inputs), *counted("OUTPUTS", outputs)]
 
 
 def modelrun(key: Key, inputs: Keys, outputs: Keys) -> Call[str]:
-    """AI.MODELRUN, deprecated."""
+    """Run a model; deprecated, use `modelexecute`."""
     warn_deprecated("modelrun", "modelexecute")
     return Call(modelrun_words(key, inputs, outputs), text, repeatable=is_pure(inputs, outputs))
 
@@ -336,25 +298,9 @@ def modelrun_words(key: Key, inputs: Keys, outputs: Keys) -> list[Any]:
     return ["AI.MODELRUN", key, "INPUTS", *listify(inputs), "OUTPUTS", *listify(outputs)]
 
 
-def is_pure(inputs: Keys, outputs: Keys) -> bool:
-    """Whether a run leaves its own inputs alone: then a second run gives what the first gave."""
-    return _as_bytes(inputs).isdisjoint(_as_bytes(outputs))
-
-
-def _as_bytes(keys: Keys) -> set[bytes]:
-    return set(map(_key_as_sent, listify(keys)))
-
-
-def _key_as_sent(key: Any) -> bytes:
-    """What redis-py makes of a key: numbers are keys too."""
-    if isinstance(key, str):
-        return key.encode("utf-8", "surrogateescape")
-    return bytes(key) if isinstance(key, (bytes, bytearray, memoryview)) else repr(key).encode()
-
-
 def modelscan() -> Call[list[list[str]]]:
-    """AI._MODELSCAN: a list of [key, tag]."""
-    _warn_experimental("Model")
+    """All models: a list of [key, tag]."""
+    warn_experimental("Model")
     return Call(["AI._MODELSCAN"], _scan)
 
 
@@ -362,28 +308,30 @@ def modelscan() -> Call[list[list[str]]]:
 
 
 def scriptstore(key: Key, device: str, script: str, entry_points: Keys, tag: Key | None = None) -> Call[str]:
-    """AI.SCRIPTSTORE. Raises: ValueError: something is None, or the device is neither a CPU nor a GPU."""
+    """Store a TorchScript source."""
     if key is None or script is None or entry_points is None:
         raise ValueError("Missing required arguments for script store command")
     _check_device(device)
-    words: list[Any] = ["AI.SCRIPTSTORE", key, device, *_option("TAG", tag or None)]
-    return Call([*words, *_counted("ENTRY_POINTS", entry_points), "SOURCE", script], text)
+    words: list[Any] = ["AI.SCRIPTSTORE", key, device, *option("TAG", tag or None)]
+    return Call([*words, *counted("ENTRY_POINTS", entry_points), "SOURCE", script], text)
 
 
 def scriptset(key: Key, device: str, script: str, tag: Key | None = None) -> Call[str]:
-    """AI.SCRIPTSET, deprecated. Raises: ValueError for the device."""
+    """Store a TorchScript source; deprecated, use `scriptstore`."""
     warn_deprecated("scriptset", "scriptstore")
     _check_device(device)
-    return Call(["AI.SCRIPTSET", key, device, *_option("TAG", tag or None), "SOURCE", script], text)
+    return Call(["AI.SCRIPTSET", key, device, *option("TAG", tag or None), "SOURCE", script], text)
 
 
 def scriptget(key: Key, meta_only: bool = False) -> Call[dict[str, Any]]:
-    """AI.SCRIPTGET: a dict; the elements of `entry points` are bytes, as in the `redisai` package."""
+    """Read a script: a dict, with its `source` unless `meta_only`; `entry points` are bytes. Raises: MissingKey,
+    WrongType.
+    """
     return Call(["AI.SCRIPTGET", key, "META"] + ([] if meta_only else ["SOURCE"]), pairs)
 
 
 def scriptdel(key: Key) -> Call[str]:
-    """AI.SCRIPTDEL."""
+    """Delete a script. Raises: MissingKey, WrongType."""
     return Call(["AI.SCRIPTDEL", key], text, repeatable=False)
 
 
@@ -396,8 +344,8 @@ def scriptexecute(
     outputs: Keys | None = None,
     timeout: int | None = None,
 ) -> Call[str]:
-    """AI.SCRIPTEXECUTE. Raises: ValueError if key or function is None, or both keys and inputs are."""
-    words = scriptexecute_words(key, function, keys, inputs, args, outputs) + _option("TIMEOUT", timeout)
+    """Run a function of a script; never sent twice. Returns: 'OK' or 'TIMEDOUT'."""
+    words = scriptexecute_words(key, function, keys, inputs, args, outputs) + option("TIMEOUT", timeout)
     return Call(words, text, repeatable=False)
 
 
@@ -410,12 +358,12 @@ def scriptexecute_words(
     words: list[Any] = ["AI.SCRIPTEXECUTE", key, function]
     for scope, items in (("KEYS", keys), ("INPUTS", inputs), ("ARGS", args), ("OUTPUTS", outputs)):
         if items is not None:
-            words += _counted(scope, items)
+            words += counted(scope, items)
     return words
 
 
 def scriptrun(key: Key, function: str, inputs: Keys, outputs: Keys) -> Call[str]:
-    """AI.SCRIPTRUN, deprecated. Raises: ValueError if key or function is None."""
+    """Run a function of a script; deprecated, use `scriptexecute`."""
     warn_deprecated("scriptrun", "scriptexecute")
     if key is None or function is None:
         raise ValueError("Missing required arguments for script run command")
@@ -424,8 +372,8 @@ def scriptrun(key: Key, function: str, inputs: Keys, outputs: Keys) -> Call[str]
 
 
 def scriptscan() -> Call[list[list[str]]]:
-    """AI._SCRIPTSCAN: a list of [key, tag]."""
-    _warn_experimental("Script")
+    """All scripts: a list of [key, tag]."""
+    warn_experimental("Script")
     return Call(["AI._SCRIPTSCAN"], _scan)
 
 
@@ -433,48 +381,23 @@ def scriptscan() -> Call[list[list[str]]]:
 
 
 def infoget(key: Key, full: bool = False) -> Call[dict[str, Any]]:
-    """AI.INFO: a dict of the run statistics; with FULL also what the server knows of the model and its runs."""
+    """Run statistics of a model or script: a dict. Raises: MissingKey.
+
+    Args: full: with times, batches, and the model's inputs and outputs: name, element type and dimensions of each.
+    """
     return Call(["AI.INFO", key, "FULL"] if full else ["AI.INFO", key], pairs)
 
 
 def inforeset(key: Key) -> Call[str]:
-    """AI.INFO RESETSTAT."""
+    """Set the run statistics of a model or script to zero. Raises: MissingKey."""
     return Call(["AI.INFO", key, "RESETSTAT"], text)
 
 
 def config(name: str, value: str | int | None = None) -> Call[str | int | None]:
-    """AI.CONFIG GET, or AI.CONFIG with a value to set."""
+    """A setting's value (None if there is no such setting), or 'OK' if a value is given to set."""
     return Call(["AI.CONFIG", "GET", name] if value is None else ["AI.CONFIG", name, value], text)
 
 
 def loadbackend(identifier: Key, path: Key) -> Call[str]:
-    """AI.CONFIG LOADBACKEND; an error the second time."""
+    """Load a framework now; an error the second time."""
     return Call(["AI.CONFIG", "LOADBACKEND", identifier, path], text, repeatable=False)
-
-
-# -- parts of commands --------------------------------------------------------------------------------
-
-
-def listify(value: Any) -> Sequence[Any]:
-    """A list or tuple as it is, anything else as the one element of a tuple."""
-    return value if isinstance(value, (list, tuple)) else (value,)
-
-
-def _counted(keyword: str, values: Any) -> list[Any]:
-    items = listify(values)
-    return [keyword, len(items), *items]
-
-
-def _option(keyword: str, value: Any) -> list[Any]:
-    return [] if value is None else [keyword, value]
-
-
-def warn_deprecated(name: str, instead: str, stacklevel: int = 4) -> None:
-    """Warn as the `redisai` package does; `stacklevel` leads from here to the caller's own code."""
-    message = f"Call to deprecated method {name}. (Use {instead} instead) -- Deprecated since version 1.2.0."
-    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
-
-
-def _warn_experimental(what: str) -> None:
-    message = f"Experimental: {what} List API is experimental and might change in the future without any notice"
-    warnings.warn(message, UserWarning, stacklevel=4)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redisai_py.client.arrays import array_of
-from redisai_py.client.calls import Call, Key, tensor_from, text
+from redisai_py.client.arrays import array_of, tensor_from
+from redisai_py.client.call import Call, Key, text
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey
 from redisai_py.store.codec import MAX_HEADER, decode_tensor, encode_header, header_size, read_header
 from redisai_py.tensor import DType, Tensor

@@ -5,10 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 
-from redisai_py.client.calls import ModelBytes
+__all__ = ["ModelBytes", "ModelData", "open_model"]
 
-__all__ = ["ModelData", "open_model"]
-
+ModelBytes = bytes | bytearray | memoryview | list[bytes]
 ModelData = ModelBytes | os.PathLike[str]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from redisai_py.client import calls
-from redisai_py.client.calls import Call, Key, Keys, listify
+from redisai_py.client.call import Call, Key, Keys, is_pure, listify, text, warn_deprecated
 
 __all__ = ["DagBuilder"]
 
@@ -29,7 +29,8 @@ class DagBuilder:
     ex, keepttl: expiry in seconds of the persisted keys, or keep theirs.   ifunchanged: commit only if the loaded keys
     are unchanged since they were read. These three are for redisai_py's own server.
 
-    Without load, persist and routing it is the deprecated AI.DAGRUN, which takes `modelrun` only.
+    executor: sends the call.   Without load, persist and routing it is the deprecated AI.DAGRUN, which takes `modelrun`
+    only.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class DagBuilder:
         persist: Keys | None = None,
         routing: Key | None = None,
         timeout: int | None = None,
+        executor: Callable[[Call[Any]], Any] | None = None,
         readonly: bool = False,
         ex: int | None = None,
         keepttl: bool = False,
@@ -46,9 +48,10 @@ class DagBuilder:
         if readonly and persist:
             raise RuntimeError("READONLY requests cannot write (duh!) and should not have PERSISTing values")
         self.deprecatedDagrunMode = load is None and persist is None and routing is None
+        self.executor: Any = executor
         self.readonly = readonly
         if self.deprecatedDagrunMode:
-            warnings.warn(_DEPRECATED_MODE, DeprecationWarning, stacklevel=4)
+            warnings.warn(_DEPRECATED_MODE, DeprecationWarning, stacklevel=3)
         name = "AI.DAGRUN" if self.deprecatedDagrunMode else "AI.DAGEXECUTE"
         self.commands: list[Any] = [name + "_RO" if readonly else name]
         for keyword, keys in (("LOAD", load), ("PERSIST", persist)):
@@ -59,9 +62,9 @@ class DagBuilder:
                 self.commands += [keyword, value]
         self.commands += ["KEEPTTL"] * keepttl + ["IFUNCHANGED"] * ifunchanged + ["|>"]
         self._decoders: list[Callable[[Any], Any]] = []
-        self._repeatable = calls.is_pure(load or (), persist or ())
+        self._repeatable = is_pure(load or (), persist or ())
 
-    def _append(self, words: Sequence[Any], decode: Callable[[Any], Any] = calls.text) -> Self:
+    def _append(self, words: Sequence[Any], decode: Callable[[Any], Any] = text) -> Self:
         self.commands += [*words, "|>"]
         self._decoders.append(decode)
         return self
@@ -85,7 +88,7 @@ class DagBuilder:
 
     def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
         """Run a model; deprecated, but in deprecated mode the only way."""
-        calls.warn_deprecated("modelrun", "modelexecute", stacklevel=3)
+        warn_deprecated("modelrun", "modelexecute", stacklevel=3)
         if self.deprecatedDagrunMode:
             return self._append(calls.modelrun_words(key, inputs, outputs))
         return self.modelexecute(key, inputs, outputs)
@@ -119,8 +122,8 @@ class DagBuilder:
 
     def _decode(self, reply: Any) -> Any:
         if not isinstance(reply, list):
-            return calls.text(reply)
-        decoders = [*self._decoders, *[calls.text] * (len(reply) - len(self._decoders))]
+            return text(reply)
+        decoders = [*self._decoders, *[text] * (len(reply) - len(self._decoders))]
         return [_decode_one(decode, item) for decode, item in zip(decoders, reply, strict=True)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from redisai_py.client.calls import Call, Progress
+from redisai_py.client.call import Call, Progress
 from redisai_py.resp.templates import encode_command
 
 __all__ = ["Encoder", "ProgressReport", "debug_words", "decode_strings", "flag", "pack"]

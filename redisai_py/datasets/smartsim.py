@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from redisai_py.artifacts import Invalid, Missing, Store, Version, digest_of
 from redisai_py.artifacts.strings import Room
 from redisai_py.client import calls
+from redisai_py.client.call import Call
 from redisai_py.datasets.layout import Column, Columns, Schema
 
 __all__ = ["SmartSimList"]
@@ -143,7 +144,7 @@ def _metas(store: Store, bases: Sequence[str], names: Sequence[str]) -> list[dic
     return found
 
 
-def _ask(link: redis.Redis, asked: Sequence[calls.Call[Any]], keys: Sequence[str]) -> list[Any]:
+def _ask(link: redis.Redis, asked: Sequence[Call[Any]], keys: Sequence[str]) -> list[Any]:
     with link.pipeline(transaction=False) as pipeline:
         for call in asked:
             pipeline.execute_command(*call.argv)  # type: ignore[no-untyped-call]  # redis-py's

@@ -18,6 +18,7 @@ from redis.sentinel import Sentinel
 import redisai_py
 from redisai_py import AsyncClient, Client
 from redisai_py.client import AsyncDag, AsyncPipeline, Dag, Pipeline
+from redisai_py.client.methods import Extension
 from tests.client.conftest import Blocking
 from tests.client.proxy import Proxy
 from tests.runtime.serving import eventually
@@ -288,7 +289,12 @@ def test_clients_of_a_sentinel(redis_server, sentinel_port):
         client.close()
 
 
-OURS = [name for name, value in vars(Client).items() if callable(value) and not name.startswith("_")]
+OURS = [
+    name
+    for kind in (Client, Extension)
+    for name, value in vars(kind).items()
+    if callable(value) and not name.startswith("_")
+]
 NAMES_OF_ASYNCIO = {"close": "aclose"}
 
 
@@ -308,7 +314,9 @@ def test_both_clients_have_the_same_methods(name):
 
 @pytest.mark.parametrize(("blocking", "coroutine"), [(Dag, AsyncDag), (Pipeline, AsyncPipeline)])
 def test_both_builders_have_the_same_methods(blocking, coroutine):
-    assert {n for n in vars(blocking) if n[0] != "_"} == {n for n in vars(coroutine) if n[0] != "_"}
+    own = {n for n in vars(blocking) if n[0] != "_"}
+    assert own == {n for n in vars(coroutine) if n[0] != "_"}
+    assert "execute" in own
 
 
 def test_clients_are_imported_when_asked_for():

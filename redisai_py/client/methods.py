@@ -1,0 +1,208 @@
+"""What both clients and both pipelines consist of: methods that send the calls of `calls`, options, builders.
+
+How bytes move is left to the class that these are mixed into: `_call` sends a call, `_run` too, whatever the options
+say.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
+
+from redis.client import NEVER_DECODE
+from redis.exceptions import ResponseError
+
+from redisai_py.client import calls
+from redisai_py.client.call import Call, Key, Keys
+from redisai_py.client.failures import failure_of
+from redisai_py.client.graph import DagBuilder
+from redisai_py.client.wire import decode_strings, flag
+
+__all__ = ["Extension", "QueuedCalls", "sends", "sends_later"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+D = TypeVar("D", bound=DagBuilder)
+
+
+def sends(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], T]:
+    """The method of the blocking client that sends a call; with its arguments and its text."""
+
+    @functools.wraps(describe)
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self._call(describe(*args, **kwargs))
+        return result
+
+    _show(method, describe)
+    return method
+
+
+def sends_later(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """The same of the asyncio client."""
+
+    @functools.wraps(describe)
+    async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = await self._call(describe(*args, **kwargs))
+        return result
+
+    _show(method, describe)
+    return method
+
+
+def _show(method: Any, describe: Callable[..., Any]) -> None:
+    """Have `help` and editors show the method as if it had been written out."""
+    described = inspect.signature(describe)
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *described.parameters.values()]
+    result = str(described.return_annotation).removeprefix("Call[").removesuffix("]")
+    method.__signature__ = described.replace(parameters=parameters, return_annotation=result)
+
+
+class Extension(Generic[D]):
+    """What both clients add to redis-py's. D: the builder that `dag` gives."""
+
+    _dag: type[D]
+    _redis: type[Any]
+    """redis-py's client that `direct` may be."""
+    connection_pool: Any
+    _call: Any
+    _run: Any
+
+    def _set_up(self, debug: bool, enable_postprocess: bool, direct: Any) -> None:
+        self.debug = flag("debug", debug)
+        self.enable_postprocess = flag("enable_postprocess", enable_postprocess)
+        kind = self._redis
+        if direct is not None and not isinstance(direct, (str, kind)):
+            name = f"{kind.__module__}.{kind.__name__}".replace(".client", "")
+            raise TypeError(f"direct must be a URL or a {name}, not {type(direct)}")
+        self._direct = kind.from_url(direct) if isinstance(direct, str) else direct
+        self._owns_direct = isinstance(direct, str)
+
+    def client(self) -> Self:
+        """A client like this one that keeps to a single connection."""
+        kind: Any = type(self)
+        alike: Self = kind(
+            self.debug,
+            self.enable_postprocess,
+            direct=self._direct,
+            connection_pool=self.connection_pool,
+            single_connection_client=True,
+        )
+        return alike
+
+    def dag(
+        self,
+        load: Keys | None = None,
+        persist: Keys | None = None,
+        routing: Key | None = None,
+        timeout: int | None = None,
+        readonly: bool = False,
+        *,
+        ex: int | None = None,
+        keepttl: bool = False,
+        ifunchanged: bool = False,
+    ) -> D:
+        """A builder of one command with many operations; see `DagBuilder`, and its `execute`."""
+        return self._dag(load, persist, routing, timeout, self._run, readonly, ex, keepttl, ifunchanged)
+
+
+class QueuedCalls:
+    """What both pipelines add to redis-py's. Results of `tensorset` stay bytes, as in the `redisai` package.
+
+    Methods give the pipeline, to go on with; as in redis-py, between `watch` and `multi` they give the result at once.
+    """
+
+    connection: Any
+    connection_pool: Any
+    command_stack: list[Any]
+    execute_command: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._decoders: dict[int, Callable[[Any], Any]] = {}
+        self._repeatable = True
+        self._retry: Any = None
+
+    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
+        """Queue AI.TENSORSET; arguments as of the client's `tensorset`."""
+        return self._queue(calls.tensorset(key, tensor, shape, dtype), keep=True)
+
+    def tensorget(
+        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
+    ) -> Self:
+        """Queue AI.TENSORGET; the result as of the client's `tensorget`."""
+        return self._queue(calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only))
+
+    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Self:
+        """Queue AI.MODELEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
+        return self._queue(calls.modelexecute(key, inputs, outputs, timeout))
+
+    def scriptexecute(
+        self,
+        key: Key,
+        function: str,
+        keys: Keys | None = None,
+        inputs: Keys | None = None,
+        args: Any = None,
+        outputs: Keys | None = None,
+        timeout: int | None = None,
+    ) -> Self:
+        """Queue AI.SCRIPTEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
+        return self._queue(calls.scriptexecute(key, function, keys, inputs, args, outputs, timeout))
+
+    def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
+        """Queue AI.MODELRUN; deprecated, use `modelexecute`."""
+        return self._queue(calls.modelrun(key, inputs, outputs))
+
+    def scriptrun(self, key: Key, function: str, inputs: Keys, outputs: Keys) -> Self:
+        """Queue AI.SCRIPTRUN; deprecated, use `scriptexecute`."""
+        return self._queue(calls.scriptrun(key, function, inputs, outputs))
+
+    def _queue(self, call: Call[Any], keep: bool = False) -> Self:
+        decode: Callable[[Any], Any] = (lambda reply: reply) if keep else call.decode
+        answer = self.execute_command(*call.argv, **{NEVER_DECODE: True})
+        if answer is not self:  # after WATCH and before MULTI commands are executed at once
+            at_once: Any = _decoded(answer, decode) if inspect.isawaitable(answer) else decode(answer)
+            return cast(Self, at_once)
+        self._decoders[len(self.command_stack) - 1] = decode
+        self._repeatable = self._repeatable and call.repeatable
+        return self
+
+    def _decode_all(self, results: list[Any], decoders: dict[int, Callable[[Any], Any]]) -> list[Any]:
+        for index, decode in decoders.items():
+            result = results[index]
+            results[index] = failure_of(result) if isinstance(result, ResponseError) else decode(result)
+        return results
+
+    def _send_once(self, connection: Any, retry: Any) -> None:
+        """Have this connection send the pipeline once, whatever happens; `_forget` undoes it before it is given back.
+
+        retry: one that does not.
+        """
+        self.connection = connection
+        self._retry = connection.retry
+        connection.retry = retry
+
+    def _restore_retry(self) -> None:
+        if self.connection is not None and self._retry is not None:
+            self.connection.retry = self._retry
+        self._retry = None
+
+    def _forget(self) -> None:
+        self._decoders = {}
+        self._repeatable = True
+
+    def _is_taken_apart(self, connection: Any, command_name: Any) -> bool:
+        """Whether a transaction's reply has tensors among strings to be decoded: then it is read undecoded."""
+        return command_name == "_" and bool(self._decoders) and connection.encoder.decode_responses
+
+    def _take_apart(self, reply: Any, encoder: Any) -> Any:
+        """A transaction's reply with all strings decoded but those of tensors."""
+        if not isinstance(reply, list):
+            return decode_strings(reply, encoder)
+        return [item if at in self._decoders else decode_strings(item, encoder) for at, item in enumerate(reply)]
+
+
+async def _decoded(reply: Awaitable[Any], decode: Callable[[Any], Any]) -> Any:
+    return decode(await reply)
