@@ -24,7 +24,7 @@ from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import TensorSet
 from redisai_py.engine.dag import Graph, Kind, Operation, Version
-from redisai_py.store.store import expiry_options
+from redisai_py.store.tensors import expiry_options
 from redisai_py.tensor import DType, Tensor
 
 __all__ = ["BoundDag", "Template", "bind"]

@@ -24,7 +24,7 @@ from redisai_py.pending import Pending
 from redisai_py.resp.replies import TIMEDOUT
 from redisai_py.store import codec
 from redisai_py.store.link import rehearse, transaction
-from redisai_py.store.store import MODEL_ID_FIELDS
+from redisai_py.store.programs import MODEL_ID_FIELDS
 
 if TYPE_CHECKING:
     from redisai_py.frontdoor.connection import Connection

@@ -20,7 +20,7 @@ from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.resp.templates import Command
 from redisai_py.store.cache import NearCache
 from redisai_py.store.codec import encode_header
-from redisai_py.store.store import LARGE_VALUE
+from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.store.writer import GroupCommit, Used
 from redisai_py.tensor import Tensor
 

@@ -18,7 +18,7 @@ from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.templates import Burst, Command, HeadForm
 from redisai_py.store import codec
 from redisai_py.store.lua import PROBE_SIZE, SET_ONE, format_set
-from redisai_py.store.store import LARGE_VALUE
+from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import DType, Tensor
 
 if TYPE_CHECKING:

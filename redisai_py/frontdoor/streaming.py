@@ -21,6 +21,7 @@ from redisai_py.frontdoor.stall_watch import StallWatch
 from redisai_py.pending import Pending
 from redisai_py.resp.replies import OK
 from redisai_py.store import codec
+from redisai_py.store.staging import STAGED_TAIL, staged_head, staging_key
 from redisai_py.tensor import DType
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ __all__ = ["begin_stream"]
 
 STREAM_SIZE = 1024 * 1024
 """Blobs of this many bytes and more are passed on as they come."""
-_STAGING_TTL_S = b"3600"
 
 
 class _Sized:
@@ -87,7 +87,7 @@ class _Stream(asyncio.Protocol):
             access = await connection.session.authenticated()
             store = access.store
             async with access.apart() as upstream:
-                staging = store.staging_key(request.key, uuid.uuid4().hex.encode())
+                staging = staging_key(request.key, uuid.uuid4().hex.encode())
                 await store.check_large_write(upstream, staging, request.key)
                 if connection.gone:  # there is nobody who could send the blob
                     raise UpstreamError("ERR client is gone")
@@ -114,8 +114,7 @@ class _Stream(asyncio.Protocol):
         return OK
 
     async def _send(self, upstream: Any, staging: bytes, header: bytes) -> None:
-        size = len(header) + self._size
-        upstream.transport.write(b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (len(staging), staging, size, header))
+        upstream.transport.write(staged_head(staging, len(header) + self._size) + header)
         stored = upstream.expect()
         self._sink = upstream
         upstream.on_flow = self._flow
@@ -126,7 +125,7 @@ class _Stream(asyncio.Protocol):
             self._sink = upstream.on_flow = None
             self._flow(False)
         if not upstream.closed:
-            upstream.transport.write(b"\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (len(_STAGING_TTL_S), _STAGING_TTL_S))
+            upstream.transport.write(STAGED_TAIL)
         await stored
 
     async def _swallow_rest(self) -> None:

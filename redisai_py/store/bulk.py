@@ -30,20 +30,17 @@ import hiredis
 from redisai_py.bounded import BoundedCache
 from redisai_py.errors import TransactionAborted, UpstreamError, WrongType
 from redisai_py.resp.redis_errors import redis_error
-from redisai_py.resp.requests import split_replies
 from redisai_py.resp.templates import Burst
 from redisai_py.store import codec
 from redisai_py.store.cache import NearCache
 from redisai_py.store.lua import PROBE_SIZE
-from redisai_py.upstream.busy_poll import BusyPoll
-from redisai_py.upstream.containment import contain
-from redisai_py.upstream.shared import SharedUpstream
+from redisai_py.store.set_stream import SetStream
 
 if TYPE_CHECKING:
     from redisai_py.ai.tensor_sets import SetTensors
     from redisai_py.frontdoor.connection import Connection
 
-__all__ = ["GroupSets", "SetStream"]
+__all__ = ["GroupSets"]
 
 _MOST_BYTES = 1024 * 1024
 _MOST_KEYS = 96
@@ -63,63 +60,6 @@ _DISCARD = b"*1\r\n$7\r\nDISCARD\r\n"
 _OK = b"+OK\r\n"
 _WRITTEN = b"+QUEUED\r\n*1\r\n+OK\r\n"
 _ABSENT = b"$0\r\n\r\n"
-
-Answered = Callable[[Any], object]
-
-
-class SetStream(SharedUpstream):
-    """The connection on which groups are written. What Redis is expected to answer is known, so that replies are not
-    taken apart but compared.
-    """
-
-    client_name = b"redisai-sets"
-
-    def __init__(self, busy_poll: BusyPoll | None = None) -> None:
-        super().__init__(busy_poll)
-        self._asked: deque[tuple[bytes, int]] = deque()
-        self._had = b""
-
-    def ask(self, data: bytes, expected: bytes, count: int, answered: Answered) -> None:
-        """Send commands. `answered` gets None if their `count` replies are exactly `expected`, else a list of them; on
-        loss an UpstreamError.
-        """
-        self._asked.append((expected, count))
-        self.waiting.append(answered)
-        self.transport.write(data)
-        if self._busy_poll is not None:
-            self._busy_poll.asked()
-
-    def data_received(self, data: bytes) -> None:
-        if not self._asked:
-            super().data_received(data)  # before the first group
-            return
-        data = self._had + data
-        while self._asked and data:
-            expected, count = self._asked[0]
-            replies: list[Any] | None = None
-            size = len(expected)
-            if not data.startswith(expected):
-                parts = None if expected.startswith(data) else split_replies(data, 0, count)
-                if parts is None:
-                    break
-                size = sum(map(len, parts))
-                self._reader.feed(data[:size])
-                replies = [self._reader.gets() for _ in parts]
-            self._asked.popleft()
-            data = data[size:]
-            answered = self.waiting.popleft()
-            try:
-                answered(replies)
-            except Exception as error:  # a bug of ours, in one group
-                contain(answered, error)
-        self._had = data
-        if self._busy_poll is not None and not self._asked:
-            self._busy_poll.answered()
-
-    def close(self) -> None:
-        """Close; nothing more is asked."""
-        self.closed = True
-        super().close()
 
 
 class _Group:

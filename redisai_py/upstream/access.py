@@ -17,10 +17,11 @@ import hiredis
 from redisai_py.errors import Busy, NoRoom, UpstreamError, UpstreamLost
 from redisai_py.pending import Pending
 from redisai_py.resp.redis_errors import redis_error
-from redisai_py.store.bulk import GroupSets, SetStream
+from redisai_py.store.bulk import GroupSets
 from redisai_py.store.cache import NearCache
 from redisai_py.store.joined_sets import JoinedSets
 from redisai_py.store.lua import PROBE
+from redisai_py.store.set_stream import SetStream
 from redisai_py.store.store import Store
 from redisai_py.store.writer import CallLater, GroupCommit
 from redisai_py.upstream.address import Identity

@@ -10,7 +10,8 @@ import hiredis
 from redisai_py.ai.tensor_sets import SetTensors
 from redisai_py.errors import UpstreamError
 from redisai_py.resp.templates import Burst, HeadForm
-from redisai_py.store.bulk import GroupSets, SetStream
+from redisai_py.store.bulk import GroupSets
+from redisai_py.store.set_stream import SetStream
 from redisai_py.tensor import DType, Tensor
 
 if TYPE_CHECKING:

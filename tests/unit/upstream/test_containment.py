@@ -10,7 +10,7 @@ import pytest
 
 from redisai_py.frontdoor.driver import drive
 from redisai_py.pending import Pending
-from redisai_py.store.bulk import SetStream
+from redisai_py.store.set_stream import SetStream
 from redisai_py.upstream.containment import contain
 from redisai_py.upstream.shared import SharedUpstream
 

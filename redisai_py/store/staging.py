@@ -1,0 +1,68 @@
+"""What is stored in several commands is written under another name first, and published by one RENAME.
+
+Staged keys expire, so that Redis may evict them and a server that ends leaves nothing; others may flush the database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+from redisai_py.errors import NoSuchKey, UpstreamError
+from redisai_py.store.link import Caller, Link, commit, last_reply
+
+__all__ = [
+    "STAGED_LOST",
+    "STAGED_TAIL",
+    "STAGING_TTL_S",
+    "discard",
+    "is_staged",
+    "rename",
+    "staged_head",
+    "staging_key",
+]
+
+STAGING_TTL_S = 3600
+_STAGED = re.compile(rb":staging:[0-9a-f]{32}\Z")
+_STAGED_SUFFIX = len(":staging:") + 32
+STAGED_LOST = "ERR Redis dropped what was to be stored before it was published; nothing was stored"
+
+
+STAGED_TAIL = b"\r\n$2\r\nEX\r\n$4\r\n%d\r\n" % STAGING_TTL_S
+"""What follows a value that was announced by `staged_head`."""
+
+
+def staging_key(key: bytes, unique: bytes) -> bytes:
+    """A name to write under before publishing: it begins with the final name, so that ACL patterns cover it, and
+    hashes to the same slot.
+    """
+    return b"%b:staging:%b" % (key, unique) + (b"" if b"{" in key else b"{%b}" % key)
+
+
+def is_staged(key: bytes) -> bool:
+    """Whether `staging_key` made this name. Keys may be very long: no search through them."""
+    if key.endswith(b"}"):
+        size = (len(key) - _STAGED_SUFFIX - 2) // 2  # of the final name, which is in it twice
+        if size < 0 or key[size + _STAGED_SUFFIX :] != b"{%b}" % key[:size]:
+            return False
+        key = key[: size + _STAGED_SUFFIX]
+    return _STAGED.search(key, max(0, len(key) - _STAGED_SUFFIX)) is not None
+
+
+def staged_head(staging: bytes, size: int) -> bytes:
+    """The command that stages a string of `size` bytes, up to the string."""
+    return b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(staging), staging, size)
+
+
+async def rename(connection: Caller, staging: bytes, key: bytes) -> bool:
+    """Publish what is staged; False if a watched key was changed."""
+    try:
+        return await commit(connection, [(b"PERSIST", staging), (b"RENAME", staging, key)]) is not None
+    except NoSuchKey as error:
+        raise UpstreamError(STAGED_LOST) from error
+
+
+async def discard(link: Link, staging: bytes) -> None:
+    """Delete what is staged, by the shared stream: the connection that staged it may be lost. It expires anyhow."""
+    with contextlib.suppress(UpstreamError):
+        await last_reply(link.pipeline([(b"DEL", staging)]))
