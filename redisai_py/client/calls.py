@@ -81,10 +81,6 @@ def _model(reply: Sequence[Any]) -> dict[str, Any]:
     return fields
 
 
-def _meta(reply: Sequence[Any]) -> dict[str, Any]:
-    return pairs(reply)
-
-
 def _array(reply: Sequence[Any]) -> np.ndarray[Any, Any]:
     # dtype, shape and blob by position: the hot path of the clients.
     return array_of(DType[reply[1].decode()], reply[3], reply[5])
@@ -139,7 +135,7 @@ def tensorget(key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, m
     Raises:  MissingKey, WrongType.
     """
     if meta_only:
-        return Call(["AI.TENSORGET", key, "META"], _meta)
+        return Call(["AI.TENSORGET", key, "META"], pairs)
     if not as_numpy:
         return Call(["AI.TENSORGET", key, "META", "VALUES"], _values)
     return Call(["AI.TENSORGET", key, "META", "BLOB"], _mutable_array if as_numpy_mutable else _array)
