@@ -134,6 +134,13 @@ class Archive:
             raise Invalid(f"{what} has {size} bytes, and at most {limit} are read")
         return b"".join(self.stream(digest, what))
 
+    def file(self, name: str) -> Iterator[bytes]:
+        """Any object below the URL, in pieces, as it is. Raises: Missing, ArchiveError."""
+        found = self._do("read", name, lambda obstore, path: obstore.get(self._store, path))
+        pieces = iter(found.stream(min_chunk_size=_CHUNK))
+        while (piece := self._do("read", name, lambda _obstore, _path: next(pieces, None))) is not None:
+            yield bytes(piece)
+
     def manifest(self, digest: str, what: str) -> Manifest:
         """A manifest. Raises: Missing, Corrupt, ArchiveError, Invalid."""
         return Manifest.decode(what, self.get(digest, MAX_MANIFEST, f"{what}: manifest"))

@@ -57,7 +57,9 @@ def _read(file: Path, settings: list[str] | None) -> Definition:
 @contextmanager
 def _store_for(definition: Definition, url: str, prefix: str) -> Iterator[Artifacts | None]:
     """A server, if the rows are in one."""
-    if definition.dataset.scheme != "redis":
+    from redisai_py.pipeline.definition import IN_REDIS
+
+    if definition.dataset.scheme not in IN_REDIS:
         yield None
         return
     with opened(url, prefix) as artifacts:

@@ -14,14 +14,12 @@ import redis
 
 from redisai_py.artifacts import ArtifactError, Invalid
 from redisai_py.jobs.queue import Queue, Taken, read_definition
-from redisai_py.pipeline.definition import Definition
+from redisai_py.pipeline.definition import IN_REDIS, URLS, Definition
 
 if TYPE_CHECKING:
     from redisai_py.pipeline.run import Baseline
 
 __all__ = ["execute"]
-
-_FILES = ("csv", "parquet", "npz")
 
 
 def execute(url: str, prefix: str, data: str | None, taken: Taken, result: Any) -> None:
@@ -85,8 +83,13 @@ def _pinned(queue: Queue, taken: Taken, definition: Definition) -> Baseline:
 def _directory(definition: Definition, data: str | None) -> Path:
     """Where the job's files are. Raises: Invalid: it names a file that workers may not read."""
     source = definition.dataset
-    if source.scheme not in _FILES:
+    if source.scheme in (*IN_REDIS, "sklearn"):
         return Path()
+    if source.scheme in URLS:
+        raise Invalid(
+            f"{source.source}: workers read no URLs, since they would do it with their own rights; submit the job by "
+            "`redisai pipeline submit`, which puts the rows into Redis"
+        )
     if data is None:
         raise Invalid(
             f"{source.source}: workers read no files; submit the job by `redisai pipeline submit`, which puts the rows "

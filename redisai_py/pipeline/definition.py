@@ -21,6 +21,8 @@ from redisai_py.pipeline.gates import Gate, read_gates
 
 __all__ = [
     "ALL_FEATURES",
+    "IN_REDIS",
+    "URLS",
     "ArtifactPart",
     "DatasetPart",
     "Definition",
@@ -31,7 +33,11 @@ __all__ = [
 ]
 
 ALL_FEATURES = "*"
-_SCHEMES = ("csv", "parquet", "npz", "redis", "sklearn")
+IN_REDIS = ("redis", "artifact")
+"""Kinds of sources that any machine with the same Redis can read."""
+URLS = ("s3", "gs", "az", "file")
+"""Kinds of sources that are URLs, of an archive or of a table."""
+_SCHEMES = ("csv", "parquet", "npz", *IN_REDIS, "sklearn")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -51,7 +57,14 @@ class ArtifactPart:
 
 @dataclass(frozen=True)
 class DatasetPart:
-    """source: `csv:FILE`, `parquet:FILE`, `npz:FILE`, `redis:DATASET` or `sklearn:NAME`.
+    """source: one of
+
+        csv:FILE parquet:FILE npz:FILE        a file
+        redis:NAME                            a data set in Redis: NAME, NAME:VERSION or NAME@ALIAS
+        artifact:NAME                         the rows that an artifact in Redis was made of, and their sides
+        s3://BUCKET/PREFIX#NAME               a data set in an archive; gs://, az:// and file:/// alike
+        s3://BUCKET/PATH/FILE.csv             a table in an object store
+        sklearn:NAME                          one of scikit-learn's
 
     targets: columns to predict, one model each.   features: columns to predict from; `*` stands for all others.
     ignore: columns to leave out.   types: of columns, instead of what the file says.
@@ -204,8 +217,9 @@ class Definition:
 
 
 def _check_dataset(data: DatasetPart) -> None:
-    if data.scheme not in _SCHEMES or not data.place:
-        kinds = ", ".join(f"{scheme}:..." for scheme in _SCHEMES)
+    known = data.place.startswith("//") and data.place.strip("/#") if data.scheme in URLS else data.scheme in _SCHEMES
+    if not known or not data.place:
+        kinds = ", ".join([*(f"{scheme}:..." for scheme in _SCHEMES), *(f"{scheme}://..." for scheme in URLS)])
         raise Invalid(f"dataset.source is {data.source!r}; it must be one of {kinds}")
     if not data.targets:
         raise Invalid("dataset.targets is empty; name the column to predict")

@@ -17,8 +17,9 @@ from redisai_py.datasets.layout import Columns, row_count
 from redisai_py.datasets.split import Split
 from redisai_py.datasets.tables import read_table
 from redisai_py.datasets.writer import put
-from redisai_py.pipeline.definition import Definition, nearest
+from redisai_py.pipeline.definition import IN_REDIS, URLS, DatasetPart, Definition, nearest
 from redisai_py.pipeline.features import Features
+from redisai_py.pipeline.remote import from_artifact, from_dataset, from_url
 
 __all__ = ["Sides", "Table", "check_sides", "load", "missing", "split", "upload"]
 
@@ -65,12 +66,14 @@ class Sides:
 def load(definition: Definition, store: Store | None = None, directory: Path | str = ".") -> Table:
     """The rows that a definition names.
 
-    Args:   store: needed for `redis:`.   directory: where relative names of files begin.
+    Args:   store: needed for `redis:` and `artifact:`.   directory: where relative names of files begin.
     Raises: Invalid: there are no rows, or no such column; naming what there is.   Missing.   OSError.
     """
     data = definition.dataset
-    if data.scheme == "redis":
-        table = _from_redis(data.place, store)
+    if data.scheme in IN_REDIS:
+        table = _from_redis(data, store)
+    elif data.scheme in URLS:
+        table = Table(*from_url(data.source, data.types))
     elif data.scheme == "sklearn":
         table = _from_sklearn(data.place)
     else:
@@ -96,16 +99,12 @@ def _from_file(definition: Definition, path: Path) -> Table:
     return Table(columns, f"sha256:{digest}")
 
 
-def _from_redis(place: str, store: Store | None) -> Table:
+def _from_redis(data: DatasetPart, store: Store | None) -> Table:
     if store is None:
-        raise Invalid(f"redis:{place} needs a Redis to read from")
-    dataset = Dataset.open(store, place)
-    if not {"train", "test"} <= set(dataset.splits):
-        return Table(dataset.read(), dataset.version.digest)
-    parts = {side: dataset.read(side) for side in ("train", "test")}
-    columns = {name: np.concatenate([parts[side][name] for side in parts]) for name in dataset.schema.names}
-    counts = [row_count(part) for part in parts.values()]
-    return Table(columns, dataset.version.digest, np.repeat([False, True], counts))
+        raise Invalid(f"{data.source} needs a Redis to read from")
+    if data.scheme == "artifact":
+        return Table(*from_artifact(data.place, store))
+    return Table(*from_dataset(Dataset.open(store, data.place)))
 
 
 def _from_sklearn(name: str) -> Table:
@@ -213,14 +212,17 @@ def _row_keys(columns: Columns, names: list[str]) -> list[bytes]:
 
 
 def upload(definition: Definition, store: Store, directory: Path | str = ".") -> Definition:
-    """Put a definition's file into Redis, so that any machine can run it.
+    """Put the rows of a definition's file or URL into Redis, so that any machine can run it.
 
     Returns: the definition with the data set as its source; the same file is the same version.
     Raises:  as of `load`.
     """
-    if definition.dataset.scheme in ("redis", "sklearn"):
+    if definition.dataset.scheme in (*IN_REDIS, "sklearn"):
         return definition
     table = load(definition, store, directory)
-    columns: Mapping[str, NDArray[Any]] = table.columns
-    version = put(store, definition.artifact.name, columns, nan="keep")
+    rows: Mapping[str, Any] = table.columns
+    if table.side is not None:
+        sides = {"train": ~table.side, "test": table.side}
+        rows = {name: {column: values[side] for column, values in rows.items()} for name, side in sides.items()}
+    version = put(store, definition.artifact.name, rows, nan="keep")
     return replace(definition, dataset=replace(definition.dataset, source=f"redis:{version}", types={}))

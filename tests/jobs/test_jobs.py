@@ -84,6 +84,14 @@ def test_workers_read_no_files_outside_their_directory(queue: Queue, data: Path,
     assert "outside the directory that workers may read" in found.fields["error"]
 
 
+@pytest.mark.parametrize("source", ["file:///etc/passwd.csv", "s3://bucket/prefix#rides", "gs://bucket/x.csv"])
+@pytest.mark.usefixtures("worker")
+def test_workers_read_no_urls(queue: Queue, source: str) -> None:
+    found = ended(queue, queue.submit(define(source, "y", "sklearn.ridge").as_value()))
+    assert found.state == "failed"
+    assert "workers read no URLs" in found.fields["error"]
+
+
 @pytest.mark.slow
 def test_workers_read_no_files_unless_told_where(queue: Queue, start: Start) -> None:
     job = queue.submit(define("csv:inside.csv", "y", "sklearn.ridge").as_value())
