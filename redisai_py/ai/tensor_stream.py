@@ -48,7 +48,7 @@ class TensorStream:
         async with access.apart() as upstream:
             self._upstream = upstream
             if self._connection.gone:
-                raise UpstreamError("ERR client is gone")
+                raise UpstreamError("ERR client disconnected")
             session.flush()
             session.pause_relay()
             try:

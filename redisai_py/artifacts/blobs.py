@@ -239,7 +239,7 @@ class Blobs:
         there = self.sizes(list(wanted))
         for digest, size in wanted.items():
             if there[digest] != size:
-                raise Conflict(f"blob {digest} went away while this was running; run it again")
+                raise Conflict(f"blob {digest} disappeared during the operation; run it again")
 
 
 def cut(chunks: Iterable[Buffer], size: int) -> Iterator[Buffer]:

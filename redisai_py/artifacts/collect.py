@@ -99,7 +99,7 @@ def reach(store: Store, found: Iterable[Root], cold: Collection[str] = ()) -> se
                 if not _holds(store, root):  # removed since it was read
                     continue
                 raise Conflict(
-                    f"{error}. Nothing was collected, since nobody can say which blobs it needs: "
+                    f"{error}. Nothing was collected, because the blobs it needs are unknown: "
                     "pull it from its archive, or remove this version"
                 ) from error
             needed |= {manifest.config.digest} if root.digest in cold else {blob.digest for blob in manifest.blobs()}
@@ -191,7 +191,7 @@ def _sweep(
         result.bytes += sum(sizes)
         result.digests += [f"sha256:{digits}" for digits in doomed]
         return
-    raise Conflict("writers are so busy that no moment was found to delete anything; try later")
+    raise Conflict("writers were too busy to delete anything; try again later")
 
 
 def _lengths(link: redis.Redis, keys: list[bytes]) -> list[int]:

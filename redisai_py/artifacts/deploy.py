@@ -74,7 +74,7 @@ def model_of(manifest: Manifest, what: str, title: str | None = None) -> Descrip
     known = ", ".join(layer.title for layer in models) or "none"
     if not found:
         raise Missing(f"{what} has no model{f' {title}' if title else ''}; models: {known}")
-    raise Invalid(f"{what} has several models, say which one to deploy: {known}")
+    raise Invalid(f"{what} has several models, choose one to deploy: {known}")
 
 
 def deploy(
@@ -165,7 +165,7 @@ def _brought(store: Store, reference: str, archive: Archive | None, model: str |
     if store.blobs.size(layer.digest) is None:
         source = archive or (Archive(version.archived) if version.archived else None)
         if source is None:
-            raise Missing(f"{version}: layer {layer.title} is not in Redis; say in which archive it is")
+            raise Missing(f"{version}: layer {layer.title} is not in Redis; name the archive that has it")
         pull(store, source, [str(version)])
     return version, manifest
 

@@ -102,14 +102,14 @@ class Index:
             or value.get("schemaVersion") != 2
             or not isinstance(value.get("manifests"), list)
         ):
-            raise Invalid(f"{what} is no OCI image index")
+            raise Invalid(f"{what} is not an OCI image index")
         entries, foreign = [], []
         for place, item in enumerate(value["manifests"]):
             entry = Entry._from_json(f"{what}, entry {place}", item)
             entries.append(entry) if entry else foreign.append(item)
         notes = value.get("annotations") or {}
         if not isinstance(notes, dict):
-            raise Invalid(f"{what}: annotations must map texts to texts")
+            raise Invalid(f"{what}: annotations must map strings to strings")
         collecting = notes.pop(_COLLECTING, None)
         try:
             began = None if collecting is None else float(collecting)

@@ -60,7 +60,7 @@ def decode_json(what: str, data: Buffer, limit: int = MAX_MANIFEST) -> Any:
     try:
         value = json.loads(bytes(data))
     except (ValueError, RecursionError) as error:
-        raise Invalid(f"{what} is no JSON: {error}") from None
+        raise Invalid(f"{what} is not JSON: {error}") from None
     level = [value]
     for _ in range(_MAX_DEPTH):
         level = [item for outer in level for item in _inside(outer)]
@@ -77,7 +77,7 @@ def check_title(title: str) -> str:
     """The title of a layer, a plain file name. Raises: Invalid: it is empty, a path, or could steer a terminal."""
     plain = title.isprintable() and not set(title) & set('/\\:*?"<>|')
     if not title or len(title) > _MAX_TITLE or not plain or title[0] in ".-" or title.strip() != title:
-        raise Invalid(f"{title[:100]!r} is no name for a file of an artifact: a plain name is needed, without a path")
+        raise Invalid(f"{title[:100]!r} is not a valid file name for an artifact: use a plain name without a path")
     return title
 
 
@@ -140,7 +140,7 @@ class Descriptor:
     def from_json(cls, what: str, value: Any) -> Descriptor:
         """Read one. Raises: Invalid."""
         if not isinstance(value, dict):
-            raise Invalid(f"{what} is no descriptor")
+            raise Invalid(f"{what} is not a descriptor")
         media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
         if not isinstance(media_type, str) or not isinstance(digest, str) or not is_digest(digest):
             raise Invalid(f"{what} needs a mediaType and a sha256 digest")
@@ -159,7 +159,7 @@ class Descriptor:
 def _annotations(what: str, value: dict[str, Any]) -> dict[str, str]:
     notes = value.get("annotations") or {}
     if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
-        raise Invalid(f"{what}: annotations must map texts to texts")
+        raise Invalid(f"{what}: annotations must map strings to strings")
     return notes
 
 
@@ -207,7 +207,7 @@ class Manifest:
         """Read a manifest. what: how to name it in errors. Raises: Invalid."""
         value = decode_json(what, data)
         if not isinstance(value, dict) or value.get("schemaVersion") != 2 or not isinstance(value.get("layers"), list):
-            raise Invalid(f"{what} is no OCI image manifest")
+            raise Invalid(f"{what} is not an OCI image manifest")
         if value.get("mediaType", MANIFEST_TYPE) != MANIFEST_TYPE:
             raise Invalid(f"{what} has the media type {str(value['mediaType'])[:100]}, not {MANIFEST_TYPE}")
         layers = tuple(

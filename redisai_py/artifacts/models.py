@@ -81,7 +81,7 @@ def model_file(
 
 def _checked_backend(backend: str) -> str:
     if backend.upper() not in BACKENDS:
-        raise Invalid(f"{backend!r} is no backend: use one of {', '.join(BACKENDS)}")
+        raise Invalid(f"{backend!r} is not a backend: use one of {', '.join(BACKENDS)}")
     return backend.upper()
 
 
@@ -90,17 +90,17 @@ def _backend_of(path: Path) -> str:
         return "TF"
     name = path.name.lower()
     if name.endswith(_PICKLE_NAMES):
-        raise Invalid(f"{path} is a pickle; export the model to ONNX, TorchScript or another format that is no program")
+        raise Invalid(f"{path} is a pickle; export the model to ONNX, TorchScript or another format without code")
     for suffix, backend in _SUFFIXES.items():
         if name.endswith(suffix):
             return backend
-    raise Invalid(f"{path}: the name does not tell the framework; give a backend, one of {', '.join(BACKENDS)}")
+    raise Invalid(f"{path}: cannot tell the framework from the name; give a backend, one of {', '.join(BACKENDS)}")
 
 
 def _packed(path: Path) -> bytes:
     """A SavedModel as a tar file without dates and owners: the same model is the same bytes."""
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        raise Invalid(f"{path}: a directory without saved_model.pb is no SavedModel")
+        raise Invalid(f"{path}: a directory without saved_model.pb is not a SavedModel")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for file in sorted(item for item in path.rglob("*") if item.is_file()):
@@ -140,7 +140,7 @@ def _check(model: ModelFile) -> None:
         "TF": lambda: head[0] in _GRAPH_TAGS or head.startswith((_ZIP, _GZIP)) or head[257:262] == b"ustar",
     }
     if not fits[model.backend]():
-        raise Invalid(f"{model.title} is no model for {model.backend}")
+        raise Invalid(f"{model.title} is not a model for {model.backend}")
     # A SavedModel has signatures that name them.
     if model.backend == "TF" and head[0] in _GRAPH_TAGS and not (model.inputs and model.outputs):
         raise Invalid(f"{model.title} is a frozen graph: the names of its inputs and outputs are needed")

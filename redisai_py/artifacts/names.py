@@ -62,7 +62,7 @@ class Reference:
         if not colon:
             return cls(name)
         if not (version.isascii() and version.isdigit() and len(version) <= _DIGITS):
-            raise Invalid(f"{text[:200]!r}: after the colon a version is needed, a number such as 7")
+            raise Invalid(f"{text[:200]!r}: expected a version number after the colon, such as 7")
         return cls(name, version=int(version))
 
     def __str__(self) -> str:

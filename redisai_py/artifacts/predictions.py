@@ -82,7 +82,7 @@ class Predictions:
                 kind, _, name = column.partition(":")
                 arrays[kind][name] = _array(table.column(column), note)
         except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise Invalid(f"these are no predictions with inputs and outputs: {error}") from None
+            raise Invalid(f"not predictions with inputs and outputs: {error}") from None
         return cls(arrays["input"], arrays["output"])
 
 

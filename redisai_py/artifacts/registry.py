@@ -78,7 +78,7 @@ class Registry:
 
     def __init__(self, link: redis.Redis, keys: Keys, kind: str, actor: str | None = None) -> None:
         if kind not in KINDS:
-            raise Invalid(f"{kind!r} is no kind of names: use one of {', '.join(KINDS)}")
+            raise Invalid(f"{kind!r} is not a kind of name: use one of {', '.join(KINDS)}")
         self._redis = link
         self._keys = keys
         self.kind = kind
@@ -162,7 +162,7 @@ class Registry:
         """
         key, pointing = self._keys.versions(self.kind, name), self._keys.aliases(self.kind, name)
         if not is_digest(digest):
-            raise Invalid(f"{digest[:100]!r} is no digest of a manifest")
+            raise Invalid(f"{digest[:100]!r} is not the digest of a manifest")
         for alias in aliases:
             check_alias(alias)
 
@@ -289,7 +289,7 @@ class Registry:
                     return change(pipeline)
                 except redis.WatchError:
                     time.sleep(random.uniform(0, min(0.05, 0.001 * (attempt + 1))))
-        raise Conflict(f"{watched[0]} is changed by others again and again; try later")
+        raise Conflict(f"{watched[0]} changed repeatedly during the operation; try again later")
 
 
 def _number_for(name: str, digest: str, version: int | None, there: Mapping[int, str], following: int) -> int:
@@ -297,9 +297,9 @@ def _number_for(name: str, digest: str, version: int | None, there: Mapping[int,
         same = [number for number, known in there.items() if known == digest]
         return max(same) if same else following
     if version < 0:
-        raise Invalid(f"{version} is no number of a version")
+        raise Invalid(f"{version} is not a version number")
     if there.get(version, digest) != digest:
-        raise Conflict(f"{name}:{version} is another manifest already, {there[version]}")
+        raise Conflict(f"{name}:{version} already has another manifest, {there[version]}")
     return version
 
 

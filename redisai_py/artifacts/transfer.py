@@ -107,7 +107,7 @@ def _into(
         merged = index.merged(entries)
         if _being_collected(index):
             if time.monotonic() - began > _WAIT_S:
-                raise Conflict(f"{archive.url} is being collected; push again when that has ended")
+                raise Conflict(f"{archive.url} is being collected; push again afterwards")
             time.sleep(0.2)
             continue
         # Looked for after the index was read: what a collector deletes, it deletes with the index changed.
@@ -115,7 +115,7 @@ def _into(
         if (seen is not None and merged == index) or archive.replace(replace(merged, collecting=None), seen):
             return
         time.sleep(random.uniform(0, min(1.0, 0.02 * (attempt + 1))))
-    raise Conflict(f"{archive.url}: others change its index again and again; push again later")
+    raise Conflict(f"{archive.url}: its index changed repeatedly; push again later")
 
 
 def _selected(store: Store, kind: str, references: Sequence[str]) -> list[Version]:
@@ -327,7 +327,7 @@ def remove_archived(archive: Archive, kind: str, name: str, versions: Sequence[i
             index.select(kind, f"{name}:{version}")
         if archive.replace(index.without(kind, name, versions), seen):
             return
-    raise Conflict(f"{archive.url}: others change its index again and again; try later")
+    raise Conflict(f"{archive.url}: its index changed repeatedly; try again later")
 
 
 def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = False) -> Collected:
@@ -351,7 +351,7 @@ def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = Fal
         if archive.replace(marked, seen):
             break
     else:
-        raise Conflict(f"{archive.url}: others change its index again and again; try later")
+        raise Conflict(f"{archive.url}: its index changed repeatedly; try again later")
     for start in range(0, len(done.digests), _DELETE_COUNT):
         if start:
             marked = _renewed(archive, marked)
@@ -366,7 +366,7 @@ def _unreached(archive: Archive, index: Index, older_s: float) -> Collected:
         try:
             manifest = archive.manifest(digest, f"manifest {digest}")
         except (Missing, Corrupt) as error:
-            raise Conflict(f"{error}. Nothing was collected, since nobody can say which blobs it needs") from error
+            raise Conflict(f"{error}. Nothing was collected, because the blobs it needs are unknown") from error
         reached |= {digest, *(blob.digest for blob in manifest.blobs())}
     there = archive.blobs()
     old = time.time() - older_s

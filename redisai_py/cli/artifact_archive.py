@@ -103,7 +103,7 @@ def import_(
 
     def source() -> Any:
         if not (directory / "index.json").is_file():
-            raise CannotUse(f"{directory}: there is no index.json, so this is no OCI image layout")
+            raise CannotUse(f"{directory}: there is no index.json, so this is not an OCI image layout")
         return open_archive(str(directory), None)
 
     _pull(url, prefix, references, source, kind, check, as_json)

@@ -52,7 +52,7 @@ def read_image(path: Path, size: str | None, layout: str | None) -> NDArray[Any]
                 image = image.resize(scaled)
             return _arranged(np.array(image), layout)
     except image_module.UnidentifiedImageError as error:
-        raise CannotUse(f"{path}: this is no image that Pillow can read") from error
+        raise CannotUse(f"{path}: Pillow cannot read this image") from error
 
 
 def _plain_mode(image: Any) -> str:

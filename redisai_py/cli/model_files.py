@@ -49,7 +49,7 @@ def backend_of(path: Path, given: str | None) -> str:
         if name.endswith(suffix):
             return backend
     names = ", ".join(backend_names())
-    raise CannotUse(f"{path}: the name does not tell the framework; say --backend with one of {names}")
+    raise CannotUse(f"{path}: cannot tell the framework from the name; use --backend with one of {names}")
 
 
 def read_model(path: Path) -> os.PathLike[str] | bytes:
@@ -81,7 +81,7 @@ def read_model(path: Path) -> os.PathLike[str] | bytes:
 
 def _check_saved_model(path: Path) -> None:
     if not any((path / name).is_file() for name in _SAVED_MODEL):
-        raise CannotUse(f"{path}: a directory without {_SAVED_MODEL[0]} is no SavedModel")
+        raise CannotUse(f"{path}: a directory without {_SAVED_MODEL[0]} is not a SavedModel")
 
 
 def check_directory(path: Path) -> None:

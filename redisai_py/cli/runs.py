@@ -30,7 +30,7 @@ def _assigned(given: Sequence[str], known: Sequence[str], option: str) -> dict[i
         else:
             raise CannotUse(f"{option} {word}: there is no place for it beside {_listed(known)}")
         if not file:
-            raise CannotUse(f"{option} {word}: there is no name of a file")
+            raise CannotUse(f"{option} {word}: the file name is missing")
         if place in files:
             raise CannotUse(f"{option} {word}: {option} {files[place]} is for the same place")
         files[place] = Path(file)
@@ -89,7 +89,7 @@ def give(arrays: Sequence[NDArray[Any] | None], known: Sequence[str], files: dic
     """
     for place, file in files.items():
         if arrays[place] is None:
-            raise CannotUse(f"--output {file}: {known[place] or place} is no tensor, but a sequence or a map")
+            raise CannotUse(f"--output {file}: {known[place] or place} is not a tensor but a sequence or a map")
     report = [
         _given(name or str(place), name, array, files.get(place), output, printed=not files)
         for place, (name, array) in enumerate(zip(known, arrays, strict=True))

@@ -57,11 +57,13 @@ def load(flags: Mapping[str, Any], file: Path | None) -> Config:
 
 def _check_passwords(config: Config) -> None:
     if config.require_password and config.redis is not None:
-        raise ValueError("require_password is for the private Redis: give the one of --redis a password itself")
+        raise ValueError(
+            "require_password is for the private Redis only: set a password in the Redis of --redis itself"
+        )
     if config.redis_password_file is None:
         return
     if config.redis is None:
-        raise ValueError("redis_password_file is the password for --redis, which is not given")
+        raise ValueError("redis_password_file needs --redis")
     if urlsplit(config.redis).password is not None:
         raise ValueError(
             f"redis is {masked_url(config.redis)!r}, with a password, and redis_password_file names another"

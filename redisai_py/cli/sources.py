@@ -15,11 +15,11 @@ _SIGNATURE = ("List[Tensor]", "List[str]", "List[str]")
 def read_source(path: Path) -> str:
     """The text of the file. Raises: CannotUse: it is no text.   OSError."""
     if path.is_dir():
-        raise CannotUse(f"{path}: a directory is no script")
+        raise CannotUse(f"{path}: a directory is not a script")
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise CannotUse(f"{path}: this is no UTF-8 text") from error
+        raise CannotUse(f"{path}: not UTF-8 text") from error
 
 
 def entry_points_of(source: str, what: str) -> list[str]:

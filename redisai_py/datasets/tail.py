@@ -151,7 +151,7 @@ class Tail:
                 pipeline.hset(self._hash, _DROPPED, up_to)
                 pipeline.execute()
                 return
-        raise Conflict(f"the tail of data set {self.name} is changed by others again and again; try later")
+        raise Conflict(f"the tail of data set {self.name} changed repeatedly during the operation; try again later")
 
     def trim(self, window: Window) -> None:
         """Let go of what is not in the window any more."""

@@ -20,7 +20,7 @@ from redisai_py.model import Model
 
 __all__ = ["STUCK", "GivenUp", "Runaways"]
 
-STUCK = "ERR a run of the model passed MODEL_EXECUTION_TIMEOUT and does not stop; the next command loads the model anew"
+STUCK = "ERR a run of the model passed MODEL_EXECUTION_TIMEOUT and does not stop; the next command reloads the model"
 LOAD_PATIENCE_S = 60.0
 
 

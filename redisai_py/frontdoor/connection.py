@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
             self.busy = False  # it is the command under way that does not go on coming
         timeout_s = self.server.config.upload_timeout_s
         self.server.journal.client_refused("it stopped sending within a command", timeout_s=timeout_s)
-        self.end(RedisAIError(f"ERR no byte of a large argument came for {timeout_s} s (upload_timeout_s)"))
+        self.end(RedisAIError(f"ERR upload stalled: no data for {timeout_s} s (upload_timeout_s)"))
 
     def eof_received(self) -> bool:
         # What was sent before the end is answered. But a client that has left altogether looks the same, and Redis
@@ -431,7 +431,7 @@ class Connection(asyncio.Protocol):
         if isinstance(error, RedisAIError):
             return error
         if self.gone and isinstance(error, asyncio.CancelledError):
-            return UpstreamError("ERR client is gone")  # the connections that it waited for went with it
+            return UpstreamError("ERR client disconnected")  # the connections that it waited for went with it
         return self.server.internal_error(error)
 
     def broken(self, error: BaseException) -> None:

@@ -108,7 +108,7 @@ class Session:
             await loop.create_task(dialer.open(self._new_upstream, self._introduce))
             if self.upstream is None:  # lost before we came to know that it was open
                 if loop.time() >= give_up_at:
-                    raise UpstreamLost("ERR upstream Redis connection lost as soon as it was open")
+                    raise UpstreamLost("ERR upstream Redis closed the new connection")
                 await asyncio.sleep(FIRST_PROBE_S)
         return self.upstream
 
@@ -122,11 +122,11 @@ class Session:
         """Make a new connection the client's."""
         if self._connection.gone:
             upstream.close()
-            raise UpstreamError("ERR client is gone")
+            raise UpstreamError("ERR client disconnected")
         if upstream.refused is not None:
             raise upstream.refused
         if upstream.closed:  # already, before we came to know that it was open
-            raise UpstreamLost("ERR upstream Redis connection lost as soon as it was open")
+            raise UpstreamLost("ERR upstream Redis closed the new connection")
         self.upstream = upstream
         for argv in self.identity.handshake(self.protocol):
             (raw,) = await self.capture([argv])
@@ -208,7 +208,7 @@ class Session:
     async def _open(self, access: Access) -> Access:
         await access.ensure()
         if self.access is not access:  # given back while it was opened for others too
-            raise UpstreamError("ERR client is gone")
+            raise UpstreamError("ERR client disconnected")
         if self.tracking is not None and self.tracking.noloop and self.mode is Mode.TRACKED:
             return OwnAccess(self, access).as_access()
         return access

@@ -90,7 +90,7 @@ class _Stream(asyncio.Protocol):
                 staging = staging_key(request.key, uuid.uuid4().hex.encode())
                 await store.check_large_write(upstream, staging, request.key)
                 if connection.gone:  # there is nobody who could send the blob
-                    raise UpstreamError("ERR client is gone")
+                    raise UpstreamError("ERR client disconnected")
                 header = codec.encode_header(request.tensor)
                 try:
                     await self._send(upstream, staging, header)

@@ -315,7 +315,7 @@ def _parsed(version: Version, data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Invalid(f"{version}: {STATE} is no JSON: {error}") from None
+        raise Invalid(f"{version}: {STATE} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise Invalid(f"{version}: {STATE} is no state of a training")
     return document

@@ -169,7 +169,7 @@ def test_nothing_is_committed_if_a_blob_went_away(store: Store) -> None:
         layer = store.put_layer(b"weights", "application/x", "w", lease)
         manifest = store.manifest({}, [layer], lease)
         store.redis.delete(f"ai:blob:{layer.digest}")
-        with pytest.raises(Conflict, match="went away"):
+        with pytest.raises(Conflict, match="disappeared"):
             store.commit("artifact", "cancer", manifest, lease)
     with pytest.raises(Missing):
         store.open("artifact", "cancer")

@@ -121,7 +121,7 @@ def test_what_is_removed(redisai: Redisai, two: Path) -> None:
         (("push", "cancer", "ftp://x"), 2, "no archive"),
         (("import", "/nowhere"), 2, "index.json"),
         (("publish", "cancer", "/nowhere.onnx"), 2, "No such file"),
-        (("publish", "cancer", "/etc/hostname"), 2, "the name does not tell"),
+        (("publish", "cancer", "/etc/hostname"), 2, "cannot tell the framework"),
     ],
 )
 def test_refusals(redisai: Redisai, two: Path, arguments: tuple[str, ...], code: int, words: str) -> None:

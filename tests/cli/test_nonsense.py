@@ -91,7 +91,7 @@ def test_an_output_that_is_no_tensor(redisai: Redisai, con: Any, tmp_path: Path)
     refused = redisai(*run, "--output", f"{second['name']}={tmp_path / 'y.npy'}") if names[0] else redisai(*run)
     if names[0]:
         assert refused.code == 2
-        assert "is no tensor" in refused.stderr
+        assert "is not a tensor" in refused.stderr
         assert not (tmp_path / "y.npy").exists()
     both = redisai(*run, "--output", tmp_path / "a.npy", "--output", tmp_path / "b.npy")
     assert both.code == 2

@@ -215,7 +215,7 @@ def test_an_entry_of_a_stranger_is_refused(store: Store) -> None:
     with pytest.raises(Invalid, match="has an entry that is no shard"):
         writer.seal()
     store.redis.hset(store.keys.versions("dataset", "live"), "schema", "[[")
-    with pytest.raises(Invalid, match="schema of data set live is no JSON"):
+    with pytest.raises(Invalid, match="schema of data set live is not JSON"):
         Writer(store, "live")
 
 

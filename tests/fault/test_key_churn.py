@@ -38,7 +38,7 @@ _LAWFUL = (
     "ERR cannot find run info for key",
     "ERR no such key",  # RENAME
     "ERR Redis forgot the tensor script",  # within a pipeline
-    "ERR the keys kept changing",  # a large DAG
+    "ERR the keys changed repeatedly",  # a large DAG
     "CONFLICT",
 )
 Argv = tuple[Any, ...]

@@ -78,7 +78,7 @@ def test_who_stops_sending_is_disconnected(begun: bytes, door: FrontDoor, bare: 
         received = b""
         while piece := client.recv(1000):
             received += piece
-    assert received.endswith(b"-ERR no byte of a large argument came for 2 s (upload_timeout_s)\r\n")
+    assert received.endswith(b"-ERR upload stalled: no data for 2 s (upload_timeout_s)\r\n")
     assert bare.keys() == []
 
 

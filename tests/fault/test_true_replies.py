@@ -21,7 +21,7 @@ LARGE = ("AI.TENSORSET", "y", "UINT8", "100000", "BLOB", b"\1" * 100_000)
 STREAMED = ("AI.TENSORSET", "y", "UINT8", "2000000", "BLOB", b"\1" * 2_000_000)
 DAG = ("AI.DAGEXECUTE", "LOAD", "1", "x", "PERSIST", "1", "y", "IFUNCHANGED")
 TWO = ("AI.DAGEXECUTE", "PERSIST", "2", "y", "z", "|>", *SMALL, "|>", SMALL[0], "z", *SMALL[2:])
-LOST = "ERR Redis dropped what was to be stored before it was published; nothing was stored"
+LOST = "ERR Redis dropped the staged value before it was published; nothing was stored"
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ def test_a_run_that_waits_behind_one_that_does_not_end_is_told(serve: Serve, dat
         connection = client.connection_pool.get_connection()
         connection.send_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "forever", "OUTPUTS", 1, "y")
         eventually(lambda: other.info("ai").get("ai_queue_CPU_running", 1))
-        with pytest.raises(redis.ResponseError, match="does not stop; the next command loads the model anew"):
+        with pytest.raises(redis.ResponseError, match="does not stop; the next command reloads the model"):
             _run(other, "m")
         assert _run(other, "m") == b"OK"
         client.connection_pool.release(connection)

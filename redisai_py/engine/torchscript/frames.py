@@ -76,7 +76,7 @@ class FrameReader:
     def received(self, count: int) -> list[Frame]:
         """`count` bytes were put into `buffer()`; gives the frames that they complete.
 
-        Raises: ProtocolError: sizes beyond the limits or a header that is no JSON object.
+        Raises: ProtocolError: sizes beyond the limits or a header that is not a JSON object.
         """
         self._filled += count
         if self._body is None:

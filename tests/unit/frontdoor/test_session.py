@@ -45,7 +45,7 @@ def test_a_client_leaves_while_its_access_is_opened(leaves: bool) -> None:
             session.close()
         accesses.opened.set()
         if leaves:
-            with pytest.raises(UpstreamError, match="client is gone"):
+            with pytest.raises(UpstreamError, match="client disconnected"):
                 await waiting
         else:
             assert cast(Any, await waiting) is accesses
