@@ -79,7 +79,7 @@ Array = NDArray[Any] | DeviceArray
 class TensorSpec:
     """What a model says of one input or output; `None` where it does not say.
 
-    shape: None for a dynamic dimension.   says: the model's own words for what is no tensor of ours: `seq(...)`.
+    shape: None for a dynamic dimension.   says: the model's own words for what is not a tensor of ours: `seq(...)`.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Session(Protocol):
         Args:    inputs: one array per input, C-contiguous, read-only, not to be kept after the call. Device arrays, of
                  any backend, only for a session on a GPU; for one on the CPU the caller takes `DeviceArray.numpy()`.
                  keep_on_device: outputs may stay on the accelerator.
-        Returns: one C-contiguous array per output, in order, in memory of its own; None for what is no tensor.
+        Returns: one C-contiguous array per output, in order, in memory of its own; None for what is not a tensor.
         Raises:  BackendError with the framework's text (RedisAI's text where the spec fixes one).
         Thread:  a worker thread; releases the GIL while the framework computes.
         """

@@ -102,7 +102,7 @@ def _refuse_containers(session: Any) -> None:
     for node in session.get_inputs():
         if not node.type.startswith("tensor("):
             raise BackendError(
-                f"ERR input {node.name} is a {node.type}, which is no tensor; "
+                f"ERR input {node.name} is a {node.type}, which is not a tensor; "
                 "let the model take each tensor as an input of its own"
             )
 

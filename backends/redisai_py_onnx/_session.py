@@ -214,7 +214,7 @@ def _to_ortvalue(array: Array) -> Any:
 
 
 def _from_ortvalue(value: Any) -> Array | None:
-    """A value in host memory as an array; None for what is no tensor."""
+    """A value in host memory as an array; None for what is not a tensor."""
     if not value.has_value() or not value.is_tensor():
         return None
     if value.data_type() == "tensor(bfloat16)":

@@ -21,7 +21,7 @@ __all__ = ["MAX_MEMBERS", "MAX_RATIO", "MIN_LIMIT_BYTES", "is_archive", "unpack_
 MAX_MEMBERS = 10_000
 MIN_LIMIT_BYTES = 64 * 1024 * 1024
 MAX_RATIO = 20
-"""Weights hardly compress: what grows more than this, and beyond MIN_LIMIT_BYTES, is no model."""
+"""Weights hardly compress: what grows more than this, and beyond MIN_LIMIT_BYTES, is not a model."""
 
 _CHUNK_BYTES = 1024 * 1024
 _MARKER = "saved_model.pb"
@@ -62,7 +62,7 @@ def _zip_members(blob: Blob) -> Iterator[tuple[str, IO[bytes]]]:
             if member.is_dir():
                 continue
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise _refused(member.filename, "is no ordinary file")
+                raise _refused(member.filename, "is not an ordinary file")
             with archive.open(member) as source:
                 yield member.filename, source
 
@@ -74,7 +74,7 @@ def _tar_members(blob: Blob) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             source = archive.extractfile(member) if member.isreg() and not member.issparse() else None
             if source is None:
-                raise _refused(member.name, "is no ordinary file")
+                raise _refused(member.name, "is not an ordinary file")
             yield member.name, source
 
 

@@ -51,7 +51,7 @@ class Bound:
 
 
 def check_fed(bound: Bound) -> None:
-    """Raise BackendError if an output needs a placeholder that is not among the inputs, or is no tensor of ours."""
+    """Raise BackendError if an output needs a placeholder that is not among the inputs, or is not a tensor of ours."""
     for name, fetch in zip(bound.outputs, bound.fetches, strict=True):
         if fetch.dtype.is_complex or fetch.dtype in (tf.resource, tf.variant):
             raise BackendError(f"ERR output {name} is of the type {fetch.dtype.name}, which no tensor here has")

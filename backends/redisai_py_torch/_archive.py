@@ -3,7 +3,7 @@
 `torch.export.load` trusts its input: it unpickles, loads compiled libraries, resolves any name under `torch` to a
 function, evaluates symbolic expressions and generates source code from names. A model comes from the network, so
 everything of the kind that it would follow is checked first, and an archive with more than a plain graph and plain
-tensors is refused. This closes the known ways, it is no sandbox: who may store models is still to be trusted
+tensors is refused. This closes the known ways, it is not a sandbox: who may store models is still to be trusted
 (docs/adr/0006).
 
 Source: the layout that PyTorch 2.5 to 2.13 write; torch/export/pt2_archive and torch/_export/serde.

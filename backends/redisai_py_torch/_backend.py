@@ -26,7 +26,7 @@ __all__ = ["TorchBackend"]
 
 _NO_CUDA = "GPU requested but Torch couldn't find CUDA"
 _NOT_A_PROGRAM = (
-    "ERR a file of torch.save holds weights or a pickled module, which is no program; "
+    "ERR a file of torch.save holds weights or a pickled module, which is not a program; "
     "store what torch.jit.save or torch.export.save writes"
 )
 
@@ -60,7 +60,7 @@ class TorchBackend:
     ) -> TorchSession:
         """Build a session; `inputs` and `outputs` are ignored: the names are those of `forward`'s parameters.
 
-        Raises: BackendError: no CUDA; not loadable; a `forward` that takes or returns what is no tensor.
+        Raises: BackendError: no CUDA; not loadable; a `forward` that takes or returns what is not a tensor.
         """
         self.check_device(device)
         self._set_threads(options)

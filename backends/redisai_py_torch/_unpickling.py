@@ -30,7 +30,7 @@ _COMPUTES = (ast.While, ast.For, ast.ListComp, ast.DictComp, ast.Lambda, ast.Bin
 
 
 def check_unpickling(blob: Blob) -> None:
-    """Refuse an archive whose objects would compute while they are loaded. What is no zip file is left to PyTorch.
+    """Refuse an archive whose objects would compute while they are loaded. What is not a zip file is left to PyTorch.
 
     Raises: BackendError that names what is wrong; PyTorch's own error for what it cannot read either.
     """

@@ -21,7 +21,7 @@ _PYTHON_FRAMES = re.compile(r"\n\nAt:\n(?:  .*\n)+\n?")
 
 
 def bind(unit: Unit, name: str, inputs: Sequence[torch.Tensor]) -> tuple[Any, list[Any]]:
-    """Function and arguments of a call to a function that is no entry point.
+    """Function and arguments of a call to a function that is not an entry point.
 
     A parameter `Tensor` takes one input, `List[Tensor]` all remaining ones and ends the binding; surplus inputs are
     ignored.

@@ -14,7 +14,7 @@ REPLY_WORDS = 18
 STATE_SIZE = 256
 """Floats of a conversation's state."""
 FIRST_WORD = 2
-"""Number of a vocabulary's first word. 0 is no word (before a message, after a reply), 1 an unknown one."""
+"""Number of a vocabulary's first word. 0 is not a word (before a message, after a reply), 1 an unknown one."""
 
 _MADE_OF = ("dialogues.toml", "dialogues.py", "network.py", "script.py", "shapes.py", "training.py")
 

@@ -75,7 +75,7 @@ def _compare(network: Network, model: bytes, histories: NDArray[np.int64]) -> No
     with torch.inference_mode():
         expected = Recommending(network).eval()(torch.from_numpy(histories))[1].numpy()
     difference = float(np.abs(scores - expected).max())
-    if not difference <= _TOLERANCE:  # also if it is no number
+    if not difference <= _TOLERANCE:  # also if it is not a number
         raise Differs(f"scores differ by {difference:.2g}, which is more than {_TOLERANCE:.0e}")
 
 

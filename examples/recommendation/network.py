@@ -49,7 +49,7 @@ class Recommending(nn.Module):
     def forward(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """history: INT64 (b, HISTORY).   Returns: films INT64 (b, TOP), the best first; scores FLOAT (b, TOP)."""
         scores = self.network(history[:, -WINDOW:])
-        none = torch.zeros_like(history[:, :1])  # 0 is no film, also in a history without zeros
+        none = torch.zeros_like(history[:, :1])  # 0 is not a film, also in a history without zeros
         shown = torch.cat([history, none], 1)
         scores = scores.scatter(1, shown, torch.full_like(shown, _NEVER, dtype=scores.dtype))
         best, films = scores.topk(TOP)

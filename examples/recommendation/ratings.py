@@ -25,7 +25,7 @@ _SEED = 7
 class Ratings:
     """Who rated which films, in which order.
 
-    titles: of film 1, 2, ...; titles[0] is "", for 0 is no film.
+    titles: of film 1, 2, ...; titles[0] is "", for 0 is not a film.
     histories: per person the numbers of the films, the oldest rating first, INT64 (n,) with n >= 5.
     """
 

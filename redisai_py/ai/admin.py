@@ -58,7 +58,7 @@ async def info(request: admin.Info, connection: Connection) -> Any:
     place, stored_id = _counted(request, fields, connection)
     try:
         identity = await connection.server.loading.identity(place, stored_id, access.store)
-    except (MissingKey, WrongType):  # replaced just now, or a hash that is no whole model
+    except (MissingKey, WrongType):  # replaced just now, or a hash that is not a whole model
         identity = None
     return _report(request, fields, place, identity, connection.server)
 

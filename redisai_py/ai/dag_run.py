@@ -154,7 +154,7 @@ class DagRun:
 
     def _input(self, version: Version) -> Any:
         value = self._values.get(version)
-        if value is None:  # an output that was no tensor (a sequence or a map)
+        if value is None:  # an output that was not a tensor (a sequence or a map)
             raise MissingKey("ERR INPUT key cannot be found in DAG")
         return value
 
@@ -173,7 +173,7 @@ class DagRun:
             self._connection.server.scripts.cancel_queued(script_run)
 
     def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor | None]]:
-        """The keys and values that PERSIST saves; None for an output that is no tensor."""
+        """The keys and values that PERSIST saves; None for an output that is not a tensor."""
         last = self.plan.graph.last
         values = [_on_host(self._values.get(last[name])) for name in bound.template.request.persist]
         return list(zip(bound.persist, values, strict=True))

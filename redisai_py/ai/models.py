@@ -163,7 +163,7 @@ def keep_near(near: NearCache, keys: Sequence[bytes], values: Sequence[Any]) -> 
 class Patience:
     """TIMEOUT of a command: how long it may wait for its model to be loaded, and then in the queue.
 
-    Time at Redis is not counted: it is no queue of ours, and a reply that is there is better used.
+    Time at Redis is not counted: it is not a queue of ours, and a reply that is there is better used.
     """
 
     __slots__ = ("_timeout_ms", "_waited_s")

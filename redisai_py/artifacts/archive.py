@@ -275,5 +275,5 @@ def _open(url: str, folder: Path | None, endpoint: str | None, options: Mapping[
     except Exception as error:
         text = str(error).partition("\n")[0]
         raise Invalid(
-            f"{url} is no archive: {text}; use s3://BUCKET/PREFIX, gs://, az:// or file:///DIRECTORY"
+            f"{url} is not an archive: {text}; use s3://BUCKET/PREFIX, gs://, az:// or file:///DIRECTORY"
         ) from None

@@ -43,7 +43,7 @@ def is_digest(text: str) -> bool:
 
 
 def hex_of(digest: str) -> str:
-    """The 64 digits. Raises: Invalid: this is no digest."""
+    """The 64 digits. Raises: Invalid: this is not a digest."""
     if not is_digest(digest):
         raise Invalid(f"{digest[:100]!r} is not a digest: expected sha256: and 64 lower-case hexadecimal digits")
     return digest[7:]

@@ -114,7 +114,7 @@ class Index:
         try:
             began = None if collecting is None else float(collecting)
         except (TypeError, ValueError):
-            raise Invalid(f"{what}: {_COLLECTING} is no time") from None
+            raise Invalid(f"{what}: {_COLLECTING} is not a time") from None
         return cls(tuple(entries), tuple(foreign), began, notes)
 
     def encode(self) -> bytes:

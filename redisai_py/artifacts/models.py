@@ -120,7 +120,7 @@ def head_of(source: Buffer | Path) -> bytes:
 
 
 def check_no_pickle(title: str, head: bytes) -> None:
-    """See that a file is no pickle, by its name and its first bytes. Raises: Invalid."""
+    """See that a file is not a pickle, by its name and its first bytes. Raises: Invalid."""
     if title.lower().endswith(_PICKLE_NAMES) or head.startswith(_PICKLES):
         raise Invalid(
             f"{title} is a pickle, which runs code wherever it is read: "

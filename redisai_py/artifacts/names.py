@@ -29,7 +29,7 @@ def check_name(name: str) -> str:
     """The name. Raises: Invalid."""
     if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         raise Invalid(
-            f"{name[:200]!r} is no name: use letters and digits, with . _ - / between them, at most {_LONGEST_NAME}"
+            f"{name[:200]!r} is not a name: use letters and digits, with . _ - / between them, at most {_LONGEST_NAME}"
         )
     return name
 
@@ -38,7 +38,7 @@ def check_alias(alias: str) -> str:
     """The alias. Raises: Invalid."""
     if len(alias) > _LONGEST_ALIAS or not _ALIAS.fullmatch(alias):
         raise Invalid(
-            f"{alias[:200]!r} is no alias: begin with a letter; then letters, digits, . _ -, at most {_LONGEST_ALIAS}"
+            f"{alias[:200]!r} is not an alias: use a letter, then letters, digits, . _ -, at most {_LONGEST_ALIAS}"
         )
     return alias
 

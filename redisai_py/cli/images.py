@@ -90,7 +90,7 @@ def write_image(path: Path, array: NDArray[Any], layout: str | None) -> bytes:
 
     Args:    path: its suffix tells the format.   array: uint8, (H, W), (H, W, C) or (C, H, W) as `layout` says, with
              any leading axes of length 1; C is 1, 3 or 4.
-    Raises:  CannotUse: no Pillow, or the tensor is no picture.
+    Raises:  CannotUse: no Pillow, or the tensor is not a picture.
     """
     image_module, _ = _pillow()
     _check_layout(layout)

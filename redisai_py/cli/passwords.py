@@ -21,7 +21,7 @@ def with_password(url: str) -> str:
     """The URL with the password of the file in REDISAI_PASSWORD_FILE, else of a server of ours on this machine whose
     data directory is REDISAI_DATA_DIR, `redisai-data` or `data`. Unchanged if it has a password or none is found.
 
-    Raises: CannotUse: the file of the variable cannot be read.   ValueError: that is no URL.
+    Raises: CannotUse: the file of the variable cannot be read.   ValueError: that is not a URL.
     """
     parts = urlsplit(url)
     if parts.password is not None or parts.scheme not in ("redis", "rediss", "unix") or "password=" in parts.query:

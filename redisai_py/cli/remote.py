@@ -47,7 +47,7 @@ class Remote(Client):
         """A client of the server at the URL.
 
         Args:    patience_s: for each reply, None for as long as it takes, since a run may take long.
-        Raises:  ValueError: that is no URL of a Redis.
+        Raises:  ValueError: that is not a URL of a Redis.
         """
         meter = Meter()
         client = cls.from_url(
@@ -162,7 +162,7 @@ def connected(url: str, patience_s: float | None = None) -> Iterator[Remote]:
 
 def _open(url: str, patience_s: float | None) -> Remote:
     parts = urlsplit(url)
-    # redis-py takes a path that is no number for database 0.
+    # redis-py takes a path that is not a number for database 0.
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+/?", parts.path):
         raise CannotUse(
             f"--url {masked_url(url)}: after the port there may be the number of a database, and nothing else"

@@ -28,7 +28,7 @@ def _assigned(given: Sequence[str], known: Sequence[str], option: str) -> dict[i
         elif position < len(known):
             place, file = position, word
         else:
-            raise CannotUse(f"{option} {word}: there is no place for it beside {_listed(known)}")
+            raise CannotUse(f"{option} {word}: it cannot be combined with {_listed(known)}")
         if not file:
             raise CannotUse(f"{option} {word}: the file name is missing")
         if place in files:
@@ -66,7 +66,7 @@ def output_files(given: Sequence[str], known: Sequence[str]) -> dict[int, Path]:
 def execute(client: Remote, dag: Dag, outputs: int, what: str) -> list[NDArray[Any] | None]:
     """Run a DAG whose last operations are the `outputs` reads of its results.
 
-    Returns: the outputs; None for one that is no tensor but a sequence or a map, which the server leaves out.
+    Returns: the outputs; None for one that is not a tensor but a sequence or a map, which the server leaves out.
 
     Raises: redis.ResponseError: an operation failed, or the time limit passed.
     """
@@ -85,7 +85,7 @@ def _output_of(result: Any) -> NDArray[Any] | None:
 def give(arrays: Sequence[NDArray[Any] | None], known: Sequence[str], files: dict[int, Path], output: Output) -> None:
     """Write the outputs that have a file, print them all if none has.
 
-    Raises: CannotUse: a file for an output that is no tensor, before any is written.   OSError.
+    Raises: CannotUse: a file for an output that is not a tensor, before any is written.   OSError.
     """
     for place, file in files.items():
         if arrays[place] is None:

@@ -94,7 +94,7 @@ def _words(value: Any) -> Any:
 def _explain(error: Any) -> str:
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"the file has {name!r}, which is no setting"
+        return f"the file has {name!r}, which is not a setting"
     return f"{name} is {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
 
 

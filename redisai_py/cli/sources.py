@@ -13,7 +13,7 @@ _SIGNATURE = ("List[Tensor]", "List[str]", "List[str]")
 
 
 def read_source(path: Path) -> str:
-    """The text of the file. Raises: CannotUse: it is no text.   OSError."""
+    """The text of the file. Raises: CannotUse: it is not text.   OSError."""
     if path.is_dir():
         raise CannotUse(f"{path}: a directory is not a script")
     try:

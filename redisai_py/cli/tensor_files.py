@@ -64,12 +64,12 @@ def _read_npy(path: Path) -> NDArray[Any]:
     magic = np.lib.format.MAGIC_PREFIX
     with path.open("rb") as file:
         if file.read(len(magic)) != magic:
-            raise CannotUse(f"{path}: this is no .npy file")
+            raise CannotUse(f"{path}: this is not an .npy file")
     try:
         return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except (ValueError, EOFError) as error:
         if "Python objects" in str(error):
-            raise CannotUse(f"{path}: an array of pickled objects is no tensor") from error
+            raise CannotUse(f"{path}: an array of pickled objects is not a tensor") from error
         raise CannotUse(f"{path}: {error}") from error
 
 
@@ -80,7 +80,7 @@ def _read_safetensors(path: Path, name: str | None) -> NDArray[Any]:
         with safe_open(path, framework="numpy") as file:
             found = sorted(file.keys())
             if name is None and len(found) != 1:
-                raise CannotUse(f"{path}: --name must say which of its tensors: {', '.join(found) or 'there is none'}")
+                raise CannotUse(f"{path}: --name must name one of its tensors: {', '.join(found) or 'there is none'}")
             if name is not None and name not in found:
                 raise CannotUse(f"{path}: there is no tensor {name!r}, only {', '.join(found)}")
             array: NDArray[Any] = file.get_tensor(name or found[0])

@@ -234,7 +234,7 @@ def _check_model(backend: str, device: str, batch: int | None, minbatch: int | N
 
 
 def _check_text(name: str, value: Any, example: str) -> None:
-    """Raises: TypeError: it is no str."""
+    """Raises: TypeError: it is not a str."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str such as {example!r}, not {value!r}")
 

@@ -37,7 +37,7 @@ def debug_words(call: Call[Any]) -> list[Any]:
 
 
 def flag(name: str, value: Any) -> bool:
-    """A switch of a client as it was given. Raises: TypeError: it is no bool but, say, an address."""
+    """A switch of a client as it was given. Raises: TypeError: it is not a bool but, say, an address."""
     if not isinstance(value, bool):
         raise TypeError(
             f"{name} must be True or False, not {value!r}; an address is given by keyword: host='localhost', port=6390"

@@ -55,7 +55,7 @@ class Dataset:
 
         Args:   archive: where a shard is read from that is gone from Redis; where the version was pushed to unless
                 given, if the extra `archive` is installed.
-        Raises: Missing: there is none, or its manifest is gone.   Corrupt.   Invalid: it is no data set.
+        Raises: Missing: there is none, or its manifest is gone.   Corrupt.   Invalid: it is not a data set.
         """
         version, manifest = store.open(KIND, reference)
         return cls._described(store, version, manifest, store.config(manifest), archive)
@@ -77,7 +77,7 @@ class Dataset:
         cls, store: Store | None, version: Version, manifest: Manifest, config: Any, archive: Archive | str | None
     ) -> Dataset:
         if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise Invalid(f"{version} is no data set that this release reads")
+            raise Invalid(f"{version} is not a data set that this release reads")
         places = config.get("shards")
         if not isinstance(places, list) or len(places) != len(manifest.layers):
             raise Invalid(f"{version} lists {len(manifest.layers)} shards, and its config others")

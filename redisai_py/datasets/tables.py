@@ -60,7 +60,7 @@ def table_format(path: os.PathLike[str] | str) -> str:
     for suffix, found in SUFFIXES.items():
         if name.endswith(suffix):
             return found
-    raise Invalid(f"{path}: the name does not tell what is in it; these are read: {', '.join(SUFFIXES)}")
+    raise Invalid(f"{path}: cannot tell the format from the name; supported: {', '.join(SUFFIXES)}")
 
 
 def read_table(
@@ -110,7 +110,7 @@ def read_parquet(what: str, data: bytes) -> dict[str, NDArray[Any]]:
     try:
         table = pa.parquet.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
-        raise Invalid(f"{what} is no Parquet file that can be read: {' '.join(str(error).split())}") from None
+        raise Invalid(f"{what} is not a readable Parquet file: {' '.join(str(error).split())}") from None
     _check_header(what, table.column_names)
     return _from_arrow(what, table, {}, "keep")
 
@@ -133,7 +133,7 @@ def _from_arrow(what: str, table: pa.Table, types: Mapping[str, str], nan: NanPo
 def _check_named(what: str, names: Iterable[str], types: Mapping[str, str]) -> None:
     unknown = set(types) - {_FLOATS, *names}
     if unknown:
-        raise Invalid(f"{what}: there is no column {min(unknown)}, which is to be {types[min(unknown)]}")
+        raise Invalid(f"{what}: there is no column {min(unknown)}, which should be {types[min(unknown)]}")
 
 
 def _check_header(what: str, names: Sequence[str]) -> None:
@@ -191,7 +191,7 @@ def _read_csv(
         if pa.types.is_string(table.schema.field(name).type) and types.get(name) != STRING:
             _check_texts(what, name, table.column(name))
         if pa.types.is_binary(table.schema.field(name).type):
-            raise Invalid(f"{what}: column {name} holds bytes that are no UTF-8")
+            raise Invalid(f"{what}: column {name} holds bytes that are not UTF-8")
     return table
 
 
@@ -241,7 +241,7 @@ def _parquet(what: str, path: os.PathLike[str] | str, read: Callable[[Any], Any]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise Invalid(f"{what} is no Parquet file that can be read: {' '.join(str(error).split())}") from None
+        raise Invalid(f"{what} is not a readable Parquet file: {' '.join(str(error).split())}") from None
 
 
 def _npz(what: str, path: os.PathLike[str] | str, read: Callable[[Any], Any]) -> Any:
@@ -251,7 +251,7 @@ def _npz(what: str, path: os.PathLike[str] | str, read: Callable[[Any], Any]) ->
     except Invalid:
         raise
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError, AttributeError, TypeError) as error:
-        raise Invalid(f"{what} is no npz file that can be read: {' '.join(str(error).split())}") from None
+        raise Invalid(f"{what} is not a readable npz file: {' '.join(str(error).split())}") from None
 
 
 def _read_npz(what: str, path: os.PathLike[str] | str, columns: Sequence[str] | None) -> dict[str, NDArray[Any]]:

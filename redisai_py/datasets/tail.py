@@ -168,7 +168,7 @@ class Tail:
         digests = [text.get(field, "") for field in ("digest", "content")]
         plain = all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers)
         if not plain or not all(map(is_digest, digests)) or not int(numbers[2]):
-            raise Invalid(f"the tail of data set {self.name} has an entry that is no shard: {at.decode()}")
+            raise Invalid(f"the tail of data set {self.name} has an entry that is not a shard: {at.decode()}")
         size, content_size, rows = map(int, numbers)
         layer = Descriptor.of_content(SHARD_TYPE, shard_title(0), (digests[0], size), (digests[1], content_size))
         return Shard(0, rows, "", layer, at.decode())

@@ -277,7 +277,7 @@ def _numeric(dataset: Dataset, columns: Sequence[str] | None) -> list[str]:
         )
     wrong = [name for name in columns if name in texts]
     if wrong:
-        raise Invalid(f"column {wrong[0]} holds texts, which are no tensors: encode them before")
+        raise Invalid(f"column {wrong[0]} holds strings, which are not tensors: encode them first")
     return list(columns)
 
 

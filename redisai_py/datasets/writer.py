@@ -127,7 +127,7 @@ class Writer:
             newest = self._newest_version()
             known = newest.schema if newest is not None else agreed_schema(self._store, self.name, schema)
         if known is None:
-            raise Missing(f"there is no {KIND} {self.name}, and nobody has said what its columns are")
+            raise Missing(f"there is no {KIND} {self.name}, and no columns were given")
         if schema is not None and schema != known:
             raise Conflict(f"data set {self.name} has other columns: {_told(known)}, not {_told(schema)}")
         return known

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 __all__ = ["advice"]
 
-_TORCH_WEIGHTS = "weights are no program: torch.export.save(torch.export.export(model, inputs), file) writes one"
+_TORCH_WEIGHTS = "weights are not a program: torch.export.save(torch.export.export(model, inputs), file) writes one"
 _KERAS = "convert it: keras.saving.load_model(file).export(directory), and store the directory as TF"
 _PICKLED = "a model is written by skl2onnx.to_onnx(model, sample) for scikit-learn, torch.export.save for PyTorch"
 _SAVED_MODEL = "a SavedModel is its whole directory: pack it into a zip or tar file (redisai model put DIRECTORY does)"

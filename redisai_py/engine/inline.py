@@ -54,7 +54,7 @@ class InlinePolicy:
         """A batch took `run_s` on a worker thread, `cpu_s` of it on the CPU.
 
         Inputs on a device (key None) never qualify. A worker waits for the GIL when the framework is done, up to the
-        switch interval if the event loop is busy: that much time without CPU is no sign of a slow run.
+        switch interval if the event loop is busy: that much time without CPU is not a sign of a slow run.
         """
         short = run_s <= self.limit_s or (cpu_s <= self.limit_s and run_s <= self.limit_s + _GIL_WAIT_S)
         if key is None or not short or rows <= self._rows.get(key, -1):

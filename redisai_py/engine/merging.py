@@ -21,7 +21,7 @@ from redisai_py.tensor import Device, DType, Tensor
 __all__ = ["BatchSizeMismatch", "Value", "merge", "signature", "split", "to_array", "to_value"]
 
 Value = Tensor | DeviceArray | None
-"""One output: None where the model gave something that is no tensor."""
+"""One output: None where the model gave something that is not a tensor."""
 
 
 class BatchSizeMismatch(ShapeMismatch):

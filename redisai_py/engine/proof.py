@@ -81,7 +81,8 @@ def _remember(table: dict[Hashable, Any], key: Hashable, value: Any) -> None:
 def difference(single: Sequence[Any], merged: Sequence[Any], relative: dict[DType, float] = _RELATIVE) -> str:
     """How the outputs of one request differ, run alone and run with others; empty if they do not.
 
-    Args: single, merged: one Tensor per output, or None for what is no tensor.   relative: tolerance per element type.
+    Args: single, merged: one Tensor per output, or None for what is not a tensor.
+          relative: tolerance per element type.
     """
     for place, (one, other) in enumerate(zip(single, merged, strict=True), 1):
         if not isinstance(one, Tensor) or not isinstance(other, Tensor):

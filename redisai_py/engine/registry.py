@@ -151,13 +151,13 @@ class Registry:
         self.shrink(keep=loaded.id)
 
     def remove(self, identity: str) -> None:
-        """Let a model go; none of that identity is no error."""
+        """Let a model go; none of that identity is not an error."""
         loaded = self._models.pop(identity, None)
         if loaded is not None:
             self.nbytes -= loaded.nbytes
 
     def rename(self, before: str, identity: str) -> None:
-        """Find a model by another identity; none is no error."""
+        """Find a model by another identity; none is not an error."""
         loaded = self._models.pop(before, None)
         if loaded is not None:
             self._models[identity] = loaded

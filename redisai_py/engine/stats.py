@@ -221,7 +221,7 @@ class StatsTable:
         return stats.snapshot() if stats is not None else RunStats()
 
     def reset(self, run_id: str) -> None:
-        """Set the counters of one id to 0; none is no error."""
+        """Set the counters of one id to 0; none is not an error."""
         if run_id in self._by_id:
             self._by_id[run_id].reset()
 

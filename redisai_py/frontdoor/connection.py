@@ -568,4 +568,4 @@ class _Doubt:
 
 
 _OURS = frozenset((_Broken, _Doubt))
-"""Meanings of what is no command."""
+"""Meanings of what is not a command."""

@@ -28,7 +28,7 @@ _MODULE_LINE = (
     f"module:name={MODULE_NAME},ver={MODULE_VERSION},api=1,filters=0,usedby=[],using=[],options=[handle-io-errors]\r\n"
 ).encode()
 _VERBATIM = b"txt:"
-"""What a verbatim string of RESP3 begins with: it says how to show the text, and is no part of it."""
+"""What a verbatim string of RESP3 begins with: it says how to show the text, and is not part of it."""
 
 
 async def info(connection: Connection, argv: list[bytes]) -> object:

@@ -172,7 +172,7 @@ class Server:
         """Why no client should be sent here, as far as this process knows by itself."""
         lines = ["the server is stopping"] if self.draining else []
         if self.restarting:
-            lines.append(f"{self.engine.runaways.going_on} runs and loads do not end: the server starts anew")
+            lines.append(f"{self.engine.runaways.going_on} runs and loads do not end: the server restarts")
         return [*lines, *self.preload.obstacles]
 
     def _given_up(self, given_up: GivenUp) -> None:
@@ -183,7 +183,7 @@ class Server:
         if given_up.going_on > self.config.runaway_limit and not self.restarting:
             self.restarting = True
             limit = self.config.runaway_limit
-            logger.error("too many runs do not end; the server starts anew", going_on=given_up.going_on, limit=limit)
+            logger.error("too many runs do not end; the server restarts", going_on=given_up.going_on, limit=limit)
             if self._stop is not None:
                 self._stop.set()
 

@@ -145,7 +145,7 @@ class Session:
         return await capture.pending
 
     async def message_has_ended(self) -> None:
-        """What is still to come of a message is no part of a reply. Replies of ours that wait for its end are first."""
+        """The rest of a message is not part of a reply. Replies of ours that wait for its end come first."""
         if not self._whole:
             self._boundary = Pending()
             await self._boundary

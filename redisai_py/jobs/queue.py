@@ -111,9 +111,9 @@ class Queue:
         self._take, self._end, self._cancel = map(self.redis.register_script, (_TAKE, _END, _CANCEL))
 
     def key(self, job: str) -> str:
-        """The hash of a job. Raises: Invalid: that is no id of a job."""
+        """The hash of a job. Raises: Invalid: that is not an id of a job."""
         if not _ID.fullmatch(job):
-            raise Invalid(f"{job!r} is no job: its id looks like 1700000000000-0")
+            raise Invalid(f"{job!r} is not a job: its id looks like 1700000000000-0")
         return f"{self.prefix}job:{job}"
 
     # -- for those who submit ------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def read_definition(fields: Mapping[str, str]) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Invalid(f"the definition is no JSON: {error}") from None
+        raise Invalid(f"the definition is not JSON: {error}") from None
 
 
 def _texts(fields: Mapping[Any, Any]) -> dict[str, str]:

@@ -114,7 +114,7 @@ class Journal:
         if error is not None:
             self._warn("run failed", loaded.id, {**fields, "error": str(error)})
             return
-        # A run at once is no Run, and was in no queue.
+        # A run at once is not a Run, and was in no queue.
         queued_s = execution.started - min((run.since for run in execution.runs), default=execution.started)
         self._warn("slow run", loaded.id, {**fields, "queued_ms": _ms(queued_s)})
 

@@ -165,7 +165,7 @@ class Definition:
         try:
             value = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise Invalid(f"the definition is no TOML: {error}") from None
+            raise Invalid(f"the definition is not TOML: {error}") from None
         for setting in settings:
             _set(value, setting)
         return cls.from_value(value)
@@ -185,7 +185,7 @@ class Definition:
             raise Invalid("a definition consists of tables: [artifact], [dataset], [split], [model], ...")
         for word in value:
             if word not in _PARTS:
-                raise Invalid(f"[{word}] is no part of a pipeline; {nearest(str(word), _PARTS)}")
+                raise Invalid(f"[{word}] is not part of a pipeline; {nearest(str(word), _PARTS)}")
         for needed in ("artifact", "dataset", "model"):
             if needed not in value:
                 raise Invalid(f"[{needed}] is missing")
@@ -285,7 +285,7 @@ def _set(value: dict[str, Any], setting: str) -> None:
     path, equals, text = setting.partition("=")
     words = path.strip().split(".")
     if not equals or len(words) < 2 or not all(words):
-        raise Invalid(f"{setting!r} is no setting; write it as model.params.n_estimators=100")
+        raise Invalid(f"{setting!r} is not a setting; write it as model.params.n_estimators=100")
     try:
         given = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -294,7 +294,7 @@ def _set(value: dict[str, Any], setting: str) -> None:
     for word in words[:-1]:
         inner = inner.setdefault(word, {})
         if not isinstance(inner, dict):
-            raise Invalid(f"{setting!r}: {word} is no table")
+            raise Invalid(f"{setting!r}: {word} is not a table")
     inner[words[-1]] = given
 
 

@@ -90,13 +90,13 @@ def check_metrics(definition: Definition, task: str) -> None:
     known = _TASKS[task]
     for name in definition.evaluate.metrics:
         if name not in known:
-            raise Invalid(f"evaluate.metrics: {name} is no metric of {task}; {nearest(name, known)}")
+            raise Invalid(f"evaluate.metrics: {name} is not a metric of {task}; {nearest(name, known)}")
     for gate in definition.evaluate.gate:
         target, _, name = gate.metric.rpartition(".")
         if target and target not in definition.dataset.targets:
             raise Invalid(f"evaluate.gate.{gate.metric}: there is no target {target}")
         if name not in known:
-            raise Invalid(f"evaluate.gate: {name} is no metric of {task}; {nearest(name, known)}")
+            raise Invalid(f"evaluate.gate: {name} is not a metric of {task}; {nearest(name, known)}")
 
 
 @dataclass(frozen=True)

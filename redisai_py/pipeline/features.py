@@ -161,7 +161,7 @@ class Features:
         try:
             items = tuple(Feature(str(item["name"]), str(item["kind"]), int(item["width"])) for item in value)
         except (TypeError, KeyError, ValueError):
-            raise Invalid("this is no list of features") from None
+            raise Invalid("this is not a list of features") from None
         if not items or any(item.kind not in _KINDS or item.width < 1 for item in items):
-            raise Invalid("this is no list of features")
+            raise Invalid("this is not a list of features")
         return cls(items)

@@ -120,6 +120,6 @@ def check_gates(
                 before = (others.get(gate.versus) or {}).get(name)
                 value = None if before is None else metrics[name] - before
             if value is not None and math.isnan(value):
-                raise Invalid(f"the gate {gate.metric} cannot be decided: {name} is no number")
+                raise Invalid(f"the gate {gate.metric} cannot be decided: {name} is not a number")
             found.append(GateResult(gate, name, value))
     return found

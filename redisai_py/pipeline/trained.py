@@ -56,7 +56,7 @@ class Trained:
         if found.shape != wanted:
             raise Invalid(f"builder {self.builder} predicted the shape {found.shape}, and {wanted} was expected")
         if not np.isfinite(found).all():
-            raise Invalid(f"builder {self.builder} predicted values that are no numbers for {self.target}")
+            raise Invalid(f"builder {self.builder} predicted values that are not numbers for {self.target}")
         if self.classes is None:
             return {VALUE: found.astype(np.float32)}
         probabilities = found.astype(np.float32)

@@ -43,7 +43,7 @@ _UNKNOWN_SIZE = 16 * 1024
 _UNKNOWN_COMMANDS = 64
 _MANY_WORDS = ProtocolError("ERR Protocol error: unauthenticated multibulk length")
 _LONG_WORD = ProtocolError("ERR Protocol error: unauthenticated bulk length")
-_MANY = ProtocolError("")  # which is no error, only a reason to stop
+_MANY = ProtocolError("")  # which is not an error, only a reason to stop
 _WORD_BYTES = 64
 """What a word costs beside its own bytes."""
 _PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match

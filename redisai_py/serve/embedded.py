@@ -113,7 +113,7 @@ class EmbeddedRedis:
         else:
             if facts.get("arguments") == _arguments(directory, config, redis._socket_path):
                 return redis
-            log.info("a redis-server left by an earlier run has other settings; starting it anew")
+            log.info("a redis-server left by an earlier run has other settings; restarting it")
         await redis.stop()
         return None
 

@@ -102,7 +102,7 @@ async def check_redis(config: Config, reachable: Sequence[str] = ()) -> RedisFac
     if facts.open and config.protected_mode and reachable:
         raise StartError(
             f"refusing to listen on {', '.join(reachable)}, where others could connect, while Redis at "
-            f"{masked_url(url)} asks nobody for a password: set one there (requirepass, or ACLs that give the default "
+            f"{masked_url(url)} has no password: set one there (requirepass, or ACLs that give the default "
             "user a password or turn it off), or give --no-protected-mode"
         )
     return facts
@@ -112,8 +112,8 @@ async def _facts(connection: _Connection, url: str, must_be_closed: bool) -> Red
     without_credentials = await connection.call("PING")
     if isinstance(without_credentials, hiredis.ReplyError) and str(without_credentials).startswith("DENIED"):
         raise StartError(f"Redis at {masked_url(url)} refuses connections from this machine: {without_credentials}")
-    # NOPERM is no closed door: whoever is told so is the default user already, whatever that user may do. Redis's own
-    # protected mode asks the same.
+    # NOPERM is not a closed door: it is the default user who is told so, whatever that user may do. Protected mode of
+    # Redis asks the same.
     is_open = not str(without_credentials).startswith("NOAUTH")
     if is_open and must_be_closed:
         raise StartError("--require-password has no effect: redis.conf lets the default user in without one (nopass)")

@@ -82,7 +82,7 @@ def _pad(text: str) -> bytes:
 
 
 def header_size(value: Buffer) -> int:
-    """Length of the header that `value` starts with, its length word included. Raises WrongType if it is no tensor."""
+    """Length of the header that `value` starts with, and of its length word. Raises WrongType if it is not a tensor."""
     if len(value) < 9 or value[8] != 123:
         raise WrongType
     length: int = struct.unpack_from("<Q", value)[0]

@@ -25,7 +25,7 @@ __all__ = [
 STAGING_TTL_S = 3600
 _STAGED = re.compile(rb":staging:[0-9a-f]{32}\Z")
 _STAGED_SUFFIX = len(":staging:") + 32
-STAGED_LOST = "ERR Redis dropped what was to be stored before it was published; nothing was stored"
+STAGED_LOST = "ERR Redis dropped the staged value before it was published; nothing was stored"
 
 
 STAGED_TAIL = b"\r\n$2\r\nEX\r\n$4\r\n%d\r\n" % STAGING_TTL_S

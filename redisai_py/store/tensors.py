@@ -189,7 +189,7 @@ class TensorStore:
                         return
         except UpstreamError as error:
             raise await self.too_large(error, *write.largest) from error
-        raise UpstreamError("ERR the keys kept changing while they were written; nothing was written")
+        raise UpstreamError("ERR the keys changed repeatedly during the write; nothing was written")
 
     async def too_large(self, error: UpstreamError, size_bytes: int, value_bytes: int) -> UpstreamError:
         """The error for a large write that failed: if its size was the reason, one that names both sizes.

@@ -62,7 +62,7 @@ class Checkpointer:
     client: of redis-py, or a URL; with a URL, an outage of Redis of about 30 s is waited for.
     keep:   so many of the newest stay, and those that an alias points to; None keeps all.
     best:   a metric; the alias `best` points to the checkpoint where it is lowest, or highest with mode `max`.
-    Raises: Invalid: this is no name for a run, or nothing would be kept.
+    Raises: Invalid: this is not a name for a run, or nothing would be kept.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class Checkpointer:
         version, manifest = self._store.open(KIND, reference)
         config = self._store.config(manifest)
         if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config["metrics"], dict):
-            raise Invalid(f"{version} is no checkpoint that this release reads")
+            raise Invalid(f"{version} is not a checkpoint that this release reads")
         by_title = {layer.title: layer for layer in manifest.layers}
         if STATE not in by_title:
             raise Invalid(f"{version} is a checkpoint without {STATE}")
@@ -221,7 +221,7 @@ class Checkpointer:
         except Invalid as error:
             raise Invalid(f"{version}: {error}") from None
         if not isinstance(state, dict):
-            raise Invalid(f"{version}: this is no state of a training")
+            raise Invalid(f"{version}: this is not a state of a training")
         return version, config, state
 
     def _blobs(self, version: Version, manifest: Manifest) -> Any:
@@ -279,7 +279,7 @@ def _state_of(name: str, part: Any) -> Any:
         return bare.state_dict()
     if isinstance(bare, Mapping):
         return bare
-    raise Invalid(f"{name} is a {type(part).__name__}, which has no state_dict() and is no dict")
+    raise Invalid(f"{name} is a {type(part).__name__}, which has no state_dict() and is not a dict")
 
 
 def _give_back(version: str, name: str, part: Any, state: Any) -> None:
@@ -317,5 +317,5 @@ def _parsed(version: Version, data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Invalid(f"{version}: {STATE} is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise Invalid(f"{version}: {STATE} is no state of a training")
+        raise Invalid(f"{version}: {STATE} is not a state of a training")
     return document

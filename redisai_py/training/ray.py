@@ -40,7 +40,7 @@ def ray_trainer(
     Args:   url: of Redis, as the workers' machines reach it.   config: given to `loop`.   resources: of a worker.
             max_failures: restarts of all workers when one is lost.   timeout_s: longest wait for other workers.
             storage: directory for Ray's own records; its default unless given. No checkpoint is written there.
-    Raises: Invalid: Ray is not installed, or this is no name for a run.
+    Raises: Invalid: Ray is not installed, or this is not a name for a run.
     """
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig

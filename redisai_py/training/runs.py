@@ -42,7 +42,7 @@ Value = str | int | float | bool
 class Run:
     """One run's record. Only the process with rank 0 writes.
 
-    client: of redis-py, or a URL.   Raises: Invalid: this is no name for a run.
+    client: of redis-py, or a URL.   Raises: Invalid: this is not a name for a run.
     """
 
     def __init__(self, client: AnyClient, name: str, prefix: str = "ai:") -> None:
@@ -57,9 +57,7 @@ class Run:
         """The run of REDISAI_URL and REDISAI_RUN, which `redisai train run` sets. Raises: Invalid: they are not set."""
         url, name = os.environ.get(URL_VARIABLE), os.environ.get(RUN_VARIABLE)
         if not url or not name:
-            raise Invalid(
-                f"{URL_VARIABLE} and {RUN_VARIABLE} must say which run this is: use `redisai train run`, or set both"
-            )
+            raise Invalid(f"{URL_VARIABLE} and {RUN_VARIABLE} must name the run: use `redisai train run`, or set both")
         return cls(url, name, os.environ.get(PREFIX_VARIABLE, "ai:"))
 
     # -- writing -------------------------------------------------------------------------------------------------------

@@ -96,11 +96,11 @@ def _from_numpy(path: str, array: Any) -> torch.Tensor:
 
 
 def give(structure: Any, tensors: Sequence[torch.Tensor]) -> Any:
-    """The state that was taken. Raises: Invalid: this is no structure of a state, or a tensor is not there."""
+    """The state that was taken. Raises: Invalid: this is not a structure of a state, or a tensor is not there."""
     try:
         return _given(structure, tensors)
     except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
-        raise Invalid(f"this is no state of a training: {error!r}") from None
+        raise Invalid(f"this is not a state of a training: {error!r}") from None
 
 
 def _given(value: Any, tensors: Sequence[torch.Tensor]) -> Any:
@@ -117,7 +117,7 @@ def _given(value: Any, tensors: Sequence[torch.Tensor]) -> Any:
 
 def _place(content: Any, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     if type(content) is not int or content < 0:
-        raise ValueError(f"{content!r} is no number of a tensor")
+        raise ValueError(f"{content!r} is not a number of a tensor")
     return tensors[content]
 
 

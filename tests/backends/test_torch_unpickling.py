@@ -64,7 +64,7 @@ def _replaced(blob: bytes, code: str) -> bytes:
             "".join(f"  def f{i}(self):\n    (self).f{i + 1}()\n    (self).f{i + 1}()\n" for i in range(40)),
             "more than 1000 calls",
         ),
-        ("this is no code (", "", "not readable"),
+        ("this is not a code (", "", "not readable"),
         ("_0 = " + "(" * 5000 + "state" + ")" * 5000, "", "not readable"),
     ],
 )

@@ -141,13 +141,13 @@ def test_several_files_are_splits(redisai: Redisai, table: Path) -> None:
         (("put", "rides", "TABLE", "--type", "km"), 2, "--type km: COLUMN=TYPE"),
         (("put", "rides", "TABLE", "--type", "km=real"), 2, "is to be real; there are bool"),
         (("put", "rides", "TABLE", "--type", "miles=int8"), 2, "no column miles"),
-        (("put", "a b", "TABLE"), 2, "is no name"),
+        (("put", "a b", "TABLE"), 2, "is not a name"),
         (("put", "rides", "TABLE", "TABLE"), 2, "several are given as train=A test=B"),
         (("show", "rides"), 1, "there is no dataset rides"),
         (("head", "rides:x"), 2, "a version is needed"),
         (("seal", "rides"), 1, "there is no dataset rides"),
         (("append", "rides", "TABLE", "--keep", "soon"), 2, "--keep soon: a number of rows"),
-        (("get", "rides", "out.xlsx"), 2, "does not tell what is in it"),
+        (("get", "rides", "out.xlsx"), 2, "cannot tell the format from the name"),
     ],
 )
 def test_what_is_wrong_is_said(redisai: Redisai, table: Path, arguments: tuple[str, ...], code: int, said: str) -> None:

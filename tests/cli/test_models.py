@@ -218,7 +218,7 @@ def test_a_saved_model_is_sent_as_its_directory(redisai: Redisai, tmp_path: Path
 
 
 def test_a_model_that_the_framework_refuses_is_an_error_of_the_server(redisai: Redisai, tmp_path: Path) -> None:
-    (tmp_path / "broken.onnx").write_bytes(b"this is no model")
+    (tmp_path / "broken.onnx").write_bytes(b"this is not a model")
     refused = redisai("model", "put", "net", tmp_path / "broken.onnx")
     assert refused.code == 1
     assert refused.stderr.startswith("redisai: ")

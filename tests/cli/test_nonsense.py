@@ -59,7 +59,7 @@ def test_nonsense(
     tried = [[value] * len(arguments) for value in [*NONSENSE, "m", "t", "string"]]
     tried += [["m"] * len(arguments) + [option.opts[0], value] for option in options for value in NONSENSE]
     for given in tried:
-        done = redisai(*words, *given)  # raises what is no exit
+        done = redisai(*words, *given)  # raises what is not an exit
         assert done.code in (0, 1, 2, 3), (given, done)
         assert "Traceback" not in done.stderr
         assert done.code == 0 or done.stderr.strip(), (given, done)

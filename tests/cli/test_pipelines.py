@@ -56,7 +56,7 @@ def test_what_is_wrong_is_exit_code_2(redisai: Redisai, file: Path) -> None:
         ("model.bilder=x", "model.bilder is unknown; did you mean builder?"),
         ("model.builder=sklearn.logistik", "did you mean sklearn.logistic?"),
         ("model.params.Q=1", "model.params.Q is unknown to sklearn.logistic"),
-        ("evaluate.metrics=['rmse']", "rmse is no metric of classification"),
+        ("evaluate.metrics=['rmse']", "rmse is not a metric of classification"),
         ("dataset.targets=['species']", "has no column species"),
     ):
         done = redisai("pipeline", "check", file, "--set", setting)

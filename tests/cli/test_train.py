@@ -58,7 +58,7 @@ def test_what_is_not_there(redisai: Redisai, tmp_path: Path, script: Path) -> No
     assert "there is no such script" in done.stderr
     done = redisai("train", "run", "--name", "a b", script)
     assert done.code == 2
-    assert "'a b' is no name" in done.stderr
+    assert "'a b' is not a name" in done.stderr
     assert "--nnodes needs --rdzv-endpoint and --name" in redisai("train", "run", "--nnodes", "2", script).stderr
     assert redisai("train", "ls", "--url", "redis://127.0.0.1:1").code == 3
 

@@ -203,7 +203,7 @@ def test_an_output_that_is_no_tensor_leaves_no_old_value(client: Client) -> None
 def test_a_sequence_for_an_input_is_refused_when_the_model_is_stored(client: Client) -> None:
     sequence = onnx.helper.make_tensor_sequence_value_info("s", 1, ["n"])
     blob = _onnx([_node("SequenceLength", ["s"], ["y"])], [sequence], [_value("y", dtype=7)])
-    with pytest.raises(redis.ResponseError, match=r"input s is a seq\(tensor\(float\)\), which is no tensor"):
+    with pytest.raises(redis.ResponseError, match=r"input s is a seq\(tensor\(float\)\), which is not a tensor"):
         client.modelstore("m", "ONNX", "CPU", blob)
 
 

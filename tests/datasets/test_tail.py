@@ -212,7 +212,7 @@ def test_a_reader_that_is_too_slow_is_told(store: Store) -> None:
 def test_an_entry_of_a_stranger_is_refused(store: Store) -> None:
     writer = Writer(store, "live", Schema.of(rows(2)))
     store.redis.xadd(store.keys.tail("dataset", "live"), {"digest": "sha256:1", "rows": "-1"})
-    with pytest.raises(Invalid, match="has an entry that is no shard"):
+    with pytest.raises(Invalid, match="has an entry that is not a shard"):
         writer.seal()
     store.redis.hset(store.keys.versions("dataset", "live"), "schema", "[[")
     with pytest.raises(Invalid, match="schema of data set live is not JSON"):

@@ -57,11 +57,11 @@ def test_any_client_can_submit(queue: Queue, worker: Worker, bare: redis.Redis) 
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"kind": "pipeline", "definition": "{"}, "the definition is no JSON"),
+        ({"kind": "pipeline", "definition": "{"}, "the definition is not JSON"),
         ({"kind": "python", "definition": "import os"}, "jobs of the kind 'python' are not known"),
         ({"definition": "{}"}, "jobs of the kind '' are not known"),
         ({"kind": "pipeline", "definition": "{}"}, r"\[artifact\] is missing"),
-        ({"kind": "pipeline", "definition": "[" * 50000}, "the definition is no JSON"),
+        ({"kind": "pipeline", "definition": "[" * 50000}, "the definition is not JSON"),
     ],
 )
 def test_jobs_that_make_no_sense_fail_at_once(queue: Queue, worker: Worker, fields: Any, says: str) -> None:
@@ -140,7 +140,7 @@ def test_a_running_job_is_cancelled_in_the_middle_of_its_training(queue: Queue, 
 def test_jobs_that_are_not_there(queue: Queue) -> None:
     with pytest.raises(Missing, match="there is no job 1-1"):
         queue.get("1-1")
-    with pytest.raises(Invalid, match="is no job: its id looks like"):
+    with pytest.raises(Invalid, match="is not a job: its id looks like"):
         queue.cancel("x*")
 
 

@@ -189,7 +189,7 @@ def test_zero_is_allowed_where_it_means_something() -> None:
 def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:
     file = tmp_path / "redisai.toml"
     file.write_text("prot = 1\n")
-    with pytest.raises(SettingsError, match="'prot', which is no setting"):
+    with pytest.raises(SettingsError, match="'prot', which is not a setting"):
         load({}, file)
     file.write_text("port =\n")
     with pytest.raises(SettingsError, match=r"cannot read .*redisai\.toml"):

@@ -58,7 +58,7 @@ def encode_frame(header: dict[str, Any], parts: Sequence[Buffer] = ()) -> list[B
 class FrameReader:
     """Bytes in, frames out: a small frame costs one read, and a large payload is received straight into its own memory.
 
-    max_payload_bytes: larger ones are refused; 0 is no limit.
+    max_payload_bytes: larger ones are refused; 0 means no limit.
     """
 
     def __init__(self, max_payload_bytes: int = 0) -> None:

@@ -31,7 +31,7 @@ class ScriptHost(Protocol):
 def parse_question(op: str, header: dict[str, Any], payload: memoryview, host: ScriptHost) -> Question:
     """What a worker asks for.
 
-    Raises: ProtocolError, KeyError, TypeError, ValueError: it is no question.
+    Raises: ProtocolError, KeyError, TypeError, ValueError: it is not a question.
     """
     if op == "execute":
         argv = _split(payload, header["words"])

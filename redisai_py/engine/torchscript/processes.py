@@ -152,7 +152,7 @@ class Channel:
         on_end: Callable[[], object],
         max_payload_bytes: int,
     ) -> None:
-        """`on_broken`: the worker sent what is no frame.   `on_end`: it sends no more; why, the zygote tells."""
+        """`on_broken`: the worker sent what is not a frame.   `on_end`: it sends no more; why, the zygote tells."""
         self._loop = loop
         self._sock = sock
         self._on_frame = on_frame

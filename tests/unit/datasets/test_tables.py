@@ -51,7 +51,7 @@ def test_types_of_csv(csv: Any) -> None:
         ("a\n2024-01-01T10:00:00Z\n2024-01-01 10:00:00\n", "and times of other forms"),
         ("a,b\n1,2\n3\n", "Expected 2 columns, got 1"),
         ("a,b\n1,2\n3,\n", "column b lacks a value in row 2 of 2; such rows"),
-        (b"a\n\xff\n", "column a holds bytes that are no UTF-8"),
+        (b"a\n\xff\n", "column a holds bytes that are not UTF-8"),
     ],
 )
 def test_what_csv_is_refused(csv: Any, text: str, error: str) -> None:
@@ -104,7 +104,7 @@ def test_a_thousand_columns_and_other_kinds_of_csv(csv: Any) -> None:
     assert read_table(csv("\ufeffa\tb\r\n1\t2\r\n", "t.tsv"))["b"].tolist() == [2]
     assert read_table(csv(gzip.compress(b"a\n1\n"), "t.CSV.GZ"))["a"].tolist() == [1]
     assert read_table(csv("a\n1\n" * 1 + "2.5\n" * 400_000))["a"][-1] == 2.5  # types are those of all rows
-    with pytest.raises(Invalid, match=r"these are read: \.csv"):
+    with pytest.raises(Invalid, match=r"supported: \.csv"):
         table_format("t.xlsx")
 
 

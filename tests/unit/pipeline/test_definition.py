@@ -57,7 +57,7 @@ def test_texts_that_toml_has_to_quote_come_back() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("[split]", "[splitt]", r"\[splitt\] is no part of a pipeline; did you mean split\?"),
+        ("[split]", "[splitt]", r"\[splitt\] is not part of a pipeline; did you mean split\?"),
         ("stratify", "stratfy", r"split.stratfy is unknown; did you mean stratify\?"),
         ("ignore =", "ignored =", r"dataset.ignored is unknown; did you mean ignore\?"),
         ("test = 0.2", "test = 1.5", "test is 1.5"),
