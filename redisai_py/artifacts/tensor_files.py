@@ -34,7 +34,7 @@ def tensors_in(what: str, file: Buffer) -> dict[str, StoredTensor]:
     """The tensors of a file from a stranger, by name.
 
     Args:   what: how to name the file in errors.
-    Raises: Invalid: it is no safetensors file, or a tensor does not lie in it.
+    Raises: Invalid: it is not a safetensors file, or a tensor does not lie in it.
     """
     view = memoryview(file)
     try:
@@ -45,7 +45,7 @@ def tensors_in(what: str, file: Buffer) -> dict[str, StoredTensor]:
         data = view[8 + length :]
         return {name: _tensor(name, entry, data) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise Invalid(f"{what} is no safetensors file: {error}") from None
+        raise Invalid(f"{what} is not a safetensors file: {error}") from None
 
 
 def _tensor(name: str, entry: dict[str, object], data: memoryview) -> StoredTensor:

@@ -64,7 +64,7 @@ class Dataset:
     def in_archive(cls, archive: Archive, reference: str | Reference) -> Dataset:
         """The version that a reference names in an archive. It is read from there, and nothing is put into Redis.
 
-        Raises: Missing: there is none.   ArchiveError.   Corrupt.   Invalid: it is no data set.
+        Raises: Missing: there is none.   ArchiveError.   Corrupt.   Invalid: it is not a data set.
         """
         entry = archive.index()[0].select(KIND, str(reference))[-1]
         manifest = archive.manifest(entry.digest, str(entry))

@@ -85,7 +85,7 @@ class Column:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= _LONGEST_NAME or not self.name.isprintable():
-            raise Invalid(f"{str(self.name)[:50]!r} is no name of a column")
+            raise Invalid(f"{str(self.name)[:50]!r} is not a name of a column")
         if self.type not in _STORED and self.type not in (STRING, DATETIME):
             raise Invalid(f"column {self.name} has the type {str(self.type)[:50]}; there are {', '.join(TYPES)}")
         fits = all(type(length) is int and 0 < length < 2**31 for length in self.shape)
@@ -228,7 +228,7 @@ class Schema:
     def from_json(cls, value: Any) -> Schema:
         """Read one. Raises: Invalid."""
         if not isinstance(value, list) or not all(isinstance(column, dict) for column in value):
-            raise Invalid("this is no schema of a data set")
+            raise Invalid("this is not a schema of a data set")
         return cls(tuple(_column(column) for column in value))
 
     def check(self, columns: Columns) -> dict[str, NDArray[Any]]:
@@ -247,7 +247,7 @@ class Schema:
 def _column(value: Mapping[str, Any]) -> Column:
     shape = value.get("shape", [])
     if not isinstance(shape, list) or not isinstance(value.get("type"), str):
-        raise Invalid("this is no schema of a data set")
+        raise Invalid("this is not a schema of a data set")
     return Column(value.get("name", ""), value["type"], tuple(shape), value.get("nan") is True)
 
 
@@ -274,10 +274,10 @@ def _arrays(what: str, file: Buffer) -> dict[str, NDArray[Any]]:
     try:
         found = tensors_in("it", file)
     except Invalid as error:
-        raise Invalid(f"{what} is no shard: {error}") from None
+        raise Invalid(f"{what} is not a shard: {error}") from None
     unknown = next((tensor.dtype for tensor in found.values() if tensor.dtype not in _DTYPES), None)
     if unknown is not None:
-        raise Invalid(f"{what} is no shard: it holds elements of the type {unknown}")
+        raise Invalid(f"{what} is not a shard: it holds elements of the type {unknown}")
     return {name: np.frombuffer(t.data, _DTYPES[t.dtype]).reshape(t.shape) for name, t in found.items()}
 
 
@@ -285,7 +285,7 @@ def decode_shard(what: str, data: Buffer, schema: Schema, rows: int, columns: Se
     """The columns of a shard, views of its bytes where the type allows that.
 
     Args:   what: how to name it in errors.   rows: as its data set says.   columns: only these.
-    Raises: Invalid: it is no safetensors file, or not of this schema.
+    Raises: Invalid: it is not a safetensors file, or not of this schema.
     """
     stored = _arrays(what, data)
     found: dict[str, NDArray[Any]] = {}

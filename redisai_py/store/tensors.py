@@ -117,8 +117,8 @@ class TensorStore:
         keepttl: bool = False,
         watching: Caller | None = None,
     ) -> None:
-        """`put_tensors`, where None stands for an output that is no tensor: its key is deleted, so that nobody takes an
-        old value for the answer. That is a round trip of its own, after the tensors are written.
+        """`put_tensors`, where None stands for an output that is not a tensor: its key is deleted, so that no old value
+        is taken for the answer. That is a round trip of its own, after the tensors are written.
         """
         outputs = dict(items)
         absent = [key for key, output in outputs.items() if output is None]

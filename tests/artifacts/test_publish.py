@@ -159,7 +159,7 @@ def test_torch_save_is_a_pickle_and_torchscript_is_not(tmp_path: Path) -> None:
     hidden = io.BytesIO()
     with zipfile.ZipFile(hidden, "w") as archive:
         archive.writestr("notes", "")
-    with pytest.raises(Invalid, match="no model for TORCH"):
+    with pytest.raises(Invalid, match="not a model for TORCH"):
         model_file(hidden.getvalue(), "TORCH")
 
 
@@ -173,7 +173,7 @@ def test_a_saved_model_is_packed_the_same_whenever(tmp_path: Path) -> None:
     assert (first.backend, first.title, first.format) == ("TF", "model.tar", "tensorflow")
     assert first.source == second.source
     assert model_file(tmp_path / "one" / "model").inputs == ()  # its signatures name them
-    with pytest.raises(Invalid, match="no SavedModel"):
+    with pytest.raises(Invalid, match="not a SavedModel"):
         model_file(tmp_path, inputs=["x"], outputs=["y"])
 
 

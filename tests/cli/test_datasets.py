@@ -144,7 +144,7 @@ def test_several_files_are_splits(redisai: Redisai, table: Path) -> None:
         (("put", "a b", "TABLE"), 2, "is not a name"),
         (("put", "rides", "TABLE", "TABLE"), 2, "several are given as train=A test=B"),
         (("show", "rides"), 1, "there is no dataset rides"),
-        (("head", "rides:x"), 2, "a version is needed"),
+        (("head", "rides:x"), 2, "expected a version number"),
         (("seal", "rides"), 1, "there is no dataset rides"),
         (("append", "rides", "TABLE", "--keep", "soon"), 2, "--keep soon: a number of rows"),
         (("get", "rides", "out.xlsx"), 2, "cannot tell the format from the name"),

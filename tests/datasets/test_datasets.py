@@ -111,7 +111,7 @@ def test_a_shard_that_is_gone_or_changed_is_named(store: Store, url: str) -> Non
 def test_texts_are_no_tensors(store: Store, url: str) -> None:
     put(store, "clicks", rows(), shard_bytes=SHARD)
     assert RedisDataset(url, "clicks").columns == ["x", "y"]
-    with pytest.raises(Invalid, match="column word holds texts"):
+    with pytest.raises(Invalid, match="column word holds strings"):
         RedisDataset(url, "clicks", columns=["word"])
     with pytest.raises(Invalid, match="no column nope; it has x, y, word"):
         list(RedisDataset(url, "clicks", columns=["nope"]))

@@ -100,7 +100,7 @@ def write(memory: memoryview, found: Layout, data: Sequence[NDArray[Any] | bytes
 
 
 def array_at(memory: memoryview, part: Part, own: bool) -> NDArray[Any] | None:
-    """A tensor of a message as an array; None for what is no tensor.
+    """A tensor of a message as an array; None for what is not a tensor.
 
     Args: own: in memory of its own; otherwise numbers are a view of `memory`, as read-only as that.
     """

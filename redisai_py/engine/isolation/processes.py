@@ -75,7 +75,7 @@ class Lane:
 
         Args:   fds: files to send along.
         Raises: OSError: the process has ended, or the socket's timeout has passed.
-                ProtocolError: it sent what is no answer.
+                ProtocolError: it sent what is not an answer.
         """
         header_bytes = len(request.header)
         if request.total <= memory.LANE_BYTES:

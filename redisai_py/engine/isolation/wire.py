@@ -41,7 +41,7 @@ _ALIGNMENT = 64
 _MOST_PARTS = 1 << 20
 
 NONE = 254
-"""Code of an output that is no tensor."""
+"""Code of an output that is not a tensor."""
 ON_DEVICE = 253
 """Code of a value that stays in the process; its first dimension is its number there."""
 _DTYPES = tuple(DType)

@@ -73,7 +73,7 @@ def test_texts_that_toml_has_to_quote_come_back() -> None:
         ("@production", "production", "evaluate.gate.accuracy_vs must be a table"),
         ("[model]", "[[model]]", r"\[model\] must be a table"),
         ('name = "cancer"\n', "", "artifact.name is missing"),
-        ("[artifact]", "[artifact", "no TOML"),
+        ("[artifact]", "[artifact", "not TOML"),
     ],
 )
 def test_what_is_wrong_is_named(old: str, new: str, says: str) -> None:
