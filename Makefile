@@ -48,7 +48,7 @@ conformance: $(FULL) ## Run the tests of the protocol, against a real Redis
 
 servers: $(FULL) $(OFFICIAL)/.installed ## Run the tests of protocol, order and clients, on Valkey 9.1, Redis 8.2 and 6.2 [ARGS=...]
 	REDISAI13_PYTHON=$(OFFICIAL)/bin/python REDIS_SERVERS=others \
-		$(BIN)/python -m pytest tests/conformance tests/property tests/client $(ARGS)
+		$(BIN)/python -m pytest tests/conformance tests/client $(ARGS)
 
 fault: $(FULL) ## Run the tests that cut lines and kill processes
 	$(BIN)/python -m pytest tests/fault tests/runtime $(ARGS)

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import hiredis
 import numpy as np
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from redis._parsers.encoders import Encoder
 
 from redisai_py.client import calls
 from redisai_py.client.graph import DagBuilder
@@ -64,9 +64,12 @@ def tensors(draw):
 # Every strategy below draws a request beside the client's call that means it.
 
 
+ENCODER = redis.Connection().encoder
+
+
 def sent(call):
     """The words of a call as they leave the client."""
-    return [Encoder("utf-8", "strict", False).encode(word) for word in call.argv]
+    return [ENCODER.encode(word) for word in call.argv]
 
 
 def quietly(method, *args, **options):

@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from redis._parsers.encoders import Encoder
+import redis
 from redis.exceptions import ResponseError
 
 from redisai_py import Client, errors
@@ -279,7 +279,7 @@ def test_dtypes_and_arrays_that_are_none():
 
 
 def test_strings_of_every_kind_of_reply():
-    encoder = Encoder("utf-8", "strict", True)
+    encoder = redis.Connection(decode_responses=True).encoder
     assert decode_strings({b"a": [b"b", 1], b"c": {b"d"}}, encoder) == {"a": ["b", 1], "c": {"d"}}
 
 
