@@ -69,6 +69,15 @@ Three options do not exist in RedisAI: `EX seconds` or `KEEPTTL` sets the expiry
 transaction, and `IFUNCHANGED` commits only if the LOADed keys are unchanged since the DAG read them; otherwise the
 reply is `-CONFLICT`.
 """,
+    "cache": """\
+# Prediction cache
+
+A model with a rule has its predictions kept: a request whose inputs were seen before is answered without a run.
+[The prediction cache](../prediction-cache.md) says when that pays and what it keeps apart. RedisAI has none.
+
+`CACHE NO` at the end of AI.MODELEXECUTE runs the model without a look, `CACHE REFRESH` runs it and stores what it gives,
+and `CACHE ONLY` answers `-MISS` instead of running it.
+""",
     "admin": """\
 # Administration
 
@@ -99,7 +108,7 @@ def render_command(row: CommandSpec) -> str:
         lines += [f"Deprecated; use {row.replaced_by}. It is as fast as the new command.", ""]
     lines += [row.summary, "", "```", row.syntax, "```", ""]
     lines += [
-        f"- Since: RedisAI {row.since}",
+        f"- Since: {row.origin} {row.since}",
         f"- Complexity: {row.complexity}",
         f"- Flags: {', '.join(flag for flag in row.flags if flag != 'module')}",
         f"- In MULTI: {_MULTI[row.in_multi]}",

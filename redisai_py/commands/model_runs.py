@@ -5,15 +5,16 @@ Errors carry the look-ups that RedisAI makes before them (`commands.checks`).
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from redisai_py.commands._args import Args, Argv, is_word, show_word, strict_integer, to_bytes
-from redisai_py.commands.arguments import TENSOR, TIMEOUT, Argument, counted, several
+from redisai_py.commands.arguments import TENSOR, TIMEOUT, Argument, counted, flag, several
 from redisai_py.commands.checks import Check, ModelCounts, ModelExists
 from redisai_py.commands.spec import RUN, CommandSpec, counted_scopes, only_key, run_keys
 from redisai_py.errors import INVALID_TIMEOUT, NO_TIMEOUT_VALUE, CommandError
 
-__all__ = ["ROWS", "TIMEOUT_IN_DAG", "ModelExecute", "parse_model_execute", "parse_model_run"]
+__all__ = ["ROWS", "TIMEOUT_IN_DAG", "CacheUse", "ModelExecute", "parse_model_execute", "parse_model_run"]
 
 TIMEOUT_IN_DAG = "ERR TIMEOUT not allowed within a DAG command"
 _EXECUTE_ARITY = "ERR wrong number of arguments for 'AI.MODELEXECUTE' command"
@@ -22,14 +23,28 @@ _INPUTS_MISSING = "ERR INPUTS not specified"
 _OUTPUTS_MISSING = "ERR OUTPUTS not specified"
 
 
+class CacheUse(enum.Enum):
+    """How one run uses the prediction cache: as the model's rule says; not at all; run and store; look and never run."""
+
+    RULE = ""
+    NO = "NO"
+    REFRESH = "REFRESH"
+    ONLY = "ONLY"
+
+
+_USES = {use.value.encode(): use for use in CacheUse if use.value}
+_LONGEST_USE = max(map(len, _USES))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelExecute:
-    """Run a model. timeout_ms: bound on queueing, None without one."""
+    """Run a model. timeout_ms: bound on queueing, None without one.   cache: see `CacheUse`."""
 
     key: bytes
     inputs: tuple[bytes, ...]
     outputs: tuple[bytes, ...]
     timeout_ms: int | None = None
+    cache: CacheUse = CacheUse.RULE
 
     @property
     def local_checks(self) -> tuple[Check, ...]:
@@ -48,7 +63,7 @@ class ModelExecute:
 
 
 def parse_model_execute(argv: Argv, in_dag: bool = False) -> ModelExecute:
-    """`AI.MODELEXECUTE key INPUTS ic tensor... OUTPUTS oc tensor... [TIMEOUT ms]`.
+    """`AI.MODELEXECUTE key INPUTS ic tensor... OUTPUTS oc tensor... [TIMEOUT ms] [CACHE NO | REFRESH | ONLY]`.
 
     Raises: CommandError, after arity with the look-ups that precede it.
     """
@@ -70,10 +85,10 @@ def parse_model_execute(argv: Argv, in_dag: bool = False) -> ModelExecute:
         raise _count_error(key, "output", ninputs, noutputs)
     inputs = tuple(map(to_bytes, argv[4:outputs_at]))
     outputs = tuple(map(to_bytes, argv[outputs_at + 2 : end]))
-    timeout_ms = None
-    if end < total:
-        timeout_ms = _trailing_timeout(argv, end, (ModelCounts(key, ninputs, noutputs),), in_dag)
-    return ModelExecute(key, inputs, outputs, timeout_ms)
+    if end == total:
+        return ModelExecute(key, inputs, outputs)
+    timeout_ms, cache = _options(argv, end, (ModelCounts(key, ninputs, noutputs),), in_dag)
+    return ModelExecute(key, inputs, outputs, timeout_ms, cache)
 
 
 def _count_error(key: bytes, noun: str, ninputs: int | None, noutputs: int | None) -> CommandError:
@@ -88,20 +103,27 @@ def _count_error(key: bytes, noun: str, ninputs: int | None, noutputs: int | Non
     return CommandError(text, (ModelCounts(key, ninputs, noutputs),))
 
 
-def _trailing_timeout(argv: Argv, at: int, checks: tuple[Check, ...], in_dag: bool) -> int:
-    """`TIMEOUT ms` at the end of a command; nothing else may stand there."""
-    if not is_word(argv[at], b"TIMEOUT"):
-        raise CommandError(f"Invalid argument: {show_word(argv[at])}", checks)
-    if at + 1 == len(argv):
-        raise CommandError(NO_TIMEOUT_VALUE, checks)
-    timeout_ms = strict_integer(argv[at + 1])
-    if timeout_ms is None or timeout_ms <= 0:
-        raise CommandError(INVALID_TIMEOUT, checks)
-    if at + 2 < len(argv):
-        raise CommandError(f"Invalid argument: {show_word(argv[at + 2])}", checks)
-    if in_dag:
+def _options(argv: Argv, at: int, checks: tuple[Check, ...], in_dag: bool) -> tuple[int | None, CacheUse]:
+    """`TIMEOUT ms` and `CACHE use` at the end of a command, each at most once; nothing else may stand there."""
+    timeout_ms = cache = None
+    while at < len(argv):
+        if timeout_ms is None and is_word(argv[at], b"TIMEOUT"):
+            if at + 1 == len(argv):
+                raise CommandError(NO_TIMEOUT_VALUE, checks)
+            timeout_ms = strict_integer(argv[at + 1])
+            if timeout_ms is None or timeout_ms <= 0:
+                raise CommandError(INVALID_TIMEOUT, checks)
+        elif cache is None and is_word(argv[at], b"CACHE"):
+            word = bytes(argv[at + 1]).upper() if at + 1 < len(argv) and len(argv[at + 1]) <= _LONGEST_USE else b""
+            cache = _USES.get(word)
+            if cache is None:
+                raise CommandError("ERR CACHE must be NO, REFRESH or ONLY", checks)
+        else:
+            raise CommandError(f"Invalid argument: {show_word(argv[at])}", checks)
+        at += 2
+    if timeout_ms is not None and in_dag:
         raise CommandError(TIMEOUT_IN_DAG, checks)
-    return timeout_ms
+    return timeout_ms, cache or CacheUse.RULE
 
 
 def parse_model_run(argv: Argv, in_dag: bool = False) -> ModelExecute:
@@ -139,6 +161,7 @@ _EXECUTE_ARGUMENTS = (
     counted("INPUTS", "input_count", TENSOR, optional=False),
     counted("OUTPUTS", "output_count", TENSOR, optional=False),
     TIMEOUT,
+    Argument("use", "oneof", "CACHE", optional=True, arguments=(flag("NO"), flag("REFRESH"), flag("ONLY"))),
 )
 _RUN_ARGUMENTS = (_MODEL, TIMEOUT, several(TENSOR, token="INPUTS"), several(TENSOR, token="OUTPUTS"))
 
@@ -161,6 +184,10 @@ ROWS = (
         examples=(
             ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z", "+OK"),
             ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z TIMEOUT 5", "+TIMEDOUT"),
+            (
+                "AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z CACHE ONLY",
+                "-MISS no prediction for these inputs is stored",
+            ),
             ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z NOW", "-Invalid argument: NOW"),
         ),
     ),

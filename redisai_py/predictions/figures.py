@@ -1,0 +1,85 @@
+"""Whether look-ups pay: moving figures of run, look-up and insert time and of the hit rate. Pure: durations in,
+decisions out.
+
+A hit saves a run. A look-up costs its own time, and a miss an insert beside. Where more is spent than saved the cache
+stands aside, and one input in 64 is looked up all the same, so that it comes back when inputs repeat again.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Figures"]
+
+_HORIZON = 1000
+_FIRST = 512
+"""Look-ups before the hit rate counts: a cache is empty at first."""
+_HOPELESS = 32
+"""Look-ups after which one that takes longer than a run is given up."""
+_PROBES = 64
+_CLEARLY = 1.25
+"""By how much it must pay to come back."""
+_CHECKED_EVERY = 32
+
+
+class Figures:
+    """Those of one model on one server, in seconds; 0 before the first."""
+
+    __slots__ = ("_looked", "_runs", "aside", "hit_rate", "insert_s", "lookup_s", "reason", "run_s")
+
+    def __init__(self) -> None:
+        self.run_s = self.lookup_s = self.insert_s = self.hit_rate = 0.0
+        self.aside = False
+        """Look-ups do not pay."""
+        self.reason = ""
+        self._looked = self._runs = 0
+
+    def ran(self, seconds: float) -> None:
+        """A run took so long in the framework."""
+        self._runs += 1
+        self.run_s += (seconds - self.run_s) / min(self._runs, 64)
+
+    def inserted(self, seconds: float) -> None:
+        """Sending an entry to Redis took so long."""
+        self.insert_s = seconds if not self.insert_s else self.insert_s + (seconds - self.insert_s) / 64
+
+    def looked(self, seconds: float, hit: bool) -> None:
+        """A look-up took so long, digest included."""
+        self._looked += 1
+        weight = 1 / min(self._looked, _HORIZON)
+        self.lookup_s += (seconds - self.lookup_s) * weight
+        self.hit_rate += (hit - self.hit_rate) * weight
+        if self._looked % _CHECKED_EVERY == 0:
+            self._decide()
+
+    @property
+    def saved_s(self) -> float:
+        """What a look-up saves on average."""
+        return self.hit_rate * self.run_s
+
+    @property
+    def spent_s(self) -> float:
+        """What a look-up costs on average, with the insert that follows a miss."""
+        return self.lookup_s + (1 - self.hit_rate) * self.insert_s
+
+    def _decide(self) -> None:
+        if not self.run_s:
+            return
+        if not self.aside:
+            if self._looked >= _HOPELESS and self.run_s < self.lookup_s:
+                self._turn(f"a run ({_us(self.run_s)}) is shorter than a look-up ({_us(self.lookup_s)})")
+            elif self._looked >= _FIRST and self.saved_s < self.spent_s:
+                self._turn(
+                    f"hits save {_us(self.saved_s)} per request (hit rate {self.hit_rate:.2f}, "
+                    f"run {_us(self.run_s)}), look-ups and inserts cost {_us(self.spent_s)}"
+                )
+        elif self._looked >= _PROBES and self.saved_s > _CLEARLY * self.spent_s:
+            self._turn("")
+
+    def _turn(self, reason: str) -> None:
+        """Stand aside for this reason, or come back without one; what is measured from now on counts."""
+        self.aside = bool(reason)
+        self.reason = reason
+        self._looked = 0
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f} us"

@@ -1,0 +1,103 @@
+"""What a prediction is found by: SHA-256 over all that decides it. Pure.
+
+The model's part: the digest of the bytes that were loaded, backend and its version, kind of device, names of inputs and
+outputs. The inputs' part: element type, shape and bytes of each, framed by the header that a tensor has in Redis. Never
+the `id` of the hash, which is new at every store and which anybody may write (docs/adr/0018): the same model stored
+again finds its entries, and another model cannot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from urllib.parse import quote_from_bytes
+
+from redisai_py.model import Model
+from redisai_py.store.codec import encode_header
+from redisai_py.tensor import DType, Tensor
+
+__all__ = ["PREFIX", "Names", "inputs_digest", "is_sampled", "model_part", "rows_of"]
+
+PREFIX = b"ai:pred:"
+_SHOWN = 16
+_SAMPLED = 64
+_EVERY = 64
+
+
+def model_part(model: Model, backend_version: str) -> bytes:
+    """32 bytes that tell the model. model: identified, with the names of its session."""
+    parts = (
+        model.sha256,
+        model.backend.upper(),
+        backend_version,
+        model.device.kind,
+        model.signature,
+        model.inputs,
+        model.outputs,
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def inputs_digest(inputs: Sequence[Tensor]) -> bytes:
+    """32 bytes that tell the inputs, whichever model they are for. Takes 0.6 us per KiB."""
+    digest = hashlib.sha256(b"%d:" % len(inputs))
+    for tensor in inputs:
+        digest.update(encode_header(tensor))  # begins with its own length, and says how many bytes of data follow
+        digest.update(tensor.data)
+    return digest.digest()
+
+
+class Names:
+    """The keys of one model's predictions.
+
+    Args: part: `model_part`.   user: whose predictions, None for those of the whole database.
+    """
+
+    __slots__ = ("_start", "part", "pattern", "prefix")
+
+    def __init__(self, part: bytes, user: bytes | None = None) -> None:
+        self.part = part
+        whose = b"" if user is None else b"user:%b:" % quote_from_bytes(user, safe="").encode()
+        self.prefix = b"%b%b%b:" % (PREFIX, whose, part.hex()[:_SHOWN].encode())
+        self.pattern = self.prefix + b"*"  # nothing in a prefix means anything to MATCH
+        self._start = hashlib.sha256(part + (b"" if user is None else b"user:" + user))
+
+    def key(self, inputs: bytes) -> bytes:
+        """The key of the prediction for inputs of this digest."""
+        digest = self._start.copy()
+        digest.update(inputs)
+        return self.prefix + digest.hexdigest().encode()
+
+    def bytes_key(self, bucket_s: int, index: int) -> bytes:
+        """The counter of the bytes inserted within one span of time."""
+        return b"%bbytes:%d:%d" % (self.prefix, bucket_s, index)
+
+
+def is_sampled(inputs: Sequence[Tensor]) -> bool:
+    """Whether these inputs are among the one in 64 that are looked up while the cache stands aside.
+
+    Chosen by content, from a few bytes of it: the same inputs are always chosen, so that the hit rate among them is
+    that of all.
+    """
+    check = 0
+    for tensor in inputs:
+        data = tensor.data
+        check = zlib.crc32(bytes(data[:: max(1, len(data) // _SAMPLED)]), check)
+    return check % _EVERY == 0
+
+
+def rows_of(inputs: Sequence[Tensor], rows: int) -> list[list[Tensor]] | None:
+    """The inputs of each row, with a first dimension of 1; None if they cannot be taken apart."""
+    columns: list[list[Tensor]] = []
+    for tensor in inputs:
+        if tensor.dtype is DType.STRING or not tensor.shape or tensor.shape[0] != rows:
+            return None
+        shape = (1, *tensor.shape[1:])
+        size = tensor.dtype.itemsize * math.prod(shape)
+        data = tensor.data
+        columns.append([Tensor(tensor.dtype, shape, data[at : at + size]) for at in range(0, rows * size, size or 1)])
+    parts = [list(row) for row in zip(*columns, strict=True)]
+    return parts if len(parts) == rows else None

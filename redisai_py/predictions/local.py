@@ -1,0 +1,80 @@
+"""The predictions that this server has at hand: bounded in bytes and in age. Pure: the clock is the caller's.
+
+Each identity has its own: what a user may not read in Redis is not found here either. An entry lives for at most five
+seconds and never longer than in Redis, so what was deleted there is gone here soon after.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+from redisai_py.tensor import Tensor
+
+__all__ = ["MOST_AGE_S", "Local", "Near"]
+
+MOST_AGE_S = 5.0
+_OVERHEAD = 512
+_LARGEST_SHARE = 4
+"""An entry of more than this part of the bound is not kept."""
+
+
+class Near:
+    """One prediction. dies_at: monotonic seconds, of its place here.   expires_at: of the entry in Redis."""
+
+    __slots__ = ("dies_at", "expires_at", "outputs", "size")
+
+    def __init__(self, outputs: Sequence[Tensor], size: int, dies_at: float, expires_at: float) -> None:
+        self.outputs = outputs
+        self.size = size
+        self.dies_at = dies_at
+        self.expires_at = expires_at
+
+
+class Local:
+    """Those of all identities together, the least recently used go first. limit_bytes: 0 keeps none."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.size_bytes = 0
+        self._entries: OrderedDict[tuple[Hashable, bytes], Near] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, owner: Hashable, key: bytes, now: float) -> Near | None:
+        """The prediction if it is still good."""
+        entry = self._entries.get((owner, key))
+        if entry is None:
+            return None
+        if now >= entry.dies_at:
+            self._drop((owner, key))
+            return None
+        self._entries.move_to_end((owner, key))
+        return entry
+
+    def put(self, owner: Hashable, key: bytes, outputs: Sequence[Tensor], now: float, life_s: float) -> None:
+        """Keep a prediction that lives for so long in Redis."""
+        self._drop((owner, key))
+        size = _OVERHEAD + sum(len(output.data) for output in outputs)
+        if life_s <= 0 or size * _LARGEST_SHARE > self._limit_bytes:
+            return
+        self._entries[owner, key] = Near(outputs, size, now + min(life_s, MOST_AGE_S), now + life_s)
+        self.size_bytes += size
+        while self.size_bytes > self._limit_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def forget(self, prefix: bytes) -> None:
+        """Drop all whose keys begin so, of every identity."""
+        for at in [at for at in self._entries if at[1].startswith(prefix)]:
+            self._drop(at)
+
+    def expire(self, now: float) -> None:
+        """Drop those that are too old, which nobody has asked for since."""
+        for at in [at for at, entry in self._entries.items() if now >= entry.dies_at]:
+            self._drop(at)
+
+    def _drop(self, at: tuple[Hashable, bytes]) -> None:
+        entry = self._entries.pop(at, None)
+        if entry is not None:
+            self.size_bytes -= entry.size
