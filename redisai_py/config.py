@@ -287,6 +287,13 @@ class Config:
         minimum=1024,
         zero="off",
     )
+    prediction_cache_bytes: int = _setting(
+        64 * 1024 * 1024,
+        MEMORY,
+        "Predictions of models with a cache rule that the server keeps at hand, each for at most 5 s. Redis has all.",
+        minimum=1024,
+        zero="look in Redis each time",
+    )
     loaded_models_limit_bytes: int = _setting(
         0,
         MEMORY,

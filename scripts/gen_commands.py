@@ -75,8 +75,8 @@ reply is `-CONFLICT`.
 A model with a rule has its predictions kept: a request whose inputs were seen before is answered without a run.
 [The prediction cache](../prediction-cache.md) says when that pays and what it keeps apart. RedisAI has none.
 
-`CACHE NO` at the end of AI.MODELEXECUTE runs the model without a look, `CACHE REFRESH` runs it and stores what it gives,
-and `CACHE ONLY` answers `-MISS` instead of running it.
+`CACHE NO` at the end of AI.MODELEXECUTE runs the model without a look, `CACHE REFRESH` runs it and stores what it
+gives, and `CACHE ONLY` answers `-MISS` instead of running it.
 """,
     "admin": """\
 # Administration

@@ -339,6 +339,14 @@ USES: dict[str, tuple[str, ...]] = {
     "AI.DAGRUN": ("AI.DAGRUN LOAD 1 k:x PERSIST 1 k:y |> AI.MODELRUN k:m INPUTS k:x OUTPUTS k:y",),
     "AI.DAGEXECUTE_RO": ("AI.DAGEXECUTE_RO LOAD 1 k:x |> AI.MODELEXECUTE k:m INPUTS 1 k:x OUTPUTS 1 k:y",),
     "AI.DAGRUN_RO": ("AI.DAGRUN_RO LOAD 1 k:x |> AI.SCRIPTRUN k:s f INPUTS k:x OUTPUTS k:y",),
+    "AI.CACHE": (
+        "AI.CACHE SET k:m TTL 60 MINRUN 0",
+        "AI.CACHE GET k:m",
+        "AI.CACHE STATS k:m",
+        "AI.CACHE WARM k:m INPUTS 1 k:x",
+        "AI.CACHE PURGE k:m",
+        "AI.CACHE DEL k:m",
+    ),
     "AI.INFO": ("AI.INFO k:m", "AI.INFO k:m FULL"),
     "AI.CONFIG": ("AI.CONFIG GET MODEL_CHUNK_SIZE", "AI.CONFIG MODEL_CHUNK_SIZE 535822336"),
 }
@@ -408,7 +416,8 @@ def test_a_user_with_the_rights_of_the_table_can_use_the_command(server: FrontDo
             for use in USES[name]:
                 for command in NEEDED:
                     send(admin, command)
-                admin.execute_command("ACL", "SETUSER", "someone", "reset", "on", ">p", "~k:*", *sorted(rules))
+                keys = ("~k:*", "~ai:pred:*")
+                admin.execute_command("ACL", "SETUSER", "someone", "reset", "on", ">p", *keys, *sorted(rules))
                 with redis.Redis(port=server.port, username="someone", password="p") as client:
                     # The second and third time may take other ways: values are near, connections are open.
                     for _ in range(1 if name.endswith("DEL") else 3):

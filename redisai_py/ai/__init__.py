@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from redisai_py.ai import admin, dags, models, scripts, tensors
+from redisai_py.ai import admin, cache, dags, models, scripts, tensors
 from redisai_py.ai.models import check_counts
 from redisai_py.commands import checks
 from redisai_py.errors import CommandError
@@ -28,6 +28,7 @@ HANDLERS: dict[type, Handler] = {
     **models.HANDLERS,
     **scripts.HANDLERS,
     **dags.HANDLERS,
+    **cache.HANDLERS,
     **admin.HANDLERS,
 }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.ai.dag_templates import BoundDag, Template
+from redisai_py.ai.prediction import Miss
 from redisai_py.ai.scripts import count_script, run_script
+from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.tensors import TensorGet, tensor_reply
 from redisai_py.engine.dag import Outcome, Plan, Version
@@ -21,6 +23,7 @@ from redisai_py.errors import DeadlineExceeded, MissingKey, RedisAIError
 from redisai_py.frontdoor.driver import drive
 from redisai_py.model import Script
 from redisai_py.pending import Pending
+from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import NA, OK
 from redisai_py.tensor import Tensor
 
@@ -33,7 +36,7 @@ __all__ = ["DagRun"]
 class DagRun:
     """One execution: `start`, then `done(error)` is called; the error is DeadlineExceeded for a DAG that timed out.
 
-    timeout_ms: what is left of the DAG's TIMEOUT.
+    rules: cache rules, of the operations whose models have one.   timeout_ms: what is left of the DAG's TIMEOUT.
     """
 
     __slots__ = (
@@ -43,6 +46,7 @@ class DagRun:
         "_errors",
         "_ops",
         "_over",
+        "_rules",
         "_runnables",
         "_runs",
         "_scripts",
@@ -56,6 +60,7 @@ class DagRun:
         template: Template,
         values: dict[Version, Any],
         runnables: dict[int, LoadedModel | Script],
+        rules: Mapping[int, Rule | None],
         connection: Connection,
         done: Callable[[BaseException | None], object],
         timeout_ms: int | None,
@@ -63,6 +68,7 @@ class DagRun:
         self._ops = template.request.ops
         self._values = values
         self._runnables = runnables
+        self._rules = rules
         self._connection = connection
         self._done = done
         self._over = False
@@ -114,14 +120,27 @@ class DagRun:
             running = run_script(runnable, op, inputs, self._connection, timeout_ms, started, counted=False)
             drive(running, partial(self._ended_then_step, i))
             return
-        run = self._connection.server.runs.start(
-            runnable, inputs, timeout_ms, keep_on_device=runnable.model.device.kind == "GPU", counted=False
-        )
-        self._runs[i] = run
+        try:
+            assert isinstance(op, ModelExecute)
+            run = self._runs[i] = self._run(op, runnable, self._rules.get(i), inputs, timeout_ms)
+        except Miss as error:
+            self._ended(i, None, error)
+            return
         if run.done:
             self._ended(i, run.value, run.error)
         else:
             run.waiter = partial(self._model_ended, i)
+
+    def _run(
+        self, op: ModelExecute, loaded: LoadedModel, rule: Rule | None, inputs: list[Any], timeout_ms: int | None
+    ) -> Run:
+        """Raises Miss: CACHE ONLY of a model without a rule."""
+        server, access = self._connection.server, self._connection.session.access
+        on_gpu = loaded.model.device.kind == "GPU"
+        if access is None or (rule is None and op.cache is not CacheUse.ONLY):
+            return server.runs.start(loaded, inputs, timeout_ms, keep_on_device=on_gpu, counted=False)
+        ruled = server.runs.predictions.ruled(access, op.key, loaded, rule)
+        return server.runs.predictions.start(ruled, inputs, op.cache, timeout_ms, keep_on_device=on_gpu, counted=False)
 
     def _model_ended(self, i: int, run: Pending[Any]) -> None:
         self._ended_then_step(i, run.value, run.error)

@@ -15,6 +15,7 @@ from redisai_py.ai.model_runs import encode_tensors, near_model, near_tensors
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import RedisAIError, UpstreamLost, WrongType
 from redisai_py.model import Script
+from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import TIMEDOUT
 from redisai_py.resp.templates import Command
 from redisai_py.store.writer import GroupCommit, Used
@@ -73,11 +74,15 @@ class _Execution:
         """False, and nothing has happened, if something that it reads is not near."""
         template, near = self._bound.template, self._commits.near
         runnables: dict[int, LoadedModel | Script] = {}
+        rules: dict[int, Rule | None] = {}
         for i, op in template.models:
             loaded = near_model(self.connection, near, op, self.used)
             if loaded is None:
                 return False
             runnables[i] = loaded
+            rule = self.used[-1][1].rule
+            if rule is not None:
+                rules[i] = rule
         tensors = near_tensors(near, self._bound.load, self.used)
         if tensors is None:
             return False
@@ -85,7 +90,7 @@ class _Execution:
         values.update(zip(template.load_versions, tensors, strict=True))
         self.connection.busy = True
         timeout_ms = template.request.timeout_ms
-        self._run = DagRun(template, values, runnables, self.connection, self._done, timeout_ms)
+        self._run = DagRun(template, values, runnables, rules, self.connection, self._done, timeout_ms)
         self._run.start()
         return True
 

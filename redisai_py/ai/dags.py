@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redisai_py.ai.dag_run import DagRun
 from redisai_py.ai.dag_templates import BoundDag, Template
-from redisai_py.ai.models import Patience, check_counts, keep_near, load_model
+from redisai_py.ai.models import Patience, check_counts, keep_near, load_ruled
 from redisai_py.ai.scripts import known_script, met_script
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
@@ -21,6 +21,7 @@ from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import DeadlineExceeded, WrongType
 from redisai_py.model import Script
 from redisai_py.pending import Pending
+from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import TIMEDOUT
 from redisai_py.store import codec
 from redisai_py.store.link import rehearse, transaction
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["HANDLERS", "commit", "execute_dag"]
 
 Runnables = dict[int, LoadedModel | Script]
+Rules = dict[int, Rule | None]
 
 
 async def dag(request: Dag, connection: Connection) -> Any:
@@ -73,7 +75,7 @@ async def _execute(
     values = bound.values()
     patience = Patience(bound.template.request.timeout_ms)
     try:
-        runnables = await _look_up(bound, values, connection, access, loading, patience)
+        runnables, rules = await _look_up(bound, values, connection, access, loading, patience)
     except DeadlineExceeded:
         return TIMEDOUT
     finished: Pending[None] = Pending()
@@ -84,7 +86,7 @@ async def _execute(
         else:
             finished.fail(error)
 
-    run = DagRun(bound.template, values, runnables, connection, done, patience.left_ms)
+    run = DagRun(bound.template, values, runnables, rules, connection, done, patience.left_ms)
     run.start()
     try:
         await finished
@@ -115,9 +117,9 @@ async def _look_up(
     access: Access,
     loading: Awaitable[Any] | None,
     patience: Patience,
-) -> Runnables:
+) -> tuple[Runnables, Rules]:
     """Put the LOADed tensors into `values`; the model or script of each operation that has one, in the order of
-    RedisAI's checks. What was read is kept near."""
+    RedisAI's checks, and the rules of models. What was read is kept near."""
     template, load, store, near = bound.template, bound.load, access.store, access.near
     keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*template.models, *template.scripts]
     keys.sort(key=lambda item: item[0])
@@ -132,9 +134,11 @@ async def _look_up(
     loaded_values = await loading if loading is not None else []
     tensors = await store.decode_all(load, loaded_values)
     runnables: Runnables = {}
+    rules: Rules = {}
     for (i, op), reply in zip(keys, fields, strict=True):
         if isinstance(op, ModelExecute):
-            loaded = runnables[i] = await load_model(op.key, reply, store, connection, patience)
+            loaded, rules[i] = await load_ruled(op.key, reply, store, connection, patience)
+            runnables[i] = loaded
             check_counts(loaded.model, len(op.inputs), len(op.outputs))
         else:
             script = runnables[i] = await store.decode_script(op.key, reply)
@@ -145,8 +149,8 @@ async def _look_up(
         for i, op in template.models:
             runnable = runnables[i]
             if isinstance(runnable, LoadedModel):
-                near.put_model(op.key, runnable.model.id, runnable.id)
-    return runnables
+                near.put_model(op.key, runnable.model.id, runnable.id, rules[i])
+    return runnables, rules
 
 
 def _fields(op: ModelExecute | ScriptExecute) -> tuple[bytes, ...]:

@@ -11,14 +11,15 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.ai import handle
-from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
+from redisai_py.engine.settle import samples
 from redisai_py.errors import DeadlineExceeded, RedisAIError, UpstreamLost, WrongType
 from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.resp.templates import Command
-from redisai_py.store.cache import NearCache
+from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.codec import encode_header
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.store.writer import GroupCommit, Used
@@ -61,11 +62,12 @@ def _encode_outputs(keys: Sequence[bytes], outputs: Sequence[Value]) -> list[tup
 class ExecuteModel:
     """AI.MODELEXECUTE, AI.MODELRUN."""
 
-    __slots__ = ("request",)
+    __slots__ = ("_may_be_near", "request")
     is_ai = True
 
     def __init__(self, request: ModelExecute) -> None:
         self.request = request
+        self._may_be_near = request.cache in (CacheUse.RULE, CacheUse.NO)
 
     def start(self, connection: Connection, command: Command) -> bool:
         session = connection.session
@@ -73,7 +75,12 @@ class ExecuteModel:
             return False
         access = session.access
         commits = access.commits if access is not None else None
-        if commits is not None and commits.usable:
+        if commits is not None and commits.usable and self._may_be_near:
+            model = commits.near.entries.get(self.request.key)
+            if model is not None and model.rule is not None and not _passes_by(connection, self.request, model):
+                ended = _start_ruled(self.request, connection, commits, model)
+                if ended is not None:
+                    return ended
             used: Used = []
             loaded = near_model(connection, commits.near, self.request, used)
             inputs = near_tensors(commits.near, self.request.inputs, used) if loaded is not None else None
@@ -90,6 +97,37 @@ class ExecuteModel:
     def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
         """All of it, for a client that has nothing else under way."""
         return handle(self.request, connection)
+
+
+def _passes_by(connection: Connection, request: ModelExecute, model: Entry) -> bool:
+    """Whether a model with a cache rule runs as if it had none."""
+    if request.cache is CacheUse.NO:
+        return True
+    server = connection.server
+    loaded = server.engine.look_at(model.identity) if model.identity is not None else None
+    if loaded is None or model.rule is None:
+        return False
+    return server.runs.predictions.passes_by(connection.session.identity.database, request.key, loaded, model.rule)
+
+
+def _start_ruled(request: ModelExecute, connection: Connection, commits: GroupCommit, model: Entry) -> bool | None:
+    """Start a run of a model with a cache rule: it ends at once with a prediction that is at hand, whatever a run would
+    take, or goes by way of Redis. None: it is to run as if there were no rule.
+    """
+    access, predictions = connection.session.access, connection.server.runs.predictions
+    used: Used = [(request.key, model)]
+    inputs = near_tensors(commits.near, request.inputs, used)
+    loaded = connection.server.engine.loaded(model.identity or "")
+    if access is not None and inputs is not None and loaded is not None:
+        ruled = predictions.ruled(access, request.key, loaded, model.rule)
+        if predictions.stands_aside(ruled, inputs):
+            ruled.ledger.bypassed += 1
+            return None
+        near = predictions.at_hand(ruled, inputs) if len(request.outputs) == len(loaded.outputs) else None
+        if near is not None and len(near.outputs) == len(request.outputs):
+            _Hit(request, connection, commits, used, loaded).end(list(near.outputs))
+            return True
+    return connection.run_alone(handle(request, connection))
 
 
 def near_model(connection: Connection, near: NearCache, request: ModelExecute, used: Used) -> LoadedModel | None:
@@ -216,3 +254,25 @@ class _Execution(Run):
             self.connection.finish_alone(error)
         else:
             self.stale()  # the store's way finds the words
+
+
+class _Hit(_Execution):
+    """One command whose outputs are known: no run."""
+
+    __slots__ = ()
+
+    def end(self, outputs: list[Value]) -> None:
+        """Write the outputs; the command then ends by itself."""
+        self.connection.busy = True
+        self.done = True
+        self.error = self.ran_s = None
+        self.value = outputs
+        self.writes = _encode_outputs(self._request.outputs, outputs)
+        if self._commits.idle:
+            self._commits.commit(self)
+        else:
+            self._commits.add(self)
+
+    def committed(self) -> None:
+        self._model.stats.succeeded(1, 0.0, samples(self.value or ()))
+        super().committed()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redisai_py.blobs import FROM_FILE, Blob, Gathering
 from redisai_py.commands import models
-from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.models import model_reply, scan_reply
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, MODEL_KEY_EMPTY, CommandError, DeadlineExceeded
@@ -18,6 +18,7 @@ from redisai_py.frontdoor.driver import drive
 from redisai_py.model import Kind, Model, named
 from redisai_py.ops.keymap import Place
 from redisai_py.pending import Pending
+from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.store.cache import NearCache
 from redisai_py.store.store import Store
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from redisai_py.frontdoor.connection import Connection
     from redisai_py.upstream.access import Access
 
-__all__ = ["HANDLERS", "Patience", "check_counts", "keep_near", "load_model"]
+__all__ = ["HANDLERS", "Patience", "check_counts", "keep_near", "load_model", "load_ruled"]
 
 
 def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
@@ -120,10 +121,15 @@ async def model_execute(request: ModelExecute, connection: Connection) -> Any:
     store = access.store
     patience = Patience(request.timeout_ms)
     try:
-        loaded, inputs = await _read(request, connection, access, patience)
+        loaded, rule, inputs = await _read(request, connection, access, patience)
         if connection.gone:  # while the model was being loaded, say: nobody wants the result
             return OK
-        run = connection.server.runs.start(loaded, inputs, patience.left_ms)
+        server = connection.server
+        if rule is None and request.cache is not CacheUse.ONLY:
+            run = server.runs.start(loaded, inputs, patience.left_ms)
+        else:
+            ruled = server.runs.predictions.ruled(access, request.key, loaded, rule)
+            run = server.runs.predictions.start(ruled, inputs, request.cache, patience.left_ms)
         connection.cancel_run = run.cancel_queued
         outputs = await run
     except DeadlineExceeded as error:
@@ -139,18 +145,18 @@ async def model_execute(request: ModelExecute, connection: Connection) -> Any:
 
 async def _read(
     request: ModelExecute, connection: Connection, access: Access, patience: Patience
-) -> tuple[LoadedModel, list[Tensor]]:
-    """The model and the inputs, in one round trip; kept near."""
+) -> tuple[LoadedModel, Rule | None, list[Tensor]]:
+    """The model, its cache rule, and the inputs, in one round trip; kept near."""
     store, near = access.store, access.near
     ids, values_of_inputs = store.model_and_tensors(request.key, request.inputs)
-    loaded = await load_model(request.key, ids, store, connection, patience)
+    loaded, rule = await load_ruled(request.key, ids, store, connection, patience)
     check_counts(loaded.model, len(request.inputs), len(request.outputs))
     values = await values_of_inputs()
     inputs = await store.decode_all(request.inputs, values)
     if near is not None:
-        near.put_model(request.key, loaded.model.id, loaded.id)
+        near.put_model(request.key, loaded.model.id, loaded.id, rule)
         keep_near(near, request.inputs, values)
-    return loaded, inputs
+    return loaded, rule, inputs
 
 
 def keep_near(near: NearCache, keys: Sequence[bytes], values: Sequence[Any]) -> None:
@@ -205,18 +211,26 @@ class Patience:
 async def load_model(
     key: bytes, ids: Awaitable[Any], store: Store, connection: Connection, patience: Patience | None = None
 ) -> LoadedModel:
-    """The loaded model that the key holds now; loads it if this server has not read this id under this key yet.
+    """`load_ruled` without the rule."""
+    return (await load_ruled(key, ids, store, connection, patience))[0]
+
+
+async def load_ruled(
+    key: bytes, ids: Awaitable[Any], store: Store, connection: Connection, patience: Patience | None = None
+) -> tuple[LoadedModel, Rule | None]:
+    """The loaded model that the key holds now, and its cache rule; loads the model if this server has not read this id
+    under this key yet.
 
     Args:   ids: the coming reply of an HMGET of MODEL_ID_FIELDS.
     Raises: MissingKey, WrongType, BackendError; DeadlineExceeded: `patience` was over first.
     """
-    stored_id = await store.model_id(key, ids)
+    stored_id, rule = await store.model_id(key, ids)
     place = Place(Kind.MODEL, connection.session.identity.database, key)
     loaded = connection.server.loading.loaded(place, stored_id)
     if loaded is None:
         loading = connection.server.loading.stored(place, stored_id, store)
         loaded = await (patience.wait_for(loading, connection.server.loop) if patience is not None else loading)
-    return loaded
+    return loaded, rule
 
 
 HANDLERS: dict[type, Any] = {

@@ -3,14 +3,8 @@
 Every run that a client asks for comes through here, whichever way its command takes: AI.MODELEXECUTE and AI.MODELRUN on
 near values or from Redis, the operations of a DAG, a script that runs a model. (Inside MULTI no command runs a model.)
 
-Hook for whoever knows outputs without running, a cache of predictions say: all three methods have the loaded model
-(`loaded.id` is a digest of all that decides its outputs) and the input tensors.
-
-- `now` may return known outputs, with None for the seconds: then no run was counted. The command goes on as if the
-  model had run: near inputs are still compared with Redis before the outputs are written.
-- `start` and `later` may end the run at once: call `run.resolve(outputs)`. A run that has ended is not queued, and is
-  never cancelled.
-- What a run gives is seen by `now` (its return value) and in `Run.resolve`, which the engine calls exactly once.
+Models with a cache rule are run by `Runs.predictions`: it may know the outputs without a run, and comes back here for
+the runs that it needs (`ai.predictions`).
 
 Thread: the event loop's.
 """
@@ -18,6 +12,7 @@ Thread: the event loop's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from redisai_py.backend import DeviceArray
 from redisai_py.engine.engine import Engine
@@ -26,13 +21,19 @@ from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 from redisai_py.tensor import Tensor
 
+if TYPE_CHECKING:
+    from redisai_py.ai.predictions import Predictions
+
 __all__ = ["Runs"]
 
 
 class Runs:
     """Decides for every run of a model of this server."""
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_engine", "predictions")
+
+    predictions: Predictions
+    """Starts the runs of models that have a cache rule; by way of this object those that it needs."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

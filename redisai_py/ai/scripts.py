@@ -28,6 +28,7 @@ from redisai_py.model import Kind, Script
 from redisai_py.ops.keymap import Held, Place
 from redisai_py.pending import Pending
 from redisai_py.resp.replies import OK, TIMEDOUT, encode_reply
+from redisai_py.store.programs import MODEL_ID_FIELDS
 from redisai_py.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class ConnectionHost:
         """Run a stored model: not counted in its statistics, as RedisAI does not."""
         server, access = self._connection.server, self._access
         await access.ensure()
-        (ids,) = access.pipeline([(b"HMGET", key, b"kind", b"id")])
+        (ids,) = access.pipeline([(b"HMGET", key, *MODEL_ID_FIELDS)])
         loaded = await load_model(key, ids, access.store, self._connection)
         for noun, names, given in (("inputs", loaded.inputs, len(inputs)), ("outputs", loaded.outputs, outputs)):
             if len(names) != given:

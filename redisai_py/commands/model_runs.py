@@ -24,7 +24,7 @@ _OUTPUTS_MISSING = "ERR OUTPUTS not specified"
 
 
 class CacheUse(enum.Enum):
-    """How one run uses the prediction cache: as the model's rule says; not at all; run and store; look and never run."""
+    """How a run uses the prediction cache: as the model's rule says, not at all, run and store, look and never run."""
 
     RULE = ""
     NO = "NO"

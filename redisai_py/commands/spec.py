@@ -82,7 +82,8 @@ class CommandSpec:
     arity: as Redis counts it: n words exactly, or at least -n.   flags: COMMAND INFO's.
     first_key: position of the first key in COMMAND INFO, 0 without keys; the step is 1 and the last key the first.
     keys: words -> keys, as COMMAND GETKEYS names them.   in_dag: may be an operation of some DAG.
-    since: version of `origin`, the program that the command is from.   group: page of the docs.   replaced_by: the command to use instead of a deprecated one.
+    origin: the program that the command is from.   since: its version.   group: page of the docs.
+    replaced_by: the command to use instead of a deprecated one.
     examples: pairs of words and reply. `<bytes>` and `<text>` stand for data; a reply is written `+simple`, `-error`,
     `:integer`, `"bulk"` or `[array]`.
     """

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from redisai_py import __version__
+from redisai_py.ai.predictions import Predictions
 from redisai_py.ai.runs import Runs
 from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
@@ -95,6 +96,7 @@ class Server:
         )
         later = self.engine.call_afterwards
         self.accesses = AccessTable(self.dialer, config.upstream_pool, config.near_cache_bytes, later, self.busy_poll)
+        self.runs.predictions = Predictions(self.runs, self.accesses, config.prediction_cache_bytes)
         self.scripts = ScriptEngine(
             ScriptSettings(
                 workers=config.worker_threads,

@@ -8,6 +8,7 @@ that is changed behind our back is read from Redis for a while.
 
 from __future__ import annotations
 
+from redisai_py.predictions.rule import Rule
 from redisai_py.store import codec
 from redisai_py.tensor import Tensor
 
@@ -25,14 +26,16 @@ class Entry:
     """What a key held.
 
     raw: a tensor's whole string, or a model's id.   identity: of the model, None for a tensor.
-    kept: the tensor, once it was used twice.
+    kept: the tensor, once it was used twice.   rule: the model's cache rule, which is not compared: it may be up to a
+    second old (`ai.predictions`).
     """
 
-    __slots__ = ("_tensor", "identity", "kept", "raw")
+    __slots__ = ("_tensor", "identity", "kept", "raw", "rule")
 
-    def __init__(self, raw: bytes, identity: str | None = None) -> None:
+    def __init__(self, raw: bytes, identity: str | None = None, rule: Rule | None = None) -> None:
         self.raw = raw
         self.identity = identity
+        self.rule = rule
         self._tensor: Tensor | None = None
         self.kept: Tensor | None = None
 
@@ -64,9 +67,9 @@ class NearCache:
             self._changed.pop(key, None)
         self._keep(key, Entry(raw))
 
-    def put_model(self, key: bytes, stored_id: str, identity: str) -> None:
+    def put_model(self, key: bytes, stored_id: str, identity: str, rule: Rule | None = None) -> None:
         """Keep a model's id that was just read, and the identity of what was loaded from this very key."""
-        self._keep(key, Entry(stored_id.encode(), identity))
+        self._keep(key, Entry(stored_id.encode(), identity, rule))
 
     def put_read(self, key: bytes, raw: bytes) -> None:
         """Keep a tensor that was just read, unless the key was lately changed by others."""

@@ -18,6 +18,7 @@ from redisai_py.errors import (
     WrongType,
 )
 from redisai_py.model import Kind, Model, Script
+from redisai_py.predictions.rule import RULE_FIELD, Rule, decode_rule
 from redisai_py.store import codec
 from redisai_py.store.kinds import hash_fields, watch_kind
 from redisai_py.store.link import Caller, Link, commit, last_reply, transaction
@@ -27,8 +28,8 @@ from redisai_py.tensor import Buffer
 
 __all__ = ["MODEL_ID_FIELDS", "ProgramStore"]
 
-MODEL_ID_FIELDS = (b"kind", b"id")
-"""What tells which model a key holds."""
+MODEL_ID_FIELDS = (b"kind", b"id", RULE_FIELD)
+"""What tells which model a key holds, and its cache rule."""
 _SCAN_COUNT = 500
 _CHUNKS_AT_ONCE = 512
 _FORGET_EVERY_S = 0.005
@@ -47,12 +48,15 @@ class ProgramStore:
         (pending,) = self._link.pipeline([(b"HMGET", key, *codec.MODEL_META_FIELDS)])
         return codec.decode_model(await hash_fields(self._link, key, codec.MODEL_META_FIELDS, pending, MODEL_KEY_EMPTY))
 
-    async def model_id(self, key: bytes, pending: Awaitable[Any]) -> str:
-        """The id of a model, in the coming reply of an HMGET of MODEL_ID_FIELDS. Raises MissingKey, WrongType."""
-        kind, model_id = await hash_fields(self._link, key, MODEL_ID_FIELDS, pending, MODEL_KEY_EMPTY)
+    async def model_id(self, key: bytes, pending: Awaitable[Any]) -> tuple[str, Rule | None]:
+        """The id and the cache rule of a model, in the coming reply of an HMGET of MODEL_ID_FIELDS.
+
+        Raises: MissingKey, WrongType.
+        """
+        kind, model_id, rule = await hash_fields(self._link, key, MODEL_ID_FIELDS, pending, MODEL_KEY_EMPTY)
         if kind != Kind.MODEL.value:
             raise WrongType
-        return codec.decode_id(model_id)
+        return codec.decode_id(model_id), decode_rule(rule) if rule is not None else None
 
     async def model_with_blob(self, key: bytes) -> Model:
         """A model whole: description and blob are of one store. Raises MissingKey, WrongType."""
@@ -141,13 +145,17 @@ class ProgramStore:
                 raise
 
     async def _rename_whole(self, connection: Caller, staging: bytes, key: bytes, kind: Kind) -> bool:
-        """`_rename` of what was staged in pieces, of which Redis may have dropped the first."""
+        """`rename` of what was staged in pieces, of which Redis may have dropped the first. The cache rule of the key,
+        which is watched, stays.
+        """
         watch = connection.call(b"WATCH", staging)
         found = connection.call(b"HGET", staging, b"kind")
+        ruled = connection.call(b"HGET", key, RULE_FIELD)
         await watch
+        rule = await ruled
         if await found != kind.value:
             raise UpstreamError(STAGED_LOST)
-        return await rename(connection, staging, key)
+        return await rename(connection, staging, key, [] if rule is None else [(b"HSET", staging, RULE_FIELD, rule)])
 
     async def delete(self, key: bytes, kind: Kind, missing: str) -> None:
         """Delete a model or script. Raises MissingKey with the text `missing`, WrongType."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from redisai_py.errors import NoSuchKey, UpstreamError
 from redisai_py.store.link import Caller, Link, commit, last_reply
@@ -54,10 +56,10 @@ def staged_head(staging: bytes, size: int) -> bytes:
     return b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(staging), staging, size)
 
 
-async def rename(connection: Caller, staging: bytes, key: bytes) -> bool:
-    """Publish what is staged; False if a watched key was changed."""
+async def rename(connection: Caller, staging: bytes, key: bytes, more: Iterable[Sequence[Any]] = ()) -> bool:
+    """Publish what is staged, after `more` commands; False if a watched key was changed."""
     try:
-        return await commit(connection, [(b"PERSIST", staging), (b"RENAME", staging, key)]) is not None
+        return await commit(connection, [*more, (b"PERSIST", staging), (b"RENAME", staging, key)]) is not None
     except NoSuchKey as error:
         raise UpstreamError(STAGED_LOST) from error
 

@@ -21,6 +21,7 @@ from redisai_py.store.bulk import GroupSets
 from redisai_py.store.cache import NearCache
 from redisai_py.store.joined_sets import JoinedSets
 from redisai_py.store.lua import PROBE
+from redisai_py.store.predictions import PredictionShelf
 from redisai_py.store.set_stream import SetStream
 from redisai_py.store.store import Store
 from redisai_py.store.writer import CallLater, GroupCommit
@@ -54,6 +55,7 @@ class Access:
         self.clients = 0
         self.scripting = True
         self.store = Store(self)
+        self.predictions = PredictionShelf(self)
         self.shared: SharedUpstream | None = None
         self.near: NearCache | None = None
         """Set where Redis allows scripts, which is what proves that near values still hold."""
@@ -237,6 +239,10 @@ class AccessTable:
             yield access
         finally:
             self.release(access)
+
+    def all(self) -> list[Access]:
+        """All of them."""
+        return list(self._by_identity.values())
 
     def connection_counts(self) -> tuple[int, int]:
         """How many shared and how many dedicated connections are open."""

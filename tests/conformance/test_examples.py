@@ -31,4 +31,4 @@ def test_example(block: Block, front_door: FrontDoor, bare: redis.Redis) -> None
 
 def test_every_command_has_examples() -> None:
     exercised = {step.words.split()[0].upper() for block in BLOCKS for step in block.steps if step.theirs is not None}
-    assert {name.decode() for name in COMMANDS} <= exercised
+    assert {name.decode() for name, row in COMMANDS.items() if row.origin == "RedisAI"} <= exercised

@@ -19,6 +19,7 @@ FLAGS = {
     "write denyoom module movablekeys 3 3 1": "MODELRUN DAGRUN DAGEXECUTE",
     "write denyoom module movablekeys 4 4 1": "MODELEXECUTE SCRIPTRUN",
     "write denyoom module movablekeys 5 5 1": "SCRIPTEXECUTE",
+    "write denyoom module movablekeys 2 2 1": "CACHE",
     "readonly module movablekeys 3 3 1": "DAGRUN_RO DAGEXECUTE_RO",
 }
 

@@ -1,0 +1,169 @@
+"""AI.CACHE: rules of models, what is counted, purging and warming."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redisai_py.ai.ledgers import Ledger, refusal
+from redisai_py.ai.models import check_counts, load_ruled
+from redisai_py.ai.predictions import Ruled
+from redisai_py.ai.warming import warm
+from redisai_py.commands import cache
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.errors import CommandError
+from redisai_py.predictions.rule import Rule
+from redisai_py.resp.replies import OK
+from redisai_py.store.programs import MODEL_ID_FIELDS
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.connection import Connection
+    from redisai_py.upstream.access import Access
+
+__all__ = ["HANDLERS"]
+
+_WARMED_AT_ONCE = 64
+"""Requests whose inputs are read together."""
+
+
+async def cache_set(request: cache.CacheSet, connection: Connection) -> Any:
+    """AI.CACHE SET: for the model that the key holds now, and those stored there later."""
+    access = await connection.session.authenticated()
+    loaded, _ = await _model(request.key, connection, access)
+    reason = refusal(loaded)
+    if reason:
+        raise CommandError(f"ERR the model's predictions cannot be kept: {reason}")
+    if request.rule.rows:
+        _check_rows(loaded)
+    existed = await access.predictions.set_rule(request.key, request.rule.encode())
+    connection.server.runs.predictions.rule_changed(access.identity.database, request.key, request.rule, not existed)
+    return OK
+
+
+def _check_rows(loaded: LoadedModel) -> None:
+    """Raise CommandError unless merged runs of the model have been found to equal single ones."""
+    proof = loaded.proof
+    if proof.reason:
+        raise CommandError(f"ERR ROWS needs a model that computes each row by itself: {proof.reason}")
+    if not proof.proved:
+        raise CommandError(
+            "ERR ROWS needs a model whose batching has proved itself on this server; no merged runs of it have been "
+            f"compared yet (BATCHSIZE {loaded.model.batchsize})"
+        )
+
+
+async def cache_get(request: cache.CacheGet, connection: Connection) -> Any:
+    """AI.CACHE GET."""
+    access = await connection.session.authenticated()
+    (ids,) = access.pipeline([(b"HMGET", request.key, *MODEL_ID_FIELDS)])
+    return cache.rule_reply((await access.store.model_id(request.key, ids))[1])
+
+
+async def cache_del(request: cache.CacheDel, connection: Connection) -> Any:
+    """AI.CACHE DEL."""
+    access = await connection.session.authenticated()
+    existed = await access.predictions.set_rule(request.key, None)
+    connection.server.runs.predictions.rule_changed(access.identity.database, request.key, None, True)
+    return int(existed)
+
+
+async def cache_purge(request: cache.CachePurge, connection: Connection) -> Any:
+    """AI.CACHE PURGE: the entries of what the key holds, one's own where the rule says SCOPE USER."""
+    access = await connection.session.authenticated()
+    ruled = _ruled(request.key, access, connection, *await _model(request.key, connection, access))
+    names = ruled.ledger.names(ruled.rule, access.identity)
+    count = await access.predictions.purge(names.pattern)
+    connection.server.runs.predictions.forget(names.prefix)
+    ruled.ledger.budget = None
+    return count
+
+
+async def cache_stats(request: cache.CacheStats, connection: Connection) -> Any:
+    """AI.CACHE STATS: of this server."""
+    access = await connection.session.authenticated()
+    loaded, rule = await _model(request.key, connection, access)
+    ledger = connection.server.runs.predictions.ledger(access.identity.database, request.key)
+    if rule is not None:
+        ledger = _ruled(request.key, access, connection, loaded, rule).ledger
+    state, reason = state_of(ledger, loaded, rule)
+    return [b"key", request.key, b"state", state.encode(), b"reason", reason.encode(), *_figures(ledger or Ledger())]
+
+
+def state_of(ledger: Ledger | None, loaded: LoadedModel, rule: Rule | None) -> tuple[str, str]:
+    """`off` without a rule, `refused`, `aside` where look-ups do not pay, else `on`; and why."""
+    reason = refusal(loaded)
+    if rule is None:
+        return "off", "the model has no cache rule"
+    if reason:
+        return "refused", reason
+    short_us = loaded.short_run_s * 1e6
+    if 0 < short_us < rule.minrun_us:
+        return "aside", f"a run takes {short_us:.0f} us, less than MINRUN {rule.minrun_us}"
+    if ledger is not None and ledger.figures.aside:
+        return "aside", ledger.figures.reason
+    return "on", ""
+
+
+def _figures(ledger: Ledger) -> list[Any]:
+    counts, figures = ledger.counts, ledger.figures
+    fields: list[Any] = []
+    for name in ("hits", "misses", "joined", "inserts", "refreshes", "late", "damaged", "full", "bytes"):
+        fields += (name.encode(), counts[name])
+    fields += (b"bypassed", ledger.bypassed)
+    fields += (b"hit_rate", b"%.3f" % figures.hit_rate)
+    for name, seconds in (("run", figures.run_s), ("lookup", figures.lookup_s), ("insert", figures.insert_s)):
+        fields += (f"{name}_us".encode(), round(seconds * 1e6))
+    refused = [
+        item
+        for kind, count in sorted(counts.items())
+        if kind.startswith("error ")
+        for item in (kind.removeprefix("error ").encode(), count)
+    ]
+    return [*fields, b"errors", refused]
+
+
+async def cache_warm(request: cache.CacheWarm, connection: Connection) -> Any:
+    """AI.CACHE WARM."""
+    access = await connection.session.authenticated()
+    ruled = _ruled(request.key, access, connection, *await _model(request.key, connection, access))
+    if ruled.ledger.refusal:
+        raise CommandError(f"ERR the model's predictions cannot be kept: {ruled.ledger.refusal}")
+    each = len(ruled.loaded.inputs)
+    for group in request.groups:
+        if not each or len(group) % each:
+            check_counts(ruled.loaded.model, len(group), None)
+    keys = [key for group in request.groups for key in group]
+    requests: list[Sequence[bytes]] = [keys[at : at + each] for at in range(0, len(keys), each)]
+    inserted = present = failed = 0
+    for start in range(0, len(requests), _WARMED_AT_ONCE):
+        some = requests[start : start + _WARMED_AT_ONCE]
+        tensors = await access.store.tensors([key for request_keys in some for key in request_keys])
+        inputs = [tensors[at : at + each] for at in range(0, len(tensors), each)]
+        done = await warm(connection.server.runs.predictions, ruled, inputs)
+        inserted, present, failed = inserted + done[0], present + done[1], failed + done[2]
+        if connection.gone:
+            break
+    return [b"inserted", inserted, b"present", present, b"failed", failed]
+
+
+async def _model(key: bytes, connection: Connection, access: Access) -> tuple[LoadedModel, Rule | None]:
+    (ids,) = access.pipeline([(b"HMGET", key, *MODEL_ID_FIELDS)])
+    return await load_ruled(key, ids, access.store, connection)
+
+
+def _ruled(key: bytes, access: Access, connection: Connection, loaded: LoadedModel, rule: Rule | None) -> Ruled:
+    """Raises CommandError: there is no rule."""
+    if rule is None:
+        raise CommandError("ERR the model has no cache rule; AI.CACHE SET gives it one")
+    return connection.server.runs.predictions.ruled(access, key, loaded, rule)
+
+
+HANDLERS: dict[type, Any] = {
+    cache.CacheSet: cache_set,
+    cache.CacheGet: cache_get,
+    cache.CacheDel: cache_del,
+    cache.CachePurge: cache_purge,
+    cache.CacheStats: cache_stats,
+    cache.CacheWarm: cache_warm,
+}
+"""Request -> what is done for it."""

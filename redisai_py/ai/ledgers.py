@@ -1,0 +1,100 @@
+"""What this server counts and knows of the predictions of each model key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from redisai_py.backend import loaded_backends
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.stats import Histogram
+from redisai_py.predictions.budget import Budget
+from redisai_py.predictions.entries import output_names
+from redisai_py.predictions.figures import Figures
+from redisai_py.predictions.frequent import Frequent
+from redisai_py.predictions.identity import Names, model_part
+from redisai_py.predictions.rule import Rule
+from redisai_py.upstream.address import Identity
+
+__all__ = ["Ledger", "refusal"]
+
+
+def refusal(loaded: LoadedModel) -> str:
+    """Why predictions of a model cannot be kept, empty if they can."""
+    if loaded.stateful:
+        return "it may keep state between runs, so equal inputs may give other outputs"
+    draws = getattr(loaded.session, "draws", "")
+    return f"its outputs are not decided by its inputs: {draws}" if draws else ""
+
+
+class Ledger:
+    """Those of one model key on this server. Counters go on when another model is stored there, figures begin anew."""
+
+    def __init__(self) -> None:
+        self.rule: Rule | None = None
+        self.refusal = ""
+        self.figures = Figures()
+        self.budget: Budget | None = None
+        self.frequent: Frequent | None = None
+        self.outputs: tuple[str, ...] = ()
+        self.counts: Counter[str] = Counter()
+        """hits, misses, joined, inserts, refreshes, late, off, damaged, full, bytes; refusals by kind."""
+        self.lookups = Histogram()
+        self.inserts = Histogram()
+        self.bypassed = 0
+        """Requests that ran without a look."""
+        self.entry_bytes = 0
+        """Size of the entry inserted last: the next one is likely as large."""
+        self._model = ""
+        self._part = b""
+        self._names: dict[bytes | None, Names] = {}
+
+    def turn(self, loaded: LoadedModel, rule: Rule) -> None:
+        """The key holds this model and this rule now."""
+        if loaded.id != self._model:
+            self._model = loaded.id
+            backend = loaded_backends().get(loaded.model.backend.upper())
+            part = model_part(loaded.model, backend.version if backend is not None else "")
+            if part != self._part:  # else it is the same model, stored again
+                self._part = part
+                self._names.clear()
+                self.figures = Figures()
+                self.budget = None
+            self.refusal = refusal(loaded)
+            self.outputs = output_names(loaded.outputs)
+        if rule is not self.rule:
+            if self.rule is None or rule.ttl_s != self.rule.ttl_s:
+                self.budget = None
+            self.rule = rule
+            self.frequent = (self.frequent or Frequent()) if rule.warm else None
+
+    def names(self, rule: Rule, identity: Identity) -> Names:
+        """The keys of the model's predictions for one user."""
+        user = (identity.user or b"default") if rule.per_user else None
+        names = self._names.get(user)
+        if names is None:
+            if len(self._names) >= 1000:
+                self._names.clear()
+            names = self._names[user] = Names(self._part, user)
+        return names
+
+    @property
+    def prefixes(self) -> list[bytes]:
+        """How the keys of its predictions begin."""
+        return [names.prefix for names in self._names.values()]
+
+    def add(self, size: int, names: Names, now_s: float) -> dict[bytes, tuple[int, int]] | None:
+        """Count bytes that are to be inserted, for MAXBYTES: the counters for Redis; None if they are too many."""
+        rule = self.rule
+        if rule is None or not rule.maxbytes:
+            return {}
+        if self.budget is None:
+            self.budget = Budget(rule.ttl_s)
+        budget = self.budget
+        if not budget.admit(size, rule.maxbytes, now_s):
+            self.counts["full"] += 1
+            return None
+        return {names.bytes_key(budget.span_s, budget.index(now_s)): (size, budget.life_s)}
+
+
+LedgerOf = Callable[[int, bytes], Ledger]

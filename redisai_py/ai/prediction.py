@@ -1,0 +1,328 @@
+"""One request whose prediction is looked up, and the flight that equal requests share.
+
+The first request for a prediction owns its flight: it looks in Redis and runs the model on a miss. Requests for the
+same that come meanwhile wait for it. An owner that fails, is cancelled or runs out of time leaves each of them to a run
+of its own; an owner whose client leaves flies on for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from redisai_py.commands.model_runs import CacheUse
+from redisai_py.engine.merging import Value
+from redisai_py.engine.run import Run
+from redisai_py.errors import DeadlineExceeded, RedisAIError, WrongType
+from redisai_py.frontdoor.driver import drive
+from redisai_py.pending import Pending
+from redisai_py.predictions.entries import decode_entry
+from redisai_py.predictions.identity import Names, inputs_digest
+from redisai_py.store.tensors import LARGE_VALUE
+from redisai_py.tensor import Tensor
+
+if TYPE_CHECKING:
+    from redisai_py.ai.predictions import Predictions, Ruled
+
+__all__ = ["Flight", "Miss", "Prediction"]
+
+_DIGESTED_HERE = 512 * 1024
+"""Bytes of inputs that the event loop digests itself, in 0.3 ms."""
+_SHARE = 0.1
+"""A look-up may take this part of the time that a run usually takes, the queue included."""
+_UNKNOWN_S = 0.05
+"""The same before anything was measured."""
+_ONLY_S = 1.0
+"""The same where no run follows."""
+
+
+class Miss(RedisAIError):
+    """CACHE ONLY, and there is no prediction."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(f"MISS no prediction is kept for this model: {why}" if why else _MISS)
+
+
+_MISS = "MISS no prediction for these inputs is stored"
+
+
+class Flight:
+    """One prediction on its way."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: list[Prediction] = []
+        """Requests for the same."""
+
+
+class Prediction(Run):
+    """A run that may turn out to be none: whoever started it awaits it, counts it and cancels it as a `Run`."""
+
+    __slots__ = (
+        "_answered", "_began", "_digest_s", "_flight", "_key", "_names", "_own", "_predictions", "_ruled", "_tensors",
+        "_timeout_ms", "_timer", "_use",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        predictions: Predictions,
+        ruled: Ruled,
+        inputs: Sequence[Tensor],
+        use: CacheUse,
+        timeout_ms: int | None,
+        counted: bool,
+    ) -> None:
+        # Not Run's: this one is in no queue, and has no rows to be merged by.
+        Pending.__init__(self)
+        self.loaded = None
+        self._tensors = inputs
+        self.counted = counted
+        self.ran_s = None
+        self._predictions = predictions
+        self._ruled = ruled
+        self._use = use
+        self._timeout_ms = timeout_ms
+        self._names: Names = ruled.ledger.names(ruled.rule, ruled.access.identity)
+        self._key = b""
+        self._flight: Flight | None = None
+        self._own: Run | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._answered = False
+        self._began = time.monotonic()
+        self._digest_s = 0.0
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look, and run if nothing is found."""
+        if sum(len(tensor.data) for tensor in self._tensors) <= _DIGESTED_HERE:
+            self._digested(inputs_digest(self._tensors))
+        else:
+            drive(self._digest_aside(), self._digested_aside)
+
+    async def _digest_aside(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, inputs_digest, self._tensors)
+
+    def _digested_aside(self, digest: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self._end(error)
+        elif not self.done:
+            self._digested(digest)
+
+    def _digested(self, digest: bytes) -> None:
+        predictions, ledger = self._predictions, self._ruled.ledger
+        identity = self._ruled.access.identity
+        self._key = key = self._names.key(digest)
+        now = time.monotonic()
+        self._digest_s = now - self._began
+        if ledger.frequent is not None:
+            ledger.frequent.saw(digest, self._tensors, now)
+        if self._use is CacheUse.REFRESH:
+            self._run()
+            return
+        near = predictions.local.get(identity, key, now)
+        if near is not None:
+            self._hit(near.outputs)
+            predictions.refresh(self._ruled, self._tensors, key, near.expires_at - now)
+            return
+        if self._use is CacheUse.ONLY:
+            self._look()
+            return
+        flight = predictions.flights.get((identity.database, key))
+        if flight is not None:
+            self._join(flight)
+            return
+        self._flight = predictions.flights[identity.database, key] = Flight()
+        self._look()
+
+    def _join(self, flight: Flight) -> None:
+        self._flight = flight
+        flight.waiting.append(self)
+        if self._timeout_ms is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._timeout_ms / 1000, self._leave, DeadlineExceeded())
+
+    def _look(self) -> None:
+        """Ask Redis, and wait for it for a part of what a run takes."""
+        ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
+        if not shelf.health.looks(time.monotonic()):
+            ledger.counts["off"] += 1
+            if self._use is CacheUse.ONLY:
+                self._end(Miss())
+            else:
+                self._run()
+            return
+        usual_s = ledger.figures.run_s or self._ruled.loaded.short_run_s
+        limit_s = usual_s * _SHARE if usual_s else _UNKNOWN_S
+        if self._use is CacheUse.ONLY:
+            limit_s = _ONLY_S
+        self._timer = asyncio.get_running_loop().call_later(limit_s, self._late, 2)
+        drive(shelf.fetch(self._key, ledger.entry_bytes >= LARGE_VALUE), self._found)
+
+    def _late(self, rounds: int) -> None:
+        """The time is over. The answer may have come already and not be read yet: that is looked at first."""
+        if rounds:
+            asyncio.get_running_loop().call_soon(self._late, rounds - 1)
+        elif not self._answered:
+            self._answered = True
+            self._ruled.ledger.counts["late"] += 1
+            self._ruled.access.predictions.health.late(time.monotonic())
+            self._missed()
+
+    def _found(self, found: Any, error: BaseException | None) -> None:
+        if self._answered:
+            return
+        self._answered = True
+        if self._timer is not None:
+            self._timer.cancel()
+        ledger, access = self._ruled.ledger, self._ruled.access
+        now = time.monotonic()
+        if error is not None:
+            kind = access.predictions.health.lookup_failed(str(error), now)
+            ledger.counts[f"error {kind}"] += 1
+            self._missed()
+            return
+        access.predictions.health.answered()
+        value, life_s = found
+        if value is None:
+            self._missed()
+            return
+        try:
+            outputs = decode_entry(self._key, value, ledger.outputs)
+        except WrongType:
+            ledger.counts["damaged"] += 1
+            self._missed()
+            return
+        predictions = self._predictions
+        predictions.local.put(access.identity, self._key, outputs, now, life_s)
+        self._hit(outputs)
+        predictions.refresh(self._ruled, self._tensors, self._key, life_s)
+
+    # -- what was found ------------------------------------------------------------------------------------------------
+
+    def _hit(self, outputs: Sequence[Value]) -> None:
+        self._predictions.hit(self._ruled, time.monotonic() - self._began)
+        self._land(outputs)
+        self._give(outputs)
+
+    def _give(self, outputs: Sequence[Value]) -> None:
+        """The outputs of somebody else's run."""
+        if self.done:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self.ran_s = 0.0
+        if self.counted:
+            self._predictions.called(self._ruled, outputs)
+        self.resolve(list(outputs))
+
+    def _missed(self) -> None:
+        if self._use is CacheUse.ONLY:
+            self._ruled.ledger.counts["misses"] += 1
+            self._end(Miss())
+            return
+        ledger = self._ruled.ledger
+        seconds = time.monotonic() - self._began
+        ledger.counts["misses"] += 1
+        ledger.lookups.extend((seconds,))
+        ledger.figures.looked(seconds, False)
+        self._run()
+
+    def _run(self) -> None:
+        """Run the model; the flight lands with it."""
+        own = self._own = self._predictions.runs.start(
+            self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted
+        )
+        began = time.monotonic()
+        if own.done:
+            self._ran(began, own)
+        else:
+            own.waiter = partial(self._ran, began)
+
+    def _ran(self, began: float, own: Pending[Any]) -> None:
+        self.ran_s = self._own.ran_s if self._own is not None else None
+        self._own = None
+        if own.error is not None:
+            self._end(own.error)
+            return
+        outputs: list[Value] = own.result()
+        ledger = self._ruled.ledger
+        ledger.figures.ran(time.monotonic() - began)
+        insert = self._predictions.keep(self._ruled, self._names, self._key, outputs)
+        self._land(outputs)
+        self.resolve(outputs)
+        if insert is not None:
+            self._predictions.send(insert)
+
+    def _end(self, error: BaseException) -> None:
+        """It failed. Those that wait for the same run for themselves, once, and share no error."""
+        waiting = self._close()
+        self.fail(error)
+        for other in waiting:
+            other.run_alone()
+
+    def _land(self, outputs: Sequence[Value]) -> None:
+        waiting = self._close()
+        for other in waiting:
+            if not other.done:
+                ledger = other._ruled.ledger
+                ledger.counts["joined"] += 1
+                ledger.figures.looked(other._digest_s, True)
+                other._give(outputs)
+
+    def _close(self) -> list[Prediction]:
+        """End the flight, if this one owns it; those that waited for it."""
+        flight, flights = self._flight, self._predictions.flights
+        self._flight = None
+        place = (self._ruled.access.identity.database, self._key)
+        if flight is None or flights.get(place) is not flight or self in flight.waiting:
+            return []
+        del flights[place]
+        return flight.waiting
+
+    def run_alone(self) -> None:
+        """The flight was none: run without another."""
+        if self.done:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._timeout_ms is not None:
+            waited_ms = int((time.monotonic() - self._began) * 1000)
+            self._timeout_ms = max(1, self._timeout_ms - waited_ms)
+        self._flight = None
+        self._run()
+
+    # -- leaving -------------------------------------------------------------------------------------------------------
+
+    def cancel_queued(self) -> bool:
+        """See `Run.cancel_queued`. What others wait for goes on."""
+        if self.done:
+            return False
+        flight = self._flight
+        if flight is not None and self in flight.waiting:
+            self._leave(asyncio.CancelledError())
+            return True
+        if flight is not None and any(not other.done for other in flight.waiting):
+            self.fail(asyncio.CancelledError())
+            return True
+        if self._own is not None:
+            return self._own.cancel_queued()
+        self._answered = True  # nobody waits for the look-up any more
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end(asyncio.CancelledError())
+        return True
+
+    def _leave(self, error: BaseException) -> None:
+        """Wait no longer for somebody else's run."""
+        if self._flight is not None and self in self._flight.waiting:
+            self._flight.waiting.remove(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._flight = None
+        self.fail(error)

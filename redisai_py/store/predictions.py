@@ -1,0 +1,117 @@
+"""Predictions in Redis, for one identity: which Redis commands they need.
+
+Entries are read and written with the client's own rights, always with an expiry. Nothing lists them: they are deleted
+by looking through the database, and else go by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redisai_py.errors import MODEL_KEY_EMPTY, MissingKey
+from redisai_py.model import Kind
+from redisai_py.predictions.health import Health
+from redisai_py.predictions.rule import RULE_FIELD, Rule, decode_rule
+from redisai_py.store.kinds import watch_kind
+from redisai_py.store.link import Link, commit, last_reply
+from redisai_py.tensor import Buffer
+
+__all__ = ["PredictionShelf"]
+
+_SCAN_COUNT = 1000
+
+
+class PredictionShelf:
+    """The predictions that one identity may read and write. Thread: the event loop's."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.health = Health()
+
+    async def fetch(self, key: bytes, large: bool) -> tuple[Buffer | None, float]:
+        """An entry and the seconds that it lives on; None if there is none. Raises UpstreamError.
+
+        Args: large: it is expected to be too large for the shared stream.
+        """
+        commands: Sequence[Sequence[Any]] = ((b"GET", key), (b"PTTL", key))
+        if large:
+            async with self._link.dedicated() as connection:
+                pendings = [connection.call(*command) for command in commands]
+                value, life_ms = await pendings[0], await pendings[1]
+        else:
+            pendings = self._link.pipeline(commands)
+            value, life_ms = await pendings[0], await pendings[1]
+        return value, max(0, life_ms) / 1000
+
+    async def fetch_many(self, keys: Sequence[bytes]) -> list[tuple[Buffer | None, float]]:
+        """`fetch` of several, in one round trip."""
+        values, *lives = self._link.pipeline([(b"MGET", *keys), *((b"PTTL", key) for key in keys)])
+        found = await values
+        return [(value, max(0, await life) / 1000) for value, life in zip(found, lives, strict=True)]
+
+    async def which_exist(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of the keys that are there. Raises UpstreamError."""
+        found = self._link.pipeline([(b"EXISTS", key) for key in keys])
+        return {key for key, pending in zip(keys, found, strict=True) if await pending}
+
+    async def insert(
+        self,
+        items: Sequence[tuple[bytes, Sequence[Buffer], int]],
+        counters: Mapping[bytes, tuple[int, int]],
+        large: bool,
+    ) -> list[int]:
+        """Write entries: key, value in pieces, life in seconds.
+
+        Args:    counters: key -> (bytes to add, life in seconds).
+        Returns: what the counters hold now.   Raises: UpstreamError.
+        """
+        commands: list[Sequence[Any]] = []
+        for key, pieces, life_s in items:
+            value = tuple(pieces) if large else b"".join(pieces)
+            commands.append((b"SET", key, value, b"EX", b"%d" % life_s))
+        for counter, (size, life_s) in counters.items():
+            commands += ((b"INCRBY", counter, b"%d" % size), (b"EXPIRE", counter, b"%d" % life_s))
+        if large:
+            async with self._link.dedicated() as connection:
+                replies = [await reply for reply in [connection.call(*command) for command in commands]]
+        else:
+            replies = [await reply for reply in self._link.pipeline(commands)]
+        return [int(total) for total in replies[len(items) :: 2]]
+
+    async def totals(self, counters: Sequence[bytes]) -> list[int]:
+        """What counters hold, 0 where there is none. Raises UpstreamError."""
+        (pending,) = self._link.pipeline([(b"MGET", *counters)])
+        return [int(value) if value is not None and bytes(value).isdigit() else 0 for value in await pending]
+
+    async def purge(self, pattern: bytes) -> int:
+        """Delete all keys that match; how many there were. Raises UpstreamError. O(keys of the database), in steps."""
+        cursor, count = b"0", 0
+        while True:
+            (page,) = self._link.pipeline([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN_COUNT)])
+            cursor, keys = await page
+            if keys:
+                count += int(await last_reply(self._link.pipeline([(b"UNLINK", *keys)])))
+            if cursor == b"0":
+                return count
+
+    async def set_rule(self, key: bytes, value: bytes | None) -> bool:
+        """Write the rule into a model's hash, or take it away; whether there was one before.
+
+        Raises: MissingKey: no model is there. WrongType, UpstreamError.
+        """
+        command = (b"HDEL", key, RULE_FIELD) if value is None else (b"HSET", key, RULE_FIELD, value)
+        async with self._link.dedicated() as connection:
+            while True:
+                await watch_kind(connection, key, Kind.MODEL)
+                kind, before = await connection.call(b"HMGET", key, b"kind", RULE_FIELD)
+                done = await commit(connection, [command] if kind is not None else [])
+                if kind is None:
+                    raise MissingKey(MODEL_KEY_EMPTY)
+                if done is not None:
+                    return before is not None
+
+    async def rule(self, key: bytes) -> Rule | None:
+        """The rule in a hash, whatever else that is. Raises UpstreamError."""
+        (pending,) = self._link.pipeline([(b"HGET", key, RULE_FIELD)])
+        return decode_rule(await pending)
