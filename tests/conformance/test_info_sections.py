@@ -153,6 +153,7 @@ _TABLE = {
     ("write", "denyoom", "module", "movablekeys"): ("3,3,1", "modelrun dagrun dagexecute"),
     ("write", "denyoom", "module", "movablekeys", ""): ("4,4,1", "modelexecute scriptrun"),
     ("write", "denyoom", "module", "movablekeys", "", ""): ("5,5,1", "scriptexecute"),
+    ("write", "denyoom", "module", "movablekeys", "", "", ""): ("2,2,1", "cache"),
     ("readonly", "module", "movablekeys"): ("3,3,1", "dagrun_ro dagexecute_ro"),
 }
 COMMAND_ROWS = [
