@@ -145,8 +145,8 @@ def test_an_image_without_pillow_is_an_error_that_says_what_to_install(
     ("name", "content", "options", "reason"),
     [
         ("t.txt", b"1 2", (), ".safetensors"),
-        ("t.npy", b"not numpy", (), "not a .npy file"),
-        ("t.npy", b"", (), "not a .npy file"),
+        ("t.npy", b"not numpy", (), "not an .npy file"),
+        ("t.npy", b"", (), "not an .npy file"),
         ("t.npy", b"\x93NUMPY\x01", (), "t.npy"),
         ("t.npy", np.array([{}], object), (), "objects"),
         ("t.npy", np.ones(2, complex), (), "complex128"),
