@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["MIN_CHUNK_SIZE", "Config", "Setting", "masked_url", "settings", "words"]
+from redisai_py.machine import granted_cores, memory_bytes, usable_cores
+from redisai_py.setting import Setting, setting_field
+from redisai_py.urls import check_url
 
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
-_DATABASE_ZERO = ("", "/", "/0")
+__all__ = ["MIN_CHUNK_SIZE", "Config", "settings", "words"]
 
 NETWORK = "Network"
 REDIS = "Redis"
@@ -34,63 +33,6 @@ _MOST_THREADS = 1024
 _DEVICE = re.compile(r"(?:CPU|GPU)(?::[0-9]{0,5})?", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The description of one setting.
-
-    name: the field's; the flag `--name-with-dashes`, the variable `REDISAI_NAME` and the file's key derive from it.
-    help: one or two sentences.   group: heading in the help page.
-    minimum, maximum: inclusive, None for no limit.   zero: what 0 means, if 0 is allowed below `minimum`.
-    choices: the allowed values, empty for any.
-    """
-
-    name: str
-    type: str
-    default: Any
-    help: str
-    group: str
-    minimum: int | None
-    maximum: int | None
-    zero: str
-    choices: tuple[str, ...]
-
-    @property
-    def flag(self) -> str:
-        """As on the command line: `--max-clients`."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """As in the environment: `REDISAI_MAX_CLIENTS`."""
-        return "REDISAI_" + self.name.upper()
-
-    def check(self, value: Any) -> None:
-        """Raise ValueError, with a text that names the setting and the limit, if the value is out of bounds."""
-        if self.choices and value not in self.choices:
-            raise ValueError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}")
-        if not isinstance(value, int) or (self.zero and value == 0):
-            return
-        if self.minimum is not None and value < self.minimum:
-            zero = f" (or 0: {self.zero})" if self.zero else ""
-            raise ValueError(f"{self.name} is {value}, but must be at least {self.minimum}{zero}")
-        if self.maximum is not None and value > self.maximum:
-            raise ValueError(f"{self.name} is {value}, but must be at most {self.maximum}")
-
-
-def _setting(
-    default: Any,
-    group: str,
-    text: str,
-    *,
-    minimum: int | None = None,
-    maximum: int | None = None,
-    zero: str = "",
-    choices: tuple[str, ...] = (),
-) -> Any:
-    metadata = {"help": text, "group": group, "minimum": minimum, "maximum": maximum, "zero": zero, "choices": choices}
-    return field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The settings of one server.
@@ -98,36 +40,36 @@ class Config:
     Raises: ValueError, naming the setting, for a value out of bounds.
     """
 
-    host: tuple[str, ...] = _setting(
+    host: tuple[str, ...] = setting_field(
         ("127.0.0.1", "-::1"),
         NETWORK,
         "Addresses to listen on. The server skips an address marked with - if the machine does not have it. 0.0.0.0 or "
         '* is every IPv4 interface, :: or ::* every IPv6 interface, "" none.',
     )
-    port: int = _setting(6390, NETWORK, "TCP port to listen on.", minimum=1, maximum=65535, zero="any free port")
-    unix_socket: Path | None = _setting(  # noqa: RUF009 - a Path is immutable, the rule does not know
+    port: int = setting_field(6390, NETWORK, "TCP port to listen on.", minimum=1, maximum=65535, zero="any free port")
+    unix_socket: Path | None = setting_field(  # noqa: RUF009 - a Path is immutable, the rule does not know
         None, NETWORK, "Unix socket to listen on, in addition to the addresses."
     )
-    unix_socket_perm: str = _setting("700", NETWORK, "Permissions of the Unix socket, in octal.")
-    protected_mode: bool = _setting(
+    unix_socket_perm: str = setting_field("700", NETWORK, "Permissions of the Unix socket, in octal.")
+    protected_mode: bool = setting_field(
         True, NETWORK, "Refuse to listen beyond this machine while Redis accepts clients without a password."
     )
-    max_clients: int = _setting(10_000, NETWORK, "Maximum number of client connections.", minimum=1)
-    backlog: int = _setting(511, NETWORK, "Maximum number of connections waiting to be accepted.", minimum=1)
-    max_argument_bytes: int = _setting(
+    max_clients: int = setting_field(10_000, NETWORK, "Maximum number of client connections.", minimum=1)
+    backlog: int = setting_field(511, NETWORK, "Maximum number of connections waiting to be accepted.", minimum=1)
+    max_argument_bytes: int = setting_field(
         512 * 1024 * 1024, NETWORK, "Maximum size of a command's argument. Redis has the same limit.", minimum=1024
     )
-    max_arguments: int = _setting(
+    max_arguments: int = setting_field(
         2**31 - 1, NETWORK, "Maximum number of arguments of a command. Redis 7 has the same limit.", minimum=16
     )
-    client_query_buffer_limit: int = _setting(
+    client_query_buffer_limit: int = setting_field(
         1024 * 1024 * 1024,
         NETWORK,
         "Maximum number of unprocessed bytes received from one client, including an incomplete command. The server "
         "disconnects a client that exceeds it. Redis has the same limit.",
         minimum=1024 * 1024,
     )
-    maxmemory_clients: int = _setting(
+    maxmemory_clients: int = setting_field(
         0,
         NETWORK,
         "Maximum number of bytes held for all clients together, including unread replies. When it is exceeded, the "
@@ -135,14 +77,14 @@ class Config:
         minimum=1024 * 1024,
         zero="half of the memory",
     )
-    upload_timeout_s: int = _setting(
+    upload_timeout_s: int = setting_field(
         30,
         NETWORK,
         "Disconnect a client that stops in the middle of a large argument for this many seconds.",
         minimum=1,
         zero="no limit",
     )
-    output_buffer_limit_bytes: int = _setting(
+    output_buffer_limit_bytes: int = setting_field(
         256 * 1024 * 1024,
         NETWORK,
         "Disconnect a client with more unread reply bytes than this. A single reply may be larger.",
@@ -150,24 +92,24 @@ class Config:
         zero="no limit",
     )
 
-    redis: str | None = _setting(
+    redis: str | None = setting_field(
         None,
         REDIS,
         "Redis to use: redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH. "
         "By default the server starts a private Redis.",
     )
-    redis_password_file: Path | None = _setting(  # noqa: RUF009 - as above
+    redis_password_file: Path | None = setting_field(  # noqa: RUF009 - as above
         None, REDIS, "File whose first line is the password for --redis. Keeps the password off the command line."
     )
-    data_dir: Path = _setting(  # noqa: RUF009 - a Path is immutable, the rule does not know
+    data_dir: Path = setting_field(  # noqa: RUF009 - a Path is immutable, the rule does not know
         Path("redisai-data"), REDIS, "Data directory of the private Redis."
     )
-    require_password: bool = _setting(
+    require_password: bool = setting_field(
         False,
         REDIS,
         "Protect the private Redis with a generated password, kept in the file `password` of the data directory.",
     )
-    appendfsync: str = _setting(
+    appendfsync: str = setting_field(
         "everysec",
         REDIS,
         "When the private Redis syncs its log to disk. always: no acknowledged write is ever lost. everysec: a crash "
@@ -175,13 +117,13 @@ class Config:
         "writes. no: a crash of the machine may lose 30 s or more.",
         choices=("always", "everysec", "no"),
     )
-    redis_server: str | None = _setting(
+    redis_server: str | None = setting_field(
         None, REDIS, "redis-server or valkey-server to run as the private Redis. By default the one on PATH."
     )
-    upstream_pool: int = _setting(
+    upstream_pool: int = setting_field(
         8, REDIS, "Connections to Redis per user for values of 64 KiB or more, and for scripts.", minimum=1
     )
-    upstream_retry_ms: int = _setting(
+    upstream_retry_ms: int = setting_field(
         3000,
         REDIS,
         "Milliseconds a command waits for an unreachable Redis before its client is disconnected. Only commands not "
@@ -189,7 +131,7 @@ class Config:
         minimum=1,
         zero="disconnect at once",
     )
-    upstream_timeout_ms: int = _setting(
+    upstream_timeout_ms: int = setting_field(
         10_000,
         REDIS,
         "Milliseconds Redis may take to answer a PING while clients wait for replies. After that the server treats "
@@ -197,7 +139,7 @@ class Config:
         minimum=100,
         zero="wait forever",
     )
-    upstream_keepalive_s: int = _setting(
+    upstream_keepalive_s: int = setting_field(
         30,
         REDIS,
         "Seconds of silence on a connection to Redis before TCP keepalive probes it.",
@@ -205,7 +147,7 @@ class Config:
         zero="off",
     )
 
-    threads_per_queue: int = _setting(
+    threads_per_queue: int = setting_field(
         0,
         RUNS,
         "Worker threads per device.",
@@ -213,32 +155,32 @@ class Config:
         maximum=_MOST_THREADS,
         zero="one per core, at least 2, at most 4",
     )
-    device_threads: tuple[str, ...] = _setting(
+    device_threads: tuple[str, ...] = setting_field(
         (),
         RUNS,
         "Worker threads of one device, for models: DEVICE=N, for example GPU:0=1. Overrides --threads-per-queue.",
     )
-    intra_op_parallelism: int = _setting(
+    intra_op_parallelism: int = setting_field(
         0,
         RUNS,
         "Threads a framework uses inside one operation.",
         minimum=1,
         zero="the cores divided by the worker threads",
     )
-    inter_op_parallelism: int = _setting(
+    inter_op_parallelism: int = setting_field(
         0, RUNS, "Threads a framework uses to run operations in parallel.", minimum=1, zero="the framework's default"
     )
-    model_execution_timeout_ms: int = _setting(
+    model_execution_timeout_ms: int = setting_field(
         5000, RUNS, "Maximum run time of a model, in milliseconds.", minimum=1000, zero="no limit"
     )
-    isolation: str = _setting(
+    isolation: str = setting_field(
         "none",
         RUNS,
         "Where models are loaded and run. none: in the server. all: in engine processes, so that no model can crash or "
         "hang the server. auto: in engine processes; short ONNX models move into the server after 100 good runs.",
         choices=("none", "auto", "all"),
     )
-    engine_processes: int = _setting(
+    engine_processes: int = setting_field(
         8,
         RUNS,
         "Engine processes per backend on the CPU. Each model has one of its own until there are this many; then models "
@@ -246,14 +188,14 @@ class Config:
         minimum=1,
         maximum=_MOST_THREADS,
     )
-    model_load_timeout_ms: int = _setting(
+    model_load_timeout_ms: int = setting_field(
         120_000,
         RUNS,
         "Maximum time to load a model in an engine process, in milliseconds. Without --isolation loads have no limit.",
         minimum=1000,
         zero="no limit",
     )
-    runaway_limit: int = _setting(
+    runaway_limit: int = setting_field(
         4,
         RUNS,
         "Number of runs and loads past their time limit, each on an abandoned thread, that the server tolerates before "
@@ -261,16 +203,16 @@ class Config:
         minimum=1,
         zero="restart at the first",
     )
-    script_execution_timeout_ms: int = _setting(
+    script_execution_timeout_ms: int = setting_field(
         5000, RUNS, "Maximum run time of a script, in milliseconds.", minimum=1, zero="no limit"
     )
-    queue_limit: int = _setting(
+    queue_limit: int = setting_field(
         10_000,
         RUNS,
         "Maximum number of runs queued per model, and for all scripts together. Further runs get an error.",
         minimum=1,
     )
-    auto_batch: int = _setting(
+    auto_batch: int = setting_field(
         0,
         RUNS,
         "Maximum rows of a merged run for models stored without BATCHSIZE. Merging starts once merged runs have "
@@ -278,50 +220,50 @@ class Config:
         minimum=1,
         zero="merge only models with BATCHSIZE",
     )
-    preload: tuple[str, ...] = _setting((), RUNS, "Models to load before the server is ready: their keys, or all.")
+    preload: tuple[str, ...] = setting_field((), RUNS, "Models to load before the server is ready: their keys, or all.")
 
-    near_cache_bytes: int = _setting(
+    near_cache_bytes: int = setting_field(
         64 * 1024 * 1024,
         MEMORY,
         "Size of the cache of tensors and model ids. Redis confirms a cached value at each use.",
         minimum=1024,
         zero="off",
     )
-    prediction_cache_bytes: int = _setting(
+    prediction_cache_bytes: int = setting_field(
         64 * 1024 * 1024,
         MEMORY,
         "Predictions of models with a cache rule that the server keeps at hand, each for at most 5 s. Redis has all.",
         minimum=1024,
         zero="look in Redis each time",
     )
-    loaded_models_limit_bytes: int = _setting(
+    loaded_models_limit_bytes: int = setting_field(
         0,
         MEMORY,
         "Memory for loaded models. Above it, the server unloads the least recently used models.",
         minimum=1,
         zero="half of the memory",
     )
-    backend_memory_limit_mb: int = _setting(
+    backend_memory_limit_mb: int = setting_field(
         0, MEMORY, "Memory limit of ONNX Runtime's CPU allocator, in millions of bytes.", minimum=1, zero="no limit"
     )
-    engine_memory_limit_mb: int = _setting(
+    engine_memory_limit_mb: int = setting_field(
         0,
         MEMORY,
         "Memory limit of an engine process beyond what its framework takes, in millions of bytes.",
         minimum=64,
         zero="the memory",
     )
-    script_memory_limit_mb: int = _setting(
+    script_memory_limit_mb: int = setting_field(
         2048, MEMORY, "Memory limit of a script's process, in millions of bytes.", minimum=64, zero="no limit"
     )
-    model_chunk_size: int = _setting(
+    model_chunk_size: int = setting_field(
         535_822_336,
         MEMORY,
         "Maximum size, in bytes, of the chunks in which a model's blob is stored.",
         minimum=MIN_CHUNK_SIZE,
     )
 
-    busy_poll_us: int = _setting(
+    busy_poll_us: int = setting_field(
         60,
         PROCESS,
         "Maximum time, in microseconds, to poll for an imminent reply or command instead of sleeping. Applies with few "
@@ -329,35 +271,35 @@ class Config:
         minimum=1,
         zero="sleep at once",
     )
-    drain_timeout_s: int = _setting(
+    drain_timeout_s: int = setting_field(
         20, PROCESS, "Seconds running commands may take to finish at shutdown.", minimum=1, zero="none: stop at once"
     )
-    stall_timeout_s: int = _setting(
+    stall_timeout_s: int = setting_field(
         10,
         PROCESS,
         "Kill and restart the server after this many seconds without a heartbeat.",
         minimum=2,
         zero="never",
     )
-    log_level: str = _setting("info", PROCESS, "Minimum log level.", choices=("debug", "info", "warning", "error"))
-    log_format: str = _setting("text", PROCESS, "Format of the log on standard error.", choices=("text", "json"))
-    slow_run_ms: int = _setting(
+    log_level: str = setting_field("info", PROCESS, "Minimum log level.", choices=("debug", "info", "warning", "error"))
+    log_format: str = setting_field("text", PROCESS, "Format of the log on standard error.", choices=("text", "json"))
+    slow_run_ms: int = setting_field(
         1000,
         PROCESS,
         "Log runs of models and scripts that take at least this many milliseconds.",
         minimum=1,
         zero="none",
     )
-    http: int = _setting(
+    http: int = setting_field(
         0, PROCESS, "TCP port for /metrics (Prometheus), /healthz and /readyz.", minimum=1, maximum=65535, zero="off"
     )
-    http_host: str = _setting("127.0.0.1", PROCESS, "Address of the HTTP port. No authentication.")
+    http_host: str = setting_field("127.0.0.1", PROCESS, "Address of the HTTP port. No authentication.")
 
     def __post_init__(self) -> None:
         for setting in _SETTINGS:
             setting.check(getattr(self, setting.name))
         if self.redis is not None:
-            _check_url(self.redis)
+            check_url(self.redis)
         for word in self.device_threads:
             _device_threads(word)
         _check_listening(self)
@@ -370,32 +312,32 @@ class Config:
     @property
     def worker_threads(self) -> int:
         """Worker threads of each device, with "automatic" resolved."""
-        return self.threads_per_queue or max(2, min(4, _usable_cores()))
+        return self.threads_per_queue or max(2, min(4, usable_cores()))
 
     @property
     def intra_op_threads(self) -> int:
         """Threads inside one operation, with "automatic" resolved: all workers together use the cores once."""
-        return self.intra_op_parallelism or max(1, _usable_cores() // self.worker_threads)
+        return self.intra_op_parallelism or max(1, usable_cores() // self.worker_threads)
 
     @property
     def busy_poll_s(self) -> float:
         """Seconds to poll; 0 on a single core, which Redis and the clients need."""
-        return self.busy_poll_us / 1e6 if _granted_cores() >= _CORES_TO_STAY_AWAKE else 0.0
+        return self.busy_poll_us / 1e6 if granted_cores() >= _CORES_TO_STAY_AWAKE else 0.0
 
     @property
     def engine_memory_bytes(self) -> int:
         """Memory limit of an engine process, with "automatic" resolved."""
-        return self.engine_memory_limit_mb * 1_000_000 or _memory_bytes()
+        return self.engine_memory_limit_mb * 1_000_000 or memory_bytes()
 
     @property
     def loaded_models_budget_bytes(self) -> int:
         """Memory for loaded models, with "automatic" resolved."""
-        return self.loaded_models_limit_bytes or _memory_bytes() // 2
+        return self.loaded_models_limit_bytes or memory_bytes() // 2
 
     @property
     def all_clients_budget_bytes(self) -> int:
         """Memory held for all clients together, with "automatic" resolved."""
-        return self.maxmemory_clients or _memory_bytes() // 2
+        return self.maxmemory_clients or memory_bytes() // 2
 
     def to_json(self) -> str:
         """One line for `from_json`. The supervisor passes the settings to the server's process this way."""
@@ -444,61 +386,3 @@ def _check_listening(config: Config) -> None:
             raise ValueError(f"host contains {address!r}, which is not an address")
     if not config.host and config.unix_socket is None:
         raise ValueError("nothing to listen on: host has no address and unix_socket no path")
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port if parts.scheme != "unix" else None
-    except ValueError as error:
-        raise ValueError(f"redis is {masked_url(url)!r}, which is not a URL: {error}") from None
-    shown = masked_url(url)
-    if parts.scheme not in _REDIS_SCHEMES:
-        raise ValueError(f"redis is {shown!r}, but must begin with redis://, rediss:// or unix://")
-    if port == 0:
-        raise ValueError(f"redis is {shown!r}: port 0 is not valid")
-    if parts.scheme == "unix" and not parts.path.strip("/"):
-        raise ValueError(f"redis is {shown!r}, but must name the socket: unix:///PATH")
-    if parts.query and "db" not in parse_qs(parts.query):
-        shown = shown.partition("?")[0]  # what follows may be a password
-        raise ValueError(
-            f"redis is {shown!r} with a query after ?, which is not supported; put user and password after the two "
-            "slashes: USER:PASSWORD@"
-        )
-    if parts.query or (parts.scheme != "unix" and parts.path not in _DATABASE_ZERO):
-        raise ValueError(f"redis is {shown!r}: the URL cannot select a database; clients do so with SELECT")
-
-
-def masked_url(url: str) -> str:
-    """The URL with `***` in place of the password, for messages and logs."""
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, _, credentials = head.partition("://")
-    user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user}{colon}***@{tail}"
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _granted_cores() -> float:
-    """Cores that this process may use at the same time: the machine's, or fewer if its container has a quota."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return _usable_cores()
-    return min(_usable_cores(), int(quota) / int(period)) if quota.isdigit() else _usable_cores()
-
-
-def _memory_bytes() -> int:
-    """Memory of the machine, or of the container if that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total

@@ -22,7 +22,7 @@ from examples.chatbot.conversation import Busy, Chatbot
 from examples.chatbot.server import NotStarted, server_url
 from examples.chatbot.shapes import version
 from redisai_py import AsyncClient
-from redisai_py.config import masked_url
+from redisai_py.urls import masked_url
 
 app = typer.Typer(
     add_completion=False,

@@ -24,7 +24,7 @@ from examples.recommendation.clicks import Recommender, connect
 from examples.recommendation.ratings import movielens
 from examples.recommendation.shapes import TOP, Keys, version
 from redisai_py import Client
-from redisai_py.config import masked_url
+from redisai_py.urls import masked_url
 
 if TYPE_CHECKING:
     from examples.recommendation.measure import Load

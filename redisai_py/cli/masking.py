@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 
-from redisai_py.config import masked_url
+from redisai_py.urls import masked_url
 
 __all__ = ["mask_command_line"]
 

@@ -22,8 +22,8 @@ from redisai_py.cli.transfers import Meter, MeteredParser, bar
 from redisai_py.client import Client, calls
 from redisai_py.client.call import Call
 from redisai_py.client.failures import failure_of
-from redisai_py.config import masked_url
 from redisai_py.errors import MissingKey, WrongType
+from redisai_py.urls import masked_url
 
 __all__ = ["Remote", "check_run", "connected", "describe_model", "describe_script", "key_of", "refusal_of"]
 

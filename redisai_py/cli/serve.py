@@ -21,7 +21,9 @@ from typer.core import TyperCommand
 
 from redisai_py import __version__
 from redisai_py.cli.terminal import lines_to_enter
-from redisai_py.config import Config, Setting, masked_url, settings
+from redisai_py.config import Config, settings
+from redisai_py.setting import Setting
+from redisai_py.urls import masked_url
 
 if typing.TYPE_CHECKING:
     from redisai_py.serve.supervisor import Started

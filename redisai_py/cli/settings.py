@@ -23,7 +23,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from redisai_py.config import Config, Setting, masked_url, settings, words
+from redisai_py.config import Config, settings, words
+from redisai_py.setting import Setting
+from redisai_py.urls import masked_url
 
 __all__ = ["SettingsError", "load"]
 

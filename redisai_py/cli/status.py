@@ -23,7 +23,7 @@ def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
 
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected
-    from redisai_py.config import masked_url
+    from redisai_py.urls import masked_url
 
     with connected(url, _PATIENCE_S) as client:
         client.ping()  # connects, too

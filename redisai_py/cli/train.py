@@ -35,7 +35,7 @@ def _failures(url: str) -> Iterator[None]:
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.output import printable
     from redisai_py.cli.remote import refusal_of
-    from redisai_py.config import masked_url
+    from redisai_py.urls import masked_url
 
     try:
         yield

@@ -23,7 +23,7 @@ from redisai_py.ai.predictions import Predictions
 from redisai_py.ai.runs import Runs
 from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
-from redisai_py.config import Config, masked_url
+from redisai_py.config import Config
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.isolation.isolation import Isolation
 from redisai_py.engine.isolation.settings import IsolationSettings
@@ -49,6 +49,7 @@ from redisai_py.upstream.busy_poll import BusyPoll
 from redisai_py.upstream.containment import contain
 from redisai_py.upstream.control import Control, own_identity
 from redisai_py.upstream.dialing import Dialer, Limits
+from redisai_py.urls import masked_url
 
 __all__ = ["Ended", "Server", "serve"]
 

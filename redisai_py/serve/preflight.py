@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
-from redisai_py.config import Config, masked_url
+from redisai_py.config import Config
 from redisai_py.resp.templates import encode_command
+from redisai_py.urls import masked_url
 
 __all__ = ["RedisFacts", "StartError", "check_redis", "ping"]
 
