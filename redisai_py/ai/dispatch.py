@@ -15,29 +15,23 @@ from redisai_py.ai import handle, handle_error
 from redisai_py.ai.dag_speculation import ExecuteDag
 from redisai_py.ai.dag_templates import bind
 from redisai_py.ai.model_runs import ExecuteModel
+from redisai_py.ai.tensor_gets import GetTensor, GetTensors
 from redisai_py.ai.tensor_sets import SetTensor, SetTensors
-from redisai_py.ai.tensor_stream import STREAM_SIZE, TensorStream
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
-from redisai_py.commands.tensors import Form, TensorGet, TensorSet, tensor_reply
-from redisai_py.errors import TENSOR_KEY_EMPTY, CommandError, MissingKey, RedisAIError
-from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.commands.tensors import TensorGet, TensorSet
+from redisai_py.errors import CommandError
 from redisai_py.frontdoor.redis_commands import Relayed, RelayedRow, understand_plain
-from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.templates import Command, Frames
-from redisai_py.store import codec
-from redisai_py.tensor import DType
 
 if TYPE_CHECKING:
     from redisai_py.frontdoor.connection import Connection
 
 __all__ = ["Meaning", "joint_meaning", "understand"]
 
-_FIRST_BYTES = codec.MAX_HEADER + 9
-"""What is read of a tensor at first: the longest header, and all of a small one."""
 _LONGEST_NAME = 32
 _MOST_NAMES = 1000
 _ROW = RelayedRow()
@@ -67,6 +61,9 @@ def understand(command: Command, frames: Frames) -> Meaning:
         if type(meaning) is SetTensor and not meaning.large and SetTensors.has_form(meaning.request, command):
             # Not the frame: the next one has other data, and this one's must not be kept here.
             frames.name_form(command, partial(SetTensors, meaning.request.tensor))
+        elif type(meaning) is GetTensor and GetTensors.has_form(meaning.request):
+            frames.name_form(command, partial(GetTensors, meaning.request), payload=False)
+            frames.remember(command)
         elif type(meaning) is not SetTensor or len(meaning.request.tensor.data) <= _MOST_KEPT_BYTES:
             frames.remember(command)
     return meaning
@@ -140,75 +137,3 @@ class Failing:
     def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
         """See `Handled`."""
         return handle_error(self.error, connection)
-
-
-class GetTensor:
-    """AI.TENSORGET: the value's first 64 KiB on the shared stream, which is all of a small one."""
-
-    __slots__ = ("_frame", "request")
-    is_ai = True
-    reads: tuple[bytes, ...] = ()
-
-    def __init__(self, request: TensorGet) -> None:
-        self.request = request
-        self._frame = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$5\r\n%d\r\n" % (
-            len(request.key), request.key, _FIRST_BYTES - 1
-        )  # fmt: skip
-
-    def start(self, connection: Connection, command: Command) -> bool:
-        session = connection.session
-        if session.relayed or connection.busy:
-            return False
-        access = session.access
-        if access is not None:
-            shared = access.shared
-            if shared is not None and not shared.closed:
-                shared.send(self._frame, partial(self._got, connection))
-                connection.in_flight += 1
-                connection.reading.add(self.request.key)
-                return True
-        return connection.idle and connection.run_alone(_once_connected(connection, command))
-
-    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
-        """See `Handled`."""
-        return handle(self.request, connection)
-
-    def _got(self, connection: Connection, value: Any) -> None:
-        request = self.request
-        try:
-            if type(value) is not bytes:
-                raise redis_error(value)
-            if not value or (len(value) == _FIRST_BYTES and (request.form is not Form.NONE or not request.meta)):
-                connection.second_trip(_get_again(request, connection, value))
-                return
-            if len(value) == _FIRST_BYTES:
-                reply = tensor_reply(request, *codec.read_header(value[: codec.header_size(value)])[:2], b"")
-            else:
-                tensor = codec.decode_tensor(value)
-                reply = tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
-        except RedisAIError as error:
-            reply = error
-        connection.reply(reply)
-        connection.done_in_flight()
-
-
-async def _once_connected(connection: Connection, command: Command) -> object:
-    """Start a command again when the shared stream is there."""
-    await connection.session.authenticated()
-    connection.backlog.appendleft(command)
-    return NO_REPLY
-
-
-async def _get_again(request: TensorGet, connection: Connection, value: bytes) -> Any:
-    """The value was empty (absent, or an empty string), or is large."""
-    access = await connection.session.authenticated()
-    if not value:
-        if await access.store.check_tensor_or_absent(request.key):
-            return await handle(request, connection)
-        raise MissingKey(TENSOR_KEY_EMPTY)
-    if request.form is Form.BLOB:
-        dtype, _, size = codec.read_header(value[: codec.header_size(value)])
-        if size >= STREAM_SIZE and dtype is not DType.STRING:
-            return TensorStream(request, connection)
-    tensor = await access.store.large_tensor(request.key)
-    return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)

@@ -34,6 +34,7 @@ from redisai_py.errors import RedisAIError
 from redisai_py.tensor import Buffer, DType
 
 __all__ = [
+    "LARGE_SEGMENT",
     "NA",
     "OK",
     "QUEUED",

@@ -284,12 +284,24 @@ class CommandParser:
         assert form is not None
         return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
 
-    def _recognise(self, data: bytes, position: int, end: int) -> Command | None:
-        """The remembered command whose frame starts at `position`."""
+    def _recognise(self, data: bytes, position: int, end: int) -> Command | Burst | None:
+        """The remembered command whose frame starts at `position`, or all that follow each other from there if they
+        have no payload and differ in their second word only.
+        """
         stop = data.find(b"\r\n*", position, position + MAX_FRAME) + 2
         if stop < 2:
             stop = end
-        return self._frames.by_bytes.get(data[position:stop]) if stop - position <= MAX_FRAME else None
+        if stop - position > MAX_FRAME:
+            return None
+        frame = data[position:stop]
+        known = self._frames.by_bytes.get(frame)
+        form = known.form if known is not None else self._frames.form_of(frame[:-2])
+        if form is not None and self._bursts and (known is None or data.startswith(form.before, stop)):
+            words = form.words(data, position, end)
+            if words:
+                self.form = form
+                return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
+        return known
 
     def _row(self, data: bytes, position: int, end: int) -> Burst | None:
         """All whole commands from `position` on, if they have a joint meaning."""

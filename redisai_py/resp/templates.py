@@ -34,14 +34,16 @@ class Command:
     argv:  its arguments, the name first; bytes, or a memoryview for a large one.
     frame: its bytes on the wire if it arrived whole in one chunk, else b"".
     meaning: whatever the server attached when it remembered the frame.
+    form: that of a command without a payload, of which a row may come.
     """
 
-    __slots__ = ("argv", "frame", "meaning")
+    __slots__ = ("argv", "form", "frame", "meaning")
 
     def __init__(self, argv: list[Any], frame: bytes = b"", meaning: Any = None) -> None:
         self.argv = argv
         self.frame = frame
         self.meaning = meaning
+        self.form: HeadForm | None = None
 
     def wire(self) -> list[bytes | memoryview]:
         """The command's bytes for Redis, large arguments unjoined."""
@@ -148,22 +150,27 @@ class Frames:
         self.by_bytes: BoundedCache[bytes, Command] = BoundedCache(limit)
         self.forms: BoundedCache[tuple[bytes, bytes], HeadForm] = BoundedCache(limit)
 
-    def name_form(self, command: Command, meaning: Callable[[HeadForm], Any]) -> None:
-        """Remember the form of a command whose last word is a payload that may be anything of that length; a new form
-        gets `meaning(form)`. A command that is not written as clients write them has none.
+    def name_form(self, command: Command, meaning: Callable[[HeadForm], Any], *, payload: bool = True) -> None:
+        """Remember the form of a command whose last word is a payload that may be anything of that length, or that has
+        no payload: then other commands of the form have these very words but for the second one. A new form gets
+        `meaning(form)`. A command that is not written as clients write them has none.
         """
         name, word = command.argv[:2]
-        payload_size = len(command.argv[-1])
+        payload_size = len(command.argv[-1]) if payload else 0
         before = b"*%d\r\n$%d\r\n%b\r\n$%d\r\n" % (len(command.argv), len(name), name, len(word))
         head = command.frame[: -payload_size - 2]
         after = head[len(before) + len(word) :]
-        if (before, after) in self.forms or not head.startswith(before) or len(head) > MAX_FRAME:
-            return
-        form = self.forms.keep((before, after), HeadForm(before, len(word), after, payload_size))
-        form.meaning = meaning(form)
+        form = self.forms.get((before, after))
+        if form is None:
+            if not head.startswith(before) or len(head) > MAX_FRAME:
+                return
+            form = self.forms.keep((before, after), HeadForm(before, len(word), after, payload_size))
+            form.meaning = meaning(form)
+        if not payload:
+            command.form = form
 
     def form_of(self, head: bytes) -> HeadForm | None:
-        """The form of a command that begins with this head, up to its payload."""
+        """The form of a command that begins with this head, up to its payload; without one, up to its last CR."""
         found = _SECOND_WORD(head)
         if found is None:
             return None

@@ -95,6 +95,11 @@ class SharedUpstream(asyncio.Protocol):
         self._out.append(data)
         self.waiting.append(callback)
 
+    def send_row(self, data: bytes, callbacks: Sequence[Callback]) -> None:
+        """Send encoded commands that follow each other in `data`, one for each callback. Raises: see `send`."""
+        self.send(data, callbacks[0])
+        self.waiting.extend(callbacks[1:])
+
     def send_now(self, data: bytes, callback: Callback) -> None:
         """As `send`, without waiting for other commands of this iteration of the loop."""
         if self._out or self.closed:

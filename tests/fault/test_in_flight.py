@@ -30,6 +30,7 @@ def _set(number: int) -> bytes:
 WAYS = {
     "remembered frames": lambda number: _command(b"AI.TENSORGET", b"t", b"VALUES"),
     "commands of one form": _set,
+    "commands without a payload": lambda number: _command(b"AI.TENSORGET", b"t", b"BLOB"),
     "commands never seen": lambda number: _command(b"AI.TENSORSET", b"k", b"INT32", b"1", b"VALUES", b"%d" % number),
 }
 
@@ -48,10 +49,14 @@ def test_commands_under_way_are_bounded(
     way: str, together: int, stock: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = [0]
-    send = SharedUpstream.send
+    send, send_row = SharedUpstream.send, SharedUpstream.send_row
 
     def watched(self: SharedUpstream, data: bytes, callback: Any) -> None:
         send(self, data, callback)
+        most[0] = max(most[0], len(self.waiting))
+
+    def watched_row(self: SharedUpstream, data: bytes, callbacks: Any) -> None:
+        send_row(self, data, callbacks)
         most[0] = max(most[0], len(self.waiting))
 
     server = FrontDoor(Config(redis=stock.url, port=0, drain_timeout_s=1))
@@ -67,6 +72,7 @@ def test_commands_under_way_are_bounded(
                     pass
             stock.process.send_signal(signal.SIGSTOP)
             monkeypatch.setattr(SharedUpstream, "send", watched)
+            monkeypatch.setattr(SharedUpstream, "send_row", watched_row)
             for first in range(0, _COUNT, together):
                 client.sendall(b"".join(WAYS[way](n) for n in range(first, first + together)))
                 threading.Event().wait(0.0002 * together)  # so that each piece comes by itself

@@ -34,7 +34,10 @@ row = st.lists(st.tuples(row_keys, row_blobs), min_size=1, max_size=24).map(
     lambda pairs: [[b"AI.TENSORSET", key, b"UINT8", b"4", b"BLOB", blob] for key, blob in pairs]
 )
 same_row = st.tuples(row, st.integers(1, 90)).map(lambda pair: pair[0][:1] * pair[1])
-rows = st.lists(row | same_row | st.lists(tensor_set | tensor_get, max_size=2), min_size=1, max_size=5).map(
+get_row = st.tuples(st.lists(row_keys, min_size=1, max_size=24), st.sampled_from([[b"BLOB"], [b"META", b"BLOB"]])).map(
+    lambda pair: [[b"AI.TENSORGET", key, *pair[1]] for key in pair[0]]
+)
+rows = st.lists(row | same_row | get_row | st.lists(tensor_set | tensor_get, max_size=2), min_size=1, max_size=5).map(
     lambda parts: list(itertools.chain.from_iterable(parts))
 )
 
@@ -81,8 +84,10 @@ def _remember(frames: Frames, command: Command) -> None:
     if command.argv[0] == b"AI.TENSORSET" and len(command.argv) == 6:
         if len(command.argv[5]) < LARGE_ARGUMENT:
             frames.name_form(command, lambda form: form)
-    else:
-        frames.remember(command)
+        return
+    if command.argv[0] == b"AI.TENSORGET" and len(command.argv) > 2:
+        frames.name_form(command, lambda form: form, payload=False)
+    frames.remember(command)
 
 
 def _one_by_one(received: Command | Burst, frames: Frames) -> list[Command]:

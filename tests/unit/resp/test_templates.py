@@ -147,3 +147,45 @@ def test_a_form_finds_nothing_where_something_else_begins() -> None:
     assert form.words(b"x" + row, 0, len(row) + 1) == []
     assert len(form.words(b"x" + row, 1, len(row) + 1)) == 10
     assert len(form.words(row[:-1], 0, len(row) - 1)) == 9
+
+
+def _get(key: bytes, *options: bytes) -> bytes:
+    return b"".join(encode_command([b"AI.TENSORGET", key, *options]))
+
+
+def _get_frames(*options: bytes, remember: bool) -> Frames:
+    frames = Frames()
+    command = Command([b"AI.TENSORGET", b"k1", *options], _get(b"k1", *options), "alone")
+    frames.name_form(command, lambda form: ("meaning", form), payload=False)
+    if remember:
+        frames.remember(command)
+    return frames
+
+
+def test_a_row_without_payload_is_one_burst_also_the_first_time() -> None:
+    for options in ((b"BLOB",), (b"META", b"BLOB")):
+        keys = [b"k%d" % n for n in range(2, 8)] * 3
+        parser = CommandParser(_get_frames(*options, remember=False), bursts=True)
+        (burst,) = parser.feed(b"".join(_get(key, *options) for key in keys))
+        assert isinstance(burst, Burst)
+        assert burst.words == [b"$2\r\n%b\r\n" % key for key in keys]
+        assert [command.argv[1:] for command in unroll(burst, Frames())] == [[key, *options] for key in keys]
+        assert parser.form is not None
+        assert parser.form.is_one(_get(b"zz", *options))
+
+
+def test_a_remembered_command_is_a_command_and_a_row_of_it_a_burst() -> None:
+    parser = CommandParser(_get_frames(b"BLOB", remember=True), bursts=True)
+    one = _get(b"k1", b"BLOB")
+    (alone,) = parser.feed(one)
+    assert isinstance(alone, Command)
+    assert alone.meaning == "alone"
+    assert parser.form is None
+    assert _sizes(parser.feed(one * 16)) == [16]
+    assert _sizes(parser.feed(_get(b"k1", b"META") + one + _get(b"k22", b"BLOB") + one * 2)) == [0, 1, 0, 2]
+
+
+def test_options_are_no_payload() -> None:
+    parser = CommandParser(_get_frames(b"BLOB", remember=False), bursts=True)
+    row = _get(b"k2", b"BLOB") * 4 + _get(b"k2", b"META") * 4 + _get(b"k2", b"BLOB", b"BLOB")
+    assert _sizes(parser.feed(row)) == [4, 0, 0, 0, 0, 0]
