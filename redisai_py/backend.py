@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ __all__ = [
     "Array",
     "Backend",
     "Blob",
+    "ConcurrentSession",
     "DeviceArray",
     "InputSpec",
     "LoadOptions",
@@ -44,6 +45,7 @@ __all__ = [
     "may_keep_state",
     "opened",
     "output_specs",
+    "runs_concurrently",
 ]
 
 _EXTRAS = {"ONNX": "onnx", "TF": "tensorflow", "TFLITE": "tflite", "TORCH": "torch"}
@@ -107,7 +109,9 @@ class LoadOptions:
 
 
 class Session(Protocol):
-    """One loaded model. The engine never calls `run` concurrently on one session; `terminate` may come at any time."""
+    """One loaded model. The engine enters it on one thread at a time, unless it is a `ConcurrentSession`. `terminate`
+    may come at any time.
+    """
 
     inputs: Sequence[TensorSpec]
     """One per input, in the order of `run`'s arguments."""
@@ -162,6 +166,22 @@ class Backend(Protocol):
         """
 
 
+class ConcurrentSession(Session, Protocol):
+    """A session that several threads may enter at once. The engine then runs several of its batches side by side.
+
+    A stateful session is entered by one thread at a time whatever `concurrent` says.
+    """
+
+    concurrent: bool
+    """Whether `run` may be called on several threads at once. A session without this attribute: no."""
+
+    def terminate(self, thread_id: int | None = None) -> bool:
+        """Ask one run to stop early; False if the framework cannot, or there is no such run.
+
+        Args: thread_id: `threading.get_ident()` of the thread that is in `run`; None stops every run.
+        """
+
+
 @runtime_checkable
 class ReadsFiles(Protocol):
     """A backend that loads large models from a file, so that their bytes are not in memory meanwhile."""
@@ -175,6 +195,11 @@ class ReadsFiles(Protocol):
 def may_keep_state(session: Session) -> bool:
     """The session's `stateful`; False for one that does not say."""
     return bool(getattr(session, "stateful", False))
+
+
+def runs_concurrently(session: Session) -> TypeGuard[ConcurrentSession]:
+    """Whether several threads may be in the session at once: it says so, and keeps no state."""
+    return bool(getattr(session, "concurrent", False)) and not may_keep_state(session)
 
 
 def output_specs(session: Session) -> Sequence[TensorSpec]:

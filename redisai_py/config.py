@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redisai_py.machine import granted_cores, memory_bytes, usable_cores
+from redisai_py.machine import granted_cores, memory_bytes
 from redisai_py.setting import Setting, setting_field
 from redisai_py.urls import check_url
 
@@ -30,6 +31,7 @@ MIN_CHUNK_SIZE = 64 * 1024
 """Smallest MODEL_CHUNK_SIZE. Each chunk is a field of the model's hash and an element of the reply."""
 _CORES_TO_STAY_AWAKE = 2
 _MOST_THREADS = 1024
+_MOST_AUTOMATIC_THREADS = 4
 _DEVICE = re.compile(r"(?:CPU|GPU)(?::[0-9]{0,5})?", re.IGNORECASE)
 
 
@@ -150,10 +152,10 @@ class Config:
     threads_per_queue: int = setting_field(
         0,
         RUNS,
-        "Worker threads per device.",
+        "Worker threads per device. A model runs on several of them at once if its framework allows it.",
         minimum=1,
         maximum=_MOST_THREADS,
-        zero="one per core, at least 2, at most 4",
+        zero="one per core, at most 4, and one more that a single model leaves to the others",
     )
     device_threads: tuple[str, ...] = setting_field(
         (),
@@ -165,7 +167,7 @@ class Config:
         RUNS,
         "Threads a framework uses inside one operation.",
         minimum=1,
-        zero="the cores divided by the worker threads",
+        zero="the cores divided by the threads that one model may run on",
     )
     inter_op_parallelism: int = setting_field(
         0, RUNS, "Threads a framework uses to run operations in parallel.", minimum=1, zero="the framework's default"
@@ -312,12 +314,22 @@ class Config:
     @property
     def worker_threads(self) -> int:
         """Worker threads of each device, with "automatic" resolved."""
-        return self.threads_per_queue or max(2, min(4, usable_cores()))
+        return self.threads_per_queue or self._compute_threads + self.spare_threads
+
+    @property
+    def spare_threads(self) -> int:
+        """How many of `worker_threads` one model leaves to the others: one of an automatic number."""
+        return 0 if self.threads_per_queue else 1
+
+    @property
+    def _compute_threads(self) -> int:
+        """Threads that one model may compute on."""
+        return self.threads_per_queue or max(1, min(_MOST_AUTOMATIC_THREADS, math.ceil(granted_cores())))
 
     @property
     def intra_op_threads(self) -> int:
-        """Threads inside one operation, with "automatic" resolved: all workers together use the cores once."""
-        return self.intra_op_parallelism or max(1, usable_cores() // self.worker_threads)
+        """Threads inside one operation, with "automatic" resolved: one model on all its workers uses the cores once."""
+        return self.intra_op_parallelism or max(1, int(granted_cores()) // self._compute_threads)
 
     @property
     def busy_poll_s(self) -> float:

@@ -1,34 +1,70 @@
-"""What this machine, or the container, gives to this process."""
+"""What this process may use of its machine: cores and memory, with the limits of its container or systemd unit.
+
+A control group limits all groups below it, so the smallest limit on the way from the root to the process's own group
+counts. Inside a container `/proc/self/cgroup` may show a path that exists only outside it: the root is the container's.
+Sources: cgroups(7); the kernel's cgroup-v2 (`cpu.max`, `memory.max`), and for version 1 sched-bwc and memory.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 __all__ = ["granted_cores", "memory_bytes", "usable_cores"]
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
+    """Cores that the process may be scheduled on, at least 1: affinity, and Python's own `-X cpu_count` where it has
+    one.
+    """
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return int(os.process_cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def granted_cores() -> float:
-    """Cores that this process may use at the same time: the machine's, or fewer if its container has a quota."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return usable_cores()
-    return min(usable_cores(), int(quota) / int(period)) if quota.isdigit() else usable_cores()
+def granted_cores(root: Path = Path("/")) -> float:
+    """Cores that the process may use at the same time: `usable_cores`, or its CPU quota if that is less."""
+    quotas = [_ratio(text) for text in _read(root, "cpu.max", "")]
+    v1 = zip(_read(root, "cpu.cfs_quota_us", "cpu"), _read(root, "cpu.cfs_period_us", "cpu"), strict=False)
+    quotas += [_ratio(f"{quota} {period}") for quota, period in v1]
+    return min([float(usable_cores()), *(quota for quota in quotas if quota is not None)])
 
 
-def memory_bytes() -> int:
-    """Memory of the machine, or of the container if that is less."""
+def memory_bytes(root: Path = Path("/")) -> int:
+    """Memory of the machine, or of the process's control group if that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [*_read(root, "memory.max", ""), *_read(root, "memory.limit_in_bytes", "memory")]
+    return min([total, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def _ratio(text: str) -> float | None:
+    """`QUOTA PERIOD` in cores; None without a quota (`max`, or -1 in version 1)."""
+    quota, _, period = text.partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(quota) and int(period) else None
+
+
+def _read(root: Path, name: str, controller: str) -> Iterator[str]:
+    """The file's content in the process's control group and in all above it, as far as it can be read.
+
+    controller: of version 1; empty for version 2.
+    """
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller not in controllers.split(","):
+            continue
+        for mounted in [controllers] if controller else ["", "unified"]:
+            own = PurePosixPath(mounted, path.lstrip("/"))
+            for group in (own, *own.parents):
+                if ".." in group.parts or (mounted and mounted not in group.parts):
+                    continue
+                try:
+                    yield (root / "sys/fs/cgroup" / group / name).read_text().strip()
+                except OSError:
+                    continue

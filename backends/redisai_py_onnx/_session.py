@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any
 
 import ml_dtypes
@@ -84,11 +85,12 @@ class OnnxSession:
         self._session = session
         self._on_close = on_close
         self._device = ("cuda", device.index or 0) if device.kind == "GPU" else ("cpu", 0)
-        self._run_options: Any = None
+        self._run_options: dict[int, Any] = {}  # thread in `run` -> its options
         self.inputs: Sequence[TensorSpec] = [_spec(node) for node in session.get_inputs()]
         self.outputs: Sequence[str] = [node.name for node in session.get_outputs()]
         self.output_specs: Sequence[TensorSpec] = [_spec(node) for node in session.get_outputs()]
         self.stateful = False  # no operator of ONNX keeps anything
+        self.concurrent = device.kind == "CPU"  # on a GPU each run beside another one takes memory and saves no time
         self.nbytes = nbytes
         self._input_names = [spec.name for spec in self.inputs]
         self._output_types = [node.type for node in session.get_outputs()]
@@ -105,7 +107,8 @@ class OnnxSession:
         """
         if len(inputs) != len(self._input_names):
             raise BackendError(f"ERR Expected {len(self._input_names)} inputs but got {len(inputs)}")
-        options = self._run_options = ort.RunOptions()
+        thread_id = get_ident()
+        options = self._run_options[thread_id] = ort.RunOptions()
         try:
             if self.bound:
                 return self._run_bound(inputs, keep_on_device, options)
@@ -120,7 +123,7 @@ class OnnxSession:
         except Exception as error:
             raise (self._unexpected_bfloat16(inputs) or onnx_error(error)) from error
         finally:
-            self._run_options = None
+            del self._run_options[thread_id]
 
     def _unexpected_bfloat16(self, inputs: Sequence[Array]) -> BackendError | None:
         """ONNX Runtime's words for an input of another type than the model's, where it has no name for the type."""
@@ -129,16 +132,17 @@ class OnnxSession:
                 return BackendError(f"Unexpected input data type. Actual: (tensor(bfloat16)) , expected: ({node.type})")
         return None
 
-    def terminate(self) -> bool:
-        """Make the run in progress fail with `Exiting due to terminate flag being set to true`; False if there is none.
+    def terminate(self, thread_id: int | None = None) -> bool:
+        """Make the run on that thread fail with `Exiting due to terminate flag being set to true`; None: every run.
 
         Takes effect between two nodes. Every run has options of its own, so a late call never hits the next run.
+        Returns: False if there is no such run.
         """
-        options = self._run_options
-        if options is None:
-            return False
-        options.terminate = True
-        return True
+        running = self._run_options.copy()
+        found = list(running.values()) if thread_id is None else [running[thread_id]] if thread_id in running else []
+        for options in found:
+            options.terminate = True
+        return bool(found)
 
     def close(self) -> None:
         """Drop the session with its weights, threads and arena."""

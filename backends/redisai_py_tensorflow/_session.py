@@ -60,6 +60,7 @@ class TensorflowSession:
         ]
         self.nbytes = nbytes
         self.stateful = stateful
+        self.concurrent = True
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run once; see `redisai_py.backend.Session.run`. Outputs are always in host memory.
@@ -74,7 +75,7 @@ class TensorflowSession:
             raise tensorflow_error(error) from error
         return [_array(value, arrays) for value in values]
 
-    def terminate(self) -> bool:
+    def terminate(self, thread_id: int | None = None) -> bool:
         """TensorFlow's sessions cannot be interrupted without losing their state."""
         return False
 

@@ -55,6 +55,7 @@ class TorchSession:
         self.outputs: Sequence[str] = ("",) * len(model.outputs)
         self.output_specs: Sequence[TensorSpec] = model.outputs
         self.stateful = model.stateful
+        self.concurrent = device.type == "cpu"  # the threads of one process share a GPU's stream
         # What is held, and not what it is shown as: a buffer of stride 0 claims terabytes and holds one element.
         self.nbytes = max(blob_size, sum(held.values()))
 
@@ -76,7 +77,7 @@ class TorchSession:
         except Exception as error:
             raise framework_error(error) from error
 
-    def terminate(self) -> bool:
+    def terminate(self, thread_id: int | None = None) -> bool:
         """PyTorch cannot be interrupted."""
         return False
 

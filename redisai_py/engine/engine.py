@@ -360,7 +360,7 @@ class Engine:
             self._registry.remove(loaded.id)
         loaded.on_threads -= len(execution.runs)
         loaded.unfinished -= len(execution.runs)
-        waiting = loaded.device.abandon_model(loaded)
+        waiting = [*slot.behind, *loaded.device.abandon_model(loaded)]
         loaded.on_threads -= len(waiting)
         offered, loaded.offered = loaded.offered, []
         self._end([*waiting, *offered], loaded, Overloaded(STUCK))
@@ -493,10 +493,11 @@ class Engine:
         if device is None:
             if len(self._devices) >= _MOST_DEVICES:
                 raise RuntimeError(f"more than {_MOST_DEVICES} device strings are in use")
-            settings = self.settings
+            threads, threads_per_model = self.settings.threads_of(name)
             device = self._devices[name] = DeviceQueue(
                 name,
-                settings.device_threads.get(name, settings.threads_per_queue),
+                threads,
+                threads_per_model,
                 partial(self._post, self._executed_on_thread),
                 partial(self._post, self._expired_on_threads),
                 self._watchdog.touch,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from redisai_py.backend import Array, framework_error
+from redisai_py.backend import Array, framework_error, runs_concurrently
 from redisai_py.engine.merging import BatchSizeMismatch, Value, merge, split, to_array, to_value
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
@@ -103,15 +103,19 @@ class Execution:
 class Slot:
     """Where one execution at a time happens. on_start: called before each one, without arguments; must be cheap."""
 
-    __slots__ = ("_on_start", "current", "guard", "retired", "thread")
+    __slots__ = ("_on_start", "behind", "current", "guard", "retired", "thread", "thread_id")
 
     def __init__(self, on_start: Callable[[], object]) -> None:
         self._on_start = on_start
         self.guard = threading.Lock()
         self.current: Execution | None = None
-        self.retired = False
-        """Its run is given up: another slot has taken its place, and its thread ends with the run."""
+        self.behind: Sequence[Run] = ()
+        """Runs of the same batch that wait for the end of the current execution."""
+        self.retired: Execution | None = None
+        """What it was given up to: another slot has taken its place, and its thread ends with this execution."""
         self.thread: threading.Thread | None = None
+        self.thread_id: int | None = None
+        """A worker's. None where no other thread can be in the same session: on the event loop, and in a warm-up."""
 
     def run_session(self, execution: Execution, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
         """Call the framework, under watch. Raises what it raises."""
@@ -141,21 +145,22 @@ class Slot:
                 return None
             if now < execution.started + limit_s + execution.extra_s(limit_s):
                 return None
-            stops = _terminate(execution.loaded)
+            stops = _terminate(execution.loaded, self.thread_id)
             execution.stop = Stop(error(stops), now, stops and limit_s > 0 and len(execution.runs) > 1)
             return execution
 
     def retire(self, execution: Execution) -> bool:
         """Give up the slot to an execution that does not end; False if it has ended. Thread: any."""
         with self.guard:
-            self.retired = self.current is execution
-            return self.retired
+            self.retired = execution if self.current is execution else None
+            return self.retired is not None
 
 
-def _terminate(loaded: LoadedModel) -> bool:
-    """Whether the framework stops."""
+def _terminate(loaded: LoadedModel, thread_id: int | None) -> bool:
+    """Stop the run on that thread; False if the framework does not stop."""
+    session = loaded.session
     try:
-        return loaded.session.terminate()
+        return session.terminate(thread_id) if runs_concurrently(session) else session.terminate()
     except BaseException:  # the watchdog asks, which has the runs of all others to look after
         logger.exception("a plugin failed", backend=loaded.model.backend)
         return False
@@ -203,23 +208,26 @@ def _execute_singly(slot: Slot, execution: Execution, report: Callable[[Executio
     """Execute the members of a merged run that failed; if it was the merging that failed, end that."""
     loaded = execution.loaded
     all_well = True
-    for run in execution.runs:
+    for place, run in enumerate(execution.runs, 1):
         single = Execution(loaded, [run], run.rows)
+        slot.behind = execution.runs[place:]
         attempt(slot, single)
         all_well = all_well and single.error is None
         if run is execution.runs[-1] and (all_well or isinstance(execution.error, BatchSizeMismatch)):
             # Where a member fails alone too, that one was to blame, and no client may end merging for the others.
             end_merging(single, str(execution.error))
         report(single)
+        if slot.retired is not None:  # those behind it have been told
+            return
 
 
 def end_merging(execution: Execution, reason: str) -> None:
     """Execute the model's runs one by one from now on; the report of this execution says so."""
     loaded = execution.loaded
-    loaded.device.stop_merging(loaded)
-    loaded.proof.reason = execution.ended_merging = (
-        f"merged runs differ from single ones: {reason.removeprefix('ERR ')}"
-    )
+    if loaded.device.stop_merging(loaded):  # otherwise another thread has found it too
+        loaded.proof.reason = execution.ended_merging = (
+            f"merged runs differ from single ones: {reason.removeprefix('ERR ')}"
+        )
 
 
 def attempt(slot: Slot, execution: Execution) -> None:

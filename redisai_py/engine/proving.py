@@ -43,20 +43,29 @@ def prove(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[Ex
     proof = loaded.proof
     singles: list[_Single] = []
     last: Execution | None = None
-    for run in runs:
+    for place, run in enumerate(runs, 1):
         inputs = run.inputs
         if last is not None:
             report(last)
         last = Execution(loaded, [run], run.rows)
+        slot.behind = runs[place:]
         attempt(slot, last)
+        if slot.retired is not None:  # those behind it have been told
+            report(slot.retired)
+            return
         if last.values is not None:
             singles.append((inputs, last.values[0]))  # type: ignore[arg-type]  # rows > 0: no device arrays
             proof.single_s = max(proof.single_s, last.run_s)
     assert last is not None
+    slot.behind = last.runs
     try:
-        reason = _compared(slot, loaded, singles) if len(singles) > 1 else None
+        reason = _compared(slot, last, singles) if len(singles) > 1 else None
     except BaseException as error:  # values that cannot be compared are no proof, and the last run must be told
         reason = f"they cannot be compared: {error}"
+    slot.behind = ()
+    if slot.retired is not None:
+        report(slot.retired)
+        return
     if reason:
         end_merging(last, reason)
     elif reason is not None:
@@ -64,25 +73,25 @@ def prove(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[Ex
     report(last)
 
 
-def _compared(slot: Slot, loaded: LoadedModel, singles: list[_Single]) -> str:
+def _compared(slot: Slot, last: Execution, singles: list[_Single]) -> str:
     """What is wrong with merged runs, empty if nothing is: of these requests, and of the first one with contrasts."""
-    reason = _merged_differs(slot, loaded, singles)
+    reason = _merged_differs(slot, last, singles)
     if reason:
         return reason
     first = singles[0]
     for inputs in contrasts(first[0]):
-        outputs = _run(slot, loaded, [inputs], 1)
+        outputs = _run(slot, last, [inputs], 1)
         if isinstance(outputs, str):
             continue  # no sensible input for this model
-        reason = _merged_differs(slot, loaded, [first, (inputs, [to_value(output) for output in outputs])])
+        reason = _merged_differs(slot, last, [first, (inputs, [to_value(output) for output in outputs])])
         if reason:
             return reason
     return ""
 
 
-def _merged_differs(slot: Slot, loaded: LoadedModel, singles: list[_Single]) -> str:
+def _merged_differs(slot: Slot, last: Execution, singles: list[_Single]) -> str:
     """How a merged run of these requests differs from their single runs, empty if it does not."""
-    outputs = _run(slot, loaded, [inputs for inputs, _ in singles], len(singles))
+    outputs = _run(slot, last, [inputs for inputs, _ in singles], len(singles))
     if isinstance(outputs, str):
         return outputs
     try:
@@ -90,17 +99,17 @@ def _merged_differs(slot: Slot, loaded: LoadedModel, singles: list[_Single]) -> 
     except RedisAIError as error:
         return str(error)
     for (_, single), merged in zip(singles, parts, strict=True):
-        reason = loaded.proof.compare(single, merged)
+        reason = last.loaded.proof.compare(single, merged)
         if reason:
             return reason
     return ""
 
 
-def _run(slot: Slot, loaded: LoadedModel, members: list[Sequence[Tensor]], requests: int) -> list[Array | None] | str:
+def _run(slot: Slot, last: Execution, members: list[Sequence[Tensor]], requests: int) -> list[Array | None] | str:
     """The outputs of one run, or the text of its error."""
     rows = sum(inputs[0].shape[0] for inputs in members)
-    execution = _Trial(loaded, rows, requests)
-    device = loaded.model.device
+    execution = _Trial(last.loaded, rows, requests)
+    device = last.loaded.model.device
     arrays = [to_array(value, device) for value in members[0]] if len(members) == 1 else merge(members, rows)
     try:
         outputs = slot.run_session(execution, arrays, False)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from redisai_py.backend import Session, may_keep_state
+from redisai_py.backend import Session, may_keep_state, runs_concurrently
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.inline import InlinePolicy
 from redisai_py.engine.proof import MergeProof
@@ -39,6 +39,7 @@ class LoadedModel:
     __slots__ = (
         "__weakref__",
         "arity",
+        "concurrency",
         "device",
         "engine",
         "in_ring",
@@ -50,6 +51,7 @@ class LoadedModel:
         "on_threads",
         "outputs",
         "proof",
+        "proving",
         "queue",
         "release",
         "running",
@@ -84,6 +86,8 @@ class LoadedModel:
         self.stateful = may_keep_state(session)
         self.nbytes = max(0, int(session.nbytes))  # sums are made of it: a plugin's None would break them
         self.device = device
+        self.concurrency = device.threads_per_model if runs_concurrently(session) else 1
+        """How many threads may be in the session at once."""
         self.stats = stats
         self.inline = inline
         self.proof = proof
@@ -102,13 +106,21 @@ class LoadedModel:
         """Those of them handed to the device's threads; while it is 0, `queue` and the session are the event loop's."""
         # Of the device's threads, guarded by its lock, while `on_threads` is not 0:
         self.queue = queue
-        self.running = False
+        self.running = 0
+        """How many threads are in the session."""
+        self.proving = False
+        """One of them compares merged runs with single ones. Others wait, instead of comparing the same."""
         self.in_ring = False
 
     @property
     def id(self) -> str:
         """The model's identity, by which it is found."""
         return self.model.identity
+
+    @property
+    def may_start(self) -> bool:
+        """Whether one more thread may enter the session. Guarded by the device's lock."""
+        return self.running < self.concurrency and not self.proving
 
 
 class Registry:

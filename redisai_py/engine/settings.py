@@ -16,6 +16,7 @@ class EngineSettings:
     """Settings. Source of the names in capitals: RedisAI's load-time arguments.
 
     threads_per_queue: THREADS_PER_QUEUE, workers per device.   device_threads: the same for single devices (`GPU:0`).
+    spare_threads: how many of `threads_per_queue` one model leaves to the others.
     intra_op, inter_op: INTRA_OP_PARALLELISM, INTER_OP_PARALLELISM, 0 leaves the framework's default.
     model_execution_timeout_ms: MODEL_EXECUTION_TIMEOUT, 0 is none.
     backend_memory_limit_bytes: BACKEND_MEMORY_LIMIT, 0 is none.
@@ -31,6 +32,7 @@ class EngineSettings:
     """
 
     threads_per_queue: int = 1
+    spare_threads: int = 0
     device_threads: Mapping[str, int] = field(default_factory=dict)
     intra_op: int = 0
     inter_op: int = 0
@@ -44,6 +46,13 @@ class EngineSettings:
     inline_budget_us: int = 2000
     load_threads: int = 2
     slow_run_s: float = math.inf
+
+    def threads_of(self, device: str) -> tuple[int, int]:
+        """Worker threads of a device, by its upper-cased string, and on how many of them one model may run at once."""
+        own = self.device_threads.get(device)
+        if own is not None:
+            return own, own
+        return self.threads_per_queue, max(1, self.threads_per_queue - self.spare_threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 DESIGN. Every device string has one DeviceQueue. Handing over runs is an append to its inbox and a wake-up: a thread
 that sleeps is woken by it, one that is awake looks at the inbox before it sleeps, and no lock is taken by the event
 loop. Under the lock, a thread moves what is in the inbox to the models' own queues and picks the next batch. Models
-with waiting runs stand in a ring and take turns, so a busy one does not starve the others; a model that is running is
-skipped, so a session is never entered twice.
+with waiting runs stand in a ring and take turns, so a busy one does not starve the others. A model that runs on as many
+threads as it may is skipped: on one, unless its session says `concurrent` and keeps no state, otherwise on
+`threads_per_model`. A thread that leaves work behind wakes another one (docs/adr/0033-one-model-on-several-threads.md).
 
 Invariants, under the lock: a run that waits is in the inbox or in its model's queue, so whoever has the lock finds it,
 to end it when its TIMEOUT passes, say; a model is in the ring if and only if its queue holds runs. A thread sleeps for
@@ -36,6 +37,8 @@ from redisai_py.engine.run import Run
 __all__ = ["DeviceQueue", "close_session"]
 
 _HandOver = tuple[LoadedModel, list[Run]]
+_Batch = tuple[LoadedModel, list[Run], bool]
+"""bool: its merging must be proved."""
 
 _LONGEST_SLEEP_S = 3600.0
 """MINBATCHTIMEOUT is any number, and the system refuses to wait for centuries; to wake for nothing costs nothing."""
@@ -47,6 +50,7 @@ class DeviceQueue:
     """The run queue of one device.
 
     Args: name: upper-cased device string.   threads: how many workers, >= 1.
+          threads_per_model: on how many of them one model may run at once, >= 1.
           report: gets every Execution.   expired: gets runs whose TIMEOUT passed. Both are called on worker threads.
           on_start: see Slot.   stopped: called by each thread as its last act.
     Raises: RuntimeError: the threads cannot be started.
@@ -56,12 +60,14 @@ class DeviceQueue:
         self,
         name: str,
         threads: int,
+        threads_per_model: int,
         report: Callable[[Execution], object],
         expired: Callable[[list[Run]], object],
         on_start: Callable[[], object],
         stopped: Callable[[], object],
     ) -> None:
         self.name = name
+        self.threads_per_model = threads_per_model
         self._report = report
         self._expired = expired
         self._stopped = stopped
@@ -170,10 +176,12 @@ class DeviceQueue:
         for _ in self.threads:
             self._wake_ups.put(None)
 
-    def stop_merging(self, loaded: LoadedModel) -> None:
-        """Execute the model's runs one by one from now on. Thread: any."""
+    def stop_merging(self, loaded: LoadedModel) -> bool:
+        """Execute the model's runs one by one from now on; False if that was so already. Thread: any."""
         with self._lock:
+            merged = loaded.queue.max_rows > 0
             loaded.queue.stop_merging()
+            return merged
 
     def cpu_seconds(self) -> list[float | None]:
         """CPU time of each thread so far; None where the system does not tell."""
@@ -189,6 +197,7 @@ class DeviceQueue:
     # -- worker threads' side ------------------------------------------------------------------------------------------
 
     def _work(self, slot: Slot) -> None:
+        slot.thread_id = threading.get_ident()
         while not slot.retired and self._step(slot):
             pass
         if not slot.retired:
@@ -212,31 +221,30 @@ class DeviceQueue:
             self._empty_inbox()
             sessions, self._to_close = self._to_close, []
             found = self._pick(time.monotonic())
-            others_ready = len(self.slots) > 1 and any(not loaded.running for loaded in self._ring)
+            others_ready = len(self.slots) > 1 and any(loaded.may_start for loaded in self._ring)
         for session in sessions:
             close_session(session)
         if not isinstance(found, tuple):
             return found
         if others_ready:
             self._wake_ups.put(None)
-        loaded, runs = found
+        loaded, runs, proves = found
         try:
-            if len(runs) > 1 and loaded.proof.wanted(runs[0].key):
-                prove(slot, loaded, runs, self._report)
-            else:
-                execute(slot, loaded, runs, self._report)
+            (prove if proves else execute)(slot, loaded, runs, self._report)
         finally:
             with self._lock:
-                loaded.running = False
+                loaded.running -= 1
+                if proves:
+                    loaded.proving = False
         return None
 
-    def _pick(self, now: float) -> _HandOver | float:
-        """The next model in turn with a batch that is due, or the seconds until there is one."""
+    def _pick(self, now: float) -> _Batch | float:
+        """The next batch that is due, of the models in turn, or the seconds until there is one."""
         wait = math.inf
         for _ in range(len(self._ring)):
             loaded = self._ring[0]
             self._ring.rotate(-1)
-            if loaded.running:
+            if not loaded.may_start:
                 continue
             if loaded.queue.next_deadline <= now:
                 self._give_up(loaded.queue.expire(now))
@@ -245,8 +253,9 @@ class DeviceQueue:
             if isinstance(found, list):
                 for run in found:
                     run.started = True
-                loaded.running = True
-                return loaded, found
+                loaded.running += 1
+                loaded.proving = len(found) > 1 and loaded.proof.wanted(found[0].key)
+                return loaded, found, loaded.proving
             if found is not None:
                 wait = min(wait, found)
         return wait

@@ -213,6 +213,7 @@ def engine_settings(config: Config) -> EngineSettings:
     """The engine's part of the settings."""
     return EngineSettings(
         threads_per_queue=config.worker_threads,
+        spare_threads=config.spare_threads,
         device_threads=config.threads_of_devices,
         intra_op=config.intra_op_threads,
         inter_op=config.inter_op_parallelism,

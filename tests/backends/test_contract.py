@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from redisai_py.backend import Backend, LoadOptions, Session, backend_names, load_backend
+from redisai_py.backend import Backend, LoadOptions, Session, backend_names, load_backend, runs_concurrently
 from redisai_py.errors import BackendError, BackendNotInstalled
 from redisai_py.tensor import Device
 from tests.backends.conftest import Models, as_input
@@ -238,3 +238,30 @@ def test_two_sessions_run_at_once_in_two_threads(subject: Subject) -> None:
     assert wrong == []
     for session in sessions:
         session.close()
+
+
+_CONCURRENT = {"ONNX": True, "TORCH": True, "TF": True, "TFLITE": False}
+
+
+def test_several_threads_may_be_in_one_session_where_the_framework_allows_it(
+    subject: Subject, session: Session
+) -> None:
+    assert runs_concurrently(session) is _CONCURRENT[subject.backend.name]
+    if not runs_concurrently(session):
+        return
+    barrier = threading.Barrier(3)
+    wrong: list[object] = []
+
+    def work(rows: int) -> None:
+        inputs = pair(rows)
+        expected = subject.case.function(*inputs)
+        barrier.wait()
+        wrong.extend(rows for _ in range(100) if not np.array_equal(only(session.run(inputs)), expected))
+
+    threads = [threading.Thread(target=work, args=(3 + i,)) for i in range(barrier.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert session.terminate(threading.get_ident()) is False

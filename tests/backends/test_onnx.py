@@ -168,6 +168,30 @@ def test_terminate_ends_a_run_and_leaves_the_next_alone() -> None:
         assert "Exiting due to terminate flag being set to true" in text
 
 
+def test_terminate_ends_the_run_of_one_thread_and_leaves_the_one_beside_it() -> None:
+    session = load(make_models.build_onnx_heavy(1_000_000))
+    ended: list[int] = []
+
+    def run() -> None:
+        with pytest.raises(BackendError, match="terminate flag"):
+            session.run([np.ones((1, 2), np.float32)])
+        ended.append(threading.get_ident())
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while len(session._run_options) <= number:
+            assert thread.is_alive()
+    assert session.terminate(threads[0].ident)
+    threads[0].join(timeout=30)
+    assert ended == [threads[0].ident]
+    assert threads[1].is_alive()
+    assert not session.terminate(threads[0].ident)
+    assert session.terminate()
+    threads[1].join(timeout=30)
+    assert len(ended) == 2
+
+
 def test_heavy_model_is_the_identity() -> None:
     (output,) = load(make_models.build_onnx_heavy(10)).run([np.array([[3, 4]], np.float32)])
     np.testing.assert_array_equal(output, [[3, 4]])

@@ -217,7 +217,7 @@ def test_json_round_trip() -> None:
 
 
 def test_automatic_values_are_resolved() -> None:
-    assert 2 <= Config().worker_threads <= 4
+    assert 2 <= Config().worker_threads <= 5
     assert Config(threads_per_queue=7).worker_threads == 7
     assert Config(loaded_models_limit_bytes=5).loaded_models_budget_bytes == 5
     assert Config().loaded_models_budget_bytes > 1024**2
