@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 
 from redisai_py.pending import Pending
-from redisai_py.resp.requests import split_replies
+from redisai_py.resp.reader import split_replies
 
 __all__ = ["Capture"]
 

@@ -16,8 +16,8 @@ from redisai_py.commands.spec import CommandSpec
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor.driver import NO_REPLY
 from redisai_py.ops.info import MODULE_NAME, MODULE_VERSION, info_sections
+from redisai_py.resp.reader import split_replies
 from redisai_py.resp.replies import SetOf, Simple, encode_reply
-from redisai_py.resp.requests import split_replies
 
 if TYPE_CHECKING:
     from redisai_py.frontdoor.connection import Connection

@@ -38,9 +38,9 @@ from redisai_py.errors import (
 from redisai_py.frontdoor.driver import NO_REPLY
 from redisai_py.model import Kind
 from redisai_py.ops.keymap import Place
+from redisai_py.resp.reader import split_replies
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import OK, encode_reply
-from redisai_py.resp.requests import split_replies
 from redisai_py.resp.templates import Command
 from redisai_py.store import codec
 from redisai_py.store.lua import DELETE_KIND, SET_TENSORS

@@ -1,4 +1,4 @@
-"""hiredis's reader, fed so that it stays fast, and asked where values end. Pure."""
+"""Replies of Redis: read by hiredis, fed so that it stays fast; or cut apart unread. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import hiredis
 
-__all__ = ["MORE", "STEP", "new_reader", "read"]
+__all__ = ["MORE", "STEP", "new_reader", "read", "split_replies"]
 
 MORE: Any = object()
 """What a reader gives that needs more bytes. (hiredis's own choice is False, which is a value in RESP3.)"""
@@ -31,3 +31,46 @@ def read(reader: hiredis.Reader, data: bytes) -> tuple[list[Any], bool]:
             values.append(value)
             whole = not has_data()
     return values, whole
+
+
+_BULK = frozenset(b"$=!")
+_AGGREGATE = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # * ~ > one value per item; % | two
+
+
+def split_replies(data: bytes, position: int, count: int) -> list[bytes] | None:
+    """The raw bytes of the `count` replies that start at `position`; None if they are not complete.
+
+    Used where a reply must be passed on byte for byte and taken apart (EXEC with AI commands in it). An attribute (`|`)
+    belongs to the reply behind it.
+    """
+    replies = []
+    for _ in range(count):
+        stop = _reply_end(data, position)
+        if stop < 0:
+            return None
+        replies.append(data[position:stop])
+        position = stop
+    return replies
+
+
+def _reply_end(data: bytes, position: int) -> int:
+    pending = 1
+    size = len(data)
+    while pending:
+        line = data.find(b"\r\n", position)
+        if line < 0:
+            return -1
+        kind = data[position]
+        if kind in _BULK:
+            length = int(data[position + 1 : line])
+            position = line + 2 + (length + 2 if length >= 0 else 0)
+            if position > size:
+                return -1
+        else:
+            if kind in _AGGREGATE:
+                pending += max(int(data[position + 1 : line]), 0) * _AGGREGATE[kind]
+                if kind == 124:
+                    pending += 1
+            position = line + 2
+        pending -= 1
+    return position

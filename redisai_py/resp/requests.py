@@ -1,4 +1,4 @@
-"""The Redis protocol without sockets: bytes in, commands out; and where one reply ends.
+"""The Redis protocol without sockets: bytes in, commands out.
 
 Rules:
 - `CommandParser` is fed chunks of any size and gives whole commands; it never waits and never raises: a broken frame
@@ -6,11 +6,7 @@ Rules:
 - The texts of framing errors, and what is an error, are Redis's own (`networking.c` is the authority on both).
 - A large argument is received straight into its own buffer: the shell asks `get_buffer()` and reports `received(n)`,
   so the bytes are copied once, by the kernel.
-- Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one
-  dictionary look-up then replaces parsing and validation. See docs/adr/0003.
-- Commands that differ from one seen before in their second word and their payload only (`HeadForm`) are not parsed
-  either, and a row of them is recognised as one (`Burst`).
-- So is a row of commands of which the server says that they need no look.
+- What need not be parsed, because it was seen before or is ordinary, is left to the `Recogniser`.
 - Until a client is known to be authenticated its commands may have 10 words of 16 KiB, as in Redis. Whether it is may
   depend on what it sent before: the parser stops in front of a larger one and asks (`doubt`).
 
@@ -19,25 +15,19 @@ It must not know what any command means.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
-import hiredis
-
 from redisai_py.errors import ProtocolError
 from redisai_py.resp.inline import split_inline
-from redisai_py.resp.reader import MORE, STEP, new_reader
-from redisai_py.resp.templates import MAX_FRAME, Burst, Command, Frames, HeadForm
+from redisai_py.resp.recognition import Recogniser
+from redisai_py.resp.templates import Burst, Command, Frames
 
-__all__ = ["CommandParser", "split_replies", "unroll"]
+__all__ = ["CommandParser", "unroll"]
 
 MAX_INLINE = 64 * 1024
 LARGE_ARGUMENT = 64 * 1024
-_BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
 _QUICK_SIZE = min(16 * 1024, LARGE_ARGUMENT)
-_LARGE_COUNT = re.compile(rb"\*\d{4}").search
-_ONLY_BYTES = {bytes}
 _UNKNOWN_WORDS = 10
 _UNKNOWN_SIZE = 16 * 1024
 _UNKNOWN_COMMANDS = 64
@@ -46,12 +36,11 @@ _LONG_WORD = ProtocolError("ERR Protocol error: unauthenticated bulk length")
 _MANY = ProtocolError("")  # which is not an error, only a reason to stop
 _WORD_BYTES = 64
 """What a word costs beside its own bytes."""
-_PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
 
 
-class CommandParser:
+class CommandParser(Recogniser):
     """Incremental parser of a client's byte stream.
 
     Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
@@ -66,22 +55,16 @@ class CommandParser:
         "_argc",
         "_args",
         "_begun_bytes",
-        "_bursts",
         "_filled",
-        "_frames",
         "_head",
-        "_joint",
         "_large",
         "_large_size",
         "_quick_size",
-        "_reader",
         "_rest",
-        "_row_size",
         "at_boundary",
         "authenticated",
         "doubt",
         "error",
-        "form",
         "max_argument_bytes",
         "max_arguments",
     )
@@ -97,6 +80,7 @@ class CommandParser:
         joint: Callable[[bytes], Any] = lambda _: None,
         authenticated: bool = True,
     ) -> None:
+        super().__init__(frames, bursts, joint, max_argument_bytes if max_arguments >= 1000 else 0)
         self.error: ProtocolError | None = None
         self.at_boundary = authenticated
         """Whether the next bytes begin a command, which may be one that was seen before."""
@@ -105,15 +89,8 @@ class CommandParser:
         """Why the parser has stopped until it is known whether the client is authenticated; see `go_on`."""
         self.max_argument_bytes = max_argument_bytes
         self.max_arguments = max_arguments
-        self._frames = frames
-        self._bursts = bursts
-        self._joint = joint
-        self.form: HeadForm | None = None
-        """The form of the last burst: the next is likely to have the same."""
         self._quick_size = _QUICK_SIZE if max_argument_bytes >= _QUICK_SIZE and max_arguments >= 1000 else 0
-        self._row_size = max_argument_bytes if max_arguments >= 1000 else 0
         self._allocate = allocate
-        self._reader = new_reader()
         self._rest = b""  # bytes of an argument or header not complete yet
         self._args: list[Any] = []
         self._argc = 0  # arguments still to come; 0 at a command's boundary
@@ -266,98 +243,6 @@ class CommandParser:
             else:
                 position = self._parse_one(data, position, end, out)
 
-    def _burst(self, data: bytes, position: int, end: int) -> Burst | None:
-        """The commands of a known form that start at `position`."""
-        form = self.form
-        words = form.words(data, position, end) if form is not None else None
-        if not words:
-            mark = data.find(_BLOB_MARK, position, position + MAX_FRAME)
-            if mark < 0:
-                return None
-            other = self._frames.form_of(data[position : data.find(b"\r\n", mark + 14) + 2])
-            if other is None or other is form:
-                return None
-            self.form = form = other
-            words = form.words(data, position, end)
-        if not words:
-            return None
-        assert form is not None
-        return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
-
-    def _recognise(self, data: bytes, position: int, end: int) -> Command | Burst | None:
-        """The remembered command whose frame starts at `position`, or all that follow each other from there if they
-        have no payload and differ in their second word only.
-        """
-        stop = data.find(b"\r\n*", position, position + MAX_FRAME) + 2
-        if stop < 2:
-            stop = end
-        if stop - position > MAX_FRAME:
-            return None
-        frame = data[position:stop]
-        known = self._frames.by_bytes.get(frame)
-        form = known.form if known is not None else self._frames.form_of(frame[:-2])
-        if form is not None and self._bursts and (known is None or data.startswith(form.before, stop)):
-            words = form.words(data, position, end)
-            if words:
-                self.form = form
-                return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
-        return known
-
-    def _row(self, data: bytes, position: int, end: int) -> Burst | None:
-        """All whole commands from `position` on, if they have a joint meaning."""
-        first = _PLAIN_NAME(data, position)
-        meaning = self._joint(first[1]) if first is not None else None
-        if meaning is None:
-            return None
-        stop = end if data.endswith(b"\r\n") else data.rfind(b"\r\n*", position, end) + 2
-        if not position < stop <= position + self._row_size:
-            return None
-        frame = data[position:stop]
-        names = self._read(frame, meaning)
-        return Burst(meaning, frame, names) if names else None
-
-    def _parse_quick(self, data: bytes) -> Command | None:
-        """A chunk that is exactly one ordinary command; None for anything else."""
-        words = self._read(data, None)
-        # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
-        return Command(words, data) if words and hiredis.pack_command(tuple(words)) == data else None
-
-    def _read(self, data: bytes, meaning: Any) -> list[Any]:
-        """Have hiredis parse commands: the names of all that the data consists of, if all have this joint meaning; or,
-        if `meaning` is None, the words of its only one. Nothing if the data consists of anything else.
-
-        hiredis is several times faster than Python, but it allocates what a count announces, takes more than commands
-        are made of, and does not tell where a command ends. So it gets no large counts, and what it makes of the data
-        is looked at.
-        """
-        if data[:1] != b"*" or _LARGE_COUNT(data) is not None:
-            return []
-        reader, joint = self._reader, self._joint
-        found: list[Any] = []
-        whole = False  # whether what the reader has ends with a command: known right behind one, and not later
-        try:
-            for at in range(0, len(data), STEP):
-                reader.feed(data[at : at + STEP])
-                whole = False
-                while not whole and (argv := reader.gets()) is not MORE:
-                    if type(argv) is not list or set(map(type, argv)) != _ONLY_BYTES:
-                        return []
-                    if meaning is None:
-                        if reader.has_data():
-                            return []
-                        found = argv
-                    elif joint(argv[0]) is meaning:
-                        found.append(argv[0])  # and not all of it, which would be new memory for each command
-                    else:
-                        return []
-                    whole = not reader.has_data()
-        except hiredis.ProtocolError:
-            whole = False
-        finally:
-            if not whole:
-                self._reader = new_reader()
-        return found if whole else []
-
     def _parse_one(self, data: bytes, position: int, end: int, out: list[Command | Burst]) -> int:
         """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is
         broken.
@@ -470,47 +355,3 @@ class CommandParser:
 def unroll(burst: Burst, frames: Frames) -> list[Command]:
     """The commands of a burst one by one, parsed."""
     return [command for command in CommandParser(frames).feed(burst.frame) if isinstance(command, Command)]
-
-
-_LINE_ONLY = frozenset(b"+-:_,#(")
-_BULK = frozenset(b"$=!")
-_AGGREGATE = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # * ~ > one value per item; % | two
-
-
-def split_replies(data: bytes, position: int, count: int) -> list[bytes] | None:
-    """The raw bytes of the `count` replies that start at `position`; None if they are not complete.
-
-    Used where a reply must be passed on byte for byte and taken apart (EXEC with AI commands in it). An attribute (`|`)
-    belongs to the reply behind it.
-    """
-    replies = []
-    for _ in range(count):
-        stop = _reply_end(data, position)
-        if stop < 0:
-            return None
-        replies.append(data[position:stop])
-        position = stop
-    return replies
-
-
-def _reply_end(data: bytes, position: int) -> int:
-    pending = 1
-    size = len(data)
-    while pending:
-        line = data.find(b"\r\n", position)
-        if line < 0:
-            return -1
-        kind = data[position]
-        if kind in _BULK:
-            length = int(data[position + 1 : line])
-            position = line + 2 + (length + 2 if length >= 0 else 0)
-            if position > size:
-                return -1
-        else:
-            if kind in _AGGREGATE:
-                pending += max(int(data[position + 1 : line]), 0) * _AGGREGATE[kind]
-                if kind == 124:
-                    pending += 1
-            position = line + 2
-        pending -= 1
-    return position

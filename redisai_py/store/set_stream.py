@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from redisai_py.resp.requests import split_replies
+from redisai_py.resp.reader import split_replies
 from redisai_py.upstream.busy_poll import BusyPoll
 from redisai_py.upstream.containment import contain
 from redisai_py.upstream.shared import SharedUpstream

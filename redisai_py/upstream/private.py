@@ -12,9 +12,8 @@ from typing import Any
 import hiredis
 
 from redisai_py.errors import NoRoom, UpstreamRefused
-from redisai_py.resp.reader import new_reader, read
+from redisai_py.resp.reader import new_reader, read, split_replies
 from redisai_py.resp.redis_errors import redis_error
-from redisai_py.resp.requests import split_replies
 
 __all__ = ["PrivateUpstream"]
 

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redisai_py.resp.inline import split_inline
-from redisai_py.resp.requests import LARGE_ARGUMENT, CommandParser, split_replies, unroll
+from redisai_py.resp.reader import split_replies
+from redisai_py.resp.requests import LARGE_ARGUMENT, CommandParser, unroll
 from redisai_py.resp.templates import Burst, Command, Frames, encode_command
 
 Argv = list[bytes]

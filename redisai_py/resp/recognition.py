@@ -1,0 +1,137 @@
+"""Commands that need not be parsed: most of what a busy server receives. Pure.
+
+- Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one dictionary
+  look-up then replaces parsing and validation. See docs/adr/0003.
+- Commands that differ from one seen before in their second word and their payload only (`HeadForm`) are not parsed
+  either, and a row of them is recognised as one (`Burst`). So is a row of commands of which the server says that they
+  need no look.
+- A chunk that is one ordinary command is read by hiredis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from redisai_py.resp.reader import MORE, STEP, new_reader
+from redisai_py.resp.templates import MAX_FRAME, Burst, Command, Frames, HeadForm
+
+__all__ = ["Recogniser"]
+
+_BLOB_MARK = b"\r\n$4\r\nBLOB\r\n$"
+_LARGE_COUNT = re.compile(rb"\*\d{4}").search
+_ONLY_BYTES = {bytes}
+_PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match
+
+
+class Recogniser:
+    """Recognises what begins at a position.
+
+    Args: frames: remembered frames.   bursts, joint: see `CommandParser`.   row_size: most bytes of a row, 0 for none.
+    """
+
+    __slots__ = ("_bursts", "_frames", "_joint", "_reader", "_row_size", "form")
+
+    def __init__(self, frames: Frames, bursts: bool, joint: Callable[[bytes], Any], row_size: int) -> None:
+        self._frames = frames
+        self._bursts = bursts
+        self._joint = joint
+        self._row_size = row_size
+        self._reader = new_reader()
+        self.form: HeadForm | None = None
+        """The form of the last burst: the next is likely to have the same."""
+
+    def _burst(self, data: bytes, position: int, end: int) -> Burst | None:
+        """The commands of a known form that start at `position`."""
+        form = self.form
+        words = form.words(data, position, end) if form is not None else None
+        if not words:
+            mark = data.find(_BLOB_MARK, position, position + MAX_FRAME)
+            if mark < 0:
+                return None
+            other = self._frames.form_of(data[position : data.find(b"\r\n", mark + 14) + 2])
+            if other is None or other is form:
+                return None
+            self.form = form = other
+            words = form.words(data, position, end)
+        if not words:
+            return None
+        assert form is not None
+        return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
+
+    def _recognise(self, data: bytes, position: int, end: int) -> Command | Burst | None:
+        """The remembered command whose frame starts at `position`, or all that follow each other from there if they
+        have no payload and differ in their second word only.
+        """
+        stop = data.find(b"\r\n*", position, position + MAX_FRAME) + 2
+        if stop < 2:
+            stop = end
+        if stop - position > MAX_FRAME:
+            return None
+        frame = data[position:stop]
+        known = self._frames.by_bytes.get(frame)
+        form = known.form if known is not None else self._frames.form_of(frame[:-2])
+        if form is not None and self._bursts and (known is None or data.startswith(form.before, stop)):
+            words = form.words(data, position, end)
+            if words:
+                self.form = form
+                return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
+        return known
+
+    def _row(self, data: bytes, position: int, end: int) -> Burst | None:
+        """All whole commands from `position` on, if they have a joint meaning."""
+        first = _PLAIN_NAME(data, position)
+        meaning = self._joint(first[1]) if first is not None else None
+        if meaning is None:
+            return None
+        stop = end if data.endswith(b"\r\n") else data.rfind(b"\r\n*", position, end) + 2
+        if not position < stop <= position + self._row_size:
+            return None
+        frame = data[position:stop]
+        names = self._read(frame, meaning)
+        return Burst(meaning, frame, names) if names else None
+
+    def _parse_quick(self, data: bytes) -> Command | None:
+        """A chunk that is exactly one ordinary command; None for anything else."""
+        words = self._read(data, None)
+        # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
+        return Command(words, data) if words and hiredis.pack_command(tuple(words)) == data else None
+
+    def _read(self, data: bytes, meaning: Any) -> list[Any]:
+        """Have hiredis parse commands: the names of all that the data consists of, if all have this joint meaning; or,
+        if `meaning` is None, the words of its only one. Nothing if the data consists of anything else.
+
+        hiredis is several times faster than Python, but it allocates what a count announces, takes more than commands
+        are made of, and does not tell where a command ends. So it gets no large counts, and what it makes of the data
+        is looked at.
+        """
+        if data[:1] != b"*" or _LARGE_COUNT(data) is not None:
+            return []
+        reader, joint = self._reader, self._joint
+        found: list[Any] = []
+        whole = False  # whether what the reader has ends with a command: known right behind one, and not later
+        try:
+            for at in range(0, len(data), STEP):
+                reader.feed(data[at : at + STEP])
+                whole = False
+                while not whole and (argv := reader.gets()) is not MORE:
+                    if type(argv) is not list or set(map(type, argv)) != _ONLY_BYTES:
+                        return []
+                    if meaning is None:
+                        if reader.has_data():
+                            return []
+                        found = argv
+                    elif joint(argv[0]) is meaning:
+                        found.append(argv[0])  # and not all of it, which would be new memory for each command
+                    else:
+                        return []
+                    whole = not reader.has_data()
+        except hiredis.ProtocolError:
+            whole = False
+        finally:
+            if not whole:
+                self._reader = new_reader()
+        return found if whole else []
