@@ -18,7 +18,7 @@ from typing import Any
 from harness.report import Pace, environment
 from harness.servers import Servers, servers
 from macro.dags import fraud_detection, one_trip, wide_dag
-from macro.isolation import slow_neighbour
+from macro.isolation import engine_processes, slow_neighbour
 from macro.large import large_neighbour, large_tensors
 from macro.model_run import batching, model_run
 from macro.scripts import script_call
@@ -40,6 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "large": large_tensors,
     "large-neighbour": large_neighbour,
     "slow-neighbour": slow_neighbour,
+    "engine-processes": engine_processes,
     "script-call": script_call,
     "parser": parser_functions,
     "codec": codec_functions,

@@ -1,4 +1,4 @@
-"""What a slow model does to everybody else."""
+"""What a slow model does to everybody else, and what it costs that models run in processes of their own."""
 
 from __future__ import annotations
 
@@ -9,21 +9,61 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from harness.load import Request, Sample, open_loop
-from harness.models import build_heavy
+import numpy as np
+from harness.load import Request, Sample, open_loop, redis_benchmark
+from harness.models import CNN_IMAGE, blob, build_cnn, build_heavy
 from harness.report import Pace, interleave, row
 from harness.servers import Servers, Target
 from harness.wire import Client, encode
 
 from macro.tensor_io import DATA, FLOATS
 
-__all__ = ["slow_neighbour"]
+__all__ = ["engine_processes", "slow_neighbour"]
 
 _CLIENTS, _CLIENTS_SMOKE = 200, 10
 _ITERATIONS, _ITERATIONS_SMOKE = 12_500, 300  # about 2 s per run, and 50 ms
 _SECONDS, _SECONDS_SMOKE = 10.0, 0.3
 _PROBES_PER_S = 200.0
 _LOOK_UP_S = 0.1
+
+
+MODES = ("none", "auto", "all")
+_WARM_UP_RUNS = 300
+"""More than a model needs to prove itself where `--isolation` is `auto`."""
+
+
+def engine_processes(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
+    """MODELEXECUTE of models in the server and in engine processes: the hop alone (1 client), and under load (16).
+
+    cpu_us counts every process of the server. The ratio is that of `--isolation auto` to `none`; `ratio_all` that of
+    `all` to `none`.
+    """
+    targets = {mode: servers.redisai("--isolation", mode) for mode in MODES}
+    models = {
+        "tiny": (blob("onnx_mul"), (2,), 0),
+        "mlp": (blob("onnx_mlp"), (784,), 0),
+        "mlp16": (blob("onnx_mlp"), (784,), 16),
+        "cnn": (build_cnn(), CNN_IMAGE, 0),
+    }
+    with Client(targets["none"].port) as client:
+        for name, (data, shape, batchsize) in models.items():
+            words = ("BATCHSIZE", batchsize) if batchsize else ()
+            client.call("AI.MODELSTORE", f"iso:{name}", "ONNX", "CPU", *words, "BLOB", data)
+            values = np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).tobytes()
+            client.call("AI.TENSORSET", f"iso:{name}:in", "FLOAT", 1, *shape, "BLOB", values)
+    for name in models:
+        command = (
+            "AI.MODELEXECUTE", f"iso:{name}", "INPUTS", "1", f"iso:{name}:in", "OUTPUTS", "1", f"iso:{name}:out"
+        )  # fmt: skip
+        for target in targets.values():
+            with Client(target.port) as client:
+                for _ in range(1 if pace.smoke else _WARM_UP_RUNS):
+                    client.call(*command)
+        for clients in (1, 16):
+            load = partial(redis_benchmark, clients=clients, seconds=pace.seconds)
+            sides = interleave({mode: partial(load, target, command) for mode, target in targets.items()}, pace)
+            ratio = round(sides["all"]["per_s"] / sides["none"]["per_s"], 4)
+            yield row(f"engine-processes.{name}.c{clients}", sides, "auto", "none", clients=clients, ratio_all=ratio)
 
 
 def slow_neighbour(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
