@@ -94,6 +94,8 @@ class Engine:
         self._ended_merging = ended_merging
         self._find_backend = find_backend
         self._isolation = isolation
+        if isolation is not None:
+            isolation.on_long_run = partial(self._post, self._lend)
         self._loop = loop
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._wake_up_sent = False
@@ -368,7 +370,7 @@ class Engine:
             if slot.thread is not None:
                 self._loader.replace(slot.thread)
                 self._load_failed((loaded.id, BackendError(STUCK)))
-            else:
+            elif not slot.lent:
                 loaded.device.replace(slot)
         self.runaways.add(execution)
 
@@ -510,8 +512,15 @@ class Engine:
         """Whether a worker thread is running a model."""
         return any(slot.current is not None for device in self._devices.values() for slot in device.slots)
 
+    def _lend(self, thread_id: int) -> None:
+        """A run takes long in an engine process: its thread gets a successor."""
+        if not self._closing:
+            with suppress(RuntimeError):  # no more threads: others wait
+                for device in self._devices.values():
+                    device.lend(thread_id)
+
     def _slots(self) -> list[Slot]:
-        device_slots = [slot for device in list(self._devices.values()) for slot in device.slots]
+        device_slots = [slot for device in list(self._devices.values()) for slot in (*device.slots, *device.lent)]
         return [self._own_slot, *device_slots, *self._load_slots]
 
     def _post(self, handle: Callable[[Any], None], argument: Any) -> None:

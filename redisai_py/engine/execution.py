@@ -103,7 +103,7 @@ class Execution:
 class Slot:
     """Where one execution at a time happens. on_start: called before each one, without arguments; must be cheap."""
 
-    __slots__ = ("_on_start", "behind", "current", "guard", "retired", "thread", "thread_id")
+    __slots__ = ("_on_start", "behind", "current", "guard", "lent", "retired", "thread", "thread_id")
 
     def __init__(self, on_start: Callable[[], object]) -> None:
         self._on_start = on_start
@@ -113,6 +113,8 @@ class Slot:
         """Runs of the same batch that wait for the end of the current execution."""
         self.retired: Execution | None = None
         """What it was given up to: another slot has taken its place, and its thread ends with this execution."""
+        self.lent = False
+        """Its thread has a successor already, and ends with its batch."""
         self.thread: threading.Thread | None = None
         self.thread_id: int | None = None
         """A worker's. None where no other thread can be in the same session: on the event loop, and in a warm-up."""

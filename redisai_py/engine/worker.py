@@ -43,6 +43,8 @@ _Batch = tuple[LoadedModel, list[Run], bool]
 _LONGEST_SLEEP_S = 3600.0
 """MINBATCHTIMEOUT is any number, and the system refuses to wait for centuries; to wake for nothing costs nothing."""
 
+_MOST_LENT = 32
+
 logger = structlog.get_logger()
 
 
@@ -79,6 +81,8 @@ class DeviceQueue:
         self._stopping = False
         self._on_start = on_start
         self.slots = [Slot(on_start) for _ in range(threads)]
+        self.lent: list[Slot] = []
+        """Of threads that have a successor and end with their batch."""
         self.threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"redisai {name} {i}", daemon=True)
             for i, slot in enumerate(self.slots, 1)
@@ -162,6 +166,18 @@ class DeviceQueue:
         self.slots = [*self.slots[:at], successor, *self.slots[at + 1 :]]
         self.threads = [*self.threads[:at], thread, *self.threads[at + 1 :]]
 
+    def lend(self, thread_id: int) -> None:
+        """Another thread works while this one waits for an engine process; it ends with its batch. Not for ever more.
+
+        Other models' runs need not wait for one that takes long elsewhere. Thread: the event loop's.
+        Raises: RuntimeError: the system gives no more threads.
+        """
+        found = [slot for slot in self.slots if slot.thread_id == thread_id]
+        if found and len(self.lent) < _MOST_LENT:
+            self.replace(found[0])
+            self.lent = [*self.lent, found[0]]
+            found[0].lent = True
+
     def close_session(self, session: Session) -> None:
         """Close a session, on a worker thread while there is one. Thread: any, also from a finalizer."""
         if any(thread.is_alive() for thread in self.threads):
@@ -198,9 +214,13 @@ class DeviceQueue:
 
     def _work(self, slot: Slot) -> None:
         slot.thread_id = threading.get_ident()
-        while not slot.retired and self._step(slot):
+        while not (slot.retired or slot.lent) and self._step(slot):
             pass
-        if not slot.retired:
+        if slot.lent:
+            with self._lock:
+                self.lent = [each for each in self.lent if each is not slot]
+            self._wake_ups.put(None)  # this thread may have taken its successor's
+        elif not slot.retired:
             self._stopped()
 
     def _step(self, slot: Slot) -> bool:

@@ -19,7 +19,8 @@ from typing import Any
 import structlog
 
 from redisai_py.backend import LoadOptions, Session
-from redisai_py.engine.isolation.processes import EngineProcess
+from redisai_py.engine.isolation.long_runs import LongRuns
+from redisai_py.engine.isolation.processes import EngineProcess, Lane
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot
@@ -47,6 +48,9 @@ class Isolation:
         self._processes: list[EngineProcess] = []
         self._zygotes: dict[str, Zygote] = {}
         self._deaths: Counter[str] = Counter()
+        self.on_long_run: Callable[[int], object] = lambda thread_id: None
+        """Called with the id of each thread that waits long for a process."""
+        self._alarm = LongRuns(self._busy_lanes, lambda thread_id: self.on_long_run(thread_id))
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._helper: threading.Thread | None = None
 
@@ -113,7 +117,7 @@ class Isolation:
 
     def _start(self, place: str, zygote: Zygote) -> EngineProcess:
         try:
-            process = EngineProcess(self.next_number(), place, zygote, self._ended)
+            process = EngineProcess(self.next_number(), place, zygote, self._alarm, self._ended)
             process.fork(self.settings.memory_limit_bytes)
         except OSError as error:
             raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
@@ -169,6 +173,9 @@ class Isolation:
         for session in list(process.users):
             self.later(session.revive)
 
+    def _busy_lanes(self) -> list[Lane]:
+        return [lane for process in list(self._processes) for lane in process.busy()]
+
     # -- work aside ----------------------------------------------------------------------------------------------------
 
     def later(self, work: Callable[..., object], *arguments: Any) -> None:
@@ -197,6 +204,7 @@ class Isolation:
         """Kill every process. They are gone when this returns, unless the system is slower than `timeout_s`."""
         self.closing = True
         self._work.put(None)
+        self._alarm.stop()
         until = time.monotonic() + timeout_s
         with self._lock:
             zygotes = list(self._zygotes.values())

@@ -15,10 +15,12 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from redisai_py.engine.isolation import host, memory, wire
+from redisai_py.engine.isolation.long_runs import LongRuns
 from redisai_py.engine.isolation.wire import Frame, Layout
 from redisai_py.engine.isolation.zygotes import Zygote
 from redisai_py.errors import ProtocolError
@@ -52,7 +54,19 @@ class Answer(NamedTuple):
 class Lane:
     """See DESIGN. One thread at a time."""
 
-    __slots__ = ("_answers", "_requests", "_shared", "loads", "number", "sock", "stopped", "thread_id", "user")
+    __slots__ = (
+        "_answers",
+        "_requests",
+        "_shared",
+        "loads",
+        "number",
+        "since",
+        "sock",
+        "stopped",
+        "thread_id",
+        "told",
+        "user",
+    )
 
     def __init__(self, number: int, sock: socket.socket, fd: int) -> None:
         self.number = number
@@ -64,6 +78,8 @@ class Lane:
         self.user: object = None
         """Whose run or load is under way."""
         self.loads = False
+        self.since = 0.0
+        self.told = False
         self.thread_id = 0
         self.stopped = False
         """The run was told to stop."""
@@ -128,10 +144,13 @@ class EngineProcess:
     """One process, from its fork to its end.
 
     Args: number: of this server's processes.   place: what kind it is, for whoever chooses.
+          alarm: to be woken when an exchange begins.
           ended: called once, on the thread that notices first.
     """
 
-    def __init__(self, number: int, place: str, zygote: Zygote, ended: Callable[[EngineProcess], object]) -> None:
+    def __init__(
+        self, number: int, place: str, zygote: Zygote, alarm: LongRuns, ended: Callable[[EngineProcess], object]
+    ) -> None:
         self.number = number
         self.place = place
         self.pid: int | None = None
@@ -149,6 +168,7 @@ class EngineProcess:
         self._status: int | None = None
         self._reported = threading.Event()
         self._zygote = zygote
+        self._alarm = alarm
         self._ended = ended
         self._lock = threading.Lock()
         self._idle: list[Lane] = []
@@ -180,8 +200,17 @@ class EngineProcess:
             lane.thread_id = threading.get_ident()
             lane.stopped = False
             lane.loads = loads
+            lane.since = time.monotonic()
+            lane.told = False
             self._busy[lane.number] = lane
-            return lane
+        if self._alarm.asleep:
+            self._alarm.wake()
+        return lane
+
+    def busy(self) -> list[Lane]:
+        """Lanes with an exchange under way. Thread: any."""
+        with self._lock:
+            return list(self._busy.values())
 
     def give_back(self, lane: Lane) -> None:
         """The exchange is over."""
