@@ -58,6 +58,7 @@ _GROUPS = {
     ("large", "large-neighbour", "slow-neighbour"): 5,
     ("parser", "codec"): 7,
     ("script-call",): 2,
+    ("engine-processes",): 8,
 }
 
 
