@@ -39,7 +39,9 @@ __all__ = [
     "OutOfMemory",
     "Overloaded",
     "ProtocolError",
+    "QueueTimeout",
     "RedisAIError",
+    "RunTimeout",
     "ShapeMismatch",
     "TransactionAborted",
     "Unproven",
@@ -130,10 +132,18 @@ class BackendNotInstalled(BackendError):
 
 
 class DeadlineExceeded(RedisAIError):
-    """A limit on time passed. TIMEOUT is answered with `+TIMEDOUT`, a setting with an error that names it."""
+    """A limit on time passed: one of the two below."""
 
-    def __init__(self, text: str = "TIMEDOUT") -> None:
-        super().__init__(text)
+
+class QueueTimeout(DeadlineExceeded):
+    """A command's TIMEOUT passed before its run began. The reply is the status `TIMEDOUT` and no error."""
+
+    def __init__(self) -> None:
+        super().__init__("TIMEDOUT")
+
+
+class RunTimeout(DeadlineExceeded):
+    """A run took longer than a setting allows, which the text names."""
 
 
 class Overloaded(RedisAIError):

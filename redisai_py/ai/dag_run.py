@@ -19,7 +19,7 @@ from redisai_py.engine.dag import Outcome, Plan, Version
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 from redisai_py.engine.torchscript import ScriptRun
-from redisai_py.errors import DeadlineExceeded, MissingKey, RedisAIError
+from redisai_py.errors import MissingKey, QueueTimeout, RedisAIError
 from redisai_py.frontdoor.driver import drive
 from redisai_py.model import Script
 from redisai_py.pending import Pending
@@ -34,7 +34,7 @@ __all__ = ["DagRun"]
 
 
 class DagRun:
-    """One execution: `start`, then `done(error)` is called; the error is DeadlineExceeded for a DAG that timed out.
+    """One execution: `start`, then `done(error)` is called; the error is QueueTimeout for a DAG that timed out.
 
     rules: cache rules, of the operations whose models have one.   timeout_ms: what is left of the DAG's TIMEOUT.
     """
@@ -164,7 +164,7 @@ class DagRun:
             return
         self._errors[i] = error
         self.plan.fail(i)
-        if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
+        if isinstance(error, QueueTimeout):
             # Over before the others are cancelled: they end at once, and must not be taken for the DAG's result.
             self._over = self._timed_out = True
             self.count()
@@ -182,7 +182,7 @@ class DagRun:
             return None
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
-            raise DeadlineExceeded
+            raise QueueTimeout
         return math.ceil(left_s * 1000)  # less than a millisecond is still time: it is all that TIMEOUT 1 ever has
 
     def _cancel(self) -> None:

@@ -18,7 +18,7 @@ from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.engine.dag import Version
 from redisai_py.engine.registry import LoadedModel
-from redisai_py.errors import DeadlineExceeded, WrongType
+from redisai_py.errors import QueueTimeout, WrongType
 from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.predictions.rule import Rule
@@ -76,7 +76,7 @@ async def _execute(
     patience = Patience(bound.template.request.timeout_ms)
     try:
         runnables, rules = await _look_up(bound, values, connection, access, loading, patience)
-    except DeadlineExceeded:
+    except QueueTimeout:
         return TIMEDOUT
     finished: Pending[None] = Pending()
 
@@ -90,7 +90,7 @@ async def _execute(
     run.start()
     try:
         await finished
-    except DeadlineExceeded:
+    except QueueTimeout:
         return TIMEDOUT
     return await commit(bound, run, connection, watching)
 

@@ -16,7 +16,7 @@ from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 from redisai_py.engine.settle import samples
-from redisai_py.errors import DeadlineExceeded, RedisAIError, UpstreamLost, WrongType
+from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
 from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.resp.templates import Command
 from redisai_py.store.cache import Entry, NearCache
@@ -216,7 +216,7 @@ class _Execution(Run):
         connection.cancel_run = None
         if connection.gone:
             return
-        if isinstance(error, DeadlineExceeded) and str(error) == "TIMEDOUT":
+        if isinstance(error, QueueTimeout):
             connection.finish_alone(TIMEDOUT)
         else:
             self._commits.add(self)

@@ -13,7 +13,7 @@ from redisai_py.commands import models
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.models import model_reply, scan_reply
 from redisai_py.engine.registry import LoadedModel
-from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, MODEL_KEY_EMPTY, CommandError, DeadlineExceeded
+from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, MODEL_KEY_EMPTY, CommandError, QueueTimeout
 from redisai_py.frontdoor.driver import drive
 from redisai_py.model import Kind, Model, named
 from redisai_py.ops.keymap import Place
@@ -132,10 +132,8 @@ async def model_execute(request: ModelExecute, connection: Connection) -> Any:
             run = server.runs.predictions.start(ruled, inputs, request.cache, patience.left_ms)
         connection.cancel_run = run.cancel_queued
         outputs = await run
-    except DeadlineExceeded as error:
-        if str(error) == "TIMEDOUT":
-            return TIMEDOUT
-        raise
+    except QueueTimeout:
+        return TIMEDOUT
     finally:
         connection.cancel_run = None
     if not connection.gone:
@@ -186,13 +184,13 @@ class Patience:
         return max(1, self._timeout_ms - int(self._waited_s * 1000))
 
     async def wait_for(self, loading: Coroutine[Any, Any, LoadedModel], loop: asyncio.AbstractEventLoop) -> LoadedModel:
-        """What `loading` gives; it goes on for others when the time is over. Raises: DeadlineExceeded; its errors."""
+        """What `loading` gives; it goes on for others when the time is over. Raises: QueueTimeout; its errors."""
         left_ms = self.left_ms
         if left_ms is None:
             return await loading
         outcome: Pending[LoadedModel] = Pending()
         since = time.monotonic()
-        timer = loop.call_later(left_ms / 1000, outcome.fail, DeadlineExceeded())
+        timer = loop.call_later(left_ms / 1000, outcome.fail, QueueTimeout())
 
         def done(loaded: LoadedModel, error: BaseException | None) -> None:
             if error is None:
@@ -222,7 +220,7 @@ async def load_ruled(
     under this key yet.
 
     Args:   ids: the coming reply of an HMGET of MODEL_ID_FIELDS.
-    Raises: MissingKey, WrongType, BackendError; DeadlineExceeded: `patience` was over first.
+    Raises: MissingKey, WrongType, BackendError; QueueTimeout: `patience` was over first.
     """
     stored_id, rule = await store.model_id(key, ids)
     place = Place(Kind.MODEL, connection.session.identity.database, key)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.merging import Value
 from redisai_py.engine.run import Run
-from redisai_py.errors import DeadlineExceeded, RedisAIError, WrongType
+from redisai_py.errors import QueueTimeout, RedisAIError, WrongType
 from redisai_py.frontdoor.driver import drive
 from redisai_py.pending import Pending
 from redisai_py.predictions.entries import decode_entry
@@ -145,7 +145,7 @@ class Prediction(Run):
         flight.waiting.append(self)
         if self._timeout_ms is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._timeout_ms / 1000, self._leave, DeadlineExceeded())
+            self._timer = loop.call_later(self._timeout_ms / 1000, self._leave, QueueTimeout())
 
     def _look(self) -> None:
         """Ask Redis, and wait for it for a part of what a run takes."""

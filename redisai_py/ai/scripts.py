@@ -19,7 +19,7 @@ from redisai_py.engine.torchscript import ScriptRun
 from redisai_py.errors import (
     SCRIPT_KEY_EMPTY,
     CommandError,
-    DeadlineExceeded,
+    QueueTimeout,
     RedisAIError,
     UpstreamError,
     UpstreamLost,
@@ -96,10 +96,8 @@ async def script_execute(request: ScriptExecute, connection: Connection) -> Any:
 
     try:
         outputs = await run_script(script, request, inputs, connection, request.timeout_ms, started)
-    except DeadlineExceeded as error:
-        if str(error) == "TIMEDOUT":
-            return TIMEDOUT
-        raise
+    except QueueTimeout:
+        return TIMEDOUT
     finally:
         connection.cancel_run = None
     if not connection.gone:

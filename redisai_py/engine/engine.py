@@ -45,7 +45,7 @@ from redisai_py.engine.snapshots import cpu_seconds, model_snapshot, queue_snaps
 from redisai_py.engine.stats import RunStats, StatsTable
 from redisai_py.engine.watchdog import Watchdog
 from redisai_py.engine.worker import DeviceQueue, close_session
-from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded, RedisAIError
+from redisai_py.errors import BackendError, Overloaded, QueueTimeout, RedisAIError
 from redisai_py.model import Model
 from redisai_py.pending import Pending
 from redisai_py.tensor import Tensor
@@ -433,13 +433,13 @@ class Engine:
             assert loaded is not None
             loaded.on_threads -= 1
             self._seldom.timed_out += 1
-            self._end([run], loaded, DeadlineExceeded())
+            self._end([run], loaded, QueueTimeout())
 
     def _expired_here(self, runs: Sequence[Run]) -> None:
         for run in runs:
             assert run.loaded is not None
             self._seldom.timed_out += 1
-            self._end([run], run.loaded, DeadlineExceeded())
+            self._end([run], run.loaded, QueueTimeout())
 
     # -- counters ------------------------------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ __all__ = ["Run"]
 class Run(Pending[list[Value]]):
     """Awaitable: gives one value per output, in order; None for an output that is not a tensor.
 
-    Raises when awaited: BackendError; ShapeMismatch; Overloaded; DeadlineExceeded, whose text is `TIMEDOUT` if TIMEOUT
-    passed in the queue, otherwise it names MODEL_EXECUTION_TIMEOUT.
+    Raises when awaited: BackendError; ShapeMismatch; Overloaded; QueueTimeout; RunTimeout: MODEL_EXECUTION_TIMEOUT
+    passed.
     """
 
     __slots__ = (

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from redisai_py.engine.execution import Execution, Slot
-from redisai_py.errors import DeadlineExceeded
+from redisai_py.errors import RunTimeout
 
 __all__ = ["Watchdog"]
 
@@ -119,7 +119,7 @@ class Watchdog:
         return wait_s if wait_s is None else min(max(wait_s, 0.0), _LONGEST_SLEEP_S)
 
 
-def _overdue_error(limit_ms: int, stops: bool) -> DeadlineExceeded:
+def _overdue_error(limit_ms: int, stops: bool) -> RunTimeout:
     # The words after the colon are ONNX Runtime's own for a run that is stopped.
     how = "Exiting due to terminate flag being set to true" if stops else "the framework cannot stop, and computes on"
-    return DeadlineExceeded(f"ERR MODEL_EXECUTION_TIMEOUT of {limit_ms} ms passed: {how}")
+    return RunTimeout(f"ERR MODEL_EXECUTION_TIMEOUT of {limit_ms} ms passed: {how}")

@@ -21,7 +21,7 @@ import uvloop
 
 from redisai_py.engine.torchscript import ReplyTree, ScriptEngine, ScriptSettings, boot
 from redisai_py.engine.torchscript.frames import encode_frame
-from redisai_py.errors import BackendError, DeadlineExceeded, RedisAIError
+from redisai_py.errors import BackendError, QueueTimeout, RedisAIError, RunTimeout
 from redisai_py.frontdoor.driver import drive
 from redisai_py.model import Script
 from redisai_py.tensor import Device, DType, Tensor
@@ -91,7 +91,7 @@ return torch.tensor(i)
 def test_endless_loop_is_stopped(fresh: Callable[..., Scripts]) -> None:
     scripts = fresh(timeout_ms=300)
     scripts.compile("")
-    with pytest.raises(DeadlineExceeded, match=r"^ERR .*SCRIPT_EXECUTION_TIMEOUT \(300 ms\)"):
+    with pytest.raises(RunTimeout, match=r"^ERR .*SCRIPT_EXECUTION_TIMEOUT \(300 ms\)"):
         scripts.value(ENDLESS)
     scripts.engine.settings = NO_LIMIT  # a new worker has much to do before it runs anything
     assert scripts.value("return torch.tensor(7)") == 7
@@ -120,7 +120,7 @@ def test_limit_holds_while_the_host_works(fresh: Callable[..., Scripts]) -> None
         assert await scripts.engine.run(simple, "f", [tensor(7)], [], [], 1, Host()) == [tensor(7)]
         assert not run.done
         answer.set()
-        with pytest.raises(DeadlineExceeded, match="SCRIPT_EXECUTION_TIMEOUT"):
+        with pytest.raises(RunTimeout, match="SCRIPT_EXECUTION_TIMEOUT"):
             await run
         assert answered
 
@@ -369,7 +369,7 @@ def test_timeout_in_the_queue(scripts: Scripts) -> None:
         first = scripts.engine.run(script, "f", [tensor(1)], [], [], 1, host, timeout_ms=1000)
         second = scripts.engine.run(script, "f", [tensor(1)], [], [], 1, host, timeout_ms=50)
         third = scripts.engine.run(script, "f", [tensor(3)], [], [], 1, host)
-        with pytest.raises(DeadlineExceeded, match=r"^TIMEDOUT$"):
+        with pytest.raises(QueueTimeout, match=r"^TIMEDOUT$"):
             await second
         release.set()
         await first
@@ -411,7 +411,7 @@ def test_settings_may_change(fresh: Callable[..., Scripts]) -> None:
     scripts = fresh(timeout_ms=0)
     assert scripts.value("return torch.tensor(7)") == 7
     scripts.engine.settings = ScriptSettings(timeout_ms=100)
-    with pytest.raises(DeadlineExceeded, match="100 ms"):
+    with pytest.raises(RunTimeout, match="100 ms"):
         scripts.value(ENDLESS)
 
 

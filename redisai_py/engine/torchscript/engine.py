@@ -27,10 +27,11 @@ from redisai_py.engine.torchscript.processes import Channel, Zygote
 from redisai_py.errors import (
     BackendError,
     BackendNotInstalled,
-    DeadlineExceeded,
     Overloaded,
     ProtocolError,
+    QueueTimeout,
     RedisAIError,
+    RunTimeout,
 )
 from redisai_py.model import Script
 from redisai_py.pending import Pending
@@ -80,7 +81,7 @@ class ScriptEngine:
         Args:    device: as typed.   entry_points: function names; each must be (List[Tensor], List[str], List[str]).
                  script_id: if given, the worker keeps the compiled source for runs of that script's identity.
                  owner: whose it is; no process serves two.
-        Raises:  BackendNotInstalled (no torch), BackendError with RedisAI's or the compiler's text, DeadlineExceeded.
+        Raises:  BackendNotInstalled (no torch), BackendError with RedisAI's or the compiler's text, RunTimeout.
         """
         text = device.text if isinstance(device, Device) else device
         await self._load()
@@ -108,7 +109,7 @@ class ScriptEngine:
                  timeout_ms: limit on the wait in the queue, None is none.
                  owner: whose run it is; no process serves two.
         Returns: awaitable of `outputs` tensors on the CPU.
-        Raises:  (when awaited) DeadlineExceeded: `TIMEDOUT`, or a text that names SCRIPT_EXECUTION_TIMEOUT;
+        Raises:  (when awaited) QueueTimeout; RunTimeout: its text names SCRIPT_EXECUTION_TIMEOUT;
                  BackendError: the interpreter's message, RedisAI's text, a crash, SCRIPT_MEMORY_LIMIT;
                  BackendNotInstalled: no torch;   Overloaded: too many jobs wait.
         Source:  AI.SCRIPTEXECUTE, AI.SCRIPTRUN.
@@ -183,7 +184,7 @@ class ScriptEngine:
 
     def _expire(self, job: Job) -> None:
         self._remove(job)
-        job.outcome.fail(DeadlineExceeded())
+        job.outcome.fail(QueueTimeout())
 
     def _remove(self, job: Job) -> None:
         queue = self._queues[job.queue]
@@ -247,7 +248,7 @@ class ScriptEngine:
 
     def _stop(self, worker: Worker, limit_ms: int) -> None:
         text = f"ERR script ran longer than SCRIPT_EXECUTION_TIMEOUT ({limit_ms} ms) and was stopped"
-        self._discard(worker, DeadlineExceeded(text))
+        self._discard(worker, RunTimeout(text))
         self._schedule()
 
     def _end(self, worker: Worker) -> Job | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded
+from redisai_py.errors import BackendError, DeadlineExceeded, Overloaded, RunTimeout
 from tests.unit.engine.fakes import WAIT_S, Bench, FakeSession, engine_test, hold, tensor, values
 
 
@@ -178,7 +178,7 @@ async def test_one_overdue_run_is_stopped_and_the_one_beside_it_goes_on(bench: B
     await asyncio.sleep(0.6)
     beside = bench.engine.run_model(loaded, [tensor(value=2.0)])
     await bench.entered(session)
-    with pytest.raises(DeadlineExceeded, match="MODEL_EXECUTION_TIMEOUT of 1000 ms"):
+    with pytest.raises(RunTimeout, match="MODEL_EXECUTION_TIMEOUT of 1000 ms"):
         await overdue
     assert list(session.inside.values()) == [2.0] or not beside.done
     session.let_go(2.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from redisai_py.errors import DeadlineExceeded
+from redisai_py.errors import DeadlineExceeded, QueueTimeout
 from tests.unit.engine.fakes import WAIT_S, Bench, engine_test, hold, tensor, values
 
 
@@ -53,7 +53,7 @@ async def test_timeout_ends_a_queued_run_while_the_thread_is_busy(bench: Bench) 
     loaded, session = await bench.load(batch=4)
     first = await hold(bench, loaded, session)
     run = bench.engine.run_model(loaded, [tensor()], timeout_ms=20)
-    with pytest.raises(DeadlineExceeded, match=r"^TIMEDOUT$"):
+    with pytest.raises(QueueTimeout, match=r"^TIMEDOUT$"):
         await run
     assert not first.done
     session.gate.set()
@@ -92,7 +92,7 @@ async def test_timeout_ends_a_run_whose_thread_is_late_to_wake(bench: Bench) -> 
     loaded, session = await bench.load()
     assert await asyncio.to_thread(_LateQueue.asleep.wait, WAIT_S)
     try:
-        with pytest.raises(DeadlineExceeded, match="TIMEDOUT"):
+        with pytest.raises(QueueTimeout, match=r"^TIMEDOUT$"):
             await bench.engine.run_model(loaded, [tensor()], timeout_ms=20)
     finally:
         _LateQueue.go.set()
@@ -103,7 +103,7 @@ async def test_timeout_ends_a_run_whose_thread_is_late_to_wake(bench: Bench) -> 
 @engine_test()
 async def test_timeout_ends_a_run_that_is_held_without_limit(bench: Bench) -> None:
     loaded, session = await bench.load(batch=4, min_batch=2)
-    with pytest.raises(DeadlineExceeded, match=r"^TIMEDOUT$"):
+    with pytest.raises(QueueTimeout, match=r"^TIMEDOUT$"):
         await bench.engine.run_model(loaded, [tensor()], timeout_ms=20)
     run = bench.engine.run_model(loaded, [tensor(2)], timeout_ms=10_000)
     await run

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from redisai_py.engine.inline import InlinePolicy
-from redisai_py.errors import DeadlineExceeded
+from redisai_py.errors import QueueTimeout
 from tests.unit.engine.fakes import Bench, FakeSession, Order, double, engine_test, tensor, values
 
 LIMIT_S = 0.0003
@@ -139,7 +139,7 @@ async def test_what_the_budget_leaves_over_is_continued_in_the_next_iteration(be
     assert [run.done for run in runs] == [True, True, True, False, False]
     assert values(await runs[4]) == [[8.0, 8.0]]
     assert values(await runs[3]) == [[6.0, 6.0]]
-    with pytest.raises(DeadlineExceeded, match=r"^TIMEDOUT$"):
+    with pytest.raises(QueueTimeout, match=r"^TIMEDOUT$"):
         await late
     assert session.threads == ["redisai CPU 1", *["MainThread"] * 4]
 

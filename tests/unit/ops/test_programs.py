@@ -11,7 +11,7 @@ import pytest
 from redisai_py.ai.models import Patience
 from redisai_py.backend import InputSpec
 from redisai_py.engine.stats import StatsTable
-from redisai_py.errors import BackendError, DeadlineExceeded, UpstreamError
+from redisai_py.errors import BackendError, QueueTimeout, UpstreamError
 from redisai_py.model import Kind, Model, identified
 from redisai_py.ops.event_log import Journal
 from redisai_py.ops.keymap import KeyMap, Place
@@ -144,7 +144,7 @@ async def test_timeout_passes_while_a_model_is_loaded_which_goes_on(bench: Bench
     loading, store = _loading(bench), FakeStore()
     loop = asyncio.get_running_loop()
     impatient = Patience(20)
-    with pytest.raises(DeadlineExceeded, match=r"^TIMEDOUT$"):
+    with pytest.raises(QueueTimeout, match=r"^TIMEDOUT$"):
         await impatient.wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop)
     patient = asyncio.create_task(Patience(5000).wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop))
     await asyncio.sleep(0)
