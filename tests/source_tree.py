@@ -42,6 +42,18 @@ class Module:
         return tuple(_imports(self.tree, late=False))
 
     @cached_property
+    def known(self) -> set[str]:
+        """Modules whose names stand in an import, also under TYPE_CHECKING; of `from a import b` both a and a.b."""
+        found: set[str] = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                found.add(node.module)
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        return found
+
+    @cached_property
     def exports(self) -> list[str] | None:
         """`__all__`, None if there is none."""
         for node in self.tree.body:

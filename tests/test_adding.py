@@ -53,9 +53,9 @@ ROWS = (
     ),
 '''
 _HANDLER = '''
-async def tensor_rank(request: tensors.TensorRank, connection: Connection) -> Any:
+async def tensor_rank(request: tensors.TensorRank, turn: Turn) -> Any:
     """AI.TENSORRANK."""
-    tensor = await (await connection.session.authenticated()).store.tensor(request.key)
+    tensor = await (await turn.session.authenticated()).store.tensor(request.key)
     return len(tensor.shape)
 
 
@@ -172,7 +172,7 @@ def _run(copy: Path, program: str, server: RedisServer) -> None:
 
 
 def test_a_command_touches_one_file_of_commands_and_one_of_handlers(copy: Path, server: RedisServer) -> None:
-    commands, handlers = "redisai_py/commands/tensors.py", "redisai_py/ai/tensors.py"
+    commands, handlers = "redisai_py/commands/tensors.py", "redisai_py/ai/tensor_gets.py"
     _insert(copy / commands, "\nROWS = (\n", _REQUEST)
     _insert(copy / handlers, "\nHANDLERS: dict[type, Any] = {\n", _HANDLER)
     _run(copy, _USE_COMMAND, server)

@@ -110,12 +110,50 @@ def test_the_core_does_not_wait() -> None:
     assert wrong == []
 
 
+CYCLIC = (
+    {
+        f"redisai_py.engine.{name}"
+        for name in (
+            "dispatch", "engine", "execution", "policies", "proving", "registry", "run", "runaways", "settle",
+            "snapshots", "watchdog", "worker",
+        )
+    },
+    {"redisai_py.ai.prediction", "redisai_py.ai.predictions"},
+)  # fmt: skip
+"""Groups of modules that know each other, by what they import under TYPE_CHECKING. They may only shrink."""
+
+
+def knows(name: str) -> set[str]:
+    """Modules that a module names in an import, for types too; the longest name of each."""
+    named = OURS[name].known & OURS.keys() - {"redisai_py", name}
+    return {each for each in named if not any(other.startswith(f"{each}.") for other in named)}
+
+
 def test_there_are_no_cycles() -> None:
     graph = {name: targets(OURS[name]) for name in MODULES}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail(f"modules that import each other: {' -> '.join(error.args[1])}", pytrace=False)
+
+
+def test_no_modules_know_each_other() -> None:
+    """Nor do types make a cycle: who reads one module need not read the other."""
+    group_of = {name: f"group {i}" for i, group in enumerate(CYCLIC) for name in group}
+    graph: dict[str, set[str]] = {}
+    for name in MODULES:
+        own = group_of.get(name, name)
+        graph.setdefault(own, set()).update({group_of.get(other, other) for other in knows(name)} - {own})
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"modules that know each other: {' -> '.join(error.args[1])}", pytrace=False)
+
+
+def test_ai_and_store_know_no_connection() -> None:
+    for name in MODULES:
+        if name.startswith(("redisai_py.ai", "redisai_py.store")):
+            assert not knows(name) & {"redisai_py.frontdoor.connection", "redisai_py.frontdoor.server"}, name
 
 
 def test_the_table_has_the_layers() -> None:

@@ -15,8 +15,8 @@ from harness.report import Pace, row
 from harness.servers import Servers
 from harness.wire import encode
 
-from redisai_py.ai.dispatch import understand
 from redisai_py.commands import COMMANDS
+from redisai_py.frontdoor.dispatch import understand
 from redisai_py.resp.replies import TensorReply, encode_reply
 from redisai_py.resp.requests import CommandParser
 from redisai_py.resp.templates import Command, Frames

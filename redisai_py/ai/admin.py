@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
+from redisai_py.ai.multi import InMulti, checked
 from redisai_py.backend import TensorSpec, output_specs
 from redisai_py.commands import admin
 from redisai_py.commands._args import text_name
@@ -15,6 +16,8 @@ from redisai_py.commands.admin import RunInfo, info_reply
 from redisai_py.engine.isolation.session import process_of
 from redisai_py.engine.stats import RunStats
 from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, NotPermitted, WrongType
+from redisai_py.frontdoor.services import Services
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind
 from redisai_py.ops.keymap import Place
 from redisai_py.resp.redis_errors import redis_error
@@ -22,19 +25,7 @@ from redisai_py.resp.replies import OK
 from redisai_py.store.codec import decode_id
 from redisai_py.tensor import DType
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-    from redisai_py.frontdoor.server import Server
-
-__all__ = [
-    "HANDLERS",
-    "INFO_FIELDS",
-    "NEEDS_CONFIG",
-    "change_setting",
-    "check_config_right",
-    "info_report",
-    "setting",
-]
+__all__ = ["HANDLERS", "IN_MULTI"]
 
 INFO_FIELDS = (b"kind", b"id", b"backend", b"device", b"tag")
 _KINDS = frozenset(kind.value for kind in Kind)
@@ -47,35 +38,35 @@ such setting, and changes nothing.
 logger = structlog.get_logger()
 
 
-async def info(request: admin.Info, connection: Connection) -> Any:
+async def info(request: admin.Info, turn: Turn) -> Any:
     """AI.INFO: the counters of what the key holds now; this process's own, as RedisAI's are each node's own."""
-    access = await connection.session.authenticated()
+    access = await turn.session.authenticated()
     (pending,) = access.pipeline([(b"HMGET", request.key, *INFO_FIELDS)])
     try:
         fields = await pending
     except WrongType as error:
         raise MissingKey(NO_RUN_INFO) from error
-    place, stored_id = _counted(request, fields, connection)
+    place, stored_id = _counted(request, fields, turn)
     try:
-        identity = await connection.server.loading.identity(place, stored_id, access.store)
+        identity = await turn.services.programs.identity(place, stored_id, access.store)
     except (MissingKey, WrongType):  # replaced just now, or a hash that is not a whole model
         identity = None
-    return _report(request, fields, place, identity, connection.server)
+    return _report(request, fields, place, identity, turn.services)
 
 
-def info_report(request: admin.Info, fields: Sequence[bytes | None], connection: Connection) -> Any:
+def info_report(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> Any:
     """The reply from the values of INFO_FIELDS alone. Raises MissingKey if they are no model's or script's."""
-    place, stored_id = _counted(request, fields, connection)
-    identity = connection.server.keys.identity(place, stored_id)
-    return _report(request, fields, place, identity, connection.server)
+    place, stored_id = _counted(request, fields, turn)
+    identity = turn.services.keys.identity(place, stored_id)
+    return _report(request, fields, place, identity, turn.services)
 
 
-def _counted(request: admin.Info, fields: Sequence[bytes | None], connection: Connection) -> tuple[Place, str]:
+def _counted(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> tuple[Place, str]:
     """Where the model or script is, and its id. Raises MissingKey: it is neither."""
     kind, stored_id = fields[:2]
     if kind not in _KINDS:
         raise MissingKey(NO_RUN_INFO)
-    place = Place(Kind(kind), connection.session.identity.database, request.key)
+    place = Place(Kind(kind), turn.session.identity.database, request.key)
     try:
         return place, decode_id(stored_id)
     except WrongType:
@@ -83,18 +74,18 @@ def _counted(request: admin.Info, fields: Sequence[bytes | None], connection: Co
 
 
 def _report(
-    request: admin.Info, fields: Sequence[bytes | None], place: Place, identity: str | None, server: Server
+    request: admin.Info, fields: Sequence[bytes | None], place: Place, identity: str | None, services: Services
 ) -> Any:
     backend, device, tag = fields[2:]
     is_model = place.kind is Kind.MODEL
     run_id = identity or ""  # nothing is counted under the empty one
     if request.reset:
         if is_model:
-            server.engine.reset_stats(run_id)
+            services.engine.reset_stats(run_id)
         else:
-            server.script_stats.reset(run_id)
+            services.script_stats.reset(run_id)
         return OK
-    stats = server.engine.stats(run_id) if is_model else server.script_stats.snapshot(run_id)
+    stats = services.engine.stats(run_id) if is_model else services.script_stats.snapshot(run_id)
     report = RunInfo(
         key=request.key,
         kind=place.kind,
@@ -105,28 +96,28 @@ def _report(
         samples=stats.samples if is_model else -1,
         calls=stats.calls,
         errors=stats.errors,
-        more=_more(run_id, server, stats, is_model) if request.full else {},
+        more=_more(run_id, services, stats, is_model) if request.full else {},
     )
     return info_reply(report, request.full)
 
 
-def _more(run_id: str, server: Server, stats: RunStats, is_model: bool) -> dict[bytes, Any]:
-    return {**_memory(run_id, server), **_details(stats), **(_model(run_id, server) if is_model else {})}
+def _more(run_id: str, services: Services, stats: RunStats, is_model: bool) -> dict[bytes, Any]:
+    return {**_memory(run_id, services), **_details(stats), **(_model(run_id, services) if is_model else {})}
 
 
-def _memory(model_id: str, server: Server) -> dict[bytes, Any]:
+def _memory(model_id: str, services: Services) -> dict[bytes, Any]:
     """Whether this process has the model loaded, its size, and its runs that wait or run; zeros for a script."""
-    loaded = server.engine.look_at(model_id)
+    loaded = services.engine.look_at(model_id)
     if loaded is None:
         return {b"loaded": 0, b"loaded_bytes": 0, b"unfinished": 0}
     return {b"loaded": 1, b"loaded_bytes": loaded.nbytes, b"unfinished": loaded.unfinished}
 
 
-def _model(model_id: str, server: Server) -> dict[bytes, Any]:
+def _model(model_id: str, services: Services) -> dict[bytes, Any]:
     """What a loaded model says of its tensors, how its runs are merged and in which engine process they happen; empty
     where it is not loaded. And why it is in quarantine.
     """
-    model = server.engine.look_at(model_id)
+    model = services.engine.look_at(model_id)
     return {
         b"inputs": [] if model is None else [_tensor(spec) for spec in model.session.inputs],
         b"outputs": [] if model is None else [_tensor(spec) for spec in output_specs(model.session)],
@@ -134,7 +125,7 @@ def _model(model_id: str, server: Server) -> dict[bytes, Any]:
         b"merged_kinds": 0 if model is None else len(model.proof.proved),
         b"not_merged": b"" if model is None else model.proof.reason.encode(),
         b"process": 0 if model is None else process_of(model.session),
-        b"quarantine": server.engine.quarantine(model_id).encode(),
+        b"quarantine": services.engine.quarantine(model_id).encode(),
     }
 
 
@@ -157,44 +148,44 @@ def _details(stats: RunStats) -> dict[bytes, Any]:
     return fields
 
 
-async def config_get(request: admin.ConfigGet, connection: Connection) -> Any:
+async def config_get(request: admin.ConfigGet, turn: Turn) -> Any:
     """AI.CONFIG GET."""
-    await connection.session.authenticated()
-    return setting(request.name, connection.server)
+    await turn.session.authenticated()
+    return setting(request.name, turn.services)
 
 
-def setting(name: str, server: Server) -> Any:
+def setting(name: str, services: Services) -> Any:
     """The two settings that RedisAI tells, null for any other."""
     if name == "MODEL_CHUNK_SIZE":
-        return server.model_chunk_size
+        return services.settings.model_chunk_size
     # A path's bytes need not be UTF-8; they come back as they were given.
-    return server.backends_path.encode("utf-8", "surrogateescape") if name == "BACKENDSPATH" else None
+    return services.settings.backends_path.encode("utf-8", "surrogateescape") if name == "BACKENDSPATH" else None
 
 
-async def config_set(request: admin.ConfigSet, connection: Connection) -> Any:
+async def config_set(request: admin.ConfigSet, turn: Turn) -> Any:
     """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this process, until it ends; needs the right to CONFIG SET."""
-    await _need_config(connection)
-    return change_setting(request, connection.server)
+    await _need_config(turn)
+    return change_setting(request, turn.services)
 
 
-def change_setting(request: admin.ConfigSet, server: Server) -> Any:
+def change_setting(request: admin.ConfigSet, services: Services) -> Any:
     """Change it; the log says so."""
     if request.name == "MODEL_CHUNK_SIZE":
-        server.model_chunk_size = int(request.value)
+        services.settings.model_chunk_size = int(request.value)
     else:
-        server.backends_path = str(request.value)
+        services.settings.backends_path = str(request.value)
     logger.info("setting changed", name=request.name, value=request.value)
     return OK
 
 
-async def load_backend_command(request: admin.LoadBackend, connection: Connection) -> Any:
+async def load_backend_command(request: admin.LoadBackend, turn: Turn) -> Any:
     """AI.CONFIG LOADBACKEND: import an installed plugin now, off the event loop; the path is not looked at.
 
     The reply has RedisAI's few words; why it failed, the log says.
     """
-    await _need_config(connection)
+    await _need_config(turn)
     failed = CommandError("ERR error loading backend")
-    engine = connection.server.engine
+    engine = turn.services.engine
     if request.backend in engine.backend_versions():
         raise failed
     try:
@@ -206,9 +197,9 @@ async def load_backend_command(request: admin.LoadBackend, connection: Connectio
     return OK
 
 
-async def _need_config(connection: Connection) -> None:
-    await connection.session.authenticated()
-    (raw,) = await connection.session.capture([list(NEEDS_CONFIG)])
+async def _need_config(turn: Turn) -> None:
+    await turn.session.authenticated()
+    (raw,) = await turn.session.capture([list(NEEDS_CONFIG)])
     check_config_right(raw[1:].decode("utf-8", "replace").strip())
 
 
@@ -222,6 +213,29 @@ def check_config_right(error: str) -> None:
         raise refusal
 
 
+def _info_in_multi(request: admin.Info, turn: Turn) -> InMulti:
+    def finish(replies: list[Any]) -> Any:
+        try:
+            fields = checked(replies[0])
+        except WrongType:
+            raise MissingKey(NO_RUN_INFO) from None
+        return info_report(request, fields, turn)
+
+    return [[b"HMGET", request.key, *INFO_FIELDS]], finish
+
+
+def _config_get_in_multi(request: admin.ConfigGet, turn: Turn) -> InMulti:
+    return [], lambda replies: setting(request.name, turn.services)
+
+
+def _config_set_in_multi(request: admin.ConfigSet, turn: Turn) -> InMulti:
+    def finish(replies: list[Any]) -> Any:
+        check_config_right(str(replies[0]))
+        return change_setting(request, turn.services)
+
+    return [list(NEEDS_CONFIG)], finish
+
+
 HANDLERS: dict[type, Any] = {
     admin.Info: info,
     admin.ConfigGet: config_get,
@@ -229,3 +243,10 @@ HANDLERS: dict[type, Any] = {
     admin.LoadBackend: load_backend_command,
 }
 """Request -> what is done for it."""
+
+IN_MULTI: dict[type, Any] = {
+    admin.Info: _info_in_multi,
+    admin.ConfigGet: _config_get_in_multi,
+    admin.ConfigSet: _config_set_in_multi,
+}
+"""Request -> the plain commands that stand for it in a transaction."""

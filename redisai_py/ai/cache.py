@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redisai_py.ai.ledgers import Ledger, refusal
-from redisai_py.ai.models import check_counts, load_ruled
+from redisai_py.ai.model_loading import check_counts, load_ruled
 from redisai_py.ai.predictions import Ruled
 from redisai_py.ai.warming import warm
 from redisai_py.commands import cache
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import CommandError
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import OK
 from redisai_py.store.programs import MODEL_ID_FIELDS
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-    from redisai_py.upstream.access import Access
+from redisai_py.upstream.access import Access
 
 __all__ = ["HANDLERS"]
 
@@ -26,17 +24,17 @@ _WARMED_AT_ONCE = 64
 """Requests whose inputs are read together."""
 
 
-async def cache_set(request: cache.CacheSet, connection: Connection) -> Any:
+async def cache_set(request: cache.CacheSet, turn: Turn) -> Any:
     """AI.CACHE SET: for the model that the key holds now, and those stored there later."""
-    access = await connection.session.authenticated()
-    loaded, _ = await _model(request.key, connection, access)
+    access = await turn.session.authenticated()
+    loaded, _ = await _model(request.key, turn, access)
     reason = refusal(loaded)
     if reason:
         raise CommandError(f"ERR the model's predictions cannot be kept: {reason}")
     if request.rule.rows:
         _check_rows(loaded)
     existed = await access.predictions.set_rule(request.key, request.rule.encode())
-    connection.server.runs.predictions.rule_changed(access.identity.database, request.key, request.rule, not existed)
+    turn.services.predictions.rule_changed(access.identity.database, request.key, request.rule, not existed)
     return OK
 
 
@@ -52,39 +50,39 @@ def _check_rows(loaded: LoadedModel) -> None:
         )
 
 
-async def cache_get(request: cache.CacheGet, connection: Connection) -> Any:
+async def cache_get(request: cache.CacheGet, turn: Turn) -> Any:
     """AI.CACHE GET."""
-    access = await connection.session.authenticated()
+    access = await turn.session.authenticated()
     (ids,) = access.pipeline([(b"HMGET", request.key, *MODEL_ID_FIELDS)])
     return cache.rule_reply((await access.store.model_id(request.key, ids))[1])
 
 
-async def cache_del(request: cache.CacheDel, connection: Connection) -> Any:
+async def cache_del(request: cache.CacheDel, turn: Turn) -> Any:
     """AI.CACHE DEL."""
-    access = await connection.session.authenticated()
+    access = await turn.session.authenticated()
     existed = await access.predictions.set_rule(request.key, None)
-    connection.server.runs.predictions.rule_changed(access.identity.database, request.key, None, True)
+    turn.services.predictions.rule_changed(access.identity.database, request.key, None, True)
     return int(existed)
 
 
-async def cache_purge(request: cache.CachePurge, connection: Connection) -> Any:
+async def cache_purge(request: cache.CachePurge, turn: Turn) -> Any:
     """AI.CACHE PURGE: the entries of what the key holds, one's own where the rule says SCOPE USER."""
-    access = await connection.session.authenticated()
-    ruled = _ruled(request.key, access, connection, *await _model(request.key, connection, access))
+    access = await turn.session.authenticated()
+    ruled = _ruled(request.key, access, turn, *await _model(request.key, turn, access))
     names = ruled.ledger.names(ruled.rule, access.identity)
     count = await access.predictions.purge(names.pattern)
-    connection.server.runs.predictions.forget(names.prefix)
+    turn.services.predictions.forget(names.prefix)
     ruled.ledger.budget = None
     return count
 
 
-async def cache_stats(request: cache.CacheStats, connection: Connection) -> Any:
+async def cache_stats(request: cache.CacheStats, turn: Turn) -> Any:
     """AI.CACHE STATS: of this server."""
-    access = await connection.session.authenticated()
-    loaded, rule = await _model(request.key, connection, access)
-    ledger = connection.server.runs.predictions.ledger(access.identity.database, request.key)
+    access = await turn.session.authenticated()
+    loaded, rule = await _model(request.key, turn, access)
+    ledger = turn.services.predictions.ledger(access.identity.database, request.key)
     if rule is not None:
-        ledger = _ruled(request.key, access, connection, loaded, rule).ledger
+        ledger = _ruled(request.key, access, turn, loaded, rule).ledger
     state, reason = state_of(ledger, loaded, rule)
     return [b"key", request.key, b"state", state.encode(), b"reason", reason.encode(), *_figures(ledger or Ledger())]
 
@@ -122,10 +120,10 @@ def _figures(ledger: Ledger) -> list[Any]:
     return [*fields, b"errors", refused]
 
 
-async def cache_warm(request: cache.CacheWarm, connection: Connection) -> Any:
+async def cache_warm(request: cache.CacheWarm, turn: Turn) -> Any:
     """AI.CACHE WARM."""
-    access = await connection.session.authenticated()
-    ruled = _ruled(request.key, access, connection, *await _model(request.key, connection, access))
+    access = await turn.session.authenticated()
+    ruled = _ruled(request.key, access, turn, *await _model(request.key, turn, access))
     if ruled.ledger.refusal:
         raise CommandError(f"ERR the model's predictions cannot be kept: {ruled.ledger.refusal}")
     each = len(ruled.loaded.inputs)
@@ -139,23 +137,23 @@ async def cache_warm(request: cache.CacheWarm, connection: Connection) -> Any:
         some = requests[start : start + _WARMED_AT_ONCE]
         tensors = await access.store.tensors([key for request_keys in some for key in request_keys])
         inputs = [tensors[at : at + each] for at in range(0, len(tensors), each)]
-        done = await warm(connection.server.runs.predictions, ruled, inputs)
+        done = await warm(turn.services.predictions, ruled, inputs)
         inserted, present, failed = inserted + done[0], present + done[1], failed + done[2]
-        if connection.gone:
+        if turn.gone:
             break
     return [b"inserted", inserted, b"present", present, b"failed", failed]
 
 
-async def _model(key: bytes, connection: Connection, access: Access) -> tuple[LoadedModel, Rule | None]:
+async def _model(key: bytes, turn: Turn, access: Access) -> tuple[LoadedModel, Rule | None]:
     (ids,) = access.pipeline([(b"HMGET", key, *MODEL_ID_FIELDS)])
-    return await load_ruled(key, ids, access.store, connection)
+    return await load_ruled(key, ids, access.store, turn)
 
 
-def _ruled(key: bytes, access: Access, connection: Connection, loaded: LoadedModel, rule: Rule | None) -> Ruled:
+def _ruled(key: bytes, access: Access, turn: Turn, loaded: LoadedModel, rule: Rule | None) -> Ruled:
     """Raises CommandError: there is no rule."""
     if rule is None:
         raise CommandError("ERR the model has no cache rule; AI.CACHE SET gives it one")
-    return connection.server.runs.predictions.ruled(access, key, loaded, rule)
+    return turn.services.predictions.ruled(access, key, loaded, rule)
 
 
 HANDLERS: dict[type, Any] = {

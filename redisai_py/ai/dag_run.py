@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redisai_py.ai.dag_templates import BoundDag, Template
 from redisai_py.ai.prediction import Miss
@@ -21,14 +21,12 @@ from redisai_py.engine.run import Run
 from redisai_py.engine.torchscript import ScriptRun
 from redisai_py.errors import MissingKey, QueueTimeout, RedisAIError
 from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import NA, OK
 from redisai_py.tensor import Tensor
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
 
 __all__ = ["DagRun"]
 
@@ -40,7 +38,6 @@ class DagRun:
     """
 
     __slots__ = (
-        "_connection",
         "_deadline",
         "_done",
         "_errors",
@@ -51,6 +48,7 @@ class DagRun:
         "_runs",
         "_scripts",
         "_timed_out",
+        "_turn",
         "_values",
         "plan",
     )
@@ -61,7 +59,7 @@ class DagRun:
         values: dict[Version, Any],
         runnables: dict[int, LoadedModel | Script],
         rules: Mapping[int, Rule | None],
-        connection: Connection,
+        turn: Turn,
         done: Callable[[BaseException | None], object],
         timeout_ms: int | None,
     ) -> None:
@@ -69,7 +67,7 @@ class DagRun:
         self._values = values
         self._runnables = runnables
         self._rules = rules
-        self._connection = connection
+        self._turn = turn
         self._done = done
         self._over = False
         self._timed_out = False
@@ -83,7 +81,7 @@ class DagRun:
 
     def start(self) -> None:
         """Start every operation that may."""
-        self._connection.cancel_run = self._cancel
+        self._turn.cancelled_by(self._cancel)
         self._step()
 
     def _step(self) -> None:
@@ -95,7 +93,6 @@ class DagRun:
 
     def _end(self, error: BaseException | None) -> None:
         self._over = True
-        self._connection.cancel_run = None
         # Who is told refers to this object, most often: no reference cycle, or each DAG leaves the garbage collector 20
         # objects, and every few thousand DAGs make it stop the whole process to look at all there is.
         done = self._done
@@ -103,7 +100,7 @@ class DagRun:
         done(error)
 
     def _start(self, i: int) -> None:
-        if self._connection.gone:  # as a queued run of a client that left: nobody wants the result
+        if self._turn.gone:  # as a queued run of a client that left: nobody wants the result
             self._ended(i, None, asyncio.CancelledError())
             return
         try:
@@ -117,7 +114,7 @@ class DagRun:
         if isinstance(runnable, Script):
             assert isinstance(op, ScriptExecute)
             started = partial(self._scripts.__setitem__, i)
-            running = run_script(runnable, op, inputs, self._connection, timeout_ms, started, counted=False)
+            running = run_script(runnable, op, inputs, self._turn, timeout_ms, started, counted=False)
             drive(running, partial(self._ended_then_step, i))
             return
         try:
@@ -135,12 +132,12 @@ class DagRun:
         self, op: ModelExecute, loaded: LoadedModel, rule: Rule | None, inputs: list[Any], timeout_ms: int | None
     ) -> Run:
         """Raises Miss: CACHE ONLY of a model without a rule."""
-        server, access = self._connection.server, self._connection.session.access
+        services, access = self._turn.services, self._turn.session.access
         on_gpu = loaded.model.device.kind == "GPU"
         if access is None or (rule is None and op.cache is not CacheUse.ONLY):
-            return server.runs.start(loaded, inputs, timeout_ms, keep_on_device=on_gpu, counted=False)
-        ruled = server.runs.predictions.ruled(access, op.key, loaded, rule)
-        return server.runs.predictions.start(ruled, inputs, op.cache, timeout_ms, keep_on_device=on_gpu, counted=False)
+            return services.runs.start(loaded, inputs, timeout_ms, keep_on_device=on_gpu, counted=False)
+        ruled = services.predictions.ruled(access, op.key, loaded, rule)
+        return services.predictions.start(ruled, inputs, op.cache, timeout_ms, keep_on_device=on_gpu, counted=False)
 
     def _model_ended(self, i: int, run: Pending[Any]) -> None:
         self._ended_then_step(i, run.value, run.error)
@@ -150,7 +147,7 @@ class DagRun:
             self._ended(i, outputs, error)
             self._step()
         except Exception as failure:  # a bug of ours, and this client's alone
-            self._connection.broken(failure)
+            self._turn.broken(failure)
 
     def _ended(self, i: int, outputs: Any, error: BaseException | None) -> None:
         if self._over:
@@ -189,7 +186,7 @@ class DagRun:
         for run in list(self._runs.values()):
             run.cancel_queued()
         for script_run in list(self._scripts.values()):
-            self._connection.server.scripts.cancel_queued(script_run)
+            self._turn.services.scripts.cancel_queued(script_run)
 
     def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor | None]]:
         """The keys and values that PERSIST saves; None for an output that is not a tensor."""
@@ -209,11 +206,11 @@ class DagRun:
                 self._count(i)
 
     def _count(self, i: int) -> None:
-        server, runnable = self._connection.server, self._runnables[i]
+        services, runnable = self._turn.services, self._runnables[i]
         if isinstance(runnable, Script):
-            count_script(runnable, self._scripts[i], server)
+            count_script(runnable, self._scripts[i], services)
         else:
-            server.engine.count(runnable, self._runs[i])
+            services.engine.count(runnable, self._runs[i])
 
     def _reply(self, i: int, op: Any) -> Any:
         if type(op) is TensorGet:
@@ -223,7 +220,7 @@ class DagRun:
         outcome = self.plan.outcome(i)
         if outcome is Outcome.OK:
             return OK
-        return self._connection.failure(self._errors[i]) if outcome is Outcome.FAILED else NA
+        return self._turn.failure(self._errors[i]) if outcome is Outcome.FAILED else NA
 
 
 def _on_host(value: Any) -> Tensor | None:

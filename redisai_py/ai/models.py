@@ -1,54 +1,31 @@
-"""AI.MODEL*: store, read, delete, list, run."""
+"""AI.MODELSTORE, AI.MODELGET, AI.MODELDEL and AI._MODELSCAN, inside MULTI too."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import Awaitable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from redisai_py.ai.multi import InMulti, checked, deletion
 from redisai_py.blobs import FROM_FILE, Blob, Gathering
 from redisai_py.commands import models
-from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.models import model_reply, scan_reply
-from redisai_py.engine.registry import LoadedModel
-from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, MODEL_KEY_EMPTY, CommandError, QueueTimeout
-from redisai_py.frontdoor.driver import drive
+from redisai_py.errors import MODEL_KEY_EMPTY, MissingKey, WrongType
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind, Model, named
 from redisai_py.ops.keymap import Place
-from redisai_py.pending import Pending
-from redisai_py.predictions.rule import Rule
-from redisai_py.resp.replies import OK, TIMEDOUT
-from redisai_py.store.cache import NearCache
-from redisai_py.store.store import Store
-from redisai_py.tensor import Buffer, Tensor
+from redisai_py.resp.replies import OK
+from redisai_py.store import codec
+from redisai_py.tensor import Buffer
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-    from redisai_py.upstream.access import Access
-
-__all__ = ["HANDLERS", "Patience", "check_counts", "keep_near", "load_model", "load_ruled"]
+__all__ = ["HANDLERS", "IN_MULTI"]
 
 
-def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
-    """Raise CommandError unless the numbers of keys are the model's."""
-    for word, given, names in (("INPUTS", inputs, model.inputs), ("OUTPUTS", outputs, model.outputs)):
-        if given is None or given == len(names):
-            continue
-        if not given and word == "INPUTS":
-            raise CommandError(INPUT_COUNT_NOT_POSITIVE)
-        known = f" ({', '.join(names)})" if any(names) else ""
-        raise CommandError(
-            f"Number of keys given as {word} here does not match model definition: "
-            f"{given} given, {len(names)} expected{known}"
-        )
-
-
-async def model_store(request: models.ModelStore, connection: Connection) -> Any:
+async def model_store(request: models.ModelStore, turn: Turn) -> Any:
     """AI.MODELSTORE, AI.MODELSET: load aside first, then publish, so that a bad model never replaces a good one."""
-    server = connection.server
-    store = (await connection.session.authenticated()).store
+    services = turn.services
+    store = (await turn.session.authenticated()).store
     model = Model(
         id=uuid.uuid4().hex,
         backend=request.backend,
@@ -63,17 +40,17 @@ async def model_store(request: models.ModelStore, connection: Connection) -> Any
         blob=await _gathered(request.chunks),
     )
     await store.check_store(request.key, model.id)
-    place = Place(Kind.MODEL, connection.session.identity.database, request.key)
-    model = await server.loading.identified(model)
-    loaded = await server.loading.load(place, model)
+    place = Place(Kind.MODEL, turn.session.identity.database, request.key)
+    model = await services.programs.identified(model)
+    loaded = await services.programs.load(place, model)
     model = named(model, loaded.inputs, loaded.outputs)  # as whoever reads it will find it
-    server.engine.rename(loaded, model.identity)
+    services.engine.rename(loaded, model.identity)
     try:
-        await store.put_model(request.key, model, server.model_chunk_size)
+        await store.put_model(request.key, model, services.settings.model_chunk_size)
     except BaseException:
-        server.engine.unload(model.identity)
+        services.engine.unload(model.identity)
         raise
-    server.loading.holds(place, model)
+    services.programs.holds(place, model)
     return OK
 
 
@@ -91,144 +68,42 @@ async def _gathered(chunks: Sequence[Buffer]) -> Blob:
     return blob
 
 
-async def model_get(request: models.ModelGet, connection: Connection) -> Any:
+async def model_get(request: models.ModelGet, turn: Turn) -> Any:
     """AI.MODELGET."""
-    store = (await connection.session.authenticated()).store
+    store = (await turn.session.authenticated()).store
     whole = request.blob or not request.meta
     model = await (store.model_with_blob(request.key) if whole else store.model(request.key))
-    return model_reply(request, model, connection.server.model_chunk_size)
+    return model_reply(request, model, turn.services.settings.model_chunk_size)
 
 
-async def model_del(request: models.ModelDel, connection: Connection) -> Any:
+async def model_del(request: models.ModelDel, turn: Turn) -> Any:
     """AI.MODELDEL."""
-    store = (await connection.session.authenticated()).store
+    store = (await turn.session.authenticated()).store
     await store.delete(request.key, Kind.MODEL, MODEL_KEY_EMPTY)
-    connection.server.loading.gone(Place(Kind.MODEL, connection.session.identity.database, request.key))
+    turn.services.programs.gone(Place(Kind.MODEL, turn.session.identity.database, request.key))
     return OK
 
 
-async def model_scan(request: models.ModelScan, connection: Connection) -> Any:
+async def model_scan(request: models.ModelScan, turn: Turn) -> Any:
     """AI._MODELSCAN."""
-    store = (await connection.session.authenticated()).store
+    store = (await turn.session.authenticated()).store
     return scan_reply([entry async for entry in store.scan(Kind.MODEL)])
 
 
-async def model_execute(request: ModelExecute, connection: Connection) -> Any:
-    """AI.MODELEXECUTE, AI.MODELRUN: the model's id and the inputs in one round trip, the run, the outputs in
-    another.
-    """
-    access = await connection.session.authenticated()
-    store = access.store
-    patience = Patience(request.timeout_ms)
-    try:
-        loaded, rule, inputs = await _read(request, connection, access, patience)
-        if connection.gone:  # while the model was being loaded, say: nobody wants the result
-            return OK
-        server = connection.server
-        if rule is None and request.cache is not CacheUse.ONLY:
-            run = server.runs.start(loaded, inputs, patience.left_ms)
-        else:
-            ruled = server.runs.predictions.ruled(access, request.key, loaded, rule)
-            run = server.runs.predictions.start(ruled, inputs, request.cache, patience.left_ms)
-        connection.cancel_run = run.cancel_queued
-        outputs = await run
-    except QueueTimeout:
-        return TIMEDOUT
-    finally:
-        connection.cancel_run = None
-    if not connection.gone:
-        await store.put_outputs(zip(request.outputs, outputs, strict=True))  # type: ignore[arg-type]  # none kept on a device
-    return OK
-
-
-async def _read(
-    request: ModelExecute, connection: Connection, access: Access, patience: Patience
-) -> tuple[LoadedModel, Rule | None, list[Tensor]]:
-    """The model, its cache rule, and the inputs, in one round trip; kept near."""
-    store, near = access.store, access.near
-    ids, values_of_inputs = store.model_and_tensors(request.key, request.inputs)
-    loaded, rule = await load_ruled(request.key, ids, store, connection, patience)
-    check_counts(loaded.model, len(request.inputs), len(request.outputs))
-    values = await values_of_inputs()
-    inputs = await store.decode_all(request.inputs, values)
-    if near is not None:
-        near.put_model(request.key, loaded.model.id, loaded.id, rule)
-        keep_near(near, request.inputs, values)
-    return loaded, rule, inputs
-
-
-def keep_near(near: NearCache, keys: Sequence[bytes], values: Sequence[Any]) -> None:
-    """Keep tensors as they were read; a large one is a view, and would not be kept."""
-    for key, value in zip(keys, values, strict=True):
-        if type(value) is bytes:
-            near.put_read(key, value)
-
-
-class Patience:
-    """TIMEOUT of a command: how long it may wait for its model to be loaded, and then in the queue.
-
-    Time at Redis is not counted: it is not a queue of ours, and a reply that is there is better used.
-    """
-
-    __slots__ = ("_timeout_ms", "_waited_s")
-
-    def __init__(self, timeout_ms: int | None) -> None:
-        self._timeout_ms = timeout_ms
-        self._waited_s = 0.0
-
-    @property
-    def left_ms(self) -> int | None:
-        """What is left for the queue, None without limit."""
-        if self._timeout_ms is None:
-            return None
-        return max(1, self._timeout_ms - int(self._waited_s * 1000))
-
-    async def wait_for(self, loading: Coroutine[Any, Any, LoadedModel], loop: asyncio.AbstractEventLoop) -> LoadedModel:
-        """What `loading` gives; it goes on for others when the time is over. Raises: QueueTimeout; its errors."""
-        left_ms = self.left_ms
-        if left_ms is None:
-            return await loading
-        outcome: Pending[LoadedModel] = Pending()
-        since = time.monotonic()
-        timer = loop.call_later(left_ms / 1000, outcome.fail, QueueTimeout())
-
-        def done(loaded: LoadedModel, error: BaseException | None) -> None:
-            if error is None:
-                outcome.resolve(loaded)
-            else:
-                outcome.fail(error)
-
-        drive(loading, done)
+def _model_get(request: models.ModelGet, turn: Turn) -> InMulti:
+    def finish(replies: list[Any]) -> Any:
+        kind, flat = replies[0], checked(replies[1])
+        if kind == b"none":
+            raise MissingKey(MODEL_KEY_EMPTY)
+        fields = dict(flat) if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+        model, chunks = codec.decode_model([fields.get(name) for name in codec.MODEL_META_FIELDS])
         try:
-            return await outcome
-        finally:
-            timer.cancel()
-            self._waited_s += time.monotonic() - since
+            blob = b"".join(fields[b"blob:%d" % i] for i in range(chunks))
+        except KeyError:
+            raise WrongType from None
+        return model_reply(request, codec.with_blob(model, blob), turn.services.settings.model_chunk_size)
 
-
-async def load_model(
-    key: bytes, ids: Awaitable[Any], store: Store, connection: Connection, patience: Patience | None = None
-) -> LoadedModel:
-    """`load_ruled` without the rule."""
-    return (await load_ruled(key, ids, store, connection, patience))[0]
-
-
-async def load_ruled(
-    key: bytes, ids: Awaitable[Any], store: Store, connection: Connection, patience: Patience | None = None
-) -> tuple[LoadedModel, Rule | None]:
-    """The loaded model that the key holds now, and its cache rule; loads the model if this server has not read this id
-    under this key yet.
-
-    Args:   ids: the coming reply of an HMGET of MODEL_ID_FIELDS.
-    Raises: MissingKey, WrongType, BackendError; QueueTimeout: `patience` was over first.
-    """
-    stored_id, rule = await store.model_id(key, ids)
-    place = Place(Kind.MODEL, connection.session.identity.database, key)
-    loaded = connection.server.loading.loaded(place, stored_id)
-    if loaded is None:
-        loading = connection.server.loading.stored(place, stored_id, store)
-        loaded = await (patience.wait_for(loading, connection.server.loop) if patience is not None else loading)
-    return loaded, rule
+    return [[b"TYPE", request.key], [b"HGETALL", request.key]], finish
 
 
 HANDLERS: dict[type, Any] = {
@@ -236,6 +111,11 @@ HANDLERS: dict[type, Any] = {
     models.ModelGet: model_get,
     models.ModelDel: model_del,
     models.ModelScan: model_scan,
-    ModelExecute: model_execute,
 }
 """Request -> what is done for it."""
+
+IN_MULTI: dict[type, Any] = {
+    models.ModelGet: _model_get,
+    models.ModelDel: deletion(Kind.MODEL, MODEL_KEY_EMPTY),
+}
+"""Request -> the plain commands that stand for it in a transaction."""

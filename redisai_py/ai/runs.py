@@ -3,8 +3,8 @@
 Every run that a client asks for comes through here, whichever way its command takes: AI.MODELEXECUTE and AI.MODELRUN on
 near values or from Redis, the operations of a DAG, a script that runs a model. (Inside MULTI no command runs a model.)
 
-Models with a cache rule are run by `Runs.predictions`: it may know the outputs without a run, and comes back here for
-the runs that it needs (`ai.predictions`).
+Models with a cache rule are run by `Predictions`: it may know the outputs without a run, and comes back here for the
+runs that it needs.
 
 Thread: the event loop's.
 """
@@ -12,7 +12,6 @@ Thread: the event loop's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from redisai_py.backend import DeviceArray
 from redisai_py.engine.engine import Engine
@@ -21,19 +20,13 @@ from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
 from redisai_py.tensor import Tensor
 
-if TYPE_CHECKING:
-    from redisai_py.ai.predictions import Predictions
-
 __all__ = ["Runs"]
 
 
 class Runs:
     """Decides for every run of a model of this server."""
 
-    __slots__ = ("_engine", "predictions")
-
-    predictions: Predictions
-    """Starts the runs of models that have a cache rule; by way of this object those that it needs."""
+    __slots__ = ("_engine",)
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hiredis
 
-from redisai_py.ai.models import load_model
+from redisai_py.ai.model_loading import load_model
+from redisai_py.ai.multi import InMulti, checked, deletion
 from redisai_py.commands import COMMANDS, scripts, tensors
 from redisai_py.commands.models import scan_reply
 from redisai_py.commands.script_runs import ScriptExecute
@@ -19,24 +20,24 @@ from redisai_py.engine.torchscript import ScriptRun
 from redisai_py.errors import (
     SCRIPT_KEY_EMPTY,
     CommandError,
+    MissingKey,
     QueueTimeout,
     RedisAIError,
     UpstreamError,
     UpstreamLost,
 )
+from redisai_py.frontdoor.services import Services
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind, Script
 from redisai_py.ops.keymap import Held, Place
 from redisai_py.pending import Pending
 from redisai_py.resp.replies import OK, TIMEDOUT, encode_reply
+from redisai_py.store import codec
 from redisai_py.store.programs import MODEL_ID_FIELDS
 from redisai_py.tensor import Tensor
+from redisai_py.upstream.access import Access
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-    from redisai_py.frontdoor.server import Server
-    from redisai_py.upstream.access import Access
-
-__all__ = ["HANDLERS", "ConnectionHost", "count_script", "known_script", "met_script", "run_script"]
+__all__ = ["HANDLERS", "IN_MULTI", "ClientHost", "count_script", "known_script", "met_script", "run_script"]
 
 _NOT_FROM_SCRIPTS = frozenset(
     (
@@ -48,80 +49,78 @@ _NOT_FROM_SCRIPTS = frozenset(
 """Commands that block, or that change what the client's connection is."""
 
 
-async def script_store(request: scripts.ScriptStore, connection: Connection) -> Any:
+async def script_store(request: scripts.ScriptStore, turn: Turn) -> Any:
     """AI.SCRIPTSTORE, AI.SCRIPTSET: compiled first, so that a bad script never replaces a good one."""
-    store = (await connection.session.authenticated()).store
+    store = (await turn.session.authenticated()).store
     script = Script(uuid.uuid4().hex, request.device, request.tag, request.entry_points, request.source)
     await store.check_store(request.key, script.id)
-    owner = connection.session.identity.owner
-    await connection.server.scripts.compile(request.source, request.device, request.entry_points, owner=owner)
+    owner = turn.session.identity.owner
+    await turn.services.scripts.compile(request.source, request.device, request.entry_points, owner=owner)
     await store.put_script(request.key, script)
-    connection.server.loading.holds(_place(request.key, connection), script)
+    turn.services.programs.holds(_place(request.key, turn), script)
     return OK
 
 
-def _place(key: bytes, connection: Connection) -> Place:
-    return Place(Kind.SCRIPT, connection.session.identity.database, key)
+def _place(key: bytes, turn: Turn) -> Place:
+    return Place(Kind.SCRIPT, turn.session.identity.database, key)
 
 
-async def script_get(request: scripts.ScriptGet, connection: Connection) -> Any:
+async def script_get(request: scripts.ScriptGet, turn: Turn) -> Any:
     """AI.SCRIPTGET."""
-    return script_reply(request, await (await connection.session.authenticated()).store.script(request.key))
+    return script_reply(request, await (await turn.session.authenticated()).store.script(request.key))
 
 
-async def script_del(request: scripts.ScriptDel, connection: Connection) -> Any:
+async def script_del(request: scripts.ScriptDel, turn: Turn) -> Any:
     """AI.SCRIPTDEL."""
-    store = (await connection.session.authenticated()).store
+    store = (await turn.session.authenticated()).store
     await store.delete(request.key, Kind.SCRIPT, SCRIPT_KEY_EMPTY)
-    connection.server.loading.gone(_place(request.key, connection))
+    turn.services.programs.gone(_place(request.key, turn))
     return OK
 
 
-async def script_scan(request: scripts.ScriptScan, connection: Connection) -> Any:
+async def script_scan(request: scripts.ScriptScan, turn: Turn) -> Any:
     """AI._SCRIPTSCAN."""
-    store = (await connection.session.authenticated()).store
+    store = (await turn.session.authenticated()).store
     return scan_reply([entry async for entry in store.scan(Kind.SCRIPT)])
 
 
-async def script_execute(request: ScriptExecute, connection: Connection) -> Any:
+async def script_execute(request: ScriptExecute, turn: Turn) -> Any:
     """AI.SCRIPTEXECUTE, AI.SCRIPTRUN."""
-    store = (await connection.session.authenticated()).store
-    known = known_script(request.key, connection)
+    store = (await turn.session.authenticated()).store
+    known = known_script(request.key, turn)
     script = await store.script(request.key)
-    met_script(request.key, script, connection, known)
+    met_script(request.key, script, turn, known)
     inputs = await store.tensors(request.inputs)
 
     def started(run: ScriptRun) -> None:
-        connection.cancel_run = partial(connection.server.scripts.cancel_queued, run)
+        turn.cancelled_by(partial(turn.services.scripts.cancel_queued, run))
 
     try:
-        outputs = await run_script(script, request, inputs, connection, request.timeout_ms, started)
+        outputs = await run_script(script, request, inputs, turn, request.timeout_ms, started)
     except QueueTimeout:
         return TIMEDOUT
-    finally:
-        connection.cancel_run = None
-    if not connection.gone:
+    if not turn.gone:
         await store.put_tensors(list(zip(request.outputs, outputs, strict=True)))
     return OK
 
 
-def known_script(key: bytes, connection: Connection) -> Held | None:
+def known_script(key: bytes, turn: Turn) -> Held | None:
     """To be called before a script is read, for `met_script`."""
-    return connection.server.keys.held(_place(key, connection))
+    return turn.services.keys.held(_place(key, turn))
 
 
-def met_script(key: bytes, script: Script, connection: Connection, known: Held | None) -> None:
+def met_script(key: bytes, script: Script, turn: Turn, known: Held | None) -> None:
     """To be called when a script was read, and not when it is run: by then the key may have another one, for long."""
-    server = connection.server
-    server.loading.met(_place(key, connection), script, known)
-    server.script_stats.of(script.identity)  # counted in from now on, until the key is stored anew or deleted
+    services = turn.services
+    services.programs.met(_place(key, turn), script, known)
+    services.script_stats.of(script.identity)  # counted in from now on, until the key is stored anew or deleted
 
 
 async def run_script(
     script: Script,
     request: ScriptExecute,
     inputs: list[Tensor],
-    connection: Connection,
+    turn: Turn,
     timeout_ms: int | None,
     started: Callable[[ScriptRun], object],
     counted: bool = True,
@@ -131,31 +130,31 @@ async def run_script(
     Args: started: gets the run as soon as it is queued.
           counted: False leaves the counters to `count_script`, for operations of a DAG that may turn out as never run.
     """
-    server, device = connection.server, script.device.text
-    place = _place(request.key, connection)
+    services, device = turn.services, script.device.text
+    place = _place(request.key, turn)
     # Held for the run, so that what it asks of Redis is done even if its client leaves meanwhile.
-    with server.accesses.held(connection.session.identity) as access:
-        host = ConnectionHost(connection, access)
+    with services.accesses.held(turn.session.identity) as access:
+        host = ClientHost(turn, access)
         keys, args, count = list(request.keys), list(request.args), len(request.outputs)
         owner = access.identity.owner
-        run = server.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms, owner)
+        run = services.scripts.run(script, request.function, inputs, keys, args, count, host, timeout_ms, owner)
         started(run)
         try:
             outputs = await run
         except RedisAIError as error:
             if run.started:
-                server.journal.script_failed(place, request.function, device, error)
+                services.event_log.script_failed(place, request.function, device, error)
             raise
         finally:
             if counted:
-                count_script(script, run, server)
-    server.journal.script_ran(place, request.function, device, run.duration_us / 1e6, run.queued_us / 1e6)
+                count_script(script, run, services)
+    services.event_log.script_ran(place, request.function, device, run.duration_us / 1e6, run.queued_us / 1e6)
     return outputs
 
 
-def count_script(script: Script, run: ScriptRun, server: Server) -> None:
+def count_script(script: Script, run: ScriptRun, services: Services) -> None:
     """Count a run in AI.INFO, unless it never came to a worker; or its script's counters went with it meanwhile."""
-    stats = server.script_stats.known(script.identity)
+    stats = services.script_stats.known(script.identity)
     if stats is None or not run.started or not run.done:
         return
     if run.error is not None:
@@ -165,11 +164,11 @@ def count_script(script: Script, run: ScriptRun, server: Server) -> None:
     stats.executed(1, run_s, (run.queued_us / 1e6,), calls=1, samples=0)
 
 
-class ConnectionHost:
+class ClientHost:
     """What a script may ask for, with the rights and in the database of the client that runs it."""
 
-    def __init__(self, connection: Connection, access: Access) -> None:
-        self._connection = connection
+    def __init__(self, turn: Turn, access: Access) -> None:
+        self._turn = turn
         self._access = access
 
     async def execute(self, argv: list[bytes]) -> Any:
@@ -191,8 +190,8 @@ class ConnectionHost:
 
     def _noted(self, error: RedisAIError) -> RedisAIError:
         """An error as the script sees it. A lost Redis is lost for its client too, whatever the script makes of it."""
-        if isinstance(error, UpstreamLost) and not self._connection.gone:
-            self._connection.end_with(error)
+        if isinstance(error, UpstreamLost) and not self._turn.gone:
+            self._turn.end_with(error)
         return error
 
     async def _execute_ai(self, argv: list[bytes]) -> Any:
@@ -212,18 +211,18 @@ class ConnectionHost:
 
     async def model_execute(self, key: bytes, inputs: list[Tensor], outputs: int) -> list[Tensor]:
         """Run a stored model: not counted in its statistics, as RedisAI does not."""
-        server, access = self._connection.server, self._access
+        services, access = self._turn.services, self._access
         await access.ensure()
         (ids,) = access.pipeline([(b"HMGET", key, *MODEL_ID_FIELDS)])
-        loaded = await load_model(key, ids, access.store, self._connection)
+        loaded = await load_model(key, ids, access.store, self._turn)
         for noun, names, given in (("inputs", loaded.inputs, len(inputs)), ("outputs", loaded.outputs, outputs)):
             if len(names) != given:
                 raise CommandError(f"ERR Expected {len(names)} {noun} but got {given}")
         # The script is stopped after that time: its model must not stay in the queue.
-        timeout_ms = server.scripts.settings.timeout_ms or None
+        timeout_ms = services.scripts.settings.timeout_ms or None
         # Alone and at once, as in RedisAI, where it would be held for a batch: it might wait for ever.
         alone = loaded.model.minbatchsize > 1
-        run = server.runs.start(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
+        run = services.runs.start(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
         return [value for value in await run if isinstance(value, Tensor)]
 
 
@@ -250,6 +249,15 @@ def _tree(raw: bytes) -> Any:
     return reader.gets()
 
 
+def _script_get(request: scripts.ScriptGet, turn: Turn) -> InMulti:
+    def finish(replies: list[Any]) -> Any:
+        if replies[0] == b"none":
+            raise MissingKey(SCRIPT_KEY_EMPTY)
+        return script_reply(request, codec.decode_script(checked(replies[1])))
+
+    return [[b"TYPE", request.key], [b"HMGET", request.key, *codec.SCRIPT_FIELDS]], finish
+
+
 HANDLERS: dict[type, Any] = {
     scripts.ScriptStore: script_store,
     scripts.ScriptGet: script_get,
@@ -258,3 +266,9 @@ HANDLERS: dict[type, Any] = {
     ScriptExecute: script_execute,
 }
 """Request -> what is done for it."""
+
+IN_MULTI: dict[type, Any] = {
+    scripts.ScriptGet: _script_get,
+    scripts.ScriptDel: deletion(Kind.SCRIPT, SCRIPT_KEY_EMPTY),
+}
+"""Request -> the plain commands that stand for it in a transaction."""

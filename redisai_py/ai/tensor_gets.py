@@ -1,6 +1,7 @@
-"""What AI.TENSORGET does: one GETRANGE on the shared stream, and for a row of them, one write and one reply.
+"""AI.TENSORGET: one GETRANGE on the shared stream, for a burst of them one write and one reply, and GET in MULTI.
 
-The commands of a row that differ in their key only have a known form (`templates.HeadForm`) and are never parsed.
+The commands of a row that differ in their key only have a known form (`templates.HeadForm`) and are never parsed. The
+handler takes first commands and large tensors.
 """
 
 from __future__ import annotations
@@ -8,23 +9,22 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from redisai_py.ai import handle
-from redisai_py.ai.tensor_stream import STREAM_SIZE, TensorStream
+from redisai_py.ai.multi import InMulti, checked
+from redisai_py.commands import tensors
 from redisai_py.commands.tensors import Form, TensorGet, tensor_reply
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, WrongType
 from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.held_replies import STREAM_SIZE, Streamed
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import LARGE_SEGMENT, TensorReply, tensor_head
 from redisai_py.resp.templates import Burst, Command, HeadForm
 from redisai_py.store import codec
 from redisai_py.tensor import DType
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-
-__all__ = ["GetTensor", "GetTensors"]
+__all__ = ["HANDLERS", "GetTensor", "GetTensors"]
 
 _FIRST_BYTES = codec.MAX_HEADER + 9
 """What is read of a tensor at first: the longest header, and all of a small one."""
@@ -32,6 +32,12 @@ _READ = b"*4\r\n$8\r\nGETRANGE\r\n"
 _RANGE = b"$1\r\n0\r\n$5\r\n%d\r\n" % (_FIRST_BYTES - 1)
 _NEXT = _RANGE + _READ
 _BYTES = {bytes}
+
+
+async def tensor_get(request: TensorGet, turn: Turn) -> Any:
+    """AI.TENSORGET in any number of steps."""
+    tensor = await (await turn.session.authenticated()).store.tensor(request.key)
+    return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
 
 
 class GetTensor:
@@ -45,32 +51,43 @@ class GetTensor:
         self.request = request
         self._frame = b"%b$%d\r\n%b\r\n%b" % (_READ, len(request.key), request.key, _RANGE)
 
-    def start(self, connection: Connection, command: Command) -> bool:
-        session = connection.session
-        if session.relayed or connection.busy:
+    def start(self, turn: Turn, command: Command) -> bool:
+        if turn.relayed or turn.busy:
             return False
-        access = session.access
+        access = turn.session.access
         if access is not None:
             shared = access.shared
             if shared is not None and not shared.closed:
-                shared.send(self._frame, partial(self.got, connection))
-                connection.in_flight += 1
-                connection.reading.add(self.request.key)
+                shared.send(self._frame, partial(self.got, turn))
+                turn.overlap_reading((self.request.key,))
                 return True
-        return connection.idle and connection.run_alone(_once_connected(connection, command))
+        return turn.idle and turn.run_alone(_once_connected(turn, command))
 
-    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
-        """See `Handled`."""
-        return handle(self.request, connection)
+    def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
+        """See `SetTensor`."""
+        return tensor_get(self.request, turn)
 
-    def got(self, connection: Connection, value: Any) -> None:
+    async def in_multi(self, turn: Turn) -> InMulti:
+        """A plain GET."""
+        request = self.request
+
+        def finish(replies: list[Any]) -> Any:
+            value = checked(replies[0])
+            if value is None:
+                raise MissingKey(TENSOR_KEY_EMPTY)
+            tensor = codec.decode_tensor(value)
+            return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
+
+        return [[b"GET", request.key]], finish
+
+    def got(self, turn: Turn, value: Any) -> None:
         """Reply with what Redis answered."""
         request = self.request
         try:
             if type(value) is not bytes:
                 raise redis_error(value)
             if not value or (len(value) == _FIRST_BYTES and (request.form is not Form.NONE or not request.meta)):
-                connection.second_trip(_get_again(request, connection, value))
+                turn.second_trip(_get_again(request, turn, value))
                 return
             if len(value) == _FIRST_BYTES:
                 reply = tensor_reply(request, *codec.read_header(value[: codec.header_size(value)])[:2], b"")
@@ -79,8 +96,7 @@ class GetTensor:
                 reply = tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
         except RedisAIError as error:
             reply = error
-        connection.reply(reply)
-        connection.done_in_flight()
+        turn.answer(reply)
 
 
 class GetTensors:
@@ -98,25 +114,23 @@ class GetTensors:
         """Whether commands that differ from this one's in their key only may be taken together."""
         return request.form is Form.BLOB
 
-    def start(self, connection: Connection, burst: Burst) -> bool:
-        session = connection.session
-        if session.relayed or connection.busy:
+    def start(self, turn: Turn, burst: Burst) -> bool:
+        if turn.relayed or turn.busy:
             return False
-        access = session.access
+        access = turn.session.access
         shared = access.shared if access is not None else None
-        if shared is None or shared.closed or session.skip_next:
-            connection.unroll(burst)
+        if shared is None or shared.closed or turn.skip_next:
+            turn.unroll(burst)
             return True
         words = burst.words
         count = len(words)
-        if not connection.has_room(count):
+        if not turn.has_room(count):
             return False
         values: list[Any] = []
-        last = partial(self._got, connection, burst, values)
+        last = partial(self._got, turn, burst, values)
         shared.send_row(_READ + _NEXT.join(words) + _RANGE, [*repeat(values.append, count - 1), last])
-        connection.in_flight += count
-        connection.reading.update(self._keys(burst))
-        connection.server.commands_processed += count - 1
+        turn.overlap_reading(self._keys(burst))
+        turn.count_more(count - 1)
         return True
 
     start_alone = start
@@ -126,17 +140,15 @@ class GetTensors:
         at = self._key_at
         return [word[at:-2] for word in burst.words]
 
-    def _got(self, connection: Connection, burst: Burst, values: list[Any], last: Any) -> None:
+    def _got(self, turn: Turn, burst: Burst, values: list[Any], last: Any) -> None:
         values.append(last)
         reply = self._joint_reply(values)
         if reply is not None:
-            connection.write((reply,))
-            connection.in_flight -= len(values) - 1
-            connection.done_in_flight()
+            turn.answer_together(reply, len(values))
             return
         request = self._request
         for key, value in zip(self._keys(burst), values, strict=True):
-            GetTensor(TensorGet(key, request.meta, request.form)).got(connection, value)
+            GetTensor(TensorGet(key, request.meta, request.form)).got(turn, value)
 
     def _joint_reply(self, values: list[Any]) -> bytes | None:
         """The replies to all, if these are small tensors of one dtype and shape."""
@@ -155,23 +167,29 @@ class GetTensors:
         return b"".join((head, (b"\r\n" + head).join([value[start:] for value in values]), b"\r\n"))
 
 
-async def _once_connected(connection: Connection, command: Command) -> object:
+async def _once_connected(turn: Turn, command: Command) -> object:
     """Start a command again when the shared stream is there."""
-    await connection.session.authenticated()
-    connection.backlog.appendleft(command)
+    await turn.session.authenticated()
+    turn.put_back(command)
     return NO_REPLY
 
 
-async def _get_again(request: TensorGet, connection: Connection, value: bytes) -> Any:
+async def _get_again(request: TensorGet, turn: Turn, value: bytes) -> Any:
     """The value was empty (absent, or an empty string), or is large."""
-    access = await connection.session.authenticated()
+    access = await turn.session.authenticated()
     if not value:
         if await access.store.check_tensor_or_absent(request.key):
-            return await handle(request, connection)
+            return await tensor_get(request, turn)
         raise MissingKey(TENSOR_KEY_EMPTY)
     if request.form is Form.BLOB:
         dtype, _, size = codec.read_header(value[: codec.header_size(value)])
         if size >= STREAM_SIZE and dtype is not DType.STRING:
-            return TensorStream(request, connection)
+            return Streamed(request)
     tensor = await access.store.large_tensor(request.key)
     return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
+
+
+HANDLERS: dict[type, Any] = {
+    tensors.TensorGet: tensor_get,
+}
+"""Request -> what is done for it."""

@@ -1,7 +1,7 @@
-"""What AI.TENSORSET does: one EVALSHA on the shared stream, and for a row of them, if it may be, a place in a group.
+"""AI.TENSORSET: one EVALSHA on the shared stream, for a burst of them a place in a group, and SET in MULTI.
 
-A tensor whose command has a known form (`frames.HeadForm`) is never parsed: the command for Redis is made of pieces of
-the client's. Large tensors, and users without scripts, go the long way (`handlers`).
+A tensor whose command has a known form (`HeadForm`) is never parsed: the command for Redis is made of pieces of the
+client's. The handler takes large tensors, first commands, and users without scripts.
 """
 
 from __future__ import annotations
@@ -9,31 +9,39 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterator
 from functools import partial
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from redisai_py.ai import handle
+from redisai_py.ai.multi import InMulti, checked, raising
 from redisai_py.commands.tensors import TensorSet
-from redisai_py.errors import NoScript, UpstreamError
+from redisai_py.errors import NoScript, RedisAIError, UpstreamError
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.redis_errors import redis_error
+from redisai_py.resp.replies import OK
 from redisai_py.resp.templates import Burst, Command, HeadForm
 from redisai_py.store import codec
-from redisai_py.store.lua import PROBE_SIZE, SET_ONE, format_set
+from redisai_py.store.lua import PROBE_SIZE, SET_ONE, SET_TENSORS, format_set
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import DType, Tensor
+from redisai_py.upstream.access import Access
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-    from redisai_py.upstream.access import Access
+__all__ = ["HANDLERS", "SetTensor", "SetTensors"]
 
-__all__ = ["SetTensor", "SetTensors"]
-
-_OK = (b"+OK\r\n",)
+_OK = b"+OK\r\n"
 _SHORTEST_GROUP = 4
 """Fewer commands of a client do not wait for a group."""
 
+Work = Coroutine[Any, Any, Any]
+
+
+async def tensor_set(request: TensorSet, turn: Turn) -> Any:
+    """AI.TENSORSET in any number of steps."""
+    store = (await turn.session.authenticated()).store
+    await store.put_tensors([(request.key, request.tensor)])
+    return OK
+
 
 class SetTensor:
-    """AI.TENSORSET, parsed."""
+    """AI.TENSORSET, parsed: one EVALSHA on the shared stream."""
 
     __slots__ = ("_value", "_wire", "request")
     is_ai = True
@@ -52,23 +60,41 @@ class SetTensor:
         """Whether it is too large for the shared stream."""
         return not self._wire
 
-    def start(self, connection: Connection, command: Command) -> bool:
-        session = connection.session
+    def start(self, turn: Turn, command: Command) -> bool:
         request = self.request
-        if session.relayed or connection.busy or request.key in connection.reading:
+        if turn.relayed or turn.busy or request.key in turn.reading:
             return False
-        access = session.access
+        access = turn.session.access
         if access is not None and access.scripting and self._wire:
             shared = access.shared
             if shared is not None and not shared.closed:
-                shared.send(self._wire, partial(_done, connection, access, request.key, self._value))
-                connection.in_flight += 1
+                shared.send(self._wire, partial(_set, turn, access, request.key, self._value))
+                turn.overlap()
                 return True
-        return connection.idle and connection.run_alone(handle(request, connection))
+        return turn.idle and turn.run_alone(tensor_set(request, turn))
 
-    def carry_out(self, connection: Connection) -> Coroutine[Any, Any, Any]:
+    def carry_out(self, turn: Turn) -> Work:
         """All of it, for a client that has nothing else under way."""
-        return handle(self.request, connection)
+        return tensor_set(self.request, turn)
+
+    async def in_multi(self, turn: Turn) -> InMulti:
+        """A script that sets the tensor; SET for users without scripts, whose right to the key is checked first."""
+        request = self.request
+        value = (codec.encode_header(request.tensor), request.tensor.data)
+        access = await turn.session.authenticated_in_multi()
+
+        def finish(replies: list[Any]) -> Any:
+            access.forget((request.key,))
+            checked(replies[0])
+            return OK
+
+        if access.scripting:
+            return [[b"EVAL", SET_TENSORS, b"1", request.key, value]], finish
+        try:
+            await access.store.check_tensor_or_absent(request.key)
+        except RedisAIError as error:
+            return raising(error)
+        return [[b"SET", request.key, value]], finish
 
 
 class SetTensors:
@@ -94,36 +120,47 @@ class SetTensors:
         # What BOOL and STRING tensors contain is validated, each time; VALUES, and tensors without data, are no blob.
         return tensor.data is command.argv[-1] and tensor.dtype not in (DType.BOOL, DType.STRING)
 
-    def start(self, connection: Connection, burst: Burst) -> bool:
-        session = connection.session
-        access = session.access
+    def start(self, turn: Turn, burst: Burst) -> bool:
+        access = turn.session.access
         if access is None:
-            connection.unroll(burst)
+            turn.unroll(burst)
             return True
-        if len(burst.words) >= _SHORTEST_GROUP and not session.skip_next and access.groups.takes():
-            if not connection.idle:
+        if len(burst.words) >= _SHORTEST_GROUP and not turn.skip_next and access.groups.takes():
+            if not turn.idle:
                 return False
-            connection.busy = True
-            access.groups.add(connection, burst)
+            turn.begin()
+            access.groups.add(_Group(turn, burst))
             return True
-        if session.relayed or connection.busy or (connection.in_flight and not connection.has_room(len(burst.words))):
+        if turn.relayed or turn.busy or not turn.has_room(len(burst.words)):
             return False
-        if connection.reading and not connection.reading.isdisjoint(self.keys(burst)):
+        if turn.reading and not turn.reading.isdisjoint(self.keys(burst)):
             return False
-        if not self.send(connection, access, burst):
-            connection.unroll(burst)
+        if not self._send(turn, access, burst):
+            turn.unroll(burst)
         return True
 
-    def start_alone(self, connection: Connection, burst: Burst) -> bool:
+    def start_alone(self, turn: Turn, burst: Burst) -> bool:
         """Start the one command that came from this client in this iteration of the loop."""
-        access = connection.session.access
-        if access is None or not access.scripting or not connection.idle:
-            return self.start(connection, burst)
-        connection.busy = True
-        access.sets.add(connection, burst)
+        access = turn.session.access
+        writer = access.writer if access is not None else None
+        if access is None or writer is None or turn.in_flight or turn.relayed:
+            return self.start(turn, burst)
+        turn.begin()
+        writer.add(_Joined(turn, access, burst))
         return True
 
-    def send(self, connection: Connection, access: Access, burst: Burst) -> bool:
+    def send_alone(self, turn: Turn, access: Access, burst: Burst) -> bool:
+        """Send the only command without those of others, at once; False if that cannot be now."""
+        shared = access.shared
+        if shared is None or shared.closed:
+            return False
+        word = burst.words[0]
+        payload = burst.frame[self._payload_at : -2]
+        wire = b"".join((SET_ONE, word, self._before_value, payload, b"\r\n"))
+        shared.send_now(wire, partial(_set, turn, access, word[self._key_at : -2], self.header + payload))
+        return True
+
+    def _send(self, turn: Turn, access: Access, burst: Burst) -> bool:
         """Send each command by itself; False if that cannot be now."""
         shared = access.shared
         if shared is None or shared.closed or not access.scripting:
@@ -132,10 +169,10 @@ class SetTensors:
         for word in burst.words:
             payload = data[at : at + size]
             wire = b"".join((SET_ONE, word, self._before_value, payload, b"\r\n"))
-            shared.send(wire, partial(_done, connection, access, word[key_at:-2], self.header + payload))
-            connection.in_flight += 1
+            shared.send(wire, partial(_set, turn, access, word[key_at:-2], self.header + payload))
             at += self._stride
-        connection.server.commands_processed += len(burst.words) - 1
+        turn.overlap(len(burst.words))
+        turn.count_more(len(burst.words) - 1)
         return True
 
     def _payloads(self, burst: Burst, size: int) -> list[bytes]:
@@ -153,37 +190,99 @@ class SetTensors:
         at = self._key_at
         return [word[at:-2] for word in burst.words]
 
-    def value_word(self, burst: Burst) -> bytes:
-        """What the only command writes, as a word on the wire."""
-        return self._before_value + burst.frame[self._payload_at :]
-
     def value(self, burst: Burst, index: int) -> bytes:
         """What the command with that number writes."""
         at = index * self._stride + self._payload_at
         return self.header + burst.frame[at : at + self._size]
 
 
-def _done(connection: Connection, access: Access, key: bytes, value: bytes, reply: Any) -> None:
+class _Joined:
+    """A single tensor that goes with the commit of an iteration of the loop: a `Member` with nothing to compare."""
+
+    __slots__ = ("_access", "_burst", "turn")
+    used = ()
+    options: tuple[bytes, ...] = ()
+    gone = False  # what was received is written, whoever has left
+
+    def __init__(self, turn: Turn, access: Access, burst: Burst) -> None:
+        self.turn = turn
+        self._access = access
+        self._burst = burst
+
+    @property
+    def writes(self) -> list[tuple[bytes, bytes]]:
+        form: SetTensors = self._burst.meaning
+        return [(form.keys(self._burst)[0], form.value(self._burst, 0))]
+
+    def goes_alone(self) -> bool:
+        if not self._burst.meaning.send_alone(self.turn, self._access, self._burst):
+            return False
+        self.turn.overlap_instead()  # others of this client may follow it
+        return True
+
+    def committed(self) -> None:
+        self.turn.finish_with(_OK)
+
+    def stale(self) -> None:
+        ((key, value),) = self.writes
+        self.turn.continue_with(tensor_set(TensorSet(key, codec.decode_tensor(value)), self.turn))
+
+    def refused(self, error: RedisAIError) -> None:
+        self.turn.finish(error)
+
+
+class _Group:
+    """A burst that is written with those of other clients: a `Row` of `GroupSets`."""
+
+    __slots__ = ("_burst", "form", "size", "turn", "words")
+
+    def __init__(self, turn: Turn, burst: Burst) -> None:
+        self.turn = turn
+        self._burst = burst
+        self.form: SetTensors = burst.meaning
+        self.words = burst.words
+        self.size = len(burst.frame)
+
+    def pairs(self) -> Iterator[bytes]:
+        return self.form.pairs(self._burst)
+
+    def keys(self) -> list[bytes]:
+        return self.form.keys(self._burst)
+
+    def value(self, index: int) -> bytes:
+        return self.form.value(self._burst, index)
+
+    def written(self) -> None:
+        self.turn.count_more(len(self.words) - 1)
+        self.turn.finish_with(_OK * len(self.words))
+
+    def refused(self, error: RedisAIError) -> None:
+        self.turn.count_more(len(self.words) - 1)
+        self.turn.finish_each([error] * len(self.words))
+
+    def given_back(self) -> None:
+        self.turn.give_back(self._burst)
+
+
+def _set(turn: Turn, access: Access, key: bytes, value: bytes, reply: Any) -> None:
+    """Redis has answered a single AI.TENSORSET."""
     if reply == b"OK":
         if access.near is not None:
             access.near.put(key, value)
-        connection.write(_OK)
+        turn.answer_with(_OK)
     elif isinstance(error := redis_error(reply), NoScript):
         access.load_script()
-        if connection.in_flight == 1:
-            connection.busy = True  # nothing of this client may overtake it
-            connection.second_trip(_again(connection, TensorSet(key, codec.decode_tensor(value))))
+        if turn.in_flight == 1:  # nothing of this client may overtake it
+            turn.second_trip(tensor_set(TensorSet(key, codec.decode_tensor(value)), turn), alone=True)
             return
         # Sent again behind later commands of the same pipeline it could overtake them: that is left to the client.
         text = "ERR Redis forgot the tensor script (SCRIPT FLUSH); nothing was written, try again"
-        connection.reply(UpstreamError(text))
+        turn.answer(UpstreamError(text))
     else:
-        connection.reply(error)
-    connection.done_in_flight()
+        turn.answer(error)
 
 
-async def _again(connection: Connection, request: TensorSet) -> Any:
-    try:
-        return await handle(request, connection)
-    finally:
-        connection.busy = False
+HANDLERS: dict[type, Any] = {
+    TensorSet: tensor_set,
+}
+"""Request -> what is done for it."""

@@ -9,20 +9,26 @@ Thread: the event loop's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Protocol
 
 from redisai_py.errors import RedisAIError
+from redisai_py.ops.event_log import Journal
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from redisai_py.frontdoor.connection import Connection
-    from redisai_py.ops.event_log import Journal
-
-__all__ = ["NOTED", "ClientMemory"]
+__all__ = ["NOTED", "ClientMemory", "Holder"]
 
 NOTED = 16 * 1024
 """A client that holds less than this need not report it."""
+
+
+class Holder(Protocol):
+    """A client's connection."""
+
+    accounted: int
+    """Bytes that it was last reported to hold; written by `ClientMemory` alone."""
+
+    def end(self, error: RedisAIError) -> None:
+        """Disconnect the client."""
 
 
 class ClientMemory:
@@ -32,9 +38,7 @@ class ClientMemory:
           clients, unread replies included.   clients: those that may be disconnected.
     """
 
-    def __init__(
-        self, most_unprocessed: int, most_together: int, clients: Iterable[Connection], journal: Journal
-    ) -> None:
+    def __init__(self, most_unprocessed: int, most_together: int, clients: Iterable[Holder], journal: Journal) -> None:
         self.total = 0
         self.evicted = 0
         self._most_unprocessed = most_unprocessed
@@ -42,7 +46,7 @@ class ClientMemory:
         self._clients = clients
         self._journal = journal
 
-    def holds(self, client: Connection, unprocessed: int, unread: int) -> None:
+    def holds(self, client: Holder, unprocessed: int, unread: int) -> None:
         """A client holds this many bytes now; it may be disconnected for it, and so may a larger one."""
         self.total += unprocessed + unread - client.accounted
         client.accounted = unprocessed + unread
@@ -58,12 +62,12 @@ class ClientMemory:
             self._journal.client_refused("Evicting client", bytes=largest.accounted, limit_bytes=limit)
             self._end(largest, f"client evicted: all clients together hold more than {limit} bytes (maxmemory_clients)")
 
-    def left(self, client: Connection) -> None:
+    def left(self, client: Holder) -> None:
         """A client holds nothing any more."""
         self.total -= client.accounted
         client.accounted = 0
 
-    def _end(self, client: Connection, why: str) -> None:
+    def _end(self, client: Holder, why: str) -> None:
         self.evicted += 1
         self.left(client)
         client.end(RedisAIError(f"ERR {why}"))

@@ -1,8 +1,8 @@
 """Replies that wait for their turn, because one before them takes longer than its one trip to Redis.
 
 What such a reply needs is fetched ahead of its turn, but for few at a time: a pipeline may ask for a thousand large
-tensors, and what has been fetched is held here until the client has read what comes before. A reply that streams (see
-`tensor_stream`) begins in its turn, and is never held.
+tensors, and what has been fetched is held here until the client has read what comes before. A reply that streams begins
+in its turn, and is never held.
 """
 
 from __future__ import annotations
@@ -11,23 +11,58 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from redisai_py.ai.tensor_stream import TensorStream
-from redisai_py.errors import UpstreamLost, UpstreamRefused
+from redisai_py.commands.tensors import TensorGet
+from redisai_py.errors import RedisAIError, UpstreamLost, UpstreamRefused
 from redisai_py.frontdoor.driver import drive
 from redisai_py.resp.replies import encode_reply, takes_long
 from redisai_py.tensor import Buffer
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-
-__all__ = ["ENDS", "HeldReplies"]
+__all__ = ["ENDS", "STREAM_SIZE", "HeldReplies", "ReplyStream", "Streamed"]
 
 ENDS = (UpstreamLost, UpstreamRefused)
 """Errors that end the connection where their reply would have been."""
+STREAM_SIZE = 1024 * 1024
+"""Tensors of this many bytes and more are streamed to the client."""
 _AHEAD = 8
 """Replies that are fetched, or held, ahead of their turn."""
+
+
+class Streamed:
+    """A reply value: a tensor's blob that is to be streamed from Redis to the client."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: TensorGet) -> None:
+        self.request = request
+
+
+class ReplyStream(Protocol):
+    """A streamed reply under way. It is begun when nothing else is being sent to the client."""
+
+    async def run(self) -> list[bytes]:
+        """Send the reply, or what of it is not sent yet. Raises RedisAIError: nothing was sent."""
+
+    def flow(self, pause: bool) -> None:
+        """The client does not read, or reads again."""
+
+    def leave(self) -> None:
+        """The client has gone."""
+
+
+class _Turn(Protocol):
+    """What held replies need of their client's turn; see `Turn`."""
+
+    paused: bool
+    session: Any
+
+    def stream(self, reply: Streamed) -> ReplyStream: ...
+    def send(self, segments: Sequence[Buffer]) -> None: ...
+    def answered(self) -> None: ...
+    def failure(self, error: BaseException) -> RedisAIError: ...
+    def end_with(self, error: UpstreamLost | UpstreamRefused) -> None: ...
+    def release_held(self) -> None: ...
 
 
 class _Slot:
@@ -43,12 +78,12 @@ class _Slot:
 class HeldReplies:
     """Those of one client, in order; it exists while there are any."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, turn: _Turn) -> None:
+        self.turn = turn
         self._slots: deque[_Slot] = deque()
         self._to_fetch: deque[tuple[_Slot, Coroutine[Any, Any, Any]]] = deque()
         self._ahead = 0
-        self.stream: TensorStream | None = None
+        self.stream: ReplyStream | None = None
         """What is being streamed to the client now."""
 
     def add(self, reply: Any) -> None:
@@ -56,7 +91,7 @@ class HeldReplies:
         self._slots.append(_Slot(reply))
 
     def add_coming(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """A reply that `coroutine` gives: a reply value, or a TensorStream. It counts as in flight until then."""
+        """A reply that `coroutine` gives: a reply value, or Streamed. It counts as in flight until then."""
         slot = _Slot()
         self._slots.append(slot)
         self._to_fetch.append((slot, coroutine))
@@ -64,7 +99,7 @@ class HeldReplies:
 
     def fetch(self) -> None:
         """Begin to fetch what may be."""
-        while self._to_fetch and self._ahead < _AHEAD and not self._connection.writing_paused:
+        while self._to_fetch and self._ahead < _AHEAD and not self.turn.paused:
             slot, coroutine = self._to_fetch.popleft()
             slot.ahead = True
             self._ahead += 1
@@ -72,8 +107,8 @@ class HeldReplies:
 
     async def _encoded(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         value = await coroutine
-        protocol = self._connection.session.protocol
-        if type(value) is TensorStream:
+        protocol = self.turn.session.protocol
+        if type(value) is Streamed:
             return value
         if not takes_long(value):
             return encode_reply(value, protocol)
@@ -85,30 +120,30 @@ class HeldReplies:
             reply = self._error(error)
         slot.reply = reply
         self._release()
-        if type(reply) is not TensorStream:
-            self._connection.done_in_flight()
+        if type(reply) is not Streamed:
+            self.turn.answered()
 
     def _error(self, error: BaseException) -> Any:
-        failure = self._connection.failure(error)
-        return failure if isinstance(failure, ENDS) else encode_reply(failure, self._connection.session.protocol)
+        failure = self.turn.failure(error)
+        return failure if isinstance(failure, ENDS) else encode_reply(failure, self.turn.session.protocol)
 
     def _release(self) -> None:
         """Send what is there and has its turn."""
-        connection, slots = self._connection, self._slots
+        turn, slots = self.turn, self._slots
         while slots and slots[0].reply is not None and self.stream is None:
             reply = slots[0].reply
-            if type(reply) is TensorStream:
-                self.stream = reply
-                drive(reply.run(), self._streamed)
+            if type(reply) is Streamed:
+                self.stream = turn.stream(reply)
+                drive(self.stream.run(), self._streamed)
                 return
             self._ahead -= slots.popleft().ahead
             if isinstance(reply, ENDS):
-                connection.held = None
-                connection.end_with(reply)
+                turn.release_held()
+                turn.end_with(reply)
                 return
-            connection.send(reply)
+            turn.send(reply)
         if not slots:
-            connection.held = None
+            turn.release_held()
         elif self._to_fetch:
             self.fetch()
 
@@ -116,12 +151,12 @@ class HeldReplies:
         self.stream = None
         self._slots[0].reply = self._error(error) if error is not None else rest or ()
         self._release()
-        self._connection.done_in_flight()
+        self.turn.answered()
 
     def flow(self) -> None:
         """The client has stopped reading, or reads again."""
         if self.stream is not None:
-            self.stream.flow(self._connection.writing_paused)
+            self.stream.flow(self.turn.paused)
         self.fetch()
 
     def close(self) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
+from redisai_py.resp.requests import CommandParser
 
-__all__ = ["LargeReceiver", "allocate"]
+__all__ = ["LargeReceiver", "Receiver", "allocate"]
 
 
 def allocate(size: int) -> memoryview:
@@ -18,14 +17,32 @@ def allocate(size: int) -> memoryview:
     return np.empty(size, np.uint8).data
 
 
+class Receiver(Protocol):
+    """The connection for which somebody else receives."""
+
+    def large_received(self, count: int) -> None:
+        """So many bytes went straight into a large argument."""
+
+    def stalled(self) -> None:
+        """The client does not go on sending."""
+
+    # As of `asyncio.Protocol`.
+    def data_received(self, data: bytes) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def eof_received(self) -> bool: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
 class LargeReceiver(asyncio.BufferedProtocol):
     """Stands in for the connection while a large argument arrives, so that the kernel writes into the final buffer."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, parser: CommandParser, connection: Receiver) -> None:
+        self._parser = parser
         self._connection = connection
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._connection.parser.get_buffer()
+        return self._parser.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
         self._connection.large_received(nbytes)

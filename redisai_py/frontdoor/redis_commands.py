@@ -9,22 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor import redis_info as amended
 from redisai_py.frontdoor.driver import NO_REPLY
-from redisai_py.frontdoor.session import Mode
+from redisai_py.frontdoor.session import Session
+from redisai_py.frontdoor.state import Mode
 from redisai_py.frontdoor.tracking import Tracking
 from redisai_py.frontdoor.transaction import Transaction
 from redisai_py.resp.templates import Burst, Command
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-
 __all__ = ["Relayed", "RelayedRow", "understand_plain"]
 
-Action = Callable[["Connection", list[bytes]], Coroutine[Any, Any, Any]]
+Action = Callable[[Session, list[bytes]], Coroutine[Any, Any, Any]]
 
 
 class Relayed:
@@ -46,15 +44,15 @@ class Relayed:
         """Whether we need not know that there was such a command."""
         return not (self.sticky or self.blocks)
 
-    def start(self, connection: Connection, command: Command) -> bool:
-        if not connection.session.relay(command):
+    def start(self, session: Session, command: Command) -> bool:
+        if not session.relay.pass_on(command):
             return False
         if self.sticky:
-            connection.session.sticky = True
+            session.sticky = True
             if self.name == b"WATCH":
-                connection.session.watches = True
+                session.watches = True
         if self.blocks:
-            connection.session.blocks = connection.session.relayed or 1  # 1 where the connection is opened first
+            session.relay.blocks = session.turn.relayed or 1  # 1 where the connection is opened first
         return True
 
 
@@ -64,14 +62,14 @@ class RelayedRow:
     __slots__ = ()
     is_ai = False
 
-    def start(self, connection: Connection, burst: Burst) -> bool:
-        session = connection.session
-        if session.upstream is None or session.skip_next:
-            connection.unroll(burst)
+    def start(self, session: Session, burst: Burst) -> bool:
+        turn, relay = session.turn, session.relay
+        if relay.upstream is None or turn.skip_next:
+            turn.unroll(burst)
             return True
-        if not session.relay_row(burst):
+        if not relay.pass_on_row(burst):
             return False
-        connection.server.commands_processed += len(burst.words) - 1
+        turn.count_more(len(burst.words) - 1)
         return True
 
 
@@ -85,8 +83,9 @@ class Special:
         self.name = name
         self.action = action
 
-    def start(self, connection: Connection, command: Command) -> bool:
-        return connection.idle and connection.run_alone(self.action(connection, [bytes(word) for word in command.argv]))
+    def start(self, session: Session, command: Command) -> bool:
+        turn = session.turn
+        return turn.idle and turn.run_alone(self.action(session, [bytes(word) for word in command.argv]))
 
 
 def understand_plain(name: bytes) -> Relayed | Special:
@@ -94,29 +93,28 @@ def understand_plain(name: bytes) -> Relayed | Special:
     return _MEANINGS.get(name, _RELAYED)
 
 
-async def _ask(connection: Connection, argv: list[bytes]) -> bytes:
+async def _ask(session: Session, argv: list[bytes]) -> bytes:
     """Redis's raw reply, which the client gets as it is; our own state follows from it."""
-    (raw,) = await connection.session.capture([argv])
+    (raw,) = await session.capture([argv])
     return raw
 
 
-def _pass(connection: Connection, raw: bytes) -> object:
-    connection.write((raw,))
+def _pass(session: Session, raw: bytes) -> object:
+    session.turn.write((raw,))
     return NO_REPLY
 
 
-async def _auth(connection: Connection, argv: list[bytes]) -> object:
-    raw = await _ask(connection, argv)
+async def _auth(session: Session, argv: list[bytes]) -> object:
+    raw = await _ask(session, argv)
     if raw == b"+OK\r\n":
         user, password = (b"default", argv[1]) if len(argv) == 2 else (argv[1], argv[2])
-        connection.session.become(replace(connection.session.identity, user=user, password=password))
-        connection.session.accept()
-    return _pass(connection, raw)
+        session.become(replace(session.identity, user=user, password=password))
+        session.accept()
+    return _pass(session, raw)
 
 
-async def _hello(connection: Connection, argv: list[bytes]) -> object:
-    raw = await _ask(connection, argv)
-    session = connection.session
+async def _hello(session: Session, argv: list[bytes]) -> object:
+    raw = await _ask(session, argv)
     if raw[:1] != b"-":
         session.accept()
         if len(argv) > 1:
@@ -130,102 +128,96 @@ async def _hello(connection: Connection, argv: list[bytes]) -> object:
             else:  # SETNAME, or Redis would have refused
                 next(options)
                 session.sticky = True
-    return _pass(connection, raw)
+    return _pass(session, raw)
 
 
-async def _select(connection: Connection, argv: list[bytes]) -> object:
-    raw = await _ask(connection, argv)
+async def _select(session: Session, argv: list[bytes]) -> object:
+    raw = await _ask(session, argv)
     if raw == b"+OK\r\n":
-        connection.session.become(replace(connection.session.identity, database=int(argv[1])))
-    return _pass(connection, raw)
+        session.select(int(argv[1]))
+    return _pass(session, raw)
 
 
-async def _reset(connection: Connection, argv: list[bytes]) -> object:
-    raw = await _ask(connection, argv)
+async def _reset(session: Session, argv: list[bytes]) -> object:
+    raw = await _ask(session, argv)
     if raw == b"+RESET\r\n":
-        skipped = connection.session.skip_next
-        connection.session.reset()
-        connection.session.skip_next = skipped  # by CLIENT REPLY SKIP, which RESET does not undo for itself
-    return _pass(connection, raw)
+        skipped = session.turn.skip_next
+        session.reset()
+        session.turn.skip(skipped)  # by CLIENT REPLY SKIP, which RESET does not undo for itself
+    return _pass(session, raw)
 
 
-async def _quit(connection: Connection, argv: list[bytes]) -> object:
-    connection.write((b"+OK\r\n",))
-    connection.close_after_reply()
+async def _quit(session: Session, argv: list[bytes]) -> object:
+    session.turn.write((b"+OK\r\n",))
+    session.turn.close_after_reply()
     return NO_REPLY
 
 
-async def _shutdown(connection: Connection, argv: list[bytes]) -> object:
+async def _shutdown(session: Session, argv: list[bytes]) -> object:
     """Alone: Redis ends without sending what it has answered before. One that works is answered by the end."""
-    return _pass(connection, await _ask(connection, argv))
+    return _pass(session, await _ask(session, argv))
 
 
-async def _multi(connection: Connection, argv: list[bytes]) -> object:
-    raw = await _ask(connection, argv)
+async def _multi(session: Session, argv: list[bytes]) -> object:
+    raw = await _ask(session, argv)
     if raw == b"+OK\r\n":
-        connection.session.accept()
-        connection.session.mode = Mode.TRANSACTION
-        connection.session.transaction = Transaction(connection)
-    return _pass(connection, raw)
+        session.begin_transaction(Transaction(session))
+    return _pass(session, raw)
 
 
-async def _subscribe(connection: Connection, argv: list[bytes]) -> object:
-    return await connection.session.stream(Command(list(argv)), max(len(argv) - 1, 1))
+async def _subscribe(session: Session, argv: list[bytes]) -> object:
+    return await session.relay.stream(Command(list(argv)), max(len(argv) - 1, 1))
 
 
-async def _unsubscribe(connection: Connection, argv: list[bytes]) -> object:
-    session = connection.session
+async def _unsubscribe(session: Session, argv: list[bytes]) -> object:
     kind = argv[0].lower().removesuffix(b"unsubscribe")
     confirmations = len(argv) - 1 or max(len(session.subscribed[kind]), 1)
-    return await session.stream(Command(list(argv)), confirmations)
+    return await session.relay.stream(Command(list(argv)), confirmations)
 
 
-async def _monitor(connection: Connection, argv: list[bytes]) -> object:
-    raw, *lines = await connection.session.capture([argv])  # what others do meanwhile comes with the reply
+async def _monitor(session: Session, argv: list[bytes]) -> object:
+    raw, *lines = await session.capture([argv])  # what others do meanwhile comes with the reply
     if raw == b"+OK\r\n":
-        connection.session.mode = Mode.MONITOR
-    return _pass(connection, b"".join((raw, *lines)))
+        session.mode = Mode.MONITOR
+    return _pass(session, b"".join((raw, *lines)))
 
 
-async def _replicate(connection: Connection, argv: list[bytes]) -> object:
+async def _replicate(session: Session, argv: list[bytes]) -> object:
     """A tunnel from Redis's first byte on, unless that begins an error: then it is a command like any other."""
-    session = connection.session
-    upstream = await session.connect()
-    first = await session.tunnel(upstream, Command(list(argv)))
-    return _pass(connection, first) if first[:1] == b"-" else NO_REPLY
+    upstream = await session.relay.connect()
+    first = await session.relay.tunnel(upstream, Command(list(argv)))
+    return _pass(session, first) if first[:1] == b"-" else NO_REPLY
 
 
-async def _client(connection: Connection, argv: list[bytes]) -> object:
-    session = connection.session
+async def _client(session: Session, argv: list[bytes]) -> object:
     action = argv[1].upper() if len(argv) > 1 else b""
     if action == b"REPLY" and len(argv) == 3 and session.mode is not Mode.SUBSCRIBED:  # there Redis refuses it
-        return _client_reply(connection, argv[2].upper())
-    raw = await _ask(connection, argv)
+        return _client_reply(session, argv[2].upper())
+    raw = await _ask(session, argv)
     if action in (b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH") and raw[:1] == b"+":
         session.sticky = action != b"SETINFO" or session.sticky
         if action == b"TRACKING":
             session.track(Tracking.from_words(argv))
-    return _pass(connection, raw)
+    return _pass(session, raw)
 
 
-def _client_reply(connection: Connection, how: bytes) -> object:
+def _client_reply(session: Session, how: bytes) -> object:
     """CLIENT REPLY is ours to keep: Redis goes on answering us, so that replies stay countable, and we say nothing."""
-    session = connection.session
     if how == b"ON":
-        session.muted = session.skip_next = False
-        connection.write((b"+OK\r\n",))
+        session.turn.mute(False)
+        session.turn.write((b"+OK\r\n",))
     elif how == b"OFF":
-        session.muted, session.skip_next = True, False
+        session.turn.mute(True)
     elif how == b"SKIP":
-        session.skip_next = not session.muted
+        session.turn.skip(not session.turn.muted)
     else:
         raise CommandError("ERR syntax error")
     return NO_REPLY
 
 
-async def _http(connection: Connection, argv: list[bytes]) -> object:
+async def _http(session: Session, argv: list[bytes]) -> object:
     """A browser tricked into sending a request here: Redis closes such connections, and so do we."""
-    connection.close_after_reply()
+    session.turn.close_after_reply()
     return NO_REPLY
 
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.arguments import Argument
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.session import Session
 from redisai_py.ops.info import MODULE_NAME, MODULE_VERSION, info_sections
 from redisai_py.resp.reader import split_replies
 from redisai_py.resp.replies import SetOf, Simple, encode_reply
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
 
 __all__ = ["command", "info", "module"]
 
@@ -31,11 +29,11 @@ _VERBATIM = b"txt:"
 """What a verbatim string of RESP3 begins with: it says how to show the text, and is not part of it."""
 
 
-async def info(connection: Connection, argv: list[bytes]) -> object:
+async def info(session: Session, argv: list[bytes]) -> object:
     """INFO: a line for module `ai`, and the `ai_*` sections where they are asked for."""
-    (raw,) = await connection.session.capture([argv])
+    (raw,) = await session.capture([argv])
     if raw[:1] not in (b"$", b"="):
-        connection.write((raw,))
+        session.turn.write((raw,))
         return NO_REPLY
     start = raw.find(b"\r\n") + 2
     if raw[:1] == b"=":
@@ -45,27 +43,27 @@ async def info(connection: Connection, argv: list[bytes]) -> object:
     wanted = {word.decode("utf-8", "replace").lower() for word in argv[1:]}
     if wanted & {"modules", "everything"} and b"# Modules" not in body:
         body += (b"\r\n" if body else b"") + b"# Modules\r\n" + _MODULE_LINE
-    sections = info_sections(connection.server, wanted)
+    sections = info_sections(session.turn.services, wanted)
     if sections:
         body += (b"\r\n" if body else b"") + sections.encode()
     if raw[:1] == b"=":
         body = _VERBATIM + body
-    connection.write((b"%b%d\r\n" % (raw[:1], len(body)), body, b"\r\n"))
+    session.turn.write((b"%b%d\r\n" % (raw[:1], len(body)), body, b"\r\n"))
     return NO_REPLY
 
 
-async def module(connection: Connection, argv: list[bytes]) -> object:
+async def module(session: Session, argv: list[bytes]) -> object:
     """MODULE LIST: one more module, `ai`. The other subcommands are Redis's."""
-    (raw,) = await connection.session.capture([argv])
+    (raw,) = await session.capture([argv])
     if len(argv) == 2 and argv[1].upper() == b"LIST" and raw[:1] == b"*":
         row = {b"name": MODULE_NAME.encode(), b"ver": MODULE_VERSION, b"path": b"", b"args": []}
-        _append(connection, raw, [_as_map(row, connection)])
+        _append(session, raw, [_as_map(row, session)])
     else:
-        connection.write((raw,))
+        session.turn.write((raw,))
     return NO_REPLY
 
 
-async def command(connection: Connection, argv: list[bytes]) -> object:
+async def command(session: Session, argv: list[bytes]) -> object:
     """COMMAND and its subcommands, with the AI commands in their answers."""
     action = argv[1].upper() if len(argv) > 1 else b""
     if action in (b"GETKEYS", b"GETKEYSANDFLAGS") and len(argv) > 2 and argv[2].upper() in COMMANDS:
@@ -73,10 +71,10 @@ async def command(connection: Connection, argv: list[bytes]) -> object:
         return keys if action == b"GETKEYS" else [[key, _flags("RW", "access", "update")] for key in keys]
     amend = _AMENDED.get(action)
     if amend is None:
-        (raw,) = await connection.session.capture([argv])
-        connection.write((raw,))
+        (raw,) = await session.capture([argv])
+        session.turn.write((raw,))
         return NO_REPLY
-    return await amend(connection, argv)
+    return await amend(session, argv)
 
 
 def _get_keys(spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
@@ -86,20 +84,20 @@ def _get_keys(spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
     return keys
 
 
-async def _all(connection: Connection, argv: list[bytes]) -> object:
-    (raw,) = await connection.session.capture([argv])
-    _append(connection, raw, [_entry(spec, connection) for spec in COMMANDS.values()])
+async def _all(session: Session, argv: list[bytes]) -> object:
+    (raw,) = await session.capture([argv])
+    _append(session, raw, [_entry(spec, session) for spec in COMMANDS.values()])
     return NO_REPLY
 
 
-async def _count(connection: Connection, argv: list[bytes]) -> object:
-    (raw,) = await connection.session.capture([argv])
-    connection.write((b":%d\r\n" % (int(raw[1:-2]) + len(COMMANDS)) if raw[:1] == b":" else raw,))
+async def _count(session: Session, argv: list[bytes]) -> object:
+    (raw,) = await session.capture([argv])
+    session.turn.write((b":%d\r\n" % (int(raw[1:-2]) + len(COMMANDS)) if raw[:1] == b":" else raw,))
     return NO_REPLY
 
 
-async def _list(connection: Connection, argv: list[bytes]) -> object:
-    (raw,) = await connection.session.capture([argv])
+async def _list(session: Session, argv: list[bytes]) -> object:
+    (raw,) = await session.capture([argv])
     names = [name.decode().lower() for name in COMMANDS]
     if len(argv) == 5 and argv[2].upper() == b"FILTERBY":
         kind, value = argv[3].upper(), argv[4].decode("utf-8", "replace")
@@ -107,41 +105,41 @@ async def _list(connection: Connection, argv: list[bytes]) -> object:
             names = fnmatch.filter(names, value.lower())
         else:
             names = names if (kind, value.lower()) == (b"MODULE", MODULE_NAME) else []
-    _append(connection, raw, [name.encode() for name in names])
+    _append(session, raw, [name.encode() for name in names])
     return NO_REPLY
 
 
-async def _details(connection: Connection, argv: list[bytes]) -> object:
+async def _details(session: Session, argv: list[bytes]) -> object:
     """COMMAND INFO [name ...]: Redis answers nil for the names it does not know; ours are put in their places."""
-    (raw,) = await connection.session.capture([argv])
+    (raw,) = await session.capture([argv])
     if len(argv) == 2:
-        _append(connection, raw, [_entry(spec, connection) for spec in COMMANDS.values()])
+        _append(session, raw, [_entry(spec, session) for spec in COMMANDS.values()])
         return NO_REPLY
     rows = _elements(raw)
     if rows is None:
-        connection.write((raw,))
+        session.turn.write((raw,))
         return NO_REPLY
     segments: list[Any] = [b"*%d\r\n" % len(rows)]
     for name, row in zip(argv[2:], rows, strict=True):
         spec = COMMANDS.get(name.upper())
-        segments += [row] if spec is None else encode_reply(_entry(spec, connection), connection.session.protocol)
-    connection.write(segments)
+        segments += [row] if spec is None else encode_reply(_entry(spec, session), session.protocol)
+    session.turn.write(segments)
     return NO_REPLY
 
 
-async def _docs(connection: Connection, argv: list[bytes]) -> object:
+async def _docs(session: Session, argv: list[bytes]) -> object:
     """COMMAND DOCS [name ...]: a map from name to documentation."""
-    (raw,) = await connection.session.capture([argv])
+    (raw,) = await session.capture([argv])
     wanted = [name.upper() for name in argv[2:]] or list(COMMANDS)
     pairs: list[Any] = []
     for name in wanted:
         if name in COMMANDS:
-            pairs += [name.decode().lower().encode(), _documentation(COMMANDS[name], connection)]
-    _append(connection, raw, pairs)
+            pairs += [name.decode().lower().encode(), _documentation(COMMANDS[name], session)]
+    _append(session, raw, pairs)
     return NO_REPLY
 
 
-_AMENDED: dict[bytes, Callable[[Connection, list[bytes]], Any]] = {
+_AMENDED: dict[bytes, Callable[[Session, list[bytes]], Any]] = {
     b"": _all,
     b"COUNT": _count,
     b"LIST": _list,
@@ -155,35 +153,35 @@ def _elements(raw: bytes) -> list[bytes] | None:
     return split_replies(raw, line + 2, int(raw[1:line])) if raw[:1] == b"*" else None
 
 
-def _append(connection: Connection, raw: bytes, values: list[Any]) -> None:
+def _append(session: Session, raw: bytes, values: list[Any]) -> None:
     """Write Redis's array, or map of pairs, with more elements at its end."""
     kind = raw[:1]
     if kind not in (b"*", b"%", b"~"):
-        connection.write((raw,))
+        session.turn.write((raw,))
         return
     line = raw.find(b"\r\n")
     added = len(values) // 2 if kind == b"%" else len(values)
     segments: list[Any] = [b"%b%d\r\n" % (kind, int(raw[1:line]) + added), raw[line + 2 :]]
     for value in values:
-        segments += encode_reply(value, connection.session.protocol)
-    connection.write(segments)
+        segments += encode_reply(value, session.protocol)
+    session.turn.write(segments)
 
 
-def _as_map(fields: dict[bytes, Any], connection: Connection) -> Any:
+def _as_map(fields: dict[bytes, Any], session: Session) -> Any:
     """A map for RESP3, its pairs in an array for RESP2."""
-    if connection.session.protocol == 3:
+    if session.protocol == 3:
         return fields
     return [item for field in fields.items() for item in field]
 
 
-def _entry(spec: CommandSpec, connection: Connection) -> list[Any]:
+def _entry(spec: CommandSpec, session: Session) -> list[Any]:
     name = spec.name.decode().lower().encode()
     flags = _flags(*spec.flags)
     # Categories are none: like RedisAI's, these commands are granted by name. Tips, key specs and subcommands: none.
     return [name, -1, flags, spec.first_key, spec.last_key, spec.step, [], [], [], []]
 
 
-def _documentation(spec: CommandSpec, connection: Connection) -> Any:
+def _documentation(spec: CommandSpec, session: Session) -> Any:
     fields: dict[bytes, Any] = {
         b"summary": spec.summary.encode(),
         b"since": spec.since.encode(),
@@ -194,11 +192,11 @@ def _documentation(spec: CommandSpec, connection: Connection) -> Any:
     if spec.replaced_by:
         fields |= {b"doc_flags": _flags("deprecated"), b"replaced_by": spec.replaced_by.encode()}
     if spec.arguments:
-        fields[b"arguments"] = [_argument(argument, connection) for argument in spec.arguments]
-    return _as_map(fields, connection)
+        fields[b"arguments"] = [_argument(argument, session) for argument in spec.arguments]
+    return _as_map(fields, session)
 
 
-def _argument(argument: Argument, connection: Connection) -> Any:
+def _argument(argument: Argument, session: Session) -> Any:
     fields: dict[bytes, Any] = {b"name": argument.name.encode(), b"type": argument.type.encode()}
     if argument.type not in ("oneof", "block"):
         fields[b"display_text"] = argument.name.encode()
@@ -210,8 +208,8 @@ def _argument(argument: Argument, connection: Connection) -> Any:
     if flags:
         fields[b"flags"] = _flags(*flags)
     if argument.arguments:
-        fields[b"arguments"] = [_argument(part, connection) for part in argument.arguments]
-    return _as_map(fields, connection)
+        fields[b"arguments"] = [_argument(part, session) for part in argument.arguments]
+    return _as_map(fields, session)
 
 
 def _flags(*names: str) -> SetOf:

@@ -7,11 +7,8 @@ timeout, close the rest, stop the engine and its threads, close the connections 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import socket
-import time
-import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +28,9 @@ from redisai_py.engine.runaways import GivenUp
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
 from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
-from redisai_py.errors import RedisAIError
-from redisai_py.frontdoor.client_memory import ClientMemory
+from redisai_py.frontdoor.clients import Clients
 from redisai_py.frontdoor.connection import Connection
-from redisai_py.frontdoor.session import Session
+from redisai_py.frontdoor.services import Counters, Services, Settings
 from redisai_py.ops.event_log import Journal
 from redisai_py.ops.info import default_backends_path
 from redisai_py.ops.keymap import KeyMap, key_text
@@ -73,94 +69,12 @@ class Server:
         lifeline: Lifeline = NO_LIFELINE,
     ) -> None:
         self.config = config
-        self.loop = loop
         self._stop = stop
-        url = config.redis or "redis://127.0.0.1:6379"
-        self.dialer = Dialer(Address.from_url(url), upstream_limits(config))
-        self.control = Control(self.dialer.impatient, own_identity(url))
-        self.frames = Frames()
-        self.keys = KeyMap()
-        self.journal = Journal(self.keys, config.slow_run_ms)
-        self.engine = Engine(
-            engine_settings(config),
-            loop,
-            notable=self.journal.executed,
-            evicted=self.journal.evicted,
-            ended_merging=self.journal.ended_merging,
-            given_up=self._given_up,
-            isolation=isolation(config, self.keys),
-        )
-        self.runs = Runs(self.engine)
-        self.commands_processed = 0
-        self.busy_poll = BusyPoll(
-            loop.call_soon, config.busy_poll_s, lambda: self.commands_processed, lambda: self.engine.threads_busy
-        )
-        later = self.engine.call_afterwards
-        self.accesses = AccessTable(self.dialer, config.upstream_pool, config.near_cache_bytes, later, self.busy_poll)
-        self.runs.predictions = Predictions(self.runs, self.accesses, config.prediction_cache_bytes)
-        self.scripts = ScriptEngine(
-            ScriptSettings(
-                workers=config.worker_threads,
-                max_queued=config.queue_limit,
-                timeout_ms=config.script_execution_timeout_ms,
-                memory_limit_bytes=config.script_memory_limit_mb * 1_000_000,
-                intra_op_threads=config.intra_op_threads,
-            ),
-            loop,
-        )
-        self.script_stats = StatsTable()
-        self.loading = Loading(self.engine, self.script_stats, self.keys, self.journal)
-        self.preload = Preload(self, config.preload, lifeline)
-        self.connections: set[Connection] = set()
-        self.client_memory = ClientMemory(
-            config.client_query_buffer_limit, config.all_clients_budget_bytes, self.connections, self.journal
-        )
-        self.model_chunk_size = config.model_chunk_size
-        self.backends_path = default_backends_path()
-        self.started_at = time.monotonic()
-        self.connections_accepted = 0
-        self.connections_refused = 0
-        self.internal_errors = 0
+        self.services = services = _build(config, loop, self._given_up)
+        self.clients = Clients(config, loop, services.counters, services.event_log)
+        self.preload = Preload(services, config.preload, lifeline)
         self.draining = False
         self.restarting = False
-        self._unflushed: list[Session] = []
-        self._all_left = asyncio.Event()
-
-    def flush_later(self, session: Session) -> None:
-        """Flush a client's replies at the end of this iteration of the event loop."""
-        if not self._unflushed:
-            self.loop.call_soon(self._flush)
-        self._unflushed.append(session)
-
-    def _flush(self) -> None:
-        unflushed, self._unflushed = self._unflushed, []
-        for session in unflushed:
-            session.flush()
-
-    def joined(self, connection: Connection) -> None:
-        """A client connected."""
-        self.connections_accepted += 1
-        if len(self.connections) >= self.config.max_clients:
-            self.connections_refused += 1
-            self.journal.client_refused("max_clients are connected", max_clients=self.config.max_clients)
-            connection.transport.write(b"-ERR max number of clients reached\r\n")
-            connection.transport.close()
-            return
-        self.connections.add(connection)
-
-    def left(self, connection: Connection) -> None:
-        """A client is gone."""
-        self.connections.discard(connection)
-        self.client_memory.left(connection)
-        if not self.connections:
-            self._all_left.set()
-
-    def internal_error(self, error: BaseException) -> RedisAIError:
-        """Log a bug of ours under an id; the reply that names the id."""
-        error_id = uuid.uuid4().hex[:8]
-        self.internal_errors += 1
-        logger.error("internal error", id=error_id, exc_info=error)
-        return RedisAIError(f"ERR internal error {error_id}")
 
     def loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The event loop's exception handler. The engine says whom a failure concerns."""
@@ -170,19 +84,19 @@ class Server:
         else:
             loop.default_exception_handler(context)
 
-    @property
     def obstacles(self) -> list[str]:
         """Why no client should be sent here, as far as this process knows by itself."""
         lines = ["the server is stopping"] if self.draining else []
         if self.restarting:
-            lines.append(f"{self.engine.runaways.going_on} runs and loads do not end: the server restarts")
+            going_on = self.services.engine.runaways.going_on
+            lines.append(f"{going_on} runs and loads do not end: the server restarts")
         return [*lines, *self.preload.obstacles]
 
     def _given_up(self, given_up: GivenUp) -> None:
         """Threads that compute on to no purpose take the cores of all others: beyond the limit only a new process
         helps.
         """
-        self.journal.given_up(given_up)
+        self.services.event_log.given_up(given_up)
         if given_up.going_on > self.config.runaway_limit and not self.restarting:
             self.restarting = True
             limit = self.config.runaway_limit
@@ -193,20 +107,64 @@ class Server:
     async def drain(self, timeout_s: float) -> None:
         """Let commands under way finish, at most `timeout_s`; then close every client."""
         self.draining = True
-        for connection in list(self.connections):
-            connection.transport.pause_reading()
-            connection.leave_if_idle()
-        if self.connections:
-            self._all_left.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._all_left.wait(), timeout_s)
-        for connection in list(self.connections):
-            connection.transport.abort()
+        await self.clients.drain(timeout_s)
+
+
+def _build(config: Config, loop: asyncio.AbstractEventLoop, given_up: Callable[[GivenUp], None]) -> Services:
+    """The services of a server with these settings. given_up: see `Engine`."""
+    url = config.redis or "redis://127.0.0.1:6379"
+    dialer = Dialer(Address.from_url(url), upstream_limits(config))
+    keys = KeyMap()
+    event_log = Journal(keys, config.slow_run_ms)
+    engine = Engine(
+        engine_settings(config),
+        loop,
+        notable=event_log.executed,
+        evicted=event_log.evicted,
+        ended_merging=event_log.ended_merging,
+        given_up=given_up,
+        isolation=isolation(config, keys),
+    )
+    counters = Counters()
+    busy_poll = BusyPoll(loop.call_soon, config.busy_poll_s, lambda: counters.commands, lambda: engine.threads_busy)
+    script_stats = StatsTable()
+    runs = Runs(engine)
+    accesses = AccessTable(dialer, config.upstream_pool, config.near_cache_bytes, engine.call_afterwards, busy_poll)
+    return Services(
+        config=config,
+        loop=loop,
+        settings=Settings(config.model_chunk_size, default_backends_path()),
+        counters=counters,
+        event_log=event_log,
+        frames=Frames(),
+        engine=engine,
+        runs=runs,
+        predictions=Predictions(runs, accesses, config.prediction_cache_bytes),
+        scripts=ScriptEngine(script_settings(config), loop),
+        script_stats=script_stats,
+        keys=keys,
+        programs=Loading(engine, script_stats, keys, event_log),
+        dialer=dialer,
+        accesses=accesses,
+        control=Control(dialer.impatient, own_identity(url)),
+        busy_poll=busy_poll,
+    )
 
 
 def upstream_limits(config: Config) -> Limits:
     """The settings about reaching Redis."""
     return Limits(config.upstream_retry_ms / 1000, config.upstream_timeout_ms / 1000, config.upstream_keepalive_s)
+
+
+def script_settings(config: Config) -> ScriptSettings:
+    """The script engine's part of the settings."""
+    return ScriptSettings(
+        workers=config.worker_threads,
+        max_queued=config.queue_limit,
+        timeout_ms=config.script_execution_timeout_ms,
+        memory_limit_bytes=config.script_memory_limit_mb * 1_000_000,
+        intra_op_threads=config.intra_op_threads,
+    )
 
 
 def engine_settings(config: Config) -> EngineSettings:
@@ -268,7 +226,8 @@ async def serve(
     loop = asyncio.get_running_loop()
     server = Server(config, loop, stop, lifeline)
     loop.set_exception_handler(server.loop_failed)
-    operations = Operations(server)
+    services = server.services
+    operations = Operations(services, server.clients, server.preload, server.obstacles)
     acceptors: list[Any] = []
     until = loop.time()
     try:
@@ -282,7 +241,7 @@ async def serve(
         # Of a server that is to start again clients wait for the next one, and runs that do not end are why.
         drain_s = min(config.drain_timeout_s, RESTART_DRAIN_S) if server.restarting else config.drain_timeout_s
         until = loop.time() + drain_s
-        logger.info("stopping", clients=len(server.connections), drain_timeout_s=drain_s)
+        logger.info("stopping", clients=len(server.clients), drain_timeout_s=drain_s)
         for acceptor in acceptors:
             acceptor.close()
         await server.drain(drain_s)
@@ -290,24 +249,25 @@ async def serve(
         for acceptor in acceptors:
             acceptor.close()
         # Runs that clients still waited for have had that time already.
-        ended = await server.engine.close(max(_THREADS_END_S, until - loop.time()), _THREADS_END_S)
-        await server.scripts.close()
+        ended = await services.engine.close(max(_THREADS_END_S, until - loop.time()), _THREADS_END_S)
+        await services.scripts.close()
         await operations.close()
-        server.accesses.close()
-        server.control.close()
-        await server.dialer.close()
-        logger.info("stopped", commands=server.commands_processed, framework_threads_left=not ended)
+        services.accesses.close()
+        services.control.close()
+        await services.dialer.close()
+        logger.info("stopped", commands=services.counters.commands, framework_threads_left=not ended)
     return Ended(server.restarting, not ended)
 
 
 async def _accept(server: Server, listener: socket.socket) -> Any:
     def connection() -> Connection:
-        return Connection(server)
+        return Connection(server.services, server.clients)
 
     backlog = server.config.backlog
+    loop = server.services.loop
     if listener.family == socket.AF_UNIX:
-        return await server.loop.create_unix_server(connection, sock=listener, backlog=backlog)
-    return await server.loop.create_server(connection, sock=listener, backlog=backlog)
+        return await loop.create_unix_server(connection, sock=listener, backlog=backlog)
+    return await loop.create_server(connection, sock=listener, backlog=backlog)
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.tensors import TensorSet
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError, UpstreamLost
-from redisai_py.frontdoor.session import Mode
+from redisai_py.frontdoor.large_receiver import Receiver
+from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.stall_watch import StallWatch
 from redisai_py.pending import Pending
 from redisai_py.resp.replies import OK
@@ -24,10 +25,7 @@ from redisai_py.store import codec
 from redisai_py.store.staging import STAGED_TAIL, staged_head, staging_key
 from redisai_py.tensor import DType
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-
-__all__ = ["begin_stream"]
+__all__ = ["begin_upload"]
 
 STREAM_SIZE = 1024 * 1024
 """Blobs of this many bytes and more are passed on as they come."""
@@ -43,53 +41,60 @@ class _Sized:
         return self._size
 
 
-def begin_stream(connection: Connection, argv: list[Any], size: int) -> bool:
-    """Start streaming if the command can be; False if its last argument must be received whole first.
+def begin_upload(session: Session, connection: Receiver, argv: list[Any], size: int) -> Upload | None:
+    """What is to receive the command if it can be streamed; None if its last argument must be received whole first.
 
     Args: argv: the words before the large argument.   size: the large argument's bytes.
     """
     if size < STREAM_SIZE or bytes(argv[0][:16]).upper() != b"AI.TENSORSET" or len(argv) > 80:
-        return False
-    if not connection.idle or connection.backlog or connection.session.mode is not Mode.NORMAL:
-        return False
+        return None
+    turn = session.turn
+    if not turn.idle or turn.backlog or session.mode:
+        return None
     try:
         request = COMMANDS[b"AI.TENSORSET"].parse([*argv, cast(bytes, _Sized(size))])
     except (CommandError, TypeError):
-        return False
+        return None
     if request.tensor.dtype in (DType.STRING, DType.BOOL):
-        return False  # their bytes are validated
-    head = connection.parser.divert()
-    stream = _Stream(connection, size, head)
-    return connection.run_alone(stream.run(request))
+        return None  # their bytes are validated
+    return Upload(session, connection, request, size)
 
 
-class _Stream(asyncio.Protocol):
+class Upload(asyncio.Protocol):
     """Stands in for the connection while the blob comes."""
 
-    def __init__(self, connection: Connection, size: int, head: bytes) -> None:
+    def __init__(self, session: Session, connection: Receiver, request: TensorSet, size: int) -> None:
+        self._session = session
+        self._turn = session.turn
         self._connection = connection
+        self._request = request
         self._left = size + 2  # the final CR LF is the client's as well
         self._size = size
-        self._head = head
+        self._head = b""
         self._rest = b""  # what the client sent behind the command
         self._sink: Any = None
         self._complete: Pending[None] = Pending()
         self._reading = True
         self._watch: StallWatch | None = None
 
-    async def run(self, request: TensorSet) -> Any:
+    def begin(self, head: bytes) -> None:
+        """Receive the command from now on. head: what has come of the blob."""
+        self._head = head
+        self._turn.run_alone(self._run(self._request))
+
+    async def _run(self, request: TensorSet) -> Any:
         """The whole command: its reply value."""
-        connection = self._connection
+        connection, turn = self._connection, self._turn
         self._pause()
-        connection.transport.set_protocol(self)
+        turn.transport.set_protocol(self)
         failure: RedisAIError | None = None
         try:
-            access = await connection.session.authenticated()
+            access = await self._session.authenticated()
             store = access.store
             async with access.apart() as upstream:
                 staging = staging_key(request.key, uuid.uuid4().hex.encode())
                 await store.check_large_write(upstream, staging, request.key)
-                if connection.gone:  # there is nobody who could send the blob
+                if turn.gone:  # there is nobody who could send the blob
                     raise UpstreamError("ERR client disconnected")
                 header = codec.encode_header(request.tensor)
                 try:
@@ -104,9 +109,9 @@ class _Stream(asyncio.Protocol):
         await self._swallow_rest()
         if self._watch is not None:
             self._watch.cancel()
-        if not connection.gone:
-            connection.transport.set_protocol(connection)
-            connection.transport.resume_reading()
+        if not turn.gone:
+            turn.transport.set_protocol(connection)
+            turn.transport.resume_reading()
             if self._rest:
                 connection.data_received(self._rest)
         if failure is not None:
@@ -140,14 +145,15 @@ class _Stream(asyncio.Protocol):
     def _start(self) -> None:
         self._resume()
         if self._watch is None:
-            loop, timeout_s = self._connection.server.loop, self._connection.server.config.upload_timeout_s
-            self._watch = StallWatch(loop, timeout_s, lambda: self._reading, self._connection.stalled)
+            services = self._turn.services
+            timeout_s = services.config.upload_timeout_s
+            self._watch = StallWatch(services.loop, timeout_s, lambda: self._reading, self._connection.stalled)
         head, self._head = self._head, b""
         if head:
             self.data_received(head)
 
     def _flow(self, pause: bool) -> None:
-        if self._connection.gone:
+        if self._turn.gone:
             return
         if pause:
             self._pause()
@@ -158,11 +164,11 @@ class _Stream(asyncio.Protocol):
 
     def _pause(self) -> None:
         self._reading = False
-        self._connection.transport.pause_reading()
+        self._turn.transport.pause_reading()
 
     def _resume(self) -> None:
         self._reading = True
-        self._connection.transport.resume_reading()
+        self._turn.transport.resume_reading()
 
     # -- as the client's protocol --------------------------------------------------------------------------------------
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
@@ -28,10 +28,7 @@ from redisai_py.frontdoor.driver import drive
 from redisai_py.pending import Pending
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.store import Store
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.session import Session
-    from redisai_py.upstream.access import Access
+from redisai_py.upstream.access import Access
 
 __all__ = ["OwnAccess", "Tracking", "carried_out"]
 
@@ -62,8 +59,19 @@ class Tracking:
         return cls(b"BCAST" in names, b"NOLOOP" in names, b"REDIRECT" in names)
 
 
+class Tracked(Protocol):
+    """A client that may track keys; see `Session`."""
+
+    tracking: Tracking | None
+    watches: bool
+
+    @property
+    def capture(self) -> Callable[[list[list[Any]]], Coroutine[Any, Any, list[bytes]]]:
+        """Sends commands on the client's own connection; gives their raw replies."""
+
+
 async def carried_out(
-    work: Coroutine[Any, Any, Any], argv: Sequence[Any], reads: Iterable[bytes], session: Session
+    work: Coroutine[Any, Any, Any], argv: Sequence[Any], reads: Iterable[bytes], session: Tracked
 ) -> Any:
     """The outcome of an AI command, once Redis and the client know of its reads and writes.
 
@@ -93,7 +101,7 @@ async def carried_out(
     return value
 
 
-async def _told(session: Session, tracking: Tracking) -> None:
+async def _told(session: Tracked, tracking: Tracking) -> None:
     """Wait until the client's own connection has brought the invalidations of what has been written."""
     await session.capture([[b"PING"]])
     if tracking.redirected:
@@ -108,9 +116,9 @@ class OwnAccess:
     """
 
     near = None
-    commits = None
+    writer = None
 
-    def __init__(self, session: Session, access: Access) -> None:
+    def __init__(self, session: Tracked, access: Access) -> None:
         self._session = session
         self._access = access
         self._queue: deque[tuple[list[list[Any]], list[Pending[Any]]]] = deque()

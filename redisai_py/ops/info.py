@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.server import Server
 
 __all__ = ["MODULE_NAME", "MODULE_VERSION", "default_backends_path", "info_sections"]
 
@@ -30,7 +27,7 @@ _ONE_LINE = str.maketrans("\r\n", "  ")
 _ALL = {"everything", "modules", MODULE_NAME}
 
 
-def info_sections(server: Server, wanted: set[str]) -> str:
+def info_sections(services: Services, wanted: set[str]) -> str:
     """The sections that INFO's arguments (lower case) ask for, as INFO prints them; "" if none."""
     sections = {
         "ai_versions": _versions,
@@ -40,7 +37,7 @@ def info_sections(server: Server, wanted: set[str]) -> str:
         "ai_cpu": _cpu,
     }
     chosen = [name for name in sections if wanted & _ALL or name in wanted]
-    return "\r\n".join(f"# {name}\r\n{_lines(sections[name](server))}" for name in chosen)
+    return "\r\n".join(f"# {name}\r\n{_lines(sections[name](services))}" for name in chosen)
 
 
 def default_backends_path() -> str:
@@ -53,16 +50,16 @@ def _lines(fields: dict[str, object]) -> str:
     return "".join(f"{name}:{value}".translate(_ONE_LINE) + "\r\n" for name, value in fields.items())
 
 
-def _versions(server: Server) -> dict[str, object]:
+def _versions(services: Services) -> dict[str, object]:
     return {"ai_RedisAI_version": "1.2.7", "ai_low_level_API_version": 1, "ai_rdb_version": 4}
 
 
-def _git(server: Server) -> dict[str, object]:
+def _git(services: Services) -> dict[str, object]:
     return {"ai_git_sha": "unknown"}
 
 
-def _settings(server: Server) -> dict[str, object]:
-    settings = server.engine.settings
+def _settings(services: Services) -> dict[str, object]:
+    settings = services.engine.settings
     return {
         "ai_threads_per_queue": settings.threads_per_queue,
         "ai_inter_op_parallelism": settings.inter_op,
@@ -72,36 +69,36 @@ def _settings(server: Server) -> dict[str, object]:
     }
 
 
-def _backends(server: Server) -> dict[str, object]:
-    versions = server.engine.backend_versions()
-    if server.scripts.framework_version is not None:  # scripts need no backend in this process
-        versions.setdefault("TORCH", server.scripts.framework_version)
+def _backends(services: Services) -> dict[str, object]:
+    versions = services.engine.backend_versions()
+    if services.scripts.framework_version is not None:  # scripts need no backend in this process
+        versions.setdefault("TORCH", services.scripts.framework_version)
     own = [name for name in _VERSION_FIELDS if name in versions]
     others = sorted(versions.keys() - _VERSION_FIELDS.keys())
     fields: dict[str, object] = {}
     for name in [*own, *others]:
         fields[_VERSION_FIELDS.get(name, f"ai_{name}_version")] = versions[name]
         if name == "ONNX":
-            fields |= _onnx(server)
+            fields |= _onnx(services)
     return fields
 
 
-def _script_queues(server: Server) -> list[str]:
+def _script_queues(services: Services) -> list[str]:
     """INFO's names of the workers of devices that scripts have, and no model. They are processes, not threads of this
     one, so they have no CPU time here.
     """
-    devices = dict.fromkeys(held.device.upper() for place, held in server.keys.entries() if place.kind is Kind.SCRIPT)
-    threads = range(1, server.engine.settings.threads_per_queue + 1)
-    known = server.engine.snapshot().queues
+    devices = dict.fromkeys(held.device.upper() for place, held in services.keys.entries() if place.kind is Kind.SCRIPT)
+    threads = range(1, services.engine.settings.threads_per_queue + 1)
+    known = services.engine.snapshot().queues
     return [f"ai_queue_{name}_bthread_n{i}_used_cpu_total" for name in devices if name not in known for i in threads]
 
 
-def _onnx(server: Server) -> dict[str, object]:
+def _onnx(services: Services) -> dict[str, object]:
     """RedisAI counts the bytes and calls of an allocator of its own under ONNX Runtime. We have none, so `memory` is
     the size of the loaded models, and `access_num` counts what makes the runtime allocate: loads and executions.
     """
-    engine = server.engine.snapshot()
-    threads = sum(queue.threads for queue in engine.queues.values()) + len(_script_queues(server))
+    engine = services.engine.snapshot()
+    threads = sum(queue.threads for queue in engine.queues.values()) + len(_script_queues(services))
     on_cpu = [model for model in engine.models if model.backend == "ONNX" and model.device.upper().startswith("CPU")]
     return {
         "ai_onnxruntime_memory": sum(model.nbytes for model in on_cpu),
@@ -110,7 +107,7 @@ def _onnx(server: Server) -> dict[str, object]:
     }
 
 
-def _cpu(server: Server) -> dict[str, object]:
+def _cpu(services: Services) -> dict[str, object]:
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     of_thread = getattr(resource, "RUSAGE_THREAD", None)  # not on macOS
@@ -123,9 +120,9 @@ def _cpu(server: Server) -> dict[str, object]:
         "ai_main_thread_used_cpu_sys": _seconds(main and main.ru_stime),
         "ai_main_thread_used_cpu_user": _seconds(main and main.ru_utime),
     }
-    for name, seconds in server.engine.snapshot().worker_cpu_s.items():
+    for name, seconds in services.engine.snapshot().worker_cpu_s.items():
         fields[name] = _seconds(seconds)
-    return fields | dict.fromkeys(_script_queues(server), "N/A")
+    return fields | dict.fromkeys(_script_queues(services), "N/A")
 
 
 def _seconds(value: float | None) -> str:

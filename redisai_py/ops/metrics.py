@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
@@ -25,13 +25,11 @@ from redisai_py import __version__
 from redisai_py.engine.settings import EngineSnapshot
 from redisai_py.engine.stats import Distribution, RunStats
 from redisai_py.errors import UpstreamError
+from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
 from redisai_py.ops.keymap import key_text
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.server import Server
-
-__all__ = ["Figures", "Metrics", "Program", "families", "gather"]
+__all__ = ["Clients", "Figures", "Metrics", "Program", "families", "gather"]
 
 T = TypeVar("T")
 
@@ -86,48 +84,59 @@ class Figures:
     scripts: Sequence[Program]
 
 
-async def gather(server: Server) -> Figures:
+class Clients(Protocol):
+    """The clients that are connected."""
+
+    @property
+    def private_connections(self) -> int:
+        """How many have a connection to Redis of their own."""
+
+    def __len__(self) -> int: ...
+
+
+async def gather(services: Services, clients: Clients, obstacles: Callable[[], list[str]]) -> Figures:
     """Read everything, giving way to other work between slices, and ask Redis whether it is there."""
     try:
-        ping_s: float | None = await server.control.ping()
+        ping_s: float | None = await services.control.ping()
     except UpstreamError:
         ping_s = None
-    models, scripts = await _programs(server)
+    models, scripts = await _programs(services)
+    counters = services.counters
     return Figures(
-        ready=ping_s is not None and not server.obstacles,
+        ready=ping_s is not None and not obstacles(),
         ping_s=ping_s,
-        connections=_connections(server),
-        clients=len(server.connections),
-        clients_total=server.connections_accepted,
-        refused_clients=server.connections_refused,
-        commands=server.commands_processed,
-        internal_errors=server.internal_errors,
-        engine=server.engine.snapshot(),
-        loaded_limit_bytes=server.engine.settings.loaded_models_limit_bytes,
-        script_waiting=server.scripts.queue_depths(),
-        script_workers=len(server.scripts.worker_pids()),
-        backends=server.engine.backend_versions(),
+        connections=_connections(services, clients),
+        clients=len(clients),
+        clients_total=counters.accepted,
+        refused_clients=counters.refused,
+        commands=counters.commands,
+        internal_errors=counters.internal_errors,
+        engine=services.engine.snapshot(),
+        loaded_limit_bytes=services.engine.settings.loaded_models_limit_bytes,
+        script_waiting=services.scripts.queue_depths(),
+        script_workers=len(services.scripts.worker_pids()),
+        backends=services.engine.backend_versions(),
         models=models,
         scripts=scripts,
     )
 
 
-async def _programs(server: Server) -> tuple[list[Program], list[Program]]:
+async def _programs(services: Services) -> tuple[list[Program], list[Program]]:
     found: dict[Kind, dict[tuple[str, ...], Program]] = {Kind.MODEL: {}, Kind.SCRIPT: {}}
-    snapshot = server.engine.snapshot()
+    snapshot = services.engine.snapshot()
     loaded = {model.model_id: model for model in snapshot.models}
     quarantined = snapshot.isolation.quarantined
-    for i, (place, held) in enumerate(server.keys.entries()[-_MOST_LABELLED:]):
+    for i, (place, held) in enumerate(services.keys.entries()[-_MOST_LABELLED:]):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         labels: tuple[str, ...] = (_label(place.key), str(place.database), held.device)
         if place.kind is Kind.SCRIPT:
-            found[Kind.SCRIPT][labels] = Program(labels, server.script_stats.snapshot(held.identity))
+            found[Kind.SCRIPT][labels] = Program(labels, services.script_stats.snapshot(held.identity))
             continue
         labels = (*labels, held.backend)
         model = loaded.get(held.identity)
         size, unfinished = (model.nbytes, model.unfinished) if model is not None else (0, 0)
-        stats = server.engine.stats(held.identity)
+        stats = services.engine.stats(held.identity)
         found[Kind.MODEL][labels] = Program(labels, stats, size, unfinished, held.identity in quarantined)
     return list(found[Kind.MODEL].values()), list(found[Kind.SCRIPT].values())
 
@@ -140,10 +149,9 @@ def _label(key: bytes) -> str:
     return f"{text[:_LONGEST_LABEL]}...{hashlib.sha256(key).hexdigest()[:12]}"
 
 
-def _connections(server: Server) -> dict[str, int]:
-    shared, dedicated = server.accesses.connection_counts()
-    private = sum(connection.session.upstream is not None for connection in server.connections)
-    return {"shared": shared, "dedicated": dedicated, "private": private}
+def _connections(services: Services, clients: Clients) -> dict[str, int]:
+    shared, dedicated = services.accesses.connection_counts()
+    return {"shared": shared, "dedicated": dedicated, "private": clients.private_connections}
 
 
 class Metrics(Collector):

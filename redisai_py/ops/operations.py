@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from prometheus_client.exposition import choose_encoder
 
 from redisai_py.errors import UpstreamError
+from redisai_py.frontdoor.services import Services
 from redisai_py.ops.http import HttpEndpoint, Response
-from redisai_py.ops.metrics import Metrics, gather
+from redisai_py.ops.metrics import Clients, Metrics, gather
+from redisai_py.ops.preload import Preload
 from redisai_py.ops.sweep import keep_house
 from redisai_py.serve.preflight import StartError
 from redisai_py.upstream.pulse import Pulse
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.server import Server
 
 __all__ = ["Operations"]
 
@@ -35,14 +34,19 @@ def _report_failure(task: asyncio.Task[None]) -> None:
 class Operations:
     """Started before the first client is accepted, ended after the last one has left."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(
+        self, services: Services, clients: Clients, preload: Preload, obstacles: Callable[[], list[str]]
+    ) -> None:
+        self._services = services
+        self._clients = clients
+        self._preload = preload
+        self._obstacles = obstacles
         self._http: HttpEndpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Listen for HTTP, if that is wanted, and begin to keep house. Raises StartError: the port cannot be had."""
-        config = self._server.config
+        config = self._services.config
         if config.http:
             self._http = HttpEndpoint({"/metrics": self._metrics, "/healthz": self._healthy, "/readyz": self._ready})
             try:
@@ -51,12 +55,12 @@ class Operations:
                 why = error.strerror or error
                 raise StartError(f"cannot listen on {config.http_host} port {config.http} for HTTP: {why}") from error
             logger.info("serving HTTP", host=config.http_host, port=config.http)
-        self._begin(keep_house(self._server))
-        self._begin(Pulse(self._server.dialer).beat())
+        self._begin(keep_house(self._services))
+        self._begin(Pulse(self._services.dialer).beat())
 
     async def preload(self) -> None:
         """Try once to load what is to be preloaded, for at most 10 s; the rest is loaded beside everything else."""
-        preload = self._server.preload
+        preload = self._preload
         if preload.obstacles:
             await preload.attempt()
             self._begin(preload.insist())
@@ -68,7 +72,7 @@ class Operations:
 
     async def close(self) -> None:
         """End all of it."""
-        await self._server.preload.close()
+        await self._preload.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -77,7 +81,7 @@ class Operations:
 
     async def _metrics(self, headers: Mapping[str, str]) -> Response:
         encode, content_type = choose_encoder(headers.get("accept", ""))
-        figures = await gather(self._server)
+        figures = await gather(self._services, self._clients, self._obstacles)
         body = await asyncio.get_running_loop().run_in_executor(None, partial(encode, Metrics(figures)))
         return Response(HTTPStatus.OK, body, content_type)
 
@@ -87,9 +91,9 @@ class Operations:
 
     async def _ready(self, headers: Mapping[str, str]) -> Response:
         """Whether clients should be sent here; if not, one line per reason."""
-        obstacles = list(self._server.obstacles)
+        obstacles = self._obstacles()
         try:
-            await self._server.control.ping()
+            await self._services.control.ping()
         except UpstreamError as error:
             obstacles.append(str(error).removeprefix("ERR "))
         if not obstacles:

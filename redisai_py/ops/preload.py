@@ -12,18 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from typing import TYPE_CHECKING
 
 import structlog
 
 from redisai_py.errors import BackendNotInstalled, RedisAIError, UpstreamError
+from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
 from redisai_py.ops.keymap import Place, key_text
 from redisai_py.serve.heartbeat import LOADED, LOADING
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.server import Server
-    from redisai_py.store.store import Store
+from redisai_py.store.store import Store
 
 __all__ = ["ALL", "NO_LIFELINE", "Lifeline", "Preload"]
 
@@ -59,8 +56,8 @@ class Preload:
     Args: words: keys, or the word `all`.
     """
 
-    def __init__(self, server: Server, words: tuple[str, ...], lifeline: Lifeline) -> None:
-        self._server = server
+    def __init__(self, services: Services, words: tuple[str, ...], lifeline: Lifeline) -> None:
+        self._services = services
         self._lifeline = lifeline
         self._all = ALL in words
         self._scanned = not self._all
@@ -86,7 +83,7 @@ class Preload:
 
     async def _attempt(self) -> None:
         try:
-            store = (await self._server.control.access()).store
+            store = (await self._services.control.access()).store
             if not self._scanned:
                 self._missing |= {key: "not tried yet" async for key, _ in store.scan(Kind.MODEL)}
                 self._scanned = True
@@ -149,14 +146,14 @@ class Preload:
 
     async def _load(self, store: Store, key: bytes) -> None:
         place = Place(Kind.MODEL, 0, key)
-        loading = self._server.loading
+        loading = self._services.programs
         self._missing[key] = _UNDER_WAY
         self._lifeline.say(LOADING, key)
         try:
             if self._all and not self._fits():
                 logger.warning("no memory left to preload a model", model=place.name)
             else:
-                known = self._server.keys.held(place)
+                known = self._services.keys.held(place)
                 await loading.load_read(place, await store.model_with_blob(key), known)
         except RedisAIError as error:
             if not self._all or isinstance(error, BackendNotInstalled | UpstreamError):
@@ -168,5 +165,5 @@ class Preload:
 
     def _fits(self) -> bool:
         """Whether loading one more model does not push out others, as far as can be told before."""
-        limit = self._server.engine.settings.loaded_models_limit_bytes
-        return not limit or self._server.engine.snapshot().loaded_bytes < limit
+        limit = self._services.engine.settings.loaded_models_limit_bytes
+        return not limit or self._services.engine.snapshot().loaded_bytes < limit

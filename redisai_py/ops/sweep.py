@@ -9,13 +9,10 @@ its own credentials. A server that Redis does not let ask keeps such models unti
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from redisai_py.errors import UpstreamError, WrongType
+from redisai_py.frontdoor.services import Services
 from redisai_py.ops.keymap import Held, Place
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.server import Server
 
 __all__ = ["keep_house", "sweep"]
 
@@ -23,26 +20,26 @@ INTERVAL_S = 30.0
 _ASKED_AT_ONCE = 500
 
 
-async def keep_house(server: Server) -> None:
+async def keep_house(services: Services) -> None:
     """Sweep until cancelled."""
     while True:
         await asyncio.sleep(INTERVAL_S)
-        await sweep(server)
+        await sweep(services)
 
 
-async def sweep(server: Server) -> None:
+async def sweep(services: Services) -> None:
     """Let go of what its key no longer holds. Never fails: what cannot be asked is left alone."""
     by_database: dict[int, list[tuple[Place, Held]]] = {}
-    for place, held in server.keys.entries():
+    for place, held in services.keys.entries():
         by_database.setdefault(place.database, []).append((place, held))
     for database, entries in by_database.items():
         for at in range(0, len(entries), _ASKED_AT_ONCE):
-            await _sweep(server, database, entries[at : at + _ASKED_AT_ONCE])
+            await _sweep(services, database, entries[at : at + _ASKED_AT_ONCE])
 
 
-async def _sweep(server: Server, database: int, entries: list[tuple[Place, Held]]) -> None:
+async def _sweep(services: Services, database: int, entries: list[tuple[Place, Held]]) -> None:
     try:
-        access = await server.control.access(database)
+        access = await services.control.access(database)
         replies = access.pipeline([(b"HMGET", place.key, b"kind", b"id") for place, _ in entries])
     except UpstreamError:
         return
@@ -53,5 +50,5 @@ async def _sweep(server: Server, database: int, entries: list[tuple[Place, Held]
             fields = None
         except UpstreamError:
             continue
-        if fields != [place.kind.value, held.stored_id.encode()] and server.keys.held(place) == held:
-            server.loading.missed(place)
+        if fields != [place.kind.value, held.stored_id.encode()] and services.keys.held(place) == held:
+            services.programs.missed(place)

@@ -20,27 +20,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import hiredis
 
 from redisai_py.bounded import BoundedCache
-from redisai_py.errors import TransactionAborted, UpstreamError, WrongType
+from redisai_py.errors import RedisAIError, TransactionAborted, UpstreamError, WrongType
 from redisai_py.resp.redis_errors import redis_error
-from redisai_py.resp.templates import Burst
 from redisai_py.store import codec
 from redisai_py.store.cache import NearCache
 from redisai_py.store.lua import PROBE_SIZE
 from redisai_py.store.set_stream import SetStream
 
-if TYPE_CHECKING:
-    from redisai_py.ai.tensor_sets import SetTensors
-    from redisai_py.frontdoor.connection import Connection
-
-__all__ = ["GroupSets"]
+__all__ = ["GroupSets", "Row"]
 
 _MOST_BYTES = 1024 * 1024
 _MOST_KEYS = 96
@@ -62,24 +57,60 @@ _WRITTEN = b"+QUEUED\r\n*1\r\n+OK\r\n"
 _ABSENT = b"$0\r\n\r\n"
 
 
+class Form(Protocol):
+    """What tensors of one dtype and shape have in common: how a key that holds one begins, and as a reply."""
+
+    head: bytes
+    head_reply: bytes
+
+
+class Row(Protocol):
+    """A client's commands of one form, received back to back. Exactly one of the last three methods is called."""
+
+    form: Any
+    """A `Form`."""
+    words: list[bytes]
+    """The keys, as words on the wire."""
+    size: int
+    """Bytes received."""
+
+    def pairs(self) -> Iterator[bytes]:
+        """Keys and values as the words of an MSET, in pieces."""
+
+    def keys(self) -> list[bytes]:
+        """The keys, in order."""
+
+    def value(self, index: int) -> bytes:
+        """What the command with that number writes."""
+
+    def written(self) -> None:
+        """All of it is written."""
+
+    def refused(self, error: RedisAIError) -> None:
+        """The connection was lost: nobody knows."""
+
+    def given_back(self) -> None:
+        """Nothing was written: let each command go its own way."""
+
+
 class _Group:
-    """Members that are written together. words: what they write, each with the meaning of the last that writes it."""
+    """Members that are written together. words: what they write, each with the form of the last that writes it."""
 
     __slots__ = ("_encoded", "asked_exists", "attempts", "members", "words")
 
     def __init__(self) -> None:
         self._encoded = b""
         self.attempts = 1
-        self.members: list[tuple[Connection, Burst]] = []
-        self.words: dict[bytes, SetTensors] = {}
+        self.members: list[Row] = []
+        self.words: dict[bytes, Form] = {}
         self.asked_exists = False
 
     def encode(self) -> bytes:
         """The commands that write it, built when first asked for."""
         if not self._encoded:
             pieces: list[bytes] = [b""]
-            for _, burst in self.members:
-                pieces += burst.meaning.pairs(burst)
+            for member in self.members:
+                pieces += member.pairs()
             pieces[0] = b"*%d\r\n$4\r\nMSET\r\n" % (1 + len(pieces) // 3 * 2)
             pieces.append(_EXEC)
             self._encoded = b"".join(pieces)
@@ -99,7 +130,7 @@ class GroupSets:
         self._near = near
         self._stream: SetStream | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._waiting: deque[tuple[Connection, Burst]] = deque()
+        self._waiting: deque[Row] = deque()
         self._again: deque[_Group] = deque()  # somebody was faster
         self._looking = False  # a group has been looked at and not been written yet, or will be at once
         self._under_way = 0
@@ -137,10 +168,10 @@ class GroupSets:
         if self._closing:
             stream.close()
 
-    def add(self, connection: Connection, burst: Burst) -> None:
-        """Write a burst with those that come in this iteration of the loop. It ends as all work that runs alone."""
+    def add(self, row: Row) -> None:
+        """Write a row with those that come in this iteration of the loop. It ends as all work that runs alone."""
         self._under_way += 1
-        self._waiting.append((connection, burst))
+        self._waiting.append(row)
         if not self._looking:
             self._looking = True
             asyncio.get_running_loop().call_soon(self._next)
@@ -161,9 +192,8 @@ class GroupSets:
         while waiting and len(group.words) < _MOST_KEYS and size < _MOST_BYTES:
             member = waiting.popleft()
             group.members.append(member)
-            burst = member[1]
-            size += len(burst.frame)
-            group.words.update(dict.fromkeys(burst.words, burst.meaning))
+            size += member.size
+            group.words.update(dict.fromkeys(member.words, member.form))
         return group
 
     # -- look --------------------------------------------------------------------------------------------------------
@@ -184,7 +214,7 @@ class GroupSets:
             asked += (b"*%d\r\n$6\r\nEXISTS\r\n" % (number + 1), keys)
             expected += (_ABSENT * number, b":0\r\n")
         else:
-            expected += [meaning.head_reply for meaning in words.values()]
+            expected += [form.head_reply for form in words.values()]
         asked.append(_MULTI)
         expected.append(_OK)
         replies = 2 + number + group.asked_exists
@@ -221,8 +251,8 @@ class GroupSets:
         existing = replies[-2]
         absent = heads.count(b"")
         self._absent = absent > 0
-        for head, meaning in zip(heads, group.words.values(), strict=True):
-            if head != meaning.head and head != b"" and not self._is_tensor(head):
+        for head, form in zip(heads, group.words.values(), strict=True):
+            if head != form.head and head != b"" and not self._is_tensor(head):
                 self._absent = False
                 return False
         return not absent or (group.asked_exists and existing == len(heads) - absent)
@@ -260,12 +290,9 @@ class GroupSets:
             self._failures = 0
             self._written(group)
         elif isinstance(replies, UpstreamError):
-            for connection, burst in group.members:
-                self._end(connection, burst)
-                if not connection.gone:
-                    for _ in burst.words:
-                        connection.reply(replies)
-                    connection.after_work()
+            for member in group.members:
+                self._ended()
+                member.refused(replies)
         elif replies[1] is None and group.attempts < _MOST_ATTEMPTS:
             # Not the old way: what is written singly would make the next groups of the same keys fail in turn.
             group.attempts += 1
@@ -283,25 +310,15 @@ class GroupSets:
         near = self._near()
         if near is not None and near.entries:
             _keep_near(near, group)
-        for connection, burst in group.members:
-            self._end(connection, burst)
-            connection.session.write_at_once(_OK * len(burst.words))
-            if not connection.gone:
-                connection.after_work()
-
-    def _end(self, connection: Connection, burst: Burst) -> None:
-        connection.busy = False
-        connection.server.commands_processed += len(burst.words) - 1
-        self._ended()
+        for member in group.members:
+            self._ended()
+            member.written()
 
     def _give_back(self, group: _Group) -> None:
         """Let each command go its own way."""
-        for connection, burst in group.members:
-            connection.busy = False
+        for member in group.members:
             self._ended()
-            if not connection.gone:
-                connection.unroll(burst)
-                connection.after_work()
+            member.given_back()
 
     def _failed(self, weight: int) -> None:
         """A refusal (weight 1) is likely to be repeated, and makes the next bursts go the old way; what may be a
@@ -335,12 +352,11 @@ def _is_refusal(reply: Any) -> bool:
 def _keep_near(near: NearCache, group: _Group) -> None:
     """Renew what is near of what was written; what is not near need not be."""
     renewed: set[bytes] = set()
-    for _, burst in reversed(group.members):
-        meaning = burst.meaning
-        keys = meaning.keys(burst)
+    for member in reversed(group.members):
+        keys = member.keys()
         known = (near.entries.keys() & keys) - renewed
         if known:
             last = dict(zip(keys, count()))
             for key in known:
-                near.put(key, meaning.value(burst, last[key]))
+                near.put(key, member.value(last[key]))
             renewed |= known

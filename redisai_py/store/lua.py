@@ -24,7 +24,7 @@ __all__ = [
     "SET_TENSORS_SHA",
     "format_set",
     "format_set_if_same",
-    "format_set_many",
+    "format_sets",
 ]
 
 PROBE_SIZE = 128
@@ -126,13 +126,11 @@ def format_set(key: bytes, value: bytes) -> bytes:
     return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (SET_ONE, len(key), key, len(value), value)
 
 
-def format_set_many(keys: Sequence[bytes], values: Sequence[bytes]) -> bytes:
-    """The encoded command that sets several tensors. keys, values: with their lengths, as they are sent."""
-    count = b"%d" % len(keys)
-    head = b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%d\r\n%b\r\n" % (
-        3 + 2 * len(keys), SET_TENSORS_SHA, len(count), count
-    )  # fmt: skip
-    return b"".join((head, *keys, *values))
+def format_sets(values: Mapping[bytes, bytes], options: Sequence[bytes]) -> bytes:
+    """The encoded command that writes `values`. options: of each SET."""
+    words: list[Any] = [b"EVALSHA", SET_TENSORS_SHA, b"%d" % len(values), *values, *values.values(), *options]
+    command: bytes = hiredis.pack_command(tuple(words))
+    return command
 
 
 def format_set_if_same(

@@ -1,9 +1,9 @@
-"""Writing what was computed from near values, for many commands at once.
+"""Writing for many commands at once: what was computed from near values, and single tensors.
 
 A near value may be out of date, so a result counts only if Redis still holds what it was computed from. One script
 compares and writes in one step: what it finds unchanged it writes, and the command takes place at that moment, after
 it arrived and before it is answered. Nobody ever sees, and nothing acknowledged is lost to, an output of an old input
-(docs/adr/0013).
+(docs/adr/0013). A tensor that a client sets is a member with nothing to compare (docs/adr/0015).
 
 A script call costs Redis more than the comparison, and each reply costs us; so the results of an iteration of the
 loop go in one call. Its members must be as if they had come one after the other: all comparing comes before all
@@ -13,40 +13,49 @@ own way, and the others are sent again. Thread: the event loop's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from redisai_py.errors import NoScript, RedisAIError, Unproven, UpstreamError, UpstreamLost
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.cache import Entry, NearCache
-from redisai_py.store.lua import PROBE, format_set_if_same
+from redisai_py.store.lua import PROBE, format_set_if_same, format_sets
 from redisai_py.upstream.containment import contain
 from redisai_py.upstream.shared import Callback, SharedUpstream
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-
-__all__ = ["CallLater", "GroupCommit", "Member", "Used"]
+__all__ = ["CallLater", "Member", "Used", "Writer"]
 
 Used = list[tuple[bytes, Entry]]
 CallLater = Callable[[Callable[[], object]], object]
 _MOST_BYTES = 64 * 1024
 """Values per call: Redis serves nobody else while the script runs, some 3 us per KiB."""
+_SPARED = 64
+"""After a refusal, which is likely to be repeated, so many times each member may go alone."""
 
 
 class Member(Protocol):
     """A command that waits for its commit. Exactly one of the three methods is called, once; none if it is gone."""
 
-    used: Used
-    """The near values that it was computed from."""
-    writes: list[tuple[bytes, bytes]]
-    """Keys and strings to write; none if the result only has to be proven. The last of two under one key wins."""
+    @property
+    def used(self) -> Sequence[tuple[bytes, Entry]]:
+        """The near values that it was computed from."""
+
+    @property
+    def writes(self) -> list[tuple[bytes, bytes]]:
+        """Keys and strings to write; none if the result only has to be proven. The last of two under one key wins."""
+
     options: tuple[bytes, ...]
     """Options of SET."""
 
-    connection: Connection
-    """Whose command it is; if that is gone, nothing is written."""
+    @property
+    def gone(self) -> bool:
+        """Whether nobody wants it any more: then nothing is written."""
+
+    def goes_alone(self) -> bool:
+        """No other member came in this iteration, or a call of many was refused lately: whether this one has gone its
+        own way.
+        """
 
     def committed(self) -> None:
         """Redis held what was used, and what was to be written is written."""
@@ -58,19 +67,20 @@ class Member(Protocol):
         """Redis held what was used, but refused to write; or the connection was lost, and nobody knows."""
 
 
-class GroupCommit:
+class Writer:
     """The commits of one identity, on its shared connection.
 
-    Args: call_later: calls its argument once, when the results that this iteration of the loop brings are there.
+    Args: near: None where nothing is compared.   call_later: calls its argument once, when the results that this
+          iteration of the loop brings are there.
     """
 
-    def __init__(self, near: NearCache, shared: SharedUpstream, call_later: CallLater) -> None:
+    def __init__(self, near: NearCache | None, shared: SharedUpstream, call_later: CallLater) -> None:
         self.near = near
+        """None, too, once this user turned out to have no right to the comparison: then nothing near is of use."""
         self._shared = shared
         self._members: list[Member] = []
-        self.usable = True
-        """False once this user turned out to have no right to the comparison: then nothing near is of use."""
         self._call_later = call_later
+        self._spared = 0
 
     def add(self, member: Member) -> None:
         """Commit at the end of this iteration of the loop."""
@@ -90,6 +100,9 @@ class GroupCommit:
     def _flush(self) -> None:
         members, self._members = self._members, []
         try:
+            if self._spared or len(members) == 1:
+                self._spared = max(0, self._spared - 1)
+                members = [member for member in members if not member.goes_alone()]
             while members:
                 members = self._send(members)
         except Exception as error:
@@ -105,7 +118,7 @@ class GroupCommit:
         others: list[Member] = []
         size = 0
         for member in members:
-            if member.connection.gone:
+            if member.gone:
                 continue
             if size > _MOST_BYTES or member.options != options or not _joins(member.used, used, written):
                 others.append(member)
@@ -129,11 +142,12 @@ class GroupCommit:
         tensors = [(key, entry.raw) for key, entry in used if entry.identity is None]
         models = [(key, entry.raw) for key, entry in used if entry.identity is not None]
         compared = [*tensors, *models]
+        if compared or not written:
+            command = format_set_if_same(written, tensors, models, options)
+        else:
+            command = format_sets(written, options)
         try:
-            send(
-                format_set_if_same(written, tensors, models, options),
-                partial(self._answered, members, compared, written),
-            )
+            send(command, partial(self._answered, members, compared, written))
         except UpstreamError:
             for member in members:
                 member.stale()
@@ -155,13 +169,15 @@ class GroupCommit:
             for member in members:
                 member.refused(error)
         else:  # one of them is to blame: which one is found out by sending them singly
+            self._spared = _SPARED
             for member in members:
                 self._send([member])
 
     def _committed(self, members: list[Member], written: dict[bytes, bytes]) -> None:
-        put = self.near.put
-        for key, raw in written.items():
-            put(key, raw)
+        if self.near is not None:
+            put = self.near.put
+            for key, raw in written.items():
+                put(key, raw)
         for member in members:
             member.committed()
 
@@ -170,12 +186,13 @@ class GroupCommit:
             for command in PROBE:
                 self._shared.call(*command)
         else:
-            self.usable = False
+            self.near = None
         for member in members:
             member.stale()
 
     def _changed(self, members: list[Member], key: bytes) -> None:
-        self.near.changed(key)
+        if self.near is not None:
+            self.near.changed(key)
         for member in members:
             if any(used == key for used, _ in member.used):
                 member.stale()
@@ -183,7 +200,7 @@ class GroupCommit:
                 self.add(member)
 
 
-def _joins(own: Used, used: dict[bytes, Entry], written: dict[bytes, bytes]) -> bool:
+def _joins(own: Sequence[tuple[bytes, Entry]], used: dict[bytes, Entry], written: dict[bytes, bytes]) -> bool:
     """Whether a member that used these may follow others in one commit; then `used` has its entries too."""
     for key, entry in own:
         if key in written:

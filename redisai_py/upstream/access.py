@@ -19,12 +19,11 @@ from redisai_py.pending import Pending
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.bulk import GroupSets
 from redisai_py.store.cache import NearCache
-from redisai_py.store.joined_sets import JoinedSets
 from redisai_py.store.lua import PROBE
 from redisai_py.store.predictions import PredictionShelf
 from redisai_py.store.set_stream import SetStream
 from redisai_py.store.store import Store
-from redisai_py.store.writer import CallLater, GroupCommit
+from redisai_py.store.writer import CallLater, Writer
 from redisai_py.upstream.address import Identity
 from redisai_py.upstream.busy_poll import BusyPoll
 from redisai_py.upstream.dialing import Opener
@@ -40,7 +39,7 @@ _MOST_OPENINGS = 5
 
 
 class Access:
-    """One identity's connections; a `Link` for its store. call_later: see `GroupCommit`; needed with near_bytes."""
+    """One identity's connections; a `Link` for its store. call_later: see `Writer`."""
 
     def __init__(
         self,
@@ -59,11 +58,11 @@ class Access:
         self.shared: SharedUpstream | None = None
         self.near: NearCache | None = None
         """Set where Redis allows scripts, which is what proves that near values still hold."""
-        self.commits: GroupCommit | None = None
+        self.writer: Writer | None = None
+        """Set where Redis allows scripts."""
         self.groups = GroupSets(
             lambda: _connect_shared(opener, identity, partial(SetStream, busy_poll)), lambda: self.near
         )
-        self.sets = JoinedSets(self)
         self._near_bytes = near_bytes
         self._call_later = call_later
         self._busy_poll = busy_poll
@@ -97,11 +96,9 @@ class Access:
         except BaseException:  # closed meanwhile
             shared.close()
             raise
-        if self._near_bytes and self._call_later is not None and self.scripting:
-            self.near = NearCache(self._near_bytes)
-            self.commits = GroupCommit(self.near, shared, self._call_later)
-        else:
-            self.near = self.commits = None
+        self.near = NearCache(self._near_bytes) if self._near_bytes and self.scripting else None
+        call_later = self._call_later or asyncio.get_running_loop().call_soon
+        self.writer = Writer(self.near, shared, call_later) if self.scripting else None
         self.shared = shared
         return shared
 

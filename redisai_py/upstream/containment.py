@@ -4,7 +4,7 @@ Replies of Redis and results of runs reach callbacks from loops that many client
 ours. It must not end the stream, nor leave a client waiting: the client gets the error and its connection is closed,
 since nobody knows how far its command has come. The loop goes on with the next reply.
 
-Who asked is found in the callback itself: a connection, or whatever refers to one by its attribute `connection`, among
+Who asked is found in the callback itself: a client's turn, or whatever refers to one by its attribute `turn`, among
 the arguments of a `partial`, the object of a bound method, and the items of lists and tuples.
 """
 
@@ -13,16 +13,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import structlog
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-
-__all__ = ["contain"]
+__all__ = ["Asker", "contain"]
 
 logger = structlog.get_logger()
+
+
+class Asker(Protocol):
+    """A client's turn."""
+
+    def broken(self, error: BaseException) -> None:
+        """Answer the command with the error, and close."""
 
 
 def contain(asked: Any, error: Exception) -> None:
@@ -30,11 +34,11 @@ def contain(asked: Any, error: Exception) -> None:
     askers = dict.fromkeys(_askers(asked))
     if not askers:
         logger.error("internal error", callback=repr(asked)[:200], exc_info=error)
-    for connection in askers:
-        connection.broken(error)
+    for asker in askers:
+        asker.broken(error)
 
 
-def _askers(value: Any) -> Iterator[Connection]:
+def _askers(value: Any) -> Iterator[Asker]:
     if isinstance(value, partial):
         yield from _askers(value.func)
         yield from _askers(value.args)
@@ -45,5 +49,5 @@ def _askers(value: Any) -> Iterator[Connection]:
             yield from _askers(item)
     elif hasattr(value, "broken"):
         yield value
-    elif (connection := getattr(value, "connection", None)) is not None:
-        yield connection
+    elif (turn := getattr(value, "turn", None)) is not None:
+        yield turn

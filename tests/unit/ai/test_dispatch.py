@@ -8,7 +8,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from redisai_py.ai.dispatch import understand
+from redisai_py.frontdoor.dispatch import understand
 from redisai_py.resp.requests import CommandParser
 from redisai_py.resp.templates import Burst, Command, Frames
 from redisai_py.store import codec

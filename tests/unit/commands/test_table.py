@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from redisai_py.ai import HANDLERS
+from redisai_py.ai.registry import HANDLERS
 from redisai_py.commands import COMMANDS
 from redisai_py.errors import CommandError
 from tests.parsing import parse

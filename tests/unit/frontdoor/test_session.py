@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 
 from redisai_py.errors import UpstreamError
 from redisai_py.frontdoor.session import Session
-
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
 
 
 class _Accesses:
@@ -37,8 +34,8 @@ class _Accesses:
 def test_a_client_leaves_while_its_access_is_opened(leaves: bool) -> None:
     async def run() -> None:
         accesses = _Accesses()
-        connection = SimpleNamespace(server=SimpleNamespace(accesses=accesses), gone=False)
-        session = Session(cast("Connection", connection))
+        turn = SimpleNamespace(services=SimpleNamespace(accesses=accesses), gone=False)
+        session = Session(cast(Any, turn), on_accepted=lambda accepted: None, on_flow=lambda waits: None)
         waiting = asyncio.create_task(session.authenticated_in_multi())
         await asyncio.sleep(0)
         if leaves:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from redisai_py.ai.models import Patience
+from redisai_py.ai.model_loading import Timeout
 from redisai_py.backend import InputSpec
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, QueueTimeout, UpstreamError
@@ -143,10 +143,10 @@ async def test_timeout_passes_while_a_model_is_loaded_which_goes_on(bench: Bench
     bench.backend.sessions[b"m"] = FakeSession()
     loading, store = _loading(bench), FakeStore()
     loop = asyncio.get_running_loop()
-    impatient = Patience(20)
+    impatient = Timeout(20)
     with pytest.raises(QueueTimeout, match=r"^TIMEDOUT$"):
         await impatient.wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop)
-    patient = asyncio.create_task(Patience(5000).wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop))
+    patient = asyncio.create_task(Timeout(5000).wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop))
     await asyncio.sleep(0)
     store.asked[0].resolve(model())
     assert (await patient).model.id == "m"
@@ -160,9 +160,9 @@ async def test_waiting_for_a_model_takes_from_the_time_in_the_queue(bench: Bench
         return "loaded"
 
     loop = asyncio.get_running_loop()
-    patience = Patience(5000)
+    patience = Timeout(5000)
     assert patience.left_ms == 5000
     assert await patience.wait_for(slow(), loop) == "loaded"
     assert patience.left_ms is not None
     assert 4000 < patience.left_ms <= 4980
-    assert Patience(None).left_ms is None
+    assert Timeout(None).left_ms is None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import hiredis
 
 from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, WrongType
 from redisai_py.store.cache import Entry, NearCache
-from redisai_py.store.writer import GroupCommit
+from redisai_py.store.writer import Writer
 
 Changes = list[tuple[bytes, bytes]]
 
@@ -57,8 +56,11 @@ class Member:
         self.used = [(key.encode(), entry) for key, entry in used.items()]
         self.writes: Changes = [(key.encode(), b"new " + key.encode()) for key in writes]
         self.options = options
-        self.connection: Any = SimpleNamespace(gone=False)
+        self.gone = self.alone = False
         self.told: list[Any] = []
+
+    def goes_alone(self) -> bool:
+        return self.alone
 
     def committed(self) -> None:
         self.told.append("committed")
@@ -77,7 +79,7 @@ class Bench:
         self.stream = Stream()
         self.near = NearCache(1 << 20)
         self.later: list[Callable[[], object]] = []
-        self.commits = GroupCommit(self.near, self.stream, self.later.append)  # type: ignore[arg-type]
+        self.commits = Writer(self.near, self.stream, self.later.append)  # type: ignore[arg-type]
         self.end_iteration(*members)
 
     def end_iteration(self, *members: Member) -> None:
@@ -159,10 +161,10 @@ def test_a_forgotten_script_is_given_back_and_nothing_was_written() -> None:
 def test_a_user_without_the_right_to_compare_uses_nothing_near_any_more() -> None:
     members = [Member({"x": X}, "a"), Member({}, "b")]
     bench = Bench(*members)
-    assert bench.commits.usable
+    assert bench.commits.near is not None
     bench.stream.answer(hiredis.ReplyError("UNPROVEN NOPERM ..."))
     assert [member.told for member in members] == [["stale"]] * 2
-    assert not bench.commits.usable
+    assert bench.commits.near is None
 
 
 def test_lost_on_the_way_nobody_knows() -> None:
@@ -182,7 +184,7 @@ def test_without_a_connection_nothing_was_written() -> None:
 
 def test_nothing_is_written_for_a_client_that_is_gone() -> None:
     here, gone = Member({"x": X}, "a"), Member({"x": X}, "b")
-    gone.connection.gone = True
+    gone.gone = True
     assert Bench(gone).stream.sent == []
     assert Bench(gone, here).stream.writes == [{b"a": b"new a"}]
 

@@ -30,7 +30,7 @@ class Client:
 
 class Member:
     def __init__(self, client: Client) -> None:
-        self.connection = client
+        self.turn = client
 
 
 class Transport:

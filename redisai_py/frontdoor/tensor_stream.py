@@ -6,30 +6,25 @@ connection to Redis is one apart from those that others wait for, since it is ne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from redisai_py.commands.tensors import TensorGet, tensor_reply
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, UpstreamError, WrongType
+from redisai_py.frontdoor.session import Session
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.replies import tensor_head
 from redisai_py.store import codec
 from redisai_py.tensor import DType
+from redisai_py.upstream.large import LargeUpstream
 
-if TYPE_CHECKING:
-    from redisai_py.frontdoor.connection import Connection
-    from redisai_py.upstream.large import LargeUpstream
-
-__all__ = ["STREAM_SIZE", "TensorStream"]
-
-STREAM_SIZE = 1024 * 1024
-"""Tensors of this many bytes and more are streamed."""
+__all__ = ["TensorStream"]
 
 
 class TensorStream:
     """The reply to a request for a tensor's blob. It is begun when nothing else is being sent to the client."""
 
-    def __init__(self, request: TensorGet, connection: Connection) -> None:
+    def __init__(self, request: TensorGet, turn: Turn, session: Session) -> None:
         self._request = request
-        self._connection = connection
+        self._turn = turn
+        self._session = session
         self._upstream: LargeUpstream | None = None
         self._size = 0
         self._begun = b""  # what has come, until the header is whole
@@ -40,28 +35,28 @@ class TensorStream:
         """Send the reply, or what of it is not sent yet. Raises: MissingKey, WrongType, UpstreamError: nothing was
         sent.
         """
-        session = self._connection.session
-        if session.silent:
+        turn, relay = self._turn, self._session.relay
+        if turn.silent:
             return []
-        access = await session.authenticated()
-        await session.message_has_ended()
+        access = await self._session.authenticated()
+        await relay.message_has_ended()
         async with access.apart() as upstream:
             self._upstream = upstream
-            if self._connection.gone:
+            if turn.gone:
                 raise UpstreamError("ERR client disconnected")
-            session.flush()
-            session.pause_relay()
+            turn.flush()
+            relay.pause()
             try:
-                self.flow(self._connection.writing_paused)
+                self.flow(turn.paused)
                 found = await upstream.stream(self, b"GET", self._request.key)
             except RedisAIError:
                 if self._sending:
-                    self._connection.transport.abort()  # half a reply: what comes behind it could not be told apart
+                    turn.transport.abort()  # half a reply: what comes behind it could not be told apart
                 raise
             finally:
                 self._upstream = None
-                if not (self._connection.gone or self._connection.writing_paused):
-                    session.resume_relay()
+                if not (turn.gone or turn.paused):
+                    relay.resume()
         if found is None:
             raise MissingKey(TENSOR_KEY_EMPTY)
         if not self._sending:
@@ -89,10 +84,10 @@ class TensorStream:
 
     def take(self, piece: bytes) -> None:
         """The next bytes of it, CR LF at the end included."""
-        if self._connection.gone:
+        if self._turn.gone:
             return
         if self._sending:
-            self._connection.transport.write(piece)
+            self._turn.transport.write(piece)
         elif self._error is None:
             self._begun += piece
             self._look()
@@ -118,5 +113,5 @@ class TensorStream:
         self._sending = True
         self._begun = b""
         head = tensor_head(tensor_reply(self._request, dtype, shape, b""), size)
-        self._connection.transport.write(head)
-        self._connection.transport.write(begun[start:])
+        self._turn.transport.write(head)
+        self._turn.transport.write(begun[start:])

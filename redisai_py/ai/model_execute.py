@@ -1,0 +1,266 @@
+"""AI.MODELEXECUTE and AI.MODELRUN: on near values without a coroutine, or from Redis. In MULTI they are refused.
+
+With all inputs in the near cache the run starts at once, and `store.writer` writes the outputs if Redis still holds the
+values used: one round trip in all. If a value has changed, the command runs again from Redis. The handler also takes a
+miss, a large value, a user without scripts, and a model with long runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, load_ruled
+from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
+from redisai_py.commands.model_runs import CacheUse, ModelExecute
+from redisai_py.engine.merging import Value
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Run
+from redisai_py.engine.settle import samples
+from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
+from redisai_py.frontdoor.turn import Turn
+from redisai_py.predictions.rule import Rule
+from redisai_py.resp.replies import OK, TIMEDOUT
+from redisai_py.resp.templates import Command
+from redisai_py.store.cache import Entry, NearCache
+from redisai_py.store.codec import encode_header
+from redisai_py.store.tensors import LARGE_VALUE
+from redisai_py.store.writer import Used, Writer
+from redisai_py.tensor import Tensor
+from redisai_py.upstream.access import Access
+
+__all__ = ["HANDLERS", "ExecuteModel"]
+
+_OK = b"+OK\r\n"
+
+
+class ExecuteModel:
+    """AI.MODELEXECUTE, AI.MODELRUN."""
+
+    __slots__ = ("_may_be_near", "request")
+    is_ai = True
+
+    def __init__(self, request: ModelExecute) -> None:
+        self.request = request
+        self._may_be_near = request.cache in (CacheUse.RULE, CacheUse.NO)
+
+    def start(self, turn: Turn, command: Command) -> bool:
+        if turn.busy or turn.in_flight or turn.relayed:
+            return False
+        access = turn.session.access
+        writer = access.writer if access is not None else None
+        if writer is not None and (near := writer.near) is not None and self._may_be_near:
+            model = near.entries.get(self.request.key)
+            if model is not None and model.rule is not None and not _passes_by(turn, self.request, model):
+                ended = _start_ruled(self.request, turn, writer, near, model)
+                if ended is not None:
+                    return ended
+            used: Used = []
+            loaded = near_model(turn, near, self.request, used)
+            inputs = near_tensors(near, self.request.inputs, used) if loaded is not None else None
+            if loaded is not None and inputs is not None:
+                _NearRun(self.request, turn, writer, used, loaded).start(inputs)
+                return True
+        return turn.run_alone(model_execute(self.request, turn))
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """Keys that it reads."""
+        return (self.request.key, *self.request.inputs)
+
+    def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
+        """All of it, for a client that has nothing else under way."""
+        return model_execute(self.request, turn)
+
+
+# -- on near values ----------------------------------------------------------------------------------------------------
+
+
+class _NearRun(Run, Speculation):
+    """One command under way: a `Member` of a commit, and a run as soon as it is queued."""
+
+    __slots__ = ("_model", "_request", "_writer", "turn", "used", "writes")
+    options: tuple[bytes, ...] = ()
+
+    def __init__(self, request: ModelExecute, turn: Turn, writer: Writer, used: Used, model: LoadedModel) -> None:
+        self._request = request
+        self.turn = turn
+        self._writer = writer
+        self._model = model
+        self.used = used
+        self.writes: list[tuple[bytes, bytes]] = []
+
+    def start(self, inputs: list[Tensor]) -> None:
+        """Run; the command then ends by itself."""
+        turn, writer, model = self.turn, self._writer, self._model
+        runs = turn.services.runs
+        turn.begin()
+        if not model.unfinished and writer.idle and (ended := runs.now(model, inputs)) is not None:
+            self.error = None
+            self.value, self.ran_s = ended
+            self.writes = _encode_outputs(self._request.outputs, self.value)
+            writer.commit(self)
+            return
+        Run.__init__(self, model, inputs)  # super() costs more
+        turn.cancelled_by(self.cancel_queued)
+        runs.later(self, model, self._request.timeout_ms)
+
+    def resolve(self, value: list[Value]) -> None:
+        """The run has ended: its outcome, an error too, counts if what it used still holds."""
+        if self.done:
+            return
+        self.done = True
+        self.value = value
+        if not self.turn.gone:
+            self.writes = _encode_outputs(self._request.outputs, value)
+            self._writer.add(self)
+
+    def fail(self, error: BaseException) -> None:
+        if self.done:
+            return
+        self.done = True
+        self.error = error
+        if self.turn.gone:
+            return
+        if isinstance(error, QueueTimeout):
+            self.turn.finish(TIMEDOUT)
+        else:
+            self._writer.add(self)
+
+    def committed(self) -> None:
+        turn = self.turn
+        if self.writes:
+            turn.finish_with(_OK)
+        elif self.error is not None:
+            turn.finish(turn.failure(self.error))
+        else:
+            turn.continue_with(self._put(self.value))
+
+    async def _put(self, outputs: Any) -> Any:
+        access = await self.turn.session.authenticated()
+        pairs = zip(self._request.outputs, outputs, strict=True)
+        await access.store.put_outputs(pairs)
+        return OK
+
+    def stale(self) -> None:
+        if self.ran_s is not None:
+            self.turn.services.engine.discount(self._model, self.ran_s, self.value)
+        Speculation.stale(self)
+
+    def again(self) -> Coroutine[Any, Any, Any]:
+        return model_execute(self._request, self.turn)
+
+    def refusal(self, error: RedisAIError) -> Any:
+        return error if isinstance(error, UpstreamLost | WrongType) else None
+
+
+def _encode_outputs(keys: Sequence[bytes], outputs: Sequence[Value]) -> list[tuple[bytes, bytes]]:
+    """`encode_tensors` of a model's outputs; most models have one."""
+    if len(outputs) == 1:
+        only = outputs[0]
+        if type(only) is Tensor and len(only.data) < LARGE_VALUE:
+            return [(keys[0], b"".join((encode_header(only), only.data)))]
+    return encode_tensors(zip(keys, outputs, strict=True))
+
+
+class _Hit(_NearRun):
+    """One command whose outputs are known: no run."""
+
+    __slots__ = ()
+
+    def end(self, outputs: list[Value]) -> None:
+        """Write the outputs; the command then ends by itself."""
+        self.turn.begin()
+        self.done = True
+        self.error = self.ran_s = None
+        self.value = outputs
+        self.writes = _encode_outputs(self._request.outputs, outputs)
+        if self._writer.idle:
+            self._writer.commit(self)
+        else:
+            self._writer.add(self)
+
+    def committed(self) -> None:
+        self._model.stats.succeeded(1, 0.0, samples(self.value or ()))
+        super().committed()
+
+
+def _passes_by(turn: Turn, request: ModelExecute, model: Entry) -> bool:
+    """Whether a model with a cache rule runs as if it had none."""
+    if request.cache is CacheUse.NO:
+        return True
+    services = turn.services
+    loaded = services.engine.look_at(model.identity) if model.identity is not None else None
+    if loaded is None or model.rule is None:
+        return False
+    return services.predictions.passes_by(turn.session.identity.database, request.key, loaded, model.rule)
+
+
+def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCache, model: Entry) -> bool | None:
+    """Start a run of a model with a cache rule: it ends at once with a prediction that is at hand, whatever a run would
+    take, or goes by way of Redis. None: it is to run as if there were no rule.
+    """
+    access, predictions = turn.session.access, turn.services.predictions
+    used: Used = [(request.key, model)]
+    inputs = near_tensors(near, request.inputs, used)
+    loaded = turn.services.engine.loaded(model.identity or "")
+    if access is not None and inputs is not None and loaded is not None:
+        ruled = predictions.ruled(access, request.key, loaded, model.rule)
+        if predictions.stands_aside(ruled, inputs):
+            ruled.ledger.bypassed += 1
+            return None
+        known = predictions.at_hand(ruled, inputs) if len(request.outputs) == len(loaded.outputs) else None
+        if known is not None and len(known.outputs) == len(request.outputs):
+            _Hit(request, turn, writer, used, loaded).end(list(known.outputs))
+            return True
+    return turn.run_alone(model_execute(request, turn))
+
+
+# -- from Redis --------------------------------------------------------------------------------------------------------
+
+
+async def model_execute(request: ModelExecute, turn: Turn) -> Any:
+    """AI.MODELEXECUTE, AI.MODELRUN: the model's id and the inputs in one round trip, the run, the outputs in
+    another.
+    """
+    access = await turn.session.authenticated()
+    timeout = Timeout(request.timeout_ms)
+    try:
+        loaded, rule, inputs = await _read(request, turn, access, timeout)
+        if turn.gone:  # while the model was being loaded, say: nobody wants the result
+            return OK
+        services = turn.services
+        if rule is None and request.cache is not CacheUse.ONLY:
+            run = services.runs.start(loaded, inputs, timeout.left_ms)
+        else:
+            ruled = services.predictions.ruled(access, request.key, loaded, rule)
+            run = services.predictions.start(ruled, inputs, request.cache, timeout.left_ms)
+        turn.cancelled_by(run.cancel_queued)
+        outputs = await run
+    except QueueTimeout:
+        return TIMEDOUT
+    if not turn.gone:
+        await access.store.put_outputs(zip(request.outputs, outputs, strict=True))  # type: ignore[arg-type]  # none kept on a device
+    return OK
+
+
+async def _read(
+    request: ModelExecute, turn: Turn, access: Access, timeout: Timeout
+) -> tuple[LoadedModel, Rule | None, list[Tensor]]:
+    """The model, its cache rule, and the inputs, in one round trip; kept near."""
+    store, near = access.store, access.near
+    ids, values_of_inputs = store.model_and_tensors(request.key, request.inputs)
+    loaded, rule = await load_ruled(request.key, ids, store, turn, timeout)
+    check_counts(loaded.model, len(request.inputs), len(request.outputs))
+    values = await values_of_inputs()
+    inputs = await store.decode_all(request.inputs, values)
+    if near is not None:
+        near.put_model(request.key, loaded.model.id, loaded.id, rule)
+        keep_near(near, request.inputs, values)
+    return loaded, rule, inputs
+
+
+HANDLERS: dict[type, Any] = {
+    ModelExecute: model_execute,
+}
+"""Request -> what is done for it."""

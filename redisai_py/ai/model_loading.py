@@ -1,0 +1,110 @@
+"""Finding the loaded model of a key, and how long a command waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any
+
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, CommandError, QueueTimeout
+from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.turn import Turn
+from redisai_py.model import Kind, Model
+from redisai_py.ops.keymap import Place
+from redisai_py.pending import Pending
+from redisai_py.predictions.rule import Rule
+from redisai_py.store.cache import NearCache
+from redisai_py.store.store import Store
+
+__all__ = ["Timeout", "check_counts", "keep_near", "load_model", "load_ruled"]
+
+
+def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
+    """Raise CommandError unless the numbers of keys are the model's."""
+    for word, given, names in (("INPUTS", inputs, model.inputs), ("OUTPUTS", outputs, model.outputs)):
+        if given is None or given == len(names):
+            continue
+        if not given and word == "INPUTS":
+            raise CommandError(INPUT_COUNT_NOT_POSITIVE)
+        known = f" ({', '.join(names)})" if any(names) else ""
+        raise CommandError(
+            f"Number of keys given as {word} here does not match model definition: "
+            f"{given} given, {len(names)} expected{known}"
+        )
+
+
+def keep_near(near: NearCache, keys: Sequence[bytes], values: Sequence[Any]) -> None:
+    """Keep tensors as they were read; a large one is a view, and would not be kept."""
+    for key, value in zip(keys, values, strict=True):
+        if type(value) is bytes:
+            near.put_read(key, value)
+
+
+class Timeout:
+    """TIMEOUT of a command: how long it may wait for its model to be loaded, and then in the queue.
+
+    Time at Redis is not counted: it is not a queue of ours, and a reply that is there is better used.
+    """
+
+    __slots__ = ("_timeout_ms", "_waited_s")
+
+    def __init__(self, timeout_ms: int | None) -> None:
+        self._timeout_ms = timeout_ms
+        self._waited_s = 0.0
+
+    @property
+    def left_ms(self) -> int | None:
+        """What is left for the queue, None without limit."""
+        if self._timeout_ms is None:
+            return None
+        return max(1, self._timeout_ms - int(self._waited_s * 1000))
+
+    async def wait_for(self, loading: Coroutine[Any, Any, LoadedModel], loop: asyncio.AbstractEventLoop) -> LoadedModel:
+        """What `loading` gives; it goes on for others when the time is over. Raises: QueueTimeout; its errors."""
+        left_ms = self.left_ms
+        if left_ms is None:
+            return await loading
+        outcome: Pending[LoadedModel] = Pending()
+        since = time.monotonic()
+        timer = loop.call_later(left_ms / 1000, outcome.fail, QueueTimeout())
+
+        def done(loaded: LoadedModel, error: BaseException | None) -> None:
+            if error is None:
+                outcome.resolve(loaded)
+            else:
+                outcome.fail(error)
+
+        drive(loading, done)
+        try:
+            return await outcome
+        finally:
+            timer.cancel()
+            self._waited_s += time.monotonic() - since
+
+
+async def load_model(
+    key: bytes, ids: Awaitable[Any], store: Store, turn: Turn, timeout: Timeout | None = None
+) -> LoadedModel:
+    """`load_ruled` without the rule."""
+    return (await load_ruled(key, ids, store, turn, timeout))[0]
+
+
+async def load_ruled(
+    key: bytes, ids: Awaitable[Any], store: Store, turn: Turn, timeout: Timeout | None = None
+) -> tuple[LoadedModel, Rule | None]:
+    """The loaded model that the key holds now, and its cache rule; loads the model if this server has not read this id
+    under this key yet.
+
+    Args:   ids: the coming reply of an HMGET of MODEL_ID_FIELDS.
+    Raises: MissingKey, WrongType, BackendError; QueueTimeout: `timeout` was over first.
+    """
+    stored_id, rule = await store.model_id(key, ids)
+    services = turn.services
+    place = Place(Kind.MODEL, turn.session.identity.database, key)
+    loaded = services.programs.loaded(place, stored_id)
+    if loaded is None:
+        loading = services.programs.stored(place, stored_id, store)
+        loaded = await (timeout.wait_for(loading, services.loop) if timeout is not None else loading)
+    return loaded, rule

@@ -1,0 +1,133 @@
+"""Which object executes an AI command, and which handler a request has.
+
+A handler takes a request and the client's turn and gives a reply value, or raises an error of the wire. Look-ups happen
+in the order that the command's own description gives. Most commands are their handler, run alone; those that may be one
+step have an object of their own. A test holds `HANDLERS` against the command table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from redisai_py.ai import admin, cache, dag_execute, model_execute, models, scripts, tensor_gets, tensor_sets
+from redisai_py.ai.dag_execute import ExecuteDag
+from redisai_py.ai.dag_templates import bind
+from redisai_py.ai.model_execute import ExecuteModel
+from redisai_py.ai.model_loading import check_counts
+from redisai_py.ai.multi import InMulti, failing, raising
+from redisai_py.ai.tensor_gets import GetTensor
+from redisai_py.ai.tensor_sets import SetTensor
+from redisai_py.commands import checks
+from redisai_py.commands.dags import Dag
+from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.script_runs import ScriptExecute
+from redisai_py.commands.spec import CommandSpec
+from redisai_py.commands.tensors import TensorGet, TensorSet
+from redisai_py.errors import CommandError
+from redisai_py.frontdoor.turn import Turn
+from redisai_py.resp.templates import Command
+from redisai_py.store.store import Store
+
+__all__ = ["HANDLERS", "understand_ai"]
+
+Work = Coroutine[Any, Any, Any]
+Handler = Callable[[Any, Turn], Awaitable[Any]]
+Translation = Callable[[Any, Turn], InMulti]
+
+HANDLERS: dict[type, Handler] = {
+    **tensor_sets.HANDLERS,
+    **tensor_gets.HANDLERS,
+    **models.HANDLERS,
+    **model_execute.HANDLERS,
+    **scripts.HANDLERS,
+    **dag_execute.HANDLERS,
+    **cache.HANDLERS,
+    **admin.HANDLERS,
+}
+_IN_MULTI: dict[type, Translation] = {**models.IN_MULTI, **scripts.IN_MULTI, **admin.IN_MULTI}
+
+
+def understand_ai(spec: CommandSpec, command: Command) -> Any:
+    """The object that executes a command; see `dispatch.Meaning`."""
+    try:
+        if Dag in spec.request:
+            return ExecuteDag(bind(spec, command.argv))
+        request = spec.parse(command.argv)
+    except CommandError as error:
+        return Failing(error)
+    kind = _KINDS.get(type(request))
+    return Handled(request, spec) if kind is None else kind(request)
+
+
+_KINDS: dict[type, Callable[[Any], Any]] = {
+    TensorSet: SetTensor,
+    TensorGet: GetTensor,
+    ModelExecute: ExecuteModel,
+}
+
+
+class Handled:
+    """An AI command that is its handler. reads: keys that it reads, if it also writes."""
+
+    __slots__ = ("_spec", "reads", "request")
+    is_ai = True
+
+    def __init__(self, request: Any, spec: CommandSpec) -> None:
+        self.request = request
+        self._spec = spec
+        self.reads = (request.key, *request.inputs) if type(request) is ScriptExecute else ()
+
+    def start(self, turn: Turn, command: Command) -> bool:
+        return turn.idle and turn.run_alone(self.carry_out(turn))
+
+    async def carry_out(self, turn: Turn) -> Any:
+        """All of it, for a client that has nothing else under way."""
+        return await HANDLERS[type(self.request)](self.request, turn)
+
+    async def in_multi(self, turn: Turn) -> InMulti:
+        """The plain commands that stand for it in a transaction."""
+        translate = _IN_MULTI.get(type(self.request))
+        if translate is None:
+            name = self._spec.name.decode().upper()
+            return raising(CommandError(f"ERR {name} cannot take part in a transaction with redisai_py"))
+        return translate(self.request, turn)
+
+
+class Failing:
+    """An AI command with a syntax error; the look-ups that come before it in the command's order may fail first."""
+
+    __slots__ = ("_error",)
+    is_ai = True
+    reads: tuple[bytes, ...] = ()
+
+    def __init__(self, error: CommandError) -> None:
+        self._error = error
+
+    def start(self, turn: Turn, command: Command) -> bool:
+        return turn.idle and turn.run_alone(self.carry_out(turn))
+
+    async def carry_out(self, turn: Turn) -> Any:
+        """Raise the error, unless a look-up that comes before it fails first."""
+        if self._error.checks:
+            store = (await turn.session.authenticated()).store
+            for item in self._error.checks:
+                await _check(item, store)
+        raise self._error
+
+    async def in_multi(self, turn: Turn) -> InMulti:
+        """See `Handled`."""
+        return failing(self._error)
+
+
+async def _check(item: checks.Check, store: Store) -> None:
+    if isinstance(item, checks.TensorOrAbsent):
+        await store.check_tensor_or_absent(item.key)
+    elif isinstance(item, checks.TensorExists):
+        await store.tensor(item.key)
+    elif isinstance(item, checks.ModelExists):
+        await store.model(item.key)
+    elif isinstance(item, checks.ModelCounts):
+        check_counts(await store.model(item.key), item.inputs, item.outputs)
+    else:
+        await store.script(item.key)

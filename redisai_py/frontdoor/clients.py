@@ -1,0 +1,78 @@
+"""The clients that are connected: how many there may be, what they hold, and their leaving at a shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Protocol
+
+from redisai_py.config import Config
+from redisai_py.frontdoor.client_memory import NOTED, ClientMemory, Holder
+from redisai_py.frontdoor.output import Flusher
+from redisai_py.frontdoor.services import Counters
+from redisai_py.frontdoor.session import Session
+from redisai_py.frontdoor.turn import Turn
+from redisai_py.ops.event_log import Journal
+
+__all__ = ["NOTED", "Client", "Clients"]
+
+
+class Client(Holder, Protocol):
+    """A client's connection."""
+
+    transport: Any
+    turn: Turn
+    session: Session
+
+
+class Clients:
+    """Thread: the event loop's."""
+
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, counters: Counters, event_log: Journal) -> None:
+        self.flusher = Flusher(loop.call_soon)
+        self._connected: set[Client] = set()
+        self.memory = ClientMemory(
+            config.client_query_buffer_limit, config.all_clients_budget_bytes, self._connected, event_log
+        )
+        self._max_clients = config.max_clients
+        self._counters = counters
+        self._event_log = event_log
+        self._all_left = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._connected)
+
+    @property
+    def private_connections(self) -> int:
+        """How many have a connection to Redis of their own."""
+        return sum(client.session.relay.upstream is not None for client in self._connected)
+
+    def joined(self, client: Client) -> None:
+        """A client connected."""
+        self._counters.accepted += 1
+        if len(self._connected) >= self._max_clients:
+            self._counters.refused += 1
+            self._event_log.client_refused("max_clients are connected", max_clients=self._max_clients)
+            client.transport.write(b"-ERR max number of clients reached\r\n")
+            client.transport.close()
+            return
+        self._connected.add(client)
+
+    def left(self, client: Client) -> None:
+        """A client is gone."""
+        self._connected.discard(client)
+        self.memory.left(client)
+        if not self._connected:
+            self._all_left.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let commands under way finish, at most `timeout_s`; then close every client."""
+        for client in list(self._connected):
+            client.transport.pause_reading()
+            client.turn.leave_when_idle()
+        if self._connected:
+            self._all_left.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_left.wait(), timeout_s)
+        for client in list(self._connected):
+            client.transport.abort()

@@ -1,0 +1,56 @@
+"""How commands start in the states in which they do not simply run: MULTI, subscriptions, MONITOR, replication, and
+CLIENT TRACKING.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redisai_py.errors import CommandError
+from redisai_py.frontdoor.session import Session
+from redisai_py.frontdoor.state import Mode
+from redisai_py.frontdoor.tracking import carried_out
+from redisai_py.resp.templates import Burst, Command
+
+__all__ = ["start_in_mode"]
+
+_ENDS = (b"RESET", b"QUIT")  # of MONITOR: what a client sends behind them is not meant for it
+
+
+def start_in_mode(session: Session, meaning: Any, command: Command | Burst) -> bool:
+    """Start what comes next; False if it must wait."""
+    turn, mode = session.turn, session.mode
+    if isinstance(command, Burst):
+        if mode is Mode.TRACKED and not meaning.is_ai:
+            return bool(meaning.start(session, command))
+        turn.unroll(command)
+        return True
+    if mode is Mode.TRANSACTION:
+        return bool(session.transaction.start(meaning, command))
+    if mode is Mode.TUNNEL or (mode is Mode.MONITOR and not meaning.is_ai and meaning.name not in _ENDS):
+        return _pass_on(session, meaning, command)
+    if not meaning.is_ai:
+        return bool(meaning.start(session, command))
+    if not turn.idle:
+        return False
+    if mode is Mode.TRACKED:
+        return turn.run_alone(carried_out(meaning.carry_out(turn), command.argv, meaning.reads, session))
+    turn.reply(_not_allowed(command, mode))
+    return True
+
+
+def _pass_on(session: Session, meaning: Any, command: Command) -> bool:
+    if not session.relay.send_in_mode(command):
+        return False
+    if session.mode is Mode.MONITOR and not meaning.name.endswith(b"SUBSCRIBE"):
+        session.turn.relaying(1)
+    return True
+
+
+def _not_allowed(command: Command, mode: Mode) -> CommandError:
+    name = command.argv[0].decode("utf-8", "replace").lower()
+    state = "MONITOR" if mode is Mode.MONITOR else "subscribed"
+    return CommandError(
+        f"ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
+        f"allowed in this context ({state})"
+    )

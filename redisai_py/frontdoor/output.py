@@ -1,0 +1,133 @@
+"""What is written to one client: our replies, and between them what Redis sends, as it comes.
+
+Replies of an iteration of the event loop leave together, and never in the middle of a message from Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redisai_py.tensor import Buffer
+
+__all__ = ["Flusher", "Output", "Segments"]
+
+_JOINED = 256 * 1024
+"""Replies of an iteration are joined up to this many bytes: a copy is cheaper than a system call."""
+
+Segments = Sequence[Buffer]
+
+
+class Flusher:
+    """Writes the replies of an iteration of the event loop at its end, one system call per client."""
+
+    def __init__(self, call_soon: Callable[[Callable[[], object]], object]) -> None:
+        self._call_soon = call_soon
+        self._outputs: list[Output] = []
+
+    def later(self, output: Output) -> None:
+        """Flush it at the end of this iteration."""
+        if not self._outputs:
+            self._call_soon(self._flush)
+        self._outputs.append(output)
+
+    def _flush(self) -> None:
+        outputs, self._outputs = self._outputs, []
+        for output in outputs:
+            output.flush()
+
+
+class Output:
+    """Args: flusher: the server's."""
+
+    __slots__ = ("_deferred", "_flusher", "_out", "_whole", "gone", "muted", "skip_next", "transport")
+
+    def __init__(self, flusher: Flusher) -> None:
+        self._flusher = flusher
+        self.transport: Any = None
+        self.gone = False
+        """The client has left."""
+        self.muted = False
+        """CLIENT REPLY OFF."""
+        self.skip_next = False
+        """CLIENT REPLY SKIP."""
+        self._whole = True  # the last bytes from Redis ended at a message's boundary
+        self._out: list[Buffer] = []  # replies of this iteration of the loop
+        self._deferred: list[Segments] = []  # replies that wait for the end of a message
+
+    @property
+    def silent(self) -> bool:
+        """Whether the client does not hear the next reply."""
+        return self.muted or self.skip_next
+
+    @property
+    def in_message(self) -> bool:
+        """Whether a message from Redis has begun and is not complete."""
+        return not self._whole
+
+    @property
+    def defers(self) -> bool:
+        """Whether replies of ours wait for the end of a message."""
+        return bool(self._deferred)
+
+    def _write(self, segments: Segments) -> None:
+        if self.muted or self.gone:
+            return
+        if self.skip_next:
+            self.skip_next = False
+            return
+        self.write_between(segments)
+
+    def write_between(self, segments: Segments) -> None:
+        """Write behind what was written, as soon as no message from Redis is under way."""
+        if not self._whole:
+            self._deferred.append(segments)
+            return
+        if not self._out:
+            self._flusher.later(self)
+        self._out.extend(segments)
+
+    def _write_at_once(self, reply: bytes) -> None:
+        """Write a reply that no other will follow soon: those of a pipeline share a system call, this has its own."""
+        if self._out or self._deferred or self.muted or self.skip_next or not self._whole:
+            self._write((reply,))
+        elif not self.gone:
+            self.transport.write(reply)
+
+    def pass_on(self, data: bytes, whole: bool) -> None:
+        """Write what has come from Redis for the client. whole: it ends where a message ends."""
+        if self._out:
+            self.flush()
+        self.transport.write(data)
+        self.passed(whole)
+
+    def passed(self, whole: bool) -> None:
+        """What has come from Redis was written, or is not for the client."""
+        self._whole = whole
+        if self._deferred and whole:
+            deferred, self._deferred = self._deferred, []
+            for segments in deferred:
+                self.write_between(segments)
+
+    def mute(self, muted: bool) -> None:
+        """CLIENT REPLY OFF, or ON."""
+        self.muted = muted
+        self.skip_next = False
+
+    def skip(self, skips: bool) -> None:
+        """CLIENT REPLY SKIP, or its end."""
+        self.skip_next = skips
+
+    def flush(self) -> None:
+        """Hand what was written to the transport: at an iteration's end, and before anything else goes there."""
+        out, self._out = self._out, []
+        if not out or self.gone:
+            return
+        write = self.transport.write
+        if len(out) == 1:
+            write(out[0])
+        elif sum(map(len, out)) < _JOINED:
+            write(b"".join(out))
+        else:
+            for segment in out:
+                write(segment)

@@ -1,0 +1,380 @@
+"""One client's own connection to Redis: what is not ours goes both ways unchanged.
+
+Replies are counted, so that AI commands start only when the relayed ones before them are answered. Messages that Redis
+sends of its own accord (subscriptions, MONITOR, invalidations) come between replies and are told apart from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import hiredis
+
+from redisai_py.errors import UpstreamError, UpstreamLost, UpstreamRefused
+from redisai_py.frontdoor.capture import Capture
+from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.state import Mode, State
+from redisai_py.frontdoor.turn import Turn
+from redisai_py.pending import Pending
+from redisai_py.resp.templates import Burst, Command
+from redisai_py.upstream.dialing import FIRST_PROBE_S
+from redisai_py.upstream.private import PrivateUpstream
+
+__all__ = ["Relay"]
+
+_MESSAGES = (b"message", b"pmessage", b"smessage")
+_LINE = re.compile(rb"\d+\.\d{6} \[\d+ ").match  # of MONITOR: no reply to what a client may do there begins so
+
+
+def _accepts(reply: Any) -> bool:
+    """Whether Redis gives this reply to nobody who has yet to authenticate. Errors tell nothing: some come before."""
+    return type(reply) is not hiredis.ReplyError
+
+
+class _Asking:
+    """A SYNC or PSYNC that Redis has not answered. came: what has come of an error."""
+
+    def __init__(self) -> None:
+        self.pending: Pending[bytes] = Pending()
+        self.came = bytearray()
+
+
+class Relay:
+    """Args: state: what Redis knows of the client.   on_flow: told whether Redis is behind with what was sent."""
+
+    def __init__(self, state: State, turn: Turn, on_flow: Callable[[bool], object]) -> None:
+        self._state = state
+        self._turn = turn
+        self._on_flow = on_flow
+        self.upstream: PrivateUpstream | None = None
+        self.blocks = 0
+        """How many replies until that of the last command that may block."""
+        self._streaming = False  # messages may come between replies
+        self._expected = 0  # confirmations of a subscribe command still to come
+        self._confirmed: Pending[None] | None = None
+        self._boundary: Pending[None] | None = None  # resolved where a message from Redis ends
+        self._asking: _Asking | None = None  # replication was asked for, and Redis has not decided
+        self._capture: Capture | None = None
+        self._unheard: Capture | None = None  # what Redis has sent since CLIENT REPLY OFF and is not complete
+
+    # -- the connection ------------------------------------------------------------------------------------------------
+
+    async def connect(self) -> PrivateUpstream:
+        """The client's own connection, opened if need be with the identity and protocol it had.
+
+        Raises: UpstreamLost, UpstreamRefused; UpstreamError: Redis does not take the identity any more.
+        """
+        loop = asyncio.get_running_loop()
+        dialer = self._turn.services.dialer
+        give_up_at = loop.time() + dialer.limits.retry_s
+        while self.upstream is None:
+            await loop.create_task(dialer.open(self._new_upstream, self._introduce))
+            if self.upstream is None:  # lost before we came to know that it was open
+                if loop.time() >= give_up_at:
+                    raise UpstreamLost("ERR upstream Redis closed the new connection")
+                await asyncio.sleep(FIRST_PROBE_S)
+        return self.upstream
+
+    def _new_upstream(self) -> PrivateUpstream:
+        return PrivateUpstream(self._on_data, self._on_lost, self._on_flow, self._owes)
+
+    def _owes(self) -> bool:
+        return self._turn.relayed > 0 or self._capture is not None or self._confirmed is not None
+
+    async def _introduce(self, upstream: PrivateUpstream) -> None:
+        """Make a new connection the client's."""
+        if self._turn.gone:
+            upstream.close()
+            raise UpstreamError("ERR client disconnected")
+        if upstream.refused is not None:
+            raise upstream.refused
+        if upstream.closed:  # already, before we came to know that it was open
+            raise UpstreamLost("ERR upstream Redis closed the new connection")
+        self.upstream = upstream
+        for argv in self._state.identity.handshake(self._state.protocol):
+            (raw,) = await self.capture([argv])
+            if raw[:1] == b"-":
+                self.upstream = None
+                upstream.close()
+                raise UpstreamError(raw[1:].decode("utf-8", "replace").strip())
+
+    async def capture(self, commands: list[list[Any]]) -> list[bytes]:
+        """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
+        upstream = self.upstream or await self.connect()
+        await self.message_has_ended()
+        capture = self._capture = Capture(len(commands), self._is_message)
+        for argv in commands:
+            upstream.send(Command(argv).wire())
+        return await capture.pending
+
+    async def message_has_ended(self) -> None:
+        """The rest of a message is not part of a reply. Replies of ours that wait for its end come first."""
+        if self._turn.in_message:
+            self._boundary = Pending()
+            await self._boundary
+
+    def pause(self) -> None:
+        """The client does not read: stop reading from Redis for it."""
+        if self.upstream is not None:
+            self.upstream.transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client reads again."""
+        if self.upstream is not None:
+            self.upstream.transport.resume_reading()
+
+    def end_sending(self) -> None:
+        """The client sends no more: Redis is told if its command may be a blocking one, which Redis then drops."""
+        # Not for others: Redis would not wait until a long reply has been taken.
+        if self._turn.relayed and self.blocks and self.upstream is not None and self.upstream.transport.can_write_eof():
+            self.upstream.transport.write_eof()
+
+    def reset(self) -> None:
+        """Redis answered RESET: there are no messages any more."""
+        self._streaming = False
+
+    def close(self) -> None:
+        """The client has gone."""
+        if self.upstream is not None:
+            upstream, self.upstream = self.upstream, None
+            upstream.close()
+
+    # -- to Redis ------------------------------------------------------------------------------------------------------
+
+    def pass_on(self, command: Command) -> bool:
+        """Pass a command on and its reply back. False if it cannot start yet: AI work is under way, or its reply
+        waits for the end of a message, together with which the next one's could come.
+        """
+        turn = self._turn
+        if not turn.may_relay:
+            return False
+        if turn.skip_next:
+            return not turn.relayed and turn.run_alone(self._swallow(command))
+        if self.upstream is None:
+            return turn.run_alone(self._connect_then_pass_on(command))
+        self._send(self.upstream, command.wire(), 1)
+        return True
+
+    def pass_on_row(self, row: Burst) -> bool:
+        """The same for several commands, where there is a connection to Redis and nothing is to be skipped."""
+        assert self.upstream is not None
+        if not self._turn.may_relay:
+            return False
+        self._send(self.upstream, [row.frame], len(row.words))
+        return True
+
+    def _send(self, upstream: PrivateUpstream, segments: list[bytes | memoryview], replies: int) -> None:
+        upstream.send(segments)
+        self._turn.relaying(replies)
+        if not self.blocks:
+            self._turn.services.busy_poll.asked()
+
+    async def _connect_then_pass_on(self, command: Command) -> object:
+        turn = self._turn
+        upstream = await self.connect()
+        upstream.send(command.wire())
+        turn.relaying(1)
+        if turn.eof and not turn.backlog:  # the client left while this connection was opened
+            self.end_sending()
+        return NO_REPLY
+
+    async def _swallow(self, command: Command) -> object:
+        """CLIENT REPLY SKIP came before this command."""
+        await self.capture([command.argv])
+        self._turn.skip(False)
+        return NO_REPLY
+
+    def send_in_mode(self, command: Command) -> bool:
+        """Pass a command on where Redis streams to the client: replication, MONITOR."""
+        assert self.upstream is not None
+        if self._turn.defers:
+            return False
+        self.upstream.send(command.wire())
+        return True
+
+    async def tunnel(self, upstream: PrivateUpstream, command: Command) -> bytes:
+        """Ask for replication. Returns: what Redis said first: a whole error, which is not passed on; or anything else,
+        which has been, and from then on bytes go both ways as they are.
+        """
+        await self.message_has_ended()
+        asking = self._asking = _Asking()
+        upstream.tunnel = partial(self._on_asked, asking)
+        upstream.send(command.wire())
+        try:
+            return await asking.pending
+        finally:
+            self._asking = None
+
+    def _on_asked(self, asking: _Asking, data: bytes) -> None:
+        assert self.upstream is not None
+        asking.came += data
+        said = asking.came.lstrip(b"\n")  # with which Redis keeps the line open
+        if said[:1] == b"-":
+            if said.endswith(b"\r\n"):
+                self.upstream.tunnel = None
+                asking.pending.resolve(bytes(said))
+            return
+        asking.came.clear()
+        if said:
+            self._state.mode = Mode.TUNNEL
+            self.upstream.tunnel = self._on_tunnelled
+        self._on_tunnelled(data)
+        if said:
+            asking.pending.resolve(bytes(said[:1]))
+
+    def _on_tunnelled(self, data: bytes) -> None:
+        self._on_data(data, [], True)
+
+    async def stream(self, command: Command, confirmations: int) -> object:
+        """Pass a (un)subscribe command on and wait for its confirmations; everything that comes is relayed
+        meanwhile.
+        """
+        upstream = await self.connect()
+        await self.message_has_ended()
+        self._turn.skip(False)  # used up: Redis sends the confirmations of one that is to be skipped, too
+        self._streaming = True
+        self._expected = confirmations
+        pending = self._confirmed = Pending()
+        if self._state.protocol == 2:
+            self._state.mode = Mode.SUBSCRIBED
+        upstream.send(command.wire())
+        await pending
+        return NO_REPLY
+
+    # -- from Redis ----------------------------------------------------------------------------------------------------
+
+    def _on_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        turn = self._turn
+        if replies and not whole and (self._capture is not None or self._boundary is not None or turn.defers):
+            self._on_end_within(data, replies)
+            return
+        if self._capture is not None:
+            self._on_captured(data, replies, whole)
+            return
+        if turn.muted:
+            self._drop(data, replies, whole)
+            turn.passed(whole)
+        else:
+            turn.pass_on(data, whole)
+        relayed = turn.relayed
+        self._count(replies)
+        if self.blocks:
+            self.blocks = max(0, self.blocks + turn.relayed - relayed)
+        if self._boundary is not None and whole:
+            boundary, self._boundary = self._boundary, None
+            boundary.resolve(None)
+        if not turn.relayed and whole:
+            turn.services.busy_poll.answered()
+            turn.after_work()
+
+    def _on_end_within(self, data: bytes, replies: list[Any]) -> None:
+        """Something waits for a message's end. Where messages follow without a pause, no chunk ends there."""
+        assert self.upstream is not None
+        begun = self.upstream.begun()
+        self._on_data(data[: len(data) - len(begun)], replies, True)
+        self._on_data(begun, [], False)
+
+    def _drop(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        """CLIENT REPLY is OFF, which silences replies but not messages."""
+        if not self._streaming and (self._state.protocol == 2 or not self._state.sticky):
+            return  # there are none; nothing need be kept
+        unheard = self._unheard = self._unheard or Capture(0, self._is_message)
+        unheard.add(data, replies)
+        if whole:
+            self._unheard = None
+            self._send_messages(unheard)
+
+    def _send_messages(self, capture: Capture) -> None:
+        messages = capture.sort()
+        if messages:
+            self._turn.write_between(messages)
+
+    def _is_message(self, reply: Any) -> bool:
+        """Whether Redis sent this of its own accord: a push; what MONITOR shows; in RESP2, what a subscriber gets
+        beside replies.
+        """
+        if type(reply) is hiredis.PushNotification:
+            return True
+        if self._state.mode is Mode.MONITOR and type(reply) is bytes:
+            return _LINE(reply) is not None
+        if not self._streaming or self._state.protocol == 3 or type(reply) is not list or not reply:
+            return False
+        return reply[0] in _MESSAGES or (type(reply[0]) is bytes and reply[0].endswith(b"subscribe"))
+
+    def _count(self, replies: list[Any]) -> None:
+        if not self._state.accepted and any(map(_accepts, replies)):
+            self._state.accept()
+        if self._streaming or self._state.mode is Mode.MONITOR:
+            self._count_streaming(replies)
+        else:
+            self._turn.relayed_answered(sum([type(reply) is not hiredis.PushNotification for reply in replies]))
+
+    def _count_streaming(self, replies: list[Any]) -> None:
+        """Count replies where messages come between them (subscriptions, MONITOR)."""
+        # In RESP3 messages are pushes: an array that begins with the word `message` is some command's reply.
+        kind = hiredis.PushNotification if self._state.protocol == 3 else list
+        for reply in replies:
+            family = reply[0] if isinstance(reply, kind) and reply and type(reply[0]) is bytes else b""
+            if family.endswith(b"subscribe") and len(reply) == 3:
+                self._confirm(family, reply[1])
+            elif type(reply) is hiredis.ReplyError and self._expected:
+                self._expected = 0
+            elif family not in _MESSAGES and not self._is_message(reply):
+                self._turn.relayed_answered(1)
+        if self._expected <= 0 and self._confirmed is not None:
+            confirmed, self._confirmed = self._confirmed, None
+            if not any(self._state.subscribed.values()):
+                self._streaming = False
+                if self._state.mode is Mode.SUBSCRIBED:
+                    self._state.mode = self._state.resting_mode
+            confirmed.resolve(None)
+
+    def _confirm(self, family: bytes, name: bytes | None) -> None:
+        self._expected -= 1
+        kind = family[: 1 if family[:1] in (b"p", b"s") and family != b"subscribe" else 0]
+        if family.endswith(b"unsubscribe"):
+            self._state.subscribed[kind].discard(name or b"")
+        else:
+            self._state.subscribed[kind].add(name or b"")
+
+    def _on_captured(self, data: bytes, replies: list[Any], whole: bool) -> None:
+        capture = self._capture
+        assert capture is not None
+        capture.add(data, replies)
+        if not capture.complete or not whole:
+            return
+        self._capture = None
+        self._send_messages(capture)
+        capture.pending.resolve(capture.raw)
+
+    def _on_lost(self, refused: UpstreamRefused | None) -> None:
+        """The client's own connection has ended. Where that takes a reply or a state with it, the client is closed as
+        Redis closed it; else the next command opens another one.
+        """
+        turn, state = self._turn, self._state
+        if self.upstream is None or turn.gone:
+            return
+        self.upstream = None
+        capture, self._capture = self._capture, None
+        boundary, self._boundary = self._boundary, None
+        confirmed, self._confirmed = self._confirmed, None
+        asking = self._asking
+        self._unheard = None
+        lost = refused or UpstreamLost("ERR upstream Redis connection lost; the command may have been applied")
+        stateful = state.mode or state.sticky or confirmed is not None or any(state.subscribed.values())
+        if stateful or turn.relayed or turn.in_message or turn.closing or turn.eof:
+            turn.end_with(lost)
+        if confirmed is not None:
+            confirmed.resolve(None)
+        if asking is not None:
+            asking.pending.fail(lost)
+        if boundary is not None:
+            boundary.fail(lost)
+        if capture is not None:
+            capture.pending.fail(lost)
+        if not turn.closing:
+            self._on_flow(False)

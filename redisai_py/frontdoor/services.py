@@ -1,0 +1,90 @@
+"""What all clients of a server share: made once, when the server starts, and never exchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+
+import structlog
+
+from redisai_py.ai.predictions import Predictions
+from redisai_py.ai.runs import Runs
+from redisai_py.config import Config
+from redisai_py.engine.engine import Engine
+from redisai_py.engine.stats import StatsTable
+from redisai_py.engine.torchscript import ScriptEngine
+from redisai_py.errors import RedisAIError
+from redisai_py.ops.event_log import Journal
+from redisai_py.ops.keymap import KeyMap
+from redisai_py.ops.programs import Loading
+from redisai_py.resp.templates import Frames
+from redisai_py.upstream.access import AccessTable
+from redisai_py.upstream.busy_poll import BusyPoll
+from redisai_py.upstream.control import Control
+from redisai_py.upstream.dialing import Dialer
+
+__all__ = ["Counters", "Services", "Settings"]
+
+logger = structlog.get_logger()
+
+
+class Counters:
+    """What is counted for the operator. Thread: the event loop's."""
+
+    __slots__ = ("accepted", "commands", "internal_errors", "refused")
+
+    def __init__(self) -> None:
+        self.commands = 0
+        self.accepted = 0
+        """Connections of clients."""
+        self.refused = 0
+        """Those of them that were one too many."""
+        self.internal_errors = 0
+
+
+class Settings:
+    """What AI.CONFIG changes while the server runs."""
+
+    __slots__ = ("backends_path", "model_chunk_size")
+
+    def __init__(self, model_chunk_size: int, backends_path: str) -> None:
+        self.model_chunk_size = model_chunk_size
+        self.backends_path = backends_path
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One server's.
+
+    frames: commands seen before.   runs, predictions: decide whether and how a model runs.
+    keys, programs: what Redis's keys held when they were last read, and what was loaded from them.
+    script_stats: counters of scripts; those of models are the engine's.
+    control: the server's own connections to Redis.   accesses: those of clients, by identity.   dialer: opens all of
+    them.
+    """
+
+    config: Config
+    loop: asyncio.AbstractEventLoop
+    settings: Settings
+    counters: Counters
+    event_log: Journal
+    frames: Frames
+    engine: Engine
+    runs: Runs
+    predictions: Predictions
+    scripts: ScriptEngine
+    script_stats: StatsTable
+    keys: KeyMap
+    programs: Loading
+    dialer: Dialer
+    accesses: AccessTable
+    control: Control
+    busy_poll: BusyPoll
+
+    def internal_error(self, error: BaseException) -> RedisAIError:
+        """Log a bug of ours under an id; the reply that names the id."""
+        error_id = uuid.uuid4().hex[:8]
+        self.counters.internal_errors += 1
+        logger.error("internal error", id=error_id, exc_info=error)
+        return RedisAIError(f"ERR internal error {error_id}")

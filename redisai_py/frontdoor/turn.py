@@ -1,0 +1,487 @@
+"""One client's turn: which of its commands may be under way, and what a command may do to its client. Pure.
+
+Order is kept by what may overlap. Three kinds of work exist, and only one kind is under way at a time:
+
+- commands relayed to Redis on the client's own connection (`relayed` counts the replies still to come),
+- AI commands of one round trip, TENSORSET and TENSORGET (`in_flight`): they follow each other on the identity's shared
+  stream, which answers in order, so a pipeline of them overlaps,
+- every other AI command (`busy`): alone, like a blocking command in Redis.
+
+A command that cannot start yet waits in the backlog; work that ends starts what waited for it. Replies leave in the
+order of their commands: later ones are held behind one that takes a second trip, and our own never go into the middle
+of a message from Redis.
+
+A command sees its client through this object alone, and nobody else writes this state. A turn has no socket: it is
+given a transport to write to, and a `Client` that starts commands. Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol
+
+from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
+from redisai_py.frontdoor.driver import NO_REPLY, drive
+from redisai_py.frontdoor.held_replies import ENDS, HeldReplies, ReplyStream, Streamed
+from redisai_py.frontdoor.output import Flusher, Output, Segments
+from redisai_py.frontdoor.services import Services
+from redisai_py.resp.replies import encode_reply, takes_long
+from redisai_py.resp.requests import unroll
+from redisai_py.resp.templates import Burst, Command
+from redisai_py.upstream.access import Access
+from redisai_py.upstream.address import Identity
+
+__all__ = ["Caller", "Client", "Pipeline", "Turn"]
+
+_MOST_IN_FLIGHT = 1024
+"""AI commands of one client under way at a time."""
+
+Work = Coroutine[Any, Any, Any]
+
+
+class Caller(Protocol):
+    """Who the client is to Redis. access: set once Redis has vouched for the client."""
+
+    protocol: int
+    identity: Identity
+    access: Access | None
+
+    async def authenticated(self) -> Access:
+        """The identity's access, opened if need be. Raises UpstreamError with Redis's NOAUTH."""
+
+    async def authenticated_in_multi(self) -> Access:
+        """The same inside a transaction."""
+
+    @property
+    def capture(self) -> Callable[[list[list[Any]]], Coroutine[Any, Any, list[bytes]]]:
+        """Sends commands on the client's own connection; gives their raw replies."""
+
+
+class Pipeline(Protocol):
+    """What is held of a pipeline."""
+
+    def release(self) -> None:
+        """Send it."""
+
+
+class Client(Protocol):
+    """What a turn asks of the connection that it belongs to."""
+
+    def start(self, command: Command | Burst) -> bool:
+        """Start a command; False if it must wait until other work of this client is done."""
+
+    def begin_pipeline(self) -> Pipeline | None:
+        """Several commands are about to start, back to back: hold what they send, if there is a connection to Redis."""
+
+    def drained(self) -> None:
+        """What waits cannot start now, or nothing waits."""
+
+    def stream(self, reply: Streamed) -> ReplyStream:
+        """Make a stream of a reply that is too large to be held."""
+
+    def hang_up(self) -> None:
+        """Close once the client has read what was sent; nothing more is done for it."""
+
+
+class Turn(Output):
+    """Args: session: who the client is.   client: the connection.   flusher: the server's."""
+
+    __slots__ = (
+        "_cancel", "_client", "_draining", "backlog", "busy", "closing", "eof", "held", "in_flight", "largest_reply",
+        "leaving", "paused", "reading", "relayed", "services", "session",
+    )  # fmt: skip
+
+    session: Caller
+
+    def __init__(self, services: Services, client: Client, flusher: Flusher) -> None:
+        super().__init__(flusher)
+        self.services = services
+        self._client = client
+        self.backlog: deque[Command | Burst] = deque()
+        self.busy = False
+        self.in_flight = 0
+        self.relayed = 0
+        self.reading: set[bytes] = set()
+        """Keys of TENSORGETs in flight, which a later write of this client must not overtake."""
+        self.closing = False
+        """The reply that ends the connection was sent; nothing more is started."""
+        self.eof = False
+        """The client sends no more."""
+        self.leaving = False
+        """The connection closes once nothing is under way and every command received is answered."""
+        self.paused = False
+        """The client does not read its replies."""
+        self.held: HeldReplies | None = None
+        self.largest_reply = 0
+        self._cancel: Callable[[], object] | None = None
+        self._draining = False
+
+    # -- what comes ----------------------------------------------------------------------------------------------------
+
+    def has_room(self, count: int = 1) -> bool:
+        """Whether so many more commands may be in flight."""
+        return not self.in_flight or self.in_flight + count <= _MOST_IN_FLIGHT
+
+    def offer(self, command: Any, start: Callable[[Turn, Any], bool]) -> bool:
+        """Start a command that came alone, or let it wait. False if it must go behind what waits already."""
+        if self.backlog or self.busy or self.paused or self.closing or not self.has_room():
+            return False
+        self.services.counters.commands += 1
+        if not start(self, command):
+            self.backlog.append(command)
+        elif self.backlog:  # a burst that was unrolled
+            self.drain()
+        return True
+
+    def drain(self) -> None:
+        """Start what may start, in order."""
+        if self._draining:
+            return
+        backlog, client = self.backlog, self._client
+        self._draining = True
+        pipeline = client.begin_pipeline() if len(backlog) > 1 else None
+        try:
+            while backlog and not (self.busy or self.paused or self.closing) and self.has_room():
+                command = backlog.popleft()
+                if not client.start(command):
+                    backlog.appendleft(command)
+                    break
+        except Exception as error:  # whoever ended the work before this command must not bear it
+            self.broken(error)
+        finally:
+            self._draining = False
+            if pipeline is not None:
+                pipeline.release()
+        client.drained()
+
+    def receive(self, commands: Sequence[Command | Burst]) -> None:
+        """Let commands wait behind all others, until `drain`."""
+        self.services.counters.commands += len(commands)
+        self.backlog.extend(commands)
+
+    def count_more(self, count: int) -> None:
+        """So many commands more than was told have been processed: a burst is received as one."""
+        self.services.counters.commands += count
+
+    def put_last(self, command: Command) -> None:
+        """Let what is no command of the client's wait behind all others."""
+        self.backlog.append(command)
+
+    def put_back(self, command: Command) -> None:
+        """Let a command wait before all others."""
+        self.backlog.appendleft(command)
+
+    def unroll(self, burst: Burst) -> None:
+        """Put the commands of a burst before all that waits, one by one."""
+        commands = unroll(burst, self.services.frames)
+        self.services.counters.commands += len(commands) - 1
+        self.backlog.extendleft(reversed(commands))
+
+    # -- work that runs alone ------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of this client is under way."""
+        return not (self.busy or self.in_flight or self.relayed)
+
+    def begin(self) -> None:
+        """A command of an idle client runs alone from now on, until one of the methods below ends it."""
+        self.busy = True
+
+    def run_alone(self, work: Work) -> bool:
+        """Run a handler that gives a reply value, or NO_REPLY. False, and it is closed, if the client is not idle."""
+        return self.ask_alone(work, self._ran_alone)
+
+    def ask_alone(self, work: Work, done: Callable[[Any, BaseException | None], object]) -> bool:
+        """The same with the outcome for `done`, which must end the work."""
+        if not self.idle:
+            work.close()
+            return False
+        self.busy = True
+        drive(work, done)
+        return True
+
+    def _ran_alone(self, value: Any, error: BaseException | None) -> None:
+        if value is NO_REPLY and error is None:
+            self.end_alone()
+            self.after_work()
+        else:
+            self.finish(value if error is None else self.failure(error))
+
+    def end_alone(self) -> None:
+        """The command has ended; its reply was sent, or is about to be, by the caller."""
+        self.busy = False
+        self._cancel = None
+
+    def finish(self, value: Any) -> None:
+        """Reply to the command that ran alone, and go on."""
+        self.busy = False
+        self._cancel = None
+        if not self.gone:
+            self.reply(value)
+            self.after_work()
+
+    def finish_each(self, values: Iterable[Any]) -> None:
+        """`finish` of several commands that ran as one."""
+        self.end_alone()
+        if not self.gone:
+            for value in values:
+                self.reply(value)
+            self.after_work()
+
+    def finish_with(self, reply: bytes) -> None:
+        """`finish` with an encoded reply behind which no other comes soon: it is written at once."""
+        self.busy = False
+        self._cancel = None
+        if self.gone:
+            return
+        self._write_at_once(reply)
+        if self.backlog or self.leaving:
+            self.after_work()
+
+    def continue_with(self, work: Work) -> None:
+        """Let a handler end the command that runs alone."""
+        self.end_alone()
+        if self.gone:
+            work.close()
+        else:
+            self.run_alone(work)
+
+    def give_back(self, burst: Burst) -> None:
+        """Let each command of a burst that ran alone go its own way."""
+        self.end_alone()
+        if not self.gone:
+            self.unroll(burst)
+            self.after_work()
+
+    def cancelled_by(self, cancel: Callable[[], object]) -> None:
+        """Call this if the client leaves before the command that runs alone has ended."""
+        self._cancel = cancel
+
+    def after_work(self) -> None:
+        """Something ended: start what waited for it, or leave."""
+        if self.backlog:
+            self.drain()
+        if self.leaving:
+            self.leave_if_idle()
+
+    # -- work that overlaps --------------------------------------------------------------------------------------------
+
+    def overlap(self, count: int = 1) -> None:
+        """So many commands were sent on the shared stream."""
+        self.in_flight += count
+
+    def overlap_instead(self) -> None:
+        """The command that ran alone was sent on the shared stream: later ones may follow it there."""
+        self.busy = False
+        self.in_flight += 1
+        self.after_work()
+
+    def overlap_reading(self, keys: Sequence[bytes]) -> None:
+        """A command was sent for each of these keys, which it reads: a later write must not overtake it."""
+        self.in_flight += len(keys)
+        self.reading.update(keys)
+
+    def answer(self, value: Any) -> None:
+        """Reply to an overlapping command."""
+        self.reply(value)
+        self.answered()
+
+    def answer_with(self, reply: bytes) -> None:
+        """The same with an encoded reply."""
+        if self.held is not None:
+            self.held.add((reply,))
+        elif self.in_flight == 1 and not self.backlog:
+            self._write_at_once(reply)
+        else:
+            self._write((reply,))
+        self.answered()
+
+    def answer_together(self, reply: bytes, count: int) -> None:
+        """Reply to so many overlapping commands, one behind the other, with the bytes for all."""
+        self.write((reply,))
+        self.in_flight -= count - 1
+        self.answered()
+
+    def answered(self) -> None:
+        """One overlapping command has its reply."""
+        self.in_flight -= 1
+        if not self.in_flight and self.reading:
+            self.reading.clear()
+        if self.backlog or self.leaving:
+            self.after_work()
+
+    def second_trip(self, work: Work, *, alone: bool = False) -> None:
+        """An overlapping command takes more than one trip: later replies are held until `work` gives its own.
+
+        alone: no other command may start until then.
+        """
+        if alone:
+            self.busy = True
+            work = self._alone(work)
+        if self.held is None:
+            self.held = HeldReplies(self)
+        self.held.add_coming(work)
+
+    async def _alone(self, work: Work) -> Any:
+        try:
+            return await work
+        finally:
+            self.end_alone()
+
+    def stream(self, reply: Streamed) -> ReplyStream:
+        """See `Client`."""
+        return self._client.stream(reply)
+
+    @property
+    def streams(self) -> bool:
+        """Whether a reply is being streamed to the client."""
+        return self.held is not None and self.held.stream is not None
+
+    def pause(self) -> None:
+        """The client does not read its replies: start nothing more."""
+        self.paused = True
+        if self.held is not None:
+            self.held.flow()
+
+    def unpause(self) -> None:
+        """The client reads again."""
+        self.paused = False
+        if self.held is not None:
+            self.held.flow()
+
+    def release_held(self) -> None:
+        """No reply is held any more."""
+        self.held = None
+
+    # -- work that is relayed ------------------------------------------------------------------------------------------
+
+    @property
+    def may_relay(self) -> bool:
+        """Whether no AI command is under way whose reply must come before that of a relayed one."""
+        return not (self.in_flight or self.busy or self._deferred)
+
+    def relaying(self, count: int) -> None:
+        """So many commands were passed on to Redis."""
+        self.relayed += count
+
+    def relayed_answered(self, count: int) -> None:
+        """So many of their replies have come."""
+        self.relayed -= count
+
+    # -- replies -------------------------------------------------------------------------------------------------------
+
+    def reply(self, value: Any) -> None:
+        """Send a reply value in the client's protocol; an error in place of one that cannot be encoded."""
+        if takes_long(value):
+            self.in_flight += 1
+            self.second_trip(_given(value))
+            return
+        if isinstance(value, RedisAIError) and isinstance(value, ENDS):  # the first alone is cheap
+            self.end_with(value)
+            return
+        try:
+            segments = encode_reply(value, self.session.protocol)
+        except Exception as error:
+            segments = encode_reply(self.services.internal_error(error), self.session.protocol)
+        self.write(segments)
+
+    def write(self, segments: Segments) -> None:
+        """Send a reply's bytes, in order behind replies that are held."""
+        if self.held is not None:
+            self.held.add(segments)
+        elif len(segments) > 1:
+            self.send(segments)
+        else:
+            self._write(segments)
+
+    def send(self, segments: Segments) -> None:
+        """Send the bytes of a reply whose turn it is, and note its size: the limit on what is unread leaves it out."""
+        self.largest_reply = max(self.largest_reply, sum(map(len, segments)))
+        self._write(segments)
+
+    def failure(self, error: BaseException) -> RedisAIError:
+        """The error to reply with; anything outside our tree is a bug, logged with an id."""
+        if isinstance(error, RedisAIError):
+            return error
+        if self.gone and isinstance(error, asyncio.CancelledError):
+            return UpstreamError("ERR client disconnected")  # the connections that it waited for went with it
+        return self.services.internal_error(error)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def end_of_input(self) -> None:
+        """The client sends no more."""
+        self.eof = True
+
+    def leave_when_idle(self) -> None:
+        """Close as soon as nothing is under way and every command received is answered."""
+        self.leaving = True
+        self.leave_if_idle()
+
+    def leave_if_idle(self) -> None:
+        """Close, if that is so now."""
+        if self.idle and not self.backlog:
+            self.flush()
+            self.transport.close()
+
+    def lost(self) -> None:
+        """The client has gone: nobody wants what is under way."""
+        self.gone = True
+        self.backlog.clear()
+        if self.held is not None:
+            self.held.close()
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+
+    def stop(self) -> None:
+        """Start nothing more."""
+        self.closing = True
+        self.backlog.clear()
+
+    def abandon(self) -> None:
+        """The command that runs alone is not complete, and never will be."""
+        self.end_alone()
+
+    def end_with(self, error: UpstreamLost | UpstreamRefused) -> None:
+        """Redis has closed: so does the client's connection, behind the replies that come before this one. What is
+        received from now on is forgotten, and later replies are not sent.
+        """
+        if self.gone:
+            return
+        self.closing = True
+        if self.held is not None:
+            self.held.add(error)
+            return
+        if isinstance(error, UpstreamRefused):
+            self._write(encode_reply(error, self.session.protocol))
+        self.flush()
+        self._client.hang_up()
+
+    def broken(self, error: BaseException) -> None:
+        """A bug of ours ended this client's command somewhere: the client gets the error, and is closed, since nobody
+        knows how far the command has come. See `containment`.
+        """
+        if self.gone or self.closing:
+            return
+        failure = self.services.internal_error(error)
+        if self.held is not None and self.held.stream is not None:
+            self.transport.abort()
+            return
+        self.held = None
+        self.backlog.clear()
+        self._write(encode_reply(failure, self.session.protocol))
+        self.close_after_reply()
+
+    def close_after_reply(self) -> None:
+        """Close once what was written has been sent."""
+        self.closing = True
+        self.flush()
+        self.transport.close()
+
+
+async def _given(value: Any) -> Any:
+    return value
