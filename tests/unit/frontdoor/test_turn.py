@@ -461,6 +461,7 @@ def test_a_bug_ends_its_client() -> None:
 def test_a_burst_that_is_given_back() -> None:
     bench = Bench()
     bench.turn.begin()
+    bench.turn.pause()  # so that they wait
     frame = b"*1\r\n$1\r\nx\r\n" * 3
     bench.turn.give_back(Burst(None, frame, [b"x"] * 3))
     assert [command.argv for command in bench.turn.backlog] == [[b"x"]] * 3
