@@ -13,7 +13,7 @@ from redisai_py.store import codec
 from redisai_py.tensor import Tensor
 from tests.support import LOCALHOST
 
-__all__ = ["Wire", "numbers", "value"]
+__all__ = ["Wire", "numbers", "read_back", "value"]
 
 
 class Wire:
@@ -58,6 +58,14 @@ class Wire:
     def close(self) -> None:
         """Close the connection."""
         self.socket.close()
+
+
+def read_back(*segments: Any) -> Any:
+    """What hiredis makes of the first reply, or command, in these bytes."""
+    reader = hiredis.Reader()
+    for segment in segments:
+        reader.feed(segment)
+    return reader.gets()
 
 
 def value(number: float, rows: int = 1) -> bytes:

@@ -31,7 +31,7 @@ from redisai_py.artifacts.layout import Index, blob_path
 from redisai_py.artifacts.transfer import collect_archive, pull, push, remove_archived
 from tests.artifacts.archive_hammer import hammer
 from tests.artifacts.building import blobs_of, contents_of, version_of
-from tests.fault.cutting_proxy import CuttingProxy
+from tests.proxy import Proxy
 
 OpenArchive = Callable[[], Archive]
 
@@ -392,7 +392,7 @@ def test_s3_that_goes_away_in_the_middle(store: Store, other: Store, credentials
     url = f"s3://models/gone-{direction}"
     if direction == "pull":
         push(store, Archive(url), ["cancer"])
-    proxy = CuttingProxy(int(credentials.rpartition(":")[2]))
+    proxy = Proxy(int(credentials.rpartition(":")[2]))
     try:
         proxy.cut_after(13_000 if direction == "push" else 4 << 20)
         leaving = threading.Thread(target=lambda: proxy.refuse(proxy.cut_happened.wait(50)))

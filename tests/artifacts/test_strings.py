@@ -12,7 +12,7 @@ from redis.cache import CacheConfig
 
 from redisai_py import Client
 from redisai_py.artifacts.strings import LONGEST, Room, set_strings
-from tests.fault.cutting_proxy import CuttingProxy
+from tests.proxy import Proxy
 from tests.support import FrontDoor, RedisServer, redis_binaries, version_of
 
 SIZES = (1, 300_000, 16_384, 2_000_000, 7)
@@ -126,7 +126,7 @@ def test_a_full_redis(small: RedisServer) -> None:
 def test_a_connection_that_is_cut_in_the_middle(redis_server: RedisServer, bare: redis.Redis) -> None:
     values = {f"key-{number}": os.urandom(1_000_000) for number in range(4)}
     bare.mset(values)  # type: ignore[arg-type]
-    proxy = CuttingProxy(redis_server.port)
+    proxy = Proxy(redis_server.port)
     try:
         with redis.Redis(port=proxy.port) as link:
             assert link.ping()

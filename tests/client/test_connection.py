@@ -20,7 +20,7 @@ from redisai_py import AsyncClient, Client
 from redisai_py.client import AsyncDag, AsyncPipeline, Dag, Pipeline
 from redisai_py.client.methods import Extension
 from tests.client.conftest import Blocking
-from tests.client.proxy import Proxy
+from tests.proxy import Proxy
 from tests.runtime.serving import eventually
 from tests.support import LOCALHOST, free_port
 

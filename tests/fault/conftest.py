@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from redisai_py.config import Config
-from tests.fault.meddling_proxy import MeddlingProxy
+from tests.proxy import Proxy
 from tests.support import FrontDoor, RedisServer
 
 
 @pytest.fixture(scope="module")
-def proxy(redis_server: RedisServer) -> Iterator[MeddlingProxy]:
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     """To stand between a front door and Redis."""
-    proxy = MeddlingProxy(redis_server.port)
+    proxy = Proxy(redis_server.port)
     yield proxy
     proxy.close()
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from redisai_py.config import Config
-from tests.fault.holding_proxy import HoldingProxy
+from tests.proxy import Proxy
 from tests.rows import WRONGTYPE, group_writes, rows, warm
 from tests.support import FrontDoor, RedisServer
 from tests.wire import Wire, numbers, value
@@ -23,15 +23,15 @@ SETS = b"redisai-sets"
 
 
 @pytest.fixture
-def proxy(redis_server: RedisServer, bare: redis.Redis) -> Iterator[HoldingProxy]:
+def proxy(redis_server: RedisServer, bare: redis.Redis) -> Iterator[Proxy]:
     """Between the front door of `door` and Redis."""
-    proxy = HoldingProxy(redis_server.port)
+    proxy = Proxy(redis_server.port)
     yield proxy
     proxy.close()
 
 
 @pytest.fixture
-def door(proxy: HoldingProxy) -> Iterator[FrontDoor]:
+def door(proxy: Proxy) -> Iterator[FrontDoor]:
     """A front door behind the proxy."""
     server = FrontDoor(Config(redis=f"redis://127.0.0.1:{proxy.port}", port=0, drain_timeout_s=2))
     yield server
@@ -51,7 +51,7 @@ def _send(client: Wire, number: float) -> None:
     client.socket.sendall(b"".join(map(hiredis.pack_command, rows(KEYS, number))))
 
 
-def _asked(proxy: HoldingProxy) -> None:
+def _asked(proxy: Proxy) -> None:
     assert proxy.asked.acquire(timeout=20), "nothing was sent to Redis"
 
 
@@ -65,7 +65,7 @@ def _held(bare: redis.Redis) -> list[list[float] | None]:
     return [numbers(raw) for raw in bare.mget(KEYS)]  # type: ignore[union-attr]  # redis-py's types admit of an awaitable
 
 
-def test_a_key_becomes_something_else_after_the_look(wire: Wire, proxy: HoldingProxy, bare: redis.Redis) -> None:
+def test_a_key_becomes_something_else_after_the_look(wire: Wire, proxy: Proxy, bare: redis.Redis) -> None:
     proxy.hold(SETS)
     _send(wire, 2)
     _asked(proxy)
@@ -79,7 +79,7 @@ def test_a_key_becomes_something_else_after_the_look(wire: Wire, proxy: HoldingP
 
 
 @pytest.mark.parametrize("how", ["written", "deleted", "expired"])
-def test_a_key_changes_after_the_look(wire: Wire, proxy: HoldingProxy, bare: redis.Redis, how: str) -> None:
+def test_a_key_changes_after_the_look(wire: Wire, proxy: Proxy, bare: redis.Redis, how: str) -> None:
     before = group_writes(bare)
     proxy.hold(SETS)
     _send(wire, 2)
@@ -118,7 +118,7 @@ def test_a_key_that_always_changes(wire: Wire, door: FrontDoor, bare: redis.Redi
     assert _held(bare) == [[100, 100]] * 10
 
 
-def test_lost_before_anything_was_written(wire: Wire, door: FrontDoor, proxy: HoldingProxy, bare: redis.Redis) -> None:
+def test_lost_before_anything_was_written(wire: Wire, door: FrontDoor, proxy: Proxy, bare: redis.Redis) -> None:
     """Then nobody need be told."""
     proxy.hold(SETS)
     _send(wire, 2)
@@ -156,7 +156,7 @@ def test_lost_while_it_was_written(wire: Wire, door: FrontDoor, bare: redis.Redi
 
 
 @pytest.mark.parametrize("last", [True, False], ids=["the only one", "one of two"])
-def test_a_client_leaves(wire: Wire, door: FrontDoor, proxy: HoldingProxy, bare: redis.Redis, last: bool) -> None:
+def test_a_client_leaves(wire: Wire, door: FrontDoor, proxy: Proxy, bare: redis.Redis, last: bool) -> None:
     """What was received is carried out, and the other members are answered."""
     with Wire(door.port) as leaving:
         assert leaving.pipeline(rows(KEYS, 1)) == OK
@@ -179,7 +179,7 @@ def test_a_client_leaves(wire: Wire, door: FrontDoor, proxy: HoldingProxy, bare:
     assert _held(bare) == [[4, 4]] * 10
 
 
-def test_the_server_stops(proxy: HoldingProxy, bare: redis.Redis) -> None:
+def test_the_server_stops(proxy: Proxy, bare: redis.Redis) -> None:
     """What is under way is carried out and answered before."""
     door = FrontDoor(Config(redis=f"redis://127.0.0.1:{proxy.port}", port=0, drain_timeout_s=5))
     with Wire(door.port) as client:

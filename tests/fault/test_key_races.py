@@ -11,8 +11,8 @@ import redis
 
 from redisai_py.config import Config
 from scripts import make_models
-from tests.fault.meddling_proxy import MeddlingProxy
-from tests.support import LOCALHOST, FrontDoor
+from tests.proxy import Proxy
+from tests.support import FrontDoor
 from tests.wire import Wire, value
 
 MODEL = make_models.build_onnx_mul()
@@ -28,9 +28,9 @@ WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 
 @pytest.fixture
-def client(proxy: MeddlingProxy, bare: redis.Redis) -> Iterator[Wire]:
+def client(proxy: Proxy, bare: redis.Redis) -> Iterator[Wire]:
     """A client of a front door behind the proxy; `m` is a model."""
-    server = FrontDoor(Config(redis=f"redis://{LOCALHOST}:{proxy.port}", port=0, drain_timeout_s=1))
+    server = FrontDoor(Config(redis=proxy.url, port=0, drain_timeout_s=1))
     with Wire(server.port) as client:
         assert client(*STORE_MODEL) == b"OK"
         yield client
@@ -54,7 +54,7 @@ def _words(reply: Any) -> Any:
     ],
 )
 def test_an_input_that_comes_after_it_was_looked_for_was_absent(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis, command: tuple[str, ...]
+    client: Wire, proxy: Proxy, bare: redis.Redis, command: tuple[str, ...]
 ) -> None:
     proxy.before("TYPE", lambda: bare.set("x", value(1)))
     assert _words(client(*command)) == ABSENT
@@ -62,9 +62,7 @@ def test_an_input_that_comes_after_it_was_looked_for_was_absent(
     assert not isinstance(client(*command), hiredis.ReplyError)
 
 
-def test_a_tensor_that_comes_while_it_is_looked_for_is_read(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis
-) -> None:
+def test_a_tensor_that_comes_while_it_is_looked_for_is_read(client: Wire, proxy: Proxy, bare: redis.Redis) -> None:
     proxy.before("TYPE", lambda: bare.set("x", value(1)))
     assert client("AI.TENSORGET", "x", "VALUES") == [b"1", b"1"]
     assert proxy.acted
@@ -80,7 +78,7 @@ def test_a_tensor_that_comes_while_it_is_looked_for_is_read(
 @pytest.mark.parametrize("other", [b"", b"text", None], ids=["empty", "text", "list"])
 def test_a_large_tensor_is_written_over_one_that_came_and_over_nothing_else(
     client: Wire,
-    proxy: MeddlingProxy,
+    proxy: Proxy,
     bare: redis.Redis,
     command: tuple[str | bytes, ...],
     reply: bytes | list[bytes],
@@ -97,9 +95,7 @@ def test_a_large_tensor_is_written_over_one_that_came_and_over_nothing_else(
     assert bare.lrange("y", 0, -1) == [b"item"] if other is None else bare.get("y") == other
 
 
-def test_without_scripts_a_tensor_is_written_over_one_that_came(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis
-) -> None:
+def test_without_scripts_a_tensor_is_written_over_one_that_came(client: Wire, proxy: Proxy, bare: redis.Redis) -> None:
     bare.acl_setuser("plain", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-@scripting"])
     try:
         assert client("AUTH", "plain", "any") == b"OK"
@@ -112,9 +108,7 @@ def test_without_scripts_a_tensor_is_written_over_one_that_came(
         bare.acl_deluser("plain")
 
 
-def test_a_model_that_comes_while_it_is_looked_for_is_run(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis
-) -> None:
+def test_a_model_that_comes_while_it_is_looked_for_is_run(client: Wire, proxy: Proxy, bare: redis.Redis) -> None:
     bare.set("x", value(3))
     bare.rename("m", "kept")
     proxy.before("TYPE", lambda: bare.rename("kept", "m"))
@@ -126,7 +120,7 @@ def test_a_model_that_comes_while_it_is_looked_for_is_run(
     ("key", "command"), [("m", ("AI.MODELGET", "m", "META")), ("s", ("AI.SCRIPTGET", "s", "META"))]
 )
 def test_a_description_that_comes_while_it_is_looked_for_is_read(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis, key: str, command: tuple[str, ...]
+    client: Wire, proxy: Proxy, bare: redis.Redis, key: str, command: tuple[str, ...]
 ) -> None:
     assert key == "m" or client(*STORE_SCRIPT) == b"OK"
     told = client(*command)
@@ -146,7 +140,7 @@ def test_what_is_there_and_is_no_model_is_the_wrong_type(client: Wire, bare: red
 
 @pytest.mark.parametrize(("key", "command"), [("m", STORE_MODEL), ("s", STORE_SCRIPT)])
 def test_a_model_that_goes_while_another_is_stored_under_its_key_is_no_other_type(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis, key: str, command: tuple[str | bytes, ...]
+    client: Wire, proxy: Proxy, bare: redis.Redis, key: str, command: tuple[str | bytes, ...]
 ) -> None:
     assert client(*command) == b"OK"
     proxy.before("HGET", lambda: bare.delete(key))

@@ -15,7 +15,7 @@ import redis
 from redisai_py.config import Config
 from tests.conformance.conversation import Conversation, talk
 from tests.conformance.transcript import matches, request_bytes
-from tests.fault.cutting_proxy import CuttingProxy
+from tests.proxy import Proxy
 from tests.support import FrontDoor, RedisServer, exchange
 
 FULL = "-ERR max number of clients reached"
@@ -25,15 +25,15 @@ RUN = "AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u"
 
 
 @pytest.fixture
-def proxy(redis_server: RedisServer, bare: redis.Redis) -> Iterator[CuttingProxy]:
+def proxy(redis_server: RedisServer, bare: redis.Redis) -> Iterator[Proxy]:
     """Between the front door of `door` and Redis."""
-    proxy = CuttingProxy(redis_server.port)
+    proxy = Proxy(redis_server.port)
     yield proxy
     proxy.close()
 
 
 @pytest.fixture
-def door(proxy: CuttingProxy) -> Iterator[FrontDoor]:
+def door(proxy: Proxy) -> Iterator[FrontDoor]:
     """A front door behind the proxy."""
     server = FrontDoor(Config(redis=proxy.url, port=0, drain_timeout_s=2))
     yield server
@@ -71,7 +71,7 @@ def _noticed(door: FrontDoor) -> None:
         assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"
 
 
-def test_cut_while_idle(client: Conversation, proxy: CuttingProxy, door: FrontDoor) -> None:
+def test_cut_while_idle(client: Conversation, proxy: Proxy, door: FrontDoor) -> None:
     """A client of which Redis knows nothing that matters goes on."""
     for command, reply in (("GET a", '"1"'), ("AI.TENSORGET t VALUES", '["1", "2"]')):
         proxy.cut()
@@ -82,10 +82,10 @@ def test_cut_while_idle(client: Conversation, proxy: CuttingProxy, door: FrontDo
 @pytest.mark.parametrize(
     "command", ["GET a", "AI.TENSORGET t VALUES", "AI.TENSORGET t BLOB", "AI.TENSORSET u FLOAT 1 VALUES 1"]
 )
-def test_cut_with_replies_outstanding(command: str, client: Conversation, proxy: CuttingProxy, door: FrontDoor) -> None:
+def test_cut_with_replies_outstanding(command: str, client: Conversation, proxy: Proxy, door: FrontDoor) -> None:
     for _ in range(2):  # so that the server knows it
         client.ask(command)
-    proxy.stall()
+    proxy.hold()
     client.send(*[command] * 5, "PING", "AI.TENSORGET t META")
     assert proxy.holding.wait(20)
     proxy.cut()
@@ -96,7 +96,7 @@ def test_cut_with_replies_outstanding(command: str, client: Conversation, proxy:
 
 
 @pytest.mark.parametrize("command", ["ECHO abcd", "AI.TENSORGET t VALUES", "AI.TENSORGET t BLOB"])
-def test_what_was_answered_is_delivered_before_the_end(command: str, client: Conversation, proxy: CuttingProxy) -> None:
+def test_what_was_answered_is_delivered_before_the_end(command: str, client: Conversation, proxy: Proxy) -> None:
     """And nothing behind the first command without an answer is."""
     whole = len(b"$4\r\nabcd\r\n") if command.startswith("ECHO") else len(client_value(client))
     for _ in range(2):  # so that the server knows it
@@ -117,7 +117,7 @@ def client_value(client: Conversation) -> bytes:
     return b"$%b\r\n" % value[1:].encode() + bytes(int(value[1:]) + 2)
 
 
-def test_cut_in_the_middle_of_a_reply(client: Conversation, proxy: CuttingProxy, bare: redis.Redis) -> None:
+def test_cut_in_the_middle_of_a_reply(client: Conversation, proxy: Proxy, bare: redis.Redis) -> None:
     """The client has half a reply: nothing that could follow it would be understood."""
     bare.set("big", b"x" * MEGABYTE)
     proxy.cut_after(300_000)
@@ -125,7 +125,7 @@ def test_cut_in_the_middle_of_a_reply(client: Conversation, proxy: CuttingProxy,
     assert _is_closed(client)
 
 
-def test_cut_in_the_middle_of_a_large_tensor(client: Conversation, proxy: CuttingProxy, door: FrontDoor) -> None:
+def test_cut_in_the_middle_of_a_large_tensor(client: Conversation, proxy: Proxy, door: FrontDoor) -> None:
     client.given(f"AI.TENSORSET big UINT8 {MEGABYTE}")
     proxy.cut_after(300_000)
     client.send("AI.TENSORGET big BLOB")
@@ -140,16 +140,16 @@ def test_cut_in_the_middle_of_a_large_tensor(client: Conversation, proxy: Cuttin
      ["HELLO 3", "SUBSCRIBE c"], ["CLIENT SETNAME me"], ["HELLO 3", "CLIENT TRACKING ON"]],
     ids=" ".join,
 )  # fmt: skip
-def test_clients_with_state_at_redis_are_closed(state: list[str], client: Conversation, proxy: CuttingProxy) -> None:
+def test_clients_with_state_at_redis_are_closed(state: list[str], client: Conversation, proxy: Proxy) -> None:
     client.given(*state)
     proxy.cut()
     assert _is_closed(client)
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_subscription_that_is_not_confirmed(protocol: int, client: Conversation, proxy: CuttingProxy) -> None:
+def test_a_subscription_that_is_not_confirmed(protocol: int, client: Conversation, proxy: Proxy) -> None:
     client.given(f"HELLO {protocol}")
-    proxy.stall()
+    proxy.hold()
     client.send("SUBSCRIBE c")
     assert proxy.holding.wait(10)
     proxy.cut()
@@ -160,17 +160,17 @@ def test_a_subscription_that_is_not_confirmed(protocol: int, client: Conversatio
     "command", ["SELECT 0", "CLIENT SETNAME me", "AI.CONFIG MODEL_CHUNK_SIZE 1000000", "CLIENT REPLY SKIP"]
 )
 def test_a_command_comes_in_the_middle_of_a_message(
-    command: str, client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+    command: str, client: Conversation, proxy: Proxy, door: FrontDoor, bare: redis.Redis
 ) -> None:
     """The rest of the message is not taken for its reply."""
     client.given("HELLO 3", "SUBSCRIBE c")
-    proxy.stall_after(100_000)
+    proxy.hold_after(100_000)
     bare.publish("c", "m" * 200_000)
     assert proxy.holding.wait(10)
     client.send(command, "GET a", "ECHO b")
     for _ in range(2):
         assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
-    proxy.flow()
+    proxy.release()
     assert client.reply() == f'["message", "c", "{"m" * 200_000}"]'
     expected = ['"b"'] if command.endswith("SKIP") else ["+OK", '"1"', '"b"']
     assert [client.reply() for _ in expected] == expected
@@ -179,42 +179,42 @@ def test_a_command_comes_in_the_middle_of_a_message(
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("behind", ["PING", "SUBSCRIBE d", "RESET"])
 def test_a_reply_of_ours_waits_for_the_end_of_a_message(
-    protocol: int, behind: str, client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+    protocol: int, behind: str, client: Conversation, proxy: Proxy, door: FrontDoor, bare: redis.Redis
 ) -> None:
     """What Redis answers to the next command may come together with that end, and is second all the same."""
     client.given(f"HELLO {protocol}", "SUBSCRIBE c")
-    proxy.stall_after(100_000)
+    proxy.hold_after(100_000)
     bare.publish("c", "m" * 200_000)
     assert proxy.holding.wait(10)
     client.send("AI.TENSORGET", behind)
     for _ in range(2):
         assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
-    proxy.flow()
+    proxy.release()
     assert client.reply().startswith('["message", "c", "mmm')
     assert client.reply().startswith("-ERR")
     assert not client.reply().startswith("-ERR")
 
 
 def test_messages_follow_each_other_without_a_pause(
-    client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+    client: Conversation, proxy: Proxy, door: FrontDoor, bare: redis.Redis
 ) -> None:
     """What waits for the end of one goes on there, though the next one has begun."""
     client.given("HELLO 3", "SUBSCRIBE c")
-    proxy.stall_after(100_000)
+    proxy.hold_after(100_000)
     for letter in "mno":
         bare.publish("c", letter * 200_000)
     assert proxy.holding.wait(10)
     client.send("AI.TENSORGET", "SELECT 1")
     for _ in range(2):
         assert exchange(door.port, b"QUIT\r\n", 5) == b"+OK\r\n"  # by then the server has read what came before
-    proxy.stall_after(150_000)  # half of the second message
-    proxy.flow()
+    proxy.hold_after(150_000)  # half of the second message
+    proxy.release()
     assert client.reply() == f'["message", "c", "{"m" * 200_000}"]'
     assert matches(client.reply(), "-ERR wrong number of arguments...")
     assert proxy.holding.wait(10)
     while not any(entry["db"] == "1" for entry in bare.client_list()):
         pass  # SELECT has reached Redis
-    proxy.flow()
+    proxy.release()
     assert [client.reply()[:19] for _ in range(2)] == ['["message", "c", "n', '["message", "c", "o']
     assert client.reply() == "+OK"
 
@@ -260,7 +260,7 @@ def test_with_a_password_no_room_is_no_way_in(client: Conversation, door: FrontD
         bare.config_set("requirepass", "")
 
 
-def test_nothing_of_a_cut_transaction_is_done(client: Conversation, proxy: CuttingProxy, bare: redis.Redis) -> None:
+def test_nothing_of_a_cut_transaction_is_done(client: Conversation, proxy: Proxy, bare: redis.Redis) -> None:
     client.given("MULTI", "SET x 1", "AI.TENSORSET y FLOAT 1")
     proxy.cut()
     assert _is_closed(client)
@@ -268,11 +268,9 @@ def test_nothing_of_a_cut_transaction_is_done(client: Conversation, proxy: Cutti
 
 
 @pytest.mark.parametrize("first", ["MULTI", "SELECT 1", "AUTH default nothing", "HELLO 3", "RESET"])
-def test_what_depends_on_a_lost_command(
-    first: str, client: Conversation, proxy: CuttingProxy, bare: redis.Redis
-) -> None:
+def test_what_depends_on_a_lost_command(first: str, client: Conversation, proxy: Proxy, bare: redis.Redis) -> None:
     """What a pipeline has behind it is not carried out one by one, or in another database."""
-    proxy.stall()
+    proxy.hold()
     client.send(first, "SET x 1", "AI.TENSORSET y FLOAT 1", "EXEC")
     assert proxy.holding.wait(20)
     proxy.cut()
@@ -319,14 +317,14 @@ def test_redis_is_busy_when_it_is_asked_for_scripts(door: FrontDoor, bare: redis
         bare.config_set("lua-time-limit", limit["lua-time-limit"])
 
 
-def test_a_run_whose_redis_is_lost(client: Conversation, proxy: CuttingProxy, door: FrontDoor) -> None:
+def test_a_run_whose_redis_is_lost(client: Conversation, proxy: Proxy, door: FrontDoor) -> None:
     run = "AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 v"
     dag = "AI.DAGEXECUTE LOAD 1 t PERSIST 1 w |> AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 w |> AI.TENSORGET w VALUES"
     client.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>", run)
     for command, good in ((run, "+OK"), (dag, '[+OK, ["2", "4"]]')):
         with talk(door.port) as other:
             other.given("AI.TENSORGET t")
-            proxy.stall()
+            proxy.hold()
             other.send(command)
             assert proxy.holding.wait(20)
             proxy.cut()
@@ -336,11 +334,9 @@ def test_a_run_whose_redis_is_lost(client: Conversation, proxy: CuttingProxy, do
 
 
 @pytest.mark.parametrize("command", [RUN, f"AI.DAGEXECUTE LOAD 1 t PERSIST 1 u |> {RUN}"], ids=["model", "dag"])
-def test_a_run_whose_outputs_are_lost_counts(
-    command: str, client: Conversation, proxy: CuttingProxy, door: FrontDoor
-) -> None:
+def test_a_run_whose_outputs_are_lost_counts(command: str, client: Conversation, proxy: Proxy, door: FrontDoor) -> None:
     client.given("AI.MODELSTORE m ONNX CPU BLOB <onnx_mul>", *[command] * 3, "AI.INFO m RESETSTAT")
-    proxy.stall()
+    proxy.hold()
     client.send(command)
     assert proxy.holding.wait(10)
     proxy.cut()
@@ -351,7 +347,7 @@ def test_a_run_whose_outputs_are_lost_counts(
 
 @pytest.mark.parametrize("sent", [0, 3 * MEGABYTE])
 def test_cut_while_a_tensor_streams_through(
-    sent: int, client: Conversation, proxy: CuttingProxy, door: FrontDoor, bare: redis.Redis
+    sent: int, client: Conversation, proxy: Proxy, door: FrontDoor, bare: redis.Redis
 ) -> None:
     size = 8 * MEGABYTE
     head = request_bytes(f"AI.TENSORSET big UINT8 {size} BLOB x", {})
@@ -370,7 +366,7 @@ def test_cut_while_a_tensor_streams_through(
     assert names == ({b"t", b"a", b"big"} if reply == "+OK" else {b"t", b"a"})
 
 
-def test_redis_out_of_reach(client: Conversation, proxy: CuttingProxy) -> None:
+def test_redis_out_of_reach(client: Conversation, proxy: Proxy) -> None:
     """What has not left waits for Redis, a while."""
     server = FrontDoor(Config(redis=proxy.url, port=0, drain_timeout_s=2, upstream_retry_ms=300))
     try:
@@ -452,10 +448,10 @@ def test_shutdown_goes_to_redis(redis_server: RedisServer, tmp_path: Path) -> No
         own.stop()
 
 
-def test_a_stalled_redis_holds_up_only_those_who_wait_for_it(client: Conversation, proxy: CuttingProxy) -> None:
-    proxy.stall()
+def test_a_stalled_redis_holds_up_only_those_who_wait_for_it(client: Conversation, proxy: Proxy) -> None:
+    proxy.hold()
     client.send("GET a", "AI.TENSORGET t VALUES")
-    released = threading.Timer(0.3, proxy.flow)
+    released = threading.Timer(0.3, proxy.release)
     released.start()
     try:
         assert [client.reply(), client.reply()] == ['"1"', '["1", "2"]']

@@ -16,8 +16,8 @@ import redis
 
 from redisai_py.config import Config
 from scripts import make_models
-from tests.fault.holding_proxy import HoldingProxy
-from tests.support import LOCALHOST, FrontDoor, RedisServer
+from tests.proxy import SHARED, Proxy
+from tests.support import FrontDoor, RedisServer
 from tests.wire import Wire, numbers, value
 
 RUN = ("AI.MODELEXECUTE", "m", "INPUTS", "1", "x", "OUTPUTS", "1", "y")
@@ -31,17 +31,17 @@ _READS_AFTER_CHANGE = 8
 
 
 @pytest.fixture
-def proxy(redis_server: RedisServer) -> Iterator[HoldingProxy]:
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     """Between the front door of `door` and Redis."""
-    proxy = HoldingProxy(redis_server.port)
+    proxy = Proxy(redis_server.port)
     yield proxy
     proxy.close()
 
 
 @pytest.fixture
-def door(proxy: HoldingProxy, bare: redis.Redis) -> Iterator[FrontDoor]:
+def door(proxy: Proxy, bare: redis.Redis) -> Iterator[FrontDoor]:
     """A front door behind the proxy; the model is stored."""
-    server = FrontDoor(Config(redis=f"redis://{LOCALHOST}:{proxy.port}", port=0, drain_timeout_s=1))
+    server = FrontDoor(Config(redis=proxy.url, port=0, drain_timeout_s=1))
     with Wire(server.port) as client:
         assert client("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", make_models.build_onnx_mul()) == b"OK"
     yield server
@@ -79,7 +79,7 @@ def _reads(client: Wire, bare: redis.Redis, command: tuple[str, ...]) -> int:
     return int(bare.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"])
 
 
-def _when_asked(client: Wire, proxy: HoldingProxy, command: tuple[str, ...]) -> None:
+def _when_asked(client: Wire, proxy: Proxy, command: tuple[str, ...]) -> None:
     """Send a command whose near values are out of date unknown to the server, which finds out only later."""
     client.send(*command)
     assert proxy.asked.acquire(timeout=20), "the server asked Redis nothing"
@@ -92,18 +92,16 @@ def _when_asked(client: Wire, proxy: HoldingProxy, command: tuple[str, ...]) -> 
 
 @COMMANDS
 def test_a_value_that_others_changed_is_not_used(
-    command: tuple[str, ...], near: Wire, proxy: HoldingProxy, bare: redis.Redis
+    command: tuple[str, ...], near: Wire, proxy: Proxy, bare: redis.Redis
 ) -> None:
-    proxy.hold()
+    proxy.hold(SHARED)
     bare.set("x", value(10))
     _when_asked(near, proxy, command)
     assert numbers(bare.get("y")) == [20, 20]
 
 
-def test_an_acknowledged_write_is_not_lost_to_a_run_in_place(
-    near: Wire, proxy: HoldingProxy, bare: redis.Redis
-) -> None:
-    proxy.hold()
+def test_an_acknowledged_write_is_not_lost_to_a_run_in_place(near: Wire, proxy: Proxy, bare: redis.Redis) -> None:
+    proxy.hold(SHARED)
     bare.set("x", value(10))
     _when_asked(near, proxy, IN_PLACE)
     assert numbers(bare.get("x")) == [20, 20]
@@ -111,9 +109,9 @@ def test_an_acknowledged_write_is_not_lost_to_a_run_in_place(
 
 @COMMANDS
 def test_nobody_ever_reads_an_output_of_an_old_input(
-    command: tuple[str, ...], near: Wire, proxy: HoldingProxy, bare: redis.Redis, redis_server: RedisServer
+    command: tuple[str, ...], near: Wire, proxy: Proxy, bare: redis.Redis, redis_server: RedisServer
 ) -> None:
-    proxy.hold()
+    proxy.hold(SHARED)
     bare.set("x", value(10))
     with redis.Redis(port=redis_server.port) as watcher, watcher.pubsub() as events:
         bare.config_set("notify-keyspace-events", "K$")
@@ -134,13 +132,13 @@ def _until_end(events: redis.client.PubSub) -> Iterator[dict[str, bytes]]:
 
 @COMMANDS
 def test_an_error_computed_from_an_old_input_is_not_told(
-    command: tuple[str, ...], near: Wire, proxy: HoldingProxy, bare: redis.Redis, door: FrontDoor
+    command: tuple[str, ...], near: Wire, proxy: Proxy, bare: redis.Redis, door: FrontDoor
 ) -> None:
     with Wire(door.port) as client:
         assert client("AI.TENSORSET", "x", "INT8", "1", "VALUES", "3") == b"OK"  # not what the model takes
     wrong = near(*command)
     assert isinstance(wrong[0] if isinstance(wrong, list) else wrong, hiredis.ReplyError)
-    proxy.hold()
+    proxy.hold(SHARED)
     bare.set("x", value(10))
     _when_asked(near, proxy, command)
     assert numbers(bare.get("y")) == [20, 20]
@@ -148,9 +146,9 @@ def test_an_error_computed_from_an_old_input_is_not_told(
 
 @COMMANDS
 def test_a_replaced_model_is_not_run(
-    command: tuple[str, ...], near: Wire, proxy: HoldingProxy, bare: redis.Redis, other_door: FrontDoor
+    command: tuple[str, ...], near: Wire, proxy: Proxy, bare: redis.Redis, other_door: FrontDoor
 ) -> None:
-    proxy.hold()
+    proxy.hold(SHARED)
     with Wire(other_door.port) as other:
         assert other("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", make_models.build_onnx_heavy(0)) == b"OK"
     _when_asked(near, proxy, command)
@@ -198,16 +196,14 @@ def test_a_key_that_others_keep_changing_is_read_first(near: Wire, bare: redis.R
 # -- writes of our own -------------------------------------------------------------------------------------------------
 
 
-def test_what_a_disconnected_client_wrote_is_seen(
-    near: Wire, door: FrontDoor, proxy: HoldingProxy, bare: redis.Redis
-) -> None:
+def test_what_a_disconnected_client_wrote_is_seen(near: Wire, door: FrontDoor, proxy: Proxy, bare: redis.Redis) -> None:
     def connected() -> set[str]:
         return {client["id"] for client in bare.client_list()}
 
     before = connected()
     with Wire(door.port) as writer:
         assert writer("AI.TENSORSET", "z", "FLOAT", "1", "2", "VALUES", "0", "0") == b"OK"
-        proxy.hold()
+        proxy.hold(SHARED)
         writer.send("AI.TENSORSET", "x", "FLOAT", "1", "2", "VALUES", "10", "10")
         assert proxy.asked.acquire(timeout=20)
         opened = connected() - before
@@ -260,7 +256,7 @@ def test_own_writes_are_seen(name: str, near: Wire, door: FrontDoor, bare: redis
 
 
 def test_a_value_read_before_a_write_of_our_own_is_not_kept(
-    near: Wire, door: FrontDoor, proxy: HoldingProxy, bare: redis.Redis, other_door: FrontDoor
+    near: Wire, door: FrontDoor, proxy: Proxy, bare: redis.Redis, other_door: FrontDoor
 ) -> None:
     with Wire(other_door.port) as other:
         assert other("AI.MODELSTORE", "unloaded", "ONNX", "CPU", "BLOB", make_models.build_onnx_mul()) == b"OK"

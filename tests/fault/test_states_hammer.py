@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import socket
 import threading
 import time
 from typing import Any
@@ -18,7 +17,8 @@ import hiredis
 import pytest
 import redis
 
-from tests.support import LOCALHOST, FrontDoor, RedisServer, version_of
+from tests.support import FrontDoor, RedisServer, version_of
+from tests.wire import Wire
 
 _SECONDS = 4
 _END = b"the-end"
@@ -142,20 +142,14 @@ def _plain(reply: Any) -> Any:
 
 def _ask(port: int, pieces: list[bytes]) -> list[Any]:
     """The replies up to the last."""
-    reader = hiredis.Reader()
     replies: list[Any] = []
-    with socket.create_connection((LOCALHOST, port), timeout=10) as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sender = threading.Thread(target=lambda: [client.sendall(piece) for piece in pieces])
+    with Wire(port) as client:
+        client.socket.settimeout(10)
+        sender = threading.Thread(target=lambda: [client.socket.sendall(piece) for piece in pieces])
         sender.start()
         try:
             while _END not in replies:
-                if (reply := reader.gets()) is False:
-                    data = client.recv(1 << 18)
-                    assert data, f"closed after {replies}"
-                    reader.feed(data)
-                else:
-                    replies.append(_plain(reply))
+                replies.append(_plain(client.receive()))
         except TimeoutError:
             replies.append("no reply")
         sender.join()

@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from redisai_py.config import Config
-from tests.fault.meddling_proxy import MeddlingProxy
-from tests.support import LOCALHOST, FrontDoor
+from tests.proxy import Proxy
+from tests.support import FrontDoor
 from tests.wire import Wire, value
 
 SIZE = 2_000_000
@@ -24,9 +24,9 @@ LARGE = ("AI.TENSORSET", "z", "UINT8", "100000", "BLOB", b"\1" * 100_000)
 
 
 @pytest.fixture(scope="module")
-def door(proxy: MeddlingProxy) -> Iterator[FrontDoor]:
+def door(proxy: Proxy) -> Iterator[FrontDoor]:
     """A front door behind the proxy that has one connection for what is large."""
-    server = FrontDoor(Config(redis=f"redis://{LOCALHOST}:{proxy.port}", port=0, drain_timeout_s=1, upstream_pool=1))
+    server = FrontDoor(Config(redis=proxy.url, port=0, drain_timeout_s=1, upstream_pool=1))
     yield server
     server.stop()
 
@@ -50,7 +50,7 @@ def test_a_client_that_sends_no_more_gets_its_replies(client: Wire, bare: redis.
 
 
 def test_a_client_that_leaves_before_its_tensor_comes_holds_no_connection(
-    client: Wire, door: FrontDoor, proxy: MeddlingProxy, bare: redis.Redis
+    client: Wire, door: FrontDoor, proxy: Proxy, bare: redis.Redis
 ) -> None:
     bare.set("big", value(1, 4_000_000))
     leaver = Wire(door.port)
@@ -73,7 +73,7 @@ def test_a_client_that_leaves_before_its_tensor_comes_holds_no_connection(
     assert not bare.exists("y")
 
 
-def test_what_comes_behind_a_tensor_waits_in_the_socket(client: Wire, proxy: MeddlingProxy) -> None:
+def test_what_comes_behind_a_tensor_waits_in_the_socket(client: Wire, proxy: Proxy) -> None:
     go_on = threading.Event()
     proxy.before("PERSIST", lambda: go_on.wait(20))
     client.send(*STREAMED)

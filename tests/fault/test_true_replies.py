@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from redisai_py.config import MIN_CHUNK_SIZE, Config
-from tests.fault.meddling_proxy import MeddlingProxy
-from tests.support import LOCALHOST, FrontDoor, long_model
+from tests.proxy import Proxy
+from tests.support import FrontDoor, long_model
 from tests.wire import Wire, numbers, value
 
 MODEL = long_model()
@@ -25,11 +25,9 @@ LOST = "ERR Redis dropped the staged value before it was published; nothing was 
 
 
 @pytest.fixture(scope="module")
-def door(proxy: MeddlingProxy) -> Iterator[FrontDoor]:
+def door(proxy: Proxy) -> Iterator[FrontDoor]:
     """A front door behind the proxy, with models in several pieces."""
-    config = Config(
-        redis=f"redis://{LOCALHOST}:{proxy.port}", port=0, drain_timeout_s=1, model_chunk_size=MIN_CHUNK_SIZE
-    )
+    config = Config(redis=proxy.url, port=0, drain_timeout_s=1, model_chunk_size=MIN_CHUNK_SIZE)
     server = FrontDoor(config)
     yield server
     server.stop()
@@ -98,7 +96,7 @@ def _drop_staged(bare: redis.Redis) -> None:
 
 @pytest.mark.parametrize("before", ["EXPIRE", "HSET", "MULTI", "PERSIST"])
 def test_a_model_that_redis_evicts_while_it_is_stored_is_not_published(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis, before: str
+    client: Wire, proxy: Proxy, bare: redis.Redis, before: str
 ) -> None:
     old = bare.hgetall("m")
     if before in ("HSET", "MULTI"):  # the first ones are the rehearsal's
@@ -112,7 +110,7 @@ def test_a_model_that_redis_evicts_while_it_is_stored_is_not_published(
 
 
 def test_a_tensor_that_redis_evicts_while_it_is_stored_is_not_acknowledged(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis
+    client: Wire, proxy: Proxy, bare: redis.Redis
 ) -> None:
     bare.set("y", value(1))
     proxy.before("PERSIST", lambda: _drop_staged(bare))
@@ -129,7 +127,7 @@ def _cut_dedicated(bare: redis.Redis) -> None:
 
 @pytest.mark.parametrize(("before", "command"), [("EXPIRE", STORE_MODEL), ("PERSIST", STREAMED)])
 def test_a_lost_connection_leaves_nothing_staged(
-    client: Wire, proxy: MeddlingProxy, bare: redis.Redis, before: str, command: tuple[Any, ...]
+    client: Wire, proxy: Proxy, bare: redis.Redis, before: str, command: tuple[Any, ...]
 ) -> None:
     assert client(*SMALL) == b"OK"
     proxy.before(before, lambda: _cut_dedicated(bare))
@@ -140,7 +138,7 @@ def test_a_lost_connection_leaves_nothing_staged(
 
 
 def test_all_models_are_listed_but_those_that_are_being_stored(
-    client: Wire, front_door: FrontDoor, proxy: MeddlingProxy, bare: redis.Redis
+    client: Wire, front_door: FrontDoor, proxy: Proxy, bare: redis.Redis
 ) -> None:
     staged: list[list[bytes]] = []
     listed: list[Any] = []

@@ -4,7 +4,6 @@ import math
 import warnings
 from contextlib import suppress
 
-import hiredis
 import numpy as np
 import redis
 from hypothesis import given
@@ -26,6 +25,7 @@ from redisai_py.errors import CommandError
 from redisai_py.resp.replies import Double, Values, encode_reply
 from redisai_py.tensor import Device, DType, Tensor
 from tests.parsing import parse
+from tests.wire import read_back
 
 KEYWORDS = {b"INPUTS", b"OUTPUTS", b"TIMEOUT", b"$", b"|>"}
 
@@ -265,10 +265,8 @@ def test_doubles_survive_both_ways(numbers):
     words = [repr(number).encode() for number in numbers]
     data = parse_values(DType.DOUBLE, words)
     assert np.array_equal(np.frombuffer(data), np.array(numbers))
-    reader = hiredis.Reader()
-    for segment in encode_reply(Values(DType.DOUBLE, (len(numbers),), data), 2):
-        reader.feed(segment)
-    assert [float(text) for text in reader.gets()] == numbers
+    texts = read_back(*encode_reply(Values(DType.DOUBLE, (len(numbers),), data), 2))
+    assert [float(text) for text in texts] == numbers
 
 
 @given(st.text("0123456789+-.eExXpPinfaINFA _\t", max_size=9).map(str.encode))

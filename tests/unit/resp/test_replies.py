@@ -1,7 +1,6 @@
 import math
 import struct
 
-import hiredis
 import numpy as np
 import pytest
 
@@ -19,6 +18,7 @@ from redisai_py.resp.replies import (
     encode_reply,
 )
 from redisai_py.tensor import DType, Tensor
+from tests.wire import read_back
 
 
 def wire(value, protocol=2):
@@ -149,9 +149,6 @@ def test_values_of_strings():
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_many_values_are_read_back_by_a_client(protocol):
     array = np.linspace(-1e6, 1e6, 150_001, dtype=np.float32)
-    reader = hiredis.Reader()
-    for segment in encode_reply([Values(DType.FLOAT, array.shape, array.tobytes()), OK], protocol):
-        reader.feed(segment)
-    values, end = reader.gets()
+    values, end = read_back(*encode_reply([Values(DType.FLOAT, array.shape, array.tobytes()), OK], protocol))
     assert end == b"OK"
     assert np.array_equal(np.array(values, dtype=np.float64), array.astype(np.float64))

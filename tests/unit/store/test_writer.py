@@ -10,6 +10,7 @@ import hiredis
 from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, WrongType
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.writer import Writer
+from tests.wire import read_back
 
 Changes = list[tuple[bytes, bytes]]
 
@@ -25,9 +26,7 @@ class Stream:
     def send(self, data: bytes, callback: Callable[[Any], object]) -> None:
         if self.closed:
             raise UpstreamError("ERR gone")
-        reader = hiredis.Reader()
-        reader.feed(data)
-        self.sent.append(reader.gets())
+        self.sent.append(read_back(data))
         self._waiting.append(callback)
 
     def flush(self) -> None:

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from redisai_py.pending import Pending
 from redisai_py.upstream.address import Address, Identity
 from redisai_py.upstream.large import LargeUpstream
 from redisai_py.upstream.private import PrivateUpstream
+from tests.wire import read_back
 
 LARGE = 64 * 1024
 
@@ -104,9 +104,7 @@ def test_private_knows_what_has_come_of_a_message(stream: tuple[list[bytes], lis
 
 
 def built(data: bytes) -> Any:
-    reader = hiredis.Reader()
-    reader.feed(data)
-    return plain(reader.gets())
+    return plain(read_back(data))
 
 
 def plain(reply: Any) -> Any:
