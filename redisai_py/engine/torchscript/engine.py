@@ -11,19 +11,16 @@ driver may await it as well as an asyncio Task.
 from __future__ import annotations
 
 import asyncio
-import re
-import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from redisai_py.backend import install_hint
-from redisai_py.engine.torchscript.frames import Frame, decode_tensors, encode_frame, encode_tensors
+from redisai_py.engine.torchscript.fleet import Fleet, death, memory_text
+from redisai_py.engine.torchscript.frames import Frame, decode_tensors, encode_frame, encode_run
 from redisai_py.engine.torchscript.hosts import Question, ScriptHost, parse_question
-from redisai_py.engine.torchscript.jobs import FRESH, Job, ScriptRun, ScriptSettings, Worker
-from redisai_py.engine.torchscript.processes import Channel, Zygote
+from redisai_py.engine.torchscript.jobs import Job, ScriptRun, ScriptSettings, Worker, pool_of
 from redisai_py.errors import (
     BackendError,
     BackendNotInstalled,
@@ -35,17 +32,9 @@ from redisai_py.errors import (
 )
 from redisai_py.model import Script
 from redisai_py.pending import Pending
-from redisai_py.tensor import Buffer, Device, Tensor
+from redisai_py.tensor import Device, Tensor
 
 __all__ = ["ScriptEngine"]
-
-_GPU = re.compile(r"GPU(?::(\d+))?\Z", re.IGNORECASE)
-
-# Frames carry tensors, strings and a header; beyond the memory that a script may have, a payload cannot be honest.
-_PAYLOAD_SLACK_BYTES = 1 << 20
-
-# The exit status of a worker that could not even send an error (redisai_py_torch.script_worker has the same number).
-_OUT_OF_MEMORY_STATUS = 12
 
 
 class ScriptEngine:
@@ -55,15 +44,12 @@ class ScriptEngine:
         """`settings` may be replaced; limits on time hold from the next run, the others from the next process."""
         self.settings = settings
         self._loop = loop
-        self._zygote: Zygote | None = None
+        self._fleet = Fleet(loop, self)
         self._version: str | None = None
         self._loading: list[Pending[None]] = []
         self._queues: dict[str, deque[Job]] = {}
         self._running: dict[str, int] = {}
         self._queued = 0
-        self._workers: dict[int, Worker] = {}
-        self._idle: list[Worker] = []
-        self._numbers = 0
         self._closed = False
 
     # --- what callers use -------------------------------------------------------------------------------------------
@@ -85,7 +71,7 @@ class ScriptEngine:
         """
         text = device.text if isinstance(device, Device) else device
         await self._load()
-        pool = _pool(text)
+        pool = pool_of(text)
         header = {"op": "compile", "id": script_id, "source": source, "entry_points": list(entry_points)}
         # A queue of its own: a store neither waits for runs nor holds them up.
         queue = f"{text.upper()} compile"
@@ -115,12 +101,12 @@ class ScriptEngine:
         Source:  AI.SCRIPTEXECUTE, AI.SCRIPTRUN.
         """
         run = ScriptRun()
-        header, parts = _run_frame(tensors, keys, args)
+        header, parts = encode_run(tensors, keys, args)
         header["id"], header["function"], header["outputs"] = script.identity, function, outputs
         header["entry_point"] = function in script.entry_points
         text = script.device.text
         try:
-            job = Job(text.upper(), _pool(text), owner, header, parts, script.source, host, run, time.perf_counter())
+            job = Job(text.upper(), pool_of(text), owner, header, parts, script.source, host, run, time.perf_counter())
             self._submit(job, timeout_ms)
         except RedisAIError as error:
             run.fail(error)
@@ -151,21 +137,19 @@ class ScriptEngine:
 
     def worker_pids(self) -> list[int]:
         """Process ids of the living workers."""
-        return list(self._zygote.worker_pids.values()) if self._zygote else []
+        return self._fleet.pids()
 
     async def close(self) -> None:
         """Fail what waits or runs, and end all processes; done when none is left."""
         self._closed = True
         error = BackendError("ERR script engine is closed")
-        for worker in list(self._workers.values()):
+        for worker in list(self._fleet.workers.values()):
             if worker.answering is not None:
                 worker.answering.cancel()
             self._discard(worker, error)
         self._fail_queued(error, None)
         self._fail_loading(error)
-        zygote, self._zygote = self._zygote, None
-        if zygote is not None:
-            await zygote.close()
+        await self._fleet.close()
 
     # --- queues -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +162,7 @@ class ScriptEngine:
             job.timer = self._loop.call_later(timeout_ms / 1000, self._expire, job)
         self._queues.setdefault(job.queue, deque()).append(job)
         self._queued += 1
-        self._start_zygote()
+        self._fleet.start()
         self._schedule()
         return job.outcome
 
@@ -201,7 +185,7 @@ class ScriptEngine:
         for name in list(self._queues):
             queue = self._queues[name]
             while queue and self._running.get(name, 0) < self.settings.workers:
-                worker = self._take_idle(queue[0].pool, queue[0].owner)
+                worker = self._fleet.take_idle(queue[0].pool, queue[0].owner)
                 if worker is None:
                     free = self.settings.workers - self._running.get(name, 0)
                     wanted[queue[0].pool] = wanted.get(queue[0].pool, 0) + min(len(queue), free)
@@ -212,20 +196,12 @@ class ScriptEngine:
             if not queue:
                 del self._queues[name]
         for pool, count in wanted.items():
-            self._fork(pool, count)
-
-    def _take_idle(self, pool: str, owner: Hashable) -> Worker | None:
-        """A worker that had jobs of this owner only, or none yet."""
-        for wanted in (owner, FRESH):
-            for at in range(len(self._idle) - 1, -1, -1):  # the last one used has the warmest caches
-                if self._idle[at].pool == pool and self._idle[at].owner == wanted:
-                    return self._idle.pop(at)
-        return None
+            self._fleet.fork(pool, count, self.settings)
 
     def _begin(self, worker: Worker, job: Job) -> bool:
         """Send a job to an idle worker; False if the worker has just ended, and the job goes to another."""
         if job.outcome.done:  # its client has gone
-            self._idle.append(worker)
+            self._fleet.rest(worker)
         elif not worker.channel.send(encode_frame(job.header, job.parts)):
             worker.ended = True
             return False
@@ -279,10 +255,6 @@ class ScriptEngine:
 
     # --- processes --------------------------------------------------------------------------------------------------
 
-    def _start_zygote(self) -> None:
-        if self._zygote is None:
-            self._zygote = Zygote(self._loop, self)
-
     def _load(self) -> Pending[None]:
         """Done when the framework is imported."""
         loaded: Pending[None] = Pending()
@@ -292,7 +264,7 @@ class ScriptEngine:
             loaded.resolve(None)
         else:
             self._loading.append(loaded)
-            self._start_zygote()
+            self._fleet.start()
         return loaded
 
     def _fail_loading(self, error: RedisAIError) -> None:
@@ -311,13 +283,13 @@ class ScriptEngine:
     def zygote_lost(self, text: str) -> None:
         """The zygote ended, and all workers with it (called by `Zygote`)."""
         was_ready = self._version is not None
-        self._zygote = None
+        self._fleet.zygote_ended()
         self._version = None
-        for worker in list(self._workers.values()):
+        for worker in list(self._fleet.workers.values()):
             self._discard(worker, BackendError("ERR script worker process ended with the process it was forked from"))
         if was_ready:
             if self._queued:
-                self._start_zygote()
+                self._fleet.start()
             return
         why = f"{text}; try: {install_hint('torch')}" if text else "the process that imports torch ended"
         error = BackendNotInstalled(f"ERR Could not load backend: {why}")
@@ -326,59 +298,17 @@ class ScriptEngine:
 
     def worker_exited(self, number: int, status: int) -> None:
         """A worker ended by itself or by a signal (called by `Zygote`)."""
-        worker = self._workers.get(number)
+        worker = self._fleet.workers.get(number)
         if worker is None:
             return  # discarded by us
         worker.ended = True
         worker.channel.read()  # its last words may arrive later than the news of its end
-        error = _death(worker, status)
-        if number in self._workers:
+        error = death(worker, status)
+        if number in self._fleet.workers:
             self._discard(worker, error)
         if not worker.ready:
             self._fail_queued(error, worker.pool)  # the next one would end in the same way
         self._schedule()
-
-    def _fork(self, pool: str, count: int) -> None:
-        """Have workers forked until `count` are on their way, within the bound on all of them."""
-        count -= sum(1 for worker in self._workers.values() if worker.pool == pool and not worker.ready)
-        for _ in range(count):
-            if (
-                pool != "CPU"
-            ):  # a process on a GPU holds hundreds of megabytes there: one owner's makes room for another's
-                for idle in [worker for worker in self._idle if worker.pool == pool]:
-                    self._discard(idle, None)
-            if len(self._workers) >= self.settings.max_processes:
-                if not self._idle:
-                    return
-                self._discard(self._idle[0], None)  # the one that has been idle longest, of another device or owner
-            self._fork_one(pool)
-
-    def _fork_one(self, pool: str) -> None:
-        assert self._zygote is not None
-        self._numbers += 1
-        limit = self.settings.memory_limit_bytes
-        worker = Worker(self._numbers, pool, limit)
-        near, far = socket.socketpair()
-        worker.channel = Channel(
-            self._loop,
-            near,
-            lambda frame: self._received(worker, frame),
-            lambda error: self._distrust(worker, error),
-            lambda: self._ended(worker),
-            limit + _PAYLOAD_SLACK_BYTES if limit else 0,
-        )
-        self._workers[worker.number] = worker
-        options = {
-            "device": pool,
-            "memory_limit_bytes": limit,
-            "intra_op_threads": self.settings.intra_op_threads,
-        }
-        self._zygote.fork(worker.number, far, options)
-
-    def _ended(self, worker: Worker) -> None:
-        worker.ended = True
-        if worker in self._idle:
-            self._idle.remove(worker)
 
     def _discard(self, worker: Worker, error: BaseException | None) -> None:
         """Kill a worker and forget it; its job fails with `error`.
@@ -386,12 +316,7 @@ class ScriptEngine:
         A call of the host is let finish first: the client's next command must not overtake what the script has asked of
         Redis.
         """
-        del self._workers[worker.number]
-        if worker in self._idle:
-            self._idle.remove(worker)
-        worker.channel.close()
-        if self._zygote is not None:
-            self._zygote.kill(worker.number)
+        self._fleet.remove(worker)
         job = self._end(worker)
         if job is None or error is None:
             return
@@ -401,24 +326,25 @@ class ScriptEngine:
             outcome = job.outcome
             worker.answering.add_done_callback(lambda _: outcome.fail(error))
 
-    def _distrust(self, worker: Worker, error: RedisAIError) -> None:
-        """A worker that does not keep to the protocol is not under our control any more."""
+    def worker_broke_protocol(self, worker: Worker, error: ProtocolError) -> None:
+        """A worker that does not keep to the protocol is not under our control any more (called by `Fleet`)."""
         self._discard(worker, BackendError(str(error)))
         self._schedule()
 
     # --- the conversation with a worker -----------------------------------------------------------------------------
 
-    def _received(self, worker: Worker, frame: Frame) -> None:
+    def worker_sent(self, worker: Worker, frame: Frame) -> None:
+        """Go on with what the worker says (called by `Fleet`)."""
         try:
             self._handle(worker, *frame)
         except Exception as error:  # a worker that a script has taken over may send anything
-            self._distrust(worker, ProtocolError(f"ERR script worker sent a malformed frame: {error!r}"))
+            self.worker_broke_protocol(worker, ProtocolError(f"ERR script worker sent a malformed frame: {error!r}"))
 
     def _handle(self, worker: Worker, header: dict[str, Any], payload: memoryview) -> None:
         op, job = header["op"], worker.job
         if op == "ready" and not worker.ready:
             worker.ready = True
-            self._idle.append(worker)
+            self._fleet.rest(worker)
             self._schedule()
         elif job is None or worker.answering is not None:
             raise ProtocolError(f"unexpected {op}")
@@ -442,7 +368,7 @@ class ScriptEngine:
         job = self._end(worker)
         assert job is not None
         if not worker.ended:
-            self._idle.append(worker)
+            self._fleet.rest(worker)
         self._schedule()  # before the outcome is told: the worker need not wait for what that leads to
         if error is None:
             job.outcome.resolve(value)
@@ -454,7 +380,7 @@ class ScriptEngine:
         if not header.get("memory"):
             self._finish(worker, None, BackendError(text))
             return
-        self._discard(worker, BackendError(_memory_text(worker, text)))  # it ends itself as well
+        self._discard(worker, BackendError(memory_text(worker, text)))  # it ends itself as well
         self._schedule()
 
     async def _answer(self, worker: Worker, job: Job, question: Question) -> None:
@@ -471,45 +397,3 @@ class ScriptEngine:
         if worker.job is job:
             worker.answering = None
             worker.channel.send(buffers)
-
-
-def _run_frame(
-    tensors: Sequence[Tensor], keys: Sequence[bytes], args: Sequence[bytes]
-) -> tuple[dict[str, Any], list[Buffer]]:
-    """The part of a run's frame that describes its payload, and the payload."""
-    metas, parts = encode_tensors(tensors)
-    parts.extend(keys)
-    parts.extend(args)
-    sizes = {"keys": [len(key) for key in keys], "args": [len(arg) for arg in args]}
-    return {"op": "run", "tensors": metas, **sizes}, parts
-
-
-def _memory_text(worker: Worker, text: str) -> str:
-    if not worker.memory_limit_bytes:
-        return f"ERR out of memory: {text}"
-    return f"ERR script needs more memory than SCRIPT_MEMORY_LIMIT ({worker.memory_limit_bytes} bytes) allows: {text}"
-
-
-def _death(worker: Worker, status: int) -> BackendError:
-    if status == _OUT_OF_MEMORY_STATUS:
-        return BackendError(_memory_text(worker, "an allocation was refused"))
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        return BackendError(f"ERR script worker process was ended by {name}")
-    return BackendError(f"ERR script worker process ended with status {status}")
-
-
-def _pool(device: str) -> str:
-    """The kind of worker that serves a device string: `CPU`, or `GPU:n`.
-
-    Raises: BackendError.   Source: AI.SCRIPTSTORE, whose grammar is not that of models.
-    """
-    if device.upper().startswith("CPU"):
-        return "CPU"
-    match = _GPU.match(device)
-    if match is None:
-        raise BackendError("ERR unsupported device")
-    return f"GPU:{int(match[1] or 0)}"

@@ -25,6 +25,7 @@ __all__ = [
     "decode_tensors",
     "encode_frame",
     "encode_reply",
+    "encode_run",
     "encode_tensors",
 ]
 
@@ -189,3 +190,14 @@ def _walk(reply: ReplyTree, kinds: list[int], integers: list[int], strings: list
             _walk(item, kinds, integers, strings)
         kinds.append(_ARRAY)
         integers.append(len(reply))
+
+
+def encode_run(
+    tensors: Sequence[Tensor], keys: Sequence[bytes], args: Sequence[bytes]
+) -> tuple[dict[str, Any], list[Buffer]]:
+    """The part of a run's frame that describes its payload, and the payload."""
+    metas, parts = encode_tensors(tensors)
+    parts.extend(keys)
+    parts.extend(args)
+    sizes = {"keys": [len(key) for key in keys], "args": [len(arg) for arg in args]}
+    return {"op": "run", "tensors": metas, **sizes}, parts

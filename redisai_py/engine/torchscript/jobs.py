@@ -1,18 +1,22 @@
-"""The engine's records: its settings, one job, one worker process. No behaviour, no I/O."""
+"""The engine's records: its settings, one job, one worker process, and which pool a device is served by. No I/O."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from redisai_py.engine.torchscript.hosts import ScriptHost
 from redisai_py.engine.torchscript.processes import Channel
+from redisai_py.errors import BackendError
 from redisai_py.pending import Pending
 from redisai_py.tensor import Buffer, Tensor
 
-__all__ = ["FRESH", "Job", "ScriptRun", "ScriptSettings", "Worker"]
+__all__ = ["FRESH", "Job", "ScriptRun", "ScriptSettings", "Worker", "pool_of"]
+
+_GPU = re.compile(r"GPU(?::(\d+))?\Z", re.IGNORECASE)
 
 FRESH = object()
 """The owner of a worker that nobody has used."""
@@ -86,3 +90,16 @@ class Worker:
     ended: bool = False
     timer: asyncio.TimerHandle | None = None
     answering: asyncio.Task[None] | None = None
+
+
+def pool_of(device: str) -> str:
+    """The kind of worker that serves a device string: `CPU`, or `GPU:n`.
+
+    Raises: BackendError.   Source: AI.SCRIPTSTORE, whose grammar is not that of models.
+    """
+    if device.upper().startswith("CPU"):
+        return "CPU"
+    match = _GPU.match(device)
+    if match is None:
+        raise BackendError("ERR unsupported device")
+    return f"GPU:{int(match[1] or 0)}"
