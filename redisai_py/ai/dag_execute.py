@@ -26,7 +26,7 @@ from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import TIMEDOUT
-from redisai_py.resp.templates import Command
+from redisai_py.resp.templates import BlobForm, Burst, Command
 from redisai_py.store import codec
 from redisai_py.store.link import rehearse, transaction
 from redisai_py.store.programs import MODEL_ID_FIELDS
@@ -49,14 +49,11 @@ class ExecuteDag:
         self._bound = bound
 
     def start(self, turn: Turn, command: Command) -> bool:
-        if turn.busy or turn.in_flight or turn.relayed:
-            return False
-        bound = self._bound
-        access = turn.session.access
-        writer = access.writer if access is not None and not bound.template.scripts else None
-        if writer is not None and writer.near is not None and _NearDag(bound, turn, writer).start():
-            return True
-        return turn.run_alone(_execute(bound, turn))
+        return _start(self._bound, turn)
+
+    def form(self, command: Command) -> BlobForm | None:
+        """What commands that differ in their data only have in common with this one."""
+        return self._bound.form(command.frame, ExecuteLike)
 
     @property
     def reads(self) -> tuple[bytes, ...]:
@@ -68,6 +65,32 @@ class ExecuteDag:
     def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
         """All of it, for a client that has nothing else under way."""
         return _execute(self._bound, turn)
+
+
+class ExecuteLike:
+    """The meaning of a DAG command that differs from an earlier one of its client in its data only."""
+
+    __slots__ = ("_bound",)
+    is_ai = True
+
+    def __init__(self, bound: BoundDag) -> None:
+        self._bound = bound
+
+    def start(self, turn: Turn, burst: Burst) -> bool:
+        return _start(self._bound.with_blob(burst.words[0]), turn)
+
+    start_alone = start
+    """Start the one command that came from this client in this iteration of the event loop."""
+
+
+def _start(bound: BoundDag, turn: Turn) -> bool:
+    if turn.busy or turn.in_flight or turn.relayed:
+        return False
+    access = turn.session.access
+    writer = access.writer if access is not None and not bound.template.scripts else None
+    if writer is not None and writer.near is not None and _NearDag(bound, turn, writer).start():
+        return True
+    return turn.run_alone(_execute(bound, turn))
 
 
 # -- on near values ----------------------------------------------------------------------------------------------------

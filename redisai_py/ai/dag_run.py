@@ -47,6 +47,7 @@ class DagRun:
         "_runnables",
         "_runs",
         "_scripts",
+        "_template",
         "_timed_out",
         "_turn",
         "_values",
@@ -63,6 +64,7 @@ class DagRun:
         done: Callable[[BaseException | None], object],
         timeout_ms: int | None,
     ) -> None:
+        self._template = template
         self._ops = template.request.ops
         self._values = values
         self._runnables = runnables
@@ -197,12 +199,21 @@ class DagRun:
     def replies(self) -> list[Any]:
         """One element per operation, as in the sequential run; those that are not `NA` count in AI.INFO."""
         self.count()
-        return [self._reply(i, op) for i, op in enumerate(self._ops)]
+        if not self.plan.whole:
+            return [self._reply(i, op) for i, op in enumerate(self._ops)]
+        replies: list[Any] = [OK] * len(self._ops)
+        for i, op, version in self._template.gets:
+            tensor = self._values.get(version)
+            if type(tensor) is not Tensor:
+                tensor = _on_host(tensor)
+            replies[i] = NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
+        return replies
 
     def count(self) -> None:
         """Count in AI.INFO the operations that the sequential run would have reached."""
+        whole = self.plan.whole
         for i in (*self._runs, *self._scripts):
-            if self.plan.outcome(i) is not Outcome.NOT_RUN:
+            if whole or self.plan.outcome(i) is not Outcome.NOT_RUN:
                 self._count(i)
 
     def _count(self, i: int) -> None:

@@ -12,7 +12,7 @@ the same places.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -22,8 +22,10 @@ from redisai_py.commands.dags import SEPARATOR, Dag
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
-from redisai_py.commands.tensors import TensorSet
+from redisai_py.commands.tensors import TensorGet, TensorSet
 from redisai_py.engine.dag import Graph, Kind, Operation, Version
+from redisai_py.resp.requests import LARGE_ARGUMENT
+from redisai_py.resp.templates import BlobForm
 from redisai_py.store.tensors import expiry_options
 from redisai_py.tensor import DType, Tensor
 
@@ -33,6 +35,8 @@ _MAX_TEMPLATES = 2048
 _MOST_LAYOUTS = 8
 """Of commands whose words have the same lengths."""
 _LONGEST_TEMPLATE = 4096
+_LONGEST_FORM = 1024
+"""Without the blob: every connection keeps one."""
 _LOADED = -1
 _KEYWORDS = frozenset(
     b"|> LOAD PERSIST ROUTING TIMEOUT EX KEEPTTL IFUNCHANGED INPUTS OUTPUTS KEYS ARGS META BLOB VALUES $".split()
@@ -42,7 +46,7 @@ _KEYWORDS = frozenset(
 class Template:
     """A DAG without its keys and the bytes of its blobs."""
 
-    __slots__ = ("blobs", "graph", "load_versions", "models", "options", "request", "scripts", "tensors")
+    __slots__ = ("blobs", "gets", "graph", "load_versions", "models", "options", "request", "scripts", "tensors")
 
     def __init__(self, request: Dag, blobs: dict[int, int]) -> None:
         self.request = request
@@ -57,6 +61,8 @@ class Template:
             if isinstance(op := request.ops[i], TensorSet)
         ]
         """(version, tensor of the same dtype and shape, position of the blob among the command's words)."""
+        self.gets = [(i, op, self.graph.inputs[i][0]) for i, op in enumerate(request.ops) if isinstance(op, TensorGet)]
+        """(position, operation, version that it reads)."""
         self.load_versions = [Version(name, _LOADED) for name in request.load]
         self.options = expiry_options(request.ex_seconds, request.keepttl)
 
@@ -70,12 +76,36 @@ class BoundDag:
     __slots__ = ("_argv", "load", "persist", "template")
 
     def __init__(
-        self, template: Template, load: tuple[bytes, ...], persist: tuple[bytes, ...], argv: Sequence[Any] = ()
+        self,
+        template: Template,
+        load: tuple[bytes, ...],
+        persist: tuple[bytes, ...],
+        argv: Sequence[Any] | Mapping[int, Any] = (),
     ) -> None:
         self.template = template
         self.load = load
         self.persist = persist
         self._argv = argv
+
+    def with_blob(self, data: bytes) -> BoundDag:
+        """The same command with other data in its only blob, of the same length."""
+        ((_, _, at),) = self.template.blobs
+        return BoundDag(self.template, self.load, self.persist, {at: data})
+
+    def form(self, frame: bytes, meaning: Callable[[BoundDag], Any]) -> BlobForm | None:
+        """What is alike in commands that differ from this one in their only blob, if there is one and they are not
+        long. frame: the command's bytes.
+        """
+        blobs = self.template.blobs
+        if len(blobs) != 1 or not frame or len(frame) >= LARGE_ARGUMENT:
+            return None
+        at, argv = blobs[0][2], self._argv
+        size = len(argv[at])
+        if len(frame) - size > _LONGEST_FORM or size == len(SEPARATOR):  # a blob that looks so is one
+            return None
+        behind = sum([len(b"$%d\r\n\r\n" % len(argv[i])) + len(argv[i]) for i in range(at + 1, len(argv))])
+        bare = BoundDag(self.template, self.load, self.persist)
+        return BlobForm(frame, len(frame) - behind - size - 2, size, meaning(bare))
 
     def values(self) -> dict[Version, Any]:
         """The values that are there before the first operation."""

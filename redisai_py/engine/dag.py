@@ -115,6 +115,8 @@ class Plan:
 
     def ready(self) -> list[int]:
         """Model and script operations to start now, in textual order; each is given once."""
+        if not self._waits_for:
+            return []
         started = [i for i, needs in self._waits_for.items() if i < self._first_failed and needs <= self._finished]
         for i in started:
             del self._waits_for[i]
@@ -134,7 +136,14 @@ class Plan:
     @property
     def done(self) -> bool:
         """Nothing is running and nothing is left to start."""
-        return not self._running and all(i > self._first_failed for i in self._waits_for)
+        if self._running:
+            return False
+        return not self._waits_for or all(i > self._first_failed for i in self._waits_for)
+
+    @property
+    def whole(self) -> bool:
+        """Every operation has been executed, and none has failed."""
+        return not (self._waits_for or self._running) and self._first_failed == len(self._operations)
 
     @property
     def succeeded(self) -> bool:

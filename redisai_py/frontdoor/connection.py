@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
                 if turn.offer(known, known.meaning.start):
                     return
             elif (form := parser.form) is not None and form.is_one(data):
-                burst = Burst(form.meaning, data, [data[form.word_at : form.after_at + 2]])
+                burst = Burst(form.meaning, data, [data[form.word_at : form.word_end]])
                 if turn.offer(burst, form.meaning.start_alone):
                     return
         if turn.closing:
@@ -229,10 +229,17 @@ class Connection(asyncio.Protocol):
 
     def start(self, command: Command | Burst) -> bool:
         """See `Client`."""
-        meaning: Any = command.meaning or understand(command, self._services.frames)  # type: ignore[arg-type]
+        meaning: Any = command.meaning or self._understand(command)  # type: ignore[arg-type]
         if self.session.mode and type(meaning) not in _OURS:
             return start_in_mode(self.session, meaning, command)
         return bool(meaning.start(self.turn if meaning.is_ai else self.session, command))
+
+    def _understand(self, command: Command) -> Any:
+        """The meaning of a command that the parser does not know. It knows the next that is like it."""
+        meaning = understand(command, self._services.frames)
+        if command.form is not None:
+            self.parser.form = command.form
+        return meaning
 
     def begin_pipeline(self) -> Pipeline | None:
         """See `Client`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Protocol
 
+from redisai_py.ai.dag_execute import ExecuteDag
 from redisai_py.ai.registry import understand_ai
 from redisai_py.ai.tensor_gets import GetTensor, GetTensors
 from redisai_py.ai.tensor_sets import SetTensor, SetTensors
@@ -48,6 +49,8 @@ def understand(command: Command, frames: Frames) -> Meaning:
     meaning: Meaning = understand_ai(spec, command)
     command.meaning = meaning
     if command.frame:
+        if type(meaning) is ExecuteDag:
+            command.form = meaning.form(command)
         if type(meaning) is SetTensor and not meaning.large and SetTensors.has_form(meaning.request, command):
             # Not the frame: the next one has other data, and this one's must not be kept here.
             frames.name_form(command, partial(SetTensors, meaning.request.tensor))

@@ -17,7 +17,7 @@ from typing import Any
 import hiredis
 
 from redisai_py.resp.reader import MORE, STEP, new_reader
-from redisai_py.resp.templates import MAX_FRAME, Burst, Command, Frames, HeadForm
+from redisai_py.resp.templates import MAX_FRAME, BlobForm, Burst, Command, Frames, HeadForm
 
 __all__ = ["Recogniser"]
 
@@ -41,8 +41,8 @@ class Recogniser:
         self._joint = joint
         self._row_size = row_size
         self._reader = new_reader()
-        self.form: HeadForm | None = None
-        """The form of the last burst: the next is likely to have the same."""
+        self.form: HeadForm | BlobForm | None = None
+        """Of the last burst, or what the server has put here: what comes next is likely to have it."""
 
     def _burst(self, data: bytes, position: int, end: int) -> Burst | None:
         """The commands of a known form that start at `position`."""
@@ -73,7 +73,7 @@ class Recogniser:
             return None
         frame = data[position:stop]
         known = self._frames.by_bytes.get(frame)
-        form = known.form if known is not None else self._frames.form_of(frame[:-2])
+        form: HeadForm | BlobForm | None = known.form if known is not None else self._frames.form_of(frame[:-2])
         if form is not None and self._bursts and (known is None or data.startswith(form.before, stop)):
             words = form.words(data, position, end)
             if words:

@@ -87,6 +87,7 @@ class SetOf(tuple[Any, ...]):
 
 OK = Simple(b"OK")
 NA = Simple(b"NA")
+_OK_LINE = b"+OK\r\n"
 QUEUED = Simple(b"QUEUED")
 TIMEDOUT = Simple(b"TIMEDOUT")
 
@@ -137,9 +138,25 @@ def encode_reply(value: Reply, protocol: int) -> list[Buffer]:
             if value.meta:
                 return [b"%b$%d\r\n%b\r\n" % (_meta_head(value, b"blob"), len(content), content)]
             return [b"$%d\r\n%b\r\n" % (len(content), content)]
+    elif kind is list and (joined := _join_plain(value)) is not None:
+        return [joined]
     out: list[Buffer] = []
     _append(out, value, protocol)
     return _join_small(out)
+
+
+def _join_plain(items: list[Reply]) -> bytes | None:
+    """An array of OKs and small blobs, as most DAGs answer; None for any other."""
+    parts = [b"*%d\r\n" % len(items)]
+    for item in items:
+        if item is OK:
+            parts.append(_OK_LINE)
+            continue
+        content: Any = item.content if type(item) is TensorReply and not item.meta else None
+        if type(content) not in _FLAT or len(content) >= LARGE_SEGMENT:
+            return None
+        parts.append(b"$%d\r\n%b\r\n" % (len(content), content))
+    return b"".join(parts)
 
 
 def tensor_head(value: TensorReply, size: int) -> bytes:
@@ -151,7 +168,12 @@ def takes_long(value: Reply) -> bool:
     """Whether a reply has so many numbers to print that it should be encoded aside."""
     if type(value) is TensorReply:
         return type(value.content) is Values and math.prod(value.shape) > _MANY_VALUES
-    return type(value) is list and any(map(takes_long, value))
+    if type(value) is list:
+        for item in value:
+            kind = type(item)
+            if (kind is TensorReply or kind is list) and takes_long(item):
+                return True
+    return False
 
 
 def _join_small(parts: list[Buffer]) -> list[Buffer]:

@@ -23,7 +23,7 @@ from redisai_py.resp.inline import split_inline
 from redisai_py.resp.recognition import Recogniser
 from redisai_py.resp.templates import Burst, Command, Frames
 
-__all__ = ["CommandParser", "unroll"]
+__all__ = ["LARGE_ARGUMENT", "CommandParser", "unroll"]
 
 MAX_INLINE = 64 * 1024
 LARGE_ARGUMENT = 64 * 1024

@@ -5,6 +5,7 @@
 - Commands that carry data repeat themselves in all but their second word and their payload: they have a `HeadForm`, and
   those of one form that come one behind the other are taken as one `Burst` (docs/adr/0015).
 - So are commands that are all to be handled alike, whatever they are.
+- A client repeats a long command with another payload: a `BlobForm` is all of one command but for that.
 
 It must not know what any command means.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 from redisai_py.bounded import BoundedCache
 
-__all__ = ["MAX_FRAME", "Burst", "Command", "Frames", "HeadForm", "encode_command"]
+__all__ = ["MAX_FRAME", "BlobForm", "Burst", "Command", "Frames", "HeadForm", "encode_command"]
 
 MAX_FRAME = 384
 """A frame (or the head of one, up to its blob) longer than this is not remembered."""
@@ -34,7 +35,7 @@ class Command:
     argv:  its arguments, the name first; bytes, or a memoryview for a large one.
     frame: its bytes on the wire if it arrived whole in one chunk, else b"".
     meaning: whatever the server attached when it remembered the frame.
-    form: that of a command without a payload, of which a row may come.
+    form: of commands like it, of which the next may be one; None for a command that says nothing of the next.
     """
 
     __slots__ = ("argv", "form", "frame", "meaning")
@@ -43,7 +44,7 @@ class Command:
         self.argv = argv
         self.frame = frame
         self.meaning = meaning
-        self.form: HeadForm | None = None
+        self.form: HeadForm | BlobForm | None = None
 
     def wire(self) -> list[bytes | memoryview]:
         """The command's bytes for Redis, large arguments unjoined."""
@@ -55,13 +56,14 @@ class HeadForm:
 
     before, after: their bytes up to the second word, and from its end up to the payload; the lengths in them are those
                    of the word and of the payload, so all these commands are equally long.
-    word_at, after_at, payload_at, stride: where in a command its second word begins (at the `$`) and ends, its payload
-                   begins, and the next command.
+    word_at, word_end: where in a command its second word is, from the `$` to the line break behind it.
+    after_at, payload_at, stride: where that word ends without it, the payload begins, and the next command.
     meaning: of a burst of them; whatever the server attaches.
     """
 
     __slots__ = (
         "_pattern", "after", "after_at", "before", "meaning", "payload_at", "payload_size", "stride", "word_at",
+        "word_end",
     )  # fmt: skip
 
     def __init__(self, before: bytes, word_size: int, after: bytes, payload_size: int) -> None:
@@ -70,6 +72,7 @@ class HeadForm:
         self.payload_size = payload_size
         self.word_at = before.rindex(b"$")
         self.after_at = len(before) + word_size
+        self.word_end = self.after_at + 2
         self.payload_at = self.after_at + len(after)
         self.stride = self.payload_at + payload_size + 2
         self.meaning: Any = None
@@ -98,7 +101,7 @@ class HeadForm:
                 position = stop
                 left -= step
         while left and self._is_at(data, position):
-            words.append(data[position + self.word_at : position + self.after_at + 2])
+            words.append(data[position + self.word_at : position + self.word_end])
             position += stride
             left -= 1
         return words
@@ -126,11 +129,48 @@ class HeadForm:
         return self._pattern
 
 
+class BlobForm:
+    """What commands that differ in one word only, of one length, have in common. One at a time is taken by it.
+
+    word_at, word_end, stride: where in a command that word is, and how long the command is.
+    meaning: of a burst of one; whatever the server attaches.
+    """
+
+    __slots__ = ("_after", "before", "meaning", "stride", "word_at", "word_end")
+
+    def __init__(self, frame: bytes, word_at: int, word_size: int, meaning: Any) -> None:
+        self.before = frame[:word_at]
+        self.word_at = word_at
+        self.word_end = word_at + word_size
+        self._after = frame[self.word_end :]
+        self.stride = len(frame)
+        self.meaning = meaning
+
+    def is_one(self, data: bytes) -> bool:
+        """Whether `data` is exactly one command of this form."""
+        return len(data) == self.stride and data.startswith(self.before) and data.endswith(self._after)
+
+    def words(self, data: bytes, position: int, end: int) -> list[bytes]:
+        """The word of the command of this form at `position`, if it is one and whole."""
+        if end - position < self.stride or not self._is_at(data, position):
+            return []
+        return [data[position + self.word_at : position + self.word_end]]
+
+    def _is_at(self, data: bytes, position: int) -> bool:
+        return data.startswith(self.before, position) and data.startswith(self._after, position + self.word_end)
+
+    def begins(self, data: bytes, position: int) -> bool:
+        """Whether what follows from `position`, less than a command, is how one of this form begins."""
+        if len(data) - position < self.word_at:
+            return self.before.startswith(data[position:])
+        return data.startswith(self.before, position) and self._after.startswith(data[position + self.word_end :])
+
+
 class Burst:
     """Commands, one or more, that came one behind the other and have one meaning.
 
-    frame: their bytes.   words: for each a word: of commands of one form the second, with its length as on the wire; of
-    others the name.
+    frame: their bytes.   words: for each a word: of commands of a HeadForm the second, with its length as on the wire;
+    of a BlobForm the word in which they differ; of others the name.
     """
 
     __slots__ = ("frame", "meaning", "words")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redisai_py.resp.requests import CommandParser, unroll
-from redisai_py.resp.templates import MAX_FRAME, Burst, Command, Frames, HeadForm, encode_command
+from redisai_py.resp.templates import MAX_FRAME, BlobForm, Burst, Command, Frames, HeadForm, encode_command
 
 
 def _set(key: bytes, data: bytes = b"abcd") -> bytes:
@@ -189,3 +189,38 @@ def test_options_are_no_payload() -> None:
     parser = CommandParser(_get_frames(b"BLOB", remember=False), bursts=True)
     row = _get(b"k2", b"BLOB") * 4 + _get(b"k2", b"META") * 4 + _get(b"k2", b"BLOB", b"BLOB")
     assert _sizes(parser.feed(row)) == [4, 0, 0, 0, 0, 0]
+
+
+def _dag(data: bytes, key: bytes = b"x") -> bytes:
+    return b"".join(encode_command([b"DAG", key, b"BLOB", data, b"|>", b"GET", key]))
+
+
+def _blob_form(data: bytes) -> BlobForm:
+    frame = _dag(data)
+    return BlobForm(frame, frame.index(data), len(data), "meaning")
+
+
+def test_what_differs_in_one_word_only() -> None:
+    parser = CommandParser(Frames(), bursts=True)
+    parser.form = form = _blob_form(b"abcd")
+    for data in (b"abcd", b"\r\n$4", b"\0\0\0\0", b"*6\r\n"):
+        assert form.is_one(_dag(data))
+        (burst,) = parser.feed(_dag(data))
+        assert isinstance(burst, Burst)
+        assert (burst.meaning, burst.words, burst.frame) == ("meaning", [data], _dag(data))
+        assert [command.argv[3] for command in unroll(burst, Frames())] == [data]
+    for other in (_dag(b"abc"), _dag(b"abcde"), _dag(b"abcd", b"y"), _dag(b"abcd") * 2, _dag(b"abcd")[:-1] + b"\r"):
+        assert not form.is_one(other), other
+
+
+def test_one_by_one_and_in_pieces() -> None:
+    stream = _dag(b"1234") + _dag(b"5678") + _dag(b"9012", b"y") + _dag(b"345") + _dag(b"6789")
+    for size in (1, 2, 5, 11, 60, len(stream)):
+        parser = CommandParser(Frames(), bursts=True)
+        parser.form = _blob_form(b"abcd")
+        received: list[Command | Burst] = []
+        for at in range(0, len(stream), size):
+            received += parser.feed(stream[at : at + size])
+        words = [each.words[0] if isinstance(each, Burst) else each.argv[3] for each in received]
+        assert words == [b"1234", b"5678", b"9012", b"345", b"6789"]
+        assert _sizes(received) == [1, 1, 0, 0, 1]
