@@ -125,18 +125,18 @@ class Blobs:
         return bytes(data)
 
     def read_many(self, wanted: Sequence[Part], room: Room | None = None) -> Iterator[Any]:
-        """Blobs of known sizes, in one round trip and unchecked: None for one that is not there as one string.
+        """Blobs of known sizes, unchecked: None for one that is not there as one string.
 
         Args:   room: what they are read into, one after the other: the next overwrites the one before.
         """
         keys = [self._keys.blob(digest) for digest, _ in wanted]
         if room is not None:
-            return room.mget(self._redis, keys, [size for _, size in wanted])
+            return room.read(self._redis, keys, [size for _, size in wanted])
         found: Any = self._redis.mget(keys)
         return iter(found)
 
     def get_many(self, wanted: Sequence[Part], room: Room | None = None) -> Iterator[Buffer]:
-        """Blobs, in order, read in one round trip and each checked when its turn comes.
+        """Blobs, in order, each checked when its turn comes.
 
         Args:   room: see `read_many`.
         Raises: Missing, Corrupt.

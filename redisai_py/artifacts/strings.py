@@ -20,6 +20,7 @@ __all__ = ["LONGEST", "Room", "set_strings"]
 
 LONGEST = 64 * 1024 * 1024
 """Bytes that a string of a blob has at most."""
+_AHEAD = 2 * 1024 * 1024
 _SMALL = 16 * 1024  # what is smaller is joined: each buffer costs a system call
 
 
@@ -74,10 +75,10 @@ class Room:
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
-    def mget(self, link: redis.Redis, keys: Sequence[str], sizes: Sequence[int]) -> Iterator[Any]:
-        """The values of keys, in one round trip: memoryviews of this room, or bytes; None where there is none.
+    def read(self, link: redis.Redis, keys: Sequence[str], sizes: Sequence[int]) -> Iterator[Any]:
+        """The values of keys, in order: memoryviews of this room, or bytes; None where there is none.
 
-        Each is overwritten by the next.
+        Each is overwritten by the next. Redis sends one while the one before is being used.
 
         Args:   sizes: bytes that the values are expected to have.
         Raises: redis.RedisError.
@@ -98,16 +99,18 @@ class Room:
         try:
             if whole:
                 return
-            connection.send_command("MGET", *keys)
-            sock = connection._sock
-            before = b"*%d\r\n" % len(sizes)
-            for size in sizes:
-                view = self._view(size)
-                if not (_matches(sock, b"%b$%d\r\n" % (before, size)) and _fill(sock, view)):
+            # Not one MGET: Redis would hold all values as its reply, and ours would wait until it has copied them.
+            asked = 0
+            for place, size in enumerate(sizes):
+                last = _ahead(sizes, place)
+                if last > asked:
+                    connection.send_packed_command(connection.pack_commands([("GET", key) for key in keys[asked:last]]))
+                    asked = last
+                sock, view = connection._sock, self._view(size)
+                if not (_matches(sock, b"$%d\r\n" % size) and _fill(sock, view) and _matches(sock, b"\r\n")):
                     return
-                before = b"\r\n"
+                whole = place + 1 == len(sizes)
                 yield view
-            whole = _matches(sock, before)
         except (redis.ConnectionError, redis.TimeoutError, OSError):
             return
         finally:
@@ -120,6 +123,15 @@ class Room:
             self._memory = np.empty(size, np.uint8)
         memory: Any = self._memory
         return memoryview(memory)[:size]
+
+
+def _ahead(sizes: Sequence[int], place: int) -> int:
+    """Up to which value to ask while the one at `place` is awaited: it and the next, and more if they are small."""
+    last, size = min(place + 2, len(sizes)), sum(sizes[place : place + 2])
+    while last < len(sizes) and size + sizes[last] <= _AHEAD:
+        size += sizes[last]
+        last += 1
+    return last
 
 
 def _matches(sock: Any, expected: bytes) -> bool:

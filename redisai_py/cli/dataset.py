@@ -111,7 +111,11 @@ def append(
             places += writer.append(found)
             rows += row_count(found)
     Output(as_json).line(
-        f"{name}: {rows} rows appended in {len(places)} shards", name=name, rows=rows, shards=len(places), places=places
+        f"{name}: {rows} row{'s' * (rows != 1)} appended in {len(places)} shard{'s' * (len(places) != 1)}",
+        name=name,
+        rows=rows,
+        shards=len(places),
+        places=places,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -138,6 +139,8 @@ def worker(
         from redisai_py.jobs.worker import Worker
     except ImportError as error:
         raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[pipeline]'") from error
+    if data is not None and not Path(data).is_dir():
+        raise fail(Exit.USAGE, f"--data {data}: there is no such directory")
     with opened(url, prefix) as artifacts:
         artifacts.store.redis.ping()
     found = Worker(url, prefix, name, data, claim_after, attempts, lambda line: typer.echo(line, err=True))

@@ -43,7 +43,8 @@ def failing() -> Iterator[None]:
     except ImportError as error:
         raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[pipeline]'") from error
     except OSError as error:
-        raise fail(Exit.USAGE, printable(str(error))) from error
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        raise fail(Exit.USAGE, printable(what)) from error
     except ArtifactError as error:
         raise fail(Exit.USAGE if isinstance(error, Invalid) else Exit.REFUSED, printable(str(error))) from error
 
@@ -123,6 +124,8 @@ def run(
         store = _store_for(definition, url, prefix) if step else opened(url, prefix)
         artifacts = stack.enter_context(store)
         client = artifacts.store.redis if artifacts is not None else None
+        if step is None and client is not None:
+            client.ping()  # before minutes of training
         progress = stack.enter_context(_steps())
         pipeline = Pipeline(definition, client, file.parent, prefix, progress)
         if step is None:

@@ -53,11 +53,14 @@ def _failures(url: str) -> Iterator[None]:
         raise fail(Exit.USAGE, f"--url {masked_url(url)}: {error}") from error
 
 
-@app.command(context_settings={"allow_interspersed_args": False})
+@app.command(context_settings={"ignore_unknown_options": True})
 def run(
     script: Annotated[Path, typer.Argument(metavar="SCRIPT", show_default=False, help="The Python file to run.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Arguments of the script.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARGUMENT]...", help="Arguments of the script: all that is not an option of this command."
+        ),
     ] = None,
     nproc: _Processes = 1,
     name: Annotated[str | None, typer.Option("--name", metavar="RUN", help="Default: from script and time.")] = None,
@@ -74,16 +77,20 @@ def run(
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
 ) -> None:
-    """Run a training script with REDISAI_URL and REDISAI_RUN in its environment."""
+    """Run a training script with REDISAI_URL and REDISAI_RUN in its environment.
+
+    Options may stand before and after SCRIPT. What follows -- goes to the script as it is.
+    """
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.passwords import with_password
-    from redisai_py.training.launch import Launch, default_name, launch
+    from redisai_py.training.launch import Launch, check_script, default_name, launch
 
     if nodes > 1 and (not rendezvous or name is None):
         raise fail(Exit.USAGE, "--nnodes needs --rdzv-endpoint and --name, the same on every machine")
     chosen = name or default_name(str(script))
-    typer.echo(f"run {chosen}", err=True)
     with _failures(url):
+        check_script(str(script))
+        typer.echo(f"run {chosen}", err=True)
         what = Launch(str(script), tuple(arguments or ()), nproc, max_restarts, nodes, rendezvous)
         launch(with_password(url), chosen, what, prefix)
 

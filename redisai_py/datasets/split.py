@@ -100,6 +100,12 @@ class Split:
             raise Invalid(
                 f"column {self.stratify} has {str(alone)[:50]!r} in one row only, which cannot be on both sides"
             )
+        room = min(_share(len(values), self.test), _share(len(values), 1 - self.test))
+        if len(counts) > room:
+            raise Invalid(
+                f"column {self.stratify} has {len(counts)} different values, and one side has {room} rows: "
+                "not every value can be on both sides"
+            )
         chosen = np.zeros(len(values), np.bool_)
         for code, count in enumerate(counts):
             rows = np.flatnonzero(codes == code)

@@ -17,6 +17,7 @@ import csv
 import gzip
 import io
 import os
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -184,7 +185,7 @@ def _read_csv(
         with _unpacked(path) as file:
             table = pa.csv.read_csv(file, parse_options=parse, convert_options=convert)
     except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise Invalid(f"{what}: {' '.join(str(error).split())}") from None
+        raise Invalid(f"{what}: {_readable(path, ' '.join(str(error).split()))}") from None
     _check_header(what, table.column_names)
     table = table.select(_only(what, table.column_names, columns))
     for name in table.column_names:
@@ -193,6 +194,17 @@ def _read_csv(
         if pa.types.is_binary(table.schema.field(name).type):
             raise Invalid(f"{what}: column {name} holds bytes that are not UTF-8")
     return table
+
+
+def _readable(path: os.PathLike[str] | str, text: str) -> str:
+    """Arrow's text, short and with a column's name in the place of its number."""
+    found = re.match(r"In CSV column #(\d+): (?:Row #(\d+): )?(.*)", text)
+    if found is None:
+        return text[:300]
+    names, place = table_columns(path), int(found[1])
+    row = f" in row {int(found[2]) - 1}" if found[2] else ""
+    why = re.sub(r"^CSV conversion error to (\w+): ", r"this is no \1: ", found[3])
+    return f"column {names[place] if place < len(names) else place + 1}{row}: {why[:300]}"
 
 
 def _unpacked(path: os.PathLike[str] | str) -> Any:
@@ -245,6 +257,8 @@ def _parquet(what: str, path: os.PathLike[str] | str, read: Callable[[Any], Any]
 
 
 def _npz(what: str, path: os.PathLike[str] | str, read: Callable[[Any], Any]) -> Any:
+    if not zipfile.is_zipfile(path):
+        raise Invalid(f"{what} is not a readable npz file: it is no zip archive")
     try:
         with np.load(path, allow_pickle=False) as file:
             return read(file)

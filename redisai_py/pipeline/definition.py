@@ -17,7 +17,9 @@ from typing import Any
 from redisai_py.artifacts.errors import Invalid
 from redisai_py.artifacts.names import check_alias, check_name
 from redisai_py.datasets.split import Split
+from redisai_py.errors import CommandError
 from redisai_py.pipeline.gates import Gate, read_gates
+from redisai_py.tensor import Device
 
 __all__ = [
     "ALL_FEATURES",
@@ -152,6 +154,10 @@ class Definition:
         _check_dataset(self.dataset)
         if not self.evaluate.tolerance > 0:
             raise Invalid(f"evaluate.tolerance is {self.evaluate.tolerance}; it must be above 0")
+        if not 0 <= self.model.seed < 1 << 32:
+            raise Invalid(f"model.seed is {self.model.seed}; it must be between 0 and 4294967295")
+        if self.deploy is not None:
+            _check_deploy(self.deploy)
         if self.model.max_categories < 1:
             raise Invalid(f"model.max_categories is {self.model.max_categories}; it must be at least 1")
 
@@ -235,6 +241,23 @@ def _check_dataset(data: DatasetPart) -> None:
             raise Invalid(f"{name} is a feature and ignored")
     if not data.features:
         raise Invalid('dataset.features is empty; name columns, or use ["*"] for all')
+
+
+def _check_deploy(place: DeployPart) -> None:
+    if not place.key:
+        raise Invalid("deploy.key is empty; name the key of the model")
+    try:
+        Device.parse(place.device.encode())
+    except CommandError:
+        raise Invalid(f"deploy.device is {place.device!r}; it must be CPU, GPU or such as GPU:1") from None
+    for word in ("batchsize", "minbatchsize", "minbatchtimeout"):
+        value = getattr(place, word)
+        if value is not None and value < 0:
+            raise Invalid(f"deploy.{word} is {value}; it must be 0, which is off, or more")
+    if place.minbatchsize and not place.batchsize:
+        raise Invalid("deploy.minbatchsize needs deploy.batchsize")
+    if place.minbatchtimeout and not place.minbatchsize:
+        raise Invalid("deploy.minbatchtimeout needs deploy.minbatchsize")
 
 
 def _is_default(each: dataclasses.Field[Any], given: Any) -> bool:

@@ -18,9 +18,10 @@ from redisai_py.artifacts import Conflict, Invalid, Missing, Store
 from redisai_py.training.link import linked
 from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE, Run
 
-__all__ = ["Launch", "default_name", "launch", "launch_of", "relaunch"]
+__all__ = ["Launch", "check_script", "default_name", "launch", "launch_of", "relaunch"]
 
 _LAUNCHER_VARIABLE = "REDISAI_LAUNCHER"
+_ARGUMENTS_VARIABLE = "REDISAI_ARGUMENTS"
 _FIELD = "launch"
 
 
@@ -39,7 +40,7 @@ class Launch:
     rendezvous: str = ""
 
     def words(self, run: str) -> list[str]:
-        """The arguments of torchrun."""
+        """The arguments of torchrun. Those of the script are not among them: it would take some for its own."""
         place = ["--standalone"]
         if self.nodes > 1:
             place = [
@@ -48,7 +49,7 @@ class Launch:
             ]  # fmt: skip
         return [
             *place, f"--nproc-per-node={self.nproc}", f"--max-restarts={self.max_restarts}",
-            "--module", "redisai_py.training.worker", self.script, *self.arguments,
+            "--module", "redisai_py.training.worker", self.script,
         ]  # fmt: skip
 
 
@@ -56,6 +57,12 @@ def default_name(script: str) -> str:
     """A name for a run that was given none: the script's, and the time."""
     stem = "".join(char if char.isascii() and char.isalnum() else "-" for char in Path(script).stem).strip("-")
     return f"{stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_script(script: str) -> None:
+    """See that there is such a file. Raises: Invalid."""
+    if not Path(script).is_file():
+        raise Invalid(f"{script}: there is no such script")
 
 
 def launch(url: str, run: str, what: Launch, prefix: str = "ai:") -> None:
@@ -66,8 +73,7 @@ def launch(url: str, run: str, what: Launch, prefix: str = "ai:") -> None:
     """
     record = Run(url, run, prefix)
     store = linked(url, prefix, patient=False)
-    if not Path(what.script).is_file():
-        raise Invalid(f"{what.script}: there is no such script")
+    check_script(what.script)
     # Of several machines the first makes the run, and the others find it.
     if not store.redis.hsetnx(store.keys.summary(run), _FIELD, _as_text(what)) and what.nodes == 1:
         raise Conflict(f"run {run} is there already: use `redisai train resume {run}`, or another name")
@@ -125,6 +131,7 @@ def _train(url: str, record: Run, what: Launch, prefix: str) -> None:
         raise Invalid("training needs PyTorch: pip install 'redisai_py[train]'") from None
     os.environ |= {URL_VARIABLE: url, RUN_VARIABLE: record.name, PREFIX_VARIABLE: prefix}
     os.environ[_LAUNCHER_VARIABLE] = str(os.getpid())
+    os.environ[_ARGUMENTS_VARIABLE] = json.dumps(what.arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, with a warning
     # PyTorch 2.13 keeps one store for all attempts, and in it the addresses of processes that were killed: those that
     # take their places would try to reach them. With this, each attempt has a store of its own.

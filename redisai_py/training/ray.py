@@ -14,7 +14,7 @@ from typing import Any
 
 from redisai_py.artifacts import Invalid
 from redisai_py.artifacts.names import check_name
-from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE
+from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE, Run
 
 __all__ = ["ray_trainer"]
 
@@ -49,7 +49,24 @@ def ray_trainer(
         raise Invalid("training with Ray needs ray[train]: pip install 'redisai_py[ray]'") from None
     check_name(run)
     environment = {URL_VARIABLE: url, RUN_VARIABLE: run, PREFIX_VARIABLE: prefix}
-    return TorchTrainer(
+
+    class RecordedTrainer(TorchTrainer):
+        """Says in the run's summary how it ended, as `redisai train run` does."""
+
+        def fit(self) -> Any:
+            record = Run(url, run, prefix)
+            try:
+                result = super().fit()
+            except Exception as error:
+                record.end("failed", error=_first_line(error))
+                raise
+            except BaseException as error:
+                record.end("stopped", error=type(error).__name__)
+                raise
+            record.end("finished")
+            return result
+
+    return RecordedTrainer(
         _with_environment(loop, environment),
         train_loop_config=dict(config or {}),
         torch_config=TorchConfig(backend=None if gpu else "gloo", timeout_s=timeout_s),
@@ -61,6 +78,11 @@ def ray_trainer(
         ),
         run_config=RunConfig(name=run, storage_path=storage, failure_config=FailureConfig(max_failures=max_failures)),
     )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def _with_environment(loop: Loop, environment: Mapping[str, str]) -> Loop:

@@ -1,6 +1,6 @@
 """One process of a training: runs the script, and ends when its launcher does.
 
-    python -m redisai_py.training.worker SCRIPT [ARGUMENT...]
+    python -m redisai_py.training.worker SCRIPT       with the script's arguments, as JSON, in REDISAI_ARGUMENTS
 
 A launcher that is killed cannot stop its processes. They would go on training beside those of the next one.
 """
@@ -8,6 +8,7 @@ A launcher that is killed cannot stop its processes. They would go on training b
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import runpy
 import signal
@@ -20,6 +21,7 @@ __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
 _LAUNCHER = "REDISAI_LAUNCHER"
+_ARGUMENTS = "REDISAI_ARGUMENTS"
 
 
 @record
@@ -27,7 +29,7 @@ def main() -> None:
     """Run the script of the command line as `__main__`."""
     _end_with_the_launcher()
     script = sys.argv[1]
-    sys.argv = sys.argv[1:]
+    sys.argv = [script, *json.loads(os.environ.get(_ARGUMENTS, "[]"))]
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name="__main__")
 

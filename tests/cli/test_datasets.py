@@ -89,9 +89,7 @@ def test_appending_and_sealing(redisai: Redisai, table: Path, tmp_path: Path) ->
     # The schema says what the columns of a CSV are, whose numbers may look like integers.
     whole = tmp_path / "whole.csv"
     whole.write_text("id,km,kind,day\n1,2,7,2024-01-01\n")
-    assert (
-        redisai("dataset", "append", "rides", whole, "--keep", "1e3").stdout == "rides: 1 rows appended in 1 shards\n"
-    )
+    assert redisai("dataset", "append", "rides", whole, "--keep", "1e3").stdout == "rides: 1 row appended in 1 shard\n"
     for text, said in (
         ("id,km,kind\n1,2,a\n", "missing day"),
         ("id,km,kind,day\n1,,a,2024-01-01\n", "column km lacks a value in row 1"),

@@ -94,3 +94,17 @@ def test_a_worker_does_one_job(redisai: Redisai, file: Path) -> None:
     shown = json.loads(redisai("job", "show", job, "--json").stdout)
     assert (shown["state"], shown["artifact"]) == ("done", "iris:1")
     assert "publish" in redisai("job", "logs", job, "--follow").stdout
+
+
+def test_a_server_that_is_away_is_noticed_before_the_training(redisai: Redisai, file: Path) -> None:
+    done = redisai("pipeline", "run", file, "--url", "redis://127.0.0.1:1")
+    assert done.code == 3
+    assert done.stderr.startswith("redisai: cannot reach redis://127.0.0.1:1")
+    assert redisai("pipeline", "run", file.with_name("none.toml")).stderr.endswith(
+        "none.toml: No such file or directory\n"
+    )
+
+
+def test_a_worker_needs_the_directory_that_it_is_told(redisai: Redisai) -> None:
+    done = redisai("worker", "--data", "/nonexistent", "--jobs", "1")
+    assert (done.code, done.stderr) == (2, "redisai: --data /nonexistent: there is no such directory\n")

@@ -54,8 +54,7 @@ def test_what_is_not_there(redisai: Redisai, tmp_path: Path, script: Path) -> No
     assert (done.code, done.stderr) == (1, "redisai: there is no run nothing\n")
     assert "there is no run nothing" in redisai("train", "resume", "nothing").stderr
     done = redisai("train", "run", tmp_path / "none.py")
-    assert done.code == 2
-    assert "there is no such script" in done.stderr
+    assert (done.code, done.stderr) == (2, f"redisai: {tmp_path / 'none.py'}: there is no such script\n")
     done = redisai("train", "run", "--name", "a b", script)
     assert done.code == 2
     assert "'a b' is not a name" in done.stderr
@@ -70,7 +69,7 @@ def test_a_run_that_was_not_launched_cannot_be_resumed(redisai: Redisai, url: st
 
 def test_a_script_is_run_and_resumed_and_fails(script: Path, url: str, bare: redis.Redis, program: Redisai) -> None:
     """In a program of its own: torchrun sets up signals and the environment."""
-    done = program("train", "run", "--url", url, "--name", "r", "--nproc", "1", script, "--depth", "3")
+    done = program("train", "run", "--name", "r", script, "--depth", "3", "--nproc", "1", "--url", url)
     assert done.code == 0, done.stderr
     summary = bare.hgetall("ai:summary:run:r")
     assert summary[b"state"] == b"finished"
@@ -80,10 +79,14 @@ def test_a_script_is_run_and_resumed_and_fails(script: Path, url: str, bare: red
     unasked = program("train", "resume", "--url", url, "r")
     assert unasked.code != 0
     assert f"Start {script} --depth 3?" in unasked.stderr
-    failed = program("train", "run", "--url", url, "--name", "f", "--max-restarts", "0", script, "fail")
+    # What is behind -- is the script's, whatever it looks like.
+    failed = program(
+        "train", "run", "--url", url, "--name", "f", "--max-restarts", "0", script, "--", "fail", "--nproc", "9"
+    )
     assert failed.code == 1
     assert "rank 0 ended with exit code 3" in failed.stderr
     assert bare.hget("ai:summary:run:f", "state") == b"failed"
+    assert bare.hget("ai:summary:run:f", "arguments") == b"fail --nproc 9"
 
 
 def test_lines_of_blocks() -> None:

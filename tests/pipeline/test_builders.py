@@ -184,3 +184,17 @@ def test_unknown_builders_and_parameters_name_the_nearest(folder: Path) -> None:
         _ = _pipeline(folder, "xgboost.regressor", model={"params": {"n_estimator": 3}}).models
     with pytest.raises(Invalid, match=r"Ridge refused: .*alpha"):
         _ = _pipeline(folder, "sklearn.ridge", model={"params": {"alpha": -1}}).models
+
+
+@pytest.mark.parametrize(
+    ("builder", "params"),
+    [
+        ("sklearn.logistic", {"C": "x"}),
+        ("lightgbm.classifier", {"num_leaves": 0}),
+        ("lightgbm.regressor", {"num_leaves": 1}),
+        ("xgboost.classifier", {"max_depth": "deep"}),
+    ],
+)
+def test_parameters_that_a_library_refuses(folder: Path, builder: str, params: Mapping[str, Any]) -> None:
+    with pytest.raises(Invalid, match="refused: "):
+        _ = _pipeline(folder, builder, model={"params": params}).models

@@ -95,7 +95,7 @@ def test_the_same_table_in_an_object_store(credentials: str, folder: Path, local
         ("#patient", Missing, "has no dataset patient; did you mean patients"),
         ("#patients:7", Missing, "it has patients:1 @raw, patients:2"),
         ("#patients@rawe", Missing, "it has patients:1 @raw"),
-        ("#patients:x", Invalid, "after the colon a version is needed"),
+        ("#patients:x", Invalid, "expected a version number after the colon"),
         ("", Invalid, "names neither a table nor a data set"),
         ("/no.csv", Missing, "there is no .*/no.csv"),
     ],

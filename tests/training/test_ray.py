@@ -70,7 +70,7 @@ def test_a_lost_node_costs_the_steps_since_the_checkpoint(
     thread.join(30)
     assert reached
     assert 30 <= reached[0] < STEPS
-    assert run.summary()["step"] == str(STEPS)
+    assert (run.summary()["step"], run.summary()["state"]) == (str(STEPS), "finished")
     steps = [step for step, _ in run.series("loss")]
     assert steps == list(range(1, STEPS + 1))
     assert int(store.redis.hget("ai:summary:run:r", "attempt") or 0) >= 2, "the training was started again"
@@ -78,3 +78,29 @@ def test_a_lost_node_costs_the_steps_since_the_checkpoint(
         found = checkpoints.load()
     assert found is not None
     assert found.step == STEPS
+
+
+def test_the_example_and_a_training_that_fails(
+    cluster: Any, store: Store, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    import ray
+
+    from examples.training import ray_train
+    from redisai_py.training.ray import ray_trainer
+
+    put_digits(redis_server.url)
+    ray.init(address=cluster.address, log_to_driver=False)
+    ray_train.main(["--url", redis_server.url, "--run", "digits-1", "--workers", "2", "--steps", "12", "--every", "5"])
+    summary = Run(redis_server.url, "digits-1").summary()
+    assert (summary["state"], summary["step"], summary["world"]) == ("finished", "12", "2")
+
+    def failing(config: dict[str, Any]) -> None:
+        Run.current().begin(steps=1)
+        raise ValueError("this loop is wrong")
+
+    trainer = ray_trainer(failing, redis_server.url, "r", workers=1, max_failures=0, storage=str(tmp_path))
+    with pytest.raises(Exception, match="this loop is wrong"):
+        trainer.fit()
+    summary = Run(redis_server.url, "r").summary()
+    assert summary["state"] == "failed"
+    assert "Error" in summary["error"]

@@ -113,7 +113,9 @@ class EstimatorBuilder:
             warnings.simplefilter("always")
             try:
                 model.fit(matrix, target)
-            except (ValueError, TypeError) as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # each library has errors of its own
                 raise Invalid(f"{self.make.__name__} refused: {' '.join(str(error).split())[:500]}") from error
         notes = sorted({" ".join(str(each.message).split())[:300] for each in told if not _usual(each.category)})
         return FittedEstimator(model, matrix.shape[1], self.convert, tuple(notes))

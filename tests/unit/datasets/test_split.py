@@ -53,6 +53,7 @@ def test_groups_stay_together() -> None:
         ({"group": "a"}, {"a": np.zeros(5)}, "none would be left for training"),
         ({}, {"a": np.zeros(1)}, "none would be left for training"),
         ({}, {"a": np.zeros(0)}, "none would be left"),
+        ({"stratify": "a"}, {"a": np.repeat(np.arange(50), 2)}, "50 different values, and one side has 20 rows"),
         ({"stratify": "a"}, {"a": np.zeros((3, 2))}, "several values a row"),
     ],
 )

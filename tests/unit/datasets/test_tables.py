@@ -141,7 +141,7 @@ def test_parquet(tmp_path: Path) -> None:
         with pytest.raises(Invalid, match=error):
             read_table(path, nan="keep")
     path.write_bytes(b"no parquet at all")
-    with pytest.raises(Invalid, match="no Parquet file"):
+    with pytest.raises(Invalid, match="not a readable Parquet file"):
         read_table(path)
 
 
@@ -162,11 +162,11 @@ def test_npz(tmp_path: Path) -> None:
         with pytest.raises(Invalid, match=error):
             read_table(path)
     path.write_bytes(b"PK no zip")
-    with pytest.raises(Invalid, match="no npz file"):
+    with pytest.raises(Invalid, match="not a readable npz file"):
         read_table(path)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(Invalid, match="no npz file"):
+    with pytest.raises(Invalid, match="not a readable npz file"):
         read_table(path)
     with pytest.raises(FileNotFoundError):
         read_table(tmp_path / "missing.npz")
