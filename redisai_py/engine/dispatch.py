@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from redisai_py.engine.execution import Execution, Slot, execute, execute_at_once
+from redisai_py.engine.isolation.at_once import PATIENCE_S, NotAtOnce
 from redisai_py.engine.merging import signature
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
@@ -194,7 +195,14 @@ class Dispatcher:
     def _run_batch(self, loaded: LoadedModel, batch: list[Run]) -> None:
         for run in batch:
             run.started = True
-        execute(self._slot, loaded, batch, self._executed)
+        try:
+            execute(self._slot, loaded, batch, self._executed)
+        except NotAtOnce:
+            loaded.inline.ran(PATIENCE_S, 0.0)
+            left = [run for run in batch if not run.done]
+            for run in left:
+                run.started = False
+            self._hand_over(loaded, left)
 
     def _executed(self, execution: Execution) -> None:
         execution.loaded.inline.ran(execution.run_s, execution.cpu_s)

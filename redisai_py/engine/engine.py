@@ -31,7 +31,6 @@ from redisai_py.backend import (
 from redisai_py.engine.dispatch import Dispatcher
 from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.isolation.isolation import Isolation
-from redisai_py.engine.isolation.session import is_elsewhere
 from redisai_py.engine.isolation.settings import IsolationSnapshot
 from redisai_py.engine.loader import Loader, load_session, zeros
 from redisai_py.engine.merging import Value
@@ -96,6 +95,7 @@ class Engine:
         self._isolation = isolation
         if isolation is not None:
             isolation.on_long_run = partial(self._post, self._lend)
+            isolation.loop_thread = threading.get_ident()
         self._loop = loop
         self._events: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._wake_up_sent = False
@@ -338,7 +338,7 @@ class Engine:
             return
         loaded = execution.loaded
         loaded.on_threads -= len(execution.runs)
-        if execution.error is None and not is_elsewhere(loaded.session):
+        if execution.error is None:
             loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s, execution.cpu_s)
         self._executed(execution)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from redisai_py.backend import Array, framework_error, runs_concurrently
+from redisai_py.engine.isolation.at_once import NotAtOnce
 from redisai_py.engine.merging import BatchSizeMismatch, Value, merge, split, to_array, to_value
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
@@ -233,7 +234,7 @@ def end_merging(execution: Execution, reason: str) -> None:
 
 
 def attempt(slot: Slot, execution: Execution) -> None:
-    """Run; fills in the execution's values or error. Raises nothing."""
+    """Run; fills in the execution's values or error. Raises: NotAtOnce, on the event loop; nothing else."""
     runs = execution.runs
     loaded = execution.loaded
     failure: RedisAIError
@@ -255,6 +256,8 @@ def attempt(slot: Slot, execution: Execution) -> None:
             execution.values = values
             return
         failure = execution.stop.error
+    except NotAtOnce:
+        raise
     except RedisAIError as error:
         failure = error
     except BaseException as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from redisai_py.backend import Session, may_keep_state
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.inline import InlinePolicy
+from redisai_py.engine.isolation.at_once import ElsewherePolicy
+from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.loader import has_dynamic_rows
 from redisai_py.engine.proof import MergeProof
 from redisai_py.engine.run import Run
@@ -29,5 +31,6 @@ def policies(
         max_rows = min_rows = 0
         proof.reason = _STATE
     queue: BatchQueue[Run] = BatchQueue(max_rows, min_rows, model.minbatchtimeout_ms / 1000)
-    inline = InlinePolicy(0.0 if on_gpu or min_rows > 1 else settings.inline_run_us / 1e6)
+    limit_s = 0.0 if on_gpu or min_rows > 1 else settings.inline_run_us / 1e6
+    inline = ElsewherePolicy(limit_s, session) if isinstance(session, RemoteSession) else InlinePolicy(limit_s)
     return queue, inline, proof

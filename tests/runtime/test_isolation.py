@@ -213,6 +213,26 @@ def test_a_run_that_does_not_end_is_killed(isolated: Callable[..., Serving], wor
         assert eventually(lambda: len(engines(serving)) == 1), "the killed one is gone"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_that_was_short_and_then_is_not(isolated: Callable[..., Serving], mode: str) -> None:
+    serving = isolated(mode=mode)
+    with serving.client() as client:
+        store(client, "good")
+        store(client, "sleepy", "run:sleep")
+        store(client, "crashing", "run:segv")
+        for _ in range(150):
+            assert run(client, "sleepy") == run(client, "crashing") == 2.0
+        with Onlookers(serving, "good") as others:
+            for _ in range(3):
+                assert run(client, "sleepy", "bad") == -2.0
+            with pytest.raises(redis.ResponseError, match=r"model 'crashing': its engine process died .*SIGSEGV"):
+                run(client, "crashing", "bad")
+            assert run(client, "crashing") == 2.0
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+    assert serving.stderr.count("an engine process ended") == 1
+
+
 def test_runs_that_loop_in_many_models_hold_up_nobody(isolated: Callable[..., Serving]) -> None:
     serving = isolated("--model-execution-timeout-ms", 2000)
     with serving.client() as client:

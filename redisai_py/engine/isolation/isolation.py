@@ -40,6 +40,8 @@ class Isolation:
         self.settings = settings
         self.name_of = name_of
         self.closing = False
+        self.loop_thread = 0
+        """Id of the event loop's thread, which waits for short runs only."""
         self.quarantine = Quarantine()
         self.versions: dict[str, str] = {}
         """Of the backends that processes have imported, by wire name."""

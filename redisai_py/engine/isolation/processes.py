@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from redisai_py.engine.isolation import host, memory, wire
+from redisai_py.engine.isolation.at_once import PATIENCE_S
 from redisai_py.engine.isolation.long_runs import LongRuns
 from redisai_py.engine.isolation.wire import Frame, Layout
 from redisai_py.engine.isolation.zygotes import Zygote
@@ -58,6 +59,7 @@ class Lane:
         "_answers",
         "_requests",
         "_shared",
+        "at_once",
         "loads",
         "number",
         "since",
@@ -77,6 +79,8 @@ class Lane:
         self._answers = both[memory.LANE_BYTES :].toreadonly()
         self.user: object = None
         """Whose run or load is under way."""
+        self.at_once = False
+        """It is the event loop's."""
         self.loads = False
         self.since = 0.0
         self.told = False
@@ -104,6 +108,17 @@ class Lane:
         else:
             self._send_large(Frame(op, flags | wire.LARGE, header_bytes, number, request.total), request, data, fds)
         return self._answer()
+
+    def finish(self) -> None:
+        """Wait on a worker thread for the answer of an exchange that the event loop began; nobody wants it any more.
+
+        Raises: OSError, ProtocolError.
+        """
+        self.thread_id = threading.get_ident()
+        self.since, self.told = time.monotonic(), False
+        self.sock.settimeout(None)
+        self._answer()
+        self.sock.settimeout(PATIENCE_S)
 
     def _send_large(self, frame: Frame, request: Layout, data: Sequence[Any], fds: Sequence[int]) -> None:
         fd = memory.create(request.total)
@@ -172,6 +187,7 @@ class EngineProcess:
         self._ended = ended
         self._lock = threading.Lock()
         self._idle: list[Lane] = []
+        self._at_once: Lane | None = None
         self._busy: dict[int, Lane] = {}
         self._lanes = 0
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -190,12 +206,7 @@ class EngineProcess:
         with self._lock:
             if self.dead:
                 raise ProcessEnded(self)
-            try:
-                lane = self._idle.pop() if self._idle else self._open()
-            except OSError as error:
-                if not self._control_ended():
-                    raise
-                raise ProcessEnded(self) from error
+            lane = self._idle.pop() if self._idle else self._opened()
             lane.user = user
             lane.thread_id = threading.get_ident()
             lane.stopped = False
@@ -206,6 +217,22 @@ class EngineProcess:
         if self._alarm.asleep:
             self._alarm.wake()
         return lane
+
+    def take_at_once(self, user: object) -> Lane:
+        """A lane for one short exchange, of which the event loop waits for the answer. Raises: ProcessEnded."""
+        with self._lock:
+            if self.dead:
+                raise ProcessEnded(self)
+            lane, self._at_once = self._at_once, None
+            if lane is None:
+                lane = self._opened()
+                lane.at_once = True
+                lane.sock.settimeout(PATIENCE_S)
+            lane.user = user
+            lane.loads = lane.stopped = False
+            lane.since = time.monotonic()
+            self._busy[lane.number] = lane
+            return lane
 
     def busy(self) -> list[Lane]:
         """Lanes with an exchange under way. Thread: any."""
@@ -219,8 +246,18 @@ class EngineProcess:
             self._busy.pop(lane.number, None)
             if self.dead:
                 lane.close()
+            elif lane.at_once:
+                self._at_once = lane
             else:
                 self._idle.append(lane)
+
+    def _opened(self) -> Lane:
+        try:
+            return self._open()
+        except OSError as error:
+            if not self._control_ended():
+                raise
+            raise ProcessEnded(self) from error
 
     def _open(self) -> Lane:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -330,5 +367,7 @@ class EngineProcess:
             idle, self._idle = self._idle, []
             for lane in idle:
                 lane.close()
+            if self._at_once is not None:
+                self._at_once.close()
             self._control.close()
         self._ended(self)

@@ -22,10 +22,11 @@ import structlog
 from numpy.typing import NDArray
 
 from redisai_py.backend import Array, LoadOptions, Session, TensorSpec, load_backend
-from redisai_py.engine.isolation import wire
+from redisai_py.engine.isolation import memory, wire
+from redisai_py.engine.isolation.at_once import NotAtOnce
 from redisai_py.engine.isolation.describing import load_order, specs_from_json
 from redisai_py.engine.isolation.messages import RemoteArray, failure, file_of, outputs_of, request_of
-from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
+from redisai_py.engine.isolation.processes import EngineProcess, Lane, ProcessEnded
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.wire import Layout, Op, Part
@@ -33,7 +34,7 @@ from redisai_py.engine.loader import load_session
 from redisai_py.errors import BackendError, Overloaded, ProtocolError, RedisAIError
 from redisai_py.model import Model
 
-__all__ = ["Processes", "RemoteSession", "is_elsewhere", "process_of"]
+__all__ = ["Processes", "RemoteSession", "process_of"]
 
 STOP_GRACE_S = 1.0
 """What a run that was told to stop gets before its process is killed."""
@@ -52,6 +53,7 @@ class Processes(Protocol):
     settings: IsolationSettings
     quarantine: Quarantine
     closing: bool
+    loop_thread: int
     versions: dict[str, str]
     name_of: Callable[[str], str]
 
@@ -95,6 +97,10 @@ class RemoteSession:
         self._local: Session | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self.ran_s = 0.0
+        """Seconds in the framework of the latest run."""
+        self._unfinished: tuple[EngineProcess, Lane] | None = None
+        """A run that the event loop began and did not wait for."""
         self._good_runs = 0
         self._may_be_promoted = isolation.settings.mode == "auto" and model.backend == "ONNX"
 
@@ -185,7 +191,13 @@ class RemoteSession:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
-        """See Session. Raises also: BackendError: the process ended, or the model is in quarantine."""
+        """See Session. Raises also: BackendError: the process ended, or the model is in quarantine. NotAtOnce: on the
+        event loop's thread, where it waits for short runs only.
+        """
+        if threading.get_ident() == self._isolation.loop_thread:
+            return self._run_at_once(inputs)
+        if self._unfinished is not None:
+            self._finish()
         attempt = 0
         while True:
             if self.struck:
@@ -217,9 +229,54 @@ class RemoteSession:
             raise
         finally:
             process.give_back(lane)
+        self.ran_s = answer.number / 1e9
         if self._may_be_promoted:
             self._prove(answer.number)
         return outputs
+
+    def _run_at_once(self, inputs: Sequence[Array]) -> list[Array | None]:
+        """Run it while the event loop waits. Raises: NotAtOnce: a worker thread must take it."""
+        process = self._process
+        if process is None or process.dead or self.struck or self.stateful or self._unfinished is not None:
+            raise NotAtOnce
+        request, data = request_of(inputs, process)
+        if request.total > memory.LANE_BYTES:
+            raise NotAtOnce
+        try:
+            lane = process.take_at_once(self)
+        except (ProcessEnded, OSError):
+            raise NotAtOnce from None
+        try:
+            answer = lane.exchange(Op.RUN, 0, self._number, request, data)
+            if answer.op != Op.DONE:
+                raise failure(answer)
+            outputs = outputs_of(answer, lambda part: self._held(part, process))
+        except (OSError, ProtocolError):  # no answer yet, or none any more
+            self._unfinished = process, lane
+            raise NotAtOnce from None
+        except BaseException:
+            process.give_back(lane)
+            raise
+        process.give_back(lane)
+        self.ran_s = answer.number / 1e9
+        if self._may_be_promoted:
+            self._prove(answer.number)
+        return outputs
+
+    def _finish(self) -> None:
+        """Wait for the end of a run that the event loop began: the run will be repeated. Raises: RedisAIError."""
+        with self._lock:
+            unfinished, self._unfinished = self._unfinished, None
+        if unfinished is None:  # another thread was faster
+            return
+        process, lane = unfinished
+        try:
+            lane.finish()
+        except (OSError, ProtocolError):
+            process.lost()
+            self._judge(process, 1, in_load=False)
+        finally:
+            process.give_back(lane)
 
     def _lost(self, process: EngineProcess, error: OSError) -> BaseException:
         """What to raise for a lane that failed: it is the end of the process, or a lack of something here."""
@@ -368,8 +425,3 @@ class RemoteSession:
 def process_of(session: Session) -> int:
     """The id of the engine process in which a session is; 0 for the server's own, or for none at this moment."""
     return (session.pid or 0) if isinstance(session, RemoteSession) else 0
-
-
-def is_elsewhere(session: Session) -> bool:
-    """Whether runs of a session happen in another process: the event loop must never wait for one."""
-    return isinstance(session, RemoteSession) and not session.in_server
