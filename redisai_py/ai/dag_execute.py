@@ -1,179 +1,45 @@
-"""AI.DAG*: one snapshot in, operations in parallel where they may, all or nothing out. In MULTI they are refused.
-
-A DAG whose inputs and models are near runs at once; `store.writer` explains why its result may count. Otherwise LOAD
-and the look-ups of models and scripts are one round trip, PERSIST is another, and what happens in between (`dag_run`)
-touches Redis only if a script does so itself.
+"""AI.DAGEXECUTE, AI.DAGRUN and their read-only forms, reading from Redis: LOAD and the look-ups of models and scripts
+are one round trip, PERSIST is another, and what happens in between (`dag_run`) touches Redis only if a script does so
+itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable
 from typing import Any
 
 from redisai_py.ai.dag_run import DagRun
 from redisai_py.ai.dag_templates import BoundDag, Template
 from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, load_ruled
 from redisai_py.ai.scripts import known_script, met_script
-from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.engine.dag import Version
 from redisai_py.engine.registry import LoadedModel
-from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
+from redisai_py.errors import QueueTimeout, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
 from redisai_py.pending import Pending
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import TIMEDOUT
-from redisai_py.resp.templates import BlobForm, Burst, Command
 from redisai_py.store import codec
 from redisai_py.store.link import rehearse, transaction
 from redisai_py.store.programs import MODEL_ID_FIELDS
-from redisai_py.store.writer import Used, Writer
 from redisai_py.upstream.access import Access
 
-__all__ = ["HANDLERS", "ExecuteDag"]
+__all__ = ["HANDLERS", "commit", "execute_dag"]
 
 Runnables = dict[int, LoadedModel | Script]
 Rules = dict[int, Rule | None]
 
 
-class ExecuteDag:
-    """A DAG command."""
-
-    __slots__ = ("_bound",)
-    is_ai = True
-
-    def __init__(self, bound: BoundDag) -> None:
-        self._bound = bound
-
-    def start(self, turn: Turn, command: Command) -> bool:
-        return _start(self._bound, turn)
-
-    def form(self, command: Command) -> BlobForm | None:
-        """What commands that differ in their data only have in common with this one."""
-        return self._bound.form(command.frame, ExecuteLike)
-
-    @property
-    def reads(self) -> tuple[bytes, ...]:
-        """Keys that it reads."""
-        template = self._bound.template
-        models, scripts = template.models, template.scripts
-        return (*self._bound.load, *(op.key for _, op in models), *(op.key for _, op in scripts))
-
-    def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
-        """All of it, for a client that has nothing else under way."""
-        return _execute(self._bound, turn)
-
-
-class ExecuteLike:
-    """The meaning of a DAG command that differs from an earlier one of its client in its data only."""
-
-    __slots__ = ("_bound",)
-    is_ai = True
-
-    def __init__(self, bound: BoundDag) -> None:
-        self._bound = bound
-
-    def start(self, turn: Turn, burst: Burst) -> bool:
-        return _start(self._bound.with_blob(burst.words[0]), turn)
-
-    start_alone = start
-    """Start the one command that came from this client in this iteration of the event loop."""
-
-
-def _start(bound: BoundDag, turn: Turn) -> bool:
-    if turn.busy or turn.in_flight or turn.relayed:
-        return False
-    access = turn.session.access
-    writer = access.writer if access is not None and not bound.template.scripts else None
-    if writer is not None and writer.near is not None and _NearDag(bound, turn, writer).start():
-        return True
-    return turn.run_alone(_execute(bound, turn))
-
-
-# -- on near values ----------------------------------------------------------------------------------------------------
-
-
-class _NearDag(Speculation):
-    """One DAG under way."""
-
-    __slots__ = ("_bound", "_run", "_writer", "options", "turn", "used", "writes")
-
-    def __init__(self, bound: BoundDag, turn: Turn, writer: Writer) -> None:
-        self._bound = bound
-        self.turn = turn
-        self._writer = writer
-        self.used: Used = []
-        self.writes: list[tuple[bytes, bytes]] = []
-        self.options = bound.template.options
-
-    def start(self) -> bool:
-        """False, and nothing has happened, if something that it reads is not near."""
-        template, near = self._bound.template, self._writer.near
-        assert near is not None
-        runnables: Runnables = {}
-        rules: Rules = {}
-        for i, op in template.models:
-            loaded = near_model(self.turn, near, op, self.used)
-            if loaded is None:
-                return False
-            runnables[i] = loaded
-            rule = self.used[-1][1].rule
-            if rule is not None:
-                rules[i] = rule
-        tensors = near_tensors(near, self._bound.load, self.used)
-        if tensors is None:
-            return False
-        values = self._bound.values()
-        values.update(zip(template.load_versions, tensors, strict=True))
-        self.turn.begin()
-        timeout_ms = template.request.timeout_ms
-        self._run = DagRun(template, values, runnables, rules, self.turn, self._done, timeout_ms)
-        self._run.start()
-        return True
-
-    def _done(self, error: BaseException | None) -> None:
-        """The operations have ended, or their time is over. What they gave counts if what they used still holds."""
-        if self.turn.gone:
-            self._run.count()  # it was computed, if to no purpose
-            return
-        if error is not None:
-            self.turn.finish(TIMEDOUT)
-            return
-        if self._bound.persist and self._run.plan.succeeded:
-            self.writes = encode_tensors(self._run.persisted(self._bound))
-        if self.used or self.writes:
-            self._writer.add(self)
-        else:
-            self.committed()
-
-    def committed(self) -> None:
-        if self.writes or not (self._bound.persist and self._run.plan.succeeded):
-            self.turn.finish(self._run.replies())
-        else:
-            self.turn.continue_with(_commit(self._bound, self._run, self.turn))
-
-    def again(self) -> Coroutine[Any, Any, Any]:
-        return _execute(self._bound, self.turn)
-
-    def refusal(self, error: RedisAIError) -> Any:
-        if isinstance(error, UpstreamLost):
-            self._run.count()  # it was computed all the same
-            return error
-        return [*self._run.replies(), error] if isinstance(error, WrongType) else None
-
-
-# -- from Redis --------------------------------------------------------------------------------------------------------
-
-
 async def dag(request: Dag, turn: Turn) -> Any:
     """AI.DAGEXECUTE, AI.DAGRUN and their read-only forms."""
-    return await _execute(BoundDag(Template(request, {}), request.load, request.persist), turn)
+    return await execute_dag(BoundDag(Template(request, {}), request.load, request.persist), turn)
 
 
-async def _execute(bound: BoundDag, turn: Turn) -> Any:
+async def execute_dag(bound: BoundDag, turn: Turn) -> Any:
     """Execute a DAG, reading from Redis what it needs.
 
     Raises: MissingKey, WrongType, CommandError for its LOAD keys, models and scripts; Conflict.
@@ -223,10 +89,10 @@ async def _execute_on(
         await finished
     except QueueTimeout:
         return TIMEDOUT
-    return await _commit(bound, run, turn, watching)
+    return await commit(bound, run, turn, watching)
 
 
-async def _commit(bound: BoundDag, run: DagRun, turn: Turn, watching: Any = None) -> Any:
+async def commit(bound: BoundDag, run: DagRun, turn: Turn, watching: Any = None) -> Any:
     """The reply of a DAG that has run, after its PERSIST keys are written."""
     replies = run.replies()
     if run.plan.succeeded and bound.persist and not turn.gone:

@@ -28,7 +28,7 @@ from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import NA, OK
 from redisai_py.tensor import Tensor
 
-__all__ = ["DagRun"]
+__all__ = ["DagRun", "on_host"]
 
 
 class DagRun:
@@ -192,8 +192,7 @@ class DagRun:
 
     def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor | None]]:
         """The keys and values that PERSIST saves; None for an output that is not a tensor."""
-        last = self.plan.graph.last
-        values = [_on_host(self._values.get(last[name])) for name in bound.template.request.persist]
+        values = [on_host(self._values.get(version)) for version in bound.template.persist_versions]
         return list(zip(bound.persist, values, strict=True))
 
     def replies(self) -> list[Any]:
@@ -205,7 +204,7 @@ class DagRun:
         for i, op, version in self._template.gets:
             tensor = self._values.get(version)
             if type(tensor) is not Tensor:
-                tensor = _on_host(tensor)
+                tensor = on_host(tensor)
             replies[i] = NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
         return replies
 
@@ -226,7 +225,7 @@ class DagRun:
     def _reply(self, i: int, op: Any) -> Any:
         if type(op) is TensorGet:
             (version,) = self.plan.graph.inputs[i]
-            tensor = _on_host(self._values.get(version)) if self.plan.exists(version) else None
+            tensor = on_host(self._values.get(version)) if self.plan.exists(version) else None
             return NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
         outcome = self.plan.outcome(i)
         if outcome is Outcome.OK:
@@ -234,6 +233,6 @@ class DagRun:
         return self._turn.failure(self._errors[i]) if outcome is Outcome.FAILED else NA
 
 
-def _on_host(value: Any) -> Tensor | None:
+def on_host(value: Any) -> Tensor | None:
     """A value as a tensor in host memory; one that stayed on an accelerator is copied from there."""
     return value if value is None or isinstance(value, Tensor) else Tensor.from_numpy(value.numpy())

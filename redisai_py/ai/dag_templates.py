@@ -19,10 +19,10 @@ from typing import Any
 
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.dags import SEPARATOR, Dag
-from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
-from redisai_py.commands.tensors import TensorGet, TensorSet
+from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.engine.dag import Graph, Kind, Operation, Version
 from redisai_py.resp.requests import LARGE_ARGUMENT
 from redisai_py.resp.templates import BlobForm
@@ -46,7 +46,10 @@ _KEYWORDS = frozenset(
 class Template:
     """A DAG without its keys and the bytes of its blobs."""
 
-    __slots__ = ("blobs", "gets", "graph", "load_versions", "models", "options", "request", "scripts", "tensors")
+    __slots__ = (
+        "blobs", "gets", "graph", "load_versions", "models", "one_run", "only_blobs", "options", "outputs",
+        "persist_versions", "request", "scripts", "tensors",
+    )  # fmt: skip
 
     def __init__(self, request: Dag, blobs: dict[int, int]) -> None:
         self.request = request
@@ -63,7 +66,14 @@ class Template:
         """(version, tensor of the same dtype and shape, position of the blob among the command's words)."""
         self.gets = [(i, op, self.graph.inputs[i][0]) for i, op in enumerate(request.ops) if isinstance(op, TensorGet)]
         """(position, operation, version that it reads)."""
+        self.only_blobs = all(op.form is Form.BLOB for _, op, _ in self.gets)
+        """Whether no reply has numbers to print."""
         self.load_versions = [Version(name, _LOADED) for name in request.load]
+        self.persist_versions = [self.graph.last[name] for name in request.persist]
+        self.one_run = len(self.models) == 1 and not self.scripts and self.models[0][1].cache is not CacheUse.ONLY
+        """Whether all that it computes is one run of a model."""
+        self.outputs = [Version(name, i) for i, op in self.models for name in op.writes]
+        """What models write."""
         self.options = expiry_options(request.ex_seconds, request.keepttl)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from redisai_py.ai import admin, cache, dag_execute, model_execute, models, scripts, tensor_gets, tensor_sets
-from redisai_py.ai.dag_execute import ExecuteDag
+from redisai_py.ai.dag_near import ExecuteDag
 from redisai_py.ai.dag_templates import bind
 from redisai_py.ai.model_execute import ExecuteModel
 from redisai_py.ai.model_loading import check_counts

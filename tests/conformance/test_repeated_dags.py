@@ -114,3 +114,74 @@ def test_a_model_that_changes_or_goes(wire: Wire, bare: redis.Redis) -> None:
     wire("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", make_models.build_onnx_mul())
     assert wire(*one_trip(blob(5, 6)))[2] == blob(10, 12)
     assert [wire("AI.INFO", "m")[i + 1] for i, name in enumerate(wire("AI.INFO", "m")) if name == b"calls"] == [1]
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_every_form_of_operation_around_one_run(
+    wire: Wire, front_door: FrontDoor, bare: redis.Redis, side_by_side: bool
+) -> None:
+    """As by a DAG of two runs, which is planned."""
+    wire("AI.TENSORSET", "stored", "FLOAT", 1, 2, "BLOB", blob(7, 8))
+    large = np.arange(2 * 40_000, dtype=np.float32).reshape(-1, 2)
+    extra = ("|>", "AI.MODELEXECUTE", "m", "INPUTS", 1, "stored", "OUTPUTS", 1, "more") if side_by_side else ()
+
+    def command(data: bytes, *shape: int) -> tuple[Any, ...]:
+        return (
+            "AI.DAGEXECUTE", "LOAD", 1, "stored", "PERSIST", 3, "y", "stored", "x",
+            "|>", "AI.TENSORGET", "stored", "VALUES",
+            "|>", "AI.TENSORSET", "x", "FLOAT", *shape, "BLOB", data,
+            "|>", "AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y",
+            "|>", "AI.TENSORGET", "y", "META", "|>", "AI.TENSORGET", "y", "BLOB", "|>", "AI.TENSORGET", "x",
+            *extra,
+        )  # fmt: skip
+
+    for n in range(4):
+        data, doubled = blob(n, 1), blob(2 * n, 2)
+        meta = [b"dtype", b"FLOAT", b"shape", [1, 2]]
+        assert wire(*command(data, 1, 2))[:6] == [[b"7", b"8"], b"OK", b"OK", meta, doubled, [*meta, b"blob", data]]
+        kept_values = [numbers(bare.get(key)) for key in ("y", "stored", "x")]  # type: ignore[arg-type]
+        assert kept_values == [[2 * n, 2], [7, 8], [n, 1]]
+        refused = wire(*command(data + blob(1, 1)[:4], 1, 3))
+        assert refused[:2] == [[b"7", b"8"], b"OK"]
+        assert isinstance(refused[2], Exception)
+        assert refused[3:5] == [b"NA", b"NA"]
+        assert refused[5][-1] == data + blob(1, 1)[:4]
+        assert numbers(bare.get("y")) == [2 * n, 2]  # type: ignore[arg-type]  # redis-py's types admit of an awaitable
+        many = wire(*command(large.tobytes(), 40_000, 2))
+        assert many[4] == (2 * large).tobytes()
+        assert numbers(bare.get("y")) == (2 * large).ravel().tolist()  # type: ignore[arg-type]
+        bare.delete("y")
+        bare.rpush("y", "a list")
+        assert "WRONGTYPE" in str(wire(*command(data, 1, 2))[-1])
+        assert bare.type("y") == b"list"
+        bare.delete("y")
+
+
+def test_counted_once(wire: Wire) -> None:
+    for n in range(5):
+        wire(*one_trip(blob(n, 1)))
+        assert isinstance(wire(*one_trip(blob(n, 1, 1), shape=(1, 3)))[1], Exception)
+    info = wire("AI.INFO", "m")
+    assert {name: info[i + 1] for i, name in enumerate(info) if name in (b"calls", b"errors", b"samples")} == {
+        b"calls": 10, b"errors": 5, b"samples": 5,
+    }  # fmt: skip
+
+
+def test_a_value_that_changes_behind_the_server_s_back(wire: Wire, bare: redis.Redis) -> None:
+    wire("AI.TENSORSET", "state", "FLOAT", 1, 2, "BLOB", blob(1, 2))
+    turn = (
+        "AI.DAGEXECUTE", "LOAD", 1, "state", "PERSIST", 1, "state",
+        "|>", "AI.MODELEXECUTE", "m", "INPUTS", 1, "state", "OUTPUTS", 1, "state",
+        "|>", "AI.TENSORGET", "state", "BLOB",
+    )  # fmt: skip
+    expected = np.array([1, 2], np.float32)
+    other = bare.get("state")
+    for n in range(12):
+        if n % 3 == 2:
+            bare.set("state", other)  # type: ignore[arg-type]  # redis-py's types admit of an awaitable
+            expected = np.array([1, 2], np.float32)
+        expected = expected * 2
+        assert wire(*turn) == [b"OK", expected.tobytes()]
+        assert numbers(bare.get("state")) == expected.tolist()  # type: ignore[arg-type]
+    info = wire("AI.INFO", "m")
+    assert info[info.index(b"calls") + 1] == 12

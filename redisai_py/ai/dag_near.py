@@ -1,0 +1,283 @@
+"""A DAG command: it runs at once if all that it reads is near, on the terms of `store.writer`; else `dag_execute`."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from redisai_py.ai.dag_execute import commit, execute_dag
+from redisai_py.ai.dag_run import DagRun, on_host
+from redisai_py.ai.dag_templates import BoundDag
+from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
+from redisai_py.commands.tensors import tensor_reply
+from redisai_py.engine.merging import Value
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Run
+from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
+from redisai_py.frontdoor.turn import Turn
+from redisai_py.model import Script
+from redisai_py.predictions.rule import Rule
+from redisai_py.resp.replies import NA, OK, TIMEDOUT, encode_reply
+from redisai_py.resp.templates import BlobForm, Burst, Command
+from redisai_py.store.writer import Used, Writer
+from redisai_py.tensor import Tensor
+
+__all__ = ["ExecuteDag"]
+
+Runnables = dict[int, LoadedModel | Script]
+Rules = dict[int, Rule | None]
+
+
+class ExecuteDag:
+    """A DAG command."""
+
+    __slots__ = ("_bound",)
+    is_ai = True
+
+    def __init__(self, bound: BoundDag) -> None:
+        self._bound = bound
+
+    def start(self, turn: Turn, command: Command) -> bool:
+        return _start(self._bound, turn)
+
+    def form(self, command: Command) -> BlobForm | None:
+        """What commands that differ in their data only have in common with this one."""
+        return self._bound.form(command.frame, ExecuteLike)
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """Keys that it reads."""
+        template = self._bound.template
+        models, scripts = template.models, template.scripts
+        return (*self._bound.load, *(op.key for _, op in models), *(op.key for _, op in scripts))
+
+    def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
+        """All of it, for a client that has nothing else under way."""
+        return execute_dag(self._bound, turn)
+
+
+class ExecuteLike:
+    """The meaning of a DAG command that differs from an earlier one of its client in its data only."""
+
+    __slots__ = ("_bound",)
+    is_ai = True
+
+    def __init__(self, bound: BoundDag) -> None:
+        self._bound = bound
+
+    def start(self, turn: Turn, burst: Burst) -> bool:
+        return _start(self._bound.with_blob(burst.words[0]), turn)
+
+    start_alone = start
+    """Start the one command that came from this client in this iteration of the event loop."""
+
+
+def _start(bound: BoundDag, turn: Turn) -> bool:
+    if turn.busy or turn.in_flight or turn.relayed:
+        return False
+    access = turn.session.access
+    writer = access.writer if access is not None and not bound.template.scripts else None
+    if writer is not None and writer.near is not None:
+        kind = _NearTrip if bound.template.one_run else _NearDag
+        if kind(bound, turn, writer).start():
+            return True
+    return turn.run_alone(execute_dag(bound, turn))
+
+
+# -- on near values ----------------------------------------------------------------------------------------------------
+
+
+class _NearDag(Speculation):
+    """One DAG under way."""
+
+    __slots__ = ("_bound", "_run", "_writer", "options", "turn", "used", "writes")
+
+    def __init__(self, bound: BoundDag, turn: Turn, writer: Writer) -> None:
+        self._bound = bound
+        self.turn = turn
+        self._writer = writer
+        self.used: Used = []
+        self.writes: list[tuple[bytes, bytes]] = []
+        self.options = bound.template.options
+
+    def start(self) -> bool:
+        """False, and nothing has happened, if something that it reads is not near."""
+        template, near = self._bound.template, self._writer.near
+        assert near is not None
+        runnables: Runnables = {}
+        rules: Rules = {}
+        for i, op in template.models:
+            loaded = near_model(self.turn, near, op, self.used)
+            if loaded is None:
+                return False
+            runnables[i] = loaded
+            rule = self.used[-1][1].rule
+            if rule is not None:
+                rules[i] = rule
+        tensors = near_tensors(near, self._bound.load, self.used)
+        if tensors is None:
+            return False
+        values = self._bound.values()
+        values.update(zip(template.load_versions, tensors, strict=True))
+        self.turn.begin()
+        timeout_ms = template.request.timeout_ms
+        self._run = DagRun(template, values, runnables, rules, self.turn, self._done, timeout_ms)
+        self._run.start()
+        return True
+
+    def _done(self, error: BaseException | None) -> None:
+        """The operations have ended, or their time is over. What they gave counts if what they used still holds."""
+        if self.turn.gone:
+            self._run.count()  # it was computed, if to no purpose
+            return
+        if error is not None:
+            self.turn.finish(TIMEDOUT)
+            return
+        if self._bound.persist and self._run.plan.succeeded:
+            self.writes = encode_tensors(self._run.persisted(self._bound))
+        if self.used or self.writes:
+            self._writer.add(self)
+        else:
+            self.committed()
+
+    def committed(self) -> None:
+        if self.writes or not (self._bound.persist and self._run.plan.succeeded):
+            self.turn.finish(self._run.replies())
+        else:
+            self.turn.continue_with(commit(self._bound, self._run, self.turn))
+
+    def again(self) -> Coroutine[Any, Any, Any]:
+        return execute_dag(self._bound, self.turn)
+
+    def refusal(self, error: RedisAIError) -> Any:
+        if isinstance(error, UpstreamLost):
+            self._run.count()  # it was computed all the same
+            return error
+        return [*self._run.replies(), error] if isinstance(error, WrongType) else None
+
+
+class _NearTrip(Run, Speculation):
+    """A DAG that runs one model, as most do: there is nothing to plan, and it is its own run."""
+
+    __slots__ = ("_bound", "_model", "_values", "_writer", "options", "turn", "used", "writes")
+
+    def __init__(self, bound: BoundDag, turn: Turn, writer: Writer) -> None:
+        self._bound = bound
+        self.turn = turn
+        self._writer = writer
+        self.used: Used = []
+        self.writes: list[tuple[bytes, bytes]] = []
+        self.options = bound.template.options
+
+    def start(self) -> bool:
+        """False, and nothing has happened, if something that it reads is not near, or it may need no run."""
+        bound, turn, writer, used = self._bound, self.turn, self._writer, self.used
+        template, near = bound.template, writer.near
+        assert near is not None
+        ((i, op),) = template.models
+        model = near_model(turn, near, op, used)
+        if model is None or used[0][1].rule is not None:
+            return False
+        values = self._values = bound.values()
+        if bound.load:
+            tensors = near_tensors(near, bound.load, used)
+            if tensors is None:
+                return False
+            values.update(zip(template.load_versions, tensors, strict=True))
+        inputs = [values[version] for version in template.graph.inputs[i]]
+        turn.begin()
+        self._model = model
+        runs = turn.services.runs
+        if not model.unfinished and writer.idle and (ended := runs.now(model, inputs)) is not None:
+            self.error = None
+            outputs, self.ran_s = ended
+            self._take(outputs)
+            writer.commit(self)
+            return True
+        Run.__init__(self, model, inputs)  # super() costs more
+        turn.cancelled_by(self.cancel_queued)
+        runs.later(self, model, template.request.timeout_ms)
+        return True
+
+    def resolve(self, value: list[Value]) -> None:
+        """The run has ended: its outcome, an error too, counts if what it used still holds."""
+        if self.done:
+            return
+        self.done = True
+        if not self.turn.gone:
+            self._take(value)
+            self._writer.add(self)
+
+    def fail(self, error: BaseException) -> None:
+        if self.done:
+            return
+        self.done = True
+        self.error = error
+        if self.turn.gone:
+            return
+        if isinstance(error, QueueTimeout):
+            self.turn.finish(TIMEDOUT)
+        else:
+            self._writer.add(self)
+
+    def _take(self, outputs: list[Value]) -> None:
+        self.value = outputs
+        self._values.update(zip(self._bound.template.outputs, outputs, strict=True))
+        if self._bound.persist:
+            self.writes = encode_tensors(self._persisted())
+
+    def _persisted(self) -> list[tuple[bytes, Any]]:
+        values = self._values
+        versions = self._bound.template.persist_versions
+        return [(key, values.get(version)) for key, version in zip(self._bound.persist, versions, strict=True)]
+
+    def committed(self) -> None:
+        turn, template = self.turn, self._bound.template
+        if self._bound.persist and not self.writes and self.error is None:
+            turn.continue_with(self._put())
+            return
+        replies = self._replies()
+        if template.only_blobs and self.error is None:
+            segments = encode_reply(replies, turn.session.protocol)
+            if len(segments) == 1:
+                turn.finish_with(bytes(segments[0]))
+                return
+        turn.finish(replies)
+
+    def _replies(self) -> list[Any]:
+        """One element per operation. What a run that failed would have written does not exist."""
+        template, values = self._bound.template, self._values
+        replies: list[Any] = [OK] * len(template.request.ops)
+        if self.error is not None:
+            replies[template.models[0][0]] = self.turn.failure(self.error)
+        for i, op, version in template.gets:
+            tensor = values.get(version)
+            if type(tensor) is not Tensor:
+                tensor = on_host(tensor)
+            replies[i] = NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
+        return replies
+
+    async def _put(self) -> Any:
+        """Write what a commit cannot hold."""
+        replies = self._replies()
+        request = self._bound.template.request
+        access = await self.turn.session.authenticated()
+        pairs = [(key, on_host(value)) for key, value in self._persisted()]
+        try:
+            await access.store.put_outputs(pairs, ex_seconds=request.ex_seconds, keepttl=request.keepttl)
+        except WrongType as error:
+            replies.append(error)
+        return replies
+
+    def stale(self) -> None:
+        if self.ran_s is not None:
+            self.turn.services.engine.discount(self._model, self.ran_s, self.value)
+        Speculation.stale(self)
+
+    def again(self) -> Coroutine[Any, Any, Any]:
+        return execute_dag(self._bound, self.turn)
+
+    def refusal(self, error: RedisAIError) -> Any:
+        if isinstance(error, UpstreamLost):
+            return error
+        return [*self._replies(), error] if isinstance(error, WrongType) else None
