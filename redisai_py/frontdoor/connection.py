@@ -18,12 +18,13 @@ from redisai_py.frontdoor.dispatch import joint_meaning, understand
 from redisai_py.frontdoor.held_replies import ReplyStream, Streamed
 from redisai_py.frontdoor.large_receiver import LargeReceiver, allocate
 from redisai_py.frontdoor.modes import start_in_mode
+from redisai_py.frontdoor.roles import Pipeline
 from redisai_py.frontdoor.services import Services
 from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.stall_watch import StallWatch
 from redisai_py.frontdoor.streaming import begin_upload
 from redisai_py.frontdoor.tensor_stream import TensorStream
-from redisai_py.frontdoor.turn import Pipeline, Turn
+from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.replies import encode_reply
 from redisai_py.resp.requests import CommandParser
 from redisai_py.resp.templates import MAX_FRAME, Burst, Command
@@ -152,7 +153,7 @@ class Connection(asyncio.Protocol):
     def stalled(self) -> None:
         """The client has begun to send something large, and does not go on."""
         if type(self.transport.get_protocol()) is not LargeReceiver and self.parser.at_boundary:
-            self.turn.abandon()  # it is the command under way that does not go on coming
+            self.turn.end_alone()  # it is the command under way that does not go on coming
         timeout_s = self._services.config.upload_timeout_s
         self._services.event_log.client_refused("it stopped sending within a command", timeout_s=timeout_s)
         self.end(RedisAIError(f"ERR upload stalled: no data for {timeout_s} s (upload_timeout_s)"))

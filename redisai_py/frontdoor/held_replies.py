@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -57,7 +57,6 @@ class _Turn(Protocol):
     paused: bool
     session: Any
 
-    def stream(self, reply: Streamed) -> ReplyStream: ...
     def send(self, segments: Sequence[Buffer]) -> None: ...
     def answered(self) -> None: ...
     def failure(self, error: BaseException) -> RedisAIError: ...
@@ -76,10 +75,11 @@ class _Slot:
 
 
 class HeldReplies:
-    """Those of one client, in order; it exists while there are any."""
+    """Those of one client, in order; it exists while there are any. Args: make_stream: see `Client.stream`."""
 
-    def __init__(self, turn: _Turn) -> None:
+    def __init__(self, turn: _Turn, make_stream: Callable[[Streamed], ReplyStream]) -> None:
         self.turn = turn
+        self._make_stream = make_stream
         self._slots: deque[_Slot] = deque()
         self._to_fetch: deque[tuple[_Slot, Coroutine[Any, Any, Any]]] = deque()
         self._ahead = 0
@@ -133,7 +133,7 @@ class HeldReplies:
         while slots and slots[0].reply is not None and self.stream is None:
             reply = slots[0].reply
             if type(reply) is Streamed:
-                self.stream = turn.stream(reply)
+                self.stream = self._make_stream(reply)
                 drive(self.stream.run(), self._streamed)
                 return
             self._ahead -= slots.popleft().ahead

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from redisai_py.frontdoor.held_replies import HeldReplies
 from redisai_py.tensor import Buffer
 
 __all__ = ["Flusher", "Output", "Segments"]
@@ -40,7 +41,10 @@ class Flusher:
 class Output:
     """Args: flusher: the server's."""
 
-    __slots__ = ("_deferred", "_flusher", "_out", "_whole", "gone", "muted", "skip_next", "transport")
+    __slots__ = (
+        "_deferred", "_flusher", "_out", "_whole", "gone", "held", "largest_reply", "muted", "paused", "skip_next",
+        "transport",
+    )  # fmt: skip
 
     def __init__(self, flusher: Flusher) -> None:
         self._flusher = flusher
@@ -51,9 +55,50 @@ class Output:
         """CLIENT REPLY OFF."""
         self.skip_next = False
         """CLIENT REPLY SKIP."""
+        self.paused = False
+        """The client does not read its replies."""
+        self.held: HeldReplies | None = None
+        """Replies behind one that takes a second trip."""
+        self.largest_reply = 0
+        """Bytes; the limit on what a client has not read leaves it out."""
         self._whole = True  # the last bytes from Redis ended at a message's boundary
         self._out: list[Buffer] = []  # replies of this iteration of the loop
         self._deferred: list[Segments] = []  # replies that wait for the end of a message
+
+    def write(self, segments: Segments) -> None:
+        """Send a reply's bytes, in order behind replies that are held."""
+        if self.held is not None:
+            self.held.add(segments)
+        elif len(segments) > 1:
+            self.send(segments)
+        else:
+            self._write(segments)
+
+    def send(self, segments: Segments) -> None:
+        """Send the bytes of a reply whose turn it is."""
+        self.largest_reply = max(self.largest_reply, sum(map(len, segments)))
+        self._write(segments)
+
+    def release_held(self) -> None:
+        """No reply is held any more."""
+        self.held = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether a reply is being streamed to the client."""
+        return self.held is not None and self.held.stream is not None
+
+    def pause(self) -> None:
+        """The client does not read its replies: start nothing more."""
+        self.paused = True
+        if self.held is not None:
+            self.held.flow()
+
+    def unpause(self) -> None:
+        """The client reads again."""
+        self.paused = False
+        if self.held is not None:
+            self.held.flow()
 
     @property
     def silent(self) -> bool:

@@ -20,20 +20,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
 from redisai_py.frontdoor.driver import NO_REPLY, drive
-from redisai_py.frontdoor.held_replies import ENDS, HeldReplies, ReplyStream, Streamed
-from redisai_py.frontdoor.output import Flusher, Output, Segments
+from redisai_py.frontdoor.held_replies import ENDS, HeldReplies
+from redisai_py.frontdoor.output import Flusher, Output
+from redisai_py.frontdoor.roles import Caller, Client
 from redisai_py.frontdoor.services import Services
 from redisai_py.resp.replies import encode_reply, takes_long
 from redisai_py.resp.requests import unroll
 from redisai_py.resp.templates import Burst, Command
-from redisai_py.upstream.access import Access
-from redisai_py.upstream.address import Identity
 
-__all__ = ["Caller", "Client", "Pipeline", "Turn"]
+__all__ = ["Turn"]
 
 _MOST_IN_FLIGHT = 1024
 """AI commands of one client under way at a time."""
@@ -41,56 +40,12 @@ _MOST_IN_FLIGHT = 1024
 Work = Coroutine[Any, Any, Any]
 
 
-class Caller(Protocol):
-    """Who the client is to Redis. access: set once Redis has vouched for the client."""
-
-    protocol: int
-    identity: Identity
-    access: Access | None
-
-    async def authenticated(self) -> Access:
-        """The identity's access, opened if need be. Raises UpstreamError with Redis's NOAUTH."""
-
-    async def authenticated_in_multi(self) -> Access:
-        """The same inside a transaction."""
-
-    @property
-    def capture(self) -> Callable[[list[list[Any]]], Coroutine[Any, Any, list[bytes]]]:
-        """Sends commands on the client's own connection; gives their raw replies."""
-
-
-class Pipeline(Protocol):
-    """What is held of a pipeline."""
-
-    def release(self) -> None:
-        """Send it."""
-
-
-class Client(Protocol):
-    """What a turn asks of the connection that it belongs to."""
-
-    def start(self, command: Command | Burst) -> bool:
-        """Start a command; False if it must wait until other work of this client is done."""
-
-    def begin_pipeline(self) -> Pipeline | None:
-        """Several commands are about to start, back to back: hold what they send, if there is a connection to Redis."""
-
-    def drained(self) -> None:
-        """What waits cannot start now, or nothing waits."""
-
-    def stream(self, reply: Streamed) -> ReplyStream:
-        """Make a stream of a reply that is too large to be held."""
-
-    def hang_up(self) -> None:
-        """Close once the client has read what was sent; nothing more is done for it."""
-
-
 class Turn(Output):
     """Args: session: who the client is.   client: the connection.   flusher: the server's."""
 
     __slots__ = (
-        "_cancel", "_client", "_draining", "backlog", "busy", "closing", "eof", "held", "in_flight", "largest_reply",
-        "leaving", "paused", "reading", "relayed", "services", "session",
+        "_cancel", "_client", "_draining", "backlog", "busy", "closing", "eof", "in_flight", "leaving",
+        "reading", "relayed", "services", "session",
     )  # fmt: skip
 
     session: Caller
@@ -111,10 +66,6 @@ class Turn(Output):
         """The client sends no more."""
         self.leaving = False
         """The connection closes once nothing is under way and every command received is answered."""
-        self.paused = False
-        """The client does not read its replies."""
-        self.held: HeldReplies | None = None
-        self.largest_reply = 0
         self._cancel: Callable[[], object] | None = None
         self._draining = False
 
@@ -322,7 +273,7 @@ class Turn(Output):
             self.busy = True
             work = self._alone(work)
         if self.held is None:
-            self.held = HeldReplies(self)
+            self.held = HeldReplies(self, self._client.stream)
         self.held.add_coming(work)
 
     async def _alone(self, work: Work) -> Any:
@@ -330,31 +281,6 @@ class Turn(Output):
             return await work
         finally:
             self.end_alone()
-
-    def stream(self, reply: Streamed) -> ReplyStream:
-        """See `Client`."""
-        return self._client.stream(reply)
-
-    @property
-    def streams(self) -> bool:
-        """Whether a reply is being streamed to the client."""
-        return self.held is not None and self.held.stream is not None
-
-    def pause(self) -> None:
-        """The client does not read its replies: start nothing more."""
-        self.paused = True
-        if self.held is not None:
-            self.held.flow()
-
-    def unpause(self) -> None:
-        """The client reads again."""
-        self.paused = False
-        if self.held is not None:
-            self.held.flow()
-
-    def release_held(self) -> None:
-        """No reply is held any more."""
-        self.held = None
 
     # -- work that is relayed ------------------------------------------------------------------------------------------
 
@@ -387,20 +313,6 @@ class Turn(Output):
         except Exception as error:
             segments = encode_reply(self.services.internal_error(error), self.session.protocol)
         self.write(segments)
-
-    def write(self, segments: Segments) -> None:
-        """Send a reply's bytes, in order behind replies that are held."""
-        if self.held is not None:
-            self.held.add(segments)
-        elif len(segments) > 1:
-            self.send(segments)
-        else:
-            self._write(segments)
-
-    def send(self, segments: Segments) -> None:
-        """Send the bytes of a reply whose turn it is, and note its size: the limit on what is unread leaves it out."""
-        self.largest_reply = max(self.largest_reply, sum(map(len, segments)))
-        self._write(segments)
 
     def failure(self, error: BaseException) -> RedisAIError:
         """The error to reply with; anything outside our tree is a bug, logged with an id."""
@@ -441,10 +353,6 @@ class Turn(Output):
         """Start nothing more."""
         self.closing = True
         self.backlog.clear()
-
-    def abandon(self) -> None:
-        """The command that runs alone is not complete, and never will be."""
-        self.end_alone()
 
     def end_with(self, error: UpstreamLost | UpstreamRefused) -> None:
         """Redis has closed: so does the client's connection, behind the replies that come before this one. What is
