@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, load_ruled
-from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
+from redisai_py.ai.speculation import Speculation, encode_tensors, near_inputs, near_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel
@@ -56,9 +56,9 @@ class ExecuteModel:
                 if ended is not None:
                     return ended
             used: Used = []
-            loaded = near_model(turn, near, self.request, used)
-            inputs = near_tensors(near, self.request.inputs, used) if loaded is not None else None
-            if loaded is not None and inputs is not None:
+            found = near_inputs(turn, near, self.request, used)
+            if found is not None:
+                loaded, inputs = found
                 _NearRun(self.request, turn, writer, used, loaded).start(inputs)
                 return True
         return turn.run_alone(model_execute(self.request, turn))

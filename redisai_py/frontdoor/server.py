@@ -129,7 +129,8 @@ def _build(config: Config, loop: asyncio.AbstractEventLoop, given_up: Callable[[
     busy_poll = BusyPoll(loop.call_soon, config.busy_poll_s, lambda: counters.commands, lambda: engine.threads_busy)
     script_stats = StatsTable()
     runs = Runs(engine)
-    accesses = AccessTable(dialer, config.upstream_pool, config.near_cache_bytes, engine.call_afterwards, busy_poll)
+    polled = busy_poll if config.busy_poll_s else None
+    accesses = AccessTable(dialer, config.upstream_pool, config.near_cache_bytes, engine.call_afterwards, polled)
     return Services(
         config=config,
         loop=loop,

@@ -103,6 +103,8 @@ class Writer:
             if self._spared or len(members) == 1:
                 self._spared = max(0, self._spared - 1)
                 members = [member for member in members if not member.goes_alone()]
+            if not members:
+                return
             while members:
                 members = self._send(members)
         except Exception as error:

@@ -207,7 +207,7 @@ class AccessTable:
     """The identities in use, each with one Access while it has clients."""
 
     def __init__(
-        self, opener: Opener, pool_size: int, near_bytes: int, call_later: CallLater, busy_poll: BusyPoll
+        self, opener: Opener, pool_size: int, near_bytes: int, call_later: CallLater, busy_poll: BusyPoll | None
     ) -> None:
         self._opener = opener
         self._settings = (pool_size, near_bytes, call_later, busy_poll)
