@@ -144,7 +144,9 @@ class Output:
         if self._out:
             self.flush()
         self.transport.write(data)
-        self.passed(whole)
+        self._whole = whole
+        if self._deferred:
+            self.passed(whole)
 
     def passed(self, whole: bool) -> None:
         """What has come from Redis was written, or is not for the client."""

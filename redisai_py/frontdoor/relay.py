@@ -310,8 +310,12 @@ class Relay:
             self._state.accept()
         if self._streaming or self._state.mode is Mode.MONITOR:
             self._count_streaming(replies)
-        else:
-            self._turn.relayed_answered(sum([type(reply) is not hiredis.PushNotification for reply in replies]))
+            return
+        count = len(replies)
+        for reply in replies:
+            if type(reply) is hiredis.PushNotification:
+                count -= 1
+        self._turn.relayed_answered(count)
 
     def _count_streaming(self, replies: list[Any]) -> None:
         """Count replies where messages come between them (subscriptions, MONITOR)."""
