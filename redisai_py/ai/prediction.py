@@ -171,7 +171,6 @@ class Prediction(Run):
         elif not self._answered:
             self._answered = True
             self._ruled.ledger.counts["late"] += 1
-            self._ruled.access.predictions.health.late(time.monotonic())
             self._missed()
 
     def _found(self, found: Any, error: BaseException | None) -> None:
@@ -187,7 +186,6 @@ class Prediction(Run):
             ledger.counts[f"error {kind}"] += 1
             self._missed()
             return
-        access.predictions.health.answered()
         value, life_s = found
         if value is None:
             self._missed()

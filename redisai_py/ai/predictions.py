@@ -43,6 +43,8 @@ Insert = Callable[[], Coroutine[Any, Any, bool]]
 
 _MOST_LEDGERS = 10_000
 _LONGEST_STRINGS = 1024 * 1024
+_MOST_INSERTING = 256
+"""Where Redis does not answer, what is to be inserted must not fill the memory."""
 _AHEAD = 0.01
 _MOST_AHEAD_S = 1.0
 _FARTHEST = 30.0
@@ -214,7 +216,7 @@ class Predictions:
             ledger.counts["error no tensor"] += 1
             return None
         now = time.monotonic()
-        if not access.predictions.health.inserts(now):
+        if not access.predictions.health.inserts(now) or access.predictions.inserting >= _MOST_INSERTING:
             ledger.counts["error off"] += 1
             return None
         life_s = ruled.rule.life_s(self.chance())
@@ -246,6 +248,7 @@ class Predictions:
         began = time.monotonic()
         with self.accesses.held(ruled.access.identity) as access:
             shelf = access.predictions
+            shelf.inserting += 1
             try:
                 await access.ensure()
                 totals = await shelf.insert(items, counters, size >= LARGE_VALUE)
@@ -253,6 +256,8 @@ class Predictions:
                 kind = shelf.health.insert_failed(str(error), time.monotonic())
                 ledger.counts[f"error {kind}"] += 1
                 return False
+            finally:
+                shelf.inserting -= 1
             seconds = time.monotonic() - began
             if shelf.health.inserted(seconds, began + seconds):
                 ledger.counts["error slow"] += 1

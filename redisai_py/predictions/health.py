@@ -1,5 +1,5 @@
-"""Whether an identity's Redis takes part: refusals and delays turn look-ups or inserts off for a while. Pure: the
-clock is the caller's, in monotonic seconds.
+"""Whether an identity's Redis takes part: refusals turn look-ups or inserts off for a while, slow answers inserts. For
+slow look-ups their own limit is enough. Pure: the clock is the caller's, in monotonic seconds.
 """
 
 from __future__ import annotations
@@ -8,20 +8,17 @@ __all__ = ["Health"]
 
 _REFUSED_S = {"OOM": 10.0, "READONLY": 10.0, "NOPERM": 30.0, "NOAUTH": 30.0, "MISCONF": 10.0}
 _FAILED_S = 1.0
-_LATE_S = 1.0
-_MOST_LATE = 3
-"""Look-ups in a row that were not answered in time."""
+_SLOW_S = 2.0
 _SLOW_INSERT_S = 0.25
 
 
 class Health:
     """That of one identity."""
 
-    __slots__ = ("_inserts_off_until", "_late", "_lookups_off_until", "reason")
+    __slots__ = ("_inserts_off_until", "_lookups_off_until", "reason")
 
     def __init__(self) -> None:
         self._lookups_off_until = self._inserts_off_until = 0.0
-        self._late = 0
         self.reason = ""
         """Why something was turned off, the last time."""
 
@@ -32,17 +29,6 @@ class Health:
     def inserts(self, now: float) -> bool:
         """Whether entries are inserted. Who cannot look them up does not."""
         return now >= self._inserts_off_until and now >= self._lookups_off_until
-
-    def late(self, now: float) -> None:
-        """A look-up was not answered in time."""
-        self._late += 1
-        if self._late >= _MOST_LATE:
-            self._lookups_off_until = now + _LATE_S
-            self.reason = "look-ups were not answered in time"
-
-    def answered(self) -> None:
-        """A look-up was answered in time."""
-        self._late = 0
 
     def lookup_failed(self, text: str, now: float) -> str:
         """Redis refused a look-up, or is lost. Returns the kind of refusal, for counting."""
@@ -62,7 +48,7 @@ class Health:
         """Redis took an entry after so long; whether that was too long."""
         slow = seconds > _SLOW_INSERT_S
         if slow:
-            self._inserts_off_until = now + _LATE_S
+            self._inserts_off_until = now + _SLOW_S
             self.reason = f"an insert took {seconds * 1000:.0f} ms"
         return slow
 

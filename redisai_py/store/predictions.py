@@ -28,6 +28,8 @@ class PredictionShelf:
     def __init__(self, link: Link) -> None:
         self._link = link
         self.health = Health()
+        self.inserting = 0
+        """Inserts that Redis has not answered."""
 
     async def fetch(self, key: bytes, large: bool) -> tuple[Buffer | None, float]:
         """An entry and the seconds that it lives on; None if there is none. Raises UpstreamError.
