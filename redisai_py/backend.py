@@ -46,6 +46,7 @@ __all__ = [
     "opened",
     "output_specs",
     "runs_concurrently",
+    "what_draws",
 ]
 
 _EXTRAS = {"ONNX": "onnx", "TF": "tensorflow", "TFLITE": "tflite", "TORCH": "torch"}
@@ -122,6 +123,10 @@ class Session(Protocol):
     stateful: bool
     """Whether a run may change what later runs give. Such a model is neither warmed up nor merged. A session without
     this attribute keeps no state.
+    """
+    draws: str
+    """Why equal inputs may give other outputs though nothing is kept: operations that draw random numbers or are in
+    training mode; empty for none, as for a session without this attribute. Such a model has no prediction cache.
     """
     output_specs: Sequence[TensorSpec]
     """One per output, as far as the model says; a session without this attribute says nothing."""
@@ -200,6 +205,11 @@ def may_keep_state(session: Session) -> bool:
 def runs_concurrently(session: Session) -> TypeGuard[ConcurrentSession]:
     """Whether several threads may be in the session at once: it says so, and keeps no state."""
     return bool(getattr(session, "concurrent", False)) and not may_keep_state(session)
+
+
+def what_draws(session: Session) -> str:
+    """The session's `draws`; empty for one that does not say."""
+    return str(getattr(session, "draws", ""))
 
 
 def output_specs(session: Session) -> Sequence[TensorSpec]:

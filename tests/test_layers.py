@@ -118,7 +118,6 @@ CYCLIC = (
             "snapshots", "watchdog", "worker",
         )
     },
-    {"redisai_py.ai.prediction", "redisai_py.ai.predictions"},
 )  # fmt: skip
 """Groups of modules that know each other, by what they import under TYPE_CHECKING. They may only shrink."""
 

@@ -61,7 +61,7 @@ class OnnxBackend:
                 sequence, a map or an optional; whatever ONNX Runtime refuses.
         """
         self.check_device(device)
-        _refuse_external_data(blob)
+        drawing = _look_through(blob)
         if options.memory_limit_bytes:
             self._reserve(len(blob), options.memory_limit_bytes)
         try:
@@ -74,7 +74,9 @@ class OnnxBackend:
         except BackendError:
             self._release(len(blob), options)
             raise
-        return OnnxSession(session, len(blob), device, on_close=lambda: self._release(len(blob), options))
+        loaded = OnnxSession(session, len(blob), device, on_close=lambda: self._release(len(blob), options))
+        loaded.draws = ", ".join(sorted(drawing))
+        return loaded
 
     load_file = load_model
 
@@ -107,13 +109,16 @@ def _refuse_containers(session: Any) -> None:
             )
 
 
-def _refuse_external_data(blob: Blob) -> None:
+def _look_through(blob: Blob) -> set[str]:
+    """The operators that draw random numbers. Raises BackendError: weights in other files."""
+    drawing: set[str] = set()
     try:
-        external = has_external_data(blob)
+        external = has_external_data(blob, drawing)
     except ValueError as error:
         raise BackendError(f"{_NO_PROTOBUF}: {error}") from error
     if external:
         raise BackendError("Initializer tensors with external data is not allowed.")
+    return drawing
 
 
 def _register_arena(limit_bytes: int) -> None:

@@ -1,4 +1,5 @@
-"""Does an ONNX model keep weights in other files? Answered from its bytes, before ONNX Runtime may open a path in them.
+"""Does an ONNX model keep weights in other files? Answered from its bytes, before ONNX Runtime may open a path in them;
+and which of its operators draw random numbers, since it is looked through anyhow.
 
 A model from the network must not make the server read files (or, with ONNX Runtime's in-memory tags, addresses) of the
 sender's choice. ONNX Runtime has no switch against it, and the `onnx` package would be a dependency for one look, so
@@ -43,10 +44,19 @@ _32_BITS = 0xFFFFFFFF
 """What protobuf keeps of a key and of an enumeration, however many bits are sent."""
 _DATA_LOCATION = 14
 _EXTERNAL = 1
+_INPUT, _OP_TYPE = 1, 4
+_DRAW = frozenset(
+    (b"RandomNormal", b"RandomNormalLike", b"RandomUniform", b"RandomUniformLike", b"Multinomial", b"Bernoulli")
+)
+_LONGEST_KIND = 64
+_TRAINED_INPUTS = 3
+"""A Dropout with so many inputs has one that may turn on training."""
 
 
-def has_external_data(blob: Blob) -> bool:
+def has_external_data(blob: Blob, drawing: set[str] | None = None) -> bool:
     """Whether any tensor of a serialised ModelProto lies outside of it.
+
+    Args:   drawing: gets the names of operators that draw random numbers.
 
     Raises: ValueError: not the wire format of an ONNX model, or too long to be looked through. ONNX Runtime may
             read such a blob all the same (it skips groups), so it must not see it.
@@ -55,6 +65,8 @@ def has_external_data(blob: Blob) -> bool:
     fields = count()
     while pending:
         message, data = pending.pop()
+        if message == "Node" and drawing is not None:
+            _note_drawing(data, drawing)
         if _scan(message, data, pending, fields):
             return True
     return False
@@ -89,6 +101,28 @@ def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]],
         else:  # groups are in no version of ONNX
             raise ValueError(f"wire type {kind}")
     return False
+
+
+def _note_drawing(node: memoryview, drawing: set[str]) -> None:
+    """Add the operator of a NodeProto if it draws random numbers. Raises ValueError as `_scan` does."""
+    kind, inputs, at = b"", 0, 0
+    while at < len(node):
+        key, at = _varint(node, at)
+        field, wire = (key & _32_BITS) >> 3, key & 7
+        if wire == _BYTES:
+            size, at = _varint(node, at)
+            if field == _OP_TYPE:
+                kind = bytes(node[at : at + size]) if size <= _LONGEST_KIND else b""
+            inputs += field == _INPUT and size > 0
+            at += size
+        elif wire == _VARINT:
+            _, at = _varint(node, at)
+        elif wire in _FIXED_SIZES:
+            at += _FIXED_SIZES[wire]
+        else:
+            raise ValueError(f"wire type {wire}")
+    if kind in _DRAW or (kind == b"Dropout" and inputs >= _TRAINED_INPUTS):
+        drawing.add(kind.decode())
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

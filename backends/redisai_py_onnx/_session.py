@@ -90,6 +90,7 @@ class OnnxSession:
         self.outputs: Sequence[str] = [node.name for node in session.get_outputs()]
         self.output_specs: Sequence[TensorSpec] = [_spec(node) for node in session.get_outputs()]
         self.stateful = False  # no operator of ONNX keeps anything
+        self.draws = ""
         self.concurrent = device.kind == "CPU"  # on a GPU each run beside another one takes memory and saves no time
         self.nbytes = nbytes
         self._input_names = [spec.name for spec in self.inputs]

@@ -11,7 +11,7 @@ from tensorflow.python.framework import op_def_registry
 
 from redisai_py.errors import BackendError
 
-__all__ = ["Bound", "apart", "check_fed", "is_stateful", "may_keep_state"]
+__all__ = ["Bound", "apart", "check_fed", "is_stateful", "may_keep_state", "what_draws"]
 
 _HARMLESS = """
     Placeholder PlaceholderWithDefault VarHandleOp ReadVariableOp VarIsInitializedOp VariableShape ResourceGather
@@ -28,6 +28,11 @@ _HARMLESS = """
 of one run. Of functions the bodies are looked at.
 """
 _harmless = frozenset(_HARMLESS.split())
+_DRAWING = """
+    RandomUniform RandomUniformInt RandomStandardNormal TruncatedNormal RandomShuffle Multinomial RandomGamma
+    RandomPoisson RandomPoissonV2 ParameterizedTruncatedNormal StatefulRandomBinomial Timestamp
+"""
+_drawing = frozenset(_DRAWING.split())
 _FUNCTIONS = ("f", "then_branch", "else_branch", "cond", "body", "branches")
 
 
@@ -65,6 +70,16 @@ def check_fed(bound: Bound) -> None:
 
 def may_keep_state(bound: Bound, graph: Any) -> bool:
     """Whether a run may assign a variable, fill a table or a queue, or call what cannot be looked into."""
+    return any(is_stateful(kind) and kind not in _harmless for kind in _kinds(bound, graph))
+
+
+def what_draws(bound: Bound, graph: Any) -> str:
+    """The operations that draw random numbers or read the clock, empty for none."""
+    return ", ".join(sorted(_drawing.intersection(_kinds(bound, graph))))
+
+
+def _kinds(bound: Bound, graph: Any) -> Iterator[str]:
+    """The kinds of all operations, those in functions that are called included."""
     library = {function.signature.name: function for function in graph.as_graph_def().library.function}
     pending = [operation.node_def for operation in _needed(bound)]
     seen: set[str] = set()
@@ -72,15 +87,13 @@ def may_keep_state(bound: Bound, graph: Any) -> bool:
         node = pending.pop()
         if node.op in library:
             called = [node.op]
-        elif is_stateful(node.op) and node.op not in _harmless:
-            return True
         else:
+            yield node.op
             called = [name for key in _FUNCTIONS if key in node.attr for name in _called(node.attr[key])]
         for name in called:
             if name in library and name not in seen:
                 seen.add(name)
                 pending.extend(library[name].node_def)
-    return False
 
 
 def _called(value: Any) -> list[str]:

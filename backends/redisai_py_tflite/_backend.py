@@ -18,7 +18,7 @@ from redisai_py.backend import Array, Blob, LoadOptions, ModelFile, TensorSpec, 
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device, DType
 from redisai_py_tflite._program import Program, program
-from redisai_py_tflite._state import may_keep_state
+from redisai_py_tflite._state import may_keep_state, what_draws
 
 __all__ = ["TfliteBackend", "TfliteSession"]
 
@@ -58,7 +58,9 @@ class TfliteBackend:
         except Exception as error:
             raise framework_error(error, "Failed to construct interpreter: ") from error
         main = program(interpreter, blob, options.extra.get("signature", ""))
-        return TfliteSession(main, len(blob), may_keep_state(blob))
+        session = TfliteSession(main, len(blob), may_keep_state(blob))
+        session.draws = what_draws(blob)
+        return session
 
     load_file = load_model
 
@@ -75,6 +77,7 @@ class TfliteSession:
         self.outputs: Sequence[str] = [spec.name for spec in program.outputs]
         self.nbytes = nbytes
         self.stateful = stateful
+        self.draws = ""
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run once; the model's inputs are resized to the given shapes. See `redisai_py.backend.Session.run`.

@@ -1,4 +1,7 @@
-"""Does a flatbuffer's program keep a state: variable tensors (recurrent layers), or resources that it assigns?"""
+"""Does a flatbuffer's program keep a state: variable tensors (recurrent layers), or resources that it assigns?
+
+And does it draw random numbers?
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from ai_edge_litert import schema_py_generated as schema
 
 from redisai_py.backend import Blob
 
-__all__ = ["may_keep_state"]
+__all__ = ["may_keep_state", "what_draws"]
 
 _ASSIGN = schema.BuiltinOperator.ASSIGN_VARIABLE
 _CALL_ONCE = schema.BuiltinOperator.CALL_ONCE
+_DRAW = {
+    getattr(schema.BuiltinOperator, name): name for name in ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
+}
 
 
 def may_keep_state(blob: Blob) -> bool:
@@ -28,6 +34,16 @@ def may_keep_state(blob: Blob) -> bool:
         return any(_keeps(graph, codes) for at, graph in enumerate(graphs) if at not in once)
     except Exception:  # a file that cannot be looked through may do anything
         return True
+
+
+def what_draws(blob: Blob) -> str:
+    """The operators that draw random numbers, empty for none.   blob: a flatbuffer that the interpreter has taken."""
+    try:
+        model = schema.Model.GetRootAs(blob, 0)
+        codes = {model.OperatorCodes(at).BuiltinCode() for at in range(model.OperatorCodesLength())}
+    except Exception:  # what cannot be looked through may draw
+        return "the file cannot be looked through"
+    return ", ".join(name for code, name in _DRAW.items() if code in codes)
 
 
 def _operators(graph: Any) -> Iterator[Any]:

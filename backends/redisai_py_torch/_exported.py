@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from redisai_py.backend import Blob, TensorSpec, opened
 from redisai_py.errors import BackendError
 from redisai_py_torch._archive import check_export_archive
+from redisai_py_torch._draws import exported_draws
 from redisai_py_torch._dtypes import NUMPY_DTYPES
 from redisai_py_torch._session import LoadedModel
 from redisai_py_torch._state import may_keep_state
@@ -63,6 +64,7 @@ def load_exported(blob: Blob, device: torch.device) -> LoadedModel:
         weights=(*program.state_dict.values(), *_tensors(program.constants)),
         writes=any(_writes(node) for node in program.graph.nodes),
         stateful=may_keep_state(program),
+        draws=exported_draws(program),
     )
 
 

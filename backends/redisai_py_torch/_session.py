@@ -31,6 +31,7 @@ class LoadedModel:
     weights: parameters, buffers and constants.
     writes: whether a run may write to its inputs or to the model's own tensors.
     stateful: whether a run may change what later runs give.
+    draws: operators that draw random numbers or are in training mode.
     """
 
     call: Callable[..., Any]
@@ -39,6 +40,7 @@ class LoadedModel:
     weights: tuple[torch.Tensor, ...]
     writes: bool
     stateful: bool
+    draws: str = ""
 
 
 class TorchSession:
@@ -55,6 +57,7 @@ class TorchSession:
         self.outputs: Sequence[str] = ("",) * len(model.outputs)
         self.output_specs: Sequence[TensorSpec] = model.outputs
         self.stateful = model.stateful
+        self.draws = model.draws
         self.concurrent = device.type == "cpu"  # the threads of one process share a GPU's stream
         # What is held, and not what it is shown as: a buffer of stride 0 claims terabytes and holds one element.
         self.nbytes = max(blob_size, sum(held.values()))

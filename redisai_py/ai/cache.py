@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from redisai_py.ai.ledgers import Ledger, refusal
+from redisai_py.ai.ledgers import Ledger, Ruled, refusal
 from redisai_py.ai.model_loading import check_counts, load_ruled
-from redisai_py.ai.predictions import Ruled
 from redisai_py.ai.warming import warm
 from redisai_py.commands import cache
 from redisai_py.engine.registry import LoadedModel

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
-from redisai_py.backend import loaded_backends
+from redisai_py.backend import loaded_backends, what_draws
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.stats import Histogram
 from redisai_py.predictions.budget import Budget
@@ -14,17 +13,18 @@ from redisai_py.predictions.figures import Figures
 from redisai_py.predictions.frequent import Frequent
 from redisai_py.predictions.identity import Names, model_part
 from redisai_py.predictions.rule import Rule
+from redisai_py.upstream.access import Access
 from redisai_py.upstream.address import Identity
 
-__all__ = ["Ledger", "refusal"]
+__all__ = ["Ledger", "Ruled", "refusal"]
 
 
 def refusal(loaded: LoadedModel) -> str:
     """Why predictions of a model cannot be kept, empty if they can."""
     if loaded.stateful:
         return "it may keep state between runs, so equal inputs may give other outputs"
-    draws = getattr(loaded.session, "draws", "")
-    return f"its outputs are not decided by its inputs: {draws}" if draws else ""
+    draws = what_draws(loaded.session)
+    return f"its outputs are not decided by its inputs ({draws})" if draws else ""
 
 
 class Ledger:
@@ -97,4 +97,17 @@ class Ledger:
         return {names.bytes_key(budget.span_s, budget.index(now_s)): (size, budget.life_s)}
 
 
-LedgerOf = Callable[[int, bytes], Ledger]
+class Ruled:
+    """A model that has a rule, as one client asks for it.
+
+    database, key: where the model is.   access: the client's.
+    """
+
+    __slots__ = ("access", "key", "ledger", "loaded", "rule")
+
+    def __init__(self, access: Access, key: bytes, loaded: LoadedModel, rule: Rule, ledger: Ledger) -> None:
+        self.access = access
+        self.key = key
+        self.loaded = loaded
+        self.rule = rule
+        self.ledger = ledger

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redisai_py.ai.multi import InMulti, checked, deletion
+from redisai_py.ai.warming import warm_new_version
 from redisai_py.blobs import FROM_FILE, Blob, Gathering
 from redisai_py.commands import models
 from redisai_py.commands.models import model_reply, scan_reply
@@ -25,7 +26,8 @@ __all__ = ["HANDLERS", "IN_MULTI"]
 async def model_store(request: models.ModelStore, turn: Turn) -> Any:
     """AI.MODELSTORE, AI.MODELSET: load aside first, then publish, so that a bad model never replaces a good one."""
     services = turn.services
-    store = (await turn.session.authenticated()).store
+    access = await turn.session.authenticated()
+    store = access.store
     model = Model(
         id=uuid.uuid4().hex,
         backend=request.backend,
@@ -45,6 +47,7 @@ async def model_store(request: models.ModelStore, turn: Turn) -> Any:
     loaded = await services.programs.load(place, model)
     model = named(model, loaded.inputs, loaded.outputs)  # as whoever reads it will find it
     services.engine.rename(loaded, model.identity)
+    await warm_new_version(services.predictions, access, request.key, loaded)
     try:
         await store.put_model(request.key, model, services.settings.model_chunk_size)
     except BaseException:

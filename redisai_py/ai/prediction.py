@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from redisai_py.ai.keeping import Flight, Keeping
+from redisai_py.ai.ledgers import Ruled
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.merging import Value
 from redisai_py.engine.run import Run
@@ -24,15 +26,14 @@ from redisai_py.predictions.identity import Names, inputs_digest
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import Tensor
 
-if TYPE_CHECKING:
-    from redisai_py.ai.predictions import Predictions, Ruled
-
-__all__ = ["Flight", "Miss", "Prediction"]
+__all__ = ["Lookup", "Miss", "Prediction"]
 
 _DIGESTED_HERE = 512 * 1024
 """Bytes of inputs that the event loop digests itself, in 0.3 ms."""
 _SHARE = 0.1
 """A look-up may take this part of the time that a run usually takes, the queue included."""
+_LEAST_S = 0.001
+"""Timers are no finer."""
 _UNKNOWN_S = 0.05
 """The same before anything was measured."""
 _ONLY_S = 1.0
@@ -49,27 +50,16 @@ class Miss(RedisAIError):
 _MISS = "MISS no prediction for these inputs is stored"
 
 
-class Flight:
-    """One prediction on its way."""
-
-    __slots__ = ("waiting",)
-
-    def __init__(self) -> None:
-        self.waiting: list[Prediction] = []
-        """Requests for the same."""
-
-
-class Prediction(Run):
+class Lookup(Run):
     """A run that may turn out to be none: whoever started it awaits it, counts it and cancels it as a `Run`."""
 
     __slots__ = (
-        "_answered", "_began", "_digest_s", "_flight", "_key", "_names", "_own", "_predictions", "_ruled", "_tensors",
-        "_timeout_ms", "_timer", "_use",
+        "_answered", "_began", "_names", "_own", "_predictions", "_ruled", "_tensors", "_timeout_ms", "_timer", "_use"
     )  # fmt: skip
 
     def __init__(
         self,
-        predictions: Predictions,
+        predictions: Keeping,
         ruled: Ruled,
         inputs: Sequence[Tensor],
         use: CacheUse,
@@ -79,20 +69,85 @@ class Prediction(Run):
         # Not Run's: this one is in no queue, and has no rows to be merged by.
         Pending.__init__(self)
         self.loaded = None
-        self._tensors = inputs
         self.counted = counted
         self.ran_s = None
         self._predictions = predictions
         self._ruled = ruled
+        self._tensors = inputs
         self._use = use
         self._timeout_ms = timeout_ms
         self._names: Names = ruled.ledger.names(ruled.rule, ruled.access.identity)
-        self._key = b""
-        self._flight: Flight | None = None
         self._own: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._answered = False
         self._began = time.monotonic()
+
+    def _ask(self, asking: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Ask Redis, and wait for it for a part of what a run takes; `_missed` or `_found` follows."""
+        ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
+        if not shelf.health.looks(time.monotonic()):
+            ledger.counts["off"] += 1
+            self._unasked()
+            return
+        usual_s = ledger.figures.run_s or self._ruled.loaded.short_run_s
+        limit_s = max(usual_s * _SHARE, _LEAST_S) if usual_s else _UNKNOWN_S
+        if self._use is CacheUse.ONLY:
+            limit_s = _ONLY_S
+        self._timer = asyncio.get_running_loop().call_later(limit_s, self._late, 2)
+        drive(asking(), self._asked)
+
+    def _late(self, rounds: int) -> None:
+        """The time is over. The answer may have come already and not be read yet: that is looked at first."""
+        if rounds:
+            asyncio.get_running_loop().call_soon(self._late, rounds - 1)
+        elif not self._answered:
+            self._answered = True
+            self._ruled.ledger.counts["late"] += 1
+            self._missed()
+
+    def _asked(self, found: Any, error: BaseException | None) -> None:
+        if self._answered:
+            return
+        self._answered = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if error is not None:
+            kind = self._ruled.access.predictions.health.lookup_failed(str(error), time.monotonic())
+            self._ruled.ledger.counts[f"error {kind}"] += 1
+            self._missed()
+        else:
+            self._found(found)
+
+    def _found(self, found: Any) -> None:
+        """Redis has answered."""
+        raise NotImplementedError
+
+    def _missed(self) -> None:
+        """Redis has no answer, or not in time."""
+        raise NotImplementedError
+
+    def _unasked(self) -> None:
+        """Redis is not asked now."""
+        raise NotImplementedError
+
+
+class Prediction(Lookup):
+    """One request whose prediction is one entry."""
+
+    __slots__ = ("_digest_s", "_flight", "_key")
+
+    def __init__(
+        self,
+        predictions: Keeping,
+        ruled: Ruled,
+        inputs: Sequence[Tensor],
+        use: CacheUse,
+        timeout_ms: int | None,
+        counted: bool,
+    ) -> None:
+        super().__init__(predictions, ruled, inputs, use, timeout_ms, counted)
+        self._key = b""
+        self._flight: Flight | None = None
         self._digest_s = 0.0
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -148,44 +203,17 @@ class Prediction(Run):
             self._timer = loop.call_later(self._timeout_ms / 1000, self._leave, QueueTimeout())
 
     def _look(self) -> None:
-        """Ask Redis, and wait for it for a part of what a run takes."""
         ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
-        if not shelf.health.looks(time.monotonic()):
-            ledger.counts["off"] += 1
-            if self._use is CacheUse.ONLY:
-                self._end(Miss())
-            else:
-                self._run()
-            return
-        usual_s = ledger.figures.run_s or self._ruled.loaded.short_run_s
-        limit_s = usual_s * _SHARE if usual_s else _UNKNOWN_S
+        self._ask(partial(shelf.fetch, self._key, ledger.entry_bytes >= LARGE_VALUE))
+
+    def _unasked(self) -> None:
         if self._use is CacheUse.ONLY:
-            limit_s = _ONLY_S
-        self._timer = asyncio.get_running_loop().call_later(limit_s, self._late, 2)
-        drive(shelf.fetch(self._key, ledger.entry_bytes >= LARGE_VALUE), self._found)
+            self._end(Miss())
+        else:
+            self._run()
 
-    def _late(self, rounds: int) -> None:
-        """The time is over. The answer may have come already and not be read yet: that is looked at first."""
-        if rounds:
-            asyncio.get_running_loop().call_soon(self._late, rounds - 1)
-        elif not self._answered:
-            self._answered = True
-            self._ruled.ledger.counts["late"] += 1
-            self._missed()
-
-    def _found(self, found: Any, error: BaseException | None) -> None:
-        if self._answered:
-            return
-        self._answered = True
-        if self._timer is not None:
-            self._timer.cancel()
+    def _found(self, found: Any) -> None:
         ledger, access = self._ruled.ledger, self._ruled.access
-        now = time.monotonic()
-        if error is not None:
-            kind = access.predictions.health.lookup_failed(str(error), now)
-            ledger.counts[f"error {kind}"] += 1
-            self._missed()
-            return
         value, life_s = found
         if value is None:
             self._missed()
@@ -196,10 +224,9 @@ class Prediction(Run):
             ledger.counts["damaged"] += 1
             self._missed()
             return
-        predictions = self._predictions
-        predictions.local.put(access.identity, self._key, outputs, now, life_s)
+        self._predictions.local.put(access.identity, self._key, outputs, time.monotonic(), life_s)
         self._hit(outputs)
-        predictions.refresh(self._ruled, self._tensors, self._key, life_s)
+        self._predictions.refresh(self._ruled, self._tensors, self._key, life_s)
 
     # -- what was found ------------------------------------------------------------------------------------------------
 
@@ -251,7 +278,7 @@ class Prediction(Run):
         outputs: list[Value] = own.result()
         ledger = self._ruled.ledger
         ledger.figures.ran(time.monotonic() - began)
-        insert = self._predictions.keep(self._ruled, self._names, self._key, outputs)
+        insert = self._predictions.keep(self._ruled, self._names, [(self._key, outputs)])
         self._land(outputs)
         self.resolve(outputs)
         if insert is not None:

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
-from redisai_py.ai.predictions import Ruled
+from redisai_py.ai.ledgers import Ledger, Ruled
+from redisai_py.ai.predictions import Predictions
+from redisai_py.engine.registry import LoadedModel
 from redisai_py.errors import RedisAIError
 from redisai_py.predictions.identity import inputs_digest
 from redisai_py.tensor import Tensor
+from redisai_py.upstream.access import Access
 
-if TYPE_CHECKING:
-    from redisai_py.ai.predictions import Predictions
-
-__all__ = ["Warmed", "warm"]
+__all__ = ["Warmed", "warm", "warm_new_version"]
 
 Warmed = tuple[int, int, int]
 """How many predictions were inserted, were there already, and could not be computed or inserted."""
+_LONGEST_S = 60.0
+"""AI.MODELSTORE waits no longer for its predictions."""
 _AT_ONCE = 16
 """Runs that are queued together: enough for a batch, few enough that clients' runs get their turn."""
+
+
+async def warm_new_version(predictions: Predictions, access: Access, key: bytes, loaded: LoadedModel) -> None:
+    """Compute the predictions of a model that is about to be stored under a key, for the inputs that its present model
+    was most often asked for, as the key's rule wants it. Never fails: it saves time, no more.
+    """
+    with suppress(RedisAIError):
+        rule = await access.predictions.rule(key)
+        before = predictions.ledger(access.identity.database, key)
+        if rule is None or not rule.warm or before is None or before.frequent is None:
+            return
+        ledger = Ledger()
+        ledger.turn(loaded, rule)
+        if ledger.refusal:
+            return
+        requests = [
+            inputs for inputs in before.frequent.top(rule.warm, time.monotonic()) if len(inputs) == len(loaded.inputs)
+        ]
+        ruled = Ruled(access, key, loaded, rule, ledger)
+        until = time.monotonic() + _LONGEST_S
+        for start in range(0, len(requests), _AT_ONCE):
+            if time.monotonic() > until:
+                break
+            done = await warm(predictions, ruled, requests[start : start + _AT_ONCE])
+            before.counts["warmed"] += done[0]
 
 
 async def warm(predictions: Predictions, ruled: Ruled, requests: Sequence[Sequence[Tensor]]) -> Warmed:
@@ -42,7 +70,7 @@ async def warm(predictions: Predictions, ruled: Ruled, requests: Sequence[Sequen
             except RedisAIError:
                 failed += 1
                 continue
-            insert = predictions.keep(ruled, names, key, outputs)
+            insert = predictions.keep(ruled, names, [(key, outputs)])
             if insert is not None and await insert():
                 inserted += 1
             else:

@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from redisai_py.errors import UpstreamError
 from redisai_py.frontdoor.services import Services
+from redisai_py.ops.cache_rules import keep_rules
 from redisai_py.ops.http import HttpEndpoint, Response
 from redisai_py.ops.metrics import Clients, Metrics, gather
 from redisai_py.ops.preload import Preload
@@ -56,6 +57,7 @@ class Operations:
                 raise StartError(f"cannot listen on {config.http_host} port {config.http} for HTTP: {why}") from error
             logger.info("serving HTTP", host=config.http_host, port=config.http)
         self._begin(keep_house(self._services))
+        self._begin(keep_rules(self._services))
         self._begin(Pulse(self._services.dialer).beat())
 
     async def preload(self) -> None:

@@ -41,8 +41,8 @@ class Figures:
         """Sending an entry to Redis took so long."""
         self.insert_s = seconds if not self.insert_s else self.insert_s + (seconds - self.insert_s) / 64
 
-    def looked(self, seconds: float, hit: bool) -> None:
-        """A look-up took so long, digest included."""
+    def looked(self, seconds: float, hit: float) -> None:
+        """A look-up took so long, digest included.   hit: 1 or 0; the part of the rows that were found."""
         self._looked += 1
         weight = 1 / min(self._looked, _HORIZON)
         self.lookup_s += (seconds - self.lookup_s) * weight

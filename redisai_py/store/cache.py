@@ -53,10 +53,12 @@ class Entry:
 class NearCache:
     """Entries of one identity, at most `limit_bytes`; the oldest go first."""
 
-    __slots__ = ("_changed", "_limit_bytes", "entries", "size_bytes")
+    __slots__ = ("_changed", "_limit_bytes", "entries", "model_keys", "size_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self.entries: dict[bytes, Entry] = {}
+        self.model_keys: set[bytes] = set()
+        """Keys of models that were put; not all of them are near still."""
         self.size_bytes = 0
         self._limit_bytes = limit_bytes
         self._changed: dict[bytes, int] = {}  # keys that others changed -> reads that are not kept
@@ -69,6 +71,7 @@ class NearCache:
 
     def put_model(self, key: bytes, stored_id: str, identity: str, rule: Rule | None = None) -> None:
         """Keep a model's id that was just read, and the identity of what was loaded from this very key."""
+        self.model_keys.add(key)
         self._keep(key, Entry(stored_id.encode(), identity, rule))
 
     def put_read(self, key: bytes, raw: bytes) -> None:

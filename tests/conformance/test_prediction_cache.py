@@ -112,3 +112,311 @@ def test_the_words_of_a_run(ruled, bare):
     ruled.execute_command("AI.CACHE", "DEL", "net")
     with pytest.raises(redis.ResponseError, match=r"^MISS .*no cache rule"):
         execute(ruled, "CACHE", "ONLY")
+
+
+def dag(client: redis.Redis, *more: str, key: str = "net") -> Any:
+    words = ("AI.DAGEXECUTE_RO", "LOAD", 2, "a", "b", "|>", "AI.MODELEXECUTE", key, "INPUTS", 2, "a", "b", "OUTPUTS", 1)
+    return client.execute_command(*words, "s", *more, "|>", "AI.TENSORGET", "s", "VALUES")
+
+
+def test_a_dag_shares_the_entries_of_a_run(ruled, bare):
+    assert dag(ruled) == [b"OK", [b"4", b"6"]]
+    stored(bare, 1)
+    execute(ruled)
+    assert dag(ruled) == [b"OK", [b"4", b"6"]]
+    found = stats(ruled)
+    assert (found["hits"], found["misses"]) == (2, 1)
+    assert counters(ruled) == (3, 0, 3)
+    tensor(ruled, "a", (9.0, 9.0))
+    missed = dag(ruled, "CACHE", "ONLY")
+    assert str(missed[0]).startswith("MISS")
+    assert missed[1] == b"NA"
+    assert dag(ruled, "CACHE", "NO") == [b"OK", [b"12", b"13"]]
+    assert dag(ruled, "CACHE", "REFRESH") == [b"OK", [b"12", b"13"]]
+    stored(bare, 2)
+    assert dag(ruled, "CACHE", "ONLY") == [b"OK", [b"12", b"13"]]
+    ruled.execute_command("AI.CACHE", "DEL", "net")
+    assert str(dag(ruled, "CACHE", "ONLY")[0]).startswith("MISS")
+    with pytest.raises(redis.ResponseError, match="CACHE must be NO, REFRESH or ONLY"):
+        dag(ruled, "CACHE", "NEVER")
+
+
+def test_warming_then_every_request_hits(ruled, bare):
+    for number in range(10):
+        tensor(ruled, f"w{number}", (float(number), 1.0))
+    words = [word for number in range(0, 10, 2) for word in ("INPUTS", 2, f"w{number}", f"w{number + 1}")]
+    warmed = ruled.execute_command("AI.CACHE", "WARM", "net", *words)
+    assert fields(warmed) == {"inserted": 5, "present": 0, "failed": 0}
+    stored(bare, 5)
+    for number in range(0, 10, 2):
+        assert execute(ruled, "CACHE", "ONLY", inputs=(f"w{number}", f"w{number + 1}")) == b"OK"
+        assert values(ruled, "c") == [b"%d" % (2 * number + 1), b"2"]
+    assert (stats(ruled)["hits"], stats(ruled)["misses"]) == (5, 0)
+    keys = [f"w{number}" for number in range(10)]  # the inputs of several requests, one behind the other
+    assert fields(ruled.execute_command("AI.CACHE", "WARM", "net", "INPUTS", 10, *keys))["present"] == 5
+    for words in (("INPUTS", 3, *keys[:3]), ("INPUTS", 2, "w1"), ("INPUTS", 2, "w1", "none"), ("KEYS", 1, "w1"), ()):
+        with pytest.raises(redis.ResponseError):
+            ruled.execute_command("AI.CACHE", "WARM", "net", *words)
+
+
+def test_purge_and_flush_cost_speed_only(ruled, bare):
+    for number in range(3):
+        tensor(ruled, "a", (float(number), 0.0))
+        execute(ruled)
+    stored(bare, 3)
+    bare.set("ai:pred:other:1", "x")
+    assert ruled.execute_command("AI.CACHE", "PURGE", "net") == 3
+    assert entries(bare) == [b"ai:pred:other:1"]
+    assert execute(ruled) == b"OK"
+    assert values(ruled, "c") == [b"5", b"4"]
+    for key in bare.scan_iter(match="ai:pred:*"):
+        bare.delete(key)
+    assert execute(ruled) == b"OK"
+
+
+def test_what_is_no_entry_is_a_miss_and_replaced(ruled, bare, front_door):
+    execute(ruled)
+    (entry,) = stored(bare, 1)
+    good = bare.get(entry)
+    tensor(ruled, "foreign", (7.0, 7.0))
+    other = entry[:-1] + (b"0" if entry[-1:] != b"0" else b"1")
+    bare.copy(entry, other)
+    forged = [
+        good[:-1],
+        good + b"x",
+        bare.get("foreign"),
+        good.replace(entry[-64:], other[-64:]),
+        b"",
+        b"nonsense" * 40,
+    ]
+    for number, value in enumerate(forged, 1):
+        ruled.execute_command("AI.CACHE", "DEL", "net")
+        ruled.execute_command("AI.CACHE", "SET", "net", *RULE)  # and this server has nothing at hand
+        bare.set(entry, value, ex=50)
+        with pytest.raises(redis.ResponseError, match="MISS"):
+            execute(ruled, "CACHE", "ONLY")  # which waits for Redis
+        assert stats(ruled)["damaged"] == 1
+        assert execute(ruled) == b"OK"
+        assert values(ruled, "c") == [b"4", b"6"], number
+        deadline = time.monotonic() + 20
+        while bare.get(entry) != good and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert bare.get(entry) == good
+    ruled.execute_command("AI.CACHE", "DEL", "net")
+    ruled.execute_command("AI.CACHE", "SET", "net", *RULE)
+    bare.delete(entry)
+    bare.rpush(entry, "a list")
+    assert execute(ruled) == b"OK"
+    assert values(ruled, "c") == [b"4", b"6"]
+
+
+def test_several_outputs_are_one_safetensors_file(client, bare):
+    from safetensors.numpy import load
+
+    from scripts.make_models import build_torch_multi
+
+    client.execute_command("AI.MODELSTORE", "two", "TORCH", "CPU", "BLOB", build_torch_multi())
+    client.execute_command("AI.CACHE", "SET", "two", *RULE)
+    tensor(client, "a", (1.0, 2.0))
+    tensor(client, "b", (3.0, 5.0))
+    for outputs in (("s", "d"), ("s2", "d2")):
+        client.execute_command("AI.MODELEXECUTE", "two", "INPUTS", 2, "a", "b", "OUTPUTS", 2, *outputs)
+        assert [values(client, key) for key in outputs] == [[b"4", b"7"], [b"-2", b"-3"]]
+    assert stats(client, "two")["hits"] == 1
+    (entry,) = stored(bare, 1)
+    assert {name: array.tolist() for name, array in load(bare.get(entry)).items()} == {
+        "0": [[4.0, 7.0]],
+        "1": [[-2.0, -3.0]],
+    }
+
+
+RANDOM = {
+    "rand": "def forward(self, a):\n    return a + torch.rand_like(a)",
+    "dropout": "def forward(self, a):\n    return torch.dropout(a, 0.5, True)",
+}
+
+
+@pytest.mark.parametrize("source", RANDOM.values(), ids=RANDOM)
+def test_models_that_draw_are_refused_and_say_why(client, source):
+    from scripts.make_models import torch_script
+
+    client.execute_command("AI.MODELSTORE", "r", "TORCH", "CPU", "BLOB", torch_script(source))
+    with pytest.raises(
+        redis.ResponseError, match=r"cannot be kept: its outputs are not decided by its inputs .*aten::"
+    ):
+        client.execute_command("AI.CACHE", "SET", "r", "TTL", 5)
+    still = "def forward(self, a):\n    return torch.dropout(a, 0.5, False)"
+    client.execute_command("AI.MODELSTORE", "r", "TORCH", "CPU", "BLOB", torch_script(still))
+    assert client.execute_command("AI.CACHE", "SET", "r", *RULE) == b"OK"
+    # Another model under a rule that it must not have: it runs each time.
+    client.execute_command("AI.MODELSTORE", "r", "TORCH", "CPU", "BLOB", torch_script(source))
+    tensor(client, "a", (1.0, 2.0))
+    found = set()
+    for _ in range(8):
+        client.execute_command("AI.MODELEXECUTE", "r", "INPUTS", 1, "a", "OUTPUTS", 1, "b")
+        found.add(tuple(values(client, "b")))
+    assert len(found) > 1
+    state = stats(client, "r")
+    assert state["state"] == b"refused"
+    assert b"aten::" in state["reason"]
+    with pytest.raises(redis.ResponseError, match=r"^MISS .*aten::"):
+        client.execute_command("AI.MODELEXECUTE", "r", "INPUTS", 1, "a", "OUTPUTS", 1, "b", "CACHE", "ONLY")
+
+
+def test_models_that_keep_state_scripts_and_absent_keys_are_refused(client):
+    from tests.conformance.running import SCRIPT
+
+    client.execute_command("AI.SCRIPTSTORE", "script", "CPU", "ENTRY_POINTS", 1, "double", "SOURCE", SCRIPT)
+    tensor(client, "t", (1.0,))
+    for key, error in (("script", "WRONGTYPE"), ("t", "WRONGTYPE"), ("none", "model key is empty")):
+        for words in (("SET", key, "TTL", 5), ("GET", key), ("DEL", key), ("STATS", key), ("PURGE", key)):
+            with pytest.raises(redis.ResponseError, match=error):
+                client.execute_command("AI.CACHE", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("SET", "net"), "needs TTL seconds"),
+        (("SET", "net", "TTL"), "TTL of AI.CACHE SET must be an integer from 1"),
+        (("SET", "net", "TTL", "0"), "TTL of AI.CACHE SET must be an integer from 1"),
+        (("SET", "net", "TTL", "5", "JITTER", "101"), "from 0 to 100"),
+        (("SET", "net", "TTL", "5", "SCOPE", "x"), "must be DB or USER"),
+        (("SET", "net", "TTL", "5", "TTL", "5"), "given twice"),
+        (("SET", "net", "TTL", "5", "EVER"), "Invalid argument of AI.CACHE SET: EVER"),
+        (("SET", "net", "TTL", "5", "ROWS"), "ROWS needs a model whose batching has proved itself"),
+        (("FORGET", "net"), "unknown subcommand 'FORGET'"),
+        (("GET", "net", "x"), "wrong number of arguments"),
+        (("STATS",), "wrong number of arguments"),
+        (("WARM", "net", "INPUTS", "1", "a"), "no cache rule"),
+        (("PURGE", "net"), "no cache rule"),
+    ],
+)
+def test_errors(client, words, error):
+    store(client)
+    tensor(client, "a", (1.0, 2.0))
+    with pytest.raises(redis.ResponseError, match=error):
+        client.execute_command("AI.CACHE", *words)
+
+
+def test_rows_have_an_entry_each_and_misses_run_together(client, bare):
+    from concurrent.futures import ThreadPoolExecutor
+
+    store(client, "net", "BATCHSIZE", 64, "MINBATCHSIZE", 8, "MINBATCHTIMEOUT", 50)
+    rows = [(float(number), 0.5) for number in range(8)]
+    for number, row in enumerate(rows):
+        tensor(client, f"r{number}", row)
+
+    def run_one(number: int) -> None:
+        client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, f"r{number}", "OUTPUTS", 1, f"o{number}")
+
+    deadline = time.monotonic() + 30
+    with ThreadPoolExecutor(8) as pool:  # until merged runs have been compared
+        while not fields(client.execute_command("AI.INFO", "net", "FULL"))["merged_kinds"]:
+            list(pool.map(run_one, range(8)))
+            assert time.monotonic() < deadline
+    assert client.execute_command("AI.CACHE", "SET", "net", *RULE, "ROWS") == b"OK"
+    tensor(client, "some", *rows[:4])
+    tensor(client, "more", rows[7], rows[1], rows[1], rows[0], rows[5])
+    client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "some", "OUTPUTS", 1, "c")
+    stored(bare, 4)
+    client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "more", "OUTPUTS", 1, "c")
+    stored(bare, 6)
+    expected = [2 * value for row in (rows[7], rows[1], rows[1], rows[0], rows[5]) for value in row]
+    assert [float(value) for value in values(client, "c")] == expected
+    found = stats(client)
+    assert (found["hits"], found["misses"], found["inserts"]) == (3, 6, 6)
+    client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "more", "OUTPUTS", 1, "c", "CACHE", "ONLY")
+    client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "r7", "OUTPUTS", 1, "c", "CACHE", "ONLY")
+    assert values(client, "c") == [b"14", b"1"]
+    with pytest.raises(redis.ResponseError, match="MISS"):
+        client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "r6", "OUTPUTS", 1, "c", "CACHE", "ONLY")
+
+
+def test_users_and_their_rights(ruled, bare, front_door):
+    bare.execute_command("ACL", "SETUSER", "kim", "on", ">p", "~*", "+@all")
+    bare.execute_command("ACL", "SETUSER", "lee", "on", ">p", "~net", "~a", "~b", "~c", "+@all")
+    with redis.Redis(port=front_door.port, username="kim", password="p", protocol=2) as kim:
+        execute(kim)
+        (shared,) = stored(bare, 1)
+        ruled.execute_command("AI.CACHE", "SET", "net", *RULE, "SCOPE", "USER")
+        execute(kim)
+        (own,) = set(stored(bare, 2)) - {shared}
+        assert own.startswith(b"ai:pred:user:kim:")
+        with pytest.raises(redis.ResponseError, match="MISS"):
+            execute(ruled, "CACHE", "ONLY")
+        assert kim.execute_command("AI.CACHE", "PURGE", "net") == 1
+    ruled.execute_command("AI.CACHE", "SET", "net", *RULE)
+    with redis.Redis(port=front_door.port, username="lee", password="p", protocol=2) as lee:
+        for _ in range(3):
+            assert execute(lee) == b"OK"  # no right to ai:pred: no cache, and the same results
+            assert values(lee, "c") == [b"4", b"6"]
+        assert stats(lee)["errors"][0] == b"noperm"
+    assert entries(bare) == [shared]
+
+
+def test_maxbytes_bounds_what_is_inserted(ruled, bare):
+    ruled.execute_command("AI.CACHE", "SET", "net", *RULE, "MAXBYTES", 1500)
+    for number in range(20):
+        tensor(ruled, "a", (float(number), 0.0))
+        execute(ruled)
+        assert values(ruled, "c") == [b"%d" % (number + 3), b"4"]
+    found = stats(ruled)
+    assert found["full"] > 10
+    assert 0 < found["inserts"] < 10
+    kept = [key for key in entries(bare) if b":bytes:" not in key]
+    counted = [key for key in entries(bare) if b":bytes:" in key]
+    assert sum(len(key) + len(bare.get(key)) for key in kept) <= 1500
+    assert sum(int(bare.get(key)) for key in counted) <= 1500
+    assert all(bare.ttl(key) > 0 for key in counted)
+
+
+def test_a_new_version_is_warm_before_it_is_seen(ruled, bare):
+    ruled.execute_command("AI.CACHE", "SET", "net", *RULE, "WARM", 2)
+    for number, times in ((1, 5), (2, 4), (3, 1)):
+        tensor(ruled, "a", (float(number), 0.0))
+        for _ in range(times):
+            execute(ruled)
+    stored(bare, 3)
+    from scripts.make_models import torch_script
+
+    product = torch_script("def forward(self, a, b):\n    return a * b")
+    ruled.execute_command("AI.MODELSTORE", "net", "TORCH", "CPU", "BLOB", product)
+    stored(bare, 5)
+    for number in (1, 2):
+        tensor(ruled, "a", (float(number), 0.0))
+        assert execute(ruled, "CACHE", "ONLY") == b"OK"
+        assert values(ruled, "c") == [b"%d" % (3 * number), b"0"]
+    tensor(ruled, "a", (3.0, 0.0))
+    with pytest.raises(redis.ResponseError, match="MISS"):
+        execute(ruled, "CACHE", "ONLY")
+    store(ruled, blob=build_onnx_add())  # rolled back: its entries are still there
+    assert execute(ruled, "CACHE", "ONLY") == b"OK"
+    assert values(ruled, "c") == [b"6", b"4"]
+
+
+def test_a_fast_model_is_not_looked_up(client, bare):
+    store(client)
+    client.execute_command("AI.CACHE", "SET", "net", "TTL", 60, "MINRUN", 1_000_000)
+    tensor(client, "a", (1.0, 2.0))
+    for _ in range(50):
+        client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "a", "OUTPUTS", 1, "c")
+    found = stats(client)
+    assert found["state"] == b"aside"
+    assert b"less than MINRUN" in found["reason"]
+    assert found["bypassed"] >= 48
+    client.execute_command("AI.CACHE", "SET", "net", *RULE)
+    for number in range(400):
+        tensor(client, "a", (float(number), 2.0))
+        client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "a", "OUTPUTS", 1, "c")
+    found = stats(client)
+    assert found["state"] == b"aside"
+    assert b"shorter than a look-up" in found["reason"]
+
+
+def test_in_a_transaction_it_is_refused(client):
+    store(client)
+    pipe = client.pipeline()
+    pipe.execute_command("AI.CACHE", "GET", "net")
+    (reply,) = pipe.execute(raise_on_error=False)
+    assert "Cannot run RedisAI command within a transaction" in str(reply)

@@ -19,7 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from redisai_py.backend import Array, DeviceArray, LoadOptions, Session, load_backend, may_keep_state, output_specs
+from redisai_py.backend import (
+    Array,
+    DeviceArray,
+    LoadOptions,
+    Session,
+    load_backend,
+    may_keep_state,
+    output_specs,
+    what_draws,
+)
 from redisai_py.blobs import FROM_FILE, Blob, ModelFile
 from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation.describing import specs_to_json
@@ -203,6 +212,7 @@ class _Lane:
             "output_specs": specs_to_json(output_specs(session)),
             "nbytes": int(session.nbytes),
             "stateful": may_keep_state(session),
+            "draws": what_draws(session),
             "concurrent": bool(getattr(session, "concurrent", False)),
             "version": load_backend(model.backend).version,
         }

@@ -86,6 +86,7 @@ class RemoteSession:
         self.output_specs: Sequence[TensorSpec] = ()
         self.nbytes = 0
         self.stateful = False
+        self.draws = ""
         self.concurrent = False
         self.in_server = False
         """It has proved itself and runs in the server."""
@@ -185,6 +186,7 @@ class RemoteSession:
         self.output_specs = specs_from_json(told["output_specs"])
         self.nbytes = int(told["nbytes"])
         self.stateful = bool(told["stateful"])
+        self.draws = str(told["draws"])
         self.concurrent = bool(told["concurrent"])
         self._isolation.versions[self.backend] = str(told["version"])
 

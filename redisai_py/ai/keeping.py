@@ -1,0 +1,197 @@
+"""Keeping predictions: what this server has at hand, what it sends to Redis, and runs ahead of an entry's end.
+
+What a run gave is answered first and stored then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from redisai_py.ai.ledgers import Ruled
+from redisai_py.ai.runs import Runs
+from redisai_py.engine.merging import Value
+from redisai_py.engine.settle import samples
+from redisai_py.errors import RedisAIError, UpstreamError
+from redisai_py.frontdoor.driver import drive
+from redisai_py.predictions.budget import Budget
+from redisai_py.predictions.entries import encode_entry
+from redisai_py.predictions.identity import Names
+from redisai_py.predictions.local import Local
+from redisai_py.store.tensors import LARGE_VALUE
+from redisai_py.tensor import Buffer, Tensor
+from redisai_py.upstream.access import AccessTable
+
+__all__ = ["Flight", "Insert", "Keeping"]
+
+Insert = Callable[[], Coroutine[Any, Any, bool]]
+_MOST_INSERTING = 256
+"""Where Redis does not answer, what is to be inserted must not fill the memory."""
+_AHEAD = 0.01
+_MOST_AHEAD_S = 1.0
+_FARTHEST = 30.0
+"""Beyond so many times the span the chance is nil."""
+
+
+class Flight:
+    """One prediction on its way.   waiting: requests for the same."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+
+
+class Keeping:
+    """What the predictions of one server share. Thread: the event loop's.
+
+    Args: limit_bytes: of what is kept in this process.   chance: draws a number from 0 up to 1.
+    """
+
+    def __init__(
+        self, runs: Runs, accesses: AccessTable, limit_bytes: int, chance: Callable[[], float] = random.random
+    ) -> None:
+        self.runs = runs
+        self.accesses = accesses
+        self.local = Local(limit_bytes)
+        self.flights: dict[tuple[int, bytes], Flight] = {}
+        self.refreshing: set[tuple[int, bytes]] = set()
+        self.chance = chance
+
+    @staticmethod
+    def hit(ruled: Ruled, seconds: float) -> None:
+        """Count a look-up that found its prediction."""
+        ledger = ruled.ledger
+        ledger.counts["hits"] += 1
+        ledger.lookups.extend((seconds,))
+        ledger.figures.looked(seconds, True)
+
+    @staticmethod
+    def called(ruled: Ruled, outputs: Sequence[Value]) -> None:
+        """A call that needed no execution."""
+        ruled.loaded.stats.succeeded(1, 0.0, samples(outputs))
+
+    # -- keeping -------------------------------------------------------------------------------------------------------
+
+    def keep(self, ruled: Ruled, names: Names, items: Sequence[tuple[bytes, Sequence[Value]]]) -> Insert | None:
+        """Keep what a run gave at hand, at once; gives what `send` sends to Redis, after the answer.
+
+        Args: items: keys and outputs.
+        """
+        ledger, access = ruled.ledger, ruled.access
+        now, wall_s = time.monotonic(), time.time()
+        if not access.predictions.health.inserts(now) or access.predictions.inserting >= _MOST_INSERTING:
+            ledger.counts["error off"] += 1
+            return None
+        entries: list[tuple[bytes, Sequence[Buffer], int]] = []
+        counters: dict[bytes, tuple[int, int]] = {}
+        total = 0
+        for key, outputs in items:
+            tensors = [output for output in outputs if type(output) is Tensor]
+            if len(tensors) != len(outputs):
+                ledger.counts["error no tensor"] += 1
+                return None
+            life_s = ruled.rule.life_s(self.chance())
+            # Copies of what may be a view of a whole batch's outputs.
+            own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in tensors]
+            pieces = encode_entry(key, ledger.outputs, own)
+            size = sum(map(len, pieces))
+            counted = ledger.add(size + len(key), names, wall_s)
+            if counted is None:
+                break
+            for counter, (more, counter_life_s) in counted.items():
+                counters[counter] = (counters.get(counter, (0, 0))[0] + more, counter_life_s)
+            self.local.put(access.identity, key, own, now, life_s)
+            entries.append((key, pieces, life_s))
+            ledger.entry_bytes = size
+            total += size
+        self._read_budget(ruled, names, now, wall_s)
+        return partial(self._insert, ruled, entries, counters, total) if entries else None
+
+    def _read_budget(self, ruled: Ruled, names: Names, now: float, wall_s: float) -> None:
+        """Find out, now and then, what other servers have inserted."""
+        budget = ruled.ledger.budget
+        if budget is not None and budget.must_read(now):
+            window = budget.window(wall_s)
+            drive(self._totals(ruled, budget, names, window), _ended)
+
+    @staticmethod
+    async def _totals(ruled: Ruled, budget: Budget, names: Names, window: Sequence[int]) -> None:
+        counters = [names.bytes_key(budget.span_s, index) for index in window]
+        budget.read(dict(zip(window, await ruled.access.predictions.totals(counters), strict=True)))
+
+    @staticmethod
+    def send(insert: Insert) -> None:
+        """Insert in Redis, while others go on."""
+        drive(insert(), _ended)
+
+    async def _insert(
+        self,
+        ruled: Ruled,
+        items: Sequence[tuple[bytes, Sequence[Buffer], int]],
+        counters: dict[bytes, tuple[int, int]],
+        size: int,
+    ) -> bool:
+        """Whether Redis has taken them."""
+        ledger = ruled.ledger
+        began = time.monotonic()
+        with self.accesses.held(ruled.access.identity) as access:
+            shelf = access.predictions
+            shelf.inserting += 1
+            try:
+                await access.ensure()
+                totals = await shelf.insert(items, counters, size >= LARGE_VALUE)
+            except UpstreamError as error:
+                kind = shelf.health.insert_failed(str(error), time.monotonic())
+                ledger.counts[f"error {kind}"] += 1
+                return False
+            finally:
+                shelf.inserting -= 1
+            seconds = time.monotonic() - began
+            if shelf.health.inserted(seconds, began + seconds):
+                ledger.counts["error slow"] += 1
+            ledger.counts["inserts"] += len(items)
+            ledger.counts["bytes"] += size
+            ledger.inserts.extend((seconds,))
+            ledger.figures.inserted(seconds)
+            if ledger.budget is not None:
+                for total in totals:
+                    ledger.budget.counted(ledger.budget.index(time.time()), total)
+        return True
+
+    def refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
+        """Run a model before its prediction expires, for one of those that ask for it: by chance, which grows as the
+        end comes near. So that a prediction that many ask for does not expire for all of them at once.
+        """
+        rule, figures = ruled.rule, ruled.ledger.figures
+        ahead_s = max(figures.run_s, min(rule.ttl_s * _AHEAD, _MOST_AHEAD_S))
+        place = (ruled.access.identity.database, key)
+        if left_s > ahead_s * _FARTHEST or place in self.refreshing or place in self.flights:
+            return
+        if -ahead_s * math.log(max(self.chance(), 1e-12)) < left_s:
+            return
+        self.refreshing.add(place)
+        ruled.ledger.counts["refreshes"] += 1
+        drive(self._refresh(ruled, inputs, key), partial(self._refreshed, place))
+
+    async def _refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes) -> None:
+        # Copies: views of what a client sent may not be valid when its command is over.
+        own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in inputs]
+        outputs = await self.runs.start(ruled.loaded, own, counted=False)
+        names = ruled.ledger.names(ruled.rule, ruled.access.identity)
+        insert = self.keep(ruled, names, [(key, outputs)])
+        if insert is not None:
+            await insert()
+
+    def _refreshed(self, place: tuple[int, bytes], _: object, error: BaseException | None) -> None:
+        self.refreshing.discard(place)
+
+
+def _ended(_: object, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, (RedisAIError, asyncio.CancelledError)):
+        raise error

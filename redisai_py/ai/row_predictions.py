@@ -1,0 +1,224 @@
+"""ROWS: one entry per row. Rows that are not known run together as one smaller batch; all are joined in order.
+
+Only for kinds of input whose merged runs have been found to equal single ones (docs/adr/0016). A request of one row and
+the same row in a batch share an entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from redisai_py.ai.keeping import Keeping
+from redisai_py.ai.ledgers import Ruled
+from redisai_py.ai.prediction import Lookup, Miss
+from redisai_py.commands.model_runs import CacheUse
+from redisai_py.engine.merging import Value, signature
+from redisai_py.engine.registry import LoadedModel
+from redisai_py.errors import WrongType
+from redisai_py.pending import Pending
+from redisai_py.predictions.entries import decode_entry
+from redisai_py.predictions.identity import inputs_digest, rows_of
+from redisai_py.tensor import DType, Tensor
+
+__all__ = ["RowsPrediction", "rows_apart"]
+
+_MOST_ROWS = 1024
+
+
+def rows_apart(loaded: LoadedModel, inputs: Sequence[Tensor]) -> int:
+    """How many rows a request has, 0 if they must not be taken apart."""
+    rows, kind = signature(inputs)
+    proof = loaded.proof
+    if not 1 < rows <= _MOST_ROWS or proof.reason or kind not in proof.proved:
+        return 0
+    return 0 if any(tensor.dtype is DType.STRING for tensor in inputs) else rows
+
+
+class RowsPrediction(Lookup):
+    """One request of several rows."""
+
+    __slots__ = ("_known", "_order", "_parts", "_rows")
+
+    def __init__(
+        self,
+        predictions: Keeping,
+        ruled: Ruled,
+        inputs: Sequence[Tensor],
+        use: CacheUse,
+        timeout_ms: int | None,
+        counted: bool,
+        rows: int,
+    ) -> None:
+        super().__init__(predictions, ruled, inputs, use, timeout_ms, counted)
+        self._rows = rows
+        self._order: list[bytes] = []
+        """The key of each row."""
+        self._parts: dict[bytes, Sequence[Tensor]] = {}
+        """The inputs of each, equal rows once."""
+        self._known: dict[bytes, Sequence[Tensor]] = {}
+
+    def start(self) -> None:
+        """Look, and run what is not found."""
+        parts = rows_of(self._tensors, self._rows)
+        assert parts is not None  # `rows_apart` has said so
+        self._order = [self._names.key(inputs_digest(part)) for part in parts]
+        self._parts = dict(zip(self._order, parts, strict=True))
+        if self._use is CacheUse.REFRESH:
+            self._run()
+            return
+        local, identity = self._predictions.local, self._ruled.access.identity
+        now = time.monotonic()
+        for key in self._parts:
+            near = local.get(identity, key, now)
+            if near is not None:
+                self._known[key] = near.outputs
+        if self._missing:
+            self._ask(partial(self._ruled.access.predictions.fetch_many, self._missing))
+        else:
+            self._looked()
+            self._give()
+
+    @property
+    def _missing(self) -> list[bytes]:
+        return [key for key in self._parts if key not in self._known]
+
+    def _found(self, found: Any) -> None:
+        ledger, identity = self._ruled.ledger, self._ruled.access.identity
+        now = time.monotonic()
+        for key, (value, life_s) in zip(self._missing, found, strict=True):
+            if value is None:
+                continue
+            try:
+                outputs = decode_entry(key, value, ledger.outputs)
+            except WrongType:
+                ledger.counts["damaged"] += 1
+                continue
+            self._known[key] = outputs
+            self._predictions.local.put(identity, key, outputs, now, life_s)
+        self._missed()
+
+    def _missed(self) -> None:
+        self._looked()
+        if self._missing and self._use is CacheUse.ONLY:
+            self.fail(Miss())
+        elif self._missing:
+            self._run()
+        else:
+            self._give()
+
+    def _unasked(self) -> None:
+        if self._use is CacheUse.ONLY:
+            self.fail(Miss())
+        else:
+            self._run()
+
+    def _looked(self) -> None:
+        """Count the rows that were found, and those that were not."""
+        ledger, missing = self._ruled.ledger, len(self._missing)
+        seconds = time.monotonic() - self._began
+        ledger.counts["hits"] += self._rows - missing
+        ledger.counts["misses"] += missing
+        ledger.lookups.extend((seconds,))
+        ledger.figures.looked(seconds, 1 - missing / self._rows)
+
+    def _run(self) -> None:
+        """Run what is missing, together."""
+        missing = self._missing
+        inputs = self._tensors if len(missing) == self._rows else _joined([self._parts[key] for key in missing])
+        started = time.monotonic()
+        own = self._own = self._predictions.runs.start(
+            self._ruled.loaded, inputs, self._timeout_ms, counted=self.counted
+        )
+        ended: Callable[[Pending[Any]], object] = partial(self._ran, missing, started)
+        if own.done:
+            ended(own)
+        else:
+            own.waiter = ended
+
+    def _ran(self, missing: list[bytes], started: float, own: Pending[Any]) -> None:
+        self.ran_s = self._own.ran_s if self._own is not None else None
+        self._own = None
+        if self.done:
+            return
+        if own.error is not None:
+            self.fail(own.error)
+            return
+        outputs: list[Value] = own.result()
+        self._ruled.ledger.figures.ran(time.monotonic() - started)
+        tensors = [output for output in outputs if type(output) is Tensor]
+        rows = rows_of(tensors, len(missing)) if len(tensors) == len(outputs) else None
+        if rows is None:  # what it gives are no rows: such a request is answered, and not kept
+            if len(missing) == self._rows:
+                self.resolve(outputs)
+            else:
+                self._run_all()
+            return
+        found = dict(zip(missing, rows, strict=True))
+        self._known |= found
+        if not self._agree():
+            self._run_all()
+            return
+        insert = self._predictions.keep(self._ruled, self._names, list(found.items()))
+        self.resolve(self._together())
+        if insert is not None:
+            self._predictions.send(insert)
+
+    def _run_all(self) -> None:
+        """The rows cannot be joined: run the request as it came."""
+        own = self._own = self._predictions.runs.start(
+            self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted
+        )
+        if own.done:
+            self._ran_all(own)
+        else:
+            own.waiter = self._ran_all
+
+    def _ran_all(self, own: Pending[Any]) -> None:
+        if own.error is not None:
+            self.fail(own.error)
+        else:
+            self.resolve(own.result())
+
+    def _agree(self) -> bool:
+        """Whether the rows can be joined: a model may give rows of other shapes another time."""
+        kinds = {tuple((part.dtype, part.shape[1:]) for part in row) for row in self._known.values()}
+        return len(kinds) == 1
+
+    def _give(self) -> None:
+        """All rows are known."""
+        if not self._agree():
+            self._run_all()
+            return
+        outputs = self._together()
+        self.ran_s = 0.0
+        if self.counted:
+            self._predictions.called(self._ruled, outputs)
+        self.resolve(outputs)
+
+    def _together(self) -> list[Value]:
+        return list(_joined([self._known[key] for key in self._order]))
+
+    def cancel_queued(self) -> bool:
+        """See `Run.cancel_queued`."""
+        if self.done:
+            return False
+        if self._own is not None:
+            return self._own.cancel_queued()
+        self._answered = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.fail(asyncio.CancelledError())
+        return True
+
+
+def _joined(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Tensors whose dimension 0 are these rows, in order."""
+    columns = zip(*rows, strict=True)
+    return [
+        Tensor(column[0].dtype, (len(rows), *column[0].shape[1:]), b"".join([part.data for part in column]))
+        for column in columns
+    ]

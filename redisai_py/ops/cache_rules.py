@@ -1,0 +1,57 @@
+"""Cache rules of models that are near: another server may have changed them, and a run on near values reads none.
+
+Once a second each identity asks for those of the models that it has near. Runs that read from Redis read the rule with
+the model's id, and need none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from redisai_py.errors import RedisAIError
+from redisai_py.predictions.rule import RULE_FIELD, decode_rule
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.services import Services
+    from redisai_py.store.cache import Entry
+    from redisai_py.upstream.access import Access
+
+__all__ = ["INTERVAL_S", "keep_rules", "read_rules"]
+
+INTERVAL_S = 1.0
+_ASKED_AT_ONCE = 500
+
+
+async def keep_rules(services: Services) -> None:
+    """Ask until cancelled."""
+    while True:
+        await asyncio.sleep(INTERVAL_S)
+        services.predictions.expire()
+        for access in services.accesses.all():
+            await read_rules(access)
+
+
+async def read_rules(access: Access) -> None:
+    """Give the near models of an identity the rules that their keys have now. Never fails."""
+    near = access.near
+    if near is None or not near.model_keys or access.shared is None or access.shared.closed:
+        return
+    models: dict[bytes, Entry] = {}
+    for key in list(near.model_keys):
+        entry = near.entries.get(key)
+        if entry is None or entry.identity is None:
+            near.model_keys.discard(key)
+        elif len(models) < _ASKED_AT_ONCE:
+            models[key] = entry
+    try:
+        replies = access.pipeline([(b"HMGET", key, b"id", RULE_FIELD) for key in models])
+    except RedisAIError:
+        return
+    for entry, pending in zip(models.values(), replies, strict=True):
+        try:
+            stored_id, rule = await pending
+        except RedisAIError:
+            continue
+        if stored_id == entry.raw:
+            entry.rule = decode_rule(rule)
