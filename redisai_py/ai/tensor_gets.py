@@ -56,9 +56,9 @@ class GetTensor:
             return False
         access = turn.session.access
         if access is not None:
-            shared = access.shared
-            if shared is not None and not shared.closed:
-                shared.send(self._frame, partial(self.got, turn))
+            stream = access.stream(self.request.key)
+            if stream is not None:
+                stream.send(self._frame, partial(self.got, turn))
                 turn.overlap_reading((self.request.key,))
                 return True
         return turn.idle and turn.run_alone(_once_connected(turn, command))
@@ -118,8 +118,9 @@ class GetTensors:
         if turn.relayed or turn.busy:
             return False
         access = turn.session.access
-        shared = access.shared if access is not None else None
-        if shared is None or shared.closed or turn.skip_next:
+        keys = self._keys(burst)
+        stream = access.stream(keys[0]) if access is not None else None
+        if stream is None or turn.skip_next:
             turn.unroll(burst)
             return True
         words = burst.words
@@ -128,8 +129,8 @@ class GetTensors:
             return False
         values: list[Any] = []
         last = partial(self._got, turn, burst, values)
-        shared.send_row(_READ + _NEXT.join(words) + _RANGE, [*repeat(values.append, count - 1), last])
-        turn.overlap_reading(self._keys(burst))
+        stream.send_row(_READ + _NEXT.join(words) + _RANGE, [*repeat(values.append, count - 1), last])
+        turn.overlap_reading(keys)
         turn.count_more(count - 1)
         return True
 

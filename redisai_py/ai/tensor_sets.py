@@ -66,9 +66,9 @@ class SetTensor:
             return False
         access = turn.session.access
         if access is not None and access.scripting and self._wire:
-            shared = access.shared
-            if shared is not None and not shared.closed:
-                shared.send(self._wire, partial(_set, turn, access, request.key, self._value))
+            stream = access.stream(request.key)
+            if stream is not None:
+                stream.send(self._wire, partial(_set, turn, access, request.key, self._value))
                 turn.overlap()
                 return True
         return turn.idle and turn.run_alone(tensor_set(request, turn))
@@ -151,25 +151,25 @@ class SetTensors:
 
     def send_alone(self, turn: Turn, access: Access, burst: Burst) -> bool:
         """Send the only command without those of others, at once; False if that cannot be now."""
-        shared = access.shared
-        if shared is None or shared.closed:
-            return False
         word = burst.words[0]
+        stream = access.stream(word[self._key_at : -2])
+        if stream is None:
+            return False
         payload = burst.frame[self._payload_at : -2]
         wire = b"".join((SET_ONE, word, self._before_value, payload, b"\r\n"))
-        shared.send_now(wire, partial(_set, turn, access, word[self._key_at : -2], self.header + payload))
+        stream.send_now(wire, partial(_set, turn, access, word[self._key_at : -2], self.header + payload))
         return True
 
     def _send(self, turn: Turn, access: Access, burst: Burst) -> bool:
         """Send each command by itself; False if that cannot be now."""
-        shared = access.shared
-        if shared is None or shared.closed or not access.scripting:
-            return False
         data, at, size, key_at = burst.frame, self._payload_at, self._size, self._key_at
+        stream = access.stream(burst.words[0][key_at:-2])
+        if stream is None or not access.scripting:
+            return False
         for word in burst.words:
             payload = data[at : at + size]
             wire = b"".join((SET_ONE, word, self._before_value, payload, b"\r\n"))
-            shared.send(wire, partial(_set, turn, access, word[key_at:-2], self.header + payload))
+            stream.send(wire, partial(_set, turn, access, word[key_at:-2], self.header + payload))
             at += self._stride
         turn.overlap(len(burst.words))
         turn.count_more(len(burst.words) - 1)
@@ -271,7 +271,7 @@ def _set(turn: Turn, access: Access, key: bytes, value: bytes, reply: Any) -> No
             access.near.put(key, value)
         turn.answer_with(_OK)
     elif isinstance(error := redis_error(reply), NoScript):
-        access.load_script()
+        access.load_script(key)
         if turn.in_flight == 1:  # nothing of this client may overtake it
             turn.second_trip(tensor_set(TensorSet(key, codec.decode_tensor(value)), turn), alone=True)
             return

@@ -11,6 +11,7 @@ import math
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -45,6 +46,7 @@ from redisai_py.upstream.busy_poll import BusyPoll
 from redisai_py.upstream.containment import contain
 from redisai_py.upstream.control import Control, own_identity
 from redisai_py.upstream.dialing import Dialer, Limits
+from redisai_py.upstream.single import SingleServer
 from redisai_py.urls import masked_url
 
 __all__ = ["Ended", "Server", "serve"]
@@ -130,7 +132,8 @@ def _build(config: Config, loop: asyncio.AbstractEventLoop, given_up: Callable[[
     script_stats = StatsTable()
     runs = Runs(engine)
     polled = busy_poll if config.busy_poll_s else None
-    accesses = AccessTable(dialer, config.upstream_pool, config.near_cache_bytes, engine.call_afterwards, polled)
+    connect = partial(SingleServer, dialer, pool_size=config.upstream_pool, busy_poll=polled)
+    accesses = AccessTable(connect, config.near_cache_bytes, engine.call_afterwards, polled)
     return Services(
         config=config,
         loop=loop,

@@ -22,7 +22,8 @@ from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.lua import PROBE, format_set_if_same, format_sets
 from redisai_py.upstream.containment import contain
-from redisai_py.upstream.shared import Callback, SharedUpstream
+from redisai_py.upstream.interface import Stream
+from redisai_py.upstream.shared import Callback
 
 __all__ = ["CallLater", "Member", "Used", "Writer"]
 
@@ -74,10 +75,10 @@ class Writer:
           iteration of the loop brings are there.
     """
 
-    def __init__(self, near: NearCache | None, shared: SharedUpstream, call_later: CallLater) -> None:
+    def __init__(self, near: NearCache | None, stream: Stream, call_later: CallLater) -> None:
         self.near = near
         """None, too, once this user turned out to have no right to the comparison: then nothing near is of use."""
-        self._shared = shared
+        self._stream = stream
         self._members: list[Member] = []
         self._call_later = call_later
         self._spared = 0
@@ -91,11 +92,11 @@ class Writer:
     @property
     def idle(self) -> bool:
         """Whether nothing of this identity is under way, so that there is nothing to commit together with."""
-        return not (self._shared.waiting or self._members)
+        return not (self._stream.owes or self._members)
 
     def commit(self, member: Member) -> None:
         """Commit at once."""
-        self._commit([member], member.used, dict(member.writes), member.options, self._shared.send_now)
+        self._commit([member], member.used, dict(member.writes), member.options, self._stream.send_now)
 
     def _flush(self) -> None:
         members, self._members = self._members, []
@@ -109,7 +110,7 @@ class Writer:
                 members = self._send(members)
         except Exception as error:
             contain(members, error)
-        self._shared.flush()
+        self._stream.flush()
 
     def _send(self, members: list[Member]) -> list[Member]:
         """Send the commit of those that can be one; the others, in order."""
@@ -130,7 +131,7 @@ class Writer:
                 written[key] = raw
                 size += len(raw)
         if together:
-            self._commit(together, used.items(), written, options, self._shared.send)
+            self._commit(together, used.items(), written, options, self._stream.send)
         return others
 
     def _commit(
@@ -186,7 +187,7 @@ class Writer:
     def _cannot_prove(self, members: list[Member], why: RedisAIError) -> None:
         if isinstance(why, NoScript):
             for command in PROBE:
-                self._shared.call(*command)
+                self._stream.call(*command)
         else:
             self.near = None
         for member in members:

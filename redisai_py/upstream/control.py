@@ -16,6 +16,7 @@ from redisai_py.errors import Loading, UpstreamError, UpstreamLost
 from redisai_py.upstream.access import Access
 from redisai_py.upstream.address import Identity
 from redisai_py.upstream.dialing import Opener
+from redisai_py.upstream.single import SingleServer
 
 __all__ = ["Control", "own_identity"]
 
@@ -48,7 +49,8 @@ class Control:
     def _access(self, database: int) -> Access:
         access = self._accesses.get(database)
         if access is None:
-            access = Access(self._opener, replace(self._identity, database=database), _CONNECTIONS)
+            identity = replace(self._identity, database=database)
+            access = Access(SingleServer(self._opener, identity, pool_size=_CONNECTIONS))
             access.clients = 1  # itself: its connections stay open
             self._accesses[database] = access
         return access
@@ -89,8 +91,7 @@ class Control:
         """Drop a connection that hangs, or hangs while it is being opened: the next use opens another."""
         if self._accesses.get(0) is access:  # else another one that asked at the same time was faster
             del self._accesses[0]
-        if access.shared is not None:
-            access.shared.transport.abort()
+        access.upstream.abort()
         access.close()
 
     def close(self) -> None:

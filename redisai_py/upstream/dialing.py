@@ -21,7 +21,7 @@ from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.upstream.address import Address
 from redisai_py.upstream.shared import SharedUpstream
 
-__all__ = ["FIRST_PROBE_S", "Dialer", "Limits", "Opener", "Upstream"]
+__all__ = ["FIRST_PROBE_S", "Dialer", "Limits", "Opener"]
 
 FIRST_PROBE_S = 0.02
 LONGEST_PAUSE_S = 0.25
@@ -29,17 +29,6 @@ PROBE_TIMEOUT_S = 2.0
 _KEEPALIVE_PROBES = 3
 
 logger = structlog.get_logger()
-
-
-class Upstream(Protocol):
-    """A connection to Redis."""
-
-    transport: Any
-    closed: bool
-
-    @property
-    def owes(self) -> bool:
-        """Whether a reply is outstanding on it."""
 
 
 Factory = Callable[[], asyncio.BaseProtocol]

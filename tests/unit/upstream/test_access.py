@@ -9,6 +9,7 @@ import uvloop
 
 from redisai_py.upstream.access import Access
 from redisai_py.upstream.address import Address, Identity
+from redisai_py.upstream.single import SingleServer
 
 
 @pytest.mark.parametrize(
@@ -33,9 +34,7 @@ def test_closing_while_a_connection_is_opened_leaves_none_open(near_bytes: int, 
         server = await asyncio.start_server(redis, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         access = Access(
-            Address("127.0.0.1", port),
-            Identity(b"user", b"password"),
-            1,
+            SingleServer(Address("127.0.0.1", port), Identity(b"user", b"password"), pool_size=1),
             near_bytes,
             asyncio.get_running_loop().call_soon,
         )
