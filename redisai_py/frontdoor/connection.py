@@ -100,9 +100,9 @@ class Connection(asyncio.Protocol):
             if known is not None:
                 if turn.offer(known, known.meaning.start):
                     return
-            elif (form := parser.form) is not None and form.is_one(data):
-                burst = Burst(form.meaning, data, [data[form.word_at : form.word_end]])
-                if turn.offer(burst, form.meaning.start_alone):
+            elif (form := parser.form) is not None:
+                burst = form.alone(data)
+                if burst is not None and turn.offer(burst, form.meaning.start_alone):
                     return
         if turn.closing:
             return

@@ -35,7 +35,7 @@ async def keep_rules(services: Services) -> None:
 async def read_rules(access: Access) -> None:
     """Give the near models of an identity the rules that their keys have now. Never fails."""
     near = access.near
-    if near is None or not near.model_keys or access.shared is None or access.shared.closed:
+    if near is None or not near.model_keys or access.stream(next(iter(near.model_keys))) is None:
         return
     models: dict[bytes, Entry] = {}
     for key in list(near.model_keys):

@@ -78,9 +78,11 @@ class HeadForm:
         self.meaning: Any = None
         self._pattern: re.Pattern[bytes] | None = None
 
-    def is_one(self, data: bytes) -> bool:
-        """Whether `data` is exactly one command of this form."""
-        return len(data) == self.stride and self._is_at(data, 0)
+    def alone(self, data: bytes) -> Burst | None:
+        """The burst of one that `data` is; None: it is not exactly one command of this form."""
+        if len(data) != self.stride or not self._is_at(data, 0):
+            return None
+        return Burst(self.meaning, data, [data[self.word_at : self.word_end]])
 
     def words(self, data: bytes, position: int, end: int) -> list[bytes]:
         """The second words, with their lengths as on the wire (`$1\\r\\nk\\r\\n`), of the commands of this form that
@@ -146,9 +148,11 @@ class BlobForm:
         self.stride = len(frame)
         self.meaning = meaning
 
-    def is_one(self, data: bytes) -> bool:
-        """Whether `data` is exactly one command of this form."""
-        return len(data) == self.stride and data.startswith(self.before) and data.endswith(self._after)
+    def alone(self, data: bytes) -> Burst | None:
+        """The burst of one that `data` is; None: it is not exactly one command of this form."""
+        if len(data) != self.stride or not (data.startswith(self.before) and data.endswith(self._after)):
+            return None
+        return Burst(self.meaning, data, [data[self.word_at : self.word_end]])
 
     def words(self, data: bytes, position: int, end: int) -> list[bytes]:
         """The word of the command of this form at `position`, if it is one and whole."""

@@ -92,7 +92,7 @@ class Writer:
     @property
     def idle(self) -> bool:
         """Whether nothing of this identity is under way, so that there is nothing to commit together with."""
-        return not (self._stream.owes or self._members)
+        return not (self._stream.waiting or self._members)
 
     def commit(self, member: Member) -> None:
         """Commit at once."""

@@ -6,6 +6,7 @@ a key in a cluster; a Sentinel's master needs only another `Opener` (docs/adr/00
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
@@ -24,10 +25,8 @@ class Stream(Protocol):
     """A pipelined connection that all clients of an identity share: replies come in the order of the commands."""
 
     closed: bool
-
-    @property
-    def owes(self) -> bool:
-        """Whether a reply is outstanding."""
+    waiting: deque[Callback]
+    """What gets the replies still to come, in order."""
 
     def send(self, data: bytes, callback: Callback) -> None:
         """Send one encoded command at the end of this iteration of the loop; `callback` gets the reply, or the error of

@@ -45,9 +45,9 @@ def test_one_alone_is_a_burst() -> None:
     assert parser.form is None
     assert _sizes(parser.feed(_set(b"k"))) == [1]
     assert parser.form is not None
-    assert parser.form.is_one(_set(b"x", b"\r\n$4"))
+    assert parser.form.alone(_set(b"x", b"\r\n$4"))
     for other in (_set(b"xy"), _set(b"x", b"abc"), _set(b"x") * 2, _set(b"x")[:-1] + b"\r", b"x" * len(_set(b"x"))):
-        assert not parser.form.is_one(other), other
+        assert not parser.form.alone(other), other
 
 
 def test_bursts_are_bounded() -> None:
@@ -171,7 +171,7 @@ def test_a_row_without_payload_is_one_burst_also_the_first_time() -> None:
         assert burst.words == [b"$2\r\n%b\r\n" % key for key in keys]
         assert [command.argv[1:] for command in unroll(burst, Frames())] == [[key, *options] for key in keys]
         assert parser.form is not None
-        assert parser.form.is_one(_get(b"zz", *options))
+        assert parser.form.alone(_get(b"zz", *options))
 
 
 def test_a_remembered_command_is_a_command_and_a_row_of_it_a_burst() -> None:
@@ -204,13 +204,13 @@ def test_what_differs_in_one_word_only() -> None:
     parser = CommandParser(Frames(), bursts=True)
     parser.form = form = _blob_form(b"abcd")
     for data in (b"abcd", b"\r\n$4", b"\0\0\0\0", b"*6\r\n"):
-        assert form.is_one(_dag(data))
+        assert form.alone(_dag(data))
         (burst,) = parser.feed(_dag(data))
         assert isinstance(burst, Burst)
         assert (burst.meaning, burst.words, burst.frame) == ("meaning", [data], _dag(data))
         assert [command.argv[3] for command in unroll(burst, Frames())] == [data]
     for other in (_dag(b"abc"), _dag(b"abcde"), _dag(b"abcd", b"y"), _dag(b"abcd") * 2, _dag(b"abcd")[:-1] + b"\r"):
-        assert not form.is_one(other), other
+        assert not form.alone(other), other
 
 
 def test_one_by_one_and_in_pieces() -> None:
