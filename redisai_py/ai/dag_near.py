@@ -10,6 +10,7 @@ from redisai_py.ai.dag_run import DagRun, on_host
 from redisai_py.ai.dag_templates import BoundDag
 from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
 from redisai_py.commands.tensors import tensor_reply
+from redisai_py.engine.dag import Version
 from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.run import Run
@@ -17,10 +18,10 @@ from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongTyp
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
 from redisai_py.predictions.rule import Rule
-from redisai_py.resp.replies import NA, OK, TIMEDOUT, encode_reply
+from redisai_py.resp.replies import LARGE_SEGMENT, NA, OK, TIMEDOUT
 from redisai_py.resp.templates import BlobForm, Burst, Command
 from redisai_py.store.writer import Used, Writer
-from redisai_py.tensor import Tensor
+from redisai_py.tensor import Buffer, Tensor
 
 __all__ = ["ExecuteDag"]
 
@@ -236,13 +237,25 @@ class _NearTrip(Run, Speculation):
         if self._bound.persist and not self.writes and self.error is None:
             turn.continue_with(self._put())
             return
-        replies = self._replies()
-        if template.only_blobs and self.error is None:
-            segments = encode_reply(replies, turn.session.protocol)
-            if len(segments) == 1:
-                turn.finish_with(bytes(segments[0]))
-                return
-        turn.finish(replies)
+        reply = self._plain_reply(template.reply) if template.reply is not None and self.error is None else None
+        if reply is not None:
+            turn.finish_with(reply)
+        else:
+            turn.finish(self._replies())
+
+    def _plain_reply(self, around: list[tuple[Version | None, bytes]]) -> bytes | None:
+        """The reply's bytes, if its tensors are there and small: what most DAGs answer."""
+        values = self._values
+        parts: list[Buffer] = []
+        for version, before in around:
+            if version is None:
+                parts.append(before)
+                break
+            tensor = values[version]
+            if type(tensor) is not Tensor or len(tensor.data) >= LARGE_SEGMENT:
+                return None
+            parts += (before, b"$%d\r\n" % len(tensor.data), tensor.data)
+        return b"".join(parts)
 
     def _replies(self) -> list[Any]:
         """One element per operation. What a run that failed would have written does not exist."""

@@ -47,8 +47,8 @@ class Template:
     """A DAG without its keys and the bytes of its blobs."""
 
     __slots__ = (
-        "blobs", "gets", "graph", "load_versions", "models", "one_run", "only_blobs", "options", "outputs",
-        "persist_versions", "request", "scripts", "tensors",
+        "blobs", "gets", "graph", "load_versions", "models", "one_run", "options", "outputs",
+        "persist_versions", "reply", "request", "scripts", "tensors",
     )  # fmt: skip
 
     def __init__(self, request: Dag, blobs: dict[int, int]) -> None:
@@ -66,8 +66,9 @@ class Template:
         """(version, tensor of the same dtype and shape, position of the blob among the command's words)."""
         self.gets = [(i, op, self.graph.inputs[i][0]) for i, op in enumerate(request.ops) if isinstance(op, TensorGet)]
         """(position, operation, version that it reads)."""
-        self.only_blobs = all(op.form is Form.BLOB for _, op, _ in self.gets)
-        """Whether no reply has numbers to print."""
+        self.reply = _reply_around(self.gets, len(request.ops))
+        """The reply of a DAG that succeeds, but for the tensors: for each its version and the bytes before it, then
+        None and the bytes behind the last one. None if it takes more than to put blobs in."""
         self.load_versions = [Version(name, _LOADED) for name in request.load]
         self.persist_versions = [self.graph.last[name] for name in request.persist]
         self.one_run = len(self.models) == 1 and not self.scripts and self.models[0][1].cache is not CacheUse.ONLY
@@ -75,6 +76,17 @@ class Template:
         self.outputs = [Version(name, i) for i, op in self.models for name in op.writes]
         """What models write."""
         self.options = expiry_options(request.ex_seconds, request.keepttl)
+
+
+def _reply_around(gets: list[tuple[int, TensorGet, Version]], count: int) -> list[tuple[Version | None, bytes]] | None:
+    if any(op.meta or op.form is not Form.BLOB for _, op, _ in gets):
+        return None
+    found: list[tuple[Version | None, bytes]] = []
+    before, at = b"*%d\r\n" % count, 0
+    for i, _, version in gets:
+        found.append((version, before + b"+OK\r\n" * (i - at)))
+        before, at = b"\r\n", i + 1
+    return [*found, (None, before + b"+OK\r\n" * (count - at))]
 
 
 class BoundDag:

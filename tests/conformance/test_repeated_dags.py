@@ -185,3 +185,18 @@ def test_a_value_that_changes_behind_the_server_s_back(wire: Wire, bare: redis.R
         assert numbers(bare.get("state")) == expected.tolist()  # type: ignore[arg-type]
     info = wire("AI.INFO", "m")
     assert info[info.index(b"calls") + 1] == 12
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_blobs_anywhere_in_the_reply(wire: Wire, front_door: FrontDoor, protocol: int) -> None:
+    with Wire(front_door.port, protocol) as client:
+        for n in range(4):
+            words: tuple[Any, ...] = ("AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "x", "FLOAT", 1, 2, "BLOB")
+            words = (
+                *words, blob(n, 1), "|>", "AI.TENSORGET", "x", "BLOB",
+                "|>", "AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y",
+                "|>", "AI.TENSORGET", "y", "BLOB", "|>", "AI.TENSORGET", "x", "BLOB",
+                "|>", "AI.TENSORSET", "z", "FLOAT", 1, "VALUES", 3,
+            )  # fmt: skip
+            assert client(*words) == [b"OK", blob(n, 1), b"OK", blob(2 * n, 2), blob(n, 1), b"OK"]
+            assert client(*kept(blob(n, 1), "y")) == [b"OK", b"OK"]
