@@ -43,6 +43,7 @@ __all__ = [
     "load_backend",
     "loaded_backends",
     "may_keep_state",
+    "may_loop",
     "opened",
     "output_specs",
     "runs_concurrently",
@@ -124,6 +125,11 @@ class Session(Protocol):
     """Whether a run may change what later runs give. Such a model is neither warmed up nor merged. A session without
     this attribute keeps no state.
     """
+    loops: bool
+    """Whether values decide how long a run takes: a loop goes on until something is reached. Such a model is not warmed
+    up, since with zeros it may never end, and does not run on the event loop. A session without this attribute has
+    none.
+    """
     draws: str
     """Why equal inputs may give other outputs though nothing is kept: operations that draw random numbers or are in
     training mode; empty for none, as for a session without this attribute. Such a model has no prediction cache.
@@ -200,6 +206,11 @@ class ReadsFiles(Protocol):
 def may_keep_state(session: Session) -> bool:
     """The session's `stateful`; False for one that does not say."""
     return bool(getattr(session, "stateful", False))
+
+
+def may_loop(session: Session) -> bool:
+    """The session's `loops`; False for one that does not say."""
+    return bool(getattr(session, "loops", False))
 
 
 def runs_concurrently(session: Session) -> TypeGuard[ConcurrentSession]:

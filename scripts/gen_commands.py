@@ -38,8 +38,9 @@ a SavedModel they are optional. `SIGNATURE` selects one of the signatures of a S
 
 AI.MODELSTORE loads the model. If its shapes are known, the server also runs it once with zeros (the warm-up), so the
 first client does not wait for the framework's preparations. The server does not warm up a model that may keep state
-between runs. Such state belongs to one server, is shared by all clients, and is lost when the model is loaded again;
-keep a client's state in input and output tensors.
+between runs, nor one with a loop whose end depends on values, since zeros might never end it. State belongs to one
+server, is shared by all clients, and is lost when the model is loaded again; keep a client's state in input and output
+tensors.
 
 With BATCHSIZE, the server merges waiting runs along the first dimension. It compares the first merged runs of each kind
 of input with single runs. It does not merge a model that gives different results, or that may keep state.

@@ -16,12 +16,14 @@ from redisai_py.backend import Blob, LoadOptions, ModelFile
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_onnx._external_data import has_external_data
-from redisai_py_onnx._session import MEMORY_LIMIT_TEXT, OnnxSession, onnx_error
+from redisai_py_onnx._session import MEMORY_LIMIT_TEXT, OnnxSession, is_known, onnx_error
 
 __all__ = ["OnnxBackend"]
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _NO_CUDA = "ERR GPU requested but ONNX couldn't find CUDA"
+_LOOP = b'"\x04Loop'
+"""NodeProto.op_type of a loop. Chance may make weights look like it: then the model just has no warm-up."""
 _NO_PROTOBUF = "Failed to load model because protobuf parsing failed"
 """ONNX Runtime's words."""
 _FATAL_ONLY = 4
@@ -70,11 +72,12 @@ class OnnxBackend:
             self._release(len(blob), options)
             raise
         try:
-            _refuse_containers(session)
+            _refuse_what_no_tensor_is(session)
         except BackendError:
             self._release(len(blob), options)
             raise
         loaded = OnnxSession(session, len(blob), device, on_close=lambda: self._release(len(blob), options))
+        loaded.loops = blob.find(_LOOP) >= 0
         loaded.draws = ", ".join(sorted(drawing))
         return loaded
 
@@ -99,14 +102,18 @@ class OnnxBackend:
                 self._weights_bytes -= size_bytes
 
 
-def _refuse_containers(session: Any) -> None:
-    """Raise BackendError for an input that no tensor fits: it could never run."""
+def _refuse_what_no_tensor_is(session: Any) -> None:
+    """Raise BackendError for an input or an output that no tensor of ours is: the model could never run."""
     for node in session.get_inputs():
         if not node.type.startswith("tensor("):
             raise BackendError(
                 f"ERR input {node.name} is a {node.type}, which is not a tensor; "
                 "let the model take each tensor as an input of its own"
             )
+    for what, nodes in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        for node in nodes:
+            if node.type.startswith("tensor(") and not is_known(node.type):
+                raise BackendError(f"ERR {what} {node.name} is a {node.type}, which no tensor here is; cast it")
 
 
 def _look_through(blob: Blob) -> set[str]:

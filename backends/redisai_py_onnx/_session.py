@@ -23,7 +23,7 @@ from redisai_py.backend import Array, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device, DType
 
-__all__ = ["MEMORY_LIMIT_TEXT", "OnnxSession", "OrtDeviceArray", "onnx_error"]
+__all__ = ["MEMORY_LIMIT_TEXT", "OnnxSession", "OrtDeviceArray", "is_known", "onnx_error"]
 
 MEMORY_LIMIT_TEXT = "Onnxruntime memory limit exceeded, memory allocation failed."
 
@@ -89,6 +89,7 @@ class OnnxSession:
         self.inputs: Sequence[TensorSpec] = [_spec(node) for node in session.get_inputs()]
         self.outputs: Sequence[str] = [node.name for node in session.get_outputs()]
         self.output_specs: Sequence[TensorSpec] = [_spec(node) for node in session.get_outputs()]
+        self.loops = False
         self.stateful = False  # no operator of ONNX keeps anything
         self.draws = ""
         self.concurrent = device.kind == "CPU"  # on a GPU each run beside another one takes memory and saves no time
@@ -171,6 +172,11 @@ def _spec(node: Any) -> TensorSpec:
         return TensorSpec(node.name, _NUMPY_DTYPES.get(node.type), None, node.type)
     dims = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
     return TensorSpec(node.name, _NUMPY_DTYPES.get(node.type), dims, node.type)
+
+
+def is_known(type_name: str) -> bool:
+    """Whether a tensor of ONNX's type is one of ours, or comes from ONNX Runtime as one: FLOAT8 as the bytes it has."""
+    return type_name in _NUMPY_DTYPES or "float8" in type_name
 
 
 def _is_numeric(type_name: str) -> bool:

@@ -11,7 +11,7 @@ from tensorflow.python.framework import op_def_registry
 
 from redisai_py.errors import BackendError
 
-__all__ = ["Bound", "apart", "check_fed", "is_stateful", "may_keep_state", "what_draws"]
+__all__ = ["Bound", "apart", "check_fed", "is_stateful", "may_keep_state", "may_loop", "what_draws"]
 
 _HARMLESS = """
     Placeholder PlaceholderWithDefault VarHandleOp ReadVariableOp VarIsInitializedOp VariableShape ResourceGather
@@ -33,6 +33,7 @@ _DRAWING = """
     RandomPoisson RandomPoissonV2 ParameterizedTruncatedNormal StatefulRandomBinomial Timestamp
 """
 _drawing = frozenset(_DRAWING.split())
+_LOOPS = frozenset({"LoopCond", "StatelessWhile", "While"})
 _FUNCTIONS = ("f", "then_branch", "else_branch", "cond", "body", "branches")
 
 
@@ -71,6 +72,11 @@ def check_fed(bound: Bound) -> None:
 def may_keep_state(bound: Bound, graph: Any) -> bool:
     """Whether a run may assign a variable, fill a table or a queue, or call what cannot be looked into."""
     return any(is_stateful(kind) and kind not in _harmless for kind in _kinds(bound, graph))
+
+
+def may_loop(bound: Bound, graph: Any) -> bool:
+    """Whether there is a loop: how often it goes round, values decide."""
+    return not _LOOPS.isdisjoint(_kinds(bound, graph))
 
 
 def what_draws(bound: Bound, graph: Any) -> str:

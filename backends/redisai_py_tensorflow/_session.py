@@ -61,6 +61,7 @@ class TensorflowSession:
         self.nbytes = nbytes
         self.stateful = stateful
         self.draws = ""
+        self.loops = False
         self.concurrent = True
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:

@@ -18,7 +18,7 @@ from redisai_py.backend import Array, Blob, LoadOptions, ModelFile, TensorSpec, 
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device, DType
 from redisai_py_tflite._program import Program, program
-from redisai_py_tflite._state import may_keep_state, what_draws
+from redisai_py_tflite._state import may_keep_state, may_loop, what_draws
 
 __all__ = ["TfliteBackend", "TfliteSession"]
 
@@ -59,6 +59,7 @@ class TfliteBackend:
             raise framework_error(error, "Failed to construct interpreter: ") from error
         main = program(interpreter, blob, options.extra.get("signature", ""))
         session = TfliteSession(main, len(blob), may_keep_state(blob))
+        session.loops = may_loop(blob)
         session.draws = what_draws(blob)
         return session
 
@@ -78,6 +79,7 @@ class TfliteSession:
         self.nbytes = nbytes
         self.stateful = stateful
         self.draws = ""
+        self.loops = False
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run once; the model's inputs are resized to the given shapes. See `redisai_py.backend.Session.run`.

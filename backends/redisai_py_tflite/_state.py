@@ -12,9 +12,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from redisai_py.backend import Blob
 
-__all__ = ["may_keep_state", "what_draws"]
+__all__ = ["may_keep_state", "may_loop", "what_draws"]
 
 _ASSIGN = schema.BuiltinOperator.ASSIGN_VARIABLE
+_LOOPS = (schema.BuiltinOperator.WHILE, schema.BuiltinOperator.STABLEHLO_WHILE)
 _CALL_ONCE = schema.BuiltinOperator.CALL_ONCE
 _DRAW = {
     getattr(schema.BuiltinOperator, name): name for name in ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
@@ -32,6 +33,15 @@ def may_keep_state(blob: Blob) -> bool:
         codes = [model.OperatorCodes(at).BuiltinCode() for at in range(model.OperatorCodesLength())]
         once = {at for graph in graphs for at in _run_once(graph, codes)}
         return any(_keeps(graph, codes) for at, graph in enumerate(graphs) if at not in once)
+    except Exception:  # a file that cannot be looked through may do anything
+        return True
+
+
+def may_loop(blob: Blob) -> bool:
+    """Whether there is a loop: how often it goes round, values decide."""
+    try:
+        model = schema.Model.GetRootAs(blob, 0)
+        return any(model.OperatorCodes(at).BuiltinCode() in _LOOPS for at in range(model.OperatorCodesLength()))
     except Exception:  # a file that cannot be looked through may do anything
         return True
 

@@ -119,7 +119,16 @@ def _load_script(blob: Blob, device: torch.device) -> LoadedModel:
         writes=any(_writes(node) or _reads_unnamed(node, named) for node in nodes),
         stateful=_may_keep_state(module, nodes),
         draws=script_draws(module, nodes, _nodes),
+        loops=any(node.kind() == "prim::Loop" and next(node.inputs()).toIValue() == _WITHOUT_END for node in nodes),
     )
+
+
+_WITHOUT_END = 2**63 - 1
+"""How often a `while` goes round at most; a `for` has its own number."""
+
+
+_WITHOUT_END = 2**63 - 1
+"""How often a `while` goes round at most; a `for` has its own number."""
 
 
 def _may_keep_state(module: Any, nodes: Sequence[Any]) -> bool:

@@ -108,6 +108,9 @@ def to_array(tensor: torch.Tensor, foreign: set[int]) -> NDArray[Any]:
     if tensor.dtype not in NUMPY_DTYPES:
         name = _UNSUPPORTED_OUTPUTS.get(tensor.dtype, str(tensor.dtype))
         raise BackendError(f"{name} is not supported by dlpack")
+    if tensor.layout is not torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        raise BackendError(f"ERR an output is a {kind} tensor, which no tensor here is; return its to_dense()")
     host = tensor.cpu().contiguous()
     storage = host.untyped_storage()
     # A slice would keep the whole of a larger result alive for as long as the output lives.

@@ -65,6 +65,7 @@ def load_exported(blob: Blob, device: torch.device) -> LoadedModel:
         writes=any(_writes(node) for node in program.graph.nodes),
         stateful=may_keep_state(program),
         draws=exported_draws(program),
+        loops=any(getattr(node.target, "__name__", "") == "while_loop" for node in program.graph.nodes),
     )
 
 

@@ -31,7 +31,8 @@ class LoadedModel:
     weights: parameters, buffers and constants.
     writes: whether a run may write to its inputs or to the model's own tensors.
     stateful: whether a run may change what later runs give.
-    draws: operators that draw random numbers or are in training mode.
+    draws: operators that draw random numbers or are in training mode.   loops: whether values decide how long a run
+    takes.
     """
 
     call: Callable[..., Any]
@@ -41,6 +42,7 @@ class LoadedModel:
     writes: bool
     stateful: bool
     draws: str = ""
+    loops: bool = False
 
 
 class TorchSession:
@@ -58,6 +60,7 @@ class TorchSession:
         self.output_specs: Sequence[TensorSpec] = model.outputs
         self.stateful = model.stateful
         self.draws = model.draws
+        self.loops = model.loops
         self.concurrent = device.type == "cpu"  # the threads of one process share a GPU's stream
         # What is held, and not what it is shown as: a buffer of stride 0 claims terabytes and holds one element.
         self.nbytes = max(blob_size, sum(held.values()))

@@ -27,6 +27,7 @@ from redisai_py.backend import (
     framework_error,
     load_backend,
     loaded_backends,
+    may_loop,
 )
 from redisai_py.engine.dispatch import Dispatcher
 from redisai_py.engine.execution import Execution, Slot
@@ -186,7 +187,7 @@ class Engine:
         except Exception as error:  # a plugin that does not keep its contract
             self._load_failed((model.identity, framework_error(error, "ERR ")))
             return
-        if inputs is None or loaded.stateful or self._closing:
+        if inputs is None or loaded.stateful or may_loop(session) or self._closing:
             self._loaded(loaded)
         else:
             self._loader.submit(partial(self._warm_up, loaded, inputs))

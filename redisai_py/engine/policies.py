@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redisai_py.backend import Session, may_keep_state
+from redisai_py.backend import Session, may_keep_state, may_loop
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.inline import InlinePolicy
 from redisai_py.engine.isolation.at_once import ElsewherePolicy
@@ -32,5 +32,8 @@ def policies(
         proof.reason = _STATE
     queue: BatchQueue[Run] = BatchQueue(max_rows, min_rows, model.minbatchtimeout_ms / 1000)
     limit_s = 0.0 if on_gpu or min_rows > 1 else settings.inline_run_us / 1e6
-    inline = ElsewherePolicy(limit_s, session) if isinstance(session, RemoteSession) else InlinePolicy(limit_s)
+    if isinstance(session, RemoteSession):
+        inline: InlinePolicy = ElsewherePolicy(limit_s, session)
+    else:
+        inline = InlinePolicy(0.0 if may_loop(session) else limit_s)
     return queue, inline, proof

@@ -378,3 +378,8 @@ def test_archive_with_compressed_or_double_members_is_refused(models: Models) ->
 def test_torchscript_archive_is_not_taken_for_an_export(models: Models) -> None:
     assert not is_export_archive(models("torch_mul.pt"))
     assert not is_export_archive(b"PK\x03\x04 nothing")
+
+
+def test_a_sparse_output_says_what_would_work() -> None:
+    text = error_of(script("return x.to_sparse()").run, [VECTOR])
+    assert text == "ERR an output is a sparse_coo tensor, which no tensor here is; return its to_dense()"

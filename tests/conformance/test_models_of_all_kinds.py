@@ -26,10 +26,10 @@ def client(front_door: FrontDoor, bare: redis.Redis) -> Iterator[Client]:
         yield client
 
 
-def _onnx(nodes: list[Any], inputs: list[Any], outputs: list[Any]) -> bytes:
+def _onnx(nodes: list[Any], inputs: list[Any], outputs: list[Any], opset: int = 17, ir_version: int = 9) -> bytes:
     graph = onnx.helper.make_graph(nodes, "g", inputs, outputs)
-    opset = [onnx.helper.make_opsetid("", 17)]
-    return bytes(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString())
+    imports = [onnx.helper.make_opsetid("", opset)]
+    return bytes(onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version).SerializeToString())
 
 
 def _node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
@@ -58,6 +58,11 @@ def _saved_model() -> bytes:
 
     module = Module()
     signatures = {"serving_default": module.double, "triple": module.triple, "negate": module.negate}
+    return _packed(module, signatures)
+
+
+def _packed(module: Any, signatures: dict[str, Any]) -> bytes:
+    tf = pytest.importorskip("tensorflow", reason="TF: tensorflow is not installed")
     file = io.BytesIO()
     with tempfile.TemporaryDirectory() as directory, zipfile.ZipFile(file, "w") as archive:
         tf.saved_model.save(module, directory, signatures=signatures)
@@ -205,6 +210,28 @@ def test_a_sequence_for_an_input_is_refused_when_the_model_is_stored(client: Cli
     blob = _onnx([_node("SequenceLength", ["s"], ["y"])], [sequence], [_value("y", dtype=7)])
     with pytest.raises(redis.ResponseError, match=r"input s is a seq\(tensor\(float\)\), which is not a tensor"):
         client.modelstore("m", "ONNX", "CPU", blob)
+
+
+def test_numbers_that_no_tensor_has_are_refused_when_the_model_is_stored(client: Client) -> None:
+    blob = _onnx([_node("Cast", ["x"], ["y"], to=22)], [_value("x", 2)], [_value("y", 2, dtype=22)], 21, 10)
+    with pytest.raises(redis.ResponseError, match=r"output y is a tensor\(int4\), which no tensor here is; cast it"):
+        client.modelstore("m", "ONNX", "CPU", blob)
+
+
+def test_a_model_that_zeros_would_never_end_is_stored_and_runs(client: Client) -> None:
+    tf = pytest.importorskip("tensorflow", reason="TF: tensorflow is not installed")
+
+    class Module(tf.Module):  # type: ignore[misc,name-defined,unused-ignore]
+        @tf.function(input_signature=[tf.TensorSpec([2], tf.float32, name="x")])
+        def f(self, x: Any) -> Any:
+            return {"y": tf.while_loop(lambda x: tf.reduce_sum(x) < 100, lambda x: [x * 2], [x])[0]}
+
+    module = Module()
+    client.modelstore("m", "TF", "CPU", _packed(module, {"serving_default": module.f}))
+    client.tensorset("x", np.array([1, 2], np.float32))
+    for _ in range(20):
+        client.modelexecute("m", "x", "y")
+    assert client.tensorget("y").tolist() == [64, 128]
 
 
 def test_a_wrong_number_of_keys_is_told_with_numbers_and_names(client: Client) -> None:

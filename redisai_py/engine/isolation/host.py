@@ -26,6 +26,7 @@ from redisai_py.backend import (
     Session,
     load_backend,
     may_keep_state,
+    may_loop,
     output_specs,
     what_draws,
 )
@@ -213,6 +214,7 @@ class _Lane:
             "nbytes": int(session.nbytes),
             "stateful": may_keep_state(session),
             "draws": what_draws(session),
+            "loops": may_loop(session),
             "concurrent": bool(getattr(session, "concurrent", False)),
             "version": load_backend(model.backend).version,
         }

@@ -87,6 +87,7 @@ class RemoteSession:
         self.nbytes = 0
         self.stateful = False
         self.draws = ""
+        self.loops = False
         self.concurrent = False
         self.in_server = False
         """It has proved itself and runs in the server."""
@@ -187,6 +188,7 @@ class RemoteSession:
         self.nbytes = int(told["nbytes"])
         self.stateful = bool(told["stateful"])
         self.draws = str(told["draws"])
+        self.loops = bool(told["loops"])
         self.concurrent = bool(told["concurrent"])
         self._isolation.versions[self.backend] = str(told["version"])
 
@@ -374,7 +376,8 @@ class RemoteSession:
         self._good_runs += 1
         if self._good_runs >= settings.proof_runs:
             self._may_be_promoted = False
-            if self.device.kind == "CPU" and not self.stateful and self.nbytes <= _PROMOTED_BYTES:
+            promoted = not (self.stateful or self.loops)  # one that loops must stay where it can be stopped
+            if promoted and self.device.kind == "CPU" and self.nbytes <= _PROMOTED_BYTES:
                 self._isolation.later(self._promote)
 
     def _promote(self) -> None:
