@@ -24,7 +24,7 @@ NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo pipeline-demo pipeline-ci chatbot bench-chatbot bench-training-data recommendation bench-training docs dist clean
+.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo pipeline-demo pipeline-ci chatbot bench-chatbot bench-training-data bench-prediction-cache recommendation bench-training docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -96,6 +96,9 @@ chatbot: $(CHATBOT) ## Train a chatbot whose memory is in Redis, and talk to it 
 
 bench-training-data: $(FULL) ## Compare training data in Redis with a DataLoader, Parquet and a key per row [ARGS=--write]
 	PYTHONPATH=benchmarks $(BIN)/python -m benchmarks.training_data $(ARGS)
+
+bench-prediction-cache: $(FULL) ## Compare a model with its prediction cache and without [ARGS=--write]
+	PYTHONPATH=benchmarks $(BIN)/python -m benchmarks.prediction_cache $(ARGS)
 
 bench-chatbot: $(CHATBOT_BENCH) ## Compare the chatbot with the same as a Flask and as a FastAPI program [ARGS=...]
 	PYTHONPATH=benchmarks $(BIN)/python -m benchmarks.chatbot $(ARGS)

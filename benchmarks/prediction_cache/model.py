@@ -11,7 +11,7 @@ __all__ = ["IMAGE", "build_classifier", "images", "zipf"]
 
 IMAGE = (3, 96, 96)
 """Channels, height, width: 108 KB of float32."""
-_CHANNELS = (64, 128, 256)
+_CHANNELS = (76, 152, 304)
 _EXPONENT = 1.1
 
 

@@ -104,7 +104,7 @@ def state_of(ledger: Ledger | None, loaded: LoadedModel, rule: Rule | None) -> t
 def _figures(ledger: Ledger) -> list[Any]:
     counts, figures = ledger.counts, ledger.figures
     fields: list[Any] = []
-    for name in ("hits", "misses", "joined", "inserts", "refreshes", "late", "damaged", "full", "bytes"):
+    for name in ("hits", "misses", "joined", "inserts", "refreshes", "warmed", "late", "damaged", "full", "bytes"):
         fields += (name.encode(), counts[name])
     fields += (b"bypassed", ledger.bypassed)
     fields += (b"hit_rate", b"%.3f" % figures.hit_rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from redisai_py.backend import loaded_backends, what_draws
+from redisai_py.backend import what_draws
 from redisai_py.engine.registry import LoadedModel
 from redisai_py.engine.stats import Histogram
 from redisai_py.predictions.budget import Budget
@@ -53,8 +53,7 @@ class Ledger:
         """The key holds this model and this rule now."""
         if loaded.id != self._model:
             self._model = loaded.id
-            backend = loaded_backends().get(loaded.model.backend.upper())
-            part = model_part(loaded.model, backend.version if backend is not None else "")
+            part = model_part(loaded.model, loaded.engine.backend_versions().get(loaded.model.backend.upper(), ""))
             if part != self._part:  # else it is the same model, stored again
                 self._part = part
                 self._names.clear()

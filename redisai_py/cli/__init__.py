@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from redisai_py import __version__
-from redisai_py.cli import artifact, dataset, job, model, pipeline, script, status, tensor, train
+from redisai_py.cli import artifact, cache, dataset, job, model, pipeline, script, status, tensor, train
 from redisai_py.cli.masking import mask_command_line
 from redisai_py.cli.serve import ServeCommand, serve
 
@@ -23,6 +23,7 @@ app.command("serve", cls=ServeCommand)(serve)
 app.add_typer(model.app, name="model")
 app.add_typer(tensor.app, name="tensor")
 app.add_typer(script.app, name="script")
+app.add_typer(cache.app, name="cache")
 app.add_typer(artifact.app, name="artifact")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(train.app, name="train")

@@ -19,7 +19,7 @@ from redis.client import NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from redisai_py import errors
-from redisai_py.client import calls, direct
+from redisai_py.client import cache_calls, calls, direct
 from redisai_py.client.call import Call, Key, warn_deprecated
 from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.graph import DagBuilder
@@ -250,6 +250,13 @@ class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[mis
     scriptexecute = sends_later(calls.scriptexecute)
     scriptrun = sends_later(calls.scriptrun)
     scriptscan = sends_later(calls.scriptscan)
+
+    cacheset = sends_later(cache_calls.cacheset)
+    cacheget = sends_later(cache_calls.cacheget)
+    cachedel = sends_later(cache_calls.cachedel)
+    cachepurge = sends_later(cache_calls.cachepurge)
+    cachestats = sends_later(cache_calls.cachestats)
+    cachewarm = sends_later(cache_calls.cachewarm)
 
     infoget = sends_later(calls.infoget)
     inforeset = sends_later(calls.inforeset)

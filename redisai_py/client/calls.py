@@ -270,9 +270,15 @@ def modeldel(key: Key) -> Call[str]:
     return Call(["AI.MODELDEL", key], text, repeatable=False)
 
 
-def modelexecute(key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Call[str]:
-    """Run a model on stored tensors; `timeout` in ms bounds its time in the queue. Returns: 'OK' or 'TIMEDOUT'."""
-    words = modelexecute_words(key, inputs, outputs) + option("TIMEOUT", timeout)
+def modelexecute(
+    key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None, cache: str | None = None
+) -> Call[str]:
+    """Run a model on stored tensors; `timeout` in ms bounds its time in the queue. Returns: 'OK' or 'TIMEDOUT'.
+
+    Args:   cache: how to use the prediction cache: 'NO', 'REFRESH' or 'ONLY'.
+    Raises: redis.ResponseError `MISS ...`: ONLY, and no prediction is stored.
+    """
+    words = modelexecute_words(key, inputs, outputs) + option("TIMEOUT", timeout) + option("CACHE", cache)
     return Call(words, text, repeatable=is_pure(inputs, outputs))
 
 

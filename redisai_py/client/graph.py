@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from redisai_py.client import calls
-from redisai_py.client.call import Call, Key, Keys, is_pure, listify, text, warn_deprecated
+from redisai_py.client.call import Call, Key, Keys, is_pure, listify, option, text, warn_deprecated
 
 __all__ = ["DagBuilder"]
 
@@ -80,11 +80,11 @@ class DagBuilder:
         call = calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only)
         return self._append(call.argv, call.decode)
 
-    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
-        """Run a model. Raises: RuntimeError in deprecated mode."""
+    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, cache: str | None = None) -> Self:
+        """Run a model. Raises: RuntimeError in deprecated mode.   cache: see `Client.modelexecute`."""
         if self.deprecatedDagrunMode:
             raise RuntimeError(_NOT_IN_DEPRECATED_MODE.format("MODELEXECUTE"))
-        return self._append(calls.modelexecute_words(key, inputs, outputs))
+        return self._append(calls.modelexecute_words(key, inputs, outputs) + option("CACHE", cache))
 
     def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
         """Run a model; deprecated, but in deprecated mode the only way."""

@@ -134,9 +134,11 @@ class QueuedCalls:
         """Queue AI.TENSORGET; the result as of the client's `tensorget`."""
         return self._queue(calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only))
 
-    def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None) -> Self:
+    def modelexecute(
+        self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None, cache: str | None = None
+    ) -> Self:
         """Queue AI.MODELEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
-        return self._queue(calls.modelexecute(key, inputs, outputs, timeout))
+        return self._queue(calls.modelexecute(key, inputs, outputs, timeout, cache))
 
     def scriptexecute(
         self,

@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from redisai_py import errors
-from redisai_py.client import calls, direct
+from redisai_py.client import cache_calls, calls, direct
 from redisai_py.client.call import Call, Key, warn_deprecated
 from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.graph import DagBuilder
@@ -235,6 +235,13 @@ class Client(Extension[Dag], redis.Redis):
     scriptexecute = sends(calls.scriptexecute)
     scriptrun = sends(calls.scriptrun)
     scriptscan = sends(calls.scriptscan)
+
+    cacheset = sends(cache_calls.cacheset)
+    cacheget = sends(cache_calls.cacheget)
+    cachedel = sends(cache_calls.cachedel)
+    cachepurge = sends(cache_calls.cachepurge)
+    cachestats = sends(cache_calls.cachestats)
+    cachewarm = sends(cache_calls.cachewarm)
 
     infoget = sends(calls.infoget)
     inforeset = sends(calls.inforeset)

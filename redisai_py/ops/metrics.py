@@ -23,10 +23,11 @@ from prometheus_client.registry import Collector
 
 from redisai_py import __version__
 from redisai_py.engine.settings import EngineSnapshot
-from redisai_py.engine.stats import Distribution, RunStats
+from redisai_py.engine.stats import RunStats
 from redisai_py.errors import UpstreamError
 from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
+from redisai_py.ops.cache_metrics import Cache, cache_families, cache_of, time_buckets
 from redisai_py.ops.keymap import key_text
 
 __all__ = ["Clients", "Figures", "Metrics", "Program", "families", "gather"]
@@ -39,8 +40,6 @@ _SCRIPT_LABELS = ("script", "db", "device")
 _LONGEST_LABEL = 200
 _MOST_LABELLED = 500
 """Keys with labels of their own: those used last."""
-_SHORTEST_BUCKET_US = 16.0
-_LONGEST_BUCKET_US = 2.0**25
 _ROW_BUCKETS = [2**i for i in range(11)]
 
 
@@ -82,6 +81,8 @@ class Figures:
     backends: dict[str, str]
     models: Sequence[Program]
     scripts: Sequence[Program]
+    caches: Sequence[Cache] = ()
+    cache_local_bytes: int = 0
 
 
 class Clients(Protocol):
@@ -118,7 +119,14 @@ async def gather(services: Services, clients: Clients, obstacles: Callable[[], l
         backends=services.engine.backend_versions(),
         models=models,
         scripts=scripts,
+        caches=_caches(services),
+        cache_local_bytes=services.predictions.local.size_bytes,
     )
+
+
+def _caches(services: Services) -> list[Cache]:
+    known = services.predictions.ledgers()[-_MOST_LABELLED:]
+    return [cache_of((_label(key), str(database)), ledger) for database, key, ledger in known]
 
 
 async def _programs(services: Services) -> tuple[list[Program], list[Program]]:
@@ -194,6 +202,7 @@ def families(figures: Figures) -> Iterator[Metric]:
     yield from _engine(figures.engine, figures)
     yield from _models(figures.models)
     yield from _scripts(figures)
+    yield from cache_families(figures.caches, figures.cache_local_bytes)
 
 
 def _server(figures: Figures) -> Iterator[Metric]:
@@ -282,19 +291,9 @@ def _runs(prefix: str, noun: str, labels: tuple[str, ...], programs: Sequence[Pr
         runs.add_metric(program.labels, stats.calls)
         errors.add_metric(program.labels, stats.errors)
         if stats.batches:  # histograms are most of the text, and these would be nothing but zeros
-            run.add_metric(program.labels, *_time_buckets(stats.run_time))
-            queue.add_metric(program.labels, *_time_buckets(stats.queue_time))
+            run.add_metric(program.labels, *time_buckets(stats.run_time))
+            queue.add_metric(program.labels, *time_buckets(stats.queue_time))
     yield from (runs, errors, run, queue)
-
-
-def _time_buckets(times: Distribution) -> tuple[list[tuple[str, float]], float]:
-    """Cumulative counts by upper bound in seconds, and the sum in seconds."""
-    buckets = [
-        (repr(bound_us / 1e6), float(count))
-        for bound_us, count in times.buckets
-        if _SHORTEST_BUCKET_US <= bound_us <= _LONGEST_BUCKET_US
-    ]
-    return [*buckets, ("+Inf", times.count)], times.sum_us / 1e6
 
 
 def _row_buckets(stats: RunStats) -> tuple[list[tuple[str, float]], float]:

@@ -1,0 +1,126 @@
+"""`redisai cache`: the prediction cache of models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Keep the predictions of models, look at them, drop them.", no_args_is_help=True)
+
+_Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The model's key.")]
+_Ttl = Annotated[int, typer.Option("--ttl", metavar="S", show_default=False, help="Life of a prediction in seconds.")]
+_Jitter = Annotated[
+    int | None, typer.Option("--jitter", metavar="PERCENT", help="Shorten each life by up to so much; 10 by default.")
+]
+_Rows = Annotated[bool, typer.Option("--rows", help="One prediction for each row of a batch.")]
+_MaxBytes = Annotated[
+    int | None, typer.Option("--max-bytes", metavar="BYTES", help="Insert no more than this within one life.")
+]
+_Warm = Annotated[
+    int | None,
+    typer.Option("--warm", metavar="COUNT", help="Run a new version on so many frequent inputs when it is stored."),
+]
+_Scope = Annotated[str | None, typer.Option("--scope", metavar="WORD", help="db (shared) or user (each its own).")]
+_MinRun = Annotated[
+    int | None, typer.Option("--min-run", metavar="US", help="Look up no model that is faster; 100 by default.")
+]
+_RULE = ("key", "ttl", "jitter", "rows", "maxbytes", "warm", "scope", "minrun")
+
+
+@app.command("set")
+def set_rule(
+    key: _Key,
+    ttl: _Ttl,
+    jitter: _Jitter = None,
+    rows: _Rows = False,
+    max_bytes: _MaxBytes = None,
+    warm: _Warm = None,
+    scope: _Scope = None,
+    min_run: _MinRun = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep the predictions of a model."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.client import cache_calls
+
+    with connected(url) as client:
+        client.ask(cache_calls.cacheset(key_of(key), ttl, jitter, rows, max_bytes, warm, scope, min_run))
+        rule = client.ask(cache_calls.cacheget(key_of(key))) or {}
+    Output(as_json).fields({"key": key, **rule})
+
+
+@app.command()
+def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """List the models whose predictions are kept, with their rules."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected
+    from redisai_py.client import cache_calls, calls
+
+    with connected(url) as client:
+        keys = [key for key, _ in sorted(client.ask(calls.modelscan()))]
+        rules = client.several([cache_calls.cacheget(key.encode("utf-8", "surrogateescape")) for key in keys])
+    found = [{"key": key, **rule} for key, rule in zip(keys, rules, strict=True) if isinstance(rule, dict)]
+    Output(as_json).table(found, _RULE, "no model has a cache rule")
+
+
+@app.command()
+def stats(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Show what the server counts: hits, misses, times, and whether the cache pays."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.client import cache_calls
+
+    with connected(url) as client:
+        found = client.ask(cache_calls.cachestats(key_of(key)))
+    Output(as_json).fields({**found, "key": key})
+
+
+@app.command()
+def warm(
+    key: _Key,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="TENSOR...", show_default=False, help="Keys of inputs, one request behind the other."),
+    ],
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute predictions ahead, for stored tensors."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.client import cache_calls
+
+    with connected(url) as client:
+        found = client.ask(cache_calls.cachewarm(key_of(key), [key_of(each) for each in inputs]))
+    Output(as_json).fields({"key": key, **found})
+
+
+@app.command()
+def purge(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Delete the predictions of a model; its rule stays."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.client import cache_calls
+
+    with connected(url) as client:
+        count = client.ask(cache_calls.cachepurge(key_of(key)))
+    Output(as_json).line(f"{key}: {count} keys deleted", key=key, deleted=count)
+
+
+@app.command()
+def rm(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Take a model's rule away; its predictions expire."""
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.client import cache_calls
+
+    with connected(url) as client:
+        existed = client.ask(cache_calls.cachedel(key_of(key)))
+    Output(as_json).line(f"{key}: {'no longer cached' if existed else 'it had no rule'}", key=key, existed=existed)
