@@ -19,6 +19,8 @@ import psutil
 import pytest
 import redis
 
+from scripts import make_models
+from tests.backends.conftest import BUILD_REQUIREMENTS
 from tests.runtime.onlookers import Onlookers
 from tests.runtime.serving import Serving, eventually, wait_until_gone
 from tests.runtime.test_plugins import search_path
@@ -489,8 +491,9 @@ LOOPING_SETSTATE = """
 @pytest.mark.slow
 def test_a_setstate_that_loops_is_refused_or_killed(isolated: Callable[..., Serving], tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    command = [sys.executable, "-c", textwrap.dedent(LOOPING_SETSTATE), str(tmp_path / "m.pt")]
-    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    program = tmp_path / "looping.py"  # torch reads the source of what it compiles
+    program.write_text(textwrap.dedent(LOOPING_SETSTATE))
+    subprocess.run([sys.executable, program, tmp_path / "m.pt"], check=True, timeout=60, capture_output=True)
     serving = isolated("--model-load-timeout-ms", 8000)
     with serving.client() as client:
         store(client, "good")
@@ -500,3 +503,58 @@ def test_a_setstate_that_loops_is_refused_or_killed(isolated: Callable[..., Serv
             assert others.pause_s() < 1.0
         assert others.errors == []
         assert eventually(lambda: len(engines(serving)) == 1)
+
+
+REAL = {
+    "onnx_mlp.onnx": ("ONNX", (), [("FLOAT", (3, 784))]),
+    "onnx_string_identity.onnx": ("ONNX", (), [("STRING", (2,))]),
+    "torch_multi.pt": ("TORCH", (), [("FLOAT", (2, 2)), ("FLOAT", (2, 2))]),
+    "tflite_mul.tflite": ("TFLITE", (), [("FLOAT", (1, 2)), ("FLOAT", (1, 2))]),
+    "tf_mul.pb": ("TF", ("INPUTS", 2, "a", "b", "OUTPUTS", 1, "mul"), [("FLOAT", (2, 2)), ("FLOAT", (2, 2))]),
+}
+
+
+def _answers(client: redis.Redis, name: str) -> list[Any]:
+    """What a model says of itself, and what it answers to good and to bad inputs."""
+    backend, words, inputs = REAL[name]
+    blob = make_models.BUILDERS[name]()
+    told: list[Any] = [_reply(client, "AI.MODELSTORE", "m", backend, "CPU", *words, "BLOB", blob)]
+    fields = info(client, "m")
+    told += [fields[item] for item in (b"inputs", b"outputs", b"stateful")]
+    for i, (dtype, shape) in enumerate(inputs):
+        count = int(np.prod(shape))
+        values = ["some", "words"] if dtype == "STRING" else [str(v % 7 - 3) for v in range(count)]
+        client.execute_command("AI.TENSORSET", f"in{i}", dtype, *shape, "VALUES", *values)
+        client.execute_command("AI.TENSORSET", f"wrong{i}", "INT8", 1, 1, 1, "VALUES", 1)
+    outputs = [f"out{i}" for i in range(len(fields[b"outputs"]))]
+    for prefix in ("in", "in", "wrong", "in"):
+        keys = [f"{prefix}{i}" for i in range(len(inputs))]
+        told.append(
+            _reply(client, "AI.MODELEXECUTE", "m", "INPUTS", len(keys), *keys, "OUTPUTS", len(outputs), *outputs)
+        )
+        told += [_reply(client, "AI.TENSORGET", key, "META", "BLOB") for key in outputs]
+    told.append(_reply(client, "AI.MODELSTORE", "n", backend, "CPU", *words, "BLOB", blob[: len(blob) // 2]))
+    return told
+
+
+def _reply(client: redis.Redis, *words: Any) -> Any:
+    try:
+        return client.execute_command(*words)
+    except redis.ResponseError as error:
+        return str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(REAL))
+def test_models_of_every_framework_answer_as_they_do_in_the_server(
+    isolated: Callable[..., Serving], serve: Serve, tmp_path: Path, name: str
+) -> None:
+    for module in BUILD_REQUIREMENTS[name.partition("_")[0]]:
+        pytest.importorskip(module)
+    serving = isolated()
+    with serving.client() as client:
+        elsewhere = _answers(client, name)
+        assert info(client, "m")[b"process"] == engines(serving)[0].pid
+    with serve("--data-dir", tmp_path / "other").client() as client:
+        assert elsewhere == _answers(client, name)
+        assert info(client, "m")[b"process"] == 0
