@@ -215,6 +215,7 @@ def prepared(front_door: FrontDoor, redis_server: RedisServer) -> tuple[int, int
     return front_door.port, redis_server.port
 
 
+@pytest.mark.timeout(240)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(strings | hashes, min_size=1, max_size=4))
 def test_others_work_on(
