@@ -30,14 +30,10 @@ class Speculation:
 
     __slots__ = ()
     turn: Turn
+    dropped_if_gone = True
     used: Used
     writes: list[tuple[bytes, bytes]]
     """Keys and strings that the commit writes; none if nothing is to be written, or not all fits into a commit."""
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client has gone, so that nothing is to be written."""
-        return self.turn.gone
 
     def goes_alone(self) -> bool:
         """It needs the commit, with others or without."""

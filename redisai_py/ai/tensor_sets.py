@@ -190,6 +190,10 @@ class SetTensors:
         at = self._key_at
         return [word[at:-2] for word in burst.words]
 
+    def only_item(self, burst: Burst) -> tuple[bytes, bytes]:
+        """Key and value of the only command."""
+        return burst.words[0][self._key_at : -2], self.header + burst.frame[self._payload_at : -2]
+
     def value(self, burst: Burst, index: int) -> bytes:
         """What the command with that number writes."""
         at = index * self._stride + self._payload_at
@@ -202,7 +206,7 @@ class _Joined:
     __slots__ = ("_access", "_burst", "turn")
     used = ()
     options: tuple[bytes, ...] = ()
-    gone = False  # what was received is written, whoever has left
+    dropped_if_gone = False  # what was received is written
 
     def __init__(self, turn: Turn, access: Access, burst: Burst) -> None:
         self.turn = turn
@@ -212,7 +216,7 @@ class _Joined:
     @property
     def writes(self) -> list[tuple[bytes, bytes]]:
         form: SetTensors = self._burst.meaning
-        return [(form.keys(self._burst)[0], form.value(self._burst, 0))]
+        return [form.only_item(self._burst)]
 
     def goes_alone(self) -> bool:
         if not self._burst.meaning.send_alone(self.turn, self._access, self._burst):

@@ -44,7 +44,7 @@ class Turn(Output):
     """Args: session: who the client is.   client: the connection.   flusher: the server's."""
 
     __slots__ = (
-        "_cancel", "_client", "_draining", "backlog", "busy", "closing", "eof", "in_flight", "leaving",
+        "_cancel", "_client", "_counters", "_draining", "backlog", "busy", "closing", "eof", "in_flight", "leaving",
         "reading", "relayed", "services", "session",
     )  # fmt: skip
 
@@ -53,6 +53,7 @@ class Turn(Output):
     def __init__(self, services: Services, client: Client, flusher: Flusher) -> None:
         super().__init__(flusher)
         self.services = services
+        self._counters = services.counters
         self._client = client
         self.backlog: deque[Command | Burst] = deque()
         self.busy = False
@@ -77,9 +78,9 @@ class Turn(Output):
 
     def offer(self, command: Any, start: Callable[[Turn, Any], bool]) -> bool:
         """Start a command that came alone, or let it wait. False if it must go behind what waits already."""
-        if self.backlog or self.busy or self.paused or self.closing or not self.has_room():
+        if self.backlog or self.busy or self.paused or self.closing or (self.in_flight and not self.has_room()):
             return False
-        self.services.counters.commands += 1
+        self._counters.commands += 1
         if not start(self, command):
             self.backlog.append(command)
         elif self.backlog:  # a burst that was unrolled
@@ -109,12 +110,12 @@ class Turn(Output):
 
     def receive(self, commands: Sequence[Command | Burst]) -> None:
         """Let commands wait behind all others, until `drain`."""
-        self.services.counters.commands += len(commands)
+        self._counters.commands += len(commands)
         self.backlog.extend(commands)
 
     def count_more(self, count: int) -> None:
         """So many commands more than was told have been processed: a burst is received as one."""
-        self.services.counters.commands += count
+        self._counters.commands += count
 
     def put_last(self, command: Command) -> None:
         """Let what is no command of the client's wait behind all others."""
@@ -127,7 +128,7 @@ class Turn(Output):
     def unroll(self, burst: Burst) -> None:
         """Put the commands of a burst before all that waits, one by one."""
         commands = unroll(burst, self.services.frames)
-        self.services.counters.commands += len(commands) - 1
+        self._counters.commands += len(commands) - 1
         self.backlog.extendleft(reversed(commands))
 
     # -- work that runs alone ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from redisai_py.errors import NoScript, RedisAIError, Unproven, UpstreamError, U
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.lua import PROBE, format_set_if_same, format_sets
-from redisai_py.upstream.containment import contain
+from redisai_py.upstream.containment import Asker, contain
 from redisai_py.upstream.interface import Stream
 from redisai_py.upstream.shared import Callback
 
@@ -50,8 +50,11 @@ class Member(Protocol):
     """Options of SET."""
 
     @property
-    def gone(self) -> bool:
-        """Whether nobody wants it any more: then nothing is written."""
+    def turn(self) -> Asker:
+        """Whose command it is."""
+
+    dropped_if_gone: bool
+    """Whether nothing is to be written once the client has left."""
 
     def goes_alone(self) -> bool:
         """No other member came in this iteration, or a call of many was refused lately: whether this one has gone its
@@ -121,9 +124,10 @@ class Writer:
         others: list[Member] = []
         size = 0
         for member in members:
-            if member.gone:
+            if member.turn.gone and member.dropped_if_gone:
                 continue
-            if size > _MOST_BYTES or member.options != options or not _joins(member.used, used, written):
+            own = member.used
+            if size > _MOST_BYTES or member.options != options or (own and not _joins(own, used, written)):
                 others.append(member)
                 continue
             together.append(member)

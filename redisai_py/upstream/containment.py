@@ -25,6 +25,9 @@ logger = structlog.get_logger()
 class Asker(Protocol):
     """A client's turn."""
 
+    gone: bool
+    """The client has left."""
+
     def broken(self, error: BaseException) -> None:
         """Answer the command with the error, and close."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import hiredis
@@ -55,7 +56,9 @@ class Member:
         self.used = [(key.encode(), entry) for key, entry in used.items()]
         self.writes: Changes = [(key.encode(), b"new " + key.encode()) for key in writes]
         self.options = options
-        self.gone = self.alone = False
+        self.turn: Any = SimpleNamespace(gone=False)
+        self.dropped_if_gone = True
+        self.alone = False
         self.told: list[Any] = []
 
     def goes_alone(self) -> bool:
@@ -183,9 +186,32 @@ def test_without_a_connection_nothing_was_written() -> None:
 
 def test_nothing_is_written_for_a_client_that_is_gone() -> None:
     here, gone = Member({"x": X}, "a"), Member({"x": X}, "b")
-    gone.gone = True
+    gone.turn.gone = True
     assert Bench(gone).stream.sent == []
     assert Bench(gone, here).stream.writes == [{b"a": b"new a"}]
+
+
+def test_what_was_received_is_written_for_a_client_that_is_gone() -> None:
+    gone = Member({}, "b")
+    gone.turn.gone, gone.dropped_if_gone = True, False
+    assert Bench(gone).stream.writes == [{b"b": b"new b"}]
+
+
+def test_one_that_nobody_joins_may_go_alone() -> None:
+    member = Member({}, "a")
+    member.alone = True
+    assert Bench(member).stream.sent == []
+    assert Bench(member, Member({}, "b")).stream.writes == [{b"a": b"new a", b"b": b"new b"}]
+
+
+def test_after_a_refusal_each_may_go_alone_for_a_while() -> None:
+    bench = Bench(Member({}, "a"), Member({}, "b"))
+    bench.stream.answer(hiredis.ReplyError("WRONGTYPE ..."))
+    del bench.stream.sent[:]
+    members = [Member({}, "c"), Member({}, "d")]
+    members[0].alone = True
+    bench.end_iteration(*members)
+    assert bench.stream.writes == [{b"d": b"new d"}]
 
 
 def test_a_call_is_bounded() -> None:
