@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, load_ruled
-from redisai_py.ai.speculation import Speculation, encode_tensors, near_inputs, near_tensors
+from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.merging import Value
 from redisai_py.engine.registry import LoadedModel
@@ -56,9 +56,9 @@ class ExecuteModel:
                 if ended is not None:
                     return ended
             used: Used = []
-            found = near_inputs(turn, near, self.request, used)
-            if found is not None:
-                loaded, inputs = found
+            loaded = near_model(turn, near, self.request, used)
+            inputs = near_tensors(near, self.request.inputs, used) if loaded is not None else None
+            if loaded is not None and inputs is not None:
                 _NearRun(self.request, turn, writer, used, loaded).start(inputs)
                 return True
         return turn.run_alone(model_execute(self.request, turn))
@@ -94,15 +94,15 @@ class _NearRun(Run, Speculation):
         """Run; the command then ends by itself."""
         turn, writer, model = self.turn, self._writer, self._model
         runs = turn.services.runs
-        turn.begin()
         if not model.unfinished and writer.idle and (ended := runs.now(model, inputs)) is not None:
+            turn.begin()
             self.error = None
             self.value, self.ran_s = ended
             self.writes = _encode_outputs(self._request.outputs, self.value)
             writer.commit(self)
             return
         Run.__init__(self, model, inputs)  # super() costs more
-        turn.cancelled_by(self.cancel_queued)
+        turn.begin(self.cancel_queued)
         runs.later(self, model, self._request.timeout_ms)
 
     def resolve(self, value: list[Value]) -> None:

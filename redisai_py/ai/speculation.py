@@ -19,7 +19,7 @@ from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.store.writer import Used
 from redisai_py.tensor import Tensor
 
-__all__ = ["Speculation", "encode_tensors", "near_inputs", "near_model", "near_tensors"]
+__all__ = ["Speculation", "encode_tensors", "near_model", "near_tensors"]
 
 _SHORT_S = 0.002
 """A model whose runs take longer reads its inputs first."""
@@ -74,15 +74,6 @@ def near_model(turn: Turn, near: NearCache, request: ModelExecute, used: Used) -
         return None
     used.append((request.key, entry))
     return loaded
-
-
-def near_inputs(
-    turn: Turn, near: NearCache, request: ModelExecute, used: Used
-) -> tuple[LoadedModel, list[Tensor]] | None:
-    """`near_model` and `near_tensors` of its inputs."""
-    loaded = near_model(turn, near, request, used)
-    tensors = near_tensors(near, request.inputs, used) if loaded is not None else None
-    return (loaded, tensors) if loaded is not None and tensors is not None else None
 
 
 def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Tensor] | None:

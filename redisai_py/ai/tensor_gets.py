@@ -131,7 +131,6 @@ class GetTensors:
         last = partial(self._got, turn, burst, values)
         stream.send_row(_READ + _NEXT.join(words) + _RANGE, [*repeat(values.append, count - 1), last])
         turn.overlap_reading(keys)
-        turn.count_more(count - 1)
         return True
 
     start_alone = start

@@ -172,7 +172,6 @@ class SetTensors:
             stream.send(wire, partial(_set, turn, access, word[key_at:-2], self.header + payload))
             at += self._stride
         turn.overlap(len(burst.words))
-        turn.count_more(len(burst.words) - 1)
         return True
 
     def _payloads(self, burst: Burst, size: int) -> list[bytes]:
@@ -257,12 +256,16 @@ class _Group:
         return self.form.value(self._burst, index)
 
     def written(self) -> None:
-        self.turn.count_more(len(self.words) - 1)
+        self._count()
         self.turn.finish_with(_OK * len(self.words))
 
     def refused(self, error: RedisAIError) -> None:
-        self.turn.count_more(len(self.words) - 1)
-        self.turn.finish_each([error] * len(self.words))
+        self._count()
+        self.turn.finish_each(error, len(self.words))
+
+    def _count(self) -> None:
+        """It was received, and counted, as one."""
+        self.turn.services.counters.commands += len(self.words) - 1
 
     def given_back(self) -> None:
         self.turn.give_back(self._burst)

@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
         # What was sent before the end is answered. But a client that has left altogether looks the same, and Redis
         # drops the blocking command of one: else what BLPOP takes would be lost, and a waiting run would wait on.
         turn = self.turn
-        turn.end_of_input()
+        turn.eof = True
         if turn.closing:
             return False
         turn.leave_when_idle()

@@ -42,7 +42,7 @@ class Output:
     """Args: flusher: the server's."""
 
     __slots__ = (
-        "_deferred", "_flusher", "_out", "_whole", "gone", "held", "largest_reply", "muted", "paused", "skip_next",
+        "_flusher", "_out", "_whole", "deferred", "gone", "held", "largest_reply", "muted", "paused", "skip_next",
         "transport",
     )  # fmt: skip
 
@@ -63,7 +63,8 @@ class Output:
         """Bytes; the limit on what a client has not read leaves it out."""
         self._whole = True  # the last bytes from Redis ended at a message's boundary
         self._out: list[Buffer] = []  # replies of this iteration of the loop
-        self._deferred: list[Segments] = []  # replies that wait for the end of a message
+        self.deferred: list[Segments] = []
+        """Replies that wait for the end of a message."""
 
     def write(self, segments: Segments) -> None:
         """Send a reply's bytes, in order behind replies that are held."""
@@ -110,31 +111,31 @@ class Output:
         """Whether a message from Redis has begun and is not complete."""
         return not self._whole
 
-    @property
-    def defers(self) -> bool:
-        """Whether replies of ours wait for the end of a message."""
-        return bool(self._deferred)
-
     def _write(self, segments: Segments) -> None:
         if self.muted or self.gone:
             return
         if self.skip_next:
             self.skip_next = False
             return
-        self.write_between(segments)
-
-    def write_between(self, segments: Segments) -> None:
-        """Write behind what was written, as soon as no message from Redis is under way."""
-        if not self._whole:
-            self._deferred.append(segments)
+        if not self._whole:  # as `write_between`, without its call: this is the hot path
+            self.deferred.append(segments)
             return
         if not self._out:
             self._flusher.later(self)
         self._out.extend(segments)
 
-    def _write_at_once(self, reply: bytes) -> None:
+    def write_between(self, segments: Segments) -> None:
+        """Write behind what was written, as soon as no message from Redis is under way."""
+        if not self._whole:
+            self.deferred.append(segments)
+            return
+        if not self._out:
+            self._flusher.later(self)
+        self._out.extend(segments)
+
+    def _write_at_once(self, reply: Buffer) -> None:
         """Write a reply that no other will follow soon: those of a pipeline share a system call, this has its own."""
-        if self._out or self._deferred or self.muted or self.skip_next or not self._whole:
+        if self._out or self.deferred or self.muted or self.skip_next or not self._whole:
             self._write((reply,))
         elif not self.gone:
             self.transport.write(reply)
@@ -145,14 +146,14 @@ class Output:
             self.flush()
         self.transport.write(data)
         self._whole = whole
-        if self._deferred:
+        if self.deferred:
             self.passed(whole)
 
     def passed(self, whole: bool) -> None:
         """What has come from Redis was written, or is not for the client."""
         self._whole = whole
-        if self._deferred and whole:
-            deferred, self._deferred = self._deferred, []
+        if self.deferred and whole:
+            deferred, self.deferred = self.deferred, []
             for segments in deferred:
                 self.write_between(segments)
 

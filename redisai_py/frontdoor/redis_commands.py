@@ -67,10 +67,7 @@ class RelayedRow:
         if relay.upstream is None or turn.skip_next:
             turn.unroll(burst)
             return True
-        if not relay.pass_on_row(burst):
-            return False
-        turn.count_more(len(burst.words) - 1)
-        return True
+        return relay.pass_on_row(burst)
 
 
 class Special:

@@ -150,25 +150,27 @@ class Relay:
         waits for the end of a message, together with which the next one's could come.
         """
         turn = self._turn
-        if not turn.may_relay:
+        if turn.in_flight or turn.busy or turn.deferred:
             return False
         if turn.skip_next:
             return not turn.relayed and turn.run_alone(self._swallow(command))
         if self.upstream is None:
             return turn.run_alone(self._connect_then_pass_on(command))
-        self._send(self.upstream, command.wire(), 1)
+        self.upstream.send(command.wire())
+        self._sent(1)
         return True
 
     def pass_on_row(self, row: Burst) -> bool:
         """The same for several commands, where there is a connection to Redis and nothing is to be skipped."""
+        turn = self._turn
         assert self.upstream is not None
-        if not self._turn.may_relay:
+        if turn.in_flight or turn.busy or turn.deferred:
             return False
-        self._send(self.upstream, [row.frame], len(row.words))
+        self.upstream.send([row.frame])
+        self._sent(len(row.words))
         return True
 
-    def _send(self, upstream: PrivateUpstream, segments: list[bytes | memoryview], replies: int) -> None:
-        upstream.send(segments)
+    def _sent(self, replies: int) -> None:
         self._turn.relaying(replies)
         if not self.blocks:
             self._turn.services.busy_poll.asked()
@@ -191,7 +193,7 @@ class Relay:
     def send_in_mode(self, command: Command) -> bool:
         """Pass a command on where Redis streams to the client: replication, MONITOR."""
         assert self.upstream is not None
-        if self._turn.defers:
+        if self._turn.deferred:
             return False
         self.upstream.send(command.wire())
         return True
@@ -249,7 +251,7 @@ class Relay:
 
     def _on_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
         turn = self._turn
-        if replies and not whole and (self._capture is not None or self._boundary is not None or turn.defers):
+        if replies and not whole and (self._capture is not None or self._boundary is not None or turn.deferred):
             self._on_end_within(data, replies)
             return
         if self._capture is not None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
@@ -64,7 +64,7 @@ class Turn(Output):
         self.closing = False
         """The reply that ends the connection was sent; nothing more is started."""
         self.eof = False
-        """The client sends no more."""
+        """The client sends no more; written by its connection."""
         self.leaving = False
         """The connection closes once nothing is under way and every command received is answered."""
         self._cancel: Callable[[], object] | None = None
@@ -95,7 +95,9 @@ class Turn(Output):
         self._draining = True
         pipeline = client.begin_pipeline() if len(backlog) > 1 else None
         try:
-            while backlog and not (self.busy or self.paused or self.closing) and self.has_room():
+            while backlog and not (
+                self.busy or self.paused or self.closing or (self.in_flight and not self.has_room())
+            ):
                 command = backlog.popleft()
                 if not client.start(command):
                     backlog.appendleft(command)
@@ -112,10 +114,6 @@ class Turn(Output):
         """Let commands wait behind all others, until `drain`."""
         self._counters.commands += len(commands)
         self.backlog.extend(commands)
-
-    def count_more(self, count: int) -> None:
-        """So many commands more than was told have been processed: a burst is received as one."""
-        self._counters.commands += count
 
     def put_last(self, command: Command) -> None:
         """Let what is no command of the client's wait behind all others."""
@@ -138,9 +136,10 @@ class Turn(Output):
         """Whether nothing of this client is under way."""
         return not (self.busy or self.in_flight or self.relayed)
 
-    def begin(self) -> None:
-        """A command of an idle client runs alone from now on, until one of the methods below ends it."""
+    def begin(self, cancel: Callable[[], object] | None = None) -> None:
+        """A command of an idle client runs alone from now on. cancel: see `cancelled_by`."""
         self.busy = True
+        self._cancel = cancel
 
     def run_alone(self, work: Work) -> bool:
         """Run a handler that gives a reply value, or NO_REPLY. False, and it is closed, if the client is not idle."""
@@ -175,13 +174,11 @@ class Turn(Output):
             self.reply(value)
             self.after_work()
 
-    def finish_each(self, values: Iterable[Any]) -> None:
-        """`finish` of several commands that ran as one."""
-        self.end_alone()
-        if not self.gone:
-            for value in values:
-                self.reply(value)
-            self.after_work()
+    def finish_each(self, value: Any, count: int) -> None:
+        """`finish` of so many commands that ran as one."""
+        for _ in range(count - 1):
+            self.reply(value)
+        self.finish(value)
 
     def finish_with(self, reply: bytes) -> None:
         """`finish` with an encoded reply behind which no other comes soon: it is written at once."""
@@ -189,7 +186,10 @@ class Turn(Output):
         self._cancel = None
         if self.gone:
             return
-        self._write_at_once(reply)
+        if self._out or self.deferred or self.muted or self.skip_next or not self._whole:
+            self._write((reply,))
+        else:  # as `_write_at_once`, without its call: this is the hot path
+            self.transport.write(reply)
         if self.backlog or self.leaving:
             self.after_work()
 
@@ -222,8 +222,10 @@ class Turn(Output):
     # -- work that overlaps --------------------------------------------------------------------------------------------
 
     def overlap(self, count: int = 1) -> None:
-        """So many commands were sent on the shared stream."""
+        """So many commands, received as one, were sent on the shared stream."""
         self.in_flight += count
+        if count > 1:
+            self._counters.commands += count - 1
 
     def overlap_instead(self) -> None:
         """The command that ran alone was sent on the shared stream: later ones may follow it there."""
@@ -232,13 +234,13 @@ class Turn(Output):
         self.after_work()
 
     def overlap_reading(self, keys: Sequence[bytes]) -> None:
-        """A command was sent for each of these keys, which it reads: a later write must not overtake it."""
-        self.in_flight += len(keys)
+        """The same of a command for each of these keys, which it reads: a later write must not overtake it."""
+        self.overlap(len(keys))
         self.reading.update(keys)
 
     def answer(self, value: Any) -> None:
         """Reply to an overlapping command."""
-        self.reply(value)
+        self.reply(value, last=self.in_flight == 1 and not self.backlog)
         self.answered()
 
     def answer_with(self, reply: bytes) -> None:
@@ -285,14 +287,11 @@ class Turn(Output):
 
     # -- work that is relayed ------------------------------------------------------------------------------------------
 
-    @property
-    def may_relay(self) -> bool:
-        """Whether no AI command is under way whose reply must come before that of a relayed one."""
-        return not (self.in_flight or self.busy or self._deferred)
-
     def relaying(self, count: int) -> None:
-        """So many commands were passed on to Redis."""
+        """So many commands, received as one, were passed on to Redis."""
         self.relayed += count
+        if count > 1:
+            self._counters.commands += count - 1
 
     def relayed_answered(self, count: int) -> None:
         """So many of their replies have come."""
@@ -300,8 +299,11 @@ class Turn(Output):
 
     # -- replies -------------------------------------------------------------------------------------------------------
 
-    def reply(self, value: Any) -> None:
-        """Send a reply value in the client's protocol; an error in place of one that cannot be encoded."""
+    def reply(self, value: Any, last: bool = False) -> None:
+        """Send a reply value in the client's protocol; an error in place of one that cannot be encoded.
+
+        Args: last: no other reply will follow soon.
+        """
         if takes_long(value):
             self.in_flight += 1
             self.second_trip(_given(value))
@@ -313,7 +315,12 @@ class Turn(Output):
             segments = encode_reply(value, self.session.protocol)
         except Exception as error:
             segments = encode_reply(self.services.internal_error(error), self.session.protocol)
-        self.write(segments)
+        if self.held is not None or len(segments) > 1:
+            self.write(segments)
+        elif last:
+            self._write_at_once(segments[0])
+        else:
+            self._write(segments)
 
     def failure(self, error: BaseException) -> RedisAIError:
         """The error to reply with; anything outside our tree is a bug, logged with an id."""
@@ -324,10 +331,6 @@ class Turn(Output):
         return self.services.internal_error(error)
 
     # -- the end -------------------------------------------------------------------------------------------------------
-
-    def end_of_input(self) -> None:
-        """The client sends no more."""
-        self.eof = True
 
     def leave_when_idle(self) -> None:
         """Close as soon as nothing is under way and every command received is answered."""
