@@ -7,6 +7,7 @@ is used again. Connections, retries and errors stay redis-py's.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -146,8 +147,9 @@ def _matches(sock: Any, expected: bytes) -> bool:
 
 
 def _fill(sock: Any, view: memoryview) -> bool:
+    flags = socket.MSG_WAITALL if type(sock) is socket.socket else 0  # TLS takes no flags
     while len(view):
-        count = sock.recv_into(view)
+        count = sock.recv_into(view, len(view), flags)
         if not count:
             return False
         view = view[count:]

@@ -46,7 +46,7 @@ def permutation(count: int, *key: int | str) -> NDArray[np.int64]:
     return drawn.view(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Steps:
     """How an epoch of `rows` rows is cut into steps of `batch` rows, the batch of all ranks together.
 
@@ -62,7 +62,7 @@ class Steps:
         if self.batch < 1:
             raise ValueError(f"batch_size is {self.batch}; a step needs at least one row")
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Steps of an epoch."""
         return self.rows // self.batch if self.remainder == "drop" else -(-self.rows // self.batch)

@@ -160,9 +160,11 @@ class RedisDataset(IterableDataset[Batch]):
             batches = self._appended(self.step + first, stride)
         else:
             batches = self._read(self.order.epoch(self.epoch), range(self.step + first, self.steps.count, stride))
+        if worker is not None:  # the loader counts
+            yield from batches
+            return
         for batch in batches:
-            if worker is None:
-                self.advance()
+            self.advance()
             yield batch
 
     def _read(self, epoch: Epoch, steps: range) -> Iterator[Batch]:
@@ -283,12 +285,14 @@ def _numeric(dataset: Dataset, columns: Sequence[str] | None) -> list[str]:
 
 def _needed(epoch: Epoch, places: Sequence[tuple[int, int]]) -> Iterator[Block]:
     """The blocks that these places lie in, each once in a row."""
-    last = None
+    last, begin, end = None, 0, 0
     for start, stop in places:
+        if begin <= start and stop <= end:
+            continue
         for block in epoch.blocks_of(start, stop):
             if block is not last:
                 yield block
-            last = block
+            last, begin, end = block, block.start, block.start + block.rows
 
 
 def _scatter(target: Any, places: Any, values: Any) -> None:
