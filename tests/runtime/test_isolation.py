@@ -5,10 +5,12 @@ Every process here is real: the models are those of a third party's backend that
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +26,7 @@ from tests.backends.conftest import BUILD_REQUIREMENTS
 from tests.runtime.onlookers import Onlookers
 from tests.runtime.serving import Serving, eventually, wait_until_gone
 from tests.runtime.test_plugins import search_path
+from tests.support import free_port
 
 Serve = Callable[..., Serving]
 
@@ -62,6 +65,39 @@ PLUGIN = """
         elif word == b"quit":
             raise SystemExit("a plugin that quits")
 
+    class Held:
+        # A value on a device that is none.
+        def __init__(self, array):
+            self._array = array
+            self.shape = array.shape
+            self.nbytes = array.nbytes
+
+        def numpy(self):
+            return self._array
+
+        def __dlpack__(self, *args, **kwargs):
+            raise BufferError
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    class OnDevice:
+        inputs = [InputSpec("x")]
+        outputs = ["y"]
+        nbytes = 8
+
+        def run(self, inputs, keep_on_device=False):
+            (x,) = inputs
+            held = isinstance(x, Held)
+            y = (x.numpy() if held else x) * 2 + (100 if held else 0)
+            return [Held(y) if keep_on_device else y]
+
+        def terminate(self):
+            return True
+
+        def close(self):
+            pass
+
     class Session:
         inputs = [InputSpec("x")]
         outputs = ["y"]
@@ -97,6 +133,8 @@ PLUGIN = """
             pass
 
         def load_model(self, blob, device, inputs, outputs, options):
+            if device.kind == "GPU":
+                return OnDevice()
             place, _, word = bytes(blob).partition(b":")
             if place == b"load":
                 do(word)
@@ -345,7 +383,8 @@ def test_an_engine_process_killed_under_load_is_replaced(isolated: Callable[...,
             assert others.pause_s() < 1.0
         assert others.errors == []
         first.kill()
-        assert eventually(lambda: len(engines(serving)) == 2 and first not in engines(serving)), "without any command"
+        wait_until_gone(first)
+        assert eventually(lambda: len(engines(serving)) == 2), "without any command"
         assert run(client, "good") == 2.0
 
 
@@ -447,6 +486,75 @@ def test_large_and_odd_tensors_cross(isolated: Callable[..., Serving]) -> None:
                 assert reply[1] == word.encode()
                 assert tuple(reply[3]) == shape
                 assert reply[5] == (data * 2).tobytes()
+
+
+def test_processes_and_quarantine_are_seen(isolated: Callable[..., Serving]) -> None:
+    http = free_port()
+    serving = isolated("--http", http)
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=20) as answer:
+            return str(answer.read().decode())
+
+    with serving.client() as client:
+        assert "redisai_engine_processes 0.0" in metrics(), "nothing runs before the first model"
+        assert client.execute_command("AI.CONFIG", "LOADBACKEND", "faulty", "ignored") == b"OK"
+        assert client.info("ai")["ai_FAULTY_version"] == 1.0
+        with pytest.raises(redis.ResponseError, match="error loading backend"):
+            client.execute_command("AI.CONFIG", "LOADBACKEND", "FAULTY", "ignored")
+        store(client, "good")
+        store(client, "m", "run:segv")
+        assert info(client, "good")[b"process"] in [process.pid for process in engines(serving)]
+        for _ in range(4):
+            with pytest.raises(redis.ResponseError, match="engine process died"):
+                run(client, "m", "bad")
+        text = metrics()
+        assert 'redisai_engine_process_deaths_total{how="SIGSEGV"} 3.0' in text
+        assert "redisai_quarantined_models 1.0" in text
+        assert 'redisai_model_quarantined{backend="FAULTY",db="0",device="CPU",model="m"} 1.0' in text
+        assert 'redisai_model_quarantined{backend="FAULTY",db="0",device="CPU",model="good"} 0.0' in text
+        url = f"redis://127.0.0.1:{serving.port}"
+        command = [sys.executable, "-m", "redisai_py", "model", "ls", "--url", url, "--json"]
+        listed = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+        assert {model["key"]: "3 runs in a row" in model["quarantine"] for model in listed} == {
+            "good": False,
+            "m": True,
+        }
+
+
+def test_values_stay_on_a_device_within_a_dag(isolated: Callable[..., Serving]) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        for key in ("g", "h"):
+            client.execute_command("AI.MODELSTORE", key, "FAULTY", "GPU:0", "BLOB", b"any")
+        store(client, "c")
+        assert len(engines(serving)) == 2, "one process owns the device"
+        dag = ["AI.DAGEXECUTE", "LOAD", 1, "x", "PERSIST", 1, "d"]
+        for key, source, target in (("g", "x", "a"), ("h", "a", "b"), ("c", "b", "c1"), ("g", "b", "d")):
+            dag += ["|>", "AI.MODELEXECUTE", key, "INPUTS", 1, source, "OUTPUTS", 1, target]
+        dag += ["|>", "AI.TENSORGET", "c1", "VALUES", "|>", "AI.TENSORGET", "a", "VALUES"]
+        for _ in range(3):
+            replies = client.execute_command(*dag)
+            assert [float(value) for (value,) in replies[-2:]] == [208.0, 2.0]
+            assert float(client.execute_command("AI.TENSORGET", "d", "VALUES")[0]) == 308.0
+
+
+def test_models_are_replaced_and_deleted_under_load(isolated: Callable[..., Serving]) -> None:
+    serving = isolated("--engine-processes", 2)
+    with serving.client() as client:
+        store(client, "good")
+        with Onlookers(serving, "good") as others:
+            for i in range(20):
+                store(client, "good", f"run:well{i}")
+                store(client, f"other{i}")
+                client.execute_command("AI.MODELDEL", f"other{i}")
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+        assert run(client, "good") == 2.0
+        assert eventually(lambda: len(engines(serving)) <= 2)
+        client.flushall()
+        with pytest.raises(redis.ResponseError, match="model key is empty"):
+            client.execute_command("AI.MODELEXECUTE", "good", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
 
 
 def test_no_core_is_dumped_and_memory_is_given_up_first(isolated: Callable[..., Serving]) -> None:
