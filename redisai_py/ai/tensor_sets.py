@@ -146,7 +146,7 @@ class SetTensors:
         if access is None or writer is None or turn.in_flight or turn.relayed:
             return self.start(turn, burst)
         turn.begin()
-        writer.add(_Joined(turn, access, burst))
+        writer.join(_Joined(turn, access, burst))
         return True
 
     def send_alone(self, turn: Turn, access: Access, burst: Burst) -> bool:

@@ -75,21 +75,30 @@ class Writer:
     """The commits of one identity, on its shared connection.
 
     Args: near: None where nothing is compared.   call_later: calls its argument once, when the results that this
-          iteration of the loop brings are there.
+          iteration of the loop brings are there.   call_soon: the loop's.
     """
 
-    def __init__(self, near: NearCache | None, stream: Stream, call_later: CallLater) -> None:
+    def __init__(
+        self, near: NearCache | None, stream: Stream, call_later: CallLater, call_soon: CallLater | None = None
+    ) -> None:
         self.near = near
         """None, too, once this user turned out to have no right to the comparison: then nothing near is of use."""
         self._stream = stream
         self._members: list[Member] = []
         self._call_later = call_later
+        self._call_soon = call_soon or call_later
         self._spared = 0
 
     def add(self, member: Member) -> None:
         """Commit at the end of this iteration of the loop."""
         if not self._members:
             self._call_later(self._flush)
+        self._members.append(member)
+
+    def join(self, member: Member) -> None:
+        """The same for a member that waits for no result of a run."""
+        if not self._members:
+            self._call_soon(self._flush)
         self._members.append(member)
 
     @property

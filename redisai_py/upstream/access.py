@@ -67,8 +67,8 @@ class Access:
         """Find out what Redis allows, and begin with nothing that was known by an earlier stream."""
         self.scripting = all([await _succeeds(stream.call(*command)) for command in PROBE])
         self.near = NearCache(self._near_cache_bytes) if self._near_cache_bytes and self.scripting else None
-        call_later = self._call_later or asyncio.get_running_loop().call_soon
-        self.writer = Writer(self.near, stream, call_later) if self.scripting else None
+        call_soon = asyncio.get_running_loop().call_soon
+        self.writer = Writer(self.near, stream, self._call_later or call_soon, call_soon) if self.scripting else None
 
     def load_script(self, key: bytes) -> None:
         """Redis forgot the script: give it back to the server of `key`, once for all commands that miss it at the same
