@@ -312,44 +312,25 @@ class Config:
         return dict(map(_device_threads, self.device_threads))
 
     @property
-    def worker_threads(self) -> int:
-        """Worker threads of each device, with "automatic" resolved."""
-        return self.threads_per_queue or self._compute_threads + self.spare_threads
-
-    @property
     def spare_threads(self) -> int:
-        """How many of `worker_threads` one model leaves to the others: one of an automatic number."""
+        """How many worker threads of a device one model leaves to the others: one of an automatic number."""
         return 0 if self.threads_per_queue else 1
 
-    @property
-    def _compute_threads(self) -> int:
-        """Threads that one model may compute on."""
-        return self.threads_per_queue or max(1, min(_MOST_AUTOMATIC_THREADS, math.ceil(granted_cores())))
-
-    @property
-    def intra_op_threads(self) -> int:
-        """Threads inside one operation, with "automatic" resolved: one model on all its workers uses the cores once."""
-        return self.intra_op_parallelism or max(1, int(granted_cores()) // self._compute_threads)
-
-    @property
-    def busy_poll_s(self) -> float:
-        """Seconds to poll; 0 on a single core, which Redis and the clients need."""
-        return self.busy_poll_us / 1e6 if granted_cores() >= _CORES_TO_STAY_AWAKE else 0.0
-
-    @property
-    def engine_memory_bytes(self) -> int:
-        """Memory limit of an engine process, with "automatic" resolved."""
-        return self.engine_memory_limit_mb * 1_000_000 or memory_bytes()
-
-    @property
-    def loaded_models_budget_bytes(self) -> int:
-        """Memory for loaded models, with "automatic" resolved."""
-        return self.loaded_models_limit_bytes or memory_bytes() // 2
-
-    @property
-    def all_clients_budget_bytes(self) -> int:
-        """Memory held for all clients together, with "automatic" resolved."""
-        return self.maxmemory_clients or memory_bytes() // 2
+    def resolved(self) -> Config:
+        """The same settings with this machine's values in place of automatic ones (0). The server reads these."""
+        cores = granted_cores()
+        computing = self.threads_per_queue or max(1, min(_MOST_AUTOMATIC_THREADS, math.ceil(cores)))
+        return dataclasses.replace(
+            self,
+            threads_per_queue=computing + self.spare_threads,
+            # One model on all its threads uses the cores once.
+            intra_op_parallelism=self.intra_op_parallelism or max(1, int(cores) // computing),
+            # Redis and the clients need a single core.
+            busy_poll_us=self.busy_poll_us if cores >= _CORES_TO_STAY_AWAKE else 0,
+            engine_memory_limit_mb=self.engine_memory_limit_mb or memory_bytes() // 1_000_000,
+            loaded_models_limit_bytes=self.loaded_models_limit_bytes or memory_bytes() // 2,
+            maxmemory_clients=self.maxmemory_clients or memory_bytes() // 2,
+        )
 
     def to_json(self) -> str:
         """One line for `from_json`. The supervisor passes the settings to the server's process this way."""

@@ -219,7 +219,7 @@ class ClientHost:
             if len(names) != given:
                 raise CommandError(f"ERR Expected {len(names)} {noun} but got {given}")
         # The script is stopped after that time: its model must not stay in the queue.
-        timeout_ms = services.scripts.settings.timeout_ms or None
+        timeout_ms = services.scripts.settings.script_execution_timeout_ms or None
         # Alone and at once, as in RedisAI, where it would be held for a batch: it might wait for ever.
         alone = loaded.model.minbatchsize > 1
         run = services.runs.start(loaded, list(inputs), timeout_ms, counted=False, alone=alone)

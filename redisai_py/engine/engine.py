@@ -156,7 +156,9 @@ class Engine:
     def _load_on_thread(self, model: Model) -> None:
         self._post(self.runaways.load_began, (model, threading.current_thread()))
         settings = self.settings
-        options = LoadOptions(settings.intra_op, settings.inter_op, settings.backend_memory_limit_bytes)
+        options = LoadOptions(
+            settings.intra_op_parallelism, settings.inter_op_parallelism, settings.backend_memory_limit_bytes
+        )
         try:
             if self._isolation is not None:
                 session = self._isolation.load(model, options)

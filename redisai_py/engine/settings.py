@@ -17,7 +17,7 @@ class EngineSettings:
 
     threads_per_queue: THREADS_PER_QUEUE, workers per device.   device_threads: the same for single devices (`GPU:0`).
     spare_threads: how many of `threads_per_queue` one model leaves to the others.
-    intra_op, inter_op: INTRA_OP_PARALLELISM, INTER_OP_PARALLELISM, 0 leaves the framework's default.
+    intra_op_parallelism, inter_op_parallelism: 0 leaves the framework's default.
     model_execution_timeout_ms: MODEL_EXECUTION_TIMEOUT, 0 is none.
     backend_memory_limit_bytes: BACKEND_MEMORY_LIMIT, 0 is none.
     loaded_models_limit_bytes: memory of loaded models, least recently used out first, 0 is none.
@@ -34,8 +34,8 @@ class EngineSettings:
     threads_per_queue: int = 1
     spare_threads: int = 0
     device_threads: Mapping[str, int] = field(default_factory=dict)
-    intra_op: int = 0
-    inter_op: int = 0
+    intra_op_parallelism: int = 0
+    inter_op_parallelism: int = 0
     model_execution_timeout_ms: int = 5000
     backend_memory_limit_bytes: int = 0
     loaded_models_limit_bytes: int = 0

@@ -32,7 +32,7 @@ class Clients:
         self.flusher = Flusher(loop.call_soon)
         self._connected: set[Client] = set()
         self.memory = ClientMemory(
-            config.client_query_buffer_limit, config.all_clients_budget_bytes, self._connected, event_log
+            config.client_query_buffer_limit, config.maxmemory_clients, self._connected, event_log
         )
         self._max_clients = config.max_clients
         self._counters = counters

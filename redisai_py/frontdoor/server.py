@@ -70,9 +70,10 @@ class Server:
         stop: asyncio.Event | None = None,
         lifeline: Lifeline = NO_LIFELINE,
     ) -> None:
+        spare_threads, config = config.spare_threads, config.resolved()
         self.config = config
         self._stop = stop
-        self.services = services = _build(config, loop, self._given_up)
+        self.services = services = _build(config, spare_threads, loop, self._given_up)
         self.clients = Clients(config, loop, services.counters, services.event_log)
         self.preload = Preload(services, config.preload, lifeline)
         self.draining = False
@@ -112,14 +113,16 @@ class Server:
         await self.clients.drain(timeout_s)
 
 
-def _build(config: Config, loop: asyncio.AbstractEventLoop, given_up: Callable[[GivenUp], None]) -> Services:
+def _build(
+    config: Config, spare_threads: int, loop: asyncio.AbstractEventLoop, given_up: Callable[[GivenUp], None]
+) -> Services:
     """The services of a server with these settings. given_up: see `Engine`."""
     url = config.redis or "redis://127.0.0.1:6379"
     dialer = Dialer(Address.from_url(url), upstream_limits(config))
     keys = KeyMap()
     event_log = Journal(keys, config.slow_run_ms)
     engine = Engine(
-        engine_settings(config),
+        engine_settings(config, spare_threads),
         loop,
         notable=event_log.executed,
         evicted=event_log.evicted,
@@ -128,10 +131,12 @@ def _build(config: Config, loop: asyncio.AbstractEventLoop, given_up: Callable[[
         isolation=isolation(config, keys),
     )
     counters = Counters()
-    busy_poll = BusyPoll(loop.call_soon, config.busy_poll_s, lambda: counters.commands, lambda: engine.threads_busy)
+    busy_poll = BusyPoll(
+        loop.call_soon, config.busy_poll_us / 1e6, lambda: counters.commands, lambda: engine.threads_busy
+    )
     script_stats = StatsTable()
     runs = Runs(engine)
-    polled = busy_poll if config.busy_poll_s else None
+    polled = busy_poll if config.busy_poll_us else None
     connect = partial(SingleServer, dialer, pool_size=config.upstream_pool, busy_poll=polled)
     accesses = AccessTable(connect, config.near_cache_bytes, engine.call_afterwards, polled)
     return Services(
@@ -163,25 +168,25 @@ def upstream_limits(config: Config) -> Limits:
 def script_settings(config: Config) -> ScriptSettings:
     """The script engine's part of the settings."""
     return ScriptSettings(
-        workers=config.worker_threads,
-        max_queued=config.queue_limit,
-        timeout_ms=config.script_execution_timeout_ms,
-        memory_limit_bytes=config.script_memory_limit_mb * 1_000_000,
-        intra_op_threads=config.intra_op_threads,
+        threads_per_queue=config.threads_per_queue,
+        queue_limit=config.queue_limit,
+        script_execution_timeout_ms=config.script_execution_timeout_ms,
+        script_memory_limit_bytes=config.script_memory_limit_mb * 1_000_000,
+        intra_op_parallelism=config.intra_op_parallelism,
     )
 
 
-def engine_settings(config: Config) -> EngineSettings:
-    """The engine's part of the settings."""
+def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
+    """The engine's part of the settings. config: resolved."""
     return EngineSettings(
-        threads_per_queue=config.worker_threads,
-        spare_threads=config.spare_threads,
+        threads_per_queue=config.threads_per_queue,
+        spare_threads=spare_threads,
         device_threads=config.threads_of_devices,
-        intra_op=config.intra_op_threads,
-        inter_op=config.inter_op_parallelism,
+        intra_op_parallelism=config.intra_op_parallelism,
+        inter_op_parallelism=config.inter_op_parallelism,
         model_execution_timeout_ms=config.model_execution_timeout_ms,
         backend_memory_limit_bytes=config.backend_memory_limit_mb * 1_000_000,
-        loaded_models_limit_bytes=config.loaded_models_budget_bytes,
+        loaded_models_limit_bytes=config.loaded_models_limit_bytes,
         queue_limit=config.queue_limit,
         auto_batch=config.auto_batch,
         slow_run_s=config.slow_run_ms / 1000 if config.slow_run_ms else math.inf,
@@ -198,7 +203,10 @@ def isolation(config: Config, keys: KeyMap) -> Isolation | None:
         return key_text(place.key) if place is not None else "unknown"
 
     settings = IsolationSettings(
-        config.isolation, config.engine_processes, config.engine_memory_bytes, config.model_load_timeout_ms
+        config.isolation,
+        config.engine_processes,
+        config.engine_memory_limit_mb * 1_000_000,
+        config.model_load_timeout_ms,
     )
     return Isolation(settings, name_of)
 

@@ -62,8 +62,8 @@ def _settings(services: Services) -> dict[str, object]:
     settings = services.engine.settings
     return {
         "ai_threads_per_queue": settings.threads_per_queue,
-        "ai_inter_op_parallelism": settings.inter_op,
-        "ai_intra_op_parallelism": settings.intra_op,
+        "ai_inter_op_parallelism": settings.inter_op_parallelism,
+        "ai_intra_op_parallelism": settings.intra_op_parallelism,
         "ai_model_execution_timeout": settings.model_execution_timeout_ms,
         "ai_backend_memory_limit": settings.backend_memory_limit_bytes // 1_000_000,
     }

@@ -17,7 +17,7 @@ from redisai_py.tensor import Device, Tensor
 __all__ = ["ENTRY", "LIMITS", "Host", "Scripts", "tensor"]
 
 ENTRY = "def f(tensors: List[Tensor], keys: List[str], args: List[str]):\n"
-LIMITS = ScriptSettings(timeout_ms=10_000, memory_limit_bytes=512 << 20)
+LIMITS = ScriptSettings(script_execution_timeout_ms=10_000, script_memory_limit_bytes=512 << 20)
 
 
 class Host:

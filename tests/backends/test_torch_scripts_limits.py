@@ -76,7 +76,7 @@ def parent_of(pid: int) -> int:
         return int(stat.read().rpartition(")")[2].split()[1])
 
 
-NO_LIMIT = ScriptSettings(timeout_ms=0)
+NO_LIMIT = ScriptSettings(script_execution_timeout_ms=0)
 
 # --- limits and crashes ---------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ return torch.tensor(i)
 
 
 def test_endless_loop_is_stopped(fresh: Callable[..., Scripts]) -> None:
-    scripts = fresh(timeout_ms=300)
+    scripts = fresh(script_execution_timeout_ms=300)
     scripts.compile("")
     with pytest.raises(RunTimeout, match=r"^ERR .*SCRIPT_EXECUTION_TIMEOUT \(300 ms\)"):
         scripts.value(ENDLESS)
@@ -99,14 +99,14 @@ def test_endless_loop_is_stopped(fresh: Callable[..., Scripts]) -> None:
 
 def test_limit_holds_while_the_host_works(fresh: Callable[..., Scripts]) -> None:
     """The worker is free for others at once; the client hears when what was done in its name is over."""
-    scripts = fresh(timeout_ms=0)
+    scripts = fresh(script_execution_timeout_ms=0)
     calling = scripts.script(ENTRY + "    redis.execute('X')\n    return tensors\n")
     simple = scripts.script(ENTRY + "    return tensors\n")
 
     async def go() -> None:
         # Compiled by now, what is limited does nothing but call.
         await scripts.engine.run(calling, "f", [], [], [], 0, Host())
-        scripts.engine.settings = ScriptSettings(timeout_ms=300)
+        scripts.engine.settings = ScriptSettings(script_execution_timeout_ms=300)
         answer, answered = asyncio.Event(), []
 
         async def slow(argv: list[bytes]) -> ReplyTree:
@@ -277,7 +277,7 @@ def test_workers_end_with_their_server() -> None:
 
         async def main():
             global engine
-            engine = ScriptEngine(ScriptSettings(timeout_ms=0), asyncio.get_running_loop())
+            engine = ScriptEngine(ScriptSettings(script_execution_timeout_ms=0), asyncio.get_running_loop())
             script = Script("a", Device("CPU", None, "CPU"), b"", ("f",), textwrap.dedent(source))
             await engine.run(script, "f", [], [], [], 0, Host())
 
@@ -325,7 +325,7 @@ def together(count: int) -> Callable[[list[bytes]], Awaitable[ReplyTree]]:
 
 
 def test_independent_runs_are_parallel(fresh: Callable[..., Scripts]) -> None:
-    scripts = fresh(workers=3)
+    scripts = fresh(threads_per_queue=3)
     script = scripts.script(ENTRY + "    return torch.tensor(int(str(redis.execute('MEET', args[0]))))\n")
 
     async def go() -> list[Any]:
@@ -393,7 +393,7 @@ def test_cancelled_while_waiting_is_never_run(scripts: Scripts) -> None:
 
 
 def test_bound_on_processes(fresh: Callable[..., Scripts]) -> None:
-    scripts = fresh(workers=2, max_processes=2)
+    scripts = fresh(threads_per_queue=2, max_processes=2)
     source = scripts.script(ENTRY + "    return tensors\n")
     names = ["CPU", "CPU:1", "cpufoo"]
     every = [Script(source.id, Device("CPU", None, name), b"", ("f",), source.source) for name in names]
@@ -408,9 +408,9 @@ def test_bound_on_processes(fresh: Callable[..., Scripts]) -> None:
 
 
 def test_settings_may_change(fresh: Callable[..., Scripts]) -> None:
-    scripts = fresh(timeout_ms=0)
+    scripts = fresh(script_execution_timeout_ms=0)
     assert scripts.value("return torch.tensor(7)") == 7
-    scripts.engine.settings = ScriptSettings(timeout_ms=100)
+    scripts.engine.settings = ScriptSettings(script_execution_timeout_ms=100)
     with pytest.raises(RunTimeout, match="100 ms"):
         scripts.value(ENDLESS)
 
@@ -443,7 +443,7 @@ def test_without_asyncio_tasks(policy: Any) -> None:
 
 
 def test_full_queue_is_refused(fresh: Callable[..., Scripts]) -> None:
-    scripts = fresh(max_queued=2)
+    scripts = fresh(queue_limit=2)
     script = scripts.script(ENTRY + "    return tensors\n")
 
     async def go() -> str:
@@ -458,7 +458,7 @@ def test_full_queue_is_refused(fresh: Callable[..., Scripts]) -> None:
 
 
 def test_workers_draw_different_random_numbers(fresh: Callable[..., Scripts]) -> None:
-    scripts = fresh(workers=2)
+    scripts = fresh(threads_per_queue=2)
     script = scripts.script(ENTRY + "    redis.execute('MEET', 'x')\n    return torch.rand([4])\n")
 
     async def go() -> tuple[Tensor, Tensor]:
@@ -471,7 +471,7 @@ def test_workers_draw_different_random_numbers(fresh: Callable[..., Scripts]) ->
 
 
 def test_close_leaves_no_process(fresh: Callable[..., Scripts]) -> None:
-    scripts = fresh(workers=2, timeout_ms=0)
+    scripts = fresh(threads_per_queue=2, script_execution_timeout_ms=0)
     script = scripts.script(ENTRY + "    redis.execute('MEET', 'x')\n" + textwrap.indent(ENDLESS, "    "))
 
     async def go() -> list[int]:

@@ -217,10 +217,12 @@ def test_json_round_trip() -> None:
 
 
 def test_automatic_values_are_resolved() -> None:
-    assert 2 <= Config().worker_threads <= 5
-    assert Config(threads_per_queue=7).worker_threads == 7
-    assert Config(loaded_models_limit_bytes=5).loaded_models_budget_bytes == 5
-    assert Config().loaded_models_budget_bytes > 1024**2
+    resolved = Config().resolved()
+    assert 2 <= resolved.threads_per_queue <= 5
+    assert resolved.loaded_models_limit_bytes > 1024**2
+    assert resolved.maxmemory_clients > 1024**2
+    given = Config(threads_per_queue=7, loaded_models_limit_bytes=5, maxmemory_clients=1024**2).resolved()
+    assert (given.threads_per_queue, given.loaded_models_limit_bytes, given.maxmemory_clients) == (7, 5, 1024**2)
 
 
 def test_devices_may_have_threads_of_their_own() -> None:

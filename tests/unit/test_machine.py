@@ -88,8 +88,9 @@ def test_threads_follow_the_cores_that_are_granted(
 ) -> None:
     monkeypatch.setattr("redisai_py.config.granted_cores", lambda: cores)
     config = Config()
-    assert (config.worker_threads, config.spare_threads, config.intra_op_threads) == (threads, spare, intra)
+    resolved = config.resolved()
+    assert (resolved.threads_per_queue, config.spare_threads, resolved.intra_op_parallelism) == (threads, spare, intra)
     explicit = Config(threads_per_queue=3)
-    assert (explicit.worker_threads, explicit.spare_threads) == (3, 0)
-    assert explicit.intra_op_threads == max(1, int(cores) // 3)
-    assert Config(intra_op_parallelism=7).intra_op_threads == 7
+    assert (explicit.resolved().threads_per_queue, explicit.spare_threads) == (3, 0)
+    assert explicit.resolved().intra_op_parallelism == max(1, int(cores) // 3)
+    assert Config(intra_op_parallelism=7).resolved().intra_op_parallelism == 7

@@ -156,7 +156,7 @@ class ScriptEngine:
     def _submit(self, job: Job, timeout_ms: int | None) -> Pending[Any]:
         if self._closed:
             raise BackendError("ERR script engine is closed")
-        if self._queued >= self.settings.max_queued:
+        if self._queued >= self.settings.queue_limit:
             raise Overloaded(f"ERR the run queue of scripts is full: {self._queued} runs are waiting")
         if timeout_ms is not None:
             job.timer = self._loop.call_later(timeout_ms / 1000, self._expire, job)
@@ -184,10 +184,10 @@ class ScriptEngine:
         wanted: dict[str, int] = {}
         for name in list(self._queues):
             queue = self._queues[name]
-            while queue and self._running.get(name, 0) < self.settings.workers:
+            while queue and self._running.get(name, 0) < self.settings.threads_per_queue:
                 worker = self._fleet.take_idle(queue[0].pool, queue[0].owner)
                 if worker is None:
-                    free = self.settings.workers - self._running.get(name, 0)
+                    free = self.settings.threads_per_queue - self._running.get(name, 0)
                     wanted[queue[0].pool] = wanted.get(queue[0].pool, 0) + min(len(queue), free)
                     break
                 if self._begin(worker, queue[0]):
@@ -218,8 +218,8 @@ class ScriptEngine:
         self._running[job.queue] = self._running.get(job.queue, 0) + 1
         worker.job = job
         worker.owner = job.owner
-        if self.settings.timeout_ms:
-            limit_ms = self.settings.timeout_ms
+        if self.settings.script_execution_timeout_ms:
+            limit_ms = self.settings.script_execution_timeout_ms
             worker.timer = self._loop.call_later(limit_ms / 1000, self._stop, worker, limit_ms)
 
     def _stop(self, worker: Worker, limit_ms: int) -> None:

@@ -91,7 +91,7 @@ class Fleet:
     def _fork_one(self, pool: str, settings: ScriptSettings) -> None:
         assert self._zygote is not None
         self._numbers += 1
-        limit = settings.memory_limit_bytes
+        limit = settings.script_memory_limit_bytes
         worker = Worker(self._numbers, pool, limit)
         near, far = socket.socketpair()
         worker.channel = Channel(
@@ -103,7 +103,7 @@ class Fleet:
             limit + _PAYLOAD_SLACK_BYTES if limit else 0,
         )
         self.workers[worker.number] = worker
-        options = {"device": pool, "memory_limit_bytes": limit, "intra_op_threads": settings.intra_op_threads}
+        options = {"device": pool, "memory_limit_bytes": limit, "intra_op_threads": settings.intra_op_parallelism}
         self._zygote.fork(worker.number, far, options)
 
     def _ended(self, worker: Worker) -> None:

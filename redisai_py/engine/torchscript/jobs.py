@@ -26,19 +26,19 @@ FRESH = object()
 class ScriptSettings:
     """Limits of the engine.
 
-    workers: processes that serve one device's queue at a time.   max_processes: worker processes in all.
-    max_queued: waiting jobs in all; more are refused (`Overloaded`).
-    timeout_ms: SCRIPT_EXECUTION_TIMEOUT, of one run or compilation, 0 is none.
-    memory_limit_bytes: SCRIPT_MEMORY_LIMIT, of one worker beyond what torch itself takes, inputs included; 0 is none.
-    intra_op_threads: torch's threads per worker, 0 leaves its default.
+    threads_per_queue: processes that serve one device's queue at a time.   max_processes: worker processes in all.
+    queue_limit: waiting jobs in all; more are refused (`Overloaded`).
+    script_execution_timeout_ms: of one run or compilation, 0 is none.
+    script_memory_limit_bytes: of one worker beyond what torch itself takes, inputs included; 0 is none.
+    intra_op_parallelism: torch's threads per worker, 0 leaves its default.
     """
 
-    workers: int = 1
+    threads_per_queue: int = 1
     max_processes: int = 16
-    max_queued: int = 10_000
-    timeout_ms: int = 5_000
-    memory_limit_bytes: int = 4 << 30
-    intra_op_threads: int = 0
+    queue_limit: int = 10_000
+    script_execution_timeout_ms: int = 5_000
+    script_memory_limit_bytes: int = 4 << 30
+    intra_op_parallelism: int = 0
 
 
 class ScriptRun(Pending[list[Tensor]]):

@@ -25,7 +25,7 @@ def stored(name: str, blob: bytes, batch: int = 0) -> Model:
 
 def engine(**settings: int) -> Engine:
     backend = onnx_backend.OnnxBackend()
-    return Engine(EngineSettings(intra_op=1, **settings), asyncio.get_running_loop(), lambda name: backend)
+    return Engine(EngineSettings(intra_op_parallelism=1, **settings), asyncio.get_running_loop(), lambda name: backend)
 
 
 @pytest.mark.parametrize("inline_run_us", [0, 300], ids=["threads", "event loop"])
