@@ -164,7 +164,10 @@ class GetTensors:
         if tensor.dtype is DType.STRING or not all([value.startswith(header) for value in values]):
             return None
         head = tensor_head(TensorReply(tensor.dtype, tensor.shape, self._request.meta, b""), len(tensor.data))
-        return b"".join((head, (b"\r\n" + head).join([value[start:] for value in values]), b"\r\n"))
+        blobs = [value[start:] for value in values]
+        blobs[0] = head + blobs[0]  # the ends first, so that the whole is copied once
+        blobs[-1] += b"\r\n"
+        return (b"\r\n" + head).join(blobs)
 
 
 async def _once_connected(turn: Turn, command: Command) -> object:

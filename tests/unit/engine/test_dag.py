@@ -118,3 +118,21 @@ def test_a_name_that_nobody_wrote_before_is_an_error() -> None:
 
 def test_an_empty_plan_is_done() -> None:
     assert Plan(Graph([])).done
+
+
+def test_whole_is_done_without_a_failure() -> None:
+    plan = Plan(Graph([model("a", "x"), tensor_get("x"), model("x", "y")], "a"))
+    for i in (0, 2):
+        assert not plan.whole
+        assert plan.ready() == [i]
+        assert not plan.whole
+        plan.finish(i)
+    assert plan.whole
+    assert plan.done
+    assert plan.ready() == []
+    failing = Plan(Graph([model("a", "x")], "a"))
+    failing.ready()
+    failing.fail(0)
+    assert failing.done
+    assert not failing.whole
+    assert Plan(Graph([])).whole
