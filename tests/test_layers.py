@@ -110,18 +110,6 @@ def test_the_core_does_not_wait() -> None:
     assert wrong == []
 
 
-CYCLIC = (
-    {
-        f"redisai_py.engine.{name}"
-        for name in (
-            "dispatch", "engine", "execution", "policies", "proving", "registry", "run", "runaways", "settle",
-            "snapshots", "watchdog", "worker",
-        )
-    },
-)  # fmt: skip
-"""Groups of modules that know each other, by what they import under TYPE_CHECKING. They may only shrink."""
-
-
 def knows(name: str) -> set[str]:
     """Modules that a module names in an import, for types too; the longest name of each."""
     named = OURS[name].known & OURS.keys() - {"redisai_py", name}
@@ -138,15 +126,39 @@ def test_there_are_no_cycles() -> None:
 
 def test_no_modules_know_each_other() -> None:
     """Nor do types make a cycle: who reads one module need not read the other."""
-    group_of = {name: f"group {i}" for i, group in enumerate(CYCLIC) for name in group}
-    graph: dict[str, set[str]] = {}
-    for name in MODULES:
-        own = group_of.get(name, name)
-        graph.setdefault(own, set()).update({group_of.get(other, other) for other in knows(name)} - {own})
+    graph = {name: knows(name) for name in MODULES}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail(f"modules that know each other: {' -> '.join(error.args[1])}", pytrace=False)
+
+
+FACADE = {f"redisai_py.engine.{name}" for name in ("dag", "engine", "reports", "run", "settings", "stats")}
+"""What the rest of the server may import of the engine, besides scripts and what is needed to set it up."""
+SETTING_UP = ("redisai_py.engine.torchscript", "redisai_py.engine.isolation")
+
+
+def test_the_engine_is_known_by_its_facade() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name in MODULES
+        if not name.startswith("redisai_py.engine")
+        for target in knows(name)
+        if target.startswith("redisai_py.engine.") and target not in FACADE and not target.startswith(SETTING_UP)
+    ]
+    assert wrong == []
+
+
+def test_a_loaded_model_is_changed_by_its_own_module_only() -> None:
+    """Others call its methods; a device keeps its own note of it, `in_ring`."""
+    wrong = [
+        f"{name}:{node.lineno} sets {ast.unparse(node)}"
+        for name in MODULES
+        for node in ast.walk(OURS[name].tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if ast.unparse(node.value).rpartition(".")[2] in ("loaded", "queued") and node.attr != "in_ring"
+    ]
+    assert wrong == []
 
 
 def test_ai_and_store_know_no_connection() -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import structlog
 
 from redisai_py.ai.multi import InMulti, checked
-from redisai_py.backend import TensorSpec, output_specs
+from redisai_py.backend import TensorSpec
 from redisai_py.commands import admin
 from redisai_py.commands._args import text_name
 from redisai_py.commands.admin import RunInfo, info_reply
-from redisai_py.engine.isolation.session import process_of
 from redisai_py.engine.stats import RunStats
 from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKey, NotPermitted, WrongType
 from redisai_py.frontdoor.services import Services
@@ -119,12 +118,12 @@ def _model(model_id: str, services: Services) -> dict[bytes, Any]:
     """
     model = services.engine.look_at(model_id)
     return {
-        b"inputs": [] if model is None else [_tensor(spec) for spec in model.session.inputs],
-        b"outputs": [] if model is None else [_tensor(spec) for spec in output_specs(model.session)],
+        b"inputs": [] if model is None else [_tensor(spec) for spec in model.input_specs],
+        b"outputs": [] if model is None else [_tensor(spec) for spec in model.output_specs],
         b"stateful": int(model is not None and model.stateful),
-        b"merged_kinds": 0 if model is None else len(model.proof.proved),
-        b"not_merged": b"" if model is None else model.proof.reason.encode(),
-        b"process": 0 if model is None else process_of(model.session),
+        b"merged_kinds": 0 if model is None else model.merged_kinds,
+        b"not_merged": b"" if model is None else model.not_merged.encode(),
+        b"process": 0 if model is None else model.process,
         b"quarantine": services.engine.quarantine(model_id).encode(),
     }
 

@@ -9,7 +9,7 @@ from redisai_py.ai.ledgers import Ledger, Ruled, refusal
 from redisai_py.ai.model_loading import check_counts, load_ruled
 from redisai_py.ai.warming import warm
 from redisai_py.commands import cache
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.predictions.rule import Rule
@@ -39,10 +39,9 @@ async def cache_set(request: cache.CacheSet, turn: Turn) -> Any:
 
 def _check_rows(loaded: LoadedModel) -> None:
     """Raise CommandError unless merged runs of the model have been found to equal single ones."""
-    proof = loaded.proof
-    if proof.reason:
-        raise CommandError(f"ERR ROWS needs a model that computes each row by itself: {proof.reason}")
-    if not proof.proved:
+    if loaded.not_merged:
+        raise CommandError(f"ERR ROWS needs a model that computes each row by itself: {loaded.not_merged}")
+    if not loaded.merged_kinds:
         raise CommandError(
             "ERR ROWS needs a model whose batching has proved itself on this server; no merged runs of it have been "
             f"compared yet (BATCHSIZE {loaded.model.batchsize})"

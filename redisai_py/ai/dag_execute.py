@@ -16,7 +16,7 @@ from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.engine.dag import Version
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import QueueTimeout, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script

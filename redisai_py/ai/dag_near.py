@@ -11,9 +11,7 @@ from redisai_py.ai.dag_templates import BoundDag
 from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.dag import Version
-from redisai_py.engine.merging import Value
-from redisai_py.engine.registry import LoadedModel
-from redisai_py.engine.run import Run
+from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script

@@ -16,8 +16,7 @@ from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.tensors import TensorGet, tensor_reply
 from redisai_py.engine.dag import Outcome, Plan, Version
-from redisai_py.engine.registry import LoadedModel
-from redisai_py.engine.run import Run
+from redisai_py.engine.run import LoadedModel, Run
 from redisai_py.engine.torchscript import ScriptRun
 from redisai_py.errors import MissingKey, QueueTimeout, RedisAIError
 from redisai_py.frontdoor.driver import drive

@@ -15,8 +15,7 @@ from typing import Any
 
 from redisai_py.ai.ledgers import Ruled
 from redisai_py.ai.runs import Runs
-from redisai_py.engine.merging import Value
-from redisai_py.engine.settle import samples
+from redisai_py.engine.run import Value, samples
 from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.frontdoor.driver import drive
 from redisai_py.predictions.budget import Budget
@@ -74,7 +73,7 @@ class Keeping:
     @staticmethod
     def called(ruled: Ruled, outputs: Sequence[Value]) -> None:
         """A call that needed no execution."""
-        ruled.loaded.stats.succeeded(1, 0.0, samples(outputs))
+        ruled.loaded.count_call(samples(outputs))
 
     # -- keeping -------------------------------------------------------------------------------------------------------
 

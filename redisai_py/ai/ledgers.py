@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from redisai_py.backend import what_draws
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import LoadedModel
 from redisai_py.engine.stats import Histogram
 from redisai_py.predictions.budget import Budget
 from redisai_py.predictions.entries import output_names
@@ -23,7 +22,7 @@ def refusal(loaded: LoadedModel) -> str:
     """Why predictions of a model cannot be kept, empty if they can."""
     if loaded.stateful:
         return "it may keep state between runs, so equal inputs may give other outputs"
-    draws = what_draws(loaded.session)
+    draws = loaded.draws
     return f"its outputs are not decided by its inputs ({draws})" if draws else ""
 
 

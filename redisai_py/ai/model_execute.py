@@ -13,10 +13,7 @@ from typing import Any
 from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, load_ruled
 from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
-from redisai_py.engine.merging import Value
-from redisai_py.engine.registry import LoadedModel
-from redisai_py.engine.run import Run
-from redisai_py.engine.settle import samples
+from redisai_py.engine.run import LoadedModel, Run, Value, samples
 from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.predictions.rule import Rule
@@ -181,7 +178,7 @@ class _Hit(_NearRun):
             self._writer.add(self)
 
     def committed(self) -> None:
-        self._model.stats.succeeded(1, 0.0, samples(self.value or ()))
+        self._model.count_call(samples(self.value or ()))
         super().committed()
 
 

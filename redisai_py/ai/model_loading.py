@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, CommandError, QueueTimeout
 from redisai_py.frontdoor.driver import drive
 from redisai_py.frontdoor.turn import Turn

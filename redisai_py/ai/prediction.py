@@ -16,8 +16,7 @@ from typing import Any
 from redisai_py.ai.keeping import Flight, Keeping
 from redisai_py.ai.ledgers import Ruled
 from redisai_py.commands.model_runs import CacheUse
-from redisai_py.engine.merging import Value
-from redisai_py.engine.run import Run
+from redisai_py.engine.run import Run, Value
 from redisai_py.errors import QueueTimeout, RedisAIError, WrongType
 from redisai_py.frontdoor.driver import drive
 from redisai_py.pending import Pending

@@ -19,8 +19,7 @@ from redisai_py.ai.row_predictions import RowsPrediction, rows_apart
 from redisai_py.ai.runs import Runs
 from redisai_py.backend import DeviceArray
 from redisai_py.commands.model_runs import CacheUse
-from redisai_py.engine.registry import LoadedModel
-from redisai_py.engine.run import Run
+from redisai_py.engine.run import LoadedModel, Run
 from redisai_py.predictions.identity import inputs_digest, is_sampled
 from redisai_py.predictions.local import Near
 from redisai_py.predictions.rule import Rule

@@ -16,8 +16,8 @@ from redisai_py.ai.keeping import Keeping
 from redisai_py.ai.ledgers import Ruled
 from redisai_py.ai.prediction import Lookup, Miss
 from redisai_py.commands.model_runs import CacheUse
-from redisai_py.engine.merging import Value, signature
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.merging import Value
+from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import WrongType
 from redisai_py.pending import Pending
 from redisai_py.predictions.entries import decode_entry
@@ -31,9 +31,8 @@ _MOST_ROWS = 1024
 
 def rows_apart(loaded: LoadedModel, inputs: Sequence[Tensor]) -> int:
     """How many rows a request has, 0 if they must not be taken apart."""
-    rows, kind = signature(inputs)
-    proof = loaded.proof
-    if not 1 < rows <= _MOST_ROWS or proof.reason or kind not in proof.proved:
+    rows = loaded.proved_rows(inputs)
+    if not 1 < rows <= _MOST_ROWS:
         return 0
     return 0 if any(tensor.dtype is DType.STRING for tensor in inputs) else rows
 

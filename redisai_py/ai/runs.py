@@ -15,9 +15,7 @@ from collections.abc import Sequence
 
 from redisai_py.backend import DeviceArray
 from redisai_py.engine.engine import Engine
-from redisai_py.engine.merging import Value
-from redisai_py.engine.registry import LoadedModel
-from redisai_py.engine.run import Run
+from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.tensor import Tensor
 
 __all__ = ["Runs"]

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from redisai_py.commands.model_runs import ModelExecute
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import RedisAIError
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.store.cache import NearCache

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from redisai_py.ai.ledgers import Ledger, Ruled
 from redisai_py.ai.predictions import Predictions
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import RedisAIError
 from redisai_py.predictions.identity import inputs_digest
 from redisai_py.tensor import Tensor

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from redisai_py.engine.execution import Execution, Slot, execute, execute_at_once
 from redisai_py.engine.isolation.at_once import PATIENCE_S, NotAtOnce
 from redisai_py.engine.merging import signature
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.tensor import Tensor
 
@@ -29,7 +29,7 @@ _SHARE = 1.5
 
 class Dispatcher:
     """Args: budget_s: time for runs per iteration.   slot: the event loop's own.
-    settle: gets every Execution.   expired: gets runs whose TIMEOUT passed before they were run here.
+    settle: gets every Execution.   expired: gets a model and its runs whose TIMEOUT passed before they were run here.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Dispatcher:
         budget_s: float,
         slot: Slot,
         settle: Callable[[Execution], object],
-        expired: Callable[[list[Run]], object],
+        expired: Callable[[QueuedModel, list[Run]], object],
     ) -> None:
         self._call_soon = loop.call_soon
         self._budget_s = budget_s
         self._slot = slot
         self._settle = settle
         self._expired = expired
-        self._waiting: list[LoadedModel] = []  # models with runs to dispatch
+        self._waiting: list[QueuedModel] = []  # models with runs to dispatch
         self._scheduled = False
         self._company = False  # several runs came together lately
         self._at_once_again = 0.0  # not before this time, so that others are served too
@@ -58,7 +58,7 @@ class Dispatcher:
         else:
             self._call_soon(callback)
 
-    def offer(self, run: Run, loaded: LoadedModel) -> None:
+    def offer(self, run: Run, loaded: QueuedModel) -> None:
         """Run this, soon."""
         offered = loaded.offered
         if not offered and not (loaded.queue and not loaded.on_threads):
@@ -68,7 +68,7 @@ class Dispatcher:
                 self._call_soon(self._wait_a_turn if self._company else self._flush)
         offered.append(run)
 
-    def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> Execution | None:
+    def run_at_once(self, loaded: QueuedModel, inputs: Sequence[Tensor]) -> Execution | None:
         """Execute this here and now if nothing else waits, or is likely to come with it; else None.
 
         What all that collects and merges runs takes is as long as a tiny model's run: a client that is alone need not
@@ -90,18 +90,16 @@ class Dispatcher:
         """No later than the earliest deadline of the runs collected here."""
         return min((_next_deadline(loaded) for loaded in self._waiting), default=math.inf)
 
-    def abandon(self) -> list[Run]:
+    def abandon(self) -> list[tuple[QueuedModel, list[Run]]]:
         """Take out all runs collected here."""
-        runs: list[Run] = []
+        found = []
         for loaded in self._waiting:
-            if not loaded.on_threads:
-                runs += loaded.queue.clear()
-            runs += loaded.offered
-            loaded.offered = []
+            runs = [] if loaded.on_threads else loaded.queue.clear()
+            found.append((loaded, runs + loaded.take_offered()))
         self._waiting.clear()
-        return runs
+        return found
 
-    def drop(self, run: Run, loaded: LoadedModel) -> bool:
+    def drop(self, run: Run, loaded: QueuedModel) -> bool:
         """Take a run out that is collected here; False if it is not."""
         if run in loaded.offered:
             loaded.offered.remove(run)
@@ -118,7 +116,7 @@ class Dispatcher:
         self._scheduled = False
         waiting, self._waiting = self._waiting, []
         self._company = len(waiting) > 1 or len(waiting[0].offered) > 1 if waiting else False
-        here: deque[LoadedModel] = deque()
+        here: deque[QueuedModel] = deque()
         for loaded in waiting:
             if loaded.on_threads or not loaded.inline.enabled:
                 self._hand_over(loaded, [])
@@ -133,16 +131,15 @@ class Dispatcher:
                 for callback in afterwards:
                     callback()
 
-    def _hand_over(self, loaded: LoadedModel, first: list[Run]) -> None:
+    def _hand_over(self, loaded: QueuedModel, first: list[Run]) -> None:
         """Give a model's runs to its device's threads: `first`, then those queued here, then the newest."""
         if not loaded.on_threads:
             first += loaded.queue.clear()
-        first += loaded.offered
-        loaded.offered = []
+        first += loaded.take_offered()
         if first:
-            loaded.device.submit(loaded, first)
+            loaded.hand_over(first)
 
-    def _run_here(self, models: deque[LoadedModel]) -> None:
+    def _run_here(self, models: deque[QueuedModel]) -> None:
         """Execute one batch per model in turn, at least one, until none is left or the budget is spent."""
         now = time.monotonic()
         until = now + self._budget_s
@@ -164,20 +161,20 @@ class Dispatcher:
             self._scheduled = True
             self._call_soon(self._flush)
 
-    def _next_batch(self, loaded: LoadedModel, now: float) -> list[Run]:
+    def _next_batch(self, loaded: QueuedModel, now: float) -> list[Run]:
         """The next batch that may run here; empty if there is none, the rest having gone to the threads."""
         offered = loaded.offered
         queue = loaded.queue
         batch: list[Run] | float | None
         count = queue.leading_batch(offered, now) if offered else 0
         if count:
-            batch, loaded.offered = offered[:count], offered[count:]
+            batch = offered[:count]
+            del offered[:count]
         else:
-            loaded.offered = []
-            for run in offered:
+            for run in loaded.take_offered():
                 queue.offer(run)
             if queue.next_deadline <= now:
-                self._expired(queue.expire(now))
+                self._expired(loaded, queue.expire(now))
             batch = queue.take(now)
         if not isinstance(batch, list):
             return []  # batches are never held here: models with MINBATCHSIZE have no inline policy
@@ -192,7 +189,7 @@ class Dispatcher:
         self._hand_over(loaded, batch)
         return []
 
-    def _run_batch(self, loaded: LoadedModel, batch: list[Run]) -> None:
+    def _run_batch(self, loaded: QueuedModel, batch: list[Run]) -> None:
         for run in batch:
             run.started = True
         try:
@@ -209,6 +206,6 @@ class Dispatcher:
         self._settle(execution)
 
 
-def _next_deadline(loaded: LoadedModel) -> float:
+def _next_deadline(loaded: QueuedModel) -> float:
     own = math.inf if loaded.on_threads else loaded.queue.next_deadline
     return min((run.deadline for run in loaded.offered), default=own)

@@ -18,7 +18,7 @@ import structlog
 from redisai_py.backend import Array, framework_error, runs_concurrently
 from redisai_py.engine.isolation.at_once import NotAtOnce
 from redisai_py.engine.merging import BatchSizeMismatch, Value, merge, split, to_array, to_value
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import BackendError, RedisAIError
 from redisai_py.tensor import Tensor
@@ -76,7 +76,7 @@ class Execution:
         "values",
     )
 
-    def __init__(self, loaded: LoadedModel, runs: list[Run], rows: int) -> None:
+    def __init__(self, loaded: QueuedModel, runs: list[Run], rows: int) -> None:
         self.loaded = loaded
         self.runs = runs
         self.rows = rows
@@ -159,7 +159,7 @@ class Slot:
             return self.retired is not None
 
 
-def _terminate(loaded: LoadedModel, thread_id: int | None) -> bool:
+def _terminate(loaded: QueuedModel, thread_id: int | None) -> bool:
     """Stop the run on that thread; False if the framework does not stop."""
     session = loaded.session
     try:
@@ -169,7 +169,7 @@ def _terminate(loaded: LoadedModel, thread_id: int | None) -> bool:
         return False
 
 
-def execute(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
+def execute(slot: Slot, loaded: QueuedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
     """Execute a batch and report one Execution, or one per member if it failed as a whole and was run again singly.
 
     A bad request thus fails alone. A batch that was stopped is run again only if the framework stops: otherwise its
@@ -191,7 +191,7 @@ def _is_repeated(slot: Slot, failed: Execution) -> bool:
     return failed.stop is None or failed.stop.repeats
 
 
-def execute_at_once(slot: Slot, loaded: LoadedModel, rows: int, inputs: Sequence[Tensor]) -> Execution:
+def execute_at_once(slot: Slot, loaded: QueuedModel, rows: int, inputs: Sequence[Tensor]) -> Execution:
     """Execute one request that is nobody's Run yet. It has no values if it failed or was stopped: as a Run it finds its
     error.
     """
@@ -226,11 +226,9 @@ def _execute_singly(slot: Slot, execution: Execution, report: Callable[[Executio
 
 def end_merging(execution: Execution, reason: str) -> None:
     """Execute the model's runs one by one from now on; the report of this execution says so."""
-    loaded = execution.loaded
-    if loaded.device.stop_merging(loaded):  # otherwise another thread has found it too
-        loaded.proof.reason = execution.ended_merging = (
-            f"merged runs differ from single ones: {reason.removeprefix('ERR ')}"
-        )
+    why = f"merged runs differ from single ones: {reason.removeprefix('ERR ')}"
+    if execution.loaded.end_merging(why):  # otherwise another thread has found it too
+        execution.ended_merging = why
 
 
 def attempt(slot: Slot, execution: Execution) -> None:

@@ -12,7 +12,7 @@ from redisai_py.backend import Array
 from redisai_py.engine.execution import Execution, Slot, attempt, end_merging
 from redisai_py.engine.merging import Value, merge, split, to_array, to_value
 from redisai_py.engine.proof import contrasts
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import RedisAIError
 from redisai_py.tensor import Tensor
@@ -28,7 +28,7 @@ class _Trial(Execution):
 
     __slots__ = ("_requests",)
 
-    def __init__(self, loaded: LoadedModel, rows: int, requests: int) -> None:
+    def __init__(self, loaded: QueuedModel, rows: int, requests: int) -> None:
         super().__init__(loaded, [], rows)
         self._requests = requests
 
@@ -37,7 +37,7 @@ class _Trial(Execution):
         return self._requests
 
 
-def prove(slot: Slot, loaded: LoadedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
+def prove(slot: Slot, loaded: QueuedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
     """Execute the runs of a batch one by one, report each, and compare them with a merged run."""
     key = runs[0].key
     proof = loaded.proof

@@ -1,21 +1,97 @@
-"""One run of a model: asked for on the event loop, executed there or on a worker thread, resolved on the event loop."""
+"""What the rest of the server sees of the engine's objects: a loaded model, and one run of it.
+
+A `LoadedModel` says what must be known to run a model; nobody but the engine changes it, and what the engine needs
+besides is in its own class (`queued`). A `Run` is asked for on the event loop, executed there or on a worker thread,
+and resolved on the event loop.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-from redisai_py.backend import DeviceArray
+from redisai_py.backend import DeviceArray, Session, TensorSpec, may_keep_state, output_specs, what_draws
 from redisai_py.engine.merging import Value, signature
+from redisai_py.model import Model
 from redisai_py.pending import Pending
 from redisai_py.tensor import Tensor
 
-if TYPE_CHECKING:
-    from redisai_py.engine.registry import LoadedModel
+__all__ = ["LoadedModel", "Run", "Value", "samples"]
 
-__all__ = ["Run"]
+
+class LoadedModel:
+    """A model that can be run. Thread: the event loop's.
+
+    model: the description, without the blob; its input and output names are the session's.
+    arity: how many inputs and outputs.   nbytes: memory that it holds.
+    stateful: a run may change what later runs give.   draws: what its outputs depend on besides its inputs, or empty.
+    unfinished: runs that have not ended.
+    short_run_s: seconds that the framework lately took for a batch, at the least: a thread may have had to wait for its
+                 turn. 0 before the first.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "arity",
+        "draws",
+        "input_specs",
+        "inputs",
+        "model",
+        "nbytes",
+        "output_specs",
+        "outputs",
+        "short_run_s",
+        "stateful",
+        "unfinished",
+    )
+
+    def __init__(self, model: Model, session: Session) -> None:
+        self.input_specs: tuple[TensorSpec, ...] = tuple(session.inputs)
+        self.output_specs: tuple[TensorSpec, ...] = tuple(output_specs(session))
+        self.inputs = tuple(spec.name for spec in session.inputs)
+        self.outputs = tuple(session.outputs)
+        self.arity = (len(self.inputs), len(self.outputs))
+        self.model = replace(model, inputs=self.inputs, outputs=self.outputs, blob=b"")
+        self.stateful = may_keep_state(session)
+        self.draws = what_draws(session)
+        self.nbytes = max(0, int(session.nbytes))  # sums are made of it: a plugin's None would break them
+        self.unfinished = 0
+        self.short_run_s = 0.0
+
+    @property
+    def id(self) -> str:
+        """The model's identity, by which it is found."""
+        return self.model.identity
+
+    @property
+    def not_merged(self) -> str:
+        """Why its runs are not merged, empty while they may be."""
+        raise NotImplementedError
+
+    @property
+    def merged_kinds(self) -> int:
+        """Kinds of input for which merged runs were found to equal single ones."""
+        raise NotImplementedError
+
+    def proved_rows(self, inputs: Sequence[Tensor]) -> int:
+        """How many rows the inputs have, if merged runs of such inputs were found to equal single ones; else 0."""
+        raise NotImplementedError
+
+    @property
+    def process(self) -> int:
+        """The id of the engine process that it is in; 0 for the server's own, or for none at this moment."""
+        raise NotImplementedError
+
+    def cancel_queued(self, run: Run) -> bool:
+        """See `Run.cancel_queued`."""
+        raise NotImplementedError
+
+    def count_call(self, rows: int) -> None:
+        """Count a call that was answered without an execution. rows: see `samples`."""
+        raise NotImplementedError
 
 
 class Run(Pending[list[Value]]):
@@ -66,8 +142,14 @@ class Run(Pending[list[Value]]):
 
         The run then ends with asyncio's CancelledError. A run that has started goes on, and is counted.
         """
-        return self.loaded is not None and self.loaded.engine.cancel_queued(self)
+        return self.loaded is not None and self.loaded.cancel_queued(self)
 
     def cancel(self, msg: Any = None) -> bool:
         """Called when the awaiting Task is cancelled: the run leaves its queue too."""
         return self.cancel_queued() or super().cancel(msg)
+
+
+def samples(outputs: Sequence[Value]) -> int:
+    """What a run adds to `samples`: dimension 0 of its first output, 0 if that has none. Source: AI.INFO."""
+    first = outputs[0] if outputs else None
+    return first.shape[0] if first is not None and first.shape else 0

@@ -12,25 +12,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from redisai_py.engine.execution import Execution
 from redisai_py.engine.loader import Loader
+from redisai_py.engine.reports import GivenUp
 from redisai_py.model import Model
 
-__all__ = ["STUCK", "GivenUp", "Runaways"]
+__all__ = ["STUCK", "Runaways"]
 
 STUCK = "ERR a run of the model passed MODEL_EXECUTION_TIMEOUT and does not stop; the next command reloads the model"
 LOAD_PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """One run or load that was given up. going_on: how many go on now."""
-
-    model: Model
-    loading: bool
-    going_on: int
 
 
 class Runaways:

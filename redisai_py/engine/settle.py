@@ -7,13 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redisai_py.engine.execution import Execution
-from redisai_py.engine.merging import Value
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import Value, samples
 
-__all__ = ["count_at_once", "samples", "settle", "tell"]
-
-_GROWS = 1.25
-"""A model whose runs become longer is noticed within a few of them."""
+__all__ = ["count_at_once", "settle", "tell"]
 
 
 def settle(execution: Execution, error: BaseException | None, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,19 +39,14 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
 def count_at_once(execution: Execution, outputs: Sequence[Value]) -> None:
     """Count an execution without runs, of one request that was in no queue."""
     loaded = execution.loaded
-    _note_duration(loaded, execution.run_s)
+    loaded.note_duration(execution.run_s)
     loaded.stats.executed(execution.rows, execution.run_s, (0.0,), 1, samples(outputs))
-
-
-def _note_duration(loaded: LoadedModel, run_s: float) -> None:
-    short_s = loaded.short_run_s * _GROWS
-    loaded.short_run_s = short_s if 0.0 < short_s < run_s else run_s
 
 
 def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
     loaded = execution.loaded
     run_s = execution.run_s
-    _note_duration(loaded, run_s)
+    loaded.note_duration(run_s)
     started = execution.started
     waits_s = []
     calls = rows = counted_rows = 0
@@ -80,12 +71,6 @@ def _count_failure(execution: Execution, error: BaseException) -> None:
         run.ran_s = execution.run_s
     if calls:
         execution.loaded.stats.failed(error, calls)
-
-
-def samples(outputs: Sequence[Value]) -> int:
-    """What a run adds to `samples`: dimension 0 of its first output, 0 if that has none. Source: AI.INFO."""
-    first = outputs[0] if outputs else None
-    return first.shape[0] if first is not None and first.shape else 0
 
 
 def tell(loop: asyncio.AbstractEventLoop, give: Callable[[Any], None], outcome: Any) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.settings import ModelSnapshot, QueueSnapshot
 from redisai_py.engine.worker import DeviceQueue
 
 __all__ = ["cpu_seconds", "model_snapshot", "queue_snapshots"]
 
 
-def queue_snapshots(devices: Mapping[str, DeviceQueue], alive: Iterable[LoadedModel]) -> dict[str, QueueSnapshot]:
+def queue_snapshots(devices: Mapping[str, DeviceQueue], alive: Iterable[QueuedModel]) -> dict[str, QueueSnapshot]:
     """Each device's workers and runs. alive: every model that may have unfinished runs."""
     unfinished = dict.fromkeys(devices, 0)
     for loaded in alive:
@@ -34,7 +34,7 @@ def cpu_seconds(devices: Mapping[str, DeviceQueue]) -> dict[str, float | None]:
     }
 
 
-def model_snapshot(loaded: LoadedModel) -> ModelSnapshot:
+def model_snapshot(loaded: QueuedModel) -> ModelSnapshot:
     """One loaded model."""
     model = loaded.model
     return ModelSnapshot(

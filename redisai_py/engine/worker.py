@@ -31,13 +31,14 @@ import structlog
 from redisai_py.backend import Session
 from redisai_py.engine.execution import Execution, Slot, execute
 from redisai_py.engine.proving import prove
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 
-__all__ = ["DeviceQueue", "close_session"]
+__all__ = ["DeviceQueue", "HandOver", "close_session"]
 
-_HandOver = tuple[LoadedModel, list[Run]]
-_Batch = tuple[LoadedModel, list[Run], bool]
+HandOver = tuple[QueuedModel, list[Run]]
+"""Runs of one model."""
+_Batch = tuple[QueuedModel, list[Run], bool]
 """bool: its merging must be proved."""
 
 _LONGEST_SLEEP_S = 3600.0
@@ -53,7 +54,8 @@ class DeviceQueue:
 
     Args: name: upper-cased device string.   threads: how many workers, >= 1.
           threads_per_model: on how many of them one model may run at once, >= 1.
-          report: gets every Execution.   expired: gets runs whose TIMEOUT passed. Both are called on worker threads.
+          report: gets every Execution.   expired: gets a model and its runs whose TIMEOUT passed. Both are called on
+          worker threads.
           on_start: see Slot.   stopped: called by each thread as its last act.
     Raises: RuntimeError: the threads cannot be started.
     """
@@ -64,7 +66,7 @@ class DeviceQueue:
         threads: int,
         threads_per_model: int,
         report: Callable[[Execution], object],
-        expired: Callable[[list[Run]], object],
+        expired: Callable[[HandOver], object],
         on_start: Callable[[], object],
         stopped: Callable[[], object],
     ) -> None:
@@ -73,10 +75,10 @@ class DeviceQueue:
         self._report = report
         self._expired = expired
         self._stopped = stopped
-        self._inbox: deque[_HandOver | Session] = deque()
+        self._inbox: deque[HandOver | Session] = deque()
         self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._ring: deque[LoadedModel] = deque()
+        self._ring: deque[QueuedModel] = deque()
         self._to_close: list[Session] = []
         self._stopping = False
         self._on_start = on_start
@@ -97,16 +99,13 @@ class DeviceQueue:
 
     # -- event loop's side ---------------------------------------------------------------------------------------------
 
-    def submit(self, loaded: LoadedModel, runs: list[Run]) -> None:
+    def submit(self, loaded: QueuedModel, runs: list[Run]) -> None:
         """Hand over runs of one model, in order. Thread: the event loop's."""
-        loaded.on_threads += len(runs)
         self._inbox.append((loaded, runs))
         self._wake_ups.put(None)
 
-    def drop(self, run: Run) -> bool:
+    def drop(self, loaded: QueuedModel, run: Run) -> bool:
         """Take a run out; False if it has started, or a worker has found its deadline passed and is about to say so."""
-        loaded = run.loaded
-        assert loaded is not None
         with self._lock:
             if run.started or run.dropped:
                 return False
@@ -115,41 +114,36 @@ class DeviceQueue:
                 self._leave_ring_if_empty(loaded)
             return True
 
-    def expire(self, now: float) -> tuple[list[Run], float]:
+    def expire(self, now: float) -> tuple[list[HandOver], float]:
         """Take out the runs whose deadline has passed; gives also the next deadline, or infinity."""
-        expired: list[Run] = []
+        expired: list[HandOver] = []
         next_deadline = math.inf
         with self._lock:
             if self._empty_inbox():
                 self._wake_ups.put(None)  # what was taken may have been meant to wake a thread
             for loaded in list(self._ring):
-                expired += loaded.queue.expire(now)
+                if runs := loaded.queue.expire(now):
+                    expired.append((loaded, _dropped(runs)))
                 next_deadline = min(next_deadline, loaded.queue.next_deadline)
                 self._leave_ring_if_empty(loaded)
-            for run in expired:
-                run.dropped = True
         return expired, next_deadline
 
-    def abandon(self) -> list[Run]:
+    def abandon(self) -> list[HandOver]:
         """Take out all runs that wait."""
         with self._lock:
             self._empty_inbox()
-            waiting = [run for loaded in self._ring for run in loaded.queue.clear()]
+            waiting = [(loaded, _dropped(loaded.queue.clear())) for loaded in self._ring]
             for loaded in self._ring:
                 loaded.in_ring = False
             self._ring.clear()
-            for run in waiting:
-                run.dropped = True
         return waiting
 
-    def abandon_model(self, loaded: LoadedModel) -> list[Run]:
+    def abandon_model(self, loaded: QueuedModel) -> list[Run]:
         """Take out all runs of a model that wait."""
         with self._lock:
             self._empty_inbox()
-            waiting = loaded.queue.clear()
+            waiting = _dropped(loaded.queue.clear())
             self._leave_ring_if_empty(loaded)
-            for run in waiting:
-                run.dropped = True
             self._wake_ups.put(None)  # what was taken may have been meant to wake a thread
         return waiting
 
@@ -192,7 +186,7 @@ class DeviceQueue:
         for _ in self.threads:
             self._wake_ups.put(None)
 
-    def stop_merging(self, loaded: LoadedModel) -> bool:
+    def stop_merging(self, loaded: QueuedModel) -> bool:
         """Execute the model's runs one by one from now on; False if that was so already. Thread: any."""
         with self._lock:
             merged = loaded.queue.max_rows > 0
@@ -253,9 +247,7 @@ class DeviceQueue:
             (prove if proves else execute)(slot, loaded, runs, self._report)
         finally:
             with self._lock:
-                loaded.running -= 1
-                if proves:
-                    loaded.proving = False
+                loaded.leave(proves)
         return None
 
     def _pick(self, now: float) -> _Batch | float:
@@ -267,24 +259,20 @@ class DeviceQueue:
             if not loaded.may_start:
                 continue
             if loaded.queue.next_deadline <= now:
-                self._give_up(loaded.queue.expire(now))
+                self._give_up(loaded, loaded.queue.expire(now))
             found = loaded.queue.take(now)
             self._leave_ring_if_empty(loaded)
             if isinstance(found, list):
                 for run in found:
                     run.started = True
-                loaded.running += 1
-                loaded.proving = len(found) > 1 and loaded.proof.wanted(found[0].key)
-                return loaded, found, loaded.proving
+                return loaded, found, loaded.enter(found)
             if found is not None:
                 wait = min(wait, found)
         return wait
 
-    def _give_up(self, runs: list[Run]) -> None:
+    def _give_up(self, loaded: QueuedModel, runs: list[Run]) -> None:
         if runs:
-            for run in runs:
-                run.dropped = True
-            self._expired(runs)
+            self._expired((loaded, _dropped(runs)))
 
     def _empty_inbox(self) -> bool:
         """Take the wake-ups and accept all that is in the inbox; False if there was neither."""
@@ -299,7 +287,7 @@ class DeviceQueue:
             self._accept(self._inbox.popleft())
         return found
 
-    def _accept(self, item: _HandOver | Session) -> None:
+    def _accept(self, item: HandOver | Session) -> None:
         if not isinstance(item, tuple):
             self._to_close.append(item)
             return
@@ -311,10 +299,17 @@ class DeviceQueue:
             loaded.in_ring = True
             self._ring.append(loaded)
 
-    def _leave_ring_if_empty(self, loaded: LoadedModel) -> None:
+    def _leave_ring_if_empty(self, loaded: QueuedModel) -> None:
         if loaded.in_ring and not loaded.queue:
             loaded.in_ring = False
             self._ring.remove(loaded)
+
+
+def _dropped(runs: list[Run]) -> list[Run]:
+    """The runs, which must not be started any more. Under the lock."""
+    for run in runs:
+        run.dropped = True
+    return runs
 
 
 def close_session(session: Session) -> None:

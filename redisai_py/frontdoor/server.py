@@ -25,7 +25,7 @@ from redisai_py.config import Config
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.isolation.isolation import Isolation
 from redisai_py.engine.isolation.settings import IsolationSettings
-from redisai_py.engine.runaways import GivenUp
+from redisai_py.engine.reports import GivenUp
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
 from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
@@ -91,7 +91,7 @@ class Server:
         """Why no client should be sent here, as far as this process knows by itself."""
         lines = ["the server is stopping"] if self.draining else []
         if self.restarting:
-            going_on = self.services.engine.runaways.going_on
+            going_on = self.services.engine.runaways_going_on
             lines.append(f"{going_on} runs and loads do not end: the server restarts")
         return [*lines, *self.preload.obstacles]
 

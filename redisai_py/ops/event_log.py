@@ -14,9 +14,8 @@ from typing import Any
 
 import structlog
 
-from redisai_py.engine.execution import Execution
-from redisai_py.engine.registry import LoadedModel
-from redisai_py.engine.runaways import GivenUp
+from redisai_py.engine.reports import Executed, GivenUp
+from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import Overloaded
 from redisai_py.model import Model
 from redisai_py.ops.keymap import KeyMap, Place
@@ -78,8 +77,8 @@ class Journal:
     def loaded(self, place: Place, loaded: LoadedModel, seconds: float) -> None:
         """A model is in memory, ready to run."""
         fields = _model_fields(place, loaded)
-        if loaded.proof.reason:
-            fields["not_merged"] = loaded.proof.reason
+        if loaded.not_merged:
+            fields["not_merged"] = loaded.not_merged
         logger.info("model loaded", **fields, ms=_ms(seconds), bytes=loaded.nbytes)
 
     def load_failed(self, place: Place, backend: str, device: str, error: BaseException) -> None:
@@ -99,24 +98,22 @@ class Journal:
     def ended_merging(self, loaded: LoadedModel) -> None:
         """A model's runs are executed one by one from now on, whatever its BATCHSIZE."""
         fields = _model_fields(self._keys.place_of(loaded.id), loaded)
-        logger.warning("model not merged", **fields, why=loaded.proof.reason)
+        logger.warning("model not merged", **fields, why=loaded.not_merged)
 
-    def executed(self, execution: Execution, error: BaseException | None) -> None:
+    def executed(self, executed: Executed, error: BaseException | None) -> None:
         """The engine's report of an execution that failed or was slow. It comes before the clients' replies."""
         if isinstance(error, Overloaded):  # the server is stopping, and says so itself
             return
-        loaded = execution.loaded
+        loaded = executed.loaded
         fields = _model_fields(self._keys.place_of(loaded.id), loaded)
-        if execution.run_s:
-            fields["ms"] = _ms(execution.run_s)
-        if len(execution.runs) > 1:
-            fields["runs"] = len(execution.runs)
+        if executed.run_s:
+            fields["ms"] = _ms(executed.run_s)
+        if executed.runs > 1:
+            fields["runs"] = executed.runs
         if error is not None:
             self._warn("run failed", loaded.id, {**fields, "error": str(error)})
             return
-        # A run at once is not a Run, and was in no queue.
-        queued_s = execution.started - min((run.since for run in execution.runs), default=execution.started)
-        self._warn("slow run", loaded.id, {**fields, "queued_ms": _ms(queued_s)})
+        self._warn("slow run", loaded.id, {**fields, "queued_ms": _ms(executed.queued_s)})
 
     def given_up(self, given_up: GivenUp) -> None:
         """A run or a load takes too long and cannot be stopped."""

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from redisai_py.engine.engine import Engine
-from redisai_py.engine.registry import LoadedModel
+from redisai_py.engine.run import LoadedModel
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, Overloaded, RedisAIError
 from redisai_py.model import Kind, Model, Script, identified

@@ -200,7 +200,7 @@ async def test_a_runaway_takes_its_thread_and_leaves_the_run_beside_it(bench: Be
     bench.engine.set_execution_timeout(60_000)
     with pytest.raises(Overloaded, match="does not stop"):
         await waiting
-    assert bench.engine.runaways.going_on == 1
+    assert bench.engine.runaways_going_on == 1
     session.let_go(2.0)
     assert values(await beside) == [[4.0, 4.0]]
     again, _ = await bench.load("m2", session=SharedSession())
@@ -209,7 +209,7 @@ async def test_a_runaway_takes_its_thread_and_leaves_the_run_beside_it(bench: Be
     session.let_go(1.0)
     del loaded
     deadline = time.monotonic() + WAIT_S
-    while bench.engine.runaways.going_on:
+    while bench.engine.runaways_going_on:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
 
@@ -229,7 +229,7 @@ async def test_one_thread_proves_while_others_wait(bench: Bench) -> None:
 @engine_test(threads_per_queue=2, merge_checks=0)
 async def test_the_end_of_merging_is_told_once(bench: Bench) -> None:
     told: list[Any] = []
-    bench.engine._ended_merging = told.append
+    bench.engine._runner._ended_merging = told.append
     session = SharedSession()
     session.compute = lambda inputs: [np.zeros((3, 2), np.float32)]
     loaded, session = await bench.load(batch=2, session=_Ragged())
@@ -290,10 +290,10 @@ def test_the_rest_of_a_batch_is_told_when_a_run_before_it_does_not_end(
                 await runs[1]
         with pytest.raises(Overloaded):
             await runs[2]
-        assert bench.engine.runaways.going_on == 1
+        assert bench.engine.runaways_going_on == 1
         session.ends.set()
         deadline = time.monotonic() + WAIT_S
-        while bench.engine.runaways.going_on:
+        while bench.engine.runaways_going_on:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
         assert loaded.unfinished == loaded.on_threads == 0

@@ -141,7 +141,7 @@ async def test_a_model_that_may_keep_a_state_is_neither_warmed_up_nor_merged_nor
 @engine_test(merge_checks=2)
 async def test_why_a_model_is_not_merged_is_told_once(bench: Bench) -> None:
     told: list[str] = []
-    bench.engine._ended_merging = lambda loaded: told.append(loaded.proof.reason)
+    bench.engine._runner._ended_merging = lambda loaded: told.append(loaded.not_merged)
     loaded, _ = await bench.load(session=FakeSession(centred), batch=16)
     for _ in range(3):
         await _together(bench, loaded, [tensor(1, 1.0), tensor(1, 2.0)])

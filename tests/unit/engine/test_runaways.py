@@ -6,7 +6,8 @@ import asyncio
 import threading
 
 from redisai_py.engine.loader import Loader
-from redisai_py.engine.runaways import GivenUp, Runaways
+from redisai_py.engine.reports import GivenUp
+from redisai_py.engine.runaways import Runaways
 from tests.unit.engine.fakes import WAIT_S, model
 
 

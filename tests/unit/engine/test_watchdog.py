@@ -129,7 +129,7 @@ def test_a_hanging_framework_does_not_keep_close_from_ending() -> None:
         session.gate.clear()
         run = bench.engine.run_model(loaded, [tensor()])
         await bench.entered(session)
-        thread = next(iter(bench.engine._devices.values())).threads[0]
+        thread = next(iter(bench.engine._runner.devices)).threads[0]
         assert not await bench.engine.close(grace_s=0.05)
         assert run.done
         assert not session.closed.is_set()

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from redisai_py.engine.execution import Execution
+from redisai_py.engine.reports import Executed
 from redisai_py.engine.settings import EngineSnapshot, ModelSnapshot, QueueSnapshot
 from redisai_py.engine.stats import ModelStats
 from redisai_py.model import Kind
@@ -254,10 +254,9 @@ def test_lines_of_one_key_do_not_hide_those_of_another() -> None:
 
 def test_a_slow_run_is_reported_also_where_it_was_in_no_queue() -> None:
     named = SimpleNamespace(id="1", backend="ONNX", device=SimpleNamespace(text="CPU"))
-    execution = Execution(cast(Any, SimpleNamespace(id="1", model=named)), [], 1)
-    execution.started, execution.run_s = 5.0, 2.0
+    executed = Executed(cast(Any, SimpleNamespace(id="1", model=named)), runs=0, run_s=2.0, queued_s=0.0)
     with capture_logs() as lines:
-        Journal(KeyMap(), 1000).executed(execution, None)
+        Journal(KeyMap(), 1000).executed(executed, None)
     assert [(line["event"], line["id"], line["ms"], line["queued_ms"]) for line in lines] == [
         ("slow run", "1", 2000.0, 0.0)
     ]

@@ -1,0 +1,74 @@
+"""The devices in use, each with worker threads of its own. Thread: the event loop's, but for `slots`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+
+from redisai_py.engine.execution import Execution, Slot
+from redisai_py.engine.settings import EngineSettings
+from redisai_py.engine.worker import DeviceQueue, HandOver
+
+__all__ = ["Devices"]
+
+_MOST_DEVICES = 64
+"""Each device string has threads of its own, and anybody may write `CPU:12345` into a model."""
+
+
+class Devices:
+    """Args: report, expired, on_start, stopped: see `DeviceQueue`."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        report: Callable[[Execution], object],
+        expired: Callable[[HandOver], object],
+        on_start: Callable[[], object],
+        stopped: Callable[[], object],
+    ) -> None:
+        self._settings = settings
+        self._make = partial(DeviceQueue, report=report, expired=expired, on_start=on_start, stopped=stopped)
+        self.by_name: dict[str, DeviceQueue] = {}
+
+    def __iter__(self) -> Iterator[DeviceQueue]:
+        return iter(list(self.by_name.values()))
+
+    def get(self, name: str) -> DeviceQueue:
+        """The device of that upper-cased string; its threads start when it is first asked for.
+
+        Raises: RuntimeError: they cannot, or there are too many devices.
+        """
+        device = self.by_name.get(name)
+        if device is None:
+            if len(self.by_name) >= _MOST_DEVICES:
+                raise RuntimeError(f"more than {_MOST_DEVICES} device strings are in use")
+            device = self.by_name[name] = self._make(name, *self._settings.threads_of(name))
+        return device
+
+    def slots(self) -> list[Slot]:
+        """Where runs may be executed on worker threads. Thread: any."""
+        return [slot for device in self for slot in (*device.slots, *device.lent)]
+
+    def replace(self, slot: Slot) -> None:
+        """See `DeviceQueue.replace`."""
+        for device in self:
+            if slot in device.slots:
+                device.replace(slot)
+
+    def lend(self, thread_id: int) -> None:
+        """A run takes long in an engine process: its thread gets a successor."""
+        with suppress(RuntimeError):  # no more threads: others wait
+            for device in self:
+                device.lend(thread_id)
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The threads that end when the devices are stopped."""
+        return [thread for device in self for thread in device.threads]
+
+    def stop(self) -> None:
+        """Let every thread end once it has executed what waits."""
+        for device in self:
+            device.stop()

@@ -1,0 +1,206 @@
+"""A loaded model as the engine has it: session, run queue, policies, counters, and where its runs are.
+
+DESIGN. A model has three kinds of holders: the registry, its runs that have not ended, and whoever is between looking
+it up and running it. Its session is closed, on a worker thread of its device, when the last holder lets go. So a
+replaced or evicted model always finishes what was begun with it. Reference counting does this exactly: a model is in no
+reference cycle, and the finalizer holds the session but not the model.
+
+Only this module changes a model; others call its methods. (`in_ring` is its device's note of its own.)
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from redisai_py.backend import Session, runs_concurrently
+from redisai_py.engine.batching import BatchQueue
+from redisai_py.engine.inline import InlinePolicy
+from redisai_py.engine.isolation.session import process_of
+from redisai_py.engine.merging import signature
+from redisai_py.engine.proof import MergeProof
+from redisai_py.engine.run import LoadedModel, Run
+from redisai_py.engine.stats import ModelStats
+from redisai_py.model import Model
+from redisai_py.tensor import Tensor
+
+__all__ = ["Device", "QueuedModel"]
+
+_GROWS = 1.25
+"""A model whose runs become longer is noticed within a few of them."""
+
+
+class Device(Protocol):
+    """Threads on which a model's runs are executed: `worker.DeviceQueue`."""
+
+    name: str
+    """Upper-cased device string."""
+    threads_per_model: int
+    """On how many threads one model may run at once."""
+
+    def submit(self, loaded: QueuedModel, runs: list[Run]) -> None:
+        """Hand over runs, in order. Thread: the event loop's."""
+
+    def drop(self, loaded: QueuedModel, run: Run) -> bool:
+        """Take a run out; False if it has started or its deadline has passed."""
+
+    def abandon_model(self, loaded: QueuedModel) -> list[Run]:
+        """Take out all runs that wait."""
+
+    def stop_merging(self, loaded: QueuedModel) -> bool:
+        """Execute its runs one by one from now on; False if that was so already. Thread: any."""
+
+    def close_session(self, session: Session) -> None:
+        """Close a session on one of the threads. Thread: any."""
+
+
+class QueuedModel(LoadedModel):
+    """See `LoadedModel`.
+
+    cancel: takes a run out of wherever it waits; False if it has started or ended.
+    """
+
+    __slots__ = (
+        "_cancel",
+        "concurrency",
+        "device",
+        "in_ring",
+        "inline",
+        "offered",
+        "on_threads",
+        "proof",
+        "proving",
+        "queue",
+        "release",
+        "running",
+        "session",
+        "stats",
+        "stuck",
+    )
+
+    def __init__(
+        self,
+        model: Model,
+        session: Session,
+        device: Device,
+        queue: BatchQueue[Run],
+        inline: InlinePolicy,
+        proof: MergeProof,
+        stats: ModelStats,
+        cancel: Callable[[QueuedModel, Run], bool],
+    ) -> None:
+        self.release = weakref.finalize(self, device.close_session, session)
+        """Closes the session, once, when nothing refers to the model any more, or now if called."""
+        self.release.atexit = False  # at exit the process's memory goes as a whole, and the threads are gone
+        super().__init__(model, session)
+        self._cancel = cancel
+        self.session = session
+        self.device = device
+        self.concurrency = device.threads_per_model if runs_concurrently(session) else 1
+        """How many threads may be in the session at once."""
+        self.stats = stats
+        self.inline = inline
+        self.proof = proof
+        # Of the event loop's thread:
+        self.offered: list[Run] = []
+        """Runs asked for in this iteration of the loop."""
+        self.stuck = False
+        """A run of it does not end, so its session is never free again."""
+        self.on_threads = 0
+        """Unfinished runs that the device's threads have. While it is 0, `queue` and session are the event loop's."""
+        # Of the device's threads, guarded by its lock, while `on_threads` is not 0:
+        self.queue = queue
+        self.running = 0
+        """How many threads are in the session."""
+        self.proving = False
+        """One of them compares merged runs with single ones. Others wait, instead of comparing the same."""
+        self.in_ring = False
+
+    # -- for the rest of the server ------------------------------------------------------------------------------------
+
+    @property
+    def not_merged(self) -> str:
+        return self.proof.reason
+
+    @property
+    def merged_kinds(self) -> int:
+        return len(self.proof.proved)
+
+    def proved_rows(self, inputs: Sequence[Tensor]) -> int:
+        rows, kind = signature(inputs)
+        return rows if not self.proof.reason and kind in self.proof.proved else 0
+
+    @property
+    def process(self) -> int:
+        return process_of(self.session)
+
+    def cancel_queued(self, run: Run) -> bool:
+        return self._cancel(self, run)
+
+    def count_call(self, rows: int) -> None:
+        self.stats.succeeded(1, 0.0, rows)
+
+    # -- the event loop's thread ---------------------------------------------------------------------------------------
+
+    def rename(self, identity: str) -> None:
+        """It is found by another identity from now on."""
+        self.model = replace(self.model, identity=identity)
+
+    def begin(self) -> None:
+        """One more run was asked for."""
+        self.unfinished += 1
+
+    def end(self, runs: int) -> None:
+        """Runs have ended."""
+        self.unfinished -= runs
+
+    def take_offered(self) -> list[Run]:
+        """The runs asked for in this iteration of the loop, which are whoever calls this one's from now on."""
+        offered, self.offered = self.offered, []
+        return offered
+
+    def hand_over(self, runs: list[Run]) -> None:
+        """Give runs to the device's threads."""
+        self.on_threads += len(runs)
+        self.device.submit(self, runs)
+
+    def come_back(self, runs: int) -> None:
+        """Runs are the device's threads' no more."""
+        self.on_threads -= runs
+
+    def note_duration(self, run_s: float) -> None:
+        """The framework took this long for a batch."""
+        short_s = self.short_run_s * _GROWS
+        self.short_run_s = short_s if 0.0 < short_s < run_s else run_s
+
+    def give_up(self) -> None:
+        """One of its runs does not end: no other one is begun."""
+        self.stuck = True
+
+    # -- the device's threads, under its lock --------------------------------------------------------------------------
+
+    @property
+    def may_start(self) -> bool:
+        """Whether one more thread may enter the session."""
+        return self.running < self.concurrency and not self.proving
+
+    def enter(self, batch: list[Run]) -> bool:
+        """A thread takes the batch; gives whether it must compare its merged run with single ones."""
+        self.running += 1
+        self.proving = len(batch) > 1 and self.proof.wanted(batch[0].key)
+        return self.proving
+
+    def leave(self, proved: bool) -> None:
+        """The thread is out of the session again. proved: what `enter` gave."""
+        self.running -= 1
+        if proved:
+            self.proving = False
+
+    def end_merging(self, reason: str) -> bool:
+        """Execute its runs one by one from now on; False if that was so already. Thread: any, without the lock."""
+        merged = self.device.stop_merging(self)
+        if merged:
+            self.proof.reason = reason
+        return merged

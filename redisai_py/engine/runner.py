@@ -1,0 +1,332 @@
+"""Running models: from a client's request to its result, wherever it is executed, and whatever ends it before.
+
+A run is collected by the dispatcher, which executes it on the event loop or hands it to its device's threads; it leaves
+there by being executed, cancelled, expired (TIMEOUT) or abandoned. An execution ends by itself, is stopped by the
+watchdog (MODEL_EXECUTION_TIMEOUT), or is given up with its thread. Every way ends here: count, then give the results.
+
+Thread: the event loop's. What other threads have to say comes through the mailbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+
+from redisai_py.backend import DeviceArray
+from redisai_py.engine.devices import Devices
+from redisai_py.engine.dispatch import Dispatcher
+from redisai_py.engine.execution import Execution, Slot
+from redisai_py.engine.expiry import Expiry
+from redisai_py.engine.loader import Loader
+from redisai_py.engine.mailbox import Mailbox
+from redisai_py.engine.queued import QueuedModel
+from redisai_py.engine.reports import Executed, GivenUp
+from redisai_py.engine.run import LoadedModel, Run, Value, samples
+from redisai_py.engine.runaways import STUCK, Runaways
+from redisai_py.engine.settings import EngineSettings
+from redisai_py.engine.settle import count_at_once, settle, tell
+from redisai_py.engine.watchdog import Watchdog
+from redisai_py.engine.worker import HandOver
+from redisai_py.errors import Overloaded, QueueTimeout
+from redisai_py.tensor import Tensor
+
+__all__ = ["SHUTTING_DOWN", "Runner"]
+
+SHUTTING_DOWN = "ERR the server is shutting down"
+
+
+class Runner:
+    """Everything that runs, and the threads for it.
+
+    Args: notable, ended_merging, given_up: see `Engine`.
+          idle: called when a model's last unfinished run has ended.
+          stuck: gets each model of which a run does not end, and whether that was its first one, at the load.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        loop: asyncio.AbstractEventLoop,
+        mailbox: Mailbox,
+        notable: Callable[[Executed, BaseException | None], object],
+        ended_merging: Callable[[LoadedModel], object],
+        given_up: Callable[[GivenUp], object],
+        idle: Callable[[], object],
+        stuck: Callable[[QueuedModel, bool], object],
+    ) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._notable = notable
+        self._ended_merging = ended_merging
+        self._idle = idle
+        self._stuck = stuck
+        post = mailbox.post
+        limit_ms = settings.model_execution_timeout_ms
+        self._watchdog = Watchdog(limit_ms, self._slots, partial(post, self._overdue), partial(post, self._give_up))
+        self.set_execution_timeout = self._watchdog.set_limit
+        """Change MODEL_EXECUTION_TIMEOUT (in ms, 0 is none), also for runs in progress."""
+        self.touch = self._watchdog.touch
+        """To be called when an execution starts in a slot of somebody else's. Thread: any."""
+        stopped = partial(post, self._thread_ended, None)
+        self.devices = Devices(
+            settings,
+            partial(post, self._executed_on_thread),
+            partial(post, self._expired_on_threads),
+            self.touch,
+            stopped,
+        )
+        self.loader = Loader(settings.load_threads, stopped)
+        self.load_slots: list[Slot] = []
+        """Where models are being warmed up."""
+        self.runaways = Runaways(loop, self.loader, given_up)
+        self._own_slot = Slot(self.touch)
+        self._dispatcher = Dispatcher(
+            loop, settings.inline_budget_us / 1e6, self._own_slot, self._executed, self._expired_here
+        )
+        self.call_afterwards = self._dispatcher.call_afterwards
+        self._expiry = Expiry(loop, self._expire)
+        self.closing = self._threads_end = False
+        self.executions: Counter[str] = Counter()
+        """By backend."""
+        self.refused = self.timed_out = 0
+        self._ended_threads = 0
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
+
+    def run_model(
+        self,
+        loaded: LoadedModel,
+        inputs: Sequence[Tensor | DeviceArray],
+        timeout_ms: int | None = None,
+        *,
+        keep_on_device: bool = False,
+        counted: bool = True,
+        alone: bool = False,
+    ) -> Run:
+        """Queue a run.
+
+        Args:    inputs: one per input of the model, in order; how many is not checked here. Device arrays are outputs
+                 of other runs; those on another device are copied to host memory.
+                 timeout_ms: bound on the time in the queue.
+                 keep_on_device: outputs of a GPU model may be device arrays; such a run is not merged.
+                 counted: False leaves the counters to `count`, for operations of a DAG that may turn out as never run.
+                 alone: it is neither merged nor held for a batch.
+        Returns: the awaitable run. It has failed already, with Overloaded, if the queue is full or the engine closes.
+        """
+        run = Run(loaded, inputs)
+        run.counted = counted
+        run.keep_on_device = keep_on_device and loaded.model.device.kind == "GPU"
+        if run.keep_on_device or alone:
+            run.rows = 0
+        self.queue(run, loaded, timeout_ms)
+        return run
+
+    def queue(self, run: Run, loaded: LoadedModel, timeout_ms: int | None = None) -> None:
+        """Queue a run that was made elsewhere; see `run_model`."""
+        queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
+        if self.closing or queued.stuck or queued.unfinished >= self._settings.queue_limit:
+            self._refuse(run, queued)
+            return
+        if timeout_ms is not None:
+            run.deadline = run.since + timeout_ms / 1000
+            self._expiry.by(run.deadline)
+        queued.begin()
+        self._dispatcher.offer(run, queued)
+
+    def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
+        """Run this very moment, if the model's runs are short and nothing is in the way.
+
+        Returns: the outputs and the seconds that the framework took; None if it must be queued instead, as also a run
+                 that failed must, whose error is found there. Nothing was counted then.
+        """
+        queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
+        execution = (
+            None if self.closing or queued.unfinished or queued.stuck else self._dispatcher.run_at_once(queued, inputs)
+        )
+        if execution is None or execution.values is None:
+            return None
+        self.executions[loaded.model.backend] += 1
+        if execution.run_s >= self._settings.slow_run_s:
+            self._notable(_report(execution), None)
+        count_at_once(execution, execution.values[0])
+        return execution.values[0], execution.run_s
+
+    def _refuse(self, run: Run, loaded: QueuedModel) -> None:
+        full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"
+        run.loaded = None
+        self.refused += 1
+        run.fail(Overloaded(SHUTTING_DOWN if self.closing else STUCK if loaded.stuck else full))
+
+    def cancel_queued(self, loaded: QueuedModel, run: Run) -> bool:
+        """See Run.cancel_queued."""
+        if run.started:
+            return False
+        if not self._dispatcher.drop(run, loaded):
+            if not (loaded.on_threads and loaded.device.drop(loaded, run)):
+                return False
+            loaded.come_back(1)
+        self._end([run], loaded, asyncio.CancelledError())
+        return True
+
+    def count(self, loaded: LoadedModel, run: Run) -> None:
+        """Count a run that ended and was started with `counted=False`."""
+        queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
+        if run.ran_s is None or run.counted:
+            return
+        run.counted = True
+        if run.error is None:
+            queued.stats.succeeded(1, run.ran_s, samples(run.result()))
+        else:
+            queued.stats.failed(run.error)
+
+    def discount(self, loaded: LoadedModel, ran_s: float, outputs: Sequence[Value] | None) -> None:
+        """Count a run (outputs: None if it failed) no more: its input had changed, and its command runs again."""
+        queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
+        queued.stats.discount(ran_s, samples(outputs or ()), failed=outputs is None)
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def _executed_on_thread(self, execution: Execution) -> None:
+        if execution.stop is not None and execution.stop.given_up:
+            self.runaways.ended(execution)
+            return
+        loaded = execution.loaded
+        loaded.come_back(len(execution.runs))
+        if execution.error is None:
+            loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s, execution.cpu_s)
+        self._executed(execution)
+
+    def _overdue(self, execution: Execution) -> None:
+        """A run was told to stop: its clients are told now, whenever the framework obeys."""
+        assert execution.stop is not None
+        self._settle(execution, execution.stop.error)
+
+    def _give_up(self, lost: tuple[Slot, Execution]) -> None:
+        """A run goes on though it was told to stop: its thread is replaced, and its model is loaded anew when it is
+        next wanted.
+        """
+        slot, execution = lost
+        if self._threads_end or not slot.retire(execution):
+            return
+        loaded = execution.loaded
+        assert execution.stop is not None
+        execution.stop.given_up = True
+        loaded.give_up()
+        self._settle(execution, execution.stop.error)
+        self._stuck(loaded, slot.thread is not None)
+        waiting = [*slot.behind, *loaded.device.abandon_model(loaded)]
+        loaded.come_back(len(execution.runs) + len(waiting))
+        loaded.end(len(execution.runs))
+        self._end([*waiting, *loaded.take_offered()], loaded, Overloaded(STUCK))
+        with suppress(RuntimeError):  # no more threads: there are fewer then
+            if slot.thread is not None:
+                self.loader.replace(slot.thread)
+            elif not slot.lent:
+                self.devices.replace(slot)
+        self.runaways.add(execution)
+
+    def _executed(self, execution: Execution) -> None:
+        """An execution ended: every run gets its result, and lets go of the model."""
+        loaded = execution.loaded
+        loaded.end(len(execution.runs))
+        self.executions[loaded.model.backend] += 1
+        if execution.ended_merging:
+            self._ended_merging(loaded)
+        self._settle(execution, execution.error)
+        self._after_runs(loaded)
+
+    def _settle(self, execution: Execution, error: BaseException | None) -> None:
+        if (error is not None or execution.run_s >= self._settings.slow_run_s) and not execution.settled:
+            self._notable(_report(execution), error)
+        settle(execution, error, self._loop)
+
+    def _after_runs(self, loaded: QueuedModel) -> None:
+        if not loaded.unfinished:
+            self._idle()
+
+    def _end(self, runs: Iterable[Run], loaded: QueuedModel, error: BaseException) -> None:
+        """Fail runs that never started."""
+        for run in runs:
+            loaded.end(1)
+            run.loaded = None
+            run.inputs = ()
+            tell(self._loop, run.fail, error)
+        self._after_runs(loaded)
+
+    def _expire(self, now: float) -> float:
+        """End the runs whose TIMEOUT has passed; the next deadline, or infinity."""
+        next_deadline = self._dispatcher.next_deadline()
+        for device in self.devices:
+            expired, of_device = device.expire(now)
+            for each in expired:
+                self._expired_on_threads(each)
+            next_deadline = min(next_deadline, of_device)
+        return next_deadline
+
+    def _expired_on_threads(self, expired: HandOver) -> None:
+        loaded, runs = expired
+        loaded.come_back(len(runs))
+        self._expired_here(loaded, runs)
+
+    def _expired_here(self, loaded: QueuedModel, runs: Sequence[Run]) -> None:
+        self.timed_out += len(runs)
+        for run in runs:
+            self._end([run], loaded, QueueTimeout())
+
+    # -- threads -------------------------------------------------------------------------------------------------------
+
+    @property
+    def threads_busy(self) -> bool:
+        """Whether a worker thread is running a model."""
+        return any(slot.current is not None for device in self.devices for slot in device.slots)
+
+    def lend(self, thread_id: int) -> None:
+        """A run takes long in an engine process: its thread gets a successor."""
+        if not self.closing:
+            self.devices.lend(thread_id)
+
+    def _slots(self) -> list[Slot]:
+        return [self._own_slot, *self.devices.slots(), *self.load_slots]
+
+    def _thread_ended(self, _: None) -> None:
+        self._ended_threads += 1
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Fail what waits and stop what runs."""
+        self._expiry.stop()
+        refused = Overloaded(SHUTTING_DOWN)
+        for loaded, runs in self._dispatcher.abandon():
+            self._end(runs, loaded, refused)
+        for device in self.devices:
+            for loaded, runs in device.abandon():
+                loaded.come_back(len(runs))
+                self._end(runs, loaded, refused)
+        for slot in self._slots():
+            stopped = slot.interrupt(time.monotonic(), 0.0, lambda _: refused)
+            if stopped is not None:
+                self._overdue(stopped)
+
+    async def end_threads(self, mailbox: Mailbox, grace_s: float) -> bool:
+        """Let all threads end, and wait for that; False if one does not in time, or is a runaway."""
+        self._threads_end = True
+        threads = [*self.loader.threads, *self.devices.threads]
+        self.loader.stop()
+        self.devices.stop()
+        ended = await mailbox.wait_until(lambda: self._ended_threads == len(threads), grace_s)
+        self._watchdog.stop()
+        if ended:
+            for thread in threads:
+                thread.join()
+        return ended and not self.runaways.going_on
+
+
+def _report(execution: Execution) -> Executed:
+    # A run at once is not a Run, and was in no queue.
+    since = min((run.since for run in execution.runs), default=execution.started)
+    return Executed(execution.loaded, len(execution.runs), execution.run_s, execution.started - since)
