@@ -53,8 +53,8 @@ def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def front_door(redis_server: RedisServer) -> Iterator[FrontDoor]:
-    """Our server in front of it. The device CPU:1 has one thread, so that one run keeps it busy."""
-    server = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5, device_threads=("CPU:1=1",)))
+    """Our server in front of it. The device CPU:7 has one thread, so that one run keeps it busy."""
+    server = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5, device_threads=("CPU:7=1",)))
     yield server
     server.stop()
 

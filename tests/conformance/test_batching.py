@@ -197,7 +197,7 @@ def test_timeout_of_a_dag_passes_while_the_worker_is_busy(clients: Clients) -> N
 
 def _timed_out_before_the_run_ends(clients: Clients, command: str) -> None:
     first, second, watcher = clients
-    watcher.given("AI.MODELSTORE m ONNX CPU:1 BLOB <onnx_slow>", "AI.TENSORSET x FLOAT 1 2 VALUES 1 2")
+    watcher.given("AI.MODELSTORE m ONNX CPU:7 BLOB <onnx_slow>", "AI.TENSORSET x FLOAT 1 2 VALUES 1 2")
     first.send(RUN[0])
     _wait_unfinished(watcher, "m", 1)
     assert second.ask(command) == "+TIMEDOUT"
