@@ -16,8 +16,7 @@ from redisai_py.ai.keeping import Keeping
 from redisai_py.ai.ledgers import Ruled
 from redisai_py.ai.prediction import Lookup, Miss
 from redisai_py.commands.model_runs import CacheUse
-from redisai_py.engine.merging import Value
-from redisai_py.engine.run import LoadedModel
+from redisai_py.engine.run import LoadedModel, Value
 from redisai_py.errors import WrongType
 from redisai_py.pending import Pending
 from redisai_py.predictions.entries import decode_entry
