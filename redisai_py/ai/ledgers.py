@@ -52,7 +52,7 @@ class Ledger:
         """The key holds this model and this rule now."""
         if loaded.id != self._model:
             self._model = loaded.id
-            part = model_part(loaded.model, loaded.engine.backend_versions().get(loaded.model.backend.upper(), ""))
+            part = model_part(loaded.model, loaded.version)
             if part != self._part:  # else it is the same model, stored again
                 self._part = part
                 self._names.clear()

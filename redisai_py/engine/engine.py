@@ -116,8 +116,9 @@ class Engine:
     def _enlist(self, model: Model, session: Session) -> QueuedModel:
         queue, inline, proof = policies(model, session, self.settings)
         stats = self._stats.of(model.identity)
+        version = self.backend_versions().get(model.backend.upper(), "")
         device = self._runner.devices.get(model.device.queue)
-        loaded = QueuedModel(model, session, device, queue, inline, proof, stats, self._runner.cancel_queued)
+        loaded = QueuedModel(model, session, device, queue, inline, proof, stats, self._runner.cancel_queued, version)
         self._alive.add(loaded)
         return loaded
 

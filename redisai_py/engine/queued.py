@@ -90,11 +90,12 @@ class QueuedModel(LoadedModel):
         proof: MergeProof,
         stats: ModelStats,
         cancel: Callable[[QueuedModel, Run], bool],
+        version: str = "",
     ) -> None:
         self.release = weakref.finalize(self, device.close_session, session)
         """Closes the session, once, when nothing refers to the model any more, or now if called."""
         self.release.atexit = False  # at exit the process's memory goes as a whole, and the threads are gone
-        super().__init__(model, session)
+        super().__init__(model, session, version)
         self._cancel = cancel
         self.session = session
         self.device = device

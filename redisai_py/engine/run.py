@@ -28,7 +28,7 @@ class LoadedModel:
     model: the description, without the blob; its input and output names are the session's.
     arity: how many inputs and outputs.   nbytes: memory that it holds.
     stateful: a run may change what later runs give.   draws: what its outputs depend on besides its inputs, or empty.
-    unfinished: runs that have not ended.
+    version: of its framework.   unfinished: runs that have not ended.
     short_run_s: seconds that the framework lately took for a batch, at the least: a thread may have had to wait for its
                  turn. 0 before the first.
     """
@@ -46,9 +46,10 @@ class LoadedModel:
         "short_run_s",
         "stateful",
         "unfinished",
+        "version",
     )
 
-    def __init__(self, model: Model, session: Session) -> None:
+    def __init__(self, model: Model, session: Session, version: str) -> None:
         self.input_specs: tuple[TensorSpec, ...] = tuple(session.inputs)
         self.output_specs: tuple[TensorSpec, ...] = tuple(output_specs(session))
         self.inputs = tuple(spec.name for spec in session.inputs)
@@ -58,6 +59,7 @@ class LoadedModel:
         self.stateful = may_keep_state(session)
         self.draws = what_draws(session)
         self.nbytes = max(0, int(session.nbytes))  # sums are made of it: a plugin's None would break them
+        self.version = version
         self.unfinished = 0
         self.short_run_s = 0.0
 
