@@ -29,7 +29,7 @@ from redisai_py.client.call import (
     warn_deprecated,
     warn_experimental,
 )
-from redisai_py.client.files import ModelBytes, ModelData, open_model
+from redisai_py.client.files import ModelData, chunks_of, is_archive, open_model
 from redisai_py.plugins import backend_names
 from redisai_py.tensor import DType
 
@@ -178,7 +178,7 @@ def modelstore(
     words += option("TAG", tag) + option("BATCHSIZE", batch) + option("MINBATCHSIZE", minbatch)
     words += option("MINBATCHTIMEOUT", minbatchtimeout)
     if backend.upper() == "TF":
-        if (inputs is None) != (outputs is None) or (inputs is None and not _is_archive(blob)):
+        if (inputs is None) != (outputs is None) or (inputs is None and not is_archive(blob)):
             raise ValueError("Require keyword arguments inputs and outputs for TF models")
         words += option("SIGNATURE", signature)
         if inputs is not None and outputs is not None:
@@ -187,17 +187,7 @@ def modelstore(
         raise ValueError("Inputs and outputs keywords should not be specified for this backend")
     else:
         words += option("SIGNATURE", signature)
-    return Call([*words, "BLOB", *_chunks(blob, CHUNK_SIZE)], text, progress=progress)
-
-
-_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
-
-
-def _is_archive(data: ModelBytes) -> bool:
-    """Whether it is a zip or tar file, as a SavedModel comes in; the server looks closer."""
-    first = (data[0] if data else b"") if isinstance(data, list) else data
-    head = bytes(memoryview(first)[:512])
-    return head.startswith(_ARCHIVES) or head[257:262] == b"ustar"
+    return Call([*words, "BLOB", *chunks_of(blob, CHUNK_SIZE)], text, progress=progress)
 
 
 def modelset(
@@ -221,7 +211,7 @@ def modelset(
         if not (inputs and outputs):
             raise ValueError("Require keyword arguments input and output for TF models")
         words += ["INPUTS", *listify(inputs), "OUTPUTS", *listify(outputs)]
-    return Call([*words, "BLOB", *_chunks(blob, _SET_CHUNK_SIZE)], text)
+    return Call([*words, "BLOB", *chunks_of(blob, _SET_CHUNK_SIZE)], text)
 
 
 def _check_model(backend: str, device: str, batch: int | None, minbatch: int | None) -> None:
@@ -243,19 +233,6 @@ def _check_device(device: str) -> None:
     _check_text("device", device, "CPU")
     if device.upper().partition(":")[0] not in _DEVICES:
         raise ValueError(f"Device not allowed. Use any from {_DEVICES}")
-
-
-def _chunks(data: Any, size: int) -> list[Any]:
-    """Raises: TypeError: neither bytes nor a list of them, as `modelget` gives of a large model."""
-    if isinstance(data, list) and data:
-        return [chunk for part in data for chunk in _chunks(part, size)]
-    if isinstance(data, str):
-        raise TypeError(f"data must be the model's bytes or a path; for a file's name write Path({data[:100]!r})")
-    try:
-        view = memoryview(data).cast("B")
-    except TypeError:
-        raise TypeError(f"data must be the model's bytes or a path (pathlib.Path), not {type(data)}") from None
-    return [view[start : start + size] for start in range(0, len(view), size)] or [b""]
 
 
 def modelget(key: Key, meta_only: bool = False) -> Call[dict[str, Any]]:

@@ -1,14 +1,17 @@
-"""Models that a client is given as a path: mapped, not read into memory."""
+"""The bytes of models: those of a path are mapped, not read into memory; and how they are cut into words."""
 
 from __future__ import annotations
 
 import mmap
 import os
+from typing import Any
 
-__all__ = ["ModelBytes", "ModelData", "open_model"]
+__all__ = ["ModelBytes", "ModelData", "chunks_of", "is_archive", "open_model"]
 
 ModelBytes = bytes | bytearray | memoryview | list[bytes]
 ModelData = ModelBytes | os.PathLike[str]
+
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
 def open_model(data: ModelData) -> ModelBytes:
@@ -20,3 +23,26 @@ def open_model(data: ModelData) -> ModelBytes:
         return data
     with open(data, "rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def is_archive(data: ModelBytes) -> bool:
+    """Whether it is a zip or tar file, as a SavedModel comes in; the server looks closer."""
+    first = (data[0] if data else b"") if isinstance(data, list) else data
+    head = bytes(memoryview(first)[:512])
+    return head.startswith(_ARCHIVES) or head[257:262] == b"ustar"
+
+
+def chunks_of(data: Any, size: int) -> list[Any]:
+    """The bytes in pieces of at most `size`.
+
+    Raises: TypeError: neither bytes nor a list of them, as `modelget` gives of a large model.
+    """
+    if isinstance(data, list) and data:
+        return [chunk for part in data for chunk in chunks_of(part, size)]
+    if isinstance(data, str):
+        raise TypeError(f"data must be the model's bytes or a path; for a file's name write Path({data[:100]!r})")
+    try:
+        view = memoryview(data).cast("B")
+    except TypeError:
+        raise TypeError(f"data must be the model's bytes or a path (pathlib.Path), not {type(data)}") from None
+    return [view[start : start + size] for start in range(0, len(view), size)] or [b""]

@@ -11,7 +11,7 @@ from redisai_py import Client, errors
 from redisai_py.client import calls, graph
 from redisai_py.client.arrays import dtype_of
 from redisai_py.client.failures import failure_of, failures_among
-from redisai_py.client.files import open_model
+from redisai_py.client.files import chunks_of, open_model
 from redisai_py.client.wire import decode_strings
 from redisai_py.tensor import DType
 from tests.parsing import parse
@@ -189,15 +189,15 @@ def test_refused_arguments_of_deprecated_calls():
 
 def test_chunks():
     data = bytes(range(10))
-    assert plain(calls._chunks(data, 4)) == [data[:4], data[4:8], data[8:]]
-    assert plain(calls._chunks(memoryview(np.arange(2, dtype="<i2")), 4)) == [b"\0\0\1\0"]
-    assert plain(calls._chunks(b"", 4)) == [b""]
+    assert plain(chunks_of(data, 4)) == [data[:4], data[4:8], data[8:]]
+    assert plain(chunks_of(memoryview(np.arange(2, dtype="<i2")), 4)) == [b"\0\0\1\0"]
+    assert plain(chunks_of(b"", 4)) == [b""]
 
 
 def test_a_file_is_mapped(tmp_path):
     path = tmp_path / "model"
     path.write_bytes(b"12345678")
-    chunks = calls._chunks(open_model(path), 5)
+    chunks = chunks_of(open_model(path), 5)
     assert plain(chunks) == [b"12345", b"678"]
     assert type(chunks[0].obj).__name__ == "mmap"
     assert open_model(b"abc") == b"abc"
