@@ -201,9 +201,7 @@ class Tensor:
         if self._array is not None:
             return self._array
         if self.dtype is DType.STRING:
-            array = np.empty(self.size, dtype=object)
-            array[:] = bytes(self.data).split(b"\0")[: self.size]
-            return array.reshape(self.shape)
+            return _strings(bytes(self.data), self.size).reshape(self.shape)
         array = np.frombuffer(self.data, self.dtype.numpy_dtype).reshape(self.shape)
         array.flags.writeable = False
         return array
@@ -228,6 +226,27 @@ class Tensor:
         # A view of bytes works for bfloat16 too, which the buffer protocol does not know.
         data = contiguous.reshape(-1).view(np.uint8).data
         return cls(dtype, array.shape, data)
+
+
+_PIECE_BYTES = 64 * 1024
+"""Of strings that are split in one step: a thread that splits millions must let the event loop go on meanwhile."""
+
+
+def _strings(data: bytes, size: int) -> NDArray[Any]:
+    """The elements of a STRING tensor's data: each ends with a NUL."""
+    array = np.empty(size, dtype=object)
+    if len(data) <= _PIECE_BYTES:
+        array[:] = data.split(b"\0")[:size]
+        return array
+    at = start = 0
+    while at < size:
+        end = data.rfind(b"\0", start, start + _PIECE_BYTES)
+        if end < 0:
+            end = data.index(b"\0", start)
+        piece = data[start:end].split(b"\0")
+        array[at : at + len(piece)] = piece
+        at, start = at + len(piece), end + 1
+    return array
 
 
 def _join_strings(elements: Sequence[str | bytes]) -> bytes:

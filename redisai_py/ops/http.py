@@ -86,6 +86,8 @@ class HttpEndpoint:
                 await self._serve(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the client left, or was too slow
+        except asyncio.CancelledError:
+            pass  # a newer client has the place, or the server stops; asyncio's streams would log it as an error
         except Exception:
             logger.exception("an HTTP request failed")
         finally:

@@ -15,6 +15,7 @@ It must not know what any command means.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,8 @@ _MANY = ProtocolError("")  # which is not an error, only a reason to stop
 _WORD_BYTES = 64
 """What a word costs beside its own bytes."""
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
+_NOTHING = re.compile(rb"(?:\*(?:0|-[1-9][0-9]{0,8})\r\n|[ \t]{0,8}\r?\n){0,10000}+")
+"""Commands without words. One by one, a million of them, which are 4 MB, would take a second."""
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
 
 
@@ -296,7 +299,9 @@ class CommandParser(Recogniser):
             return self._fail("invalid multibulk length")
         if count > _UNKNOWN_WORDS and not self.authenticated:
             return self._stop(data, position, _MANY_WORDS)
-        self._argc = max(count, 0)
+        if count <= 0:
+            return _after_nothing(data, line + 2)
+        self._argc = count
         return line + 2
 
     def _size(self, word: bytes) -> int:
@@ -334,8 +339,9 @@ class CommandParser(Recogniser):
         argv = split_inline(data[position:line].removesuffix(b"\r"))
         if argv is None:
             return self._fail("unbalanced quotes in request")
-        if argv:
-            out.append(Command(list(argv)))
+        if not argv:
+            return _after_nothing(data, line + 1)
+        out.append(Command(list(argv)))
         return line + 1
 
     def _fail(self, text: str) -> int:
@@ -355,3 +361,9 @@ class CommandParser(Recogniser):
 def unroll(burst: Burst, frames: Frames) -> list[Command]:
     """The commands of a burst one by one, parsed."""
     return [command for command in CommandParser(frames).feed(burst.frame) if isinstance(command, Command)]
+
+
+def _after_nothing(data: bytes, position: int) -> int:
+    """Behind the commands without words that begin here."""
+    found = _NOTHING.match(data, position)
+    return found.end() if found is not None else position

@@ -122,6 +122,19 @@ def test_a_taken_port_ends_the_start_with_one_line(serve: Serve, data_dir: Path)
     assert "Traceback" not in serving.stderr
 
 
+def test_many_slow_clients_neither_silence_it_nor_fill_the_log(serve: Serve, data_dir: Path) -> None:
+    port = free_port()
+    serving = serve("--data-dir", data_dir, "--http", port)
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+    for client in slow:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+    assert get(port, "/healthz") == (200, "ok\n")
+    assert serving.stop() == 0
+    for client in slow:
+        client.close()
+    assert "Traceback" not in serving.stderr
+
+
 def test_it_comes_back_with_the_server(serve: Serve, data_dir: Path) -> None:
     port = free_port()
     serving = serve("--data-dir", data_dir, "--http", port)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from redisai_py.resp.inline import split_inline
@@ -53,6 +55,17 @@ def test_words_in_other_forms_are_no_words(word: bytes, before: bytes) -> None:
     error = f"ERR Protocol error: expected '$', got '{chr(word[0])}'"
     for chunk in (data, data + b"PING\r\n"):  # a command alone in its chunk is parsed in another way
         assert parse(chunk) == ([], error)
+
+
+@pytest.mark.parametrize("nothing", [b"*0\r\n", b"*-1\r\n", b"\r\n", b"\n", b" \r\n"])
+@pytest.mark.parametrize("authenticated", [False, True])
+def test_a_million_commands_without_words_stop_nobody(nothing: bytes, authenticated: bool) -> None:
+    parser = CommandParser(Frames(), authenticated=authenticated)
+    before = time.thread_time()
+    for _ in range(16):
+        assert parse(nothing * 62_500, parser) == ([], "")
+    assert time.thread_time() - before < 0.5
+    assert parse(nothing * 3 + b"*1\r\n$4\r\nPING\r\n" + nothing, parser) == ([[b"PING"]], "")
 
 
 def test_nothing_is_read_after_an_error() -> None:

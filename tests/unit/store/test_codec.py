@@ -71,6 +71,15 @@ def test_safetensors_reads_bfloat16() -> None:
     assert bytes(entry["data"]) == array.tobytes()
 
 
+@pytest.mark.parametrize("longest", [0, 3, 1000, 200_000])
+@pytest.mark.parametrize("count", [1, 2, 100, 70_000])
+def test_strings_are_split_at_their_ends_whatever_their_lengths(count: int, longest: int) -> None:
+    some = b"x" * longest
+    elements = [some[: at * 7919 % (longest + 1)] for at in range(min(count, 100))] + [b"yz", b""] * (count // 2)
+    tensor = Tensor(DType.STRING, (len(elements),), b"".join(element + b"\0" for element in elements))
+    assert tensor.numpy().tolist() == elements
+
+
 def test_safetensors_reads_strings_as_their_bytes() -> None:
     tensor = Tensor(DType.STRING, (2, 1), b"ab\0\0")
     assert bytes(safetensors.numpy.load(encode(tensor))["tensor"]) == b"ab\0\0"
