@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from redisai_py.tensor import Buffer
 
-__all__ = ["FROM_FILE", "Blob", "Gathering", "ModelFile", "opened"]
+__all__ = ["FROM_FILE", "Blob", "Gathering", "ModelFile", "filed", "opened"]
 
 FROM_FILE = 16 * 1024 * 1024
 """Models of this many bytes and more are kept in files."""
@@ -73,6 +73,19 @@ def _collect_soon() -> None:
 
 
 Blob: TypeAlias = bytes | ModelFile
+
+
+def filed(blob: Blob) -> Blob:
+    """The same bytes in a file, where they take no memory of this process; as they are if there is no room for one."""
+    if isinstance(blob, ModelFile) or not blob or not os.path.isdir(_OPEN_FILES):
+        return blob
+    try:
+        with tempfile.TemporaryFile(prefix="redisai-model-") as temporary:
+            file = _Unnamed(os.dup(temporary.fileno()), "r+b")
+        _write_whole(file, blob)
+        return ModelFile.over(file)
+    except OSError:
+        return blob
 
 
 def opened(blob: Blob) -> io.BufferedReader | io.BytesIO:

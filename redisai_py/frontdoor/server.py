@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,7 @@ from redisai_py.ops.preload import NO_LIFELINE, Lifeline, Preload
 from redisai_py.ops.programs import Loading
 from redisai_py.resp.templates import Frames
 from redisai_py.serve.listening import address_text
+from redisai_py.serve.preflight import StartError
 from redisai_py.upstream.access import AccessTable
 from redisai_py.upstream.address import Address
 from redisai_py.upstream.busy_poll import BusyPoll
@@ -194,9 +196,11 @@ def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
 
 
 def isolation(config: Config, keys: KeyMap) -> Isolation | None:
-    """The engine's processes; None if models run in the server."""
+    """The engine's processes; None if models run in the server. Raises: StartError: this system cannot have them."""
     if config.isolation == "none":
         return None
+    if not sys.platform.startswith("linux"):
+        raise StartError(f"--isolation {config.isolation} needs Linux")
 
     def name_of(identity: str) -> str:
         place = keys.place_of(identity)
@@ -231,7 +235,7 @@ async def serve(
     Args:   config: its `redis` names the upstream server.
             ready: called once connections are accepted and models that are to be preloaded have been tried.
             lifeline: to whoever supervises this process.
-    Raises: StartError: the HTTP port cannot be had.
+    Raises: StartError: the HTTP port cannot be had, or no engine processes.
     """
     for name in backend_names():
         accept_backend(name)

@@ -662,7 +662,14 @@ def test_models_of_every_framework_answer_as_they_do_in_the_server(
     serving = isolated()
     with serving.client() as client:
         elsewhere = _answers(client, name)
-        assert info(client, "m")[b"process"] == engines(serving)[0].pid
+        (process,) = engines(serving)
+        assert info(client, "m")[b"process"] == process.pid
+        process.kill()
+        wait_until_gone(process)
+        keys = [f"in{i}" for i in range(len(REAL[name][2]))]
+        outputs = [f"out{i}" for i in range(len(info(client, "m")[b"outputs"]))]
+        command = ("AI.MODELEXECUTE", "m", "INPUTS", len(keys), *keys, "OUTPUTS", len(outputs), *outputs)
+        assert eventually(lambda: client.execute_command(*command) == b"OK"), "it is loaded again from its bytes"
     with serve("--data-dir", tmp_path / "other").client() as client:
         assert elsewhere == _answers(client, name)
         assert info(client, "m")[b"process"] == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from redisai_py import blobs
-from redisai_py.blobs import FROM_FILE, Gathering, ModelFile, opened
+from redisai_py.blobs import FROM_FILE, Gathering, ModelFile, filed, opened
 
 PIECE = os.urandom(1024) * 5 * 1024  # 5 MiB
 
@@ -78,3 +78,23 @@ def test_a_file_that_only_a_cycle_holds_goes_before_the_next_one_comes() -> None
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_bytes_are_put_into_a_file_once() -> None:
+    blob = filed(PIECE)
+    assert isinstance(blob, ModelFile)
+    assert blob[:] == PIECE
+    assert filed(blob) is blob
+    with opened(blob) as file:
+        assert file.read() == PIECE
+    again = ModelFile.over_fd(os.dup(blob.fileno()))
+    assert again[:] == PIECE
+    assert filed(b"") == b""
+
+
+def test_bytes_stay_in_memory_where_there_is_no_room_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(blobs, "_write_whole", full)
+    assert filed(PIECE) is PIECE

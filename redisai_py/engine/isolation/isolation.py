@@ -14,11 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from redisai_py.backend import LoadOptions, Session
+from redisai_py.blobs import filed
 from redisai_py.engine.isolation.long_runs import LongRuns
 from redisai_py.engine.isolation.processes import EngineProcess, Lane
 from redisai_py.engine.isolation.quarantine import Quarantine
@@ -29,6 +31,9 @@ from redisai_py.errors import BackendError
 from redisai_py.model import Model
 
 __all__ = ["Isolation"]
+
+_KEPT_IN_FILES = 1024 * 1024
+"""The bytes of models of this size and more are kept in files, to load them again."""
 
 logger = structlog.get_logger()
 
@@ -68,6 +73,8 @@ class Isolation:
         Raises: BackendNotInstalled; BackendError: what the framework says, the process died, or the model is in
                 quarantine.
         """
+        if len(model.blob) >= _KEPT_IN_FILES:
+            model = replace(model, blob=filed(model.blob))
         session = RemoteSession(self, model, options)
         session.load()
         return session

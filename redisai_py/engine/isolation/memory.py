@@ -24,7 +24,6 @@ __all__ = ["LANE_BYTES", "array_at", "create", "mapped", "parsed", "part_of", "s
 LANE_BYTES = 1 << 20
 """A message up to this size lies in the lane's own memory. Only pages that were used take memory."""
 _SMALL_BYTES = 16 * 1024
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _LAYOUTS: dict[tuple[Any, ...], Layout] = {}
 _PARSED: dict[tuple[bytes, int], list[Part]] = {}
 _MOST_LAYOUTS = 256
@@ -36,7 +35,7 @@ def create(size: int) -> int:
     fd = os.memfd_create("redisai-lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except BaseException:
         os.close(fd)
         raise

@@ -15,6 +15,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -395,6 +396,7 @@ class RemoteSession:
             self._local = local
             self.run = local.run  # type: ignore[method-assign]  # no look-up more than for any other session
             self.in_server = True
+            self._model = replace(self._model, blob=b"")  # nobody loads it again
             self._leave()
 
     # -- the end -------------------------------------------------------------------------------------------------------
