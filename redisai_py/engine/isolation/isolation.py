@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from redisai_py.backend import LoadOptions, Session
+from redisai_py.backend import LoadOptions, Session, framework_error
 from redisai_py.blobs import filed
 from redisai_py.engine.isolation.long_runs import LongRuns
 from redisai_py.engine.isolation.processes import EngineProcess, Lane
@@ -27,7 +27,7 @@ from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot
 from redisai_py.engine.isolation.zygotes import Zygote
-from redisai_py.errors import BackendError
+from redisai_py.errors import BackendError, RedisAIError
 from redisai_py.model import Model
 
 __all__ = ["Isolation"]
@@ -76,7 +76,13 @@ class Isolation:
         if len(model.blob) >= _KEPT_IN_FILES:
             model = replace(model, blob=filed(model.blob))
         session = RemoteSession(self, model, options)
-        session.load()
+        try:
+            session.load()
+        except RedisAIError:
+            raise
+        except Exception as error:  # whoever waits for the load must hear of it
+            logger.exception("a load failed")
+            raise framework_error(error, "ERR ") from error
         return session
 
     def import_backend(self, name: str) -> str:

@@ -9,9 +9,6 @@ each is tried again in a process of its own: then there is no doubt.
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
-import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -23,10 +20,10 @@ import structlog
 from numpy.typing import NDArray
 
 from redisai_py.backend import Array, LoadOptions, Session, TensorSpec, load_backend
-from redisai_py.engine.isolation import memory, wire
+from redisai_py.engine.isolation import exchanges, memory
 from redisai_py.engine.isolation.at_once import NotAtOnce
-from redisai_py.engine.isolation.describing import load_order, specs_from_json
-from redisai_py.engine.isolation.messages import RemoteArray, failure, file_of, outputs_of, request_of
+from redisai_py.engine.isolation.describing import specs_from_json
+from redisai_py.engine.isolation.messages import RemoteArray, failure, outputs_of, request_of
 from redisai_py.engine.isolation.processes import EngineProcess, Lane, ProcessEnded
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.settings import IsolationSettings
@@ -41,7 +38,6 @@ STOP_GRACE_S = 1.0
 """What a run that was told to stop gets before its process is killed."""
 _CLOSE_S = 5.0
 _TRIES = 3
-_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 _PROMOTED_BYTES = 64 * 1024 * 1024
 """A larger model is not short, or is worth no second load."""
 
@@ -143,7 +139,8 @@ class RemoteSession:
             self._refuse_in_quarantine()
             process = self._isolation.place(self)
             try:
-                told = self._load_in(process)
+                limit_ms = self._isolation.settings.load_timeout_ms
+                self._learn(exchanges.load(process, self, self._number, self._model, self._options, limit_ms))
             except ProcessEnded:
                 self._isolation.leave(self, process)
                 self._judge(process, attempt, in_load=True)
@@ -151,38 +148,12 @@ class RemoteSession:
             except BaseException:
                 self._isolation.leave(self, process)
                 raise
-            self._learn(told)
             self._process = process
             return process
         raise AssertionError("unreachable")  # the last attempt has raised
 
-    def _load_in(self, process: EngineProcess) -> dict[str, Any]:
-        header = json.dumps(load_order(self._model, self._options)).encode()
-        request = Layout(header, (), wire.aligned(len(header)))
-        limit_s = self._isolation.settings.load_timeout_s
-        lane = process.take(self, loads=True)
-        fd = file_of(self._model.blob)
-        try:
-            lane.sock.settimeout(limit_s)
-            answer = lane.exchange(Op.LOAD, 0, self._number, request, (), (fd,))
-            lane.sock.settimeout(None)
-            if answer.op == Op.FAILED:
-                raise failure(answer)
-            if answer.op != Op.LOADED:
-                raise ProtocolError("ERR an engine process sent a malformed answer")
-            told: dict[str, Any] = json.loads(answer.header)
-            return told
-        except TimeoutError as error:
-            ms = self._isolation.settings.load_timeout_ms
-            process.kill(self, f"SIGKILL: the load took longer than --model-load-timeout-ms ({ms} ms)")
-            raise process.lost() from error
-        except OSError as error:
-            raise self._lost(process, error) from error
-        finally:
-            os.close(fd)
-            process.give_back(lane)
-
     def _learn(self, told: dict[str, Any]) -> None:
+        """Raises: KeyError, TypeError, ValueError: the process sent nonsense."""
         self.inputs = specs_from_json(told["inputs"])
         self.outputs = tuple(told["outputs"])
         self.output_specs = specs_from_json(told["output_specs"])
@@ -220,23 +191,12 @@ class RemoteSession:
             return outputs
 
     def _run_in(self, process: EngineProcess, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
-        request, data = request_of(inputs, process)
-        lane = process.take(self)
-        try:
-            answer = lane.exchange(Op.RUN, wire.KEEP if keep_on_device else 0, self._number, request, data)
-            if answer.op != Op.DONE:
-                raise failure(answer)
-            outputs = outputs_of(answer, lambda part: self._held(part, process))
-        except OSError as error:
-            raise self._lost(process, error) from error
-        except ProtocolError:
-            process.kill(self, "SIGKILL: it did not keep to the protocol")
-            raise
-        finally:
-            process.give_back(lane)
-        self.ran_s = answer.number / 1e9
+        outputs, ran_ns = exchanges.run(
+            process, self, self._number, inputs, keep_on_device, lambda part: self._held(part, process)
+        )
+        self.ran_s = ran_ns / 1e9
         if self._may_be_promoted:
-            self._prove(answer.number)
+            self._prove(ran_ns)
         return outputs
 
     def _run_at_once(self, inputs: Sequence[Array]) -> list[Array | None]:
@@ -278,49 +238,31 @@ class RemoteSession:
         try:
             lane.finish()
         except (OSError, ProtocolError):
+            process.kill()
             process.lost()
             self._judge(process, 1, in_load=False)
         finally:
             process.give_back(lane)
 
-    def _lost(self, process: EngineProcess, error: OSError) -> BaseException:
-        """What to raise for a lane that failed: it is the end of the process, or a lack of something here."""
-        if error.errno in _SCARCE:
-            return BackendError(f"ERR the model's tensors could not be handed to its process: {error.strerror}")
-        return process.lost()
-
     def _held(self, part: Part, process: EngineProcess) -> RemoteArray:
         number = part.shape[0]
-        value = RemoteArray(part, process, self.device.index or 0, lambda: self.fetch(number, process))
-        weakref.finalize(value, self._isolation.later, self.drop, number, process).atexit = False
+        value = RemoteArray(part, process, self.device.index or 0, lambda: self._fetch(number, process))
+        weakref.finalize(value, self._isolation.later, self._drop, number, process).atexit = False
         return value
 
-    def fetch(self, number: int, process: EngineProcess) -> NDArray[Any]:
+    def _fetch(self, number: int, process: EngineProcess) -> NDArray[Any]:
         """A value that stayed on the device. Raises: BackendError: its process has ended."""
-        answer = self._ask(Op.FETCH, number, process)
+        try:
+            answer = exchanges.ask(process, self, Op.FETCH, number)
+        except ProcessEnded as error:
+            raise BackendError(self._text("its engine process ended, and the value on the device with it")) from error
         assert isinstance(answer, np.ndarray)
         return answer
 
-    def drop(self, number: int, process: EngineProcess) -> None:
+    def _drop(self, number: int, process: EngineProcess) -> None:
         """Let go of a value on the device."""
-        with contextlib.suppress(BackendError):
-            self._ask(Op.DROP, number, process)
-
-    def _ask(self, op: int, number: int, process: EngineProcess) -> Array | None:
-        try:
-            lane = process.take(self)
-        except ProcessEnded as error:
-            raise BackendError(self._text("its engine process ended, and the value on the device with it")) from error
-        try:
-            answer = lane.exchange(op, 0, number, Layout(b"", (), 0), ())
-            if answer.op == Op.FAILED:
-                raise failure(answer)
-            return outputs_of(answer, lambda part: None)[0] if op == Op.FETCH else None
-        except OSError as error:
-            process.lost()
-            raise BackendError(self._text("its engine process ended, and the value on the device with it")) from error
-        finally:
-            process.give_back(lane)
+        with contextlib.suppress(BackendError, ProcessEnded):
+            exchanges.ask(process, self, Op.DROP, number)
 
     # -- what may go wrong ---------------------------------------------------------------------------------------------
 
