@@ -16,6 +16,8 @@ from redisai_py.artifacts.manifest import Descriptor, Manifest, decode_json
 from redisai_py.artifacts.names import KINDS
 from redisai_py.artifacts.registry import Version
 from redisai_py.artifacts.store import Store
+from redisai_py.client.failures import failure_of
+from redisai_py.errors import WrongType
 
 __all__ = [
     "Difference",
@@ -77,7 +79,7 @@ def _tag(store: Store, key: str) -> str:
     try:
         found: Any = store.redis.hget(key, "tag")
     except redis.ResponseError as error:
-        return "not a model any more" if str(error).startswith("WRONGTYPE") else f"unknown: {error}"
+        return "not a model any more" if isinstance(failure_of(error), WrongType) else f"unknown: {error}"
     return "gone" if found is None else found.decode("utf-8", "replace").partition(" ")[0]
 
 

@@ -20,6 +20,7 @@ from redisai_py.frontdoor.driver import NO_REPLY
 from redisai_py.frontdoor.state import Mode, State
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.pending import Pending
+from redisai_py.resp.redis_errors import error_in
 from redisai_py.resp.templates import Burst, Command
 from redisai_py.upstream.dialing import FIRST_PROBE_S
 from redisai_py.upstream.private import PrivateUpstream
@@ -97,10 +98,10 @@ class Relay:
         self.upstream = upstream
         for argv in self._state.identity.handshake(self._state.protocol):
             (raw,) = await self.capture([argv])
-            if raw[:1] == b"-":
+            if (error := error_in(raw)) is not None:
                 self.upstream = None
                 upstream.close()
-                raise UpstreamError(raw[1:].decode("utf-8", "replace").strip())
+                raise error
 
     async def capture(self, commands: list[list[Any]]) -> list[bytes]:
         """Send commands on the client's own connection and take their raw replies, instead of relaying them."""

@@ -15,6 +15,7 @@ from redisai_py.frontdoor.relay import Relay
 from redisai_py.frontdoor.state import Mode, State
 from redisai_py.frontdoor.tracking import OwnAccess
 from redisai_py.frontdoor.turn import Turn
+from redisai_py.resp.redis_errors import error_in
 from redisai_py.upstream.access import Access
 from redisai_py.upstream.address import Identity
 
@@ -43,8 +44,8 @@ class Session(State):
                 (raw,) = await self.capture([[b"PING"]])
             except UpstreamRefused as refused:
                 return await self._as_anybody(refused)
-            if raw.startswith(b"-NOAUTH"):
-                raise NotAuthenticated(raw[1:].decode().strip())
+            if isinstance(error := error_in(raw), NotAuthenticated):
+                raise error
             self.accept()
             self.access = self._accesses.acquire(self.identity)
         return await self._open(self.access)
@@ -75,7 +76,7 @@ class Session(State):
         """Whether Redis serves this client: it is asked if no reply has shown it yet. Raises: UpstreamError."""
         if not self.accepted:
             (raw,) = await self.capture([[b"PING"]])
-            if not raw.startswith(b"-NOAUTH"):
+            if not isinstance(error_in(raw), NotAuthenticated):
                 self.accept()
         return self.accepted
 

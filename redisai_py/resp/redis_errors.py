@@ -20,7 +20,7 @@ from redisai_py.errors import (
     WrongType,
 )
 
-__all__ = ["redis_error"]
+__all__ = ["error_in", "redis_error"]
 
 _BY_CODE: dict[str, type[UpstreamError]] = {
     "ASK": Moved,
@@ -62,3 +62,8 @@ def redis_error(reply: object) -> RedisAIError:
     if "WRONGTYPE " in text:  # older Redis puts where in a script it happened before it
         return WrongType()
     return next((kind for beginning, kind in _BY_TEXT if text.startswith(beginning)), UpstreamError)(text)
+
+
+def error_in(raw: bytes) -> RedisAIError | None:
+    """The exception that a reply means as it came (`-...`), None if it is not an error."""
+    return redis_error(raw[1:].decode("utf-8", "replace").strip()) if raw[:1] == b"-" else None

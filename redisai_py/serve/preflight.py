@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 
 from redisai_py.config import Config
+from redisai_py.errors import NoRoom, NotAuthenticated
+from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.templates import encode_command
 from redisai_py.urls import masked_url
 
@@ -111,11 +113,12 @@ async def check_redis(config: Config, reachable: Sequence[str] = ()) -> RedisFac
 
 async def _facts(connection: _Connection, url: str, must_be_closed: bool) -> RedisFacts:
     without_credentials = await connection.call("PING")
-    if isinstance(without_credentials, hiredis.ReplyError) and str(without_credentials).startswith("DENIED"):
+    refusal = redis_error(without_credentials) if isinstance(without_credentials, hiredis.ReplyError) else None
+    if isinstance(refusal, NoRoom):
         raise StartError(f"Redis at {masked_url(url)} refuses connections from this machine: {without_credentials}")
     # NOPERM is not a closed door: it is the default user who is told so, whatever that user may do. Protected mode of
     # Redis asks the same.
-    is_open = not str(without_credentials).startswith("NOAUTH")
+    is_open = not isinstance(refusal, NotAuthenticated)
     if is_open and must_be_closed:
         raise StartError("--require-password has no effect: redis.conf lets the default user in without one (nopass)")
     await _authenticate(connection, url)

@@ -2,7 +2,7 @@ import hiredis
 import pytest
 
 from redisai_py import errors
-from redisai_py.resp.redis_errors import redis_error
+from redisai_py.resp.redis_errors import error_in, redis_error
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,10 @@ def test_the_wrong_type_is_found_behind_the_line_of_a_script():
 def test_an_exception_of_ours_is_what_it_is():
     lost = errors.UpstreamLost("ERR gone")
     assert redis_error(lost) is lost
+
+
+def test_a_reply_as_it_came():
+    assert error_in(b"+PONG\r\n") is None
+    error = error_in(b"-NOAUTH Authentication required.\r\n")
+    assert type(error) is errors.NotAuthenticated
+    assert str(error) == "NOAUTH Authentication required."

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from redisai_py.errors import UpstreamError
 from redisai_py.pending import Pending
-from redisai_py.upstream.address import Address, Identity
 from redisai_py.upstream.large import LargeUpstream
 from redisai_py.upstream.private import PrivateUpstream
 from tests.wire import read_back
@@ -144,33 +143,3 @@ def test_lost_connections_fail_what_waits() -> None:
     for late in (upstream.expect(), upstream.call(b"GET", b"k")):
         with pytest.raises(UpstreamError, match="lost"):
             late.result()
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("redis://host:7000", Address("host", 7000)),
-        ("redis://host", Address("host", 6379)),
-        ("redis://user:secret@host:1", Address("host", 1)),
-        ("rediss://host", Address("host", 6379, tls=True)),
-        ("unix:///run/redis.sock", Address(path="/run/redis.sock")),
-        ("unix:///a%20b", Address(path="/a b")),
-    ],
-)
-def test_addresses(url: str, address: Address) -> None:
-    assert Address.from_url(url) == address
-    assert "secret" not in str(address)
-
-
-@pytest.mark.parametrize(
-    ("identity", "protocol", "commands"),
-    [
-        (Identity(), 2, []),
-        (Identity(), 3, [[b"HELLO", b"3"]]),
-        (Identity(b"u", b"p"), 2, [[b"AUTH", b"u", b"p"]]),
-        (Identity(b"u", b"p", 4), 3, [[b"HELLO", b"3", b"AUTH", b"u", b"p"], [b"SELECT", b"4"]]),
-        (Identity(database=2), 2, [[b"SELECT", b"2"]]),
-    ],
-)
-def test_handshakes(identity: Identity, protocol: int, commands: list[list[bytes]]) -> None:
-    assert identity.handshake(protocol) == commands
