@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redisai_py.ai.ledgers import Ledger, Ruled, refusal
-from redisai_py.ai.model_loading import check_counts, load_ruled
+from redisai_py.ai.model_loading import check_counts, resolve
 from redisai_py.ai.warming import warm
 from redisai_py.commands import cache
 from redisai_py.engine.run import LoadedModel
@@ -144,7 +144,7 @@ async def cache_warm(request: cache.CacheWarm, turn: Turn) -> Any:
 
 async def _model(key: bytes, turn: Turn, access: Access) -> tuple[LoadedModel, Rule | None]:
     (ids,) = access.pipeline([(b"HMGET", key, *MODEL_ID_FIELDS)])
-    return await load_ruled(key, ids, access.store, turn)
+    return await resolve(key, ids, access.store, turn)
 
 
 def _ruled(key: bytes, access: Access, turn: Turn, loaded: LoadedModel, rule: Rule | None) -> Ruled:

@@ -10,7 +10,7 @@ from typing import Any
 
 from redisai_py.ai.dag_run import DagRun
 from redisai_py.ai.dag_templates import BoundDag, Template
-from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, load_ruled
+from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve
 from redisai_py.ai.scripts import known_script, met_script
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
@@ -134,7 +134,7 @@ async def _look_up(
     rules: Rules = {}
     for (i, op), reply in zip(keys, fields, strict=True):
         if isinstance(op, ModelExecute):
-            loaded, rules[i] = await load_ruled(op.key, reply, store, turn, timeout)
+            loaded, rules[i] = await resolve(op.key, reply, store, turn, timeout)
             runnables[i] = loaded
             check_counts(loaded.model, len(op.inputs), len(op.outputs))
         else:

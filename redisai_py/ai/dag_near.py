@@ -8,7 +8,8 @@ from typing import Any
 from redisai_py.ai.dag_execute import commit, execute_dag
 from redisai_py.ai.dag_run import DagRun, on_host
 from redisai_py.ai.dag_templates import BoundDag
-from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
+from redisai_py.ai.model_loading import resolve_near
+from redisai_py.ai.speculation import Speculation, encode_tensors, near_tensors
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.dag import Version
 from redisai_py.engine.run import LoadedModel, Run, Value
@@ -106,7 +107,7 @@ class _NearDag(Speculation):
         runnables: Runnables = {}
         rules: Rules = {}
         for i, op in template.models:
-            loaded = near_model(self.turn, near, op, self.used)
+            loaded = resolve_near(self.turn, near, op, self.used)
             if loaded is None:
                 return False
             runnables[i] = loaded
@@ -174,7 +175,7 @@ class _NearTrip(Run, Speculation):
         template, near = bound.template, writer.near
         assert near is not None
         ((i, op),) = template.models
-        model = near_model(turn, near, op, used)
+        model = resolve_near(turn, near, op, used)
         if model is None or used[0][1].rule is not None:
             return False
         values = self._values = bound.values()

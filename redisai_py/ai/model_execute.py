@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, load_ruled
-from redisai_py.ai.speculation import Speculation, encode_tensors, near_model, near_tensors
+from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve, resolve_near
+from redisai_py.ai.speculation import Speculation, encode_tensors, near_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.run import LoadedModel, Run, Value, samples
 from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
@@ -53,7 +53,7 @@ class ExecuteModel:
                 if ended is not None:
                     return ended
             used: Used = []
-            loaded = near_model(turn, near, self.request, used)
+            loaded = resolve_near(turn, near, self.request, used)
             inputs = near_tensors(near, self.request.inputs, used) if loaded is not None else None
             if loaded is not None and inputs is not None:
                 _NearRun(self.request, turn, writer, used, loaded).start(inputs)
@@ -247,7 +247,7 @@ async def _read(
     """The model, its cache rule, and the inputs, in one round trip; kept near."""
     store, near = access.store, access.near
     ids, values_of_inputs = store.model_and_tensors(request.key, request.inputs)
-    loaded, rule = await load_ruled(request.key, ids, store, turn, timeout)
+    loaded, rule = await resolve(request.key, ids, store, turn, timeout)
     check_counts(loaded.model, len(request.inputs), len(request.outputs))
     values = await values_of_inputs()
     inputs = await store.decode_all(request.inputs, values)

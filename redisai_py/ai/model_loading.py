@@ -1,4 +1,8 @@
-"""Finding the loaded model of a key, and how long a command waits for it."""
+"""Which loaded model a key means, and how long a command waits for it.
+
+`resolve` asks Redis and loads the model where it must; `resolve_near` answers at once from what is near, or not at all.
+There is no third way from a key to a model, so versions, aliases and canaries belong here.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
+from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, CommandError, QueueTimeout
 from redisai_py.frontdoor.driver import drive
@@ -17,8 +22,12 @@ from redisai_py.pending import Pending
 from redisai_py.predictions.rule import Rule
 from redisai_py.store.cache import NearCache
 from redisai_py.store.store import Store
+from redisai_py.store.writer import Used
 
-__all__ = ["Timeout", "check_counts", "keep_near", "load_model", "load_ruled"]
+__all__ = ["Timeout", "check_counts", "keep_near", "load_model", "resolve", "resolve_near"]
+
+_SHORT_S = 0.002
+"""A model whose runs take longer reads its inputs first."""
 
 
 def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
@@ -84,14 +93,30 @@ class Timeout:
             self._waited_s += time.monotonic() - since
 
 
+def resolve_near(turn: Turn, near: NearCache, request: ModelExecute, used: Used) -> LoadedModel | None:
+    """The model if its id is near, it is loaded, fits the request, and runs quickly and at once; then it is added to
+    `used`.
+    """
+    entry = near.entries.get(request.key)
+    if entry is None or entry.identity is None:
+        return None
+    loaded = turn.services.engine.loaded(entry.identity)
+    if loaded is None or not 0 < loaded.short_run_s < _SHORT_S or loaded.model.minbatchsize > 1:
+        return None
+    if loaded.arity != (len(request.inputs), len(request.outputs)):
+        return None
+    used.append((request.key, entry))
+    return loaded
+
+
 async def load_model(
     key: bytes, ids: Awaitable[Any], store: Store, turn: Turn, timeout: Timeout | None = None
 ) -> LoadedModel:
-    """`load_ruled` without the rule."""
-    return (await load_ruled(key, ids, store, turn, timeout))[0]
+    """`resolve` without the rule."""
+    return (await resolve(key, ids, store, turn, timeout))[0]
 
 
-async def load_ruled(
+async def resolve(
     key: bytes, ids: Awaitable[Any], store: Store, turn: Turn, timeout: Timeout | None = None
 ) -> tuple[LoadedModel, Rule | None]:
     """The loaded model that the key holds now, and its cache rule; loads the model if this server has not read this id

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from redisai_py.commands.model_runs import ModelExecute
-from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import RedisAIError
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.store.cache import NearCache
@@ -19,10 +17,7 @@ from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.store.writer import Used
 from redisai_py.tensor import Tensor
 
-__all__ = ["Speculation", "encode_tensors", "near_model", "near_tensors"]
-
-_SHORT_S = 0.002
-"""A model whose runs take longer reads its inputs first."""
+__all__ = ["Speculation", "encode_tensors", "near_tensors"]
 
 
 class Speculation:
@@ -58,22 +53,6 @@ class Speculation:
     def refusal(self, error: RedisAIError) -> Any:
         """The reply in which the refusal ends the command; None if the command is to run again."""
         raise NotImplementedError
-
-
-def near_model(turn: Turn, near: NearCache, request: ModelExecute, used: Used) -> LoadedModel | None:
-    """The model if its id is near, it is loaded, fits the request, and runs quickly and at once; then it is added to
-    `used`.
-    """
-    entry = near.entries.get(request.key)
-    if entry is None or entry.identity is None:
-        return None
-    loaded = turn.services.engine.loaded(entry.identity)
-    if loaded is None or not 0 < loaded.short_run_s < _SHORT_S or loaded.model.minbatchsize > 1:
-        return None
-    if loaded.arity != (len(request.inputs), len(request.outputs)):
-        return None
-    used.append((request.key, entry))
-    return loaded
 
 
 def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Tensor] | None:
