@@ -56,6 +56,12 @@ PLUGIN = """
             ctypes.PyDLL(None).sleep(100_000)
         elif word == b"memory":
             np.ones(100_000_000_000, np.uint8)
+        elif word == b"nonsense":
+            for fd in range(3, 200):
+                try:
+                    os.write(fd, b"x" * 24)
+                except OSError:
+                    pass
         elif word == b"sleep":
             time.sleep(0.3)
         elif word == b"raise":
@@ -417,6 +423,25 @@ def test_errors_of_a_run_have_the_words_that_they_have_in_the_server(
             run(client, "m", "bad")
         assert run(client, "m") == 2.0
         assert info(client, "m")[b"errors"] == 1
+
+
+def test_a_process_that_sends_nonsense_is_killed(isolated: Callable[..., Serving]) -> None:
+    serving = isolated()
+    server = serving.server()
+    with serving.client() as client:
+        store(client, "good")
+        store(client, "m", "run:nonsense")
+        with Onlookers(serving, "good") as others:
+            before = engines(serving)
+            for _ in range(4):
+                with suppress(redis.ResponseError):
+                    run(client, "m", "bad")
+            assert eventually(lambda: "did not keep to the protocol" in serving.stderr or engines(serving) != before)
+            assert others.pause_s() < 1.0
+        assert others.errors == []
+        assert run(client, "good") == 2.0
+        assert client.ping()
+    assert serving.server() == server
 
 
 def test_killing_the_server_leaves_no_engine_process(isolated: Callable[..., Serving]) -> None:
