@@ -58,7 +58,7 @@ class GetTensor:
         if access is not None:
             stream = access.stream(self.request.key)
             if stream is not None:
-                stream.send(self._frame, partial(self.got, turn))
+                stream.send(self._frame, partial(_answer, turn, self.request, self.request.key))
                 turn.overlap_reading((self.request.key,))
                 return True
         return turn.idle and turn.run_alone(_once_connected(turn, command))
@@ -79,24 +79,6 @@ class GetTensor:
             return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
 
         return [[b"GET", request.key]], finish
-
-    def got(self, turn: Turn, value: Any) -> None:
-        """Reply with what Redis answered."""
-        request = self.request
-        try:
-            if type(value) is not bytes:
-                raise redis_error(value)
-            if not value or (len(value) == _FIRST_BYTES and (request.form is not Form.NONE or not request.meta)):
-                turn.second_trip(_get_again(request, turn, value))
-                return
-            if len(value) == _FIRST_BYTES:
-                reply = tensor_reply(request, *codec.read_header(value[: codec.header_size(value)])[:2], b"")
-            else:
-                tensor = codec.decode_tensor(value)
-                reply = tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)
-        except RedisAIError as error:
-            reply = error
-        turn.answer(reply)
 
 
 class GetTensors:
@@ -133,8 +115,20 @@ class GetTensors:
         turn.overlap_reading(keys)
         return True
 
-    start_alone = start
-    """Start the one command that came from this client in this iteration of the loop."""
+    def start_alone(self, turn: Turn, burst: Burst) -> bool:
+        """Start the one command that came from this client in this iteration of the loop."""
+        if turn.relayed:
+            return False
+        word = burst.words[0]
+        key = word[self._key_at : -2]
+        access = turn.session.access
+        stream = access.stream(key) if access is not None else None
+        if stream is None:
+            turn.unroll(burst)
+            return True
+        stream.send(_READ + word + _RANGE, partial(_answer, turn, self._request, key))
+        turn.overlap_reading((key,))
+        return True
 
     def _keys(self, burst: Burst) -> list[bytes]:
         at = self._key_at
@@ -146,9 +140,8 @@ class GetTensors:
         if reply is not None:
             turn.answer_together(reply, len(values))
             return
-        request = self._request
         for key, value in zip(self._keys(burst), values, strict=True):
-            GetTensor(TensorGet(key, request.meta, request.form)).got(turn, value)
+            _answer(turn, self._request, key, value)
 
     def _joint_reply(self, values: list[Any]) -> bytes | None:
         """The replies to all, if these are small tensors of one dtype and shape."""
@@ -168,6 +161,24 @@ class GetTensors:
         blobs[0] = head + blobs[0]  # the ends first, so that the whole is copied once
         blobs[-1] += b"\r\n"
         return (b"\r\n" + head).join(blobs)
+
+
+def _answer(turn: Turn, like: TensorGet, key: bytes, value: Any) -> None:
+    """Reply with what Redis answered. like: a request of the same form, for any key."""
+    try:
+        if type(value) is not bytes:
+            raise redis_error(value)
+        if not value or (len(value) == _FIRST_BYTES and (like.form is not Form.NONE or not like.meta)):
+            turn.second_trip(_get_again(TensorGet(key, like.meta, like.form), turn, value))
+            return
+        if len(value) == _FIRST_BYTES:
+            reply = tensor_reply(like, *codec.read_header(value[: codec.header_size(value)])[:2], b"")
+        else:
+            tensor = codec.decode_tensor(value)
+            reply = tensor_reply(like, tensor.dtype, tensor.shape, tensor.data)
+    except RedisAIError as error:
+        reply = error
+    turn.answer(reply)
 
 
 async def _once_connected(turn: Turn, command: Command) -> object:
