@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IMAGE", "build_classifier", "images", "zipf"]
+__all__ = ["IMAGE", "build_busy", "build_classifier", "images", "zipf"]
 
 IMAGE = (3, 96, 96)
 """Channels, height, width: 108 KB of float32."""
 _CHANNELS = (76, 152, 304)
 _EXPONENT = 1.1
+_BUSY_WIDTH = 128
 
 
 def build_classifier() -> bytes:
@@ -55,3 +56,41 @@ def zipf(count: int, draws: int, seed: int = 2) -> NDArray[np.int64]:
     """Numbers below `count`: the one of rank k with a probability in proportion to k ** -1.1."""
     weights = np.arange(1, count + 1) ** -_EXPONENT
     return np.random.default_rng(seed).choice(count, draws, p=weights / weights.sum())
+
+
+def build_busy(features: int, iterations: int) -> bytes:
+    """`x` float32 (N, features) -> `y` float32 (1, 1): the sum, after `iterations` products of 128x128 matrices."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def value(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    square = [_BUSY_WIDTH, _BUSY_WIDTH]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("MatMul", ["state", "eye"], ["state_out"]),
+        ],
+        "body",
+        [value("i", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("state", square)],
+        [value("go_on", [], TensorProto.BOOL), value("state_out", square)],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=1),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Expand", ["nothing", "square"], ["start"]),
+        helper.make_node("Loop", ["trips", "true", "start"], ["end"], body=body),
+        helper.make_node("ReduceSum", ["end"], ["end_sum"], keepdims=1),
+        helper.make_node("Add", ["sum", "end_sum"], ["y"]),
+    ]
+    constants = {
+        "zero": np.zeros((), np.float32),
+        "true": np.ones((), np.bool_),
+        "eye": np.eye(_BUSY_WIDTH, dtype=np.float32),
+        "square": np.array(square, np.int64),
+        "trips": np.array(iterations, np.int64),
+    }
+    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "busy", [value("x", ["N", features])], [value("y", [1, 1])], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())

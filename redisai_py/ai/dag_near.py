@@ -8,7 +8,7 @@ from typing import Any
 from redisai_py.ai.dag_execute import commit, execute_dag
 from redisai_py.ai.dag_run import DagRun, on_host
 from redisai_py.ai.dag_templates import BoundDag
-from redisai_py.ai.model_loading import resolve_near
+from redisai_py.ai.model_loading import resolve_near, runs_plainly
 from redisai_py.ai.speculation import Speculation, encode_tensors, near_tensors
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.dag import Version
@@ -170,14 +170,16 @@ class _NearTrip(Run, Speculation):
         self.options = bound.template.options
 
     def start(self) -> bool:
-        """False, and nothing has happened, if something that it reads is not near, or it may need no run."""
+        """False, and nothing has happened, if something that it reads is not near."""
         bound, turn, writer, used = self._bound, self.turn, self._writer, self.used
         template, near = bound.template, writer.near
         assert near is not None
         ((i, op),) = template.models
         model = resolve_near(turn, near, op, used)
-        if model is None or used[0][1].rule is not None:
+        if model is None:
             return False
+        if not runs_plainly(turn, op, used[0][1], model):
+            return _NearDag(bound, turn, writer).start()  # which knows what a cache rule means
         values = self._values = bound.values()
         if bound.load:
             tensors = near_tensors(near, bound.load, used)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve, resolve_near
+from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve, resolve_near, runs_plainly
 from redisai_py.ai.speculation import Speculation, encode_tensors, near_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.run import LoadedModel, Run, Value, samples
@@ -184,13 +184,8 @@ class _Hit(_NearRun):
 
 def _passes_by(turn: Turn, request: ModelExecute, model: Entry) -> bool:
     """Whether a model with a cache rule runs as if it had none."""
-    if request.cache is CacheUse.NO:
-        return True
-    services = turn.services
-    loaded = services.engine.look_at(model.identity) if model.identity is not None else None
-    if loaded is None or model.rule is None:
-        return False
-    return services.predictions.passes_by(turn.session.identity.database, request.key, loaded, model.rule)
+    loaded = turn.services.engine.look_at(model.identity) if model.identity is not None else None
+    return loaded is not None and runs_plainly(turn, request, model, loaded)
 
 
 def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCache, model: Entry) -> bool | None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
-from redisai_py.commands.model_runs import ModelExecute
+from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, CommandError, QueueTimeout
 from redisai_py.frontdoor.driver import drive
@@ -20,11 +20,11 @@ from redisai_py.model import Kind, Model
 from redisai_py.ops.keymap import Place
 from redisai_py.pending import Pending
 from redisai_py.predictions.rule import Rule
-from redisai_py.store.cache import NearCache
+from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.store import Store
 from redisai_py.store.writer import Used
 
-__all__ = ["Timeout", "check_counts", "keep_near", "load_model", "resolve", "resolve_near"]
+__all__ = ["Timeout", "check_counts", "keep_near", "load_model", "resolve", "resolve_near", "runs_plainly"]
 
 _SHORT_S = 0.002
 """A model whose runs take longer reads its inputs first."""
@@ -133,3 +133,13 @@ async def resolve(
         loading = services.programs.stored(place, stored_id, store)
         loaded = await (timeout.wait_for(loading, services.loop) if timeout is not None else loading)
     return loaded, rule
+
+
+def runs_plainly(turn: Turn, request: ModelExecute, model: Entry, loaded: LoadedModel) -> bool:
+    """Whether the prediction cache has nothing to do with a run.   model: what is near of it."""
+    if model.rule is None:
+        return request.cache is not CacheUse.ONLY
+    if request.cache is not CacheUse.RULE:
+        return request.cache is CacheUse.NO
+    database = turn.session.identity.database
+    return turn.services.predictions.passes_by(database, request.key, loaded, model.rule)
