@@ -143,7 +143,7 @@ def test_absurd_memory_is_refused(scripts: Scripts, body: str) -> None:
 
 
 def test_inputs_count_as_memory(scripts: Scripts) -> None:
-    size = LIMITS.memory_limit_bytes + (64 << 20)
+    size = LIMITS.script_memory_limit_bytes + (64 << 20)
     big = Tensor(DType.UINT8, (size,), bytes(size))
     with pytest.raises(BackendError, match="SCRIPT_MEMORY_LIMIT"):
         scripts.run(ENTRY + "    return torch.tensor(1)\n", (big,))
