@@ -338,3 +338,13 @@ def test_no_reply_from_another_model(servers):
 @pytest.mark.timeout(600)
 def test_no_reply_from_another_model_in_a_hundred_thousand_requests(servers):
     _no_reply_from_another_model(servers, 100_000)
+
+
+def test_what_many_ask_for_is_computed_again_before_it_expires(server, bare):
+    with connected(server) as con:
+        store_slow(con, ttl=2, jitter=0)
+        con.modelexecute("slow", "x", "y")
+        misses = con.cachestats("slow")["misses"]
+        until(lambda: con.modelexecute("slow", "x", "y") and con.cachestats("slow")["refreshes"])
+        assert con.cachestats("slow")["misses"] <= misses + 1
+        until(lambda: con.cachestats("slow")["inserts"] >= 2)
