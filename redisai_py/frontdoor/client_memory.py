@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from redisai_py.errors import RedisAIError
-from redisai_py.ops.event_log import Journal
+from redisai_py.ops.event_log import EventLog
 
 __all__ = ["NOTED", "ClientMemory", "Holder"]
 
@@ -38,13 +38,15 @@ class ClientMemory:
           clients, unread replies included.   clients: those that may be disconnected.
     """
 
-    def __init__(self, most_unprocessed: int, most_together: int, clients: Iterable[Holder], journal: Journal) -> None:
+    def __init__(
+        self, most_unprocessed: int, most_together: int, clients: Iterable[Holder], event_log: EventLog
+    ) -> None:
         self.total = 0
         self.evicted = 0
         self._most_unprocessed = most_unprocessed
         self._most_together = most_together
         self._clients = clients
-        self._journal = journal
+        self._event_log = event_log
 
     def holds(self, client: Holder, unprocessed: int, unread: int) -> None:
         """A client holds this many bytes now; it may be disconnected for it, and so may a larger one."""
@@ -52,14 +54,14 @@ class ClientMemory:
         client.accounted = unprocessed + unread
         if unprocessed > self._most_unprocessed:
             limit = self._most_unprocessed
-            self._journal.client_refused("Closing client that reached max query buffer length", limit_bytes=limit)
+            self._event_log.client_refused("Closing client that reached max query buffer length", limit_bytes=limit)
             self._end(client, f"query buffer length limit of {limit} bytes reached (client_query_buffer_limit)")
         while self.total > self._most_together:
             largest = max(self._clients, key=lambda other: other.accounted, default=None)
             if largest is None or not largest.accounted:
                 break
             limit = self._most_together
-            self._journal.client_refused("Evicting client", bytes=largest.accounted, limit_bytes=limit)
+            self._event_log.client_refused("Evicting client", bytes=largest.accounted, limit_bytes=limit)
             self._end(largest, f"client evicted: all clients together hold more than {limit} bytes (maxmemory_clients)")
 
     def left(self, client: Holder) -> None:

@@ -12,7 +12,7 @@ from redisai_py.frontdoor.output import Flusher
 from redisai_py.frontdoor.services import Counters
 from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.turn import Turn
-from redisai_py.ops.event_log import Journal
+from redisai_py.ops.event_log import EventLog
 
 __all__ = ["NOTED", "Client", "Clients"]
 
@@ -28,7 +28,9 @@ class Client(Holder, Protocol):
 class Clients:
     """Thread: the event loop's."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, counters: Counters, event_log: Journal) -> None:
+    def __init__(
+        self, config: Config, loop: asyncio.AbstractEventLoop, counters: Counters, event_log: EventLog
+    ) -> None:
         self.flusher = Flusher(loop.call_soon)
         self._connected: set[Client] = set()
         self.memory = ClientMemory(

@@ -33,12 +33,12 @@ from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
 from redisai_py.frontdoor.clients import Clients
 from redisai_py.frontdoor.connection import Connection
 from redisai_py.frontdoor.services import Counters, Services, Settings
-from redisai_py.ops.event_log import Journal
+from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.info import default_backends_path
 from redisai_py.ops.keymap import KeyMap, key_text
 from redisai_py.ops.operations import Operations
 from redisai_py.ops.preload import NO_LIFELINE, Lifeline, Preload
-from redisai_py.ops.programs import Loading
+from redisai_py.ops.programs import Programs
 from redisai_py.resp.templates import Frames
 from redisai_py.serve.listening import address_text
 from redisai_py.serve.preflight import StartError
@@ -122,7 +122,7 @@ def _build(
     url = config.redis or "redis://127.0.0.1:6379"
     dialer = Dialer(Address.from_url(url), upstream_limits(config))
     keys = KeyMap()
-    event_log = Journal(keys, config.slow_run_ms)
+    event_log = EventLog(keys, config.slow_run_ms)
     engine = Engine(
         engine_settings(config, spare_threads),
         loop,
@@ -154,7 +154,7 @@ def _build(
         scripts=ScriptEngine(script_settings(config), loop),
         script_stats=script_stats,
         keys=keys,
-        programs=Loading(engine, script_stats, keys, event_log),
+        programs=Programs(engine, script_stats, keys, event_log),
         dialer=dialer,
         accesses=accesses,
         control=Control(dialer.impatient, own_identity(url)),

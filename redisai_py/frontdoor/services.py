@@ -15,9 +15,9 @@ from redisai_py.engine.engine import Engine
 from redisai_py.engine.stats import StatsTable
 from redisai_py.engine.torchscript import ScriptEngine
 from redisai_py.errors import RedisAIError
-from redisai_py.ops.event_log import Journal
+from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.keymap import KeyMap
-from redisai_py.ops.programs import Loading
+from redisai_py.ops.programs import Programs
 from redisai_py.resp.templates import Frames
 from redisai_py.upstream.access import AccessTable
 from redisai_py.upstream.busy_poll import BusyPoll
@@ -68,7 +68,7 @@ class Services:
     loop: asyncio.AbstractEventLoop
     settings: Settings
     counters: Counters
-    event_log: Journal
+    event_log: EventLog
     frames: Frames
     engine: Engine
     runs: Runs
@@ -76,7 +76,7 @@ class Services:
     scripts: ScriptEngine
     script_stats: StatsTable
     keys: KeyMap
-    programs: Loading
+    programs: Programs
     dialer: Dialer
     accesses: AccessTable
     control: Control

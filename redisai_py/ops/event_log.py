@@ -20,7 +20,7 @@ from redisai_py.errors import Overloaded
 from redisai_py.model import Model
 from redisai_py.ops.keymap import KeyMap, Place
 
-__all__ = ["Journal", "Throttle"]
+__all__ = ["EventLog", "Throttle"]
 
 INTERVAL_S = 10.0
 _NAMES = 1000
@@ -53,7 +53,7 @@ class Throttle:
         return silent
 
 
-class Journal:
+class EventLog:
     """Writes the lines.
 
     Args: keys: names for the engine's ids.   slow_run_ms: runs that take at least this long are reported, 0 none.

@@ -18,22 +18,22 @@ from redisai_py.pending import Pending
 from redisai_py.store.store import Store
 
 if TYPE_CHECKING:
-    from redisai_py.ops.event_log import Journal
+    from redisai_py.ops.event_log import EventLog
 
-__all__ = ["Loading"]
+__all__ = ["Programs"]
 
 _DIGESTED_HERE = 256 * 1024
 """Bytes of a blob that the event loop digests itself, in 0.2 ms."""
 
 
-class Loading:
+class Programs:
     """The engine's models and the counters of scripts, with their keys. Thread: the event loop's."""
 
-    def __init__(self, engine: Engine, script_stats: StatsTable, keys: KeyMap, journal: Journal) -> None:
+    def __init__(self, engine: Engine, script_stats: StatsTable, keys: KeyMap, event_log: EventLog) -> None:
         self._engine = engine
         self._script_stats = script_stats
         self._keys = keys
-        self._journal = journal
+        self._event_log = event_log
         self._under_way: set[str] = set()
         self._reading: dict[tuple[Place, str], list[Pending[LoadedModel | None]]] = {}
 
@@ -120,12 +120,12 @@ class Loading:
         try:
             loaded = await self._engine.load(model)
         except RedisAIError as error:
-            self._journal.load_failed(place, model.backend, model.device.text, error)
+            self._event_log.load_failed(place, model.backend, model.device.text, error)
             raise
         finally:
             self._under_way.discard(model.identity)
             self._keys.withdraw(model.identity)
-        self._journal.loaded(place, loaded, time.monotonic() - since)
+        self._event_log.loaded(place, loaded, time.monotonic() - since)
         return loaded
 
     def holds(self, place: Place, program: Model | Script) -> None:
@@ -163,4 +163,4 @@ class Loading:
         was_loaded = self._engine.loaded(identity) is not None
         self._engine.unload(identity, keep_counters)
         if was_loaded:
-            self._journal.unloaded(place, why)
+            self._event_log.unloaded(place, why)

@@ -1,4 +1,4 @@
-"""Metrics, the key map and the journal, as values: no server, no Redis."""
+"""Metrics, the key map and the event log, as values: no server, no Redis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from redisai_py.engine.reports import Executed
 from redisai_py.engine.settings import EngineSnapshot, ModelSnapshot, QueueSnapshot
 from redisai_py.engine.stats import ModelStats
 from redisai_py.model import Kind
-from redisai_py.ops.event_log import Journal, Throttle
+from redisai_py.ops.event_log import EventLog, Throttle
 from redisai_py.ops.http import HttpEndpoint, Response
 from redisai_py.ops.keymap import Held, KeyMap, Place
 from redisai_py.ops.metrics import Figures, Metrics, Program, families
@@ -222,7 +222,7 @@ def test_keys_that_are_no_text_have_a_name() -> None:
     assert Place(Kind.MODEL, 0, b"a\xff").name == "a\\xff"
 
 
-# -- journal -----------------------------------------------------------------------------------------------------------
+# -- event log ------------------------------------------------------------------------------------------------------
 
 
 def test_a_throttle_lets_one_of_each_name_through_and_counts_the_rest() -> None:
@@ -239,12 +239,12 @@ def test_a_throttle_lets_one_of_each_name_through_and_counts_the_rest() -> None:
 
 def test_lines_of_one_key_do_not_hide_those_of_another() -> None:
     now = 0.0
-    journal = Journal(KeyMap(), 1000, lambda: now)
+    event_log = EventLog(KeyMap(), 1000, lambda: now)
     with capture_logs() as lines:
         for key in ("a", "a", "b"):
-            journal.script_failed(place(key), "f", "CPU", ValueError("no"))
+            event_log.script_failed(place(key), "f", "CPU", ValueError("no"))
         now = 20.0
-        journal.script_failed(place("a"), "f", "CPU", ValueError("no"))
+        event_log.script_failed(place("a"), "f", "CPU", ValueError("no"))
     assert [(line["script"], line.get("left_out")) for line in lines] == [("a", None), ("b", None), ("a", 1)]
     assert lines[0] == {
         "event": "script failed", "script": "a", "db": 0, "function": "f", "device": "CPU", "error": "no",
@@ -256,7 +256,7 @@ def test_a_slow_run_is_reported_also_where_it_was_in_no_queue() -> None:
     named = SimpleNamespace(id="1", backend="ONNX", device=SimpleNamespace(text="CPU"))
     executed = Executed(cast(Any, SimpleNamespace(id="1", model=named)), runs=0, run_s=2.0, queued_s=0.0)
     with capture_logs() as lines:
-        Journal(KeyMap(), 1000).executed(executed, None)
+        EventLog(KeyMap(), 1000).executed(executed, None)
     assert [(line["event"], line["id"], line["ms"], line["queued_ms"]) for line in lines] == [
         ("slow run", "1", 2000.0, 0.0)
     ]
@@ -264,10 +264,10 @@ def test_a_slow_run_is_reported_also_where_it_was_in_no_queue() -> None:
 
 def test_only_slow_scripts_are_reported() -> None:
     with capture_logs() as lines:
-        journal = Journal(KeyMap(), 1000)
-        journal.script_ran(place("s"), "f", "CPU", 0.9, 5.0)
-        journal.script_ran(place("s"), "f", "CPU", 1.0, 0.001)
-        Journal(KeyMap(), 0).script_ran(place("s"), "f", "CPU", 1e6, 0)
+        event_log = EventLog(KeyMap(), 1000)
+        event_log.script_ran(place("s"), "f", "CPU", 0.9, 5.0)
+        event_log.script_ran(place("s"), "f", "CPU", 1.0, 0.001)
+        EventLog(KeyMap(), 0).script_ran(place("s"), "f", "CPU", 1e6, 0)
     assert [(line["event"], line["ms"], line["queued_ms"]) for line in lines] == [("slow script", 1000.0, 1.0)]
 
 

@@ -13,9 +13,9 @@ from redisai_py.backend import InputSpec
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, QueueTimeout, UpstreamError
 from redisai_py.model import Kind, Model, identified
-from redisai_py.ops.event_log import Journal
+from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.keymap import KeyMap, Place
-from redisai_py.ops.programs import Loading
+from redisai_py.ops.programs import Programs
 from redisai_py.pending import Pending
 from redisai_py.store.store import Store
 from tests.unit.engine.fakes import WAIT_S, Bench, FakeSession, engine_test, model, tensor
@@ -34,12 +34,12 @@ class FakeStore:
         return await self.asked[-1]
 
 
-def _loading(bench: Bench) -> Loading:
+def _loading(bench: Bench) -> Programs:
     keys = KeyMap()
-    return Loading(bench.engine, StatsTable(), keys, Journal(keys, 0))
+    return Programs(bench.engine, StatsTable(), keys, EventLog(keys, 0))
 
 
-async def _start(loading: Loading, store: FakeStore, count: int) -> list[asyncio.Task[Any]]:
+async def _start(loading: Programs, store: FakeStore, count: int) -> list[asyncio.Task[Any]]:
     tasks = [asyncio.create_task(loading.stored(PLACE, "m", cast(Store, store))) for _ in range(count)]
     await asyncio.sleep(0)
     return tasks
