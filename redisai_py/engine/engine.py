@@ -205,10 +205,9 @@ class Engine:
         """The loaded model of an id, None if it is not loaded. Unlike `loaded`, this is no use of it."""
         return self._registry.peek(model_id)
 
-    @property
     def threads_busy(self) -> bool:
         """Whether a worker thread is running a model."""
-        return self._runner.threads_busy
+        return self._runner.threads_busy()
 
     @property
     def runaways_going_on(self) -> int:

@@ -279,10 +279,13 @@ class Runner:
 
     # -- threads -------------------------------------------------------------------------------------------------------
 
-    @property
     def threads_busy(self) -> bool:
-        """Whether a worker thread is running a model."""
-        return any(slot.current is not None for device in self.devices for slot in device.slots)
+        """Whether a worker thread is running a model. Asked twice for each command that is passed on: no generators."""
+        for device in self.devices.by_name.values():
+            for slot in device.slots:
+                if slot.current is not None:
+                    return True
+        return False
 
     def lend(self, thread_id: int) -> None:
         """A run takes long in an engine process: its thread gets a successor."""

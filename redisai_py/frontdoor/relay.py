@@ -28,6 +28,7 @@ from redisai_py.upstream.private import PrivateUpstream
 __all__ = ["Relay"]
 
 _MESSAGES = (b"message", b"pmessage", b"smessage")
+_MONITOR = Mode.MONITOR  # a look-up in an enum takes as long as several others
 _LINE = re.compile(rb"\d+\.\d{6} \[\d+ ").match  # of MONITOR: no reply to what a client may do there begins so
 
 
@@ -168,7 +169,9 @@ class Relay:
         if turn.in_flight or turn.busy or turn.deferred:
             return False
         self.upstream.send([row.frame])
-        self._sent(len(row.words))
+        turn.relaying(len(row.words))
+        if not self.blocks:
+            turn.services.busy_poll.asked()
         return True
 
     def _sent(self, replies: int) -> None:
@@ -309,9 +312,10 @@ class Relay:
         return reply[0] in _MESSAGES or (type(reply[0]) is bytes and reply[0].endswith(b"subscribe"))
 
     def _count(self, replies: list[Any]) -> None:
-        if not self._state.accepted and any(map(_accepts, replies)):
-            self._state.accept()
-        if self._streaming or self._state.mode is Mode.MONITOR:
+        state = self._state
+        if not state.accepted and any(map(_accepts, replies)):
+            state.accept()
+        if self._streaming or state.mode is _MONITOR:
             self._count_streaming(replies)
             return
         count = len(replies)

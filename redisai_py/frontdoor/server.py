@@ -133,9 +133,7 @@ def _build(
         isolation=isolation(config, keys),
     )
     counters = Counters()
-    busy_poll = BusyPoll(
-        loop.call_soon, config.busy_poll_us / 1e6, lambda: counters.commands, lambda: engine.threads_busy
-    )
+    busy_poll = BusyPoll(loop.call_soon, config.busy_poll_us / 1e6, lambda: counters.commands, engine.threads_busy)
     script_stats = StatsTable()
     runs = Runs(engine)
     polled = busy_poll if config.busy_poll_us else None

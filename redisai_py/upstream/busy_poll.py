@@ -21,7 +21,7 @@ __all__ = ["BusyPoll"]
 _MANY_PER_S = 20_000
 """With this many commands the next event is there before the loop could sleep, mostly."""
 _WINDOW_S = 0.005
-"""How often their number is looked at."""
+"""How often their number is looked at, and whether the cores have something better to do."""
 _INTERRUPTED_S = 0.0003
 """From one look for events to the next, when nothing came: then another process had the core, and needs it more."""
 _INTERRUPTED = 5
@@ -85,7 +85,7 @@ class BusyPoll:
         self._until = 0.0
         self._looked_at = 0.0
         self._staying = False
-        self._many = False
+        self._needless = False
         self._counted = 0
         self._counted_at = self._clock()
 
@@ -106,7 +106,7 @@ class BusyPoll:
         now = self._clock()
         if now >= self._counted_at + _WINDOW_S:
             self._count(now)
-        if self._many or not what.is_worth_it() or self._cores_wanted():
+        if self._needless or not what.is_worth_it():
             return
         self._awaited = what
         self._looked_at = now
@@ -117,7 +117,8 @@ class BusyPoll:
 
     def _count(self, now: float) -> None:
         commands = self._commands()
-        self._many = commands - self._counted > _MANY_PER_S * (now - self._counted_at)
+        many = commands - self._counted > _MANY_PER_S * (now - self._counted_at)
+        self._needless = many or self._cores_wanted()
         self._counted, self._counted_at = commands, now
 
     def _stay(self) -> None:

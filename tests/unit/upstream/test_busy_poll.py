@@ -156,8 +156,13 @@ def test_where_another_process_wants_the_core_it_is_left_alone() -> None:
 def test_threads_that_run_a_model_have_the_cores() -> None:
     loop = Loop()
     loop.cores_wanted = True
+    loop.now += 0.01
     loop.poll.asked()
     assert not loop.awake
+    loop.cores_wanted = False
+    loop.now += 0.01
+    loop.poll.asked()
+    assert loop.awake
 
 
 def test_it_can_be_switched_off() -> None:
