@@ -61,7 +61,7 @@ def default_name(script: str) -> str:
 
 def check_script(script: str) -> None:
     """See that there is such a file. Raises: Invalid."""
-    if not Path(script).is_file():
+    if not os.path.isfile(script):  # Path.is_file raises OSError for a name too long
         raise Invalid(f"{script}: there is no such script")
 
 
@@ -118,7 +118,7 @@ def launch_of(url: str, run: str, prefix: str = "ai:") -> Launch:
         what = Launch(**{**fields, "arguments": tuple(map(str, fields["arguments"]))})
     except (ValueError, KeyError, TypeError) as error:
         raise Invalid(f"the summary of run {run} does not say how it was started: {error}") from None
-    if not Path(what.script).is_file():
+    if not os.path.isfile(what.script):
         raise Invalid(f"run {run} was started from {what.script}, which is not there")
     return what
 
