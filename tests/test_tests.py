@@ -23,10 +23,38 @@ def _names(path: Path) -> Iterator[str]:
             yield node.name
 
 
-def test_rooms_have_their_tests_under_their_names() -> None:
-    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+def _room(path: Path) -> str:
+    """The package whose tests are in the folder of this file."""
+    return ".".join((PACKAGE.name, *path.parent.relative_to(UNIT).parts))
+
+
+def _imported(path: Path) -> set[str]:
+    """Modules that a file imports, and the packages that they are in."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {".".join(name.split(".")[:count]) for name in found for count in range(1, name.count(".") + 2)}
+
+
+def test_unit_tests_are_in_a_folder_of_the_room_that_they_test() -> None:
+    rooms = {".".join(path.relative_to(ROOT).parts) for path in PACKAGE.rglob("*") if path.is_dir()} | {PACKAGE.name}
+    tests = sorted(UNIT.rglob("test_*.py"))
+    assert len(tests) > 50, "the tests are not found"
+    assert {_room(path) for path in tests} <= rooms
+    # What a folder's tests share imports the room for them.
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in tests
+        if _imported(path).isdisjoint({_room(path), _room(path).replace(PACKAGE.name, "tests.unit")} - {"tests.unit"})
+    ]
+    assert wrong == []
+
+
+def test_rooms_have_unit_tests() -> None:
     tested = {path.name for path in UNIT.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert tested <= rooms
     assert {"ai", "client", "commands", "engine", "frontdoor", "ops", "resp", "serve", "store", "upstream"} <= tested
 
 

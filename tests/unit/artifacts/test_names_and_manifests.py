@@ -1,4 +1,4 @@
-"""Digests, names and manifests: no Redis needed."""
+"""Digests, names and manifests."""
 
 from __future__ import annotations
 
