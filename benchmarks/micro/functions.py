@@ -16,7 +16,7 @@ from harness.servers import Servers
 from harness.wire import encode
 
 from redisai_py.commands import COMMANDS
-from redisai_py.frontdoor.dispatch import understand
+from redisai_py.frontdoor.dispatch import action_of
 from redisai_py.resp.replies import TensorReply, encode_reply
 from redisai_py.resp.requests import CommandParser
 from redisai_py.resp.templates import Command, Frames
@@ -65,7 +65,7 @@ def parser_functions(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
         known = CommandParser(frames, bursts=True)
         for command in known.feed(frame):
             assert isinstance(command, Command)
-            understand(command, frames)
+            action_of(command, frames)
         yield _compare(f"parser.{name}.known", partial(known.feed, frame), partial(plain, frame), pace)
         new = CommandParser(Frames())
         spec = COMMANDS[f"AI.{name.upper()}".encode()]

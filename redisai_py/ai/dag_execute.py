@@ -9,8 +9,8 @@ from collections.abc import Awaitable
 from typing import Any
 
 from redisai_py.ai.dag_run import DagRun
-from redisai_py.ai.dag_templates import BoundDag, Template
 from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve
+from redisai_py.ai.prepared_dags import BoundDag, PreparedDag
 from redisai_py.ai.scripts import known_script, met_script
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
@@ -36,7 +36,7 @@ Rules = dict[int, Rule | None]
 
 async def dag(request: Dag, turn: Turn) -> Any:
     """AI.DAGEXECUTE, AI.DAGRUN and their read-only forms."""
-    return await execute_dag(BoundDag(Template(request, {}), request.load, request.persist), turn)
+    return await execute_dag(BoundDag(PreparedDag(request, {}), request.load, request.persist), turn)
 
 
 async def execute_dag(bound: BoundDag, turn: Turn) -> Any:
@@ -45,7 +45,7 @@ async def execute_dag(bound: BoundDag, turn: Turn) -> Any:
     Raises: MissingKey, WrongType, CommandError for its LOAD keys, models and scripts; Conflict.
     """
     access = await turn.session.authenticated()
-    if not bound.template.request.ifunchanged:
+    if not bound.prepared.request.ifunchanged:
         return await _execute_on(bound, turn, access, None)
     # What was loaded is watched from before it is read until the commit, which needs a connection to itself.
     async with access.apart() as watching:
@@ -70,7 +70,7 @@ async def _execute_on(
     loading: Awaitable[Any] | None = None,
 ) -> Any:
     values = bound.values()
-    timeout = Timeout(bound.template.request.timeout_ms)
+    timeout = Timeout(bound.prepared.request.timeout_ms)
     try:
         runnables, rules = await _look_up(bound, values, turn, access, loading, timeout)
     except QueueTimeout:
@@ -83,7 +83,7 @@ async def _execute_on(
         else:
             finished.fail(error)
 
-    run = DagRun(bound.template, values, runnables, rules, turn, done, timeout.left_ms)
+    run = DagRun(bound.prepared, values, runnables, rules, turn, done, timeout.left_ms)
     run.start()
     try:
         await finished
@@ -96,7 +96,7 @@ async def commit(bound: BoundDag, run: DagRun, turn: Turn, watching: Any = None)
     """The reply of a DAG that has run, after its PERSIST keys are written."""
     replies = run.replies()
     if run.plan.succeeded and bound.persist and not turn.gone:
-        request = bound.template.request
+        request = bound.prepared.request
         access = await turn.session.authenticated()
         try:
             await access.store.put_outputs(
@@ -117,11 +117,11 @@ async def _look_up(
 ) -> tuple[Runnables, Rules]:
     """Put the LOADed tensors into `values`; the model or script of each operation that has one, in the order of
     RedisAI's checks, and the rules of models. What was read is kept near."""
-    template, load, store, near = bound.template, bound.load, access.store, access.near
-    keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*template.models, *template.scripts]
+    prepared, load, store, near = bound.prepared, bound.load, access.store, access.near
+    keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*prepared.models, *prepared.scripts]
     keys.sort(key=lambda item: item[0])
     commands = [_fields(op) for _, op in keys]
-    known = {op.key: known_script(op.key, turn) for _, op in template.scripts}
+    known = {op.key: known_script(op.key, turn) for _, op in prepared.scripts}
     if loading is None and load and not store.expects_large(load):
         loading, *fields = access.pipeline([(b"MGET", *load), *commands])
     else:
@@ -140,10 +140,10 @@ async def _look_up(
         else:
             script = runnables[i] = await store.decode_script(op.key, reply)
             met_script(op.key, script, turn, known[op.key])
-    values.update(zip(template.load_versions, tensors, strict=True))
+    values.update(zip(prepared.load_versions, tensors, strict=True))
     if near is not None:
         keep_near(near, load, loaded_values)
-        for i, op in template.models:
+        for i, op in prepared.models:
             runnable = runnables[i]
             if isinstance(runnable, LoadedModel):
                 near.put_model(op.key, runnable.model.id, runnable.id, rules[i])

@@ -7,8 +7,8 @@ from typing import Any
 
 from redisai_py.ai.dag_execute import commit, execute_dag
 from redisai_py.ai.dag_run import DagRun, on_host
-from redisai_py.ai.dag_templates import BoundDag
 from redisai_py.ai.model_loading import resolve_near, runs_plainly
+from redisai_py.ai.prepared_dags import BoundDag
 from redisai_py.ai.speculation import Speculation, encode_tensors, near_tensors
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.dag import Version
@@ -18,7 +18,7 @@ from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import LARGE_SEGMENT, NA, OK, TIMEDOUT
-from redisai_py.resp.templates import BlobForm, Burst, Command
+from redisai_py.resp.templates import BlobTemplate, Burst, Command
 from redisai_py.store.writer import Used, Writer
 from redisai_py.tensor import Buffer, Tensor
 
@@ -40,15 +40,15 @@ class ExecuteDag:
     def start(self, turn: Turn, command: Command) -> bool:
         return _start(self._bound, turn)
 
-    def form(self, command: Command) -> BlobForm | None:
+    def template(self, command: Command) -> BlobTemplate | None:
         """What commands that differ in their data only have in common with this one."""
-        return self._bound.form(command.frame, ExecuteLike)
+        return self._bound.template(command.frame, ExecuteLike)
 
     @property
     def reads(self) -> tuple[bytes, ...]:
         """Keys that it reads."""
-        template = self._bound.template
-        models, scripts = template.models, template.scripts
+        prepared = self._bound.prepared
+        models, scripts = prepared.models, prepared.scripts
         return (*self._bound.load, *(op.key for _, op in models), *(op.key for _, op in scripts))
 
     def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
@@ -57,7 +57,7 @@ class ExecuteDag:
 
 
 class ExecuteLike:
-    """The meaning of a DAG command that differs from an earlier one of its client in its data only."""
+    """The action of a DAG command that differs from an earlier one of its client in its data only."""
 
     __slots__ = ("_bound",)
     is_ai = True
@@ -76,9 +76,9 @@ def _start(bound: BoundDag, turn: Turn) -> bool:
     if turn.busy or turn.in_flight or turn.relayed:
         return False
     access = turn.session.access
-    writer = access.writer if access is not None and not bound.template.scripts else None
+    writer = access.writer if access is not None and not bound.prepared.scripts else None
     if writer is not None and writer.near is not None:
-        kind = _NearTrip if bound.template.one_run else _NearDag
+        kind = _NearTrip if bound.prepared.one_run else _NearDag
         if kind(bound, turn, writer).start():
             return True
     return turn.run_alone(execute_dag(bound, turn))
@@ -98,15 +98,15 @@ class _NearDag(Speculation):
         self._writer = writer
         self.used: Used = []
         self.writes: list[tuple[bytes, bytes]] = []
-        self.options = bound.template.options
+        self.options = bound.prepared.options
 
     def start(self) -> bool:
         """False, and nothing has happened, if something that it reads is not near."""
-        template, near = self._bound.template, self._writer.near
+        prepared, near = self._bound.prepared, self._writer.near
         assert near is not None
         runnables: Runnables = {}
         rules: Rules = {}
-        for i, op in template.models:
+        for i, op in prepared.models:
             loaded = resolve_near(self.turn, near, op, self.used)
             if loaded is None:
                 return False
@@ -118,10 +118,10 @@ class _NearDag(Speculation):
         if tensors is None:
             return False
         values = self._bound.values()
-        values.update(zip(template.load_versions, tensors, strict=True))
+        values.update(zip(prepared.load_versions, tensors, strict=True))
         self.turn.begin()
-        timeout_ms = template.request.timeout_ms
-        self._run = DagRun(template, values, runnables, rules, self.turn, self._done, timeout_ms)
+        timeout_ms = prepared.request.timeout_ms
+        self._run = DagRun(prepared, values, runnables, rules, self.turn, self._done, timeout_ms)
         self._run.start()
         return True
 
@@ -167,14 +167,14 @@ class _NearTrip(Run, Speculation):
         self._writer = writer
         self.used: Used = []
         self.writes: list[tuple[bytes, bytes]] = []
-        self.options = bound.template.options
+        self.options = bound.prepared.options
 
     def start(self) -> bool:
         """False, and nothing has happened, if something that it reads is not near."""
         bound, turn, writer, used = self._bound, self.turn, self._writer, self.used
-        template, near = bound.template, writer.near
+        prepared, near = bound.prepared, writer.near
         assert near is not None
-        ((i, op),) = template.models
+        ((i, op),) = prepared.models
         model = resolve_near(turn, near, op, used)
         if model is None:
             return False
@@ -185,8 +185,8 @@ class _NearTrip(Run, Speculation):
             tensors = near_tensors(near, bound.load, used)
             if tensors is None:
                 return False
-            values.update(zip(template.load_versions, tensors, strict=True))
-        inputs = [values[version] for version in template.graph.inputs[i]]
+            values.update(zip(prepared.load_versions, tensors, strict=True))
+        inputs = [values[version] for version in prepared.graph.inputs[i]]
         turn.begin()
         self._model = model
         runs = turn.services.runs
@@ -198,7 +198,7 @@ class _NearTrip(Run, Speculation):
             return True
         Run.__init__(self, model, inputs)  # super() costs more
         turn.cancelled_by(self.cancel_queued)
-        runs.later(self, model, template.request.timeout_ms)
+        runs.later(self, model, prepared.request.timeout_ms)
         return True
 
     def resolve(self, value: list[Value]) -> None:
@@ -224,21 +224,21 @@ class _NearTrip(Run, Speculation):
 
     def _take(self, outputs: list[Value]) -> None:
         self.value = outputs
-        self._values.update(zip(self._bound.template.outputs, outputs, strict=True))
+        self._values.update(zip(self._bound.prepared.outputs, outputs, strict=True))
         if self._bound.persist:
             self.writes = encode_tensors(self._persisted())
 
     def _persisted(self) -> list[tuple[bytes, Any]]:
         values = self._values
-        versions = self._bound.template.persist_versions
+        versions = self._bound.prepared.persist_versions
         return [(key, values.get(version)) for key, version in zip(self._bound.persist, versions, strict=True)]
 
     def committed(self) -> None:
-        turn, template = self.turn, self._bound.template
+        turn, prepared = self.turn, self._bound.prepared
         if self._bound.persist and not self.writes and self.error is None:
             turn.continue_with(self._put())
             return
-        reply = self._plain_reply(template.reply) if template.reply is not None and self.error is None else None
+        reply = self._plain_reply(prepared.reply) if prepared.reply is not None and self.error is None else None
         if reply is not None:
             turn.finish_with(reply)
         else:
@@ -260,11 +260,11 @@ class _NearTrip(Run, Speculation):
 
     def _replies(self) -> list[Any]:
         """One element per operation. What a run that failed would have written does not exist."""
-        template, values = self._bound.template, self._values
-        replies: list[Any] = [OK] * len(template.request.ops)
+        prepared, values = self._bound.prepared, self._values
+        replies: list[Any] = [OK] * len(prepared.request.ops)
         if self.error is not None:
-            replies[template.models[0][0]] = self.turn.failure(self.error)
-        for i, op, version in template.gets:
+            replies[prepared.models[0][0]] = self.turn.failure(self.error)
+        for i, op, version in prepared.gets:
             tensor = values.get(version)
             if type(tensor) is not Tensor:
                 tensor = on_host(tensor)
@@ -274,7 +274,7 @@ class _NearTrip(Run, Speculation):
     async def _put(self) -> Any:
         """Write what a commit cannot hold."""
         replies = self._replies()
-        request = self._bound.template.request
+        request = self._bound.prepared.request
         access = await self.turn.session.authenticated()
         pairs = [(key, on_host(value)) for key, value in self._persisted()]
         try:

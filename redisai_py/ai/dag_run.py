@@ -1,4 +1,4 @@
-"""The operations of a DAG under way: `DagRun` executes a template, whoever brings its values."""
+"""The operations of a DAG under way: `DagRun` executes a prepared DAG, whoever brings its values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.dag_templates import BoundDag, Template
 from redisai_py.ai.prediction import Miss
+from redisai_py.ai.prepared_dags import BoundDag, PreparedDag
 from redisai_py.ai.scripts import count_script, run_script
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
@@ -42,11 +42,11 @@ class DagRun:
         "_errors",
         "_ops",
         "_over",
+        "_prepared",
         "_rules",
         "_runnables",
         "_runs",
         "_scripts",
-        "_template",
         "_timed_out",
         "_turn",
         "_values",
@@ -55,7 +55,7 @@ class DagRun:
 
     def __init__(
         self,
-        template: Template,
+        prepared: PreparedDag,
         values: dict[Version, Any],
         runnables: dict[int, LoadedModel | Script],
         rules: Mapping[int, Rule | None],
@@ -63,8 +63,8 @@ class DagRun:
         done: Callable[[BaseException | None], object],
         timeout_ms: int | None,
     ) -> None:
-        self._template = template
-        self._ops = template.request.ops
+        self._prepared = prepared
+        self._ops = prepared.request.ops
         self._values = values
         self._runnables = runnables
         self._rules = rules
@@ -78,7 +78,7 @@ class DagRun:
         self._deadline: float | None = None
         if timeout_ms is not None:
             self._deadline = time.monotonic() + timeout_ms / 1000
-        self.plan = Plan(template.graph)
+        self.plan = Plan(prepared.graph)
 
     def start(self) -> None:
         """Start every operation that may."""
@@ -191,7 +191,7 @@ class DagRun:
 
     def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor | None]]:
         """The keys and values that PERSIST saves; None for an output that is not a tensor."""
-        values = [on_host(self._values.get(version)) for version in bound.template.persist_versions]
+        values = [on_host(self._values.get(version)) for version in bound.prepared.persist_versions]
         return list(zip(bound.persist, values, strict=True))
 
     def replies(self) -> list[Any]:
@@ -200,7 +200,7 @@ class DagRun:
         if not self.plan.whole:
             return [self._reply(i, op) for i, op in enumerate(self._ops)]
         replies: list[Any] = [OK] * len(self._ops)
-        for i, op, version in self._template.gets:
+        for i, op, version in self._prepared.gets:
             tensor = self._values.get(version)
             if type(tensor) is not Tensor:
                 tensor = on_host(tensor)

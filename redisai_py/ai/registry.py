@@ -12,10 +12,10 @@ from typing import Any
 
 from redisai_py.ai import admin, cache, dag_execute, model_execute, models, scripts, tensor_gets, tensor_sets
 from redisai_py.ai.dag_near import ExecuteDag
-from redisai_py.ai.dag_templates import bind
 from redisai_py.ai.model_execute import ExecuteModel
 from redisai_py.ai.model_loading import check_counts
 from redisai_py.ai.multi import InMulti, failing, raising
+from redisai_py.ai.prepared_dags import bind
 from redisai_py.ai.tensor_gets import GetTensor
 from redisai_py.ai.tensor_sets import SetTensor
 from redisai_py.commands import checks
@@ -29,7 +29,7 @@ from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.templates import Command
 from redisai_py.store.store import Store
 
-__all__ = ["HANDLERS", "understand_ai"]
+__all__ = ["HANDLERS", "ai_action"]
 
 Work = Coroutine[Any, Any, Any]
 Handler = Callable[[Any, Turn], Awaitable[Any]]
@@ -48,8 +48,8 @@ HANDLERS: dict[type, Handler] = {
 _IN_MULTI: dict[type, Translation] = {**models.IN_MULTI, **scripts.IN_MULTI, **admin.IN_MULTI}
 
 
-def understand_ai(spec: CommandSpec, command: Command) -> Any:
-    """The object that executes a command; see `dispatch.Meaning`."""
+def ai_action(spec: CommandSpec, command: Command) -> Any:
+    """The object that executes a command; see `dispatch.Action`."""
     try:
         if Dag in spec.request:
             return ExecuteDag(bind(spec, command.argv))

@@ -1,7 +1,7 @@
 """AI.TENSORGET: one GETRANGE on the shared stream, for a burst of them one write and one reply, and GET in MULTI.
 
-The commands of a row that differ in their key only have a known form (`templates.HeadForm`) and are never parsed. The
-handler takes first commands and large tensors.
+Commands that differ only in their key share a template (`KeyTemplate`) and are never parsed. The handler takes first
+commands and large tensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from redisai_py.frontdoor.held_replies import STREAM_SIZE, Streamed
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import LARGE_SEGMENT, TensorReply, tensor_head
-from redisai_py.resp.templates import Burst, Command, HeadForm
+from redisai_py.resp.templates import Burst, Command, KeyTemplate
 from redisai_py.store import codec
 from redisai_py.tensor import DType
 
@@ -82,17 +82,17 @@ class GetTensor:
 
 
 class GetTensors:
-    """The meaning of a burst of AI.TENSORGET with BLOB: read in one write, answered in one if the values are alike."""
+    """The action of a burst of AI.TENSORGET with BLOB: read in one write, answered in one if the values are alike."""
 
     __slots__ = ("_key_at", "_request")
     is_ai = True
 
-    def __init__(self, example: TensorGet, form: HeadForm) -> None:
+    def __init__(self, example: TensorGet, template: KeyTemplate) -> None:
         self._request = example
-        self._key_at = len(form.before) - form.word_at
+        self._key_at = len(template.before) - template.word_at
 
     @staticmethod
-    def has_form(request: TensorGet) -> bool:
+    def has_template(request: TensorGet) -> bool:
         """Whether commands that differ from this one's in their key only may be taken together."""
         return request.form is Form.BLOB
 
@@ -164,7 +164,7 @@ class GetTensors:
 
 
 def _answer(turn: Turn, like: TensorGet, key: bytes, value: Any) -> None:
-    """Reply with what Redis answered. like: a request of the same form, for any key."""
+    """Reply with what Redis answered. like: a request for the same parts of a tensor, under any key."""
     try:
         if type(value) is not bytes:
             raise redis_error(value)

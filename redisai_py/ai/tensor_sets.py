@@ -1,7 +1,7 @@
 """AI.TENSORSET: one EVALSHA on the shared stream, for a burst of them a place in a group, and SET in MULTI.
 
-A tensor whose command has a known form (`HeadForm`) is never parsed: the command for Redis is made of pieces of the
-client's. The handler takes large tensors, first commands, and users without scripts.
+A command of a known template (`KeyTemplate`) is never parsed: the command for Redis is made of pieces of the client's.
+The handler takes large tensors, first commands, and users without scripts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from redisai_py.errors import NoScript, RedisAIError, UpstreamError
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import OK
-from redisai_py.resp.templates import Burst, Command, HeadForm
+from redisai_py.resp.templates import Burst, Command, KeyTemplate
 from redisai_py.store import codec
 from redisai_py.store.lua import PROBE_SIZE, SET_ONE, SET_TENSORS, format_set
 from redisai_py.store.tensors import LARGE_VALUE
@@ -98,24 +98,24 @@ class SetTensor:
 
 
 class SetTensors:
-    """The meaning of a burst of AI.TENSORSET: tensors of one dtype and shape, whose data needs no look."""
+    """The action of a burst of AI.TENSORSET: tensors of one dtype and shape, whose data needs no look."""
 
     __slots__ = ("_before_value", "_key_at", "_payload_at", "_size", "_stride", "head", "head_reply", "header")
     is_ai = True
 
-    def __init__(self, example: Tensor, form: HeadForm) -> None:
+    def __init__(self, example: Tensor, template: KeyTemplate) -> None:
         header = self.header = codec.encode_header(example)
         self.head = header[:PROBE_SIZE]
         self.head_reply = b"$%d\r\n%b\r\n" % (len(self.head), self.head)
-        self._before_value = b"$%d\r\n%b" % (len(header) + form.payload_size, header)
-        self._payload_at = form.payload_at
-        self._size = form.payload_size
-        self._stride = form.stride
-        self._key_at = len(form.before) - form.word_at
+        self._before_value = b"$%d\r\n%b" % (len(header) + template.payload_size, header)
+        self._payload_at = template.payload_at
+        self._size = template.payload_size
+        self._stride = template.stride
+        self._key_at = len(template.before) - template.word_at
 
     @staticmethod
-    def has_form(request: TensorSet, command: Command) -> bool:
-        """Whether another command with this one's form may be written without a look at its data."""
+    def has_template(request: TensorSet, command: Command) -> bool:
+        """Whether another command with this one's template may be written without a look at its data."""
         tensor = request.tensor
         # What BOOL and STRING tensors contain is validated, each time; VALUES, and tensors without data, are no blob.
         return tensor.data is command.argv[-1] and tensor.dtype not in (DType.BOOL, DType.STRING)
@@ -214,11 +214,11 @@ class _Joined:
 
     @property
     def writes(self) -> list[tuple[bytes, bytes]]:
-        form: SetTensors = self._burst.meaning
-        return [form.only_item(self._burst)]
+        action: SetTensors = self._burst.action
+        return [action.only_item(self._burst)]
 
     def goes_alone(self) -> bool:
-        if not self._burst.meaning.send_alone(self.turn, self._access, self._burst):
+        if not self._burst.action.send_alone(self.turn, self._access, self._burst):
             return False
         self.turn.overlap_instead()  # others of this client may follow it
         return True
@@ -237,23 +237,23 @@ class _Joined:
 class _Group:
     """A burst that is written with those of other clients: a `Row` of `GroupSets`."""
 
-    __slots__ = ("_burst", "form", "size", "turn", "words")
+    __slots__ = ("_burst", "kind", "size", "turn", "words")
 
     def __init__(self, turn: Turn, burst: Burst) -> None:
         self.turn = turn
         self._burst = burst
-        self.form: SetTensors = burst.meaning
+        self.kind: SetTensors = burst.action
         self.words = burst.words
         self.size = len(burst.frame)
 
     def pairs(self) -> Iterator[bytes]:
-        return self.form.pairs(self._burst)
+        return self.kind.pairs(self._burst)
 
     def keys(self) -> list[bytes]:
-        return self.form.keys(self._burst)
+        return self.kind.keys(self._burst)
 
     def value(self, index: int) -> bytes:
-        return self.form.value(self._burst, index)
+        return self.kind.value(self._burst, index)
 
     def written(self) -> None:
         self._count()

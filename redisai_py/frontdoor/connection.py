@@ -1,6 +1,6 @@
 """One client's connection: bytes in, commands to the client's turn, and how much is held for it meanwhile.
 
-    data_received -> parser -> turn -> a command's meaning
+    data_received -> parser -> turn -> a command's action
 
 `Turn` decides when a command may start, and `dispatch` what it means; this module reads. A full backlog stops reading
 from the client, and so does a Redis that is behind with what the client sent. A client that does not read its replies
@@ -14,7 +14,7 @@ from typing import Any
 
 from redisai_py.errors import CommandError, RedisAIError
 from redisai_py.frontdoor.clients import NOTED, Clients
-from redisai_py.frontdoor.dispatch import joint_meaning, understand
+from redisai_py.frontdoor.dispatch import action_of, joint_action
 from redisai_py.frontdoor.held_replies import ReplyStream, Streamed
 from redisai_py.frontdoor.large_receiver import LargeReceiver, allocate
 from redisai_py.frontdoor.modes import start_in_mode
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
             config.max_arguments,
             allocate,
             bursts=True,
-            joint=joint_meaning,
+            joint=joint_action,
             authenticated=False,
         )
         self.turn = Turn(services, self, clients.flusher)
@@ -98,11 +98,11 @@ class Connection(asyncio.Protocol):
             # A whole command as was seen before, and nothing in its way: most of what a busy server receives.
             known = self._known.get(data) if len(data) <= MAX_FRAME else None
             if known is not None:
-                if turn.offer(known, known.meaning.start):
+                if turn.offer(known, known.action.start):
                     return
-            elif (form := parser.form) is not None:
-                burst = form.alone(data)
-                if burst is not None and turn.offer(burst, form.meaning.start_alone):
+            elif (template := parser.template) is not None:
+                burst = template.alone(data)
+                if burst is not None and turn.offer(burst, template.action.start_alone):
                     return
         if turn.closing:
             return
@@ -223,24 +223,24 @@ class Connection(asyncio.Protocol):
         """The stream does not go on, or not before Redis has been asked, if that is why no command begins here."""
         backlog = self.turn.backlog
         if self.parser.error is not None and not self.turn.closing:
-            self.turn.put_last(Command([b""], meaning=_Broken(self.parser.error)))
-        elif self.parser.doubt is not None and not (backlog and type(backlog[-1].meaning) is _Doubt):
+            self.turn.put_last(Command([b""], action=_Broken(self.parser.error)))
+        elif self.parser.doubt is not None and not (backlog and type(backlog[-1].action) is _Doubt):
             self._pause_reading()
-            self.turn.put_last(Command([b""], meaning=_Doubt(self)))
+            self.turn.put_last(Command([b""], action=_Doubt(self)))
 
     def start(self, command: Command | Burst) -> bool:
         """See `Client`."""
-        meaning: Any = command.meaning or self._understand(command)  # type: ignore[arg-type]
-        if self.session.mode and type(meaning) not in _OURS:
-            return start_in_mode(self.session, meaning, command)
-        return bool(meaning.start(self.turn if meaning.is_ai else self.session, command))
+        action: Any = command.action or self._action_of(command)  # type: ignore[arg-type]
+        if self.session.mode and type(action) not in _OURS:
+            return start_in_mode(self.session, action, command)
+        return bool(action.start(self.turn if action.is_ai else self.session, command))
 
-    def _understand(self, command: Command) -> Any:
-        """The meaning of a command that the parser does not know. It knows the next that is like it."""
-        meaning = understand(command, self._services.frames)
-        if command.form is not None:
-            self.parser.form = command.form
-        return meaning
+    def _action_of(self, command: Command) -> Any:
+        """The action of a command that the parser does not know. It knows the next that is like it."""
+        action = action_of(command, self._services.frames)
+        if command.template is not None:
+            self.parser.template = command.template
+        return action
 
     def begin_pipeline(self) -> Pipeline | None:
         """See `Client`."""
@@ -382,4 +382,4 @@ class _Doubt:
 
 
 _OURS = frozenset((_Broken, _Doubt))
-"""Meanings of what is not a command."""
+"""Actions of what is not a command."""

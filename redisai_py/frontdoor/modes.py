@@ -17,32 +17,32 @@ __all__ = ["start_in_mode"]
 _ENDS = (b"RESET", b"QUIT")  # of MONITOR: what a client sends behind them is not meant for it
 
 
-def start_in_mode(session: Session, meaning: Any, command: Command | Burst) -> bool:
+def start_in_mode(session: Session, action: Any, command: Command | Burst) -> bool:
     """Start what comes next; False if it must wait."""
     turn, mode = session.turn, session.mode
     if isinstance(command, Burst):
-        if mode is Mode.TRACKED and not meaning.is_ai:
-            return bool(meaning.start(session, command))
+        if mode is Mode.TRACKED and not action.is_ai:
+            return bool(action.start(session, command))
         turn.unroll(command)
         return True
     if mode is Mode.TRANSACTION:
-        return bool(session.transaction.start(meaning, command))
-    if mode is Mode.TUNNEL or (mode is Mode.MONITOR and not meaning.is_ai and meaning.name not in _ENDS):
-        return _pass_on(session, meaning, command)
-    if not meaning.is_ai:
-        return bool(meaning.start(session, command))
+        return bool(session.transaction.start(action, command))
+    if mode is Mode.TUNNEL or (mode is Mode.MONITOR and not action.is_ai and action.name not in _ENDS):
+        return _pass_on(session, action, command)
+    if not action.is_ai:
+        return bool(action.start(session, command))
     if not turn.idle:
         return False
     if mode is Mode.TRACKED:
-        return turn.run_alone(carried_out(meaning.carry_out(turn), command.argv, meaning.reads, session))
+        return turn.run_alone(carried_out(action.carry_out(turn), command.argv, action.reads, session))
     turn.reply(_not_allowed(command, mode))
     return True
 
 
-def _pass_on(session: Session, meaning: Any, command: Command) -> bool:
+def _pass_on(session: Session, action: Any, command: Command) -> bool:
     if not session.relay.send_in_mode(command):
         return False
-    if session.mode is Mode.MONITOR and not meaning.name.endswith(b"SUBSCRIBE"):
+    if session.mode is Mode.MONITOR and not action.name.endswith(b"SUBSCRIBE"):
         session.turn.relaying(1)
     return True
 

@@ -20,9 +20,9 @@ from redisai_py.frontdoor.tracking import Tracking
 from redisai_py.frontdoor.transaction import Transaction
 from redisai_py.resp.templates import Burst, Command
 
-__all__ = ["Relayed", "RelayedRow", "understand_plain"]
+__all__ = ["Relayed", "RelayedRow", "redis_action"]
 
-Action = Callable[[Session, list[bytes]], Coroutine[Any, Any, Any]]
+Handler = Callable[[Session, list[bytes]], Coroutine[Any, Any, Any]]
 
 
 class Relayed:
@@ -73,20 +73,20 @@ class RelayedRow:
 class Special:
     """Run alone by a coroutine that asks Redis and then changes our state."""
 
-    __slots__ = ("action", "name")
+    __slots__ = ("handler", "name")
     is_ai = False
 
-    def __init__(self, name: bytes, action: Action) -> None:
+    def __init__(self, name: bytes, handler: Handler) -> None:
         self.name = name
-        self.action = action
+        self.handler = handler
 
     def start(self, session: Session, command: Command) -> bool:
         turn = session.turn
-        return turn.idle and turn.run_alone(self.action(session, [bytes(word) for word in command.argv]))
+        return turn.idle and turn.run_alone(self.handler(session, [bytes(word) for word in command.argv]))
 
 
-def understand_plain(name: bytes) -> Relayed | Special:
-    """The meaning of a command that is not AI, by its upper-case name."""
+def redis_action(name: bytes) -> Relayed | Special:
+    """The action of a command that is not AI, by its upper-case name."""
     return _MEANINGS.get(name, _RELAYED)
 
 
@@ -220,8 +220,8 @@ async def _http(session: Session, argv: list[bytes]) -> object:
 
 _RELAYED = Relayed()
 _MEANINGS: dict[bytes, Relayed | Special] = {
-    name: Special(name, action)
-    for name, action in {
+    name: Special(name, handler)
+    for name, handler in {
         b"AUTH": _auth,
         b"HELLO": _hello,
         b"SELECT": _select,

@@ -51,20 +51,20 @@ class Transaction:
         self._slots: list[_Slot] = []
         self._dirty = False
 
-    def start(self, meaning: Any, command: Command) -> bool:
+    def start(self, action: Any, command: Command) -> bool:
         """Queue a command, or end the transaction."""
         turn = self._session.turn
         if not turn.idle:
             return False
-        if meaning.is_ai:
-            return turn.run_alone(self._queue_ai(meaning, command))
+        if action.is_ai:
+            return turn.run_alone(self._queue_ai(action, command))
         name = bytes(command.argv[0]).upper()
         if name == b"EXEC" and len(command.argv) == 1:
             return turn.run_alone(self._exec())
         if name == b"DISCARD" and len(command.argv) == 1:
             return turn.run_alone(self._discard(b"DISCARD"))
         if name in _LEAVING:
-            return bool(meaning.start(self._session, command))
+            return bool(action.start(self._session, command))
         if name in _NOT_IN_MULTI:
             return turn.run_alone(self._refuse(name))
         return turn.run_alone(self._queue_plain(command, name))
@@ -81,9 +81,9 @@ class Transaction:
         self._session.turn.write((raw,))
         return NO_REPLY
 
-    async def _queue_ai(self, meaning: Any, command: Command) -> object:
+    async def _queue_ai(self, action: Any, command: Command) -> object:
         try:
-            commands, finish = await self._translate(meaning, command)
+            commands, finish = await self._translate(action, command)
         except RedisAIError:  # Redis knows nothing of it, and would execute the others
             self._dirty = True
             raise
@@ -95,12 +95,12 @@ class Transaction:
         self._session.turn.write((raw,))
         return NO_REPLY
 
-    async def _translate(self, meaning: Any, command: Command) -> InMulti:
+    async def _translate(self, action: Any, command: Command) -> InMulti:
         """The plain commands that stand for an AI command here, none if its element is an error."""
         spec = COMMANDS[bytes(command.argv[0]).upper()]
         if spec.in_multi == "refused":
             return raising(_REFUSED_RUN)
-        translated: InMulti = await meaning.in_multi(self._session.turn)
+        translated: InMulti = await action.in_multi(self._session.turn)
         return translated
 
     async def _discard(self, verb: bytes) -> object:

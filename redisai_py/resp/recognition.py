@@ -1,10 +1,8 @@
 """Commands that need not be parsed: most of what a busy server receives. Pure.
 
-- Frames seen before are recognised by their bytes (`Frames`): a conversation repeats its commands, and one dictionary
-  look-up then replaces parsing and validation. See docs/adr/0003.
-- Commands that differ from one seen before in their second word and their payload only (`HeadForm`) are not parsed
-  either, and a row of them is recognised as one (`Burst`). So is a row of commands of which the server says that they
-  need no look.
+- A frame seen before is found by its bytes (`Frames`).
+- Commands that match a template seen before are recognised by it (`templates`); several that follow each other are one
+  `Burst`. So are commands that have a joint action, such as those that only pass through.
 - A chunk that is one ordinary command is read by hiredis.
 """
 
@@ -17,7 +15,7 @@ from typing import Any
 import hiredis
 
 from redisai_py.resp.reader import MORE, STEP, new_reader
-from redisai_py.resp.templates import MAX_FRAME, BlobForm, Burst, Command, Frames, HeadForm
+from redisai_py.resp.templates import MAX_FRAME, Burst, Command, Frames, Template
 
 __all__ = ["Recogniser"]
 
@@ -33,7 +31,7 @@ class Recogniser:
     Args: frames: remembered frames.   bursts, joint: see `CommandParser`.   row_size: most bytes of a row, 0 for none.
     """
 
-    __slots__ = ("_bursts", "_frames", "_joint", "_reader", "_row_size", "form")
+    __slots__ = ("_bursts", "_frames", "_joint", "_reader", "_row_size", "template")
 
     def __init__(self, frames: Frames, bursts: bool, joint: Callable[[bytes], Any], row_size: int) -> None:
         self._frames = frames
@@ -41,26 +39,26 @@ class Recogniser:
         self._joint = joint
         self._row_size = row_size
         self._reader = new_reader()
-        self.form: HeadForm | BlobForm | None = None
+        self.template: Template | None = None
         """Of the last burst, or what the server has put here: what comes next is likely to have it."""
 
     def _burst(self, data: bytes, position: int, end: int) -> Burst | None:
-        """The commands of a known form that start at `position`."""
-        form = self.form
-        words = form.words(data, position, end) if form is not None else None
+        """The commands of a known template that start at `position`."""
+        template = self.template
+        words = template.words(data, position, end) if template is not None else None
         if not words:
             mark = data.find(_BLOB_MARK, position, position + MAX_FRAME)
             if mark < 0:
                 return None
-            other = self._frames.form_of(data[position : data.find(b"\r\n", mark + 14) + 2])
-            if other is None or other is form:
+            other = self._frames.template_of(data[position : data.find(b"\r\n", mark + 14) + 2])
+            if other is None or other is template:
                 return None
-            self.form = form = other
-            words = form.words(data, position, end)
+            self.template = template = other
+            words = template.words(data, position, end)
         if not words:
             return None
-        assert form is not None
-        return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
+        assert template is not None
+        return Burst(template.action, data[position : position + len(words) * template.stride], words)
 
     def _recognise(self, data: bytes, position: int, end: int) -> Command | Burst | None:
         """The remembered command whose frame starts at `position`, or all that follow each other from there if they
@@ -73,26 +71,26 @@ class Recogniser:
             return None
         frame = data[position:stop]
         known = self._frames.by_bytes.get(frame)
-        form: HeadForm | BlobForm | None = known.form if known is not None else self._frames.form_of(frame[:-2])
-        if form is not None and self._bursts and (known is None or data.startswith(form.before, stop)):
-            words = form.words(data, position, end)
+        template: Template | None = known.template if known is not None else self._frames.template_of(frame[:-2])
+        if template is not None and self._bursts and (known is None or data.startswith(template.before, stop)):
+            words = template.words(data, position, end)
             if words:
-                self.form = form
-                return Burst(form.meaning, data[position : position + len(words) * form.stride], words)
+                self.template = template
+                return Burst(template.action, data[position : position + len(words) * template.stride], words)
         return known
 
     def _row(self, data: bytes, position: int, end: int) -> Burst | None:
-        """All whole commands from `position` on, if they have a joint meaning."""
+        """All whole commands from `position` on, if they have a joint action."""
         first = _PLAIN_NAME(data, position)
-        meaning = self._joint(first[1]) if first is not None else None
-        if meaning is None:
+        action = self._joint(first[1]) if first is not None else None
+        if action is None:
             return None
         stop = end if data.endswith(b"\r\n") else data.rfind(b"\r\n*", position, end) + 2
         if not position < stop <= position + self._row_size:
             return None
         frame = data[position:stop]
-        names = self._read(frame, meaning)
-        return Burst(meaning, frame, names) if names else None
+        names = self._read(frame, action)
+        return Burst(action, frame, names) if names else None
 
     def _parse_quick(self, data: bytes) -> Command | None:
         """A chunk that is exactly one ordinary command; None for anything else."""
@@ -100,9 +98,9 @@ class Recogniser:
         # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
         return Command(words, data) if words and hiredis.pack_command(tuple(words)) == data else None
 
-    def _read(self, data: bytes, meaning: Any) -> list[Any]:
-        """Have hiredis parse commands: the names of all that the data consists of, if all have this joint meaning; or,
-        if `meaning` is None, the words of its only one. Nothing if the data consists of anything else.
+    def _read(self, data: bytes, action: Any) -> list[Any]:
+        """Have hiredis parse commands: the names of all that the data consists of, if all have this joint action; or,
+        if `action` is None, the words of its only one. Nothing if the data consists of anything else.
 
         hiredis is several times faster than Python, but it allocates what a count announces, takes more than commands
         are made of, and does not tell where a command ends. So it gets no large counts, and what it makes of the data
@@ -120,11 +118,11 @@ class Recogniser:
                 while not whole and (argv := reader.gets()) is not MORE:
                     if type(argv) is not list or set(map(type, argv)) != _ONLY_BYTES:
                         return []
-                    if meaning is None:
+                    if action is None:
                         if reader.has_data():
                             return []
                         found = argv
-                    elif joint(argv[0]) is meaning:
+                    elif joint(argv[0]) is action:
                         found.append(argv[0])  # and not all of it, which would be new memory for each command
                     else:
                         return []

@@ -48,7 +48,7 @@ class CommandParser(Recogniser):
 
     Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
           allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
-          legal.   bursts: whether to give bursts; else their commands, parsed.   joint: gives the meaning that commands
+          legal.   bursts: whether to give bursts; else their commands, parsed.   joint: gives the action that commands
           of a name have together with others behind and before them, None for a name that has none; asked if `bursts`.
           authenticated: whether the client is known to be.
     """
@@ -222,8 +222,8 @@ class CommandParser(Recogniser):
                 if command is None and self._bursts:
                     command = self._burst(data, position, end)
                 if command is None:
-                    form = self.form
-                    if form is not None and end - position < form.stride and form.begins(data, position):
+                    template = self.template
+                    if template is not None and end - position < template.stride and template.begins(data, position):
                         self._rest = data[position:]  # recognised when the rest of it has come
                         return
                     command = self._recognise(data, position, end)

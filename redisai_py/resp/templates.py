@@ -1,13 +1,13 @@
-"""Commands as they stand on the wire: one command, what is remembered of it, and how it is written. Pure.
+"""Commands on the wire, and the templates by which later ones are recognised without being parsed. Pure.
 
-- `Frames` remembers commands by their bytes: a conversation repeats its commands, and one dictionary look-up then
-  replaces parsing and validation (docs/adr/0003).
-- Commands that carry data repeat themselves in all but their second word and their payload: they have a `HeadForm`, and
-  those of one form that come one behind the other are taken as one `Burst` (docs/adr/0015).
-- So are commands that are all to be handled alike, whatever they are.
-- A client repeats a long command with another payload: a `BlobForm` is all of one command but for that.
+- A frame is a command's bytes. Clients repeat their commands, so `Frames` remembers commands by their frames: one
+  dictionary look-up then replaces parsing and validation (docs/adr/0003).
+- A template is a frame with holes. A `KeyTemplate` has two, the second word (the key) and the payload; all connections
+  share it. A `BlobTemplate` has one, the payload; it is the last long command of one client.
+- Commands of one template that follow each other are one `Burst` (docs/adr/0015). So are other commands that have one
+  action together.
 
-It must not know what any command means.
+What a command does is not known here: `action` is whatever the server attaches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from redisai_py.bounded import BoundedCache
 
-__all__ = ["MAX_FRAME", "BlobForm", "Burst", "Command", "Frames", "HeadForm", "encode_command"]
+__all__ = ["MAX_FRAME", "BlobTemplate", "Burst", "Command", "Frames", "KeyTemplate", "Template", "encode_command"]
 
 MAX_FRAME = 384
 """A frame (or the head of one, up to its blob) longer than this is not remembered."""
@@ -34,35 +34,35 @@ class Command:
 
     argv:  its arguments, the name first; bytes, or a memoryview for a large one.
     frame: its bytes on the wire if it arrived whole in one chunk, else b"".
-    meaning: whatever the server attached when it remembered the frame.
-    form: of commands like it, of which the next may be one; None for a command that says nothing of the next.
+    action: what starts it, attached by the server.
+    template: of commands like it, of which the next may be one; None for a command that says nothing of the next.
     """
 
-    __slots__ = ("argv", "form", "frame", "meaning")
+    __slots__ = ("action", "argv", "frame", "template")
 
-    def __init__(self, argv: list[Any], frame: bytes = b"", meaning: Any = None) -> None:
+    def __init__(self, argv: list[Any], frame: bytes = b"", action: Any = None) -> None:
         self.argv = argv
         self.frame = frame
-        self.meaning = meaning
-        self.form: HeadForm | BlobForm | None = None
+        self.action = action
+        self.template: Template | None = None
 
     def wire(self) -> list[bytes | memoryview]:
         """The command's bytes for Redis, large arguments unjoined."""
         return [self.frame] if self.frame else encode_command(self.argv)
 
 
-class HeadForm:
-    """What commands that differ in their second word and in their payload only have in common.
+class KeyTemplate:
+    """A frame with two holes: commands that differ only in their second word and in their payload.
 
     before, after: their bytes up to the second word, and from its end up to the payload; the lengths in them are those
                    of the word and of the payload, so all these commands are equally long.
     word_at, word_end: where in a command its second word is, from the `$` to the line break behind it.
     after_at, payload_at, stride: where that word ends without it, the payload begins, and the next command.
-    meaning: of a burst of them; whatever the server attaches.
+    action: starts a burst of them; attached by the server.
     """
 
     __slots__ = (
-        "_pattern", "after", "after_at", "before", "meaning", "payload_at", "payload_size", "stride", "word_at",
+        "_pattern", "action", "after", "after_at", "before", "payload_at", "payload_size", "stride", "word_at",
         "word_end",
     )  # fmt: skip
 
@@ -75,18 +75,18 @@ class HeadForm:
         self.word_end = self.after_at + 2
         self.payload_at = self.after_at + len(after)
         self.stride = self.payload_at + payload_size + 2
-        self.meaning: Any = None
+        self.action: Any = None
         self._pattern: re.Pattern[bytes] | None = None
 
     def alone(self, data: bytes) -> Burst | None:
-        """The burst of one that `data` is; None: it is not exactly one command of this form."""
+        """The burst of one that `data` is; None: it is not exactly one command of this template."""
         if len(data) != self.stride or not self._is_at(data, 0):
             return None
-        return Burst(self.meaning, data, [data[self.word_at : self.word_end]])
+        return Burst(self.action, data, [data[self.word_at : self.word_end]])
 
     def words(self, data: bytes, position: int, end: int) -> list[bytes]:
-        """The second words, with their lengths as on the wire (`$1\\r\\nk\\r\\n`), of the commands of this form that
-        follow each other from `position`: whole ones only, and no more than are taken as one.
+        """The second words, with their lengths as on the wire (`$1\\r\\nk\\r\\n`), of the commands of this template
+        that follow each other from `position`: whole ones only, and no more than are taken as one.
         """
         stride = self.stride
         left = min((end - position) // stride, _LONGEST_BURST)
@@ -116,7 +116,7 @@ class HeadForm:
         )
 
     def begins(self, data: bytes, position: int) -> bool:
-        """Whether what follows from `position`, less than a command, is how one of this form begins."""
+        """Whether what follows from `position`, less than a command, is how one of this template begins."""
         if len(data) - position < len(self.before):
             return self.before.startswith(data[position:])
         return data.startswith(self.before, position) and self.after.startswith(
@@ -131,31 +131,31 @@ class HeadForm:
         return self._pattern
 
 
-class BlobForm:
-    """What commands that differ in one word only, of one length, have in common. One at a time is taken by it.
+class BlobTemplate:
+    """A frame with one hole: commands that differ only in one word, of one length. A burst has one of them.
 
     word_at, word_end, stride: where in a command that word is, and how long the command is.
-    meaning: of a burst of one; whatever the server attaches.
+    action: starts such a burst; attached by the server.
     """
 
-    __slots__ = ("_after", "before", "meaning", "stride", "word_at", "word_end")
+    __slots__ = ("_after", "action", "before", "stride", "word_at", "word_end")
 
-    def __init__(self, frame: bytes, word_at: int, word_size: int, meaning: Any) -> None:
+    def __init__(self, frame: bytes, word_at: int, word_size: int, action: Any) -> None:
         self.before = frame[:word_at]
         self.word_at = word_at
         self.word_end = word_at + word_size
         self._after = frame[self.word_end :]
         self.stride = len(frame)
-        self.meaning = meaning
+        self.action = action
 
     def alone(self, data: bytes) -> Burst | None:
-        """The burst of one that `data` is; None: it is not exactly one command of this form."""
+        """The burst of one that `data` is; None: it is not exactly one command of this template."""
         if len(data) != self.stride or not (data.startswith(self.before) and data.endswith(self._after)):
             return None
-        return Burst(self.meaning, data, [data[self.word_at : self.word_end]])
+        return Burst(self.action, data, [data[self.word_at : self.word_end]])
 
     def words(self, data: bytes, position: int, end: int) -> list[bytes]:
-        """The word of the command of this form at `position`, if it is one and whole."""
+        """The word of the command of this template at `position`, if it is one and whole."""
         if end - position < self.stride or not self._is_at(data, position):
             return []
         return [data[position + self.word_at : position + self.word_end]]
@@ -164,62 +164,67 @@ class BlobForm:
         return data.startswith(self.before, position) and data.startswith(self._after, position + self.word_end)
 
     def begins(self, data: bytes, position: int) -> bool:
-        """Whether what follows from `position`, less than a command, is how one of this form begins."""
+        """Whether what follows from `position`, less than a command, is how one of this template begins."""
         if len(data) - position < self.word_at:
             return self.before.startswith(data[position:])
         return data.startswith(self.before, position) and self._after.startswith(data[position + self.word_end :])
 
 
-class Burst:
-    """Commands, one or more, that came one behind the other and have one meaning.
+Template = KeyTemplate | BlobTemplate
 
-    frame: their bytes.   words: for each a word: of commands of a HeadForm the second, with its length as on the wire;
-    of a BlobForm the word in which they differ; of others the name.
+
+class Burst:
+    """Commands, one or more, that came one behind the other and have one action.
+
+    frame: their bytes.   words: one of each command: the second, with its length as on the wire, for a KeyTemplate; the
+    one in which they differ for a BlobTemplate; the name for others.
     """
 
-    __slots__ = ("frame", "meaning", "words")
+    __slots__ = ("action", "frame", "words")
 
-    def __init__(self, meaning: Any, frame: bytes, words: list[bytes]) -> None:
+    def __init__(self, action: Any, frame: bytes, words: list[bytes]) -> None:
         self.frame = frame
         self.words = words
-        self.meaning = meaning
+        self.action = action
 
 
 class Frames:
     """Remembered frames, shared by all connections of a server; bounded, forgotten all at once when full."""
 
-    __slots__ = ("by_bytes", "forms")
+    __slots__ = ("by_bytes", "templates")
 
     def __init__(self, limit: int = 4096) -> None:
         self.by_bytes: BoundedCache[bytes, Command] = BoundedCache(limit)
-        self.forms: BoundedCache[tuple[bytes, bytes], HeadForm] = BoundedCache(limit)
+        self.templates: BoundedCache[tuple[bytes, bytes], KeyTemplate] = BoundedCache(limit)
 
-    def name_form(self, command: Command, meaning: Callable[[HeadForm], Any], *, payload: bool = True) -> None:
-        """Remember the form of a command whose last word is a payload that may be anything of that length, or that has
-        no payload: then other commands of the form have these very words but for the second one. A new form gets
-        `meaning(form)`. A command that is not written as clients write them has none.
+    def keep_template(self, command: Command, action: Callable[[KeyTemplate], Any], *, payload: bool = True) -> None:
+        """Keep the template of a command; a new one gets `action(template)`. A command that is not written as clients
+        write them has none.
+
+        Args: payload: the last word is a payload, which may be anything of that length; otherwise only the second word
+              differs.
         """
         name, word = command.argv[:2]
         payload_size = len(command.argv[-1]) if payload else 0
         before = b"*%d\r\n$%d\r\n%b\r\n$%d\r\n" % (len(command.argv), len(name), name, len(word))
         head = command.frame[: -payload_size - 2]
         after = head[len(before) + len(word) :]
-        form = self.forms.get((before, after))
-        if form is None:
+        template = self.templates.get((before, after))
+        if template is None:
             if not head.startswith(before) or len(head) > MAX_FRAME:
                 return
-            form = self.forms.keep((before, after), HeadForm(before, len(word), after, payload_size))
-            form.meaning = meaning(form)
+            template = self.templates.keep((before, after), KeyTemplate(before, len(word), after, payload_size))
+            template.action = action(template)
         if not payload:
-            command.form = form
+            command.template = template
 
-    def form_of(self, head: bytes) -> HeadForm | None:
-        """The form of a command that begins with this head, up to its payload; without one, up to its last CR."""
+    def template_of(self, head: bytes) -> KeyTemplate | None:
+        """The template of a command that begins with this head, up to its payload; without one, up to its last CR."""
         found = _SECOND_WORD(head)
         if found is None:
             return None
         start = found.end()
-        return self.forms.get((head[:start], head[start + int(found[1]) :]))
+        return self.templates.get((head[:start], head[start + int(found[1]) :]))
 
     def remember(self, command: Command) -> None:
         """Give `command` from now on for frames that are exactly its own."""

@@ -1,9 +1,8 @@
 """Pipelines of AI.TENSORSET: many tensors of many clients in one MSET, and still no foreign key overwritten.
 
 The script that checks and writes one tensor costs Redis several times a SET, most of it for handing the value to the
-script. Where commands of one form come in a row (`frames.Burst`), the values need not go through a script: WATCH and
-look at what the keys hold, then MULTI, MSET, EXEC, which does nothing if one of them was changed in between
-(docs/adr/0015).
+script. The values of a burst need not go through a script: WATCH and look at what the keys hold, then MULTI, MSET,
+EXEC, which does nothing if one of them was changed in between (docs/adr/0015).
 
     members of an iteration of the loop --> look: WATCH, GETRANGE of each head, MULTI --> write: MSET, EXEC --> replies
 
@@ -57,7 +56,7 @@ _WRITTEN = b"+QUEUED\r\n*1\r\n+OK\r\n"
 _ABSENT = b"$0\r\n\r\n"
 
 
-class Form(Protocol):
+class TensorKind(Protocol):
     """What tensors of one dtype and shape have in common: how a key that holds one begins, and as a reply."""
 
     head: bytes
@@ -65,10 +64,10 @@ class Form(Protocol):
 
 
 class Row(Protocol):
-    """A client's commands of one form, received back to back. Exactly one of the last three methods is called."""
+    """A client's commands of one template, received back to back. Exactly one of the last three methods is called."""
 
-    form: Any
-    """A `Form`."""
+    kind: Any
+    """A `TensorKind`."""
     words: list[bytes]
     """The keys, as words on the wire."""
     size: int
@@ -94,7 +93,7 @@ class Row(Protocol):
 
 
 class _Group:
-    """Members that are written together. words: what they write, each with the form of the last that writes it."""
+    """Members that are written together. words: what they write, each with the kind of the last that writes it."""
 
     __slots__ = ("_encoded", "asked_exists", "attempts", "members", "words")
 
@@ -102,7 +101,7 @@ class _Group:
         self._encoded = b""
         self.attempts = 1
         self.members: list[Row] = []
-        self.words: dict[bytes, Form] = {}
+        self.words: dict[bytes, TensorKind] = {}
         self.asked_exists = False
 
     def encode(self) -> bytes:
@@ -193,7 +192,7 @@ class GroupSets:
             member = waiting.popleft()
             group.members.append(member)
             size += member.size
-            group.words.update(dict.fromkeys(member.words, member.form))
+            group.words.update(dict.fromkeys(member.words, member.kind))
         return group
 
     # -- look --------------------------------------------------------------------------------------------------------
@@ -214,7 +213,7 @@ class GroupSets:
             asked += (b"*%d\r\n$6\r\nEXISTS\r\n" % (number + 1), keys)
             expected += (_ABSENT * number, b":0\r\n")
         else:
-            expected += [form.head_reply for form in words.values()]
+            expected += [kind.head_reply for kind in words.values()]
         asked.append(_MULTI)
         expected.append(_OK)
         replies = 2 + number + group.asked_exists
@@ -251,8 +250,8 @@ class GroupSets:
         existing = replies[-2]
         absent = heads.count(b"")
         self._absent = absent > 0
-        for head, form in zip(heads, group.words.values(), strict=True):
-            if head != form.head and head != b"" and not self._is_tensor(head):
+        for head, kind in zip(heads, group.words.values(), strict=True):
+            if head != kind.head and head != b"" and not self._is_tensor(head):
                 self._absent = False
                 return False
         return not absent or (group.asked_exists and existing == len(heads) - absent)

@@ -50,7 +50,7 @@ hostile = st.lists(
     max_size=20,
 ).map(b"".join)
 
-# Rows of commands that have a meaning together, which are taken as one, whatever they are; with some that have none.
+# Rows of commands that have an action together, which are taken as one, whatever they are; with some that have none.
 ROW = object()
 JOINT = {b"GET": ROW, b"SET": ROW, b"PING": ROW, b"other": object()}
 joint_row = st.lists(
@@ -84,10 +84,10 @@ def _remember(frames: Frames, command: Command) -> None:
         return
     if command.argv[0] == b"AI.TENSORSET" and len(command.argv) == 6:
         if len(command.argv[5]) < LARGE_ARGUMENT:
-            frames.name_form(command, lambda form: form)
+            frames.keep_template(command, lambda template: template)
         return
     if command.argv[0] == b"AI.TENSORGET" and len(command.argv) > 2:
-        frames.name_form(command, lambda form: form, payload=False)
+        frames.keep_template(command, lambda template: template, payload=False)
     frames.remember(command)
 
 
@@ -96,8 +96,8 @@ def _one_by_one(received: Command | Burst, frames: Frames) -> list[Command]:
         return [received]
     commands = unroll(received, frames)
     assert len(commands) == len(received.words) >= 1
-    if received.meaning in JOINT.values():
-        assert all(JOINT[one.argv[0]] is received.meaning for one in commands)
+    if received.action in JOINT.values():
+        assert all(JOINT[one.argv[0]] is received.action for one in commands)
         assert received.words == [one.argv[0] for one in commands]
         return commands
     for one, word in zip(commands, received.words, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from redisai_py.frontdoor.dispatch import understand
+from redisai_py.frontdoor.dispatch import action_of
 from redisai_py.resp.requests import CommandParser
 from redisai_py.resp.templates import Burst, Command, Frames
 from redisai_py.store import codec
@@ -20,7 +20,7 @@ _BLOB = b"\x01\x02\x03\x04" * 250
 def _remember(*words: Any) -> Frames:
     frames = Frames()
     for command in CommandParser(frames).feed(hiredis.pack_command(words)):
-        understand(command, frames)
+        action_of(command, frames)
     return frames
 
 
@@ -40,7 +40,7 @@ def _reachable(root: object) -> list[object]:
 def test_blob_of_a_remembered_tensorset_is_not_kept(dtype: str) -> None:
     shape = 250 if dtype == "FLOAT" else 1000
     frames = _remember("AI.TENSORSET", "key", dtype, shape, "BLOB", _BLOB)
-    assert len(frames.forms) == 1
+    assert len(frames.templates) == 1
     assert not any(isinstance(each, bytes) and len(each) >= len(_BLOB) for each in _reachable(frames))
 
 
@@ -58,20 +58,20 @@ def test_another_tensor_of_a_known_form_is_not_parsed(key: bytes) -> None:
         hiredis.pack_command(("AI.TENSORSET", key, "FLOAT", 250, "BLOB", other))
     )
     assert isinstance(burst, Burst)
-    assert burst.meaning.keys(burst) == [key]
-    tensor = codec.decode_tensor(burst.meaning.value(burst, 0))
+    assert burst.action.keys(burst) == [key]
+    tensor = codec.decode_tensor(burst.action.value(burst, 0))
     assert (tensor.dtype, tensor.shape, bytes(tensor.data)) == (DType.FLOAT, (250,), other)
 
 
 @pytest.mark.parametrize(("dtype", "data"), [("BOOL", b"\1" * 100), ("STRING", b"\0" * 100)])
 def test_data_that_must_be_validated_is_parsed_each_time(dtype: str, data: bytes) -> None:
     frames = _remember("AI.TENSORSET", "key", dtype, 100, "BLOB", data)
-    assert not frames.forms
+    assert not frames.templates
     (command,) = CommandParser(frames, bursts=True).feed(
         hiredis.pack_command(("AI.TENSORSET", "key", dtype, 100, "BLOB", b"\2" * 100))
     )
     assert isinstance(command, Command)
-    assert command.meaning is None
+    assert command.action is None
 
 
 @pytest.mark.parametrize(
@@ -87,4 +87,4 @@ def test_a_wrong_command_is_not_taken_for_one_of_a_known_form(words: tuple[Any, 
     frames = _remember("AI.TENSORSET", "key", "FLOAT", 250, "BLOB", _BLOB)
     (command,) = CommandParser(frames, bursts=True).feed(hiredis.pack_command(words))
     assert isinstance(command, Command)
-    assert type(understand(command, frames)).__name__ == "Failing"
+    assert type(action_of(command, frames)).__name__ == "Failing"

@@ -37,7 +37,7 @@ class Transport:
 
 
 class Bench:
-    """A turn whose commands do what their meaning, a function of the turn, does."""
+    """A turn whose commands do what their action, a function of the turn, does."""
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], object]] = []
@@ -58,7 +58,7 @@ class Bench:
     # As the turn's client.
 
     def start(self, command: Command | Burst) -> bool:
-        if not command.meaning(self.turn):
+        if not command.action(self.turn):
             return False
         self.started.append(command)
         return True
@@ -77,9 +77,9 @@ class Bench:
 
     # What a test does.
 
-    def send(self, *meanings: Callable[[Turn], bool]) -> list[Command]:
+    def send(self, *actions: Callable[[Turn], bool]) -> list[Command]:
         """Commands come, together."""
-        commands = [Command([b"x"], meaning=meaning) for meaning in meanings]
+        commands = [Command([b"x"], action=action) for action in actions]
         self.turn.receive(commands)
         self.turn.drain()
         return commands
@@ -189,7 +189,7 @@ def test_a_command_that_comes_alone_does_not_overtake() -> None:
 
 def test_a_command_that_cannot_start_yet_waits() -> None:
     bench = Bench()
-    command = Command([b"x"], meaning=alone)
+    command = Command([b"x"], action=alone)
     bench.turn.overlap()
     assert bench.turn.offer(command, lambda turn, command: alone(turn))
     assert list(bench.turn.backlog) == [command]
@@ -365,7 +365,7 @@ def test_a_client_that_leaves_cancels_what_runs() -> None:
     told: list[str] = []
     bench.turn.begin()
     bench.turn.cancelled_by(lambda: told.append("cancelled"))
-    bench.turn.receive([Command([b"x"], meaning=alone)])
+    bench.turn.receive([Command([b"x"], action=alone)])
     bench.turn.lost()
     assert told == ["cancelled"]
     assert not bench.turn.backlog

@@ -129,10 +129,10 @@ def test_remembered_frames_give_the_same_object() -> None:
     frames = Frames()
     frame = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
     (first,) = CommandParser(frames).feed(frame)
-    first.meaning = "known"
+    first.action = "known"
     frames.remember(first)
     commands = CommandParser(frames).feed(frame * 3 + b"*1\r\n$4\r\nPING\r\n" + frame)
-    assert [command.meaning for command in commands] == ["known", "known", "known", None, "known"]
+    assert [command.action for command in commands] == ["known", "known", "known", None, "known"]
 
 
 def test_a_remembered_command_may_end_like_the_head_of_another() -> None:

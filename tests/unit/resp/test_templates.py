@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redisai_py.resp.requests import CommandParser, unroll
-from redisai_py.resp.templates import MAX_FRAME, BlobForm, Burst, Command, Frames, HeadForm, encode_command
+from redisai_py.resp.templates import MAX_FRAME, BlobTemplate, Burst, Command, Frames, KeyTemplate, encode_command
 
 
 def _set(key: bytes, data: bytes = b"abcd") -> bytes:
@@ -11,7 +11,7 @@ def _set(key: bytes, data: bytes = b"abcd") -> bytes:
 
 
 def _frames(*keys: bytes, limit: int = 4096) -> Frames:
-    """Frames that know the forms of these keys' commands."""
+    """Frames that know the templates of these keys' commands."""
     frames = Frames(limit)
     for key in keys:
         _name(frames, key)
@@ -20,7 +20,7 @@ def _frames(*keys: bytes, limit: int = 4096) -> Frames:
 
 def _name(frames: Frames, key: bytes, frame: bytes = b"") -> None:
     command = Command([b"AI.TENSORSET", key, b"UINT8", b"4", b"BLOB", b"abcd"], frame or _set(key))
-    frames.name_form(command, lambda form: ("meaning", form))
+    frames.keep_template(command, lambda template: ("action", template))
 
 
 def _sizes(received: list[Command | Burst]) -> list[int]:
@@ -36,18 +36,18 @@ def test_a_row_is_one_burst() -> None:
     assert isinstance(burst, Burst)
     assert burst.frame == row
     assert burst.words == [b"$2\r\n%b\r\n" % key for key in keys]
-    assert burst.meaning[0] == "meaning"
+    assert burst.action[0] == "action"
     assert [command.argv[1::4] for command in unroll(burst, frames)] == [[key, b"abcd"] for key in keys]
 
 
 def test_one_alone_is_a_burst() -> None:
     parser = CommandParser(_frames(b"k"), bursts=True)
-    assert parser.form is None
+    assert parser.template is None
     assert _sizes(parser.feed(_set(b"k"))) == [1]
-    assert parser.form is not None
-    assert parser.form.alone(_set(b"x", b"\r\n$4"))
+    assert parser.template is not None
+    assert parser.template.alone(_set(b"x", b"\r\n$4"))
     for other in (_set(b"xy"), _set(b"x", b"abc"), _set(b"x") * 2, _set(b"x")[:-1] + b"\r", b"x" * len(_set(b"x"))):
-        assert not parser.form.alone(other), other
+        assert not parser.template.alone(other), other
 
 
 def test_bursts_are_bounded() -> None:
@@ -66,7 +66,7 @@ def test_commands_with_a_joint_meaning_are_one_burst() -> None:
     row = _encode("GET a", "SET b 1", "GET c d e")
     (burst,) = CommandParser(Frames(), bursts=True, joint=JOINT.get).feed(row)
     assert isinstance(burst, Burst)
-    assert (burst.frame, burst.words, burst.meaning) == (row, [b"GET", b"SET", b"GET"], ROW)
+    assert (burst.frame, burst.words, burst.action) == (row, [b"GET", b"SET", b"GET"], ROW)
 
 
 def test_of_a_row_that_goes_on_what_has_come_is_one_burst() -> None:
@@ -118,9 +118,9 @@ def test_a_command_that_is_written_strangely_has_no_form() -> None:
     frames = Frames()
     _name(frames, b"k", _set(b"k").replace(b"*6", b"*06"))
     _name(frames, b"k" * MAX_FRAME)
-    assert not frames.forms
-    assert frames.form_of(b"*x\r\n") is None
-    assert frames.form_of(_set(b"k")[:-6]) is None
+    assert not frames.templates
+    assert frames.template_of(b"*x\r\n") is None
+    assert frames.template_of(_set(b"k")[:-6]) is None
 
 
 def test_a_payload_that_does_not_end_where_it_should_is_parsed() -> None:
@@ -134,19 +134,19 @@ def test_a_payload_that_does_not_end_where_it_should_is_parsed() -> None:
 
 def test_forms_are_shared_and_bounded() -> None:
     frames = _frames(b"k1", b"k2", limit=2)
-    assert len(frames.forms) == 1
+    assert len(frames.templates) == 1
     _name(frames, b"key")
     _name(frames, b"other")
-    assert len(frames.forms) == 1
+    assert len(frames.templates) == 1
 
 
 def test_a_form_finds_nothing_where_something_else_begins() -> None:
-    (form,) = _frames(b"k").forms.values()
-    assert isinstance(form, HeadForm)
+    (template,) = _frames(b"k").templates.values()
+    assert isinstance(template, KeyTemplate)
     row = _set(b"k") * 10
-    assert form.words(b"x" + row, 0, len(row) + 1) == []
-    assert len(form.words(b"x" + row, 1, len(row) + 1)) == 10
-    assert len(form.words(row[:-1], 0, len(row) - 1)) == 9
+    assert template.words(b"x" + row, 0, len(row) + 1) == []
+    assert len(template.words(b"x" + row, 1, len(row) + 1)) == 10
+    assert len(template.words(row[:-1], 0, len(row) - 1)) == 9
 
 
 def _get(key: bytes, *options: bytes) -> bytes:
@@ -156,7 +156,7 @@ def _get(key: bytes, *options: bytes) -> bytes:
 def _get_frames(*options: bytes, remember: bool) -> Frames:
     frames = Frames()
     command = Command([b"AI.TENSORGET", b"k1", *options], _get(b"k1", *options), "alone")
-    frames.name_form(command, lambda form: ("meaning", form), payload=False)
+    frames.keep_template(command, lambda template: ("action", template), payload=False)
     if remember:
         frames.remember(command)
     return frames
@@ -170,8 +170,8 @@ def test_a_row_without_payload_is_one_burst_also_the_first_time() -> None:
         assert isinstance(burst, Burst)
         assert burst.words == [b"$2\r\n%b\r\n" % key for key in keys]
         assert [command.argv[1:] for command in unroll(burst, Frames())] == [[key, *options] for key in keys]
-        assert parser.form is not None
-        assert parser.form.alone(_get(b"zz", *options))
+        assert parser.template is not None
+        assert parser.template.alone(_get(b"zz", *options))
 
 
 def test_a_remembered_command_is_a_command_and_a_row_of_it_a_burst() -> None:
@@ -179,8 +179,8 @@ def test_a_remembered_command_is_a_command_and_a_row_of_it_a_burst() -> None:
     one = _get(b"k1", b"BLOB")
     (alone,) = parser.feed(one)
     assert isinstance(alone, Command)
-    assert alone.meaning == "alone"
-    assert parser.form is None
+    assert alone.action == "alone"
+    assert parser.template is None
     assert _sizes(parser.feed(one * 16)) == [16]
     assert _sizes(parser.feed(_get(b"k1", b"META") + one + _get(b"k22", b"BLOB") + one * 2)) == [0, 1, 0, 2]
 
@@ -195,29 +195,29 @@ def _dag(data: bytes, key: bytes = b"x") -> bytes:
     return b"".join(encode_command([b"DAG", key, b"BLOB", data, b"|>", b"GET", key]))
 
 
-def _blob_form(data: bytes) -> BlobForm:
+def _blob_template(data: bytes) -> BlobTemplate:
     frame = _dag(data)
-    return BlobForm(frame, frame.index(data), len(data), "meaning")
+    return BlobTemplate(frame, frame.index(data), len(data), "action")
 
 
 def test_what_differs_in_one_word_only() -> None:
     parser = CommandParser(Frames(), bursts=True)
-    parser.form = form = _blob_form(b"abcd")
+    parser.template = template = _blob_template(b"abcd")
     for data in (b"abcd", b"\r\n$4", b"\0\0\0\0", b"*6\r\n"):
-        assert form.alone(_dag(data))
+        assert template.alone(_dag(data))
         (burst,) = parser.feed(_dag(data))
         assert isinstance(burst, Burst)
-        assert (burst.meaning, burst.words, burst.frame) == ("meaning", [data], _dag(data))
+        assert (burst.action, burst.words, burst.frame) == ("action", [data], _dag(data))
         assert [command.argv[3] for command in unroll(burst, Frames())] == [data]
     for other in (_dag(b"abc"), _dag(b"abcde"), _dag(b"abcd", b"y"), _dag(b"abcd") * 2, _dag(b"abcd")[:-1] + b"\r"):
-        assert not form.alone(other), other
+        assert not template.alone(other), other
 
 
 def test_one_by_one_and_in_pieces() -> None:
     stream = _dag(b"1234") + _dag(b"5678") + _dag(b"9012", b"y") + _dag(b"345") + _dag(b"6789")
     for size in (1, 2, 5, 11, 60, len(stream)):
         parser = CommandParser(Frames(), bursts=True)
-        parser.form = _blob_form(b"abcd")
+        parser.template = _blob_template(b"abcd")
         received: list[Command | Burst] = []
         for at in range(0, len(stream), size):
             received += parser.feed(stream[at : at + size])

@@ -9,7 +9,7 @@ import hiredis
 
 from redisai_py.ai.tensor_sets import SetTensors
 from redisai_py.errors import UpstreamError
-from redisai_py.resp.templates import HeadForm
+from redisai_py.resp.templates import KeyTemplate
 from redisai_py.store.bulk import GroupSets, Row
 from redisai_py.store.set_stream import SetStream
 from redisai_py.tensor import DType, Tensor
@@ -101,8 +101,8 @@ class _Row(Row):
 
     size = 0
 
-    def __init__(self, form: Any, words: list[bytes]) -> None:
-        self.form = form
+    def __init__(self, kind: Any, words: list[bytes]) -> None:
+        self.kind = kind
         self.words = words
         self.given = 0
 
@@ -118,18 +118,18 @@ def test_many_wait_when_the_connection_is_lost() -> None:
         assert not groups.takes()  # and so it connects
         await asyncio.sleep(0.01)
         assert groups.takes()
-        form = HeadForm(
+        template = KeyTemplate(
             b"*6\r\n$12\r\nAI.TENSORSET\r\n$4\r\n", 4, b"\r\n$5\r\nUINT8\r\n$1\r\n1\r\n$4\r\nBLOB\r\n$1\r\n", 1
         )
-        meaning = SetTensors(Tensor(DType.UINT8, (1,), b"x"), form)
-        rows = [_Row(meaning, [b"$4\r\n%02x%02d\r\n" % (n % 256, key) for key in range(64)]) for n in range(3000)]
+        action = SetTensors(Tensor(DType.UINT8, (1,), b"x"), template)
+        rows = [_Row(action, [b"$4\r\n%02x%02d\r\n" % (n % 256, key) for key in range(64)]) for n in range(3000)]
         for row in rows:
             groups.add(row)
         await asyncio.sleep(0)
         assert groups._stream is not None
         groups._stream.connection_lost(None)
         assert [row.given for row in rows] == [1] * 3000
-        last = _Row(meaning, [b"$1\r\nk\r\n"])
+        last = _Row(action, [b"$1\r\nk\r\n"])
         groups.add(last)
         await asyncio.sleep(0)
         assert last.given == 1, "nobody waits for ever"

@@ -1,11 +1,11 @@
 """What a program's DAGs have in common, parsed and planned once.
 
 A program sends the same DAG again and again, with other data, and for another conversation with other keys. A
-`Template` is a DAG without both; a `BoundDag` is one command: its template, its keys and its blobs. Inside a DAG names
-are local, so that a template keeps those of the command that it was made of, and only the keys that go in and out of
-Redis are the command's own.
+`PreparedDag` is a DAG without both, as a prepared statement is a query without its values. A `BoundDag` is one command:
+its prepared DAG, its keys and its blobs. Inside a DAG names are local, so a prepared DAG keeps those of the command
+that it was made of; only the keys that go in and out of Redis are the command's own.
 
-Whether there is a template for a command is told from its words alone. Where all of them have the same lengths, a
+Whether there is a prepared DAG for a command is told from its words alone. Where all of them have the same lengths, a
 `_Layout` says which are names and which blobs; then the others must be equal, and names must be the same or differ in
 the same places.
 """
@@ -25,17 +25,17 @@ from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
 from redisai_py.engine.dag import Graph, Kind, Operation, Version
 from redisai_py.resp.requests import LARGE_ARGUMENT
-from redisai_py.resp.templates import BlobForm
+from redisai_py.resp.templates import BlobTemplate
 from redisai_py.store.tensors import expiry_options
 from redisai_py.tensor import DType, Tensor
 
-__all__ = ["BoundDag", "Template", "bind"]
+__all__ = ["BoundDag", "PreparedDag", "bind"]
 
-_MAX_TEMPLATES = 2048
+_MOST_PREPARED = 2048
 _MOST_LAYOUTS = 8
 """Of commands whose words have the same lengths."""
-_LONGEST_TEMPLATE = 4096
-_LONGEST_FORM = 1024
+_LONGEST_PREPARED = 4096
+_LONGEST_TEMPLATE = 1024
 """Without the blob: every connection keeps one."""
 _LOADED = -1
 _KEYWORDS = frozenset(
@@ -43,7 +43,7 @@ _KEYWORDS = frozenset(
 )
 
 
-class Template:
+class PreparedDag:
     """A DAG without its keys and the bytes of its blobs."""
 
     __slots__ = (
@@ -92,117 +92,117 @@ def _reply_around(gets: list[tuple[int, TensorGet, Version]], count: int) -> lis
 class BoundDag:
     """One DAG command.
 
-    load, persist: its keys, in the order of the template's.
+    load, persist: its keys, in the order of the prepared DAG's.
     """
 
-    __slots__ = ("_argv", "load", "persist", "template")
+    __slots__ = ("_argv", "load", "persist", "prepared")
 
     def __init__(
         self,
-        template: Template,
+        prepared: PreparedDag,
         load: tuple[bytes, ...],
         persist: tuple[bytes, ...],
         argv: Sequence[Any] | Mapping[int, Any] = (),
     ) -> None:
-        self.template = template
+        self.prepared = prepared
         self.load = load
         self.persist = persist
         self._argv = argv
 
     def with_blob(self, data: bytes) -> BoundDag:
         """The same command with other data in its only blob, of the same length."""
-        ((_, _, at),) = self.template.blobs
-        return BoundDag(self.template, self.load, self.persist, {at: data})
+        ((_, _, at),) = self.prepared.blobs
+        return BoundDag(self.prepared, self.load, self.persist, {at: data})
 
-    def form(self, frame: bytes, meaning: Callable[[BoundDag], Any]) -> BlobForm | None:
+    def template(self, frame: bytes, action: Callable[[BoundDag], Any]) -> BlobTemplate | None:
         """What is alike in commands that differ from this one in their only blob, if there is one and they are not
         long. frame: the command's bytes.
         """
-        blobs = self.template.blobs
+        blobs = self.prepared.blobs
         if len(blobs) != 1 or not frame or len(frame) >= LARGE_ARGUMENT:
             return None
         at, argv = blobs[0][2], self._argv
         size = len(argv[at])
-        if len(frame) - size > _LONGEST_FORM or size == len(SEPARATOR):  # a blob that looks so is one
+        if len(frame) - size > _LONGEST_TEMPLATE or size == len(SEPARATOR):  # a blob that looks so is one
             return None
         behind = sum([len(b"$%d\r\n\r\n" % len(argv[i])) + len(argv[i]) for i in range(at + 1, len(argv))])
-        bare = BoundDag(self.template, self.load, self.persist)
-        return BlobForm(frame, len(frame) - behind - size - 2, size, meaning(bare))
+        bare = BoundDag(self.prepared, self.load, self.persist)
+        return BlobTemplate(frame, len(frame) - behind - size - 2, size, action(bare))
 
     def values(self) -> dict[Version, Any]:
         """The values that are there before the first operation."""
-        template = self.template
-        values: dict[Version, Any] = dict(template.tensors)
-        for version, like, at in template.blobs:
+        prepared = self.prepared
+        values: dict[Version, Any] = dict(prepared.tensors)
+        for version, like, at in prepared.blobs:
             values[version] = Tensor(like.dtype, like.shape, self._argv[at])
         return values
 
 
 class _Layout:
-    """Where names stand among the words of a command, and the templates of such commands.
+    """Where names stand among the words of a command, and the prepared DAGs of such commands.
 
-    Args: names_at: positions of the names.   blobs: positions of the blobs that a template is filled with.
+    Args: names_at: positions of the names.   blobs: positions of the blobs that a prepared DAG is filled with.
           lengths: of the command's words.
     """
 
-    __slots__ = ("_literals", "_names", "_perhaps_separators", "blobs", "names_at", "templates")
+    __slots__ = ("_literals", "_names", "_perhaps_separators", "blobs", "names_at", "prepared")
 
     def __init__(self, names_at: tuple[int, ...], blobs: frozenset[int], lengths: tuple[int, ...]) -> None:
         self.names_at = names_at
         self.blobs = blobs
-        self.templates: dict[Hashable, tuple[Template, list[int], list[int]]] = {}
-        """By what `read` gives: the template, and which of the names are the keys of LOAD and PERSIST."""
+        self.prepared: dict[Hashable, tuple[PreparedDag, list[int], list[int]]] = {}
+        """By what `read` gives: the prepared DAG, and which of the names are the keys of LOAD and PERSIST."""
         self._literals = itemgetter(*[at for at in range(len(lengths)) if at not in blobs and at not in names_at])
         self._perhaps_separators = [at for at in blobs if lengths[at] == len(SEPARATOR)]
         self._names = itemgetter(0, 0, *names_at)  # for fewer than two it would give no tuple
 
     def read(self, argv: list[Any]) -> tuple[Hashable, list[bytes]]:
-        """What tells a template, and the names, each once."""
+        """What tells a prepared DAG, and the names, each once."""
         numbers: dict[bytes, int] = {}
         places = tuple([numbers.setdefault(name, len(numbers)) for name in self._names(argv)[2:]])
         return (self._literals(argv), places), list(numbers)
 
     def bind(self, argv: list[Any]) -> BoundDag | None:
-        """The command of these words, if there is a template for it."""
+        """The command of these words, if there is a prepared DAG for it."""
         key, names = self.read(argv)
-        known = self.templates.get(key)
+        known = self.prepared.get(key)
         if known is None or not _are_names(names):
             return None
         if self._perhaps_separators and SEPARATOR in [argv[at] for at in self._perhaps_separators]:
             return None  # a blob that looks so is one
-        template, load, persist = known
+        prepared, load, persist = known
         if not names:
-            return BoundDag(template, template.request.load, template.request.persist, argv)
-        return BoundDag(template, tuple([names[i] for i in load]), tuple([names[i] for i in persist]), argv)
+            return BoundDag(prepared, prepared.request.load, prepared.request.persist, argv)
+        return BoundDag(prepared, tuple([names[i] for i in load]), tuple([names[i] for i in persist]), argv)
 
-    def add(self, template: Template, argv: list[Any]) -> None:
-        """Keep the template of a command that was parsed."""
+    def add(self, prepared: PreparedDag, argv: list[Any]) -> None:
+        """Keep the prepared DAG of a command that was parsed."""
         key, names = self.read(argv)
-        request = template.request
+        request = prepared.request
         load, persist = (request.load, request.persist) if names else ((), ())
-        self.templates[key] = (template, [names.index(name) for name in load], [names.index(name) for name in persist])
+        self.prepared[key] = (prepared, [names.index(name) for name in load], [names.index(name) for name in persist])
 
 
-class _Templates:
-    """Layouts by the lengths of a command's words; forgotten all at once when there are too many templates."""
+class _PreparedDags:
+    """Layouts by the lengths of a command's words; forgotten all at once when there are too many prepared DAGs."""
 
     def __init__(self) -> None:
         self._layouts: dict[tuple[int, ...], list[_Layout]] = {}
         self._count = 0
 
     def find(self, argv: list[Any], lengths: tuple[int, ...]) -> BoundDag | None:
-        """The command of these words, if there is a template for it."""
+        """The command of these words, if there is a prepared DAG for it."""
         for layout in self._layouts.get(lengths, ()):
             bound = layout.bind(argv)
             if bound is not None:
                 return bound
         return None
 
-    def add(self, template: Template, argv: list[Any], lengths: tuple[int, ...], blobs: frozenset[int]) -> None:
-        """Keep the template of a command that was parsed."""
-        if self._count >= _MAX_TEMPLATES:
+    def add(self, prepared: PreparedDag, argv: list[Any], lengths: tuple[int, ...], blobs: frozenset[int]) -> None:
+        """Keep the prepared DAG of a command that was parsed."""
+        if self._count >= _MOST_PREPARED:
             self.clear()
-        names_at = _names_at(template.request, argv, blobs)
+        names_at = _names_at(prepared.request, argv, blobs)
         layouts = self._layouts.setdefault(lengths, [])
         layout = next((each for each in layouts if (each.names_at, each.blobs) == (names_at, blobs)), None)
         if layout is None:
@@ -210,7 +210,7 @@ class _Templates:
                 return
             layout = _Layout(names_at, blobs, lengths)
             layouts.append(layout)
-        layout.add(template, argv)
+        layout.add(prepared, argv)
         self._count += 1
 
     def clear(self) -> None:
@@ -236,7 +236,7 @@ def _are_names(words: Iterable[bytes]) -> bool:
     return _KEYWORDS.isdisjoint([word.upper() for word in words])
 
 
-_templates = _Templates()
+_prepared_dags = _PreparedDags()
 
 
 def bind(spec: CommandSpec, argv: list[Any]) -> BoundDag:
@@ -244,15 +244,15 @@ def bind(spec: CommandSpec, argv: list[Any]) -> BoundDag:
     CommandError.
     """
     lengths = tuple(map(len, argv))
-    known = _templates.find(argv, lengths)
+    known = _prepared_dags.find(argv, lengths)
     if known is not None:
         return known
     request: Dag = COMMANDS[spec.name].parse(argv)
     blobs = _numeric_blobs(request, argv)
-    template = Template(_without(request, blobs), blobs)
-    if sum(lengths) - sum(lengths[at] for at in blobs.values()) <= _LONGEST_TEMPLATE:
-        _templates.add(template, argv, lengths, frozenset(blobs.values()))
-    return BoundDag(template, request.load, request.persist, argv)
+    prepared = PreparedDag(_without(request, blobs), blobs)
+    if sum(lengths) - sum(lengths[at] for at in blobs.values()) <= _LONGEST_PREPARED:
+        _prepared_dags.add(prepared, argv, lengths, frozenset(blobs.values()))
+    return BoundDag(prepared, request.load, request.persist, argv)
 
 
 def _numeric_blobs(request: Dag, argv: list[Any]) -> dict[int, int]:
@@ -269,7 +269,7 @@ def _numeric_blobs(request: Dag, argv: list[Any]) -> dict[int, int]:
 
 
 def _without(request: Dag, blobs: dict[int, int]) -> Dag:
-    """The DAG without the bytes of these operations' blobs, which a template must not keep."""
+    """The DAG without the bytes of these operations' blobs, which a prepared DAG must not keep."""
     ops = list(request.ops)
     for i in blobs:
         op = ops[i]

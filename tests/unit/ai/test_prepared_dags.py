@@ -1,4 +1,4 @@
-"""A template is shared by DAGs that differ in keys and data only, and by no others."""
+"""A prepared DAG is shared by commands that differ in keys and data only, and by no others."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisai_py.ai import dag_templates
-from redisai_py.ai.dag_templates import BoundDag, Template, bind
+from redisai_py.ai import prepared_dags
+from redisai_py.ai.prepared_dags import BoundDag, PreparedDag, bind
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.dags import Dag
 from redisai_py.errors import CommandError
@@ -20,10 +20,10 @@ from redisai_py.resp.templates import Command, Frames
 
 
 @pytest.fixture(autouse=True)
-def _no_templates() -> Iterator[None]:
-    dag_templates._templates.clear()
+def _none_prepared() -> Iterator[None]:
+    prepared_dags._prepared_dags.clear()
     yield
-    dag_templates._templates.clear()
+    prepared_dags._prepared_dags.clear()
 
 
 def _words(argv: list[Any]) -> list[Any]:
@@ -40,25 +40,25 @@ def _bind(argv: list[Any]) -> BoundDag:
 
 def _meaning(bound: BoundDag) -> dict[str, Any]:
     """All that matters of a command: what each operation does with the results of which others."""
-    template = bound.template
-    graph = template.graph
+    prepared = bound.prepared
+    graph = prepared.graph
     return {
         "load": bound.load,
-        "persist": list(zip(bound.persist, [graph.last[n].writer for n in template.request.persist], strict=True)),
+        "persist": list(zip(bound.persist, [graph.last[n].writer for n in prepared.request.persist], strict=True)),
         "inputs": [[version.writer for version in inputs] for inputs in graph.inputs],
-        "loaded": [[template.load_versions.index(v) for v in inputs if v.writer < 0] for inputs in graph.inputs],
-        "runs": [(i, op.key, op.timeout_ms) for i, op in (*template.models, *template.scripts)],
-        "kinds": [type(op).__name__ for op in template.request.ops],
+        "loaded": [[prepared.load_versions.index(v) for v in inputs if v.writer < 0] for inputs in graph.inputs],
+        "runs": [(i, op.key, op.timeout_ms) for i, op in (*prepared.models, *prepared.scripts)],
+        "kinds": [type(op).__name__ for op in prepared.request.ops],
         "sets": {version.writer: tensor for version, tensor in bound.values().items()},
-        "options": template.options,
+        "options": prepared.options,
     }
 
 
 def _parsed(argv: list[Any]) -> BoundDag:
-    """The command without any template."""
+    """The command without any other prepared DAG."""
     words = _words(argv)
     request: Dag = COMMANDS[words[0]].parse(words)
-    return BoundDag(Template(request, {}), request.load, request.persist, words)
+    return BoundDag(PreparedDag(request, {}), request.load, request.persist, words)
 
 
 def _chat(state: str, token: bytes, routing: str = "chat") -> list[Any]:
@@ -70,28 +70,28 @@ def _chat(state: str, token: bytes, routing: str = "chat") -> list[Any]:
     ]
 
 
-def test_conversations_share_a_template() -> None:
+def test_conversations_share_a_prepared_dag() -> None:
     first = _bind(_chat("state:1", b"a"))
     second = _bind(_chat("state:2", b"b"))
-    assert second.template is first.template
+    assert second.prepared is first.prepared
     assert (second.load, second.persist) == ((b"state:2",), (b"state:2",))
     assert _meaning(second) == _meaning(_parsed(_chat("state:2", b"b")))
-    assert _bind(_chat("state:10", b"a")).template is not first.template, "its words have other lengths"
+    assert _bind(_chat("state:10", b"a")).prepared is not first.prepared, "its words have other lengths"
 
 
 def test_a_routing_word_that_is_the_key_is_no_obstacle() -> None:
     first = _bind(_chat("state:1", b"a", "state:1"))
     second = _bind(_chat("state:2", b"b", "state:2"))
-    assert second.template is first.template
+    assert second.prepared is first.prepared
     third = _bind(_chat("state:2", b"b", "other:2"))
     assert _meaning(third) == _meaning(second)
 
 
 @pytest.mark.parametrize("key", ["token", "inputs", "LOAD", "BLOB", "answer"])
-def test_a_key_that_is_something_else_too_has_a_template_of_its_own(key: str) -> None:
+def test_a_key_that_is_something_else_too_has_a_prepared_dag_of_its_own(key: str) -> None:
     first = _bind(_chat("x" * len(key), b"a"))
     own = _bind(_chat(key, b"a"))
-    assert own.template is not first.template
+    assert own.prepared is not first.prepared
     assert _meaning(own) == _meaning(_parsed(_chat(key, b"a")))
 
 
@@ -120,41 +120,41 @@ def test_blobs_that_are_the_same_object_are_told_apart() -> None:
 
     first = _bind(dag(b"1", b"1"))  # as the dimension: Python has one object for each single byte
     second = _bind(dag(b"2", b"3"))
-    assert second.template is first.template
+    assert second.prepared is first.prepared
     assert [bytes(tensor.data) for tensor in second.values().values()] == [b"2", b"3"]
 
 
-def test_a_blob_that_looks_like_a_separator_is_one_with_and_without_a_template() -> None:
+def test_a_blob_that_looks_like_a_separator_is_one_with_and_without_a_prepared_dag() -> None:
     def dag(data: bytes) -> list[Any]:
         return ["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "INT8", 2, "BLOB", data]
 
-    assert _bind(dag(b"12")).template is _bind(dag(b"34")).template
+    assert _bind(dag(b"12")).prepared is _bind(dag(b"34")).prepared
     with pytest.raises(CommandError, match="a single binary string"):
         _bind(dag(b"|>"))
 
 
-def test_a_template_keeps_no_blob() -> None:
+def test_a_prepared_dag_keeps_no_blob() -> None:
     def dag(data: bytes) -> list[Any]:
         return ["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "INT8", 100_000, "BLOB", data]
 
     bound = _bind(dag(b"x" * 100_000))
-    kept = [*bound.template.tensors.values(), *(op.tensor for op in bound.template.request.ops)]
+    kept = [*bound.prepared.tensors.values(), *(op.tensor for op in bound.prepared.request.ops)]
     assert [bytes(tensor.data) for tensor in kept] == [b"", b""]
     assert [bytes(tensor.data) for tensor in bound.values().values()] == [b"x" * 100_000]
     assert [bytes(tensor.data) for tensor in _bind(dag(b"y" * 100_000)).values().values()] == [b"y" * 100_000]
 
 
-def test_data_that_is_validated_is_part_of_the_template() -> None:
+def test_data_that_is_validated_is_part_of_the_prepared_dag() -> None:
     def dag(data: bytes) -> list[Any]:
         return ["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "BOOL", 1, "BLOB", data]
 
-    assert _bind(dag(b"\1")).template is _bind(dag(b"\1")).template
-    assert _bind(dag(b"\0")).template is not _bind(dag(b"\1")).template
+    assert _bind(dag(b"\1")).prepared is _bind(dag(b"\1")).prepared
+    assert _bind(dag(b"\0")).prepared is not _bind(dag(b"\1")).prepared
     with pytest.raises(CommandError):
         _bind(dag(b"\2"))
 
 
-def test_clients_that_call_everything_by_their_own_names_share_a_template() -> None:
+def test_clients_that_call_everything_by_their_own_names_share_a_prepared_dag() -> None:
     def dag(client: int) -> list[Any]:
         key = f"reference:{client:03}"
         run = ["AI.MODELEXECUTE", "m", "INPUTS", 2, key, f"in:{client:03}", "OUTPUTS", 1, f"out:{client:03}"]
@@ -162,25 +162,25 @@ def test_clients_that_call_everything_by_their_own_names_share_a_template() -> N
         return [*load, "|>", *run, "|>", "AI.TENSORGET", f"out:{client:03}", "BLOB"]
 
     bound = [_bind(dag(client)) for client in range(100)]
-    assert len({id(each.template) for each in bound}) == 1
+    assert len({id(each.prepared) for each in bound}) == 1
     assert [each.load for each in bound] == [(b"reference:%03d" % client,) for client in range(100)]
 
 
-def test_each_model_has_its_template_and_none_drives_out_another() -> None:
+def test_each_model_has_its_prepared_dag_and_none_drives_out_another() -> None:
     def dag(model: int) -> list[Any]:
         run = ["AI.MODELEXECUTE", f"model:{model:03}", "INPUTS", 1, "in", "OUTPUTS", 1, "out"]
         return ["AI.DAGEXECUTE", "LOAD", 1, "in", "|>", *run]
 
-    first = [_bind(dag(model)).template for model in range(100)]
-    assert [_bind(dag(model)).template for model in range(100)] == first
-    assert [template.models[0][1].key for template in first] == [b"model:%03d" % model for model in range(100)]
+    first = [_bind(dag(model)).prepared for model in range(100)]
+    assert [_bind(dag(model)).prepared for model in range(100)] == first
+    assert [prepared.models[0][1].key for prepared in first] == [b"model:%03d" % model for model in range(100)]
 
 
-def test_templates_are_bounded() -> None:
-    for number in range(3 * dag_templates._MAX_TEMPLATES):
+def test_prepared_dags_are_bounded() -> None:
+    for number in range(3 * prepared_dags._MOST_PREPARED):
         _bind(["AI.DAGEXECUTE", "ROUTING", "r", "|>", "AI.TENSORSET", "a", "INT32", 1, "VALUES", 100_000 + number])
-    (layouts,) = dag_templates._templates._layouts.values()
-    assert sum(len(layout.templates) for layout in layouts) <= dag_templates._MAX_TEMPLATES
+    (layouts,) = prepared_dags._prepared_dags._layouts.values()
+    assert sum(len(layout.prepared) for layout in layouts) <= prepared_dags._MOST_PREPARED
 
 
 names = st.sampled_from(["a", "b", "c", "m", "1", "2", "$"])
@@ -198,7 +198,7 @@ operations = st.one_of(
 
 @st.composite
 def dags(draw: st.DrawFn) -> list[Any]:
-    """DAGs of few names and few forms, so that many could be taken for each other."""
+    """DAGs of few names and few literals, so that many could be taken for each other."""
     words: list[Any] = ["AI.DAGEXECUTE", "ROUTING", draw(names)]
     for keyword in ("LOAD", "PERSIST"):
         keys = draw(st.lists(names, max_size=2, unique=True))
@@ -210,7 +210,7 @@ def dags(draw: st.DrawFn) -> list[Any]:
 
 @settings(max_examples=300)
 @given(st.lists(dags(), min_size=1, max_size=12))
-def test_a_shared_template_means_what_the_command_means(commands: list[list[Any]]) -> None:
+def test_a_shared_prepared_dag_means_what_the_command_means(commands: list[list[Any]]) -> None:
     for argv in commands:
         try:
             expected = _parsed(argv)
