@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from redisai_py.machine import granted_cores, memory_bytes
 from redisai_py.setting import Setting, setting_field
 from redisai_py.urls import check_url
 
-__all__ = ["MIN_CHUNK_SIZE", "Config", "settings", "words"]
+__all__ = ["MIN_CHUNK_SIZE", "Config", "device_threads", "settings", "words"]
 
 NETWORK = "Network"
 REDIS = "Redis"
@@ -302,14 +302,8 @@ class Config:
             setting.check(getattr(self, setting.name))
         if self.redis is not None:
             check_url(self.redis)
-        for word in self.device_threads:
-            _device_threads(word)
+        device_threads(self.device_threads)
         _check_listening(self)
-
-    @property
-    def threads_of_devices(self) -> dict[str, int]:
-        """Worker threads of the devices that `device_threads` names, by upper-case device string."""
-        return dict(map(_device_threads, self.device_threads))
 
     @property
     def spare_threads(self) -> int:
@@ -347,6 +341,11 @@ class Config:
 def words(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The settings that hold several words, as tuples; `values` may hold lists."""
     return {setting.name: tuple(values[setting.name]) for setting in _SETTINGS if isinstance(setting.default, tuple)}
+
+
+def device_threads(words: Iterable[str]) -> dict[str, int]:
+    """Worker threads by upper-case device string. words: of the setting of this name. Raises: ValueError."""
+    return dict(map(_device_threads, words))
 
 
 def _device_threads(word: str) -> tuple[str, int]:

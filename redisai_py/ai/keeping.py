@@ -49,15 +49,19 @@ class Flight:
 class Keeping:
     """What the predictions of one server share. Thread: the event loop's.
 
-    Args: limit_bytes: of what is kept in this process.   chance: draws a number from 0 up to 1.
+    Args: prediction_cache_bytes: of what is kept in this process.   chance: draws a number from 0 up to 1.
     """
 
     def __init__(
-        self, runs: Runs, accesses: AccessTable, limit_bytes: int, chance: Callable[[], float] = random.random
+        self,
+        runs: Runs,
+        accesses: AccessTable,
+        prediction_cache_bytes: int,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.runs = runs
         self.accesses = accesses
-        self.local = Local(limit_bytes)
+        self.local = Local(prediction_cache_bytes)
         self.flights: dict[tuple[int, bytes], Flight] = {}
         self.refreshing: set[tuple[int, bytes]] = set()
         self.chance = chance

@@ -36,9 +36,13 @@ class Predictions(Keeping):
     """Those of one server. Arguments: see `Keeping`."""
 
     def __init__(
-        self, runs: Runs, accesses: AccessTable, limit_bytes: int, chance: Callable[[], float] = random.random
+        self,
+        runs: Runs,
+        accesses: AccessTable,
+        prediction_cache_bytes: int,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(runs, accesses, limit_bytes, chance)
+        super().__init__(runs, accesses, prediction_cache_bytes, chance)
         self._ledgers: OrderedDict[tuple[int, bytes], Ledger] = OrderedDict()
 
     # -- ledgers -------------------------------------------------------------------------------------------------------

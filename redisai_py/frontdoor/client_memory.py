@@ -34,17 +34,21 @@ class Holder(Protocol):
 class ClientMemory:
     """The account of all clients.
 
-    Args: most_unprocessed: bytes that one client may have sent and not had processed.   most_together: bytes of all
-          clients, unread replies included.   clients: those that may be disconnected.
+    Args: client_query_buffer_limit: bytes that one client may have sent and not had processed.
+          maxmemory_clients: bytes of all clients, unread replies included.   clients: those that may be disconnected.
     """
 
     def __init__(
-        self, most_unprocessed: int, most_together: int, clients: Iterable[Holder], event_log: EventLog
+        self,
+        client_query_buffer_limit: int,
+        maxmemory_clients: int,
+        clients: Iterable[Holder],
+        event_log: EventLog,
     ) -> None:
         self.total = 0
         self.evicted = 0
-        self._most_unprocessed = most_unprocessed
-        self._most_together = most_together
+        self._client_query_buffer_limit = client_query_buffer_limit
+        self._maxmemory_clients = maxmemory_clients
         self._clients = clients
         self._event_log = event_log
 
@@ -52,15 +56,15 @@ class ClientMemory:
         """A client holds this many bytes now; it may be disconnected for it, and so may a larger one."""
         self.total += unprocessed + unread - client.accounted
         client.accounted = unprocessed + unread
-        if unprocessed > self._most_unprocessed:
-            limit = self._most_unprocessed
+        if unprocessed > self._client_query_buffer_limit:
+            limit = self._client_query_buffer_limit
             self._event_log.client_refused("Closing client that reached max query buffer length", limit_bytes=limit)
             self._end(client, f"query buffer length limit of {limit} bytes reached (client_query_buffer_limit)")
-        while self.total > self._most_together:
+        while self.total > self._maxmemory_clients:
             largest = max(self._clients, key=lambda other: other.accounted, default=None)
             if largest is None or not largest.accounted:
                 break
-            limit = self._most_together
+            limit = self._maxmemory_clients
             self._event_log.client_refused("Evicting client", bytes=largest.accounted, limit_bytes=limit)
             self._end(largest, f"client evicted: all clients together hold more than {limit} bytes (maxmemory_clients)")
 

@@ -72,7 +72,7 @@ class Relay:
         """
         loop = asyncio.get_running_loop()
         dialer = self._turn.services.dialer
-        give_up_at = loop.time() + dialer.limits.retry_s
+        give_up_at = loop.time() + dialer.settings.upstream_retry_s
         while self.upstream is None:
             await loop.create_task(dialer.open(self._new_upstream, self._introduce))
             if self.upstream is None:  # lost before we came to know that it was open

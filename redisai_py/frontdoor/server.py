@@ -22,7 +22,7 @@ from redisai_py.ai.predictions import Predictions
 from redisai_py.ai.runs import Runs
 from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
-from redisai_py.config import Config
+from redisai_py.config import Config, device_threads
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.isolation.isolation import Isolation
 from redisai_py.engine.isolation.settings import IsolationSettings
@@ -47,7 +47,7 @@ from redisai_py.upstream.address import Address
 from redisai_py.upstream.busy_poll import BusyPoll
 from redisai_py.upstream.containment import contain
 from redisai_py.upstream.control import Control, own_identity
-from redisai_py.upstream.dialing import Dialer, Limits
+from redisai_py.upstream.dialing import Dialer, UpstreamSettings
 from redisai_py.upstream.single import SingleServer
 from redisai_py.urls import masked_url
 
@@ -120,7 +120,7 @@ def _build(
 ) -> Services:
     """The services of a server with these settings. given_up: see `Engine`."""
     url = config.redis or "redis://127.0.0.1:6379"
-    dialer = Dialer(Address.from_url(url), upstream_limits(config))
+    dialer = Dialer(Address.from_url(url), upstream_settings(config))
     keys = KeyMap()
     event_log = EventLog(keys, config.slow_run_ms)
     engine = Engine(
@@ -137,7 +137,7 @@ def _build(
     script_stats = StatsTable()
     runs = Runs(engine)
     polled = busy_poll if config.busy_poll_us else None
-    connect = partial(SingleServer, dialer, pool_size=config.upstream_pool, busy_poll=polled)
+    connect = partial(SingleServer, dialer, upstream_pool=config.upstream_pool, busy_poll=polled)
     accesses = AccessTable(connect, config.near_cache_bytes, engine.call_afterwards, polled)
     return Services(
         config=config,
@@ -160,9 +160,13 @@ def _build(
     )
 
 
-def upstream_limits(config: Config) -> Limits:
+def upstream_settings(config: Config) -> UpstreamSettings:
     """The settings about reaching Redis."""
-    return Limits(config.upstream_retry_ms / 1000, config.upstream_timeout_ms / 1000, config.upstream_keepalive_s)
+    return UpstreamSettings(
+        upstream_retry_s=config.upstream_retry_ms / 1000,
+        upstream_timeout_s=config.upstream_timeout_ms / 1000,
+        upstream_keepalive_s=config.upstream_keepalive_s,
+    )
 
 
 def script_settings(config: Config) -> ScriptSettings:
@@ -181,7 +185,7 @@ def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
     return EngineSettings(
         threads_per_queue=config.threads_per_queue,
         spare_threads=spare_threads,
-        device_threads=config.threads_of_devices,
+        device_threads=device_threads(config.device_threads),
         intra_op_parallelism=config.intra_op_parallelism,
         inter_op_parallelism=config.inter_op_parallelism,
         model_execution_timeout_ms=config.model_execution_timeout_ms,
@@ -205,10 +209,10 @@ def isolation(config: Config, keys: KeyMap) -> Isolation | None:
         return key_text(place.key) if place is not None else "unknown"
 
     settings = IsolationSettings(
-        config.isolation,
-        config.engine_processes,
-        config.engine_memory_limit_mb * 1_000_000,
-        config.model_load_timeout_ms,
+        isolation=config.isolation,
+        engine_processes=config.engine_processes,
+        engine_memory_limit_bytes=config.engine_memory_limit_mb * 1_000_000,
+        model_load_timeout_ms=config.model_load_timeout_ms,
     )
     return Isolation(settings, name_of)
 

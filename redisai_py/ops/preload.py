@@ -53,15 +53,15 @@ NO_LIFELINE = Lifeline()
 class Preload:
     """What is still to be loaded, and why it is not.
 
-    Args: words: keys, or the word `all`.
+    Args: preload: keys, or the word `all`.
     """
 
-    def __init__(self, services: Services, words: tuple[str, ...], lifeline: Lifeline) -> None:
+    def __init__(self, services: Services, preload: tuple[str, ...], lifeline: Lifeline) -> None:
         self._services = services
         self._lifeline = lifeline
-        self._all = ALL in words
+        self._all = ALL in preload
         self._scanned = not self._all
-        self._missing = {} if self._all else {word.encode(): "not tried yet" for word in words}
+        self._missing = {} if self._all else {word.encode(): "not tried yet" for word in preload}
         self._trouble = "not tried yet" if self._all else ""
         self._slots = asyncio.Semaphore(1 if lifeline.careful else _AT_ONCE)
         self._loads: dict[bytes, asyncio.Task[None]] = {}

@@ -60,7 +60,7 @@ class BusyPoll:
     """Keeps an event loop from sleeping.
 
     Args: call_soon: the loop's; what it was given is called before the loop sleeps.
-          limit_s: the longest stay in seconds, 0 for none.
+          busy_poll_s: the longest stay in seconds, 0 for none.
           commands: how many commands clients have sent so far.
           cores_wanted: whether the cores have something better to do.
           clock: monotonic seconds.
@@ -69,13 +69,13 @@ class BusyPoll:
     def __init__(
         self,
         call_soon: Callable[[Callable[[], object]], object],
-        limit_s: float,
+        busy_poll_s: float,
         commands: Callable[[], int],
         cores_wanted: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._call_soon = call_soon
-        self._limit_s = limit_s
+        self._busy_poll_s = busy_poll_s
         self._commands = commands
         self._cores_wanted = cores_wanted
         self._clock = clock
@@ -101,7 +101,7 @@ class BusyPoll:
         came, self._awaited = self._awaited, None
         if came is not None:
             came.in_vain = 0
-        if not self._limit_s:
+        if not self._busy_poll_s:
             return
         now = self._clock()
         if now >= self._counted_at + _WINDOW_S:
@@ -110,7 +110,7 @@ class BusyPoll:
             return
         self._awaited = what
         self._looked_at = now
-        self._until = now + self._limit_s
+        self._until = now + self._busy_poll_s
         if not self._staying:
             self._staying = True
             self._call_soon(self._stay)

@@ -50,7 +50,7 @@ class Control:
         access = self._accesses.get(database)
         if access is None:
             identity = replace(self._identity, database=database)
-            access = Access(SingleServer(self._opener, identity, pool_size=_CONNECTIONS))
+            access = Access(SingleServer(self._opener, identity, upstream_pool=_CONNECTIONS))
             access.clients = 1  # itself: its connections stay open
             self._accesses[database] = access
         return access

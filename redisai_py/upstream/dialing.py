@@ -21,7 +21,7 @@ from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.upstream.address import Address
 from redisai_py.upstream.shared import SharedUpstream
 
-__all__ = ["FIRST_PROBE_S", "Dialer", "Limits", "Opener"]
+__all__ = ["FIRST_PROBE_S", "Dialer", "Opener", "UpstreamSettings"]
 
 FIRST_PROBE_S = 0.02
 LONGEST_PAUSE_S = 0.25
@@ -46,22 +46,23 @@ class Opener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """retry_s: how long a command that has not left may wait for Redis.   timeout_s: how long Redis may take to answer
-    a PING before it counts as hung.   keepalive_s: TCP keepalive on idle connections; 0 is none.
+class UpstreamSettings:
+    """upstream_retry_s: how long a command that has not left may wait for Redis.   upstream_timeout_s: how long Redis
+    may take to answer a PING before it counts as hung.   upstream_keepalive_s: TCP keepalive on idle connections; 0 is
+    none.
     """
 
-    retry_s: float = 0.0
-    timeout_s: float = 10.0
-    keepalive_s: int = 0
+    upstream_retry_s: float = 0.0
+    upstream_timeout_s: float = 10.0
+    upstream_keepalive_s: int = 0
 
 
 class Dialer:
     """Opens connections to one address."""
 
-    def __init__(self, address: Address, limits: Limits) -> None:
+    def __init__(self, address: Address, settings: UpstreamSettings) -> None:
         self.address = address
-        self.limits = limits
+        self.settings = settings
         self._live: weakref.WeakSet[Any] = weakref.WeakSet()
         self._probing: asyncio.Task[None] | None = None
         self._why = ""
@@ -72,11 +73,11 @@ class Dialer:
         return any(upstream.owes for upstream in self._live if not upstream.closed)
 
     async def open(self, factory: Factory, prepare: Prepare | None = None) -> Any:
-        """See `Opener`; tries until `limits.retry_s` have passed."""
+        """See `Opener`; tries until `upstream_retry_s` have passed."""
         clock = asyncio.get_running_loop().time
-        give_up_at = clock() + self.limits.retry_s
+        give_up_at = clock() + self.settings.upstream_retry_s
         while True:
-            if self._probing is not None and self.limits.retry_s:
+            if self._probing is not None and self.settings.upstream_retry_s:
                 await asyncio.wait({self._probing}, timeout=max(0.0, give_up_at - clock()))
                 if self._probing is not None:
                     raise UpstreamLost(self._why)
@@ -89,10 +90,10 @@ class Dialer:
 
     async def open_once(self, factory: Factory, prepare: Prepare | None = None) -> Any:
         """The same, tried once."""
-        upstream = await self.address.open(factory, timeout_s=self.limits.timeout_s)
+        upstream = await self.address.open(factory, timeout_s=self.settings.upstream_timeout_s)
         self._live.add(upstream)
-        if self.limits.keepalive_s and self.address.path is None:
-            _keep_alive(upstream.transport.get_extra_info("socket"), self.limits)
+        if self.settings.upstream_keepalive_s and self.address.path is None:
+            _keep_alive(upstream.transport.get_extra_info("socket"), self.settings.upstream_keepalive_s)
         if prepare is not None:
             await prepare(upstream)
         return upstream
@@ -122,7 +123,7 @@ class Dialer:
         try:
             while True:
                 await asyncio.sleep(pause_s)
-                if await self.answers(min(PROBE_TIMEOUT_S, self.limits.timeout_s)):
+                if await self.answers(min(PROBE_TIMEOUT_S, self.settings.upstream_timeout_s)):
                     break
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             logger.info("Redis answers again", redis=str(self.address), after_s=round(clock() - since, 2))
@@ -164,11 +165,10 @@ class _Impatient:
         return str(self._dialer.address)
 
 
-def _keep_alive(connection: socket.socket, limits: Limits) -> None:
+def _keep_alive(connection: socket.socket, idle_s: int) -> None:
     """Have the system find out that the other side is gone: on an idle connection, and where what is sent is never
     acknowledged. The intervals are those of Redis's own `tcp-keepalive`.
     """
-    idle_s = limits.keepalive_s
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", idle_s),

@@ -26,7 +26,7 @@ class Pulse:
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
-        self._timeout_s = dialer.limits.timeout_s
+        self._timeout_s = dialer.settings.upstream_timeout_s
         self._upstream: SharedUpstream | None = None
 
     async def beat(self) -> None:

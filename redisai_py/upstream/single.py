@@ -28,18 +28,18 @@ _MOST_OPENINGS = 5
 
 
 class SingleServer:
-    """A shared stream and two pools. pool_size: most connections of the bounded one."""
+    """A shared stream and two pools. upstream_pool: most connections of the bounded one."""
 
     def __init__(
-        self, opener: Opener, identity: Identity, *, pool_size: int, busy_poll: BusyPoll | None = None
+        self, opener: Opener, identity: Identity, *, upstream_pool: int, busy_poll: BusyPoll | None = None
     ) -> None:
         self.identity = identity
         self._opener = opener
         self._busy_poll = busy_poll
         self._shared: SharedUpstream | None = None
         self._opening: asyncio.Task[SharedUpstream] | None = None
-        self._large = Pool(opener, identity, pool_size)
-        self._apart = Pool(opener, identity, pool_size, bounded=False)
+        self._large = Pool(opener, identity, upstream_pool)
+        self._apart = Pool(opener, identity, upstream_pool, bounded=False)
 
     def stream(self, key: bytes) -> SharedUpstream | None:
         """See `Upstream`."""

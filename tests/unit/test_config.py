@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from redisai_py.cli.settings import SettingsError, load
-from redisai_py.config import Config, settings
+from redisai_py.config import Config, device_threads, settings
 from redisai_py.urls import masked_url
 
 
@@ -226,7 +226,7 @@ def test_automatic_values_are_resolved() -> None:
 
 
 def test_devices_may_have_threads_of_their_own() -> None:
-    assert Config(device_threads=("gpu:0=1", "CPU=8")).threads_of_devices == {"GPU:0": 1, "CPU": 8}
+    assert device_threads(Config(device_threads=("gpu:0=1", "CPU=8")).device_threads) == {"GPU:0": 1, "CPU": 8}
     for word in ("GPU:0", "GPU:0=0", "GPU:0=x", "TPU=1", "CPU:123456=1", "=1", "CPU=1025", "CPU=-1"):
         with pytest.raises(ValueError, match="but must be DEVICE=N"):
             Config(device_threads=(word,))

@@ -113,7 +113,7 @@ class Isolation:
         with self._lock:
             alone = session.apart and not on_gpu
             shared = [each for each in self._processes if each.place == name and not (each.dead or each.retired)]
-            if alone or len(shared) < (1 if on_gpu else self.settings.processes):
+            if alone or len(shared) < (1 if on_gpu else self.settings.engine_processes):
                 process = self._start(f"{name} apart" if alone else name, zygote)
             else:
                 process = min(shared, key=lambda process: len(process.users))
@@ -133,7 +133,7 @@ class Isolation:
     def _start(self, place: str, zygote: Zygote) -> EngineProcess:
         try:
             process = EngineProcess(self.next_number(), place, zygote, self._alarm, self._ended)
-            process.fork(self.settings.memory_limit_bytes)
+            process.fork(self.settings.engine_memory_limit_bytes)
         except OSError as error:
             raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
         self._processes.append(process)
@@ -148,10 +148,10 @@ class Isolation:
 
     def _wait_for(self, zygote: Zygote) -> None:
         try:
-            zygote.wait_ready(self.settings.load_timeout_s)
+            zygote.wait_ready(self.settings.model_load_timeout_s)
         except TimeoutError:
             zygote.close()
-            ms = self.settings.load_timeout_ms
+            ms = self.settings.model_load_timeout_ms
             text = f"ERR Could not load backend: importing {zygote.backend} took longer than --model-load-timeout-ms"
             raise BackendError(f"{text} ({ms} ms)") from None
 

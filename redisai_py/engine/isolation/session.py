@@ -101,7 +101,7 @@ class RemoteSession:
         self._unfinished: tuple[EngineProcess, Lane] | None = None
         """A run that the event loop began and did not wait for."""
         self._good_runs = 0
-        self._may_be_promoted = isolation.settings.mode == "auto" and model.backend == "ONNX"
+        self._may_be_promoted = isolation.settings.isolation == "auto" and model.backend == "ONNX"
 
     @property
     def pid(self) -> int | None:
@@ -139,7 +139,7 @@ class RemoteSession:
             self._refuse_in_quarantine()
             process = self._isolation.place(self)
             try:
-                limit_ms = self._isolation.settings.load_timeout_ms
+                limit_ms = self._isolation.settings.model_load_timeout_ms
                 self._learn(exchanges.load(process, self, self._number, self._model, self._options, limit_ms))
             except ProcessEnded:
                 self._isolation.leave(self, process)

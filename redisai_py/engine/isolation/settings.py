@@ -12,25 +12,25 @@ __all__ = ["IsolationSettings", "IsolationSnapshot"]
 class IsolationSettings:
     """Settings.
 
-    mode: `none`: models are loaded and run in the server. `all`: in processes. `auto`: in processes, and short ONNX
-        models in the server once they have proved themselves.
-    processes: per backend on the CPU; a model has one of its own until there are so many.
-    memory_limit_bytes: what one process may allocate beyond its framework, 0 is none.
-    load_timeout_ms: of one load, 0 is none.
+    isolation: `none`: models are loaded and run in the server. `all`: in processes. `auto`: in processes, and short
+        ONNX models in the server once they have proved themselves.
+    engine_processes: per backend on the CPU; a model has one of its own until there are so many.
+    engine_memory_limit_bytes: what one process may allocate beyond its framework, 0 is none.
+    model_load_timeout_ms: of one load, 0 is none.
     proof_runs: good runs in a row before a model may run in the server.   short_us: longest of these runs.
     """
 
-    mode: str = "none"
-    processes: int = 8
-    memory_limit_bytes: int = 0
-    load_timeout_ms: int = 0
+    isolation: str = "none"
+    engine_processes: int = 8
+    engine_memory_limit_bytes: int = 0
+    model_load_timeout_ms: int = 0
     proof_runs: int = 100
     short_us: int = 300
 
     @property
-    def load_timeout_s(self) -> float | None:
+    def model_load_timeout_s(self) -> float | None:
         """Seconds, None without a limit."""
-        return self.load_timeout_ms / 1000 if self.load_timeout_ms else None
+        return self.model_load_timeout_ms / 1000 if self.model_load_timeout_ms else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def test_closing_while_a_connection_is_opened_leaves_none_open(near_bytes: int, 
         server = await asyncio.start_server(redis, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         access = Access(
-            SingleServer(Address("127.0.0.1", port), Identity(b"user", b"password"), pool_size=1),
+            SingleServer(Address("127.0.0.1", port), Identity(b"user", b"password"), upstream_pool=1),
             near_bytes,
             asyncio.get_running_loop().call_soon,
         )

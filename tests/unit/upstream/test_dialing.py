@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from redisai_py.upstream.address import Address
-from redisai_py.upstream.dialing import Dialer, Limits
+from redisai_py.upstream.dialing import Dialer, UpstreamSettings
 from redisai_py.upstream.shared import SharedUpstream
 
 
@@ -17,7 +17,7 @@ def test_keepalive_of_a_connection_to_redis(keepalive_s: int) -> None:
     """Idle for that long, then three probes in as long again; and what is sent is acknowledged in twice that time."""
 
     async def scenario(port: int) -> dict[str, int]:
-        dialer = Dialer(Address(port=port), Limits(keepalive_s=keepalive_s))
+        dialer = Dialer(Address(port=port), UpstreamSettings(upstream_keepalive_s=keepalive_s))
         upstream = await dialer.open(SharedUpstream)
         connection = upstream.transport.get_extra_info("socket")
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
