@@ -8,10 +8,11 @@ Sources: cgroups(7); the kernel's cgroup-v2 (`cpu.max`, `memory.max`), and for v
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["granted_cores", "memory_bytes", "usable_cores"]
+__all__ = ["granted_cores", "lower_priority", "memory_bytes", "usable_cores"]
 
 
 def usable_cores() -> int:
@@ -38,6 +39,15 @@ def memory_bytes(root: Path = Path("/")) -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [*_read(root, "memory.max", ""), *_read(root, "memory.limit_in_bytes", "memory")]
     return min([total, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def lower_priority(nice: int) -> None:
+    """Make the calling thread less urgent to the scheduler than the process's other threads: add to its nice value.
+
+    On Linux, where each thread has a nice value, and 0 is the calling one (setpriority(2)); elsewhere nothing happens.
+    """
+    if nice and sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + nice)
 
 
 def _ratio(text: str) -> float | None:

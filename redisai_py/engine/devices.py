@@ -29,7 +29,14 @@ class Devices:
         stopped: Callable[[], object],
     ) -> None:
         self._settings = settings
-        self._make = partial(DeviceQueue, report=report, expired=expired, on_start=on_start, stopped=stopped)
+        self._make = partial(
+            DeviceQueue,
+            report=report,
+            expired=expired,
+            on_start=on_start,
+            stopped=stopped,
+            nice=settings.worker_nice,
+        )
         self.by_name: dict[str, DeviceQueue] = {}
 
     def __iter__(self) -> Iterator[DeviceQueue]:

@@ -15,6 +15,7 @@ import numpy as np
 from redisai_py.backend import Array, Backend, InputSpec, LoadOptions, ModelFile, ReadsFiles, Session, framework_error
 from redisai_py.engine.formats import advice
 from redisai_py.errors import BackendError, BackendNotInstalled, RedisAIError
+from redisai_py.machine import lower_priority
 from redisai_py.model import Model
 
 __all__ = ["Loader", "has_dynamic_rows", "load_session", "zeros"]
@@ -25,12 +26,13 @@ _MAX_WARM_UP_BYTES = 64 * 1024 * 1024
 class Loader:
     """Threads, started when first needed, that call what they are given in turn.
 
-    Args: threads: at most how many.   stopped: called by each thread as its last act.
+    Args: threads: at most how many.   stopped: called by each thread as its last act.   nice: see `lower_priority`.
     """
 
-    def __init__(self, threads: int, stopped: Callable[[], object]) -> None:
+    def __init__(self, threads: int, stopped: Callable[[], object], nice: int = 0) -> None:
         self._limit = threads
         self._stopped = stopped
+        self._nice = nice
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._started = 0
         self._retired: set[threading.Thread] = set()
@@ -70,6 +72,7 @@ class Loader:
             self._work.put(None)
 
     def _run(self) -> None:
+        lower_priority(self._nice)
         while (work := self._work.get()) is not None:
             work()
             del work  # it holds a model's bytes

@@ -79,7 +79,7 @@ class Runner:
             self.touch,
             stopped,
         )
-        self.loader = Loader(settings.load_threads, stopped)
+        self.loader = Loader(settings.load_threads, stopped, settings.worker_nice)
         self.load_slots: list[Slot] = []
         """Where models are being warmed up."""
         self.runaways = Runaways(loop, self.loader, given_up)

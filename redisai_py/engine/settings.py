@@ -28,6 +28,7 @@ class EngineSettings:
     inline_run_us: a CPU model whose batch is measurably shorter may run on the event loop, 0 never.
     inline_budget_us: time per iteration of the event loop for such runs.
     load_threads: models loaded at the same time.
+    worker_nice: how much less urgent workers and loaders are to the scheduler than the event loop, 0 to 19.
     slow_run_s: executions that take at least this long are reported.
     """
 
@@ -45,6 +46,7 @@ class EngineSettings:
     inline_run_us: int = 300
     inline_budget_us: int = 2000
     load_threads: int = 2
+    worker_nice: int = 0
     slow_run_s: float = math.inf
 
     def threads_of(self, device: str) -> tuple[int, int]:

@@ -33,6 +33,7 @@ from redisai_py.engine.execution import Execution, Slot, execute
 from redisai_py.engine.proving import prove
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
+from redisai_py.machine import lower_priority
 
 __all__ = ["DeviceQueue", "HandOver", "close_session"]
 
@@ -57,6 +58,7 @@ class DeviceQueue:
           report: gets every Execution.   expired: gets a model and its runs whose TIMEOUT passed. Both are called on
           worker threads.
           on_start: see Slot.   stopped: called by each thread as its last act.
+          nice: see `lower_priority`.
     Raises: RuntimeError: the threads cannot be started.
     """
 
@@ -69,12 +71,14 @@ class DeviceQueue:
         expired: Callable[[HandOver], object],
         on_start: Callable[[], object],
         stopped: Callable[[], object],
+        nice: int = 0,
     ) -> None:
         self.name = name
         self.threads_per_model = threads_per_model
         self._report = report
         self._expired = expired
         self._stopped = stopped
+        self._nice = nice
         self._inbox: deque[HandOver | Session] = deque()
         self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -208,6 +212,7 @@ class DeviceQueue:
 
     def _work(self, slot: Slot) -> None:
         slot.thread_id = threading.get_ident()
+        lower_priority(self._nice)  # others get their answers while models compute
         while not (slot.retired or slot.lent) and self._step(slot):
             pass
         if slot.lent:

@@ -193,6 +193,7 @@ def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
         loaded_models_limit_bytes=config.loaded_models_limit_bytes,
         queue_limit=config.queue_limit,
         auto_batch=config.auto_batch,
+        worker_nice=config.worker_nice,
         slow_run_s=config.slow_run_ms / 1000 if config.slow_run_ms else math.inf,
     )
 

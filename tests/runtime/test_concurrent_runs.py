@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 import threading
 from collections.abc import Callable
@@ -114,3 +116,21 @@ def test_by_default_two_clients_of_one_model_overlap_where_there_are_two_cores(
         client.execute_command("AI.MODELSTORE", "c", "COUNTING", "CPU", "BLOB", "2 20 concurrent")
         threads = client.info("ai")["ai_threads_per_queue"]
         assert _most(serving, "c", 4) >= min(2, threads - 1)
+
+
+def _nice_values(serving: Serving) -> set[int]:
+    """Of all threads of the server's process. Field 19 of proc_pid_stat(5)."""
+    stats = Path(f"/proc/{serving.server().pid}/task").glob("*/stat")
+    return {int(stat.read_text().rpartition(")")[2].split()[16]) for stat in stats}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no nice value of their own there")
+@pytest.mark.parametrize("nice", [0, 5])
+def test_what_runs_models_is_less_urgent_than_what_serves_clients(
+    serve: Serve, data_dir: Path, site: Path, nice: int
+) -> None:
+    serving = serve("--data-dir", data_dir, "--worker-nice", nice, environment=search_path(site))
+    with serving.client() as client:
+        client.execute_command("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1)
+        client.execute_command("AI.MODELSTORE", "c", "COUNTING", "CPU", "BLOB", "1 0")
+    assert _nice_values(serving) == {os.getpriority(os.PRIO_PROCESS, 0), os.getpriority(os.PRIO_PROCESS, 0) + nice}
