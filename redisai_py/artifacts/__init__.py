@@ -1,8 +1,8 @@
-"""Artifacts: what was trained, kept under its digest in Redis, archived, shared and deployed.
+"""Artifacts: trained models with their evidence, stored in Redis under digests, archived, shared and deployed.
 
-`Artifacts` and `AsyncArtifacts` are for those who keep and deploy models. `Store` is what artifacts, datasets and
-checkpoints are built from: blobs, manifests, names. The server imports nothing of this package; it needs redis-py, for
-archives the extra `archive`, for compressing and for predictions the extra `data`.
+`Artifacts` and `AsyncArtifacts` publish and deploy models. `Store` is the layer below, shared by artifacts, data sets
+and checkpoints: blobs, manifests, names. The server does not import this package. It needs redis-py; archives need the
+extra `archive`, compression and predictions the extra `data`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`Artifacts`: all of it in one object, blocking; `AsyncArtifacts`, the same for asyncio.
+"""`Artifacts`: every operation in one blocking object; `AsyncArtifacts`: the same for asyncio.
 
 The asyncio class runs the blocking one on threads. Hashing, compressing, reading files and moving hundreds of megabytes
-is work for a thread whichever loop waits for it, and one implementation cannot drift from itself (ADR 0021).
+needs a thread in any case, and a single implementation has no twin to drift from (ADR 0021).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _archive(given: AnyArchive) -> Archive:
 
 
 class Artifact:
-    """One version, to read from."""
+    """One version, for reading."""
 
     def __init__(self, store: Store, version: Version, manifest: Manifest) -> None:
         self._store = store
@@ -60,11 +60,11 @@ class Artifact:
 
     @property
     def titles(self) -> list[str]:
-        """The names of its files."""
+        """File names of the version."""
         return [layer.title for layer in self.manifest.layers]
 
     def _repr_html_(self) -> str:
-        """For notebooks: the files, and the digest."""
+        """Show the files and the digest in notebooks."""
         rows = "".join(
             f"<tr><td>{html.escape(layer.title)}</td><td>{layer.content_size:,}</td></tr>"
             for layer in self.manifest.layers
@@ -74,18 +74,18 @@ class Artifact:
         return f"<p>{head}</p><table><tr><th>file</th><th>bytes</th></tr>{rows}</table>"
 
     def layer(self, title: str) -> Descriptor:
-        """One file's descriptor. Raises: Missing."""
+        """The descriptor of one file. Raises: Missing."""
         for layer in self.manifest.layers:
             if layer.title == title:
                 return layer
         raise Missing(f"{self.version} has no {title}; it has {', '.join(self.titles)}")
 
     def read(self, title: str, limit: int | None = None) -> bytes:
-        """One file, checked. limit: of bytes. Raises: Missing, Corrupt, Invalid."""
+        """The content of one file, checked. limit: in bytes. Raises: Missing, Corrupt, Invalid."""
         return self._store.read(self.layer(title), limit)
 
     def save(self, directory: str | os.PathLike[str], titles: Sequence[str] | None = None) -> list[Path]:
-        """Write files, all unless titles are given, each whole or not at all. Raises: Missing, Corrupt, OSError."""
+        """Write files, by default all, each completely or not at all. Raises: Missing, Corrupt, OSError."""
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         written = []
@@ -105,18 +105,18 @@ class Artifact:
 class Artifacts:
     """Artifacts in one Redis.
 
-    client: of redis-py, blocking or asyncio, ours among them, or a URL. Deploying and verifying need `redisai serve`
-            behind it, everything else a Redis.
-    prefix: of all keys.   actor: who stands in the log; REDISAI_ACTOR or user@host unless given.
+    client: a redis-py client, blocking or asyncio (redisai_py's too), or a URL. Deploying and verifying need
+            `redisai serve`; everything else works with any Redis.
+    prefix: prefix of all keys.   actor: name for the log; by default REDISAI_ACTOR or user@host.
 
-    A reference is NAME, NAME:7 or NAME@ALIAS. Every method may raise redis.RedisError, and ArtifactError's kinds.
+    A reference is NAME, NAME:7 or NAME@ALIAS. Every method may raise redis.RedisError and subclasses of ArtifactError.
     """
 
     def __init__(self, client: AnyClient, prefix: str = "ai:", actor: str | None = None) -> None:
         self.store = Store(client, prefix, actor)
         self._registry = self.store.registry("artifact")
 
-    # -- publish, look ---------------------------------------------------------------------------------------------
+    # -- publish, inspect ------------------------------------------------------------------------------------------
 
     def publish(
         self,
@@ -126,10 +126,10 @@ class Artifacts:
         verify: bool = False,
         tolerance: Tolerance | None = None,
     ) -> Version:
-        """Make contents a version; the same contents are the same version.
+        """Publish contents as a version; equal contents are the same version.
 
         Args:   verify: let the server recompute the predictions first.
-        Raises: NotParity: nothing is published.   Invalid: a pickle, no model, a bad name.
+        Raises: NotParity: nothing was published.   Invalid: a pickle, not a model, or a bad name.
         """
         return publish(self.store, name, contents, aliases, verify, tolerance)[0]
 
@@ -142,11 +142,11 @@ class Artifacts:
         return self._registry.versions(name)
 
     def get(self, reference: str) -> Artifact:
-        """One version, to read from. Raises: Missing, Corrupt."""
+        """One version, for reading. Raises: Missing, Corrupt."""
         return Artifact(self.store, *self.store.open("artifact", reference))
 
     def show(self, reference: str) -> inspect.Overview:
-        """One version at a glance. Raises: Missing, Corrupt."""
+        """A summary of one version. Raises: Missing, Corrupt."""
         return inspect.overview(self.store, reference)
 
     def diff(self, one: str, other: str) -> inspect.Difference:
@@ -154,17 +154,17 @@ class Artifacts:
         return inspect.difference(self.store, one, other)
 
     def log(self, name: str, count: int | None = None) -> list[LogEntry]:
-        """Who did what, the newest first."""
+        """Log entries of a name, newest first."""
         return self._registry.log(name, count)
 
     def du(self) -> inspect.Usage:
-        """What names cost in Redis."""
+        """Memory used in Redis, by name."""
         return inspect.usage(self.store)
 
     # -- promote, deploy -------------------------------------------------------------------------------------------
 
     def promote(self, reference: str, alias: str, expected: int | EllipsisType | None = ...) -> Version:
-        """Point an alias to a version. Raises: AliasMoved, if somebody else moved it first; see `Registry.promote`."""
+        """Point an alias to a version. Raises: AliasMoved: somebody else moved it first; see `Registry.promote`."""
         version = self._registry.resolve(reference)
         return self._registry.promote(version.name, version.version, alias, expected)
 
@@ -188,15 +188,15 @@ class Artifacts:
         return deploy(self.store, reference, key, settings, model, verify, tolerance, source, progress=progress)
 
     def rollback(self, name: str, key: str, verify: bool = False) -> Deployed:
-        """Put back what a key had before. Raises: Missing: the log knows of nothing else."""
+        """Deploy the key's previous version again. Raises: Missing: the log has no previous one."""
         return rollback(self.store, name, key, verify)
 
     def recompute(self, reference: str, tolerance: Tolerance | None = None) -> list[Parity]:
-        """Let the server recompute the predictions that a version keeps. Raises: NotParity, Invalid."""
+        """Let the server recompute the version's stored predictions. Raises: NotParity, Invalid."""
         version, manifest = self.store.open("artifact", reference)
         return verify_version(self.store, version, manifest, tolerance)
 
-    # -- keep ------------------------------------------------------------------------------------------------------
+    # -- archive, delete -------------------------------------------------------------------------------------------
 
     def push(
         self, references: Sequence[str], archive: AnyArchive, kind: str = "artifact", progress: Progress | None = None
@@ -221,16 +221,16 @@ class Artifacts:
         archive: AnyArchive | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> list[inspect.Problem]:
-        """Read every byte of versions, all unless given, in Redis or in an archive. Returns: what is wrong."""
+        """Read every byte of versions, by default all, in Redis or in an archive. Returns: the problems found."""
         found: list[Version] = []
         for text in references if references is not None else self.names():
             found += self._chosen(text)
         return inspect.verify(self.store, found, None if archive is None else _archive(archive), progress)
 
     def rm(self, references: Sequence[str], archive: AnyArchive | None = None) -> list[Version]:
-        """Forget versions: all of NAME, or one; from the archive instead if one is given. Bytes go with `gc`.
+        """Remove versions, all of NAME or one, from Redis or from the archive if given. `gc` frees their bytes.
 
-        Raises: Conflict: an alias points to one. Missing.
+        Raises: Conflict: an alias points to one.   Missing.
         """
         chosen: dict[str, Version] = {}
         if archive is not None:
@@ -254,20 +254,20 @@ class Artifacts:
         return [registry.resolve(reference)]
 
     def gc(self, dry_run: bool = False, archive: AnyArchive | None = None, older_s: float = 3600) -> Collected:
-        """Delete blobs that nothing reaches, in Redis, or in an archive if one is given: there, those written longer
-        ago than `older_s` seconds.
+        """Delete unreferenced blobs from Redis, or from the archive if given: there only those written more than
+        `older_s` seconds ago.
         """
         if archive is not None:
             return collect_archive(_archive(archive), older_s, dry_run)
         return collect(self.store, dry_run)
 
     def evict(self, references: Sequence[str], archive: AnyArchive, kind: str = "artifact") -> Collected:
-        """Drop layers from Redis that the archive has; see `inspect.evict`."""
+        """Delete layers from Redis that the archive has; see `inspect.evict`."""
         chosen = {str(version): version for text in references for version in self._chosen(text, kind)}
         return inspect.evict(self.store, list(chosen.values()), _archive(archive), kind)
 
     def close(self) -> None:
-        """Close connections that were opened here; those of the client that was given stay."""
+        """Close the connections opened here; those of the given client stay open."""
         self.store.redis.close()
 
     def __enter__(self) -> Self:
@@ -290,9 +290,9 @@ def _threaded(
 
 
 class AsyncArtifacts:
-    """`Artifacts` for asyncio: the same methods, to be awaited.
+    """`Artifacts` for asyncio: the same methods as coroutines.
 
-    A task that is cancelled stops waiting; what it began goes on to its end on its thread.
+    If a task is cancelled, it stops waiting, but the operation continues on its thread until it is done.
     """
 
     def __init__(self, client: AnyClient, prefix: str = "ai:", actor: str | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Archives: OCI image layouts in S3, GCS, Azure or a folder, by one kind of URL.
+"""Archives: OCI image layouts in S3, GCS, Azure or a directory, addressed by URL.
 
-`index.json` is the one object that ever changes, and it is changed only if nobody else changed it since it was read
-(If-Match; in a folder, under a lock). It is also the lock between those who push and those who collect: a push looks
-for its blobs after it has read the index, and writes the index only if it is still that one.
+`index.json` is the only object that changes. It is replaced only if nobody has changed it since it was read (If-Match;
+in a directory, under a lock), so it also serves as the lock between pushes and collections: a push looks for its blobs
+after it has read the index, and writes the index only if it is unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from redisai_py.artifacts.manifest import MAX_MANIFEST, Manifest
 __all__ = ["RETRY_S", "Archive"]
 
 RETRY_S = 5
-"""How long a request is tried again, at most."""
+"""Maximum time for which a request is retried."""
 _CHUNK = 16 * 1024 * 1024
 _CONCURRENCY = 4
 _REQUEST_TIMEOUT = "5m"
@@ -40,7 +40,7 @@ _ADVICE = (
     (r"connect|dns|error sending request|timed? ?out", "check the network and the endpoint (AWS_ENDPOINT_URL)"),
     (r"credential|metadata", "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
 )  # fmt: skip
-"""What to check, by the status, which is matched whole, or by words."""
+"""Hints for errors, by status (matched as a whole word) or by words in the message."""
 _STATUS = re.compile(r"status(?: code)?:? (\d{3})|\((\d{3}) ")
 
 
@@ -48,11 +48,11 @@ class Archive:
     """An archive.
 
     url: `s3://BUCKET/PREFIX`, `gs://...`, `az://...`, `file:///DIRECTORY` or a path.
-    endpoint: of an S3-compatible service; AWS_ENDPOINT_URL unless given.
-    options: of the store, by obstore's names; for example `aws_server_side_encryption="aws:kms"` and
-             `aws_sse_kms_key_id=...`. Credentials come from the environment, as the clouds' own tools take them.
+    endpoint: of an S3-compatible service; by default AWS_ENDPOINT_URL.
+    options: obstore's options for the store, for example `aws_server_side_encryption="aws:kms"` and
+             `aws_sse_kms_key_id=...`. Credentials come from the environment variables of the clouds' own tools.
 
-    Raises: Invalid: that is no such URL, or obstore is not installed.
+    Raises: Invalid: not such a URL, or obstore is not installed.
     """
 
     def __init__(self, url: str | os.PathLike[str], endpoint: str | None = None, **options: Any) -> None:
@@ -65,7 +65,7 @@ class Archive:
     # -- blobs ---------------------------------------------------------------------------------------------------------
 
     def size(self, digest: str) -> int | None:
-        """Bytes of a blob, None if it is not there."""
+        """Size of a blob in bytes, None if it does not exist."""
         try:
             return int(
                 self._do("look for", blob_path(digest), lambda obstore, path: obstore.head(self._store, path)["size"])
@@ -74,7 +74,7 @@ class Archive:
             return None
 
     def blobs(self) -> dict[str, tuple[int, float]]:
-        """All blobs: size, and when they were written (seconds since 1970)."""
+        """All blobs: size in bytes, and time of writing in seconds since 1970."""
 
         def listed(obstore: Any, path: str) -> dict[str, tuple[int, float]]:
             found = {}
@@ -88,9 +88,9 @@ class Archive:
         return self._do("list", "blobs/sha256", listed)  # type: ignore[no-any-return]
 
     def put(self, digest: str, chunks: Iterable[Buffer], size: int) -> None:
-        """Store a blob whose chunks are known to be right; a large one in several requests.
+        """Store a blob whose digest the caller has checked; a large one in several requests.
 
-        Raises: ArchiveError; whatever the chunks raise, in which case nothing is there.
+        Raises: ArchiveError; or what `chunks` raises, and then nothing was stored.
         """
         failure: list[BaseException] = []
         large = size > _CHUNK
@@ -107,7 +107,7 @@ class Archive:
             raise
 
     def stream(self, digest: str, what: str = "blob") -> Iterator[bytes]:
-        """A blob in pieces, as they are; the digest is checked at the end, before the last piece is given.
+        """A blob in pieces. The digest is checked before the last piece is yielded.
 
         Raises: Missing, Corrupt, ArchiveError.
         """
@@ -126,7 +126,7 @@ class Archive:
             yield held
 
     def get(self, digest: str, limit: int = MAX_MANIFEST, what: str = "blob") -> bytes:
-        """A small blob. Raises: Missing, Corrupt, ArchiveError; Invalid: larger than the limit."""
+        """A small blob. Raises: Missing, Corrupt, ArchiveError; Invalid: larger than `limit` bytes."""
         size = self.size(digest)
         if size is None:
             raise Missing(f"{what}: {self.url} has no blob {digest}")
@@ -135,7 +135,7 @@ class Archive:
         return b"".join(self.stream(digest, what))
 
     def file(self, name: str) -> Iterator[bytes]:
-        """Any object below the URL, in pieces, as it is. Raises: Missing, ArchiveError."""
+        """Any object below the URL, in pieces, unchecked. Raises: Missing, ArchiveError."""
         found = self._do("read", name, lambda obstore, path: obstore.get(self._store, path))
         pieces = iter(found.stream(min_chunk_size=_CHUNK))
         while (piece := self._do("read", name, lambda _obstore, _path: next(pieces, None))) is not None:
@@ -146,7 +146,7 @@ class Archive:
         return Manifest.decode(what, self.get(digest, MAX_MANIFEST, f"{what}: manifest"))
 
     def delete(self, digests: Iterable[str]) -> None:
-        """Delete blobs; in bulk where the service can."""
+        """Delete blobs, in bulk if the service supports that."""
         paths = [blob_path(digest) for digest in digests]
         if paths:
             self._do("delete", "blobs/sha256", lambda obstore, _path: obstore.delete(self._store, paths))
@@ -154,7 +154,7 @@ class Archive:
     # -- the index -----------------------------------------------------------------------------------------------------
 
     def index(self) -> tuple[Index, Any]:
-        """The index, and what `replace` needs to know that it is still this one; (empty, None) if there is none."""
+        """The index, and a token for `replace`; (empty, None) if there is no index."""
         try:
             found = self._do("read", INDEX, lambda obstore, path: obstore.get(self._store, path))
         except Missing:
@@ -166,7 +166,7 @@ class Archive:
         return Index.decode(f"{self.url}/{INDEX}", data), seen
 
     def replace(self, index: Index, seen: Any) -> bool:
-        """Write the index if it is still the one that was seen. Returns: whether it was."""
+        """Write the index if it is unchanged since `seen`. Returns: whether it was written."""
         data = index.encode()
         if not self._checked:
             self._do("write", LAYOUT, lambda obstore, path: obstore.put(self._store, path, LAYOUT_CONTENT))
@@ -202,7 +202,7 @@ class Archive:
     # -- failures ------------------------------------------------------------------------------------------------------
 
     def _do(self, verb: str, path: str, work: Callable[[Any, str], Any]) -> Any:
-        """Do something with the store. Raises: Missing; ArchiveError, with the place, the status and what to check."""
+        """Run an operation of the store. Raises: Missing; ArchiveError, with the place, the status and a hint."""
         import obstore
 
         try:
@@ -221,14 +221,14 @@ class Archive:
         text = full.partition("\n")[0][:500]
         found = _STATUS.search(full)
         status = (found[1] or found[2]) if found else ""
-        words = re.sub(r"\d+", "", full)  # durations and ports are no status
+        words = re.sub(r"\d+", "", full)  # durations and ports are not statuses
         advice = next((a for p, a in _ADVICE if re.fullmatch(p, status) or re.search(p, words, re.IGNORECASE)), "")
         code = f"HTTP {status}: " if status else ""
         return ArchiveError(f"cannot {verb} {path} in {self.url}: {code}{text}{f'; {advice}' if advice else ''}")
 
 
 def _guarded(chunks: Iterable[Buffer], failure: list[BaseException]) -> Iterator[Buffer]:
-    """The chunks; what they raise is remembered, since the store would wrap it."""
+    """The chunks. Keeps the exception they raise, because the store would wrap it."""
     try:
         yield from chunks
     except BaseException as error:
@@ -257,7 +257,7 @@ def _open(url: str, folder: Path | None, endpoint: str | None, options: Mapping[
             raise ArchiveError(f"cannot make the folder {folder}: {error.strerror}") from None
         return stores.LocalStore(folder)
     settings = dict(options)
-    opened: Any = stores.from_url  # its overloads want the kind of store to be known
+    opened: Any = stores.from_url  # its overloads need to know the kind of store
     where = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     if url.startswith("s3") and where:
         settings["aws_endpoint"] = where

@@ -1,8 +1,8 @@
-"""Blobs in Redis: immutable bytes under their SHA-256, durable, each there once whoever writes it.
+"""Blobs in Redis: immutable, durable bytes under their SHA-256, stored once, whoever writes them.
 
-A blob of at most 64 MiB is one string. A larger one is a short list of parts, which are blobs themselves, so Redis's
-limit of 512 MB, its output buffers and our memory never see more than a part. What is read is checked against its
-digest before it is given out.
+A blob of at most 64 MiB is one string. A larger one is a short list of parts, which are blobs too. So Redis's limit of
+512 MB, its output buffers and our memory never have to hold more than a part. Reads are checked against the digest
+before they return data.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _GROUP_BYTES = 16 * 1024 * 1024
 _GROUP_COUNT = 500
 
 Part = tuple[str, int]
-"""Digest and size, of a blob as it is stored."""
+"""Digest and size of a blob, as stored."""
 
 
 class Blobs:
-    """The blobs of one Redis.   link: a client that gives bytes."""
+    """The blobs of one Redis.   link: a client that returns bytes."""
 
     def __init__(self, link: redis.Redis, keys: Keys) -> None:
         self._redis = link
@@ -38,13 +38,13 @@ class Blobs:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def put(self, data: Buffer, lease: Lease) -> str:
-        """Store bytes of any size. Returns: their digest. Raises: redis.RedisError."""
+        """Store data of any size. Returns: its digest. Raises: redis.RedisError."""
         if len(data) > PART_SIZE:
             return self.put_stream([data], lease)[0]
         return self.put_many([data], lease)[0]
 
     def put_many(self, items: Iterable[Buffer], lease: Lease) -> list[str]:
-        """Store many blobs of at most 64 MiB, in few round trips; what is there is not sent again.
+        """Store many blobs of at most 64 MiB in few round trips; existing ones are not sent again.
 
         Returns: their digests, in order. Raises: Invalid: one is larger.
         """
@@ -60,7 +60,7 @@ class Blobs:
         return digests + self.put_hashed(group, lease)
 
     def put_hashed(self, group: Sequence[tuple[str, Buffer]], lease: Lease) -> list[str]:
-        """The same of blobs whose digests the caller has computed, in two round trips; they should not be many."""
+        """Store a small number of blobs with known digests, in two round trips."""
         if not group:
             return []
         longest = max(len(data) for _, data in group)
@@ -72,7 +72,7 @@ class Blobs:
             for digest, _ in group:
                 pipeline.strlen(self._keys.blob(digest))
             sizes = pipeline.execute()[leases:]
-        # Not NX: a string of another length is a blob that was cut, and is made whole here.
+        # Not NX: a string of another length is a truncated blob, which is repaired here.
         absent = [
             (self._keys.blob(digest), data)
             for (digest, data), size in zip(group, sizes, strict=True)
@@ -83,11 +83,11 @@ class Blobs:
         return [digest for digest, _ in group]
 
     def put_stream(self, chunks: Iterable[Buffer], lease: Lease, expected: str | None = None) -> Part:
-        """Store bytes that come in chunks, holding one part of 64 MiB at a time.
+        """Store bytes that arrive in chunks, holding one part of 64 MiB at a time.
 
         Args:    expected: the digest that they must have.
         Returns: digest and size of the whole.
-        Raises:  Corrupt: the digest is another; no blob is there under the expected one.
+        Raises:  Corrupt: the digest differs; no blob exists under the expected one.
         """
         whole = Hasher()
         parts: list[Part] = []
@@ -112,8 +112,9 @@ class Blobs:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, digest: str, limit: int | None = None) -> bytes:
-        """A blob's bytes, checked. limit: refuse more bytes than this, before they are read.
+        """A blob's bytes, checked.
 
+        Args:   limit: refuse a blob of more bytes before reading it.
         Raises: Missing, Corrupt; Invalid: larger than the limit.
         """
         if limit is not None and (size := self.size(digest)) is not None and size > limit:
@@ -125,9 +126,9 @@ class Blobs:
         return bytes(data)
 
     def read_many(self, wanted: Sequence[Part], room: Room | None = None) -> Iterator[Any]:
-        """Blobs of known sizes, unchecked: None for one that is not there as one string.
+        """Unchecked blobs of known sizes; None for a blob that is not stored as one string.
 
-        Args:   room: what they are read into, one after the other: the next overwrites the one before.
+        Args:   room: buffer to read into; each value overwrites the previous one.
         """
         keys = [self._keys.blob(digest) for digest, _ in wanted]
         if room is not None:
@@ -136,7 +137,7 @@ class Blobs:
         return iter(found)
 
     def get_many(self, wanted: Sequence[Part], room: Room | None = None) -> Iterator[Buffer]:
-        """Blobs, in order, each checked when its turn comes.
+        """Blobs, in order, each checked before it is yielded.
 
         Args:   room: see `read_many`.
         Raises: Missing, Corrupt.
@@ -151,7 +152,7 @@ class Blobs:
                 yield data
 
     def stream(self, digest: str) -> Iterator[bytes]:
-        """A blob in parts of at most 64 MiB, each checked before it is given, the whole checked at the end.
+        """A blob in parts of at most 64 MiB. Each part is checked before it is yielded, the whole at the end.
 
         Raises: Missing, Corrupt.
         """
@@ -175,7 +176,7 @@ class Blobs:
             raise Corrupt("blob", digest, whole.digest, "Redis")
 
     def parts(self, digest: str) -> list[Part] | None:
-        """Of a blob in parts: their digests and sizes; None if it is not there in parts. Raises: Corrupt."""
+        """Digests and sizes of a blob's parts; None if it is not stored in parts. Raises: Corrupt."""
         text: Any = self._redis.get(self._keys.parts(digest))
         if text is None:
             return None
@@ -188,11 +189,11 @@ class Blobs:
         return found
 
     def size(self, digest: str) -> int | None:
-        """Bytes of a blob, None if it is not in Redis, or not all of it."""
+        """Size of a blob in bytes; None if it is not in Redis, or incomplete."""
         return self.sizes([digest])[digest]
 
     def sizes(self, digests: Sequence[str]) -> dict[str, int | None]:
-        """Bytes of blobs, None for each that is not in Redis, or not all of it. Nothing but lengths is read."""
+        """Sizes of blobs in bytes; None for each that is not in Redis, or incomplete. Reads only lengths."""
         found: dict[str, int | None] = {}
         for start in range(0, len(digests), _GROUP_COUNT):
             group = digests[start : start + _GROUP_COUNT]
@@ -214,7 +215,7 @@ class Blobs:
         return sum(size for _, size in parts) if all(there[part] == size for part, size in parts) else None
 
     def damaged_keys(self, digest: str) -> list[str]:
-        """Of a blob that is damaged: the keys to delete so that it can be written anew."""
+        """The keys of a damaged blob to delete, so that it can be written again."""
         try:
             parts = self.parts(digest)
         except Corrupt:
@@ -229,10 +230,10 @@ class Blobs:
         return keys
 
     def confirm(self, descriptors: Iterable[tuple[str, int]], lease: Lease) -> None:
-        """See that blobs are there, whole, and will stay: before a pointer is written.
+        """Check that blobs exist, complete, and will stay, before a pointer to them is written.
 
         Args:   descriptors: digests and sizes.
-        Raises: Conflict: one is not, because this writer stood still for over an hour, or somebody deleted it.
+        Raises: Conflict: a blob is missing: this writer was suspended for over an hour, or somebody deleted the blob.
         """
         lease.renew()
         wanted = dict(descriptors)
@@ -243,7 +244,7 @@ class Blobs:
 
 
 def cut(chunks: Iterable[Buffer], size: int) -> Iterator[Buffer]:
-    """The same bytes in pieces of `size` bytes, the last one smaller; buffers are sliced rather than copied."""
+    """The same bytes in pieces of `size` bytes, the last one smaller; buffers are sliced, not copied."""
     held = bytearray()
     for chunk in chunks:
         view = memoryview(chunk).cast("B") if not isinstance(chunk, memoryview) else chunk

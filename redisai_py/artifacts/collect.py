@@ -1,7 +1,7 @@
-"""Collecting: blobs that no version of any name reaches are deleted. What running writers count on is kept (`leases`).
+"""Garbage collection: delete blobs that no version of any name reaches, except blobs that writers hold (`leases`).
 
-Roots are the manifests that any name lists, of artifacts, datasets and runs alike, and the blobs in tails of datasets.
-A manifest that cannot be read stops everything, since nobody could say what it needs.
+Roots are the manifests listed by names (artifacts, data sets, runs) and the blobs in the tails of data sets. A manifest
+that cannot be read stops the collection, because the blobs it needs are unknown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCAN = 1000
 
 @dataclass(frozen=True)
 class Root:
-    """Where a name holds a digest.   manifest: it is that of a manifest, and not of a blob alone."""
+    """A digest referenced by a name.   manifest: the digest of a manifest, not of a plain blob."""
 
     kind: str
     name: str
@@ -42,8 +42,8 @@ class Root:
 
 @dataclass
 class Collected:
-    """What was found.   kept, removed: blobs, parts counted as blobs.   bytes: of those removed.   leased: of the kept,
-    those that only running writers count on.
+    """Result of a collection.   kept, removed: blobs, counting each part.   bytes: of the removed ones.   leased: kept
+    blobs that only running writers need.
     """
 
     kept: int = 0
@@ -51,11 +51,11 @@ class Collected:
     bytes: int = 0
     leased: int = 0
     digests: list[str] = field(default_factory=list)
-    """Of the removed."""
+    """Bytes of the removed blobs."""
 
 
 def roots(store: Store) -> Iterator[Root]:
-    """Every digest that a name holds. O(keys of the database), in steps that block nobody."""
+    """Every digest that a name references. O(keys of the database), in steps that block no other client."""
     prefix = store.keys.prefix
     for kind in KINDS:
         for key in store.redis.scan_iter(match=f"{prefix}{kind}:*", count=_SCAN, _type="hash"):
@@ -110,7 +110,7 @@ def reach(store: Store, found: Iterable[Root], cold: Collection[str] = ()) -> se
 
 
 def _holds(store: Store, root: Root) -> bool:
-    """Whether a name still holds its digest."""
+    """Whether a name still references its digest."""
     found: Any = store.redis.hget(store.keys.versions(root.kind, root.name), root.field)
     return found is not None and found.decode("utf-8", "replace") == root.digest
 
@@ -121,10 +121,10 @@ def collect(
     cold: Collection[str] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> Collected:
-    """Delete what no name reaches.
+    """Delete blobs that no name reaches.
 
-    Args:    dry_run: only tell.   cold: manifests whose layers are in an archive, and go unless others need them.
-             progress: called with the candidates looked at, and all of them.
+    Args:    dry_run: only report.   cold: manifests whose layers are in an archive and may go unless others need them.
+             progress: called with the number of candidates done, and of all.
     Raises:  Conflict: a manifest cannot be read; nothing was deleted.   redis.RedisError.
     """
     began = redis_time(store.redis)
@@ -140,9 +140,9 @@ def collect(
 
 
 def discard(store: Store, digests: Iterable[str]) -> Collected:
-    """Delete blobs that only the caller's own versions can have needed; those that a writer counts on are kept.
+    """Delete blobs that only the caller's own versions can have referenced, except blobs that a writer holds.
 
-    For what no other name can reach, since its bytes say whose it is. Nothing is searched, unlike with `collect`.
+    For blobs whose content names their owner, so that no other name can reach them. Unlike `collect`, searches nothing.
 
     Raises: Conflict, redis.RedisError.
     """
@@ -156,7 +156,7 @@ def discard(store: Store, digests: Iterable[str]) -> Collected:
 
 
 def _stored(store: Store) -> dict[str, list[bytes]]:
-    """The keys of blobs and of lists of parts, by the digits of their digests."""
+    """Keys of blobs and part lists, by the hex digits of their digests."""
     found: dict[str, list[bytes]] = {}
     for family in ("blob", "parts"):
         start = f"{store.keys.prefix}{family}:"
@@ -170,7 +170,7 @@ def _stored(store: Store) -> dict[str, list[bytes]]:
 def _sweep(
     store: Store, group: list[str], there: dict[str, list[bytes]], began: float, dry_run: bool, result: Collected
 ) -> None:
-    """Delete a group, unless one of it is leased at the moment of deletion."""
+    """Delete a group of blobs, except those leased at the moment of deletion."""
     for _ in range(_TRIES):
         with store.redis.pipeline() as pipeline:
             try:

@@ -1,4 +1,4 @@
-"""zstd where it pays: level 3, kept only if it saves a tenth. Weights hardly shrink; tables do, by several times."""
+"""zstd, level 3, kept only if it saves at least a tenth. Weights hardly shrink; tables shrink several times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WINDOW_LIMIT = 128 * 1024 * 1024
 
 
 def _zstandard() -> Any:
-    """The library, None if it is not installed: it comes with the extra `data`."""
+    """The zstandard library, None if not installed; it comes with the extra `data`."""
     try:
         import zstandard
     except ImportError:
@@ -27,14 +27,14 @@ def _zstandard() -> Any:
 
 
 class Packed:
-    """Content on its way into a blob: compressed if its first 64 MiB say that this pays, and counted as it passes.
+    """Content on its way into a blob: compressed if its first 64 MiB shrink enough, hashed and counted in passing.
 
-    compress: False leaves it as it is.
+    compress: False stores it as it is.
     """
 
     def __init__(self, chunks: Iterable[Buffer], compress: bool) -> None:
         self.content = Hasher()
-        """Digest and size of the content, once all chunks have been taken."""
+        """Digest and size of the content, once all chunks have been consumed."""
         parts = cut(chunks, PART_SIZE)
         first = next(parts, b"")
         self._parts = itertools.chain([first], parts) if len(first) else iter(())
@@ -55,9 +55,9 @@ class Packed:
 
 
 def decompressed(what: str, chunks: Iterable[bytes], digest: str, size: int) -> Iterator[bytes]:
-    """The content of a zstd stream, never more than the size that was announced.
+    """The content of a zstd stream, never more than the announced size.
 
-    Raises: Corrupt: other content than the digest's, or no zstd at all.   Invalid: zstandard is not installed.
+    Raises: Corrupt: the content has another digest, or is not zstd.   Invalid: zstandard is not installed.
     """
     library = _zstandard()
     if library is None:
@@ -80,7 +80,7 @@ def decompressed(what: str, chunks: Iterable[bytes], digest: str, size: int) -> 
 
 
 class _Reader:
-    """Chunks as a file to read from."""
+    """A readable file over chunks."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks

@@ -1,4 +1,4 @@
-"""The connection to Redis that artifacts use: redis-py's, whatever client of redis-py it was taken from."""
+"""The Redis connection of artifacts: a blocking redis-py client, derived from any redis-py client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redisai_py.artifacts.errors import Invalid
 __all__ = ["AnyClient", "plain", "watch"]
 
 AnyClient = redis.Redis | redis.asyncio.Redis | str
-"""A client of redis-py, blocking or asyncio; ours is one of these, too. Or a URL."""
+"""A redis-py client, blocking or asyncio (redisai_py's clients too), or a URL."""
 
 _CLASSES: dict[type[Any], type[Any]] = {
     redis.asyncio.Connection: redis.Connection,
@@ -23,12 +23,12 @@ _ASYNC_ONLY = {"retry", "parser_class", "oss_cluster_hostname", "maint_notificat
 
 
 def plain(client: AnyClient) -> redis.Redis:
-    """A blocking client of the same Redis that gives replies as bytes.
+    """A blocking client of the same Redis that returns bytes.
 
-    It shares the connection pool of a blocking client, unless that decodes replies: then it has a pool of its own with
-    the same settings, as it has for a URL and for an asyncio client.
+    It shares the pool of a blocking client, unless that client decodes replies. In that case, and for a URL or
+    an asyncio client, it has its own pool with the same settings.
 
-    Raises: Invalid: an asyncio client of another kind than redis-py's own, say one of a Sentinel.
+    Raises: Invalid: an asyncio client with a foreign connection class, such as a Sentinel's.
     """
     if isinstance(client, str):
         return redis.Redis.from_url(client, socket_timeout=None)
@@ -48,5 +48,5 @@ def plain(client: AnyClient) -> redis.Redis:
 
 
 def watch(pipeline: Any, *keys: str) -> None:
-    """WATCH: what follows is sent at once, until `multi()`."""
+    """WATCH: the following commands are sent immediately, until `multi()`."""
     pipeline.watch(*keys)

@@ -1,6 +1,6 @@
-"""Deploying: a version becomes the model of a key, which the server swaps without failing a request.
+"""Deployment: a version becomes the model of a key; the server replaces the model without failing a request.
 
-The model's key is self-contained afterwards, as after any AI.MODELSTORE; its TAG says which version it is.
+Afterwards the key is an ordinary model, as after any AI.MODELSTORE; its TAG names the version.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LARGE = 512 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """Of AI.MODELSTORE: CPU, GPU or GPU:1; rows; rows; ms."""
+    """Options of AI.MODELSTORE: device CPU, GPU or GPU:1; sizes in rows; timeout in ms."""
 
     device: str = "CPU"
     batchsize: int | None = None
@@ -38,7 +38,7 @@ class Settings:
     minbatchtimeout: int | None = None
 
     def as_log(self) -> dict[str, str | int]:
-        """As fields of a log entry, from which a rollback takes them."""
+        """Fields for a log entry; a rollback reads them back."""
         found: dict[str, str | int | None] = {
             "device": self.device,
             "batchsize": self.batchsize,
@@ -49,14 +49,14 @@ class Settings:
 
     @classmethod
     def from_log(cls, fields: Any) -> Settings:
-        """Those of a log entry."""
+        """The settings in a log entry."""
         numbers = {n: int(fields[n]) for n in ("batchsize", "minbatchsize", "minbatchtimeout") if n in fields}
         return cls(fields.get("device", "CPU"), **numbers)
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """version: that the key has now.   was: that it had before, by the log.   title: of the model's file."""
+    """version: the key's version now.   was: its previous version, by the log.   title: file name of the model."""
 
     key: str
     version: Version
@@ -66,7 +66,7 @@ class Deployed:
 
 
 def model_of(manifest: Manifest, what: str, title: str | None = None) -> Descriptor:
-    """The model's layer. Raises: Missing: there is none of that title.   Invalid: there are several."""
+    """The model's layer. Raises: Missing: no model of that title.   Invalid: several models."""
     models = [layer for layer in manifest.layers if BACKEND in layer.annotations]
     found = [layer for layer in models if title in (None, layer.title)]
     if len(found) == 1:
@@ -92,8 +92,8 @@ def deploy(
     """Store a version's model under a key, through `redisai serve`.
 
     Args:    model: its title, if there are several.   verify: let the server recompute the predictions first.
-             archive: where to fetch what is not in Redis; without it, where the version was pushed to.
-             progress: told of the bytes sent.
+             archive: source of what is missing in Redis; by default the archive the version was pushed to.
+             progress: called with the bytes sent and the total.
     Raises:  Missing, Corrupt: nothing was changed.   NotParity.   redis.ResponseError: the server refused the model.
     """
     version, manifest = _brought(store, reference, archive, model)
@@ -120,7 +120,7 @@ def _store_model(
     tag: str,
     progress: Callable[[int, int], object] | None,
 ) -> None:
-    """AI.MODELSTORE, and a look at what the key has then. Raises: Corrupt: other bytes than the layer's."""
+    """AI.MODELSTORE, then check the key's content. Raises: Corrupt: other bytes than the layer's."""
     try:
         serving(store.redis).modelstore(
             key,
@@ -153,7 +153,7 @@ def _words(layer: Descriptor, device: str) -> dict[str, Any]:
 
 
 def _brought(store: Store, reference: str, archive: Archive | None, model: str | None) -> tuple[Version, Manifest]:
-    """The version and its manifest, its model in Redis: fetched from the archive if it is not there."""
+    """The version and its manifest, after fetching its model from the archive if it is not in Redis."""
     try:
         version, manifest = store.open("artifact", reference)
     except Missing:
@@ -171,7 +171,7 @@ def _brought(store: Store, reference: str, archive: Archive | None, model: str |
 
 
 def _one(archive: Archive, reference: str) -> str:
-    """A reference to one version: the newest for a name alone."""
+    """A reference to one version: the newest, for a plain name."""
     wanted = Reference.parse(reference)
     return reference if wanted.version is not None or wanted.alias else f"{wanted.name}@latest"
 
@@ -179,9 +179,9 @@ def _one(archive: Archive, reference: str) -> str:
 def verify_version(
     store: Store, version: Version, manifest: Manifest, tolerance: Tolerance | None = None, model: str | None = None
 ) -> list[Parity]:
-    """Let the server recompute the predictions that a version keeps, of one model or of all.
+    """Let the server recompute the predictions stored with a version, of one model or of all.
 
-    Raises: NotParity.   Invalid: it keeps none that can be recomputed.
+    Raises: NotParity.   Invalid: the version has no predictions that can be recomputed.
     """
     done = []
     for kept in manifest.layers:
@@ -198,11 +198,11 @@ def verify_version(
 
 
 def deployments(store: Store, name: str) -> dict[str, int]:
-    """Keys and the version that each was given last, by the log."""
+    """Keys and the version last deployed to each, by the log."""
     found: dict[str, int] = {}
     try:
         entries = store.registry("artifact").log(name)
-    except redis.ResponseError:  # who may not read the log
+    except redis.ResponseError:  # no right to read the log
         return found
     for entry in entries:
         if entry.event in ("deploy", "rollback") and "key" in entry.fields:
@@ -211,9 +211,9 @@ def deployments(store: Store, name: str) -> dict[str, int]:
 
 
 def rollback(store: Store, name: str, key: str, verify: bool = False, archive: Archive | None = None) -> Deployed:
-    """Put back what a key had before, with the settings it had.
+    """Deploy the key's previous version again, with its settings.
 
-    Raises: Missing: the log knows of nothing else.   As of `deploy`.
+    Raises: Missing: the log has no previous version.   See `deploy`.
     """
     given = [
         entry

@@ -1,4 +1,4 @@
-"""Digests: `sha256:` and 64 hexadecimal digits, as OCI, `sha256sum` and S3 know them. Pure."""
+"""Digests: `sha256:` and 64 hexadecimal digits, as in OCI, `sha256sum` and S3. Pure."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Hasher:
-    """The digest of bytes that come in pieces."""
+    """Computes the digest of bytes that arrive in pieces."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self.size = 0
 
     def update(self, data: Buffer) -> None:
-        """More bytes."""
+        """Add bytes."""
         self._hash.update(data)
         self.size += len(data)
 
     @property
     def digest(self) -> str:
-        """Of all bytes so far."""
+        """The digest of all bytes so far."""
         return f"sha256:{self._hash.hexdigest()}"
 
 
@@ -43,14 +43,14 @@ def is_digest(text: str) -> bool:
 
 
 def hex_of(digest: str) -> str:
-    """The 64 digits. Raises: Invalid: this is not a digest."""
+    """The 64 hexadecimal digits. Raises: Invalid: not a digest."""
     if not is_digest(digest):
         raise Invalid(f"{digest[:100]!r} is not a digest: expected sha256: and 64 lower-case hexadecimal digits")
     return digest[7:]
 
 
 def check_content(what: str, expected: str, data: Buffer, where: str = "") -> None:
-    """See that the bytes are those of the digest. Raises: Corrupt."""
+    """Check bytes against a digest. Raises: Corrupt."""
     found = digest_of(data)
     if found != expected:
         raise Corrupt(what, expected, found, where)

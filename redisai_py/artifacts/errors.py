@@ -1,4 +1,4 @@
-"""What can go wrong with artifacts. Every text names what was wrong and, where there is one, the way out."""
+"""Errors of artifacts. Each text says what was wrong and, if possible, what to do."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = [
 
 
 class ArtifactError(Exception):
-    """Base of all failures of this package; `str(error)` is for people."""
+    """Base class of all errors of this package; `str(error)` is meant for people."""
 
 
 class Invalid(ArtifactError, ValueError):
-    """A name, a reference, a manifest or a file that is not what it has to be. Nothing was written."""
+    """A name, a reference, a manifest or a file is invalid. Nothing was written."""
 
 
 class Missing(ArtifactError, LookupError):
-    """There is no such name, version, alias, blob or manifest."""
+    """No such name, version, alias, blob or manifest."""
 
 
 class Conflict(ArtifactError):
@@ -33,7 +33,7 @@ class Conflict(ArtifactError):
 class AliasMoved(Conflict):
     """Somebody else moved the alias first.
 
-    version: where it points now, None if it was removed.   who: the one who moved it, empty if the log does not say.
+    version: where it points now, None if it was removed.   who: who moved it, empty if the log does not say.
     """
 
     def __init__(self, name: str, alias: str, version: int | None, who: str) -> None:
@@ -45,9 +45,9 @@ class AliasMoved(Conflict):
 
 
 class Corrupt(ArtifactError):
-    """Bytes are not those that their digest names.
+    """Bytes do not match their digest.
 
-    what: the layer's title, or what else it is.   expected, found: digests.
+    what: the layer's title, or another description.   expected, found: digests.
     """
 
     def __init__(self, what: str, expected: str, found: str, where: str = "") -> None:
@@ -63,4 +63,4 @@ class ArchiveError(ArtifactError):
 
 
 class NotParity(ArtifactError):
-    """A model does not compute the predictions that are kept with it."""
+    """A model does not reproduce the predictions stored with it."""

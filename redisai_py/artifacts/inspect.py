@@ -1,4 +1,4 @@
-"""Looking at artifacts: what a version holds, what differs, what it costs, whether it is still what it was."""
+"""Inspecting artifacts: contents of a version, differences, sizes, integrity."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _MAX_METRICS = 1024 * 1024
 
 @dataclass(frozen=True)
 class Overview:
-    """What a version is, at a glance.
+    """Summary of a version.
 
-    missing: titles of layers that are not in Redis.   deployed: keys, and what each holds by its TAG.
-    versions: all of the name.   lineage: digests by name; those that are versions here, by their names.
+    missing: titles of layers that are not in Redis.   deployed: keys, and the TAG of each.
+    versions: all of the name.   lineage: digests by name; versions of this Redis by their names.
     """
 
     version: Version
@@ -54,7 +54,7 @@ class Overview:
 
 
 def overview(store: Store, reference: str) -> Overview:
-    """Look at one version. Raises: Missing, Corrupt, Invalid."""
+    """Summarise one version. Raises: Missing, Corrupt, Invalid."""
     registry = store.registry("artifact")
     version, manifest = store.open("artifact", reference)
     sizes = store.blobs.sizes([layer.digest for layer in manifest.layers])
@@ -75,7 +75,7 @@ def overview(store: Store, reference: str) -> Overview:
 
 
 def _tag(store: Store, key: str) -> str:
-    """What a model's key says that it holds."""
+    """The TAG of a model's key."""
     try:
         found: Any = store.redis.hget(key, "tag")
     except redis.ResponseError as error:
@@ -84,7 +84,7 @@ def _tag(store: Store, key: str) -> str:
 
 
 def metrics_of(store: Store, manifest: Manifest) -> dict[str, Any]:
-    """The metrics of a version; none if they are not in Redis. Raises: Corrupt, Invalid."""
+    """The metrics of a version; empty if they are not in Redis. Raises: Corrupt, Invalid."""
     for layer in manifest.layers:
         if layer.title == "metrics.json":
             try:
@@ -97,8 +97,8 @@ def metrics_of(store: Store, manifest: Manifest) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Difference:
-    """metrics: both values by name, None where there is none.   layers: by title, same, changed, added or removed.
-    shared, new: bytes of the second that the first has, and has not.
+    """metrics: both values by name, None if missing.   layers: by title: same, changed, added or removed.
+    shared, new: bytes of the second version that the first has, or lacks.
     """
 
     metrics: dict[str, tuple[Any, Any]]
@@ -133,7 +133,7 @@ def difference(store: Store, one: str, other: str) -> Difference:
 
 @dataclass
 class Usage:
-    """Bytes in Redis.   names: of each name, what it alone reaches, and what it shares.   orphans: reached by none."""
+    """Bytes in Redis.   names: by name, what only it reaches, and what it shares.   orphans: reached by no name."""
 
     total: int = 0
     orphans: int = 0
@@ -141,7 +141,7 @@ class Usage:
 
 
 def usage(store: Store) -> Usage:
-    """What names cost. O(keys of the database), in steps. Raises: Conflict: a manifest cannot be read."""
+    """Memory by name. O(keys of the database), in steps. Raises: Conflict: a manifest cannot be read."""
     owners: dict[str, set[str]] = {}
     found = list(roots(store))
     for name in sorted({f"{root.kind} {root.name}" for root in found}):
@@ -163,7 +163,7 @@ def usage(store: Store) -> Usage:
 
 @dataclass(frozen=True)
 class Problem:
-    """version: where.   text: what is wrong.   fatal: False for layers that are in the archive alone, on purpose."""
+    """version: the affected version.   text: what is wrong.   fatal: False for layers evicted to an archive."""
 
     version: str
     text: str
@@ -178,7 +178,7 @@ def verify(
 ) -> list[Problem]:
     """Read every byte of versions, in Redis or in an archive, and compare it with its digest.
 
-    Args: progress: called with the bytes read and the bytes in all. What several versions share is read once.
+    Args: progress: called with the bytes read and the total. Bytes shared by several versions are read once.
     """
     problems: list[Problem] = []
     wanted: dict[str, tuple[Version, Descriptor]] = {}
@@ -220,7 +220,7 @@ def _problems(store: Store, version: Version, blob: Descriptor, archive: Archive
 
 
 def _evicted(store: Store) -> set[str]:
-    """Manifests whose layers were evicted already: in an archive, and some layer is not in Redis."""
+    """Digests of manifests whose layers were evicted before: archived, and with a layer missing in Redis."""
     found = set()
     named = ((registry, name) for kind in KINDS for registry in [store.registry(kind)] for name in registry.names())
     for registry, name in named:
@@ -233,11 +233,11 @@ def _evicted(store: Store) -> set[str]:
 
 
 def evict(store: Store, versions: list[Version], archive: Archive, kind: str = "artifact") -> Collected:
-    """Drop the layers of versions from Redis, after each was read back from the archive and is right there.
+    """Delete the layers of versions from Redis, after reading each back from the archive and checking it.
 
-    Layers that another version needs stay, unless that was evicted, too. Manifests stay.
+    Layers that another version needs stay, unless that version was evicted too. Manifests stay.
 
-    Raises: Missing, Corrupt, ArchiveError: nothing was dropped.   Invalid: an alias points to one of the versions.
+    Raises: Missing, Corrupt, ArchiveError: nothing was deleted.   Invalid: an alias points to one of the versions.
     """
     for version in versions:
         if version.aliases:

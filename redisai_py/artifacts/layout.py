@@ -1,8 +1,7 @@
-"""OCI image layouts: what is in the index of an archive. Pure.
+"""OCI image layouts: the index of an archive. Pure.
 
-One entry per version. Its reference name is NAME:VERSION, which registry tools take, as in
-`skopeo inspect --raw oci:DIR:cancer:7`.
-Entries that others wrote are kept as they are.
+The index has one entry per version. Its reference name is NAME:VERSION, which registry tools accept, as in
+`skopeo inspect --raw oci:DIR:cancer:7`. Entries written by others are kept.
 
 Source: opencontainers/image-spec image-layout.md, image-index.md.
 """
@@ -31,11 +30,11 @@ _KIND = "io.redisai.kind"
 _ALIASES = "io.redisai.aliases"
 _COLLECTING = "io.redisai.collecting"
 COLLECTED = "io.redisai.collected"
-"""Annotation of an index: a token of the last collection."""
+"""Annotation of an index: token of the last collection."""
 
 
 def blob_path(digest: str) -> str:
-    """Where a blob lies in a layout."""
+    """Path of a blob in a layout."""
     return f"blobs/sha256/{digest[7:]}"
 
 
@@ -69,7 +68,7 @@ class Entry:
 
     @classmethod
     def _from_json(cls, what: str, value: Any) -> Entry | None:
-        """None for an entry that is not of a version: another media type, another kind of reference."""
+        """The entry, or None if it is not one of our versions: another media type, or another form of reference."""
         described = Descriptor.from_json(what, value)
         notes = described.annotations
         kind = notes.get(_KIND, "artifact")
@@ -86,7 +85,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """What an archive holds.   foreign: entries of others.   collecting: since when somebody collects, if anybody."""
+    """Contents of an archive.   foreign: entries of others.   collecting: start of a running collection, or None."""
 
     entries: tuple[Entry, ...] = ()
     foreign: tuple[Mapping[str, Any], ...] = ()
@@ -95,7 +94,7 @@ class Index:
 
     @classmethod
     def decode(cls, what: str, data: Buffer) -> Index:
-        """Read `index.json`. Raises: Invalid."""
+        """Parse `index.json`. Raises: Invalid."""
         value = decode_json(what, data, MAX_INDEX)
         if (
             not isinstance(value, dict)
@@ -133,9 +132,9 @@ class Index:
         return encode_json(value)
 
     def merged(self, added: Iterable[Entry]) -> Index:
-        """With more versions; an alias of an added one leaves the version that had it.
+        """The index with added versions; an alias of an added version moves to it.
 
-        Raises: Conflict: the archive has another manifest under such a number.
+        Raises: Conflict: the archive has another manifest under the same number.
         """
         there = {(entry.kind, entry.name, entry.version): entry for entry in self.entries}
         for entry in added:
@@ -153,12 +152,12 @@ class Index:
         return replace(self, entries=tuple(there.values()))
 
     def without(self, kind: str, name: str, versions: Iterable[int]) -> Index:
-        """With some versions of a name less."""
+        """The index without some versions of a name."""
         gone = {(kind, name, version) for version in versions}
         return replace(self, entries=tuple(e for e in self.entries if (e.kind, e.name, e.version) not in gone))
 
     def select(self, kind: str, reference: str) -> list[Entry]:
-        """The versions that a reference means: all of NAME, one of NAME:7 and NAME@ALIAS. Raises: Missing, Invalid."""
+        """The versions a reference selects: all of NAME, one for NAME:7 and NAME@ALIAS. Raises: Missing, Invalid."""
         wanted = Reference.parse(reference)
         named = [entry for entry in self.entries if (entry.kind, entry.name) == (kind, check_name(wanted.name))]
         if not named:

@@ -1,14 +1,14 @@
-"""Leases: how a running writer tells `collect` which blobs it counts on, though no version lists them yet.
+"""Leases: a running writer protects blobs from `collect` that no version lists yet.
 
-One sorted set holds, for each (blob, writer), until when the blob is counted on. It has no expiry of its own, since a
-Redis that is full may evict whatever has one. The rule that makes collecting safe, with T the time at which it began:
+One sorted set holds, for each (blob, writer), the time until which the blob is leased. It has no expiry, because a full
+Redis may evict keys that have one. The rule that makes collection safe, with T the time at which it started:
 
     what was leased at T or later is kept.
 
-A writer leases a blob before it looks whether the blob is there, and ends its lease after its pointer was written, by
-setting the end to now. So at the moment of deletion a blob is either leased since T, or its pointer was written before
-T and was found, or its writer comes later and will find the blob absent. A writer that was killed loses its blobs when
-its lease has run out, after an hour. All times are Redis's own.
+A writer leases a blob before it checks whether the blob exists, and ends the lease after its pointer is written, by
+setting the end to now. So at the moment of deletion there are three cases: the blob is leased since T; or its pointer
+was written before T and was found; or the writer comes later and finds the blob absent. If a writer is killed, its
+lease ends after an hour. All times are Redis's own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from redisai_py.artifacts.names import Keys
 __all__ = ["HOLD_S", "Lease", "leased", "redis_time"]
 
 HOLD_S = 3600.0
-"""How long a lease lasts unless renewed, and how long its end is remembered."""
+"""Seconds a lease lasts unless renewed, and seconds for which its end is remembered."""
 _RENEW_S = 600.0
 _STEP = 1000
 
@@ -41,9 +41,9 @@ def redis_time(link: redis.Redis) -> float:
 
 
 class Lease:
-    """What one writer counts on. A context manager: the lease ends with the block.
+    """The leases of one writer. A context manager: they end with the block.
 
-    Not for several threads at a time.
+    Not thread-safe.
     """
 
     def __init__(self, link: redis.Redis, keys: Keys) -> None:
@@ -69,7 +69,7 @@ class Lease:
         return time.monotonic() + self._offset
 
     def hold(self, pipeline: Any, digests: Iterable[str]) -> None:
-        """Queue the leases of these blobs, ahead of the commands that look for them or write them."""
+        """Queue leases of these blobs, before the commands that look for them or write them."""
         now = self._now()
         if self._held and now - self._renewed > _RENEW_S:
             self._extend(pipeline, self._held, now + HOLD_S)
@@ -80,13 +80,13 @@ class Lease:
         self._held |= fresh
 
     def renew(self) -> None:
-        """Hold everything for another hour: before a pointer is written."""
+        """Extend all leases by an hour, before a pointer is written."""
         with self._redis.pipeline(transaction=False) as pipeline:
             self._extend(pipeline, self._held, self._now() + HOLD_S)
             pipeline.execute()
 
     def end(self) -> None:
-        """Count on nothing any more; ends of an hour ago are forgotten."""
+        """End all leases; delete leases that ended an hour ago."""
         now = self._now()
         with self._redis.pipeline(transaction=False) as pipeline:
             self._extend(pipeline, self._held, now)
@@ -101,9 +101,9 @@ class Lease:
 
 
 def leased(pipeline: Any, keys: Keys, since: float) -> set[str]:
-    """The digits of all blobs leased at `since` or later, read on a connection that watches the leases.
+    """Hex digits of all blobs leased at `since` or later, read on a connection that watches the leases.
 
-    Raises: Conflict: `since` is so long ago that ends of leases may have been forgotten.
+    Raises: Conflict: `since` is so long ago that ended leases may have been deleted.
     """
     seconds, micros = pipeline.time()
     if float(seconds) + float(micros) / 1e6 - since > HOLD_S - _RENEW_S:

@@ -1,7 +1,7 @@
 """Manifests: OCI image manifests, with the types of CNCF ModelPack. Pure.
 
-The same content gives the same bytes: keys are sorted, nothing holds a time or a person. Every manifest that is read is
-input from a stranger: its size, depth, digests and titles are checked before anything is done with it.
+The same content gives the same bytes: keys are sorted, and there are no times or names of people. A manifest that is
+read is untrusted: its size, depth, digests and titles are checked before use.
 
 Sources: opencontainers/image-spec manifest.md and descriptor.md; modelpack/model-spec docs/spec.md, annotations.md.
 """
@@ -32,7 +32,7 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
 MAX_MANIFEST = 4 * 1024 * 1024
-"""Bytes of a manifest, as registries limit it."""
+"""Maximum size of a manifest in bytes, the limit of registries."""
 
 TITLE = "org.opencontainers.image.title"
 FILEPATH = "org.cncf.model.filepath"
@@ -46,7 +46,7 @@ _MAX_SIZE = 1 << 50
 
 
 def encode_json(value: Any) -> bytes:
-    """JSON that is the same for the same value: sorted, without spaces. Raises: Invalid: NaN, or no JSON."""
+    """Canonical JSON: sorted, without spaces. Raises: Invalid: NaN, or not representable."""
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
@@ -54,7 +54,7 @@ def encode_json(value: Any) -> bytes:
 
 
 def decode_json(what: str, data: Buffer, limit: int = MAX_MANIFEST) -> Any:
-    """The value of JSON from a stranger. Raises: Invalid: too large, nested too deeply, or no JSON."""
+    """Parse untrusted JSON. Raises: Invalid: too large, nested too deeply, or not JSON."""
     if len(data) > limit:
         raise Invalid(f"{what} has {len(data)} bytes, and at most {limit} are read")
     try:
@@ -74,7 +74,7 @@ def _inside(value: Any) -> Any:
 
 
 def check_title(title: str) -> str:
-    """The title of a layer, a plain file name. Raises: Invalid: it is empty, a path, or could steer a terminal."""
+    """The title of a layer, a plain file name. Raises: Invalid: empty, a path, or with terminal control characters."""
     plain = title.isprintable() and not set(title) & set('/\\:*?"<>|')
     if not title or len(title) > _MAX_TITLE or not plain or title[0] in ".-" or title.strip() != title:
         raise Invalid(f"{title[:100]!r} is not a valid file name for an artifact: use a plain name without a path")
@@ -83,9 +83,9 @@ def check_title(title: str) -> str:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """One blob that a manifest lists.
+    """One blob in a manifest.
 
-    digest, size: of the bytes as they are stored.   media_type: ends with `+zstd` if those are compressed.
+    digest, size: of the bytes as stored.   media_type: ends with `+zstd` if they are compressed.
     """
 
     media_type: str
@@ -97,7 +97,7 @@ class Descriptor:
     def of_content(
         cls, media_type: str, title: str, stored: tuple[str, int], content: tuple[str, int], **more: str
     ) -> Descriptor:
-        """A layer.   stored, content: digest and size as stored, and of the content; these differ if compressed."""
+        """A layer.   stored, content: digest and size as stored, and of the content; they differ if compressed."""
         notes = {TITLE: check_title(title), FILEPATH: title, **more}
         if stored != content:
             media_type += ZSTD
@@ -106,7 +106,7 @@ class Descriptor:
 
     @property
     def title(self) -> str:
-        """The plain name of the file; one made from the digest if the layer has none."""
+        """File name of the layer; derived from the digest if the layer has none."""
         return self.annotations.get(TITLE) or self.annotations.get(FILEPATH) or self.digest[7:19]
 
     @property
@@ -121,16 +121,16 @@ class Descriptor:
 
     @property
     def content_digest(self) -> str:
-        """The digest of the content, once decompressed."""
+        """Digest of the decompressed content."""
         return self.annotations[CONTENT_DIGEST] if self.compressed else self.digest
 
     @property
     def content_size(self) -> int:
-        """Bytes of the content."""
+        """Size of the decompressed content in bytes."""
         return int(self.annotations[CONTENT_SIZE]) if self.compressed else self.size
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in a manifest."""
+        """The descriptor as JSON."""
         found: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
         if self.annotations:
             found["annotations"] = dict(self.annotations)
@@ -138,7 +138,7 @@ class Descriptor:
 
     @classmethod
     def from_json(cls, what: str, value: Any) -> Descriptor:
-        """Read one. Raises: Invalid."""
+        """Parse a descriptor. Raises: Invalid."""
         if not isinstance(value, dict):
             raise Invalid(f"{what} is not a descriptor")
         media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
@@ -165,9 +165,9 @@ def _annotations(what: str, value: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a version consists of.
+    """The contents of a version.
 
-    config: a small JSON document that describes it.   layers: the files.   artifact_type: what kind of thing it is.
+    config: a small JSON document that describes it.   layers: the files.   artifact_type: the kind of artifact.
     """
 
     config: Descriptor
@@ -175,10 +175,10 @@ class Manifest:
     artifact_type: str = ARTIFACT_TYPE
     annotations: Mapping[str, str] = field(default_factory=dict)
     raw: bytes | None = field(default=None, compare=False, repr=False)
-    """The bytes that it was read from: other tools write the same in another way, under another digest."""
+    """The bytes it was parsed from; other tools encode the same manifest differently, under another digest."""
 
     def encode(self) -> bytes:
-        """The bytes whose digest names this manifest. Raises: Invalid: larger than a manifest may be."""
+        """The bytes whose digest names this manifest. Raises: Invalid: larger than the limit."""
         if self.raw is not None:
             return self.raw
         value: dict[str, Any] = {
@@ -204,7 +204,7 @@ class Manifest:
 
     @classmethod
     def decode(cls, what: str, data: Buffer) -> Manifest:
-        """Read a manifest. what: how to name it in errors. Raises: Invalid."""
+        """Parse a manifest. what: its name in errors. Raises: Invalid."""
         value = decode_json(what, data)
         if not isinstance(value, dict) or value.get("schemaVersion") != 2 or not isinstance(value.get("layers"), list):
             raise Invalid(f"{what} is not an OCI image manifest")
@@ -221,6 +221,6 @@ class Manifest:
         return cls(config, layers, str(kind), _annotations(what, value), bytes(data))
 
     def blobs(self) -> Iterator[Descriptor]:
-        """Every blob that it needs: the config, then the layers."""
+        """Every blob of the manifest: the config, then the layers."""
         yield self.config
         yield from self.layers

@@ -1,7 +1,7 @@
-"""Model files: which framework they are for, and that they are what they say. Never pickle.
+"""Model files: detect the framework and check the format. Pickles are refused.
 
-A pickle runs code when it is read, and is tied to the versions of what wrote it. TorchScript and torch.export archives
-are read by PyTorch without running Python from them, so they may come in.
+A pickle runs code when it is read, and depends on the library versions that wrote it. PyTorch reads TorchScript and
+torch.export archives without running Python code from them, so these are accepted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model to publish.   inputs, outputs: names of nodes, for TF, whose graphs do not tell them."""
+    """A model to publish.   inputs, outputs: node names, for TF graphs, which do not contain them."""
 
     source: Buffer | Path
     backend: str
@@ -47,7 +47,7 @@ class ModelFile:
 
     @property
     def format(self) -> str:
-        """As ModelPack names it."""
+        """ModelPack's name of the format."""
         return _FORMATS[self.backend]
 
 
@@ -58,11 +58,11 @@ def model_file(
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
 ) -> ModelFile:
-    """A model that was looked at.
+    """A checked model file.
 
     Args:    source: its bytes, its file, or the directory of a SavedModel.   backend: ONNX, TORCH, TF or TFLITE; by
-             the file's name unless given.   title: its name in the artifact; the file's unless given.
-    Raises:  Invalid: no such backend, a pickle, not what the backend reads, or a frozen graph without names.   OSError.
+             default from the file name.   title: its name in the artifact; by default the file name.
+    Raises:  Invalid: unknown backend, a pickle, another format, or a frozen graph without names.   OSError.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         if backend is None:
@@ -98,7 +98,7 @@ def _backend_of(path: Path) -> str:
 
 
 def _packed(path: Path) -> bytes:
-    """A SavedModel as a tar file without dates and owners: the same model is the same bytes."""
+    """A SavedModel as a tar file without dates and owners, so that the same model gives the same bytes."""
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         raise Invalid(f"{path}: a directory without saved_model.pb is not a SavedModel")
     packed = io.BytesIO()
@@ -112,7 +112,7 @@ def _packed(path: Path) -> bytes:
 
 
 def head_of(source: Buffer | Path) -> bytes:
-    """The first bytes. Raises: OSError."""
+    """The first bytes of a source. Raises: OSError."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             return file.read(_HEAD)
@@ -120,7 +120,7 @@ def head_of(source: Buffer | Path) -> bytes:
 
 
 def check_no_pickle(title: str, head: bytes) -> None:
-    """See that a file is not a pickle, by its name and its first bytes. Raises: Invalid."""
+    """Refuse pickles, recognised by name and first bytes. Raises: Invalid."""
     if title.lower().endswith(_PICKLE_NAMES) or head.startswith(_PICKLES):
         raise Invalid(
             f"{title} is a pickle, which runs code wherever it is read: "
@@ -141,13 +141,13 @@ def _check(model: ModelFile) -> None:
     }
     if not fits[model.backend]():
         raise Invalid(f"{model.title} is not a model for {model.backend}")
-    # A SavedModel has signatures that name them.
+    # A SavedModel's signatures contain the names.
     if model.backend == "TF" and head[0] in _GRAPH_TAGS and not (model.inputs and model.outputs):
         raise Invalid(f"{model.title} is a frozen graph: the names of its inputs and outputs are needed")
 
 
 def _is_torch(model: ModelFile) -> bool:
-    """TorchScript or a torch.export archive; what `torch.save` writes is a pickle in a zip file."""
+    """Whether it is TorchScript or a torch.export archive. `torch.save` writes a pickle in a zip file."""
     file = model.source if isinstance(model.source, Path) else io.BytesIO(model.source)
     try:
         with zipfile.ZipFile(file) as archive:

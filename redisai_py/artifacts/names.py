@@ -1,6 +1,6 @@
-"""Names, versions and aliases, and where each thing is kept in Redis. Pure.
+"""Names, versions and aliases, and their keys in Redis. Pure.
 
-A reference names one version: `cancer:7`, `cancer@production`, or `cancer`, which is the newest.
+A reference selects one version: `cancer:7`, `cancer@production`, or `cancer` for the newest.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from redisai_py.artifacts.errors import Invalid
 __all__ = ["KINDS", "LATEST", "Keys", "Reference", "check_alias", "check_name"]
 
 KINDS = ("artifact", "dataset", "run")
-"""Families of names. Each has keys of its own; blobs are shared by all."""
+"""Families of names. Each has its own keys; all share the blobs."""
 LATEST = "latest"
-"""The alias of the newest version, unless one of that name was set."""
+"""The alias of the newest version, unless somebody has set an alias of that name."""
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[._/-]+[A-Za-z0-9]+)*")
 _ALIAS = re.compile(r"[A-Za-z](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -26,7 +26,7 @@ _DIGITS = 18
 
 
 def check_name(name: str) -> str:
-    """The name. Raises: Invalid."""
+    """Return the name if it is valid. Raises: Invalid."""
     if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         raise Invalid(
             f"{name[:200]!r} is not a name: use letters and digits, with . _ - / between them, at most {_LONGEST_NAME}"
@@ -35,7 +35,7 @@ def check_name(name: str) -> str:
 
 
 def check_alias(alias: str) -> str:
-    """The alias. Raises: Invalid."""
+    """Return the alias if it is valid. Raises: Invalid."""
     if len(alias) > _LONGEST_ALIAS or not _ALIAS.fullmatch(alias):
         raise Invalid(
             f"{alias[:200]!r} is not an alias: use a letter, then letters, digits, . _ -, at most {_LONGEST_ALIAS}"
@@ -45,7 +45,7 @@ def check_alias(alias: str) -> str:
 
 @dataclass(frozen=True)
 class Reference:
-    """One version of a name.   version: its number.   alias: what points to it.   Neither: the newest."""
+    """One version of a name.   version: its number.   alias: an alias that points to it.   Neither: the newest."""
 
     name: str
     version: int | None = None
@@ -53,7 +53,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """NAME, NAME:VERSION or NAME@ALIAS. Raises: Invalid."""
+        """Parse NAME, NAME:VERSION or NAME@ALIAS. Raises: Invalid."""
         if "@" in text:
             name, _, alias = text.partition("@")
             return cls(check_name(name), alias=check_alias(alias))
@@ -73,20 +73,20 @@ class Reference:
 
 @dataclass(frozen=True)
 class Keys:
-    """The layout in Redis (docs/artifact-keys.md).   prefix: of all keys."""
+    """The keys in Redis (docs/artifact-keys.md).   prefix: prefix of all keys."""
 
     prefix: str = "ai:"
 
     def blob(self, digest: str) -> str:
-        """String: the bytes of a blob of at most 64 MiB."""
+        """String: a blob of at most 64 MiB."""
         return f"{self.prefix}blob:sha256:{hex_of(digest)}"
 
     def parts(self, digest: str) -> str:
-        """String: of a larger blob, the digests and sizes of its parts, which are blobs."""
+        """String: digests and sizes of a larger blob's parts, which are blobs."""
         return f"{self.prefix}parts:sha256:{hex_of(digest)}"
 
     def versions(self, kind: str, name: str) -> str:
-        """Hash: version -> digest of its manifest; `next` -> the number of the next one."""
+        """Hash: version -> digest of its manifest; `next` -> number of the next version."""
         return f"{self.prefix}{kind}:{check_name(name)}"
 
     def aliases(self, kind: str, name: str) -> str:
@@ -98,7 +98,7 @@ class Keys:
         return f"{self.prefix}log:{kind}:{check_name(name)}"
 
     def tail(self, kind: str, name: str) -> str:
-        """Stream: blobs that were appended and belong to no version yet."""
+        """Stream: appended blobs that belong to no version yet."""
         return f"{self.prefix}tail:{kind}:{check_name(name)}"
 
     def summary(self, name: str) -> str:
@@ -106,10 +106,10 @@ class Keys:
         return f"{self.prefix}summary:run:{check_name(name)}"
 
     def series(self, name: str) -> str:
-        """Stream: the metrics of a run, step by step."""
+        """Stream: the metrics of a run, by step."""
         return f"{self.prefix}series:run:{check_name(name)}"
 
     @property
     def leases(self) -> str:
-        """Sorted set: what running writers count on."""
+        """Sorted set: blobs that running writers need."""
         return f"{self.prefix}leases"

@@ -1,4 +1,4 @@
-"""Parity: a model must compute, on the server that will run it, the predictions that are kept with it."""
+"""Parity: on the server that will run it, a model must reproduce the predictions stored with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHECK_TTL_S = 600
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far floating-point results may be off: `absolute + relative * |expected|`. All others must be equal."""
+    """Allowed difference of floating-point results: `absolute + relative * |expected|`. Others must be equal."""
 
     absolute: float = 1e-5
     relative: float = 1e-4
@@ -35,7 +35,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Parity:
-    """rows: compared.   difference: the largest of all floating-point results.   tolerance: that was allowed."""
+    """rows: number compared.   difference: largest of all floating-point results.   tolerance: the allowed one."""
 
     rows: int
     difference: float
@@ -46,7 +46,7 @@ class Parity:
 
 
 def serving(link: redis.Redis) -> Client:
-    """A client with the AI commands on the connections of another."""
+    """A client with AI commands that shares another client's connections."""
     return Client(connection_pool=link.connection_pool)
 
 
@@ -58,9 +58,9 @@ def check_parity(
     predictions: Predictions,
     tolerance: Tolerance | None = None,
 ) -> Parity:
-    """Run a model under a name of its own, which is gone afterwards, and compare.
+    """Run a model under a temporary key and compare its outputs.
 
-    Args:    settings: `backend`, `device`, and for TF `inputs` and `outputs`, as of `Client.modelstore`.
+    Args:    settings: `backend`, `device`, and for TF `inputs` and `outputs`, as for `Client.modelstore`.
     Raises:  NotParity.   Invalid: the model has other inputs or outputs.   redis.ResponseError.
     """
     client = serving(store.redis)
@@ -89,7 +89,7 @@ def check_parity(
 
 
 def _placed(name: str, place: int, names: Sequence[str], given: Sequence[str]) -> str:
-    """The predictions' name of a model's input: the same, or else the one at its place."""
+    """The predictions' name of a model's input: the same name, else the name at the same position."""
     return name if name in given and set(names) == set(given) else given[place]
 
 
@@ -112,7 +112,7 @@ def _run(client: Client, key: str, inputs: list[NDArray[Any]], count: int, rows:
 
 
 def compare(title: str, pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]], tolerance: Tolerance) -> Parity:
-    """Compare expected with found, by output. Raises: NotParity, naming output, difference and rows."""
+    """Compare expected with actual outputs. Raises: NotParity, naming output, difference and rows."""
     worst, rows = 0.0, 0
     for name, (expected, found) in pairs.items():
         rows = len(expected)
@@ -131,7 +131,7 @@ def compare(title: str, pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]], tol
 
 
 def _differing(expected: NDArray[Any], found: NDArray[Any], tolerance: Tolerance) -> tuple[NDArray[np.bool_], float]:
-    """Which elements differ by more than the tolerance, and the largest difference of finite ones."""
+    """Elements that differ by more than the tolerance, and the largest finite difference."""
     if expected.dtype.kind != "f":
         return np.asarray(expected.astype(str) != found.astype(str)), 0.0
     wide, now = expected.astype(np.float64), found.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Predictions of a model on its test set: what went in and what came out, as a Parquet file that anybody reads.
+"""A model's predictions on its test set: inputs and outputs, in a Parquet file that any tool can read.
 
 One row per example; columns `input:NAME` and `output:NAME`. A tensor of more than one dimension is a list per row.
 Needs the extra `data`.
@@ -36,7 +36,7 @@ def _pyarrow() -> Any:
 
 @dataclass(frozen=True)
 class Predictions:
-    """inputs, outputs: arrays in the model's order, by name; the first dimension of all is the same, the examples."""
+    """inputs, outputs: arrays by name, in the model's order, each (examples, ...)."""
 
     inputs: Mapping[str, NDArray[Any]]
     outputs: Mapping[str, NDArray[Any]]
@@ -52,11 +52,11 @@ class Predictions:
 
     @property
     def rows(self) -> int:
-        """How many examples."""
+        """Number of examples."""
         return len(next(iter(self.inputs.values())))
 
     def to_parquet(self) -> bytes:
-        """As a Parquet file. Raises: Invalid: pyarrow is not installed, or cannot keep such elements."""
+        """Encode as Parquet. Raises: Invalid: pyarrow is not installed, or cannot store such elements."""
         pyarrow = _pyarrow()
         columns, notes = {}, {}
         for kind, arrays in (("input", self.inputs), ("output", self.outputs)):
@@ -69,7 +69,7 @@ class Predictions:
 
     @classmethod
     def from_parquet(cls, data: Buffer) -> Predictions:
-        """Read what `to_parquet` wrote. Raises: Invalid: this is something else."""
+        """Parse the output of `to_parquet`. Raises: Invalid: something else."""
         pyarrow = _pyarrow()
         try:
             file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))

@@ -1,4 +1,4 @@
-"""Publishing: a model with all that says what it is worth becomes a version."""
+"""Publishing: a model and its evidence become a version."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DATA = "application/vnd.cncf.model.dataset.v1.raw"
 
 BACKEND, INPUTS, OUTPUTS = "io.redisai.backend", "io.redisai.inputs", "io.redisai.outputs"
 MODEL = "io.redisai.model"
-"""Of predictions: the title of the model that made them."""
+"""Annotation of predictions: the title of the model that made them."""
 
 _PACKAGES = (
     "lightgbm", "numpy", "onnx", "onnxmltools", "onnxruntime", "pandas", "pyarrow", "redisai_py", "scikit-learn",
@@ -43,16 +43,16 @@ Bytes = Buffer | str | os.PathLike[str]
 
 
 class Contents:
-    """What a version is to hold; every argument but one model may be left out.
+    """The contents of a version. Only one model is required.
 
-    model:       bytes, a file or the directory of a SavedModel; or several by title, say one per target.
-    backend:     ONNX, TORCH, TF or TFLITE; by the file's name unless given.   inputs, outputs: nodes, for TF.
+    model:       bytes, a file or the directory of a SavedModel; or several by title, for example one per target.
+    backend:     ONNX, TORCH, TF or TFLITE; by default from the file name.   inputs, outputs: node names, for TF.
     metrics:     numbers by name, for example {"accuracy": 0.97}.
     predictions: `Predictions`, by the model's title if there are several; or a Parquet file of any other form.
     analysis:    JSON: confusion matrix, importances, drift ...   plots: PNG files by name.
-    environment: JSON; `environment()` gives the one at hand.   definition: how it was made, a text or a file.
-    files:       anything else by name, never a pickle.   data: rows by name, say those it learned from, as Parquet.
-    lineage:     digests by name: of the data it learned from, of the version it began with.
+    environment: JSON; `environment()` returns the current one.   definition: how it was made, text or a file.
+    files:       other files by name; no pickles.   data: rows by name, such as the training rows, as Parquet.
+    lineage:     digests by name: of the training data, of the initial version.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ def _definition(definition: Bytes) -> tuple[str, str, Bytes]:
 def _predictions_of(
     models: Sequence[ModelFile], given: Predictions | Bytes | Mapping[str, Predictions] | None
 ) -> list[tuple[str, str, Bytes | Predictions]]:
-    """Title, title of the model, content."""
+    """(title, title of the model, content) of each predictions file."""
     if given is None:
         return []
     if isinstance(given, Mapping):
@@ -122,12 +122,12 @@ def publish(
     tolerance: Tolerance | None = None,
     **note: str | int,
 ) -> tuple[Version, list[Parity]]:
-    """Make the contents a version. The same contents are the same version, whoever publishes them.
+    """Publish contents as a version. Equal contents are the same version, whoever publishes them.
 
     Args:    verify: let the server recompute the predictions first; needs `redisai serve`.
              note: further fields for the log.
-    Returns: the version, and what `verify` found.
-    Raises:  NotParity: nothing is published.   TypeError: no Contents.   Invalid, OSError, redis.RedisError.
+    Returns: the version, and the results of `verify`.
+    Raises:  NotParity: nothing was published.   TypeError: not Contents.   Invalid, OSError, redis.RedisError.
     """
     if not isinstance(contents, Contents):
         raise TypeError(f"publish takes Contents(model, ...), not {type(contents).__name__}")
@@ -185,7 +185,7 @@ def _config(name: str, contents: Contents, layers: Sequence[Descriptor]) -> dict
 
 
 def environment() -> dict[str, Any]:
-    """Python, packages, machine and the Git commit of the working directory: what a model was made with."""
+    """Python, packages, machine and the Git commit of the working directory, for the record."""
     packages = {}
     for package in _PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""Names: numbered versions, aliases that point to one of them, and a log of who did what.
+"""Names: numbered versions, aliases that point to one of them, and a log of all changes.
 
-A version is one field of a hash that names a manifest, and is written last, in one transaction with its log entry: it
-is there whole, or not at all. Aliases are a hash of their own, so that a user may be allowed to publish and not to
+A version is one field of a hash; it names a manifest. It is written last, in one transaction with its log entry, so it
+exists completely or not at all. Aliases are in a separate hash, so that a user may be allowed to publish but not to
 promote.
 """
 
@@ -35,20 +35,20 @@ T = TypeVar("T")
 
 
 def me() -> str:
-    """Who is at work, for the log: REDISAI_ACTOR, or user and host."""
+    """Name of the actor for the log: REDISAI_ACTOR, or user and host."""
     given = os.environ.get("REDISAI_ACTOR")
     if given:
         return given
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # the user of a container may have no name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version.   digest: of its manifest.   aliases: that point to it.   archived: the URL it was pushed to."""
+    """One version.   digest: of its manifest.   aliases: pointing to it.   archived: URL it was pushed to."""
 
     name: str
     version: int
@@ -62,7 +62,7 @@ class Version:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One line of the log.   at: seconds since 1970.   event: publish, promote, deploy, ...   fields: the rest."""
+    """One log entry.   at: seconds since 1970.   event: publish, promote, deploy, ...   fields: the rest."""
 
     at: float
     event: str
@@ -73,7 +73,7 @@ class LogEntry:
 class Registry:
     """The names of one kind.
 
-    kind: artifact, dataset or run.   actor: who stands in the log; `me()` unless given.
+    kind: artifact, dataset or run.   actor: name for the log; by default `me()`.
     """
 
     def __init__(self, link: redis.Redis, keys: Keys, kind: str, actor: str | None = None) -> None:
@@ -87,7 +87,7 @@ class Registry:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """All names that have a version. O(keys of the database), in steps that block nobody."""
+        """All names that have a version. O(keys of the database), in steps that block no other client."""
         start = f"{self._keys.prefix}{self.kind}:"
         found = []
         for key in self._redis.scan_iter(match=f"{_escaped(start)}*", count=1000, _type="hash"):
@@ -100,7 +100,7 @@ class Registry:
         return _versions_in(self._redis.hgetall(self._keys.versions(self.kind, name)))
 
     def versions(self, name: str) -> list[Version]:
-        """All versions of a name, the oldest first. Raises: Missing: there are none."""
+        """All versions of a name, oldest first. Raises: Missing: there are none."""
         fields: Any
         aliases: Any
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -120,7 +120,7 @@ class Registry:
         ]
 
     def resolve(self, reference: str | Reference) -> Version:
-        """The version that a reference names. Raises: Missing, naming what there is; Invalid."""
+        """The version a reference selects. Raises: Missing, listing what exists; Invalid."""
         wanted = Reference.parse(reference) if isinstance(reference, str) else reference
         versions = self.versions(wanted.name)
         if wanted.version is not None:
@@ -138,7 +138,7 @@ class Registry:
         raise Missing(f"there is no {self.kind} {wanted}; aliases: {_some(known) or 'none'}")
 
     def log(self, name: str, count: int | None = None) -> list[LogEntry]:
-        """What was done with a name, the newest first. count: at most so many; about 1000 are kept."""
+        """Log entries of a name, newest first. count: maximum number; the log keeps about 1000."""
         entries: Any = self._redis.xrevrange(self._keys.log(self.kind, name), count=count)
         return [_log_entry(entry, fields) for entry, fields in entries]
 
@@ -153,12 +153,12 @@ class Registry:
         replace: bool = False,
         **note: str | int,
     ) -> Version:
-        """Make a manifest, whose blobs are all there, a version.
+        """Make a version of a manifest whose blobs are all stored.
 
-        Args:    version: its number; the next free one unless given. A manifest that is a version already stays that.
-                 aliases: set in the same transaction.   note: more fields for the log.
-                 replace: take the number from another manifest that has it.
-        Raises:  Conflict: the number is another manifest's. redis.RedisError.
+        Args:    version: its number; by default the next free one. A known manifest keeps its number.
+                 aliases: set in the same transaction.   note: further fields for the log.
+                 replace: take over the number from another manifest.
+        Raises:  Conflict: the number belongs to another manifest.   redis.RedisError.
         """
         key, pointing = self._keys.versions(self.kind, name), self._keys.aliases(self.kind, name)
         if not is_digest(digest):
@@ -187,8 +187,8 @@ class Registry:
     def promote(self, name: str, version: int, alias: str, expected: int | EllipsisType | None = ...) -> Version:
         """Point an alias to a version.
 
-        Args:    expected: the version that it must point to until then, None for none; unless given, the one that it
-                 points to when this is called.
+        Args:    expected: the version it must point to until now, None for no version; by default the one it points to
+                 at the time of the call.
         Raises:  AliasMoved: it points elsewhere, because somebody moved it meanwhile.   Missing: no such version.
         """
         check_alias(alias)
@@ -212,12 +212,12 @@ class Registry:
         return self._transaction(change, key, pointing)
 
     def pointed(self, name: str, alias: str) -> int | None:
-        """The version that an alias points to, None if there is no such alias."""
+        """The version an alias points to, None if there is no such alias."""
         found: Any = self._redis.hget(self._keys.aliases(self.kind, name), alias)
         return None if found is None else int(found)
 
     def demote(self, name: str, alias: str) -> None:
-        """Remove an alias. Raises: Missing: there is none."""
+        """Remove an alias. Raises: Missing."""
         pointing = self._keys.aliases(self.kind, name)
 
         def change(pipeline: Any) -> None:
@@ -232,9 +232,9 @@ class Registry:
         self._transaction(change, pointing)
 
     def remove(self, name: str, versions: Sequence[int]) -> None:
-        """Forget versions; their blobs stay until `collect` finds them unused. Numbers are not given again.
+        """Remove versions. Their blobs stay until `collect` finds them unused; their numbers are not reused.
 
-        Raises: Missing: there is no such version.   Conflict: an alias points to one.
+        Raises: Missing: no such version.   Conflict: an alias points to one.
         """
         key, pointing = self._keys.versions(self.kind, name), self._keys.aliases(self.kind, name)
 
@@ -260,14 +260,14 @@ class Registry:
     def note(
         self, name: str, event: str, fields: Mapping[str, str | int], archived: Mapping[int, str] | None = None
     ) -> None:
-        """Write a line into the log.   archived: versions and the URLs where they are kept from now on."""
+        """Append a log entry.   archived: versions and the URLs where they are archived from now on."""
         with self._redis.pipeline(transaction=True) as pipeline:
             for version, url in (archived or {}).items():
                 pipeline.hset(self._keys.versions(self.kind, name), f"{_COLD}{version}", url)
             self._write_log(pipeline, name, event, **fields)
             pipeline.execute()
 
-    # -- the rest ------------------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------------------
 
     def _write_log(self, pipeline: Any, name: str, event: str, **fields: str | int) -> None:
         entry = {"event": event, "who": self.actor, **fields}
@@ -276,7 +276,7 @@ class Registry:
     def _mover(self, name: str, alias: str) -> str:
         try:
             entries = self.log(name, 100)
-        except redis.ResponseError:  # who may not read the log is not told
+        except redis.ResponseError:  # no right to read the log
             return ""
         moved = (e for e in entries if alias in (e.fields.get("alias"), *e.fields.get("aliases", "").split()))
         return next((entry.who for entry in moved), "")

@@ -1,11 +1,11 @@
-"""What artifacts, datasets and checkpoints are built from: layers, manifests and names in one Redis.
+"""The foundation of artifacts, data sets and checkpoints: layers, manifests and names in one Redis.
 
     with store.lease() as lease:
         layer = store.put_layer(data, "application/vnd.cncf.model.dataset.v1.raw", "shard-0.safetensors", lease)
         version = store.commit("dataset", "clicks", store.manifest(config, [layer], lease), lease)
 
-Blobs first, the name last: until `commit` has returned nobody sees anything, and whatever a writer that was killed
-leaves behind is collected an hour later.
+Blobs come first, the name last. Nobody sees anything until `commit` has returned, and the leftovers of a killed writer
+are collected an hour later.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ Source = Buffer | os.PathLike[str] | Iterable[Buffer]
 def chunks_of(source: Source) -> Iterable[Buffer]:
     """The source in chunks. Raises: OSError.
 
-    A file is read rather than mapped: it may be changed, or cut, between the moment its digest is computed and the
-    moment it is sent.
+    A file is read, not mapped, because it may be changed or truncated between hashing and sending.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return [source]
@@ -60,9 +59,9 @@ def _read(path: os.PathLike[str]) -> Iterator[bytes]:
 class Store:
     """Blobs, manifests and names in one Redis.
 
-    client: of redis-py, blocking or asyncio, or a URL; of Redis itself or of `redisai serve` in front of it.
-    prefix: of all keys.   actor: who stands in logs; REDISAI_ACTOR or user@host unless given.
-    Safe for several threads, leases excepted.
+    client: a redis-py client, blocking or asyncio, or a URL; of Redis or of `redisai serve`.
+    prefix: prefix of all keys.   actor: name for the logs; by default REDISAI_ACTOR or user@host.
+    Thread-safe, except for leases.
     """
 
     def __init__(self, client: AnyClient, prefix: str = "ai:", actor: str | None = None) -> None:
@@ -72,7 +71,7 @@ class Store:
         self.blobs = Blobs(self.redis, self.keys)
 
     def lease(self) -> Lease:
-        """A lease for one writer; use it as a context manager around all writes up to `commit`."""
+        """A lease for one writer: use it as a context manager around all writes up to `commit`."""
         return Lease(self.redis, self.keys)
 
     def registry(self, kind: str) -> Registry:
@@ -92,9 +91,9 @@ class Store:
     ) -> Descriptor:
         """Store one file of a version.
 
-        Args:    source: its bytes, a path, or chunks; at most some 64 MiB are held at a time.
-                 title: its plain name.   compress: try zstd, keep it if it saves a tenth.
-        Raises:  Invalid: the title is none.   OSError.   redis.RedisError.
+        Args:    source: bytes, a path, or chunks; holds at most about 64 MiB at a time.
+                 title: plain file name.   compress: try zstd, and keep the result if it saves a tenth.
+        Raises:  Invalid: not a valid title.   OSError.   redis.RedisError.
         """
         packed = Packed(chunks_of(source), compress)
         stored = self.blobs.put_stream(packed, lease)
@@ -114,7 +113,7 @@ class Store:
         config_type: str = CONFIG_TYPE,
         annotations: Mapping[str, str] | None = None,
     ) -> Manifest:
-        """A manifest of layers that were put, with its config (any JSON), which is stored.
+        """A manifest of stored layers and of a config (any JSON), which this method stores.
 
         Raises: Invalid: two layers have the same title.
         """
@@ -139,7 +138,7 @@ class Store:
     ) -> Version:
         """Make a manifest a version of a name; see `Registry.add`.
 
-        Raises: Conflict: a blob of it went away meanwhile, or the number is taken.
+        Raises: Conflict: one of its blobs was deleted meanwhile, or the number is taken.
         """
         digest = self.put_manifest(manifest, lease)
         self.blobs.confirm([(blob.digest, blob.size) for blob in manifest.blobs()], lease)
@@ -148,7 +147,7 @@ class Store:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get_manifest(self, digest: str, what: str | None = None) -> Manifest:
-        """A manifest. what: how to name it in errors. Raises: Missing, Corrupt, Invalid."""
+        """A manifest. what: its name in errors. Raises: Missing, Corrupt, Invalid."""
         name = what or f"manifest {digest}"
         try:
             return Manifest.decode(name, self.blobs.get(digest, MAX_MANIFEST))
@@ -167,7 +166,7 @@ class Store:
         return decode_json("config", b"".join(self.stream(manifest.config)))
 
     def stream(self, layer: Descriptor) -> Iterator[bytes]:
-        """The content of a layer in pieces of at most 64 MiB, each checked before it is given.
+        """The content of a layer in pieces of at most 64 MiB, each checked before it is yielded.
 
         Raises: Missing, Corrupt, each naming the layer.
         """

@@ -1,8 +1,8 @@
-"""Large strings to and from Redis without the copies that redis-py makes.
+"""Large strings to and from Redis, without the copies that redis-py makes.
 
-With hiredis, redis-py copies what it sends twice and what it receives three times. Next to a Redis on the same machine
-that is a third of the time. Here buffers go to the socket as they are, and values come from the socket into memory that
-is used again. Connections, retries and errors stay redis-py's.
+With hiredis, redis-py copies what it sends twice and what it receives three times; with a Redis on the same machine
+that is a third of the time. Here buffers go to the socket as they are, and values are received into memory that is
+reused. Connections, retries and errors are redis-py's.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from redisai_py.resp.templates import encode_command
 __all__ = ["LONGEST", "Room", "set_strings"]
 
 LONGEST = 64 * 1024 * 1024
-"""Bytes that a string of a blob has at most."""
+"""Maximum size of a string of a blob, in bytes."""
 _AHEAD = 2 * 1024 * 1024
-_SMALL = 16 * 1024  # what is smaller is joined: each buffer costs a system call
+_SMALL = 16 * 1024  # smaller pieces are joined, because each buffer costs a system call
 
 
 def set_strings(link: redis.Redis, items: Sequence[tuple[str, Buffer]]) -> None:
-    """SET each key, in one round trip. Raises: redis.RedisError: the first one that failed."""
-    if link.connection is not None:  # a client that is bound to one connection locks it
+    """SET all keys in one round trip. Raises: redis.RedisError: the first failure."""
+    if link.connection is not None:  # a client bound to one connection locks it
         with link.pipeline(transaction=False) as pipeline:
             for key, data in items:
                 pipeline.set(key, bytes(data))
@@ -56,7 +56,7 @@ def _set(connection: Any, items: Sequence[tuple[str, Buffer]]) -> None:
 
 
 def _joined(segments: Iterable[Buffer]) -> Iterator[Buffer]:
-    """The same bytes, small segments joined to larger ones."""
+    """The same bytes, with small segments joined."""
     small: list[Buffer] = []
     for segment in segments:
         if len(segment) < _SMALL and sum(map(len, small)) < _SMALL:
@@ -71,17 +71,17 @@ def _joined(segments: Iterable[Buffer]) -> Iterator[Buffer]:
 
 
 class Room:
-    """Memory for one value of Redis at a time. It stays in the processor's cache while values come and go."""
+    """A reusable buffer for one value at a time; it stays in the processor's cache."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
     def read(self, link: redis.Redis, keys: Sequence[str], sizes: Sequence[int]) -> Iterator[Any]:
-        """The values of keys, in order: memoryviews of this room, or bytes; None where there is none.
+        """The values of keys, in order: memoryviews of the buffer, or bytes; None for a missing key.
 
-        Each is overwritten by the next. Redis sends one while the one before is being used.
+        Each value overwrites the previous one. Redis sends the next value while the caller uses the current one.
 
-        Args:   sizes: bytes that the values are expected to have.
+        Args:   sizes: expected sizes in bytes.
         Raises: redis.RedisError.
         """
         come = 0
@@ -89,18 +89,18 @@ class Room:
             for value in self._expected(link.connection_pool, keys, sizes):
                 yield value
                 come += 1
-        if come < len(keys):  # redis-py knows what to do with another reply, and when to try again
+        if come < len(keys):  # redis-py handles any other reply, and retries
             rest: Any = link.mget(keys[come:])
             yield from rest
 
     def _expected(self, pool: Any, keys: Sequence[str], sizes: Sequence[int]) -> Iterator[memoryview]:
-        """The values up to the first that is not as expected: there the connection is closed."""
+        """The values up to the first unexpected reply; then the connection is closed."""
         connection = pool.get_connection()
-        whole = not hasattr(connection, "_sock")  # redis-py has no name for it; connections with a cache hide it
+        whole = not hasattr(connection, "_sock")  # redis-py has no public name for it; caching connections hide it
         try:
             if whole:
                 return
-            # Not one MGET: Redis would hold all values as its reply, and ours would wait until it has copied them.
+            # Not one MGET: Redis would build one reply of all values, and it would arrive only after all were copied.
             asked = 0
             for place, size in enumerate(sizes):
                 last = _ahead(sizes, place)
@@ -127,7 +127,7 @@ class Room:
 
 
 def _ahead(sizes: Sequence[int], place: int) -> int:
-    """Up to which value to ask while the one at `place` is awaited: it and the next, and more if they are small."""
+    """How many values to request while the one at `place` is awaited: it and the next, more if they are small."""
     last, size = min(place + 2, len(sizes)), sum(sizes[place : place + 2])
     while last < len(sizes) and size + sizes[last] <= _AHEAD:
         size += sizes[last]
@@ -136,7 +136,7 @@ def _ahead(sizes: Sequence[int], place: int) -> int:
 
 
 def _matches(sock: Any, expected: bytes) -> bool:
-    """Whether the next bytes are these; never waits for more than the reply has, whatever it is."""
+    """Whether the next bytes are `expected`. Never waits for more bytes than any reply has."""
     found = bytearray()
     while len(found) < len(expected):
         received = sock.recv(len(expected) - len(found))
@@ -147,7 +147,7 @@ def _matches(sock: Any, expected: bytes) -> bool:
 
 
 def _fill(sock: Any, view: memoryview) -> bool:
-    flags = socket.MSG_WAITALL if type(sock) is socket.socket else 0  # TLS takes no flags
+    flags = socket.MSG_WAITALL if type(sock) is socket.socket else 0  # TLS sockets accept no flags
     while len(view):
         count = sock.recv_into(view, len(view), flags)
         if not count:

@@ -1,7 +1,7 @@
-"""Safetensors files read as views. Pure.
+"""Safetensors files, read as views. Pure.
 
-The library's own `load` copies each tensor, which shows at 2 GB/s. Source of the format:
-https://huggingface.co/docs/safetensors: 8 bytes of length, a header in JSON, the data.
+The library's own `load` copies each tensor, which is noticeable at 2 GB/s. Source of the format:
+https://huggingface.co/docs/safetensors: 8 bytes of length, a JSON header, the data.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ITEM_SIZES = {
     "BOOL": 1, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
-"""Bytes of an element, by the format's names of types."""
+"""Bytes per element, by the format's type names."""
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of a file.   dtype: the format's name.   data: its elements, a view of the file."""
+    """A tensor in a file.   dtype: the format's type name.   data: its elements, a view of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -31,10 +31,10 @@ class StoredTensor(NamedTuple):
 
 
 def tensors_in(what: str, file: Buffer) -> dict[str, StoredTensor]:
-    """The tensors of a file from a stranger, by name.
+    """The tensors of an untrusted file, by name.
 
-    Args:   what: how to name the file in errors.
-    Raises: Invalid: it is not a safetensors file, or a tensor does not lie in it.
+    Args:   what: name of the file in errors.
+    Raises: Invalid: not a safetensors file, or a tensor exceeds the file.
     """
     view = memoryview(file)
     try:

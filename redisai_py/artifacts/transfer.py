@@ -1,7 +1,7 @@
-"""Between Redis and an archive: push, pull, and what an archive does not need any more.
+"""Transfers between Redis and an archive: push, pull, and deletion in the archive.
 
-Order is what makes it safe to be killed at any point. Push: blobs, then the index. Pull: blobs, then the name. What is
-there already is not sent again, so whoever runs it again goes on where it ended.
+The order of writes makes it safe to be killed at any point. Push: blobs, then the index. Pull: blobs, then the name.
+Existing blobs are not sent again, so a second attempt continues where the first ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from redisai_py.artifacts.store import Store
 __all__ = ["Progress", "Pulled", "Pushed", "collect_archive", "pull", "push", "remove_archived"]
 
 Progress = Callable[[int, int], object]
-"""Called with the bytes done and the bytes in all."""
+"""Called with the bytes done and the total."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,14 +38,14 @@ _SMALL = 1024 * 1024
 _LIST_FROM = 64
 _TRIES = 200
 _COLLECTING_S = 60.0
-"""A collector that has said nothing for so long was killed."""
+"""Seconds of silence after which a collector counts as killed."""
 _DELETE_COUNT = 500
 _WAIT_S = 120.0
 
 
 @dataclass
 class Pushed:
-    """versions: that the archive has now.   blobs, bytes: sent; nothing if they were there."""
+    """versions: in the archive now.   blobs, bytes: number sent, without those that existed."""
 
     versions: list[Version] = field(default_factory=list)
     blobs: int = 0
@@ -54,7 +54,7 @@ class Pushed:
 
 @dataclass
 class Pulled:
-    """versions: that are in Redis now.   blobs, bytes: fetched.   kept: aliases that point elsewhere here, and stay."""
+    """versions: in Redis now.   blobs, bytes: number fetched.   kept: aliases that point elsewhere here, and stay."""
 
     versions: list[Version] = field(default_factory=list)
     blobs: int = 0
@@ -65,7 +65,7 @@ class Pulled:
 def push(
     store: Store, archive: Archive, references: Sequence[str], kind: str = "artifact", progress: Progress | None = None
 ) -> Pushed:
-    """Copy versions into an archive: all of NAME, or one of NAME:7 and NAME@ALIAS, with the aliases they have.
+    """Copy versions and their aliases into an archive: all of NAME, or one for NAME:7 and NAME@ALIAS.
 
     Raises: ArchiveError; Missing, Corrupt: in Redis.   Conflict: the archive has another version of that number.
     """
@@ -87,7 +87,7 @@ def _into(
     manifests: dict[str, Manifest],
     progress: Progress | None,
 ) -> None:
-    """Blobs, then the index, again until nobody changed that meanwhile."""
+    """Send blobs, then the index; repeat if somebody has changed the index meanwhile."""
     entries = [
         Entry(
             kind,
@@ -110,7 +110,7 @@ def _into(
                 raise Conflict(f"{archive.url} is being collected; push again afterwards")
             time.sleep(0.2)
             continue
-        # Looked for after the index was read: what a collector deletes, it deletes with the index changed.
+        # Looked up after the index was read: a collector changes the index before it deletes blobs.
         _send(store, archive, wanted, done, progress)
         if (seen is not None and merged == index) or archive.replace(replace(merged, collecting=None), seen):
             return
@@ -166,7 +166,7 @@ def _send(
 
 
 def _together(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """The results, in order, of several at a time; none is begun after one has failed."""
+    """Results in order, several computed at a time; none is started after one has failed."""
     with ThreadPoolExecutor(_THREADS) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
@@ -198,14 +198,14 @@ def pull(
     check: bool = False,
     progress: Progress | None = None,
 ) -> Pulled:
-    """Copy versions from an archive into Redis, every digest checked.
+    """Copy versions from an archive into Redis, checking every digest.
 
-    A version keeps its number if that is free here; else it gets the next one. An alias comes with it unless it points
-    elsewhere here: to move that is to promote.
+    A version keeps its number if that is free here; otherwise it gets the next one. An alias is copied unless it points
+    elsewhere here, because moving it would be a promotion.
 
-    Args:   references: all of NAME, or one of NAME:7 and NAME@ALIAS; everything of the kind unless given.
-            check: read what is in Redis already, and replace what is damaged; otherwise lengths are believed.
-    Raises: ArchiveError, Missing, Corrupt, Invalid. A version that is not there whole is not there at all.
+    Args:   references: all of NAME, or one for NAME:7 and NAME@ALIAS; by default everything of the kind.
+            check: read what is in Redis and replace damaged blobs; otherwise only lengths are checked.
+    Raises: ArchiveError, Missing, Corrupt, Invalid. An incomplete version does not exist.
     """
     index, _ = archive.index()
     chosen: dict[tuple[str, int], Entry] = {}
@@ -253,7 +253,7 @@ def _take_aliases(store: Store, entry: Entry, done: Pulled) -> None:
 
 
 def _drop_damaged(store: Store, entry: Entry, manifest: Manifest) -> None:
-    """Delete blobs of a version that are not what their names say; they are fetched next."""
+    """Delete blobs of a version that do not match their digests; they are fetched next."""
     for digest in {entry.digest, *(blob.digest for blob in manifest.blobs())}:
         try:
             for _ in store.blobs.stream(digest):
@@ -273,7 +273,7 @@ def _fetch(
     done: Pulled,
     progress: Progress | None,
 ) -> None:
-    """Bring the blobs of one version that are not there."""
+    """Fetch the missing blobs of one version."""
     wanted = {blob.digest: blob for blob in manifest.blobs()}
     with store.redis.pipeline(transaction=False) as pipeline:
         lease.hold(pipeline, wanted)
@@ -307,7 +307,7 @@ def _take(
 
 
 def _bounded(pieces: Iterator[bytes], blob: Descriptor) -> Iterator[bytes]:
-    """Not more than the manifest says, whatever the archive holds."""
+    """The pieces, but no more bytes than the manifest says, whatever the archive holds."""
     size = 0
     for piece in pieces:
         size += len(piece)
@@ -316,11 +316,11 @@ def _bounded(pieces: Iterator[bytes], blob: Descriptor) -> Iterator[bytes]:
         yield piece
 
 
-# -- what an archive does not need ---------------------------------------------------------------------------------
+# -- deletion in the archive ---------------------------------------------------------------------------------------
 
 
 def remove_archived(archive: Archive, kind: str, name: str, versions: Sequence[int]) -> None:
-    """Take versions out of the index; their blobs stay until `collect_archive`. Raises: Missing, ArchiveError."""
+    """Remove versions from the index; their blobs stay until `collect_archive`. Raises: Missing, ArchiveError."""
     for _ in range(_TRIES):
         index, seen = archive.index()
         for version in versions:
@@ -333,7 +333,7 @@ def remove_archived(archive: Archive, kind: str, name: str, versions: Sequence[i
 def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = False) -> Collected:
     """Delete blobs of an archive that its index does not reach.
 
-    Args:    older_s: and that were written so long ago, so that a push under way need not send them again.
+    Args:    older_s: only blobs older than this many seconds, so that a running push need not send its blobs again.
     Raises:  Conflict: somebody else is collecting, or a manifest cannot be read.   ArchiveError.
     """
     for _ in range(_TRIES):
@@ -343,7 +343,7 @@ def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = Fal
                 f"{archive.url} is being collected already; a collector that was killed is forgotten in a minute"
             )
         done = _unreached(archive, index, older_s)
-        # The token stays: an index that looks as before would let a push pass that looked for its blobs before.
+        # The token stays. Otherwise the index could look as before, and a push that had looked up blobs would pass.
         notes = {**index.annotations, COLLECTED: secrets.token_hex(8)}
         marked = replace(index, collecting=time.time(), annotations=notes)
         if dry_run or not done.digests:
@@ -375,7 +375,7 @@ def _unreached(archive: Archive, index: Index, older_s: float) -> Collected:
 
 
 def _renewed(archive: Archive, marked: Index) -> Index:
-    """Say again that somebody is collecting. Raises: Conflict: a push went past the mark, for it was too old."""
+    """Renew the mark of the running collection. Raises: Conflict: the mark was too old, and a push ignored it."""
     now, seen = archive.index()
     renewed = replace(now, collecting=time.time())
     if now.collecting != marked.collecting or not archive.replace(renewed, seen):

@@ -1,4 +1,4 @@
-"""One attempt at a job, in a process of its own: what crashes or hangs there does not take the worker with it."""
+"""One attempt at a job, in a process of its own, so that a crash or a hang does not affect the worker."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["execute"]
 
 
 def execute(url: str, prefix: str, data: str | None, taken: Taken, result: Any) -> None:
-    """Run the job and tell the pipe how it ended: (state or `retry`, fields).
+    """Run the job and send its outcome through the pipe: (state or `retry`, fields).
 
-    data: the only directory that jobs may read files of; None for none.
+    data: the only directory from which jobs may read files; None for none.
     """
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
@@ -40,7 +40,7 @@ def execute(url: str, prefix: str, data: str | None, taken: Taken, result: Any) 
 
 
 def _leave_with_parent() -> None:
-    """A worker that was killed must not leave a process behind that works on."""
+    """End this process when the worker dies, so that no orphan keeps working."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -48,7 +48,7 @@ def _leave_with_parent() -> None:
 
 
 def _run(url: str, prefix: str, data: str | None, taken: Taken) -> dict[str, str]:
-    # Late, since workers need none of it: the process that their jobs are forked from has it loaded.
+    # Imported late: the worker itself does not need it, only the process from which its jobs are forked.
     from redisai_py.pipeline.run import Pipeline, check_words
 
     queue = Queue(url, prefix)
@@ -72,7 +72,7 @@ def _run(url: str, prefix: str, data: str | None, taken: Taken) -> dict[str, str
 
 
 def _pinned(queue: Queue, taken: Taken, definition: Definition) -> Baseline:
-    """What the first attempt was compared with: a second one may find its own artifact in production."""
+    """The baseline of the first attempt. A second attempt might otherwise find its own artifact in production."""
     from redisai_py.artifacts import Store
     from redisai_py.pipeline.run import Baseline, baseline_of
 
@@ -81,7 +81,7 @@ def _pinned(queue: Queue, taken: Taken, definition: Definition) -> Baseline:
 
 
 def _directory(definition: Definition, data: str | None) -> Path:
-    """Where the job's files are. Raises: Invalid: it names a file that workers may not read."""
+    """The directory of the job's files. Raises: Invalid: the job names a file that workers may not read."""
     source = definition.dataset
     if source.scheme in (*IN_REDIS, "sklearn"):
         return Path()

@@ -1,12 +1,12 @@
-"""The queue: a stream, a consumer group, and a hash per job. What any client of Redis can submit and follow.
+"""The queue: a stream, a consumer group, and a hash per job. Any Redis client can submit and follow jobs.
 
-    ai:jobs             stream   XADD ai:jobs * kind pipeline definition {JSON}; the entry's id is the job's
-    ai:job:ID           hash     state, worker, attempts, progress, error, artifact ...; 7 days after its end it is gone
+    ai:jobs             stream   XADD ai:jobs * kind pipeline definition {JSON}; the entry's id is the job's id
+    ai:job:ID           hash     state, worker, attempts, progress, error, artifact ...; expires 7 days after the end
     ai:job:ID:log       stream   lines
-    ai:worker:NAME      string   there while a worker lives
+    ai:worker:NAME      string   exists while the worker lives
 
-A job ends once: whoever ends it must be the one who took it last, and the stream's entry is acknowledged in the same
-step. States: queued, running, then done, failed or cancelled.
+A job ends only once: only the worker that took it last can end it, and the same step acknowledges the stream entry.
+States: queued, running, then done, failed or cancelled.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ return 'cancelled'
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it stands.   fields: of its hash, and of its entry in the stream."""
+    """A job's state. fields: those of its hash and of its stream entry."""
 
     id: str
     fields: Mapping[str, str]
@@ -82,7 +82,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will happen to it any more."""
+        """Whether the job has reached a final state."""
         return self.state in ENDED
 
     def _repr_html_(self) -> str:
@@ -94,7 +94,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Taken:
-    """A job in a worker's hands.   attempt: 1 for the first; whoever takes it later has a higher one."""
+    """A job that a worker has taken. attempt: from 1; each later attempt has a higher number."""
 
     id: str
     attempt: int
@@ -102,7 +102,7 @@ class Taken:
 
 
 class Queue:
-    """The jobs of one Redis. client: of redis-py, or a URL.   prefix: of all keys."""
+    """The jobs of one Redis. client: a redis-py client, or a URL. prefix: prefix of all keys."""
 
     def __init__(self, client: AnyClient, prefix: str = "ai:") -> None:
         self.redis: redis.Redis = plain(client)
@@ -111,22 +111,22 @@ class Queue:
         self._take, self._end, self._cancel = map(self.redis.register_script, (_TAKE, _END, _CANCEL))
 
     def key(self, job: str) -> str:
-        """The hash of a job. Raises: Invalid: that is not an id of a job."""
+        """The key of a job's hash. Raises: Invalid: not a job id."""
         if not _ID.fullmatch(job):
             raise Invalid(f"{job!r} is not a job: its id looks like 1700000000000-0")
         return f"{self.prefix}job:{job}"
 
-    # -- for those who submit ------------------------------------------------------------------------------------------
+    # -- submitting ----------------------------------------------------------------------------------------------------
 
     def submit(self, definition: Mapping[str, Any], deploy: bool = True) -> str:
-        """Leave a definition, as `Definition.as_value` gives it, to a worker. Returns: the job's id."""
+        """Submit a definition in the form of `Definition.as_value`. Returns: the job's id."""
         text = json.dumps(definition, ensure_ascii=False)
         fields: dict[Any, Any] = {"kind": KIND, "definition": text, "deploy": str(int(deploy)), "who": me()}
         found: Any = self.redis.xadd(self.stream, fields)
         return str(found.decode())
 
     def get(self, job: str) -> Job:
-        """A job as it stands. Raises: Missing, Invalid."""
+        """The current state of a job. Raises: Missing, Invalid."""
         found: Any
         entry: Any
         with self.redis.pipeline(transaction=False) as pipeline:
@@ -138,7 +138,7 @@ class Queue:
         return Job(job, {**_texts(entry[0][1] if entry else {}), **_texts(found)})
 
     def jobs(self, count: int = 100) -> list[Job]:
-        """The newest jobs, the newest first."""
+        """The newest jobs, newest first."""
         entries: Any = self.redis.xrevrange(self.stream, count=count)
         with self.redis.pipeline(transaction=False) as pipeline:
             for entry, _ in entries:
@@ -150,13 +150,13 @@ class Queue:
         ]
 
     def cancel(self, job: str) -> str:
-        """End a job that waits, ask the worker of one that runs. Returns: cancelled, asked, or how it ended before."""
+        """Cancel a queued job, or ask the worker of a running one to. Returns: cancelled, asked, or the final state."""
         self.get(job)
         found: Any = self._cancel(keys=[self.key(job)], args=[me(), _now(), _KEPT_S])
         return str(found.decode())
 
     def logs(self, job: str, after: str = "-") -> list[tuple[str, float, str]]:
-        """Lines of a job: id, seconds since 1970, text.   after: an id; only what came later."""
+        """Log lines of a job: id, seconds since 1970, text. after: an id; return only later lines."""
         start = after if after == "-" else f"({after}"
         entries: Any = self.redis.xrange(f"{self.key(job)}:log", start)
         return [(e.decode(), int(e.split(b"-")[0]) / 1000, _texts(f).get("line", "")) for e, f in entries]
@@ -164,7 +164,7 @@ class Queue:
     # -- for workers ---------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the group, which sees jobs that were submitted before it, too."""
+        """Create the consumer group, from the beginning of the stream, so that it sees earlier jobs too."""
         try:
             self.redis.xgroup_create(self.stream, _GROUP, "0", mkstream=True)
         except redis.ResponseError as error:
@@ -172,7 +172,7 @@ class Queue:
                 raise
 
     def take(self, worker: str, idle_ms: int, block_ms: int) -> Taken | None:
-        """The next job: one whose worker has not been heard of for idle_ms, or a new one. None: there is none."""
+        """The next job: a new one, or one whose worker has been silent for `idle_ms`. None if there is none."""
         claimed: Any = self.redis.xautoclaim(self.stream, _GROUP, worker, idle_ms, "0-0", count=1)
         entries = claimed[1]
         if not entries:
@@ -186,9 +186,9 @@ class Queue:
         return None
 
     def beat(self, worker: str, taken: Taken | None, alive_ms: int) -> bool:
-        """Say that a worker lives, and that its job is in good hands.
+        """Record that the worker is alive and still has its job.
 
-        Returns: False if somebody wants the job cancelled, or another worker has it.
+        Returns: False if the job is to be cancelled, or another worker has taken it.
         """
         self.redis.set(f"{self.prefix}worker:{worker}", taken.id if taken else "", px=alive_ms)
         if taken is None:
@@ -201,24 +201,24 @@ class Queue:
         return True
 
     def note(self, taken: Taken, **fields: str) -> None:
-        """Write into the job's hash, unless another worker has taken it."""
+        """Set fields of the job's hash, unless another worker has taken the job."""
         if self.redis.hget(self.key(taken.id), "attempts") == str(taken.attempt).encode():
             pairs: dict[Any, Any] = dict(fields)
             self.redis.hset(self.key(taken.id), mapping=pairs)
 
     def pin(self, taken: Taken, name: str, value: str) -> str:
-        """Fix a value for all attempts. Returns: the one that the first attempt fixed."""
+        """Fix a value for all attempts. Returns: the value that the first attempt fixed."""
         key = self.key(taken.id)
         self.redis.hsetnx(key, name, value)
         found: Any = self.redis.hget(key, name)
         return str(found.decode())
 
     def say(self, taken: Taken, line: str) -> None:
-        """Add a line to the job's log."""
+        """Append a line to the job's log."""
         self.redis.xadd(f"{self.key(taken.id)}:log", {"line": line}, maxlen=_LOG_LENGTH, approximate=True)
 
     def end(self, taken: Taken, state: str, **fields: str) -> bool:
-        """End a job. Returns: False if it was not ours any more, and nothing was changed."""
+        """End a job. Returns: False if another worker has taken it; then nothing was changed."""
         pairs = [item for pair in {**fields, "state": state, "ended": _now()}.items() for item in pair]
         key = self.key(taken.id)
         done: Any = self._end(
@@ -227,7 +227,7 @@ class Queue:
         return bool(done)
 
     def workers(self) -> dict[str, str]:
-        """Living workers, and the job of each, or an empty text."""
+        """Live workers, with the id of the job of each, or an empty string."""
         start = f"{self.prefix}worker:"
         found = {}
         for key in self.redis.scan_iter(match=f"{start}*", count=1000):
@@ -237,7 +237,7 @@ class Queue:
         return found
 
     def follow(self, job: str, poll_s: float = 0.3) -> Iterator[Job]:
-        """The job whenever it has changed, until it has ended. Raises: Missing."""
+        """Yield the job after each change, until it ends. Raises: Missing."""
         last: Job | None = None
         while last is None or not last.ended:
             now = self.get(job)
@@ -249,7 +249,7 @@ class Queue:
 
 
 def read_definition(fields: Mapping[str, str]) -> Any:
-    """The definition of a job's entry. Raises: Invalid: it is of another kind, too large, or no JSON."""
+    """The definition in a job's stream entry. Raises: Invalid: unknown kind, too large, or not JSON."""
     kind, text = fields.get("kind", ""), fields.get("definition", "")
     if kind != KIND:
         raise Invalid(f"jobs of the kind {kind!r} are not known; {nearest(kind, [KIND])}")

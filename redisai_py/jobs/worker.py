@@ -1,7 +1,7 @@
-"""A worker: takes jobs one after the other, each in a process of its own, until it is told to stop.
+"""A worker: takes one job after the other, and runs each in a process of its own, until it is stopped.
 
-It says every few seconds that it lives. A job whose worker has been silent for `claim_after_s` is taken by another; a
-worker that comes back finds that its job is not its own any more, and lets go.
+It sends a heartbeat every few seconds. If a worker is silent for `claim_after_s`, another worker takes its job; if the
+first one comes back, it finds that it no longer owns the job and abandons it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _processes = multiprocessing.get_context("forkserver")
 
 
 class Worker:
-    """url: of Redis or of `redisai serve`; deploying needs the latter.
+    """url: of Redis or of `redisai serve`; deployment needs the latter.
 
-    data: the only directory whose files jobs may read.   claim_after_s: silence after which a job is another's.
-    told: hears what happens, a line at a time.
+    data: the only directory from which jobs may read files.   claim_after_s: silence after which others take the job.
+    told: called with each line of progress.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Take no more jobs; the one at hand is finished."""
+        """Take no more jobs; finish the current one."""
         self._stopping.set()
 
     def run(self, jobs: int | None = None) -> int:
-        """Work until `stop`, or until so many jobs have been taken. Returns: how many were."""
+        """Work until `stop`, or until `jobs` jobs have been taken. Returns: how many were taken."""
         taken_in_all = 0
         ready = False
         while not self._stopping.is_set() and taken_in_all != jobs:
@@ -80,7 +80,7 @@ class Worker:
             except redis.ResponseError as error:
                 if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                     raise
-                ready = False  # the database was emptied, before we waited or meanwhile
+                ready = False  # the database was emptied, so the group is missing
         return taken_in_all
 
     def _attend(self, taken: Taken) -> None:
@@ -110,7 +110,7 @@ class Worker:
         self._told(f"{taken.id}: {state} {said}".rstrip() if ours else f"{taken.id}: another worker has it")
 
     def _supervise(self, taken: Taken) -> tuple[str, dict[str, str]]:
-        """Run the attempt; say that it lives; end it if it is cancelled. Returns: how it ended."""
+        """Run the attempt, send heartbeats, and end it if it is cancelled. Returns: how it ended."""
         ours, theirs = _processes.Pipe(duplex=False)
         process = _processes.Process(
             target=execute, args=(self._url, self._prefix, self._data, taken, theirs), daemon=True
@@ -137,7 +137,7 @@ class Worker:
             return self._queue.beat(self.name, taken, self._claim_ms)
         except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
             self._told(f"Redis: {error}")
-            return True  # whether it is still ours is asked again at its end
+            return True  # `end` checks again whether the job is still ours
 
     def _received(self, ours: Any, process: Any) -> tuple[str, dict[str, str]]:
         try:

@@ -1,7 +1,7 @@
-"""The pipeline: from a table to an artifact under one definition. Define, split, build, train, test.
+"""The pipeline: from a table to an artifact, under one definition. Split, train, test, publish.
 
-`Pipeline` keeps the state between steps, for notebooks; the steps themselves are functions: `load`, `split`, `train`,
-`evaluate`, `contents`. Needs the extra `pipeline`; the server imports nothing of this package.
+`Pipeline` keeps the state between steps, for notebooks. The steps are also functions: `load`, `split`, `train`,
+`evaluate`, `contents`. Needs the extra `pipeline`; the server does not import this package.
 """
 
 from __future__ import annotations

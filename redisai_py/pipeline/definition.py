@@ -1,6 +1,6 @@
-"""A pipeline's definition: TOML in, frozen dataclasses out, and back. Pure.
+"""A pipeline's definition: from TOML to frozen dataclasses, and back. Pure.
 
-Every word is checked before anything runs: an unknown one is an error that names the nearest known word.
+Every word is checked before anything runs. An unknown word is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ ALL_FEATURES = "*"
 IN_REDIS = ("redis", "artifact")
 """Kinds of sources that any machine with the same Redis can read."""
 URLS = ("s3", "gs", "az", "file")
-"""Kinds of sources that are URLs, of an archive or of a table."""
+"""Kinds of sources that are URLs of an archive or of a table."""
 _SCHEMES = ("csv", "parquet", "npz", *IN_REDIS, "sklearn")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What to say about an unknown word: the nearest known one, or all of them."""
+    """The hint for an unknown word: the nearest known word, or all of them."""
     listed = sorted(known)
     close = difflib.get_close_matches(word, listed, 1, 0.5)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(listed)}"
@@ -51,7 +51,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class ArtifactPart:
-    """name: of the artifact.   promote: aliases that point to the new version once its gates have passed."""
+    """name: of the artifact.   promote: aliases to point to the new version once its gates have passed."""
 
     name: str
     promote: tuple[str, ...] = ()
@@ -63,13 +63,13 @@ class DatasetPart:
 
         csv:FILE parquet:FILE npz:FILE        a file
         redis:NAME                            a data set in Redis: NAME, NAME:VERSION or NAME@ALIAS
-        artifact:NAME                         the rows that an artifact in Redis was made of, and their sides
-        s3://BUCKET/PREFIX#NAME               a data set in an archive; gs://, az:// and file:/// alike
+        artifact:NAME                         the rows of an artifact in Redis, with their split
+        s3://BUCKET/PREFIX#NAME               a data set in an archive; also gs://, az://, file:///
         s3://BUCKET/PATH/FILE.csv             a table in an object store
-        sklearn:NAME                          one of scikit-learn's
+        sklearn:NAME                          a data set of scikit-learn
 
-    targets: columns to predict, one model each.   features: columns to predict from; `*` stands for all others.
-    ignore: columns to leave out.   types: of columns, instead of what the file says.
+    targets: columns to predict, one model each.   features: columns to predict from; `*` is all others.
+    ignore: columns to leave out.   types: column types that override those of the file.
     """
 
     source: str
@@ -80,20 +80,20 @@ class DatasetPart:
 
     @property
     def scheme(self) -> str:
-        """The part of the source before the colon."""
+        """The part of the source before the first colon."""
         return self.source.partition(":")[0]
 
     @property
     def place(self) -> str:
-        """The part of the source after the colon."""
+        """The part of the source after the first colon."""
         return self.source.partition(":")[2]
 
 
 @dataclass(frozen=True)
 class ModelPart:
-    """builder: its name, see `redisai_py.pipeline.builders`.   params: of it.   seed: of all that is random in it.
+    """builder: its name, see `redisai_py.pipeline.builders`.   params: its parameters.   seed: for all randomness.
 
-    max_categories: of a text column; rarer values are as good as unknown ones.
+    max_categories: maximum number of values of a string column; rarer values are treated as unknown.
     """
 
     builder: str
@@ -104,10 +104,10 @@ class ModelPart:
 
 @dataclass(frozen=True)
 class EvaluatePart:
-    """metrics: names; those that suit the task unless given.   gate: what must hold before anything is published.
+    """metrics: their names; by default those of the task.   gate: conditions for publishing.
 
-    tolerance: how far the exported model may be off the trained one: of a probability, or of a value divided by the
-    target's standard deviation.
+    tolerance: maximum difference between the exported and the trained model: of a probability, or of a value divided
+    by the target's standard deviation.
     """
 
     metrics: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class EvaluatePart:
 
 @dataclass(frozen=True)
 class DeployPart:
-    """key: of the model; with several targets each is `KEY:TARGET`.   The rest: as of AI.MODELSTORE."""
+    """key: of the model; with several targets `KEY:TARGET` each.   The rest: options of AI.MODELSTORE."""
 
     key: str
     device: str = "CPU"
@@ -138,7 +138,7 @@ _PARTS: dict[str, type[Any]] = {
 
 @dataclass(frozen=True)
 class Definition:
-    """A pipeline.   split: None if the data set has the splits `train` and `test`.   deploy: None to publish only."""
+    """A pipeline.   split: None if the data set has splits `train` and `test`.   deploy: None to publish only."""
 
     artifact: ArtifactPart
     dataset: DatasetPart
@@ -163,10 +163,10 @@ class Definition:
 
     @classmethod
     def from_toml(cls, text: str, settings: Sequence[str] = ()) -> Definition:
-        """Read a definition.
+        """Parse a definition.
 
-        Args:   settings: `model.params.n_estimators=100` and the like, which replace what the text says.
-        Raises: Invalid: no TOML, an unknown or missing word, a value of another type; naming it.
+        Args:   settings: overrides such as `model.params.n_estimators=100`.
+        Raises: Invalid: not TOML, an unknown or missing word, or a value of the wrong type; the text names it.
         """
         try:
             value = tomllib.loads(text)
@@ -178,7 +178,7 @@ class Definition:
 
     @classmethod
     def from_file(cls, path: Path | str, settings: Sequence[str] = ()) -> Definition:
-        """Read a file. Raises: Invalid, OSError."""
+        """Parse a file. Raises: Invalid, OSError."""
         try:
             return cls.from_toml(Path(path).read_text("utf-8"), settings)
         except (Invalid, UnicodeDecodeError) as error:
@@ -186,7 +186,7 @@ class Definition:
 
     @classmethod
     def from_value(cls, value: Any) -> Definition:
-        """Read what TOML or JSON gave. Raises: Invalid."""
+        """Build a definition from parsed TOML or JSON. Raises: Invalid."""
         if not isinstance(value, dict):
             raise Invalid("a definition consists of tables: [artifact], [dataset], [split], [model], ...")
         for word in value:
@@ -198,7 +198,7 @@ class Definition:
         return cls(**{name: _part(name, table) for name, table in value.items()})
 
     def as_value(self) -> dict[str, dict[str, Any]]:
-        """As JSON could hold it; words with their default values are left out."""
+        """The definition as JSON values; words with their default values are left out."""
         found: dict[str, dict[str, Any]] = {}
         for name in _PARTS:
             part = getattr(self, name)
@@ -215,7 +215,7 @@ class Definition:
         return found
 
     def as_toml(self) -> str:
-        """The same text for the same definition, however it was written."""
+        """Canonical TOML: equal definitions give equal text."""
         lines = []
         for name, table in self.as_value().items():
             lines += [f"[{name}]", *(f"{_key(word)} = {_toml(item)}" for word, item in table.items()), ""]
@@ -286,7 +286,7 @@ _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true o
 
 
 def _typed(what: str, kind: str, given: Any) -> Any:
-    """The value as the field's type. Raises: Invalid."""
+    """The value, converted to the field's type. Raises: Invalid."""
     if kind == "tuple[Gate, ...]":
         return read_gates(what, given)
     if kind.startswith("tuple[str"):
@@ -312,7 +312,7 @@ def _set(value: dict[str, Any], setting: str) -> None:
     try:
         given = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        given = text  # a text without quotes, which a shell takes away
+        given = text  # a string whose quotes the shell removed
     inner = value
     for word in words[:-1]:
         inner = inner.setdefault(word, {})

@@ -1,7 +1,8 @@
-"""Drift: how far the rows of today are from those that the model in production learned from, feature by feature.
+"""Drift: how far today's rows differ from the training rows of the model in production, feature by feature.
 
-The measure is the population stability index, over tenths of the older rows for numbers and dates, and over values for
-texts. By custom, below 0.1 is none, from 0.25 on much.
+The measure is the population stability index: the sum over bins of (p - q) * ln(p / q). The bins are tenths of the
+older rows for numbers and dates, and values for strings. By convention, less than 0.1 is no drift, and 0.25 or more is
+much.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _VALUES = 50
 
 
 def drift(features: Features, before: Columns, now: Columns) -> dict[str, float | None]:
-    """The index of each feature, the largest first; None for a feature that is new, or of another kind now."""
+    """The index of each feature, largest first; None for a feature that is new or has changed its kind."""
     found: dict[str, float | None] = {}
     for item in features.items:
         comparable = item.name in before and Feature.of(item.name, before[item.name]) == item

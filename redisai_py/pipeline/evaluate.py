@@ -1,4 +1,4 @@
-"""How good a model is: metrics by task, and what stands behind them. On the rows for testing alone."""
+"""Evaluation: metrics by task and their details, computed on the test rows only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MEASURED = 100
 
 @dataclass(frozen=True)
 class _Outcome:
-    """truth, label: codes of classes, -1 for one that training did not have; or values."""
+    """truth, label: class codes, -1 for a class that training did not have; or values."""
 
     truth: NDArray[Any]
     label: NDArray[Any]
@@ -101,10 +101,10 @@ def check_metrics(definition: Definition, task: str) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the rows for testing say of a model.
+    """The evaluation of a model on the test rows.
 
     tested: the exported model, which predicts the same.   analysis: JSON: confusion matrix or residuals, ...
-    truth, found: codes of classes or values, of each row for testing.
+    truth, found: class codes or values, (test rows,).
     """
 
     model: Trained
@@ -120,10 +120,10 @@ class Evaluation:
 
 
 def evaluate(definition: Definition, model: Trained, sides: Sides, production: Columns | None = None) -> Evaluation:
-    """Export a model, see that it predicts the same, and measure it.
+    """Export a model, check that the export predicts the same, and measure it.
 
-    Args:   production: the rows that the model in production learned from, to measure drift.
-    Raises: NotParity, ExportRefused: the exported model is not the trained one.   Invalid: a metric cannot be measured.
+    Args:   production: training rows of the model in production, to measure drift.
+    Raises: NotParity, ExportRefused: the exported model differs from the trained one.   Invalid: a metric is undefined.
     """
     check_metrics(definition, model.task)
     lacking = missing(np.asarray(sides.test[model.target]))
@@ -170,7 +170,7 @@ def _measured(definition: Definition, model: Trained, seen: _Outcome, notes: lis
     for name in dict.fromkeys([*(wanted or known), *gated]):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # scikit-learn's about classes that were never predicted
+                warnings.simplefilter("ignore")  # scikit-learn warns about classes that were never predicted
                 value = known[name](seen)
         except Invalid as error:
             if name in wanted or name in gated:
@@ -209,7 +209,7 @@ def _residuals(seen: _Outcome) -> dict[str, Any]:
 
 
 def _importances(model: Trained, columns: Columns, seen: _Outcome) -> dict[str, float]:
-    """By feature, the largest first, at most 100; they add up to 1. The model's own, or by permuting each feature."""
+    """Importance by feature, largest first, at most 100, with sum 1: the model's own, or by permutation."""
     given = model.fitted.importances()
     names = [item.name for item in model.preparation.features.items]
     if given is not None:

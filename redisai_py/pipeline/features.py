@@ -1,9 +1,9 @@
-"""Features: which columns a model predicts from, and the tensors that they become. The same in training and in use.
+"""Features: the columns a model predicts from, and their conversion to tensors. The same in training and in use.
 
 A model has at most two inputs, whatever the number of columns:
 
-    numbers    FLOAT (rows, width)    numbers, booleans as 0 and 1, dates as days since 1970; NaN where one is missing
-    texts      STRING (rows, width)   texts; an empty one where it is missing
+    numbers    FLOAT (rows, width)    numbers, booleans as 0 and 1, dates as days since 1970; NaN if missing
+    texts      STRING (rows, width)   strings; empty if missing
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["NUMBERS", "TEXTS", "Feature", "Features"]
 
 NUMBERS, TEXTS = "numbers", "texts"
 _DAY_US = 86_400_000_000
-_EXACT = 1 << 24  # integers up to here are exact as FLOAT
+_EXACT = 1 << 24  # FLOAT represents integers up to here exactly
 _KINDS = ("number", "date", "text")
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One column.   kind: number, date or text.   width: values of a row, above 1 for columns of arrays."""
+    """One column.   kind: number, date or text.   width: values per row, more than 1 for array columns."""
 
     name: str
     kind: str
@@ -37,7 +37,7 @@ class Feature:
 
     @classmethod
     def of(cls, name: str, values: NDArray[Any]) -> Feature:
-        """The feature that a column makes. Raises: Invalid: nothing can be learned from such values."""
+        """The feature of a column. Raises: Invalid: a model cannot learn from such values."""
         width = int(np.prod(values.shape[1:]))
         if values.dtype.kind in "OUT" and values.ndim == 1:
             return cls(name, "text")
@@ -53,7 +53,7 @@ class Feature:
         return [self.name] if self.width == 1 else [f"{self.name}[{place}]" for place in range(self.width)]
 
     def numbers(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """(rows, width). Raises: Invalid: of another kind, or infinite."""
+        """The column as FLOAT (rows, width). Raises: Invalid: another kind, or infinite."""
         array = np.asarray(values)
         if self.kind == "date":
             if array.dtype.kind != "M":
@@ -74,7 +74,7 @@ class Feature:
         return narrow
 
     def texts(self, values: NDArray[Any]) -> NDArray[Any]:
-        """(rows,) of str. Raises: Invalid: of another kind."""
+        """The column as an object array of str, (rows,). Raises: Invalid: another kind."""
         if np.asarray(values).dtype.kind not in "OUT":
             raise Invalid(f"column {self.name} holds {np.asarray(values).dtype.name}; the model learned from texts")
         found = np.empty(len(values), object)
@@ -90,10 +90,10 @@ class Features:
 
     @classmethod
     def choose(cls, columns: Columns, wanted: Sequence[str], left_out: Iterable[str]) -> Features:
-        """Those that a definition asks for.
+        """Select the features of a definition.
 
-        Args:   wanted: names; `*` stands for all that are not in left_out.
-        Raises: Invalid: there is no such column, or none is left.
+        Args:   wanted: names; `*` is every column that is not in left_out.
+        Raises: Invalid: no such column, or no column left.
         """
         outside = set(left_out)
         names: list[str] = []
@@ -110,19 +110,19 @@ class Features:
 
     @property
     def numeric(self) -> tuple[Feature, ...]:
-        """Those of the tensor `numbers`, in its order."""
+        """The features of the tensor `numbers`, in its order."""
         return tuple(item for item in self.items if item.kind != "text")
 
     @property
     def textual(self) -> tuple[Feature, ...]:
-        """Those of the tensor `texts`, in its order."""
+        """The features of the tensor `texts`, in its order."""
         return tuple(item for item in self.items if item.kind == "text")
 
     def tensors(self, columns: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """The model's inputs for some rows.
 
-        Args:    columns: arrays or lists of equal length, by name; further columns are not looked at.
-        Returns: `numbers` and `texts`, those that the model has.
+        Args:    columns: arrays or lists of equal length, by name; extra columns are ignored.
+        Returns: `numbers` FLOAT (rows, width) and `texts` STRING (rows, width), as far as the model has them.
         Raises:  Invalid: a column is missing, or of another kind.
         """
         given: dict[str, NDArray[Any]] = {}
@@ -143,7 +143,7 @@ class Features:
         return found
 
     def notes(self, columns: Columns) -> list[str]:
-        """What a reader of the report should know about these columns."""
+        """Remarks on these columns for the report."""
         found = []
         for item in self.items:
             values = columns[item.name]
@@ -152,12 +152,12 @@ class Features:
         return found
 
     def as_json(self) -> list[dict[str, Any]]:
-        """As `schema.json` of an artifact holds it."""
+        """The content of an artifact's `schema.json`."""
         return [{"name": item.name, "kind": item.kind, "width": item.width} for item in self.items]
 
     @classmethod
     def from_json(cls, value: Any) -> Features:
-        """Read it. Raises: Invalid."""
+        """Parse `schema.json`. Raises: Invalid."""
         try:
             items = tuple(Feature(str(item["name"]), str(item["kind"]), int(item["width"])) for item in value)
         except (TypeError, KeyError, ValueError):

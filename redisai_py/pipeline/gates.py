@@ -1,4 +1,4 @@
-"""Gates: what a metric must be before a model may be published. Pure.
+"""Gates: conditions that metrics must meet before a model is published. Pure.
 
 accuracy = ">=0.93"                                 the metric itself
 accuracy_vs = { "@production" = ">=-0.01" }         the metric minus that of another version
@@ -28,7 +28,7 @@ _BOUND = re.compile(r"\s*(>=|<=|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)
 
 
 class GateFailed(ArtifactError):
-    """A gate did not hold; nothing was published.   results: of all gates."""
+    """A gate failed; nothing was published.   results: of all gates."""
 
     def __init__(self, results: Sequence[GateResult]) -> None:
         self.results = tuple(results)
@@ -38,7 +38,7 @@ class GateFailed(ArtifactError):
 
 @dataclass(frozen=True)
 class Gate:
-    """metric: its name.   versus: an alias as `@production`, or None.   sign, bound: what must hold."""
+    """metric: its name.   versus: an alias such as `@production`, or None.   sign, bound: the condition."""
 
     metric: str
     versus: str | None
@@ -46,14 +46,14 @@ class Gate:
     bound: float
 
     def as_value(self) -> dict[str, Any]:
-        """As it stands in a definition."""
+        """The gate as written in a definition."""
         text = f"{self.sign}{self.bound:.15g}"
         return {self.metric: text} if self.versus is None else {self.metric + _VERSUS: {self.versus: text}}
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """value: that was held against the gate; None if there is no other version to compare with."""
+    """value: the compared value; None if there is no other version to compare with."""
 
     gate: Gate
     metric: str
@@ -61,7 +61,7 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether it holds. A comparison with nothing does."""
+        """Whether the gate holds. Without a version to compare with, it does."""
         return self.value is None or _COMPARE[self.gate.sign](self.value, self.gate.bound)
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class GateResult:
 
 
 def read_gates(what: str, value: Any) -> tuple[Gate, ...]:
-    """The gates of a definition. Raises: Invalid, naming the gate."""
+    """Parse the gates of a definition. Raises: Invalid, naming the gate."""
     if not isinstance(value, Mapping):
         raise Invalid(f'{what} must be a table such as {{ accuracy = ">=0.93" }}')
     found = []
@@ -103,9 +103,9 @@ def _bound(what: str, given: Any) -> tuple[str, float]:
 def check_gates(
     gates: Sequence[Gate], metrics: Mapping[str, float], others: Mapping[str, Mapping[str, float] | None]
 ) -> list[GateResult]:
-    """Hold metrics against gates.
+    """Check metrics against gates.
 
-    Args:    metrics: by name; with several targets `TARGET.METRIC`, and a gate without a target holds for each.
+    Args:    metrics: by name; with several targets `TARGET.METRIC`; a gate without a target applies to each target.
              others: metrics of the versions to compare with, by alias; None if there is no such version.
     Raises:  Invalid: a gate names a metric that was not measured.
     """

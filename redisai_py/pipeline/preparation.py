@@ -1,8 +1,8 @@
-"""Preparation: from the tensors of `features` to the matrix that a builder learns from; in numpy, and the same in ONNX.
+"""Preparation: from the tensors of `features` to the matrix that a builder learns from, in numpy and in ONNX.
 
-Missing numbers become the median of the training rows; numbers are scaled if the builder wants that; texts become one
-column per known value, and an unknown value is zero in all of them. Numpy and ONNX do the same operations on FLOAT in
-the same order, so the matrix is the same to the last bit.
+Missing numbers become the median of the training rows. Numbers are scaled if the builder wants that. A string column
+becomes one column per known value; an unknown value is zero in all of them. Numpy and ONNX do the same FLOAT operations
+in the same order, so the matrices are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was learned from the training rows.
+    """The values learned from the training rows.
 
     median, mean, scale: (width of numbers,).   mean and scale are None if the builder does not want scaling.
-    categories: known values of each text feature, sorted.   notes: for the report.
+    categories: known values of each string feature, sorted.   notes: for the report.
     """
 
     features: Features
@@ -42,7 +42,7 @@ class Preparation:
     def fit(
         cls, features: Features, tensors: Mapping[str, NDArray[Any]], scaled: bool, max_categories: int
     ) -> Preparation:
-        """Learn from training rows. Raises: Invalid: nothing is left to learn from."""
+        """Learn from training rows. Raises: Invalid: no column is left."""
         notes = []
         numbers = tensors.get(NUMBERS)
         median = mean = scale = np.empty(0, np.float32)
@@ -74,18 +74,18 @@ class Preparation:
 
     @property
     def width(self) -> int:
-        """Columns of the matrix."""
+        """Number of columns of the matrix."""
         return len(self.median) + sum(map(len, self.categories))
 
     @property
     def sources(self) -> list[str]:
-        """For each column of the matrix the feature that it comes from."""
+        """The feature that each column of the matrix comes from."""
         numeric = [item.name for item in self.features.numeric for _ in range(item.width)]
         pairs = zip(self.features.textual, self.categories, strict=True)
         return numeric + [item.name for item, known in pairs for _ in known]
 
     def matrix(self, tensors: Mapping[str, NDArray[Any]]) -> Floats:
-        """(rows, width), FLOAT."""
+        """The matrix, FLOAT (rows, width)."""
         parts: list[Floats] = []
         if NUMBERS in tensors:
             numbers = tensors[NUMBERS]
@@ -100,10 +100,10 @@ class Preparation:
         return np.ascontiguousarray(np.hstack(parts), np.float32)
 
     def nodes(self, output: str) -> tuple[list[Any], list[Any], list[Any]]:
-        """The same as a graph.
+        """The preparation as ONNX.
 
         Args:    output: name of the matrix.
-        Returns: inputs, nodes and initializers of ONNX; operator sets: ai.onnx 13, ai.onnx.ml 2.
+        Returns: inputs, nodes and initializers; operator sets: ai.onnx 13, ai.onnx.ml 2.
         """
         from onnx import TensorProto, helper
 
@@ -136,7 +136,7 @@ class Preparation:
             nodes.append(helper.make_node("Div", ["centred", "scale"], ["prepared/numbers"]))
 
     def as_json(self) -> dict[str, Any]:
-        """What fills gaps and which values are known, for `schema.json`."""
+        """The replacements of missing values and the known values, for `schema.json`."""
         labels = [label for item in self.features.numeric for label in item.labels]
         return {
             "missing": {label: float(value) for label, value in zip(labels, self.median, strict=True)},

@@ -1,4 +1,4 @@
-"""Rows that are no local file: data sets in archives, tables in object stores, and the rows of artifacts."""
+"""Rows that are not in a local file: data sets in archives, tables in object stores, rows of artifacts."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from redisai_py.pipeline.definition import nearest
 __all__ = ["Rows", "from_artifact", "from_dataset", "from_url", "joined"]
 
 Rows = tuple[Columns, str, NDArray[np.bool_] | None]
-"""Columns, the digest of where they come from, and True for each row of `test` if the source has sides."""
+"""Columns, the digest of their source, and True for each test row if the source is split."""
 
 _SIDES = ("train", "test")
 _MAX_ROWS_BYTES = 4 << 30
 
 
 def joined(parts: Mapping[str, Columns], digest: str) -> Rows:
-    """The rows of `train` and those of `test` behind them."""
+    """The rows of `train`, followed by those of `test`."""
     columns = {name: np.concatenate([parts[side][name] for side in _SIDES]) for name in parts["train"]}
     return columns, digest, np.repeat([False, True], [row_count(parts[side]) for side in _SIDES])
 
 
 def from_dataset(dataset: Dataset) -> Rows:
-    """All rows, with their sides if the data set has the splits `train` and `test`."""
+    """All rows, with their split if the data set has the splits `train` and `test`."""
     if set(_SIDES) <= set(dataset.splits):
         return joined({side: dataset.read(side) for side in _SIDES}, dataset.version.digest)
     return dataset.read(), dataset.version.digest, None
 
 
 def from_artifact(reference: str, store: Store) -> Rows:
-    """The rows that an artifact was made of. Raises: Missing, Invalid: there is none, or it holds no rows."""
+    """The rows an artifact was made from. Raises: Missing, Invalid: no such artifact, or it holds no rows."""
     version, manifest = store.open("artifact", reference)
     layers = {layer.title: layer for layer in manifest.layers}
     parts = {}
@@ -54,9 +54,9 @@ def from_artifact(reference: str, store: Store) -> Rows:
 
 
 def from_url(source: str, types: Mapping[str, str]) -> Rows:
-    """A data set of an archive, `URL#NAME`, or a table, `URL/FILE.csv`.
+    """A data set in an archive, `URL#NAME`, or a table, `URL/FILE.csv`.
 
-    Raises: Missing: there is none, naming those there are.   ArchiveError.   Invalid: the URL names neither.
+    Raises: Missing: it does not exist; the text lists what does.   ArchiveError.   Invalid: the URL names neither.
     """
     url, _, reference = source.partition("#")
     if reference:

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, and its pictures as PNG files. The same for the same model."""
+"""The report: one self-contained HTML file, and its plots as PNG files. The same model gives the same bytes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%}pre{b
 
 
 def plots(evaluation: Evaluation) -> dict[str, bytes]:
-    """Pictures of one model: `confusion` or `residuals`, and `importances`. PNG by name."""
+    """Plots of one model: `confusion` or `residuals`, and `importances`. PNG by name."""
     from matplotlib import style
 
-    with style.context("default"):  # whatever a notebook has set
+    with style.context("default"):  # independent of a notebook's style
         found = {"confusion": _confusion(evaluation)} if evaluation.model.classes is not None else {
             "residuals": _residuals(evaluation)
         }  # fmt: skip
@@ -95,7 +95,7 @@ def _bars(values: Mapping[str, float], label: str) -> bytes:
 
 
 def _plain(name: str) -> str:
-    """A name that matplotlib takes for no formula, and that its font can show."""
+    """A name without formula markup, in characters that matplotlib's font has."""
     kept = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in name)
     return (kept if len(kept) <= 30 else f"{kept[:27]}...").replace("$", r"\$")
 
@@ -106,7 +106,7 @@ def _plain(name: str) -> str:
 def report(
     definition: Definition, evaluations: Sequence[Evaluation], pictures: Mapping[str, Mapping[str, bytes]]
 ) -> str:
-    """The page.   pictures: PNG by target and name."""
+    """The HTML page.   pictures: PNG by target and name."""
     name = html.escape(definition.artifact.name)
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{_STYLE}</style>"]
     parts.append(

@@ -1,4 +1,4 @@
-"""The whole pipeline, and the state that a notebook keeps between its steps."""
+"""The whole pipeline, and the state between its steps for notebooks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 Progress = Callable[[str, int, int], object]
-"""Called before each step with its name, its number from 0, and how many there are."""
+"""Called before each step with its name, its number from 0, and the number of steps."""
 
 _PRODUCTION = "@production"
 _MAX_ROWS_BYTES = 4 << 30
@@ -46,9 +46,9 @@ _MAX_ROWS_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Baseline:
-    """Versions that a run is compared with, by alias; chosen once, so that a second try compares with the same.
+    """The versions that a run is compared with, chosen once, so that a second attempt compares with the same ones.
 
-    versions: numbers by alias; an alias that is missing points to nothing.
+    versions: numbers by alias; an alias that points to nothing is missing.
     """
 
     versions: Mapping[str, int] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made.   gates: all, passed.   deployed: by target."""
+    """The result of a run.   gates: all, passed.   deployed: by target."""
 
     version: Version
     evaluations: Sequence[Evaluation]
@@ -71,20 +71,20 @@ class Result:
 
 
 def check_words(definition: Definition) -> None:
-    """See that builder, parameters, metrics and gates are known. Raises: Invalid."""
+    """Check that builder, parameters, metrics and gates exist. Raises: Invalid."""
     builder = load_builder(definition.model.builder)
     check_params(definition.model.builder, builder, definition.model.params)
     check_metrics(definition, builder.task)
 
 
 def check(definition: Definition, store: Store | None = None, directory: Path | str = ".") -> Sides:
-    """All that can be known without training: words, rows, sides, leaks. Raises: Invalid, Missing, OSError."""
+    """Check everything that needs no training: words, rows, split, leaks. Raises: Invalid, Missing, OSError."""
     check_words(definition)
     return split(definition, load(definition, store, directory))
 
 
 def titles(definition: Definition) -> dict[str, str]:
-    """The file of each target's model in the artifact."""
+    """File name of each target's model in the artifact."""
     targets = definition.dataset.targets
     if len(targets) == 1:
         return {targets[0]: "model.onnx"}
@@ -101,7 +101,7 @@ def titles(definition: Definition) -> dict[str, str]:
 
 
 def baseline_of(definition: Definition, store: Store) -> Baseline:
-    """What the aliases that matter to a definition point to now."""
+    """The current versions of the aliases that a definition uses."""
     aliases = {_PRODUCTION, *(gate.versus for gate in definition.evaluate.gate if gate.versus is not None)}
     found = {}
     for alias in sorted(aliases):
@@ -113,7 +113,7 @@ def baseline_of(definition: Definition, store: Store) -> Baseline:
 
 
 def _read(store: Store, reference: str, title: str) -> bytes | None:
-    """A file of a version, None if it has none of that name."""
+    """A file of a version, None if it has no file of that name."""
     _, manifest = store.open("artifact", reference)
     for layer in manifest.layers:
         if layer.title == title:
@@ -122,7 +122,7 @@ def _read(store: Store, reference: str, title: str) -> bytes | None:
 
 
 def _production_rows(definition: Definition, store: Store, baseline: Baseline, own: bytes) -> Columns | None:
-    """The rows that the model in production learned from; None if there are none, or they are our own."""
+    """Training rows of the model in production; None if there are none, or they are this run's own."""
     number = baseline.versions.get(_PRODUCTION)
     if number is None:
         return None
@@ -155,7 +155,7 @@ def _parquet(columns: Columns) -> bytes:
 
 
 def contents(definition: Definition, sides: Sides, evaluations: Sequence[Evaluation]) -> Contents:
-    """What a version of the artifact holds. The same definition, rows and packages give the same bytes."""
+    """The contents of the artifact. The same definition, rows and packages give the same bytes."""
     named = titles(definition)
     pictures = {each.model.target: plots(each) for each in evaluations}
     shapes = {
@@ -193,9 +193,9 @@ def contents(definition: Definition, sides: Sides, evaluations: Sequence[Evaluat
 
 
 class Pipeline:
-    """A definition and what its steps made, each made when it is first asked for.
+    """A definition and the results of its steps; each step runs when its result is first read.
 
-    client: of redis-py, or a URL; None if the artifact is not to be kept.   directory: where relative names begin.
+    client: a redis-py client, or a URL; None to publish nothing.   directory: base of relative file names.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Pipeline:
 
     @classmethod
     def from_file(cls, path: Path | str, client: AnyClient | None = None, settings: Sequence[str] = ()) -> Pipeline:
-        """The pipeline of a file; its directory is where relative names begin. Raises: Invalid, OSError."""
+        """The pipeline of a file; its directory is the base of relative names. Raises: Invalid, OSError."""
         return cls(Definition.from_file(path, settings), client, Path(path).parent)
 
     @cached_property
@@ -227,14 +227,14 @@ class Pipeline:
 
     @cached_property
     def sides(self) -> Sides:
-        """Step 2: which rows are for training and which for testing."""
+        """Step 2: training rows and test rows."""
         table = self.table
         self._tell("split")
         return split(self.definition, table)
 
     @cached_property
     def models(self) -> list[Trained]:
-        """Steps 3 and 4: the models, built and trained, one for each target."""
+        """Steps 3 and 4: the trained models, one per target."""
         sides = self.sides
         found = []
         for target in self.definition.dataset.targets:
@@ -244,14 +244,14 @@ class Pipeline:
 
     @cached_property
     def baseline(self) -> Baseline:
-        """What this run is compared with."""
+        """The versions that this run is compared with."""
         if self._baseline is not None:
             return self._baseline
         return Baseline() if self.store is None else baseline_of(self.definition, self.store)
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """Step 5: the models, exported, compared with the trained ones and measured."""
+        """Step 5: the models, exported, compared with the trained ones, and measured."""
         models = self.models
         production = None
         if self.store is not None:
@@ -263,7 +263,7 @@ class Pipeline:
         return found
 
     def gates(self) -> list[GateResult]:
-        """Hold the metrics against the gates. Raises: GateFailed, with the numbers."""
+        """Check the metrics against the gates. Raises: GateFailed, with the numbers."""
         metrics = _metrics(self.evaluations)
         if self.store is None:
             found = check_gates(self.definition.evaluate.gate, metrics, {})
@@ -274,7 +274,7 @@ class Pipeline:
         return found
 
     def publish(self) -> tuple[Version, list[GateResult]]:
-        """Keep the artifact if its gates hold, and move the aliases. Raises: GateFailed: nothing is published."""
+        """Publish the artifact if its gates hold, and move the aliases. Raises: GateFailed: nothing was published."""
         if self.store is None:
             raise Invalid("publishing needs a Redis: give the pipeline a client")
         gates = self.gates()
@@ -286,9 +286,9 @@ class Pipeline:
         return version, gates
 
     def run(self, deploy: bool = True) -> Result:
-        """All steps, and deploying if the definition says where.
+        """Run all steps, and deploy if the definition has a [deploy] table.
 
-        Args:   deploy: False to leave that out.
+        Args:   deploy: False to skip deployment.
         Raises: Invalid, GateFailed, NotParity, ExportRefused: nothing was published.   redis.RedisError.
         """
         check_words(self.definition)
@@ -297,7 +297,7 @@ class Pipeline:
         return Result(version, self.evaluations, _metrics(self.evaluations), gates, deployed)
 
     def deploy(self, version: Version) -> list[Deployed]:
-        """Serve a version under the definition's key, its predictions recomputed by the server first."""
+        """Serve a version under the definition's key, after the server has recomputed its predictions."""
         place = self.definition.deploy
         if place is None or self._artifacts is None:
             return []
@@ -313,7 +313,7 @@ class Pipeline:
 
     @property
     def steps(self) -> list[str]:
-        """The names of all steps, in order."""
+        """Names of all steps, in order."""
         targets = self.definition.dataset.targets
         ends = ["publish", "deploy"] if self.definition.deploy else ["publish"]
         return ["load", "split", *(f"train {t}" for t in targets), *(f"evaluate {t}" for t in targets), *ends]

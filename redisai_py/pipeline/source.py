@@ -1,4 +1,4 @@
-"""Where rows come from, and on which side each stands: loading, splitting, and checks against leaks."""
+"""Loading rows, splitting them into training and test rows, and checking the split for leaks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SCHEMES = {"csv": ("csv", "tsv"), "parquet": ("parquet",), "npz": ("npz",)}
 
 @dataclass(frozen=True)
 class Table:
-    """Rows.   digest: of the file, or of the data set's manifest.   side: train or test of each row, if it is given."""
+    """Rows.   digest: of the file or manifest.   side: train or test per row, if the source is split."""
 
     columns: Columns
     digest: str
@@ -37,15 +37,15 @@ class Table:
 
     @property
     def rows(self) -> int:
-        """How many."""
+        """Number of rows."""
         return row_count(self.columns)
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Rows for training and rows for testing.
+    """Training rows and test rows.
 
-    digest: of the table.   duplicates: rows for testing of which a row for training is a copy.
+    digest: of the table.   duplicates: number of test rows that are copies of training rows.
     """
 
     features: Features
@@ -64,10 +64,10 @@ class Sides:
 
 
 def load(definition: Definition, store: Store | None = None, directory: Path | str = ".") -> Table:
-    """The rows that a definition names.
+    """Load the rows of a definition.
 
-    Args:   store: needed for `redis:` and `artifact:`.   directory: where relative names of files begin.
-    Raises: Invalid: there are no rows, or no such column; naming what there is.   Missing.   OSError.
+    Args:   store: needed for `redis:` and `artifact:`.   directory: base of relative file names.
+    Raises: Invalid: no rows, or no such column; the text lists the columns.   Missing.   OSError.
     """
     data = definition.dataset
     if data.scheme in IN_REDIS:
@@ -126,7 +126,7 @@ def _named(how: Split | None) -> list[str]:
 
 
 def missing(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """True for each row without a value."""
+    """True for each row without a value, (rows,)."""
     if values.dtype.kind in "OUT":
         return np.array([value is None or value == "" for value in values.tolist()], np.bool_)
     if values.dtype.kind == "M":
@@ -135,9 +135,9 @@ def missing(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def split(definition: Definition, table: Table) -> Sides:
-    """Put each row on a side. Rows that lack every target are left out.
+    """Split the rows. Rows that lack every target are left out.
 
-    Raises: Invalid: a side would be empty, or there is a leak; see `check_sides`.
+    Raises: Invalid: no training or no test rows, or a leak; see `check_sides`.
     """
     data, how = definition.dataset, definition.split
     lacking = np.logical_and.reduce([missing(np.asarray(table.columns[name])) for name in data.targets])
@@ -157,11 +157,11 @@ def split(definition: Definition, table: Table) -> Sides:
 
 
 def check_sides(definition: Definition, sides: Sides) -> Sides:
-    """Look for leaks.
+    """Check for leaks.
 
-    Returns: the sides, with duplicates counted and what looks suspicious noted.
-    Raises:  Invalid: a side is empty; a feature is a copy of a target; by time: a test row is not later than all rows
-             for training; by group: a group is on both sides.
+    Returns: the split, with duplicates counted and suspicious findings noted.
+    Raises:  Invalid: no training or no test rows; a feature is a copy of a target; by time: a test row is not later
+             than all training rows; by group: a group has both kinds of rows.
     """
     train, test, how = sides.train, sides.test, definition.split
     if not row_count(train) or not row_count(test):
@@ -185,7 +185,7 @@ def check_sides(definition: Definition, sides: Sides) -> Sides:
 
 
 def _tells(feature: str, values: NDArray[Any], target: str, wanted: NDArray[Any]) -> list[str]:
-    """What to note if a feature tells the target. Raises: Invalid: it is a copy."""
+    """A note if a feature determines the target. Raises: Invalid: it is a copy of the target."""
     if values.ndim != 1 or len(values) < 3:
         return []
     numeric = values.dtype.kind in "biuf" and wanted.dtype.kind in "biuf"
@@ -206,16 +206,16 @@ def _tells(feature: str, values: NDArray[Any], target: str, wanted: NDArray[Any]
 
 
 def _row_keys(columns: Columns, names: list[str]) -> list[bytes]:
-    """Equal for equal rows."""
+    """Keys that are equal for equal rows."""
     parts = [map(repr, columns[name].tolist()) for name in names]
     return [hashlib.blake2b("\0".join(row).encode(), digest_size=16).digest() for row in zip(*parts, strict=True)]
 
 
 def upload(definition: Definition, store: Store, directory: Path | str = ".") -> Definition:
-    """Put the rows of a definition's file or URL into Redis, so that any machine can run it.
+    """Copy the rows of a definition's file or URL into Redis, so that any machine can run the definition.
 
-    Returns: the definition with the data set as its source; the same file is the same version.
-    Raises:  as of `load`.
+    Returns: the definition with the data set as its source; the same file gives the same version.
+    Raises:  see `load`.
     """
     if definition.dataset.scheme in (*IN_REDIS, "sklearn"):
         return definition

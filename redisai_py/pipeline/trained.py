@@ -1,4 +1,4 @@
-"""Training, and exporting what was trained as one graph from features to labels that must agree with it."""
+"""Training, and exporting the trained model as one ONNX graph from features to predictions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["LABEL", "PROBABILITIES", "VALUE", "Tested", "Trained", "as_labels", 
 
 LABEL, PROBABILITIES, VALUE = "label", "probabilities", "value"
 _STEPS = 65536.0
-"""Probabilities are compared in so many steps: two that are equal but for rounding, as the votes of a forest often are,
-name the same class in every runtime, the first."""
+"""Probabilities are compared in this many steps. Probabilities that differ only by rounding, as the votes of a forest
+often do, then name the same class in every runtime: the first."""
 _OLDEST = 13
 _BATCH = 4096
 
@@ -49,7 +49,7 @@ class Trained:
         return self.outputs(self.preparation.features.tensors(columns))
 
     def outputs(self, tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The same of tensors. Raises: Invalid: the builder gave another shape."""
+        """The same, from tensors. Raises: Invalid: the builder returned another shape."""
         matrix = self.preparation.matrix(tensors)
         found = np.asarray(self.fitted.predict(matrix))
         wanted = (len(matrix),) if self.classes is None else (len(matrix), len(self.classes))
@@ -64,7 +64,7 @@ class Trained:
                 PROBABILITIES: probabilities}  # fmt: skip
 
     def to_onnx(self) -> bytes:
-        """From `numbers` and `texts` to predictions, as one graph. Raises: ExportRefused."""
+        """The model as one graph from `numbers` and `texts` to predictions. Raises: ExportRefused."""
         import onnx
 
         try:
@@ -81,9 +81,9 @@ class Trained:
 
 
 def train(definition: Definition, sides: Sides, target: str | None = None) -> Trained:
-    """Train the model of one target, the first unless given; rows without a value of it are left out.
+    """Train the model of one target, by default the first; rows without a value of it are left out.
 
-    Raises: Invalid: no such builder or parameter; one class only; values that the task cannot use.
+    Raises: Invalid: unknown builder or parameter; a single class; values unsuitable for the task.
     """
     target = target or definition.dataset.targets[0]
     name = definition.model.builder
@@ -109,7 +109,7 @@ def train(definition: Definition, sides: Sides, target: str | None = None) -> Tr
 
 
 def _goal(builder: Builder, name: str, target: str, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """What to learn, and the classes. Raises: Invalid."""
+    """Values to learn, and the classes. Raises: Invalid."""
     if values.ndim != 1:
         raise Invalid(f"target {target} has several values a row; name one column per target")
     if builder.task == "regression":
@@ -170,7 +170,7 @@ def _joined(model: Trained, body: Any) -> bytes:
 
 
 def _newer(builder: str, body: Any, version: int) -> Any:
-    """The graph in the oldest operator set that is used here."""
+    """The graph, converted to the oldest operator set used here."""
     from onnx import version_converter
 
     try:
@@ -211,9 +211,9 @@ def _ending(model: Trained, found: str) -> tuple[list[Any], list[Any], list[Any]
 
 @dataclass(frozen=True)
 class Tested:
-    """An exported model that gave the trained model's predictions.
+    """An exported model that predicted the same as the trained model.
 
-    predictions: of the trained model, for all rows for testing.   difference: the largest.
+    predictions: of the trained model, for all test rows.   difference: the largest one.
     """
 
     blob: bytes
@@ -222,7 +222,7 @@ class Tested:
 
 
 def try_out(model: Trained, columns: Columns, tolerance: float = 1e-5) -> Tested:
-    """Export, and let ONNX Runtime predict all rows.
+    """Export the model and let ONNX Runtime predict all rows.
 
     Args:   tolerance: of probabilities, or of values divided by their standard deviation. Labels must be equal.
     Raises: NotParity: the exported model predicts something else.   ExportRefused.
@@ -242,7 +242,7 @@ def try_out(model: Trained, columns: Columns, tolerance: float = 1e-5) -> Tested
             session.run(list(expected), {name: array[at : at + _BATCH] for name, array in tensors.items()})
             for at in range(0, rows, _BATCH)
         ]
-    except Exception as error:  # ONNX Runtime has no common base of its errors
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         reason = " ".join(str(error).split())[:500]
         raise ExportRefused(f"builder {model.builder} exports what ONNX Runtime refuses: {reason}") from error
     found = {name: np.concatenate([part[k] for part in parts]) for k, name in enumerate(expected)}

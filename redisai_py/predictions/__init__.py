@@ -1,1 +1,1 @@
-"""The prediction cache's rules, names, entries and arithmetic. Pure; `ai.predictions` puts them to use."""
+"""The prediction cache's rules, keys, entries and arithmetic. Pure; `ai.predictions` applies them."""

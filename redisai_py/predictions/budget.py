@@ -1,7 +1,7 @@
-"""MAXBYTES: how many bytes of one model were inserted within the life of an entry. Pure: the clock is the caller's.
+"""MAXBYTES: the bytes inserted for one model within the lifetime of an entry. Pure: the caller passes the time.
 
-All servers count in the same keys, one per sixteenth of a life, each of which expires by itself. What was inserted
-longer ago than a life has expired, so the sum is never less than what Redis holds; no entry is listed anywhere.
+All servers share the same counters, one per sixteenth of a lifetime, each with an expiry. What was inserted more than
+one lifetime ago has expired, so the sum is an upper bound of what Redis holds. No list of entries is needed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ __all__ = ["Budget"]
 
 _SPANS = 16
 _AGAIN_S = 2.0
-"""Counters of other servers are read again after so long."""
+"""Seconds after which the counters of other servers are read again."""
 
 
 class Budget:
-    """What is known of the counters of one model.
+    """The known values of one model's counters.
 
-    Args: ttl_s: life of an entry.
+    Args: ttl_s: lifetime of an entry, in seconds.
     """
 
     __slots__ = ("_read_at", "_totals", "span_s", "ttl_s")
@@ -28,40 +28,40 @@ class Budget:
         self._read_at = float("-inf")
 
     def index(self, now_s: float) -> int:
-        """The counter that counts now. now_s: of the wall clock, which servers share."""
+        """The current counter. now_s: wall-clock time, which servers share."""
         return int(now_s // self.span_s)
 
     def window(self, now_s: float) -> list[int]:
-        """The counters that count entries which may still live."""
+        """The counters of entries that may still exist."""
         last = self.index(now_s)
         return list(range(last - -(-self.ttl_s // self.span_s), last + 1))
 
     @property
     def life_s(self) -> int:
-        """Life of a counter."""
+        """Lifetime of a counter, in seconds."""
         return self.ttl_s + 2 * self.span_s
 
     def must_read(self, now: float) -> bool:
-        """Whether the counters should be read (again). now: monotonic. True once per interval."""
+        """Whether to read the counters (again). now: monotonic seconds. True once per interval."""
         if now - self._read_at < _AGAIN_S:
             return False
         self._read_at = now
         return True
 
     def read(self, totals: dict[int, int]) -> None:
-        """What Redis says of the counters."""
+        """Take over the totals that Redis returned."""
         self._totals = {index: max(total, 0) for index, total in totals.items()}
 
     def counted(self, index: int, total: int) -> None:
-        """What INCRBY answered."""
+        """Take over the total that INCRBY returned."""
         self._totals[index] = total
 
     def used(self, now_s: float) -> int:
-        """Bytes inserted within the life of an entry, as far as is known."""
+        """Bytes inserted within the lifetime of an entry, as far as is known."""
         return sum(self._totals.get(index, 0) for index in self.window(now_s))
 
     def admit(self, size: int, limit: int, now_s: float) -> bool:
-        """Whether so many bytes may be inserted; they are counted here at once, and in Redis by the caller."""
+        """Whether `size` more bytes may be inserted. Counts them here immediately; the caller counts them in Redis."""
         if self.used(now_s) + size > limit:
             return False
         index = self.index(now_s)

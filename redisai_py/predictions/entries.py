@@ -1,8 +1,9 @@
-"""A prediction as a Redis string: a safetensors file that names the prediction it is. Pure.
+"""A prediction as a Redis string: a safetensors file that contains the digest of its own key. Pure.
 
-One output is the tensor `tensor`, so that AI.TENSORGET reads it; several have their model's names, or numbers where it
-has none. `__metadata__` holds the digest that the key ends with: what was written under another key, or by somebody
-else for another purpose, is no entry. Shape and dtype of STRING outputs are metadata too, as in `store.codec`.
+A single output is the tensor `tensor`, so that AI.TENSORGET can read it. Several outputs have the names of the model's
+outputs, or numbers if it has none. `__metadata__` holds the digest at the end of the key, so a value written under
+another key, or for another purpose, is not accepted. As in `store.codec`, it also holds shape and dtype of STRING
+outputs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _decoded: dict[bytes, tuple[_Part, ...]] = {}
 
 
 def output_names(outputs: Sequence[str]) -> tuple[str, ...]:
-    """What the outputs are called in an entry."""
+    """The names of the outputs in an entry."""
     if len(outputs) == 1:
         return ("tensor",)
     usable = len(set(outputs)) == len(outputs) and all(outputs) and "__metadata__" not in outputs
@@ -39,7 +40,7 @@ def output_names(outputs: Sequence[str]) -> tuple[str, ...]:
 
 
 def encode_entry(key: bytes, names: tuple[str, ...], outputs: Sequence[Tensor]) -> list[Buffer]:
-    """The string in pieces.   key: ends with the prediction's digest.   names: from `output_names`."""
+    """The string in pieces. key: ends with the prediction's digest. names: from `output_names`."""
     shapes = [(output.dtype, output.shape, len(output.data)) for output in outputs]
     asked = (names, *shapes)
     rest = _encoded.get(asked)
@@ -53,7 +54,7 @@ def encode_entry(key: bytes, names: tuple[str, ...], outputs: Sequence[Tensor]) 
 
 
 def _rest(names: Sequence[str], shapes: Sequence[tuple[DType, tuple[int, ...], int]]) -> bytes:
-    """The header behind the mark, padded."""
+    """The header after the digest, padded."""
     metadata: dict[str, str] = {}
     described: dict[str, object] = {}
     at = 0
@@ -76,9 +77,9 @@ def _rest(names: Sequence[str], shapes: Sequence[tuple[DType, tuple[int, ...], i
 
 
 def decode_entry(key: bytes, value: Buffer, names: tuple[str, ...]) -> list[Tensor]:
-    """The outputs, views of `value`.
+    """The outputs, as views of `value`.
 
-    Raises: WrongType: it is not the entry of this key, or not whole, or of another number of outputs.
+    Raises: WrongType: not the entry of this key, incomplete, or with another number of outputs.
     """
     if len(value) < _MARK_END or bytes(value[8:_MARK_END]) != _HEAD % key[-_HEX:]:
         raise WrongType
@@ -123,7 +124,7 @@ def _parse(header: bytes) -> tuple[_Part, ...]:
 
 
 def _part(name: str, entry: dict[str, object], metadata: dict[str, str], alone: bool) -> _Part:
-    """One output's element type, shape and place. A stranger may have written it. Raises what such text causes."""
+    """One output's dtype, shape and position. The text is untrusted; raises whatever parsing it raises."""
     dtype = DType.from_safetensors(str(entry["dtype"]))
     dims, offsets = entry["shape"], entry["data_offsets"]
     if dtype is None or not is_shape(dims, dtype) or type(offsets) is not list or len(offsets) != 2:

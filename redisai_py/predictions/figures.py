@@ -1,8 +1,8 @@
-"""Whether look-ups pay: moving figures of run, look-up and insert time and of the hit rate. Pure: durations in,
+"""Whether look-ups pay: moving averages of run, look-up and insert times and of the hit rate. Pure: durations in,
 decisions out.
 
-A hit saves a run. A look-up costs its own time, and a miss an insert beside. Where more is spent than saved the cache
-stands aside, and one input in 64 is looked up all the same, so that it comes back when inputs repeat again.
+A hit saves a run. A look-up costs its own time, and a miss also an insert. If the cost exceeds the saving, the cache
+stands aside; it still looks up one input in 64, so that it notices when inputs repeat again.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ __all__ = ["Figures"]
 
 _HORIZON = 1000
 _FIRST = 512
-"""Look-ups before the hit rate counts: a cache is empty at first."""
+"""Look-ups before the hit rate counts, because a new cache is empty."""
 _HOPELESS = 32
-"""Look-ups after which one that takes longer than a run is given up."""
+"""Look-ups after which the cache stands aside if a look-up takes longer than a run."""
 _PROBES = 64
 _CLEARLY = 1.25
-"""By how much it must pay to come back."""
+"""Factor by which savings must exceed costs before the cache comes back."""
 _CHECKED_EVERY = 32
 
 
 class Figures:
-    """Those of one model on one server, in seconds; 0 before the first."""
+    """The figures of one model on one server, in seconds; 0 until measured."""
 
     __slots__ = ("_looked", "_runs", "aside", "hit_rate", "insert_s", "lookup_s", "reason", "run_s")
 
     def __init__(self) -> None:
         self.run_s = self.lookup_s = self.insert_s = self.hit_rate = 0.0
         self.aside = False
-        """Look-ups do not pay."""
+        """Whether look-ups do not pay."""
         self.reason = ""
         self._looked = self._runs = 0
 
     def ran(self, seconds: float) -> None:
-        """A run took so long in the framework."""
+        """Record the duration of a run in the framework."""
         self._runs += 1
         self.run_s += (seconds - self.run_s) / min(self._runs, 64)
 
     def inserted(self, seconds: float) -> None:
-        """Sending an entry to Redis took so long."""
+        """Record the time to send an entry to Redis."""
         self.insert_s = seconds if not self.insert_s else self.insert_s + (seconds - self.insert_s) / 64
 
     def looked(self, seconds: float, hit: float) -> None:
-        """A look-up took so long, digest included.   hit: 1 or 0; the part of the rows that were found."""
+        """Record a look-up: its time, including the digest, and hit: 1, 0, or the fraction of rows found."""
         self._looked += 1
         weight = 1 / min(self._looked, _HORIZON)
         self.lookup_s += (seconds - self.lookup_s) * weight
@@ -52,12 +52,12 @@ class Figures:
 
     @property
     def saved_s(self) -> float:
-        """What a look-up saves on average."""
+        """Average saving per look-up."""
         return self.hit_rate * self.run_s
 
     @property
     def spent_s(self) -> float:
-        """What a look-up costs on average, with the insert that follows a miss."""
+        """Average cost per look-up, including the insert after a miss."""
         return self.lookup_s + (1 - self.hit_rate) * self.insert_s
 
     def _decide(self) -> None:
@@ -75,7 +75,7 @@ class Figures:
             self._turn("")
 
     def _turn(self, reason: str) -> None:
-        """Stand aside for this reason, or come back without one; what is measured from now on counts."""
+        """Stand aside with a reason, or come back with an empty one, and restart the measurement."""
         self.aside = bool(reason)
         self.reason = reason
         self._looked = 0

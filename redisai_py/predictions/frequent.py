@@ -1,7 +1,7 @@
-"""The most frequent inputs of the last hour, for WARM. Pure: the clock is the caller's.
+"""The most frequent inputs of the last hour, for WARM. Pure: the caller passes the time.
 
-Counted in two spans of half an hour. The inputs themselves are kept from their second time on, within a bound; where
-there are too many, those seen least go first.
+Counts cover two periods of half an hour. Inputs are kept from their second occurrence on, up to a limit; beyond it,
+the least frequent are dropped first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LIMIT_BYTES = 64 * 1024 * 1024
 
 
 class Frequent:
-    """Those of one model key. limit_bytes: of the inputs kept."""
+    """The frequent inputs of one model key. limit_bytes: maximum size of the kept inputs."""
 
     def __init__(self, limit_bytes: int = _LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
@@ -30,7 +30,7 @@ class Frequent:
         self.size_bytes = 0
 
     def saw(self, digest: bytes, inputs: Sequence[Tensor], now: float) -> None:
-        """These inputs came. digest: theirs."""
+        """Count one occurrence of these inputs. digest: their digest."""
         self._turn(now)
         count = self._now[digest] + 1
         if count == 1 and len(self._now) >= _MOST_COUNTED:
@@ -42,7 +42,7 @@ class Frequent:
             self._keep(digest, inputs)
 
     def top(self, count: int, now: float) -> list[list[Tensor]]:
-        """The inputs of the `count` most frequent, the most frequent first, as far as they are kept."""
+        """The `count` most frequent inputs that are kept, most frequent first."""
         self._turn(now)
         kept = sorted(self._inputs, key=self._times, reverse=True)
         return [self._inputs[digest] for digest in kept[:count]]
@@ -54,19 +54,19 @@ class Frequent:
         size = sum(len(tensor.data) for tensor in inputs)
         if size * 4 > self._limit_bytes:
             return
-        # Copies: the inputs may be views of what a client sent, and would keep all of that.
+        # Copies: the inputs may be views of a client's whole message and would keep it alive.
         self._inputs[digest] = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in inputs]
         self.size_bytes += size
         if self.size_bytes > self._limit_bytes:
             seldom = sorted(self._inputs, key=self._times)
-            for other in seldom[: max(1, len(seldom) // 4)]:  # a quarter at once: sorting is for many
+            for other in seldom[: max(1, len(seldom) // 4)]:  # a quarter at a time: one sort for many
                 self._forget(other)
 
     def _forget(self, digest: bytes) -> None:
         self.size_bytes -= sum(len(tensor.data) for tensor in self._inputs.pop(digest))
 
     def _turn(self, now: float) -> None:
-        """Begin a new span when the present one is over."""
+        """Start a new period when the current one is over."""
         if now - self._since < _SPAN_S:
             return
         self._before = self._now if now - self._since < 2 * _SPAN_S else Counter()

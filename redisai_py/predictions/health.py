@@ -1,5 +1,5 @@
-"""Whether an identity's Redis takes part: refusals turn look-ups or inserts off for a while, slow answers inserts. For
-slow look-ups their own limit is enough. Pure: the clock is the caller's, in monotonic seconds.
+"""Circuit breaker per identity: refusals turn look-ups or inserts off for a while; slow answers turn off inserts.
+Slow look-ups have their own time limit. Pure: the caller passes the time, in monotonic seconds.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ _SLOW_INSERT_S = 0.25
 
 
 class Health:
-    """That of one identity."""
+    """The state of one identity."""
 
     __slots__ = ("_inserts_off_until", "_lookups_off_until", "reason")
 
     def __init__(self) -> None:
         self._lookups_off_until = self._inserts_off_until = 0.0
         self.reason = ""
-        """Why something was turned off, the last time."""
+        """Reason for the last time something was turned off."""
 
     def looks(self, now: float) -> bool:
         """Whether entries are looked up."""
         return now >= self._lookups_off_until
 
     def inserts(self, now: float) -> bool:
-        """Whether entries are inserted. Who cannot look them up does not."""
+        """Whether entries are inserted. An identity that cannot look up entries does not insert them."""
         return now >= self._inserts_off_until and now >= self._lookups_off_until
 
     def lookup_failed(self, text: str, now: float) -> str:
-        """Redis refused a look-up, or is lost. Returns the kind of refusal, for counting."""
+        """Redis refused a look-up, or is lost. Returns the kind of failure, for counting."""
         kind, pause_s = _kind(text)
         self._lookups_off_until = now + pause_s
         self.reason = text
         return kind
 
     def insert_failed(self, text: str, now: float) -> str:
-        """Redis refused an insert, or is lost. Returns the kind of refusal, for counting."""
+        """Redis refused an insert, or is lost. Returns the kind of failure, for counting."""
         kind, pause_s = _kind(text)
         self._inserts_off_until = now + pause_s
         self.reason = text
         return kind
 
     def inserted(self, seconds: float, now: float) -> bool:
-        """Redis took an entry after so long; whether that was too long."""
+        """Record the time of an insert in seconds. Returns: whether it was too slow."""
         slow = seconds > _SLOW_INSERT_S
         if slow:
             self._inserts_off_until = now + _SLOW_S
@@ -54,7 +54,7 @@ class Health:
 
 
 def _kind(text: str) -> tuple[str, float]:
-    """What a refusal is counted as, and for how long nothing more is sent."""
+    """The counted kind of a refusal, and the seconds for which nothing more is sent."""
     word = text.partition(" ")[0]
     if word in _REFUSED_S:
         return word.lower(), _REFUSED_S[word]

@@ -1,9 +1,9 @@
-"""What a prediction is found by: SHA-256 over all that decides it. Pure.
+"""The key of a prediction: SHA-256 over everything that determines it. Pure.
 
-The model's part: the digest of the bytes that were loaded, backend and its version, kind of device, names of inputs and
-outputs. The inputs' part: element type, shape and bytes of each, framed by the header that a tensor has in Redis. Never
-the `id` of the hash, which is new at every store and which anybody may write (docs/adr/0018): the same model stored
-again finds its entries, and another model cannot.
+The model's part covers the digest of the loaded bytes, the backend and its version, the kind of device, and the names
+of inputs and outputs. The inputs' part covers dtype, shape and bytes of each input, framed by the header that a tensor
+has in Redis. The `id` of the hash takes no part: it is new at every store, and anybody may have written it
+(docs/adr/0018). So the same model, stored again, finds its entries, and another model cannot.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EVERY = 64
 
 
 def model_part(model: Model, backend_version: str) -> bytes:
-    """32 bytes that tell the model. model: identified, with the names of its session."""
+    """32 bytes that identify the model. model: identified, with the names of its session."""
     parts = (
         model.sha256,
         model.backend.upper(),
@@ -42,10 +42,10 @@ def model_part(model: Model, backend_version: str) -> bytes:
 
 
 def inputs_digest(inputs: Sequence[Tensor]) -> bytes:
-    """32 bytes that tell the inputs, whichever model they are for. Takes 0.6 us per KiB."""
+    """32 bytes that identify the inputs, independently of the model. Takes 0.6 us per KiB."""
     digest = hashlib.sha256(b"%d:" % len(inputs))
     for tensor in inputs:
-        digest.update(encode_header(tensor))  # begins with its own length, and says how many bytes of data follow
+        digest.update(encode_header(tensor))  # starts with its own length, and gives the number of data bytes
         digest.update(tensor.data)
     return digest.digest()
 
@@ -53,7 +53,7 @@ def inputs_digest(inputs: Sequence[Tensor]) -> bytes:
 class Names:
     """The keys of one model's predictions.
 
-    Args: part: `model_part`.   user: whose predictions, None for those of the whole database.
+    Args: part: from `model_part`.   user: owner of the predictions; None if the whole database shares them.
     """
 
     __slots__ = ("_start", "part", "pattern", "prefix")
@@ -62,25 +62,25 @@ class Names:
         self.part = part
         whose = b"" if user is None else b"user:%b:" % quote_from_bytes(user, safe="").encode()
         self.prefix = b"%b%b%b:" % (PREFIX, whose, part.hex()[:_SHOWN].encode())
-        self.pattern = self.prefix + b"*"  # nothing in a prefix means anything to MATCH
+        self.pattern = self.prefix + b"*"  # a prefix contains no special characters of MATCH
         self._start = hashlib.sha256(part + (b"" if user is None else b"user:" + user))
 
     def key(self, inputs: bytes) -> bytes:
-        """The key of the prediction for inputs of this digest."""
+        """The key of the prediction for inputs with this digest."""
         digest = self._start.copy()
         digest.update(inputs)
         return self.prefix + digest.hexdigest().encode()
 
     def bytes_key(self, bucket_s: int, index: int) -> bytes:
-        """The counter of the bytes inserted within one span of time."""
+        """The counter of the bytes inserted within one period."""
         return b"%bbytes:%d:%d" % (self.prefix, bucket_s, index)
 
 
 def is_sampled(inputs: Sequence[Tensor]) -> bool:
-    """Whether these inputs are among the one in 64 that are looked up while the cache stands aside.
+    """Whether these inputs belong to the one in 64 that are looked up while the cache stands aside.
 
-    Chosen by content, from a few bytes of it: the same inputs are always chosen, so that the hit rate among them is
-    that of all.
+    The choice depends on a few bytes of the content, so the same inputs are always chosen, and their hit rate is
+    that of all inputs.
     """
     check = 0
     for tensor in inputs:
@@ -90,7 +90,7 @@ def is_sampled(inputs: Sequence[Tensor]) -> bool:
 
 
 def rows_of(inputs: Sequence[Tensor], rows: int) -> list[list[Tensor]] | None:
-    """The inputs of each row, with a first dimension of 1; None if they cannot be taken apart."""
+    """The inputs of each row, with a first dimension of 1; None if they cannot be split."""
     columns: list[list[Tensor]] = []
     for tensor in inputs:
         if tensor.dtype is DType.STRING or not tensor.shape or tensor.shape[0] != rows:

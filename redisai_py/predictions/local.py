@@ -1,7 +1,7 @@
-"""The predictions that this server has at hand: bounded in bytes and in age. Pure: the clock is the caller's.
+"""The server's own cache of predictions, bounded in bytes and in age. Pure: the caller passes the time.
 
-Each identity has its own: what a user may not read in Redis is not found here either. An entry lives for at most five
-seconds and never longer than in Redis, so what was deleted there is gone here soon after.
+Each identity has its own entries, so a user never gets what Redis would not let it read. An entry lives for at most
+five seconds, and never longer than in Redis, so what is deleted in Redis disappears here soon after.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ __all__ = ["MOST_AGE_S", "Local", "Near"]
 MOST_AGE_S = 5.0
 _OVERHEAD = 512
 _LARGEST_SHARE = 4
-"""An entry of more than this part of the bound is not kept."""
+"""An entry larger than this fraction of the limit is not kept."""
 
 
 class Near:
-    """One prediction. dies_at: monotonic seconds, of its place here.   expires_at: of the entry in Redis."""
+    """One prediction. dies_at: monotonic seconds, end of its life here. expires_at: end of its life in Redis."""
 
     __slots__ = ("dies_at", "expires_at", "outputs", "size")
 
@@ -32,7 +32,7 @@ class Near:
 
 
 class Local:
-    """Those of all identities together, the least recently used go first. limit_bytes: 0 keeps none."""
+    """The predictions of all identities, evicted in LRU order. limit_bytes: 0 keeps none."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -43,7 +43,7 @@ class Local:
         return len(self._entries)
 
     def get(self, owner: Hashable, key: bytes, now: float) -> Near | None:
-        """The prediction if it is still good."""
+        """The prediction, if it is still valid."""
         entry = self._entries.get((owner, key))
         if entry is None:
             return None
@@ -54,7 +54,7 @@ class Local:
         return entry
 
     def put(self, owner: Hashable, key: bytes, outputs: Sequence[Tensor], now: float, life_s: float) -> None:
-        """Keep a prediction that lives for so long in Redis."""
+        """Keep a prediction whose remaining lifetime in Redis is `life_s` seconds."""
         self._drop((owner, key))
         size = _OVERHEAD + sum(len(output.data) for output in outputs)
         if life_s <= 0 or size * _LARGEST_SHARE > self._limit_bytes:
@@ -65,12 +65,12 @@ class Local:
             self._drop(next(iter(self._entries)))
 
     def forget(self, prefix: bytes) -> None:
-        """Drop all whose keys begin so, of every identity."""
+        """Drop all entries whose keys begin with `prefix`, of every identity."""
         for at in [at for at in self._entries if at[1].startswith(prefix)]:
             self._drop(at)
 
     def expire(self, now: float) -> None:
-        """Drop those that are too old, which nobody has asked for since."""
+        """Drop expired entries that nobody has requested since."""
         for at in [at for at, entry in self._entries.items() if now >= entry.dies_at]:
             self._drop(at)
 

@@ -1,7 +1,7 @@
-"""A model's cache rule: what AI.CACHE SET says, kept in the field `cache` of the model's own hash. Pure.
+"""A model's cache rule: the arguments of AI.CACHE SET, kept in the field `cache` of the model's own hash. Pure.
 
-It lies in the hash so that whoever reads the model's id reads the rule with it, and so that COPY, RENAME, DUMP and DEL
-take it along (docs/adr/0038).
+In the hash, the rule arrives with the model's id in one read, and COPY, RENAME, DUMP and DEL include it
+(docs/adr/0038).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RULE_FIELD = b"cache"
 """The field of a model's hash."""
 DEFAULT_JITTER = 10
 DEFAULT_MINRUN_US = 100
-"""A look-up takes about this long, so for a faster model it cannot pay."""
+"""Approximate duration of a look-up, in microseconds; the cache cannot pay for a faster model."""
 LONGEST_TTL_S = 365 * 24 * 3600
 MOST_WARMED = 1000
 _MOST_BYTES = 2**63 - 1
@@ -25,13 +25,13 @@ _LONGEST_RULE = 512
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How predictions of one model are kept.
+    """How predictions of one model are cached.
 
-    ttl_s: life of an entry in seconds.   jitter: per cent by which a life is shortened at most, at random.
-    rows: one entry per row of dimension 0.   maxbytes: bound on the bytes inserted within one life, 0 is none.
-    warm: how many of the most frequent inputs are computed when a new version is stored.
-    per_user: entries of one Redis user are not used for another.   minrun_us: a model whose runs are shorter is not
-    looked up.
+    ttl_s: lifetime of an entry, in seconds.   jitter: maximum random reduction of a lifetime, in per cent.
+    rows: one entry per row of dimension 0.   maxbytes: limit of the bytes inserted within one lifetime; 0 is none.
+    warm: number of most frequent inputs to compute when a new version is stored.
+    per_user: entries of one Redis user are not used for another.   minrun_us: the cache is not used while runs are
+    shorter than this.
     """
 
     ttl_s: int
@@ -47,7 +47,7 @@ class Rule:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
 
     def life_s(self, chance: float) -> int:
-        """The life of one entry. chance: from 0 up to 1, drawn for it."""
+        """The lifetime of one entry. chance: a random number from 0 up to 1."""
         return max(1, round(self.ttl_s * (1 - chance * self.jitter / 100)))
 
 
@@ -62,7 +62,7 @@ _RANGES = {
 
 @lru_cache(maxsize=1024)
 def decode_rule(value: bytes | None) -> Rule | None:
-    """The rule in the field. Anybody may have written it: None for what AI.CACHE SET would not write."""
+    """The rule in the field, or None if AI.CACHE SET would not have written it. The value is untrusted."""
     if value is None or len(value) > _LONGEST_RULE:
         return None
     try:

@@ -1,10 +1,10 @@
-"""Builders: each makes a model of one algorithm. Third parties add theirs by an entry point.
+"""Builders: each trains one kind of model. Third parties add builders by entry points.
 
     [project.entry-points."redisai_py.builders"]
     "acme.regressor" = "acme.building:REGRESSOR"
 
-A builder sees a matrix of FLOAT without gaps, and exports a graph from that matrix; missing values, scaling, texts and
-class labels are dealt with around it.
+A builder receives a FLOAT matrix without missing values and exports a graph that starts at that matrix. The pipeline
+handles missing values, scaling, strings and class labels.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from redisai_py.pipeline.definition import nearest
 __all__ = ["BUILDERS", "TASKS", "Builder", "ExportRefused", "Fitted", "builder_names", "check_params", "load_builder"]
 
 BUILDERS = "redisai_py.builders"
-"""Entry-point group; an entry's name is what a definition says, its object a `Builder`."""
+"""Entry-point group. An entry's name is used in definitions; its object is a `Builder`."""
 TASKS = ("classification", "regression")
 
 Floats = NDArray[np.float32]
 
 
 class ExportRefused(ArtifactError):
-    """A model that was trained cannot be exported; nothing was published."""
+    """A trained model cannot be exported; nothing was published."""
 
 
 class Fitted(Protocol):
@@ -41,31 +41,31 @@ class Fitted(Protocol):
         """Probabilities (rows, classes), or values (rows,)."""
 
     def to_onnx(self) -> bytes:
-        """A graph with one input, FLOAT (rows, width), and an output with what `predict` gives.
+        """An ONNX graph with one input, FLOAT (rows, width), and an output equal to that of `predict`.
 
-        Of several outputs that named `probabilities` counts, else the first. The operator set is 13 or later.
+        If it has several outputs, the one named `probabilities` counts, else the first. Operator set 13 or later.
         Raises: ExportRefused, or whatever the converter raises.
         """
 
     def importances(self) -> NDArray[Any] | None:
-        """(width,), at least 0; None to have them measured."""
+        """Importance per column, (width,), not negative; None to have it measured by permutation."""
 
 
 @runtime_checkable
 class Builder(Protocol):
-    """Makes models.   task: classification or regression.   scaled: whether columns get mean 0 and deviation 1."""
+    """Trains models.   task: classification or regression.   scaled: whether columns get mean 0, deviation 1."""
 
     task: str
     scaled: bool
 
     def parameters(self) -> Mapping[str, Any]:
-        """Those that a definition may set, with their defaults."""
+        """Parameters that a definition may set, with their defaults."""
 
     def fit(self, matrix: Floats, target: NDArray[Any], classes: int, seed: int, params: Mapping[str, Any]) -> Fitted:
-        """Train.
+        """Train on the matrix, FLOAT (rows, width). The same arguments must give the same model.
 
-        Args: target: int64 (rows,) from 0 to classes - 1, each at least once, or float64 (rows,).   classes: 0 for
-              regression.   The same arguments must give the same model.
+        Args: target: int64 (rows,) from 0 to classes - 1, each at least once; for regression float64 (rows,).
+              classes: 0 for regression.
         """
 
 
@@ -75,7 +75,7 @@ def builder_names() -> list[str]:
 
 
 def load_builder(name: str) -> Builder:
-    """A builder by its name. Raises: Invalid: there is none, or its framework is not installed."""
+    """A builder by name. Raises: Invalid: unknown, or its framework is not installed."""
     points = [point for point in metadata.entry_points(group=BUILDERS) if point.name == name]
     if not points:
         raise Invalid(f"there is no builder {name}; {nearest(name, builder_names())}")
@@ -91,7 +91,7 @@ def load_builder(name: str) -> Builder:
 
 
 def check_params(name: str, builder: Builder, params: Mapping[str, Any]) -> None:
-    """Raises: Invalid: the builder has no such parameter, naming the nearest."""
+    """Check parameter names. Raises: Invalid: the builder has no such parameter; the text names the nearest."""
     known = builder.parameters()
     for word in params:
         if word not in known:

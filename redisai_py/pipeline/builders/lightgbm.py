@@ -26,17 +26,17 @@ def _convert(model: Any, width: int) -> bytes:
 
 
 def _in_float32(text: str) -> str:
-    """The model with thresholds that ONNX can hold.
+    """The model, with thresholds that FLOAT can represent.
 
-    LightGBM compares with FLOAT64, ONNX with FLOAT, and the converter rounds to the nearest: a value between the two
-    goes the other way. For values that are FLOAT, `x <= t` is the same as `x <= the largest FLOAT up to t`.
+    LightGBM compares in FLOAT64, ONNX in FLOAT, and the converter rounds thresholds to the nearest FLOAT, so a value in
+    between would take the other branch. For FLOAT values, `x <= t` equals `x <= the largest FLOAT that is at most t`.
     """
     return "\n".join(
         _THRESHOLD + " ".join(map(_floor, line.removeprefix(_THRESHOLD).split()))
         if line.startswith(_THRESHOLD)
         else line
         for line in text.split("\n")
-        if not line.startswith("tree_sizes=")  # in bytes, and no longer true; it is optional
+        if not line.startswith("tree_sizes=")  # sizes in bytes, which no longer hold; the line is optional
     )
 
 

@@ -1,6 +1,7 @@
-"""Builders of PyTorch: a multilayer perceptron, trained by Adam.
+"""Builders of PyTorch: a multilayer perceptron, trained with Adam.
 
-The graph is written here rather than by torch.onnx: it is three operators long, and the same for the same weights.
+This module writes the ONNX graph itself instead of using torch.onnx: it has three operators, and the same weights give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class _MlpBuilder:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Steps are too small to be shared, and sums in another order are another model."""
+    """Use one thread: steps are too small to share, and another order of sums would give another model."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
-"""Operator sets to export for: known to every ONNX Runtime that the server supports."""
+"""Operator sets of the export: every supported ONNX Runtime has them."""
 _OURS = ("random_state", "n_jobs", "verbose", "verbosity", "warm_start")
 
 Floats = NDArray[np.float32]
@@ -49,7 +49,7 @@ def _convert(model: Any, width: int) -> bytes:
 
 @dataclass(frozen=True)
 class FittedEstimator:
-    """A trained estimator of scikit-learn's kind.   convert: makes ONNX of it."""
+    """A trained scikit-learn-style estimator.   convert: exports it to ONNX."""
 
     model: Any
     width: int
@@ -59,7 +59,7 @@ class FittedEstimator:
     def predict(self, matrix: Floats) -> NDArray[Any]:
         """See `Fitted`."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # LightGBM's about names of columns, which a matrix has not
+            warnings.simplefilter("ignore")  # LightGBM warns about column names, which a matrix does not have
             if hasattr(self.model, "predict_proba"):
                 return np.asarray(self.model.predict_proba(matrix))
             return np.asarray(self.model.predict(matrix)).reshape(len(matrix))
@@ -76,7 +76,7 @@ class FittedEstimator:
             raise ExportRefused(f"{name} cannot be exported to ONNX: {type(error).__name__}: {reason}") from error
 
     def importances(self) -> NDArray[Any] | None:
-        """Of the estimator's own making, if it has any."""
+        """The estimator's own importances, if it has any."""
         if hasattr(self.model, "feature_importances_"):
             return np.asarray(np.abs(self.model.feature_importances_), np.float64)
         if hasattr(self.model, "coef_"):
@@ -86,9 +86,9 @@ class FittedEstimator:
 
 @dataclass(frozen=True)
 class EstimatorBuilder:
-    """A class that has fit, predict and get_params.
+    """A class with fit, predict and get_params.
 
-    make: the class.   fixed: parameters that are not the user's, or have another default here.
+    make: the class.   fixed: parameters that users cannot set, or whose default differs here.
     """
 
     make: Any
@@ -115,7 +115,7 @@ class EstimatorBuilder:
                 model.fit(matrix, target)
             except MemoryError:
                 raise
-            except Exception as error:  # each library has errors of its own
+            except Exception as error:  # each library has its own errors
                 raise Invalid(f"{self.make.__name__} refused: {' '.join(str(error).split())[:500]}") from error
         notes = sorted({" ".join(str(each.message).split())[:300] for each in told if not _usual(each.category)})
         return FittedEstimator(model, matrix.shape[1], self.convert, tuple(notes))

@@ -1,4 +1,4 @@
-"""Builders of XGBoost, exported by onnxmltools. One thread: sums in another order are another model."""
+"""Builders of XGBoost, exported by onnxmltools. One thread: another order of sums would give another model."""
 
 from __future__ import annotations
 
