@@ -11,6 +11,7 @@ FULL := $(VENV)/.installed-full
 CHATBOT := $(VENV)/.installed-chatbot
 CHATBOT_BENCH := $(VENV)/.installed-chatbot-bench
 RECOMMENDATION := $(VENV)/.installed-recommendation
+RAY := $(VENV)/.installed-ray
 # RedisAI's official client, which needs an older redis-py: the tests run the same program with it and with ours.
 OFFICIAL := .venv-redisai13
 
@@ -37,7 +38,7 @@ install: $(FULL) ## Make .venv with every framework and all that the tests need
 test: $(FULL) $(OFFICIAL)/.installed ## Run the tests, without the slow ones [ARGS=...]
 	REDISAI13_PYTHON=$(OFFICIAL)/bin/python $(BIN)/python -m pytest $(ARGS)
 
-test-slow: $(FULL) ## Run the slow tests: they build, install, hammer [ARGS=...]
+test-slow: $(FULL) $(RAY) ## Run the slow tests: they build, install, hammer [ARGS=...]
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 unit: $(FULL) ## Run the tests that need no server
@@ -152,6 +153,11 @@ $(CHATBOT_BENCH): pyproject.toml constraints.txt | $(CHATBOT)
 $(RECOMMENDATION): pyproject.toml constraints.txt | $(CHATBOT)
 	@echo "installing the ratings into $(VENV) ..."
 	@$(PIP) -e '.[recommendation]'
+	@touch $@
+
+# Large, and wanted by a few slow tests only.
+$(RAY): pyproject.toml constraints.txt | $(FULL)
+	@$(PIP) -e '.[ray]'
 	@touch $@
 
 $(OFFICIAL)/.installed:
