@@ -1,1 +1,1 @@
-"""Data sets in Redis: manifests over shards, written once and read in an order that every worker agrees on."""
+"""Data sets in Redis: manifests over shards, written once, and read in the same order by every worker."""

@@ -1,10 +1,10 @@
-"""Columns from Arrow and to Arrow. Needs pyarrow, of the extra `data`.
+"""Columns from and to Arrow. Needs pyarrow, from the extra `data`.
 
-What an Arrow type becomes:
+Conversion of Arrow types:
 
-    bool, int, float                as it is
+    bool, int, float                unchanged
     decimal                         float64
-    date, timestamp                 datetime, in UTC; a time without a zone is taken for UTC, and nanoseconds are cut
+    date, timestamp                 datetime, in UTC; a time without a zone counts as UTC; nanoseconds are cut off
     string, dictionary, time        string
     list of numbers, tensor         a shape, if every row has the same number of elements
     null                            float64, every row missing
@@ -24,7 +24,7 @@ from redisai_py.datasets.layout import DATETIME, NAN_HINT, NUMBERS, STRING, Colu
 
 __all__ = ["arrow_type", "cast", "columns_of", "table_of"]
 
-_EXACT = 1 << 53  # integers up to here are exact as float64
+_EXACT = 1 << 53  # float64 represents integers up to here exactly
 _TYPES: dict[str, pa.DataType] = {
     **{name: pa.from_numpy_dtype(np.dtype(name)) for name in NUMBERS},
     STRING: pa.string(),
@@ -33,14 +33,14 @@ _TYPES: dict[str, pa.DataType] = {
 
 
 def arrow_type(what: str, name: str) -> pa.DataType:
-    """Arrow's twin of a column's type. what: names the column in errors. Raises: Invalid: there is no such type."""
+    """The Arrow type of a column type. what: the column's name in errors. Raises: Invalid: unknown type."""
     if name not in _TYPES:
         raise Invalid(f"{what} is to be {name}; there are {', '.join(_TYPES)}")
     return _TYPES[name]
 
 
 def cast(what: str, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """The column as another type. Raises: Invalid: a value does not fit it."""
+    """The column, converted to another type. Raises: Invalid: a value does not fit."""
     wanted = arrow_type(what, name)
     try:
         return column.cast(wanted)
@@ -53,10 +53,10 @@ def cast(what: str, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 def columns_of(what: str, table: pa.Table, nan: NanPolicy) -> dict[str, NDArray[Any]]:
     """The columns of a table.
 
-    Args:   what: names the table in errors.
-            nan: rows that lack a number or a time are an error (`refuse`), left out (`drop`), or kept as NaN and
-            NaT (`keep`), which makes float64 of integers. A text may always be missing; it is None then.
-    Raises: Invalid: a column's type has no place in a data set, or values are missing; naming column and row.
+    Args:   what: name of the table in errors.
+            nan: how to treat rows that lack a number or a time: raise (`refuse`), leave them out (`drop`), or store
+            NaN and NaT (`keep`), which turns integers into float64. A string may always be missing; it is None then.
+    Raises: Invalid: unsupported column type, or missing values; names column and row.
     """
     columns = {name: _plain(f"{what}: column {name}", table.column(name)) for name in table.column_names}
     if nan == "refuse":
@@ -77,7 +77,7 @@ def columns_of(what: str, table: pa.Table, nan: NanPolicy) -> dict[str, NDArray[
 
 
 def _plain(what: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column as a bool, number, string, timestamp in microseconds, or list of such."""
+    """The column as a bool, number, string, timestamp in microseconds, or list of these."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
@@ -105,7 +105,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _lacking(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """True where a number or a time is missing; None for texts."""
+    """True where a number or a time is missing; None for strings."""
     if pa.types.is_string(column.type):
         return None
     return column.is_null(nan_is_null=_is_real(column.type))
@@ -129,7 +129,7 @@ def _array(what: str, column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _nested(what: str, column: pa.ChunkedArray) -> NDArray[Any]:
-    """Rows of equal lists as an array (rows, length, ...)."""
+    """Equal-length lists as an array, (rows, length, ...)."""
     values = column.combine_chunks()
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     shape: list[int] = []
@@ -153,7 +153,7 @@ def _nested(what: str, column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def table_of(columns: Columns) -> pa.Table:
-    """A table of columns; a value of several elements becomes lists of a fixed length."""
+    """An Arrow table; values of several elements become lists of fixed length."""
     return pa.table({name: _arrow(values) for name, values in columns.items()})
 
 

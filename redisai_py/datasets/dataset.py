@@ -1,4 +1,4 @@
-"""One version of a data set, to read: a manifest over shards, which never changes."""
+"""One version of a data set, for reading: a manifest over shards that never changes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _PLACE = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 
 
 class Dataset:
-    """One version, as it was when it was opened: what is sealed or moved later does not change it.
+    """One version, as of the time it was opened; later seals and promotions do not change it.
 
-    Use `Dataset.open`.   store: None if it is read from its archive alone.
+    Create it with `Dataset.open`.   store: None if it is read only from its archive.
     """
 
     def __init__(
@@ -45,26 +45,26 @@ class Dataset:
         self.version = version
         self.schema = schema
         self.sealed = sealed
-        """Place in the tail of the last shard that this version holds; what stands behind it is not sealed yet."""
+        """Stream id of the last tail shard in this version; later shards are not sealed yet."""
         self._shards = tuple(shards)
         self._given = archive
 
     @classmethod
     def open(cls, store: Store, reference: str | Reference, archive: Archive | str | None = None) -> Dataset:
-        """The version that a reference such as `clicks:3` or `clicks@latest` names.
+        """Open the version of a reference such as `clicks:3` or `clicks@latest`.
 
-        Args:   archive: where a shard is read from that is gone from Redis; where the version was pushed to unless
-                given, if the extra `archive` is installed.
-        Raises: Missing: there is none, or its manifest is gone.   Corrupt.   Invalid: it is not a data set.
+        Args:   archive: source of shards missing in Redis; by default the archive the version was pushed to, if
+                the extra `archive` is installed.
+        Raises: Missing: no such version, or its manifest is missing.   Corrupt.   Invalid: not a data set.
         """
         version, manifest = store.open(KIND, reference)
         return cls._described(store, version, manifest, store.config(manifest), archive)
 
     @classmethod
     def in_archive(cls, archive: Archive, reference: str | Reference) -> Dataset:
-        """The version that a reference names in an archive. It is read from there, and nothing is put into Redis.
+        """Open the version of a reference in an archive. It is read from there; nothing is copied to Redis.
 
-        Raises: Missing: there is none.   ArchiveError.   Corrupt.   Invalid: it is not a data set.
+        Raises: Missing: no such version.   ArchiveError.   Corrupt.   Invalid: not a data set.
         """
         entry = archive.index()[0].select(KIND, str(reference))[-1]
         manifest = archive.manifest(entry.digest, str(entry))
@@ -89,11 +89,11 @@ class Dataset:
         return cls(store, version, Schema.from_json(config.get("schema")), shards, sealed, archive)
 
     def on(self, store: Store) -> Dataset:
-        """The same version, read through another connection."""
+        """The same version on another connection."""
         return Dataset(store, self.version, self.schema, self._shards, self.sealed, self._given)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without its connections: another process has its own, see `on`."""
+        """Pickle without connections: another process opens its own, see `on`."""
         return {name: value for name, value in self.__dict__.items() if name not in ("store", "_archive")}
 
     @cached_property
@@ -104,7 +104,7 @@ class Dataset:
         return Archive(url) if url and (self._given or find_spec("obstore")) else None
 
     def _repr_html_(self) -> str:
-        """For notebooks: the schema, and the rows of each split."""
+        """Show the schema and the rows of each split in notebooks."""
         columns = "".join(
             f"<tr><td>{html.escape(column.name)}</td><td>{column.type}</td><td>{list(column.shape) or ''}</td></tr>"
             for column in self.schema.columns
@@ -115,12 +115,12 @@ class Dataset:
 
     @property
     def rows(self) -> int:
-        """Of all splits."""
+        """Number of rows of all splits."""
         return sum(shard.rows for shard in self._shards)
 
     @property
     def splits(self) -> dict[str, int]:
-        """Rows of each split, in the order of their first shards; empty if there are none."""
+        """Rows by split, in the order of their first shards; empty without splits."""
         found: dict[str, int] = {}
         for shard in self._shards:
             if shard.split:
@@ -128,7 +128,7 @@ class Dataset:
         return found
 
     def shards(self, split: str | None = None) -> list[Shard]:
-        """Of one split, or all. Raises: Missing: no such split, naming those there are."""
+        """The shards of one split, or all. Raises: Missing: no such split; the text lists the splits."""
         if split is None:
             return list(self._shards)
         if split not in self.splits:
@@ -148,7 +148,7 @@ class Dataset:
     ) -> Iterator[Columns]:
         """The same, shard by shard.
 
-        Args:   room: what shards are read into, one after the other: the next overwrites the columns of the one before.
+        Args:   room: buffer to read into; each shard overwrites the columns of the previous one.
         """
         unknown = [name for name in columns or () if name not in self.schema.names]
         if unknown:
@@ -160,13 +160,13 @@ class Dataset:
         return read_shards(self.store, what, self.schema, shards, columns, lambda: self._archive, room)
 
     def batches(self, split: str | None = None, columns: Sequence[str] | None = None) -> Iterator[Columns]:
-        """Shard by shard, in order, at most 16 of them in memory."""
+        """Iterate shard by shard, in order, with at most 16 shards in memory."""
         shards = self.shards(split)
         for at in range(0, len(shards), _GROUP):
             yield from self.fetch(shards[at : at + _GROUP], columns)
 
     def read(self, split: str | None = None, columns: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        """All rows of a split, in memory: (rows, ...) per column."""
+        """All rows of a split: (rows, ...) per column."""
         parts = list(self.batches(split, columns))
         names = [name for name in self.schema.names if columns is None or name in columns]
         return {name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0) for name in names}
@@ -174,7 +174,7 @@ class Dataset:
     def head(
         self, rows: int = 10, split: str | None = None, columns: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """The first rows; only as many shards are read as hold them."""
+        """The first rows; reads only the shards that hold them."""
         found: list[Columns] = []
         for shard in self.shards(split):
             found += self.fetch([shard], columns)

@@ -1,4 +1,4 @@
-"""Following a data set: the rows that are appended, step by step, as they come."""
+"""Following a data set: appended rows, step by step, as they arrive."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["follow", "followed"]
 
 
 def followed(store: Store, reference: str, archive: str | None = None) -> Dataset:
-    """The version behind which a reader begins; an empty one if the data set was appended to and never sealed.
+    """The version after which a reader starts; an empty one if the data set was appended to but never sealed.
 
-    Raises: as `Dataset.open`.
+    Raises: see `Dataset.open`.
     """
     try:
         return Dataset.open(store, reference, archive)
@@ -42,18 +42,18 @@ def follow(
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Steps of `batch` rows that were appended after the version was sealed, in the order of the tail.
 
-    Args:   first, stride: only the steps first, first + stride, ...; rows of others are not fetched.
-            idle_s: end when nothing came for so long; the rows that do not fill a step are left then.
-    Raises: Missing: this reader is slower than the tail's window, naming the shards that it missed.   Corrupt, Invalid.
+    Args:   first, stride: yield only the steps first, first + stride, ...; the rows of other steps are not fetched.
+            idle_s: stop after this many seconds without new rows; rows that do not fill a step are dropped then.
+    Raises: Missing: the reader is slower than the tail's window; names the missed shards.   Corrupt, Invalid.
     """
-    assert dataset.store is not None  # what is appended is in Redis
+    assert dataset.store is not None  # appended rows are in Redis
     tail = Tail(dataset.store, dataset.version.name)
     held: list[Columns] = []
-    position = 0  # of the first row that is held, or of the next one to come
+    position = 0  # of the first held row, or of the next row to arrive
     wanted = first * batch
     for shard in tail.follow(dataset.sealed or START, idle_s):
         end = position + sum(map(row_count, held)) + shard.rows
-        if end <= wanted:  # nothing of it, nor of what is held, is wanted
+        if end <= wanted:  # neither this shard nor the held rows are wanted
             held, position = [], end
             continue
         held += dataset.fetch([shard], columns)

@@ -1,4 +1,4 @@
-"""Joining small shards: producers append a few rows at a time, and readers want shards of a megabyte."""
+"""Joining small shards: producers append a few rows at a time, but readers want shards of a megabyte."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from redisai_py.datasets.shards import Shard, read_shards, shard_size, write_sto
 
 __all__ = ["Joining"]
 
-_SMALL = 4  # a shard below a quarter of the usual size is worth joining
+_SMALL = 4  # shards smaller than a quarter of the usual size are joined
 
 
 class Joining:
-    """Joins neighbours of one split that are small, so that the order of rows stays what it was."""
+    """Joins small neighbouring shards of a split, which keeps the order of rows."""
 
     def __init__(self, store: Store, what: str, schema: Schema, lease: Lease) -> None:
         self._store = store
@@ -25,7 +25,7 @@ class Joining:
         self._lease = lease
 
     def joined(self, shards: Sequence[Shard]) -> list[Shard]:
-        """The same rows in fewer shards. Raises: Missing, Corrupt, Invalid: a small one cannot be read."""
+        """The same rows in fewer shards. Raises: Missing, Corrupt, Invalid: a small shard cannot be read."""
         size = shard_size(sum(shard.layer.content_size for shard in shards))
         found: list[Shard] = []
         for group in _groups(shards, size):
@@ -40,7 +40,7 @@ class Joining:
 
 
 def _groups(shards: Sequence[Shard], size: int) -> Iterator[list[Shard]]:
-    """Neighbours to join: small ones, up to the usual size together."""
+    """Groups of neighbours to join: small shards, together at most the usual size."""
     group: list[Shard] = []
     held = 0
     for shard in shards:

@@ -1,12 +1,12 @@
-"""What a data set consists of: a schema of named columns, and shards that hold rows of them. Pure.
+"""The layout of a data set: a schema of named columns, and shards that hold their rows. Pure.
 
-A shard is one safetensors file. Each column is a tensor whose first dimension is the rows of the shard. Two types have
-no safetensors twin and are kept in one that every reader knows:
+A shard is one safetensors file. Each column is a tensor whose first dimension is the rows of the shard. Two types do
+not exist in safetensors and are stored as types that every reader knows:
 
-    string     U8 (rows, width): UTF-8, padded with zeros; a missing one begins with the byte 0xFF, which no UTF-8 has
+    string     U8 (rows, width): UTF-8, padded with zeros; a missing one begins with byte 0xFF, which UTF-8 never uses
     datetime   I64 (rows,): microseconds since 1970, UTC; a missing one is the smallest number
 
-A shard is input from a stranger: it is held against the schema before a row of it is used.
+A shard is untrusted: it is checked against the schema before its rows are used.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ SHARD_TYPE = "application/vnd.cncf.model.dataset.v1.raw"
 """Media type of a shard, without `+zstd`. Source: modelpack/model-spec docs/spec.md."""
 
 Columns = Mapping[str, NDArray[Any]]
-"""Arrays of equal first dimension. Strings are object arrays of str and None, times are datetime64."""
+"""Arrays with the same first dimension. Strings are object arrays of str and None, times are datetime64."""
 
 NanPolicy = Literal["refuse", "drop", "keep"]
-"""What becomes of rows that lack a number or a time: an error, left out, or kept as NaN and NaT."""
+"""How to treat rows that lack a number or a time: an error, leave them out, or store NaN and NaT."""
 NAN_HINT = "such rows can be left out (nan=drop) or kept (nan=keep)"
 
 STRING = "string"
@@ -64,7 +64,7 @@ _DTYPES = {
     "U32": "uint32", "U64": "uint64", "F16": "float16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
 NUMBERS = tuple(_STORED)
-"""Types of columns other than texts and times, which are numpy's names."""
+"""Column types other than strings and times, by their numpy names."""
 _NO_TEXT = 0xFF
 _MAX_DIMENSIONS = 8
 _LONGEST_NAME = 200
@@ -75,7 +75,7 @@ class Column:
     """One column.
 
     type: a numpy name such as float32, or `string`, or `datetime`.   shape: of one row's value.
-    nan: whether NaN and NaT may be stored; a text may always be missing.
+    nan: whether NaN and NaT may be stored; a string may always be missing.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Column:
 
     @classmethod
     def of(cls, name: str, values: NDArray[Any], nan: bool = False) -> Column:
-        """The column that an array makes. Raises: Invalid: its dtype has no place in a data set."""
+        """The column for an array. Raises: Invalid: unsupported dtype."""
         if values.ndim == 0:
             raise Invalid(f"column {name} is one value, not one per row")
         if values.dtype.kind in "OUT":
@@ -111,7 +111,7 @@ class Column:
         return cls(name, values.dtype.name, values.shape[1:], nan and values.dtype.kind == "f")
 
     def encode(self, values: Any) -> NDArray[Any]:
-        """The array as it is stored. Raises: Invalid: other values than the column's, naming it."""
+        """The array in its stored form. Raises: Invalid: the values do not fit the column; names it."""
         array = np.asarray(values)
         if array.ndim == 0 or array.shape[1:] != self.shape:
             raise Invalid(f"column {self.name} has values of the shape {self.shape}, not {array.shape[1:]}")
@@ -123,7 +123,7 @@ class Column:
             self._check_present(array)
             return np.ascontiguousarray(array.astype("datetime64[us]").view(np.int64))
         if array.dtype != self.stored:
-            # Only what loses nothing: a wrong dtype found here costs less than one found in training.
+            # Allow only lossless casts: it is cheaper to find a wrong dtype here than in training.
             if not np.can_cast(array.dtype, self.stored, "safe"):
                 raise Invalid(f"column {self.name} is {self.type}, not {array.dtype.name}")
             array = array.astype(self.stored)
@@ -159,7 +159,7 @@ def _absent(array: NDArray[Any]) -> NDArray[np.bool_] | None:
 
 
 def complete(columns: Columns) -> dict[str, NDArray[Any]]:
-    """Only the rows that have a number and a time wherever there should be one."""
+    """The rows that have a value in every number and time column."""
     lacking = [absent for values in columns.values() if (absent := _absent(np.asarray(values))) is not None]
     kept = ~np.logical_or.reduce(lacking) if lacking else None
     return {name: values if kept is None or kept.all() else values[kept] for name, values in columns.items()}
@@ -168,7 +168,7 @@ def complete(columns: Columns) -> dict[str, NDArray[Any]]:
 def _encode_texts(name: str, values: NDArray[Any]) -> NDArray[np.uint8]:
     raw: list[bytes] = []
     for value in values.tolist():
-        if value is None or value != value:  # NaN is how tables say that there is none
+        if value is None or value != value:  # tables write NaN for a missing string
             raw.append(bytes([_NO_TEXT]))
         elif isinstance(value, str) and "\0" not in value:
             raw.append(value.encode("utf-8", "surrogatepass"))
@@ -204,16 +204,16 @@ class Schema:
 
     @property
     def names(self) -> list[str]:
-        """Of all columns."""
+        """Column names."""
         return [column.name for column in self.columns]
 
     @classmethod
     def of(cls, columns: Columns, nan: bool = False) -> Schema:
-        """The schema that arrays make.   nan: whether its columns may hold NaN and NaT. Raises: Invalid."""
+        """The schema of some arrays.   nan: whether its columns may hold NaN and NaT. Raises: Invalid."""
         return cls(tuple(Column.of(name, np.asarray(values), nan) for name, values in columns.items()))
 
     def as_json(self) -> list[dict[str, Any]]:
-        """As it stands in a config."""
+        """The schema in a config, as JSON values."""
         return [
             {
                 "name": column.name,
@@ -226,13 +226,13 @@ class Schema:
 
     @classmethod
     def from_json(cls, value: Any) -> Schema:
-        """Read one. Raises: Invalid."""
+        """Parse a schema. Raises: Invalid."""
         if not isinstance(value, list) or not all(isinstance(column, dict) for column in value):
             raise Invalid("this is not a schema of a data set")
         return cls(tuple(_column(column) for column in value))
 
     def check(self, columns: Columns) -> dict[str, NDArray[Any]]:
-        """The columns as they are stored, in the schema's order. Raises: Invalid, before anything is written."""
+        """The columns in stored form, in the schema's order. Raises: Invalid, before anything is written."""
         names = self.names
         missing = [name for name in names if name not in columns]
         unknown = sorted(set(columns) - set(names))
@@ -256,7 +256,7 @@ def _some(names: Sequence[str], limit: int = 20) -> str:
 
 
 def row_count(columns: Columns) -> int:
-    """Rows of all columns. Raises: Invalid: they differ."""
+    """Number of rows of all columns. Raises: Invalid: they differ."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         told = _some([f"{name} {length}" for name, length in lengths.items()])
@@ -265,7 +265,7 @@ def row_count(columns: Columns) -> int:
 
 
 def encode_shard(stored: Columns) -> bytes:
-    """The file of columns as they are stored; the same columns give the same bytes."""
+    """The shard file of columns in stored form; equal columns give equal bytes."""
     return save({name: np.ascontiguousarray(values) for name, values in stored.items()})
 
 
@@ -282,10 +282,10 @@ def _arrays(what: str, file: Buffer) -> dict[str, NDArray[Any]]:
 
 
 def decode_shard(what: str, data: Buffer, schema: Schema, rows: int, columns: Sequence[str] | None = None) -> Columns:
-    """The columns of a shard, views of its bytes where the type allows that.
+    """The columns of a shard, as views of its bytes if the type allows that.
 
-    Args:   what: how to name it in errors.   rows: as its data set says.   columns: only these.
-    Raises: Invalid: it is not a safetensors file, or not of this schema.
+    Args:   what: name of the shard in errors.   rows: expected number.   columns: decode only these.
+    Raises: Invalid: not a safetensors file, or not of this schema.
     """
     stored = _arrays(what, data)
     found: dict[str, NDArray[Any]] = {}

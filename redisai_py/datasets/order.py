@@ -1,12 +1,13 @@
-"""Which rows a training step reads: a pure function of (rows of each shard, seed, epoch, step).
+"""The rows of a training step: a pure function of (rows of each shard, seed, epoch, step).
 
-Neither the number of ranks nor the number of loader workers takes part, so a run that restarts with another number of
-either sees the same global batches. The order of an epoch is made in two stages, so that it needs no index of all rows:
-the shards are permuted, and then the rows within each block of consecutive shards. A reader therefore holds one block,
-not the data set, and the order of a billion rows costs as much as the order of its shards.
+The number of ranks and of loader workers takes no part, so a run that restarts with other numbers sees the same global
+batches. The order of an epoch has two stages, so that it needs no index of all rows: the shards are permuted, then the
+rows within each block of consecutive shards. So a reader holds one block, not the data set, and the order of a billion
+rows costs as much as the order of its shards.
 
 Every permutation comes from raw outputs of Philox, whose stream is fixed by its definition (Salmon et al., "Parallel
-random numbers: as easy as 1, 2, 3", 2011). numpy promises that for bit generators, and not for `Generator.permutation`.
+random numbers: as easy as 1, 2, 3", 2011). numpy guarantees that for bit generators, but not for
+`Generator.permutation`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 __all__ = ["Block", "Epoch", "Order", "Piece", "Remainder", "Steps", "permutation"]
 
 Remainder = Literal["pad", "drop"]
-"""What becomes of the rows that do not fill the last step: `pad` repeats rows from the epoch's start, `drop` leaves
+"""How to treat rows that do not fill the last step: `pad` fills it with the first rows of the epoch, `drop` leaves
 them out of this epoch.
 """
 
@@ -32,12 +33,12 @@ _IN_ORDER = -1
 
 
 def permutation(count: int, *key: int | str) -> NDArray[np.int64]:
-    """A permutation of range(count) that depends on the key alone, on every machine and numpy version."""
+    """A permutation of range(count) that depends only on the key, on every machine and numpy version."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     words = np.frombuffer(digest[:16], np.uint64)
     drawn = np.random.Philox(key=words).random_raw(count)
-    # The lowest bits of each draw become its number: so no two are equal, and sorting them, several times as fast as
-    # argsort, brings the numbers into the order of the draws.
+    # The lowest bits of each draw hold its number. So no two draws are equal, and sorting them, several times as fast
+    # as argsort, puts the numbers into the order of the draws.
     mask = np.uint64((1 << count.bit_length()) - 1)
     drawn &= ~mask
     drawn |= np.arange(count, dtype=np.uint64)
@@ -48,10 +49,10 @@ def permutation(count: int, *key: int | str) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Steps:
-    """How an epoch of `rows` rows is cut into steps of `batch` rows, the batch of all ranks together.
+    """Division of an epoch of `rows` rows into steps of `batch` rows, counting all ranks.
 
-    Every rank has the same number of steps, because each step is cut into equal slices.
-    Raises: ValueError: `batch` is below 1, or the ranks cannot share it equally (from `slice_of`).
+    Each step is divided equally, so every rank has the same number of steps.
+    Raises: ValueError: `batch` is below 1, or not a multiple of the number of ranks (from `slice_of`).
     """
 
     rows: int
@@ -64,16 +65,16 @@ class Steps:
 
     @cached_property
     def count(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps in an epoch."""
         return self.rows // self.batch if self.remainder == "drop" else -(-self.rows // self.batch)
 
     @property
     def left_over(self) -> int:
-        """Rows that the last step repeats (`pad`) or that the epoch leaves out (`drop`)."""
+        """Rows that fill up the last step (`pad`), or that the epoch leaves out (`drop`)."""
         return self.rows - self.count * self.batch if self.remainder == "drop" else self.count * self.batch - self.rows
 
     def slice_of(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[int, int]:
-        """Positions [start, stop) of the epoch's order that a rank reads; those past `rows` begin again at 0."""
+        """The positions [start, stop) in the epoch that a rank reads; positions from `rows` on wrap around to 0."""
         if self.batch % ranks:
             raise ValueError(f"batch_size is {self.batch}, which {ranks} ranks cannot share equally")
         share = self.batch // ranks
@@ -83,10 +84,10 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Shards whose rows are mixed.
+    """Shards whose rows are shuffled together.
 
     shards: their numbers in the data set, in the order in which a reader joins them.
-    start: position of the block's first row in the epoch.   rows: in all of its shards.
+    start: position of the block's first row in the epoch.   rows: number of rows in all of its shards.
     """
 
     number: int
@@ -97,7 +98,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive positions of an epoch that lie in one block. rows: (n,) int64, rows of the joined shards."""
+    """Consecutive positions of an epoch in one block. rows: int64 (n,), row numbers in the joined shards."""
 
     block: Block
     rows: NDArray[np.int64]
@@ -107,7 +108,7 @@ class Piece:
 class Order:
     """The order of every epoch of one split.
 
-    rows: of each shard.   block_shards: how many shards are mixed at a time.   shuffle: False is the stored order.
+    rows: of each shard.   block_shards: number of shards that are shuffled together.   shuffle: False keeps the order.
     """
 
     rows: tuple[int, ...]
@@ -117,7 +118,7 @@ class Order:
 
     @cached_property
     def total(self) -> int:
-        """Rows of an epoch."""
+        """Number of rows in an epoch."""
         return sum(self.rows)
 
     def epoch(self, number: int) -> Epoch:
@@ -133,7 +134,7 @@ class Epoch:
         self.number = number if order.shuffle else _IN_ORDER
         self.blocks = tuple(self._cut())
         self._starts = [block.start for block in self.blocks]
-        self._mixed: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))  # of the last block asked for
+        self._mixed: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))  # the most recent block
 
     def _cut(self) -> Iterator[Block]:
         order = self._order
@@ -147,7 +148,7 @@ class Epoch:
             start += rows
 
     def rows_of(self, number: int) -> NDArray[np.int64]:
-        """The order of a block's rows: numbers of rows of its joined shards. For one thread at a time."""
+        """The order of a block's rows, as row numbers in its joined shards. Not thread-safe."""
         if self._mixed[0] != number:
             rows, order = self.blocks[number].rows, self._order
             mixed = permutation(rows, "rows", order.seed, self.number, number) if order.shuffle else np.arange(rows)
@@ -155,12 +156,12 @@ class Epoch:
         return self._mixed[1]
 
     def blocks_of(self, start: int, stop: int) -> Iterator[Block]:
-        """The blocks that positions [start, stop) lie in; see `pieces`."""
+        """The blocks of the positions [start, stop); see `pieces`."""
         for block, _, _ in self.cuts(start, stop):
             yield block
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
-        """The rows at positions [start, stop), block by block; positions past the last row begin again at the first.
+        """The rows at positions [start, stop), block by block; positions after the last row wrap around.
 
         Raises: ValueError: there are no rows.
         """
@@ -168,7 +169,7 @@ class Epoch:
             yield Piece(block, self.rows_of(block.number)[offset : offset + length])
 
     def cuts(self, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
-        """The blocks that positions [start, stop) lie in: the first place within the block, and how many.
+        """The blocks of the positions [start, stop), each with the first position in the block and the number of rows.
 
         Raises: ValueError: there are no rows.
         """
@@ -185,7 +186,7 @@ class Epoch:
             at += length
 
     def rows(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """(shard, row) at positions [start, stop): what `pieces` means, row by row."""
+        """(shard, row) at positions [start, stop): the result of `pieces`, row by row."""
         found: list[tuple[int, int]] = []
         for piece in self.pieces(start, stop):
             counts = [self._order.rows[shard] for shard in piece.block.shards]

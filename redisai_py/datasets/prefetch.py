@@ -1,6 +1,6 @@
-"""Blocks of shards, fetched ahead by a thread while the ones before are computed with.
+"""Prefetching: a thread fetches blocks of shards while the caller uses earlier ones.
 
-At most `ahead` blocks are fetched or wait, beside the one in use: memory is bounded whatever the size of the data set.
+At most `ahead` blocks are being fetched or waiting, besides the one in use, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ K = TypeVar("K")
 
 
 class Prefetch(Generic[K, T]):
-    """Iterates over `fetch(key)` for each key, in order. A context manager: leaving it ends the thread.
+    """Iterates over `fetch(key)` for each key, in order. A context manager: the thread ends with the block.
 
-    An error of `fetch`, or of the keys, is raised where its value was expected.
+    An exception of `fetch`, or of the keys, is raised in place of the value.
     """
 
     def __init__(self, fetch: Callable[[K], T], keys: Iterable[K], ahead: int) -> None:
@@ -49,7 +49,7 @@ class Prefetch(Generic[K, T]):
                 self._ready.put((self._fetch(key), None))
         except StopIteration as end:
             self._ready.put((None, end))
-        except Exception as error:  # the consumer raises it: this thread has nobody to tell
+        except Exception as error:  # passed on: the consumer raises it
             self._ready.put((None, error))
 
     def _values(self) -> Iterator[T]:
@@ -60,5 +60,5 @@ class Prefetch(Generic[K, T]):
             if error is not None:
                 raise error
             yield value  # type: ignore[misc]  # a value is there whenever no error is
-            del value  # the consumer alone decides how long it lives
+            del value  # only the consumer keeps it alive
             self._room.release()

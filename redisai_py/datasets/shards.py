@@ -1,4 +1,4 @@
-"""Shards in Redis: rows in, blobs out, and back. Read many at a time, each checked against its digest."""
+"""Shards in Redis: rows to blobs and back, many at a time, each checked against its digest."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = [
 ]
 
 SHARD_BYTES = 1024 * 1024
-"""Bytes of a shard's columns, before compression: what reads fastest (docs/training-data.md has the measurement)."""
+"""Size of a shard's columns in bytes, before compression: the fastest to read (figures in docs/training-data.md)."""
 _MOST_SHARDS = 4096
-"""Of a version: beyond that they grow, since a manifest of more would not fit into the 4 MiB that registries take."""
+"""Maximum number of shards per version. Beyond it shards grow, because registries limit a manifest to 4 MiB."""
 
 
 @dataclass(frozen=True)
 class Shard:
     """Some rows of a data set.
 
-    number: among its shards.   split: train, test, ..., or empty.   at: its place in the tail, if it was appended.
+    number: in the data set.   split: train, test, ..., or empty.   at: its stream id in the tail, if it was appended.
     """
 
     number: int
@@ -43,7 +43,7 @@ class Shard:
 
 
 def shard_size(total: int, wanted: int = SHARD_BYTES) -> int:
-    """Bytes of a shard of data that have so many bytes in all."""
+    """Shard size in bytes for data of `total` bytes."""
     return max(wanted, -(-total // _MOST_SHARDS))
 
 
@@ -60,7 +60,7 @@ def write_shards(
 ) -> list[Shard]:
     """Cut rows into shards and store them.
 
-    Args:   columns: values; all of them are checked before the first shard is written.   first: number of the first.
+    Args:   columns: all values are checked before the first shard is written.   first: number of the first shard.
     Raises: Invalid: they do not fit the schema.   redis.RedisError.
     """
     return list(write_stored(store, schema.check(columns), lease, split, first, shard_bytes, compress))
@@ -75,7 +75,7 @@ def write_stored(
     shard_bytes: int = SHARD_BYTES,
     compress: bool = True,
 ) -> Iterator[Shard]:
-    """The same of columns that were checked, and are as they are stored; shard by shard."""
+    """The same for columns in stored form that were checked before; yields each shard once it is stored."""
     rows = row_count(stored)
     total = sum(values.nbytes for values in stored.values())
     per_shard = max(1, int(shard_size(total, shard_bytes) / max(1.0, total / max(1, rows))))
@@ -86,7 +86,7 @@ def write_stored(
 
 
 def shard_title(number: int) -> str:
-    """The name of a shard's file."""
+    """File name of a shard."""
     return f"shard-{number:06d}.safetensors"
 
 
@@ -101,9 +101,9 @@ def read_shards(
 ) -> Iterator[Columns]:
     """The columns of shards, read in one round trip.
 
-    Args:   what: names the data set in errors.   columns: only these.
-            archive: gives where a shard is read from that is not in Redis, or damaged there.
-            room: what shards are read into, one after the other: the next overwrites the columns of the one before.
+    Args:   what: name of the data set in errors.   columns: only these.
+            archive: returns the source of shards that are missing or damaged in Redis.
+            room: buffer to read into; each shard overwrites the columns of the previous one.
     Raises: Missing, Corrupt: naming data set, shard and digest.   Invalid: a shard is not of this schema.
     """
     if not shards:
@@ -124,7 +124,7 @@ def read_shards(
 def archived_shards(
     archive: Archive, what: str, schema: Schema, shards: Sequence[Shard], columns: Sequence[str] | None = None
 ) -> Iterator[Columns]:
-    """The same of shards that are read from an archive, one after the other, whatever Redis holds."""
+    """The same from an archive, one shard after the other, whatever Redis holds."""
     for shard in shards:
         where = f"{what}, shard {shard.number}"
         data = archive.get(shard.layer.digest, shard.layer.size, where)
@@ -134,7 +134,7 @@ def archived_shards(
 def _checked(store: Store, where: str, shard: Shard, data: Any) -> Buffer:
     digest = shard.layer.digest
     try:
-        if data is None:  # unless it is so large that it is in parts
+        if data is None:  # missing, or so large that it is stored in parts
             return b"".join(store.blobs.stream(digest))
         check_content(where, digest, data, "Redis")
         read: Buffer = data
@@ -149,16 +149,16 @@ def _archived(archive: Archive, where: str, shard: Shard, error: ArtifactError) 
     try:
         return archive.get(shard.layer.digest, shard.layer.size, where)
     except ArtifactError as other:
-        # As the first of the two: who catches a missing shard need not know of archives.
+        # Keep the class of the first error: callers that catch a missing shard need not know of archives.
         error.args = (f"{error}; and from its archive: {other}",)
         raise error from None
 
 
 def _content(where: str, layer: Descriptor, data: Buffer) -> Buffer:
-    """The stored bytes decompressed. Their digest was checked, so what is left to check is the length."""
+    """The decompressed bytes of a layer. The digest was checked before, so only the length is checked here."""
     if layer.compressed:
         try:
-            import zstandard  # of the extra `data`; a data set that is not compressed is read without it
+            import zstandard  # from the extra `data`; uncompressed data sets do not need it
         except ImportError:
             raise Invalid(
                 f"{where} is compressed, and reading it needs zstandard: pip install 'redisai_py[data]'"

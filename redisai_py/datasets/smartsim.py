@@ -1,14 +1,14 @@
-"""Datasets that SmartRedis wrote, as SmartSim's simulations do, read as they are: nothing is copied.
+"""Data sets written by SmartRedis (SmartSim's simulations), read in place, without copying.
 
-What is known of their keys, from the documentation of SmartRedis and its pull request 195:
+Their keys, according to the documentation of SmartRedis and its pull request 195:
 
     {NAME}.TENSOR           a tensor of the dataset NAME, as AI.TENSORSET stores it
-    {NAME}.meta             hash: its metadata; there once the dataset is complete
+    {NAME}.meta             hash: its metadata; exists once the dataset is complete
     LIST                    list: references to datasets, an aggregation list
-    MEMBER.{NAME}.TENSOR    the same of a member of an ensemble, and so for all keys
+    MEMBER.{NAME}.TENSOR    the same for a member of an ensemble; its other keys likewise
 
-Which tensors a dataset has is not said there: `columns` names them, or they are found by their keys, which looks
-through all keys of the database. Tensors are read with AI.TENSORGET, so the URL is that of `redisai serve`.
+The metadata does not list the tensors. Either `columns` names them, or they are found by a scan of all keys of the
+database. Tensors are read with AI.TENSORGET, so the URL must be that of `redisai serve`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GROUP = 64
 
 @dataclass(frozen=True)
 class _Member:
-    """One dataset of a list.   base: of its keys.   rows: first dimension of its tensors."""
+    """One dataset of a list.   base: prefix of its keys.   rows: first dimension of its tensors."""
 
     number: int
     rows: int
@@ -41,9 +41,9 @@ class _Member:
 
 
 class SmartSimList:
-    """The datasets of an aggregation list as they were when it was opened, each a shard of rows.
+    """The datasets of an aggregation list, as of the time it was opened, each a shard of rows.
 
-    The first dimension of every tensor is the rows; all tensors of one dataset have the same.
+    The first dimension of every tensor is the rows; all tensors of a dataset have the same number.
     """
 
     def __init__(self, store: Store, version: Version, schema: Schema, members: Sequence[_Member]) -> None:
@@ -54,11 +54,11 @@ class SmartSimList:
 
     @classmethod
     def open(cls, store: Store, name: str, columns: Sequence[str] | None = None, member: str = "") -> SmartSimList:
-        """The list of this name.
+        """Open the list of this name.
 
-        Args:    columns: names of tensors; all of the first dataset unless given.   member: of an ensemble, whose
-                 keys begin with it.
-        Raises:  Missing: there is no such list, or a dataset or tensor of it is not there.   Invalid: tensors differ.
+        Args:    columns: names of tensors; by default all of the first dataset.   member: of an ensemble; prefix of its
+                 keys.
+        Raises:  Missing: no such list, or one of its datasets or tensors is missing.   Invalid: tensors differ.
         """
         key = f"{member}.{name}" if member else name
         found: Any = store.redis.lrange(key, 0, -1)
@@ -73,20 +73,20 @@ class SmartSimList:
         return cls(store, Version(key, 0, digest), schema, members)
 
     def on(self, store: Store) -> SmartSimList:
-        """The same, read through another connection."""
+        """The same list on another connection."""
         return SmartSimList(store, self.version, self.schema, self._members)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without its connection: another process has its own, see `on`."""
+        """Pickle without the connection: another process opens its own, see `on`."""
         return {name: value for name, value in self.__dict__.items() if name != "store"}
 
     @property
     def rows(self) -> int:
-        """Of all datasets."""
+        """Number of rows of all datasets."""
         return sum(member.rows for member in self._members)
 
     def shards(self, split: str | None = None) -> list[_Member]:
-        """The datasets. Raises: Missing: a split, which these have not."""
+        """The datasets. Raises: Missing: a split was given; lists have none."""
         if split is not None:
             raise Missing(f"aggregation list {self.version.name} has no split {split}")
         return list(self._members)
@@ -94,13 +94,13 @@ class SmartSimList:
     def stream(
         self, shards: Sequence[_Member], columns: Sequence[str] | None = None, room: Room | None = None
     ) -> Iterator[Columns]:
-        """As `fetch`, one by one.   room: not needed."""
+        """Like `fetch`, one by one.   room: ignored."""
         return iter(self.fetch(shards, columns))
 
     def fetch(self, shards: Sequence[_Member], columns: Sequence[str] | None = None) -> list[Columns]:
         """The tensors of some datasets, read in one round trip.
 
-        Raises: Missing: a tensor is gone.   Invalid: it has changed its type or shape.
+        Raises: Missing: a tensor has disappeared.   Invalid: its type or shape has changed.
         """
         names = list(columns) if columns is not None else self.schema.names
         keys = [f"{shard.base}.{name}" for shard in shards for name in names]
@@ -116,7 +116,7 @@ class SmartSimList:
 
 
 def _base(entry: str, member: str) -> str:
-    """What the keys of a dataset begin with. A reference is a name, or the name in braces behind a member."""
+    """The prefix of a dataset's keys. A reference is a name, or a name in braces after a member."""
     if "{" in entry and entry.endswith("}"):
         return entry
     return f"{member}.{{{entry}}}" if member else f"{{{entry}}}"
@@ -162,7 +162,7 @@ _NAMES = {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT16": "float16"}
 
 
 def _describe(metas: dict[str, Any], base: str) -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Of each tensor: type and shape of a row, and how many rows."""
+    """By tensor: dtype and shape of a row, and the number of rows."""
     found = {}
     for name, meta in metas.items():
         shape = tuple(meta["shape"])

@@ -1,9 +1,9 @@
-"""Which rows are for training and which for testing. Pure: column values in, one number per row out.
+"""Splitting rows into training and test rows. Pure: column values in, one value per row out.
 
-- by share: rows are permuted, and the first ones test.
-- stratified: the same within each value of a column, so that rare classes are in both sides.
-- by time: no shuffling; the latest rows test, and rows of the same moment stay on one side.
-- by group: all rows of one group are on one side, so that no patient or customer is known from training.
+- by share: rows are permuted, and the first ones become test rows.
+- stratified: the same within each value of a column, so that both sides have rare classes.
+- by time: no shuffling; the latest rows become test rows; rows with the same time stay together.
+- by group: all rows of a group stay together, so that no test patient or customer is known from training.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["Split"]
 
 @dataclass(frozen=True)
 class Split:
-    """How to split.   test: share of the rows, above 0 and below 1.   stratify, by, group: a column's name.
+    """How to split.   test: share of the test rows, between 0 and 1.   stratify, by, group: column names.
 
-    by: a column that can be ordered; at most one of the three may be given.
+    by: a column that can be ordered. At most one of the three may be given.
     Raises: Invalid, naming the parameter.
     """
 
@@ -43,10 +43,10 @@ class Split:
             raise Invalid(f"{' and '.join(given)} cannot be combined; use one of them")
 
     def test_rows(self, columns: Columns) -> NDArray[np.bool_]:
-        """True for each row that is for testing.
+        """True for each test row, (rows,).
 
-        Args:   columns: at least the one that is named here.
-        Raises: Invalid: a side would be empty, a class has one row only, or times are missing.
+        Args:   columns: at least the column named here.
+        Raises: Invalid: no training or no test rows, a class with a single row, or missing times.
         """
         rows = row_count(columns)
         if self.by is not None:
@@ -115,12 +115,12 @@ class Split:
 
 
 def _share(rows: int, share: float) -> int:
-    """Rows of a share, at least one."""
+    """Number of rows of a share, at least one."""
     return max(1, round(rows * share)) if rows else 0
 
 
 def _codes(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A number per distinct value, numbered in the order of their texts; how many rows have each. None is a value."""
+    """A number per distinct value, in the order of their texts, and the row count of each. None is a value, too."""
     if values.dtype.kind == "O":
         values = np.array(["\0" if value is None else str(value) for value in values.tolist()])
     _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)

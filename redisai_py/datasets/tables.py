@@ -1,14 +1,14 @@
-"""Tables in files: CSV and Parquet, through pyarrow, and npz. What a file holds has one meaning, or is an error.
+"""Tables in files: CSV and Parquet, through pyarrow, and npz. Every content has one meaning, or is an error.
 
     no bytes, no rows               error
-    two columns of one name, none   error; a column without a name, which pandas makes of its index, too
-    numbers, times, texts in one    error that names a row of each; `types` says what is meant
-    a missing number or time        `nan` decides: error, row left out, or NaN
-    a missing text                  CSV: an empty text, since the two look alike there; else None
-    dates                           ISO 8601, as `datetime`; whatever else looks like a date is a text
+    duplicate or empty column name  error; also the unnamed column that pandas writes for its index
+    mixed numbers, times, strings   error that names a row of each; `types` resolves it
+    missing number or time          `nan` decides: error, row left out, or NaN
+    missing string                  CSV: empty string, because CSV does not distinguish the two; else None
+    dates                           ISO 8601, as `datetime`; other date formats are strings
     integers beyond 64 bits         float64
 
-A table is read whole: it needs its size in memory, about twice.
+A table is read completely; this takes about twice its size in memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SUFFIXES = {
     ".pq": "parquet",
     ".npz": "npz",
 }
-"""Names of files, and what is in them."""
+"""File name suffixes and formats."""
 
 _FLOATS = "*"
 _NO_VALUE = ["", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "-", "?"]
@@ -56,7 +56,7 @@ _LIKE = {
 
 
 def table_format(path: os.PathLike[str] | str) -> str:
-    """What is in a file, by its name: csv, tsv, parquet or npz. Raises: Invalid."""
+    """The format of a file, by its name: csv, tsv, parquet or npz. Raises: Invalid."""
     name = Path(path).name.lower()
     for suffix, found in SUFFIXES.items():
         if name.endswith(suffix):
@@ -73,11 +73,11 @@ def read_table(
 ) -> dict[str, NDArray[Any]]:
     """The columns of a file.
 
-    Args:    nan: what becomes of rows that lack a number or a time.
-             types: of columns, instead of what the file says: {"zip": "string", "label": "int64"}. "*" stands for all
-             columns of floating-point numbers that are not named.   columns: only these.
-    Returns: (rows, ...) per column, in the file's order; texts as object arrays of str and None, times as datetime64.
-    Raises:  Invalid, naming file, column and row, where there is one: see above.   OSError.
+    Args:    nan: how to treat rows that lack a number or a time.
+             types: column types that override those of the file: {"zip": "string", "label": "int64"}. "*" is every
+             floating-point column that is not named.   columns: only these.
+    Returns: (rows, ...) per column, in the file's order; strings as object arrays of str and None, times as datetime64.
+    Raises:  Invalid, naming file, column and row if there is one: see above.   OSError.
     """
     what, form = str(path), table_format(path)
     if os.stat(path).st_size == 0:
@@ -93,20 +93,20 @@ def read_table(
 
 
 def table_columns(path: os.PathLike[str] | str) -> list[str]:
-    """The names of the columns of a file; no more of it is read than they need. Raises: as `read_table`."""
+    """Column names of a file; reads as little of it as possible. Raises: see `read_table`."""
     what, form = str(path), table_format(path)
     if form == "npz":
         return _npz(what, path, lambda file: list(file.files))  # type: ignore[no-any-return]
     if form == "parquet":
         return list(_parquet(what, path, lambda file: file.schema_arrow.names))
     with _unpacked(path) as file:
-        # The header alone, as CSV quotes it.
+        # Only the header, with CSV's quoting.
         text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
         return next(csv.reader(text, delimiter="\t" if form == "tsv" else ","), [])
 
 
 def read_parquet(what: str, data: bytes) -> dict[str, NDArray[Any]]:
-    """The columns of a Parquet file in memory, what is missing kept. what: names it in errors. Raises: Invalid."""
+    """The columns of a Parquet file in memory, with missing values kept. what: its name in errors. Raises: Invalid."""
     pa = _arrow_modules()
     try:
         table = pa.parquet.read_table(pa.BufferReader(data))
@@ -197,7 +197,7 @@ def _read_csv(
 
 
 def _readable(path: os.PathLike[str] | str, text: str) -> str:
-    """Arrow's text, short and with a column's name in the place of its number."""
+    """Arrow's message, shortened, with the column's name instead of its number."""
     found = re.match(r"In CSV column #(\d+): (?:Row #(\d+): )?(.*)", text)
     if found is None:
         return text[:300]
@@ -208,12 +208,12 @@ def _readable(path: os.PathLike[str] | str, text: str) -> str:
 
 
 def _unpacked(path: os.PathLike[str] | str) -> Any:
-    """The file, decompressed if its name says so."""
+    """The file, decompressed according to its name."""
     return gzip.open(path, "rb") if str(path).lower().endswith(".gz") else open(path, "rb")
 
 
 def _check_texts(what: str, name: str, column: pa.ChunkedArray) -> None:
-    """Refuse a column of numbers among which there is a text: as texts they would be of no use in training."""
+    """Refuse a column of numbers that contains a string: a column of strings would be useless in training."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -317,11 +317,11 @@ def _cleaned(what: str, columns: Columns, nan: NanPolicy) -> dict[str, NDArray[A
 
 
 def write_table(path: os.PathLike[str] | str, parts: Iterable[Columns]) -> int:
-    """Write rows into a file, whole or not at all.
+    """Write rows to a file, completely or not at all.
 
     Args:    parts: columns, some rows at a time; CSV and Parquet hold one part in memory, npz all.
-    Returns: how many rows.
-    Raises:  Invalid: CSV cannot hold a value of several elements, npz no missing text.   OSError.
+    Returns: number of rows.
+    Raises:  Invalid: CSV cannot hold values of several elements, npz no missing strings.   OSError.
     """
     form, target = table_format(path), Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")

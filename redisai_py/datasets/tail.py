@@ -1,8 +1,8 @@
-"""The tail of a data set: a stream of shards that were appended. Readers follow it; `seal` makes versions of it.
+"""The tail of a data set: a stream of appended shards. Readers follow it; `seal` makes versions of it.
 
-What is sealed stays in the tail until the next `seal`, so that a reader has that long to catch up. One that is slower
-is told what it missed. For that, `dropped` in the hash of the data set is the place of the last shard that has left
-the tail; both change in one transaction.
+Sealed shards stay in the tail until the next `seal`, so a reader has that long to catch up. A slower reader gets an
+error that names what it missed: the field `dropped` in the data set's hash is the stream id of the last shard removed
+from the tail, and changes in the same transaction.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from redisai_py.datasets.shards import Shard, shard_title
 __all__ = ["START", "Tail", "Window", "agreed_schema"]
 
 START = "0-0"
-"""The place before the first shard."""
+"""The stream id before the first shard."""
 _PAGE = 1000
 _SCHEMA = "schema"
 _DROPPED = "dropped"
 _TRIES = 200
-_WAIT_MS = 1000  # how long one command blocks; a lost connection is noticed by then
+_WAIT_MS = 1000  # blocking time of one command, after which a lost connection is noticed
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is kept of appended shards: the newest that have `rows` rows together, those of the last `age_s` seconds.
+    """The appended shards to keep: the newest ones with `rows` rows together, and those of the last `age_s` seconds.
 
-    Whole shards are kept, so a few rows more. None: no limit.
+    Whole shards are kept, so there may be a few rows more. None: no limit.
     """
 
     rows: int | None = None
@@ -51,7 +51,7 @@ class Window:
             raise Invalid("a window must keep at least one row, and more than 0 seconds")
 
     def of(self, shards: list[Shard], now: float) -> list[Shard]:
-        """The shards, the oldest first, that are inside. Those that were never appended have no age."""
+        """The shards inside the window, oldest first. Shards that were never appended have no age."""
         kept: list[Shard] = []
         rows = 0
         for shard in reversed(shards):
@@ -66,8 +66,8 @@ class Window:
 def agreed_schema(store: Store, name: str, wanted: Schema | None = None) -> Schema | None:
     """The schema that everything appended to a data set must fit.
 
-    Args:    wanted: becomes that if there is none yet; of several producers who begin at once, one is first.
-    Returns: None: nobody has said any. Raises: Invalid.
+    Args:    wanted: the schema to set if there is none; of several concurrent producers, the first one wins.
+    Returns: None if nobody has set one. Raises: Invalid.
     """
     key = store.keys.versions(KIND, name)
     if wanted is not None:
@@ -86,14 +86,14 @@ class Tail:
         self._hash = store.keys.versions(KIND, name)
 
     def append(self, shards: list[Shard]) -> list[str]:
-        """Add shards that were written, all or none. Returns: their places."""
+        """Append stored shards, all or none. Returns: their stream ids."""
         with self._store.redis.pipeline(transaction=True) as pipeline:
             for shard in shards:
                 pipeline.xadd(self._key, _fields(shard))
             return [place.decode() for place in pipeline.execute()]
 
     def read(self, after: str = START) -> Iterator[Shard]:
-        """What stands behind a place, in order; no more than a page of it in memory."""
+        """The shards after a stream id, in order, holding at most one page in memory."""
         while True:
             entries: Any = self._store.redis.xrange(self._key, min=f"({after}", count=_PAGE)
             for at, fields in entries:
@@ -103,10 +103,10 @@ class Tail:
             after = entries[-1][0].decode()
 
     def follow(self, after: str = START, idle_s: float | None = None) -> Iterator[Shard]:
-        """What stands behind a place and what comes: Redis says when, nothing is asked again and again.
+        """The shards after a stream id, then new ones as they arrive; blocks in Redis instead of polling.
 
-        Args:   idle_s: end when nothing came for so long; never unless given.
-        Raises: Missing: shards behind that place have left the tail before they were read.
+        Args:   idle_s: stop after this many seconds without a new shard; by default never.
+        Raises: Missing: shards after that id were removed from the tail before they were read.
         """
         last = time.monotonic()
         while True:
@@ -126,7 +126,7 @@ class Tail:
             self._store.redis.xread({self._key: after}, count=1, block=wait_ms)
 
     def _page(self, after: str) -> Any:
-        """The next entries, and nothing missing before them: both are read at the same moment."""
+        """The next entries, after checking in the same transaction that none before them was removed."""
         with self._store.redis.pipeline(transaction=True) as pipeline:
             pipeline.hget(self._hash, _DROPPED)
             pipeline.xrange(self._key, min=f"({after}", count=_PAGE)
@@ -139,7 +139,7 @@ class Tail:
         return entries
 
     def drop(self, up_to: str) -> None:
-        """Let go of everything up to a place. Raises: Conflict: others change the tail again and again."""
+        """Remove everything up to a stream id. Raises: Conflict: others keep changing the tail."""
         for _ in range(_TRIES):
             with self._store.redis.pipeline() as pipeline, suppress(redis.WatchError):
                 watch(pipeline, self._hash)
@@ -154,7 +154,7 @@ class Tail:
         raise Conflict(f"the tail of data set {self.name} changed repeatedly during the operation; try again later")
 
     def trim(self, window: Window) -> None:
-        """Let go of what is not in the window any more."""
+        """Remove the shards outside the window."""
         now = redis_time(self._store.redis)
         shards = list(self.read())
         kept = window.of(shards, now)
@@ -162,7 +162,7 @@ class Tail:
             self.drop(shards[len(shards) - len(kept) - 1].at)
 
     def _shard(self, at: bytes, fields: Mapping[bytes, bytes]) -> Shard:
-        """An entry, which anybody with the right may have written. Raises: Invalid."""
+        """Parse an entry, which is untrusted. Raises: Invalid."""
         text = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in fields.items()}
         numbers = [text.get(field, "") for field in ("size", "content_size", "rows")]
         digests = [text.get(field, "") for field in ("digest", "content")]

@@ -6,12 +6,12 @@
         for batch in loader:            # {"x": (256 / ranks, ...), "y": ...}
             ...
 
-Every rank and every worker computes the same order and takes its own part of each step (`order`), so ranks have equal
-numbers of steps, and neither ranks nor workers change which rows a step consists of. The position in the data is part
-of a checkpoint: `state_dict()` says which step comes next.
+Every rank and every worker computes the same order and takes its own part of each step (`order`). So all ranks have the
+same number of steps, and the number of ranks or workers does not change the rows of a step. The position in the data is
+part of a checkpoint: `state_dict()` says which step comes next.
 
-A thread fetches blocks ahead, checks them and brings their rows into order, so that a batch is a slice of a block. A
-loader without worker processes is the fast one: each worker would fetch every block.
+A thread fetches blocks ahead, checks them and puts their rows into order, so a batch is a slice of a block. A loader
+without worker processes is the fast one, because each worker would fetch every block.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from redisai_py.datasets.smartsim import SmartSimList
 __all__ = ["Batch", "RedisDataset", "RedisLoader", "SmartSimDataset"]
 
 Batch = dict[str, torch.Tensor]
-"""Column -> (rows of this rank's part, ...)."""
+"""Column -> array or tensor, (rows of this rank's part, ...)."""
 
 
 class RedisDataset(IterableDataset[Batch]):
-    """One epoch of batches each time it is iterated over, from where `state_dict` says.
+    """Yields one epoch of batches per iteration, starting at the position of `state_dict`.
 
-    Args:   url: of Redis, or of `redisai serve` in front of it.   reference: `clicks:3`, `clicks@latest`. The version
-            is looked up once: what is sealed later does not change a run.
-            split, columns: only these.   batch_size: rows of a step, of all ranks together.
-            remainder: what becomes of rows that do not fill the last step: `pad` (repeat the epoch's first) or `drop`.
-            block_shards: how many shards are mixed at a time.   ahead: blocks that are fetched ahead.
-            rank, ranks: torch.distributed's unless given.
-            follow: instead of the version's rows give those that were appended since, in their order, and those that
-            come, without end. A step begins once its rows are there.   idle_s: end when nothing came for so long.
-            archive: URL of where shards are read from that are gone from Redis; the one that the version was pushed to
-            unless given.
-    Raises: Missing, Corrupt, Invalid: there is no such version, split or column; the ranks cannot share a batch; a
-            column of texts.
+    Args:   url: of Redis, or of `redisai serve`.   reference: `clicks:3`, `clicks@latest`. The version is looked up
+            once; later seals do not change a run.
+            split, columns: only these.   batch_size: rows of a step, counting all ranks.
+            remainder: rows that do not fill the last step: `pad` (fill it with the epoch's first rows) or `drop`.
+            block_shards: number of shards shuffled together.   ahead: number of blocks fetched ahead.
+            rank, ranks: by default those of torch.distributed.
+            follow: yield rows appended after the version, in order, without end. A step begins once its rows have
+            arrived.   idle_s: stop after this many seconds without new rows.
+            archive: URL of the source of shards that are missing in Redis; by default the archive the version was
+            pushed to.
+    Raises: Missing, Corrupt, Invalid: no such version, split or column; a column of strings.   ValueError: batch_size
+            is not a multiple of the number of ranks.
     Memory: (ahead + 1) blocks of `block_shards` shards, and the batches that the caller keeps.
     """
 
@@ -93,7 +93,7 @@ class RedisDataset(IterableDataset[Batch]):
         self.steps = Steps(self.order.total, batch_size, remainder)
         self._ahead = ahead
         self._rank, self._ranks = _place(rank, ranks)
-        self.steps.slice_of(0, self._rank, self._ranks)  # a batch that the ranks cannot share is an error here
+        self.steps.slice_of(0, self._rank, self._ranks)  # raises here if the ranks cannot share a batch
         self._follow, self._idle_s = follow, idle_s
         self.epoch = 0
         self.step = 0
@@ -104,13 +104,13 @@ class RedisDataset(IterableDataset[Batch]):
         return (followed if follow else Dataset.open)(store, reference, archive)
 
     def __len__(self) -> int:
-        """Steps of an epoch, the same on every rank. Raises: TypeError: what is followed has no end."""
+        """Steps of an epoch, the same on every rank. Raises: TypeError: a followed data set has no end."""
         if self._follow:
             raise TypeError(f"data set {self._dataset.version.name} is followed, and has no number of steps")
         return self.steps.count
 
     def _connected(self) -> Dataset:
-        """The data set by this process's own connection: a forked worker must not share its parent's."""
+        """The data set on this process's own connection; a forked worker must not share its parent's."""
         if self._opened[0] != os.getpid():
             self._opened = (os.getpid(), self._dataset.on(Store(self._url, self._prefix)))
         return self._opened[1]
@@ -121,7 +121,7 @@ class RedisDataset(IterableDataset[Batch]):
     # -- position ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch comes from. It holds numbers and texts only."""
+        """The position of the next batch, as numbers and strings."""
         return {
             "digest": self.digest,
             "seed": self.order.seed,
@@ -131,7 +131,7 @@ class RedisDataset(IterableDataset[Batch]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises: Invalid: it is the state of other data, or of another order of them."""
+        """Continue at that position. Raises: Invalid: it is the state of other data, or of another order."""
         own = self.state_dict()
         for name in ("digest", "seed", "batch_size"):
             if state.get(name) != own[name]:
@@ -142,13 +142,13 @@ class RedisDataset(IterableDataset[Batch]):
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
 
     def advance(self) -> None:
-        """A step of this epoch was taken; after the last one comes the next epoch."""
+        """Count a step; after the last one of an epoch the next epoch begins."""
         self.step += 1
         if self.step >= self.steps.count and not self._follow:
             self.epoch, self.step = self.epoch + 1, 0
 
     def loader(self, num_workers: int = 0, **settings: Any) -> RedisLoader:
-        """A DataLoader of this data; `settings` are its own, such as pin_memory."""
+        """A DataLoader for this data; `settings` are DataLoader's own, such as pin_memory."""
         return RedisLoader(self, num_workers, settings)
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class RedisDataset(IterableDataset[Batch]):
             batches = self._appended(self.step + first, stride)
         else:
             batches = self._read(self.order.epoch(self.epoch), range(self.step + first, self.steps.count, stride))
-        if worker is not None:  # the loader counts
+        if worker is not None:  # the loader counts the steps
             yield from batches
             return
         for batch in batches:
@@ -168,33 +168,33 @@ class RedisDataset(IterableDataset[Batch]):
             yield batch
 
     def _read(self, epoch: Epoch, steps: range) -> Iterator[Batch]:
-        """The batches of these steps of an epoch."""
+        """The batches of some steps of an epoch."""
         places = [self.steps.slice_of(step, self._rank, self._ranks) for step in steps]
         room = Room()
         with Prefetch(lambda block: self._mixed(epoch, block, room), _needed(epoch, places), self._ahead) as fetched:
             held, begin, end = Batch(), 0, 0
             for start, stop in places:
-                if begin <= start and stop <= end:  # most batches lie in one block
+                if begin <= start and stop <= end:  # the usual case: the batch lies in one block
                     first, last = start - begin, stop - begin
                     yield {name: values[first:last] for name, values in held.items()}
                     continue
                 parts: list[Batch] = []
                 for block, offset, length in epoch.cuts(start, stop):
                     while begin != block.start or not held:
-                        held.clear()  # let go of it before the next one is made
+                        held.clear()  # free it before the next one is made
                         now, held = next(fetched)
                         begin, end = now.start, now.start + now.rows
                     parts.append({name: values[offset : offset + length] for name, values in held.items()})
                 yield _joined(parts)
 
     def _mixed(self, epoch: Epoch, block: Block, room: Room) -> tuple[Block, Batch]:
-        """The rows of a block's shards, in the order in which they are read.   room: used again for each shard."""
+        """The rows of a block's shards, in reading order.   room: buffer that is reused for each shard."""
         order = epoch.rows_of(block.number)
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         mixed: dict[str, Any] = {}
         start = 0
-        # Each shard's rows go to their places at once: joining them before would be one more copy.
+        # Put each shard's rows into their final places; joining the shards first would be another copy.
         for part in self._connected().stream([self._shards[n] for n in block.shards], self.columns, room):
             stop = start + row_count(part)
             for name, values in part.items():
@@ -205,7 +205,7 @@ class RedisDataset(IterableDataset[Batch]):
         return block, {name: _tensor(mixed[name]) for name in self.columns}
 
     def _appended(self, first: int, stride: int) -> Iterator[Batch]:
-        """The batches of every stride-th step from the first, of the rows that were appended after the version."""
+        """The batches of every stride-th step from `first`, of rows appended after the version."""
         steps = _follow(self._connected(), self.columns, self.steps.batch, first, stride, self._idle_s)
         start, stop = self.steps.slice_of(0, self._rank, self._ranks)
         for rows in steps:
@@ -213,13 +213,13 @@ class RedisDataset(IterableDataset[Batch]):
 
 
 class SmartSimDataset(RedisDataset):
-    """The same of an aggregation list that SmartRedis wrote, each dataset of which is a shard: see `smartsim`.
+    """`RedisDataset` for an aggregation list of SmartRedis; each of its datasets is a shard: see `smartsim`.
 
-    The list is looked at once; another object sees what was appended meanwhile.
+    The list is read once; open a new object to see later entries.
 
-    Args:   url: of `redisai serve`.   reference: the list's name.   columns: tensors; all of the first dataset unless
-            given.   prefix: of the list's and the datasets' keys, for a member of an ensemble; empty for none.
-            The others are those of `RedisDataset`; splits, archives and `follow` there are none.
+    Args:   url: of `redisai serve`.   reference: the list's name.   columns: tensors; by default all of the first
+            dataset.   prefix: of the keys of the list and the datasets, for a member of an ensemble; by default empty.
+            Other arguments as for `RedisDataset`; there are no splits, no archives and no `follow`.
     """
 
     def __init__(self, url: str, reference: str, *, prefix: str = "", **settings: Any) -> None:
@@ -234,12 +234,12 @@ class SmartSimDataset(RedisDataset):
 
 
 class RedisLoader:
-    """The batches of an epoch, made in worker processes if there are any; it moves the data set's position on."""
+    """The batches of an epoch, possibly made in worker processes; advances the data set's position."""
 
     def __init__(self, dataset: RedisDataset, num_workers: int, settings: dict[str, Any]) -> None:
         self.dataset = dataset
         self._workers = num_workers
-        # Batches are made by the data set; a DataLoader's own batching would collect them into larger ones.
+        # The data set makes the batches; DataLoader's own batching would collect them into larger ones.
         self._loader: DataLoader[Batch] = DataLoader(dataset, batch_size=None, num_workers=num_workers, **settings)
 
     def __len__(self) -> int:
@@ -247,12 +247,12 @@ class RedisLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
-            if self._workers:  # else the data set has counted it
+            if self._workers:  # without workers the data set has counted it
                 self.dataset.advance()
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """See `RedisDataset.state_dict`: batches that workers made ahead do not count."""
+        """See `RedisDataset.state_dict`; batches that workers made ahead do not count."""
         return self.dataset.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -284,7 +284,7 @@ def _numeric(dataset: Dataset, columns: Sequence[str] | None) -> list[str]:
 
 
 def _needed(epoch: Epoch, places: Sequence[tuple[int, int]]) -> Iterator[Block]:
-    """The blocks that these places lie in, each once in a row."""
+    """The blocks of these positions; consecutive duplicates are skipped."""
     last, begin, end = None, 0, 0
     for start, stop in places:
         if begin <= start and stop <= end:
@@ -296,7 +296,7 @@ def _needed(epoch: Epoch, places: Sequence[tuple[int, int]]) -> Iterator[Block]:
 
 
 def _scatter(target: Any, places: Any, values: Any) -> None:
-    """target[places] = values. A row is copied as one item: NumPy is faster if it need not look at its dimensions."""
+    """target[places] = values. Copies a row as one item, which is faster because NumPy ignores its dimensions."""
     if values.ndim > 1:
         row = np.dtype((np.void, values.dtype.itemsize * math.prod(values.shape[1:])))
         target = target.reshape(len(target), -1).view(row).ravel()

@@ -1,7 +1,7 @@
-"""Writing data sets: a version in one step, or shards that producers append and that `seal` makes a version.
+"""Writing data sets: a version in one step, or shards that producers append and that `seal` turns into a version.
 
-Appended shards stand in a stream, the tail. Readers follow it; `seal` makes its shards, behind those of the newest
-version, the next version. Shards are written first and the pointer last, so nothing is visible before it is whole.
+Appended shards are entries of a stream, the tail. Readers follow it. `seal` makes a version of the newest version's
+shards and the tail's. Shards are written first, the pointer last, so nothing incomplete is visible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from redisai_py.datasets.tail import START, Tail, Window, agreed_schema
 __all__ = ["Writer", "put", "split"]
 
 _TRIES = 100
-_TRIM_SHARE = 20  # the tail is looked through once in a twentieth of its window
+_TRIM_SHARE = 20  # the tail is checked once per twentieth of its window
 
 
 def put(
@@ -41,10 +41,10 @@ def put(
     """Write a version.
 
     Args:    rows: columns, or columns by split: `{"train": {...}, "test": {...}}`.
-             schema: the columns' own unless given.
-             nan: what becomes of rows that lack a number or a time.
-             progress: called with the rows that are stored, and all of them.
-    Returns: the version; the same content is the same version.
+             schema: by default that of the columns.
+             nan: how to treat rows that lack a number or a time.
+             progress: called with the rows stored and the total.
+    Returns: the version; equal contents are the same version.
     Raises:  Invalid: rows do not fit the schema, or there are none; nothing was written.   redis.RedisError.
     """
     splits: Mapping[str, Columns] = rows if all(isinstance(part, Mapping) for part in rows.values()) else {"": rows}  # type: ignore[assignment,dict-item]
@@ -78,7 +78,7 @@ def commit(
     sealed: str = "",
     version: int | None = None,
 ) -> Version:
-    """Make shards that were written a version.   sealed: see `Dataset.sealed`.   version: its number."""
+    """Make stored shards a version.   sealed: see `Dataset.sealed`.   version: its number."""
     places = [
         {
             "rows": shard.rows,
@@ -96,7 +96,7 @@ def commit(
 
 
 def split(store: Store, dataset: Dataset, how: Split, aliases: Sequence[str] = ()) -> Version:
-    """The rows of a version as a new version of the same name with the splits `train` and `test`. Raises: Invalid."""
+    """A new version with the same rows, in the splits `train` and `test`. Raises: Invalid."""
     named = next((name for name in (how.stratify, how.by, how.group) if name is not None), dataset.schema.names[0])
     rows = dataset.read()
     test = how.test_rows({named: rows[named]} if named in rows else rows)
@@ -106,10 +106,10 @@ def split(store: Store, dataset: Dataset, how: Split, aliases: Sequence[str] = (
 
 
 class Writer:
-    """Appends to a data set. Several producers may, at the same time, each with a Writer of its own.
+    """Appends to a data set. Several producers may append at the same time, each with its own Writer.
 
-    schema: what every appended row must fit; needed for a name that has none yet, and otherwise checked.
-    window: what of the appended shards stays in the tail; what goes before it was sealed is in no version.
+    schema: of every appended row; required for a name that has none yet, otherwise checked.
+    window: appended shards to keep in the tail; a shard dropped before `seal` is in no version.
     Raises: Conflict: the data set has another schema.   Missing: it has none, and none was given.
     """
 
@@ -119,7 +119,7 @@ class Writer:
         self.tail = Tail(store, name)
         self.schema = self._agree(schema)
         self._window = window
-        self._untrimmed = 0  # rows appended since the tail was last trimmed by this writer
+        self._untrimmed = 0  # rows appended since this writer last trimmed the tail
 
     def _agree(self, schema: Schema | None) -> Schema:
         known = agreed_schema(self._store, self.name)
@@ -133,10 +133,10 @@ class Writer:
         return known
 
     def append(self, columns: Columns) -> list[str]:
-        """Add rows to the tail, all or none of them.
+        """Append rows to the tail, all or none.
 
-        Returns: places in the tail of the shards that they made.
-        Raises:  Invalid: they do not fit the schema; nothing was written.   redis.RedisError.
+        Returns: stream ids of the new shards.
+        Raises:  Invalid: the rows do not fit the schema; nothing was written.   redis.RedisError.
         """
         with self._store.lease() as lease:
             shards = write_shards(self._store, self.schema, columns, lease)
@@ -148,14 +148,14 @@ class Writer:
         return places
 
     def _trim_is_due(self, window: Window) -> bool:
-        """Whether so much was appended that looking through the tail pays."""
+        """Whether enough rows were appended to check the tail."""
         return window.rows is None or self._untrimmed * _TRIM_SHARE >= window.rows
 
     def seal(self, aliases: Sequence[str] = (), window: Window | None = None) -> Version:
-        """Make the shards of the newest version and of the tail the next version; small ones are joined.
+        """Make a version of the newest version's shards and the tail's; small shards are joined.
 
-        Args:    window: what of them; what is older is left out of this version, and stays in those before it.
-        Raises:  Missing: nothing was appended since the newest version.   Conflict: others seal all the time.
+        Args:    window: leave out older shards; earlier versions keep them.
+        Raises:  Missing: nothing was appended since the newest version.   Conflict: others keep sealing.
         """
         for _ in range(_TRIES):
             newest = self._newest_version()
@@ -188,12 +188,12 @@ class Writer:
         return version
 
     def _next_number(self) -> int:
-        """Of a version. Whoever takes it first has it: so of two who seal, the second starts anew from the first's."""
+        """The next version number. Of two concurrent seals the first gets it; the second starts over."""
         found: Any = self._store.redis.hget(self._store.keys.versions(KIND, self.name), "next")
         return int(found or 1)
 
     def _newest_version(self) -> Dataset | None:
-        """The one of the highest number, whatever @latest was pointed to."""
+        """The version with the highest number, whatever @latest points to."""
         with suppress(Missing):
             newest = self._store.registry(KIND).versions(self.name)[-1]
             return Dataset.open(self._store, str(newest))
@@ -201,7 +201,7 @@ class Writer:
 
 
 class _Taken(Exception):
-    """Somebody else has made a version meanwhile."""
+    """Another process has made a version meanwhile."""
 
 
 def _told(schema: Schema) -> str:
@@ -210,7 +210,7 @@ def _told(schema: Schema) -> str:
 
 
 def _numbered(number: int, shard: Shard) -> Shard:
-    """The shard under a number and a title of its own: producers do not know each other's."""
+    """The shard with its number and title in the version; producers do not know each other's numbers."""
     layer = shard.layer
     titled = Descriptor.of_content(
         SHARD_TYPE, shard_title(number), (layer.digest, layer.size), (layer.content_digest, layer.content_size)

@@ -1,8 +1,8 @@
 """Training with Redis: checkpoints, the record of a run, publishing while training, launching.
 
 Redis holds data, checkpoints, published models and the state of runs. Gradients go through torch.distributed (gloo,
-NCCL); docs/training.md says why. Needs the extra `train`. Names are imported when first asked for, so that the command
-line can list runs without importing PyTorch.
+NCCL); docs/training.md says why. Needs the extra `train`. Names are imported on first use, so that the command line
+can list runs without importing PyTorch.
 """
 
 from __future__ import annotations

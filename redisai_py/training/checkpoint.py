@@ -6,9 +6,9 @@
     ...
     checkpoints.save(step, model, optimizer, loader, metrics={"loss": loss})
 
-A checkpoint is a manifest over blobs of about 4 MiB; what has not changed is there already and costs its digest only.
-`save` copies the state, and a thread writes it: blobs first, the pointer last, so a run that is killed finds the
-checkpoint before. Position and parameters are one version, and never disagree.
+A checkpoint is a manifest over blobs of about 4 MiB; an unchanged blob costs only its digest. `save` copies the state,
+and a thread writes it: blobs first, the pointer last, so a killed run finds the previous checkpoint. Position and
+parameters are one version, so they always match.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _logger = logging.getLogger("redisai_py.training")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint.   state: what was saved beside those that took theirs back, by name."""
+    """One checkpoint.   state: by name, the parts that no argument of `load` took back."""
 
     step: int
     version: Version
@@ -57,12 +57,12 @@ class Checkpoint:
 
 
 class Checkpointer:
-    """Saves and loads the checkpoints of a run. Every rank has one; the first writes.
+    """Saves and loads the checkpoints of a run. Every rank creates one; rank 0 writes.
 
-    client: of redis-py, or a URL; with a URL, an outage of Redis of about 30 s is waited for.
-    keep:   so many of the newest stay, and those that an alias points to; None keeps all.
-    best:   a metric; the alias `best` points to the checkpoint where it is lowest, or highest with mode `max`.
-    Raises: Invalid: this is not a name for a run, or nothing would be kept.
+    client: a redis-py client, or a URL; with a URL it waits about 30 s for an unreachable Redis.
+    keep:   number of newest checkpoints to keep, besides those with an alias; None keeps all.
+    best:   a metric; the alias `best` points to the checkpoint with its lowest value, or the highest with mode `max`.
+    Raises: Invalid: not a valid name of a run, or nothing would be kept.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class Checkpointer:
         metrics: Mapping[str, float] | None = None,
         **more: Any,
     ) -> Future[Version | None]:
-        """Copy the state and write it in the background, at most one at a time: the one before is waited for.
+        """Copy the state and write it in the background. Only one write runs at a time; a second save waits for it.
 
-        Args:    step: steps that were taken; the version's number.   more: anything with `state_dict()`, or a dict of
-                 numbers, texts and tensors, such as a scheduler.
-        Returns: the version to come, None on ranks that do not write. A failure to write is logged, too, and
-                 training goes on: the checkpoint before stays.
-        Raises:  Invalid: something of the state could only be pickled, naming it.
-                 Superseded: another process goes on with this run, so this one has to end.
+        Args:    step: number of steps done; the version's number.   more: objects with `state_dict()`, or dicts of
+                 numbers, strings and tensors, such as a scheduler.
+        Returns: the future version, None on ranks that do not write. A failed write is also logged; training goes on,
+                 and the previous checkpoint stays.
+        Raises:  Invalid: part of the state would need pickle; names it.
+                 Superseded: another process continues this run, so this one must end.
         """
         named = {"model": model, "optimizer": optimizer, "loader": loader, **more}
         unusable = sorted(_RESERVED & more.keys())
@@ -124,7 +124,7 @@ class Checkpointer:
         return self._flight
 
     def wait(self) -> None:
-        """Wait until what was saved is written. Raises: Superseded: another process goes on with this run."""
+        """Wait until the last save is written. Raises: Superseded: another process continues this run."""
         flight, self._flight = self._flight, None
         if flight is not None and isinstance(error := flight.exception(), Superseded):
             raise error
@@ -153,7 +153,7 @@ class Checkpointer:
         return self._sign * value < self._sign * float(known)
 
     def _tell(self, snapshot: Snapshot, error: Exception, need: int) -> None:
-        """Say what was not saved, and why, and what is there instead."""
+        """Report a failed save: the reason, the missing bytes, and the checkpoint that stays."""
         why = str(error)
         if isinstance(error, redis.OutOfMemoryError):
             missing = need if snapshot.missing is None else snapshot.missing
@@ -179,12 +179,12 @@ class Checkpointer:
     def load(
         self, model: Any = None, optimizer: Any = None, loader: Any = None, *, at: int | str = LATEST, **more: Any
     ) -> Checkpoint | None:
-        """Give a checkpoint's state back to those that it was taken from.
+        """Restore a checkpoint into the given objects.
 
-        Args:    at: a step, or an alias such as `best`.   more: as of `save`.
-        Returns: the checkpoint, with whatever nobody took back; None if the run has none yet.
-        Raises:  Missing: not this one.   Corrupt: a blob is damaged, naming it.   Invalid: it does not hold a part
-                 that is asked for, or it does not fit.
+        Args:    at: a step, or an alias such as `best`.   more: as for `save`.
+        Returns: the checkpoint, with the parts that were not restored; None if the run has no checkpoint yet.
+        Raises:  Missing: no such checkpoint.   Corrupt: a blob is damaged; names it.   Invalid: a requested part is not
+                 in the checkpoint, or does not fit.
         """
         self.wait()
         reference = Reference(self.run, version=at) if isinstance(at, int) else Reference(self.run, alias=at)
@@ -245,7 +245,7 @@ class Checkpointer:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Wait for what was saved, and end the thread."""
+        """Wait for the last save, and end the thread."""
         try:
             self.wait()
         finally:
@@ -267,7 +267,7 @@ def _done(value: None) -> Future[Version | None]:
 
 
 def _bare(part: Any) -> Any:
-    """A model without what DistributedDataParallel and torch.compile wrap around it: it fits any number of ranks."""
+    """The model inside DistributedDataParallel and torch.compile, which fits any number of ranks."""
     if isinstance(part, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
         return _bare(part.module)
     return _bare(part._orig_mod) if hasattr(part, "_orig_mod") else part
@@ -293,7 +293,7 @@ def _give_back(version: str, name: str, part: Any, state: Any) -> None:
 
 
 def _with_rng(tensors: Any) -> tuple[dict[str, Any], Any]:
-    """The state of PyTorch's generators, as part of a state that was taken."""
+    """The state of PyTorch's random generators, as part of a state."""
     found = [("rng.cpu", torch.get_rng_state())]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found += [(f"rng.cuda.{place}", state) for place, state in enumerate(torch.cuda.get_rng_state_all())]

@@ -1,7 +1,7 @@
-"""Starting a training script in several processes with torchrun, and restarting them when one is lost.
+"""Starting a training script in several processes with torchrun, which restarts them when one is lost.
 
-The script finds REDISAI_URL, REDISAI_RUN and REDISAI_KEY_PREFIX in its environment, beside what torchrun sets. What is
-needed to start it again, `redisai train resume`, stands in the run's summary.
+The script finds REDISAI_URL, REDISAI_RUN and REDISAI_KEY_PREFIX in its environment, besides torchrun's variables. The
+run's summary records what `redisai train resume` needs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FIELD = "launch"
 
 @dataclass(frozen=True)
 class Launch:
-    """What is started.   nproc: processes on this machine.   max_restarts: of all of them, when one is lost.
+    """How to start a run.   nproc: processes on this machine.   max_restarts: of all processes, when one is lost.
 
-    nodes, rendezvous: of a training on several machines, as torchrun has them: `--nnodes 2 --rdzv-endpoint HOST:PORT`.
+    nodes, rendezvous: for several machines, like torchrun's `--nnodes 2 --rdzv-endpoint HOST:PORT`.
     """
 
     script: str
@@ -40,7 +40,7 @@ class Launch:
     rendezvous: str = ""
 
     def words(self, run: str) -> list[str]:
-        """The arguments of torchrun. Those of the script are not among them: it would take some for its own."""
+        """Arguments for torchrun, without the script's own, some of which torchrun would take for its own."""
         place = ["--standalone"]
         if self.nodes > 1:
             place = [
@@ -54,37 +54,37 @@ class Launch:
 
 
 def default_name(script: str) -> str:
-    """A name for a run that was given none: the script's, and the time."""
+    """A default name for a run: the script's name and the time."""
     stem = "".join(char if char.isascii() and char.isalnum() else "-" for char in Path(script).stem).strip("-")
     return f"{stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def check_script(script: str) -> None:
-    """See that there is such a file. Raises: Invalid."""
-    if not os.path.isfile(script):  # Path.is_file raises OSError for a name too long
+    """Check that the script exists. Raises: Invalid."""
+    if not os.path.isfile(script):  # Path.is_file raises OSError if the name is too long
         raise Invalid(f"{script}: there is no such script")
 
 
 def launch(url: str, run: str, what: Launch, prefix: str = "ai:") -> None:
-    """Train, in the foreground, until it is over.
+    """Train in the foreground until the run ends.
 
-    Raises: Conflict: the run is there already.   Invalid: no such script, no such name, torch is not installed.
-            RuntimeError: it failed, and restarts did not help; the text has the first failure.
+    Raises: Conflict: the run exists.   Invalid: no such script, a bad name, or torch is not installed.
+            RuntimeError: the training failed despite restarts; the text has the first failure.
     """
     record = Run(url, run, prefix)
     store = linked(url, prefix, patient=False)
     check_script(what.script)
-    # Of several machines the first makes the run, and the others find it.
+    # With several machines, the first one creates the run, and the others find it.
     if not store.redis.hsetnx(store.keys.summary(run), _FIELD, _as_text(what)) and what.nodes == 1:
         raise Conflict(f"run {run} is there already: use `redisai train resume {run}`, or another name")
     _train(url, record, what, prefix)
 
 
 def relaunch(url: str, run: str, prefix: str = "ai:", at: int | None = None, nproc: int | None = None) -> None:
-    """Go on with a run that stopped, from its latest checkpoint, with what it was started with.
+    """Resume a run from its latest checkpoint, with its original settings.
 
-    Args:   at: go back to the checkpoint of this step.   nproc: with so many processes instead.
-    Raises: Missing: no such run, or no such checkpoint.   As of `launch`.
+    Args:   at: resume from the checkpoint of this step instead.   nproc: use this number of processes instead.
+    Raises: Missing: no such run or checkpoint.   See `launch`.
     """
     record = Run(url, run, prefix)
     store = linked(url, prefix, patient=False)
@@ -106,9 +106,10 @@ def _remember(store: Store, run: str, what: Launch) -> None:
 
 
 def launch_of(url: str, run: str, prefix: str = "ai:") -> Launch:
-    """How a run was started, by its summary. Look at it before starting that: whoever may write the summary wrote it.
+    """How a run was started, by its summary. Show it before use: any user who may write the summary can change it.
 
-    Raises: Missing: no such run, or `launch` did not start it.   Invalid: it does not say so, or the script is gone.
+    Raises: Missing: no such run, or `launch` did not start it.   Invalid: the summary is unreadable, or the script is
+            missing.
     """
     summary = Run(url, run, prefix).summary()
     if _FIELD not in summary:
@@ -132,9 +133,9 @@ def _train(url: str, record: Run, what: Launch, prefix: str) -> None:
     os.environ |= {URL_VARIABLE: url, RUN_VARIABLE: record.name, PREFIX_VARIABLE: prefix}
     os.environ[_LAUNCHER_VARIABLE] = str(os.getpid())
     os.environ[_ARGUMENTS_VARIABLE] = json.dumps(what.arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, with a warning
-    # PyTorch 2.13 keeps one store for all attempts, and in it the addresses of processes that were killed: those that
-    # take their places would try to reach them. With this, each attempt has a store of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun would set it too, with a warning
+    # PyTorch 2.13 keeps one store for all attempts, with the addresses of killed processes, which their successors
+    # would try to reach. With this variable, each attempt has its own store.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     record.note(state="running", launcher=f"{socket.gethostname()}:{os.getpid()}", nproc=what.nproc, script=what.script)
     try:

@@ -1,4 +1,4 @@
-"""The connection of a training to Redis: it waits for a Redis that is being started again, and not for ever."""
+"""The training's connection to Redis, which waits for a restarting Redis, but not forever."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CONNECT_S = 5.0
 
 
 def linked(client: AnyClient, prefix: str = "ai:", patient: bool = True) -> Store:
-    """A Store on a connection of its own for a URL, on the client's own connections for a client.
+    """A Store, on a new connection for a URL, or on the client's own connections.
 
-    patient: for a URL, try again for about 30 s while Redis cannot be reached or is loading; otherwise fail at once.
-    A reply that takes longer than 60 s is a failure, too.
+    patient: for a URL, retry for about 30 s while Redis is unreachable or loading; otherwise fail immediately.
+    A reply that takes longer than 60 s also counts as a failure.
     """
     if not isinstance(client, str):
         return Store(client, prefix)

@@ -1,10 +1,10 @@
-"""Tensors in blobs of about 4 MiB, each a safetensors file, and back.
+"""Packing tensors into blobs of about 4 MiB, each a safetensors file, and unpacking them.
 
-Packing is the one copy that a checkpoint makes: tensors go, from whatever device, straight to the place in a blob's
-file that they will be hashed and sent from. A tensor larger than a blob is cut into flat pieces, so a part of it that
-has not changed is not sent again; small ones share a blob with their neighbours.
+Packing is the only copy that a checkpoint makes: tensors go from their device straight to their place in a blob, from
+which they are hashed and sent. A tensor larger than a blob is cut into flat pieces, so that an unchanged part is not
+sent again; small tensors share a blob.
 
-Source: the safetensors format, https://huggingface.co/docs/safetensors: 8 bytes of length, a header in JSON, the data.
+Source: the safetensors format, https://huggingface.co/docs/safetensors: 8 bytes of length, a JSON header, the data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["BLOB_BYTES", "Buffers", "describe", "pack", "unpack"]
 
 BLOB_BYTES = 4 * 1024 * 1024
 _ALONE_BYTES = BLOB_BYTES // 4
-"""A tensor of so many bytes has a blob of its own: it is not sent again because a neighbour has changed."""
+"""Tensors of at least this many bytes have their own blob, so a changed neighbour does not cause them to be sent."""
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.complex64: "C64",
@@ -39,7 +39,7 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 @dataclass(frozen=True)
 class _Piece:
-    """What of a tensor goes into one blob.   name: TENSOR, or TENSOR/PIECE."""
+    """The part of a tensor in one blob.   name: TENSOR, or TENSOR/PIECE."""
 
     name: str
     values: torch.Tensor
@@ -50,30 +50,30 @@ class _Piece:
 
 
 class Buffers:
-    """Memory of one checkpoint, used again by the next: most of the time that a copy takes goes into new pages.
+    """Memory that successive checkpoints share: allocating new pages takes most of the time of a copy.
 
-    One thread takes, another gives back, never at the same time.
+    One thread takes buffers, another gives them back, never at the same time.
     """
 
     def __init__(self) -> None:
         self._free: dict[int, list[torch.Tensor]] = {}
 
     def take(self, size: int) -> torch.Tensor:
-        """So many bytes, of any content."""
+        """A buffer of `size` bytes, with arbitrary content."""
         free = self._free.get(size)
         return free.pop() if free else torch.empty(size, dtype=torch.uint8)
 
     def drop(self) -> None:
-        """Forget what is free: the next checkpoint has other sizes."""
+        """Drop the free buffers: the next checkpoint has other sizes."""
         self._free.clear()
 
     def give(self, blob: memoryview) -> None:
-        """A blob that `pack` made, and nobody reads any more."""
+        """Return the buffer of a blob from `pack` that is no longer read."""
         self._free.setdefault(len(blob), []).append(torch.from_numpy(np.frombuffer(blob, np.uint8)))
 
 
 def describe(tensors: Tensors) -> list[dict[str, Any]]:
-    """What `unpack` must know of tensors, for JSON. Raises: Invalid: elements that safetensors does not hold."""
+    """Description of tensors for `unpack`, as JSON values. Raises: Invalid: a dtype that safetensors lacks."""
     unknown = [(path, tensor.dtype) for path, tensor in tensors if tensor.dtype not in _NAMES]
     if unknown:
         raise Invalid(f"{unknown[0][0]} has elements of {unknown[0][1]}, which a checkpoint does not hold")
@@ -83,9 +83,9 @@ def describe(tensors: Tensors) -> list[dict[str, Any]]:
 def pack(tensors: Tensors, note: str, buffers: Buffers) -> list[memoryview]:
     """Copy tensors into blobs.
 
-    Args:    note: stands in each blob's header; blobs of equal tensors and different notes are different blobs.
-             buffers: where the blobs are; what is left over in them is dropped.
-    Returns: the blobs, the same for the same tensors.
+    Args:    note: written into each blob's header; equal tensors with different notes give different blobs.
+             buffers: memory for the blobs; unused buffers in it are dropped.
+    Returns: the blobs; equal tensors give equal blobs.
     """
     blobs = [_packed(group, note, buffers) for group in _groups(_pieces(tensors))]
     buffers.drop()
@@ -104,7 +104,7 @@ def _pieces(tensors: Tensors) -> Iterator[_Piece]:
 
 
 def _groups(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    """Large pieces alone, small ones together."""
+    """Groups of pieces per blob: large pieces alone, small ones together."""
     small: list[_Piece] = []
     for piece in pieces:
         if piece.size >= _ALONE_BYTES:
@@ -120,7 +120,7 @@ def _groups(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
 
 def _packed(group: Sequence[_Piece], note: str, buffers: Buffers) -> memoryview:
     header: dict[str, Any] = {"__metadata__": {"run": note}}
-    ordered = sorted(group, key=lambda piece: -piece.values.element_size())  # so that each is aligned
+    ordered = sorted(group, key=lambda piece: -piece.values.element_size())  # keeps each one aligned
     end = 0
     for piece in ordered:
         entry = {"dtype": _NAMES[piece.values.dtype], "shape": list(piece.values.shape)}
@@ -141,7 +141,7 @@ def _packed(group: Sequence[_Piece], note: str, buffers: Buffers) -> memoryview:
 
 
 def _copy(target: torch.Tensor, values: torch.Tensor) -> None:
-    """Copy elements to bytes. NumPy's copy is up to 7x as fast as PyTorch's, which starts threads for it."""
+    """Copy elements as bytes. NumPy copies up to 7x as fast as PyTorch, which starts threads for it."""
     if values.device.type == "cpu" and values.is_contiguous():
         np.copyto(target.numpy(), values.reshape(-1).view(torch.uint8).numpy())
     else:
@@ -149,10 +149,10 @@ def _copy(target: torch.Tensor, values: torch.Tensor) -> None:
 
 
 def unpack(described: Any, blobs: Iterable[Buffer]) -> list[torch.Tensor]:
-    """The tensors again, on the CPU; one blob is held at a time beside them.
+    """The tensors, on the CPU; holds one blob at a time besides them.
 
-    Args:   described: what `describe` gave, read from a stranger.
-    Raises: Invalid: the blobs do not hold the tensors described.
+    Args:   described: the result of `describe`, untrusted.
+    Raises: Invalid: the blobs do not match the description.
     """
     tensors = [_empty(entry) for entry in described] if isinstance(described, list) else []
     filled = [0] * len(tensors)

@@ -1,10 +1,11 @@
-"""Publishing while training: the model goes to ONNX, is checked on the server that will run it, and is swapped live.
+"""Publishing while training: export the model to ONNX, check it on the server that will run it, and replace it live.
 
     publisher = Publisher("redis://127.0.0.1:6390", model, "rec", example=(users, history), every=100)
     ...
     publisher.step(step)
 
-The server swaps a model between two requests; none fails. What is not equal to the trained model is not published.
+The server replaces a model between two requests; no request fails. A model that differs from the trained one is not
+published.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _logger = logging.getLogger("redisai_py.training")
 
 @dataclass(frozen=True)
 class Published:
-    """A model that is served now.   digest: of its ONNX file.   seconds: that it took, the export included."""
+    """A model that is now served.   digest: of its ONNX file.   seconds: duration, including the export."""
 
     key: str
     digest: str
@@ -42,12 +43,12 @@ class Published:
 
 
 class Publisher:
-    """Publishes a model under a key again and again.
+    """Publishes a model under a key repeatedly.
 
-    Args:   client: of `redisai serve`, or its URL.   example: inputs of the model, each (rows, ...); they are what
-            parity is checked with, and their first dimension is free in the model that is served.
-            every: of `step`: publish at multiples of it.   run: whose log says what was published.
-            device, settings: as of `Client.modelstore`, say `batch=64`.   inputs, outputs: names in the ONNX file.
+    Args:   client: of `redisai serve`, or its URL.   example: inputs of the model, each (rows, ...); used to check
+            parity. The first dimension is dynamic in the served model.
+            every: `step` publishes at multiples of this number.   run: whose log records each publication.
+            device, settings: as for `Client.modelstore`, for example `batch=64`.   inputs, outputs: names in ONNX.
     Raises: Invalid: no example, or it has no rows.
     """
 
@@ -82,7 +83,7 @@ class Publisher:
     def step(self, step: int) -> Published | None:
         """Publish at every `every`th step, on rank 0.
 
-        Returns: what was published, None if nothing. A failure is logged, and training goes on.
+        Returns: the publication, or None. A failure is logged, and training goes on.
         """
         if step % self._every or rank():
             return None
@@ -95,8 +96,8 @@ class Publisher:
     def publish(self, step: int | None = None) -> Published:
         """Publish now.
 
-        Raises: NotParity: the server computes something else; what was served before still is.   Invalid: the model
-                cannot be exported.   redis.RedisError: the server refused it, or is away.
+        Raises: NotParity: the server computes something else; it still serves the previous model.   Invalid: the model
+                cannot be exported.   redis.RedisError: the server refused it, or is unreachable.
         """
         began = time.monotonic()
         model = _copied(self._model)
@@ -116,7 +117,7 @@ class Publisher:
         return Published(self._key, digest, parity, time.monotonic() - began)
 
     def _checked(self, model: Any, outputs: list[str], predictions: Predictions) -> tuple[bytes, Parity]:
-        """The file with the new parameters in the known graph; if that is not the same model, a new export."""
+        """The known graph with the new parameters, or a new export if that graph is no longer the same model."""
         blob = self._graph.filled(model)
         if blob is not None:
             try:
@@ -147,7 +148,7 @@ def publish(
 
 
 def _copied(model: Any) -> Any:
-    """The model as it is now, on the CPU and for inference; the trained one goes on in training mode."""
+    """A copy of the model, on the CPU and in inference mode; the trained model stays in training mode."""
     import copy
 
     bare = getattr(model, "module", model) if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
@@ -155,7 +156,7 @@ def _copied(model: Any) -> Any:
 
 
 class _Graph:
-    """The ONNX file of a model, exported once: later only its parameters are exchanged, which takes milliseconds."""
+    """A model's ONNX file, exported once. Later only its parameters are replaced, which takes milliseconds."""
 
     def __init__(self) -> None:
         self._proto: Any = None
@@ -163,7 +164,7 @@ class _Graph:
     def export(
         self, model: Any, example: Sequence[torch.Tensor], inputs: Sequence[str], outputs: Sequence[str]
     ) -> bytes:
-        """A new export. Raises: Invalid: the model cannot be exported, or onnx is not installed."""
+        """Export again. Raises: Invalid: the model cannot be exported, or onnx is not installed."""
         try:
             import onnxscript  # noqa: F401
         except ImportError:
@@ -171,7 +172,7 @@ class _Graph:
         rows = torch.export.Dim("rows")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch's exporter warns of its own parts
+                warnings.simplefilter("ignore")  # PyTorch's exporter warns about its own internals
                 program = torch.onnx.export(
                     model, tuple(example), dynamo=True, external_data=False, verbose=False, input_names=list(inputs),
                     output_names=list(outputs), dynamic_shapes=tuple({0: rows} for _ in example), optimize=False,
@@ -183,7 +184,7 @@ class _Graph:
         return bytes(self._proto.SerializeToString())
 
     def filled(self, model: Any) -> bytes | None:
-        """The known graph with the model's parameters; None if there is none, or they are not its parameters."""
+        """The known graph with the model's parameters; None without a graph, or if its parameters differ."""
         if self._proto is None:
             return None
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -199,7 +200,7 @@ class _Graph:
 
 
 def _first_cause(error: BaseException) -> str:
-    """What the exporter stumbled over, without its advice and its colours."""
+    """The exporter's actual error, without its advice and colours."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

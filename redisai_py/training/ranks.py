@@ -1,4 +1,4 @@
-"""Which process of a training this is: torch.distributed's answer, or that of torchrun's environment."""
+"""Rank and world size of this process, from torch.distributed or from torchrun's environment."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["rank", "ranks"]
 
 
 def _distributed() -> Any:
-    """torch.distributed if a group was made; PyTorch is not imported for the question."""
+    """torch.distributed if a process group exists; does not import PyTorch."""
     module = sys.modules.get("torch.distributed")
     return module if module is not None and module.is_available() and module.is_initialized() else None
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The rank of this process, from 0."""
     group = _distributed()
     return int(group.get_rank()) if group is not None else int(os.environ.get("RANK", "0"))
 
 
 def ranks() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     group = _distributed()
     return int(group.get_world_size()) if group is not None else int(os.environ.get("WORLD_SIZE", "1"))

@@ -3,7 +3,7 @@
     ray_trainer(loop, "redis://10.0.0.5:6379", "clicks-1", workers=4).fit()
 
 `loop(config)` is an ordinary training loop, the same as under torchrun: `Run.current()` and torch.distributed are set
-up when it starts. A worker or a node that is lost costs the steps since the latest checkpoint. Needs the extra `ray`.
+up when it starts. A lost worker or node costs the steps since the latest checkpoint. Needs the extra `ray`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def ray_trainer(
     storage: str | None = None,
     prefix: str = "ai:",
 ) -> Any:
-    """A `ray.train.torch.TorchTrainer`; its `fit()` trains, in the cluster that `ray.init` named.
+    """A `ray.train.torch.TorchTrainer`; its `fit()` trains in the cluster of `ray.init`.
 
-    Args:   url: of Redis, as the workers' machines reach it.   config: given to `loop`.   resources: of a worker.
+    Args:   url: of Redis, as seen from the workers' machines.   config: passed to `loop`.   resources: per worker.
             max_failures: restarts of all workers when one is lost.   timeout_s: longest wait for other workers.
-            storage: directory for Ray's own records; its default unless given. No checkpoint is written there.
-    Raises: Invalid: Ray is not installed, or this is not a name for a run.
+            storage: directory for Ray's own records; by default Ray's own. It holds no checkpoints.
+    Raises: Invalid: Ray is not installed, or a bad name of a run.
     """
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -51,7 +51,7 @@ def ray_trainer(
     environment = {URL_VARIABLE: url, RUN_VARIABLE: run, PREFIX_VARIABLE: prefix}
 
     class RecordedTrainer(TorchTrainer):
-        """Says in the run's summary how it ended, as `redisai train run` does."""
+        """Records in the run's summary how it ended, like `redisai train run`."""
 
         def fit(self) -> Any:
             record = Run(url, run, prefix)

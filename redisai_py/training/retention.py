@@ -1,7 +1,7 @@
-"""Which checkpoints of a run stay, and who may write them.
+"""Which checkpoints of a run are kept, and which process may write them.
 
-A checkpoint's blobs name their run in their header, so no other name reaches them, and those of a checkpoint that goes
-can be deleted at once, without a search for others that might need them.
+The header of a checkpoint's blobs names their run, so no other name reaches them. The blobs of a dropped checkpoint
+can be deleted immediately, without searching for other users.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _logger = logging.getLogger("redisai_py.training")
 
 
 class Superseded(Conflict):
-    """Another process goes on with this run: it took this one for dead."""
+    """Another process continues this run, because it took this process for dead."""
 
 
 class Retention:
-    """keep: so many of the newest stay, None for all."""
+    """keep: number of newest checkpoints to keep, None for all."""
 
     def __init__(self, store: Store, run: str, keep: int | None) -> None:
         self._store = store
@@ -37,19 +37,19 @@ class Retention:
         self._attempt: int | None = None
 
     def check(self) -> None:
-        """See that no other process has begun to write this run's checkpoints since this one did.
+        """Check that no other process has started writing this run's checkpoints.
 
-        Raises: Superseded: one has.   redis.RedisError.
+        Raises: Superseded: another process has.   redis.RedisError.
         """
         if self._attempt is None:
             self._attempt = int(self._store.redis.hincrby(self._summary, _ATTEMPT, 1))
         found: Any = self._store.redis.hget(self._summary, _ATTEMPT)
-        # A Redis that lost its last second may count less than this process has seen.
+        # A Redis that lost its last second may have a lower count than this process has seen.
         if found is not None and int(found) > self._attempt:
             raise Superseded(f"another process goes on with run {self._run}; this one must not write its checkpoints")
 
     def wrote(self, version: Version, manifest: Manifest, aliases: Sequence[str], size: int) -> None:
-        """Note a checkpoint in the summary, and forget those that are too many. What fails is logged."""
+        """Record a checkpoint in the summary, and delete surplus ones. Failures are logged."""
         try:
             fields: dict[Any, Any] = {"checkpoint": version.version, "checkpoint.bytes": size}
             fields |= {f"checkpoint.{alias}": version.version for alias in aliases if alias != "latest"}
@@ -59,7 +59,7 @@ class Retention:
             _logger.warning("run %s: old checkpoints were not removed: %s", self._run, error)
 
     def _forget(self, newest: Version) -> None:
-        """Those beyond `keep`, and those behind the newest, which are of a training that was gone back from."""
+        """Delete checkpoints beyond `keep`, and those after the newest one, left by a run that was rolled back."""
         if self._keep is None:
             return
         registry = self._store.registry(_KIND)
@@ -74,7 +74,7 @@ class Retention:
         discard(self._store, doomed - self._blobs(one for one in versions if one.version in kept))
 
     def take_back(self, sent: Iterable[str]) -> None:
-        """Delete what a save has sent that failed: a Redis that is full needs the room."""
+        """Delete what a failed save has sent, because a full Redis needs the space."""
         with suppress(redis.RedisError, ArtifactError):
             needed: set[str] = set()
             with suppress(Missing):
@@ -87,6 +87,6 @@ class Retention:
         found: set[str] = set()
         for version in versions:
             found.add(version.digest)
-            with suppress(Missing):  # its manifest is gone, and with it the knowledge of what it needed
+            with suppress(Missing):  # without its manifest, its blobs are unknown
                 found |= {blob.digest for blob in self._store.get_manifest(version.digest, str(version)).blobs()}
         return found

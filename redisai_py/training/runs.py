@@ -1,12 +1,12 @@
-"""The record of a run in Redis: what it is, how far it is, and how its metrics went. PyTorch is not needed.
+"""The record of a run in Redis: parameters, progress and metrics. Does not need PyTorch.
 
     run = Run.current()                         # of `redisai train run`; Run("redis://...", "clicks-1") elsewhere
     run.begin(steps=1000, lr=0.1)
     run.report(step, loss=0.31)
 
 `HGETALL ai:summary:run:NAME` is the summary in plain text: `state`, `step`, `steps`, `param.lr`, `metric.loss`,
-`checkpoint`, ... The stream `ai:series:run:NAME` has the metrics of each step that was reported. A failure to write
-either is logged and does not disturb the training.
+`checkpoint`, ... The stream `ai:series:run:NAME` has the metrics of each reported step. If writing either fails, the
+error is logged and training goes on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Value = str | int | float | bool
 class Run:
     """One run's record. Only the process with rank 0 writes.
 
-    client: of redis-py, or a URL.   Raises: Invalid: this is not a name for a run.
+    client: a redis-py client, or a URL.   Raises: Invalid: not a valid name of a run.
     """
 
     def __init__(self, client: AnyClient, name: str, prefix: str = "ai:") -> None:
@@ -54,7 +54,7 @@ class Run:
 
     @classmethod
     def current(cls) -> Self:
-        """The run of REDISAI_URL and REDISAI_RUN, which `redisai train run` sets. Raises: Invalid: they are not set."""
+        """The run named by REDISAI_URL and REDISAI_RUN, which `redisai train run` sets. Raises: Invalid: not set."""
         url, name = os.environ.get(URL_VARIABLE), os.environ.get(RUN_VARIABLE)
         if not url or not name:
             raise Invalid(f"{URL_VARIABLE} and {RUN_VARIABLE} must name the run: use `redisai train run`, or set both")
@@ -63,14 +63,14 @@ class Run:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def begin(self, steps: int | None = None, **parameters: Value) -> None:
-        """Say what is trained.   steps: how many there will be.   parameters: as they shall stand in the summary."""
+        """Record the start.   steps: planned number.   parameters: shown in the summary."""
         fields: dict[str, Value] = {f"param.{name}": value for name, value in parameters.items()}
         if steps is not None:
             fields["steps"] = steps
         self.note(state="running", started=round(time.time(), 3), world=ranks(), host=socket.gethostname(), **fields)
 
     def report(self, step: int, **metrics: float) -> None:
-        """Say how far the training is. metrics: floating-point numbers, or tensors of one element."""
+        """Record progress. metrics: floating-point numbers, or tensors of one element."""
         if rank():
             return
         numbers = {name: float(value) for name, value in metrics.items()}
@@ -83,11 +83,11 @@ class Run:
             pipeline.execute()
 
     def end(self, state: str = "finished", **more: Value) -> None:
-        """Say that it is over: finished, failed or stopped."""
+        """Record the end: finished, failed or stopped."""
         self.note(state=state, ended=round(time.time(), 3), **more)
 
     def note(self, **fields: Value) -> None:
-        """Write fields of the summary."""
+        """Set fields of the summary."""
         if rank():
             return
         with self._undisturbed():
@@ -100,14 +100,14 @@ class Run:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def summary(self) -> dict[str, str]:
-        """The summary. Raises: Missing: there is no such run.   redis.RedisError."""
+        """The summary. Raises: Missing: no such run.   redis.RedisError."""
         found: Any = self._store.redis.hgetall(self._summary)
         if not found:
             raise Missing(f"there is no run {self.name}")
         return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in found.items()}
 
     def series(self, metric: str) -> list[tuple[int, float]]:
-        """Steps and values of a metric, as they were reported; where steps were repeated, the last value counts."""
+        """Steps and values of a metric, as reported; the last value counts for a repeated step."""
         entries: Any = self._store.redis.xrange(self._series)
         found: dict[int, float] = {}
         for _, fields in entries:
@@ -118,7 +118,7 @@ class Run:
 
 
 class _Undisturbed:
-    """What goes wrong with the record is logged, the first time in a row, and ends there."""
+    """Logs errors of the record, the first of a series, and suppresses them."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -149,7 +149,7 @@ def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, float]:
 
 
 def run_names(client: AnyClient, prefix: str = "ai:") -> Iterator[str]:
-    """The runs that have a summary, in order. O(keys of the database), in steps that block nobody."""
+    """The runs that have a summary, sorted. O(keys of the database), in steps that block no other client."""
     store = linked(client, prefix, patient=False)
     start = f"{prefix}summary:run:"
     yield from sorted(

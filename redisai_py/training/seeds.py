@@ -1,4 +1,4 @@
-"""Random numbers that a restart does not change."""
+"""Random numbers that do not change after a restart."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["seed_step"]
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed PyTorch for one step of this rank, so that dropout and the like depend on (seed, step, rank) alone.
+    """Seed PyTorch for one step of this rank, so that dropout and the like depend only on (seed, step, rank).
 
-    Call it at the start of each step. Then a run that went on from a checkpoint draws what the undisturbed run draws,
-    on every rank, and no state of a generator has to be kept per rank. Costs about 15 us.
+    Call it at the start of each step. A resumed run then draws the same numbers as an undisturbed one, on every rank,
+    and no generator state has to be saved per rank. Takes about 15 us.
     """
     text = f"{seed} {step} {rank()}".encode()
     torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1)

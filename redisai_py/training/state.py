@@ -1,7 +1,7 @@
-"""The state of a training as JSON and tensors, and back. Nothing of it is ever pickled.
+"""A training state as JSON and tensors, and back. Nothing is ever pickled.
 
-A state is what `state_dict()` gives: dicts, lists and tuples of numbers, texts and tensors. Scalars and structure
-become JSON; tensors are named by where they stood, and copied by `packing`.
+A state is the result of `state_dict()`: dicts, lists and tuples of numbers, strings and tensors. Scalars and structure
+become JSON. Tensors are named by their position in it and copied by `packing`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from redisai_py.artifacts import Invalid
 __all__ = ["Tensors", "give", "take"]
 
 Tensors = list[tuple[str, torch.Tensor]]
-"""Names, which say where in the state each stood, and the tensors themselves, on whatever device."""
+"""Names, derived from the position in the state, and the tensors themselves, on any device."""
 
 _PLAIN = (bool, int, str, type(None))
 
 
 def take(state: Mapping[str, Any]) -> tuple[Any, Tensors]:
-    """Take a state apart; nothing is copied.
+    """Split a state into structure and tensors, without copying.
 
-    Returns: its structure, which JSON can hold, and its tensors.
-    Raises:  Invalid: it holds something else, naming where.
+    Returns: its structure, as JSON values, and its tensors.
+    Raises:  Invalid: it holds something else; names the position.
     """
     taken = _Taking()
     structure = taken.value("", state)
@@ -76,7 +76,7 @@ class _Taking:
                 f"{path} is a tensor that is sparse, quantized, sharded or without data; "
                 "a checkpoint holds dense tensors: gather or convert it first"
             )
-        # Tied weights are one tensor under several names, and are kept once.
+        # Tied weights are one tensor with several names; store it once.
         seen = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
         if not tensor.numel() or seen not in self._known:
             self._known[seen] = len(self.tensors)
@@ -96,7 +96,7 @@ def _from_numpy(path: str, array: Any) -> torch.Tensor:
 
 
 def give(structure: Any, tensors: Sequence[torch.Tensor]) -> Any:
-    """The state that was taken. Raises: Invalid: this is not a structure of a state, or a tensor is not there."""
+    """The state that `take` split. Raises: Invalid: not such a structure, or a tensor is missing."""
     try:
         return _given(structure, tensors)
     except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:

@@ -1,8 +1,8 @@
-"""One process of a training: runs the script, and ends when its launcher does.
+"""One training process: runs the script, and ends when its launcher does.
 
     python -m redisai_py.training.worker SCRIPT       with the script's arguments, as JSON, in REDISAI_ARGUMENTS
 
-A launcher that is killed cannot stop its processes. They would go on training beside those of the next one.
+A killed launcher cannot stop its processes; without this they would keep training beside those of the next launcher.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _end_with_the_launcher() -> None:
     launcher = os.environ.get(_LAUNCHER)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if launcher is not None and os.getppid() != int(launcher):
-        raise SystemExit("the launcher is gone")  # it was, before the kernel knew of the wish
+        raise SystemExit("the launcher is gone")  # it ended before the kernel knew of the request
 
 
 if __name__ == "__main__":

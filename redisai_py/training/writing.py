@@ -27,8 +27,8 @@ _AT_A_TIME = 16 * 1024 * 1024
 
 @dataclass
 class Snapshot:
-    """A state that was copied.   structure, described: as `take` and `describe` give them.   blobs: of the tensors.
-    buffers: where they go back to, one by one, as they are sent.
+    """A copied state.   structure, described: results of `take` and `describe`.   blobs: of the tensors.
+    buffers: where the blobs are returned, one by one, once sent.
     """
 
     step: int
@@ -38,18 +38,18 @@ class Snapshot:
     blobs: list[memoryview]
     buffers: Buffers
     size: int = field(init=False)
-    """Bytes of the blobs."""
+    """Size of the blobs in bytes."""
     missing: int | None = None
-    """Of a save that failed: bytes of the blobs that are not in Redis, None if nobody could tell."""
+    """After a failed save: bytes of the blobs that are not in Redis, None if unknown."""
 
     def __post_init__(self) -> None:
         self.size = sum(len(blob) for blob in self.blobs)
 
 
 def write(store: Store, run: str, snapshot: Snapshot, aliases: Sequence[str], retention: Retention) -> Version:
-    """Write a checkpoint, and forget those that are too many. The snapshot's buffers are given back as they are sent.
+    """Write a checkpoint, and delete surplus ones. The snapshot's buffers are returned as they are sent.
 
-    Raises: Superseded: another process goes on with this run.   redis.RedisError: what was sent is taken back.
+    Raises: Superseded: another process continues this run.   redis.RedisError: everything sent was deleted again.
     """
     retention.check()
     with store.lease() as lease:
@@ -76,14 +76,14 @@ def write(store: Store, run: str, snapshot: Snapshot, aliases: Sequence[str], re
 
 
 def _layers(store: Store, snapshot: Snapshot, lease: Lease, sent: dict[str, int]) -> list[Descriptor]:
-    """Send the blobs in groups of 16 MiB, those only that are not there. A thread hashes the group that comes next."""
+    """Send the missing blobs in groups of 16 MiB. A thread hashes the next group meanwhile."""
     layers: list[Descriptor] = []
     with ThreadPoolExecutor(1, "checkpoint digests") as hashing:
         groups = _groups(snapshot.blobs)
         coming = hashing.submit(_hashed, next(groups, []))
         while group := coming.result():
             coming = hashing.submit(_hashed, next(groups, []))
-            sent |= {digest: len(blob) for digest, blob in group}  # if it fails, some of them may have arrived
+            sent |= {digest: len(blob) for digest, blob in group}  # a failed group may arrive in part
             store.blobs.put_hashed(group, lease)
             for digest, blob in group:
                 title = f"tensors-{len(layers):05d}.safetensors"
@@ -115,5 +115,5 @@ def _groups(blobs: Sequence[memoryview]) -> Iterator[list[memoryview]]:
 
 
 def _as_json(value: float) -> float | str:
-    """Manifests hold no NaN and no infinity as numbers."""
+    """JSON numbers cannot be NaN or infinite; such values become strings."""
     return value if value - value == 0 else str(value)
