@@ -48,6 +48,6 @@ def _root(
 
 
 def main() -> None:
-    """The console script."""
+    """Entry point of the console script."""
     mask_command_line()
     app()

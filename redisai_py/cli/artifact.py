@@ -1,4 +1,4 @@
-"""`redisai artifact`: publish models, look at them, promote and deploy them. Copying is in `artifact_archive`."""
+"""`redisai artifact`: publish, inspect, promote and deploy models. Copying is in `artifact_archive`."""
 
 from __future__ import annotations
 

@@ -267,4 +267,4 @@ def _say_collected(done: Any, dry_run: bool, as_json: bool) -> None:
 
 
 COMMANDS = (push, pull, export, import_, get, verify, du, rm, gc, evict)
-"""Functions whose names, without `_` at the end, are those of the commands."""
+"""The functions of the commands; a trailing `_` is not part of a command's name."""

@@ -1,4 +1,4 @@
-"""Shared by the commands of `redisai artifact`: options, the `Artifacts` object, failures as exit codes."""
+"""Shared by the commands of `redisai artifact`: options, the `Artifacts` object, exit codes for failures."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ VerifyOption = Annotated[
 
 @contextmanager
 def opened(url: str, prefix: str) -> Iterator[Artifacts]:
-    """Artifacts at the server; what goes wrong inside ends the command with its exit code."""
+    """The artifacts of a server; an error inside the block ends the command with its exit code."""
     from redisai_py.artifacts import ArtifactError, Artifacts, Invalid
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.output import printable
@@ -100,7 +100,7 @@ def open_archive(url: str, endpoint: str | None, encrypt: str | None = None) -> 
 
 @contextmanager
 def progressing(now: str) -> Iterator[Callable[[int, int], Any]]:
-    """A bar, if somebody looks; what to call with the bytes done and the bytes in all."""
+    """A progress bar if stderr is a terminal. Yields: a function of the bytes done and the total."""
     from redisai_py.cli.transfers import bar
 
     with bar(now, now) as shown:
@@ -108,14 +108,14 @@ def progressing(now: str) -> Iterator[Callable[[int, int], Any]]:
 
 
 def when(at: float) -> str:
-    """A time as people and programs read it."""
+    """A time in ISO 8601."""
     import datetime
 
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def pairs(values: list[str] | None, option: str) -> dict[str, str]:
-    """NAME=VALUE options."""
+    """The values of a NAME=VALUE option."""
     from redisai_py.cli.failures import CannotUse
 
     found = {}

@@ -10,24 +10,24 @@ from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Keep the predictions of models, look at them, drop them.", no_args_is_help=True)
+app = typer.Typer(help="Cache the predictions of models.", no_args_is_help=True)
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The model's key.")]
-_Ttl = Annotated[int, typer.Option("--ttl", metavar="S", show_default=False, help="Life of a prediction in seconds.")]
+_Ttl = Annotated[int, typer.Option("--ttl", metavar="S", show_default=False, help="Lifetime of an entry in seconds.")]
 _Jitter = Annotated[
-    int | None, typer.Option("--jitter", metavar="PERCENT", help="Shorten each life by up to so much; 10 by default.")
+    int | None, typer.Option("--jitter", metavar="PERCENT", help="Random reduction of lifetimes. Default: 10.")
 ]
-_Rows = Annotated[bool, typer.Option("--rows", help="One prediction for each row of a batch.")]
+_Rows = Annotated[bool, typer.Option("--rows", help="One entry per row of a batch.")]
 _MaxBytes = Annotated[
-    int | None, typer.Option("--max-bytes", metavar="BYTES", help="Insert no more than this within one life.")
+    int | None, typer.Option("--max-bytes", metavar="BYTES", help="Maximum bytes inserted within one lifetime.")
 ]
 _Warm = Annotated[
     int | None,
-    typer.Option("--warm", metavar="COUNT", help="Run a new version on so many frequent inputs when it is stored."),
+    typer.Option("--warm", metavar="COUNT", help="Number of frequent inputs to run a new version on when stored."),
 ]
-_Scope = Annotated[str | None, typer.Option("--scope", metavar="WORD", help="db (shared) or user (each its own).")]
+_Scope = Annotated[str | None, typer.Option("--scope", metavar="WORD", help="db: users share entries; user: not.")]
 _MinRun = Annotated[
-    int | None, typer.Option("--min-run", metavar="US", help="Look up no model that is faster; 100 by default.")
+    int | None, typer.Option("--min-run", metavar="US", help="Do not cache models with shorter runs. Default: 100.")
 ]
 _RULE = ("key", "ttl", "jitter", "rows", "maxbytes", "warm", "scope", "minrun")
 
@@ -45,7 +45,7 @@ def set_rule(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep the predictions of a model."""
+    """Set the cache rule of a model."""
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected, key_of
     from redisai_py.client import cache_calls
@@ -58,7 +58,7 @@ def set_rule(
 
 @app.command()
 def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """List the models whose predictions are kept, with their rules."""
+    """List the models that have a cache rule."""
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected
     from redisai_py.client import cache_calls, calls
@@ -72,7 +72,7 @@ def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
 
 @app.command()
 def stats(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """Show what the server counts: hits, misses, times, and whether the cache pays."""
+    """Show hits, misses, times, and whether the cache pays."""
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected, key_of
     from redisai_py.client import cache_calls
@@ -87,12 +87,12 @@ def warm(
     key: _Key,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="TENSOR...", show_default=False, help="Keys of inputs, one request behind the other."),
+        typer.Argument(metavar="TENSOR...", show_default=False, help="Keys of the inputs, request after request."),
     ],
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute predictions ahead, for stored tensors."""
+    """Compute and store the predictions of stored tensors."""
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected, key_of
     from redisai_py.client import cache_calls
@@ -104,7 +104,7 @@ def warm(
 
 @app.command()
 def purge(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """Delete the predictions of a model; its rule stays."""
+    """Delete the cached predictions of a model; its rule stays."""
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected, key_of
     from redisai_py.client import cache_calls
@@ -116,7 +116,7 @@ def purge(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) 
 
 @app.command()
 def rm(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """Take a model's rule away; its predictions expire."""
+    """Remove the cache rule of a model; its predictions expire."""
     from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected, key_of
     from redisai_py.client import cache_calls

@@ -1,4 +1,4 @@
-"""`redisai dataset`: rows from tables, versions of them, and what is in them. Reading is in `dataset_reading`."""
+"""`redisai dataset`: import tables, append, seal, split, promote. Reading is in `dataset_reading`."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def append(
 
 
 def _schema(store: Store, name: str) -> Schema | None:
-    """What rows of this name must be like; None for a new name."""
+    """The schema for rows of this name; None for a new name."""
     from redisai_py.artifacts import Missing
     from redisai_py.datasets.writer import Writer
 
@@ -131,7 +131,7 @@ def _schema(store: Store, name: str) -> Schema | None:
 
 
 def _table(file: Path, nan: Any, types: dict[str, str], columns: Any, known: Schema | None) -> tuple[Any, Schema]:
-    """The rows of a file; of a known data set's types, which text in a CSV cannot tell."""
+    """The rows of a file, with the types of a known data set, because a CSV file has no types."""
     from redisai_py.datasets.layout import Schema
     from redisai_py.datasets.tables import read_table, table_columns
 
@@ -139,7 +139,7 @@ def _table(file: Path, nan: Any, types: dict[str, str], columns: Any, known: Sch
         there = table_columns(file)
         types = {**{c.name: c.type for c in known.columns if not c.shape and c.name in there}, **types}
         if nan == "refuse" and any(column.nan for column in known.columns):
-            nan = "keep"  # the schema says which columns may lack values, and is held against the rows
+            nan = "keep"  # the schema says which columns may lack values, and is checked later
     found = read_table(file, nan=nan, types=types, columns=columns)
     return found, Schema.of(found, nan=nan == "keep")
 

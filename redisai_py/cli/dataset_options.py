@@ -1,4 +1,4 @@
-"""What the commands of `redisai dataset` share: options, and what their values mean."""
+"""Shared by the commands of `redisai dataset`: options, and parsing of their values."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def bytes_of(option: str, text: str) -> int:
 
 
 def split_files(values: Sequence[str]) -> dict[str, str]:
-    """[SPLIT=]FILE arguments; the name of no split is empty. Raises: CannotUse."""
+    """Parse [SPLIT=]FILE arguments; without a split, the name is empty. Raises: CannotUse."""
     found: dict[str, str] = {}
     for value in values:
         match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", value)
@@ -106,7 +106,7 @@ def split_files(values: Sequence[str]) -> dict[str, str]:
 
 
 def versions_of(store: Store, references: Sequence[str]) -> list[Version]:
-    """The versions that references mean: all of NAME, one of NAME:7 and NAME@ALIAS. Raises: Missing, Invalid."""
+    """The versions references select: all of NAME, one for NAME:7 and NAME@ALIAS. Raises: Missing, Invalid."""
     from redisai_py.artifacts import Reference
 
     registry = store.registry("dataset")
@@ -120,7 +120,7 @@ def versions_of(store: Store, references: Sequence[str]) -> list[Version]:
 
 
 def said(store: Store, version: Version, as_json: bool) -> None:
-    """Print what was made."""
+    """Print the new version."""
     from redisai_py.cli.output import Output, size_text
     from redisai_py.datasets.dataset import Dataset
 

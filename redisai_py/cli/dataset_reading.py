@@ -1,4 +1,4 @@
-"""`redisai dataset`, the half that reads: what there is, what is in it, and tables of it."""
+"""`redisai dataset`, commands that read: list, show, print, export, verify."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", help="Only these columns.")]
-_SHOWN = 12  # columns of a table for people
+_SHOWN = 12  # columns that fit a terminal
 _LONGEST = 60
 
 
@@ -53,7 +53,7 @@ def ls(
 
 
 def _names(store: Store, prefix: str) -> list[str]:
-    """Of all data sets, those that were appended to and never sealed among them."""
+    """Names of all data sets, including those that were appended to but never sealed."""
     start = f"{prefix}tail:dataset:"
     tails = {
         key.decode("utf-8", "replace").removeprefix(start)
@@ -82,7 +82,7 @@ def _name_row(store: Store, name: str) -> dict[str, Any]:
 
 
 def _unsealed(dataset: Dataset) -> int:
-    """Rows that were appended since."""
+    """Number of rows appended since."""
     from redisai_py.datasets.tail import START, Tail
 
     assert dataset.store is not None
@@ -179,7 +179,7 @@ def head(
 
 
 def _values(column: Any) -> list[Any]:
-    """Values as JSON has them: a time as text, a missing one of any kind as null."""
+    """Values for JSON: a time is a string, a missing value of any kind is null."""
     if column.dtype.kind == "M":
         return [None if value is None else f"{value.isoformat()}Z" for value in column.tolist()]
     return [_value(value) for value in column.tolist()]

@@ -1,4 +1,4 @@
-"""Exit codes, and the one way in which a command fails: one line on stderr that says what and why."""
+"""Exit codes, and how a command fails: one line on stderr that says what and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["CannotUse", "Exit", "fail"]
 
 
 class Exit(IntEnum):
-    """What the exit code of a command says."""
+    """Exit codes of the commands."""
 
     OK = 0
     REFUSED = 1
@@ -19,10 +19,10 @@ class Exit(IntEnum):
 
 
 class CannotUse(Exception):
-    """An option, or a file of this machine, cannot be used; the text is one line."""
+    """An option or a local file cannot be used; the text is one line."""
 
 
 def fail(code: Exit, text: str) -> typer.Exit:
-    """Print the reason. Returns: what to raise."""
+    """Print the reason. Returns: the exception to raise."""
     typer.echo(f"redisai: {' '.join(text.split())}", err=True)
     return typer.Exit(code)

@@ -1,7 +1,7 @@
 """Images as tensors and back, with Pillow, which is optional.
 
-A tensor of an image is UINT8 with the axes (height, width, channels), or (height, width) if it is grey, unless another
-layout is asked for. Decimals, means and deviations are a script's business, beside the model.
+By default, an image's tensor is UINT8 with the axes (height, width, channels), or (height, width) if it is grey.
+Normalisation (mean, standard deviation) belongs in a script next to the model.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def _pillow() -> Any:
 
 
 def read_image(path: Path, size: str | None, layout: str | None) -> NDArray[Any]:
-    """The picture as people see it, its orientation applied.
+    """The image, with its orientation applied.
 
     Args:    size: `WxH` in pixels to scale it to.   layout: one of LAYOUTS.
-    Returns: uint8 (uint16 if the file has 16 bits per pixel), (H, W) or (H, W, C), or in the layout asked for.
+    Returns: uint8 (uint16 if the file has 16 bits per pixel), (H, W) or (H, W, C), or in the given layout.
     Raises:  CannotUse: no Pillow, not an image, or a bad option.   OSError.
     """
     image_module, operations = _pillow()
@@ -86,11 +86,11 @@ def _arranged(pixels: NDArray[Any], layout: str | None) -> NDArray[Any]:
 
 
 def write_image(path: Path, array: NDArray[Any], layout: str | None) -> bytes:
-    """The file of a picture.
+    """Encode an image file.
 
-    Args:    path: its suffix tells the format.   array: uint8, (H, W), (H, W, C) or (C, H, W) as `layout` says, with
-             any leading axes of length 1; C is 1, 3 or 4.
-    Raises:  CannotUse: no Pillow, or the tensor is not a picture.
+    Args:    path: its suffix selects the format.   array: uint8, (H, W), (H, W, C) or (C, H, W) according to `layout`,
+             possibly with leading axes of length 1; C is 1, 3 or 4.
+    Raises:  CannotUse: no Pillow, or the tensor is not an image.
     """
     image_module, _ = _pillow()
     _check_layout(layout)

@@ -1,4 +1,4 @@
-"""`redisai job` and `redisai worker`: what waits, what runs, what became of it; and those who do the work."""
+"""`redisai job` and `redisai worker`: follow jobs, and run them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "follow", "worker"]
 
-app = typer.Typer(help="Look at the jobs that workers run.", no_args_is_help=True)
+app = typer.Typer(help="Follow and cancel the jobs that workers run.", no_args_is_help=True)
 
-_Job = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="As `pipeline submit` printed it.")]
+_Job = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="The id that `pipeline submit` printed.")]
 
 
 @app.command()
 def ls(
-    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="At most so many.")] = 100,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="Maximum number of jobs.")] = 100,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """List jobs, the newest first."""
+    """List jobs, newest first."""
     from redisai_py.cli.output import Output
     from redisai_py.jobs.queue import Queue
 
@@ -44,7 +44,7 @@ def _shown(fields: Any) -> dict[str, str]:
 
 @app.command()
 def show(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
-    """Say what a job is, how far it is, or how it ended."""
+    """Show a job: its definition, progress and result."""
     from redisai_py.cli.output import Output
     from redisai_py.jobs.queue import Queue
 
@@ -60,11 +60,11 @@ def show(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", 
 @app.command()
 def logs(
     job: _Job,
-    follow_: Annotated[bool, typer.Option("--follow", "-f", help="Until the job has ended.")] = False,
+    follow_: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
 ) -> None:
-    """Print what a job said."""
+    """Print the log of a job."""
     from redisai_py.cli.output import printable
     from redisai_py.jobs.queue import Queue
 
@@ -80,7 +80,7 @@ def logs(
 
 @app.command()
 def cancel(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
-    """End a job that waits; ask the worker of one that runs to end it."""
+    """Cancel a job: remove it from the queue, or ask its worker to end it."""
     from redisai_py.cli.output import Output
     from redisai_py.jobs.queue import ENDED, Queue
 
@@ -93,7 +93,7 @@ def cancel(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:"
 
 
 def follow(queue: Queue, job: str, as_json: bool) -> None:
-    """Wait for a job's end, its steps on stderr. Exit code 1 if it did not end well."""
+    """Wait for a job to end, printing its steps on stderr. Exit code 1 if it was not successful."""
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.output import Output
 
@@ -111,25 +111,25 @@ def follow(queue: Queue, job: str, as_json: bool) -> None:
 
 
 def worker(
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Host and process unless given.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Default: host and process id.")] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="DIRECTORY", help="The only files that jobs may read; none unless given."),
+        typer.Option("--data", metavar="DIRECTORY", help="The only directory jobs may read files from. Default: none."),
     ] = None,
     claim_after: Annotated[
         float,
-        typer.Option("--claim-after", metavar="SECONDS", min=0.5, help="Of a worker's silence: its job is taken over."),
+        typer.Option("--claim-after", metavar="SECONDS", min=0.5, help="Silence after which a worker loses its job."),
     ] = 30,
     attempts: Annotated[
-        int, typer.Option("--attempts", metavar="N", min=1, help="At a job, before it has failed.")
+        int, typer.Option("--attempts", metavar="N", min=1, help="Number of attempts before a job has failed.")
     ] = 3,
-    jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Leave after so many.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Exit after this many jobs.")] = None,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
 ) -> None:
-    """Run the jobs that `pipeline submit` leaves, one after the other. Start as many as there are cores to spare.
+    """Run submitted jobs, one after the other. Start one worker per spare core.
 
-    SIGTERM and SIGINT let it finish the job at hand; a second one ends it at once.
+    On SIGTERM or SIGINT a worker finishes its job and exits; a second signal ends it immediately.
     """
     import signal
 

@@ -1,7 +1,7 @@
-"""Passwords on the command line, kept from whoever lists the processes of the machine.
+"""Hide passwords on the command line from other users' process lists.
 
-A process can overwrite what `ps` shows of it, but only once it runs: for a moment the password is to be seen. A file
-(`--redis-password-file`) or a variable (REDISAI_REDIS, REDISAI_URL) never is.
+A process can overwrite what `ps` shows of it, but only once it runs, so the password is visible for a moment. A file
+(`--redis-password-file`) or a variable (REDISAI_REDIS, REDISAI_URL) never shows it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _IN_QUERY = re.compile(r"(?<=[?&]password=)[^&]*")
 
 
 def mask_command_line() -> None:
-    """Replace this process's title by its command line without passwords, if there are any."""
+    """Replace this process's title by its command line with masked passwords, if there are any."""
     masked = list(map(_masked, sys.orig_argv))
     if masked != sys.orig_argv:
-        from setproctitle import setproctitle  # here: few command lines need it
+        from setproctitle import setproctitle  # imported here, because few command lines need it
 
         setproctitle(" ".join(masked))
 
 
 def _masked(word: str) -> str:
-    """The word with `***` in place of the password of the URL that it is, or that follows a `=`."""
+    """The word with `***` instead of the password, if it is a URL, or OPTION=URL."""
     found = re.search(r"(?:^|=)(\w+://.*)", word, re.DOTALL)
     if found is None:
         return word

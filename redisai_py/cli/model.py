@@ -56,7 +56,7 @@ _Signature = Annotated[
 ]
 _LISTED = ("key", "backend", "device", "tag", "batchsize", "inputs", "outputs")
 _TROUBLES = {"not merged": "not_merged", "quarantine": "quarantine"}
-"""Column -> item of AI.INFO FULL; shown where a model has something there."""
+"""Column -> item of AI.INFO FULL; shown if any model has a value for it."""
 
 
 @app.command()
@@ -166,7 +166,7 @@ def show(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -
         info = client.ask(calls.infoget(key_of(key), full=True))
     fields = {"key": key, **meta}
     for what in ("inputs", "outputs"):
-        if info.get(what):  # this server has loaded it
+        if info.get(what):  # present once this server has loaded the model
             tensors = [tensor_text(*spec) for spec in info[what]]
             fields[what] = info[what] if as_json else tensors
     fields["loaded"] = bool(info.get("loaded"))

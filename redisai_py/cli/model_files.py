@@ -1,4 +1,4 @@
-"""Model files: which framework a file is for, and a SavedModel's directory as the one file that can be sent."""
+"""Model files: detect the framework, and pack a SavedModel's directory into one file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redisai_py.plugins import backend_names
 __all__ = ["STREAM", "SUFFIXES", "backend_of", "check_directory", "read_model", "write_file"]
 
 STREAM = Path("-")
-"""Standard input or output instead of a file."""
+"""Stands for standard input or output instead of a file."""
 
 SUFFIXES = {
     ".onnx": "ONNX",
@@ -33,9 +33,9 @@ _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 
 
 def backend_of(path: Path, given: str | None) -> str:
-    """The backend that was asked for, or else the one that the file's name tells.
+    """The given backend, or the one for the file name.
 
-    Raises: CannotUse: there is no such backend, or the name tells none, or a directory holds no SavedModel.
+    Raises: CannotUse: unknown backend, an unknown file name, or a directory without a SavedModel.
     """
     if given is not None:
         if given.upper() not in (known := backend_names()):
@@ -53,10 +53,10 @@ def backend_of(path: Path, given: str | None) -> str:
 
 
 def read_model(path: Path) -> os.PathLike[str] | bytes:
-    """What `Client.modelstore` takes: the path of a file, or a SavedModel's directory as the bytes of a tar file;
-    standard input as its bytes.
+    """The argument for `Client.modelstore`: a file's path, a SavedModel's directory as the bytes of a tar file, or the
+    bytes of standard input.
 
-    Raises: CannotUse: a directory without a SavedModel, or nothing.
+    Raises: CannotUse: a directory without a SavedModel, or an empty file.
     """
     if path == STREAM:
         data = sys.stdin.buffer.read()
@@ -70,7 +70,7 @@ def read_model(path: Path) -> os.PathLike[str] | bytes:
     _check_saved_model(path)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        # In order and without dates and owners: the same model is the same bytes.
+        # Sorted, without dates and owners, so that the same model gives the same bytes.
         for file in sorted(item for item in path.rglob("*") if item.is_file()):
             entry = tarfile.TarInfo(file.relative_to(path).as_posix())
             entry.size = file.stat().st_size
@@ -85,7 +85,7 @@ def _check_saved_model(path: Path) -> None:
 
 
 def check_directory(path: Path) -> None:
-    """See that a file can be written there, before anything is fetched or computed. Raises: CannotUse."""
+    """Check that a file can be written there, before any work is done. Raises: CannotUse."""
     if path.is_dir():
         raise CannotUse(f"{path}: this is a directory")
     if not path.parent.is_dir():
@@ -93,8 +93,8 @@ def check_directory(path: Path) -> None:
 
 
 def write_file(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file whole: under another name first, so that a failure leaves what was there. Raises: OSError."""
-    if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to replace
+    """Write a file under a temporary name, then rename it, so that a failure keeps the old file. Raises: OSError."""
+    if path.exists() and not path.is_file():  # /dev/stdout or a pipe: there is no file to replace
         with path.open("wb") as file:
             file.writelines(parts)
         return

@@ -1,4 +1,4 @@
-"""Options that several commands share. Imports nothing slow."""
+"""Options shared by several commands. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -65,5 +65,5 @@ FileToRead = Annotated[
 
 
 def names(values: list[str] | None) -> list[str]:
-    """Names from an option that may be repeated, and hold several names between commas."""
+    """Names from a repeatable option whose values may contain several names, separated by commas."""
     return [name for value in values or () for name in value.split(",") if name]

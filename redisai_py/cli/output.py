@@ -1,4 +1,4 @@
-"""What commands print: tables for people, one JSON document for programs, tensors for either."""
+"""Output of commands: tables for people, one JSON document for programs, tensors for both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Output", "printable", "size_text", "tensor_fields", "tensor_text", "values_of"]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
-_WIDE = 4096  # columns where nobody's terminal limits them: lines of a table must stay lines
+_WIDE = 4096  # columns without a terminal, so that each table row stays one line
 
 
 class Output:
@@ -26,18 +26,18 @@ class Output:
         self.as_json = as_json
 
     def document(self, value: Any) -> None:
-        """One JSON document; for programs only."""
+        """Print a JSON document, for programs only."""
         typer.echo(json.dumps(value, allow_nan=False, default=_plain))
 
     def line(self, text: str, **fields: Any) -> None:
-        """One line for people, the fields for programs."""
+        """Print a line for people, or the fields for programs."""
         if self.as_json:
             self.document(fields)
         else:
             typer.echo(printable(text))
 
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], nothing: str) -> None:
-        """Rows: all of their fields for programs; the columns, which are names of fields, for people."""
+        """Print rows: all fields for programs; for people the given columns, which are names of fields."""
         if self.as_json:
             self.document(rows)
         elif not rows:
@@ -46,14 +46,14 @@ class Output:
             _print_table(columns, [[_cell(row.get(column)) for column in columns] for row in rows], header=True)
 
     def fields(self, values: Mapping[str, Any]) -> None:
-        """One thing's fields."""
+        """Print the fields of one object."""
         if self.as_json:
             self.document(values)
         else:
             _print_table(("", ""), [[name, _cell(value)] for name, value in values.items()], header=False)
 
     def tensor(self, name: str, array: NDArray[Any]) -> None:
-        """A tensor for people: type, shape, and elements, in brief if there are many."""
+        """Print a tensor for people: type, shape and elements, abbreviated if there are many."""
         import numpy as np
 
         fields = tensor_fields(array)
@@ -62,7 +62,7 @@ class Output:
 
 
 def tensor_fields(array: NDArray[Any]) -> dict[str, Any]:
-    """The type, as RedisAI names it, and the shape."""
+    """Type, in RedisAI's name, and shape."""
     from redisai_py.tensor import DType
 
     dtype = DType.from_numpy(array.dtype)
@@ -70,7 +70,7 @@ def tensor_fields(array: NDArray[Any]) -> dict[str, Any]:
 
 
 def values_of(array: NDArray[Any]) -> Any:
-    """Elements in nested lists, as JSON can hold them: `nan`, `inf` and `-inf` are texts."""
+    """Elements as nested lists for JSON; `nan`, `inf` and `-inf` are strings."""
     if array.dtype.kind not in "iubU":
         array = array.astype(float)
     return _finite(array.tolist())
@@ -87,13 +87,13 @@ def _plain(value: Any) -> Any:
 
 
 def tensor_text(name: Any, dtype: Any, shape: Any) -> str:
-    """An input or output of a model: `x FLOAT [?, 3]`; what the model does not say is left out."""
+    """An input or output of a model, for example `x FLOAT [?, 3]`; unknown parts are left out."""
     dims = None if shape is None else "[" + ", ".join("?" if dim < 0 else str(dim) for dim in shape) + "]"
     return " ".join(_plain(part) for part in (name, dtype, dims) if part)
 
 
 def printable(text: str) -> str:
-    """The text with what could steer a terminal written as escapes: keys and tags may hold anything."""
+    """The text with terminal control characters escaped, because keys and tags may contain anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
@@ -127,7 +127,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], header: 
 
 
 def size_text(count: int) -> str:
-    """Bytes, as people read them."""
+    """A size in human-readable form."""
     if count < 1024:
         return f"{count} B"
     power = min((count.bit_length() - 1) // 10, len(_UNITS))

@@ -1,4 +1,4 @@
-"""The password for a server whose URL names none: a file's, or the one that `redisai serve --require-password` made."""
+"""The password for a URL without one: from a file, or the one that `redisai serve --require-password` generated."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["with_password"]
 
 _FILE = "REDISAI_PASSWORD_FILE"
 _DIRECTORIES = ("redisai-data", "data")
-"""The data directories of `redisai serve` and of `make run`, where they are started."""
+"""Default data directories of `redisai serve` and `make run`, relative to where they are started."""
 _PORT = 6379
 
 
 def with_password(url: str) -> str:
-    """The URL with the password of the file in REDISAI_PASSWORD_FILE, else of a server of ours on this machine whose
-    data directory is REDISAI_DATA_DIR, `redisai-data` or `data`. Unchanged if it has a password or none is found.
+    """The URL with the password from the file in REDISAI_PASSWORD_FILE, or else that of a local server whose data
+    directory is REDISAI_DATA_DIR, `redisai-data` or `data`. Unchanged if it has a password, or none is found.
 
-    Raises: CannotUse: the file of the variable cannot be read.   ValueError: that is not a URL.
+    Raises: CannotUse: the file in REDISAI_PASSWORD_FILE cannot be read.   ValueError: not a URL.
     """
     parts = urlsplit(url)
     if parts.password is not None or parts.scheme not in ("redis", "rediss", "unix") or "password=" in parts.query:
@@ -45,7 +45,7 @@ def _of_variable() -> str | None:
 
 def _of_server(url: str) -> str | None:
     parts = urlsplit(url)
-    if parts.username is not None:  # the generated password is the default user's
+    if parts.username is not None:  # the generated password belongs to the default user
         return None
     if parts.scheme == "unix":
         addresses = [f"unix://{unquote(parts.path)}"]

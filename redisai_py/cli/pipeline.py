@@ -1,4 +1,4 @@
-"""`redisai pipeline`: from a table to an artifact under one definition; here, or by a worker."""
+"""`redisai pipeline`: from a table to an artifact, under one definition; here or on a worker."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "failing"]
 
-app = typer.Typer(help="Split, train, test and publish models, as a file says.", no_args_is_help=True)
+app = typer.Typer(help="Split, train, test and publish models, from a definition file.", no_args_is_help=True)
 
 _STEPS = ("load", "split", "train", "evaluate")
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The definition, in TOML.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="WORD=VALUE", help="Replace a word, as model.params.n_estimators=100; repeatable."),
+    typer.Option("--set", metavar="WORD=VALUE", help="Override, such as model.params.n_estimators=100; repeatable."),
 ]
 
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """What goes wrong without a server ends the command with the same exit codes as with one."""
+    """Errors without a server end the command with the same exit codes as errors with one."""
     from redisai_py.artifacts import ArtifactError, Invalid
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.output import printable
@@ -57,7 +57,7 @@ def _read(file: Path, settings: list[str] | None) -> Definition:
 
 @contextmanager
 def _store_for(definition: Definition, url: str, prefix: str) -> Iterator[Artifacts | None]:
-    """A server, if the rows are in one."""
+    """A connection to the server, if the rows are there."""
     from redisai_py.pipeline.definition import IN_REDIS
 
     if definition.dataset.scheme not in IN_REDIS:
@@ -75,7 +75,7 @@ def check(
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Check all that can be known without training: words, parameters, columns, sides, leaks."""
+    """Check the definition without training: words, parameters, columns, split, leaks."""
     from redisai_py.cli.output import Output
 
     with failing():
@@ -105,12 +105,12 @@ def run(
     step: Annotated[
         str | None, typer.Option("--step", metavar="STEP", help=f"Stop after {', '.join(_STEPS)}; publish nothing.")
     ] = None,
-    deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Serve it where the definition says.")] = True,
+    deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Deploy if the definition says so.")] = True,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Split, train, test; publish if the gates hold, promote and deploy. A gate that fails is exit code 1."""
+    """Split, train and test; if the gates hold, publish, promote and deploy. Exit code 1 if a gate fails."""
     from redisai_py.cli.failures import Exit, fail
 
     if step is not None and step not in _STEPS:
@@ -125,7 +125,7 @@ def run(
         artifacts = stack.enter_context(store)
         client = artifacts.store.redis if artifacts is not None else None
         if step is None and client is not None:
-            client.ping()  # before minutes of training
+            client.ping()  # fail before minutes of training
         progress = stack.enter_context(_steps())
         pipeline = Pipeline(definition, client, file.parent, prefix, progress)
         if step is None:
@@ -175,13 +175,13 @@ def _say_result(result: Result, as_json: bool) -> None:
 def submit(
     file: FileArgument,
     setting: SetOption = None,
-    deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Serve it where the definition says.")] = True,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit code 1 if it failed.")] = False,
+    deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Deploy if the definition says so.")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the job to end; exit code 1 if it failed.")] = False,
     url: UrlOption = DEFAULT_URL,
     prefix: PrefixOption = "ai:",
     as_json: JsonOption = False,
 ) -> None:
-    """Leave the work to a worker: the rows go into Redis as a data set, the definition into the queue."""
+    """Submit the pipeline as a job: store the rows as a data set, and put the definition into the queue."""
     from redisai_py.cli.output import Output
 
     with failing():
@@ -205,7 +205,7 @@ def submit(
 
 @contextmanager
 def _steps() -> Iterator[Callable[[str, int, int], None]]:
-    """Told of steps: a bar where somebody looks, lines elsewhere. Both on stderr."""
+    """A callback for steps: a progress bar on a terminal, otherwise lines, on stderr."""
     if not sys.stderr.isatty():
         yield lambda step, number, steps: typer.echo(f"{number + 1}/{steps} {step}", err=True)
         return

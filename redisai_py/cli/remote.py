@@ -1,4 +1,4 @@
-"""The server as the commands use it: connecting, transfers with progress, and failures as exit codes."""
+"""The commands' connection to the server: transfers with progress, failures as exit codes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _CONNECT_TIMEOUT_S = 5
 
 
 def key_of(argument: str) -> bytes:
-    """A key of the command line, as the bytes that were typed."""
+    """A key from the command line, as the bytes that were typed."""
     return os.fsencode(argument)
 
 
 class Remote(Client):
-    """A client that shows the progress of what takes long, and gives up at the first failure to connect."""
+    """A client that shows the progress of long transfers and does not retry a failed connection."""
 
     meter: Meter
 
@@ -46,8 +46,8 @@ class Remote(Client):
     def at(cls, url: str, patience_s: float | None = None) -> Self:
         """A client of the server at the URL.
 
-        Args:    patience_s: for each reply, None for as long as it takes, since a run may take long.
-        Raises:  ValueError: that is not a URL of a Redis.
+        Args:    patience_s: timeout per reply in seconds; None to wait forever, since a run may take long.
+        Raises:  ValueError: not a URL of a Redis.
         """
         meter = Meter()
         client = cls.from_url(
@@ -61,17 +61,17 @@ class Remote(Client):
         return client
 
     def ask(self, call: Call[T]) -> T:
-        """Make a call that carries little."""
+        """Make a call with little data."""
         return self._call(call)
 
     def send(self, call: Call[T], now: str, afterwards: str) -> T:
-        """Make a call that carries much data; see `transfers.bar` for the texts."""
+        """Make a call that sends much data; see `transfers.bar` for the texts."""
         with bar(now, afterwards) as shown:
             call.progress = shown.sent
             return self._call(call)
 
     def fetch(self, call: Call[T], now: str, total: int | None) -> T:
-        """Make a call whose reply carries much data. total: about how many bytes, None if unknown."""
+        """Make a call whose reply is large. total: approximate size in bytes, None if unknown."""
         with bar(now, total=total) as shown:
             self.meter.report = shown.received
             try:
@@ -80,17 +80,17 @@ class Remote(Client):
                 self.meter.report = None
 
     def tensor_size(self, key: bytes) -> int | None:
-        """Bytes of the string that a tensor is, None if the server does not say."""
+        """Size of a tensor's string in bytes, None if the server does not say."""
         return self._size(lambda: self.strlen(key))
 
     def model_size(self, key: bytes) -> int | None:
-        """Bytes of a model, None if the server does not say."""
+        """Size of a model in bytes, None if the server does not say."""
         return self._size(
             lambda: sum(self.hstrlen(key, f"blob:{chunk}") for chunk in range(int(self.hget(key, "chunks") or 0)))
         )
 
     def _size(self, ask: Callable[[], Any]) -> int | None:
-        """For the bar only: who may not ask, or asks a server that stores otherwise, has a bar without an end."""
+        """A size for the progress bar; None without the right to ask, or if the server stores data differently."""
         if not sys.stderr.isatty():
             return None
         try:
@@ -99,7 +99,7 @@ class Remote(Client):
             return None
 
     def several(self, many: list[Call[Any]]) -> list[Any]:
-        """Make calls in one round trip. Returns: their results, errors among them as exceptions."""
+        """Make calls in one round trip. Returns: their results; errors are returned as exceptions."""
         with self.pipeline(transaction=False) as pipeline:
             for call in many:
                 pipeline.execute_command(*call.argv)  # type: ignore[no-untyped-call]  # redis-py's
@@ -112,9 +112,9 @@ class Remote(Client):
     def listed(
         self, scan: Call[list[list[str]]], describe: Callable[[bytes], Call[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
-        """What a scan finds, with the description of each, or an `error` where the user may not read it.
+        """The keys of a scan with their descriptions, or an `error` if the user may not read the key.
 
-        Args: describe: the call that gives the description of a key.
+        Args: describe: the call that returns the description of a key.
         """
         scanned = sorted(self._call(scan))
         found = self.several([describe(key.encode("utf-8", "surrogateescape")) for key, _ in scanned])
@@ -122,13 +122,13 @@ class Remote(Client):
         for (key, tag), meta in zip(scanned, found, strict=True):
             if isinstance(meta, dict):
                 rows.append({"key": key, **meta})
-            elif not isinstance(meta, (MissingKey, WrongType)):  # not deleted or replaced meanwhile
+            elif not isinstance(meta, (MissingKey, WrongType)):  # otherwise deleted or replaced meanwhile
                 rows.append({"key": key, "tag": tag, "error": str(meta)})
         return rows
 
 
 def refusal_of(error: Exception) -> str:
-    """What the server said, with what to look at where its words say little."""
+    """The server's error, with a hint if its text says little."""
     text = str(error)
     if text.lower().startswith("unknown command") and "ai." in text.lower():
         return f"{text} (is this the address of a plain Redis, instead of that of `redisai serve`?)"
@@ -137,10 +137,10 @@ def refusal_of(error: Exception) -> str:
 
 @contextmanager
 def connected(url: str, patience_s: float | None = None) -> Iterator[Remote]:
-    """A client as of `Remote.at`, closed at the end; what goes wrong inside ends the command with its exit code."""
+    """A client as from `Remote.at`, closed at the end; an error inside ends the command with its exit code."""
     try:
         with warnings.catch_warnings():
-            # AI._MODELSCAN is experimental in the `redisai` package, which says so at every call.
+            # The `redisai` package calls AI._MODELSCAN experimental and warns at every call; so does our client.
             warnings.simplefilter("ignore")
             with _open(url, patience_s) as client:
                 yield client
@@ -155,7 +155,7 @@ def connected(url: str, patience_s: float | None = None) -> Iterator[Remote]:
     except UnicodeEncodeError as error:
         raise fail(Exit.USAGE, f"{error.object!r}: names must be UTF-8, only keys may be any bytes") from error
     except BrokenPipeError:
-        raise  # whoever read our output has gone: no failure to report
+        raise  # the reader of our output is gone, which is not a failure
     except OSError as error:
         raise fail(Exit.USAGE, f"{error.filename or 'the output'}: {error.strerror or error}") from error
 
@@ -174,7 +174,7 @@ def _open(url: str, patience_s: float | None) -> Remote:
 
 
 def check_run(reply: Any) -> None:
-    """Nothing if a run gave its results. Raises: redis.ResponseError: TIMEOUT passed, or the run failed."""
+    """Check the reply of a run. Raises: redis.ResponseError: TIMEOUT passed, or the run failed."""
     if reply == "TIMEDOUT":
         raise redis.ResponseError("TIMEDOUT: the run waited longer than --timeout allows; nothing was computed")
     for element in reply:
@@ -183,10 +183,10 @@ def check_run(reply: Any) -> None:
 
 
 def describe_model(key: bytes) -> Call[dict[str, Any]]:
-    """The call for a model's description."""
+    """The call that describes a model."""
     return calls.modelget(key, meta_only=True)
 
 
 def describe_script(key: bytes) -> Call[dict[str, Any]]:
-    """The call for a script's description."""
+    """The call that describes a script."""
     return calls.scriptget(key, meta_only=True)

@@ -1,4 +1,4 @@
-"""Deleting several things: each is tried, and each failure is said."""
+"""Deleting several keys: tries each, and reports each failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["remove"]
 
 
 def remove(url: str, keys: Sequence[str], delete: Callable[[bytes], Call[str]], as_json: bool) -> None:
-    """Delete what the keys hold; exit code 1 if one of them could not be deleted."""
+    """Delete the keys; exit code 1 if one of them could not be deleted."""
     with connected(url) as client:
         results = client.several([delete(key_of(key)) for key in keys])
     output = Output(as_json)

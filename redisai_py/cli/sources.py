@@ -1,4 +1,4 @@
-"""Script sources: reading them, and finding the functions in them that a client may call."""
+"""Script sources: read them, and find the functions that clients may call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNATURE = ("List[Tensor]", "List[str]", "List[str]")
 
 
 def read_source(path: Path) -> str:
-    """The text of the file. Raises: CannotUse: it is not text.   OSError."""
+    """The text of the file. Raises: CannotUse: not text.   OSError."""
     if path.is_dir():
         raise CannotUse(f"{path}: a directory is not a script")
     try:
@@ -23,7 +23,7 @@ def read_source(path: Path) -> str:
 
 
 def entry_points_of(source: str, what: str) -> list[str]:
-    """The functions with the signature of an entry point, in order. Raises: CannotUse: there is none."""
+    """Functions with the signature of an entry point, in order. Raises: CannotUse: there is none."""
     try:
         tree = ast.parse(source)
     except SyntaxError as error:

@@ -1,4 +1,4 @@
-"""`redisai ping` and `redisai info`: whether the server is there, and what it or a key is."""
+"""`redisai ping` and `redisai info`: describe the server or a key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE_S = 5.0
 
 
 def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """Check that the server answers, and how fast."""
+    """Check that the server answers, and show the round-trip time."""
     import time
 
     from redisai_py.cli.output import Output
@@ -26,7 +26,7 @@ def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     from redisai_py.urls import masked_url
 
     with connected(url, _PATIENCE_S) as client:
-        client.ping()  # connects, too
+        client.ping()  # also connects
         began = time.perf_counter()
         client.ping()
         took_ms = (time.perf_counter() - began) * 1000
@@ -67,7 +67,7 @@ def _of_server(client: Remote) -> dict[str, Any]:
 
 
 def _lines(reply: bytes) -> dict[str, Any]:
-    """INFO's lines. redis-py's own reading ends a name at its first colon; that of a queue may have another."""
+    """Parse INFO. redis-py ends a name at its first colon, but a queue's name may contain one."""
     found = (line.rpartition(":") for line in reply.decode("utf-8", "replace").splitlines())
     return {name: _number(value) for name, _, value in found if name}
 
@@ -80,7 +80,7 @@ def _number(text: str) -> int | float | str:
 
 
 def _of_key(client: Remote, key: bytes) -> dict[str, Any]:
-    """What the key holds: by asking for each kind of thing, which works where TYPE cannot tell, too."""
+    """Describe a key by asking for each type in turn, which also works if TYPE cannot tell them apart."""
     import redis
 
     from redisai_py.client import calls
@@ -107,7 +107,7 @@ def _of_key(client: Remote, key: bytes) -> dict[str, Any]:
 
 
 def _counters(used: dict[str, Any]) -> dict[str, Any]:
-    """The statistics of runs; the sizes of batches as {rows: how many batches}."""
+    """The run statistics; batch sizes as {rows: number of batches}."""
     fields = {name: value for name, value in used.items() if name not in ("key", "type", "backend", "device", "tag")}
     rows = fields.get("batch_rows")
     if isinstance(rows, list):

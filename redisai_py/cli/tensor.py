@@ -1,4 +1,4 @@
-"""`redisai tensor`: tensors from files and into files."""
+"""`redisai tensor`: store tensors from files, and write tensors to files."""
 
 from __future__ import annotations
 

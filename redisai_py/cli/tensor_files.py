@@ -1,4 +1,4 @@
-"""Tensor files: `.npy`, `.safetensors` and images, told apart by their suffix."""
+"""Tensor files: `.npy`, `.safetensors` and images, recognised by suffix."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def read_tensor(
     """The tensor in a file.
 
     Args:    name: of the tensor, in a safetensors file with several.   dtype: to convert its elements to.
-             size, layout: of an image, as of `images.read_image`.
-    Returns: an array; that of a `.npy` file is mapped, not read.
-    Raises:  CannotUse: the file holds no such tensor, or an option does not fit it.   OSError.
+             size, layout: of an image, see `images.read_image`.
+    Returns: an array; for a `.npy` file a memory map.
+    Raises:  CannotUse: the file holds no such tensor, or an option does not apply.   OSError.
     """
     suffix = path.suffix.lower()
     is_image = suffix in SUFFIXES
@@ -93,9 +93,9 @@ def _read_safetensors(path: Path, name: str | None) -> NDArray[Any]:
 
 
 def converted(array: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
-    """The array with elements of another type.
+    """The array, converted to another type.
 
-    Raises: CannotUse: there is no such type, or an integer type would change the values.
+    Raises: CannotUse: unknown type, or an integer type that would change the values.
     """
     try:
         kind = dtype_of(dtype)
@@ -115,14 +115,14 @@ def converted(array: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
 
 
 def check_writable(path: Path) -> None:
-    """See that a tensor can be written under that name, before anything is computed. Raises: CannotUse."""
+    """Check that a tensor can be written to this file name, before any work is done. Raises: CannotUse."""
     if path.suffix.lower() not in (".npy", ".safetensors", *SUFFIXES):
         raise CannotUse(f"{path}: a tensor's file is {_KINDS}")
     check_directory(path)
 
 
 def check_target(path: Path | None, layout: str | None) -> None:
-    """See that a tensor can be written there, None for the terminal, in a layout. Raises: CannotUse."""
+    """Check that a tensor can be written there (None: the terminal) in a layout. Raises: CannotUse."""
     if path is not None:
         check_writable(path)
     if layout is not None and (path is None or path.suffix.lower() not in SUFFIXES):
@@ -130,7 +130,7 @@ def check_target(path: Path | None, layout: str | None) -> None:
 
 
 def write_tensor(path: Path, array: NDArray[Any], layout: str | None = None) -> None:
-    """Write a tensor in the format that the suffix names. Raises: CannotUse: that format cannot hold it.   OSError."""
+    """Write a tensor in the format of the suffix. Raises: CannotUse: the format cannot hold it.   OSError."""
     check_target(path, layout)
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:

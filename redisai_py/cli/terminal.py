@@ -1,4 +1,4 @@
-"""What a person types next, in a terminal that does not know this program yet."""
+"""Commands to type in a second terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["lines_to_enter"]
 
 
 def lines_to_enter(url: str) -> list[str]:
-    """Lines after which `redisai` talks to the server at the URL: the virtual environment's, if PATH lacks it."""
+    """Lines that make `redisai` talk to the server at the URL; they enter the virtual environment if necessary."""
     lines = []
     binaries = Path(sys.prefix) / "bin"
     activate = binaries / "activate"

@@ -28,7 +28,7 @@ _WIDTH = 60
 
 @contextmanager
 def _failures(url: str) -> Iterator[None]:
-    """What goes wrong ends the command with its exit code."""
+    """Errors inside the block end the command with an exit code."""
     import redis
 
     from redisai_py.artifacts import ArtifactError, Invalid
@@ -59,13 +59,13 @@ def run(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ARGUMENT]...", help="Arguments of the script: all that is not an option of this command."
+            metavar="[ARGUMENT]...", help="Arguments of the script: everything that is not an option of this command."
         ),
     ] = None,
     nproc: _Processes = 1,
     name: Annotated[str | None, typer.Option("--name", metavar="RUN", help="Default: from script and time.")] = None,
     max_restarts: Annotated[
-        int, typer.Option("--max-restarts", metavar="N", min=0, help="How often to restart all processes if one dies.")
+        int, typer.Option("--max-restarts", metavar="N", min=0, help="Maximum restarts of all processes if one dies.")
     ] = 3,
     nodes: Annotated[
         int, typer.Option("--nnodes", metavar="N", min=1, help="Number of machines that train together.")
@@ -79,7 +79,7 @@ def run(
 ) -> None:
     """Run a training script with REDISAI_URL and REDISAI_RUN in its environment.
 
-    Options may stand before and after SCRIPT. What follows -- goes to the script as it is.
+    Options may come before or after SCRIPT. Everything after -- goes to the script.
     """
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.passwords import with_password
@@ -99,7 +99,7 @@ def run(
 def resume(
     name: _Name,
     step: Annotated[
-        int | None, typer.Option("--step", metavar="N", min=0, help="Go back to this step's checkpoint.")
+        int | None, typer.Option("--step", metavar="N", min=0, help="Resume from the checkpoint of this step.")
     ] = None,
     nproc: Annotated[
         int | None, typer.Option("--nproc", metavar="N", min=1, help="Use another number of processes.")
@@ -208,7 +208,7 @@ def _under(summary: Mapping[str, str], start: str) -> dict[str, str]:
 
 
 def _state(summary: Mapping[str, str]) -> str:
-    """The state; of a run on this machine whose launcher is gone, that."""
+    """The state; for a run on this machine, it says so if the launcher is gone."""
     import socket
 
     state = summary.get("state", "")
@@ -247,7 +247,7 @@ def _ago(summary: Mapping[str, str]) -> str | None:
 
 
 def sparkline(values: list[float], width: int = _WIDTH) -> str:
-    """Values as one line of blocks; of more values than `width`, each block is a mean. NaN is a blank."""
+    """A line of block characters. With more values than `width`, each block is a mean. NaN is a blank."""
     import math
 
     groups = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]

@@ -1,7 +1,7 @@
-"""Progress of long transfers: a bar on stderr while bytes go out or come in, if somebody is looking.
+"""Progress of long transfers: a bar on stderr, if it is a terminal.
 
-Bytes out are told by the client's own `progress`. Bytes in are counted where redis-py's parser takes them from the
-socket, since a reply is one value, complete or not there.
+The client's own `progress` reports sent bytes. Received bytes are counted where redis-py's parser takes them from the
+socket, because a reply is a single value.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["Bar", "Meter", "MeteredParser", "bar"]
 
 
 class Meter:
-    """Counts the bytes that arrive on a client's connections and tells them to `report`, if anybody listens."""
+    """Counts the bytes that arrive on a client's connections and passes them to `report`, if set."""
 
     def __init__(self) -> None:
         self.report: Callable[[int], object] | None = None
 
     def count(self, received: int) -> None:
-        """More bytes came."""
+        """Count received bytes."""
         if self.report is not None:
             self.report(received)
 
@@ -43,21 +43,21 @@ class _MeteredSocket:
         return getattr(self._socket, name)
 
 
-class MeteredParser(DefaultParser):  # type: ignore[misc,valid-type]  # redis-py chooses it at run time
-    """redis-py's parser, reading from a socket that counts."""
+class MeteredParser(DefaultParser):  # type: ignore[misc,valid-type]  # redis-py selects it at run time
+    """redis-py's parser, reading from a counting socket."""
 
     def __init__(self, meter: Meter, socket_read_size: int) -> None:
         super().__init__(socket_read_size)
         self._meter = meter
 
     def on_connect(self, connection: Any, **kwargs: Any) -> None:
-        """As redis-py's; the socket is wrapped."""
+        """As redis-py's, with the socket wrapped."""
         super().on_connect(connection, **kwargs)
         self._sock: Any = _MeteredSocket(self._sock, self._meter)
 
 
 class Bar:
-    """One transfer's progress."""
+    """The progress of one transfer."""
 
     def __init__(self, progress: Progress, now: str, afterwards: str, total: int | None) -> None:
         self._progress = progress
@@ -65,22 +65,22 @@ class Bar:
         self._afterwards = afterwards
 
     def sent(self, sent: int, total: int) -> None:
-        """So many bytes are out; when all are, the server has its turn."""
+        """Report sent bytes. Once all are sent, the server works."""
         self._progress.update(self._task, completed=sent, total=total)
         if sent >= total:
-            # Nobody knows how long a framework takes to load a model or to run it.
+            # The duration of a load or a run is unknown.
             self._progress.update(self._task, description=self._afterwards, total=None)
 
     def received(self, count: int) -> None:
-        """More bytes are in."""
+        """Report received bytes."""
         self._progress.advance(self._task, count)
 
 
 @contextmanager
 def bar(now: str, afterwards: str = "", total: int | None = None) -> Iterator[Bar]:
-    """A bar that is there inside the `with`; nothing is shown unless stderr is a terminal.
+    """A progress bar for the `with` block; shows nothing unless stderr is a terminal.
 
-    Args: now, afterwards: what is said while bytes move, and when they have.   total: bytes, None if unknown.
+    Args: now, afterwards: texts during and after the transfer.   total: bytes, None if unknown.
     """
     console = Console(stderr=True, markup=False, highlight=False)
     columns = (
