@@ -10,15 +10,17 @@ from redisai_py.ai.dag_run import DagRun, on_host
 from redisai_py.ai.model_loading import resolve_near, runs_plainly
 from redisai_py.ai.prepared_dags import BoundDag
 from redisai_py.ai.speculation import Speculation, encode_tensors, near_tensors
+from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.dag import Version
-from redisai_py.engine.run import LoadedModel, Run, Value
+from redisai_py.engine.run import LoadedModel, Run, Value, samples
 from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import LARGE_SEGMENT, NA, OK, TIMEDOUT
 from redisai_py.resp.templates import BlobTemplate, Burst, Command
+from redisai_py.store.cache import NearCache
 from redisai_py.store.writer import Used, Writer
 from redisai_py.tensor import Buffer, Tensor
 
@@ -159,7 +161,7 @@ class _NearDag(Speculation):
 class _NearTrip(Run, Speculation):
     """A DAG that runs one model, as most do: there is nothing to plan, and it is its own run."""
 
-    __slots__ = ("_bound", "_model", "_values", "_writer", "options", "turn", "used", "writes")
+    __slots__ = ("_bound", "_known", "_model", "_values", "_writer", "options", "turn", "used", "writes")
 
     def __init__(self, bound: BoundDag, turn: Turn, writer: Writer) -> None:
         self._bound = bound
@@ -168,6 +170,8 @@ class _NearTrip(Run, Speculation):
         self.used: Used = []
         self.writes: list[tuple[bytes, bytes]] = []
         self.options = bound.prepared.options
+        self._known = False
+        """Its outputs are a prediction that was at hand."""
 
     def start(self) -> bool:
         """False, and nothing has happened, if something that it reads is not near."""
@@ -176,17 +180,13 @@ class _NearTrip(Run, Speculation):
         assert near is not None
         ((i, op),) = prepared.models
         model = resolve_near(turn, near, op, used)
-        if model is None:
+        if model is None or not runs_plainly(turn, op, used[0][1], model):
+            if self._start_known(i, op, near):
+                return True
+            return model is not None and _NearDag(bound, turn, writer).start()  # which knows what a cache rule means
+        inputs = self._inputs(i, near)
+        if inputs is None:
             return False
-        if not runs_plainly(turn, op, used[0][1], model):
-            return _NearDag(bound, turn, writer).start()  # which knows what a cache rule means
-        values = self._values = bound.values()
-        if bound.load:
-            tensors = near_tensors(near, bound.load, used)
-            if tensors is None:
-                return False
-            values.update(zip(prepared.load_versions, tensors, strict=True))
-        inputs = [values[version] for version in prepared.graph.inputs[i]]
         turn.begin()
         self._model = model
         runs = turn.services.runs
@@ -199,6 +199,47 @@ class _NearTrip(Run, Speculation):
         Run.__init__(self, model, inputs)  # super() costs more
         turn.cancelled_by(self.cancel_queued)
         runs.later(self, model, prepared.request.timeout_ms)
+        return True
+
+    def _inputs(self, i: int, near: NearCache) -> list[Any] | None:
+        """What its run is given; None if something is not near."""
+        bound = self._bound
+        values = self._values = bound.values()
+        if bound.load:
+            tensors = near_tensors(near, bound.load, self.used)
+            if tensors is None:
+                return None
+            values.update(zip(bound.prepared.load_versions, tensors, strict=True))
+        return [values[version] for version in bound.prepared.graph.inputs[i]]
+
+    def _start_known(self, i: int, op: ModelExecute, near: NearCache) -> bool:
+        """End with a prediction that is at hand, whatever a run would take. False, and nothing has happened, if there
+        is none.
+        """
+        turn, writer = self.turn, self._writer
+        entry, access = near.entries.get(op.key), turn.session.access
+        if entry is None or entry.rule is None or op.cache is not CacheUse.RULE or access is None:
+            return False
+        loaded = turn.services.engine.loaded(entry.identity or "")
+        if loaded is None or loaded.arity != (len(op.inputs), len(op.outputs)):
+            return False
+        self.used[:] = [(op.key, entry)]
+        inputs = self._inputs(i, near)
+        predictions = turn.services.predictions
+        ruled = predictions.ruled(access, op.key, loaded, entry.rule)
+        if inputs is None or predictions.stands_aside(ruled, inputs):
+            return False
+        known = predictions.at_hand(ruled, inputs)
+        if known is None:
+            return False
+        turn.begin()
+        self._model, self._known = loaded, True
+        self.error = self.ran_s = None
+        self._take(list(known.outputs))
+        if writer.idle:
+            writer.commit(self)
+        else:
+            writer.add(self)
         return True
 
     def resolve(self, value: list[Value]) -> None:
@@ -235,6 +276,8 @@ class _NearTrip(Run, Speculation):
 
     def committed(self) -> None:
         turn, prepared = self.turn, self._bound.prepared
+        if self._known:
+            self._model.count_call(samples(self.value or ()))
         if self._bound.persist and not self.writes and self.error is None:
             turn.continue_with(self._put())
             return

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from redisai_py.ai.flights import Flights, Place
 from redisai_py.ai.ledgers import Ruled
 from redisai_py.ai.runs import Runs
 from redisai_py.engine.run import Value, samples
@@ -21,12 +22,13 @@ from redisai_py.frontdoor.driver import drive
 from redisai_py.predictions.budget import Budget
 from redisai_py.predictions.entries import encode_entry
 from redisai_py.predictions.identity import Names
-from redisai_py.predictions.local import Local
+from redisai_py.predictions.known_inputs import KnownInputs
+from redisai_py.predictions.local import Local, Near
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import Buffer, Tensor
 from redisai_py.upstream.access import AccessTable
 
-__all__ = ["Flight", "Insert", "Keeping"]
+__all__ = ["Insert", "Keeping"]
 
 Insert = Callable[[], Coroutine[Any, Any, bool]]
 _MOST_INSERTING = 256
@@ -37,19 +39,11 @@ _FARTHEST = 30.0
 """Beyond so many times the span the chance is nil."""
 
 
-class Flight:
-    """One prediction on its way.   waiting: requests for the same."""
-
-    __slots__ = ("waiting",)
-
-    def __init__(self) -> None:
-        self.waiting: list[Any] = []
-
-
 class Keeping:
     """What the predictions of one server share. Thread: the event loop's.
 
-    Args: prediction_cache_bytes: of what is kept in this process.   chance: draws a number from 0 up to 1.
+    Args: prediction_cache_bytes: of what is kept in this process, half of it predictions and half of it inputs.
+          chance: draws a number from 0 up to 1.
     """
 
     def __init__(
@@ -61,18 +55,16 @@ class Keeping:
     ) -> None:
         self.runs = runs
         self.accesses = accesses
-        self.local = Local(prediction_cache_bytes)
-        self.flights: dict[tuple[int, bytes], Flight] = {}
-        self.refreshing: set[tuple[int, bytes]] = set()
+        self.local = Local(prediction_cache_bytes // 2)
+        self.known_inputs = KnownInputs(prediction_cache_bytes // 2)
+        self.flights = Flights()
+        self.refreshing: set[Place] = set()
         self.chance = chance
 
     @staticmethod
     def hit(ruled: Ruled, seconds: float) -> None:
         """Count a look-up that found its prediction."""
-        ledger = ruled.ledger
-        ledger.counts["hits"] += 1
-        ledger.lookups.extend((seconds,))
-        ledger.figures.looked(seconds, True)
+        ruled.ledger.hit(seconds)
 
     @staticmethod
     def called(ruled: Ruled, outputs: Sequence[Value]) -> None:
@@ -109,7 +101,7 @@ class Keeping:
                 break
             for counter, (more, counter_life_s) in counted.items():
                 counters[counter] = (counters.get(counter, (0, 0))[0] + more, counter_life_s)
-            self.local.put(access.identity, key, own, now, life_s)
+            self.local.put(access.owner, key, own, now, life_s)
             entries.append((key, pieces, life_s))
             ledger.entry_bytes = size
             total += size
@@ -167,12 +159,22 @@ class Keeping:
                     ledger.budget.counted(ledger.budget.index(time.time()), total)
         return True
 
+    def refresh_near(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, near: Near, now: float) -> None:
+        """`refresh` for a prediction that is at hand."""
+        if not near.refreshes_at:
+            near.refreshes_at = near.expires_at - _FARTHEST * self._ahead_s(ruled)
+        if now >= near.refreshes_at:
+            self.refresh(ruled, inputs, key, near.expires_at - now)
+
+    @staticmethod
+    def _ahead_s(ruled: Ruled) -> float:
+        return max(ruled.ledger.figures.run_s, min(ruled.rule.ttl_s * _AHEAD, _MOST_AHEAD_S))
+
     def refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
         """Run a model before its prediction expires, for one of those that ask for it: by chance, which grows as the
         end comes near. So that a prediction that many ask for does not expire for all of them at once.
         """
-        rule, figures = ruled.rule, ruled.ledger.figures
-        ahead_s = max(figures.run_s, min(rule.ttl_s * _AHEAD, _MOST_AHEAD_S))
+        ahead_s = self._ahead_s(ruled)
         place = (ruled.access.identity.database, key)
         if left_s > ahead_s * _FARTHEST or place in self.refreshing or place in self.flights:
             return
@@ -191,7 +193,7 @@ class Keeping:
         if insert is not None:
             await insert()
 
-    def _refreshed(self, place: tuple[int, bytes], _: object, error: BaseException | None) -> None:
+    def _refreshed(self, place: Place, _: object, error: BaseException | None) -> None:
         self.refreshing.discard(place)
 
 

@@ -16,6 +16,7 @@ from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.run import LoadedModel, Run, Value, samples
 from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
+from redisai_py.predictions.local import Near
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.resp.templates import Command
@@ -165,13 +166,16 @@ class _Hit(_NearRun):
 
     __slots__ = ()
 
-    def end(self, outputs: list[Value]) -> None:
+    def end(self, near: Near) -> None:
         """Write the outputs; the command then ends by itself."""
         self.turn.begin()
         self.done = True
         self.error = self.ran_s = None
-        self.value = outputs
-        self.writes = _encode_outputs(self._request.outputs, outputs)
+        self.value = list(near.outputs)
+        if near.size < LARGE_VALUE:
+            self.writes = list(zip(self._request.outputs, near.strings(), strict=True))
+        else:
+            self.writes = _encode_outputs(self._request.outputs, self.value)
         if self._writer.idle:
             self._writer.commit(self)
         else:
@@ -201,9 +205,10 @@ def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCa
         if predictions.stands_aside(ruled, inputs):
             ruled.ledger.bypassed += 1
             return None
-        known = predictions.at_hand(ruled, inputs) if len(request.outputs) == len(loaded.outputs) else None
+        fits = len(request.outputs) == len(loaded.outputs)
+        known = predictions.at_hand(ruled, inputs, used[1:]) if fits else None
         if known is not None and len(known.outputs) == len(request.outputs):
-            _Hit(request, turn, writer, used, loaded).end(list(known.outputs))
+            _Hit(request, turn, writer, used, loaded).end(known)
             return True
     return turn.run_alone(model_execute(request, turn))
 

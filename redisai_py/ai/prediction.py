@@ -1,8 +1,7 @@
-"""One request whose prediction is looked up, and the flight that equal requests share.
+"""One request whose prediction is looked up.
 
-The first request for a prediction owns its flight: it looks in Redis and runs the model on a miss. Requests for the
-same that come meanwhile wait for it. An owner that fails, is cancelled or runs out of time leaves each of them to a run
-of its own; an owner whose client leaves flies on for them.
+The first request for a prediction owns its flight (`flights`): it looks in Redis and runs the model on a miss. Requests
+for the same that come meanwhile wait for it. An owner whose client leaves flies on for them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.keeping import Flight, Keeping
+from redisai_py.ai.keeping import Keeping
 from redisai_py.ai.ledgers import Ruled
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import Run, Value
@@ -21,7 +20,7 @@ from redisai_py.errors import QueueTimeout, RedisAIError, WrongType
 from redisai_py.frontdoor.driver import drive
 from redisai_py.pending import Pending
 from redisai_py.predictions.entries import decode_entry
-from redisai_py.predictions.identity import Names, inputs_digest
+from redisai_py.predictions.identity import Names, tensor_digests
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import Tensor
 
@@ -133,7 +132,7 @@ class Lookup(Run):
 class Prediction(Lookup):
     """One request whose prediction is one entry."""
 
-    __slots__ = ("_digest_s", "_flight", "_key")
+    __slots__ = ("_digest_s", "_key", "_owns", "_place", "_waits")
 
     def __init__(
         self,
@@ -146,21 +145,28 @@ class Prediction(Lookup):
     ) -> None:
         super().__init__(predictions, ruled, inputs, use, timeout_ms, counted)
         self._key = b""
-        self._flight: Flight | None = None
+        self._place = (ruled.access.identity.database, b"")
+        self._owns = self._waits = False
+        """It owns the prediction's flight, or waits for it."""
         self._digest_s = 0.0
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Look, and run if nothing is found."""
-        if sum(len(tensor.data) for tensor in self._tensors) <= _DIGESTED_HERE:
-            self._digested(inputs_digest(self._tensors))
+        known, owner, tensors = self._predictions.known_inputs, self._ruled.access.owner, self._tensors
+        if sum([len(tensor.data) for tensor in tensors]) <= _DIGESTED_HERE:
+            self._digested(known.digest(owner, tensors))
+        elif (digest := known.find(owner, tensors)) is not None:
+            self._digested(digest)
         else:
             drive(self._digest_aside(), self._digested_aside)
 
     async def _digest_aside(self) -> bytes:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, inputs_digest, self._tensors)
+        digests = await loop.run_in_executor(None, tensor_digests, self._tensors)
+        self._predictions.known_inputs.came(self._ruled.access.owner, self._tensors, digests)
+        return b"".join(digests)
 
     def _digested_aside(self, digest: Any, error: BaseException | None) -> None:
         if error is not None:
@@ -169,9 +175,9 @@ class Prediction(Lookup):
             self._digested(digest)
 
     def _digested(self, digest: bytes) -> None:
-        predictions, ledger = self._predictions, self._ruled.ledger
-        identity = self._ruled.access.identity
+        predictions, ledger, access = self._predictions, self._ruled.ledger, self._ruled.access
         self._key = key = self._names.key(digest)
+        self._place = (access.identity.database, key)
         now = time.monotonic()
         self._digest_s = now - self._began
         if ledger.frequent is not None:
@@ -179,27 +185,25 @@ class Prediction(Lookup):
         if self._use is CacheUse.REFRESH:
             self._run()
             return
-        near = predictions.local.get(identity, key, now)
+        near = predictions.local.get(access.owner, key, now)
         if near is not None:
             self._hit(near.outputs)
-            predictions.refresh(self._ruled, self._tensors, key, near.expires_at - now)
+            predictions.refresh_near(self._ruled, self._tensors, key, near, now)
             return
         if self._use is CacheUse.ONLY:
             self._look()
             return
-        flight = predictions.flights.get((identity.database, key))
-        if flight is not None:
-            self._join(flight)
-            return
-        self._flight = predictions.flights[identity.database, key] = Flight()
-        self._look()
+        if self._take_off():
+            self._look()
 
-    def _join(self, flight: Flight) -> None:
-        self._flight = flight
-        flight.waiting.append(self)
-        if self._timeout_ms is not None:
+    def _take_off(self) -> bool:
+        """Whether it owns the flight now; else it waits."""
+        self._owns = self._predictions.flights.take(self._place, self)
+        self._waits = not self._owns
+        if self._waits and self._timeout_ms is not None and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._timeout_ms / 1000, self._leave, QueueTimeout())
+        return self._owns
 
     def _look(self) -> None:
         ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
@@ -223,7 +227,7 @@ class Prediction(Lookup):
             ledger.counts["damaged"] += 1
             self._missed()
             return
-        self._predictions.local.put(access.identity, self._key, outputs, time.monotonic(), life_s)
+        self._predictions.local.put(access.owner, self._key, outputs, time.monotonic(), life_s)
         self._hit(outputs)
         self._predictions.refresh(self._ruled, self._tensors, self._key, life_s)
 
@@ -284,41 +288,36 @@ class Prediction(Lookup):
             self._predictions.send(insert)
 
     def _end(self, error: BaseException) -> None:
-        """It failed. Those that wait for the same run for themselves, once, and share no error."""
-        waiting = self._close()
+        """It failed."""
         self.fail(error)
-        for other in waiting:
-            other.run_alone()
+        if self._owns:
+            self._owns = False
+            self._predictions.flights.strand(self._place, error)
 
     def _land(self, outputs: Sequence[Value]) -> None:
-        waiting = self._close()
-        for other in waiting:
-            if not other.done:
-                ledger = other._ruled.ledger
-                ledger.counts["joined"] += 1
-                ledger.figures.looked(other._digest_s, True)
-                other._give(outputs)
+        if self._owns:
+            self._owns = False
+            self._predictions.flights.land(self._place, outputs)
 
-    def _close(self) -> list[Prediction]:
-        """End the flight, if this one owns it; those that waited for it."""
-        flight, flights = self._flight, self._predictions.flights
-        self._flight = None
-        place = (self._ruled.access.identity.database, self._key)
-        if flight is None or flights.get(place) is not flight or self in flight.waiting:
-            return []
-        del flights[place]
-        return flight.waiting
+    def landed(self, key: bytes, outputs: Sequence[Value]) -> None:
+        """See `Waiter`."""
+        self._waits = False
+        if not self.done:
+            ledger = self._ruled.ledger
+            ledger.counts["joined"] += 1
+            ledger.figures.looked(self._digest_s, True)
+            self._give(outputs)
 
-    def run_alone(self) -> None:
-        """The flight was none: run without another."""
-        if self.done:
+    def stranded(self, key: bytes, together: bool) -> None:
+        """See `Waiter`."""
+        self._waits = False
+        if self.done or (together and not self._take_off()):
             return
         if self._timer is not None:
             self._timer.cancel()
         if self._timeout_ms is not None:
             waited_ms = int((time.monotonic() - self._began) * 1000)
             self._timeout_ms = max(1, self._timeout_ms - waited_ms)
-        self._flight = None
         self._run()
 
     # -- leaving -------------------------------------------------------------------------------------------------------
@@ -327,11 +326,10 @@ class Prediction(Lookup):
         """See `Run.cancel_queued`. What others wait for goes on."""
         if self.done:
             return False
-        flight = self._flight
-        if flight is not None and self in flight.waiting:
+        if self._waits:
             self._leave(asyncio.CancelledError())
             return True
-        if flight is not None and any(not other.done for other in flight.waiting):
+        if self._owns and self._predictions.flights.is_awaited(self._place):
             self.fail(asyncio.CancelledError())
             return True
         if self._own is not None:
@@ -344,9 +342,8 @@ class Prediction(Lookup):
 
     def _leave(self, error: BaseException) -> None:
         """Wait no longer for somebody else's run."""
-        if self._flight is not None and self in self._flight.waiting:
-            self._flight.waiting.remove(self)
+        self._predictions.flights.leave(self._place, self)
+        self._waits = False
         if self._timer is not None:
             self._timer.cancel()
-        self._flight = None
         self.fail(error)

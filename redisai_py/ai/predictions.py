@@ -20,14 +20,16 @@ from redisai_py.ai.runs import Runs
 from redisai_py.backend import DeviceArray
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import LoadedModel, Run
-from redisai_py.predictions.identity import inputs_digest, is_sampled
+from redisai_py.predictions.identity import is_sampled
 from redisai_py.predictions.local import Near
 from redisai_py.predictions.rule import Rule
+from redisai_py.store.cache import Entry
 from redisai_py.tensor import DType, Tensor
 from redisai_py.upstream.access import Access, AccessTable
 
 __all__ = ["Predictions"]
 
+Entries = Sequence[tuple[bytes, Entry]]
 _MOST_LEDGERS = 10_000
 _LONGEST_STRINGS = 1024 * 1024
 
@@ -127,19 +129,28 @@ class Predictions(Keeping):
 
     # -- what is at hand -----------------------------------------------------------------------------------------------
 
-    def at_hand(self, ruled: Ruled, inputs: Sequence[Tensor]) -> Near | None:
-        """The prediction if this server has it; it counts as a hit."""
-        ledger = ruled.ledger
+    def at_hand(self, ruled: Ruled, inputs: Sequence[Tensor], entries: Entries = ()) -> Near | None:
+        """The prediction if this server has it, and knows so in a few microseconds; it counts as a hit.
+
+        Args: entries: of the inputs in the near cache, if they are from there: these know their digests.
+        """
+        ledger, access = ruled.ledger, ruled.access
         began = time.monotonic()
-        digest = inputs_digest(inputs)
-        key = ledger.names(ruled.rule, ruled.access.identity).key(digest)
-        near = self.local.get(ruled.access.identity, key, began)
+        digest: bytes | None
+        if entries:
+            digest = entries[0][1].digest() if len(entries) == 1 else b"".join([each.digest() for _, each in entries])
+        else:
+            digest = self.known_inputs.at_once(access.owner, inputs)
+        if digest is None:
+            return None
+        key = ledger.names(ruled.rule, access.identity).key(digest)
+        near = self.local.get(access.owner, key, began)
         if near is None:
             return None
         if ledger.frequent is not None:
             ledger.frequent.saw(digest, inputs, began)
-        self.hit(ruled, time.monotonic() - began)
-        self.refresh(ruled, inputs, key, near.expires_at - began)
+        ledger.hit(time.monotonic() - began)
+        self.refresh_near(ruled, inputs, key, near, began)
         return near
 
     def rule_changed(self, database: int, key: bytes, rule: Rule | None, anew: bool) -> None:

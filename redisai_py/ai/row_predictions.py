@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from redisai_py.ai.flights import Place
 from redisai_py.ai.keeping import Keeping
 from redisai_py.ai.ledgers import Ruled
 from redisai_py.ai.prediction import Lookup, Miss
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import LoadedModel, Value
-from redisai_py.errors import WrongType
+from redisai_py.errors import QueueTimeout, WrongType
 from redisai_py.pending import Pending
 from redisai_py.predictions.entries import decode_entry
 from redisai_py.predictions.identity import inputs_digest, rows_of
@@ -37,9 +38,9 @@ def rows_apart(loaded: LoadedModel, inputs: Sequence[Tensor]) -> int:
 
 
 class RowsPrediction(Lookup):
-    """One request of several rows."""
+    """One request of several rows. It owns the flights of some, and waits for those of others."""
 
-    __slots__ = ("_known", "_order", "_parts", "_rows")
+    __slots__ = ("_alone", "_awaited", "_known", "_order", "_owned", "_parts", "_ran_some", "_rows", "_working")
 
     def __init__(
         self,
@@ -58,6 +59,14 @@ class RowsPrediction(Lookup):
         self._parts: dict[bytes, Sequence[Tensor]] = {}
         """The inputs of each, equal rows once."""
         self._known: dict[bytes, Sequence[Tensor]] = {}
+        self._owned: set[bytes] = set()
+        self._awaited: set[bytes] = set()
+        """Keys whose flights are this request's, and somebody else's."""
+        self._alone: set[bytes] = set()
+        """Keys that run without a flight: somebody else's run of them failed."""
+        self._working = False
+        """It looks, or runs."""
+        self._ran_some = False
 
     def start(self) -> None:
         """Look, and run what is not found."""
@@ -66,26 +75,42 @@ class RowsPrediction(Lookup):
         self._order = [self._names.key(inputs_digest(part)) for part in parts]
         self._parts = dict(zip(self._order, parts, strict=True))
         if self._use is CacheUse.REFRESH:
-            self._run()
+            self._run(list(self._parts))
             return
-        local, identity = self._predictions.local, self._ruled.access.identity
+        local, owner = self._predictions.local, self._ruled.access.owner
         now = time.monotonic()
         for key in self._parts:
-            near = local.get(identity, key, now)
+            near = local.get(owner, key, now)
             if near is not None:
                 self._known[key] = near.outputs
-        if self._missing:
-            self._ask(partial(self._ruled.access.predictions.fetch_many, self._missing))
+        if self._use is not CacheUse.ONLY:
+            self._take_off()
+        if missing := self._missing:
+            self._working = True
+            self._ask(partial(self._ruled.access.predictions.fetch_many, missing))
         else:
             self._looked()
-            self._give()
+            self._go_on()
 
     @property
     def _missing(self) -> list[bytes]:
-        return [key for key in self._parts if key not in self._known]
+        """Rows that are not known, and that nobody else is finding out."""
+        return [key for key in self._parts if key not in self._known and key not in self._awaited]
+
+    def _place(self, key: bytes) -> Place:
+        return self._ruled.access.identity.database, key
+
+    def _take_off(self) -> None:
+        """Begin the flights of what is missing, or wait for those that are under way."""
+        for key in self._missing:
+            if key not in self._owned and key not in self._alone:
+                owns = self._predictions.flights.take(self._place(key), self)
+                (self._owned if owns else self._awaited).add(key)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
 
     def _found(self, found: Any) -> None:
-        ledger, identity = self._ruled.ledger, self._ruled.access.identity
+        ledger, owner = self._ruled.ledger, self._ruled.access.owner
         now = time.monotonic()
         for key, (value, life_s) in zip(self._missing, found, strict=True):
             if value is None:
@@ -96,41 +121,94 @@ class RowsPrediction(Lookup):
                 ledger.counts["damaged"] += 1
                 continue
             self._known[key] = outputs
-            self._predictions.local.put(identity, key, outputs, now, life_s)
+            self._predictions.local.put(owner, key, outputs, now, life_s)
         self._missed()
 
     def _missed(self) -> None:
         self._looked()
-        if self._missing and self._use is CacheUse.ONLY:
-            self.fail(Miss())
-        elif self._missing:
-            self._run()
-        else:
-            self._give()
+        self._unasked()
 
     def _unasked(self) -> None:
-        if self._use is CacheUse.ONLY:
-            self.fail(Miss())
-        else:
-            self._run()
+        if self._missing and self._use is CacheUse.ONLY:
+            self._end(Miss())
+            return
+        self._working = False
+        self._land()
+        self._go_on()
 
     def _looked(self) -> None:
         """Count the rows that were found, and those that were not."""
         ledger, missing = self._ruled.ledger, len(self._missing)
         seconds = time.monotonic() - self._began
-        ledger.counts["hits"] += self._rows - missing
+        ledger.counts["hits"] += self._rows - missing - len(self._awaited)
         ledger.counts["misses"] += missing
         ledger.lookups.extend((seconds,))
         ledger.figures.looked(seconds, 1 - missing / self._rows)
 
-    def _run(self) -> None:
+    # -- flights -------------------------------------------------------------------------------------------------------
+
+    def _land(self) -> None:
+        """Give what is known to those that wait for it."""
+        for key in [key for key in self._owned if key in self._known]:
+            self._owned.discard(key)
+            self._predictions.flights.land(self._place(key), self._known[key])
+
+    def _strand(self, error: BaseException | None = None) -> None:
+        """End what flights there are."""
+        owned, self._owned = self._owned, set()
+        for key in owned:
+            self._predictions.flights.strand(self._place(key), error)
+
+    def landed(self, key: bytes, outputs: Sequence[Value]) -> None:
+        """See `Waiter`."""
+        self._awaited.discard(key)
+        tensors = [output for output in outputs if type(output) is Tensor]
+        if len(tensors) == len(outputs):
+            self._known[key] = tensors
+            self._ruled.ledger.counts["joined"] += 1
+        else:
+            self._alone.add(key)
+        self._go_on()
+
+    def stranded(self, key: bytes, together: bool) -> None:
+        """See `Waiter`."""
+        self._awaited.discard(key)
+        if not together:
+            self._alone.add(key)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Run what is missing, or answer, or wait for others."""
+        if self.done or self._working:
+            return
+        self._take_off()
+        if missing := self._missing:
+            self._run(missing)
+        elif not self._awaited:
+            self._give()
+        elif self._timeout_ms is not None and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._timeout_ms / 1000, self._end, QueueTimeout())
+
+    def _end(self, error: BaseException) -> None:
+        """It failed."""
+        for key in self._awaited:
+            self._predictions.flights.leave(self._place(key), self)
+        self._awaited.clear()
+        self.fail(error)
+        self._strand(error)
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def _run(self, missing: list[bytes]) -> None:
         """Run what is missing, together."""
-        missing = self._missing
+        self._working = True
         inputs = self._tensors if len(missing) == self._rows else _joined([self._parts[key] for key in missing])
         started = time.monotonic()
         own = self._own = self._predictions.runs.start(
-            self._ruled.loaded, inputs, self._timeout_ms, counted=self.counted
+            self._ruled.loaded, inputs, self._timeout_ms, counted=self.counted and not self._ran_some
         )
+        self._ran_some = True
         ended: Callable[[Pending[Any]], object] = partial(self._ran, missing, started)
         if own.done:
             ended(own)
@@ -140,16 +218,15 @@ class RowsPrediction(Lookup):
     def _ran(self, missing: list[bytes], started: float, own: Pending[Any]) -> None:
         self.ran_s = self._own.ran_s if self._own is not None else None
         self._own = None
-        if self.done:
-            return
         if own.error is not None:
-            self.fail(own.error)
+            self._end(own.error)
             return
         outputs: list[Value] = own.result()
         self._ruled.ledger.figures.ran(time.monotonic() - started)
         tensors = [output for output in outputs if type(output) is Tensor]
         rows = rows_of(tensors, len(missing)) if len(tensors) == len(outputs) else None
         if rows is None:  # what it gives are no rows: such a request is answered, and not kept
+            self._strand()
             if len(missing) == self._rows:
                 self.resolve(outputs)
             else:
@@ -157,18 +234,17 @@ class RowsPrediction(Lookup):
             return
         found = dict(zip(missing, rows, strict=True))
         self._known |= found
-        if not self._agree():
-            self._run_all()
-            return
         insert = self._predictions.keep(self._ruled, self._names, list(found.items()))
-        self.resolve(self._together())
+        self._working = False
+        self._land()
+        self._go_on()
         if insert is not None:
             self._predictions.send(insert)
 
     def _run_all(self) -> None:
         """The rows cannot be joined: run the request as it came."""
         own = self._own = self._predictions.runs.start(
-            self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted
+            self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted and not self._ran_some
         )
         if own.done:
             self._ran_all(own)
@@ -188,28 +264,32 @@ class RowsPrediction(Lookup):
 
     def _give(self) -> None:
         """All rows are known."""
+        if self._timer is not None:
+            self._timer.cancel()
         if not self._agree():
             self._run_all()
             return
-        outputs = self._together()
-        self.ran_s = 0.0
-        if self.counted:
-            self._predictions.called(self._ruled, outputs)
+        outputs: list[Value] = list(_joined([self._known[key] for key in self._order]))
+        if not self._ran_some:
+            self.ran_s = 0.0
+            if self.counted:
+                self._predictions.called(self._ruled, outputs)
         self.resolve(outputs)
 
-    def _together(self) -> list[Value]:
-        return list(_joined([self._known[key] for key in self._order]))
-
     def cancel_queued(self) -> bool:
-        """See `Run.cancel_queued`."""
+        """See `Run.cancel_queued`. What others wait for goes on."""
         if self.done:
             return False
+        flights = self._predictions.flights
+        if any(flights.is_awaited(self._place(key)) for key in self._owned):
+            self.fail(asyncio.CancelledError())
+            return True
         if self._own is not None:
             return self._own.cancel_queued()
         self._answered = True
         if self._timer is not None:
             self._timer.cancel()
-        self.fail(asyncio.CancelledError())
+        self._end(asyncio.CancelledError())
         return True
 
 

@@ -41,13 +41,13 @@ class Figures:
         """Record the time to send an entry to Redis."""
         self.insert_s = seconds if not self.insert_s else self.insert_s + (seconds - self.insert_s) / 64
 
-    def looked(self, seconds: float, hit: float) -> None:
-        """Record a look-up: its time, including the digest, and hit: 1, 0, or the fraction of rows found."""
-        self._looked += 1
-        weight = 1 / min(self._looked, _HORIZON)
+    def looked(self, seconds: float, hit: float, times: int = 1) -> None:
+        """Record look-ups: their mean time, including the digest, and hit: 1, 0, or the fraction of rows found."""
+        before, self._looked = self._looked, self._looked + times
+        weight = min(1.0, times / min(self._looked, _HORIZON))
         self.lookup_s += (seconds - self.lookup_s) * weight
         self.hit_rate += (hit - self.hit_rate) * weight
-        if self._looked % _CHECKED_EVERY == 0:
+        if self._looked // _CHECKED_EVERY != before // _CHECKED_EVERY:
             self._decide()
 
     @property

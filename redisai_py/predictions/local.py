@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
+from redisai_py.store.codec import encode_header
 from redisai_py.tensor import Tensor
 
 __all__ = ["MOST_AGE_S", "Local", "Near"]
@@ -20,15 +21,28 @@ _LARGEST_SHARE = 4
 
 
 class Near:
-    """One prediction. dies_at: monotonic seconds, end of its life here. expires_at: end of its life in Redis."""
+    """One prediction.
 
-    __slots__ = ("dies_at", "expires_at", "outputs", "size")
+
+    dies_at: monotonic seconds, end of its life here.   expires_at: end of its life in Redis.   refreshes_at: when a hit
+    may run the model again; 0 until it is known.
+    """
+
+    __slots__ = ("_strings", "dies_at", "expires_at", "outputs", "refreshes_at", "size")
 
     def __init__(self, outputs: Sequence[Tensor], size: int, dies_at: float, expires_at: float) -> None:
         self.outputs = outputs
         self.size = size
         self.dies_at = dies_at
         self.expires_at = expires_at
+        self.refreshes_at = 0.0
+        self._strings: list[bytes] | None = None
+
+    def strings(self) -> list[bytes]:
+        """The outputs as they are written under keys; made once."""
+        if self._strings is None:
+            self._strings = [b"".join((encode_header(output), output.data)) for output in self.outputs]
+        return self._strings
 
 
 class Local:
@@ -56,7 +70,7 @@ class Local:
     def put(self, owner: Hashable, key: bytes, outputs: Sequence[Tensor], now: float, life_s: float) -> None:
         """Keep a prediction whose remaining lifetime in Redis is `life_s` seconds."""
         self._drop((owner, key))
-        size = _OVERHEAD + sum(len(output.data) for output in outputs)
+        size = _OVERHEAD + 2 * sum(len(output.data) for output in outputs)  # the strings too
         if life_s <= 0 or size * _LARGEST_SHARE > self._limit_bytes:
             return
         self._entries[owner, key] = Near(outputs, size, now + min(life_s, MOST_AGE_S), now + life_s)

@@ -8,6 +8,7 @@ that is changed behind our back is read from Redis for a while.
 
 from __future__ import annotations
 
+from redisai_py.predictions.identity import tensor_digest
 from redisai_py.predictions.rule import Rule
 from redisai_py.store import codec
 from redisai_py.tensor import Tensor
@@ -30,14 +31,23 @@ class Entry:
     second old (`ai.predictions`).
     """
 
-    __slots__ = ("_tensor", "identity", "kept", "raw", "rule")
+    __slots__ = ("_digest", "_tensor", "identity", "kept", "raw", "rule")
 
     def __init__(self, raw: bytes, identity: str | None = None, rule: Rule | None = None) -> None:
         self.raw = raw
         self.identity = identity
         self.rule = rule
         self._tensor: Tensor | None = None
+        self._digest: bytes | None = None
         self.kept: Tensor | None = None
+
+    def digest(self) -> bytes:
+        """The tensor's digest, computed when first asked for. Only of a tensor that was decoded."""
+        digest = self._digest
+        if digest is None:
+            assert self._tensor is not None
+            digest = self._digest = tensor_digest(self._tensor)
+        return digest
 
     def tensor(self) -> Tensor | None:
         """The tensor, decoded when first asked for; None for a model."""

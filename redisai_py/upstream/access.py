@@ -42,6 +42,8 @@ class Access:
     ) -> None:
         self.upstream = upstream
         self.identity = upstream.identity
+        self.owner = (*self.identity.owner, self.identity.database)
+        """The identity again, which as a tuple is a fast key of a dictionary."""
         self.clients = 0
         self.scripting = True
         self.stream = upstream.stream

@@ -153,7 +153,7 @@ def test_at_hand_is_bounded_in_bytes_age_and_owner():
     outputs = [Tensor(DType.UINT8, (500,), bytes(500))]
     for number in range(20):
         local.put("me", b"%d" % number, outputs, now=0, life_s=100)
-    assert len(local) == 8
+    assert len(local) == 5
     assert local.size_bytes <= 8192
     assert local.get("me", b"19", 1) is not None
     assert local.get("you", b"19", 1) is None

@@ -1,0 +1,69 @@
+"""Predictions on their way: equal requests, and equal rows, of one server are looked up and run once. Pure.
+
+Whoever asks first owns the flight; the others wait for it. An owner that fails shares no error: those that wait run for
+themselves. Where it only ran out of time, or was cancelled, one of those that wait takes over for the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from redisai_py.engine.run import Value
+from redisai_py.errors import QueueTimeout
+
+__all__ = ["Flights", "Place", "Waiter"]
+
+Place = tuple[int, bytes]
+"""A database, and the key of a prediction there."""
+
+
+class Waiter(Protocol):
+    """A request that waits for a prediction. One of the two methods is called, once for each key."""
+
+    def landed(self, key: bytes, outputs: Sequence[Value]) -> None:
+        """Here it is."""
+
+    def stranded(self, key: bytes, together: bool) -> None:
+        """There will be none. together: those that waited may share another flight."""
+
+
+class Flights:
+    """Those of one server."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Place, list[Waiter]] = {}
+
+    def __contains__(self, place: Place) -> bool:
+        return place in self._waiting
+
+    def take(self, place: Place, waiter: Waiter) -> bool:
+        """Begin a flight, which the caller must end with `land` or `strand`; False: wait for the one under way."""
+        waiting = self._waiting.get(place)
+        if waiting is None:
+            self._waiting[place] = []
+            return True
+        waiting.append(waiter)
+        return False
+
+    def is_awaited(self, place: Place) -> bool:
+        """Whether anybody waits for a flight."""
+        return bool(self._waiting.get(place))
+
+    def leave(self, place: Place, waiter: Waiter) -> None:
+        """Wait no longer."""
+        waiting = self._waiting.get(place, [])
+        if waiter in waiting:
+            waiting.remove(waiter)
+
+    def land(self, place: Place, outputs: Sequence[Value]) -> None:
+        """End a flight: the prediction is known."""
+        for waiter in self._waiting.pop(place, ()):
+            waiter.landed(place[1], outputs)
+
+    def strand(self, place: Place, error: BaseException | None = None) -> None:
+        """End a flight without a prediction. error: of the owner's run."""
+        together = isinstance(error, QueueTimeout | asyncio.CancelledError)  # its own affair: others may have more time
+        for waiter in self._waiting.pop(place, ()):
+            waiter.stranded(place[1], together)

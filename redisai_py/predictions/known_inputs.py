@@ -1,0 +1,113 @@
+"""Large inputs whose digest is known: comparing the bytes takes a sixth of hashing them. Pure.
+
+An input is kept from its second time on, so that inputs that never repeat cost no memory. A few bytes of it choose what
+it is compared with; only equality of all bytes counts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+from redisai_py.predictions.identity import tensor_digest
+from redisai_py.tensor import Tensor
+
+__all__ = ["KnownInputs"]
+
+_LEAST = 8 * 1024
+"""Bytes below which hashing takes no longer."""
+_SAMPLED = 64
+_MOST = 16 * 1024
+_OVERHEAD = 512
+_LARGEST_SHARE = 16
+"""An input of more than this part of the bound is not kept."""
+
+
+class _Known:
+    """An input. data: None until it came twice."""
+
+    __slots__ = ("data", "digest")
+
+    def __init__(self) -> None:
+        self.data: bytearray | None = None
+        self.digest = b""
+
+
+class KnownInputs:
+    """Those of all identities together, the oldest go first. limit_bytes: 0 keeps none."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.size_bytes = 0
+        self._inputs: OrderedDict[Hashable, _Known] = OrderedDict()
+
+    def digest(self, owner: Hashable, inputs: Sequence[Tensor]) -> bytes:
+        """`inputs_digest`. owner: whose inputs: nobody learns from the time it takes what others have sent."""
+        digests = []
+        for tensor in inputs:
+            digest = self._find(owner, tensor)
+            if digest is None:
+                digest = tensor_digest(tensor)
+                self._came(owner, tensor, digest)
+            digests.append(digest)
+        return b"".join(digests) if len(digests) != 1 else digests[0]
+
+    def at_once(self, owner: Hashable, inputs: Sequence[Tensor]) -> bytes | None:
+        """The same if nothing large has to be hashed."""
+        digests = []
+        for tensor in inputs:
+            digest = tensor_digest(tensor) if len(tensor.data) < _LEAST else self._find(owner, tensor)
+            if digest is None:
+                return None
+            digests.append(digest)
+        return b"".join(digests) if len(digests) != 1 else digests[0]
+
+    def find(self, owner: Hashable, inputs: Sequence[Tensor]) -> bytes | None:
+        """The same if all are known."""
+        digests = [digest for tensor in inputs if (digest := self._find(owner, tensor)) is not None]
+        return b"".join(digests) if len(digests) == len(inputs) else None
+
+    def came(self, owner: Hashable, inputs: Sequence[Tensor], digests: Sequence[bytes]) -> None:
+        """Inputs came that were not all known. digests: of each."""
+        for tensor, digest in zip(inputs, digests, strict=True):
+            self._came(owner, tensor, digest)
+
+    def _find(self, owner: Hashable, tensor: Tensor) -> bytes | None:
+        if not self._is_kept(tensor):
+            return None
+        known = self._inputs.get(_place(owner, tensor))
+        # A bytearray compares itself to anything by memcmp; a memoryview goes from element to element.
+        if known is None or known.data is None or known.data != tensor.data:
+            return None
+        return known.digest
+
+    def _came(self, owner: Hashable, tensor: Tensor, digest: bytes) -> None:
+        if not self._is_kept(tensor):
+            return
+        place = _place(owner, tensor)
+        known = self._inputs.get(place)
+        if known is None:
+            self._inputs[place] = _Known()
+            if len(self._inputs) > _MOST:
+                self._drop()
+            return
+        if known.data is None:
+            self.size_bytes += len(tensor.data) + _OVERHEAD
+        known.data = bytearray(tensor.data)  # a copy: it may be a view of all that a client sent
+        known.digest = digest
+        self._inputs.move_to_end(place)
+        while self.size_bytes > self._limit_bytes:
+            self._drop()
+
+    def _is_kept(self, tensor: Tensor) -> bool:
+        return _LEAST <= len(tensor.data) <= self._limit_bytes // _LARGEST_SHARE
+
+    def _drop(self) -> None:
+        _, known = self._inputs.popitem(last=False)
+        if known.data is not None:
+            self.size_bytes -= len(known.data) + _OVERHEAD
+
+
+def _place(owner: Hashable, tensor: Tensor) -> Hashable:
+    data = tensor.data
+    return owner, tensor.dtype, tensor.shape, bytes(data[:: len(data) // _SAMPLED])
