@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
 
-from scripts.make_models import build_onnx_add
+from scripts.make_models import build_onnx_add, build_onnx_heavy
 from tests.conformance.running import counters, store, tensor
 
 RULE = ("TTL", 60, "MINRUN", 0)
@@ -299,11 +300,8 @@ def test_errors(client, words, error):
         client.execute_command("AI.CACHE", *words)
 
 
-def test_rows_have_an_entry_each_and_misses_run_together(client, bare):
-    from concurrent.futures import ThreadPoolExecutor
-
-    store(client, "net", "BATCHSIZE", 64, "MINBATCHSIZE", 8, "MINBATCHTIMEOUT", 50)
-    rows = [(float(number), 0.5) for number in range(8)]
+def prove(client: redis.Redis, rows: list[tuple[float, ...]]) -> None:
+    """Run the model `net` on single rows until merged runs have been compared."""
     for number, row in enumerate(rows):
         tensor(client, f"r{number}", row)
 
@@ -311,10 +309,16 @@ def test_rows_have_an_entry_each_and_misses_run_together(client, bare):
         client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, f"r{number}", "OUTPUTS", 1, f"o{number}")
 
     deadline = time.monotonic() + 30
-    with ThreadPoolExecutor(8) as pool:  # until merged runs have been compared
+    with ThreadPoolExecutor(8) as pool:
         while not fields(client.execute_command("AI.INFO", "net", "FULL"))["merged_kinds"]:
-            list(pool.map(run_one, range(8)))
+            list(pool.map(run_one, range(len(rows))))
             assert time.monotonic() < deadline
+
+
+def test_rows_have_an_entry_each_and_misses_run_together(client, bare):
+    store(client, "net", "BATCHSIZE", 64, "MINBATCHSIZE", 8, "MINBATCHTIMEOUT", 50)
+    rows = [(float(number), 0.5) for number in range(8)]
+    prove(client, rows)
     assert client.execute_command("AI.CACHE", "SET", "net", *RULE, "ROWS") == b"OK"
     tensor(client, "some", *rows[:4])
     tensor(client, "more", rows[7], rows[1], rows[1], rows[0], rows[5])
@@ -331,6 +335,29 @@ def test_rows_have_an_entry_each_and_misses_run_together(client, bare):
     assert values(client, "c") == [b"14", b"1"]
     with pytest.raises(redis.ResponseError, match="MISS"):
         client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "r6", "OUTPUTS", 1, "c", "CACHE", "ONLY")
+
+
+def test_equal_rows_in_flight_run_once(client, bare):
+    blob = build_onnx_heavy(600)  # about 0.1 s
+    store(client, "net", "BATCHSIZE", 64, "MINBATCHSIZE", 8, "MINBATCHTIMEOUT", 50, blob=blob)
+    prove(client, [(float(number), 0.5) for number in range(8)])
+    assert client.execute_command("AI.CACHE", "SET", "net", *RULE, "ROWS") == b"OK"
+    batches = {"a": (10, 11, 12), "b": (12, 13), "c": (10, 13, 14), "d": (11,), "e": (10, 11, 12, 13, 14), "f": (14,)}
+    for key, numbers in batches.items():
+        tensor(client, key, *[(float(number), 0.5) for number in numbers])
+
+    def ask(key: str) -> Any:
+        return execute(client, inputs=(key,), output=f"out-{key}")
+
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(ask, [*batches] * 2)) == {b"OK"}
+    for key, numbers in batches.items():
+        expected = [value for number in numbers for value in (float(number), 0.5)]
+        assert [float(value) for value in values(client, f"out-{key}")] == pytest.approx(expected)
+    found = stats(client)
+    assert found["inserts"] == len(stored(bare, 5))
+    assert found["misses"] == 5
+    assert found["hits"] + found["joined"] > 0
 
 
 def test_users_and_their_rights(ruled, bare, front_door):
