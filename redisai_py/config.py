@@ -243,7 +243,7 @@ class Config:
     prediction_cache_bytes: int = setting_field(
         64 * 1024 * 1024,
         MEMORY,
-        "Memory for predictions that the server keeps at hand, each for at most 5 s, and for inputs that it recognises.",
+        "Memory for predictions that the server keeps at hand for up to 5 s, and for inputs that it recognises.",
         minimum=1024,
         zero="look in Redis each time",
     )
