@@ -1,7 +1,7 @@
-"""The asyncio client: the same methods as of the blocking one, as coroutines. Every call is described in `calls`.
+"""The asyncio client: the blocking client's methods as coroutines. `calls` describes every call.
 
-A call is sent again after a lost connection only if it is repeatable; connecting is always tried again, as redis-py is
-told to.
+After a lost connection, a call is repeated only if it is repeatable. Connecting is always retried, with redis-py's
+`retry`.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _POOL_TIMEOUT_S = 20.0
 
 
 def _waiting(pool: redis.asyncio.ConnectionPool, timeout_s: float | None) -> redis.asyncio.ConnectionPool:
-    """A pool like this unused one, in which a call waits for a connection instead of failing when all are in use."""
+    """A pool like this unused one, whose callers wait for a free connection instead of failing."""
     return redis.asyncio.BlockingConnectionPool(
         pool.max_connections, timeout_s, pool.connection_class, **pool.connection_kwargs
     )
 
 
 class AsyncDag(DagBuilder):
-    """A DAG that can be executed, again and again; made by `AsyncClient.dag`."""
+    """A DAG that can be executed repeatedly; made by `AsyncClient.dag`."""
 
     async def execute(self) -> Any:
-        """Run all operations: a list with one element for each, errors among them as exceptions; or 'TIMEDOUT'.
+        """Run all operations. Returns: a list with one element per operation, errors as exceptions; or 'TIMEDOUT'.
 
-        Raises: redis.ResponseError: the command as a whole was refused.   Conflict: see `ifunchanged`.
+        Raises: redis.ResponseError: the whole command was refused.   Conflict: see `ifunchanged`.
         """
         return failures_among(await self.executor(self.call()))
 
@@ -62,21 +62,21 @@ class AsyncPipeline(QueuedCalls, RedisPipeline):  # type: ignore[misc]  # two ba
     """redis-py's pipeline with tensors and runs; see `QueuedCalls`."""
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send what was queued: one result per command, in order. Raises: the first error, unless told not to."""
+        """Send the queued commands: one result per command, in order. Raises: the first error, if `raise_on_error`."""
         decoders = self._decoders
         if not self._repeatable:
             self._send_once(self.connection or await self.connection_pool.get_connection(), Retry(NoBackoff(), 0))
         return self._decode_all(await super().execute(raise_on_error), decoders)
 
     async def reset(self) -> None:  # type: ignore[override]  # redis-py's own Pipeline differs from Redis here
-        """Forget what was queued, and give the connection back."""
+        """Drop the queued commands, and release the connection."""
         self._restore_retry()
         base: Any = super()
         await base.reset()
         self._forget()
 
     async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        """redis-py's, except that tensors inside a transaction's reply are not decoded as text."""
+        """As redis-py's, but does not decode tensors in a transaction's reply as text."""
         base: Any = super()
         if not self._is_taken_apart(connection, command_name):
             return await base.parse_response(connection, command_name, **options)
@@ -85,14 +85,14 @@ class AsyncPipeline(QueuedCalls, RedisPipeline):  # type: ignore[misc]  # two ba
 
 
 class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[misc]  # as above
-    """`Client` for asyncio, on redis-py's own asyncio client: the same arguments and methods, to be awaited.
+    """`Client` for asyncio, based on redis-py's asyncio client: the same arguments, and the same methods as coroutines.
 
-    debug: print every command before it is sent.   enable_postprocess: False gives replies as redis-py reads them.
-    direct: a Redis (URL, or an asyncio client of redis-py) that tensors are read from and written to without the
-            sidecar, as safetensors strings. Such a write replaces whatever the key held.
-    pool_timeout: seconds that a call waits for a connection while all `max_connections` (100 unless given) are in use,
-            None for as long as it takes; then it raises redis.ConnectionError. A `connection_pool` has its own.
-    Everything else is redis-py's, as keywords. `socket_timeout` is None unless given, since a run may take long.
+    debug: print every command before it is sent.   enable_postprocess: False returns replies as redis-py parses them.
+    direct: a Redis (URL, or an asyncio redis-py client) from and to which tensors are read and written without the
+            server, as safetensors strings. Such a write replaces any value of the key.
+    pool_timeout: seconds a call waits for a connection while all `max_connections` (by default 100) are in use, None to
+            wait forever; then it raises redis.ConnectionError. A given `connection_pool` has its own rules.
+    All other arguments are redis-py's, as keywords. `socket_timeout` defaults to None, since a run may take long.
     """
 
     _dag = AsyncDag
@@ -107,7 +107,7 @@ class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[mis
         pool_timeout: float | None = _POOL_TIMEOUT_S,
         **kwargs: Any,
     ) -> None:
-        flag("debug", debug)  # before what is made of the arguments behind it
+        flag("debug", debug)  # checked first: a host passed by position would end up here
         if args:
             raise TypeError(f"AsyncClient takes what is redis-py's by keyword, as host='localhost', not {args[0]!r}")
         if kwargs.get("connection_pool") is None:
@@ -130,7 +130,7 @@ class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[mis
         pool_timeout: float | None = _POOL_TIMEOUT_S,
         **kwargs: Any,
     ) -> C:
-        """A client for `redis://`, `rediss://` (TLS) or `unix://`, as of `redis.asyncio.Redis.from_url`."""
+        """A client for `redis://`, `rediss://` (TLS) or `unix://`; see `redis.asyncio.Redis.from_url`."""
         kwargs.setdefault("socket_timeout", None)
         client = super().from_url(url, single_connection_client, auto_close_connection_pool, **kwargs)
         assert isinstance(client, cls)
@@ -145,7 +145,7 @@ class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[mis
             await self._direct.aclose()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send one command; printed first if `debug`."""
+        """Send one command, after printing it if `debug`."""
         if self.debug:
             print(*args)
         return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py's
@@ -187,10 +187,11 @@ class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[mis
     async def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> str:
         """Store a tensor.
 
-        Args:    tensor: a numpy array, torch tensor, or anything with `__array__` or `__dlpack__`; or a list or tuple.
-                 shape, dtype: of a list; without a shape it is the list's.
+        Args:    tensor: a numpy array, torch tensor, or any object with `__array__` or `__dlpack__`; or a list or
+                 tuple.
+                 shape, dtype: of a list; the shape defaults to the list's own.
         Returns: 'OK'.
-        Raises:  TypeError: no tensor can be made of it.   WrongType: the key holds something else.
+        Raises:  TypeError: cannot be converted to a tensor.   WrongType: the key holds something else.
         Copies:  none of a C-contiguous array's data.
         """
         call: Call[str] = (direct if self._direct else calls).tensorset(key, tensor, shape, dtype)
@@ -225,8 +226,8 @@ class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[mis
     ) -> NDArray[Any] | dict[str, Any]:
         """Read a tensor.
 
-        Returns: a read-only array that shares memory with the reply; a writable one if `as_numpy_mutable`; a dict with
-                 `dtype` and `shape` if `meta_only`, and `values`, a flat list, if not `as_numpy`.
+        Returns: a read-only array that shares memory with the reply; with `as_numpy_mutable` a writable one; with
+                 `meta_only` a dict with `dtype` and `shape`; without `as_numpy` also `values`, a flat list.
         Raises:  MissingKey, WrongType.
         """
         tensors = direct if self._direct else calls
@@ -264,11 +265,11 @@ class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[mis
     loadbackend = sends_later(calls.loadbackend)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> AsyncPipeline:
-        """redis-py's pipeline, with the methods for tensors and runs."""
+        """redis-py's pipeline, with methods for tensors and runs."""
         return AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
-# asyncio joins what it is given at once, and copies what the socket does not take: more goes piece by piece.
+# asyncio joins all buffers it is given, and copies what the socket does not accept. So larger data goes in pieces.
 _JOINED = 4 * 1024 * 1024
 
 
@@ -282,15 +283,15 @@ async def _exchange(connection: Any, call: Call[Any], undecoded: bool) -> Any:
 
 
 def _nobody(sent: int, total: int) -> None:
-    """Progress that nobody asked for."""
+    """The default progress callback."""
 
 
 async def _send_pieces(connection: Any, pieces: Iterable[bytes | memoryview]) -> None:
-    """Send one command piece by piece. A failure between two of them, as in `progress`, costs the connection."""
+    """Send one command in pieces. If it fails between two pieces, or in `progress`, the connection is closed."""
     check_health = True
     try:
         for piece in pieces:
-            # redis-py checks with a PING of its own: after the first piece it would become part of the command.
+            # redis-py checks health with a PING; after the first piece it would become part of the command.
             await connection.send_packed_command([piece], check_health=check_health)
             check_health = False
     except BaseException:

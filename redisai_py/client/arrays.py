@@ -1,6 +1,6 @@
-"""Between what users hold (arrays, lists, torch tensors, anything with DLPack or `__array__`) and tensors on the wire.
+"""Conversion between users' data (arrays, lists, torch tensors, objects with DLPack or `__array__`) and tensors.
 
-No framework is imported: a torch tensor is recognised only if torch is there already.
+Imports no framework: a torch tensor is recognised only if torch has been imported.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ DTYPE_NAMES = {
     **{dtype.numpy_dtype.name: dtype for dtype in DType if dtype is not DType.STRING},
     "str": DType.STRING,
 }
-"""Names that a `dtype` argument may have, in any case. `float` is 32 bits wide, as in RedisAI, not 64 as in numpy."""
+"""Names for a `dtype` argument, in any case. `float` has 32 bits, as in RedisAI, not 64 as in numpy."""
 
 
 def dtype_of(dtype: Any) -> DType:
-    """The element type that a `dtype` argument means: a name in any case, a type, or a numpy dtype.
+    """The dtype for a `dtype` argument: a name in any case, a type, or a numpy dtype.
 
-    Raises: TypeError: None, or nothing we have.
+    Raises: TypeError: None, or an unsupported type.
     """
     if dtype is None:
         raise TypeError("tensorset() missing argument 'dtype' or value of 'dtype' is None")
@@ -36,7 +36,7 @@ def dtype_of(dtype: Any) -> DType:
     if isinstance(dtype, str) and dtype.lower() in DTYPE_NAMES:
         return DTYPE_NAMES[dtype.lower()]
     known = np.dtype(dtype)
-    # numpy's `int` is 32 or 64 bits wide depending on the platform, so the name alone says too little.
+    # The name alone does not determine the width: numpy's `int` has 32 or 64 bits, depending on the platform.
     found = None if dtype == "int" else DType.from_numpy(known)
     if found is None or known.kind == "O":
         raise TypeError(f"``{dtype}`` is not supported by RedisAI. Currently supported types are {list(DTYPE_NAMES)}")
@@ -44,11 +44,11 @@ def dtype_of(dtype: Any) -> DType:
 
 
 def tensor_of(value: Any) -> Tensor:
-    """The tensor of an array.
+    """Convert an array to a tensor.
 
-    Args:    value: a numpy array or scalar, a torch tensor on any device, or anything with `__array__`,
-             `__array_interface__` (as images of Pillow) or `__dlpack__`.
-    Raises:  TypeError: not an array, or elements that no DType holds.
+    Args:    value: a numpy array or scalar, a torch tensor on any device, or an object with `__array__`,
+             `__array_interface__` (such as Pillow images) or `__dlpack__`.
+    Raises:  TypeError: not an array, or unsupported elements.
     Copies:  none if the array is C-contiguous, little-endian, numeric and in host memory.
     """
     array = _to_numpy(value)
@@ -66,11 +66,11 @@ def _to_numpy(value: Any) -> NDArray[Any]:
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _of_torch(value, torch)
-    # Before DLPack, which has neither texts nor all types: TensorFlow ends the process when asked for texts that way.
+    # Try this before DLPack, which lacks strings and some types: TensorFlow aborts if asked for strings through DLPack.
     if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
         try:
             return np.asarray(value)
-        except TypeError:  # an array of another device may refuse to be copied over unasked
+        except TypeError:  # an array on another device may refuse an implicit copy
             if not hasattr(value, "__dlpack__"):
                 raise
     if hasattr(value, "__dlpack__"):
@@ -83,7 +83,7 @@ def _of_torch(value: Any, torch: Any) -> NDArray[Any]:
         raise TypeError("RedisAI doesn't support torch tensors that are sparse, quantized, or on the meta device")
     host = value.detach().cpu().contiguous()
     dtype = DTYPE_NAMES.get(str(host.dtype).removeprefix("torch."))
-    if dtype is not None and not dtype.is_numpys_own:  # torch gives numpy no bfloat16: the same bits as integers
+    if dtype is not None and not dtype.is_numpys_own:  # torch cannot give numpy bfloat16: view the bits as integers
         bits = host.view(torch.int8 if dtype.itemsize == 1 else torch.int16)
         return np.asarray(bits.numpy()).view(dtype.numpy_dtype)
     return np.asarray(host.resolve_conj().resolve_neg().numpy())
@@ -98,10 +98,10 @@ def _is_integer(value: Any) -> bool:
 
 
 def must_convert(values: Sequence[Any], dtype: DType) -> bool:
-    """Whether a list cannot go word by word as VALUES to any RedisAI.
+    """Whether a list cannot be sent element by element as VALUES to any RedisAI.
 
-    Nested lists, bools and numpy's scalars are no words, and RedisAI itself takes neither negative integers nor NaN nor
-    empty strings as such. Other words that do not fit the type are left to the server, which says so.
+    RedisAI does not accept nested lists, bools, numpy scalars, negative integers, NaN or empty strings there. Other
+    elements that do not fit the type are left to the server, whose error says so.
     """
     if not all(type(value) in (int, float, str, bytes) for value in values):
         return True
@@ -113,20 +113,20 @@ def must_convert(values: Sequence[Any], dtype: DType) -> bool:
 
 
 def elements_of(values: Sequence[Any], dtype: DType) -> Tensor:
-    """The tensor of a list, nested or not.
+    """Convert a list, nested or flat, to a tensor.
 
-    Raises: TypeError: fractions for an integer type.   ValueError, OverflowError: numpy's, if the elements do not make
-            an array of that type.
+    Raises: TypeError: fractions for an integer type.   ValueError, OverflowError: from numpy, if the elements do not
+            form an array of that type.
     """
     if dtype is DType.STRING:
         array = np.array(values, dtype=object)
         texts = [value if _is_text(value) else str(value) for value in array.flat]
         return Tensor(dtype, array.shape, b"".join(_encode(text) + b"\0" for text in texts))
-    # As objects, since numpy makes floats of integers that no one type of its own holds.
+    # As objects, because numpy converts integers to floats if no single integer type holds all of them.
     integers = dtype.is_float or all(map(_is_integer, np.array(values, dtype=object).flat))
     if not integers:
         raise TypeError(f"elements of a tensor of type {dtype.name} must be integers")
-    with np.errstate(over="ignore"):  # 1e39 as FLOAT is inf, as the server has it
+    with np.errstate(over="ignore"):  # 1e39 as FLOAT is inf, as in the server
         return Tensor.from_numpy(np.array(values, dtype=dtype.numpy_dtype))
 
 
@@ -135,7 +135,7 @@ def _encode(text: str | bytes) -> bytes:
 
 
 def tensor_from(tensor: Any, shape: Sequence[int] | None, dtype: Any) -> Tensor:
-    """The tensor that `tensorset` is given, as data."""
+    """The data of a `tensorset` call as a tensor."""
     if not isinstance(tensor, (list, tuple)):
         return tensor_of(tensor)
     value = elements_of(tensor, dtype_of(dtype))
@@ -143,14 +143,14 @@ def tensor_from(tensor: Any, shape: Sequence[int] | None, dtype: Any) -> Tensor:
 
 
 def dims_of(shape: Iterable[Any]) -> tuple[int, ...]:
-    """The shape without numpy's integers, which redis-py does not send. Raises: TypeError: it has no sizes."""
+    """The shape with numpy integers converted, which redis-py does not send. Raises: TypeError: not a list of sizes."""
     if isinstance(shape, str) or not isinstance(shape, Iterable):
         raise TypeError(f"shape must be a list of sizes such as [2, 3], not {shape!r}")
     return tuple(int(size) if isinstance(size, np.integer) else size for size in shape)
 
 
 def array_of(dtype: DType, shape: Sequence[int], data: Buffer, encoding: str = "utf-8") -> NDArray[Any]:
-    """The array of a tensor's reply: a read-only view of `data`; STRING gives an array of str."""
+    """The array for a tensor's reply: a read-only view of `data`; for STRING an array of str."""
     if dtype is DType.STRING:
         elements = bytes(data).split(b"\0")[:-1]
         return np.array([element.decode(encoding) for element in elements], dtype=np.str_).reshape(shape)

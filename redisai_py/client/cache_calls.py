@@ -1,4 +1,4 @@
-"""AI.CACHE as calls: arguments in, words and how to read the reply out. Pure."""
+"""AI.CACHE as calls: from arguments to words and a decoder of the reply. Pure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def cacheset(
     scope: str | None = None,
     minrun: int | None = None,
 ) -> Call[str]:
-    """Have the predictions of a model kept. Raises: MissingKey, WrongType.
+    """Set the cache rule of a model. Raises: MissingKey, WrongType.
 
-    Args: ttl: life of a prediction in seconds.   jitter: per cent by which it is shortened at most.
-          rows: keep each row by itself.   maxbytes: bound on what is inserted within a life.
-          warm: how many frequent inputs a new version is run on when it is stored.   scope: 'DB' or 'USER'.
-          minrun: microseconds; a faster model is not looked up.
+    Args: ttl: lifetime of an entry in seconds.   jitter: maximum random reduction of it, in per cent.
+          rows: one entry per row.   maxbytes: maximum bytes inserted within one lifetime.
+          warm: number of frequent inputs on which a new version runs when stored.   scope: 'DB' or 'USER'.
+          minrun: microseconds; the cache is not used while runs are shorter.
     """
     words: list[Any] = ["AI.CACHE", "SET", key, "TTL", ttl, *option("JITTER", jitter), *(["ROWS"] if rows else [])]
     words += option("MAXBYTES", maxbytes) + option("WARM", warm) + option("SCOPE", scope) + option("MINRUN", minrun)
@@ -38,24 +38,24 @@ def cacheget(key: Key) -> Call[dict[str, Any] | None]:
 
 
 def cachedel(key: Key) -> Call[bool]:
-    """Keep no more predictions of a model; whether it had a rule. Raises: MissingKey, WrongType."""
+    """Remove the cache rule of a model. Returns: whether it had one. Raises: MissingKey, WrongType."""
     return Call(["AI.CACHE", "DEL", key], bool, repeatable=False)
 
 
 def cachepurge(key: Key) -> Call[int]:
-    """Delete the predictions of a model; how many keys those were. Raises: MissingKey, WrongType."""
+    """Delete the predictions of a model. Returns: number of deleted keys. Raises: MissingKey, WrongType."""
     return Call(["AI.CACHE", "PURGE", key], int, repeatable=False)
 
 
 def cachestats(key: Key) -> Call[dict[str, Any]]:
-    """What this server counts of a model's predictions: a dict; `errors` is one too. Raises: MissingKey, WrongType."""
+    """The cache statistics of a model on this server: a dict; so is `errors` in it. Raises: MissingKey, WrongType."""
     return Call(["AI.CACHE", "STATS", key], _stats)
 
 
 def cachewarm(key: Key, inputs: Keys | Sequence[Keys]) -> Call[dict[str, int]]:
-    """Compute predictions ahead: a dict of how many were inserted, were present, and failed.
+    """Compute and store predictions. Returns: a dict with the numbers inserted, present and failed.
 
-    Args:   inputs: keys of tensors, those of several requests one behind the other; or a list of such lists.
+    Args:   inputs: keys of tensors, for several requests one request after the other; or a list of such lists.
     Raises: MissingKey, WrongType.
     """
     items = listify(inputs)

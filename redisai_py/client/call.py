@@ -26,18 +26,18 @@ __all__ = [
 Key = str | bytes
 Keys = Key | Sequence[Key]
 Progress = Callable[[int, int], object]
-"""Called with the bytes sent so far and the bytes in all, again and again while a large command is sent."""
+"""Called repeatedly with the bytes sent so far and the total, while a large command is sent."""
 
 T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(slots=True)
 class Call(Generic[T_co]):
-    """One command, whose result is a T_co.
+    """One command with a result of type T_co.
 
-    argv: its words, not encoded yet; a tuple of buffers is one word.   decode: reply as received (bytes) -> result.
-    repeatable: sending it twice does what sending it once does, so it may be sent again after a lost connection.
-    progress: told of the bytes sent.   direct: for Redis itself, not for the sidecar.
+    argv: its words, not yet encoded; a tuple of buffers is one word.   decode: reply as received (bytes) -> result.
+    repeatable: sending it twice has the effect of sending it once, so it may be repeated after a lost connection.
+    progress: called with the bytes sent.   direct: sent to Redis itself, not to the server.
     """
 
     argv: list[Any]
@@ -48,12 +48,12 @@ class Call(Generic[T_co]):
 
 
 def text(value: Any) -> Any:
-    """A status or bulk string as str; anything else as it is."""
+    """A status or bulk string as str; other values unchanged."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def texts(values: Iterable[Any]) -> list[Any]:
-    """Each of them as of `text`."""
+    """`text` of each value."""
     return [text(value) for value in values]
 
 
@@ -67,7 +67,7 @@ def pairs(reply: Sequence[Any]) -> dict[str, Any]:
 
 
 def is_pure(inputs: Keys, outputs: Keys) -> bool:
-    """Whether a run leaves its own inputs alone: then a second run gives what the first gave."""
+    """Whether a run does not write its own inputs, so that a second run gives the same result."""
     return _as_bytes(inputs).isdisjoint(_as_bytes(outputs))
 
 
@@ -76,14 +76,14 @@ def _as_bytes(keys: Keys) -> set[bytes]:
 
 
 def _key_as_sent(key: Any) -> bytes:
-    """What redis-py makes of a key: numbers are keys too."""
+    """The key as redis-py sends it; numbers are valid keys, too."""
     if isinstance(key, str):
         return key.encode("utf-8", "surrogateescape")
     return bytes(key) if isinstance(key, (bytes, bytearray, memoryview)) else repr(key).encode()
 
 
 def listify(value: Any) -> Sequence[Any]:
-    """A list or tuple as it is, anything else as the one element of a tuple."""
+    """A list or tuple unchanged, another value as a tuple of one."""
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
@@ -94,12 +94,12 @@ def counted(keyword: str, values: Any) -> list[Any]:
 
 
 def option(keyword: str, value: Any) -> list[Any]:
-    """The words `KEYWORD value`, none if the value is None."""
+    """The words `KEYWORD value`; none if the value is None."""
     return [] if value is None else [keyword, value]
 
 
 def warn_deprecated(name: str, instead: str, stacklevel: int = 4) -> None:
-    """Warn as the `redisai` package does; `stacklevel` leads from here to the caller's own code."""
+    """Warn as the `redisai` package does; `stacklevel` is the distance to the user's code."""
     message = f"Call to deprecated method {name}. (Use {instead} instead) -- Deprecated since version 1.2.0."
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 

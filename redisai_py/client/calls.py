@@ -1,9 +1,8 @@
-"""Every method of the clients as data: arguments in, a Call (the words to send, how to read the reply) out.
+"""Every method of the clients as data: from arguments to a Call (words to send, and a decoder of the reply).
 
-The two clients differ only in how they move bytes; their methods have the arguments and the texts of these functions.
-Names, order of arguments, checks and their messages are those of the `redisai` package, and so is what a reply becomes;
-where that package is plainly wrong, this one is right (docs/clients.md). Pure, except that a model given as a path is
-mapped into memory.
+The two clients differ only in how they move bytes; their methods have the arguments and docstrings of these functions.
+Names, order of arguments, checks, error texts and results are those of the `redisai` package; where that package is
+plainly wrong, this one is right (docs/clients.md). Pure, except that a model given as a path is mapped into memory.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ __all__ = [
 ]
 
 CHUNK_SIZE = 535822336
-"""Bytes of a model per word: RedisAI's own MODEL_CHUNK_SIZE, below the 512 MiB that Redis takes as one string."""
+"""Maximum bytes of a model per word: RedisAI's MODEL_CHUNK_SIZE, below Redis's limit of 512 MiB per string."""
 _SET_CHUNK_SIZE = 500 * 1024 * 1024
 
 _DEVICES = {"CPU", "GPU"}
@@ -82,7 +81,7 @@ def _model(reply: Sequence[Any]) -> dict[str, Any]:
 
 
 def _array(reply: Sequence[Any]) -> np.ndarray[Any, Any]:
-    # dtype, shape and blob by position: the hot path of the clients.
+    # Index by position: this is the hot path of the clients.
     return array_of(DType[reply[1].decode()], reply[3], reply[5])
 
 
@@ -96,7 +95,7 @@ def _values(reply: Sequence[Any]) -> dict[str, Any]:
     if fields["dtype"] == "STRING":
         convert = text
     elif DType[fields["dtype"]].is_float:
-        convert = float  # RESP2 sends texts, RESP3 numbers: both are understood
+        convert = float  # RESP2 sends strings, RESP3 numbers
     fields["values"] = [convert(value) for value in fields["values"]]
     return fields
 
@@ -107,10 +106,10 @@ def _values(reply: Sequence[Any]) -> dict[str, Any]:
 def tensorset(key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Call[str]:
     """Store a tensor.
 
-    Args:    tensor: a numpy array, torch tensor, or anything with `__array__` or `__dlpack__`; or a list or tuple.
-             shape, dtype: of a list; without a shape it is the list's.
+    Args:    tensor: a numpy array, torch tensor, or any object with `__array__` or `__dlpack__`; or a list or tuple.
+             shape, dtype: of a list; the shape defaults to the list's own.
     Returns: 'OK'.
-    Raises:  TypeError: no tensor can be made of it.   WrongType: the key holds something else.
+    Raises:  TypeError: cannot be converted to a tensor.   WrongType: the key holds something else.
     Copies:  none of a C-contiguous array's data.
     """
     return Call(tensorset_words(key, tensor, shape, dtype), text)
@@ -130,8 +129,8 @@ def tensorset_words(key: Key, tensor: Any, shape: Sequence[int] | None, dtype: A
 def tensorget(key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False) -> Call[Any]:
     """Read a tensor.
 
-    Returns: a read-only array that shares memory with the reply; a writable one if `as_numpy_mutable`; a dict with
-             `dtype` and `shape` if `meta_only`, and `values`, a flat list, if not `as_numpy`.
+    Returns: a read-only array that shares memory with the reply; with `as_numpy_mutable` a writable one; with
+             `meta_only` a dict with `dtype` and `shape`; without `as_numpy` also `values`, a flat list.
     Raises:  MissingKey, WrongType.
     """
     if meta_only:
@@ -162,11 +161,11 @@ def modelstore(
 
     Args:    backend: TF, TFLITE, TORCH or ONNX.   device: CPU, GPU, CPU:n or GPU:n.
              batch, minbatch: rows.   minbatchtimeout: ms.   inputs, outputs: node names, TF only.
-             signature: of a SavedModel (whose names may be left out; default: the one that has the names) or of a
-             TFLITE model (default: the main one).
-             progress: called with the bytes sent and the bytes in all, again and again.
+             signature: of a SavedModel (default: the one that has the given names; names are optional) or of a TFLITE
+             model (default: the main one).
+             progress: called repeatedly with the bytes sent and the total.
     Returns: 'OK'.
-    Raises:  ValueError: the arguments do not fit each other.   redis.ResponseError: the framework refused the model.
+    Raises:  ValueError: invalid combination of arguments.   redis.ResponseError: the framework refused the model.
     """
     blob = open_model(data)
     if key is None:
@@ -224,7 +223,7 @@ def _check_model(backend: str, device: str, batch: int | None, minbatch: int | N
 
 
 def _check_text(name: str, value: Any, example: str) -> None:
-    """Raises: TypeError: it is not a str."""
+    """Raises: TypeError: not a str."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str such as {example!r}, not {value!r}")
 
@@ -236,8 +235,8 @@ def _check_device(device: str) -> None:
 
 
 def modelget(key: Key, meta_only: bool = False) -> Call[dict[str, Any]]:
-    """Read a model: a dict, with its bytes as `blob` unless `meta_only`; a list of bytes if there are more than
-    MODEL_CHUNK_SIZE. Raises: MissingKey, WrongType.
+    """Read a model: a dict, with its bytes as `blob` unless `meta_only`; a list of bytes for more than
+    MODEL_CHUNK_SIZE bytes. Raises: MissingKey, WrongType.
     """
     return Call(["AI.MODELGET", key, "META"] + ([] if meta_only else ["BLOB"]), _model)
 
@@ -250,10 +249,10 @@ def modeldel(key: Key) -> Call[str]:
 def modelexecute(
     key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None, cache: str | None = None
 ) -> Call[str]:
-    """Run a model on stored tensors; `timeout` in ms bounds its time in the queue. Returns: 'OK' or 'TIMEDOUT'.
+    """Run a model on stored tensors; `timeout` in ms limits the time in the queue. Returns: 'OK' or 'TIMEDOUT'.
 
     Args:   cache: how to use the prediction cache: 'NO', 'REFRESH' or 'ONLY'.
-    Raises: redis.ResponseError `MISS ...`: ONLY, and no prediction is stored.
+    Raises: redis.ResponseError `MISS ...`: with ONLY, if no prediction is stored.
     """
     words = modelexecute_words(key, inputs, outputs) + option("TIMEOUT", timeout) + option("CACHE", cache)
     return Call(words, text, repeatable=is_pure(inputs, outputs))
@@ -303,8 +302,9 @@ def scriptset(key: Key, device: str, script: str, tag: Key | None = None) -> Cal
 
 
 def scriptget(key: Key, meta_only: bool = False) -> Call[dict[str, Any]]:
-    """Read a script: a dict, with its `source` unless `meta_only`; `entry points` are bytes. Raises: MissingKey,
-    WrongType.
+    """Read a script: a dict, with its `source` unless `meta_only`; `entry points` are bytes.
+
+    Raises: MissingKey, WrongType.
     """
     return Call(["AI.SCRIPTGET", key, "META"] + ([] if meta_only else ["SOURCE"]), pairs)
 
@@ -323,7 +323,7 @@ def scriptexecute(
     outputs: Keys | None = None,
     timeout: int | None = None,
 ) -> Call[str]:
-    """Run a function of a script; never sent twice. Returns: 'OK' or 'TIMEDOUT'."""
+    """Call a function of a script; never repeated. Returns: 'OK' or 'TIMEDOUT'."""
     words = scriptexecute_words(key, function, keys, inputs, args, outputs) + option("TIMEOUT", timeout)
     return Call(words, text, repeatable=False)
 
@@ -342,7 +342,7 @@ def scriptexecute_words(
 
 
 def scriptrun(key: Key, function: str, inputs: Keys, outputs: Keys) -> Call[str]:
-    """Run a function of a script; deprecated, use `scriptexecute`."""
+    """Call a function of a script; deprecated, use `scriptexecute`."""
     warn_deprecated("scriptrun", "scriptexecute")
     if key is None or function is None:
         raise ValueError("Missing required arguments for script run command")
@@ -362,21 +362,21 @@ def scriptscan() -> Call[list[list[str]]]:
 def infoget(key: Key, full: bool = False) -> Call[dict[str, Any]]:
     """Run statistics of a model or script: a dict. Raises: MissingKey.
 
-    Args: full: with times, batches, and the model's inputs and outputs: name, element type and dimensions of each.
+    Args: full: also times, batches, and name, dtype and dimensions of the model's inputs and outputs.
     """
     return Call(["AI.INFO", key, "FULL"] if full else ["AI.INFO", key], pairs)
 
 
 def inforeset(key: Key) -> Call[str]:
-    """Set the run statistics of a model or script to zero. Raises: MissingKey."""
+    """Reset the run statistics of a model or script. Raises: MissingKey."""
     return Call(["AI.INFO", key, "RESETSTAT"], text)
 
 
 def config(name: str, value: str | int | None = None) -> Call[str | int | None]:
-    """A setting's value (None if there is no such setting), or 'OK' if a value is given to set."""
+    """Read a setting (None if unknown), or set it if a value is given (returns 'OK')."""
     return Call(["AI.CONFIG", "GET", name] if value is None else ["AI.CONFIG", name, value], text)
 
 
 def loadbackend(identifier: Key, path: Key) -> Call[str]:
-    """Load a framework now; an error the second time."""
+    """Load a framework now. Raises: redis.ResponseError: it was loaded before."""
     return Call(["AI.CONFIG", "LOADBACKEND", identifier, path], text, repeatable=False)

@@ -1,6 +1,6 @@
-"""Tensor calls for Redis itself: the same arguments and results as in `calls`, with GET and SET of safetensors strings.
+"""Tensor calls for Redis itself: arguments and results as in `calls`, with GET and SET of safetensors strings.
 
-They run at Redis's own speed, and keep no type check: SET replaces whatever the key held before, a hash too.
+They run at Redis's own speed and check no types: SET replaces any value of the key, even a hash.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["tensorget", "tensorset"]
 
 
 def tensorset(key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Call[str]:
-    """SET of a safetensors string. Raises: as `calls.tensorset`. Copies: none of an array's data."""
+    """SET a safetensors string. Raises: see `calls.tensorset`. Copies: none of an array's data."""
     value = tensor_from(tensor, shape, dtype)
     _check_size(value)
     return Call(["SET", key, (encode_header(value), value.data)], text, direct=True)
 
 
 def _check_size(tensor: Tensor) -> None:
-    """What the sidecar would check: nobody else does on this path."""
+    """Make the checks of the server, which is not involved here."""
     if min(tensor.shape, default=1) < 1:
         raise ValueError(f"no dimension of a tensor may be below 1, but the shape is {tensor.shape}")
     elements = bytes(tensor.data).count(b"\0") if tensor.dtype is DType.STRING else -1
@@ -34,7 +34,7 @@ def _check_size(tensor: Tensor) -> None:
 
 
 def tensorget(key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False) -> Call[Any]:
-    """GET of a safetensors string, or of its header alone if `meta_only`; results as of `calls.tensorget`."""
+    """GET a safetensors string, or only its header if `meta_only`; results as for `calls.tensorget`."""
     if meta_only:
         return Call(["GETRANGE", key, 0, MAX_HEADER + 7], _existing(_meta), direct=True)
     if not as_numpy:

@@ -1,7 +1,7 @@
-"""Errors of the server as exceptions that are both redis-py's ResponseError and one of ours.
+"""Errors of the server as exceptions that derive both from redis-py's ResponseError and from `redisai_py.errors`.
 
-`except redis.ResponseError` goes on to work, and `except redisai_py.errors.MissingKey` says what is meant. Texts are
-those of redis-py: the server's without a leading `ERR `.
+So `except redis.ResponseError` keeps working, and `except redisai_py.errors.MissingKey` is precise. As in redis-py, the
+text is the server's without a leading `ERR `.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ __all__ = ["failure_of", "failures_among", "from_error"]
 
 
 class MissingKey(ResponseError, errors.MissingKey):
-    """The key that a command names does not exist."""
+    """The key in a command does not exist."""
 
 
 class WrongType(ResponseError, errors.WrongType):
-    """The key holds something other than what the command works on."""
+    """The key holds something else than the command expects."""
 
 
 class Conflict(ResponseError, errors.Conflict):
@@ -28,16 +28,16 @@ class Conflict(ResponseError, errors.Conflict):
 
 
 class BackendNotInstalled(ResponseError, errors.BackendNotInstalled):
-    """The server has no such framework, or cannot import it."""
+    """The server does not have the framework, or cannot import it."""
 
 
 class DeadlineExceeded(ResponseError, errors.DeadlineExceeded):
-    """A limit of the server on the time of a run passed."""
+    """A run exceeded a time limit of the server."""
 
 
 _MISSING = (errors.TENSOR_KEY_EMPTY, errors.MODEL_KEY_EMPTY, errors.SCRIPT_KEY_EMPTY, errors.NO_RUN_INFO)
 
-# Beginnings of texts, without ERR, and what they mean.
+# Prefixes of texts, without ERR, and their classes.
 _BEGINNINGS: tuple[tuple[str, type[ResponseError]], ...] = (
     ("WRONGTYPE ", WrongType),
     ("CONFLICT ", Conflict),
@@ -49,7 +49,7 @@ _BEGINNINGS: tuple[tuple[str, type[ResponseError]], ...] = (
 
 
 def failure_of(error: ResponseError) -> ResponseError:
-    """The error as one of the classes above, or as it is if it is none of them."""
+    """The error as one of the classes above, or unchanged."""
     text = str(error)
     for beginning, kind in _BEGINNINGS:
         if text.startswith(beginning):
@@ -58,12 +58,12 @@ def failure_of(error: ResponseError) -> ResponseError:
 
 
 def failures_among(results: Any) -> Any:
-    """Results of a DAG, with the errors among them as of `failure_of`."""
+    """Results of a DAG, with `failure_of` applied to errors."""
     if not isinstance(results, list):
         return results
     return [failure_of(item) if isinstance(item, ResponseError) else item for item in results]
 
 
 def from_error(error: errors.RedisAIError) -> ResponseError:
-    """An error found on this side (in direct mode) as the server would have sent it."""
+    """An error found by the client (direct mode), in the form in which the server would have sent it."""
     return failure_of(ResponseError(str(error).removeprefix("ERR ")))

@@ -1,4 +1,4 @@
-"""The bytes of models: those of a path are mapped, not read into memory; and how they are cut into words."""
+"""The bytes of models: files are mapped into memory, not read; and how bytes are cut into words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
 def open_model(data: ModelData) -> ModelBytes:
-    """The model's bytes: of the file if `data` is a path, else `data` itself.
+    """The model's bytes: of the file if `data` is a path, otherwise `data` itself.
 
     Raises: OSError; ValueError: the file is empty.
     """
@@ -26,7 +26,7 @@ def open_model(data: ModelData) -> ModelBytes:
 
 
 def is_archive(data: ModelBytes) -> bool:
-    """Whether it is a zip or tar file, as a SavedModel comes in; the server looks closer."""
+    """Whether it is a zip or tar file, as for a SavedModel; the server checks more closely."""
     first = (data[0] if data else b"") if isinstance(data, list) else data
     head = bytes(memoryview(first)[:512])
     return head.startswith(_ARCHIVES) or head[257:262] == b"ustar"
@@ -35,7 +35,7 @@ def is_archive(data: ModelBytes) -> bool:
 def chunks_of(data: Any, size: int) -> list[Any]:
     """The bytes in pieces of at most `size`.
 
-    Raises: TypeError: neither bytes nor a list of them, as `modelget` gives of a large model.
+    Raises: TypeError: neither bytes nor a list of bytes as `modelget` returns for a large model.
     """
     if isinstance(data, list) and data:
         return [chunk for part in data for chunk in chunks_of(part, size)]

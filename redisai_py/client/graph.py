@@ -1,4 +1,4 @@
-"""The builder of DAG commands: methods append operations, `call()` gives the whole command. Pure."""
+"""The builder of DAG commands: methods append operations, `call()` returns the command. Pure."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _NOT_IN_DEPRECATED_MODE = (
 class DagBuilder:
     """Operations on tensors with local names, sent as one command.
 
-    load, persist: keys that go in and out of Redis.   routing: a key that names the shard.   timeout: ms in the queue.
-    ex, keepttl: expiry in seconds of the persisted keys, or keep theirs.   ifunchanged: commit only if the loaded keys
-    are unchanged since they were read. These three are for redisai_py's own server.
+    load, persist: keys to read from and write to Redis.   routing: a key that selects the shard.   timeout: ms in the
+    queue.   ex, keepttl: set an expiry in seconds on the persisted keys, or keep theirs.   ifunchanged: commit only if
+    the loaded keys are unchanged since they were read. These three need redisai_py's server.
 
-    executor: sends the call.   Without load, persist and routing it is the deprecated AI.DAGRUN, which takes `modelrun`
-    only.
+    executor: sends the call.   Without load, persist and routing the command is the deprecated AI.DAGRUN, which accepts
+    only `modelrun`.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class DagBuilder:
         return self
 
     def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
-        """Set a local tensor; arguments as of `Client.tensorset`."""
+        """Set a local tensor; arguments as for `Client.tensorset`."""
         return self._append(calls.tensorset_words(key, tensor, shape, dtype))
 
     def tensorget(
         self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
     ) -> Self:
-        """Have a local tensor in the result, as `Client.tensorget` would give it; 'NA' if it was never computed."""
+        """Return a local tensor, as `Client.tensorget` would; 'NA' if it was never computed."""
         call = calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only)
         return self._append(call.argv, call.decode)
 
@@ -87,7 +87,7 @@ class DagBuilder:
         return self._append(calls.modelexecute_words(key, inputs, outputs) + option("CACHE", cache))
 
     def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
-        """Run a model; deprecated, but in deprecated mode the only way."""
+        """Run a model; deprecated, but the only way in deprecated mode."""
         warn_deprecated("modelrun", "modelexecute", stacklevel=3)
         if self.deprecatedDagrunMode:
             return self._append(calls.modelrun_words(key, inputs, outputs))
@@ -102,21 +102,21 @@ class DagBuilder:
         args: Any = None,
         outputs: Keys | None = None,
     ) -> Self:
-        """Run a function of a script. Raises: RuntimeError if read-only or in deprecated mode."""
+        """Call a function of a script. Raises: RuntimeError if read-only or in deprecated mode."""
         if self.readonly:
             raise RuntimeError("AI.SCRIPTEXECUTE cannot be used in readonly mode")
         if self.deprecatedDagrunMode:
             raise RuntimeError(_NOT_IN_DEPRECATED_MODE.format("SCRIPTEXECUTE"))
         words = calls.scriptexecute_words(key, function, keys, inputs, args, outputs)
-        self._repeatable = False  # a script may write what it likes
+        self._repeatable = False  # a script may write anything
         return self._append(words)
 
     def call(self) -> Call[Any]:
         """The whole command.
 
-        Its result is a list with one element per operation: 'OK', what a tensorget asks for, 'NA' for an operation that
-        was not run or a tensor that does not exist, or the error, as an exception that is not raised. One more element
-        is the error of a key that could not be persisted. The result is 'TIMEDOUT' instead if the timeout passed.
+        Its result is a list with one element per operation: 'OK', the result of a tensorget, 'NA' for an operation that
+        did not run or a missing tensor, or an error as an exception. If a key could not be persisted, one more element
+        holds that error. If the timeout passed, the result is 'TIMEDOUT'.
         """
         return Call(self.commands[:-1], self._decode, repeatable=self._repeatable)
 

@@ -1,7 +1,6 @@
-"""What both clients and both pipelines consist of: methods that send the calls of `calls`, options, builders.
+"""Shared by both clients and both pipelines: methods that send the calls of `calls`, options, builders.
 
-How bytes move is left to the class that these are mixed into: `_call` sends a call, `_run` too, whatever the options
-say.
+The classes that mix these in move the bytes: `_call` sends a call, and so does `_run`, regardless of the options.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ D = TypeVar("D", bound=DagBuilder)
 
 
 def sends(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], T]:
-    """The method of the blocking client that sends a call; with its arguments and its text."""
+    """A method of the blocking client that sends a call; it has the call's arguments and docstring."""
 
     @functools.wraps(describe)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -40,7 +39,7 @@ def sends(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], T]:
 
 
 def sends_later(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """The same of the asyncio client."""
+    """The same for the asyncio client."""
 
     @functools.wraps(describe)
     async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -52,7 +51,7 @@ def sends_later(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P],
 
 
 def _show(method: Any, describe: Callable[..., Any]) -> None:
-    """Have `help` and editors show the method as if it had been written out."""
+    """Give the method the signature and docstring of the call, for `help` and editors."""
     described = inspect.signature(describe)
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *described.parameters.values()]
     result = str(described.return_annotation).removeprefix("Call[").removesuffix("]")
@@ -60,11 +59,11 @@ def _show(method: Any, describe: Callable[..., Any]) -> None:
 
 
 class Extension(Generic[D]):
-    """What both clients add to redis-py's. D: the builder that `dag` gives."""
+    """What both clients add to redis-py's. D: the builder class of `dag`."""
 
     _dag: type[D]
     _redis: type[Any]
-    """redis-py's client that `direct` may be."""
+    """The redis-py class that `direct` may have."""
     connection_pool: Any
     _call: Any
     _run: Any
@@ -80,7 +79,7 @@ class Extension(Generic[D]):
         self._owns_direct = isinstance(direct, str)
 
     def client(self) -> Self:
-        """A client like this one that keeps to a single connection."""
+        """A client like this one, with a single connection."""
         kind: Any = type(self)
         alike: Self = kind(
             self.debug,
@@ -103,14 +102,14 @@ class Extension(Generic[D]):
         keepttl: bool = False,
         ifunchanged: bool = False,
     ) -> D:
-        """A builder of one command with many operations; see `DagBuilder`, and its `execute`."""
+        """A builder for one command with many operations; see `DagBuilder` and its `execute`."""
         return self._dag(load, persist, routing, timeout, self._run, readonly, ex, keepttl, ifunchanged)
 
 
 class QueuedCalls:
-    """What both pipelines add to redis-py's. Results of `tensorset` stay bytes, as in the `redisai` package.
+    """What both pipelines add to redis-py's. `tensorset` returns bytes, as in the `redisai` package.
 
-    Methods give the pipeline, to go on with; as in redis-py, between `watch` and `multi` they give the result at once.
+    Methods return the pipeline, for chaining. As in redis-py, between `watch` and `multi` they return the result.
     """
 
     connection: Any
@@ -125,19 +124,19 @@ class QueuedCalls:
         self._retry: Any = None
 
     def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
-        """Queue AI.TENSORSET; arguments as of the client's `tensorset`."""
+        """Queue AI.TENSORSET; arguments as for the client's `tensorset`."""
         return self._queue(calls.tensorset(key, tensor, shape, dtype), keep=True)
 
     def tensorget(
         self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
     ) -> Self:
-        """Queue AI.TENSORGET; the result as of the client's `tensorget`."""
+        """Queue AI.TENSORGET; result as for the client's `tensorget`."""
         return self._queue(calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only))
 
     def modelexecute(
         self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None, cache: str | None = None
     ) -> Self:
-        """Queue AI.MODELEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
+        """Queue AI.MODELEXECUTE, for pipelines without a transaction; the server refuses it inside one."""
         return self._queue(calls.modelexecute(key, inputs, outputs, timeout, cache))
 
     def scriptexecute(
@@ -150,7 +149,7 @@ class QueuedCalls:
         outputs: Keys | None = None,
         timeout: int | None = None,
     ) -> Self:
-        """Queue AI.SCRIPTEXECUTE, for pipelines without a transaction: inside one the server refuses it."""
+        """Queue AI.SCRIPTEXECUTE, for pipelines without a transaction; the server refuses it inside one."""
         return self._queue(calls.scriptexecute(key, function, keys, inputs, args, outputs, timeout))
 
     def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
@@ -164,7 +163,7 @@ class QueuedCalls:
     def _queue(self, call: Call[Any], keep: bool = False) -> Self:
         decode: Callable[[Any], Any] = (lambda reply: reply) if keep else call.decode
         answer = self.execute_command(*call.argv, **{NEVER_DECODE: True})
-        if answer is not self:  # after WATCH and before MULTI commands are executed at once
+        if answer is not self:  # between WATCH and MULTI, commands are executed immediately
             at_once: Any = _decoded(answer, decode) if inspect.isawaitable(answer) else decode(answer)
             return cast(Self, at_once)
         self._decoders[len(self.command_stack) - 1] = decode
@@ -178,9 +177,9 @@ class QueuedCalls:
         return results
 
     def _send_once(self, connection: Any, retry: Any) -> None:
-        """Have this connection send the pipeline once, whatever happens; `_forget` undoes it before it is given back.
+        """Make this connection send the pipeline only once; `_forget` undoes that before the connection is released.
 
-        retry: one that does not.
+        retry: a policy without retries.
         """
         self.connection = connection
         self._retry = connection.retry
@@ -196,11 +195,11 @@ class QueuedCalls:
         self._repeatable = True
 
     def _is_taken_apart(self, connection: Any, command_name: Any) -> bool:
-        """Whether a transaction's reply has tensors among strings to be decoded: then it is read undecoded."""
+        """Whether a transaction's reply contains tensors and must be decoded selectively, so it is read undecoded."""
         return command_name == "_" and bool(self._decoders) and connection.encoder.decode_responses
 
     def _take_apart(self, reply: Any, encoder: Any) -> Any:
-        """A transaction's reply with all strings decoded but those of tensors."""
+        """A transaction's reply, with all strings decoded except tensors."""
         if not isinstance(reply, list):
             return decode_strings(reply, encoder)
         return [item if at in self._decoders else decode_strings(item, encoder) for at, item in enumerate(reply)]

@@ -1,7 +1,7 @@
-"""The blocking client: redis-py's, with RedisAI's commands. Every call is described in `calls`; here it is only sent.
+"""The blocking client: redis-py's, with RedisAI's commands. `calls` describes every call; this module sends it.
 
-A call is sent again after a lost connection only if it is repeatable; connecting is always tried again, as redis-py is
-told to.
+After a lost connection, a call is repeated only if it is repeatable. Connecting is always retried, with redis-py's
+`retry`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = ["Client", "Dag", "Pipeline"]
 C = TypeVar("C", bound="Client")
 T = TypeVar("T")
 
-_SOCKET_TIMEOUT = 5  # position of that argument among redis-py's own
+_SOCKET_TIMEOUT = 5  # position of that argument in redis-py's signature
 
 
 class Dag(DagBuilder):
-    """A DAG that can be executed, again and again; made by `Client.dag`."""
+    """A DAG that can be executed repeatedly; made by `Client.dag`."""
 
     def execute(self) -> Any:
-        """Run all operations: a list with one element for each, errors among them as exceptions; or 'TIMEDOUT'.
+        """Run all operations. Returns: a list with one element per operation, errors as exceptions; or 'TIMEDOUT'.
 
-        Raises: redis.ResponseError: the command as a whole was refused.   Conflict: see `ifunchanged`.
+        Raises: redis.ResponseError: the whole command was refused.   Conflict: see `ifunchanged`.
         """
         return failures_among(self.executor(self.call()))
 
@@ -54,20 +54,20 @@ class Pipeline(QueuedCalls, RedisPipeline):
     """redis-py's pipeline with tensors and runs; see `QueuedCalls`."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send what was queued: one result per command, in order. Raises: the first error, unless told not to."""
+        """Send the queued commands: one result per command, in order. Raises: the first error, if `raise_on_error`."""
         decoders = self._decoders
         if not self._repeatable:
             self._send_once(self.connection or self.connection_pool.get_connection(), Retry(NoBackoff(), 0))
         return self._decode_all(super().execute(raise_on_error), decoders)
 
     def reset(self) -> None:  # type: ignore[override]  # redis-py's own Pipeline differs from Redis here
-        """Forget what was queued, and give the connection back."""
+        """Drop the queued commands, and release the connection."""
         self._restore_retry()
         super().reset()
         self._forget()
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        """redis-py's, except that tensors inside a transaction's reply are not decoded as text."""
+        """As redis-py's, but does not decode tensors in a transaction's reply as text."""
         base: Any = super()
         if not self._is_taken_apart(connection, command_name):
             return base.parse_response(connection, command_name, **options)
@@ -76,13 +76,13 @@ class Pipeline(QueuedCalls, RedisPipeline):
 
 
 class Client(Extension[Dag], redis.Redis):
-    """A drop-in for `redisai.Client`, on current redis-py; all of redis-py's own methods are there too.
+    """A drop-in replacement for `redisai.Client`, on current redis-py, with all of redis-py's own methods.
 
-    debug: print every command before it is sent.   enable_postprocess: False gives replies as redis-py reads them.
-    direct: a Redis (URL, or a client of redis-py, for example of a Sentinel's master) that tensors are read from and
-            written to without the sidecar, as safetensors strings. Such a write replaces whatever the key held.
-    Everything else is redis-py's: host, port, db, username, password, ssl..., connection_pool. `socket_timeout` is None
-    unless given, since a run may take long.
+    debug: print every command before it is sent.   enable_postprocess: False returns replies as redis-py parses them.
+    direct: a Redis (URL, or a redis-py client such as a Sentinel's master) from and to which tensors are read and
+            written without the server, as safetensors strings. Such a write replaces any value of the key.
+    All other arguments are redis-py's: host, port, db, username, password, ssl..., connection_pool. `socket_timeout`
+    defaults to None, since a run may take long.
 
     Source: the `redisai` package, version 1.3.
     """
@@ -98,7 +98,7 @@ class Client(Extension[Dag], redis.Redis):
         direct: redis.Redis | str | None = None,
         **kwargs: Any,
     ) -> None:
-        flag("debug", debug)  # before what is made of the arguments behind it
+        flag("debug", debug)  # checked first: a host passed by position would end up here
         if len(args) < _SOCKET_TIMEOUT and "connection_pool" not in kwargs:
             kwargs.setdefault("socket_timeout", None)
         super().__init__(*args, **kwargs)
@@ -114,7 +114,7 @@ class Client(Extension[Dag], redis.Redis):
         direct: redis.Redis | str | None = None,
         **kwargs: Any,
     ) -> C:
-        """A client for `redis://`, `rediss://` (TLS) or `unix://`, as of `redis.Redis.from_url`."""
+        """A client for `redis://`, `rediss://` (TLS) or `unix://`; see `redis.Redis.from_url`."""
         kwargs.setdefault("socket_timeout", None)
         client = super().from_url(url, **kwargs)
         assert isinstance(client, cls)
@@ -131,7 +131,7 @@ class Client(Extension[Dag], redis.Redis):
             self._direct.close()
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send one command; printed first if `debug`."""
+        """Send one command, after printing it if `debug`."""
         if self.debug:
             print(*args)
         return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py's
@@ -172,10 +172,11 @@ class Client(Extension[Dag], redis.Redis):
     def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> str:
         """Store a tensor.
 
-        Args:    tensor: a numpy array, torch tensor, or anything with `__array__` or `__dlpack__`; or a list or tuple.
-                 shape, dtype: of a list; without a shape it is the list's.
+        Args:    tensor: a numpy array, torch tensor, or any object with `__array__` or `__dlpack__`; or a list or
+                 tuple.
+                 shape, dtype: of a list; the shape defaults to the list's own.
         Returns: 'OK'.
-        Raises:  TypeError: no tensor can be made of it.   WrongType: the key holds something else.
+        Raises:  TypeError: cannot be converted to a tensor.   WrongType: the key holds something else.
         Copies:  none of a C-contiguous array's data.
         """
         call: Call[str] = (direct if self._direct else calls).tensorset(key, tensor, shape, dtype)
@@ -210,8 +211,8 @@ class Client(Extension[Dag], redis.Redis):
     ) -> NDArray[Any] | dict[str, Any]:
         """Read a tensor.
 
-        Returns: a read-only array that shares memory with the reply; a writable one if `as_numpy_mutable`; a dict with
-                 `dtype` and `shape` if `meta_only`, and `values`, a flat list, if not `as_numpy`.
+        Returns: a read-only array that shares memory with the reply; with `as_numpy_mutable` a writable one; with
+                 `meta_only` a dict with `dtype` and `shape`; without `as_numpy` also `values`, a flat list.
         Raises:  MissingKey, WrongType.
         """
         tensors = direct if self._direct else calls
@@ -249,7 +250,7 @@ class Client(Extension[Dag], redis.Redis):
     loadbackend = sends(calls.loadbackend)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
-        """redis-py's pipeline, with the methods for tensors and runs."""
+        """redis-py's pipeline, with methods for tensors and runs."""
         return Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 

@@ -1,4 +1,4 @@
-"""What both clients do with bytes: words encoded as redis-py does it, large ones neither copied nor joined. Pure."""
+"""Encoding for both clients: words as redis-py encodes them; large ones are neither copied nor joined. Pure."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class Encoder(Protocol):
     """redis-py's encoder of one connection."""
 
     def encode(self, value: Any) -> Any:
-        """A word as bytes. Raises: redis.DataError for a value that is none."""
+        """A word as bytes. Raises: redis.DataError for an unsupported value."""
 
 
 def pack(call: Call[Any], encoder: Encoder) -> list[bytes | memoryview]:
-    """The bytes of a call, in segments; of a large command, arguments of 16 KiB and more stay buffers of their own."""
+    """The bytes of a call in segments; in a large command, arguments of 16 KiB and more remain separate buffers."""
     encode = encoder.encode
     segments = encode_command([word if type(word) is tuple else encode(word) for word in call.argv])
-    # redis-py sends each segment with a system call of its own.
+    # Each segment costs redis-py a system call.
     if len(segments) > 1 and sum(map(len, segments)) < _SMALL_COMMAND:
         return [b"".join(segments)]
     return segments
 
 
 def debug_words(call: Call[Any]) -> list[Any]:
-    """The words as `debug` prints them: data as bytes, whatever buffer it is in."""
+    """The words for `debug` output, with data in any buffer shown as bytes."""
     return [bytes(word) if isinstance(word, (memoryview, bytearray)) else word for word in call.argv]
 
 
 def flag(name: str, value: Any) -> bool:
-    """A switch of a client as it was given. Raises: TypeError: it is not a bool but, say, an address."""
+    """Check a switch of a client. Raises: TypeError: not a bool, but for example an address."""
     if not isinstance(value, bool):
         raise TypeError(
             f"{name} must be True or False, not {value!r}; an address is given by keyword: host='localhost', port=6390"
@@ -46,7 +46,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 class ProgressReport:
-    """Cuts segments into pieces of at most 1 MiB and tells the caller of a command what has been sent."""
+    """Cuts segments into pieces of at most 1 MiB, and reports the progress of sending them."""
 
     def __init__(self, segments: list[bytes | memoryview], progress: Progress) -> None:
         self._segments = segments
@@ -65,7 +65,7 @@ class ProgressReport:
 
 
 def decode_strings(value: Any, encoder: Any) -> Any:
-    """A reply read without decoding, with its strings decoded, as redis-py would have with `decode_responses`."""
+    """A reply that was read undecoded, with its strings decoded as redis-py's `decode_responses` would."""
     if isinstance(value, list):
         return [decode_strings(item, encoder) for item in value]
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Words of a command: keyword comparison, the two integer grammars, C's double grammar, and a cursor.
 
-A word is `bytes`; a large one may be a `memoryview` or `bytearray` of bytes and is never copied unless it has to become
-a key or a name. Keywords match in any case and over the whole word.
+A word is `bytes`. A large one may be a `memoryview` or `bytearray`; it is copied only if it becomes a key or a name.
+Keywords match case-insensitively, over the whole word.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _LONGEST_INT64 = 20
 _LONGEST_SHOWN = 128
 
-# Counts and dimensions are nearly always small: one dictionary look-up instead of a parse.
+# Counts and dimensions are nearly always small, so a dictionary look-up replaces parsing.
 _SMALL = {b"%d" % value: value for value in range(4097)}
 
-# The `++` keep the time linear: a word of 16 KB digits and one letter took 10 s of backtracking.
+# The possessive `++` keeps this linear. Without it, a word of 16 KB digits and one letter took 10 s of backtracking.
 _DECIMAL = re.compile(rb"[+-]?(\d++\.?\d*+|\.\d++)(?:[eE][+-]?\d++)?")
 _HEXADECIMAL = re.compile(rb"[+-]?0[xX]([0-9a-fA-F]++\.?[0-9a-fA-F]*+|\.[0-9a-fA-F]++)(?:[pP][+-]?\d++)?")
 _INFINITE = re.compile(rb"[+-]?inf(?:inity)?", re.IGNORECASE)
@@ -49,22 +49,22 @@ def to_bytes(word: Buffer) -> bytes:
 
 
 def is_word(word: Buffer, keyword: bytes) -> bool:
-    """Whether `word` is the upper-case `keyword` in any case."""
+    """Whether `word` equals the upper-case `keyword`, case-insensitively."""
     return len(word) == len(keyword) and (word == keyword or bytes(word).upper() == keyword)
 
 
 def name_text(word: Buffer) -> str:
-    """A name as text; bytes that are not UTF-8 survive a round trip through `text_name`."""
+    """A name as text; bytes that are not UTF-8 survive the round trip through `text_name`."""
     return bytes(word).decode("utf-8", "surrogateescape")
 
 
 def text_name(name: str) -> bytes:
-    """The reverse of `name_text`."""
+    """The inverse of `name_text`."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def show_word(word: Buffer) -> str:
-    """A word as an error text shows it; a long one is cut."""
+    """A word for an error text, truncated if long."""
     return bytes(word[:_LONGEST_SHOWN]).decode("utf-8", "replace")
 
 
@@ -85,7 +85,7 @@ def strict_integer(word: Buffer) -> int | None:
 
 
 def double(word: Buffer) -> float | None:
-    """C's strtod over the whole word: decimal, exponent, hexadecimal, inf; no white space, no nan, no range error."""
+    """C's strtod over the whole word: decimal, exponent, hexadecimal, inf; no white space, no nan, no range errors."""
     text = to_bytes(word)
     if (match := _DECIMAL.fullmatch(text)) is not None:
         value = float(text)
@@ -96,7 +96,7 @@ def double(word: Buffer) -> float | None:
             return None
     else:
         return float(text) if _INFINITE.fullmatch(text) else None
-    # Infinity here is an overflow, and zero from a mantissa that is not zero an underflow: strtod's range errors.
+    # Infinity is an overflow, and zero from a nonzero mantissa an underflow: strtod's range errors.
     if math.isinf(value) or (value == 0.0 and match[1].strip(b"0.")):
         return None
     return value
@@ -114,7 +114,7 @@ def lenient_integer(word: Buffer) -> int | None:
 
 
 class Args:
-    """A cursor over the words of one command. `checks` are the look-ups that RedisAI has made by this point."""
+    """A cursor over the words of a command. `checks` are the look-ups that RedisAI has made up to this point."""
 
     __slots__ = ("argv", "checks", "end", "pos")
 
@@ -126,11 +126,11 @@ class Args:
 
     @property
     def left(self) -> int:
-        """Words not yet taken."""
+        """Number of words left."""
         return self.end - self.pos
 
     def take_word(self) -> Buffer:
-        """The next word; there must be one."""
+        """The next word, which must exist."""
         word = self.argv[self.pos]
         self.pos += 1
         return word
@@ -149,5 +149,5 @@ class Args:
         return False
 
     def error(self, text: str) -> CommandError:
-        """A syntax error at this point, after the look-ups so far."""
+        """A syntax error at this point, with the look-ups made so far."""
         return CommandError(text, tuple(self.checks))

@@ -33,7 +33,7 @@ _LONGEST_NAME = 64
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Report run statistics of a model or script. reset: zero them instead.   full: histograms and batch sizes too."""
+    """Run statistics of a model or script. reset: reset them instead.   full: add histograms and batch sizes."""
 
     key: bytes
     reset: bool = False
@@ -42,14 +42,14 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class ConfigGet:
-    """Read one setting. name: upper case; an unknown one is answered with null."""
+    """Read a setting. name: upper case; an unknown one gives null."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSet:
-    """Change one setting at run time. name: BACKENDSPATH (value: text) or MODEL_CHUNK_SIZE (value: bytes, at least
+    """Change a setting at run time. name: BACKENDSPATH (value: text) or MODEL_CHUNK_SIZE (value: bytes, at least
     64 KiB)."""
 
     name: str
@@ -58,7 +58,7 @@ class ConfigSet:
 
 @dataclass(frozen=True, slots=True)
 class LoadBackend:
-    """Import a backend now. path: what RedisAI's clients send; only installed plugins are loaded."""
+    """Import a backend now. path: sent by RedisAI's clients, ignored; only installed plugins are loaded."""
 
     backend: str
     path: str
@@ -113,7 +113,7 @@ class RunInfo:
     """Counters of one model or script.
 
     duration_us: sum over successful runs.   samples: rows of the first output, -1 for a
-    script. calls: runs finished.   errors: of these, failed.   more: what AI.INFO FULL adds, in order.
+    script. calls: finished runs.   errors: failed ones among them.   more: items that AI.INFO FULL adds, in order.
     """
 
     key: bytes
@@ -129,7 +129,7 @@ class RunInfo:
 
 
 def info_reply(info: RunInfo, full: bool = False) -> Reply:
-    """AI.INFO: 18 items; AI.INFO FULL appends ours."""
+    """AI.INFO: 18 items; AI.INFO FULL appends our own."""
     reply: list[Any] = [
         *(b"key", info.key),
         *(b"type", info.kind.value),

@@ -1,4 +1,4 @@
-"""Arguments of commands, as COMMAND DOCS shows them; syntax lines and redis-cli's hints come from these."""
+"""Arguments of commands, in the form of COMMAND DOCS; syntax lines and redis-cli's hints derive from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Argument:
     arguments: tuple[Argument, ...] = ()
 
     def syntax(self) -> str:
-        """The argument in a syntax line, as redis-cli writes it: `[TAG tag]`, `key [key ...]`, `<a | b>`."""
+        """The argument in redis-cli's syntax notation: `[TAG tag]`, `key [key ...]`, `<a | b>`."""
         if self.type == "pure-token":
             text = self.token
         else:
@@ -49,12 +49,12 @@ class Argument:
 
 
 def flag(token: str, optional: bool = False) -> Argument:
-    """A keyword alone: `META`."""
+    """A keyword without a value: `META`."""
     return Argument(token.lower(), "pure-token", token, optional=optional)
 
 
 def option(token: str, name: str, integer: bool = True) -> Argument:
-    """A keyword and its value, which may be absent: `[TIMEOUT milliseconds]`."""
+    """An optional keyword with its value: `[TIMEOUT milliseconds]`."""
     return Argument(name, "integer" if integer else "string", token, optional=True)
 
 
@@ -65,7 +65,7 @@ def counted(token: str, count: str, item: Argument, optional: bool = True) -> Ar
 
 
 def several(item: Argument, optional: bool = False, token: str = "") -> Argument:
-    """One or more of an item, after a keyword if `token`: `BLOB chunk [chunk ...]`."""
+    """One or more of an item, after a keyword if `token` is given: `BLOB chunk [chunk ...]`."""
     return Argument(item.name, item.type, token, optional=optional, multiple=True)
 
 

@@ -1,4 +1,4 @@
-"""The backends that a command may name."""
+"""Names of backends that commands accept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redisai_py.tensor import Buffer
 __all__ = ["BACKEND", "accept_backend", "parse_backend"]
 
 _REDISAIS_OWN = ("TF", "TFLITE", "TORCH", "ONNX")
-"""Known without a plugin too: loading one then fails with a text that says what to install."""
+"""Accepted without a plugin, too: loading such a backend fails with a text that says what to install."""
 _LONGEST = 64
 
 BACKEND = Argument("backend", "oneof", arguments=tuple(map(flag, _REDISAIS_OWN)))
@@ -18,7 +18,7 @@ _accepted = {name.encode() for name in _REDISAIS_OWN}
 
 
 def accept_backend(name: str) -> None:
-    """Let AI.MODELSTORE, AI.MODELSET and AI.CONFIG LOADBACKEND name one more backend.
+    """Accept one more backend name in AI.MODELSTORE, AI.MODELSET and AI.CONFIG LOADBACKEND.
 
     The server calls this at start for every installed plugin.
     """

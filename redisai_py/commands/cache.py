@@ -1,6 +1,6 @@
-"""AI.CACHE: requests, parsers, replies and rows; and the word CACHE of AI.MODELEXECUTE.
+"""AI.CACHE: requests, parsers, replies and rows; and the option CACHE of AI.MODELEXECUTE.
 
-All of it is ours: RedisAI has no prediction cache.
+RedisAI has no prediction cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_WARM_KEYS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class CacheSet:
-    """Give a model a cache rule, or another one."""
+    """Set or replace a model's cache rule."""
 
     key: bytes
     rule: Rule
@@ -39,29 +39,29 @@ class CacheGet:
 
 @dataclass(frozen=True, slots=True)
 class CacheDel:
-    """Take a model's rule away. Its entries expire by themselves."""
+    """Remove a model's rule. Its entries expire."""
 
     key: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CachePurge:
-    """Delete the predictions of what the key holds now."""
+    """Delete the predictions of the model that the key holds now."""
 
     key: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Report this server's counters and figures."""
+    """Report this server's counters and measurements."""
 
     key: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CacheWarm:
-    """Compute predictions ahead. groups: keys of input tensors, in the order of the command; each list has the inputs
-    of one run or of several, one behind the other.
+    """Compute and store predictions. groups: lists of keys of input tensors, in the order of the command; each has the
+    inputs of one run, or of several runs one after the other.
     """
 
     key: bytes
@@ -134,7 +134,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str, Args], Any]]] = {
     "SCOPE": ("per_user", _scope),
     "MINRUN": ("minrun_us", _number(0, _INT64_MAX)),
 }
-"""Word -> field of the rule, and what reads its value."""
+"""Word -> field of the rule, and the parser of its value."""
 
 
 def _parse_warm(argv: Argv) -> CacheWarm:
@@ -178,7 +178,7 @@ def rule_reply(rule: Rule | None) -> Reply:
 
 
 def _keys(argv: Argv) -> list[bytes]:
-    """The model, and the tensors of WARM."""
+    """The model, and the input tensors of WARM."""
     if len(argv) < 3:
         raise CommandError(INVALID_KEYS)
     keys = [to_bytes(argv[2])]

@@ -1,6 +1,6 @@
-"""Look-ups in the keyspace that RedisAI makes before it sees a syntax error, as data: the parsers are pure.
+"""Look-ups that RedisAI makes before it reports a syntax error, as data, because the parsers are pure.
 
-An error carries its `checks` in order. The server makes these look-ups, and the first that fails gives the reply.
+An error carries its `checks` in order. The server makes these look-ups; the first that fails gives the reply.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class ModelExists:
 
 @dataclass(frozen=True, slots=True)
 class ModelCounts:
-    """ModelExists, and then the model takes that many inputs and gives that many outputs.
+    """ModelExists, and the model has these numbers of inputs and outputs.
 
     None is not checked. Inputs come first: `Number of keys given as INPUTS here does not match model definition`, then
-    the same with OUTPUTS.
+    the same text with OUTPUTS.
     """
 
     key: bytes

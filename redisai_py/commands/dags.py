@@ -1,8 +1,8 @@
-"""AI.DAG*: a prelude, then operations divided by `|>`: request, parser, keys and rows.
+"""AI.DAG*: a prelude, then operations separated by `|>`: request, parser, keys and rows.
 
-Operations are parsed by the parsers of their own commands. An error carries every look-up that RedisAI makes before it:
-LOAD keys where LOAD stands, then models and scripts in textual order. The last check needs no keyspace: every name that
-an operation reads is loaded or produced before it. `EX seconds`, `KEEPTTL` and `IFUNCHANGED` are ours.
+The parsers of the commands also parse the operations. An error carries every look-up that RedisAI makes before it:
+LOAD keys at the position of LOAD, then models and scripts in textual order. The last check needs no keyspace: every
+name that an operation reads was loaded or produced before. `EX seconds`, `KEEPTTL` and `IFUNCHANGED` are our own.
 Source: AI.DAG* commands.
 """
 
@@ -44,14 +44,14 @@ _TOO_FEW_KEYS = {
 _UNSUPPORTED = "Unsupported command within DAG"
 _LONGEST_NAME = 32
 _LONGEST_EX = 10**15
-"""Seconds; Redis counts milliseconds since 1970 in 63 bits, and would refuse more only after the DAG has run."""
+"""Seconds. Redis counts 63 bits of milliseconds since 1970, and would refuse more only after the DAG has run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dag:
-    """Operations on local names. `load` and `persist` are the keys that go in and out of Redis.
+    """Operations on local names. `load` and `persist` are the keys read from and written to Redis.
 
-    routing: a key-like tag that names the shard.   timeout_ms: bound on queueing, None without one.
+    routing: a key-like tag that selects the shard.   timeout_ms: limit of queueing, None without one.
     ex_seconds, keepttl: expiry of the PERSIST keys.
     ifunchanged: commit only if the LOAD keys are unchanged since they were read.
     """
@@ -97,7 +97,7 @@ def _parse_dag(argv: Argv, readonly: bool, deprecated: bool) -> Dag:
 
 @dataclass(slots=True)
 class _Prelude:
-    """What stands before the first `|>`: each word at most once, in any order."""
+    """The part before the first `|>`: each keyword at most once, in any order."""
 
     readonly: bool
     load: tuple[bytes, ...] = ()
@@ -108,7 +108,7 @@ class _Prelude:
     seen: set[str] = field(default_factory=set)
 
     def parse(self, args: Args) -> None:
-        """Take the words up to the first `|>`, or all if there is none."""
+        """Parse the words up to the first `|>`, or all."""
         while args.left:
             word = args.take_word()
             if word == SEPARATOR and args.left:
@@ -123,7 +123,7 @@ class _Prelude:
         self._check_own_words(args)
 
     def take_load(self, args: Args) -> None:
-        """`LOAD n key...`; keys are looked up as they are read, before their number is compared with the words left."""
+        """`LOAD n key...`; keys are looked up when read, before their number is checked against the words left."""
         count = self._count(args, "LOAD")
         self.load = args.take_words(count)
         args.checks += map(TensorExists, self.load)
@@ -156,7 +156,7 @@ class _Prelude:
         self.routing = to_bytes(args.take_word())
 
     def take_timeout(self, args: Args) -> None:
-        """`TIMEOUT ms`. Only here are 0 and negative values accepted: they mean no timeout."""
+        """`TIMEOUT ms`. Only here, 0 and negative values are accepted; they mean no timeout."""
         if not args.left:
             raise args.error(NO_TIMEOUT_VALUE)
         value = strict_integer(args.take_word())
@@ -211,7 +211,7 @@ def _parse_operations(args: Args, readonly: bool, deprecated: bool) -> tuple[Ope
 
 
 def _parse_operation(args: Args, argv: list[Buffer], readonly: bool, deprecated: bool) -> Operation:
-    """One operation; its look-ups join those of `args`."""
+    """Parse one operation; its look-ups are added to those of `args`."""
     name = bytes(argv[0]).upper() if argv and len(argv[0]) <= _LONGEST_NAME else b""
     refusal = _REFUSED.get((name, deprecated))
     if refusal is not None:
@@ -252,7 +252,7 @@ def _resolve_names(args: Args, prelude: _Prelude, ops: tuple[Operation, ...]) ->
 def _dag_keys(argv: Argv) -> list[bytes]:
     """AI.DAG*: LOAD keys, PERSIST keys, the ROUTING value, and the model or script of every *EXECUTE operation.
 
-    RedisAI also takes words of data for operations; this takes only words that stand behind a separator.
+    RedisAI also mistakes words of data for operations; this reads only words after a separator.
 
     Raises: CommandError if there is none of these.
     """

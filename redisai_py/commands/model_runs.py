@@ -24,7 +24,7 @@ _OUTPUTS_MISSING = "ERR OUTPUTS not specified"
 
 
 class CacheUse(enum.Enum):
-    """How a run uses the prediction cache: as the model's rule says, not at all, run and store, look and never run."""
+    """How a run uses the prediction cache: by rule, not at all, run and store, or never run."""
 
     RULE = ""
     NO = "NO"
@@ -38,7 +38,7 @@ _LONGEST_USE = max(map(len, _USES))
 
 @dataclass(frozen=True, slots=True)
 class ModelExecute:
-    """Run a model. timeout_ms: bound on queueing, None without one.   cache: see `CacheUse`."""
+    """Run a model. timeout_ms: limit of queueing, None without one.   cache: see `CacheUse`."""
 
     key: bytes
     inputs: tuple[bytes, ...]
@@ -65,7 +65,7 @@ class ModelExecute:
 def parse_model_execute(argv: Argv, in_dag: bool = False) -> ModelExecute:
     """`AI.MODELEXECUTE key INPUTS ic tensor... OUTPUTS oc tensor... [TIMEOUT ms] [CACHE NO | REFRESH | ONLY]`.
 
-    Raises: CommandError, after arity with the look-ups that precede it.
+    Raises: CommandError, after the arity check with the look-ups that precede it.
     """
     total = len(argv)
     if total < 8 and not (total == 7 and argv[3] == b"0"):  # a model without inputs
@@ -92,7 +92,7 @@ def parse_model_execute(argv: Argv, in_dag: bool = False) -> ModelExecute:
 
 
 def _count_error(key: bytes, noun: str, ninputs: int | None, noutputs: int | None) -> CommandError:
-    """The error of a wrong count. RedisAI compares it with the model's own before it counts the words left."""
+    """The error for a wrong count. RedisAI compares it with the model's own before it counts the remaining words."""
     count = ninputs if noun == "input" else noutputs
     before: Check = ModelExists(key) if noun == "input" else ModelCounts(key, ninputs, None)
     if count is None:
@@ -104,7 +104,7 @@ def _count_error(key: bytes, noun: str, ninputs: int | None, noutputs: int | Non
 
 
 def _options(argv: Argv, at: int, checks: tuple[Check, ...], in_dag: bool) -> tuple[int | None, CacheUse]:
-    """`TIMEOUT ms` and `CACHE use` at the end of a command, each at most once; nothing else may stand there."""
+    """`TIMEOUT ms` and `CACHE use` at the end of a command, each at most once; nothing else is allowed there."""
     timeout_ms = cache = None
     while at < len(argv):
         if timeout_ms is None and is_word(argv[at], b"TIMEOUT"):
@@ -127,9 +127,9 @@ def _options(argv: Argv, at: int, checks: tuple[Check, ...], in_dag: bool) -> tu
 
 
 def parse_model_run(argv: Argv, in_dag: bool = False) -> ModelExecute:
-    """`AI.MODELRUN key [TIMEOUT ms] INPUTS t... OUTPUTS t...`; the first OUTPUTS is the keyword, another one a key.
+    """`AI.MODELRUN key [TIMEOUT ms] INPUTS t... OUTPUTS t...`; the first OUTPUTS is the keyword, further ones are keys.
 
-    Raises: CommandError, after arity with the look-ups that precede it. The counts are the handler's check.
+    Raises: CommandError, after the arity check with the look-ups that precede it. The handler checks the counts.
     """
     if len(argv) < 6 and not (len(argv) == 5 and is_word(argv[3], b"OUTPUTS")):  # a model without inputs
         raise CommandError(_RUN_ARITY)

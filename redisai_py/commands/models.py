@@ -1,6 +1,6 @@
 """AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN: requests, parsers, replies and rows.
 
-AI.MODELSET parses to the request of AI.MODELSTORE. A request keeps the words of the blob as they came.
+AI.MODELSET parses to the request of AI.MODELSTORE. A request keeps the words of the blob unchanged.
 Source: AI.MODEL* commands.
 """
 
@@ -47,8 +47,8 @@ class ModelStore:
     backend: wire name, upper case.   device: as typed.   inputs, outputs: node names, TF only.
     batchsize, minbatchsize: rows, 0 is off.   minbatchtimeout_ms: 0 waits without limit.
     chunks: the model's bytes in one or more pieces, as received.
-    signature: of a TFLITE model or a SavedModel; empty for the main one, or the one that has the names. A SavedModel's
-               names may be left out: then all are meant.
+    signature: of a TFLITE model or a SavedModel; empty for the main one, or the one that has the names. The names of a
+               SavedModel are optional; the default is all of them.
     """
 
     key: bytes
@@ -122,7 +122,7 @@ def parse_model_store(argv: Argv) -> ModelStore:
 
 
 def _nodes(args: Args) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """A TF model's inputs, outputs and signature. A SavedModel's names may be left out."""
+    """A TF model's inputs, outputs and signature. The names are optional for a SavedModel."""
     signature = _signature(args)
     if args.left > 1 and is_word(args.argv[args.pos], b"BLOB"):
         return (), (), signature
@@ -134,7 +134,7 @@ def _signature(args: Args) -> str:
 
 
 def _batch_option(args: Args, keyword: bytes) -> int:
-    """The value of an optional BATCHSIZE, MINBATCHSIZE or MINBATCHTIMEOUT, 0 if it is not there."""
+    """The value of an optional BATCHSIZE, MINBATCHSIZE or MINBATCHTIMEOUT, 0 if absent."""
     if not args.accept(keyword):
         return 0
     value = lenient_integer(args.take_word()) if args.left else None
@@ -158,7 +158,7 @@ def _counted_names(args: Args, keyword: bytes, noun: str) -> tuple[str, ...]:
 
 def parse_model_set(argv: Argv) -> ModelStore:
     """`AI.MODELSET key backend device [TAG t] [BATCHSIZE n] [MINBATCHSIZE m] [MINBATCHTIMEOUT ms]
-    [INPUTS name... OUTPUTS name...] BLOB chunk...`; for other backends than TF, words before BLOB are ignored.
+    [INPUTS name... OUTPUTS name...] BLOB chunk...`; for backends other than TF, words before BLOB are ignored.
 
     Raises: WrongArity, CommandError. Copies: never a chunk.
     """
@@ -174,13 +174,13 @@ def parse_model_set(argv: Argv) -> ModelStore:
     inputs, outputs = _set_names(argv[args.pos : blob_at]) if backend == "TF" else ((), ())
     if blob_at >= args.end - 1:
         raise CommandError(_MISSING_BLOB)
-    # The framework refuses the device, so this comes last; TFLITE's text differs in one letter.
+    # The framework refuses the device, so this check comes last; TFLITE's text differs in one letter.
     device = Device.parse_loosely(argv[3], f"ERR {'U' if backend == 'TFLITE' else 'u'}nsupported device")
     return ModelStore(key, backend, device, tuple(argv[blob_at + 1 :]), tag, *batch, inputs, outputs)
 
 
 def _set_batch_options(args: Args, backend: str) -> tuple[int, int, int]:
-    """BATCHSIZE, MINBATCHSIZE, MINBATCHTIMEOUT of AI.MODELSET; what they depend on is checked before the value."""
+    """BATCHSIZE, MINBATCHSIZE, MINBATCHTIMEOUT of AI.MODELSET; dependencies are checked before values."""
     if backend == "TFLITE" and args.left and is_word(args.argv[args.pos], b"BATCHSIZE"):
         raise CommandError("ERR Auto-batching not supported by the TFLITE backend")
     batchsize = _batch_option(args, b"BATCHSIZE")
@@ -233,7 +233,7 @@ def parse_model_scan(argv: Argv) -> ModelScan:
 def model_reply(request: ModelGet, model: Model, chunk_size: int) -> Reply:
     """AI.MODELGET: 16 items, 18 with the blob, or the blob alone.
 
-    Args: chunk_size: MODEL_CHUNK_SIZE in bytes. A blob of at least that many is an array of floor(length / size) + 1
+    Args: chunk_size: MODEL_CHUNK_SIZE in bytes. A blob of at least this size is an array of floor(length / size) + 1
           bulk strings, the last one empty if the length is a multiple of the size.
     """
     if not request.meta:
@@ -261,7 +261,7 @@ def _chunked(blob: Blob, size: int) -> Reply:
 
 
 def scan_reply(entries: Iterable[tuple[bytes, bytes]]) -> Reply:
-    """AI._MODELSCAN and AI._SCRIPTSCAN: a (key, tag) pair for each."""
+    """AI._MODELSCAN and AI._SCRIPTSCAN: a (key, tag) pair per entry."""
     return [[key, tag] for key, tag in entries]
 
 

@@ -1,6 +1,6 @@
 """AI.SCRIPTEXECUTE and AI.SCRIPTRUN: one request, two parsers, rows.
 
-Names of functions are text, keys and arguments bytes. Errors carry the look-up of the script (`commands.checks`).
+Function names are text, keys and arguments bytes. Errors carry the look-up of the script (`commands.checks`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _UNRECOGNIZED = "ERR Unrecongnized parameter to SCRIPTRUN"
 
 @dataclass(frozen=True, slots=True)
 class ScriptExecute:
-    """Run a function of a script.
+    """Call a function of a script.
 
-    keys: names handed to the function, not opened.   args: words handed to it.   inputs, outputs: tensor keys.
-    timeout_ms: bound on queueing, None without one.
+    keys: names passed to the function, not opened.   args: words passed to it.   inputs, outputs: tensor keys.
+    timeout_ms: limit of queueing, None without one.
     """
 
     key: bytes
@@ -65,7 +65,7 @@ def parse_script_execute(argv: Argv, in_dag: bool = False) -> ScriptExecute:
 
     Scopes in any order, each at most once; outside a DAG KEYS or INPUTS must be the first.
 
-    Raises: CommandError, after arity with the look-up of the script.
+    Raises: CommandError, after the arity check with the look-up of the script.
     """
     if len(argv) < 3:
         raise CommandError("ERR wrong number of arguments for 'AI.SCRIPTEXECUTE' command")
@@ -119,7 +119,7 @@ def _counted_scope(args: Args, scope: str) -> tuple[bytes, ...]:
 
 
 def _last_timeout(args: Args) -> int:
-    """The value of TIMEOUT, which ends the command."""
+    """The value of TIMEOUT, which must end the command."""
     if not args.left:
         raise args.error("ERR No value provided for TIMEOUT in AI.SCRIPTEXECUTE")
     timeout_ms = strict_integer(args.take_word())
@@ -144,7 +144,7 @@ class _RunScan:
     timeout_ms: int | None = None
 
     def take(self, word: Buffer) -> None:
-        """Take in the next word of the command."""
+        """Process the next word of the command."""
         if is_word(word, b"TIMEOUT"):
             self._timeout()
         elif is_word(word, b"INPUTS"):
@@ -176,7 +176,7 @@ class _RunScan:
             raise self.args.error(TIMEOUT_IN_DAG)
 
     def _variadic(self) -> None:
-        # The function's signature decides where its variadic list starts; the sign is checked and dropped.
+        # The function's signature determines where its variadic list starts; the `$` is checked and dropped.
         if self.section is not self.inputs:
             raise self.args.error(_VARIADIC_OUTSIDE)
         if self.variadic_seen:
@@ -187,7 +187,7 @@ class _RunScan:
 def parse_script_run(argv: Argv, in_dag: bool = False) -> ScriptExecute:
     """`AI.SCRIPTRUN key function [TIMEOUT ms] INPUTS tensor... [$ tensor...] [OUTPUTS tensor...]`.
 
-    Raises: CommandError, after arity with the look-up of the script.
+    Raises: CommandError, after the arity check with the look-up of the script.
     """
     if len(argv) < 3:
         raise CommandError("ERR wrong number of arguments for 'AI.SCRIPTRUN' command")
@@ -205,7 +205,7 @@ def parse_script_run(argv: Argv, in_dag: bool = False) -> ScriptExecute:
 def _execute_keys(argv: Argv) -> list[bytes]:
     """AI.SCRIPTEXECUTE: the script, then KEYS, INPUTS and OUTPUTS in the order given.
 
-    RedisAI misses a list that ends the command or follows ARGS; this names them all.
+    RedisAI misses a list at the end of the command or after ARGS; this returns all of them.
     """
     return [*only_key(argv), *counted_scopes(argv, 3, (b"KEYS", b"INPUTS", b"OUTPUTS"))]
 

@@ -1,6 +1,6 @@
 """AI.SCRIPTSTORE, AI.SCRIPTSET, AI.SCRIPTGET, AI.SCRIPTDEL, AI._SCRIPTSCAN: requests, parsers, replies and rows.
 
-AI.SCRIPTSET parses to the request of AI.SCRIPTSTORE. Names of functions are text. Source: AI.SCRIPT* commands.
+AI.SCRIPTSET parses to the request of AI.SCRIPTSTORE. Function names are text. Source: AI.SCRIPT* commands.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MISSING_SOURCE = "ERR Insufficient arguments, missing script SOURCE"
 
 @dataclass(frozen=True, slots=True)
 class ScriptStore:
-    """Compile a script and store it. entry_points: none if sent as AI.SCRIPTSET."""
+    """Compile a script and store it. entry_points: none for AI.SCRIPTSET."""
 
     key: bytes
     device: Device

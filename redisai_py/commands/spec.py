@@ -1,7 +1,7 @@
 """A row of the command table: a command's parser, its metadata, its arguments and examples.
 
-Beside it stands what rows of several families share: sets of flags, and where a command's keys are. Key functions
-read words without checking the rest; they serve COMMAND GETKEYS and cluster routing.
+Also what rows of several families share: sets of flags, and functions that find a command's keys. These functions read
+words without checking the rest, for COMMAND GETKEYS and cluster routing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ READ_RUN = ("readonly", "module", "movablekeys")
 INVALID_KEYS = "ERR Invalid arguments specified for command"
 
 InMulti = Literal["takes part", "may fail", "refused"]
-"""Inside MULTI: takes part in the transaction; takes part or fails in its slot of EXEC; always fails in its slot."""
+"""In MULTI: takes part in the transaction; takes part or fails in its slot of EXEC; always fails in its slot."""
 
 
 def no_keys(argv: Argv) -> list[bytes]:
@@ -54,7 +54,7 @@ def only_key(argv: Argv) -> list[bytes]:
 
 
 def counted_scopes(argv: Argv, at: int, scopes: tuple[bytes, ...]) -> Iterator[bytes]:
-    """The words of `SCOPE n word...` lists from `at` on, of the scopes named; lists of other scopes are skipped."""
+    """The words of `SCOPE n word...` lists from `at` on, for the given scopes; other lists are skipped."""
     while at + 1 < len(argv):
         count = strict_integer(argv[at + 1])
         if count is None or count < 0:
@@ -62,12 +62,12 @@ def counted_scopes(argv: Argv, at: int, scopes: tuple[bytes, ...]) -> Iterator[b
         end = min(at + 2 + count, len(argv))
         if any(is_word(argv[at], scope) for scope in scopes):
             yield from map(to_bytes, argv[at + 2 : end])
-        # TIMEOUT ends a command, so its value is never taken for a count that matters.
+        # TIMEOUT ends a command, so it does not matter that its value is read as a count.
         at = end
 
 
 def run_keys(argv: Argv) -> list[bytes]:
-    """AI.MODELRUN and AI.SCRIPTRUN: the model or script, then every word after INPUTS but OUTPUTS and `$`."""
+    """AI.MODELRUN and AI.SCRIPTRUN: the model or script, then every word after INPUTS except OUTPUTS and `$`."""
     keys = only_key(argv)
     inputs_at = next((at for at in range(2, len(argv)) if is_word(argv[at], b"INPUTS")), len(argv))
     words = argv[inputs_at + 1 :]
@@ -78,11 +78,11 @@ def run_keys(argv: Argv) -> list[bytes]:
 class CommandSpec:
     """One command.
 
-    name: upper case.   request: the type (or types) that `parse` gives.   parse: words, the name first -> request.
-    arity: as Redis counts it: n words exactly, or at least -n.   flags: COMMAND INFO's.
-    first_key: position of the first key in COMMAND INFO, 0 without keys; the step is 1 and the last key the first.
-    keys: words -> keys, as COMMAND GETKEYS names them.   in_dag: may be an operation of some DAG.
-    origin: the program that the command is from.   since: its version.   group: page of the docs.
+    name: upper case.   request: the type (or types) that `parse` returns.   parse: words, the name first -> request.
+    arity: as in Redis: exactly n words, or at least -n.   flags: of COMMAND INFO.
+    first_key: position of the first key in COMMAND INFO, 0 without keys; the step is 1, and the last key is the first.
+    keys: words -> keys, as in COMMAND GETKEYS.   in_dag: may be an operation of a DAG.
+    origin: the program that introduced the command.   since: its version.   group: page of the docs.
     replaced_by: the command to use instead of a deprecated one.
     examples: pairs of words and reply. `<bytes>` and `<text>` stand for data; a reply is written `+simple`, `-error`,
     `:integer`, `"bulk"` or `[array]`.
@@ -113,10 +113,10 @@ class CommandSpec:
 
     @property
     def step(self) -> int:
-        """Distance of keys in COMMAND INFO, 0 without keys."""
+        """Distance between keys in COMMAND INFO, 0 without keys."""
         return 1 if self.first_key else 0
 
     @property
     def syntax(self) -> str:
-        """One line: the name and its arguments."""
+        """The syntax line: name and arguments."""
         return " ".join([self.name.decode(), *(argument.syntax() for argument in self.arguments)])

@@ -1,4 +1,4 @@
-"""The command table: the rows of every family. It feeds dispatch, COMMAND INFO, DOCS and GETKEYS, docs and tests."""
+"""The command table: the rows of all families. Dispatch, COMMAND INFO, DOCS and GETKEYS, docs and tests use it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """AI.TENSORSET and AI.TENSORGET: requests, parsers, replies and rows.
 
-RedisAI looks up the key's type before it sees any syntax error but arity, so those errors carry that look-up
+RedisAI looks up the key's type before it checks any syntax except arity, so those errors carry that look-up
 (`commands.checks`). In a DAG, keys are local names: errors carry no look-up, and arity texts have no `ERR `.
 Source: AI.TENSORSET, AI.TENSORGET.
 """
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 MAX_EMPTY_SIZE_BYTES = 512 * 1024 * 1024
-"""Largest tensor that a command without data creates: RedisAI allocates whatever the shape says, at once."""
+"""Maximum size of a tensor created without data. RedisAI allocates any shape immediately."""
 
 _INVALID_DTYPE = "ERR invalid data type"
 _INVALID_SHAPE = "ERR invalid or negative value found in tensor shape"
@@ -45,7 +45,7 @@ _BOTH_FORMS = "ERR both BLOB and VALUES specified"
 
 
 class Form(enum.Enum):
-    """How AI.TENSORGET shows the elements."""
+    """How AI.TENSORGET returns the elements."""
 
     NONE = b""
     BLOB = b"BLOB"
@@ -74,7 +74,7 @@ class TensorSet:
 
 @dataclass(frozen=True, slots=True)
 class TensorGet:
-    """Read a tensor. meta: with dtype and shape; a command without options means META BLOB."""
+    """Read a tensor. meta: include dtype and shape; a command without options means META BLOB."""
 
     key: bytes
     meta: bool
@@ -91,8 +91,8 @@ class TensorGet:
         return ()
 
 
-# Words between the key and the blob -> (dtype, shape, bytes of data), for numeric types whose data needs no other
-# check. Clients send few different ones, again and again.
+# Words between the key and the blob -> (dtype, shape, bytes of data), for numeric types whose data needs no further
+# check. Clients send few different ones, repeatedly.
 _BLOB_HEADS: BoundedCache[tuple[Buffer, ...], tuple[DType, tuple[int, ...], int]] = BoundedCache(4096)
 _LONGEST_BLOB_HEAD = 16
 _UNCHECKED = frozenset(DType) - {DType.BOOL, DType.STRING}
@@ -102,12 +102,12 @@ def parse_tensor_set(argv: Argv, in_dag: bool = False) -> TensorSet:
     """`AI.TENSORSET key dtype [dim ...] [BLOB data | VALUES v ...]`.
 
     Raises: WrongArity, CommandError (with the look-up of the key).
-    Copies: a blob, never; VALUES are parsed into new data, and a missing one is zeros.
+    Copies: never a blob; VALUES are parsed into new data, and missing data is zeros.
     """
     if 4 < len(argv) <= _LONGEST_BLOB_HEAD:
         try:
             head = _BLOB_HEADS.get(tuple(argv[2:-1]))
-        except (TypeError, ValueError):  # a writable buffer among the words cannot be hashed
+        except (TypeError, ValueError):  # a writable buffer among the words is not hashable
             head = None
         if head is not None and len(argv[-1]) == head[2]:
             key = argv[1]
@@ -190,7 +190,7 @@ def parse_tensor_get(argv: Argv, in_dag: bool = False) -> TensorGet:
         key = bytes(key)
     try:
         common = _GET_OPTIONS.get(tuple(argv[2:]))
-    except (TypeError, ValueError):  # a writable buffer among the words cannot be hashed
+    except (TypeError, ValueError):  # a writable buffer among the words is not hashable
         common = None
     if common is not None:
         return TensorGet(key, common[0], common[1])
@@ -208,9 +208,9 @@ def parse_tensor_get(argv: Argv, in_dag: bool = False) -> TensorGet:
 
 
 def tensor_reply(request: TensorGet, dtype: DType, shape: tuple[int, ...], data: Buffer) -> Reply:
-    """AI.TENSORGET: dtype and shape if asked for, then the data as one bulk string or its values.
+    """AI.TENSORGET: dtype and shape if requested, then the data as one bulk string or as values.
 
-    Args: data: the tensor's bytes; not looked at, and may be empty, if neither BLOB nor VALUES is asked for.
+    Args: data: the tensor's bytes; unused, and may be empty, without BLOB and VALUES.
     """
     form = request.form
     if form is Form.VALUES:

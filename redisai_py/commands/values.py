@@ -1,7 +1,7 @@
-"""Elements given as words (`VALUES v ...`) and checks of blobs: words in, little-endian data out.
+"""Elements given as words (`VALUES v ...`) and checks of blobs: from words to little-endian data.
 
-Long lists are parsed as a whole: the grammar is checked on the joined words with a few passes at C speed, then every
-word is converted. Source: AI.TENSORSET; negative integers and the types FLOAT16, BFLOAT16, UINT32 and UINT64 are ours.
+Long lists are parsed together: a few passes at C speed check the grammar of the joined words, then each word is
+converted. Source: AI.TENSORSET; negative integers and FLOAT16, BFLOAT16, UINT32 and UINT64 are our own.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ZEROS = frozenset({b"0", b"0.0", b"-0", b"-0.0"})
 
 
 def parse_values(dtype: DType, words: Sequence[Buffer]) -> bytes:
-    """The data of a tensor whose elements are `words`, in C order.
+    """The data of a tensor with these elements, in C order.
 
-    Args:    words: n >= 1 of them, one per element.
-    Returns: n * itemsize bytes; for STRING every element followed by one NUL.
+    Args:    words: n >= 1 elements.
+    Returns: n * itemsize bytes; for STRING each element followed by a NUL.
     Raises:  CommandError `ERR invalid value`; for STRING `ERR C-string value contains null character`.
     """
     if not words:
@@ -48,7 +48,7 @@ def parse_values(dtype: DType, words: Sequence[Buffer]) -> bytes:
 
 
 def check_blob(dtype: DType, size: int, data: Buffer) -> None:
-    """Check that `data` are `size` elements.
+    """Check that `data` holds `size` elements.
 
     Raises: CommandError: wrong length, a BOOL byte above 1, or a wrong number of NUL-terminated strings.
     """
@@ -80,7 +80,7 @@ def _parse_doubles(words: Sequence[Buffer]) -> NDArray[np.float64]:
         values = np.array([float(word) for word in words])
     except ValueError:
         raise CommandError(_INVALID_VALUE) from None
-    # float() gives inf where strtod overflows, and 0 where it underflows: the zeros are looked at again.
+    # float() returns inf where strtod overflows, and 0 where it underflows, so zeros are checked again.
     if not np.isfinite(values).all():
         raise CommandError(_INVALID_VALUE)
     zeros = [to_bytes(words[index]) for index in np.flatnonzero(values == 0).tolist()]
@@ -97,7 +97,7 @@ def _parse_exactly(words: Sequence[Buffer]) -> NDArray[np.float64]:
 
 
 def _parse_integers(dtype: DType, words: Sequence[Buffer]) -> bytes:
-    # Two blanks between words: then each of " 0 " is found on its own by count().
+    # Two blanks between words, so that count() finds each " 0 " separately.
     joined = b" " + b"  ".join(words) + b" "
     strict = (
         not joined.translate(None, _INTEGER_BYTES)
