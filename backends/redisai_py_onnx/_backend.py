@@ -23,18 +23,18 @@ __all__ = ["OnnxBackend"]
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _NO_CUDA = "ERR GPU requested but ONNX couldn't find CUDA"
 _LOOP = b'"\x04Loop'
-"""NodeProto.op_type of a loop. Chance may make weights look like it: then the model just has no warm-up."""
+"""NodeProto.op_type of a loop. Weights may contain these bytes by chance; then the model just gets no warm-up."""
 _NO_PROTOBUF = "Failed to load model because protobuf parsing failed"
-"""ONNX Runtime's words."""
+"""ONNX Runtime's text."""
 _FATAL_ONLY = 4
 _SAME_AS_REQUESTED = 1
 
-# Every failure reaches the client as a reply; stderr belongs to the server.
+# Every failure reaches the client as a reply, so nothing needs to go to the server's stderr.
 ort.set_default_logger_severity(_FATAL_ONLY)
 
 
 class OnnxBackend:
-    """ONNX Runtime. Thread: any; sessions share nothing but the arena of a memory limit."""
+    """ONNX Runtime. Thread: any; sessions share only the arena of a memory limit."""
 
     name = "ONNX"
     version: str = ort.__version__
@@ -57,10 +57,10 @@ class OnnxBackend:
         outputs: Sequence[str],
         options: LoadOptions,
     ) -> OnnxSession:
-        """Build a session; `inputs` and `outputs` are ignored, since an ONNX model names its own.
+        """Build a session; `inputs` and `outputs` are ignored, because an ONNX model contains its own names.
 
         Raises: BackendError: no CUDA; weights in other files; over the memory limit; an input that is a
-                sequence, a map or an optional; whatever ONNX Runtime refuses.
+                sequence, a map or an optional; or ONNX Runtime refuses the model.
         """
         self.check_device(device)
         drawing = _look_through(blob)
@@ -84,9 +84,9 @@ class OnnxBackend:
     load_file = load_model
 
     def _reserve(self, size_bytes: int, limit_bytes: int) -> None:
-        """Count a model's weights against the limit, and bound the arena that all limited sessions share by it.
+        """Count a model's weights against the limit, and set the limit of the arena that all sessions share.
 
-        ONNX Runtime's arena does not count initializers against max_mem, hence the count of our own.
+        ONNX Runtime's arena does not count initializers against max_mem, so we count them ourselves.
         """
         with self._lock:
             if self._weights_bytes + size_bytes > limit_bytes:
@@ -103,7 +103,7 @@ class OnnxBackend:
 
 
 def _refuse_what_no_tensor_is(session: Any) -> None:
-    """Raise BackendError for an input or an output that no tensor of ours is: the model could never run."""
+    """Raise BackendError for an input or output that is not a supported tensor: the model could never run."""
     for node in session.get_inputs():
         if not node.type.startswith("tensor("):
             raise BackendError(
@@ -117,7 +117,7 @@ def _refuse_what_no_tensor_is(session: Any) -> None:
 
 
 def _look_through(blob: Blob) -> set[str]:
-    """The operators that draw random numbers. Raises BackendError: weights in other files."""
+    """Names of operators that draw random numbers. Raises BackendError: weights in other files."""
     drawing: set[str] = set()
     try:
         external = has_external_data(blob, drawing)
@@ -129,7 +129,7 @@ def _look_through(blob: Blob) -> set[str]:
 
 
 def _register_arena(limit_bytes: int) -> None:
-    """Make (or replace) the process-wide CPU arena; sessions created before keep the arena they have."""
+    """Create or replace the process-wide CPU arena; existing sessions keep theirs."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     config = ort.OrtArenaCfg({"max_mem": limit_bytes, "arena_extend_strategy": _SAME_AS_REQUESTED})
     ort.create_and_register_allocator(memory, config)
@@ -142,10 +142,10 @@ def _session_options(options: LoadOptions) -> Any:
     settings.inter_op_num_threads = options.inter_op_threads
     if options.inter_op_threads > 1:
         settings.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    # Redis and the front door share these cores: a pool that spins between runs takes them away.
+    # Redis and the front door share these cores; a pool that spins between runs would take them away.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Never the ORT format: its external weights are not what `has_external_data` looks for.
+    # Never accept the ORT format: `has_external_data` does not look for its external weights.
     settings.add_session_config_entry("session.load_model_format", "ONNX")
     if options.memory_limit_bytes:
         settings.add_session_config_entry("session.use_env_allocators", "1")
@@ -156,7 +156,7 @@ def _create(blob: Blob, device: Device, options: LoadOptions) -> Any:
     providers: list[Any] = [_CPU]
     if device.kind == "GPU":
         if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA's own wheels are found in site-packages only so
+            ort.preload_dlls()  # the only way to find CUDA's own wheels in site-packages
         providers.insert(0, (_CUDA, {"device_id": str(device.index or 0)}))
     try:
         source = blob.path if isinstance(blob, ModelFile) else blob
@@ -165,7 +165,7 @@ def _create(blob: Blob, device: Device, options: LoadOptions) -> Any:
         raise onnx_error(error) from error
     session.disable_fallback()
     if device.kind == "GPU" and _CUDA not in session.get_providers():
-        raise BackendError(_NO_CUDA)  # ONNX Runtime drops a provider that cannot start, with no more than a warning
+        raise BackendError(_NO_CUDA)  # ONNX Runtime only warns when it drops a provider that cannot start
     if hasattr(session, "_model_bytes"):
-        session._model_bytes = None  # kept only for a later change of providers: it doubles a model's memory
+        session._model_bytes = None  # only needed to change providers later; it would double a model's memory
     return session

@@ -1,9 +1,10 @@
-"""Does an ONNX model keep weights in other files? Answered from its bytes, before ONNX Runtime may open a path in them;
-and which of its operators draw random numbers, since it is looked through anyhow.
+"""Does an ONNX model keep weights in other files? Decided from its bytes, before ONNX Runtime may open a path in them.
+The same pass finds the operators that draw random numbers.
 
 A model from the network must not make the server read files (or, with ONNX Runtime's in-memory tags, addresses) of the
-sender's choice. ONNX Runtime has no switch against it, and the `onnx` package would be a dependency for one look, so
-this walks the protobuf wire format along the few fields that lead to tensors. Field numbers: onnx.proto of ONNX 1.16.
+sender's choice. ONNX Runtime cannot switch that off, and the `onnx` package would be a large dependency for one check.
+So this module walks the protobuf wire format along the few fields that lead to tensors. Field numbers: onnx.proto of
+ONNX 1.16.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["has_external_data"]
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
-# Message -> field number -> message of that field.
+# Message -> field number -> message type of that field.
 _PATHS: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
     "TrainingInfo": {1: "Graph", 2: "Graph"},
@@ -31,17 +32,17 @@ _PATHS: dict[str, dict[int, str]] = {
     "Tensor": {},
 }
 _SHIFTS = range(0, 70, 7)
-"""Of the ten bytes that 64 bits take; one more bit per byte would make a number of megabytes, in quadratic time."""
+"""Maximum bytes of a 64-bit number. More would allow numbers of megabytes, which take quadratic time."""
 _MAX_FIELDS = 3_000_000
-"""A large model has a few hundred thousand; this many take seconds, in which the GIL is shared with all clients."""
+"""A large model has a few hundred thousand fields; this many take seconds, during which the GIL blocks all clients."""
 _SCALARS = re.compile(
     rb"(?:[%b][\x80-\xff]{0,9}[\x00-\x7f]|[%b].{8}|[%b].{4}){1,100000}+"
     % tuple(b"".join(b"\\x%02x" % key for key in range(kind, 128, 8)) for kind in (_VARINT, _FIXED64, _FIXED32)),
     re.DOTALL,
 )
-"""Fields in a row that lead nowhere. A forest of trees has tens of millions: each number is a field of its own."""
+"""Fields in a row that lead nowhere. A forest of trees has tens of millions: each number is a field."""
 _32_BITS = 0xFFFFFFFF
-"""What protobuf keeps of a key and of an enumeration, however many bits are sent."""
+"""The bits that protobuf keeps of a key and of an enumeration, however many are sent."""
 _DATA_LOCATION = 14
 _EXTERNAL = 1
 _INPUT, _OP_TYPE = 1, 4
@@ -50,16 +51,16 @@ _DRAW = frozenset(
 )
 _LONGEST_KIND = 64
 _TRAINED_INPUTS = 3
-"""A Dropout with so many inputs has one that may turn on training."""
+"""A Dropout with this many inputs has one that may turn on training."""
 
 
 def has_external_data(blob: Blob, drawing: set[str] | None = None) -> bool:
-    """Whether any tensor of a serialised ModelProto lies outside of it.
+    """Whether any tensor of a serialised ModelProto is stored outside of it.
 
-    Args:   drawing: gets the names of operators that draw random numbers.
+    Args:   drawing: receives the names of operators that draw random numbers.
 
-    Raises: ValueError: not the wire format of an ONNX model, or too long to be looked through. ONNX Runtime may
-            read such a blob all the same (it skips groups), so it must not see it.
+    Raises: ValueError: not the wire format of an ONNX model, or too long to check. ONNX Runtime might still read such a
+            blob (it skips groups), so the caller must refuse it.
     """
     pending = [("Model", memoryview(blob))]
     fields = count()
@@ -73,7 +74,7 @@ def has_external_data(blob: Blob, drawing: set[str] | None = None) -> bool:
 
 
 def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]], fields: Iterator[int]) -> bool:
-    """Walk one message's fields; queue those that lead to tensors; true at a tensor that is external."""
+    """Walk one message's fields; queue those that lead to tensors. Returns: True for an external tensor."""
     paths, at, end = _PATHS[message], 0, len(data)
     is_tensor = message == "Tensor"
     while at < end:
@@ -98,13 +99,13 @@ def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]],
                 return True
         elif kind in _FIXED_SIZES:
             at += _FIXED_SIZES[kind]
-        else:  # groups are in no version of ONNX
+        else:  # no version of ONNX uses groups
             raise ValueError(f"wire type {kind}")
     return False
 
 
 def _note_drawing(node: memoryview, drawing: set[str]) -> None:
-    """Add the operator of a NodeProto if it draws random numbers. Raises ValueError as `_scan` does."""
+    """Add the operator of a NodeProto if it draws random numbers. Raises: ValueError, as `_scan`."""
     kind, inputs, at = b"", 0, 0
     while at < len(node):
         key, at = _varint(node, at)

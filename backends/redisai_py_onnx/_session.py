@@ -1,9 +1,9 @@
 """One loaded ONNX model.
 
-Two ways to run. The plain one hands numpy arrays to ONNX Runtime and takes numpy arrays back: nothing is cheaper. The
-bound one goes through OrtValues and an IO binding: for a GPU, where outputs may stay on the device, and for bfloat16,
-which ONNX Runtime's numpy bridge does not know. Strings go the plain way only: no OrtValue of strings can be made from
-Python.
+There are two ways to run it. The plain way passes numpy arrays to ONNX Runtime and gets numpy arrays back; it is the
+cheapest. The bound way uses OrtValues and an IO binding: for a GPU, where outputs may stay on the device, and for
+bfloat16, which ONNX Runtime's numpy bridge does not support. Strings can only go the plain way, because Python cannot
+make OrtValues of strings.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _ARENA_FULL = re.compile(r"\S*bfc_arena\.cc.*is smaller than requested bytes of 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
 _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {f"tensor({dtype.name.lower()})": dtype.numpy_dtype for dtype in DType}
-"""ONNX's names of element types are ours in lower case."""
+"""ONNX's names of dtypes are our names in lower case."""
 
 
 def onnx_error(error: BaseException) -> BackendError:
-    """ONNX Runtime's exception as a BackendError: without its prefix, and a full arena in RedisAI's words."""
+    """ONNX Runtime's exception as a BackendError: without its prefix, and for a full arena with RedisAI's text."""
     text = _PREFIX.sub("", str(framework_error(error)))
     return BackendError(_ARENA_FULL.sub(MEMORY_LIMIT_TEXT, text))
 
 
 class OrtDeviceArray:
-    """An output that stayed on the device it was computed on; implements `redisai_py.backend.DeviceArray`."""
+    """An output on the device it was computed on; implements `redisai_py.backend.DeviceArray`."""
 
     __slots__ = ("_owner", "ortvalue")
 
@@ -78,32 +78,32 @@ class OrtDeviceArray:
 class OnnxSession:
     """Implements `redisai_py.backend.Session`.
 
-    bound: whether runs go the bound way (see above); may be set on any session without string inputs.
+    bound: whether runs use the IO binding (see above); may be set on any session without string inputs.
     """
 
     def __init__(self, session: Any, nbytes: int, device: Device, on_close: Callable[[], None]) -> None:
         self._session = session
         self._on_close = on_close
         self._device = ("cuda", device.index or 0) if device.kind == "GPU" else ("cpu", 0)
-        self._run_options: dict[int, Any] = {}  # thread in `run` -> its options
+        self._run_options: dict[int, Any] = {}  # id of a thread in `run` -> its options
         self.inputs: Sequence[TensorSpec] = [_spec(node) for node in session.get_inputs()]
         self.outputs: Sequence[str] = [node.name for node in session.get_outputs()]
         self.output_specs: Sequence[TensorSpec] = [_spec(node) for node in session.get_outputs()]
         self.loops = False
-        self.stateful = False  # no operator of ONNX keeps anything
+        self.stateful = False  # no ONNX operator keeps state
         self.draws = ""
-        self.concurrent = device.kind == "CPU"  # on a GPU each run beside another one takes memory and saves no time
+        self.concurrent = device.kind == "CPU"  # on a GPU, concurrent runs take memory and save no time
         self.nbytes = nbytes
         self._input_names = [spec.name for spec in self.inputs]
         self._output_types = [node.type for node in session.get_outputs()]
         dtypes = [spec.dtype for spec in self.inputs] + [_NUMPY_DTYPES.get(name) for name in self._output_types]
         self._takes_strings = any(spec.dtype == object for spec in self.inputs)
         self.bound = not self._takes_strings and (device.kind == "GPU" or _BFLOAT16 in dtypes)
-        # Outputs that are numbers need no look at their values, and that is nearly every model.
+        # Numeric outputs need no check of their values, and nearly every model has only those.
         self._numeric = all(_is_numeric(name) for name in self._output_types)
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
-        """Run once; see `redisai_py.backend.Session.run`. A sequence, map or optional that is none gives None.
+        """Run once; see `redisai_py.backend.Session.run`. A sequence, a map or an empty optional gives None.
 
         Raises: BackendError `ERR Expected <n> inputs but got <m>`, or ONNX Runtime's text.
         """
@@ -130,13 +130,13 @@ class OnnxSession:
             del self._run_options[thread_id]
 
     def _refuse_strings(self, inputs: Sequence[Array]) -> None:
-        """In ONNX Runtime's words. It converts them all before it looks: of 10 million, for a second, with the GIL."""
+        """Refuse strings, with ONNX Runtime's text. It converts them first: 10 million take a second with the GIL."""
         for value, spec in zip(inputs, self.inputs, strict=True):
             if isinstance(value, np.ndarray) and value.dtype.hasobject:
                 raise BackendError(f"Unexpected input data type. Actual: (tensor(string)) , expected: ({spec.says})")
 
     def _unexpected_bfloat16(self, inputs: Sequence[Array]) -> BackendError | None:
-        """ONNX Runtime's words for an input of another type than the model's, where it has no name for the type."""
+        """ONNX Runtime's error for an input of the wrong type, if that type is one it cannot name."""
         for value, node in zip(inputs, self._session.get_inputs(), strict=True):
             if isinstance(value, np.ndarray) and value.dtype == _BFLOAT16 and node.type != "tensor(bfloat16)":
                 return BackendError(f"Unexpected input data type. Actual: (tensor(bfloat16)) , expected: ({node.type})")
@@ -145,7 +145,7 @@ class OnnxSession:
     def terminate(self, thread_id: int | None = None) -> bool:
         """Make the run on that thread fail with `Exiting due to terminate flag being set to true`; None: every run.
 
-        Takes effect between two nodes. Every run has options of its own, so a late call never hits the next run.
+        Takes effect between two nodes. Every run has its own options, so a late call never hits the next run.
         Returns: False if there is no such run.
         """
         running = self._run_options.copy()
@@ -155,7 +155,7 @@ class OnnxSession:
         return bool(found)
 
     def close(self) -> None:
-        """Drop the session with its weights, threads and arena."""
+        """Release the session with its weights, threads and arena."""
         if self._session is not None:
             self._session = None
             self._on_close()
@@ -183,7 +183,7 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def is_known(type_name: str) -> bool:
-    """Whether a tensor of ONNX's type is one of ours, or comes from ONNX Runtime as one: FLOAT8 as the bytes it has."""
+    """Whether a tensor of ONNX's type has a dtype of ours, or ONNX Runtime returns it as one (FLOAT8 as bytes)."""
     return type_name in _NUMPY_DTYPES or "float8" in type_name
 
 
@@ -193,12 +193,12 @@ def _is_numeric(type_name: str) -> bool:
 
 
 def _can_stay(type_name: str) -> bool:
-    """Strings and containers live in host memory only; bfloat16 could not be copied back by ONNX Runtime alone."""
+    """Strings and containers exist only in host memory; ONNX Runtime alone could not copy bfloat16 back."""
     return _is_numeric(type_name) and _NUMPY_DTYPES[type_name] != _BFLOAT16
 
 
 def _decoded(array: Array, name: str) -> Array:
-    """Elements as `str`: ONNX Runtime takes no other, so bytes that are not UTF-8 are refused."""
+    """Elements as `str`, the only form ONNX Runtime accepts; bytes that are not UTF-8 are refused."""
     if not isinstance(array, np.ndarray):
         return array.numpy()
     if not array.dtype.hasobject:
@@ -212,7 +212,7 @@ def _decoded(array: Array, name: str) -> Array:
 
 
 def _output_array(value: Any) -> Array | None:
-    """A value of ONNX Runtime's numpy bridge as the seam wants it."""
+    """A value of ONNX Runtime's numpy bridge in the form that `Session.run` returns."""
     if not isinstance(value, np.ndarray):
         return None
     if value.dtype != object:
@@ -233,7 +233,7 @@ def _to_ortvalue(array: Array) -> Any:
 
 
 def _from_ortvalue(value: Any) -> Array | None:
-    """A value in host memory as an array; None for what is not a tensor."""
+    """A value in host memory as an array; None if it is not a tensor."""
     if not value.has_value() or not value.is_tensor():
         return None
     if value.data_type() == "tensor(bfloat16)":

@@ -1,7 +1,7 @@
-"""A SavedModel that came as one tar or zip file, unpacked into a directory; nothing is ever written outside of it.
+"""A SavedModel in a tar or zip file, unpacked into a directory; nothing is ever written outside of it.
 
-Refused: absolute paths, `..`, links, devices, two members of one name, more members or more bytes than a model has.
-Bytes are counted while they are written, since a header may lie.
+Refused: absolute paths, `..`, links, devices, two members of the same name, and more members or bytes than a model has.
+Bytes are counted while they are written, because a header may lie.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["MAX_MEMBERS", "MAX_RATIO", "MIN_LIMIT_BYTES", "is_archive", "unpack_
 MAX_MEMBERS = 10_000
 MIN_LIMIT_BYTES = 64 * 1024 * 1024
 MAX_RATIO = 20
-"""Weights hardly compress: what grows more than this, and beyond MIN_LIMIT_BYTES, is not a model."""
+"""Weights hardly compress, so a file that grows by more than this, and beyond MIN_LIMIT_BYTES, is not a model."""
 
 _CHUNK_BYTES = 1024 * 1024
 _MARKER = "saved_model.pb"
@@ -30,15 +30,15 @@ _UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeE
 
 
 def is_archive(blob: Blob) -> bool:
-    """Whether the bytes begin as a zip file, a tar file or a compressed tar file does (no GraphDef does)."""
+    """Whether the bytes begin like a zip, tar or compressed tar file (no GraphDef does)."""
     return blob[:4] == b"PK\x03\x04" or blob[:6].startswith(_COMPRESSED_TAR) or blob[257:262] == b"ustar"
 
 
 def unpack_saved_model(blob: Blob, directory: Path) -> Path:
     """Unpack an archive into an existing, private and empty directory.
 
-    Returns: the folder with `saved_model.pb`: `directory` itself, or the one folder that the archive has at its top.
-    Raises:  BackendError: not readable, refused (see above), or no SavedModel in it.
+    Returns: the directory with `saved_model.pb`: `directory` itself, or the archive's only top-level directory.
+    Raises:  BackendError: unreadable, refused (see above), or without a SavedModel.
     """
     budget_bytes = max(MIN_LIMIT_BYTES, MAX_RATIO * len(blob))
     members = _zip_members(blob) if blob[:2] == b"PK" else _tar_members(blob)
@@ -48,7 +48,7 @@ def unpack_saved_model(blob: Blob, directory: Path) -> Path:
                 raise BackendError(f"ERR SavedModel archive refused: more than {MAX_MEMBERS} files")
             budget_bytes -= _write(source, directory / _checked(name), budget_bytes)
     except _UNREADABLE as error:
-        reason = OSError(error.strerror) if isinstance(error, OSError) and error.strerror else error  # no paths of ours
+        reason = OSError(error.strerror) if isinstance(error, OSError) and error.strerror else error  # hides our paths
         raise framework_error(reason, "ERR SavedModel archive cannot be read: ") from error
     found = [path for path in (directory, *sorted(directory.iterdir())) if (path / _MARKER).is_file()]
     if not found:
@@ -86,7 +86,7 @@ def _checked(name: str) -> PurePosixPath:
 
 
 def _write(source: IO[bytes], target: Path, limit_bytes: int) -> int:
-    """Copy one member; bytes written."""
+    """Copy one member. Returns: number of bytes written."""
     target.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with target.open("xb") as file:

@@ -1,8 +1,8 @@
 """The TF backend: frozen graphs (a GraphDef) and SavedModels (a tar or zip file of the directory).
 
-The blob's content tells which it is; both end as one session over one graph. For a frozen graph the names of
-AI.MODELSTORE's INPUTS are placeholders and those of OUTPUTS operations; for a SavedModel they are its signature's keys.
-Sources: AI.MODELSTORE and RedisAI's error texts; beyond them, TensorFlow's own text.
+The blob's content decides which; both end as one session over one graph. For a frozen graph, INPUTS of AI.MODELSTORE
+names placeholders and OUTPUTS operations; for a SavedModel they name keys of its signature.
+Sources: AI.MODELSTORE and RedisAI's error texts; otherwise TensorFlow's own texts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must be there before the import; stderr belongs to the server
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the import, to keep stderr for the server
 
 import tensorflow as tf
 
@@ -33,12 +33,12 @@ _NO_CUDA = "ERR GPU requested but TF couldn't find CUDA"
 
 v1: Any = tf.compat.v1
 
-# The loader of SavedModels says at every call that it is deprecated, and which files it restores.
+# The loader of SavedModels warns at every call that it is deprecated, and lists the files it restores.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 class TensorflowBackend:
-    """TensorFlow. Thread: any; sessions share TensorFlow's thread pools, whose sizes the first session fixes."""
+    """TensorFlow. Thread: any; sessions share TensorFlow's thread pools, whose sizes the first session sets."""
 
     name = "TF"
     version: str = tf.__version__
@@ -61,12 +61,12 @@ class TensorflowBackend:
         outputs: Sequence[str],
         options: LoadOptions,
     ) -> TensorflowSession:
-        """Build a session whose inputs and outputs are the named ones, in the given order.
+        """Build a session with the named inputs and outputs, in the given order.
 
-        Args:    inputs, outputs: empty for all of a SavedModel's signature, by name.
-                 options: `extra["signature"]` names one; otherwise the default one, or one that has the names.
-        Raises:  BackendError: no GPU; not a GraphDef, nor a readable archive; a name that the model does not have; an
-                 input that is left out and needed.
+        Args:    inputs, outputs: empty for all of a SavedModel's signature, sorted by name.
+                 options: `extra["signature"]` selects a signature; by default the default one, or one with these names.
+        Raises:  BackendError: no GPU; neither a GraphDef nor a readable archive; a name that the model does not have; a
+                 required input that is left out.
         """
         self.check_device(device)
         signature = options.extra.get("signature", "")
@@ -99,11 +99,11 @@ def _config(device: Device, options: LoadOptions) -> Any:
     config = v1.ConfigProto(
         intra_op_parallelism_threads=options.intra_op_threads,
         inter_op_parallelism_threads=options.inter_op_threads,
-        # Operations without a GPU kernel (strings, tables) run on the CPU; whether there is a GPU is checked before.
+        # Operations without a GPU kernel (strings, tables) run on the CPU. Whether there is a GPU was checked before.
         allow_soft_placement=True,
     )
     if device.kind == "CPU":
-        config.device_count["GPU"] = 0  # otherwise TensorFlow takes the GPU where nothing is said
+        config.device_count["GPU"] = 0  # otherwise TensorFlow places operations on the GPU by default
     config.gpu_options.allow_growth = True
     return config
 
@@ -132,7 +132,7 @@ def _load_frozen(blob: Blob, session: Any, inputs: Sequence[str], outputs: Seque
 def _load_saved_model(
     blob: Blob, session: Any, inputs: Sequence[str], outputs: Sequence[str], signature: str
 ) -> tuple[Bound, int]:
-    """Restore a SavedModel's variables and tables into the session; its files are gone when this returns."""
+    """Restore a SavedModel's variables and tables into the session; its files are deleted before this returns."""
     with tempfile.TemporaryDirectory(prefix="redisai_py_") as directory:
         folder = unpack_saved_model(blob, Path(directory))
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

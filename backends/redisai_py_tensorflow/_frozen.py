@@ -1,10 +1,12 @@
-"""A large frozen graph whose large constants are variables, so that TensorFlow does not copy them again and again.
+"""A large frozen graph with its large constants turned into variables, so that TensorFlow does not copy them
+repeatedly.
 
-TensorFlow holds the constants of a GraphDef up to twelve times while it makes a session of it, and five times
-afterwards. So large ones are cut out of the bytes before these are parsed, and become variables, which are set from the
-bytes themselves (docs/adr/0042).
+TensorFlow holds the constants of a GraphDef up to twelve times while it creates a session, and five times afterwards.
+So large constants are cut out of the bytes before parsing, and become variables whose values are set from those bytes
+(docs/adr/0042).
 
-A constant stays one where TensorFlow's optimiser calculates with its value, since that changes the answer's last bits.
+A constant stays a constant if TensorFlow's optimiser computes with its value, because that changes the last bits of the
+outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ __all__ = ["LARGE", "LARGE_MODEL", "Frozen", "read_frozen"]
 
 LARGE = 1024 * 1024
 LARGE_MODEL = 64 * 1024 * 1024
-"""Bytes from which on constants become variables, in models from this size on."""
+"""Size in bytes from which constants become variables, in models of at least this size."""
 
 _PIECE = 16 * 1024 * 1024
 _CONTENT = (1, 5, 2, 8, 4)
@@ -40,20 +42,20 @@ _PARTS = frozenset({"Gather", "GatherV2", "GatherNd", "Slice", "StridedSlice"})
 _READERS = frozenset({"MatMul", "BatchMatMul", "BatchMatMulV2"})
 _CONVOLUTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput"})
 _SCALES = frozenset({"Mul", "MulNoNan", "Div", "RealDiv", "Transpose"})
-"""Next to a convolution, they are multiplied into its weights if these are constant."""
+"""Next to a convolution, these are multiplied into its weights if the weights are constant."""
 
 v1: Any = tf.compat.v1
 
 
 @dataclass(slots=True)
 class Frozen:
-    """A graph, and where in the model's bytes the values of its variables are, by the names of their nodes."""
+    """A graph, and by node name the position of each variable's value in the model's bytes."""
 
     definition: Any
     variables: dict[str, Span] = field(default_factory=dict)
 
     def assign(self, session: Any, blob: Blob) -> None:
-        """Set the variables. The session's graph has `definition` in it."""
+        """Set the variables. The session's graph contains `definition`."""
         operations: list[Any] = []
         values: dict[Any, Any] = {}
         for name, (start, end) in self.variables.items():
@@ -67,7 +69,7 @@ class Frozen:
 
 
 def _copy(blob: Blob, span: Span) -> NDArray[np.uint8]:
-    """Bytes in memory that TensorFlow keeps as it is: its own copy would come on top."""
+    """The bytes, in memory that TensorFlow uses in place instead of making its own copy."""
     (start, end), aligned_to = span, 64
     memory = np.empty(end - start + aligned_to, np.uint8)
     first = -memory.ctypes.data % aligned_to
@@ -84,11 +86,11 @@ def _copy(blob: Blob, span: Span) -> NDArray[np.uint8]:
 def read_frozen(blob: Blob, outputs: Collection[str]) -> Frozen:
     """Parse a GraphDef.
 
-    Args:   outputs: names of nodes; they stay as they are.
+    Args:   outputs: names of nodes that stay unchanged.
     Raises: google.protobuf.message.DecodeError.
     """
     if len(blob) >= LARGE_MODEL:
-        with contextlib.suppress(ValueError):  # what it is, TensorFlow decides
+        with contextlib.suppress(ValueError):  # TensorFlow decides what else it is
             return _with_variables(blob, outputs)
     frozen = Frozen(v1.GraphDef())
     frozen.definition.ParseFromString(bytes(blob))
@@ -96,7 +98,7 @@ def read_frozen(blob: Blob, outputs: Collection[str]) -> Frozen:
 
 
 def _with_variables(blob: Blob, outputs: Collection[str]) -> Frozen:
-    """Raises: ValueError: a graph as TensorFlow writes none."""
+    """Raises: ValueError: not a graph as TensorFlow writes it."""
     text, spans = without(blob, _CONTENT, LARGE)
     frozen = Frozen(v1.GraphDef.FromString(text))
     nodes = list(frozen.definition.node)
@@ -123,7 +125,7 @@ def _with_variables(blob: Blob, outputs: Collection[str]) -> Frozen:
 
 
 def _calculate(frozen: Frozen, parts: list[Any], blob: Blob) -> None:
-    """Small parts of variables at constant places become constants, as TensorFlow makes them where all is constant."""
+    """Turn small slices of variables at constant positions into constants, as TensorFlow does with constants."""
     needed = v1.graph_util.extract_sub_graph(frozen.definition, [node.name for node in parts])
     names = {node.name for node in needed.node}
     variables = {name: span for name, span in frozen.variables.items() if name in names}
@@ -151,13 +153,13 @@ def _become(node: Any, operation: str, *inputs: str, **attributes: Any) -> None:
 
 
 def _constant(node: Any) -> Any | None:
-    """The value of a constant, if that is its only tensor."""
+    """The value of a constant whose value is its only tensor, otherwise None."""
     tensors = [name for name, value in node.attr.items() if value.WhichOneof("value") == "tensor"]
     return node.attr["value"].tensor if node.op == "Const" and tensors == ["value"] else None
 
 
 def _size(tensor: Any) -> int:
-    """Bytes of a tensor of weights; -1 for another one."""
+    """Size in bytes of a tensor of weights; -1 for other tensors."""
     if tensor.dtype not in _WEIGHTS:
         return -1
     elements = math.prod(int(dim.size) for dim in tensor.tensor_shape.dim)
@@ -165,7 +167,7 @@ def _size(tensor: Any) -> int:
 
 
 class _Uses:
-    """Which node of a graph uses which, and which ones give other values at each run."""
+    """Which nodes use which, and which nodes change their value from run to run."""
 
     def __init__(self, nodes: list[Any]) -> None:
         self._nodes = {node.name: node for node in nodes}
@@ -182,12 +184,12 @@ class _Uses:
                 pending.extend(self._users[node.name])
 
     def users(self, name: str) -> list[str]:
-        """The names of the nodes that use it."""
+        """Names of the nodes that use a node."""
         return [node.name for node in self._users[name]]
 
     def may_be_variable(self, constant: Any) -> bool:
-        """Whether the constant's users give the same bits for a variable of its value."""
-        if constant.op != "Const" or constant.input:  # inputs: it belongs to the frame of a loop
+        """Whether the constant's users compute the same bits from a variable with its value."""
+        if constant.op != "Const" or constant.input:  # with inputs it belongs to the frame of a loop
             return False
         pending, seen = [constant], {constant.name}
         while pending:
@@ -201,7 +203,7 @@ class _Uses:
         return True
 
     def is_part(self, node: Any) -> bool:
-        """Whether the node reads a part of a variable, at a place that is constant."""
+        """Whether the node reads a slice of a variable at a constant position."""
         if node.op not in _PARTS or node.name in self._varying:
             return False
         source = self._nodes.get(_producer(node.input[0]))

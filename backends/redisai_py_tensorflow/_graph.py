@@ -1,4 +1,4 @@
-"""What a graph computes from its inputs to its outputs: what it needs, and whether it writes to what outlives a run."""
+"""Analysis of a graph between its inputs and outputs: what it needs, and whether it keeps state."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _HARMLESS = """
     TensorArrayScatterV3 TensorArrayConcatV3 TensorArraySplitV3 TensorArraySizeV3 TensorArrayCloseV3 StackV2 StackPushV2
     StackPopV2 StackCloseV2 MergeV2Checkpoints DecodeProtoV2 RaggedTensorToTensor
 """
-"""Operations that TensorFlow calls stateful and that leave nothing behind: they read, draw, print, or keep for the time
-of one run. Of functions the bodies are looked at.
+"""Operations that TensorFlow calls stateful but that leave nothing behind: they read, draw, print, or keep something
+for one run. Function bodies are checked separately.
 """
 _harmless = frozenset(_HARMLESS.split())
 _DRAWING = """
@@ -39,9 +39,9 @@ _FUNCTIONS = ("f", "then_branch", "else_branch", "cond", "body", "branches")
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A graph's tensors, with the names that the client has for them.
+    """A graph's tensors, with the client's names for them.
 
-    defaults: more tensors that are fed, with the values that the SavedModel has for inputs that are left out.
+    defaults: further tensors to feed: a SavedModel's default values for inputs that are left out.
     """
 
     inputs: Sequence[str]
@@ -52,12 +52,12 @@ class Bound:
 
     @property
     def fed(self) -> list[Any]:
-        """All tensors that are fed, in the order of a run."""
+        """All fed tensors, in the order of a run."""
         return [*self.feeds, *(tensor for tensor, _ in self.defaults)]
 
 
 def check_fed(bound: Bound) -> None:
-    """Raise BackendError if an output needs a placeholder that is not among the inputs, or is not a tensor of ours."""
+    """Raise BackendError if an output needs a placeholder that is not an input, or has an unsupported dtype."""
     for name, fetch in zip(bound.outputs, bound.fetches, strict=True):
         if fetch.dtype.is_complex or fetch.dtype in (tf.resource, tf.variant):
             raise BackendError(f"ERR output {name} is of the type {fetch.dtype.name}, which no tensor here has")
@@ -70,22 +70,22 @@ def check_fed(bound: Bound) -> None:
 
 
 def may_keep_state(bound: Bound, graph: Any) -> bool:
-    """Whether a run may assign a variable, fill a table or a queue, or call what cannot be looked into."""
+    """Whether a run may assign a variable, fill a table or a queue, or call something that cannot be inspected."""
     return any(is_stateful(kind) and kind not in _harmless for kind in _kinds(bound, graph))
 
 
 def may_loop(bound: Bound, graph: Any) -> bool:
-    """Whether there is a loop: how often it goes round, values decide."""
+    """Whether the graph has a loop, whose number of iterations depends on values."""
     return not _LOOPS.isdisjoint(_kinds(bound, graph))
 
 
 def what_draws(bound: Bound, graph: Any) -> str:
-    """The operations that draw random numbers or read the clock, empty for none."""
+    """The operations that draw random numbers or read the clock; empty if none."""
     return ", ".join(sorted(_drawing.intersection(_kinds(bound, graph))))
 
 
 def _kinds(bound: Bound, graph: Any) -> Iterator[str]:
-    """The kinds of all operations, those in functions that are called included."""
+    """The kinds of all operations, including those in called functions."""
     library = {function.signature.name: function for function in graph.as_graph_def().library.function}
     pending = [operation.node_def for operation in _needed(bound)]
     seen: set[str] = set()
@@ -107,7 +107,7 @@ def _called(value: Any) -> list[str]:
 
 
 def is_stateful(kind: str) -> bool:
-    """Whether TensorFlow calls an operation of this kind stateful; true for one that it does not know."""
+    """Whether TensorFlow calls operations of this kind stateful; true for unknown kinds."""
     definition = op_def_registry.get(kind)
     return definition is None or bool(definition.is_stateful) or kind in _ref_writers
 
@@ -116,12 +116,12 @@ _REF_WRITERS = """
     Assign AssignAdd AssignSub ScatterUpdate ScatterAdd ScatterSub ScatterMul ScatterDiv ScatterMin ScatterMax
     ScatterNdUpdate ScatterNdAdd ScatterNdSub CountUpTo ApplyGradientDescent
 """
-"""They write through a reference, which TensorFlow 1 did not call stateful."""
+"""These write through a reference, which TensorFlow 1 did not call stateful."""
 _ref_writers = frozenset(_REF_WRITERS.split())
 
 
 def _needed(bound: Bound) -> Iterator[Any]:
-    """The operations between what is fed and the outputs."""
+    """The operations between the fed tensors and the outputs."""
     fed = {tensor.ref() for tensor in bound.fed}
     seen = set()
     pending = [tensor.op for tensor in bound.fetches if tensor.ref() not in fed]
@@ -136,6 +136,6 @@ def _needed(bound: Bound) -> Iterator[Any]:
 
 
 def apart(fetches: Sequence[Any], feeds: Sequence[Any]) -> list[Any]:
-    """TensorFlow refuses to fetch what is fed: an output that is an input is copied by the graph."""
+    """Copy outputs that are also inputs: TensorFlow refuses to fetch what is fed."""
     fed = {feed.ref() for feed in feeds}
     return [tf.identity(fetch) if fetch.ref() in fed else fetch for fetch in fetches]

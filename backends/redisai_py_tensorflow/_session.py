@@ -1,4 +1,4 @@
-"""One loaded TensorFlow graph, run through a callable of its session: feeds and fetches are resolved once, at load."""
+"""One loaded TensorFlow graph, run through a callable of its session; feeds and fetches are resolved at load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from redisai_py_tensorflow._graph import Bound, apart
 
 __all__ = ["TensorflowSession", "tensorflow_error"]
 
-# TensorFlow adds where in the client's Python program a node was made, which for a stored model is nowhere.
+# TensorFlow appends where the client's Python program created a node; a stored model has no such program.
 _GRAPH_STACK = re.compile(
     r"Graph execution error:\s+(Detected at node.*?(<stack traces unavailable>|Node: '[^']*')\s*)?", re.DOTALL
 )
@@ -26,7 +26,7 @@ _ORIGINAL_STACK = re.compile(r"\s*Original stack trace for .*", re.DOTALL)
 
 
 def tensorflow_error(error: BaseException) -> BackendError:
-    """TensorFlow's exception as a BackendError, without the stack traces that it carries in its text."""
+    """TensorFlow's exception as a BackendError, without the stack traces in its text."""
     text = str(error.message if isinstance(error, tf.errors.OpError) else error)
     text = _ORIGINAL_STACK.sub("", _GRAPH_STACK.sub("", text))
     return framework_error(RuntimeError(text) if text else error)
@@ -43,9 +43,9 @@ class TensorflowSession:
         parallel: bool,
         stateful: bool,
     ) -> None:
-        """Bind a session to the tensors of its inputs and outputs, in the session's graph.
+        """Bind a session to its input and output tensors, in the session's graph.
 
-        Args: parallel: whether nodes that do not depend on each other may run at once, in TensorFlow's pool.
+        Args: parallel: whether independent nodes may run at the same time, in TensorFlow's pool.
         """
         fed = bound.fed
         self._session = session
@@ -78,11 +78,11 @@ class TensorflowSession:
         return [_array(value, arrays) for value in values]
 
     def terminate(self, thread_id: int | None = None) -> bool:
-        """TensorFlow's sessions cannot be interrupted without losing their state."""
+        """False: a TensorFlow session cannot be interrupted without losing its state."""
         return False
 
     def close(self) -> None:
-        """Close the session: variables and GPU memory go with it."""
+        """Close the session, which frees its variables and GPU memory."""
         self._call = None
         self._session.close()
 
@@ -90,9 +90,9 @@ class TensorflowSession:
 def _callable(session: Any, feeds: Sequence[Any], fetches: Sequence[Any], parallel: bool) -> Callable[..., Any]:
     """A function of arrays.
 
-    `Session.make_callable` is the public way, yet with feeds it goes through all of `Session.run`'s Python: a product
-    of two small arrays took 75 to 160 us through it and 4 us this way (TensorFlow 2.21). It also casts feeds of a wrong
-    dtype in silence, where this one refuses them.
+    The public way, `Session.make_callable`, goes through all of `Session.run`'s Python if there are feeds: a product of
+    two small arrays took 75 to 160 us that way and 4 us this way (TensorFlow 2.21). It also silently casts feeds of a
+    wrong dtype; this one refuses them.
     """
     options = config_pb2.CallableOptions()
     options.feed.extend(feed.name for feed in feeds)
@@ -111,10 +111,10 @@ def _spec(name: str, feed: Any) -> TensorSpec:
 
 
 def _array(value: Any, inputs: Sequence[NDArray[Any]]) -> Array | None:
-    """An output on its own memory: TensorFlow reads aligned feeds in place and may pass them through to an output."""
+    """An output with its own memory: TensorFlow reads aligned feeds in place and may pass them through to an output."""
     if isinstance(value, np.ndarray):
         shared = any(np.may_share_memory(value, array) for array in inputs)
         return value.copy() if shared else value
-    # Outputs of rank 0 come as numpy scalars, strings as bytes.
+    # Outputs of rank 0 arrive as numpy scalars, strings as bytes.
     array = np.array(value, dtype=object if isinstance(value, bytes) else None)
     return array if DType.from_numpy(array.dtype) is not None else None

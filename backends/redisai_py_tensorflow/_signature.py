@@ -1,4 +1,4 @@
-"""The signatures of a SavedModel: which one is meant, and its tensors."""
+"""The signatures of a SavedModel: selecting one, and its tensors."""
 
 from __future__ import annotations
 

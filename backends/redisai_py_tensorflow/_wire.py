@@ -1,6 +1,6 @@
-"""Protobuf's wire format: a message without its largest fields, and where these are.
+"""Protobuf's wire format: a message without its largest fields, and their positions.
 
-What TensorFlow's parser would copy, before anybody can look at it, is left out of what the parser sees.
+This removes large fields before TensorFlow's parser can copy them.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from redisai_py.backend import Blob
 __all__ = ["Span", "without"]
 
 Span = tuple[int, int]
-"""The first byte, and the one behind the last."""
+"""Positions of the first byte and after the last byte."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SHIFTS = range(0, 70, 7)
-"""Of the ten bytes that 64 bits take."""
+"""Maximum bytes of a 64-bit number."""
 _MAX_FIELDS = 1_000_000
-"""A large graph has a hundred thousand nodes; this many fields take a second, in which the GIL is busy."""
+"""A large graph has a hundred thousand nodes; this many fields take a second, during which the GIL is held."""
 
 
 def without(blob: Blob, path: Sequence[int], size: int) -> tuple[bytes, dict[int, list[Span]]]:
-    """A message without the contents of large fields, which are empty afterwards.
+    """A message with the contents of its large fields removed.
 
-    Args:    path: the numbers of the fields that lead from message to message, the last one to what is left out.
-             size: in bytes, from which on a field is left out.
-    Returns: the message; for the n-th field of the number `path[0]`, what was left out of it.
+    Args:    path: field numbers that lead from message to message; the last one is the field to empty.
+             size: minimum size in bytes of a field to empty.
+    Returns: the message; for the n-th field of number `path[0]`, the spans that were removed from it.
     Raises:  ValueError: not protobuf's wire format, or more than a million fields.
     """
     data = memoryview(blob)
@@ -63,7 +63,7 @@ def _cut(
 
 
 def _delimited(head: memoryview, message: bytes) -> bytes:
-    """A message behind its key and its size. `head`: key and size as they were."""
+    """A message after its key and its new size. `head`: the old key and size."""
     _, after_key = _varint(head, 0)
     size, rest = bytearray(), len(message)
     while rest > 0x7F:
@@ -74,7 +74,7 @@ def _delimited(head: memoryview, message: bytes) -> bytes:
 
 
 def _fields(data: memoryview, at: int, end: int, fields: Iterator[int]) -> Iterator[tuple[int, int, int, int]]:
-    """Of each field: where its key begins, its number if it is delimited (otherwise 0), where its content is."""
+    """For each field: start of its key, its number if it is delimited (else 0), start and end of its content."""
     while at < end:
         if next(fields) > _MAX_FIELDS:
             raise ValueError(f"more than {_MAX_FIELDS} fields")

@@ -1,8 +1,8 @@
 """The TFLITE backend, on LiteRT's interpreter.
 
-Sources: AI.MODELSTORE for RedisAI's error texts, which stand before the interpreter's own. The names are those of the
-file's signature, or of its tensors if it has none. Beyond RedisAI: inputs of BOOL, STRING, FLOAT16, UINT16, UINT32 and
-UINT64 work.
+Sources: AI.MODELSTORE for RedisAI's error texts, which precede the interpreter's own. Names are those of the file's
+signature, or of its tensors if it has none. Beyond RedisAI: inputs of BOOL, STRING, FLOAT16, UINT16, UINT32 and UINT64
+work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TfliteBackend:
     version: str = metadata.version("ai-edge-litert")
 
     def check_device(self, device: Device) -> None:
-        """Refuse GPU: the interpreter's package brings no GPU delegate that works on a server."""
+        """Refuse GPU: the interpreter's package has no GPU delegate for servers."""
         if device.kind == "GPU":
             raise BackendError("Failed to set GPU delegate")
 
@@ -42,10 +42,10 @@ class TfliteBackend:
         outputs: Sequence[str],
         options: LoadOptions,
     ) -> TfliteSession:
-        """Build a session; `inputs` and `outputs` are ignored, since a flatbuffer names its tensors.
+        """Build a session; `inputs` and `outputs` are ignored, because a flatbuffer contains its names.
 
-        Args:   options: `extra["signature"]` names the program to run; otherwise it is the main one.
-        Raises: BackendError: GPU; no flatbuffer; an interpreter that cannot be built or allocated; no such signature.
+        Args:   options: `extra["signature"]` selects the program to run; by default the main one.
+        Raises: BackendError: GPU; not a flatbuffer; the interpreter cannot be built or allocated; no such signature.
         """
         self.check_device(device)
         if not blob:
@@ -82,7 +82,7 @@ class TfliteSession:
         self.loops = False
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
-        """Run once; the model's inputs are resized to the given shapes. See `redisai_py.backend.Session.run`.
+        """Run once, after resizing the model's inputs to the given shapes. See `redisai_py.backend.Session.run`.
 
         Raises: BackendError with RedisAI's text for the step that failed.
         """
@@ -90,11 +90,11 @@ class TfliteSession:
         return self._program.run(self._checked(inputs))
 
     def terminate(self) -> bool:
-        """The interpreter cannot be interrupted."""
+        """False: the interpreter cannot be interrupted."""
         return False
 
     def close(self) -> None:
-        """Drop the interpreter with its tensors."""
+        """Release the interpreter with its tensors."""
         self._program = None
 
     def _checked(self, inputs: Sequence[Array]) -> list[Any]:

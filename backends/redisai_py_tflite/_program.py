@@ -1,4 +1,4 @@
-"""The programs in a flatbuffer: the main one, which runs where nothing is said, and those of other signatures."""
+"""The programs in a flatbuffer: the main one, which runs by default, and those of other signatures."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _STRING = np.dtype(object)
 
 
 class Program(Protocol):
-    """What a session runs."""
+    """A program that a session can run."""
 
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
-        """Run once; the inputs take the shapes of the arrays.
+        """Run once, with inputs of the arrays' shapes.
 
         Raises: BackendError with RedisAI's text for the step that failed.
         """
 
 
 def program(interpreter: Any, blob: Blob, signature: str) -> Program:
-    """The program of a signature; the main one if its name is empty.
+    """The program of a signature; the main one if the name is empty.
 
-    Raises: BackendError: there is no such signature; no memory for the tensors.
+    Raises: BackendError: no such signature, or no memory for the tensors.
     """
     signatures = interpreter._get_full_signature_list()
     if signature and signature not in signatures:
@@ -45,7 +45,7 @@ def program(interpreter: Any, blob: Blob, signature: str) -> Program:
 
 
 class _Main:
-    """The first subgraph, by the interpreter's own functions, which remember the shapes."""
+    """The first subgraph, run by the interpreter's own functions, which remember the shapes."""
 
     def __init__(self, interpreter: Any, signatures: Sequence[Any]) -> None:
         self._interpreter = interpreter
@@ -71,7 +71,7 @@ class _Main:
         return [self._interpreter.get_tensor(index) for index in self._output_indices]
 
     def _resize(self, arrays: Sequence[Any]) -> None:
-        """Give every input its new shape. Until all of it has succeeded, no shape counts as set."""
+        """Resize every input. Until all of this has succeeded, no shape counts as set."""
         self._shapes = [None] * len(arrays)
         for index, array in zip(self._input_indices, arrays, strict=True):
             _step("Failed to resize input tensors", self._interpreter.resize_tensor_input, index, array.shape)
@@ -80,7 +80,7 @@ class _Main:
 
 
 class _Other:
-    """Another subgraph, by the runner of its signature."""
+    """Another subgraph, run by its signature's runner."""
 
     def __init__(self, interpreter: Any, blob: Blob, signature: str) -> None:
         self._runner = interpreter.get_signature_runner(signature)
@@ -123,13 +123,13 @@ def _subgraph(blob: Blob, signature: str) -> int:
 
 
 def _place(index: int, tensors: Any) -> int:
-    """Where a tensor stands among a subgraph's inputs or outputs."""
+    """Position of a tensor among a subgraph's inputs or outputs."""
     order = [int(tensor) for tensor in np.atleast_1d(tensors)]
     return order.index(index) if index in order else len(order)
 
 
 def _names(signatures: Sequence[Any], inputs: Any, outputs: Any) -> tuple[list[str], list[str]]:
-    """The names of inputs and outputs, in the interpreter's order: of the first signature with these very tensors."""
+    """Names of inputs and outputs, in the interpreter's order, from the first signature with exactly these tensors."""
     for signature in signatures:
         found = [
             _named({index: name for name, index in signature[kind].items()}, details)
@@ -153,7 +153,7 @@ def _spec(name: str, detail: Any) -> TensorSpec:
 
 
 def _step(text: str, function: Any, *args: Any) -> None:
-    """Call the interpreter; its own words follow RedisAI's."""
+    """Call the interpreter; on failure, its text follows RedisAI's."""
     try:
         function(*args)
     except Exception as error:

@@ -1,6 +1,6 @@
-"""Does a flatbuffer's program keep a state: variable tensors (recurrent layers), or resources that it assigns?
+"""Does a flatbuffer's program keep state, in variable tensors (recurrent layers) or in resources that it assigns?
 
-And does it draw random numbers?
+Does it draw random numbers?
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _DRAW = {
 
 
 def may_keep_state(blob: Blob) -> bool:
-    """Whether a run may change what later runs give. What runs once, to initialise, does not count.
+    """Whether a run may affect later runs. Initialisation, which runs once, does not count.
 
-    Args: blob: a flatbuffer that the interpreter has taken.
+    Args: blob: a flatbuffer that the interpreter has accepted.
     """
     try:
         model = schema.Model.GetRootAs(blob, 0)
@@ -33,25 +33,25 @@ def may_keep_state(blob: Blob) -> bool:
         codes = [model.OperatorCodes(at).BuiltinCode() for at in range(model.OperatorCodesLength())]
         once = {at for graph in graphs for at in _run_once(graph, codes)}
         return any(_keeps(graph, codes) for at, graph in enumerate(graphs) if at not in once)
-    except Exception:  # a file that cannot be looked through may do anything
+    except Exception:  # assume the worst of a file that cannot be inspected
         return True
 
 
 def may_loop(blob: Blob) -> bool:
-    """Whether there is a loop: how often it goes round, values decide."""
+    """Whether the program has a loop, whose number of iterations depends on values."""
     try:
         model = schema.Model.GetRootAs(blob, 0)
         return any(model.OperatorCodes(at).BuiltinCode() in _LOOPS for at in range(model.OperatorCodesLength()))
-    except Exception:  # a file that cannot be looked through may do anything
+    except Exception:  # assume the worst of a file that cannot be inspected
         return True
 
 
 def what_draws(blob: Blob) -> str:
-    """The operators that draw random numbers, empty for none.   blob: a flatbuffer that the interpreter has taken."""
+    """The operators that draw random numbers; empty if none.   blob: a flatbuffer that the interpreter has accepted."""
     try:
         model = schema.Model.GetRootAs(blob, 0)
         codes = {model.OperatorCodes(at).BuiltinCode() for at in range(model.OperatorCodesLength())}
-    except Exception:  # what cannot be looked through may draw
+    except Exception:  # assume the worst of a file that cannot be inspected
         return "the file cannot be looked through"
     return ", ".join(name for code, name in _DRAW.items() if code in codes)
 

@@ -1,10 +1,9 @@
-"""Is this blob a torch.export archive (.pt2), and may `torch.export.load` see it?
+"""Is this blob a torch.export archive (.pt2), and is it safe to pass to `torch.export.load`?
 
 `torch.export.load` trusts its input: it unpickles, loads compiled libraries, resolves any name under `torch` to a
-function, evaluates symbolic expressions and generates source code from names. A model comes from the network, so
-everything of the kind that it would follow is checked first, and an archive with more than a plain graph and plain
-tensors is refused. This closes the known ways, it is not a sandbox: who may store models is still to be trusted
-(docs/adr/0006).
+function, evaluates symbolic expressions and generates source code from names. A model comes from the network, so all of
+this is checked first, and an archive with more than a plain graph and plain tensors is refused. This closes the known
+ways, but it is not a sandbox: users who may store models must still be trusted (docs/adr/0006).
 
 Source: the layout that PyTorch 2.5 to 2.13 write; torch/export/pt2_archive and torch/_export/serde.
 """
@@ -47,7 +46,7 @@ def is_export_archive(blob: Blob) -> bool:
 
 
 def is_saved_object(blob: Blob) -> bool:
-    """Whether the bytes are what `torch.save` writes, of weights or of a whole module: a pickle, and no code."""
+    """Whether `torch.save` wrote the bytes, for weights or a whole module: a pickle, without code."""
     inner = {name.partition("/")[2] for name in _members(blob)}
     return "data.pkl" in inner and "constants.pkl" not in inner
 
@@ -61,7 +60,7 @@ def _members(blob: Blob) -> list[str]:
 
 
 def check_export_archive(blob: Blob) -> None:
-    """Refuse an archive with anything but graphs and tensors.
+    """Refuse an archive that contains anything but graphs and tensors.
 
     Raises: BackendError that names the member and what is wrong with it; zipfile.BadZipFile if it cannot be read.
     """
@@ -71,7 +70,7 @@ def check_export_archive(blob: Blob) -> None:
         for member in members:
             if names[member.filename] > 1:
                 raise _refused(member.filename, "a second member of that name")
-            if member.compress_type != zipfile.ZIP_STORED:  # PyTorch compresses nothing; a bomb would be
+            if member.compress_type != zipfile.ZIP_STORED:  # PyTorch compresses nothing, but a zip bomb would
                 raise _refused(member.filename, "compressed data")
             _check_member(member.filename, archive)
 
@@ -94,7 +93,7 @@ def _check_member(name: str, archive: zipfile.ZipFile) -> None:
 
 
 def _check_pickle(name: str, archive: zipfile.ZipFile) -> None:
-    """What PyTorch's restricted unpickler takes holds tensors and numbers only."""
+    """PyTorch's restricted unpickler accepts only tensors and numbers."""
     data = archive.read(name)
     if not data:
         return
@@ -125,7 +124,7 @@ def _strings(document: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_operator(target: str) -> bool:
-    """Names one of PyTorch's operators, or Python's on numbers: never `torch.os.system` and its like."""
+    """Whether it names an operator of PyTorch, or of Python on numbers, and never `torch.os.system` or the like."""
     if target.startswith(("torch", "_operator", "math", "#")):
         plain = _DUNDER_OPERATORS.sub("", target)
         return _TARGET.fullmatch(target) is not None and "__" not in plain and target not in _CALLERS
@@ -133,7 +132,7 @@ def _is_operator(target: str) -> bool:
 
 
 def _is_expression(text: str) -> bool:
-    """Arithmetic on dimension symbols (s0, u1, Symbol('s0')) and sympy's own functions, whose names are capitalised."""
+    """Whether it is arithmetic on dimension symbols (s0, u1, Symbol('s0')) with sympy's own, capitalised functions."""
     text = _SYMBOL.sub("s0", text)
     words = _EXPRESSION_WORD.findall(text)
     return _EXPRESSION.fullmatch(text) is not None and all(_EXPRESSION_NAME.fullmatch(word) for word in words)

@@ -1,4 +1,4 @@
-"""The TORCH backend: TorchScript (what `torch.jit.save` writes) and torch.export archives (.pt2), told by content.
+"""The TORCH backend: TorchScript (from `torch.jit.save`) and torch.export archives (.pt2), recognised by content.
 
 Sources: AI.MODELSTORE for the names, the counting of outputs and the error texts (with RedisAI's spelling).
 """
@@ -33,7 +33,7 @@ _NOT_A_PROGRAM = (
 
 
 class TorchBackend:
-    """PyTorch. Thread: any. Thread counts are one setting for the whole process."""
+    """PyTorch. Thread: any. Thread counts are settings of the whole process."""
 
     name = "TORCH"
     version: str = torch.__version__
@@ -61,7 +61,7 @@ class TorchBackend:
     ) -> TorchSession:
         """Build a session; `inputs` and `outputs` are ignored: the names are those of `forward`'s parameters.
 
-        Raises: BackendError: no CUDA; not loadable; a `forward` that takes or returns what is not a tensor.
+        Raises: BackendError: no CUDA; not loadable; a `forward` that takes or returns something other than tensors.
         """
         self.check_device(device)
         self._set_threads(options)
@@ -71,7 +71,7 @@ class TorchBackend:
         except BackendError:
             raise
         except Exception as error:
-            if is_saved_object(blob):  # PyTorch would say that the file is corrupted
+            if is_saved_object(blob):  # PyTorch's own error would say that the file is corrupted
                 raise BackendError(_NOT_A_PROGRAM) from error
             raise framework_error(error) from error
         return TorchSession(model, len(blob), target)
@@ -79,7 +79,7 @@ class TorchBackend:
     load_file = load_model
 
     def _set_threads(self, options: LoadOptions) -> None:
-        """Apply the thread counts, once; PyTorch refuses a late change of the inter-op count itself."""
+        """Set the thread counts, once; PyTorch itself refuses a late change of the inter-op count."""
         wanted = (options.intra_op_threads, options.inter_op_threads)
         with self._lock:
             if wanted == self._threads:
@@ -101,7 +101,7 @@ def _load_script(blob: Blob, device: torch.device) -> LoadedModel:
     check_unpickling(blob)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
-        # From memory PyTorch copies an archive twice before it makes tensors of it.
+        # From memory, PyTorch copies an archive twice before it makes tensors.
         source = blob.path if isinstance(blob, ModelFile) else io.BytesIO(blob)
         module = torch.jit.load(source, map_location=device)
     try:
@@ -124,31 +124,31 @@ def _load_script(blob: Blob, device: torch.device) -> LoadedModel:
 
 
 _WITHOUT_END = 2**63 - 1
-"""How often a `while` goes round at most; a `for` has its own number."""
+"""Iteration limit of a `while`; a `for` has its own count."""
 
 
 _WITHOUT_END = 2**63 - 1
-"""How often a `while` goes round at most; a `for` has its own number."""
+"""Iteration limit of a `while`; a `for` has its own count."""
 
 
 def _may_keep_state(module: Any, nodes: Sequence[Any]) -> bool:
-    """Whether `forward` may write to what outlives it: the module's tensors and attributes.
+    """Whether `forward` may write to something that outlives it: the module's tensors and attributes.
 
-    Freezing folds every attribute into the graph but those that are written to, and drops the branches that are never
-    taken, such as a normalisation's training.
+    Freezing folds every attribute into the graph except those that are written to, and drops branches that are never
+    taken, such as the training branch of a normalisation.
     """
     if not any(_writes(node) for node in nodes):
         return False
     try:
         frozen = torch._C._freeze_module(module._c, [], True, False)
         graph = frozen._get_method("forward").graph
-    except Exception:  # what cannot be frozen may do anything
+    except Exception:  # assume the worst of a module that cannot be frozen
         return True
     return any(node.kind() in ("prim::SetAttr", "prim::GetAttr", "prim::CallMethod") for node in _nodes(graph))
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """Every node of a graph and of the blocks in it (branches, loops)."""
+    """Every node of a graph and of its nested blocks (branches, loops)."""
     pending: list[Iterable[Any]] = [graph.nodes()]
     while pending:
         for node in pending.pop():
@@ -157,13 +157,13 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _writes(node: Any) -> bool:
-    """Whether a node may write to a tensor or to the module: in-place operators (`!` marks them), attributes, calls."""
+    """Whether a node may write to a tensor or the module: in-place operators (marked by `!`), attributes, calls."""
     kind = node.kind()
     return kind.startswith(("prim::SetAttr", "prim::Call", "prim::fork")) or "!" in node.schema()
 
 
 def _reads_unnamed(node: Any, named: set[str]) -> bool:
-    """Whether a node reads tensors that are neither parameters nor buffers: their memory is not known from outside."""
+    """Whether a node reads tensors that are neither parameters nor buffers, whose memory is unknown from outside."""
     if node.kind() != "prim::GetAttr" or node.s("name") in named:
         return False
     kind = node.output().type()
@@ -171,7 +171,7 @@ def _reads_unnamed(node: Any, named: set[str]) -> bool:
 
 
 def _constants(nodes: Iterable[Any]) -> Iterator[torch.Tensor]:
-    """The tensors that tracing wrote into the graph itself."""
+    """Tensors that tracing stored in the graph itself."""
     for node in nodes:
         if (
             node.kind() == "prim::Constant"

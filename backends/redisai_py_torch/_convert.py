@@ -1,7 +1,7 @@
-"""numpy arrays to tensors and back, without a copy where that is safe.
+"""Conversion between numpy arrays and tensors, without a copy if that is safe.
 
-NumPy has no bfloat16 of its own, so its bits cross as integers. PyTorch warns once of an array that must not be
-written to; the session sees to it that no model writes to one (`_session`), so that warning is spent at import.
+NumPy has no bfloat16, so its bits are passed as integers. PyTorch warns once about read-only arrays. The session makes
+sure that no model writes to one (`_session`), so this module triggers that warning at import, and discards it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["TorchDeviceArray", "to_array", "to_tensor"]
 _STRING_TEXT = "Unsupported code 7"
 
 _CARRIED = {NUMPY_DTYPES[kind]: (np.dtype(f"i{bits.itemsize}"), kind) for kind, bits in BITS.items()}
-"""Types that torch does not take from numpy -> the integers that carry their bits, and the type in torch."""
+"""Dtypes that torch does not accept from numpy -> integers with the same bits, and the torch dtype."""
 _UNSUPPORTED_OUTPUTS = {
     torch.complex32: "ComplexHalf",
     torch.complex64: "ComplexFloat",
@@ -46,7 +46,7 @@ _spend_warning()
 
 
 class TorchDeviceArray:
-    """An output that stayed on its GPU; implements `redisai_py.backend.DeviceArray`."""
+    """An output on its GPU; implements `redisai_py.backend.DeviceArray`."""
 
     __slots__ = ("tensor",)
 
@@ -78,7 +78,7 @@ class TorchDeviceArray:
 
 
 def to_tensor(array: Array, device: torch.device | None, copy: bool) -> torch.Tensor:
-    """A tensor of an input.
+    """The tensor for an input array.
 
     Args:    device: None for the CPU, where the tensor shares the array's memory unless `copy`.
     Raises:  BackendError `Unsupported code 7`: strings.
@@ -100,10 +100,10 @@ def to_tensor(array: Array, device: torch.device | None, copy: bool) -> torch.Te
 
 
 def to_array(tensor: torch.Tensor, foreign: set[int]) -> NDArray[Any]:
-    """A C-contiguous array of an output, on the host; a copy only if its memory is not the output's alone.
+    """The output as a C-contiguous array in host memory; copied only if its memory is shared.
 
-    Args:    foreign: addresses of storages that are not the result's own (inputs, weights).
-    Raises:  BackendError: no numpy type has these elements.
+    Args:    foreign: addresses of storages that do not belong to the result (inputs, weights).
+    Raises:  BackendError: no numpy dtype for these elements.
     """
     if tensor.dtype not in NUMPY_DTYPES:
         name = _UNSUPPORTED_OUTPUTS.get(tensor.dtype, str(tensor.dtype))
@@ -113,7 +113,7 @@ def to_array(tensor: torch.Tensor, foreign: set[int]) -> NDArray[Any]:
         raise BackendError(f"ERR an output is a {kind} tensor, which no tensor here is; return its to_dense()")
     host = tensor.cpu().contiguous()
     storage = host.untyped_storage()
-    # A slice would keep the whole of a larger result alive for as long as the output lives.
+    # A slice would keep the whole larger result alive as long as the output.
     if storage.data_ptr() in foreign or storage.nbytes() != host.nbytes:
         host = host.clone(memory_format=torch.contiguous_format)
     return _host_array(host)

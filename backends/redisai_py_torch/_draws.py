@@ -1,4 +1,4 @@
-"""Does a program draw random numbers, or is it in training mode? Then equal inputs may give other outputs."""
+"""Does a program draw random numbers, or is it in training mode? Then equal inputs may give different outputs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 __all__ = ["exported_draws", "script_draws"]
 
 _SWITCHES = ("train", "training", "use_input_stats")
-"""Arguments that turn an operator's random or training part on."""
+"""Arguments that turn on an operator's random or training behaviour."""
 _UNKNOWN = object()
-"""A value that only a run decides."""
+"""A value that is known only in a run."""
 
 
 def script_draws(module: Any, nodes: Iterable[Any], nodes_of: Any) -> str:
-    """The operators of a TorchScript module that draw, empty for none.
+    """The operators of a TorchScript module that draw; empty if none.
 
-    Args: nodes: of `forward`, with everything it calls.   nodes_of: gives the nodes of a graph.
+    Args: nodes: of `forward`, including everything it calls.   nodes_of: returns the nodes of a graph.
     """
     if not any(_concerns(node.kind()) for node in nodes):
         return ""
-    try:  # freezing folds `self.training` and the branches that it decides
+    try:  # freezing folds `self.training` and the branches that depend on it
         frozen = torch._C._freeze_module(module._c, [], True, False)
         nodes = list(nodes_of(frozen._get_method("forward").graph))
     except Exception:
@@ -31,7 +31,7 @@ def script_draws(module: Any, nodes: Iterable[Any], nodes_of: Any) -> str:
 
 
 def exported_draws(program: Any) -> str:
-    """The operators of an exported program that draw, empty for none."""
+    """The operators of an exported program that draw; empty if none."""
     graphs = [part.graph for part in program.graph_module.modules() if hasattr(part, "graph")]
     found = set()
     for graph in graphs:
@@ -43,7 +43,7 @@ def exported_draws(program: Any) -> str:
 
 
 def _of_script(node: Any) -> dict[str, Any]:
-    """The switches of a node: their values where they are constants."""
+    """The switches of a node, with their values if constant."""
     schema = node.schema()
     names = [argument.name for argument in torch._C.parse_schema(schema).arguments] if "::" in schema else []
     switches = {}

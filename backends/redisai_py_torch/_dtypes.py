@@ -1,4 +1,4 @@
-"""Element types of torch beside ours. torch names its types as numpy and ml_dtypes do."""
+"""Torch's dtypes for ours. Torch names them as numpy and ml_dtypes do."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ BITS: dict[torch.dtype, torch.dtype] = {
     for dtype, kind in TORCH_DTYPES.items()
     if not dtype.is_numpys_own
 }
-"""Types that torch neither takes from numpy nor gives to it -> integers that carry their bits."""
+"""Dtypes that torch neither accepts from numpy nor gives to it -> integers with the same bits."""

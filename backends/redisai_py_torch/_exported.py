@@ -1,8 +1,7 @@
-"""torch.export archives (.pt2): load one and say what it takes and returns.
+"""torch.export archives (.pt2): loading, and their inputs and outputs.
 
-An exported program takes its inputs as positional and keyword arguments in any nesting; here they are its tensors in
-order, named as the program names them. Arguments that are no tensors were fixed by the export, as were results that
-are none.
+An exported program takes nested positional and keyword arguments; here its inputs are their tensors in order, with the
+program's names. The export fixed arguments and results that are not tensors.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["load_exported"]
 def load_exported(blob: Blob, device: torch.device) -> LoadedModel:
     """Load an archive onto a device.
 
-    Raises: BackendError: refused (see `_archive`), or a number among the inputs or outputs that varies; whatever
+    Raises: BackendError: refused (see `_archive`), or an input or output is a number that varies; or whatever
             PyTorch raises.
     """
     check_export_archive(blob)
@@ -70,7 +69,7 @@ def load_exported(blob: Blob, device: torch.device) -> LoadedModel:
 
 
 def _specs(program: Any, arguments: Sequence[Any], what: str) -> list[TensorSpec]:
-    """Those that are tensors; constants (fixed when the program was exported) are none of the client's business."""
+    """The arguments that are tensors; constants were fixed by the export, and clients do not see them."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     specs = []
     for argument in arguments:
@@ -97,7 +96,7 @@ def _tensors(constants: Any) -> list[torch.Tensor]:
 
 
 def _writes(node: Any) -> bool:
-    """Whether an operator writes to a tensor; one without a schema may."""
+    """Whether an operator writes to a tensor; true for an operator without a schema."""
     if node.op != "call_function":
         return False
     schema = getattr(node.target, "_schema", None)

@@ -1,8 +1,8 @@
-"""One loaded PyTorch model: a callable on tensors, and what must be known to call it safely.
+"""One loaded PyTorch model: a callable on tensors, and what is needed to call it safely.
 
-A run shares the inputs' memory with the caller and its outputs may be parts of the inputs or of the weights, so:
-* a model that writes to memory in place (or keeps state) gets copies of its inputs, and its outputs are copied;
-* any other model gets the inputs themselves, and an output is copied only if it lies in an input or a weight.
+A run shares the inputs' memory with the caller, and its outputs may be parts of inputs or weights. Therefore:
+* a model that writes to memory in place, or keeps state, gets copies of its inputs, and its outputs are copied;
+* any other model gets the inputs themselves, and an output is copied only if it is part of an input or a weight.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _WRONG_COUNT = "Function returned unexpected number of outputs - forward"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model of either kind.
+    """A model in either format.
 
     call: takes one tensor per input, and returns the tensors of its result in order.
     weights: parameters, buffers and constants.
     writes: whether a run may write to its inputs or to the model's own tensors.
-    stateful: whether a run may change what later runs give.
-    draws: operators that draw random numbers or are in training mode.   loops: whether values decide how long a run
-    takes.
+    stateful: whether a run may affect later runs.
+    draws: operators that draw random numbers or are in training mode.   loops: whether the duration of a run depends on
+    values.
     """
 
     call: Callable[..., Any]
@@ -46,7 +46,7 @@ class LoadedModel:
 
 
 class TorchSession:
-    """Implements `redisai_py.backend.Session`. Output names are empty strings, as RedisAI reports them."""
+    """Implements `redisai_py.backend.Session`. Output names are empty strings, as in RedisAI."""
 
     def __init__(self, model: LoadedModel, blob_size: int, device: torch.device) -> None:
         self._call: Callable[..., Any] | None = model.call
@@ -62,13 +62,13 @@ class TorchSession:
         self.draws = model.draws
         self.loops = model.loops
         self.concurrent = device.type == "cpu"  # the threads of one process share a GPU's stream
-        # What is held, and not what it is shown as: a buffer of stride 0 claims terabytes and holds one element.
+        # Count actual memory, not apparent sizes: a buffer of stride 0 claims terabytes and holds one element.
         self.nbytes = max(blob_size, sum(held.values()))
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Call `forward` without gradients; see `redisai_py.backend.Session.run`.
 
-        Raises: BackendError with PyTorch's text, or RedisAI's for what `forward` returned.
+        Raises: BackendError with PyTorch's text, or with RedisAI's if `forward` returned something else than tensors.
         """
         assert self._call is not None, "run after close"
         try:
@@ -84,11 +84,11 @@ class TorchSession:
             raise framework_error(error) from error
 
     def terminate(self, thread_id: int | None = None) -> bool:
-        """PyTorch cannot be interrupted."""
+        """False: PyTorch cannot be interrupted."""
         return False
 
     def close(self) -> None:
-        """Drop the model; CUDA memory goes back to the device for other processes to use."""
+        """Release the model, and return CUDA memory to the device for other processes."""
         self._call = None
         if self._gpu is not None:
             torch.cuda.empty_cache()
@@ -98,7 +98,7 @@ class TorchSession:
     ) -> list[Array | None]:
         if keep_on_device and self._gpu is not None:
             kept = [result.clone() if self._writes else result.contiguous() for result in results]
-            torch.cuda.current_stream(self._gpu).synchronize()  # other frameworks read on streams of their own
+            torch.cuda.current_stream(self._gpu).synchronize()  # other frameworks read on their own streams
             return [TorchDeviceArray(result) for result in kept]
         if self._writes:
             results = [result.clone() for result in results]
@@ -107,7 +107,7 @@ class TorchSession:
 
 
 def _flatten(value: Any) -> list[torch.Tensor]:
-    """The tensors of a result: one, or those of tuples, lists and dictionaries in any nesting, in order."""
+    """The tensors of a result, in order: one tensor, or nested tuples, lists and dictionaries of tensors."""
     if isinstance(value, torch.Tensor):
         return [value]
     if value is None:

@@ -1,9 +1,9 @@
-"""What the `forward` of a TorchScript module takes and returns, as tensors: what cannot be run is refused when it is
-stored.
+"""Inputs and outputs of a TorchScript module's `forward`, as tensors. A module that cannot be run is refused at store
+time.
 
-Inputs are its parameters, outputs the tensors of its result, those of tuples and dictionaries in any nesting one after
-the other. RedisAI's rule counts a tuple's own tensors only. Sources: AI.MODELSTORE for the error texts' first words
-(with RedisAI's spelling) and for the refusal of lists.
+Inputs are its parameters, outputs the tensors of its result, including nested tuples and dictionaries, in order.
+RedisAI counts only the tensors of a tuple itself. Sources: AI.MODELSTORE for the first words of the error texts (with
+RedisAI's spelling) and for the refusal of lists.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _OUTPUTS_TEXT = "Erorr while trying to retrive model outputs number: "
 
 
 def input_specs(schema: Any) -> tuple[TensorSpec, ...]:
-    """One per parameter; those at the end that are no tensors and have a default keep it.
+    """One per parameter. Trailing parameters that are not tensors and have a default keep that default.
 
-    Raises: BackendError: a parameter can be given no tensor.
+    Raises: BackendError: a parameter cannot be a tensor.
     """
     parameters = list(schema.arguments[1:])
     while parameters and not _takes_tensor(parameters[-1].type) and parameters[-1].has_default_value():
@@ -43,9 +43,9 @@ def _takes_tensor(kind: Any) -> bool:
 
 
 def output_specs(schema: Any, graph: Any) -> tuple[TensorSpec, ...]:
-    """One per tensor of the result; the names of a dictionary's tensors are its keys.
+    """One per tensor of the result; the tensors of a dictionary are named by its keys.
 
-    Raises: BackendError: the result holds something else, or its tensors cannot be counted beforehand.
+    Raises: BackendError: the result contains something else, or its number of tensors is unknown before a run.
     """
     (returned,) = schema.returns
     (value,) = graph.outputs()
@@ -56,7 +56,7 @@ def output_specs(schema: Any, graph: Any) -> tuple[TensorSpec, ...]:
 
 
 def _tensors(kind: Any, value: Any, name: str) -> list[TensorSpec]:
-    """value: the graph's, None where it is not known how it was made."""
+    """value: the graph's value, or None if unknown."""
     match kind.kind():
         case "TensorType":
             return [TensorSpec(name)]

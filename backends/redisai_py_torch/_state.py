@@ -1,4 +1,4 @@
-"""Does an exported program write to what outlives a run: its parameters, buffers and constants?"""
+"""Does an exported program write to something that outlives a run: its parameters, buffers and constants?"""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["may_keep_state"]
 
 _NORMS = ("batch_norm", "native_batch_norm", "instance_norm", "cudnn_batch_norm", "miopen_batch_norm")
 _RUNNING_MEAN, _TRAINING = 3, 5
-"""Places of their arguments; in training they write to the running mean, and their schemas do not say so."""
+"""Positions of their arguments. In training they write to the running mean, but their schemas do not say so."""
 
 
 def may_keep_state(program: Any) -> bool:
-    """Follow the program's own tensors through views to whatever writes to one of them."""
+    """Follow the program's own tensors through views to any operator that writes to one of them."""
     signature = program.graph_signature
     if signature.buffers_to_mutate or getattr(signature, "parameters_to_mutate", None):
         return True
@@ -41,7 +41,7 @@ def may_keep_state(program: Any) -> bool:
 
 
 def _writes_inside(program: Any) -> bool:
-    """Whether a branch or a loop's body, which are graphs of their own, writes to any tensor."""
+    """Whether a branch or a loop body, which are separate graphs, writes to any tensor."""
     graphs = [module.graph for module in program.graph_module.modules() if hasattr(module, "graph")]
     schemas = [getattr(node.target, "_schema", None) for graph in graphs[1:] for node in graph.nodes]
     return any(schema is not None and schema.is_mutable for schema in schemas)

@@ -1,10 +1,11 @@
-"""Code that a TorchScript archive would run while it is loaded, refused before `torch.jit.load` sees it.
+"""Refuse TorchScript archives that run code while they are loaded, before `torch.jit.load` sees them.
 
-`torch.jit.load` calls the method `__setstate__` of any object in an archive that has one, while it holds the GIL: a
-loop in it stops the whole process for ever. Quantised modules of early PyTorch need the method, to pack their weights.
-So it may compute nothing: it assigns, calls the packing operators, and calls other methods of which the same holds.
+`torch.jit.load` calls the method `__setstate__` of every object in an archive that has one, and holds the GIL
+meanwhile: a loop in it would stop the whole process forever. Quantised modules of early PyTorch need the method to pack
+their weights. So the method may not compute: it may assign, call the packing operators, and call methods with the same
+restrictions.
 
-The code in an archive is TorchScript as PyTorch prints it, which Python's own parser reads.
+The code in an archive is TorchScript as PyTorch prints it, and Python's parser can read it.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _COMPUTES = (ast.While, ast.For, ast.ListComp, ast.DictComp, ast.Lambda, ast.Bin
 
 
 def check_unpickling(blob: Blob) -> None:
-    """Refuse an archive whose objects would compute while they are loaded. What is not a zip file is left to PyTorch.
+    """Refuse an archive whose objects would compute while they are loaded. PyTorch handles files that are not zip.
 
-    Raises: BackendError that names what is wrong; PyTorch's own error for what it cannot read either.
+    Raises: BackendError that names what is wrong; PyTorch's own error for what PyTorch cannot read either.
     """
     if blob[:2] != b"PK":
         return
@@ -40,7 +41,7 @@ def check_unpickling(blob: Blob) -> None:
         sources = _sources(blob)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         with opened(blob) as file:
-            torch._C.PyTorchFileReader(file)  # says in PyTorch's words what is wrong; if it reads it, we refuse
+            torch._C.PyTorchFileReader(file)  # raises PyTorch's error; if PyTorch can read it, we refuse below
         raise BackendError(f"ERR TorchScript archive cannot be read: {error}") from error
     if not any(_HOOK in source for source in sources):
         return
@@ -53,13 +54,13 @@ def check_unpickling(blob: Blob) -> None:
 
 
 def _sources(blob: Blob) -> list[str]:
-    """The code in an archive."""
+    """The source files in an archive."""
     with opened(blob) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if len(members) > _MAX_MEMBERS:
             raise BackendError(f"ERR TorchScript archive refused: more than {_MAX_MEMBERS} files")
         name, count = Counter(member.filename for member in members).most_common(1)[0] if members else ("", 0)
-        if count > 1:  # which of them PyTorch would read is its own affair
+        if count > 1:  # which of them PyTorch would read is undefined
             raise BackendError(f"ERR TorchScript archive refused: a second file {name[:200]!r}")
         code = [member for member in members if member.filename.endswith(".py")]
         if sum(member.file_size for member in code) > _MAX_CODE_BYTES:
@@ -68,7 +69,7 @@ def _sources(blob: Blob) -> list[str]:
 
 
 def _functions(modules: Iterable[ast.Module]) -> dict[str, list[ast.FunctionDef]]:
-    """All functions by their bare name: of which class a method is called cannot be told here."""
+    """All functions by their bare name, because the class of a called method is unknown here."""
     found: dict[str, list[ast.FunctionDef]] = {}
     for module in modules:
         for node in ast.walk(module):
@@ -78,7 +79,7 @@ def _functions(modules: Iterable[ast.Module]) -> dict[str, list[ast.FunctionDef]
 
 
 def _weigh(name: str, functions: dict[str, list[ast.FunctionDef]], callers: tuple[str, ...]) -> int:
-    """How many calls the functions of that name make at the most. Raises: BackendError: one of them computes."""
+    """Maximum number of calls that functions of that name make. Raises: BackendError: one of them computes."""
     if name in callers:
         raise _refused(f"calls {name} from itself")
     calls = 0
@@ -94,7 +95,7 @@ def _weigh(name: str, functions: dict[str, list[ast.FunctionDef]], callers: tupl
 
 
 def _called(function: ast.FunctionDef) -> Iterator[str]:
-    """Bare names of the archive's functions that are called; empty for what may be called. Raises: BackendError."""
+    """Bare names of the archive's functions that are called; allowed calls yield nothing. Raises: BackendError."""
     for node in ast.walk(function):
         if not isinstance(node, ast.Call):
             continue

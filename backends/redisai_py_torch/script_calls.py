@@ -1,6 +1,6 @@
-"""Calling a compiled function: binding its parameters, and turning its result into a list of tensors.
+"""Calling a compiled function: binding its parameters, and converting its result to a list of tensors.
 
-Source: 7.1 to 7.4 of RedisAI's script commands, whose error texts these are. Knows no sockets.
+Source: 7.1 to 7.4 of RedisAI's script commands, which define these error texts. Does no I/O.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from redisai_py_torch.script_language import Unit
 
 __all__ = ["bind", "call", "flatten"]
 
-# What pybind11 appends to an error of an operator written in Python: our own files, of no use to the script's author.
+# pybind11 appends this to errors of operators written in Python: our own files, useless to the script's author.
 _PYTHON_FRAMES = re.compile(r"\n\nAt:\n(?:  .*\n)+\n?")
 
 
 def bind(unit: Unit, name: str, inputs: Sequence[torch.Tensor]) -> tuple[Any, list[Any]]:
-    """Function and arguments of a call to a function that is not an entry point.
+    """The function and arguments of a call to a function that is not an entry point.
 
-    A parameter `Tensor` takes one input, `List[Tensor]` all remaining ones and ends the binding; surplus inputs are
-    ignored.
+    A `Tensor` parameter takes one input. A `List[Tensor]` parameter takes all remaining ones and ends the binding.
+    Surplus inputs are ignored.
 
     Raises: BackendError: no such function, too few inputs, or a parameter of another type.
     """
@@ -55,10 +55,10 @@ def call(unit: Unit, function: Any, arguments: Sequence[Any]) -> Any:
         with torch.inference_mode():
             return function(*arguments)
     except UnicodeDecodeError:
-        return None  # the run itself went well: its result is a string that is not text, so no tensor
+        return None  # the run succeeded, but its result is a string that is not UTF-8, so not a tensor
     except MemoryError:
         raise
-    except Exception as error:  # RuntimeError, torch.jit.Error, and what pybind11 makes of C++ exceptions
+    except Exception as error:  # RuntimeError, torch.jit.Error, and pybind11's translations of C++ exceptions
         if _is_memory(error):
             raise MemoryError(unit.message(str(error))) from error
         raise BackendError(unit.message(_PYTHON_FRAMES.sub("\n", str(error)))) from error
@@ -74,7 +74,7 @@ def _is_memory(error: Exception) -> bool:
 def flatten(name: str, result: Any, outputs: int) -> list[torch.Tensor]:
     """The tensors in a function's result: a tensor, a list or tuple of tensors, or a tuple of these.
 
-    Raises: BackendError: another value is in it, or the number of tensors is not `outputs` (0 discards the result
+    Raises: BackendError: it contains another value, or the number of tensors is not `outputs` (0 discards the result
     unchecked).
     """
     if outputs == 0:

@@ -1,7 +1,7 @@
 """The worker's end of the socket to the server: frames, and tensors in them.
 
 A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header and a raw payload. The server's end of
-the same format is `redisai_py.engine.torchscript.frames`; docs/adr/0009 tells why there are two: a plugin imports
+the same format is `redisai_py.engine.torchscript.frames`; docs/adr/0009 explains why there are two: a plugin imports
 nothing of the server.
 
 Rules: blocking, one thread, no framework objects but torch tensors. A lost server ends the process (`EOFError`).
@@ -30,7 +30,7 @@ _JOIN_BYTES = 1 << 16
 _BY_NAME = {dtype.name: kind for dtype, kind in TORCH_DTYPES.items()}
 _NAMES = {kind: name for name, kind in _BY_NAME.items()}
 
-# ATen's own names of the types that RedisAI's clients may meet in an error text.
+# ATen's names of types that RedisAI's error texts mention.
 _FOREIGN_NAMES = {
     torch.complex32: "ComplexHalf",
     torch.complex64: "ComplexFloat",
@@ -54,7 +54,7 @@ class Channel:
     def send(self, header: dict[str, Any], parts: Sequence[Any] = ()) -> None:
         """Send one frame; `parts` are byte buffers that make up the payload."""
         text = json.dumps(header).encode()
-        text += b" " * (-len(text) % _ALIGNMENT)  # numbers behind it are aligned
+        text += b" " * (-len(text) % _ALIGNMENT)  # aligns the payload
         size = sum(len(part) for part in parts)
         head = _PREFIX.pack(len(text), size) + text
         if size <= _JOIN_BYTES:
@@ -65,14 +65,14 @@ class Channel:
             self._sock.sendall(part)
 
     def receive(self) -> tuple[dict[str, Any], memoryview]:
-        """The next frame; its payload is writable memory that nobody else holds.
+        """The next frame; its payload is writable memory that nobody else uses.
 
-        Raises: EOFError: the server has gone.   MemoryError: the payload does not fit the memory limit.
+        Raises: EOFError: the server is gone.   MemoryError: the payload exceeds the memory limit.
         """
         filled = self._fill(self._scratch, 0, _PREFIX.size)
         header_size, payload_size = _PREFIX.unpack_from(self._scratch)
         body = memoryview(bytearray(header_size + payload_size))
-        # The server sends nothing behind a frame before it is answered: what was read is this frame's.
+        # The server sends nothing after a frame until it is answered, so all bytes read belong to this frame.
         body[: filled - _PREFIX.size] = self._scratch[_PREFIX.size : filled]
         self._fill(body, filled - _PREFIX.size, len(body))
         header: dict[str, Any] = json.loads(bytes(body[:header_size]))
@@ -88,9 +88,9 @@ class Channel:
 
 
 def decode_tensors(metas: Iterable[Meta], payload: memoryview, offset: int = 0) -> tuple[list[torch.Tensor], int]:
-    """Tensors on the CPU that share the payload's memory, and the offset behind the last one.
+    """Tensors on the CPU that share the payload's memory, and the offset after the last one.
 
-    Raises: BackendError for STRING, which has no torch type (text: 02 section 11 of RedisAI's command reference).
+    Raises: BackendError for STRING, which torch does not have (text: 02 section 11 of RedisAI's command reference).
     """
     tensors = []
     for name, shape, size in metas:
@@ -108,9 +108,9 @@ def decode_tensors(metas: Iterable[Meta], payload: memoryview, offset: int = 0) 
 
 
 def encode_tensors(tensors: Iterable[torch.Tensor]) -> tuple[list[Meta], list[Any]]:
-    """Headers and payload parts of tensors on any device; one copy at most (device, strides).
+    """Headers and payload parts of tensors on any device; at most one copy (device, strides).
 
-    Raises: BackendError for element types that no RedisAI tensor has (complex, quantised, float8 ...).
+    Raises: BackendError for dtypes that RedisAI's tensors do not have (complex, quantised, float8 ...).
     """
     metas: list[Meta] = []
     parts: list[Any] = []
@@ -133,5 +133,5 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     if tensor.is_neg():
-        tensor = tensor.resolve_neg()  # a lazy minus sign, which raw memory does not show
+        tensor = tensor.resolve_neg()  # applies a lazy minus sign, which raw memory does not show
     return tensor.cpu().contiguous()

@@ -1,10 +1,10 @@
-"""Compiling users' TorchScript: what a script may name, and how its calls to Redis become operators.
+"""Compiling users' TorchScript: the names available to scripts, and the operators behind calls to Redis.
 
-A script sees three names, in any case: `torch` (ATen operators and element types), `redis` and `redisAI`. The latter
-two lead to operators registered here with `torch.library`, partly through a TorchScript prelude that is compiled
-once; the operators' Python side asks the `Host` set by `set_host`. docs/adr/0010 has the reasons.
+A script can use three names, in any case: `torch` (ATen operators and dtypes), `redis` and `redisAI`. The latter two
+lead to operators registered here with `torch.library`, partly through a TorchScript prelude that is compiled once; the
+operators' Python side calls the `Host` given to `set_host`. docs/adr/0010 has the reasons.
 
-Rules: never called by two threads; knows no sockets and no processes.
+Rules: single-threaded; no sockets and no processes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Reply = tuple[list[int], list[bytes], list[int]]
 _ENTRY_POINT_TYPES = ["List[Tensor]", "List[str]", "List[str]"]
 
 # Operators that touch files or start work that outlives the call. A script reaches only the namespace `aten`, as
-# `torch.name(...)` or `value.name(...)`, and what the language itself emits; the compiled graph is checked for the
-# rest.
+# `torch.name(...)` or `value.name(...)`, and operators that the language itself emits, which are checked in the
+# compiled graph.
 _FORBIDDEN = frozenset({"aten::from_file", "aten::save", "prim::PythonOp", "prim::fork"})
 _NAMESPACES = ("aten::", "prim::", "redisai_py::")
 
@@ -48,7 +48,7 @@ _EXCEPTIONS = frozenset(
     }
 )
 
-# Kinds of nodes in a reply. The server's encoder has the same numbers (redisai_py.engine.torchscript.replies).
+# Kinds of nodes in a reply. The server's encoder uses the same numbers (redisai_py.engine.torchscript.replies).
 _PRELUDE = """
 def _decode(kinds: List[int], strings: List[str], integers: List[int]) -> Any:
     stack: List[Any] = []
@@ -95,7 +95,7 @@ def model_execute(key: str, inputs: List[Tensor], num_outputs: int) -> List[Tens
 
 
 class Host(Protocol):
-    """What stands behind `redis` and `redisAI` while a script runs."""
+    """Implements `redis` and `redisAI` for running scripts."""
 
     def execute(self, words: list[bytes]) -> Reply:
         """Run one Redis command. Raises: BackendError with the text for the script's error."""
@@ -108,7 +108,7 @@ _host: list[Host] = []
 
 
 def set_host(host: Host) -> None:
-    """Name the one host that scripts of this process call."""
+    """Set the host that scripts of this process call."""
     _host[:] = [host]
 
 
@@ -121,25 +121,25 @@ def _host_model_execute(key: str, inputs: list[torch.Tensor], outputs: int) -> l
 
 
 def _unpack(word: str) -> bytes:
-    """The bytes of a word, cut at the first NUL: to Redis a script's strings are C strings.
+    """The bytes of a word, cut off at the first NUL, because a script's strings are C strings to Redis.
 
-    torch decodes an operator's strings as UTF-8, which a key or a slice of a text need not be, so the prelude's `_pack`
-    spells out every byte of a word that is not plain ASCII.
+    torch decodes an operator's strings as UTF-8, which a key or a slice of a text need not be. So the prelude's `_pack`
+    writes every byte of a word that is not plain ASCII as an escape.
     """
     data = bytes(map(int, word[1:].split())) if word.startswith("\t") else word.encode()
     return data.partition(b"\0")[0]
 
 
 class _Namespace(types.ModuleType):
-    """A module, since TorchScript resolves attributes of modules only; a script gets nothing but what `find` gives."""
+    """A module, because TorchScript resolves attributes of modules only; it exposes only what `find` returns."""
 
     def __init__(self, name: str, find: Callable[[str], Any]) -> None:
         super().__init__(name)
         object.__setattr__(self, "_find", find)
 
     def __getattribute__(self, name: str) -> Any:
-        # The compiler asks every module for its name; `object.__getattribute__` would hand out `__dict__` and the
-        # like too.
+        # The compiler asks every module for its name. `object.__getattribute__` would also expose `__dict__` and the
+        # like.
         value = "torch" if name == "__name__" else object.__getattribute__(self, "_find")(name)
         if value is None:
             raise AttributeError(name)
@@ -155,10 +155,10 @@ def _torch_attribute(name: str) -> Any:
 
 
 class _Globals:
-    """The names a script may use. Made once per process: an operator can be registered only once."""
+    """The names available to scripts. Created once per process, because an operator can be registered only once."""
 
     def __init__(self) -> None:
-        # The library must outlive its operators, and the unit every function that calls into it.
+        # The library must outlive its operators, and the unit must outlive every function that calls into it.
         self._library = torch.library.Library("redisai_py", "DEF")
         self._define("execute(str[] words) -> (int[], str[], int[])", _host_execute)
         self._define("model_execute(str key, Tensor[] inputs, int outputs) -> Tensor[]", _host_model_execute)
@@ -177,8 +177,8 @@ class _Globals:
         }
 
     def _define(self, schema: str, implementation: Callable[..., Any]) -> None:
-        # Conservative alias analysis makes an operator count as having side effects; without it TorchScript drops calls
-        # whose result is unused.
+        # Conservative alias analysis marks an operator as having side effects. Otherwise TorchScript drops calls whose
+        # result is unused.
         self._library.define(schema, alias_analysis="CONSERVATIVE")
         self._library.impl(schema.partition("(")[0], implementation, "CompositeExplicitAutograd")
 
@@ -206,14 +206,14 @@ class Unit:
         return self._compiled.find_function(name)
 
     def message(self, text: str) -> str:
-        """An error's text with the author's lines in place of edited ones."""
+        """An error's text with the author's original lines instead of edited ones."""
         return _restore(text, self._originals)
 
 
 def prepare() -> None:
-    """Do once what every compilation needs; before workers are forked, so that none pays for it."""
-    # The interpreter's profiling mode compiles a function anew in each of its first runs, 20 ms for a mere loop, and
-    # gains nothing afterwards where no fuser is at work.
+    """Do the one-time work of compilation before workers are forked, so that no worker pays for it."""
+    # The interpreter's profiling mode recompiles a function in each of its first runs, 20 ms even for a simple loop,
+    # and gains nothing without a fuser.
     torch._C._jit_set_profiling_mode(False)
     unit = compile_source(
         "def identity(tensors: List[Tensor], keys: List[str], args: List[str]):\n    return tensors\n"
@@ -227,18 +227,18 @@ def prepare() -> None:
 def compile_source(source: str) -> Unit:
     """Compile a script.
 
-    Args:    source: top-level `def`s in TorchScript; cut at the first NUL.
-    Raises:  BackendError with the compiler's message, or one that names an operator no script may use.
+    Args:    source: top-level `def`s in TorchScript; cut off at the first NUL.
+    Raises:  BackendError with the compiler's message, or one that names a forbidden operator.
     """
     source = source.partition("\0")[0]
     if not source.endswith("\n"):
-        source += "\n"  # the compiler ends a function at a new line, not at the end of the text
+        source += "\n"  # the compiler ends a function at a newline, not at the end of the text
     edited, originals = _pack_arguments(source)
     resolve = _globals().resolve
-    compiled: Any = torch._C.CompilationUnit()  # torch's own declarations of it are incomplete
+    compiled: Any = torch._C.CompilationUnit()  # torch's own type declarations are incomplete
     try:
         compiled.define(edited.encode("utf-8", "surrogateescape"), resolve)
-    except Exception as error:  # the compiler raises RuntimeError, NotSupportedError and what pybind11 makes of C++'s
+    except Exception as error:  # RuntimeError, NotSupportedError, and pybind11's translations of C++ exceptions
         raise BackendError(_restore(str(error), originals)) from error
     for function in compiled.get_functions():
         _check_graph(function.graph)
@@ -268,8 +268,8 @@ def _kinds(block: Any) -> Iterator[str]:
 def _pack_arguments(source: str) -> tuple[str, dict[str, str]]:
     """Turn `redis.execute("SET", key, value)` into `redis.execute("SET", [key, value])`.
 
-    TorchScript has no variadic functions. The text is edited in place, two brackets per call, so line numbers stay;
-    calls with at most two arguments are typed by the prelude and need no edit.
+    TorchScript has no variadic functions. The text is edited in place, two brackets per call, so line numbers stay
+    the same. The prelude handles calls with at most two arguments; these need no edit.
 
     Returns: the edited source, and the original of each edited line by its edited form, for messages.
     """
@@ -279,7 +279,7 @@ def _pack_arguments(source: str) -> tuple[str, dict[str, str]]:
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return source, {}  # not Python at all: TorchScript's own parser says what is wrong
+        return source, {}  # not even Python: TorchScript's own parser reports the error
     starts = [0, *(match.end() for match in re.finditer(rb"\r\n|\r|\n", text))]
     insertions: list[tuple[int, bytes]] = []
     for call in ast.walk(tree):
@@ -307,7 +307,7 @@ def _is_variadic_execute(call: ast.Call) -> bool:
     )
 
 
-# What may stand between the first argument and its comma: closing parentheses, white space and comments.
+# Text allowed between the first argument and its comma: closing parentheses, white space and comments.
 _UP_TO_COMMA = re.compile(rb"(?:[^,#]|#[^\r\n]*)*,")
 
 

@@ -1,9 +1,9 @@
-"""One worker process: compiles and runs scripts that its server sends, one at a time, until the server hangs up.
+"""A worker process: compiles and runs the server's scripts, one at a time, until the server closes the connection.
 
 Frames from the server:  compile, run, and the answers source, reply, tensors, failure to this worker's questions.
 Frames to the server:    ready; the questions source, execute, model; the outcomes compiled, result, error.
-All are described in docs/adr/0009. A worker holds no state but its cache of compiled sources: it may be killed at any
-moment.
+All are described in docs/adr/0009. A worker has no state except its cache of compiled sources, so it may be killed at
+any time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from redisai_py_torch.script_language import Reply, Unit, check_entry_points, co
 __all__ = ["OUT_OF_MEMORY_STATUS", "WorkerOptions", "serve"]
 
 OUT_OF_MEMORY_STATUS = 12
-"""Exit status of a worker that could not even say that its memory limit was reached (errno ENOMEM)."""
+"""Exit status of a worker that ran out of memory even for reporting it (errno ENOMEM)."""
 
 _CACHED_UNITS = 128
 _OPEN_FILES = 64
@@ -37,7 +37,7 @@ _OPEN_FILES = 64
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """device: as the user typed it.   memory_limit_bytes: beyond what the process has at start, 0 is none.
+    """device: as the user typed it.   memory_limit_bytes: beyond the process's size at start, 0 is none.
     intra_op_threads: 0 leaves torch's default."""
 
     device: str
@@ -46,7 +46,7 @@ class WorkerOptions:
 
 
 def serve(sock: socket.socket, options: WorkerOptions) -> None:
-    """Answer the server until it hangs up. Never raises: what goes wrong outside of a script ends the process."""
+    """Serve until the server closes the connection. Never raises: an error outside of a script ends the process."""
     channel = Channel(sock)
     worker = _Worker(channel, options)
     set_host(worker)
@@ -61,7 +61,7 @@ class _Worker:
         self._channel = channel
         self._units: OrderedDict[str, Unit] = OrderedDict()
         warnings.simplefilter("ignore")  # torch.warn(...) would let a script fill the server's log
-        # Forked processes share the generator's state: without this all of them draw the same numbers.
+        # Forked processes share the generator's state; without this, all of them would draw the same numbers.
         torch.seed()
         if options.intra_op_threads:
             torch.set_num_threads(options.intra_op_threads)
@@ -81,7 +81,7 @@ class _Worker:
         except BackendError as error:
             self._channel.send({"op": "error", "text": str(error)})
         except MemoryError as error:
-            # What the allocators hold is fragmented and near the limit: a new process is the cleanest state.
+            # The allocators' memory is fragmented and near the limit; a new process is the cleanest state.
             self._channel.send({"op": "error", "text": str(error), "memory": True})
             return False
         return True
@@ -129,16 +129,16 @@ class _Worker:
         if len(self._units) > _CACHED_UNITS:
             self._units.popitem(last=False)
 
-    # --- what a running script asks for (script_language.Host) ------------------------------------------------------
+    # --- calls of a running script (script_language.Host) -----------------------------------------------------------
 
     def execute(self, words: list[bytes]) -> Reply:
-        """Run one Redis command with the identity of the client that runs the script."""
+        """Run one Redis command as the client that runs the script."""
         header, payload = self._ask({"op": "execute", "words": [len(word) for word in words]}, words)
         strings, _ = _strings(payload, header["strings"], 0, cut=False)
         return header["kinds"], strings, header["integers"]
 
     def model_execute(self, key: bytes, inputs: list[torch.Tensor], outputs: int) -> list[torch.Tensor]:
-        """Run a stored model with the identity of the client that runs the script."""
+        """Run a stored model as the client that runs the script."""
         metas, parts = encode_tensors(inputs)
         question = {"op": "model", "key": len(key), "outputs": outputs, "tensors": metas}
         header, payload = self._ask(question, [*parts, key])
@@ -154,7 +154,7 @@ class _Worker:
 
 
 def _strings(payload: memoryview, sizes: Sequence[int], offset: int, cut: bool = True) -> tuple[list[bytes], int]:
-    """Byte strings from a payload, cut at the first NUL if `cut`; TorchScript takes them as `str` without decoding."""
+    """Byte strings from a payload, cut off at the first NUL if `cut`; TorchScript takes them as `str`, undecoded."""
     strings = []
     for size in sizes:
         value = bytes(payload[offset : offset + size])
@@ -164,7 +164,7 @@ def _strings(payload: memoryview, sizes: Sequence[int], offset: int, cut: bool =
 
 
 def _open_device(text: str) -> tuple[torch.device, str]:
-    """The torch device of a device string, and why it cannot be used, if so."""
+    """The torch device of a device string, and the reason if it cannot be used."""
     if text.upper().startswith("CPU"):
         return torch.device("cpu"), ""
     index = int(text[4:] or 0)
@@ -173,7 +173,7 @@ def _open_device(text: str) -> tuple[torch.device, str]:
     if index >= torch.cuda.device_count():
         return torch.device("cpu"), f"GPU requested but Torch couldn't find CUDA device {index}"
     device = torch.device("cuda", index)
-    torch.empty(1, device=device)  # CUDA's context and its host memory must be there before memory is limited
+    torch.empty(1, device=device)  # creates CUDA's context and its host memory before memory is limited
     return device, ""
 
 
@@ -185,8 +185,8 @@ def _limit_resources(memory_bytes: int, device: torch.device) -> None:
     if not memory_bytes:
         return
     limit = _data_bytes() + memory_bytes
-    # The data limit counts private writable memory, resident or not; address space would count libraries and CUDA's
-    # reservations too.
+    # The data limit counts private writable memory, resident or not. A limit on address space would also count
+    # libraries and CUDA's reservations.
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory

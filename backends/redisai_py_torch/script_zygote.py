@@ -1,11 +1,11 @@
-"""The zygote: imports torch once, then forks a worker process in milliseconds whenever the server asks for one.
+"""The zygote: imports torch once, then forks worker processes in milliseconds on the server's request.
 
-The server's orders come over a SOCK_SEQPACKET unix socket, one JSON object each: `fork` (with the worker's socket
-attached) and `kill`, both naming the worker by the server's number; answers are `ready`, `forked` and `exited`. The
-zygote alone reaps its children, so a `kill` can never hit a process that got a dead worker's id. It ends, and its
-workers with it, when the server does.
+The server's requests arrive over a SOCK_SEQPACKET unix socket, one JSON object each: `fork` (with the worker's socket
+attached) and `kill`, both with the server's number of the worker; answers are `ready`, `forked` and `exited`. Only the
+zygote reaps its children, so a `kill` can never hit a process that reuses a dead worker's id. When the server ends, the
+zygote ends, and its workers with it.
 
-Rules: one thread, and nothing here or before a fork may start another or touch CUDA. docs/adr/0009.
+Rules: one thread; nothing here or before a fork may start another thread or touch CUDA. docs/adr/0009.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def serve(control_fd: int) -> None:
-    """Obey the server on the inherited socket until it hangs up."""
+    """Serve requests on the inherited socket until the server closes it."""
     prepare()
-    # Objects made so far are shared with every worker until someone writes to them: the collector must not.
+    # Existing objects are shared with every worker until somebody writes to them, so keep the collector away.
     gc.collect()
     gc.freeze()
     zygote = _Zygote(socket.socket(fileno=control_fd))
@@ -52,9 +52,9 @@ class _Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._workers: dict[int, int] = {}
-        """The server's number of each living worker, by process id."""
+        """Worker numbers of the server, by process id of each living worker."""
         self._libc = ctypes.CDLL(None)
-        # A byte arrives in this pipe whenever a child has ended.
+        # This pipe receives a byte whenever a child has ended.
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -80,7 +80,7 @@ class _Zygote:
     def _obey(self) -> bool:
         try:
             message, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER, 1)
-        except ConnectionError:  # the server has gone, and had not read all answers
+        except ConnectionError:  # the server is gone, without reading all answers
             return False
         if not message:
             return False
@@ -96,7 +96,7 @@ class _Zygote:
     def _fork(self, order: dict[str, Any], fd: int) -> None:
         try:
             pid = os.fork()
-        except OSError:  # no process or no memory left: this worker's jobs end, and not the zygote for all of them
+        except OSError:  # no process or memory left: only this worker's jobs fail, not the zygote
             traceback.print_exc()
             os.close(fd)
             self._say(op="exited", worker=order["worker"], status=1)
@@ -115,13 +115,13 @@ class _Zygote:
             self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             self._libc.prctl(_PR_SET_NAME, b"redisai-script", 0, 0, 0)
             if os.getppid() != zygote:
-                os._exit(1)  # the zygote ended before the line above could take effect
+                os._exit(1)  # the zygote ended before the line above took effect
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
-            # `print` in a script goes nowhere; the interpreter's last words on a crash go to the server's log.
+            # A script's `print` is discarded; the interpreter's last words on a crash go to the server's log.
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(null, 1)
@@ -134,7 +134,7 @@ class _Zygote:
         except BaseException:
             traceback.print_exc()
         finally:
-            os._exit(status)  # not `sys.exit`: the zygote's frames are below this one
+            os._exit(status)  # not `sys.exit`: the zygote's stack frames are below this one
 
     def _reap(self) -> None:
         for pid in list(self._workers):
@@ -143,6 +143,6 @@ class _Zygote:
                 self._say(op="exited", worker=self._workers.pop(pid), status=os.waitstatus_to_exitcode(status))
 
     def _say(self, **message: Any) -> None:
-        # A server that has gone is noticed where orders are read.
+        # A lost server is noticed where requests are read.
         with contextlib.suppress(ConnectionError):
             self._control.send(json.dumps(message).encode())
