@@ -38,14 +38,22 @@ class Flights:
     def __contains__(self, place: Place) -> bool:
         return place in self._waiting
 
+    def begin(self, place: Place) -> None:
+        """Begin a flight that nobody has begun. The caller must end it with `land` or `strand`."""
+        self._waiting[place] = []
+
     def take(self, place: Place, waiter: Waiter) -> bool:
         """Begin a flight, which the caller must end with `land` or `strand`; False: wait for the one under way."""
         waiting = self._waiting.get(place)
         if waiting is None:
-            self._waiting[place] = []
+            self.begin(place)
             return True
         waiting.append(waiter)
         return False
+
+    def join(self, place: Place, waiter: Waiter) -> bool:
+        """Wait for a flight if one is under way."""
+        return place in self._waiting and not self.take(place, waiter)
 
     def is_awaited(self, place: Place) -> bool:
         """Whether anybody waits for a flight."""

@@ -20,7 +20,7 @@ from redisai_py.engine.run import Value, samples
 from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.frontdoor.driver import drive
 from redisai_py.predictions.budget import Budget
-from redisai_py.predictions.entries import encode_entry
+from redisai_py.predictions.entries import decode_entry, encode_entry
 from redisai_py.predictions.identity import Names
 from redisai_py.predictions.known_inputs import KnownInputs
 from redisai_py.predictions.local import Local, Near
@@ -35,8 +35,8 @@ _MOST_INSERTING = 256
 """Where Redis does not answer, what is to be inserted must not fill the memory."""
 _AHEAD = 0.01
 _MOST_AHEAD_S = 1.0
-_FARTHEST = 30.0
-"""Beyond so many times the span the chance is nil."""
+_NEWER_S = 0.1
+"""An entry that lives for so much longer than the one that was known is another one."""
 
 
 class Keeping:
@@ -58,7 +58,8 @@ class Keeping:
         self.local = Local(prediction_cache_bytes // 2)
         self.known_inputs = KnownInputs(prediction_cache_bytes // 2)
         self.flights = Flights()
-        self.refreshing: set[Place] = set()
+        self.refreshing = Flights()
+        """Runs ahead of an entry's end. Only who finds that the entry is gone meanwhile waits for them."""
         self.chance = chance
 
     @staticmethod
@@ -159,42 +160,61 @@ class Keeping:
                     ledger.budget.counted(ledger.budget.index(time.time()), total)
         return True
 
-    def refresh_near(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, near: Near, now: float) -> None:
-        """`refresh` for a prediction that is at hand."""
-        if not near.refreshes_at:
-            near.refreshes_at = near.expires_at - _FARTHEST * self._ahead_s(ruled)
-        if now >= near.refreshes_at:
-            self.refresh(ruled, inputs, key, near.expires_at - now)
+    # -- ahead of the end ----------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _ahead_s(ruled: Ruled) -> float:
-        return max(ruled.ledger.figures.run_s, min(ruled.rule.ttl_s * _AHEAD, _MOST_AHEAD_S))
+    def refresh_near(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, near: Near, now: float) -> None:
+        """A prediction that is at hand was asked for: run the model if its end is near, once, at a moment drawn at
+        random, so that a prediction that many ask for does not expire for all of them and on all servers at once.
+        """
+        if not near.refreshes_at:
+            near.refreshes_at = near.expires_at - self._ahead_s(ruled)
+        if now >= near.refreshes_at:
+            near.refreshes_at = math.inf
+            self._refresh_soon(ruled, inputs, key, near.expires_at - now)
 
     def refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
-        """Run a model before its prediction expires, for one of those that ask for it: by chance, which grows as the
-        end comes near. So that a prediction that many ask for does not expire for all of them at once.
-        """
-        ahead_s = self._ahead_s(ruled)
+        """The same for a prediction that was found in Redis, where it has so long to live."""
+        near = self.local.get(ruled.access.owner, key, time.monotonic())
+        if near is not None:
+            self.refresh_near(ruled, inputs, key, near, time.monotonic())
+        elif left_s <= self._ahead_s(ruled):
+            self._refresh_soon(ruled, inputs, key, left_s)
+
+    def _ahead_s(self, ruled: Ruled) -> float:
+        """How long before its end a prediction is computed again: between one and three times what a run takes."""
+        ttl_s = ruled.rule.ttl_s
+        run_s = max(ruled.ledger.figures.run_s, min(ttl_s * _AHEAD, _MOST_AHEAD_S))
+        return min(run_s * (1 + 2 * self.chance()), ttl_s / 2)
+
+    def _refresh_soon(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
         place = (ruled.access.identity.database, key)
-        if left_s > ahead_s * _FARTHEST or place in self.refreshing or place in self.flights:
-            return
-        if -ahead_s * math.log(max(self.chance(), 1e-12)) < left_s:
-            return
-        self.refreshing.add(place)
-        ruled.ledger.counts["refreshes"] += 1
-        drive(self._refresh(ruled, inputs, key), partial(self._refreshed, place))
+        can = ruled.access.predictions.health.inserts(time.monotonic())
+        if can and place not in self.refreshing and place not in self.flights:
+            self.refreshing.begin(place)
+            # Copies: views of what a client sent may not be valid when its command is over.
+            own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in inputs]
+            drive(self._refresh(ruled, own, key, left_s), partial(self._refreshed, place))
 
-    async def _refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes) -> None:
-        # Copies: views of what a client sent may not be valid when its command is over.
-        own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in inputs]
-        outputs = await self.runs.start(ruled.loaded, own, counted=False)
-        names = ruled.ledger.names(ruled.rule, ruled.access.identity)
-        insert = self.keep(ruled, names, [(key, outputs)])
+    async def _refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> Sequence[Value]:
+        """The outputs, from another server that was faster or of a run."""
+        ledger, shelf = ruled.ledger, ruled.access.predictions
+        value, life_s = await shelf.fetch(key, ledger.entry_bytes >= LARGE_VALUE)
+        if value is not None and life_s > left_s + _NEWER_S:
+            found = decode_entry(key, value, ledger.outputs)
+            self.local.put(ruled.access.owner, key, found, time.monotonic(), life_s)
+            return found
+        ledger.counts["refreshes"] += 1
+        outputs = await self.runs.start(ruled.loaded, inputs, counted=False)
+        insert = self.keep(ruled, ledger.names(ruled.rule, ruled.access.identity), [(key, outputs)])
         if insert is not None:
-            await insert()
+            self.send(insert)
+        return outputs
 
-    def _refreshed(self, place: Place, _: object, error: BaseException | None) -> None:
-        self.refreshing.discard(place)
+    def _refreshed(self, place: Place, outputs: Any, error: BaseException | None) -> None:
+        if error is None:
+            self.refreshing.land(place, outputs)
+        else:
+            self.refreshing.strand(place, error)
 
 
 def _ended(_: object, error: BaseException | None) -> None:

@@ -132,7 +132,7 @@ class Lookup(Run):
 class Prediction(Lookup):
     """One request whose prediction is one entry."""
 
-    __slots__ = ("_digest_s", "_key", "_owns", "_place", "_waits")
+    __slots__ = ("_digest_s", "_key", "_owns", "_place", "_waits", "_waits_until")
 
     def __init__(
         self,
@@ -146,8 +146,8 @@ class Prediction(Lookup):
         super().__init__(predictions, ruled, inputs, use, timeout_ms, counted)
         self._key = b""
         self._place = (ruled.access.identity.database, b"")
-        self._owns = self._waits = False
-        """It owns the prediction's flight, or waits for it."""
+        self._owns = self._waits = self._waits_until = False
+        """It owns the prediction's flight; it waits for somebody else's; there is a timer for that."""
         self._digest_s = 0.0
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -199,11 +199,17 @@ class Prediction(Lookup):
     def _take_off(self) -> bool:
         """Whether it owns the flight now; else it waits."""
         self._owns = self._predictions.flights.take(self._place, self)
-        self._waits = not self._owns
-        if self._waits and self._timeout_ms is not None and self._timer is None:
+        if not self._owns:
+            self._wait()
+        return self._owns
+
+    def _wait(self) -> None:
+        """Wait for somebody else's run, for as long as the client allows."""
+        self._waits = True
+        if self._timeout_ms is not None and not self._waits_until:
+            self._waits_until = True
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._timeout_ms / 1000, self._leave, QueueTimeout())
-        return self._owns
 
     def _look(self) -> None:
         ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
@@ -259,7 +265,10 @@ class Prediction(Lookup):
         ledger.counts["misses"] += 1
         ledger.lookups.extend((seconds,))
         ledger.figures.looked(seconds, False)
-        self._run()
+        if self._predictions.refreshing.join(self._place, self):
+            self._wait()
+        else:
+            self._run()
 
     def _run(self) -> None:
         """Run the model; the flight lands with it."""
@@ -302,6 +311,7 @@ class Prediction(Lookup):
     def landed(self, key: bytes, outputs: Sequence[Value]) -> None:
         """See `Waiter`."""
         self._waits = False
+        self._land(outputs)
         if not self.done:
             ledger = self._ruled.ledger
             ledger.counts["joined"] += 1
@@ -311,7 +321,7 @@ class Prediction(Lookup):
     def stranded(self, key: bytes, together: bool) -> None:
         """See `Waiter`."""
         self._waits = False
-        if self.done or (together and not self._take_off()):
+        if not self._owns and (self.done or (together and not self._take_off())):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -326,11 +336,11 @@ class Prediction(Lookup):
         """See `Run.cancel_queued`. What others wait for goes on."""
         if self.done:
             return False
-        if self._waits:
-            self._leave(asyncio.CancelledError())
-            return True
         if self._owns and self._predictions.flights.is_awaited(self._place):
             self.fail(asyncio.CancelledError())
+            return True
+        if self._waits:
+            self._leave(asyncio.CancelledError())
             return True
         if self._own is not None:
             return self._own.cancel_queued()
@@ -342,8 +352,9 @@ class Prediction(Lookup):
 
     def _leave(self, error: BaseException) -> None:
         """Wait no longer for somebody else's run."""
-        self._predictions.flights.leave(self._place, self)
+        for flights in (self._predictions.flights, self._predictions.refreshing):
+            flights.leave(self._place, self)
         self._waits = False
         if self._timer is not None:
             self._timer.cancel()
-        self.fail(error)
+        self._end(error)

@@ -94,6 +94,35 @@ def test_equal_requests_of_many_clients_run_once_per_server(servers, bare):
     assert 1 <= ran <= 3
 
 
+def test_a_thousand_equal_requests_at_expiry_make_at_most_three_runs(servers, bare):
+    ttl_s, clients = 4, 60
+    with connected(servers[0]) as con:
+        store_slow(con, ttl=ttl_s, jitter=0)
+    connections = [connected(servers[number % 3]) for number in range(clients)]
+
+    def ask(number: int, past: float) -> int:
+        count = 0
+        while count < 17 or time.monotonic() < past:
+            connections[number].modelexecute("slow", "x", f"y{number}")
+            count += 1
+        return count
+
+    for _ in range(5):
+        connections[0].modelexecute("slow", "x", "y", cache="REFRESH")
+        before = sum(runs(con, "slow") for con in connections[:3])
+        expires = time.monotonic() + ttl_s
+        time.sleep(ttl_s - 0.5)
+        with ThreadPoolExecutor(clients) as pool:
+            asked = sum(pool.map(ask, range(clients), [expires + 0.5] * clients))
+        ran = sum(runs(con, "slow") for con in connections[:3]) - before
+        if time.monotonic() < expires + ttl_s - 1:  # else what was computed at the expiry has expired in turn
+            break
+    for con in connections:
+        con.close()
+    assert asked >= 1000
+    assert 1 <= ran <= 3
+
+
 def test_a_hit_is_never_served_after_its_end(server, bare):
     with connected(server) as con:
         store_slow(con, ttl=1, jitter=0)
@@ -134,6 +163,41 @@ def test_an_owner_that_leaves_or_runs_out_of_time_fails_nobody(server, bare):
         assert con.tensorget("y").tolist() == [[1, 1]]
 
 
+def test_when_an_owner_runs_out_of_time_one_of_the_others_takes_over(server, bare):
+    with connected(server) as con:
+        store_slow(con)
+        before = runs(con, "slow")
+    busy = 8
+    """Runs that occupy every thread for longer than the owner waits."""
+
+    def occupy(_: int) -> None:
+        with connected(server) as con:
+            con.modelexecute("slow", "x", "y", cache="NO")
+
+    def ask(timeout_ms: int | None) -> str:
+        with connected(server) as con:
+            try:
+                return str(con.modelexecute("slow", "x", "z", timeout=timeout_ms))
+            except redis.ResponseError as error:
+                return str(error)
+
+    with ThreadPoolExecutor(busy + 12) as pool:
+        occupied = [pool.submit(occupy, number) for number in range(busy)]
+        time.sleep(0.05)
+        owner = pool.submit(ask, 40)
+        time.sleep(0.02)
+        others = [pool.submit(ask, None) for _ in range(10)]
+        assert owner.result(60) == "TIMEDOUT"
+        assert [other.result(60) for other in others] == ["OK"] * 10
+        for each in occupied:
+            each.result(60)
+    with connected(server) as con:
+        found = con.cachestats("slow")
+        assert runs(con, "slow") - before - busy <= 1
+        assert found["inserts"] == 1
+        assert found["joined"] >= 8
+
+
 def test_errors_are_not_shared_and_not_kept(server, bare):
     with connected(server) as con:
         con.modelstore("bad", "onnx", "cpu", build_onnx_heavy(50))
@@ -154,7 +218,7 @@ def test_errors_are_not_shared_and_not_kept(server, bare):
 
 
 class DelayingProxy(threading.Thread):
-    """Passes bytes to Redis, those with a look-up `delay_s` later."""
+    """Passes bytes to Redis, those with a look-up `delay_s` later; or cuts the connection on which a look-up comes."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -162,6 +226,8 @@ class DelayingProxy(threading.Thread):
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.delay_s = 0.0
+        self.cuts = 0
+        """How many look-ups are still to be cut off."""
 
     def run(self) -> None:
         while True:
@@ -178,6 +244,9 @@ class DelayingProxy(threading.Thread):
             while data := source.recv(65536):
                 if delays and b"$3\r\nGET\r\n" in data and b"ai:pred:" in data:
                     time.sleep(self.delay_s)
+                    if self.cuts:
+                        self.cuts -= 1
+                        break
                 target.sendall(data)
         for end in (source, target):
             with suppress(OSError):
@@ -212,6 +281,43 @@ def test_a_slow_redis_costs_a_part_of_a_run_and_no_more(redis_server, bare):
     finally:
         serving.close()
         proxy.close()
+
+
+@pytest.fixture
+def proxied(redis_server, bare):
+    """A server, and the proxy through which it reaches Redis."""
+    proxy = DelayingProxy(redis_server.port)
+    proxy.start()
+    serving = Serving("--redis", f"redis://127.0.0.1:{proxy.port}")
+    try:
+        serving.wait_ready()
+        yield serving, proxy
+    finally:
+        serving.close()
+        proxy.close()
+
+
+def ask_slow(con: Connected, value: float) -> list[list[float]]:
+    dag = con.dag(routing="slow", readonly=True).tensorset("in", np.full((1, 2), value, np.float32))
+    return dag.modelexecute("slow", "in", "out").tensorget("out").execute()[-1].tolist()
+
+
+def test_a_connection_lost_in_the_middle_of_a_look_up_costs_no_answer(proxied):
+    serving, proxy = proxied
+    with connected(serving) as con:
+        store_slow(con)
+        ask_slow(con, 1)
+        proxy.cuts = 1
+        with ThreadPoolExecutor(8) as pool:
+            connections = [connected(serving) for _ in range(8)]
+            answers = list(pool.map(lambda each: ask_slow(each, 7), connections))
+            for each in connections:
+                each.close()
+        assert answers == [[[7, 7]]] * 8
+        assert proxy.cuts == 0
+        errors = con.cachestats("slow")["errors"]
+        assert errors.get("redis") == 1
+        until(lambda: ask_slow(con, 7) == [[7, 7]] and con.cachestats("slow")["hits"])
 
 
 def test_out_of_memory_and_read_only_turn_inserts_off_and_runs_go_on(server, bare):
