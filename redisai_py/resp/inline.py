@@ -36,7 +36,7 @@ def split_inline(line: bytes) -> list[bytes] | None:
 
 
 def _quoted(line: bytes, i: int, quote: int, word: bytearray) -> int:
-    """Append what stands between quotes to `word`; the position after the closing quote, or -1."""
+    """Append the text between quotes to `word`. Returns: the position after the closing quote, or -1."""
     n = len(line)
     while i < n:
         c = line[i]

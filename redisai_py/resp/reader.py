@@ -1,4 +1,4 @@
-"""Replies of Redis: read by hiredis, fed so that it stays fast; or cut apart unread. Pure."""
+"""Redis's replies: parsed by hiredis, fed in pieces that keep it fast; or cut apart unparsed. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import hiredis
 __all__ = ["MORE", "STEP", "new_reader", "read", "split_replies"]
 
 MORE: Any = object()
-"""What a reader gives that needs more bytes. (hiredis's own choice is False, which is a value in RESP3.)"""
+"""What a reader returns if it needs more bytes. (hiredis's own default is False, which is a value in RESP3.)"""
 STEP = 16 * 1024
-"""Bytes to feed at a time: as it goes on hiredis moves all that it still holds, time and again."""
+"""Bytes to feed at a time: hiredis repeatedly moves all the data that it still holds."""
 
 
 def new_reader() -> hiredis.Reader:
-    """A reader that gives MORE."""
+    """A reader that returns MORE."""
     return hiredis.Reader(notEnoughData=MORE)
 
 
@@ -23,7 +23,7 @@ def read(reader: hiredis.Reader, data: bytes) -> tuple[list[Any], bool]:
     """The values that these bytes complete, and whether they end with a value. Raises: hiredis.ProtocolError."""
     values: list[Any] = []
     gets, has_data = reader.gets, reader.has_data
-    whole = False  # to be asked right behind a value: later an empty buffer may also be that of one that has begun
+    whole = False  # asked directly after a value: later, an empty buffer may also mean that a value has begun
     for at in range(0, len(data), STEP):
         reader.feed(data[at : at + STEP])
         whole = False
@@ -38,10 +38,10 @@ _AGGREGATE = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # * ~ > one value per item; 
 
 
 def split_replies(data: bytes, position: int, count: int) -> list[bytes] | None:
-    """The raw bytes of the `count` replies that start at `position`; None if they are not complete.
+    """The raw bytes of the `count` replies from `position` on; None if they are incomplete.
 
-    Used where a reply must be passed on byte for byte and taken apart (EXEC with AI commands in it). An attribute (`|`)
-    belongs to the reply behind it.
+    For a reply that must be passed on byte for byte but in parts (EXEC with AI commands in it). An attribute (`|`)
+    belongs to the reply after it.
     """
     replies = []
     for _ in range(count):

@@ -1,9 +1,9 @@
-"""Commands that need not be parsed: most of what a busy server receives. Pure.
+"""Recognising commands without parsing them: most of what a busy server receives. Pure.
 
-- A frame seen before is found by its bytes (`Frames`).
-- Commands that match a template seen before are recognised by it (`templates`); several that follow each other are one
-  `Burst`. So are commands that have a joint action, such as those that only pass through.
-- A chunk that is one ordinary command is read by hiredis.
+- A frame that was seen before is found by its bytes (`Frames`).
+- Commands that match a known template are recognised by it (`templates`); several in a row are one `Burst`. So are
+  commands with a joint action, such as those that are only passed through.
+- A chunk that is one ordinary command is parsed by hiredis.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match
 
 
 class Recogniser:
-    """Recognises what begins at a position.
+    """Recognises the command at a position.
 
     Args: frames: remembered frames.   bursts, joint: see `CommandParser`.   row_size: most bytes of a row, 0 for none.
     """
@@ -40,7 +40,7 @@ class Recogniser:
         self._row_size = row_size
         self._reader = new_reader()
         self.template: Template | None = None
-        """Of the last burst, or what the server has put here: what comes next is likely to have it."""
+        """The template of the last burst, or one the server has set: the next command probably matches it."""
 
     def _burst(self, data: bytes, position: int, end: int) -> Burst | None:
         """The commands of a known template that start at `position`."""
@@ -61,8 +61,8 @@ class Recogniser:
         return Burst(template.action, data[position : position + len(words) * template.stride], words)
 
     def _recognise(self, data: bytes, position: int, end: int) -> Command | Burst | None:
-        """The remembered command whose frame starts at `position`, or all that follow each other from there if they
-        have no payload and differ in their second word only.
+        """The remembered command whose frame starts at `position`, or all the following ones together if they have no
+        payload and differ only in their second word.
         """
         stop = data.find(b"\r\n*", position, position + MAX_FRAME) + 2
         if stop < 2:
@@ -80,7 +80,7 @@ class Recogniser:
         return known
 
     def _row(self, data: bytes, position: int, end: int) -> Burst | None:
-        """All whole commands from `position` on, if they have a joint action."""
+        """All complete commands from `position` on, if they have a joint action."""
         first = _PLAIN_NAME(data, position)
         action = self._joint(first[1]) if first is not None else None
         if action is None:
@@ -93,24 +93,23 @@ class Recogniser:
         return Burst(action, frame, names) if names else None
 
     def _parse_quick(self, data: bytes) -> Command | None:
-        """A chunk that is exactly one ordinary command; None for anything else."""
+        """The command, if the chunk is exactly one ordinary command; otherwise None."""
         words = self._read(data, None)
-        # Other types of RESP than bulk strings are bytes for hiredis too, but no part of a command.
+        # hiredis also parses RESP types other than bulk strings, but commands must not contain them.
         return Command(words, data) if words and hiredis.pack_command(tuple(words)) == data else None
 
     def _read(self, data: bytes, action: Any) -> list[Any]:
-        """Have hiredis parse commands: the names of all that the data consists of, if all have this joint action; or,
-        if `action` is None, the words of its only one. Nothing if the data consists of anything else.
+        """Let hiredis parse commands: the names of all commands in the data, if all have this joint action; or, with
+        `action` None, the words of the only command. Empty if the data is anything else.
 
-        hiredis is several times faster than Python, but it allocates what a count announces, takes more than commands
-        are made of, and does not tell where a command ends. So it gets no large counts, and what it makes of the data
-        is looked at.
+        hiredis is several times faster than Python. But it allocates what a count announces, accepts more than commands
+        consist of, and does not say where a command ends. So it gets no large counts, and its result is checked.
         """
         if data[:1] != b"*" or _LARGE_COUNT(data) is not None:
             return []
         reader, joint = self._reader, self._joint
         found: list[Any] = []
-        whole = False  # whether what the reader has ends with a command: known right behind one, and not later
+        whole = False  # whether the reader's data ends with a command; only known directly after one
         try:
             for at in range(0, len(data), STEP):
                 reader.feed(data[at : at + STEP])
@@ -123,7 +122,7 @@ class Recogniser:
                             return []
                         found = argv
                     elif joint(argv[0]) is action:
-                        found.append(argv[0])  # and not all of it, which would be new memory for each command
+                        found.append(argv[0])  # only the name: all words would be new memory for each command
                     else:
                         return []
                     whole = not reader.has_data()

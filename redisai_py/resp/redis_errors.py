@@ -1,4 +1,4 @@
-"""Redis's error replies as our exceptions: the one place that reads their texts. Pure."""
+"""Redis's error replies as our exceptions: the only module that reads their texts. Pure."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _BY_TEXT: tuple[tuple[str, type[UpstreamError]], ...] = (
     ("ERR no such key", NoSuchKey),
     ("ERR Protocol error", WrongFraming),
 )
-"""Beginnings of errors whose code says nothing."""
+"""Prefixes of errors whose code is not specific."""
 
 
 def redis_error(reply: object) -> RedisAIError:
-    """The exception that an error reply means. Its text is Redis's own.
+    """The exception for an error reply. Its text is Redis's own.
 
-    Args: reply: what hiredis makes of an error, its text, or an exception of ours, which is returned as it is.
+    Args: reply: hiredis's error object, its text, or one of our exceptions, which is returned unchanged.
     """
     if isinstance(reply, RedisAIError):
         return reply
@@ -59,11 +59,11 @@ def redis_error(reply: object) -> RedisAIError:
         return kind(text)
     if text.startswith("WRONGTYPE "):
         return WrongType(text)
-    if "WRONGTYPE " in text:  # older Redis puts where in a script it happened before it
+    if "WRONGTYPE " in text:  # older Redis prefixes where in a script it happened
         return WrongType()
     return next((kind for beginning, kind in _BY_TEXT if text.startswith(beginning)), UpstreamError)(text)
 
 
 def error_in(raw: bytes) -> RedisAIError | None:
-    """The exception that a reply means as it came (`-...`), None if it is not an error."""
+    """The exception for a raw reply (`-...`), None if it is not an error."""
     return redis_error(raw[1:].decode("utf-8", "replace").strip()) if raw[:1] == b"-" else None

@@ -16,8 +16,8 @@ A reply is a tree of plain Python values:
 | `RedisAIError` | error | the same |
 | `TensorReply`, `Values` | AI.TENSORGET's reply, its elements | the same, with native doubles |
 
-Large buffers become segments of their own and are never copied or joined; everything between them is joined. Must not
-know what any command means. Source: the RESP specification; AI.TENSORGET for number formats.
+Large buffers become separate segments, which are never copied or joined; everything between them is joined. This module
+does not know what commands mean. Source: the RESP specification; AI.TENSORGET for number formats.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ __all__ = [
 ]
 
 LARGE_SEGMENT = 16 * 1024
-"""Buffers of at least this many bytes are not joined with others: by then a copy costs more than a segment."""
+"""Buffers of at least this many bytes are not joined, because a copy would cost more than a segment."""
 
-_VALUES_PER_SEGMENT = 4096  # formatted in one step, which holds the interpreter for about 2 ms
-_MANY_VALUES = 8192  # about 4 ms of printing
+_VALUES_PER_SEGMENT = 4096  # formatted in one step, which holds the GIL for about 2 ms
+_MANY_VALUES = 8192  # formatting them takes about 4 ms
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _CRLF = b"\r\n"
 _FLAT = frozenset({bytes, memoryview})
@@ -74,13 +74,13 @@ class Double(float):
 
 
 class BigNumber(int):
-    """An integer that is shown as a big number in RESP3 and as a bulk string in RESP2."""
+    """An integer shown as a big number in RESP3 and as a bulk string in RESP2."""
 
     __slots__ = ()
 
 
 class SetOf(tuple[Any, ...]):
-    """Different values without an order."""
+    """Distinct values without order."""
 
     __slots__ = ()
 
@@ -146,7 +146,7 @@ def encode_reply(value: Reply, protocol: int) -> list[Buffer]:
 
 
 def _join_plain(items: list[Reply]) -> bytes | None:
-    """An array of OKs and small blobs, as most DAGs answer; None for any other."""
+    """An array of OKs and small blobs, the usual answer of a DAG; None for anything else."""
     parts = [b"*%d\r\n" % len(items)]
     for item in items:
         if item is OK:
@@ -160,12 +160,12 @@ def _join_plain(items: list[Reply]) -> bytes | None:
 
 
 def tensor_head(value: TensorReply, size: int) -> bytes:
-    """What comes before the `size` bytes of a tensor's blob, which are sent apart."""
+    """The bytes before a tensor's blob of `size` bytes, which is sent separately."""
     return b"%b$%d\r\n" % (_meta_head(value, b"blob") if value.meta else b"", size)
 
 
 def takes_long(value: Reply) -> bool:
-    """Whether a reply has so many numbers to print that it should be encoded aside."""
+    """Whether a reply has so many numbers to format that this should happen off the event loop."""
     if type(value) is TensorReply:
         return type(value.content) is Values and math.prod(value.shape) > _MANY_VALUES
     if type(value) is list:
@@ -267,7 +267,7 @@ def _append_dict(out: list[Buffer], value: dict[Any, Any], protocol: int) -> Non
         _append(out, item, protocol)
 
 
-# (dtype, shape, name of the last field) -> everything of a META reply before the last field's value.
+# (dtype, shape, name of the last field) -> a META reply up to the last field's value.
 _META_HEADS: BoundedCache[tuple[DType, tuple[int, ...], bytes], bytes] = BoundedCache(4096)
 
 
@@ -318,7 +318,7 @@ def _append_uint64(out: list[Buffer], elements: list[int], protocol: int) -> Non
 
 
 def _encode_integers(elements: Any) -> bytes:
-    """One formatting operation for all of them; `%d` shows a bool as 0 or 1."""
+    """Format all of them in one operation; `%d` shows a bool as 0 or 1."""
     return (":%d\r\n" * len(elements) % tuple(elements.tolist())).encode("ascii")
 
 
@@ -334,7 +334,7 @@ def _encode_doubles2(elements: Any) -> bytes:
     return "".join([_BULK_HEADS[len(text)] + text + "\r\n" for text in texts]).encode("ascii")
 
 
-# No double is longer than -1.7976931348623157e+308.
+# The longest double is -1.7976931348623157e+308.
 _BULK_HEADS = [f"${length}\r\n" for length in range(32)]
 
 

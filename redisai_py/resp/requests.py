@@ -1,16 +1,16 @@
 """The Redis protocol without sockets: bytes in, commands out.
 
 Rules:
-- `CommandParser` is fed chunks of any size and gives whole commands; it never waits and never raises: a broken frame
-  is kept in `error` and everything after it is ignored, as Redis replies once and closes.
-- The texts of framing errors, and what is an error, are Redis's own (`networking.c` is the authority on both).
-- A large argument is received straight into its own buffer: the shell asks `get_buffer()` and reports `received(n)`,
-  so the bytes are copied once, by the kernel.
-- What need not be parsed, because it was seen before or is ordinary, is left to the `Recogniser`.
-- Until a client is known to be authenticated its commands may have 10 words of 16 KiB, as in Redis. Whether it is may
-  depend on what it sent before: the parser stops in front of a larger one and asks (`doubt`).
+- `CommandParser` is fed chunks of any size and returns complete commands. It never waits and never raises: a broken
+  frame sets `error`, and everything after it is ignored, as Redis replies once and closes.
+- The texts of framing errors, and what counts as one, are Redis's own (`networking.c` is the authority).
+- A large argument is received straight into its own buffer: the shell calls `get_buffer()` and reports `received(n)`,
+  so only the kernel copies the bytes.
+- The `Recogniser` handles commands that need no parsing, because they were seen before or are ordinary.
+- Until a client is authenticated, its commands may have 10 words of 16 KiB, as in Redis. Whether it is may depend on
+  earlier commands: the parser stops before a larger command and asks (`doubt`).
 
-It must not know what any command means.
+It does not know what commands mean.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _UNKNOWN_SIZE = 16 * 1024
 _UNKNOWN_COMMANDS = 64
 _MANY_WORDS = ProtocolError("ERR Protocol error: unauthenticated multibulk length")
 _LONG_WORD = ProtocolError("ERR Protocol error: unauthenticated bulk length")
-_MANY = ProtocolError("")  # which is not an error, only a reason to stop
+_MANY = ProtocolError("")  # a reason to stop, not an error
 _WORD_BYTES = 64
-"""What a word costs beside its own bytes."""
+"""Memory of a word in addition to its own bytes."""
 # Canonical decimals, the common case without int(); no limit on arguments is below the largest of them.
 _NOTHING = re.compile(rb"(?:\*(?:0|-[1-9][0-9]{0,8})\r\n|[ \t]{0,8}\r?\n){0,10000}+")
-"""Commands without words. One by one, a million of them, which are 4 MB, would take a second."""
+"""Commands without words. Handled one by one, a million of them (4 MB) would take a second."""
 _LENGTHS = {b"%d" % n: n for n in range(1025)}
 
 
@@ -47,9 +47,9 @@ class CommandParser(Recogniser):
     """Incremental parser of a client's byte stream.
 
     Args: frames: remembered frames.   max_argument_bytes: longest single argument.   max_arguments: most per command.
-          allocate: gives writable memory for a large argument of n bytes; asked only once the length is known to be
-          legal.   bursts: whether to give bursts; else their commands, parsed.   joint: gives the action that commands
-          of a name have together with others behind and before them, None for a name that has none; asked if `bursts`.
+          allocate: returns writable memory for a large argument of n bytes; called only once the length is known to be
+          legal.   bursts: whether to return bursts, instead of their commands one by one.   joint: returns the action
+          that commands of a name share with their neighbours, None for a name that has none; called only with `bursts`.
           authenticated: whether the client is known to be.
     """
 
@@ -86,21 +86,21 @@ class CommandParser(Recogniser):
         super().__init__(frames, bursts, joint, max_argument_bytes if max_arguments >= 1000 else 0)
         self.error: ProtocolError | None = None
         self.at_boundary = authenticated
-        """Whether the next bytes begin a command, which may be one that was seen before."""
+        """Whether the next bytes begin a command, which may be a remembered one."""
         self.authenticated = authenticated
         self.doubt: ProtocolError | None = None
-        """Why the parser has stopped until it is known whether the client is authenticated; see `go_on`."""
+        """Why the parser has stopped, waiting to know whether the client is authenticated; see `go_on`."""
         self.max_argument_bytes = max_argument_bytes
         self.max_arguments = max_arguments
         self._quick_size = _QUICK_SIZE if max_argument_bytes >= _QUICK_SIZE and max_arguments >= 1000 else 0
         self._allocate = allocate
-        self._rest = b""  # bytes of an argument or header not complete yet
+        self._rest = b""  # bytes of an incomplete argument or header
         self._args: list[Any] = []
         self._argc = 0  # arguments still to come; 0 at a command's boundary
-        self._begun_bytes = 0  # at least what `_args` hold
-        self._large_size = -1  # of the large argument under way, -1 for none
-        self._head = b""  # what of it came in the chunk that began it
-        self._large: memoryview | None = None  # its buffer, CR LF included, once asked for
+        self._begun_bytes = 0  # lower bound of the bytes in `_args`
+        self._large_size = -1  # size of the large argument in progress, -1 for none
+        self._head = b""  # the part of it that came in the chunk where it began
+        self._large: memoryview | None = None  # its buffer, including CR LF, once requested
         self._filled = 0
 
     # -- large arguments ---------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class CommandParser(Recogniser):
     def divert(self) -> bytes:
         """Leave the large argument to the caller, who takes its bytes and CR LF from the stream before feeding again.
 
-        Returns: what has come of it already. The command is not given: the caller has its arguments.
+        Returns: the part that has already arrived. The command is not returned; the caller has its arguments.
         """
         self._large_size = -1
         self._args = []
@@ -130,7 +130,7 @@ class CommandParser(Recogniser):
         return head
 
     def get_buffer(self) -> memoryview:
-        """Where the next bytes of the large argument go."""
+        """The memory for the next bytes of the large argument."""
         if self._large is None:
             self._large = self._allocate(self._large_size + 2)
             self._filled = len(self._head)
@@ -139,7 +139,7 @@ class CommandParser(Recogniser):
         return self._large[self._filled :]
 
     def received(self, count: int) -> list[Command | Burst]:
-        """Report `count` bytes put into `get_buffer()`; gives the command if that completed it."""
+        """Report `count` bytes put into `get_buffer()`. Returns: the command, if that completed it."""
         self._filled += count
         large = self._large
         assert large is not None
@@ -160,7 +160,7 @@ class CommandParser(Recogniser):
         return commands
 
     def close(self) -> None:
-        """No more bytes come: let go of what has come of a command."""
+        """No more bytes will come: drop an incomplete command."""
         self._large = None
         self._head = self._rest = b""
         self._args = []
@@ -168,18 +168,18 @@ class CommandParser(Recogniser):
 
     @property
     def held_bytes(self) -> int:
-        """What the command that is coming holds so far."""
+        """Memory held by the incomplete command."""
         return self._begun_bytes + len(self._rest) + len(self._head) + self._filled
 
-    # -- who the client is -------------------------------------------------------------------------------------------
+    # -- authentication ----------------------------------------------------------------------------------------------
 
     def accept(self, accepted: bool) -> None:
-        """Redis has accepted the client, or (RESET) does no more."""
+        """Redis has accepted the client, or after RESET no longer does."""
         self.authenticated = accepted
         self._look_at_boundary()
 
     def go_on(self) -> list[Command | Burst]:
-        """Parse what the parser stopped in front of: without authentication an error, or further commands."""
+        """Parse the command at which the parser stopped: an error without authentication, otherwise more commands."""
         doubt, self.doubt = self.doubt, None
         if not self.authenticated and doubt is not _MANY:
             self.error = doubt
@@ -189,7 +189,7 @@ class CommandParser(Recogniser):
     # -- everything else ---------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> list[Command | Burst]:
-        """Take the next bytes; gives the commands that are complete, in order."""
+        """Process the next bytes. Returns: the complete commands, in order."""
         out: list[Command | Burst] = []
         if self._large_size >= 0:
             buffer = self.get_buffer()
@@ -212,7 +212,7 @@ class CommandParser(Recogniser):
 
     def _parse(self, data: bytes, out: list[Command | Burst]) -> None:
         position, end = 0, len(data)
-        may_be_row = self._bursts  # tried in vain at most once per chunk, which it reads to the end
+        may_be_row = self._bursts  # a failed attempt reads the whole chunk, so there is at most one per chunk
         while position < end:
             if self._argc == 0:
                 command: Command | Burst | None = None
@@ -224,7 +224,7 @@ class CommandParser(Recogniser):
                 if command is None:
                     template = self.template
                     if template is not None and end - position < template.stride and template.begins(data, position):
-                        self._rest = data[position:]  # recognised when the rest of it has come
+                        self._rest = data[position:]  # recognised once the rest has arrived
                         return
                     command = self._recognise(data, position, end)
                     if command is None and position == 0 and end <= self._quick_size:
@@ -247,9 +247,7 @@ class CommandParser(Recogniser):
                 position = self._parse_one(data, position, end, out)
 
     def _parse_one(self, data: bytes, position: int, end: int, out: list[Command | Burst]) -> int:
-        """Parse from `position`; the position after one command, or -1 if more bytes are needed or the frame is
-        broken.
-        """
+        """Parse from `position`. Returns: the position after one command, or -1 for an incomplete or broken frame."""
         start = position
         if self._argc:
             start = -1  # the frame began in an earlier chunk
@@ -287,7 +285,7 @@ class CommandParser(Recogniser):
         return position
 
     def _parse_count(self, data: bytes, position: int) -> int:
-        """Parse `*n`; the position behind it. A count of 0 or less is a command that is none, as in Redis."""
+        """Parse `*n`. Returns: the position after it. A count of 0 or less is an empty command, as in Redis."""
         line = data.find(b"\r\n", position, position + MAX_INLINE)
         if line < 0:
             return self._wait(data, position, "too big mbulk count string")
@@ -305,7 +303,7 @@ class CommandParser(Recogniser):
         return line + 2
 
     def _size(self, word: bytes) -> int:
-        """The length in `$n`; -1 if it is not one, or too large."""
+        """The length in `$n`; -1 if it is invalid or too large."""
         size = _LENGTHS.get(word)
         if size is None:
             size = self._integer(word)
@@ -364,6 +362,6 @@ def unroll(burst: Burst, frames: Frames) -> list[Command]:
 
 
 def _after_nothing(data: bytes, position: int) -> int:
-    """Behind the commands without words that begin here."""
+    """The position after the commands without words that begin here."""
     found = _NOTHING.match(data, position)
     return found.end() if found is not None else position

@@ -1,13 +1,12 @@
-"""Commands on the wire, and the templates by which later ones are recognised without being parsed. Pure.
+"""Commands on the wire, and templates that recognise later ones without parsing. Pure.
 
 - A frame is a command's bytes. Clients repeat their commands, so `Frames` remembers commands by their frames: one
   dictionary look-up then replaces parsing and validation (docs/adr/0003).
-- A template is a frame with holes. A `KeyTemplate` has two, the second word (the key) and the payload; all connections
+- A template is a frame with holes. A `KeyTemplate` has two: the second word (the key) and the payload; all connections
   share it. A `BlobTemplate` has one, the payload; it is the last long command of one client.
-- Commands of one template that follow each other are one `Burst` (docs/adr/0015). So are other commands that have one
-  action together.
+- Consecutive commands of one template form a `Burst` (docs/adr/0015). So do other commands with a joint action.
 
-What a command does is not known here: `action` is whatever the server attaches.
+This module does not know what a command does: `action` is attached by the server.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from redisai_py.bounded import BoundedCache
 __all__ = ["MAX_FRAME", "BlobTemplate", "Burst", "Command", "Frames", "KeyTemplate", "Template", "encode_command"]
 
 MAX_FRAME = 384
-"""A frame (or the head of one, up to its blob) longer than this is not remembered."""
+"""A frame (or its head, up to the blob) longer than this is not remembered."""
 _LONGEST_BURST = 64
 _FEW = 4
-"""So many commands and more are looked at together, by a regular expression; to make one costs as much as 50 looks."""
+"""This many commands or more are matched together by a regular expression; compiling it costs as much as 50 matches."""
 _STEP = 16
 _SECOND_WORD = re.compile(rb"\*\d{1,4}\r\n\$\d{1,3}\r\n[\w.]+\r\n\$(\d{1,3})\r\n").match
 
@@ -33,9 +32,9 @@ class Command:
     """One command as it arrived.
 
     argv:  its arguments, the name first; bytes, or a memoryview for a large one.
-    frame: its bytes on the wire if it arrived whole in one chunk, else b"".
-    action: what starts it, attached by the server.
-    template: of commands like it, of which the next may be one; None for a command that says nothing of the next.
+    frame: its bytes on the wire if it arrived in one chunk, else b"".
+    action: the function that starts it, attached by the server.
+    template: of similar commands, one of which may come next; None if this command predicts nothing.
     """
 
     __slots__ = ("action", "argv", "frame", "template")
@@ -47,17 +46,17 @@ class Command:
         self.template: Template | None = None
 
     def wire(self) -> list[bytes | memoryview]:
-        """The command's bytes for Redis, large arguments unjoined."""
+        """The command's bytes for Redis, with large arguments as separate buffers."""
         return [self.frame] if self.frame else encode_command(self.argv)
 
 
 class KeyTemplate:
     """A frame with two holes: commands that differ only in their second word and in their payload.
 
-    before, after: their bytes up to the second word, and from its end up to the payload; the lengths in them are those
-                   of the word and of the payload, so all these commands are equally long.
-    word_at, word_end: where in a command its second word is, from the `$` to the line break behind it.
-    after_at, payload_at, stride: where that word ends without it, the payload begins, and the next command.
+    before, after: their bytes up to the second word, and from its end up to the payload; they contain the lengths of
+                   word and payload, so all these commands have the same length.
+    word_at, word_end: where a command's second word is, from the `$` to the line break after it.
+    after_at, payload_at, stride: where that word ends without it, where the payload begins, and the next command.
     action: starts a burst of them; attached by the server.
     """
 
@@ -79,25 +78,25 @@ class KeyTemplate:
         self._pattern: re.Pattern[bytes] | None = None
 
     def alone(self, data: bytes) -> Burst | None:
-        """The burst of one that `data` is; None: it is not exactly one command of this template."""
+        """The burst of one that `data` is; None if it is not exactly one command of this template."""
         if len(data) != self.stride or not self._is_at(data, 0):
             return None
         return Burst(self.action, data, [data[self.word_at : self.word_end]])
 
     def words(self, data: bytes, position: int, end: int) -> list[bytes]:
-        """The second words, with their lengths as on the wire (`$1\\r\\nk\\r\\n`), of the commands of this template
-        that follow each other from `position`: whole ones only, and no more than are taken as one.
+        """The second words, with their lengths as on the wire (`$1\\r\\nk\\r\\n`), of the consecutive commands of this
+        template from `position` on: only complete ones, and at most as many as one burst takes.
         """
         stride = self.stride
         left = min((end - position) // stride, _LONGEST_BURST)
         words: list[bytes] = []
         if left >= _FEW and data.startswith(self.before, position + (_FEW - 1) * stride):
             pattern = self._pattern or self._compile()
-            while left:  # in steps: where the row ends soon, little behind its end is looked at
+            while left:  # in steps, so that little is read beyond the end of a short row
                 step = min(left, _STEP)
                 stop = position + step * stride
                 found = pattern.findall(data, position, stop)
-                if len(found) != step:  # so many, each as long as a command, can only be the commands
+                if len(found) != step:  # so many matches of a command's length can only be commands
                     break
                 words += found
                 position = stop
@@ -116,7 +115,7 @@ class KeyTemplate:
         )
 
     def begins(self, data: bytes, position: int) -> bool:
-        """Whether what follows from `position`, less than a command, is how one of this template begins."""
+        """Whether the incomplete command at `position` may be one of this template."""
         if len(data) - position < len(self.before):
             return self.before.startswith(data[position:])
         return data.startswith(self.before, position) and self.after.startswith(
@@ -132,9 +131,9 @@ class KeyTemplate:
 
 
 class BlobTemplate:
-    """A frame with one hole: commands that differ only in one word, of one length. A burst has one of them.
+    """A frame with one hole: commands that differ only in one word, of the same length. A burst has one of them.
 
-    word_at, word_end, stride: where in a command that word is, and how long the command is.
+    word_at, word_end, stride: where in a command that word is, and the length of the command.
     action: starts such a burst; attached by the server.
     """
 
@@ -149,13 +148,13 @@ class BlobTemplate:
         self.action = action
 
     def alone(self, data: bytes) -> Burst | None:
-        """The burst of one that `data` is; None: it is not exactly one command of this template."""
+        """The burst of one that `data` is; None if it is not exactly one command of this template."""
         if len(data) != self.stride or not (data.startswith(self.before) and data.endswith(self._after)):
             return None
         return Burst(self.action, data, [data[self.word_at : self.word_end]])
 
     def words(self, data: bytes, position: int, end: int) -> list[bytes]:
-        """The word of the command of this template at `position`, if it is one and whole."""
+        """The word of the command at `position`, if that is a complete command of this template."""
         if end - position < self.stride or not self._is_at(data, position):
             return []
         return [data[position + self.word_at : position + self.word_end]]
@@ -164,7 +163,7 @@ class BlobTemplate:
         return data.startswith(self.before, position) and data.startswith(self._after, position + self.word_end)
 
     def begins(self, data: bytes, position: int) -> bool:
-        """Whether what follows from `position`, less than a command, is how one of this template begins."""
+        """Whether the incomplete command at `position` may be one of this template."""
         if len(data) - position < self.word_at:
             return self.before.startswith(data[position:])
         return data.startswith(self.before, position) and self._after.startswith(data[position + self.word_end :])
@@ -174,10 +173,10 @@ Template = KeyTemplate | BlobTemplate
 
 
 class Burst:
-    """Commands, one or more, that came one behind the other and have one action.
+    """One or more consecutive commands with one action.
 
-    frame: their bytes.   words: one of each command: the second, with its length as on the wire, for a KeyTemplate; the
-    one in which they differ for a BlobTemplate; the name for others.
+    frame: their bytes.   words: one per command: for a KeyTemplate the second word, with its length as on the wire; for
+    a BlobTemplate the word in which they differ; for others the name.
     """
 
     __slots__ = ("action", "frame", "words")
@@ -189,7 +188,7 @@ class Burst:
 
 
 class Frames:
-    """Remembered frames, shared by all connections of a server; bounded, forgotten all at once when full."""
+    """Remembered frames, shared by all connections of a server; bounded, and cleared completely when full."""
 
     __slots__ = ("by_bytes", "templates")
 
@@ -198,8 +197,8 @@ class Frames:
         self.templates: BoundedCache[tuple[bytes, bytes], KeyTemplate] = BoundedCache(limit)
 
     def keep_template(self, command: Command, action: Callable[[KeyTemplate], Any], *, payload: bool = True) -> None:
-        """Keep the template of a command; a new one gets `action(template)`. A command that is not written as clients
-        write them has none.
+        """Remember the template of a command; a new one gets `action(template)`. A command in an unusual encoding gets
+        none.
 
         Args: payload: the last word is a payload, which may be anything of that length; otherwise only the second word
               differs.
@@ -219,7 +218,7 @@ class Frames:
             command.template = template
 
     def template_of(self, head: bytes) -> KeyTemplate | None:
-        """The template of a command that begins with this head, up to its payload; without one, up to its last CR."""
+        """The template of commands with this head: up to the payload, or without one up to the last CR."""
         found = _SECOND_WORD(head)
         if found is None:
             return None
@@ -227,13 +226,13 @@ class Frames:
         return self.templates.get((head[:start], head[start + int(found[1]) :]))
 
     def remember(self, command: Command) -> None:
-        """Give `command` from now on for frames that are exactly its own."""
+        """Return `command` from now on for frames with exactly its bytes."""
         if len(command.frame) <= MAX_FRAME:
             self.by_bytes.keep(command.frame, command)
 
 
 def encode_command(argv: list[Any]) -> list[bytes | memoryview]:
-    """A command's bytes for Redis; arguments of 16 KiB and more stay buffers of their own, unjoined.
+    """A command's bytes for Redis; arguments of 16 KiB and more stay separate buffers.
 
     An argument that is a tuple of buffers is sent as one bulk string, its parts unjoined.
     """

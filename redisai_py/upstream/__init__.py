@@ -1,1 +1,1 @@
-"""Connections to Redis, and who shares them."""
+"""Connections to Redis, and how clients share them."""

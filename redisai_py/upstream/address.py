@@ -1,4 +1,4 @@
-"""Where Redis is, and as whom to go there."""
+"""The address of Redis, and the identity to use there."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CONNECT_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where Redis is: a unix socket path, or host and port with or without TLS. No credentials: clients bring their
-    own.
+    """The address of Redis: a Unix socket path, or host and port, with or without TLS. Without credentials, which
+    belong to clients.
     """
 
     host: str = "127.0.0.1"
@@ -71,11 +71,11 @@ class Identity:
 
     @property
     def owner(self) -> tuple[bytes | None, bytes]:
-        """Whose it is, whatever the database."""
+        """The identity without the database."""
         return self.user, self.password
 
     def handshake(self, protocol: int = 2) -> list[list[bytes]]:
-        """The commands that give a fresh connection this identity."""
+        """The commands that give a new connection this identity."""
         commands: list[list[bytes]] = []
         if protocol == 3:
             commands.append(

@@ -1,13 +1,13 @@
-"""Busy polling: the event loop does not sleep when the next event is imminent.
+"""Busy polling: the event loop does not sleep if the next event is imminent.
 
-Who sleeps must be woken: an interrupt, a switch of processes, and then code and data that the caches have lost. On a
-small virtual machine that costs more than a tiny model's run. So where few clients are served, the event loop does not
-sleep while Redis answers, nor while a client that just had its reply sends its next command: it keeps asking the
-system for events (busy polling). Sleeping and waking cost CPU time too, so this costs little more of it.
+A sleeping process must be woken: by an interrupt and a context switch, with cold caches afterwards. On a small virtual
+machine that costs more than a tiny model's run. So with few clients, the event loop polls the system for events instead
+of sleeping, while Redis answers, and while a client that has just received a reply sends its next command. Sleeping and
+waking cost CPU time too, so polling costs little more.
 
-It must never become a burden: a stay is short, it ends with the first event; after two in vain the next ones of that
-kind are left out, twice as many each time, and more where another process turned out to want the core. With many
-clients something is always there to do, and while a worker thread runs a model the cores are the model's
+Polling must not harm others. A poll is short and ends with the first event. After two polls in vain, the next ones of
+that kind are skipped, twice as many each time, and more if another process turned out to want the core. With many
+clients there is always something to do, and while a worker thread runs a model the cores belong to the model
 (docs/adr/0014). Thread: the event loop's.
 """
 
@@ -19,20 +19,20 @@ from collections.abc import Callable
 __all__ = ["BusyPoll"]
 
 _MANY_PER_S = 20_000
-"""With this many commands the next event is there before the loop could sleep, mostly."""
+"""With this many commands, the next event usually arrives before the loop could sleep."""
 _WINDOW_S = 0.005
-"""How often their number is looked at, and whether the cores have something better to do."""
+"""How often the number of commands is checked, and whether the cores are needed elsewhere."""
 _INTERRUPTED_S = 0.0003
-"""From one look for events to the next, when nothing came: then another process had the core, and needs it more."""
+"""A gap of this length between two polls means that another process had the core, and needs it more."""
 _INTERRUPTED = 5
-"""It counts as so many in vain: seldom is it more than a moment."""
+"""Such a gap counts as this many polls in vain, since it is rarely short."""
 _IN_VAIN = 2
 _MOST_IN_VAIN = 8
-"""So at most 256 are left out, and then it is tried again."""
+"""At most 256 polls are skipped before the next attempt."""
 
 
 class _Awaited:
-    """Something that may be worth waiting for, and what experience says."""
+    """An event that may be worth polling for, with the experience so far."""
 
     __slots__ = ("in_vain", "left_out")
 
@@ -59,10 +59,10 @@ class _Awaited:
 class BusyPoll:
     """Keeps an event loop from sleeping.
 
-    Args: call_soon: the loop's; what it was given is called before the loop sleeps.
-          busy_poll_s: the longest stay in seconds, 0 for none.
-          commands: how many commands clients have sent so far.
-          cores_wanted: whether the cores have something better to do.
+    Args: call_soon: the loop's; its callbacks run before the loop sleeps.
+          busy_poll_s: the longest poll in seconds, 0 for none.
+          commands: returns how many commands clients have sent so far.
+          cores_wanted: returns whether the cores are needed elsewhere.
           clock: monotonic seconds.
     """
 
@@ -90,11 +90,11 @@ class BusyPoll:
         self._counted_at = self._clock()
 
     def asked(self) -> None:
-        """Redis was asked something: its reply is near."""
+        """A request was sent to Redis, so its reply is imminent."""
         self._await(self._reply)
 
     def answered(self) -> None:
-        """Redis has answered all it was asked, and so clients have their replies: their next commands are near."""
+        """Redis has answered everything, so clients have their replies, and their next commands are imminent."""
         self._await(self._command)
 
     def _await(self, what: _Awaited) -> None:

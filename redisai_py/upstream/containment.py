@@ -1,11 +1,11 @@
 """Containment: an exception in a callback affects only the client whose command raised it.
 
 Replies of Redis and results of runs reach callbacks from loops that many clients share. An exception there is a bug of
-ours. It must not end the stream, nor leave a client waiting: the client gets the error and its connection is closed,
-since nobody knows how far its command has come. The loop goes on with the next reply.
+ours. It must neither end the stream nor leave a client waiting: the client gets the error and its connection is closed,
+because the state of its command is unknown. The loop continues with the next reply.
 
-Who asked is found in the callback itself: a client's turn, or whatever refers to one by its attribute `turn`, among
-the arguments of a `partial`, the object of a bound method, and the items of lists and tuples.
+The client is found in the callback itself: a turn, or an object with an attribute `turn`, among the arguments of a
+`partial`, the object of a bound method, and the items of lists and tuples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Asker(Protocol):
     """The client has left."""
 
     def broken(self, error: BaseException) -> None:
-        """Answer the command with the error, and close."""
+        """Answer the command with the error, and close the connection."""
 
 
 def contain(asked: Any, error: Exception) -> None:

@@ -1,8 +1,8 @@
 """The server's own connection to Redis: for preloading, detecting deleted models, and checking that Redis answers.
 
-Rules: the credentials of the URL are used here and nowhere else. A client brings its own, and what runs for a client
-runs as that client. A server without credentials, beside a Redis that asks for some, still tells whether Redis
-answers; it cannot preload.
+Rules: the credentials of the URL are used here and nowhere else. A client brings its own, and everything done for a
+client runs as that client. Without credentials, but with a Redis that requires some, the server can still check whether
+Redis answers; it cannot preload.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CONNECTIONS = 2
 
 
 def own_identity(url: str) -> Identity:
-    """Who the server itself is: the user and password of the URL, database 0."""
+    """The server's own identity: the user and password of the URL, database 0."""
     parts = urlsplit(url)
     if parts.password is None:
         return Identity()
@@ -51,7 +51,7 @@ class Control:
         if access is None:
             identity = replace(self._identity, database=database)
             access = Access(SingleServer(self._opener, identity, upstream_pool=_CONNECTIONS))
-            access.clients = 1  # itself: its connections stay open
+            access.clients = 1  # the server itself, which keeps its connections open
             self._accesses[database] = access
         return access
 
@@ -62,13 +62,13 @@ class Control:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Not this task, but the connection that it waited for: somebody else has given it up.
+            # Not this task was cancelled, but the connection it waited for: another caller has given it up.
             raise UpstreamLost(f"ERR upstream Redis at {self._opener} does not answer") from None
 
     async def ping(self) -> float:
-        """Seconds that Redis took to answer.
+        """Round-trip time of a PING in seconds.
 
-        Raises: UpstreamError if it is out of reach, does not answer within 2 s, or cannot be used yet.
+        Raises: UpstreamError if Redis is unreachable, does not answer within 2 s, or cannot be used yet.
         """
         since = time.monotonic()
         access = self._access(0)
@@ -88,8 +88,8 @@ class Control:
         return time.monotonic() - since
 
     def _give_up(self, access: Access) -> None:
-        """Drop a connection that hangs, or hangs while it is being opened: the next use opens another."""
-        if self._accesses.get(0) is access:  # else another one that asked at the same time was faster
+        """Drop a connection that hangs, or hangs while opening; the next use opens another."""
+        if self._accesses.get(0) is access:  # otherwise a concurrent caller was faster
             del self._accesses[0]
         access.upstream.abort()
         access.close()

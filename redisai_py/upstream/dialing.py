@@ -1,8 +1,8 @@
 """Opening connections to Redis: how long to retry, and the state of an unreachable Redis (docs/adr/0017).
 
-A command that has not left can wait for Redis to come back. While it does, one probe asks whether Redis answers, for
-all that wait; so a restart of Redis does not bring a connection attempt from each of ten thousand clients every few
-milliseconds. What has been sent is never sent again. Thread: the event loop's.
+A command that has not been sent can wait for Redis to come back. One probe checks for all waiting commands whether
+Redis answers; so after a restart of Redis, ten thousand clients do not each try to connect every few milliseconds. What
+has been sent is never sent again. Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -36,20 +36,19 @@ Prepare = Callable[[Any], Awaitable[None]]
 
 
 class Opener(Protocol):
-    """What opens connections to Redis."""
+    """Opens connections to Redis."""
 
     async def open(self, factory: Factory, prepare: Prepare | None = None) -> Any:
-        """A connected protocol, on which `prepare` has sent what a connection begins with. Called by a Task.
+        """A connected protocol, on which `prepare` has sent the initial commands. Called by a Task.
 
-        Raises: UpstreamLost: Redis cannot be reached. UpstreamError: its refusal, in its own words.
+        Raises: UpstreamLost: Redis is unreachable.   UpstreamError: Redis refused, with its own text.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """upstream_retry_s: how long a command that has not left may wait for Redis.   upstream_timeout_s: how long Redis
-    may take to answer a PING before it counts as hung.   upstream_keepalive_s: TCP keepalive on idle connections; 0 is
-    none.
+    """upstream_retry_s: how long an unsent command may wait for Redis.   upstream_timeout_s: time for Redis to answer a
+    PING before it counts as hung.   upstream_keepalive_s: TCP keepalive on idle connections; 0 is none.
     """
 
     upstream_retry_s: float = 0.0
@@ -73,7 +72,7 @@ class Dialer:
         return any(upstream.owes for upstream in self._live if not upstream.closed)
 
     async def open(self, factory: Factory, prepare: Prepare | None = None) -> Any:
-        """See `Opener`; tries until `upstream_retry_s` have passed."""
+        """See `Opener`; retries until `upstream_retry_s` have passed."""
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + self.settings.upstream_retry_s
         while True:
@@ -89,7 +88,7 @@ class Dialer:
                     raise
 
     async def open_once(self, factory: Factory, prepare: Prepare | None = None) -> Any:
-        """The same, tried once."""
+        """The same, with a single attempt."""
         upstream = await self.address.open(factory, timeout_s=self.settings.upstream_timeout_s)
         self._live.add(upstream)
         if self.settings.upstream_keepalive_s and self.address.path is None:
@@ -100,11 +99,11 @@ class Dialer:
 
     @property
     def impatient(self) -> Opener:
-        """The same, but each connection is tried once, whatever is known of Redis."""
+        """The same, with a single attempt per connection, whatever is known of Redis."""
         return _Impatient(self)
 
     def abandon(self, why: str) -> None:
-        """Redis hangs: close every connection to it, and open none before it answers again."""
+        """Redis hangs: close every connection to it, and open none until it answers again."""
         self._away(f"ERR upstream Redis at {self.address} {why}", "Redis hangs; closing all connections to it")
         for upstream in list(self._live):
             if not upstream.closed and upstream.transport is not None:
@@ -117,7 +116,7 @@ class Dialer:
             self._probing = asyncio.get_running_loop().create_task(self._probe())
 
     async def _probe(self) -> None:
-        """Ask until Redis answers."""
+        """Probe until Redis answers."""
         clock = asyncio.get_running_loop().time
         since, pause_s = clock(), FIRST_PROBE_S
         try:
@@ -131,7 +130,7 @@ class Dialer:
             self._probing = None
 
     async def answers(self, timeout_s: float) -> bool:
-        """Whether Redis answers a PING on a new connection, with whatever words."""
+        """Whether Redis answers a PING on a new connection, with any reply."""
         probe = SharedUpstream()
         try:
             async with asyncio.timeout(timeout_s):
@@ -147,7 +146,7 @@ class Dialer:
         return True
 
     async def close(self) -> None:
-        """End the probe; whoever waits for Redis gives up."""
+        """End the probe; waiting commands fail."""
         if self._probing is not None:
             self._probing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -166,8 +165,8 @@ class _Impatient:
 
 
 def _keep_alive(connection: socket.socket, idle_s: int) -> None:
-    """Have the system find out that the other side is gone: on an idle connection, and where what is sent is never
-    acknowledged. The intervals are those of Redis's own `tcp-keepalive`.
+    """Let the system detect a lost peer: on an idle connection, and if sent data is never acknowledged. The intervals
+    are those of Redis's own `tcp-keepalive`.
     """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
@@ -176,5 +175,5 @@ def _keep_alive(connection: socket.socket, idle_s: int) -> None:
         ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
         ("TCP_USER_TIMEOUT", 2000 * idle_s),
     ):
-        if hasattr(socket, name):  # not everywhere
+        if hasattr(socket, name):  # not on every system
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

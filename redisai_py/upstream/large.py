@@ -1,6 +1,6 @@
-"""A connection for values of 64 KiB and more, so that one 64 MB SET does not hold up everybody on the shared stream.
+"""A connection for values of 64 KiB and more, so that one 64 MB SET does not block everybody on the shared stream.
 
-Segments are written unjoined, and a large reply is received straight into its own buffer, or passed on as it comes.
+Segments are written unjoined. A large reply is received straight into its own buffer, or streamed through.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ __all__ = ["LargeUpstream", "Sink"]
 
 _LARGE_REPLY = 64 * 1024
 _STREAMED = 256 * 1024
-"""Bytes that are passed on at a time where a reply is streamed."""
+"""Bytes passed on at a time when a reply is streamed."""
 
 
 class Sink(Protocol):
-    """What takes a large reply as it comes."""
+    """Receives a large reply as it arrives."""
 
     def begin(self, size: int) -> None:
-        """A string of that many bytes comes."""
+        """A string of this many bytes follows."""
 
     def take(self, piece: bytes) -> None:
-        """The next bytes of it, CR LF at the end included."""
+        """The next bytes of it, including the final CR LF."""
 
 
 class LargeUpstream(asyncio.BufferedProtocol):
-    """A connection that moves large values one command group at a time; replies may be bulk strings, lines, or
+    """A connection that moves large values, one group of commands at a time; replies may be bulk strings, lines, or
     arrays of them.
 
-    Sources of speed: segments are written unjoined, a bulk reply is received into its final buffer.
+    It is fast because segments are written unjoined, and a bulk reply is received into its final buffer.
     """
 
     def __init__(self) -> None:
         self.transport: Any = None
         self.closed = False
         self._chunk = bytearray(_LARGE_REPLY)
-        self._text = bytearray()  # small bytes not consumed yet
+        self._text = bytearray()  # small pieces, not yet consumed
         self._bulk: memoryview | None = None
         self._filled = 0
-        self._frames: list[list[Any]] = []  # open arrays: [items to come, items]
+        self._frames: list[list[Any]] = []  # open arrays: [items outstanding, items]
         self._waiting: deque[Pending[Any]] = deque()
         self._refused: RedisAIError | None = None
-        self._sink: Sink | None = None  # what takes the reply that comes
-        self._to_stream = 0  # bytes of it still to come
+        self._sink: Sink | None = None  # receives the next reply
+        self._to_stream = 0  # bytes of it that are outstanding
         self._streamed_size = 0
         self.rehearsed = False  # see `store.link`
-        self.on_flow: Callable[[bool], object] | None = None  # told to pause (True) and to go on, while streaming
+        self.on_flow: Callable[[bool], object] | None = None  # called while streaming: True to pause, False to resume
 
     @property
     def owes(self) -> bool:
@@ -82,7 +82,7 @@ class LargeUpstream(asyncio.BufferedProtocol):
             pending.fail(self._refused or UpstreamLost.under_way(exc))
 
     def call(self, *argv: Any) -> Pending[Any]:
-        """One command; large arguments are written without being joined or copied."""
+        """Send one command; large arguments are written without being joined or copied."""
         pending: Pending[Any] = Pending()
         if self.closed:
             pending.fail(self._refused or UpstreamLost.under_way(None))
@@ -93,9 +93,9 @@ class LargeUpstream(asyncio.BufferedProtocol):
         return pending
 
     def stream(self, sink: Sink, *argv: Any) -> Pending[int | None]:
-        """One command whose reply, if it is a string, goes to `sink` as it comes; gives its size then, or None for nil.
+        """Send one command whose reply, if it is a string, goes to `sink`. Returns: its size, or None for nil.
 
-        Nothing else may be under way on this connection.
+        Nothing else may be outstanding on this connection.
         """
         self._sink = sink
         self._chunk = bytearray(_STREAMED)
@@ -203,7 +203,7 @@ class LargeUpstream(asyncio.BufferedProtocol):
                 return
             value = frame[1]
             self._frames.pop()
-        if not self._waiting:  # nothing was asked: Redis refuses the connection, and closes it
+        if not self._waiting:  # an unsolicited reply: Redis refuses the connection, and closes it
             self._refused = value if isinstance(value, RedisAIError) else None
             return
         pending = self._waiting.popleft()

@@ -16,8 +16,8 @@ __all__ = ["Pool"]
 
 
 class Pool:
-    """Connections with one user at a time each, opened when first needed; at most `size`, or, where not bounded, as
-    many as are asked for, of which `size` are kept.
+    """Connections with one user at a time each, opened when first needed: at most `size`, or, if unbounded, as many as
+    requested, of which `size` are kept.
     """
 
     def __init__(self, opener: Opener, identity: Identity, size: int, *, bounded: bool = True) -> None:
@@ -32,7 +32,7 @@ class Pool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[LargeUpstream]:
-        """One for a while; whoever leaves with an error leaves it closed."""
+        """A connection for the `with` block; it is closed if the block raises."""
         connection = await self._take()
         clean = False
         try:
@@ -55,7 +55,7 @@ class Pool:
             await waiter
         self.open_count += 1
         try:
-            # A task of its own: the time limit on connecting needs one, and a handler is not run by one.
+            # In its own task: the connection timeout needs one, and handlers do not run in tasks.
             return await asyncio.get_running_loop().create_task(self._connect())
         except BaseException:
             self.open_count -= 1
@@ -90,7 +90,7 @@ class Pool:
                 return
 
     def close(self) -> None:
-        """Close what is idle now, and the rest when it is given back."""
+        """Close idle connections now, and the others when they are released."""
         self._closed = True
         for connection in self._idle:
             connection.close()

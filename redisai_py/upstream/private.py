@@ -1,4 +1,4 @@
-"""One client's own connection to Redis, for what is stateful: relayed and blocking commands, MULTI, subscriptions.
+"""One client's own connection to Redis, for stateful commands: relayed and blocking commands, MULTI, subscriptions.
 
 Bytes go both ways unchanged; replies are counted, not built. What was sent is never sent again.
 """
@@ -22,9 +22,10 @@ _MUCH = 4 * 1024 * 1024
 
 
 class PrivateUpstream(asyncio.Protocol):
-    """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the replies and pushes
-    completed by it, and whether it ended at a message's boundary; `on_lost(why)` the end, None where it just was lost;
-    `on_flow(waits)` whether much of what was sent still waits; `owes()` tells whether a reply is outstanding.
+    """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the number of replies
+    and pushes it completed, and whether it ended at a message boundary. `on_lost(why)` gets the end, None if it was
+    simply lost. `on_flow(waits)` says whether much sent data still waits. `owes()` returns whether a reply is
+    outstanding.
     """
 
     def __init__(
@@ -36,16 +37,16 @@ class PrivateUpstream(asyncio.Protocol):
     ) -> None:
         self._owes = owes
         self._reader = new_reader()
-        self._whole = True  # what has come ended at a message's boundary
-        self._since: list[bytes] = []  # what has come since the last boundary, and how many replies that completed
+        self._whole = True  # the received data ended at a message boundary
+        self._since: list[bytes] = []  # data received since the last boundary, and the replies it completed
         self._completed = 0
-        self._skip = 0  # bytes of a large bulk reply still to come; they need not pass through hiredis
+        self._skip = 0  # outstanding bytes of a large bulk reply, which hiredis need not see
         self._on_data: Callable[[bytes, list[Any], bool], object] = self._on_first_data
         self._on_later_data = on_data
         self._on_lost = on_lost
         self._on_flow = on_flow
         self.refused: UpstreamRefused | None = None
-        self.tunnel: Callable[[bytes], object] | None = None  # replication: what comes is no longer made of replies
+        self.tunnel: Callable[[bytes], object] | None = None  # replication: the data no longer consists of replies
         self.closed = False
         self.transport: Any = None
         self._held: list[bytes | memoryview] | None = None
@@ -60,7 +61,7 @@ class PrivateUpstream(asyncio.Protocol):
         return self._owes()
 
     def eof_received(self) -> None:
-        self._ended()  # at once: what the client sends from now on goes by another connection
+        self._ended()  # immediately: the client's next data goes to another connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended()
@@ -114,7 +115,7 @@ class PrivateUpstream(asyncio.Protocol):
         self._on_data(data, replies, self._whole)
 
     def begun(self) -> bytes:
-        """What has come of the message that is not complete; what came before it is settled."""
+        """The received part of the incomplete message; everything before it is settled."""
         came = b"".join(self._since)
         settled = split_replies(came, 0, self._completed)
         assert settled is not None
@@ -130,11 +131,11 @@ class PrivateUpstream(asyncio.Protocol):
             self.transport.write(segment)
 
     def hold(self) -> None:
-        """Keep back what is sent, until `release`: a pipeline's commands then cost one system call, not one each."""
+        """Hold back data until `release`: a pipeline's commands then cost one system call, not one each."""
         self._held = []
 
     def release(self) -> None:
-        """Write what was kept back."""
+        """Write the data held back."""
         held, self._held = self._held, None
         if held and not self.transport.is_closing():
             self.transport.writelines(held)
@@ -146,7 +147,7 @@ class PrivateUpstream(asyncio.Protocol):
 
 
 def _large_bulk_rest(data: bytes) -> int:
-    """If `data` starts with the header of a large bulk string that it does not complete: how many bytes are missing."""
+    """Missing bytes, if `data` starts with the header of a large bulk string that it does not complete."""
     line = data.find(b"\r\n", 1, 24)
     if line < 0 or not data[1:line].isdigit():
         return 0

@@ -1,8 +1,8 @@
 """Detecting a hung Redis: its process is stopped, or its machine or the network is down.
 
-A client may rightly wait for ever, for BLPOP or behind a long script, so a reply that does not come proves nothing.
-While replies are outstanding, a PING on another connection asks whether Redis answers at all. A Redis that is busy with
-a script says so (BUSY), one that loads its data too; one that gives no answer for `--upstream-timeout-ms` is hung, and
+A client may legitimately wait forever, for BLPOP or a long script, so a missing reply proves nothing. While replies are
+outstanding, a PING on another connection checks whether Redis answers at all. A Redis that is busy with a script
+answers BUSY, one that loads its data LOADING. If there is no answer for `--upstream-timeout-ms`, Redis is hung, and
 every connection to it is closed (docs/adr/0017). Thread: the event loop's.
 """
 
@@ -18,11 +18,11 @@ from redisai_py.upstream.shared import SharedUpstream
 __all__ = ["Pulse"]
 
 _BEATS = 5
-"""In the time that Redis is given to answer, so often it is looked whether replies are outstanding."""
+"""Checks for outstanding replies per timeout."""
 
 
 class Pulse:
-    """Asks Redis for a sign of life, where somebody waits for it."""
+    """Sends PINGs to Redis while somebody waits for it."""
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
@@ -30,7 +30,7 @@ class Pulse:
         self._upstream: SharedUpstream | None = None
 
     async def beat(self) -> None:
-        """Until cancelled. A timeout of 0 is none."""
+        """Run until cancelled. A timeout of 0 disables it."""
         owed = False
         try:
             while self._timeout_s:
@@ -43,7 +43,7 @@ class Pulse:
             self._drop()
 
     async def _answers(self) -> bool:
-        """Whether Redis answers in time, on the connection kept for that or on a new one."""
+        """Whether Redis answers in time, on the kept connection or a new one."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_s):
                 while True:
@@ -51,7 +51,7 @@ class Pulse:
                         if self._upstream is None or self._upstream.closed:
                             self._upstream = await self._dialer.address.open(SharedUpstream)
                         await self._upstream.call(b"PING")
-                    except UpstreamLost:  # its end says more: the connections that somebody waits for end as well
+                    except UpstreamLost:  # the connections with waiting clients have ended, too, which says more
                         await asyncio.sleep(self._timeout_s / _BEATS)
                         if not self._dialer.owing:
                             return True

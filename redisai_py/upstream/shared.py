@@ -1,7 +1,7 @@
-"""The connection for the AI commands of all clients with one identity (user, password, database): pipelined, so Redis
-sees one stream instead of many small writes.
+"""The connection for the AI commands of all clients with one identity (user, password, database). It is pipelined, so
+Redis sees one stream instead of many small writes.
 
-Nothing is sent before it is complete and validated, and nothing is ever sent again: it may have been applied.
+Only complete and validated commands are sent, and nothing is ever sent again, because it may have been applied.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ Callback = Callable[[Any], object]
 
 
 class SharedUpstream(asyncio.Protocol):
-    """The pipelined connection of one identity; `send` never blocks, each reply reaches the callback given with its
-    command.
+    """The pipelined connection of one identity. `send` never blocks; each reply goes to the callback of its command.
 
-    A callback gets what hiredis makes of the reply: bytes, int, None, list, or a `hiredis.ReplyError`; on loss an
-    UpstreamLost.
+    A callback gets hiredis's reply: bytes, int, None, list, or a `hiredis.ReplyError`; on loss an UpstreamLost.
     """
 
     client_name = b"redisai-shared"
@@ -41,7 +39,7 @@ class SharedUpstream(asyncio.Protocol):
         self._busy_poll = busy_poll
         self._reader = new_reader()
         self.waiting: deque[Callback] = deque()
-        """What gets the replies still to come, in order."""
+        """The callbacks for the outstanding replies, in order."""
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []  # commands of this iteration of the loop, written together at its end
         self.transport: Any = None
@@ -57,7 +55,7 @@ class SharedUpstream(asyncio.Protocol):
         transport.set_write_buffer_limits(high=64 * 1024 * 1024)
 
     def eof_received(self) -> None:
-        self.closed = True  # what is sent from now on goes by another connection
+        self.closed = True  # later commands use another connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -79,7 +77,7 @@ class SharedUpstream(asyncio.Protocol):
                     callback = take()
                     try:
                         callback(reply)
-                    except Exception as error:  # a bug of ours: many clients share this stream
+                    except Exception as error:  # a bug of ours, which must not affect other clients of this stream
                         contain(callback, error)
         except hiredis.ProtocolError:
             self.transport.abort()
@@ -87,7 +85,7 @@ class SharedUpstream(asyncio.Protocol):
             self._busy_poll.answered()
 
     def send(self, data: bytes, callback: Callback) -> None:
-        """Send one encoded command. Raises UpstreamLost if the connection is gone: then nothing was sent."""
+        """Send one encoded command. Raises UpstreamLost if the connection is lost; then nothing was sent."""
         if self.closed:
             raise UpstreamLost("ERR upstream Redis connection lost")
         if not self._out:
@@ -96,12 +94,12 @@ class SharedUpstream(asyncio.Protocol):
         self.waiting.append(callback)
 
     def send_row(self, data: bytes, callbacks: Sequence[Callback]) -> None:
-        """Send encoded commands that follow each other in `data`, one for each callback. Raises: see `send`."""
+        """Send the consecutive encoded commands in `data`, one per callback. Raises: see `send`."""
         self.send(data, callbacks[0])
         self.waiting.extend(callbacks[1:])
 
     def send_now(self, data: bytes, callback: Callback) -> None:
-        """As `send`, without waiting for other commands of this iteration of the loop."""
+        """Like `send`, without waiting for other commands of this iteration of the loop."""
         if self._out or self.closed:
             self.send(data, callback)
             self.flush()
@@ -112,7 +110,7 @@ class SharedUpstream(asyncio.Protocol):
                 self._busy_poll.asked()
 
     def flush(self) -> None:
-        """Write now what was sent in this iteration of the loop, for all clients in one system call."""
+        """Write what was sent in this iteration of the loop, for all clients in one system call."""
         out, self._out = self._out, []
         if out and not self.closed:
             self.transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -120,11 +118,11 @@ class SharedUpstream(asyncio.Protocol):
                 self._busy_poll.asked()
 
     def call(self, *argv: Any) -> Pending[Any]:
-        """One command; its value is the reply, its error what Redis answered as an error."""
+        """Send one command; the result is the reply, the error Redis's error."""
         return self.pipeline((argv,))[0]
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Pending[Any]]:
-        """Several commands in one write, each with its own Pending."""
+        """Send several commands in one write, each with its own Pending."""
         pendings: list[Pending[Any]] = []
         for argv in commands:
             pending: Pending[Any] = Pending()
@@ -136,7 +134,7 @@ class SharedUpstream(asyncio.Protocol):
         return pendings
 
     def close(self) -> None:
-        """Close; callbacks still waiting get an error."""
+        """Close; waiting callbacks get an error."""
         if self.transport is not None:
             self.transport.close()
 
