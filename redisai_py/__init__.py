@@ -1,7 +1,7 @@
 """The RedisAI commands for any Redis: tensors, models, scripts and DAGs, served by a sidecar process.
 
-Nothing is imported here: `import redisai_py` costs no framework, and the server's modules do not load the client. The
-clients are imported when first asked for.
+This module imports nothing: `import redisai_py` loads no framework, and the server's modules do not load the client.
+The clients are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The seam between the server and the frameworks: what a backend plugin offers, and how one is found.
+"""The interface between the server and the frameworks: what a backend plugin provides, and how it is found.
 
 A plugin is any distribution with an entry point in the group `redisai_py.backends`; the entry point's name is the
 backend's name in lower case and its object a class (or factory) without arguments that gives a `Backend`. The built-in
@@ -55,7 +55,7 @@ _EXTRAS = {"ONNX": "onnx", "TF": "tensorflow", "TFLITE": "tflite", "TORCH": "tor
 
 @runtime_checkable
 class DeviceArray(Protocol):
-    """A value that lives on an accelerator between two operations of one DAG."""
+    """A value that stays on an accelerator between two operations of one DAG."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,14 +76,15 @@ class DeviceArray(Protocol):
 
 
 Array = NDArray[Any] | DeviceArray
-"""A value given to or returned by a run. STRING tensors are object arrays whose elements are `bytes`."""
+"""An input or output of a run. STRING tensors are object arrays whose elements are `bytes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a model says of one input or output; `None` where it does not say.
+    """What a model declares about one input or output; `None` if unknown.
 
-    shape: None for a dynamic dimension.   says: the model's own words for what is not a tensor of ours: `seq(...)`.
+    shape: None for a dynamic dimension.   says: the model's own type name of something that is not a tensor:
+    `seq(...)`.
     """
 
     name: str
@@ -98,10 +99,10 @@ InputSpec = TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Settings that a plugin honours where its framework can.
+    """Settings that a plugin applies if its framework can.
 
     intra_op_threads, inter_op_threads: within and between operations; 0 leaves the choice to the plugin.
-    memory_limit_bytes: bound on the framework's own CPU allocator, 0 is none.
+    memory_limit_bytes: limit of the framework's own CPU allocator, 0 is none.
     """
 
     intra_op_threads: int = 0
@@ -111,8 +112,8 @@ class LoadOptions:
 
 
 class Session(Protocol):
-    """One loaded model. The engine enters it on one thread at a time, unless it is a `ConcurrentSession`. `terminate`
-    may come at any time.
+    """One loaded model. The engine calls it on one thread at a time, unless it is a `ConcurrentSession`. `terminate`
+    may be called at any time.
     """
 
     inputs: Sequence[TensorSpec]
@@ -120,30 +121,31 @@ class Session(Protocol):
     outputs: Sequence[str]
     """One name per output; TORCH has empty strings."""
     nbytes: int
-    """Estimate of the memory that the loaded model holds (weights; at least the blob's size)."""
+    """Estimate of the memory of the loaded model in bytes (weights; at least the blob's size)."""
     stateful: bool
-    """Whether a run may change what later runs give. Such a model is neither warmed up nor merged. A session without
-    this attribute keeps no state.
+    """Whether a run may affect later runs. Such a model is neither warmed up nor merged. A session without this
+    attribute keeps no state.
     """
     loops: bool
-    """Whether values decide how long a run takes: a loop goes on until something is reached. Such a model is not warmed
-    up, since with zeros it may never end, and does not run on the event loop. A session without this attribute has
-    none.
+    """Whether the duration of a run depends on values, because of a loop. Such a model is not warmed up, because it may
+    never end for zeros, and does not run on the event loop. A session without this attribute has no such loop.
     """
     draws: str
-    """Why equal inputs may give other outputs though nothing is kept: operations that draw random numbers or are in
-    training mode; empty for none, as for a session without this attribute. Such a model has no prediction cache.
+    """Why equal inputs may give different outputs although nothing is kept: operations that draw random numbers or are
+    in training mode. Empty if there are none, which is also the default. Such a model has no prediction cache.
     """
     output_specs: Sequence[TensorSpec]
-    """One per output, as far as the model says; a session without this attribute says nothing."""
+    """One per output, as far as the model declares them; a session without this attribute declares none."""
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run the model once.
 
         Args:    inputs: one array per input, C-contiguous, read-only, not to be kept after the call. Device arrays, of
-                 any backend, only for a session on a GPU; for one on the CPU the caller takes `DeviceArray.numpy()`.
+                 any backend, are passed only to a session on a GPU; for one on the CPU the caller uses
+                 `DeviceArray.numpy()`.
                  keep_on_device: outputs may stay on the accelerator.
-        Returns: one C-contiguous array per output, in order, in memory of its own; None for what is not a tensor.
+        Returns: one C-contiguous array per output, in order, in its own memory; None for an output that is not a
+                 tensor.
         Raises:  BackendError with the framework's text (RedisAI's text where the spec fixes one).
         Thread:  a worker thread; releases the GIL while the framework computes.
         """
@@ -171,7 +173,7 @@ class Backend(Protocol):
     ) -> Session:
         """Build a session from a model's bytes.
 
-        Args:    inputs, outputs: node names, for backends whose models do not name them (TF); else empty.
+        Args:    inputs, outputs: node names, for backends whose models do not contain them (TF); else empty.
         Raises:  BackendError with the framework's text on one line.
         Thread:  any but the event loop's.
         """
@@ -184,55 +186,55 @@ class ConcurrentSession(Session, Protocol):
     """
 
     concurrent: bool
-    """Whether `run` may be called on several threads at once. A session without this attribute: no."""
+    """Whether several threads may call `run` at once. A session without this attribute: no."""
 
     def terminate(self, thread_id: int | None = None) -> bool:
         """Ask one run to stop early; False if the framework cannot, or there is no such run.
 
-        Args: thread_id: `threading.get_ident()` of the thread that is in `run`; None stops every run.
+        Args: thread_id: `threading.get_ident()` of the thread in `run`; None stops every run.
         """
 
 
 @runtime_checkable
 class ReadsFiles(Protocol):
-    """A backend that loads large models from a file, so that their bytes are not in memory meanwhile."""
+    """A backend that loads large models from a file, so that their bytes need not be in memory meanwhile."""
 
     def load_file(
         self, blob: ModelFile, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
     ) -> Session:
-        """`load_model` of what may be read from `blob.path`, as long as there is `blob`."""
+        """Like `load_model`, reading from `blob.path`, which exists as long as `blob`."""
 
 
 def may_keep_state(session: Session) -> bool:
-    """The session's `stateful`; False for one that does not say."""
+    """The session's `stateful`; False by default."""
     return bool(getattr(session, "stateful", False))
 
 
 def may_loop(session: Session) -> bool:
-    """The session's `loops`; False for one that does not say."""
+    """The session's `loops`; False by default."""
     return bool(getattr(session, "loops", False))
 
 
 def runs_concurrently(session: Session) -> TypeGuard[ConcurrentSession]:
-    """Whether several threads may be in the session at once: it says so, and keeps no state."""
+    """Whether several threads may use the session at once: it declares so, and keeps no state."""
     return bool(getattr(session, "concurrent", False)) and not may_keep_state(session)
 
 
 def what_draws(session: Session) -> str:
-    """The session's `draws`; empty for one that does not say."""
+    """The session's `draws`; empty by default."""
     return str(getattr(session, "draws", ""))
 
 
 def output_specs(session: Session) -> Sequence[TensorSpec]:
-    """The session's `output_specs`; the bare names for one that says no more."""
+    """The session's `output_specs`; by default only the names."""
     specs: Sequence[TensorSpec] | None = getattr(session, "output_specs", None)
     return [TensorSpec(name) for name in session.outputs] if specs is None else specs
 
 
 def framework_error(error: BaseException, prefix: str = "") -> BackendError:
-    """A framework's exception as the one kind that a plugin raises: its text on one line, after `prefix`.
+    """A framework's exception as a BackendError: its text on one line, after `prefix`.
 
-    Each newline becomes one space and nothing else changes; an exception without text shows its type's name.
+    Each newline becomes a space; nothing else changes. An exception without text shows its type's name.
     """
     text = str(error).replace("\n", " ").replace("\r", " ")
     return BackendError(prefix + (text if text.strip() else type(error).__name__))
@@ -240,7 +242,7 @@ def framework_error(error: BaseException, prefix: str = "") -> BackendError:
 
 @dataclass(slots=True)
 class _Registry:
-    """Backends by wire name; one lock per name, so that a framework's slow import holds up no other one."""
+    """Backends by wire name; one lock per name, so that one slow import does not block the others."""
 
     locks: dict[str, threading.Lock] = field(default_factory=dict)
     loaded: dict[str, Backend] = field(default_factory=dict)
@@ -273,7 +275,7 @@ def load_backend(name: str) -> Backend:
 
 
 def install_hint(extra: str) -> str:
-    """How to install an extra of this package, as long as the package is on no index."""
+    """How to install an extra of this package while it is on no package index."""
     return f"pip install '.[{extra}]' in the directory of redisai_py's source, into the server's environment"
 
 
@@ -284,10 +286,10 @@ def _import(wire_name: str) -> Backend:
     try:
         factory: Callable[[], Backend] = points[0].load()
         backend = factory()
-        if not isinstance(backend.version, str):  # INFO and the metrics read it, and must not fail because of it
+        if not isinstance(backend.version, str):  # INFO and the metrics use it, and must not fail
             raise TypeError(f"its version is {backend.version!r} instead of a string")
         return backend
-    except BaseException as error:  # most often the framework is absent, but an installed one may be broken in any way
+    except BaseException as error:  # usually the framework is missing, but an installed one may be broken in any way
         extra = _EXTRAS.get(wire_name) if isinstance(error, ImportError) else None
         hint = f"; try: {install_hint(extra)}" if extra else ""
         raise BackendNotInstalled(f"ERR Could not load backend: {framework_error(error)}{hint}") from error

@@ -1,8 +1,8 @@
-"""A model's bytes: in memory, or in a file if they are many.
+"""A model's bytes: in memory, or in a file if they are large.
 
-A framework that reads a large model from memory holds a copy of it, and often two, beside the weights that it makes of
-it. From a file it reads piece by piece. So the bytes of large models are put into a private temporary file while the
-model is stored or loaded (docs/adr/0023).
+A framework that reads a large model from memory holds one or two copies of it besides its weights. From a file it
+reads piece by piece. So the bytes of large models are kept in a private temporary file while the model is stored or
+loaded (docs/adr/0023).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from redisai_py.tensor import Buffer
 __all__ = ["FROM_FILE", "Blob", "Gathering", "ModelFile", "filed", "opened"]
 
 FROM_FILE = 16 * 1024 * 1024
-"""Models of this many bytes and more are kept in files."""
+"""Models of at least this many bytes are kept in files."""
 _OPEN_FILES = "/proc/self/fd"
 
 
@@ -33,9 +33,9 @@ class _Unnamed(io.FileIO):
 
 
 class ModelFile(mmap.mmap):
-    """The bytes of a temporary file that has no name any more: it goes with this object, also if the process is killed.
+    """The bytes of an unnamed temporary file, which disappears with this object, even if the process is killed.
 
-    path: by which this process may open it, read-only.
+    path: for this process to open it, read-only.
     """
 
     _file: _Unnamed
@@ -43,7 +43,7 @@ class ModelFile(mmap.mmap):
 
     @classmethod
     def over(cls, file: _Unnamed) -> ModelFile:
-        """All of a file that is not empty. Raises: OSError."""
+        """The contents of a file that is not empty. Raises: OSError."""
         blob = cls(file.fileno(), 0, access=mmap.ACCESS_READ)
         blob._file = file
         _collect_soon()
@@ -52,22 +52,23 @@ class ModelFile(mmap.mmap):
 
     @classmethod
     def over_fd(cls, fd: int) -> ModelFile:
-        """All of an open file, which is closed with this object. Raises: OSError."""
+        """The contents of an open file, which is closed with this object. Raises: OSError."""
         return cls.over(_Unnamed(fd, "rb"))
 
     def fileno(self) -> int:
-        """Of the file, as long as there is this object."""
+        """Path of the file, valid as long as this object exists."""
         return self._file.fileno()
 
     def forget_pages(self) -> None:
-        """What was read through this object counts as this process's memory no longer."""
+        """Stop counting what was read through this object as this process's memory."""
         self.madvise(mmap.MADV_DONTNEED)
 
 
 def _collect_soon() -> None:
-    """Errors refer to the frames that they came through, in cycles: free the files that only such cycles hold.
+    """Free files that only reference cycles keep open: exceptions refer to stack frames, in cycles.
 
-    Young objects only: a model is stored within two collections of those, and a full one stops the server for long.
+    Collects young objects only: a model is stored within two such collections, and a full one stops the server for
+    long.
     """
     gc.collect(1)
 
@@ -76,7 +77,7 @@ Blob: TypeAlias = bytes | ModelFile
 
 
 def filed(blob: Blob) -> Blob:
-    """The same bytes in a file, where they take no memory of this process; as they are if there is no room for one."""
+    """The same bytes in a file, which takes no memory of this process; unchanged if there is no space for one."""
     if isinstance(blob, ModelFile) or not blob or not os.path.isdir(_OPEN_FILES):
         return blob
     try:
@@ -89,14 +90,14 @@ def filed(blob: Blob) -> Blob:
 
 
 def opened(blob: Blob) -> io.BufferedReader | io.BytesIO:
-    """The bytes as a file to read from. Copies nothing."""
+    """The bytes as a readable file. Copies nothing."""
     return open(blob.path, "rb") if isinstance(blob, ModelFile) else io.BytesIO(blob)
 
 
 class Gathering:
-    """Pieces become one blob. What the directory for temporary files has no room for stays in memory.
+    """Collects pieces into one blob. What does not fit into the temporary directory stays in memory.
 
-    Thread: any, one at a time; a large piece takes as long as the disk needs.
+    Thread: any, one at a time; a large piece takes as long as the disk.
     """
 
     def __init__(self) -> None:
@@ -106,7 +107,7 @@ class Gathering:
         self._no_room = not os.path.isdir(_OPEN_FILES)
 
     def add(self, pieces: Iterable[Buffer]) -> None:
-        """These come next."""
+        """Append the next piece."""
         for piece in pieces:
             self._pieces.append(piece)
             self._held += len(piece)
@@ -117,7 +118,7 @@ class Gathering:
                 self._keep_in_memory()
 
     def blob(self) -> Blob:
-        """All of them; nothing may be added any more."""
+        """The blob; nothing may be added afterwards."""
         if self._file is not None:
             try:
                 return ModelFile.over(self._file)

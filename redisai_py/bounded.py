@@ -1,4 +1,4 @@
-"""A cache with a limit: what was worked out is kept, so that it need not be worked out again."""
+"""A bounded cache of computed values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ V = TypeVar("V")
 
 
 class BoundedCache(dict[K, V]):
-    """A dict that `keep` empties when it is full. Look-ups are those of a dict: nothing is counted or reordered, which
-    is why nothing better can be given up than everything. What is used often is soon there again.
+    """A dict that `keep` clears when it is full. Look-ups are those of a dict: nothing is counted or reordered, so
+    there is no better choice than to drop everything. Frequent entries soon return.
 
-    Args: limit: most entries.
+    Args: limit: maximum number of entries.
     """
 
     __slots__ = ("_limit",)

@@ -316,17 +316,17 @@ class Config:
 
     @property
     def spare_threads(self) -> int:
-        """How many worker threads of a device one model leaves to the others: one of an automatic number."""
+        """Worker threads of a device that one model leaves to the others: one, if the number is automatic."""
         return 0 if self.threads_per_queue else 1
 
     def resolved(self) -> Config:
-        """The same settings with this machine's values in place of automatic ones (0). The server reads these."""
+        """The same settings, with this machine's values instead of automatic ones (0). The server reads these."""
         cores = granted_cores()
         computing = self.threads_per_queue or max(1, min(_MOST_AUTOMATIC_THREADS, math.ceil(cores)))
         return dataclasses.replace(
             self,
             threads_per_queue=computing + self.spare_threads,
-            # One model on all its threads uses the cores once.
+            # One model on all its threads uses each core once.
             intra_op_parallelism=self.intra_op_parallelism or max(1, int(cores) // computing),
             # Redis and the clients need a single core.
             busy_poll_us=self.busy_poll_us if cores >= _CORES_TO_STAY_AWAKE else 0,
@@ -348,12 +348,12 @@ class Config:
 
 
 def words(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The settings that hold several words, as tuples; `values` may hold lists."""
+    """Settings with several values, as tuples; `values` may hold lists."""
     return {setting.name: tuple(values[setting.name]) for setting in _SETTINGS if isinstance(setting.default, tuple)}
 
 
 def device_threads(words: Iterable[str]) -> dict[str, int]:
-    """Worker threads by upper-case device string. words: of the setting of this name. Raises: ValueError."""
+    """Worker threads by upper-case device string. words: values of the setting. Raises: ValueError."""
     return dict(map(_device_threads, words))
 
 

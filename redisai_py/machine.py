@@ -1,7 +1,7 @@
-"""What this process may use of its machine: cores and memory, with the limits of its container or systemd unit.
+"""Cores and memory that this process may use, considering the limits of its container or systemd unit.
 
-A control group limits all groups below it, so the smallest limit on the way from the root to the process's own group
-counts. Inside a container `/proc/self/cgroup` may show a path that exists only outside it: the root is the container's.
+A control group limits all groups below it, so the smallest limit between the root and the process's own group counts.
+Inside a container, `/proc/self/cgroup` may show a path that exists only outside it; then the container's root counts.
 Sources: cgroups(7); the kernel's cgroup-v2 (`cpu.max`, `memory.max`), and for version 1 sched-bwc and memory.
 """
 
@@ -57,7 +57,7 @@ def _ratio(text: str) -> float | None:
 
 
 def _read(root: Path, name: str, controller: str) -> Iterator[str]:
-    """The file's content in the process's control group and in all above it, as far as it can be read.
+    """The file's content in the process's control group and in all groups above it, if readable.
 
     controller: of version 1; empty for version 2.
     """

@@ -1,4 +1,4 @@
-"""The values behind model and script keys, as the store reads them and the engine runs them."""
+"""The values of model and script keys: the store reads them, the engine runs them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Kind", "Model", "Script", "identified", "named"]
 
 
 class Kind(enum.Enum):
-    """What a key of ours holds beside tensors. The value stands in the key's hash and in replies."""
+    """Kinds of keys other than tensors. The value is stored in the key's hash and appears in replies."""
 
     MODEL = b"MODEL"
     SCRIPT = b"SCRIPT"
 
-    # Enum members hash through Python code by default; these are in keys of hot dictionaries.
+    # Enum members are hashed in Python code by default; these are in keys of hot dictionaries.
     __hash__ = object.__hash__
 
 
@@ -27,14 +27,14 @@ class Kind(enum.Enum):
 class Model:
     """A stored model.
 
-    id: new at every store, so that a replaced model is never mistaken for its predecessor. Anybody may write it into a
-    hash of their own: it says whether a key has changed, never what is loaded.
+    id: new at every store, so that a replaced model is never mistaken for its predecessor. Anybody may write it into
+    their own hash: it says whether a key has changed, never what is loaded.
     backend: wire name, upper case.   device: as typed.   inputs, outputs: names, one per tensor (TORCH outputs are "").
     batchsize, minbatchsize: rows, 0 is off.   minbatchtimeout_ms: 0 waits without limit.
-    blob: the model's bytes; empty where only the description was read (AI.MODELGET META, or a run of a loaded id).
-    signature: the SavedModel's that was named, else empty.
-    sha256: of the blob, in hex.   identity: digest of all that decides what it does, by which it is found once it is
-    loaded. Both are computed here, by `identified`, and never read from a key (docs/adr/0018).
+    blob: the model's bytes; empty if only the description was read (AI.MODELGET META, or a run of a loaded id).
+    signature: the name of a SavedModel's signature, or empty.
+    sha256: of the blob, in hex.   identity: digest of everything that determines its behaviour; the key of loaded
+    models. `identified` computes both here; they are never read from a key (docs/adr/0018).
     """
 
     id: str
@@ -57,7 +57,7 @@ class Script:
     """A stored TorchScript source.
 
     entry_points: names of functions with the three-list signature; empty for AI.SCRIPTSET.
-    identity: as a model's.
+    identity: as for a model.
     """
 
     id: str
@@ -73,13 +73,13 @@ class Script:
 
 
 def identified(model: Model) -> Model:
-    """The model with its identity. Takes the time of a SHA-256 over the blob, without the GIL."""
+    """The model with its identity. Takes a SHA-256 over the blob, without the GIL."""
     with opened(model.blob) as file:
         return _with_identity(replace(model, sha256=hashlib.file_digest(file, "sha256").hexdigest()))
 
 
 def named(model: Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Model:
-    """An identified model with other names, and so with another identity."""
+    """An identified model with other names, and therefore another identity."""
     return _with_identity(replace(model, inputs=inputs, outputs=outputs))
 
 

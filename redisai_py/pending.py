@@ -1,11 +1,11 @@
-"""A result that is not there yet: the cheapest thing that can be awaited.
+"""A future result: the cheapest possible awaitable.
 
-asyncio's Future schedules its callbacks and a Task wraps each coroutine; both cost more than a small command's own
-work. `Pending` calls its one waiter at once, on the event loop's thread, and keeps to the Future protocol so far
-that an asyncio Task may await it too (then the wake-up goes through the loop, as a Task demands). It knows no loop
-until a Task awaits it, and no I/O.
+asyncio's Future schedules its callbacks, and a Task wraps each coroutine; both cost more than a small command's own
+work. `Pending` calls its only waiter immediately, on the event loop's thread. It implements enough of the Future
+protocol that an asyncio Task may await it too (then the wake-up goes through the loop, as a Task requires). It does no
+I/O, and uses no loop until a Task awaits it.
 
-Rule: `resolve`, `fail` and awaiting happen on the event loop's thread only.
+Rule: call `resolve` and `fail`, and await, only on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class Pending(Generic[T]):
         self._asyncio_future_blocking = False
 
     def resolve(self, value: T) -> None:
-        """Give the value; a second call, or one after `fail`, does nothing."""
+        """Set the value; a second call, or one after `fail`, does nothing."""
         if not self.done:
             self.done = True
             self.value = value
             if self.waiter is not None:
-                waiter, self.waiter = self.waiter, None  # it may refer to this object: leave no reference cycle
+                waiter, self.waiter = self.waiter, None  # it may refer to this object; leave no reference cycle
                 waiter(self)
 
     def fail(self, error: BaseException) -> None:
-        """Give an error instead of a value."""
+        """Set an error instead of a value."""
         if not self.done:
             self.done = True
             self.error = error
             if self.waiter is not None:
-                waiter, self.waiter = self.waiter, None  # it may refer to this object: leave no reference cycle
+                waiter, self.waiter = self.waiter, None  # it may refer to this object; leave no reference cycle
                 waiter(self)
 
     def result(self) -> T:
-        """The value; raises the error. Only when `done`."""
+        """The value, or raise the error. Only if `done`."""
         if self.error is not None:
             raise self.error
         return self.value  # type: ignore[return-value]  # done: the value is there
@@ -66,7 +66,7 @@ class Pending(Generic[T]):
 
     def get_loop(self) -> Any:
         """The loop that the awaiting Task runs on."""
-        import asyncio  # only a Task asks, and then asyncio is there; the core itself stays free of it
+        import asyncio  # only a Task needs it, and then it is loaded; this module itself stays free of it
 
         return asyncio.get_running_loop()
 
@@ -85,7 +85,7 @@ class Pending(Generic[T]):
         return True
 
     def cancelled(self) -> bool:
-        """Whether `cancel` ended it."""
+        """Whether it was cancelled."""
         return self.error is not None and type(self.error).__name__ == "CancelledError"
 
     def exception(self) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""The names of the installed backends: one list, for the server, the client and the command line."""
+"""Names of the installed backends: one list for the server, the client and the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import metadata
 __all__ = ["ENTRY_POINT_GROUP", "backend_names"]
 
 ENTRY_POINT_GROUP = "redisai_py.backends"
-"""Entry-point group of backends, ours and those of others; an entry's name is the backend's wire name, in any case."""
+"""Entry-point group of backends; an entry's name is the backend's wire name, in any case."""
 
 
 def backend_names() -> list[str]:

@@ -12,7 +12,7 @@ __all__ = ["Setting", "setting_field"]
 class Setting:
     """The description of one setting.
 
-    name: the field's; the flag `--name-with-dashes`, the variable `REDISAI_NAME` and the file's key derive from it.
+    name: of the field; the flag `--name-with-dashes`, the variable `REDISAI_NAME` and the file's key derive from it.
     help: one or two sentences.   group: heading in the help page.
     minimum, maximum: inclusive, None for no limit.   zero: what 0 means, if 0 is allowed below `minimum`.
     choices: the allowed values, empty for any.

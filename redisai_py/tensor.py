@@ -1,7 +1,7 @@
-"""Values: element types, devices, and the immutable tensor that every other module passes around.
+"""Values: dtypes, devices, and the immutable tensor that all other modules use.
 
-Source of the names and of the element layouts: RedisAI's tensor commands; FLOAT16, BFLOAT16, UINT32 and UINT64 are
-ours. Data is little-endian and in C order. The only third-party imports are numpy and ml_dtypes (for bfloat16).
+Source of names and element layouts: RedisAI's tensor commands; FLOAT16, BFLOAT16, UINT32 and UINT64 are our own. Data
+is little-endian and in C order. The only third-party imports are numpy and ml_dtypes (for bfloat16).
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ from redisai_py.errors import CommandError, ShapeMismatch
 __all__ = ["MAX_RANK", "Buffer", "DType", "Device", "Tensor", "is_shape"]
 
 MAX_RANK = 64
-"""Most dimensions of a tensor: numpy's limit, so that whatever is stored can be run."""
+"""Maximum number of dimensions: numpy's limit, so that every stored tensor can be run."""
 
 MAX_ARRAY_BYTES = 2**63 - 1
-"""Largest size of an array in bytes, dimensions of 0 left out: numpy's limit, also for arrays without elements."""
+"""Maximum size of an array in bytes, ignoring dimensions of 0: numpy's limit, also for arrays without elements."""
 
 Buffer = bytes | bytearray | memoryview
 
 
 class DType(enum.Enum):
-    """Element types; the value is (bytes per element, safetensors name, numpy dtype).
+    """Dtypes; the value is (bytes per element, safetensors name, numpy dtype).
 
-    Every other table of element types derives from this one: names that clients take, torch's and ONNX's namesakes,
-    grammars of values. is_float: elements are floating-point numbers.   is_numpys_own: numpy has the type without
-    ml_dtypes, so that other packages know it too.
+    All other tables of dtypes derive from this one: the clients' names, torch's and ONNX's dtypes, grammars of values.
+    is_float: floating point.   is_numpys_own: numpy has the dtype without ml_dtypes, so other packages support it too.
     """
 
     FLOAT = (4, "F32", np.dtype("<f4"))
@@ -53,7 +52,7 @@ class DType(enum.Enum):
     UINT32 = (4, "U32", np.dtype("<u4"))
     UINT64 = (8, "U64", np.dtype("<u8"))
 
-    # Enum members hash through Python code by default; these are keys of hot dictionaries.
+    # Enum members are hashed in Python code by default; these are keys of hot dictionaries.
     __hash__ = object.__hash__
 
     def __init__(self, itemsize: int, safetensors_name: str, numpy_dtype: np.dtype[Any]) -> None:
@@ -70,7 +69,7 @@ class DType(enum.Enum):
 
     @classmethod
     def from_wire(cls, word: Buffer) -> DType | None:
-        """The type named by `word` in any case, or None."""
+        """The dtype named by `word` in any case, or None."""
         if len(word) > _LONGEST_WIRE_NAME:
             return None
         name = bytes(word)
@@ -78,12 +77,12 @@ class DType(enum.Enum):
 
     @classmethod
     def from_safetensors(cls, name: str) -> DType | None:
-        """The type of a safetensors name (`F32`); STRING is never returned: it needs metadata."""
+        """The dtype of a safetensors name (`F32`); never STRING, which needs metadata."""
         return _BY_SAFETENSORS_NAME.get(name)
 
     @classmethod
     def from_numpy(cls, dtype: np.dtype[Any]) -> DType | None:
-        """The type that holds elements of a numpy dtype of any byte order, or None."""
+        """The dtype for a numpy dtype of any byte order, or None."""
         if dtype.kind in "OSU" or dtype.kind == "T":
             return cls.STRING
         return _BY_NUMPY.get(dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype)
@@ -126,7 +125,8 @@ class Device:
 
     @classmethod
     def parse_loosely(cls, word: Buffer, error: str) -> Device:
-        """A device of AI.MODELSET and the script commands: anything that starts with CPU, `GPU`, or `GPU:n`, any case.
+        """A device of AI.MODELSET and the script commands: anything starting with CPU, or `GPU`, or `GPU:n`, in any
+        case.
 
         Raises: CommandError with the text `error`.
         """
@@ -146,9 +146,9 @@ class Device:
 
 
 def is_shape(dims: object, dtype: DType) -> TypeGuard[list[int]]:
-    """Whether a value, of whatever type, is the list of dimensions of an array that can exist.
+    """Whether a value, of any type, is a valid list of dimensions.
 
-    At most MAX_RANK integers of 0 or more. Those that are not 0 multiply to at most MAX_ARRAY_BYTES bytes: numpy
+    At most MAX_RANK integers of 0 or more. The product of the nonzero ones is at most MAX_ARRAY_BYTES bytes: numpy
     refuses an array of shape (2**62, 0) although it has no elements.
     """
     if type(dims) is not list or len(dims) > MAX_RANK:
@@ -167,7 +167,7 @@ class Tensor:
     """An immutable dense tensor in C order.
 
     dtype: element type.   shape: dimensions, () for a scalar.
-    data:  little-endian elements; for STRING every element followed by one NUL.
+    data:  little-endian elements; for STRING each element followed by a NUL.
     """
 
     __slots__ = ("_array", "data", "dtype", "shape")
@@ -176,7 +176,7 @@ class Tensor:
         self.dtype = dtype
         self.shape = shape
         self.data = data
-        self._array: NDArray[Any] | None = None  # of a tensor that is used again and again, such as a cached one
+        self._array: NDArray[Any] | None = None  # cached for a tensor that is used repeatedly
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype.name}, {self.shape}, {len(self.data)} bytes)"
@@ -195,9 +195,7 @@ class Tensor:
         return math.prod(self.shape)
 
     def numpy(self) -> NDArray[Any]:
-        """The tensor as an array of its shape: a read-only view without a copy; STRING gives an object array of
-        bytes.
-        """
+        """The tensor as an array of its shape: a read-only view without a copy; for STRING an object array of bytes."""
         if self._array is not None:
             return self._array
         if self.dtype is DType.STRING:
@@ -207,7 +205,7 @@ class Tensor:
         return array
 
     def keep_array(self) -> None:
-        """Make the array of `numpy` now and keep it: for a tensor that will be the input of many runs."""
+        """Create and cache the array of `numpy`, for a tensor that will be the input of many runs."""
         if self._array is None:
             self._array = self.numpy()
 
@@ -215,7 +213,7 @@ class Tensor:
     def from_numpy(cls, array: NDArray[Any]) -> Tensor:
         """The tensor of an array; no copy if it is C-contiguous, little-endian and numeric.
 
-        Raises: ShapeMismatch if no DType holds its elements (complex, datetime ...).
+        Raises: ShapeMismatch if there is no DType for its elements (complex, datetime ...).
         """
         dtype = DType.from_numpy(array.dtype)
         if dtype is None:
@@ -223,17 +221,17 @@ class Tensor:
         if dtype is DType.STRING:
             return cls(dtype, array.shape, _join_strings(array.ravel().tolist()))
         contiguous = np.ascontiguousarray(array, dtype.numpy_dtype)
-        # A view of bytes works for bfloat16 too, which the buffer protocol does not know.
+        # A view of bytes also works for bfloat16, which the buffer protocol lacks.
         data = contiguous.reshape(-1).view(np.uint8).data
         return cls(dtype, array.shape, data)
 
 
 _PIECE_BYTES = 64 * 1024
-"""Of strings that are split in one step: a thread that splits millions must let the event loop go on meanwhile."""
+"""Strings split per step, so that a thread that splits millions lets the event loop run in between."""
 
 
 def _strings(data: bytes, size: int) -> NDArray[Any]:
-    """The elements of a STRING tensor's data: each ends with a NUL."""
+    """The elements of a STRING tensor's data; each ends with a NUL."""
     array = np.empty(size, dtype=object)
     if len(data) <= _PIECE_BYTES:
         array[:] = data.split(b"\0")[:size]

@@ -1,4 +1,4 @@
-"""URLs of Redis: which ones are valid, and how they are shown."""
+"""URLs of Redis: validity, and display without passwords."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DATABASE_ZERO = ("", "/", "/0")
 
 
 def check_url(url: str) -> None:
-    """Raise ValueError, with a text for the setting `redis`, if that is not the URL of a Redis."""
+    """Raise ValueError, with a text for the setting `redis`, if it is not the URL of a Redis."""
     try:
         parts = urlsplit(url)
         port = parts.port if parts.scheme != "unix" else None
@@ -25,7 +25,7 @@ def check_url(url: str) -> None:
     if parts.scheme == "unix" and not parts.path.strip("/"):
         raise ValueError(f"redis is {shown!r}, but must name the socket: unix:///PATH")
     if parts.query and "db" not in parse_qs(parts.query):
-        shown = shown.partition("?")[0]  # what follows may be a password
+        shown = shown.partition("?")[0]  # the query may contain a password
         raise ValueError(
             f"redis is {shown!r} with a query after ?, which is not supported; put user and password after the two "
             "slashes: USER:PASSWORD@"
@@ -35,7 +35,7 @@ def check_url(url: str) -> None:
 
 
 def masked_url(url: str) -> str:
-    """The URL with `***` in place of the password, for messages and logs."""
+    """The URL with `***` instead of the password, for messages and logs."""
     head, at, tail = url.rpartition("@")
     if not at:
         return url

@@ -1,1 +1,1 @@
-"""Processes: from the command line to a served socket, and back."""
+"""Processes: from the command line to a listening socket, and back."""

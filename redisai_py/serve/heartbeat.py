@@ -1,15 +1,15 @@
-"""The line between the supervisor and the server's process: what goes over it, and how long a silence lasts.
+"""The protocol between the supervisor and the server's process, and the measurement of silence.
 
-The supervisor sends its orders first, one line of JSON. The server sends one word per line, some with an argument:
+The supervisor first sends its orders, one line of JSON. The server sends one word per line, some with an argument:
 
-    alive            once a second, from the event loop: whatever keeps the loop from turning keeps this from coming
-    ready            clients are served, and what is to be preloaded has been tried
-    loading KEY      a model that is to be preloaded is being loaded now (KEY in hexadecimal digits)
-    loaded KEY       it has been, or was refused
+    alive            once a second, from the event loop, so a blocked loop stops it
+    ready            clients are served, and all preloads have been tried
+    loading KEY      the model at KEY (hexadecimal) is being preloaded
+    loaded KEY       it was loaded or refused
 
-A silence is time in which the server could have run and gave no sign. What the machine withholds does not count: a
-process that is stopped (SIGSTOP, a debugger), a machine that slept, a supervisor that was stopped itself, and cores
-that others used. This module holds no event loop and no socket.
+Silence is time in which the server could have run and sent nothing. Time that the machine withholds does not count: a
+stopped process (SIGSTOP, a debugger), a sleeping machine, a stopped supervisor, and cores that other processes used.
+This module uses no event loop and no socket.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from redisai_py.config import Config
 __all__ = ["ALIVE", "INTERVAL_S", "LOADED", "LOADING", "READY", "RESTART_STATUS", "Orders", "Progress", "Silence"]
 
 INTERVAL_S = 1.0
-"""Between two signs of life."""
+"""Seconds between two heartbeats."""
 RESTART_STATUS = 75
-"""Exit status of a server that asks to be started again; EX_TEMPFAIL of sysexits.h."""
+"""Exit status of a server that asks to be restarted; EX_TEMPFAIL of sysexits.h."""
 ALIVE = b"alive"
 READY = b"ready"
 LOADING = b"loading"
 LOADED = b"loaded"
 
 _LONGEST_TICK = 2.0
-"""Of one look, in intervals: what is beyond that, the one who looks was stopped or asleep."""
+"""Maximum duration of one check, in intervals. Beyond that, the checking process itself was stopped or asleep."""
 _LEAST_SHARE = 0.5
-"""However much others use the cores, a silence counts at least this fast."""
+"""However much others use the cores, silence counts at least at this rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a server's process is told at its start.
+    """The instructions to a server's process at its start.
 
-    suspects: keys that are not to be preloaded, since a process ended or hung while it loaded them.
-    careful: a process ended while it loaded several, so load one at a time to find out which it was.
+    suspects: keys not to preload, because a process ended or hung while it loaded them.
+    careful: a process ended while it loaded several keys, so load one at a time to find the culprit.
     """
 
     config: Config
@@ -52,7 +52,7 @@ class Orders:
     careful: bool = False
 
     def to_line(self) -> bytes:
-        """One line that `from_line` understands."""
+        """One line for `from_line`."""
         suspects = sorted(key.hex() for key in self.suspects)
         orders = {"config": self.config.to_json(), "suspects": suspects, "careful": self.careful}
         return json.dumps(orders).encode() + b"\n"
@@ -66,9 +66,9 @@ class Orders:
 
 
 class Silence:
-    """How long a process has given no sign of life.
+    """How long a process has been silent.
 
-    Args: limit_s: when that is too long, 0 is never.
+    Args: limit_s: seconds that are too long, 0 for never.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -79,8 +79,8 @@ class Silence:
     def look(self, now: float, heard: bool, share: float) -> bool:
         """Whether the silence is too long.
 
-        Args: now: monotonic seconds.   heard: a sign has come since the last look.
-              share: how much of the time that it wanted since then the process was granted, 0 to 1.
+        Args: now: monotonic seconds.   heard: a heartbeat has come since the last check.
+              share: the fraction of its wanted CPU time that the process got since then, 0 to 1.
         """
         elapsed_s = 0.0 if self._last is None else min(now - self._last, _LONGEST_TICK * INTERVAL_S)
         self._last = now
@@ -89,9 +89,9 @@ class Silence:
 
 
 class Progress:
-    """Whether a process may run, and how much of the cores that it wants it is granted, as Linux tells.
+    """Whether a process may run, and how much of the CPU time it wants it gets, from Linux.
 
-    Elsewhere every process counts as running.
+    On other systems every process counts as running.
     """
 
     def __init__(self, pid: int) -> None:
@@ -99,7 +99,7 @@ class Progress:
         self._before: dict[str, tuple[int, int]] = {}
 
     def share(self) -> float:
-        """Of the time since the last call: 0 for a process that is stopped, else from 0.5 to 1."""
+        """The share since the last call: 0 for a stopped process, otherwise 0.5 to 1."""
         if self._stopped():
             return 0.0
         now = self._times()
@@ -118,7 +118,7 @@ class Progress:
             return False
 
     def _times(self) -> dict[str, tuple[int, int]]:
-        """Of each thread the nanoseconds that it ran, and that it waited for a core."""
+        """By thread, the nanoseconds it ran, and those it waited for a core."""
         times = {}
         with contextlib.suppress(OSError):
             for thread in os.listdir(self._directory / "task"):

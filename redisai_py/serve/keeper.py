@@ -1,8 +1,8 @@
-"""The server's process as the supervisor sees it: started, listened to, killed if it is silent, started again.
+"""The supervisor's view of the server's process: started, monitored, killed if silent, restarted.
 
-Rules: the process is in a session of its own, so that Ctrl-C does not reach it; nothing that it leaves behind survives
-it. A model that was being preloaded when a process ended or hung is not preloaded by the next one, so that no model
-keeps the server from starting. See `redisai_py.serve.heartbeat` for what the two say to each other, and docs/adr/0001.
+Rules: the process has its own session, so Ctrl-C does not reach it. Nothing that it leaves behind survives it. A model
+that was being preloaded when a process ended or hung is not preloaded by the next one, so no model can prevent the
+start. See `redisai_py.serve.heartbeat` for the protocol, and docs/adr/0001.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from redisai_py.serve.preflight import StartError
 __all__ = ["ServerKeeper"]
 
 _STOP_GRACE_S = 5.0
-"""What the server may still take to close everything, after the drain has had its time."""
+"""Seconds the server may take to close everything after the drain."""
 _DUMP_S = 0.5
-"""For the stacks of a process that hangs to be written."""
+"""Seconds for a hung process to write its stacks."""
 
 log = structlog.get_logger()
 
 
 class ServerKeeper:
-    """The server's process, started again when it dies.
+    """The server's process, restarted when it dies.
 
     Args: hurry: set when a stop must not wait any longer.
     """
@@ -58,14 +58,14 @@ class ServerKeeper:
         self._preloads_all = "all" in config.preload
 
     async def spawn(self) -> None:
-        """Start the process; it imports what it needs and waits for its orders."""
+        """Start the process; it imports its modules and waits for its orders."""
         ours, theirs = socket.socketpair()
         fds = [listener.fileno() for listener in self._listeners]
         with theirs:
             self._reader, self._writer = await asyncio.open_connection(sock=ours)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-P",  # the working directory is no place to import from
+                "-P",  # do not import from the working directory
                 "-m",
                 "redisai_py.serve.server_process",
                 ",".join(map(str, fds)),
@@ -79,7 +79,7 @@ class ServerKeeper:
         self._preloading.clear()
 
     async def start(self, config: Config) -> None:
-        """Hand over the settings to the spawned process and return once the server is ready.
+        """Send the settings to the spawned process, and return once the server is ready.
 
         Raises: StartError if it ends instead, for another reason than a model that it was loading.
         """
@@ -90,7 +90,7 @@ class ServerKeeper:
             await self.spawn()
 
     async def keep_running(self, config: Config) -> None:
-        """Start the process again whenever it dies."""
+        """Restart the process whenever it dies."""
         clock = asyncio.get_running_loop().time
         backoff = Backoff()
         since = clock()
@@ -109,8 +109,8 @@ class ServerKeeper:
                 log.info("the server is back", after_s=round(clock() - died, 2))
 
     async def stop(self) -> None:
-        """Drain and end; killed if it takes longer than the drain timeout and a little, or if there is hurry."""
-        # Only the server's own copies are left then: it stops accepting when it closes those.
+        """Drain and end it; kill it if it exceeds the drain timeout plus a margin, or on `hurry`."""
+        # Then only the server's own copies are left, and it stops accepting when it closes them.
         for listener in self._listeners:
             listener.close()
         process = self._process
@@ -127,7 +127,7 @@ class ServerKeeper:
         self._sweep()
 
     async def _become_ready(self, config: Config) -> bool:
-        """Hand over the orders and wait until the server is ready; False if its process ended instead."""
+        """Send the orders and wait until the server is ready; False if its process ended instead."""
         if self._reader is None or self._writer is None or self._process is None:
             raise RuntimeError("start() before spawn()")
         self._writer.write(Orders(config, frozenset(self._suspects), self._careful).to_line())
@@ -139,7 +139,7 @@ class ServerKeeper:
         return self._ready.is_set()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        """Take what the server says until it says no more."""
+        """Read the server's messages until it closes the connection."""
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 self._heard = True
@@ -152,7 +152,7 @@ class ServerKeeper:
                     self._preloading.discard(bytes.fromhex(argument.decode()))
 
     async def _watch(self, process: Process) -> None:
-        """Kill the process when it has been silent for too long, from its first sign on."""
+        """Kill the process if it is silent for too long after its first heartbeat."""
         clock = asyncio.get_running_loop().time
         silence = Silence(self._stall_timeout_s)
         progress = Progress(process.pid)
@@ -168,26 +168,26 @@ class ServerKeeper:
             return
         self._hung = True
         log.error("the server does not respond; killing it", silent_s=round(silence.lasted_s, 1))
-        process.send_signal(signal.SIGUSR1)  # its threads' Python stacks go to the log
+        process.send_signal(signal.SIGUSR1)  # writes its threads' Python stacks to the log
         await asyncio.sleep(_DUMP_S)
         if process.returncode is None:
             process.kill()
 
     async def _ended(self) -> str:
-        """Wait for the process's end; how it ended, in words."""
+        """Wait for the process to end. Returns: how it ended, in words."""
         if self._process is None:
             raise RuntimeError("the process was not spawned")
         status = await self._process.wait()
-        await asyncio.wait(self._watching[:1], timeout=1.0)  # what it said last
+        await asyncio.wait(self._watching[:1], timeout=1.0)  # its last messages
         self._sweep()
         return f"status {status}" if status >= 0 else signal.Signals(-status).name
 
     def _suspect(self) -> bool:
-        """Remember which models were being preloaded when the process ended; False if none was."""
+        """Remember the models that were being preloaded when the process ended; False if there were none."""
         if not self._preloading:
             return False
         if len(self._preloading) > 1 and not self._careful and not self._preloads_all:
-            self._careful = True  # keys that are named must load: it takes one more start to clear the innocent ones
+            self._careful = True  # named keys must load, so one more start finds the innocent ones
             return True
         keys = [key.decode("utf-8", "backslashreplace") for key in sorted(self._preloading)]
         log.error("the server's process ended while it preloaded models; they are left to their first run", keys=keys)
@@ -195,7 +195,7 @@ class ServerKeeper:
         return True
 
     def _sweep(self) -> None:
-        """Kill what the ended process has left behind: a script's process that loops would never notice."""
+        """Kill leftover processes: a looping script would never notice that its server is gone."""
         for task in self._watching:
             task.cancel()
         if self._writer is not None:

@@ -1,8 +1,8 @@
-"""Where the server listens: TCP addresses as Redis's `bind` has them, and a unix socket.
+"""Listening: TCP addresses in the form of Redis's `bind`, and a Unix socket.
 
-Rules: all sockets are bound before anything is served, or none is. An address with `-` in front may be missing on this
-machine, any other must be there. A unix socket's file that a killed server has left behind is replaced; one on which
-somebody listens is refused. Failures are `StartError`s of one line.
+Rules: all sockets are bound before anything is served, or none is. An address with a `-` prefix may be missing on this
+machine; any other must exist. A Unix socket's file left behind by a killed server is replaced; one with a listener is
+refused. Failures are `StartError`s of one line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WILDCARDS = {"*": "0.0.0.0", "::*": "::"}
 
 
 class _InUseError(Exception):
-    """Somebody listens there; the text says where and what to do."""
+    """Another process listens there; the text says where, and what to do."""
 
 
 async def bind(config: Config) -> list[socket.socket]:
@@ -64,7 +64,7 @@ def address_text(listener: socket.socket) -> str:
 
 
 def is_local(listener: socket.socket) -> bool:
-    """Whether only processes of this machine can connect."""
+    """Whether only processes on this machine can connect."""
     if listener.family == socket.AF_UNIX:
         return True
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
@@ -72,7 +72,7 @@ def is_local(listener: socket.socket) -> bool:
 
 @contextlib.contextmanager
 def held(listeners: list[socket.socket]) -> Iterator[None]:
-    """Close the sockets at the end, and remove a unix socket's file, unless a successor has put its own there."""
+    """Close the sockets, and remove the Unix socket's file, unless a successor has put its own there."""
     files = [Path(listener.getsockname()) for listener in listeners if listener.family == socket.AF_UNIX]
     inodes = [path.lstat().st_ino for path in files]
     try:
@@ -102,7 +102,7 @@ def _bind_all(config: Config) -> list[socket.socket]:
 
 
 def _bind_host(host: str, port: int, config: Config) -> list[socket.socket]:
-    """The sockets of one word of `--host`; several where a name stands for several addresses."""
+    """The sockets of one value of `--host`; several if a name resolves to several addresses."""
     optional, name = host.startswith("-"), host.removeprefix("-")
     apart = len(config.host) > 1
     failure: OSError | None = None
@@ -132,20 +132,20 @@ def _bind_host(host: str, port: int, config: Config) -> list[socket.socket]:
 
 
 def _resolved(name: str) -> list[tuple[int, Any]]:
-    """Families and addresses, each once. Raises OSError."""
+    """Families and addresses, without duplicates. Raises OSError."""
     found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
 def _bind_address(family: int, address: tuple[object, ...], apart: bool, backlog: int) -> socket.socket:
-    """One TCP socket. apart: an IPv6 one takes no IPv4 clients, since those have a socket of their own."""
+    """One TCP socket. apart: an IPv6 socket accepts no IPv4 clients, because those have their own socket."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, apart)
         listener.bind(address)
-        # Listening is what fails while another process listens, where binding did not.
+        # If another process listens, it is listen() that fails, not bind().
         listener.listen(backlog)
         listener.setblocking(False)
     except OSError:
@@ -161,7 +161,7 @@ def _bind_unix(path: Path, mode: int, backlog: int) -> socket.socket:
     try:
         with _alone_in(path.parent):
             _remove_stale(path)
-            # The mode is that of the file from its first moment on: a later chmod would come after the first client.
+            # The umask sets the mode when the file is created; a later chmod would come after the first client.
             mask = os.umask(0o777 & ~mode)
             try:
                 listener.bind(str(path))
@@ -179,7 +179,7 @@ def _bind_unix(path: Path, mode: int, backlog: int) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket's file on which nobody listens. Raises: _InUseError, StartError, OSError."""
+    """Remove a socket's file without a listener. Raises: _InUseError, StartError, OSError."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise StartError(f"cannot listen on {path}: it exists and is not a socket")
@@ -191,16 +191,16 @@ def _remove_stale(path: Path) -> None:
     except ConnectionRefusedError:
         path.unlink()
         return
-    except (BlockingIOError, TimeoutError):  # its queue is full, so somebody listens
+    except (BlockingIOError, TimeoutError):  # the listener's queue is full, so there is a listener
         pass
     raise _InUseError(f"{path} is in use by another process; choose another with --unix-socket")
 
 
 @contextlib.contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
-    """Hold a lock on the directory: two servers that find the same stale file must not each remove the other's new one.
+    """Lock the directory, so that two servers that find the same stale file do not remove each other's new one.
 
-    Anybody who may read the directory can hold such a lock, so it is waited for at most 2 s.
+    Anybody who may read the directory can hold that lock, so wait for it at most 2 s.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     deadline = time.monotonic() + _RELEASE_S

@@ -1,7 +1,7 @@
-"""Log lines that an operator can use: one event per line on standard error, as text or as JSON.
+"""Logging: one event per line on standard error, as text or JSON.
 
-Everything goes the same way, structlog's events and the standard library's records (asyncio, frameworks). Modules take
-their logger with `structlog.get_logger()`; the two processes of `redisai serve` call `configure` once each.
+structlog's events and the standard library's records (asyncio, frameworks) go the same way. Modules get their logger
+with `structlog.get_logger()`; each of the two processes of `redisai serve` calls `configure` once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def configure(level: str, form: str, *, process: str) -> None:
 
 def _renderers(form: str) -> list[structlog.typing.Processor]:
     if form == "json":
-        # Tracebacks as text: structured ones hold local variables, credentials among them.
+        # Tracebacks as text: structured ones contain local variables, including credentials.
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     # The plain traceback: rich's boxes are wide, slow, and unreadable in a file.
     return [

@@ -1,6 +1,6 @@
-"""What must hold before the server may start: a Redis that answers, and no open door to the network.
+"""Checks before the server starts: Redis answers, and is not open to the network.
 
-Each check ends in a `StartError` whose text is one line for the operator.
+A failed check raises a `StartError` whose text is one line for the operator.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class StartError(Exception):
-    """The server cannot start, or cannot go on; the text is one line that says why and what to do."""
+    """The server cannot start, or cannot continue; the text is one line that says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisFacts:
-    """What a Redis says of itself.
+    """What a Redis says about itself.
 
-    version: of Redis, "" if it tells only clients with a password.   open: anybody may use it, without a password.
+    version: of Redis, "" if it requires a password to tell.   open: usable by anybody without a password.
     """
 
     version: str
@@ -43,7 +43,7 @@ class RedisFacts:
 
 
 class _Connection:
-    """One command at a time; replies as hiredis makes them."""
+    """Sends one command at a time; replies as hiredis parses them."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._stream = reader
@@ -116,7 +116,8 @@ async def _facts(connection: _Connection, url: str, must_be_closed: bool) -> Red
     refusal = redis_error(without_credentials) if isinstance(without_credentials, hiredis.ReplyError) else None
     if isinstance(refusal, NoRoom):
         raise StartError(f"Redis at {masked_url(url)} refuses connections from this machine: {without_credentials}")
-    # NOPERM is not a closed door: it is the default user who is told so, whatever that user may do. Protected mode of
+    # NOPERM does not mean protected: the default user gets it, whatever that user may do. Redis's own protected mode
+    # makes the same check.
     # Redis asks the same.
     is_open = not isinstance(refusal, NotAuthenticated)
     if is_open and must_be_closed:
@@ -137,6 +138,6 @@ async def _authenticate(connection: _Connection, url: str) -> None:
         return
     user = [unquote(parts.username)] if parts.username else []
     reply = await connection.call("AUTH", *user, unquote(parts.password))
-    # A password sent where none is set is an error of Redis too, and means the door is open, which is checked above.
+    # Sending a password where none is set is an error, too; it means that Redis is open, which was checked above.
     if isinstance(reply, hiredis.ReplyError):
         raise StartError(f"Redis at {masked_url(url)} refuses the URL's credentials: {reply}")

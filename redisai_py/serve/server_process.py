@@ -1,11 +1,11 @@
-"""The server's process: what `redisai serve` starts, and starts again. Not a command of its own.
+"""The server's process, started and restarted by `redisai serve`. Not a command for users.
 
     python -m redisai_py.serve.server_process LISTENER[,LISTENER ...] CONTROL
 
-LISTENER is the file descriptor of a listening socket; CONTROL that of a socket to the supervisor, on which the orders
-come in and signs of life go out (`redisai_py.serve.heartbeat`). The orders hold credentials, so they are neither an
-argument nor in the environment. SIGTERM drains and ends the process, and so does the end of CONTROL: the supervisor is
-gone then, and a next one will want the port. SIGUSR1 writes the Python stacks of all threads to standard error.
+LISTENER is the file descriptor of a listening socket. CONTROL is that of a socket to the supervisor, which carries the
+orders and the heartbeats (`redisai_py.serve.heartbeat`). The orders contain credentials, so they are neither an
+argument nor in the environment. SIGTERM drains and ends the process. So does the end of CONTROL: the supervisor is
+gone, and its successor will need the port. SIGUSR1 writes the Python stacks of all threads to standard error.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ logger = structlog.get_logger()
 
 def main() -> int:
     """Serve until told to stop. Returns the exit status."""
-    faulthandler.enable()  # a native crash of a framework leaves the Python stack in the log
-    faulthandler.register(signal.SIGUSR1, all_threads=True)  # so does a process that hangs, whoever holds the GIL
+    faulthandler.enable()  # logs the Python stack if a framework crashes
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # also in a hung process, whoever holds the GIL
     listeners = [socket.socket(fileno=int(number)) for number in sys.argv[1].split(",")]
     control = socket.socket(fileno=int(sys.argv[2]))
     line = _read_line(control)
@@ -66,15 +66,15 @@ def main() -> int:
         return 1
     status = RESTART_STATUS if end.restart else 0
     if end.threads_left:
-        # A framework still computes on some thread: the orderly end of the interpreter would pull its memory from
-        # under it, and crash.
+        # A framework still computes on some thread. An orderly end of the interpreter would free memory that it uses,
+        # and crash.
         logging.shutdown()
         os._exit(status)
     return status
 
 
 class _ControlLine(Lifeline):
-    """What the server tells its supervisor. A supervisor that is gone is noticed by the reader."""
+    """The messages to the supervisor. A lost supervisor is noticed by the reader."""
 
     def __init__(self, control: socket.socket, orders: Orders) -> None:
         super().__init__(orders.suspects, orders.careful)
@@ -86,7 +86,7 @@ class _ControlLine(Lifeline):
             self._control.send(line + b"\n")
 
     def live(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give a sign of life now and every second from now on."""
+        """Send a heartbeat now, and every second from now on."""
         self.say(ALIVE)
         loop.call_later(INTERVAL_S, self.live, loop)
 
@@ -104,26 +104,27 @@ async def _serve(orders: Orders, listeners: list[socket.socket], control: socket
 
 
 def _supervisor_gone(loop: asyncio.AbstractEventLoop, control: socket.socket, stop: asyncio.Event) -> None:
-    # Nothing is ever sent after the orders: what can be read is the end.
+    # Nothing follows the orders, so the socket becomes readable only at its end.
     loop.remove_reader(control)
     logger.warning("the supervisor is gone; stopping")
     stop.set()
 
 
 def _spare_collector() -> None:
-    """Keep the garbage collector from looking at what start-up made, which stays.
+    """Exclude the permanent objects of start-up from garbage collection.
 
-    Every full collection looked at all of it, which stopped all clients for 25 ms, once in 25 000 commands on ever new
-    keys: the caches grow, and only a collection can tell that nothing in them is garbage.
+    Every full collection scanned all of them and stopped all clients for 25 ms, once in 25 000 commands with ever new
+    keys: the caches grow, and only a collection can tell that they hold no garbage.
     """
     gc.collect()
     gc.freeze()
 
 
 def _allow_open_files(config: Config) -> None:
-    """Raise the limit on open files to what the clients allowed may need: some have a connection to Redis of their own.
+    """Raise the limit on open files for the allowed number of clients, some of which have their own connection to
+    Redis.
 
-    A warning if not even all clients alone fit.
+    Logs a warning if not even the clients themselves fit.
     """
     wanted = 2 * config.max_clients + _FILES_BESIDES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -136,7 +137,7 @@ def _allow_open_files(config: Config) -> None:
 
 
 def _read_line(control: socket.socket) -> bytes:
-    """The line sent, or nothing if the other side closes first."""
+    """The received line, or nothing if the other side closes first."""
     received = bytearray()
     while not received.endswith(b"\n"):
         data = control.recv(_READ_BYTES)

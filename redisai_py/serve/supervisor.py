@@ -1,9 +1,9 @@
 """`redisai serve`: the process that keeps the others running.
 
 It holds the listening sockets and the data directory, runs the private Redis if there is one, and runs the server in a
-process of its own, so that a native crash of a framework costs open connections and not the service: the server is
-started again while the listening sockets keep accepting and the private Redis keeps running. It imports no framework,
-numpy or server code. The server's process is `redisai_py.serve.keeper`'s. See docs/adr/0001.
+separate process. So a native crash of a framework costs the open connections, but not the service: the server restarts
+while the listening sockets keep accepting and the private Redis keeps running. It imports no framework, numpy or server
+code. `redisai_py.serve.keeper` handles the server's process. See docs/adr/0001.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ log = structlog.get_logger()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Started:
-    """What `redisai serve` tells once the server is ready.
+    """What `redisai serve` reports once the server is ready.
 
-    host, port: the first address, as bound; for a unix socket `unix:///PATH` and 0.   others: the further addresses.
+    host, port: the first address, as bound; for a Unix socket `unix:///PATH` and 0.   others: the other addresses.
     reachable: other machines can connect to one of them.
-    config: `redis` is what is used.   redis: of that Redis.
+    config: `redis` is the one in use.   redis: facts about that Redis.
     embedded: None if the Redis is not ours.   data_directory: of the embedded one.
     """
 
@@ -69,14 +69,14 @@ async def supervise(config: Config, announce: Callable[[Started], None]) -> None
 
     work = asyncio.ensure_future(_serve(config, announce, stop, hurry))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does with SIGHUP
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             loop.add_signal_handler(number, stop)
     try:
         await work
     except asyncio.CancelledError:
         log.info("stopped")
     except BaseExceptionGroup as group:
-        # Of the two watchers the first to give up says why; the other was cancelled.
+        # The first of the two watchers to give up has the reason; the other was cancelled.
         raise group.exceptions[0] from None
 
 
@@ -96,10 +96,10 @@ async def _serve(
         reachable = [address_text(listener) for listener in listeners if not is_local(listener)]
         if say is not None:
             say(addresses)
-        # Pushed last, so stopped first: commands that are running may still write.
+        # Pushed last, so stopped first, because running commands may still write.
         server = ServerKeeper(listeners, config, hurry)
         stack.push_async_callback(server.stop)
-        # Its imports take longer than all that follows up to `ready`: they go on beside it.
+        # Its imports take longer than everything up to `ready`, so they run meanwhile.
         await server.spawn()
         if keeper is not None:
             config = dataclasses.replace(config, redis=(await keeper.open()).url)
@@ -112,7 +112,7 @@ async def _serve(
             group.create_task(server.keep_running(config))
             if keeper is not None:
                 await keeper.keep_running()
-                # Somebody shut it down, and what they see as Redis is all of this.
+                # Somebody shut it down; to them, Redis is this whole program.
                 log.info("the private Redis was told to shut down; stopping")
                 stop()
 
@@ -131,7 +131,7 @@ def _warn_of_root() -> None:
 
 
 class _RedisKeeper:
-    """The private Redis, started again when it dies."""
+    """The private Redis, restarted when it dies."""
 
     ATTEMPTS = 5
 
@@ -146,7 +146,7 @@ class _RedisKeeper:
         return self.redis
 
     async def keep_running(self) -> None:
-        """Start it again whenever it dies; return once it was told to end.
+        """Restart it whenever it dies; return once it was told to end.
 
         Raises: StartError if starting it fails several times in a row.
         """
@@ -174,6 +174,6 @@ class _RedisKeeper:
                 log.info("the private Redis is back", pid=redis.pid)
 
     async def stop(self) -> None:
-        """Stop it, its data flushed."""
+        """Stop it, after it has flushed its data."""
         if self.redis is not None:
             await self.redis.stop()

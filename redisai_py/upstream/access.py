@@ -1,7 +1,7 @@
-"""What one identity uses: its connections to Redis, and what is kept and written through them.
+"""Everything one identity uses: its connections to Redis, and its caches and writers.
 
-Clients with the same credentials and database share one `Access`; it exists while any of them does. Who may have
-which is not decided here: a client gets one only after Redis accepted its credentials on the client's own connection.
+Clients with the same credentials and database share one `Access`, which exists as long as any of them. Authorisation
+happens elsewhere: a client gets an Access only after Redis has accepted its credentials on the client's own connection.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Access:
         self.upstream = upstream
         self.identity = upstream.identity
         self.owner = (*self.identity.owner, self.identity.database)
-        """The identity again, which as a tuple is a fast key of a dictionary."""
+        """The identity again; as a tuple it is a fast dictionary key."""
         self.clients = 0
         self.scripting = True
         self.stream = upstream.stream
@@ -53,27 +53,27 @@ class Access:
         self.store = Store(self)
         self.predictions = PredictionShelf(self)
         self.near: NearCache | None = None
-        """Set where Redis allows scripts, which is what proves that near values still hold."""
+        """Set if Redis allows scripts, which check that cached values are still current."""
         self.writer: Writer | None = None
-        """Set where Redis allows scripts."""
+        """Set if Redis allows scripts."""
         self.groups = GroupSets(lambda: upstream.open_stream(partial(SetStream, busy_poll)), lambda: self.near)
         self._near_cache_bytes = near_cache_bytes
         self._call_later = call_later
         self._loading: Pending[Any] | None = None
 
     async def ensure(self) -> Stream:
-        """The shared stream, opened if need be. Raises UpstreamError."""
+        """The shared stream, opened if necessary. Raises UpstreamError."""
         return await self.upstream.ensure(self._begin)
 
     async def _begin(self, stream: Stream) -> None:
-        """Find out what Redis allows, and begin with nothing that was known by an earlier stream."""
+        """Find out what Redis allows, and forget what was known from an earlier stream."""
         self.scripting = all([await _succeeds(stream.call(*command)) for command in PROBE])
         self.near = NearCache(self._near_cache_bytes) if self._near_cache_bytes and self.scripting else None
         call_soon = asyncio.get_running_loop().call_soon
         self.writer = Writer(self.near, stream, self._call_later or call_soon, call_soon) if self.scripting else None
 
     def load_script(self, key: bytes) -> None:
-        """Redis forgot the script: give it back to the server of `key`, once for all commands that miss it at the same
+        """Redis has lost the script: load it again on the server of `key`, once for all commands that fail at the same
         time.
         """
         stream = self.stream(key)
@@ -93,13 +93,13 @@ class Access:
                 self.near.put(key, raw)
 
     def close(self) -> None:
-        """Close every connection that is not in use; those in use are closed when given back."""
+        """Close every unused connection; those in use are closed when released."""
         self.upstream.close()
         self.groups.close()
 
 
 async def _succeeds(reply: Pending[Any]) -> bool:
-    """Whether Redis allows it. Raises UpstreamError if it cannot tell now: that must not count for ever."""
+    """Whether Redis allows it. Raises UpstreamError if Redis cannot tell now, which must not count forever."""
     try:
         await reply
     except UpstreamError as error:
@@ -110,7 +110,7 @@ async def _succeeds(reply: Pending[Any]) -> bool:
 
 
 class AccessTable:
-    """The identities in use, each with one Access while it has clients. connect: gives an identity's `Upstream`."""
+    """The identities in use, each with one Access while it has clients. connect: returns an identity's `Upstream`."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class AccessTable:
         self._by_identity: dict[Identity, Access] = {}
 
     def acquire(self, identity: Identity) -> Access:
-        """The identity's Access, counted up by one client."""
+        """The identity's Access, with one more client."""
         access = self._by_identity.get(identity)
         if access is None:
             access = self._by_identity[identity] = Access(self._connect(identity), *self._settings)
@@ -132,7 +132,7 @@ class AccessTable:
         return access
 
     def release(self, access: Access) -> None:
-        """Counterpart of `acquire`; the last client's leaving closes the connections."""
+        """Counterpart of `acquire`; when the last client leaves, the connections are closed."""
         access.clients -= 1
         if access.clients == 0:
             self._by_identity.pop(access.identity, None)
@@ -152,14 +152,14 @@ class AccessTable:
         return list(self._by_identity.values())
 
     def connection_counts(self) -> tuple[int, int]:
-        """How many shared and how many dedicated connections are open."""
+        """Number of open shared and dedicated connections."""
         accesses = self.all()
         counts = [access.upstream.connection_counts for access in accesses]
         groups = sum(access.groups.is_open for access in accesses)
         return sum(shared for shared, _ in counts), sum(dedicated for _, dedicated in counts) + groups
 
     def close(self) -> None:
-        """Close all connections, at the server's end."""
+        """Close all connections when the server stops."""
         for access in self._by_identity.values():
             access.close()
         self._by_identity.clear()

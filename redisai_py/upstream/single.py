@@ -24,11 +24,11 @@ __all__ = ["SingleServer"]
 
 S = TypeVar("S", bound=SharedUpstream)
 _MOST_OPENINGS = 5
-"""A connection may be lost before those that wait for it come to know that it is open."""
+"""A connection may be lost before its waiters learn that it is open."""
 
 
 class SingleServer:
-    """A shared stream and two pools. upstream_pool: most connections of the bounded one."""
+    """A shared stream and two pools. upstream_pool: maximum connections of the bounded one."""
 
     def __init__(
         self, opener: Opener, identity: Identity, *, upstream_pool: int, busy_poll: BusyPoll | None = None
@@ -112,13 +112,13 @@ class SingleServer:
 
 
 async def _connect_shared(opener: Opener, identity: Identity, kind: Callable[[], S]) -> S:
-    """A shared connection that has the identity. Raises: UpstreamError with Redis's own text if that is refused."""
+    """A shared connection with the identity. Raises: UpstreamError with Redis's own text if Redis refuses it."""
     unasked: list[Any] = []
 
     def begin() -> S:
         upstream = kind()
         unasked.clear()
-        upstream.waiting.append(unasked.append)  # Redis may refuse the connection, which it says unasked
+        upstream.waiting.append(unasked.append)  # Redis may refuse the connection with an unsolicited reply
         return upstream
 
     async def prepare(upstream: S) -> None:
@@ -133,13 +133,13 @@ async def _connect_shared(opener: Opener, identity: Identity, kind: Callable[[],
 
 
 async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:
-    """Send what a fresh connection begins with. A connection that is refused, or no longer wanted, is closed."""
+    """Send the initial commands. A connection that is refused, or no longer wanted, is closed."""
     try:
         for argv in commands:
             await upstream.call(*argv)
         try:
             await upstream.call(b"CLIENT", b"SETNAME", upstream.client_name)
-        except UpstreamError as error:  # CLIENT may be withheld; the name only helps in CLIENT LIST
+        except UpstreamError as error:  # the user may lack CLIENT; the name only helps in CLIENT LIST
             if isinstance(error, UpstreamLost | NoRoom):
                 raise
     except BaseException:
