@@ -1,1 +1,1 @@
-"""What lasts: tensors, models and scripts as ordinary Redis keys. `codec` is pure; `store` asks Redis."""
+"""Durable data: tensors, models and scripts as ordinary Redis keys. `codec` is pure; `store` talks to Redis."""

@@ -1,16 +1,16 @@
-"""Pipelines of AI.TENSORSET: many tensors of many clients in one MSET, and still no foreign key overwritten.
+"""Pipelines of AI.TENSORSET: many tensors of many clients in one MSET, still without overwriting a foreign key.
 
-The script that checks and writes one tensor costs Redis several times a SET, most of it for handing the value to the
-script. The values of a burst need not go through a script: WATCH and look at what the keys hold, then MULTI, MSET,
-EXEC, which does nothing if one of them was changed in between (docs/adr/0015).
+The script that checks and writes one tensor costs Redis several times a SET, mostly for passing the value to the
+script. The values of a burst need no script: WATCH the keys, look at what they hold, then MULTI, MSET, EXEC, which does
+nothing if one of them was changed in between (docs/adr/0015).
 
     members of an iteration of the loop --> look: WATCH, GETRANGE of each head, MULTI --> write: MSET, EXEC --> replies
 
-- Groups are all or nothing. Whatever does not go that way (a key that holds no tensor, somebody who was faster, a right
-  that the user does not have, no memory) changes nothing, and then each command of the group goes its own way.
-- A client's burst is the only work of it that is under way, so its order is kept. Of two clients that write the same
-  key the later member wins, as if they had come one after the other.
-- MULTI is sent with the look: if it is refused, no MSET is sent, which would then not be conditional.
+- Groups are all or nothing. If a group cannot be written (a key holds no tensor, another client was faster, a right is
+  missing, Redis is out of memory), nothing changes, and each command of the group is executed singly.
+- A client has no other work in progress besides its burst, which keeps its order. If two clients write the same key,
+  the later member wins, as if they had come one after the other.
+- MULTI is sent with the look: if it is refused, no MSET is sent, which would be unconditional.
 
 Thread: the event loop's.
 """
@@ -38,12 +38,12 @@ __all__ = ["GroupSets", "Row"]
 
 _MOST_BYTES = 1024 * 1024
 _MOST_KEYS = 96
-"""From so many different keys on a group takes no further member: WATCH compares each key with all before it."""
+"""Maximum number of different keys in a group: WATCH compares each key with all earlier ones."""
 _MOST_ATTEMPTS = 5
-"""How often a group is tried whose keys somebody changes meanwhile."""
+"""Attempts for a group whose keys are changed meanwhile."""
 _FEWEST_SPARED = 64
 _MOST_SPARED = 4096
-"""Bursts that go the old way at once after a refusal; twice as many after each further one."""
+"""Number of bursts executed singly after a refusal; doubles after each further one."""
 _MOST_JUDGED = 1024
 
 _GET = b"*4\r\n$8\r\nGETRANGE\r\n"
@@ -57,14 +57,14 @@ _ABSENT = b"$0\r\n\r\n"
 
 
 class TensorKind(Protocol):
-    """What tensors of one dtype and shape have in common: how a key that holds one begins, and as a reply."""
+    """What tensors of one dtype and shape share: the first bytes of their values, and of replies."""
 
     head: bytes
     head_reply: bytes
 
 
 class Row(Protocol):
-    """A client's commands of one template, received back to back. Exactly one of the last three methods is called."""
+    """A client's consecutive commands of one template. Exactly one of the last three methods is called."""
 
     kind: Any
     """A `TensorKind`."""
@@ -80,20 +80,20 @@ class Row(Protocol):
         """The keys, in order."""
 
     def value(self, index: int) -> bytes:
-        """What the command with that number writes."""
+        """The write of the command with that index."""
 
     def written(self) -> None:
-        """All of it is written."""
+        """Everything was written."""
 
     def refused(self, error: RedisAIError) -> None:
-        """The connection was lost: nobody knows."""
+        """The connection was lost, so the outcome is unknown."""
 
     def given_back(self) -> None:
-        """Nothing was written: let each command go its own way."""
+        """Nothing was written: execute each command singly."""
 
 
 class _Group:
-    """Members that are written together. words: what they write, each with the kind of the last that writes it."""
+    """Members written together. words: what they write, each with the kind of the last member that writes it."""
 
     __slots__ = ("_encoded", "asked_exists", "attempts", "members", "words")
 
@@ -105,7 +105,7 @@ class _Group:
         self.asked_exists = False
 
     def encode(self) -> bytes:
-        """The commands that write it, built when first asked for."""
+        """The commands that write it, built on first use."""
         if not self._encoded:
             pieces: list[bytes] = [b""]
             for member in self.members:
@@ -117,9 +117,9 @@ class _Group:
 
 
 class GroupSets:
-    """The groups of one identity. One is looked at while the one before it is written.
+    """The groups of one identity. While one is written, the next is looked at.
 
-    Args: connect: opens a connection with the identity; done when first needed.   near: the identity's near cache now.
+    Args: connect: opens a connection with the identity, on first use.   near: returns the identity's near cache.
     """
 
     def __init__(
@@ -130,14 +130,14 @@ class GroupSets:
         self._stream: SetStream | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: deque[Row] = deque()
-        self._again: deque[_Group] = deque()  # somebody was faster
-        self._looking = False  # a group has been looked at and not been written yet, or will be at once
+        self._again: deque[_Group] = deque()  # to retry: another client was faster
+        self._looking = False  # a group is being looked at, or will be immediately
         self._under_way = 0
         self._closing = False
-        self._absent = False  # the last group had keys that did not exist: it pays to ask for that as well
-        self._failures = 0  # in a row
+        self._absent = False  # the last group had missing keys, so it pays to ask for that as well
+        self._failures = 0  # consecutive
         self._spared = 0
-        self._judged: BoundedCache[bytes, None] = BoundedCache(_MOST_JUDGED)  # heads of tensors, other than one's own
+        self._judged: BoundedCache[bytes, None] = BoundedCache(_MOST_JUDGED)  # heads of other programs' tensors
 
     @property
     def is_open(self) -> bool:
@@ -145,7 +145,7 @@ class GroupSets:
         return self._stream is not None and not self._stream.closed
 
     def takes(self) -> bool:
-        """Whether a burst may come now; if not, its commands go one by one."""
+        """Whether a burst is accepted now; if not, its commands are executed singly."""
         if self._spared:
             self._spared -= 1
             return False
@@ -168,7 +168,7 @@ class GroupSets:
             stream.close()
 
     def add(self, row: Row) -> None:
-        """Write a row with those that come in this iteration of the loop. It ends as all work that runs alone."""
+        """Write a row together with others of this iteration of the loop. It ends like all exclusive work."""
         self._under_way += 1
         self._waiting.append(row)
         if not self._looking:
@@ -178,13 +178,13 @@ class GroupSets:
     def _next(self) -> None:
         """Look at the next group, if there is one."""
         self._looking = True
-        while self._again or self._waiting:  # all are given back, one by one, where the connection has been lost
+        while self._again or self._waiting:  # after a lost connection, all are given back one by one
             if self._look(self._again.popleft() if self._again else self._collect()):
                 return
         self._looking = False
 
     def _collect(self) -> _Group:
-        """A group of those who wait."""
+        """A group of the waiting members."""
         group = _Group()
         size = 0
         waiting = self._waiting
@@ -198,7 +198,7 @@ class GroupSets:
     # -- look --------------------------------------------------------------------------------------------------------
 
     def _look(self, group: _Group) -> bool:
-        """Whether it is looked at; if not, it has been given back."""
+        """Whether the look has started; if not, the group has been given back."""
         stream = self._stream
         if stream is None or stream.closed:
             self._give_back(group)
@@ -225,9 +225,9 @@ class GroupSets:
         stream = self._stream
         assert stream is not None
         if isinstance(replies, UpstreamError):
-            self._give_back(group)  # nothing was sent that writes
+            self._give_back(group)  # nothing that writes was sent
         elif replies is not None and replies[-1] != b"OK":
-            stream.close()  # it watches keys
+            stream.close()  # it still watches keys
             self._failed(1)
             self._give_back(group)
         else:
@@ -245,7 +245,7 @@ class GroupSets:
         self._next()
 
     def _judge(self, group: _Group, replies: list[Any]) -> bool:
-        """Whether every key holds a tensor or nothing; nothing is known of empty ones where EXISTS was not asked."""
+        """Whether every key holds a tensor or nothing; without EXISTS, empty replies are undecided."""
         heads = replies[1 : len(group.words) + 1]
         existing = replies[-2]
         absent = heads.count(b"")
@@ -264,7 +264,7 @@ class GroupSets:
         try:
             size = codec.header_size(head)
             if size > len(head):
-                return False  # the old way reads more of it
+                return False  # the single way reads more of it
             codec.read_header(head[:size])
         except WrongType:
             return False
@@ -274,7 +274,7 @@ class GroupSets:
     @staticmethod
     def _discarded(stream: SetStream, replies: Any) -> None:
         if replies is not None:
-            stream.close()  # still in MULTI, for all that is known
+            stream.close()  # it may still be in MULTI
 
     # -- write -------------------------------------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ class GroupSets:
                 self._ended()
                 member.refused(replies)
         elif replies[1] is None and group.attempts < _MOST_ATTEMPTS:
-            # Not the old way: what is written singly would make the next groups of the same keys fail in turn.
+            # Do not execute these singly: single writes would make the next groups of the same keys fail in turn.
             group.attempts += 1
             self._again.append(group)
             if not self._looking:
@@ -314,14 +314,14 @@ class GroupSets:
             member.written()
 
     def _give_back(self, group: _Group) -> None:
-        """Let each command go its own way."""
+        """Let each command be executed singly."""
         for member in group.members:
             self._ended()
             member.given_back()
 
     def _failed(self, weight: int) -> None:
-        """A refusal (weight 1) is likely to be repeated, and makes the next bursts go the old way; what may be a
-        coincidence (0) only if it happens again.
+        """A refusal (weight 1) will probably be repeated, so the next bursts are executed singly; a possible
+        coincidence (0) has that effect only if it happens again.
         """
         times = self._failures + weight
         self._failures += 1
@@ -336,7 +336,7 @@ class GroupSets:
             self.close()
 
     def close(self) -> None:
-        """Close the connection, when what is under way has ended: it was received, and clients may have left."""
+        """Close the connection once running work has ended: it was received, and clients may have left."""
         self._closing = True
         if self._opening is not None:
             self._opening.cancel()
@@ -349,7 +349,7 @@ def _is_refusal(reply: Any) -> bool:
 
 
 def _keep_near(near: NearCache, group: _Group) -> None:
-    """Renew what is near of what was written; what is not near need not be."""
+    """Update cached values that were written; others need no update."""
     renewed: set[bytes] = set()
     for member in reversed(group.members):
         keys = member.keys()

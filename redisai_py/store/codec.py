@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 MAX_HEADER = 65535
-"""Longest header accepted, in bytes: it must fit two bytes of the length, which is how a Lua check recognises a
+"""Longest header accepted, in bytes: it fits into two bytes of the length, by which a Lua check recognises a
 tensor.
 """
 _ALIGN = 64
@@ -54,7 +54,7 @@ _decoded: BoundedCache[bytes, tuple[DType, tuple[int, ...], int]] = BoundedCache
 
 
 def encode_header(tensor: Tensor) -> bytes:
-    """The safetensors header (length word included) that goes before `tensor.data`; a multiple of 64 bytes."""
+    """The safetensors header (with its length word) before `tensor.data`; a multiple of 64 bytes."""
     if tensor.dtype is DType.STRING:
         return _string_header(tensor.shape, len(tensor.data))
     key = (tensor.dtype, tensor.shape)
@@ -82,7 +82,7 @@ def _pad(text: str) -> bytes:
 
 
 def header_size(value: Buffer) -> int:
-    """Length of the header that `value` starts with, and of its length word. Raises WrongType if it is not a tensor."""
+    """Length of the header at the start of `value`, including its length word. Raises WrongType if not a tensor."""
     if len(value) < 9 or value[8] != 123:
         raise WrongType
     length: int = struct.unpack_from("<Q", value)[0]
@@ -92,11 +92,11 @@ def header_size(value: Buffer) -> int:
 
 
 def read_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
-    """(dtype, shape, bytes of data) of a whole header. Raises WrongType if it does not describe one tensor of ours."""
+    """(dtype, shape, bytes of data) of a whole header. Raises WrongType unless it describes one supported tensor."""
     known = _decoded.get(header)
     if known is None:
         known = _parse_header(header)
-        if len(header) <= _CACHED_HEADER:  # a hostile one of 64 KiB must not stay in memory
+        if len(header) <= _CACHED_HEADER:  # do not keep a hostile header of 64 KiB in memory
             _decoded.keep(header, known)
     return known
 
@@ -104,7 +104,7 @@ def read_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
 def decode_tensor(value: Buffer) -> Tensor:
     """The tensor in a Redis string; its data is a view of `value`, not a copy.
 
-    Raises: WrongType: not safetensors, not exactly one tensor, a dtype we do not have, or offsets that do not add up.
+    Raises: WrongType: not safetensors, not exactly one tensor, an unsupported dtype, or inconsistent offsets.
     """
     start = header_size(value)
     if start > len(value):
@@ -119,7 +119,7 @@ def decode_tensor(value: Buffer) -> Tensor:
 
 
 def _parse_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
-    """What a header says. A stranger may have written it: types and ranges are checked before anything is computed."""
+    """Parse a header. It is untrusted: types and ranges are checked before use."""
     try:
         entries = json.loads(header[8:].decode())
     except (ValueError, RecursionError) as error:
@@ -145,7 +145,7 @@ def _parse_header(header: bytes) -> tuple[DType, tuple[int, ...], int]:
 
 
 def _string_shape(text: object) -> list[int]:
-    """The shape of a STRING tensor, which is text in its metadata."""
+    """The shape of a STRING tensor, from its metadata text."""
     if type(text) is not str:
         raise WrongType
     try:
@@ -164,7 +164,7 @@ MODEL_META_FIELDS = (
     b"outputs", b"chunks", b"signature",
 )  # fmt: skip
 MAX_CHUNKS = 1 << 20
-"""Most pieces of a model: whoever reads one asks for all by their names, and anybody may have written the count."""
+"""Maximum pieces of a model: a reader asks for all of them by name, and the count is untrusted."""
 _LONGEST_SIGNATURE = 4096
 _LONGEST_ID = 128
 _LONGEST_BACKEND = 64
@@ -196,14 +196,14 @@ def encode_model(model: Model, sha256: str, chunks: int) -> dict[bytes, bytes]:
 
 
 def decode_id(value: bytes | None) -> str:
-    """A stored `id`. Raises WrongType: none, or too long or not UTF-8, as no store of ours writes it."""
+    """A stored `id`. Raises WrongType: missing, too long or not UTF-8, unlike any id of ours."""
     return _text(value, _LONGEST_ID)
 
 
 def decode_model(values: Sequence[bytes | None]) -> tuple[Model, int]:
     """(model without its blob, number of blob fields) from the values of MODEL_META_FIELDS.
 
-    Anybody may have written the hash, so every field is held to what a store of ours writes.
+    The hash is untrusted, so every field must have a form that our own stores write.
     Raises: WrongType if the hash is not a model.
     """
     fields = dict(zip(MODEL_META_FIELDS, values, strict=True))
@@ -237,14 +237,14 @@ def _text(value: bytes | None, longest: int) -> str:
 
 
 def _number(value: bytes | None) -> int:
-    """A count as stores write it: digits, within int64."""
+    """A count in the form that stores write: digits, within int64."""
     if not value or len(value) > _LONGEST_NUMBER or not value.isdigit() or (number := int(value)) > _INT64_MAX:
         raise WrongType
     return number
 
 
 def _device(value: bytes | None) -> Device:
-    """A device that some command accepts: AI.MODELSET and scripts take more than AI.MODELSTORE does."""
+    """A device that any command accepts: AI.MODELSET and scripts accept more than AI.MODELSTORE."""
     try:
         return Device.parse_loosely(value or b"", "")
     except CommandError as error:
@@ -252,7 +252,7 @@ def _device(value: bytes | None) -> Device:
 
 
 def _names(value: bytes | None) -> tuple[str, ...]:
-    """A JSON list of names, each of which can be shown; bytes that are not UTF-8 are lone surrogates in it."""
+    """A JSON list of printable names; bytes that are not UTF-8 are lone surrogates in it."""
     try:
         names = json.loads(value.decode()) if value is not None else None
         if type(names) is not list or not all(type(name) is str for name in names):
@@ -298,9 +298,9 @@ def _decode_script(values: tuple[bytes | None, ...]) -> Script:
         device=_device(fields[b"device"]),
         tag=fields[b"tag"] or b"",
         entry_points=_names(fields[b"entry_points"]),
-        source=source.decode("utf-8", "surrogateescape"),  # a comment in Latin-1, say
+        source=source.decode("utf-8", "surrogateescape"),  # for example a comment in Latin-1
     )
 
 
 _decode_again = lru_cache(maxsize=64)(_decode_script)
-"""Each call of a script reads it; its identity takes a SHA-256, and the same bytes are the same script."""
+"""Every call of a script reads it. Computing its identity takes a SHA-256, so cache that by the bytes."""

@@ -1,8 +1,9 @@
-"""What a key holds, where one command does not tell: an absent key answers as an empty string does, or a foreign hash.
+"""The kind of a key's value, where one command is ambiguous: an absent key gives the same reply as an empty string, or
+as a foreign hash.
 
-Telling them apart takes a second look, and in between others may write the key. What they wrote must not be taken for
-something of the wrong kind: the second look is at both the type and the value, which Redis executes one after the
-other, or it is followed by asking whether a WATCH still holds.
+Telling them apart takes a second look, and others may write the key in between. Their value must not be mistaken for
+one of the wrong kind. So either the second look asks for both type and value, which Redis executes consecutively, or it
+is followed by a check whether a WATCH still holds.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ __all__ = ["hash_fields", "no_string", "tensor_or_absent", "watch_kind", "watch_
 
 
 async def no_string(link: Link, key: bytes) -> RedisAIError:
-    """The error for a key of which MGET said nil: it is absent, or holds another type than a string."""
+    """The error for a key for which MGET returned nil: it is absent, or holds another type than a string."""
     (kind,) = link.pipeline([(b"TYPE", key)])
-    # A string came after the MGET: there was none when that was answered.
+    # If it is a string now, it was written after the MGET.
     return MissingKey(TENSOR_KEY_EMPTY) if await kind in (b"none", b"string") else WrongType()
 
 
@@ -43,9 +44,9 @@ async def tensor_or_absent(link: Link, key: bytes) -> bool:
 async def hash_fields(
     link: Link, key: bytes, names: Sequence[bytes], pending: Awaitable[Any], missing: str
 ) -> list[bytes | None]:
-    """The values of a hash's fields, the first of which each of our hashes has.
+    """The values of a hash's fields. All of our hashes have the first field.
 
-    Args:   pending: the coming reply of `HMGET key *names`.
+    Args:   pending: the pending reply of `HMGET key *names`.
     Raises: MissingKey, with the text `missing`; WrongType.
     """
     values: list[bytes | None] = await pending
@@ -62,7 +63,7 @@ async def hash_fields(
 async def watch_tensors(connection: Caller, keys: Iterable[bytes]) -> bool:
     """WATCH keys, each of which is absent or holds a tensor. False: one was changed since, and nothing is watched.
 
-    Raises: WrongType: one holds something else. UpstreamError.
+    Raises: WrongType: one holds something else.   UpstreamError.
     """
     await rehearse(connection)
     keys = list(keys)
@@ -80,7 +81,7 @@ async def watch_tensors(connection: Caller, keys: Iterable[bytes]) -> bool:
 
 
 async def _check_head(connection: Caller, key: bytes, head: bytes) -> None:
-    """Raise WrongType unless the first bytes of a value are a tensor's, or the key is absent."""
+    """Raise WrongType unless the value begins like a tensor, or the key is absent."""
     if not head:
         if await connection.call(b"EXISTS", key):
             raise WrongType
@@ -92,7 +93,7 @@ async def _check_head(connection: Caller, key: bytes, head: bytes) -> None:
 
 
 async def watch_kind(connection: Caller, key: bytes, kind: Kind) -> None:
-    """WATCH a key that is absent or holds a model or script, which `kind` says. Raises WrongType, UpstreamError."""
+    """WATCH a key that is absent or holds a value of this kind. Raises WrongType, UpstreamError."""
     await rehearse(connection)
     while True:
         watch = connection.call(b"WATCH", key)
@@ -106,5 +107,5 @@ async def watch_kind(connection: Caller, key: bytes, kind: Kind) -> None:
 
 
 async def _unchanged(connection: Caller) -> bool:
-    """Whether what is watched is as it was when its WATCH was sent. Nothing is watched any more."""
+    """Whether the watched keys are unchanged since their WATCH. Ends the WATCH."""
     return await commit(connection) is not None

@@ -1,4 +1,4 @@
-"""How the store reaches Redis: the interface of its connections."""
+"""The store's access to Redis: the interface of its connections."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Caller", "Link", "commit", "executed", "last_reply", "rehearse", "tr
 
 
 class Caller(Protocol):
-    """Something that sends one command and gives its reply."""
+    """Sends one command and returns its reply."""
 
     rehearsed: bool
-    """Whether `rehearse` has been here."""
+    """Whether `rehearse` was called on this connection."""
 
     def call(self, *argv: Any) -> Awaitable[Any]:
-        """Raises what `redis_error` makes of an error reply."""
+        """Raises the exception that `redis_error` returns for an error reply."""
 
 
 class Link(Protocol):
@@ -31,10 +31,10 @@ class Link(Protocol):
         """Send commands on the shared stream in one write."""
 
     def dedicated(self) -> AbstractAsyncContextManager[Caller]:
-        """A connection to oneself for a while."""
+        """An exclusive connection."""
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """These keys are being written: what is known of their values will be out of date."""
+        """These keys are being written, so their cached values become stale."""
 
     def wrote(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """These keys hold these strings now."""
@@ -46,13 +46,13 @@ def transaction(commands: Iterable[Sequence[Any]] = ()) -> list[Sequence[Any]]:
 
 
 async def last_reply(pendings: Sequence[Awaitable[Any]]) -> Any:
-    """The value of the last of several commands sent together; the first error of any of them is raised."""
+    """The value of the last of several commands sent together; raises the first error of any of them."""
     values = [await pending for pending in pendings]
     return values[-1]
 
 
 async def commit(connection: Caller, commands: Iterable[Sequence[Any]] = ()) -> list[Any] | None:
-    """Send a transaction; the replies of its commands, or None: a watched key was changed, and nothing was done.
+    """Send a transaction. Returns: its replies, or None if a watched key was changed and nothing was done.
 
     Raises: RedisAIError: the first error of any of them.
     """
@@ -60,7 +60,7 @@ async def commit(connection: Caller, commands: Iterable[Sequence[Any]] = ()) -> 
 
 
 async def executed(pendings: Sequence[Awaitable[Any]]) -> list[Any] | None:
-    """What `commit` gives, of the coming replies of a transaction."""
+    """The result of `commit`, from the pending replies of a transaction."""
     replies: list[Any] | None = await last_reply(pendings)
     for reply in replies or ():
         if isinstance(reply, Exception):
@@ -69,10 +69,10 @@ async def executed(pendings: Sequence[Awaitable[Any]]) -> list[Any] | None:
 
 
 async def rehearse(connection: Caller) -> None:
-    """Send an empty transaction before a connection's first. Raises UpstreamError: Redis refuses it.
+    """Send an empty transaction before a connection's first one. Raises UpstreamError: Redis refuses it.
 
-    Where MULTI is refused to a user, what is sent behind it is carried out one by one, whatever WATCH was for, and the
-    reply is the refusal all the same.
+    If a user may not use MULTI, Redis executes the commands after it one by one, ignoring WATCH, and the error comes
+    too late.
     """
     if not connection.rehearsed:
         await commit(connection)

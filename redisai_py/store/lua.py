@@ -1,9 +1,9 @@
-"""The Lua scripts that the store uses where Redis allows scripts.
+"""The store's Lua scripts, for identities that may run scripts.
 
-AI.TENSORSET and outputs must not overwrite a key that holds something else. A plain SET would, and asking first
-leaves a window and costs a round trip; a script checks and writes in one step (docs/adr/0004). Where EVAL is
-withheld the store asks first instead. What was computed from near values is written by a second script, which first
-compares them with what Redis holds (docs/adr/0013).
+AI.TENSORSET and outputs must not overwrite a key that holds something else. A plain SET would, and asking first leaves
+a window and costs a round trip; a script checks and writes in one step (docs/adr/0004). Without the right to EVAL, the
+store asks first. A second script writes results computed from cached values, after comparing these with what Redis
+holds (docs/adr/0013).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 PROBE_SIZE = 128
-"""Bytes of an existing value that tell a tensor: our own headers of usual shapes are 128 bytes long."""
+"""Bytes of an existing value needed to recognise a tensor: our own headers of usual shapes have 128 bytes."""
 
-# A key is free if it is absent, or holds a tensor: the same header as the new one (the common case, which comes first),
-# a header of the form that we write, or any safetensors header with exactly one tensor in it. What Redis refuses (no
-# memory, a replica) is refused in the words of a plain SET; Redis 6 would add the script's line.
+# A key is free if it is absent or holds a tensor: the same header as the new one (the common case, so checked first), a
+# header in our own form, or any safetensors header with exactly one tensor. If Redis refuses the write (no memory, a
+# replica), the error is that of a plain SET; Redis 6 would add the script's line.
 _IS_TENSOR = b"""
 local call = redis.pcall
 local function is_tensor(key, head)
@@ -87,9 +87,9 @@ return reply or redis.status_reply('OK')
 """
 SET_TENSORS = _IS_TENSOR + b"local options = #KEYS + 1" + _WRITE
 
-# Behind the values: how many tensors and how many models are compared, then of each its key and its string or id. These
-# keys are not declared, so that the right to read them is all that a user needs. The answer is the number of the first
-# one that is not the same any more; a user who may not GET or HGET is told so under a name that Redis has not.
+# After the values: the numbers of tensors and models to compare, then for each its key and its string or id. These keys
+# are not declared, so the user only needs the right to read them. The reply is the number of the first one that has
+# changed; a user who may not GET or HGET gets an error code of our own.
 _COMPARE = b"""
 local options = #KEYS + 3
 local tensors = tonumber(ARGV[options - 2])
@@ -139,10 +139,10 @@ def format_set_if_same(
     models: Sequence[tuple[bytes, bytes]],
     options: Sequence[bytes],
 ) -> bytes:
-    """The encoded command that writes `values` if Redis holds those strings of tensors and those ids of models.
+    """The encoded command that writes `values` if Redis holds these strings of tensors and ids of models.
 
-    Its reply: OK; the number, from 1, of the first of tensors and models that is not the same; an error, if a key to be
-    written holds something else. options: of each SET.
+    Its reply: OK; the number, from 1, of the first tensor or model that differs; or an error, if a key to be written
+    holds something else. options: of each SET.
     """
     words: list[Any] = [b"EVALSHA", _SET_IF_SAME_SHA, b"%d" % len(values), *values, *values.values()]
     words += (b"%d" % len(tensors), b"%d" % len(models))
@@ -165,4 +165,4 @@ local gone = redis.pcall('DEL', KEYS[1])
 if type(gone) == 'table' then return redis.error_reply((string.gsub(gone.err, '^@user_script: ?%d+: %-?', ''))) end
 return gone
 """
-"""Delete a model or script, or refuse: how many keys were deleted."""
+"""Delete a model or script, or refuse. Reply: number of deleted keys."""

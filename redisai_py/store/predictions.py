@@ -1,7 +1,7 @@
-"""Predictions in Redis, for one identity: which Redis commands they need.
+"""Predictions in Redis, for one identity: the Redis commands they need.
 
-Entries are read and written with the client's own rights, always with an expiry. Nothing lists them: they are deleted
-by looking through the database, and else go by themselves.
+Entries are read and written with the client's own rights, always with an expiry. There is no list of them: they are
+deleted by a scan of the database, or expire.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class PredictionShelf:
         self._link = link
         self.health = Health()
         self.inserting = 0
-        """Inserts that Redis has not answered."""
+        """Number of inserts that Redis has not answered."""
 
     async def fetch(self, key: bytes, large: bool) -> tuple[Buffer | None, float]:
-        """An entry and the seconds that it lives on; None if there is none. Raises UpstreamError.
+        """An entry and its remaining lifetime in seconds; None if there is none. Raises UpstreamError.
 
-        Args: large: it is expected to be too large for the shared stream.
+        Args: large: it is probably too large for the shared stream.
         """
         commands: Sequence[Sequence[Any]] = ((b"GET", key), (b"PTTL", key))
         if large:
@@ -53,7 +53,7 @@ class PredictionShelf:
         return [(value, max(0, await life) / 1000) for value, life in zip(found, lives, strict=True)]
 
     async def which_exist(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Those of the keys that are there. Raises UpstreamError."""
+        """Those of the keys that exist. Raises UpstreamError."""
         found = self._link.pipeline([(b"EXISTS", key) for key in keys])
         return {key for key, pending in zip(keys, found, strict=True) if await pending}
 
@@ -63,10 +63,10 @@ class PredictionShelf:
         counters: Mapping[bytes, tuple[int, int]],
         large: bool,
     ) -> list[int]:
-        """Write entries: key, value in pieces, life in seconds.
+        """Write entries: key, value in pieces, lifetime in seconds.
 
-        Args:    counters: key -> (bytes to add, life in seconds).
-        Returns: what the counters hold now.   Raises: UpstreamError.
+        Args:    counters: key -> (bytes to add, lifetime in seconds).
+        Returns: the new values of the counters.   Raises: UpstreamError.
         """
         commands: list[Sequence[Any]] = []
         for key, pieces, life_s in items:
@@ -82,12 +82,12 @@ class PredictionShelf:
         return [int(total) for total in replies[len(items) :: 2]]
 
     async def totals(self, counters: Sequence[bytes]) -> list[int]:
-        """What counters hold, 0 where there is none. Raises UpstreamError."""
+        """The values of counters, 0 for missing ones. Raises UpstreamError."""
         (pending,) = self._link.pipeline([(b"MGET", *counters)])
         return [int(value) if value is not None and bytes(value).isdigit() else 0 for value in await pending]
 
     async def purge(self, pattern: bytes) -> int:
-        """Delete all keys that match; how many there were. Raises UpstreamError. O(keys of the database), in steps."""
+        """Delete all matching keys. Returns: their number. Raises UpstreamError. O(keys of the database), in steps."""
         cursor, count = b"0", 0
         while True:
             (page,) = self._link.pipeline([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN_COUNT)])
@@ -98,9 +98,9 @@ class PredictionShelf:
                 return count
 
     async def set_rule(self, key: bytes, value: bytes | None) -> bool:
-        """Write the rule into a model's hash, or take it away; whether there was one before.
+        """Set or remove the rule in a model's hash. Returns: whether there was one before.
 
-        Raises: MissingKey: no model is there. WrongType, UpstreamError.
+        Raises: MissingKey: no model at the key.   WrongType, UpstreamError.
         """
         command = (b"HDEL", key, RULE_FIELD) if value is None else (b"HSET", key, RULE_FIELD, value)
         async with self._link.dedicated() as connection:
@@ -114,6 +114,6 @@ class PredictionShelf:
                     return before is not None
 
     async def rule(self, key: bytes) -> Rule | None:
-        """The rule in a hash, whatever else that is. Raises UpstreamError."""
+        """The rule in a hash, whatever else the hash holds. Raises UpstreamError."""
         (pending,) = self._link.pipeline([(b"HGET", key, RULE_FIELD)])
         return decode_rule(await pending)

@@ -1,4 +1,4 @@
-"""Models and scripts in Redis: hashes, staged piece by piece and published whole."""
+"""Models and scripts in Redis: hashes, staged in pieces and published atomically."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from redisai_py.tensor import Buffer
 __all__ = ["MODEL_ID_FIELDS", "ProgramStore"]
 
 MODEL_ID_FIELDS = (b"kind", b"id", RULE_FIELD)
-"""What tells which model a key holds, and its cache rule."""
+"""The fields that identify the model of a key, and its cache rule."""
 _SCAN_COUNT = 500
 _CHUNKS_AT_ONCE = 512
 _FORGET_EVERY_S = 0.005
@@ -49,7 +49,7 @@ class ProgramStore:
         return codec.decode_model(await hash_fields(self._link, key, codec.MODEL_META_FIELDS, pending, MODEL_KEY_EMPTY))
 
     async def model_id(self, key: bytes, pending: Awaitable[Any]) -> tuple[str, Rule | None]:
-        """The id and the cache rule of a model, in the coming reply of an HMGET of MODEL_ID_FIELDS.
+        """The id and the cache rule of a model, from the pending reply of an HMGET of MODEL_ID_FIELDS.
 
         Raises: MissingKey, WrongType.
         """
@@ -59,7 +59,7 @@ class ProgramStore:
         return codec.decode_id(model_id), decode_rule(rule) if rule is not None else None
 
     async def model_with_blob(self, key: bytes) -> Model:
-        """A model whole: description and blob are of one store. Raises MissingKey, WrongType."""
+        """A complete model: description and blob of the same store. Raises MissingKey, WrongType."""
         async with self._link.dedicated() as connection:
             while True:
                 model, chunks = await self._model(key)
@@ -71,8 +71,8 @@ class ProgramStore:
     async def _blob(connection: Caller, key: bytes, model_id: bytes, chunks: int) -> Blob | None:
         """A model's bytes; None if the key holds another model by now.
 
-        The count was read from the key, and anybody may have written it: pieces are asked for so many at a time, and
-        the first that is missing ends it. Raises: WrongType: a piece is missing.
+        The count in the key is untrusted: pieces are requested a limited number at a time, and the first missing one
+        ends it. Raises: WrongType: a piece is missing.
         """
         gathering, loop = Gathering(), asyncio.get_running_loop()
         for start in range(0, chunks, _CHUNKS_AT_ONCE):
@@ -83,7 +83,7 @@ class ProgramStore:
             if None in values:
                 raise WrongType  # another look would find the same
             pieces = values[1:]
-            del values  # the pieces go one by one as they are gathered
+            del values  # frees the pieces one by one as they are gathered
             if sum(map(len, pieces)) < FROM_FILE:
                 gathering.add(pieces)
             else:
@@ -97,23 +97,24 @@ class ProgramStore:
         return await self.decode_script(key, pending)
 
     async def decode_script(self, key: bytes, pending: Awaitable[Any]) -> Script:
-        """The script in the coming reply of an HMGET of SCRIPT_FIELDS. Raises MissingKey, WrongType."""
+        """The script from the pending reply of an HMGET of SCRIPT_FIELDS. Raises MissingKey, WrongType."""
         return codec.decode_script(await hash_fields(self._link, key, codec.SCRIPT_FIELDS, pending, SCRIPT_KEY_EMPTY))
 
     async def check_store(self, key: bytes, new_id: str) -> None:
-        """Raise, before a framework sees what is to be stored, if Redis refuses this identity to store it.
+        """Raise if Redis refuses this identity to store the key, before a framework sees the blob.
 
-        A rehearsal under the staging name, which leaves nothing. The type of what the key holds is not looked at.
+        A rehearsal under the staging name, which leaves nothing behind. Does not check the type of the key's value.
         """
         staging = staging_key(key, new_id.encode())
         rehearsal = transaction([(b"HSET", staging, b"kind", b""), (b"DEL", staging)])
         await last_reply(self._link.pipeline([(b"EXISTS", key), *rehearsal]))
 
     async def put_model(self, key: bytes, model: Model, chunk_size: int) -> None:
-        """Store a model, staged chunk by chunk, published by one RENAME: readers see the old or the new one, whole.
+        """Store a model, staged chunk by chunk and published by one RENAME: readers see the old or the new one,
+        complete.
 
         Args:   model: identified.
-        Raises: WrongType if the key holds something else; then, and after any other failure, nothing is left behind.
+        Raises: WrongType if the key holds something else. After any failure, nothing is left behind.
         """
         blob = memoryview(model.blob)
         chunk_size = max(chunk_size, -(-len(blob) // codec.MAX_CHUNKS))
@@ -124,7 +125,7 @@ class ProgramStore:
             await self._publish(key, Kind.MODEL, model.id, fields, pieces)
 
     async def put_script(self, key: bytes, script: Script) -> None:
-        """Store a script, as `put_model` does."""
+        """Store a script, like `put_model`."""
         await self._publish(key, Kind.SCRIPT, script.id, codec.encode_script(script), [])
 
     async def _publish(
@@ -136,7 +137,7 @@ class ProgramStore:
             try:
                 await watch_kind(connection, key, kind)
                 for piece in (flat, *pieces):
-                    expire = (b"EXPIRE", staging, b"%d" % STAGING_TTL_S)  # sent at once: the server may end here
+                    expire = (b"EXPIRE", staging, b"%d" % STAGING_TTL_S)  # immediately: the server may end here
                     await last_reply([connection.call(b"HSET", staging, *piece), connection.call(*expire)])
                 while not await self._rename_whole(connection, staging, key, kind):
                     await watch_kind(connection, key, kind)
@@ -145,7 +146,7 @@ class ProgramStore:
                 raise
 
     async def _rename_whole(self, connection: Caller, staging: bytes, key: bytes, kind: Kind) -> bool:
-        """`rename` of what was staged in pieces, of which Redis may have dropped the first. The cache rule of the key,
+        """`rename` for a key staged in pieces, of which Redis may have evicted the first. The cache rule of the key,
         which is watched, stays.
         """
         watch = connection.call(b"WATCH", staging)
@@ -160,7 +161,7 @@ class ProgramStore:
     async def delete(self, key: bytes, kind: Kind, missing: str) -> None:
         """Delete a model or script. Raises MissingKey with the text `missing`, WrongType."""
         if self._link.scripting:
-            # Not a transaction: Redis takes none while it is out of memory, and deleting is what helps then.
+            # Not a transaction: Redis accepts none while it is out of memory, but deleting helps then.
             (pending,) = self._link.pipeline([(b"EVAL", DELETE_KIND, b"1", key, kind.value)])
             deleted = await pending
         else:
@@ -188,7 +189,7 @@ class ProgramStore:
                 try:
                     values = await pending
                 except (UpstreamError, WrongType):
-                    continue  # not ours to read, or gone and replaced by another type meanwhile
+                    continue  # not readable for this identity, or replaced by another type meanwhile
                 if values[0] == kind.value and key not in seen and not is_staged(key):
                     seen.add(key)
                     yield key, values[1] or b""
@@ -198,7 +199,7 @@ class ProgramStore:
 
 @contextlib.contextmanager
 def _forgotten_when_sent(blob: Blob) -> Iterator[None]:
-    """What was sent of a file is not kept in memory while the rest is sent."""
+    """Drop the sent part of a file from memory while the rest is sent."""
     if not isinstance(blob, ModelFile):
         yield
         return

@@ -15,9 +15,7 @@ __all__ = ["SetStream"]
 
 
 class SetStream(SharedUpstream):
-    """The connection on which groups are written. What Redis is expected to answer is known, so that replies are not
-    taken apart but compared.
-    """
+    """The connection for writing groups. The expected replies are known, so replies are compared, not parsed."""
 
     client_name = b"redisai-sets"
 
@@ -27,8 +25,8 @@ class SetStream(SharedUpstream):
         self._had = b""
 
     def ask(self, data: bytes, expected: bytes, count: int, answered: Callable[[Any], object]) -> None:
-        """Send commands. `answered` gets None if their `count` replies are exactly `expected`, else a list of them; on
-        loss an UpstreamError.
+        """Send commands. `answered` gets None if their `count` replies are exactly `expected`, else a list of the
+        replies; on loss an UpstreamError.
         """
         self._asked.append((expected, count))
         self.waiting.append(answered)
@@ -64,6 +62,6 @@ class SetStream(SharedUpstream):
             self._busy_poll.answered()
 
     def close(self) -> None:
-        """Close; nothing more is asked."""
+        """Close; no further commands are sent."""
         self.closed = True
         super().close()

@@ -1,6 +1,7 @@
-"""What is stored in several commands is written under another name first, and published by one RENAME.
+"""Staging: what several commands store is written under a temporary name, and published by one RENAME.
 
-Staged keys expire, so that Redis may evict them and a server that ends leaves nothing; others may flush the database.
+Staged keys expire, so Redis may evict them, and a server that ends leaves nothing behind. Others may flush the
+database.
 """
 
 from __future__ import annotations
@@ -31,20 +32,18 @@ STAGED_LOST = "ERR Redis dropped the staged value before it was published; nothi
 
 
 STAGED_TAIL = b"\r\n$2\r\nEX\r\n$4\r\n%d\r\n" % STAGING_TTL_S
-"""What follows a value that was announced by `staged_head`."""
+"""The bytes after a value announced by `staged_head`."""
 
 
 def staging_key(key: bytes, unique: bytes) -> bytes:
-    """A name to write under before publishing: it begins with the final name, so that ACL patterns cover it, and
-    hashes to the same slot.
-    """
+    """A temporary name: it begins with the final name, so that ACL patterns cover it, and hashes to the same slot."""
     return b"%b:staging:%b" % (key, unique) + (b"" if b"{" in key else b"{%b}" % key)
 
 
 def is_staged(key: bytes) -> bool:
-    """Whether `staging_key` made this name. Keys may be very long: no search through them."""
+    """Whether `staging_key` made this name. Does not search, because keys may be very long."""
     if key.endswith(b"}"):
-        size = (len(key) - _STAGED_SUFFIX - 2) // 2  # of the final name, which is in it twice
+        size = (len(key) - _STAGED_SUFFIX - 2) // 2  # of the final name, which it contains twice
         if size < 0 or key[size + _STAGED_SUFFIX :] != b"{%b}" % key[:size]:
             return False
         key = key[: size + _STAGED_SUFFIX]
@@ -57,7 +56,7 @@ def staged_head(staging: bytes, size: int) -> bytes:
 
 
 async def rename(connection: Caller, staging: bytes, key: bytes, more: Iterable[Sequence[Any]] = ()) -> bool:
-    """Publish what is staged, after `more` commands; False if a watched key was changed."""
+    """Publish a staged key, after `more` commands; False if a watched key was changed."""
     try:
         return await commit(connection, [*more, (b"PERSIST", staging), (b"RENAME", staging, key)]) is not None
     except NoSuchKey as error:
@@ -65,6 +64,6 @@ async def rename(connection: Caller, staging: bytes, key: bytes, more: Iterable[
 
 
 async def discard(link: Link, staging: bytes) -> None:
-    """Delete what is staged, by the shared stream: the connection that staged it may be lost. It expires anyhow."""
+    """Delete a staged key on the shared stream, since its own connection may be lost. It would expire anyway."""
     with contextlib.suppress(UpstreamError):
         await last_reply(link.pipeline([(b"DEL", staging)]))

@@ -1,8 +1,8 @@
-"""Tensors, models and scripts in Redis, for one identity. This package alone knows which Redis commands they need.
+"""Tensors, models and scripts in Redis, for one identity. Only this package knows which Redis commands they need.
 
-Redis is reached through an injected `Link`: a shared pipelined stream for what is small, dedicated connections for
-large values and for WATCH. Every method raises the errors of the wire: MissingKey, WrongType, UpstreamError with
-Redis's own text. It knows nothing of clients, frameworks or replies.
+Redis is reached through an injected `Link`: a shared pipelined stream for small values, exclusive connections for large
+values and for WATCH. Every method raises wire errors: MissingKey, WrongType, UpstreamError with Redis's own text. It
+knows nothing of clients, frameworks or replies.
 """
 
 from __future__ import annotations

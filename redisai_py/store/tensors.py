@@ -29,7 +29,7 @@ from redisai_py.tensor import Buffer, Tensor
 __all__ = ["LARGE_VALUE", "TensorStore", "Write", "expiry_options"]
 
 LARGE_VALUE = 64 * 1024
-"""Values of this many bytes and more travel on dedicated connections."""
+"""Values of at least this many bytes use exclusive connections."""
 _COMMIT_ATTEMPTS = 16
 
 
@@ -38,16 +38,14 @@ class TensorStore:
 
     _link: Link
     _large_keys: BoundedCache[bytes, None]
-    """Keys seen with large values: a hint, not a truth."""
+    """Keys that had large values: a hint, which may be wrong."""
 
     async def tensor(self, key: bytes) -> Tensor:
         """The tensor under a key. Raises MissingKey, WrongType."""
         return (await self.tensors((key,)))[0]
 
     async def tensors(self, keys: Sequence[bytes]) -> list[Tensor]:
-        """The tensors under `keys`, one consistent snapshot (MGET). Raises for the first key that is missing or
-        wrong.
-        """
+        """The tensors under `keys`, as a consistent snapshot (MGET). Raises for the first missing or wrong key."""
         if not keys:
             return []
         if self.expects_large(keys):
@@ -58,9 +56,7 @@ class TensorStore:
         return await self.decode_all(keys, values)
 
     async def decode_all(self, keys: Sequence[bytes], values: Sequence[Buffer | None]) -> list[Tensor]:
-        """Tensors from the reply of an MGET; a nil is followed by TYPE, so that a hash answers WRONGTYPE, not
-        "empty".
-        """
+        """Tensors from the reply of an MGET; a nil is followed by TYPE, so that a hash gives WRONGTYPE, not "empty"."""
         tensors = []
         for key, value in zip(keys, values, strict=True):
             if value is None:
@@ -71,7 +67,7 @@ class TensorStore:
         return tensors
 
     async def large_tensor(self, key: bytes) -> Tensor:
-        """A tensor whose value is known to be large. Raises MissingKey, WrongType."""
+        """A tensor whose value is probably large. Raises MissingKey, WrongType."""
         self._note_large(key)
         async with self._link.dedicated() as connection:
             value = await connection.call(b"GET", key)
@@ -80,14 +76,14 @@ class TensorStore:
         return codec.decode_tensor(value)
 
     async def check_tensor_or_absent(self, key: bytes) -> bool:
-        """Whether a tensor is there. Raises WrongType if something else is."""
+        """Whether the key holds a tensor. Raises WrongType if it holds something else."""
         return await tensor_or_absent(self._link, key)
 
     def model_and_tensors(
         self, key: bytes, names: Sequence[bytes]
     ) -> tuple[Awaitable[Any], Callable[[], Awaitable[Any]]]:
-        """Ask for a model's id and for tensors in one round trip: the reply to HMGET of MODEL_ID_FIELDS, and a function
-        that gives the reply to MGET. What is expected to be large is asked for only when that function is called.
+        """Read a model's id and tensors in one round trip: the reply to HMGET of MODEL_ID_FIELDS, and a function that
+        returns the reply to MGET. Probably large values are requested only when that function is called.
         """
         fields = (b"HMGET", key, *MODEL_ID_FIELDS)
         if self.expects_large(names):
@@ -100,7 +96,7 @@ class TensorStore:
         return ids, lambda: values
 
     def expects_large(self, keys: Sequence[bytes]) -> bool:
-        """Whether a value under one of these keys was large when last seen: a hint which way to fetch them."""
+        """Whether a value under one of these keys was large when last seen: a hint how to fetch them."""
         return any(key in self._large_keys for key in keys)
 
     async def large_values(self, names: Sequence[bytes]) -> Any:
@@ -117,8 +113,8 @@ class TensorStore:
         keepttl: bool = False,
         watching: Caller | None = None,
     ) -> None:
-        """`put_tensors`, where None stands for an output that is not a tensor: its key is deleted, so that no old value
-        is taken for the answer. That is a round trip of its own, after the tensors are written.
+        """`put_tensors`; None stands for an output that is not a tensor: its key is deleted, so that no old value is
+        mistaken for the answer. That takes another round trip, after the tensors are written.
         """
         outputs = dict(items)
         absent = [key for key, output in outputs.items() if output is None]
@@ -139,12 +135,12 @@ class TensorStore:
         keepttl: bool = False,
         watching: Caller | None = None,
     ) -> None:
-        """Write all tensors or none; the last of two under one key wins.
+        """Write all tensors or none; of two for the same key, the last wins.
 
-        Args:   ex_seconds, keepttl: expiry of the keys; without either it is cleared, as a plain SET does.
-                watching: a connection with keys under WATCH: write only if those are unchanged, and only with it.
+        Args:   ex_seconds, keepttl: expiry of the keys; without either it is cleared, as by a plain SET.
+                watching: a connection with keys under WATCH: write through it, and only if those keys are unchanged.
         Raises: WrongType if a key holds something else, Conflict if a watched key was changed: then nothing is written.
-                Atomic where Redis allows scripts, and for large values (WATCH); else there is a window of one round
+                Atomic if Redis allows scripts, and for large values (WATCH). Otherwise there is a window of one round
                 trip between the check and the write.
         """
         tensors = dict(items)
@@ -192,14 +188,14 @@ class TensorStore:
         raise UpstreamError("ERR the keys changed repeatedly during the write; nothing was written")
 
     async def too_large(self, error: UpstreamError, size_bytes: int, value_bytes: int) -> UpstreamError:
-        """The error for a large write that failed: if its size was the reason, one that names both sizes.
+        """The error for a failed large write: if its size was the reason, one that names both sizes.
 
         Args: size_bytes: of the tensor.   value_bytes: of the string that holds it.
         """
-        # Redis closes such a connection, often before its words about it can be read: so the limit is asked for.
+        # Redis closes such a connection, often before its error can be read. So ask for the limit.
         if not isinstance(error, UpstreamLost | WrongFraming):
             return error
-        with contextlib.suppress(UpstreamError, ValueError):  # CONFIG may be withheld
+        with contextlib.suppress(UpstreamError, ValueError):  # the user may lack CONFIG
             (pending,) = self._link.pipeline([(b"CONFIG", b"GET", b"proto-max-bulk-len")])
             reply = await pending
             limit = int(next(iter(reply.values())) if isinstance(reply, dict) else reply[1])
@@ -212,7 +208,7 @@ class TensorStore:
 
     async def _put_if_unchanged(self, write: Write, watching: Caller) -> None:
         if self._link.scripting and write.size_bytes < LARGE_VALUE:
-            # EVAL, not EVALSHA: a script that Redis forgot could not be sent again, since EXEC ends the WATCH.
+            # EVAL, not EVALSHA: if Redis has lost the script, it cannot be sent again, because EXEC ends the WATCH.
             unchanged = await commit(watching, [(b"EVAL", SET_TENSORS, *write.script_words())]) is not None
         else:
             unchanged = await self._check_and_set(write, watching)
@@ -229,8 +225,8 @@ class TensorStore:
         self._large_keys.keep(key, None)
 
     async def publish_tensor(self, connection: Caller, staging: bytes, key: bytes) -> None:
-        """Give a staged tensor its final name if that is free for one. Raises WrongType, UpstreamError: then the staged
-        one is gone.
+        """Give a staged tensor its final name, if the key is free for a tensor. Raises WrongType, UpstreamError: then
+        the staged key is deleted.
         """
         self._note_large(key)
         self._link.forget((key,))
@@ -242,7 +238,7 @@ class TensorStore:
             raise
 
     async def check_large_write(self, connection: Caller, staging: bytes, key: bytes) -> None:
-        """Raise, before any data is sent, if the key holds no tensor or Redis refuses the two names."""
+        """Raise, before data is sent, if the key holds something other than a tensor, or Redis refuses the names."""
         await connection.call(b"DEL", staging)
         while not await watch_tensors(connection, (key,)):
             pass
@@ -250,7 +246,7 @@ class TensorStore:
 
 
 class Write:
-    """Tensors to be written together, in the forms that the ways of writing them need."""
+    """Tensors to be written together, in the forms that the different ways of writing need."""
 
     def __init__(self, tensors: dict[bytes, Tensor], expiry: tuple[bytes, ...]) -> None:
         self.tensors = tensors
@@ -266,14 +262,14 @@ class Write:
         return max((len(tensor.data), len(header) + len(tensor.data)) for header, tensor in items)
 
     def values(self) -> list[bytes]:
-        """The strings, in the order of the tensors; joined when first asked for."""
+        """The strings, in the order of the tensors; joined on first use."""
         if not self._values:
             items = zip(self._headers, self.tensors.values(), strict=True)
             self._values = [b"".join((header, tensor.data)) for header, tensor in items]
         return self._values
 
     def script_words(self) -> tuple[bytes, ...]:
-        """What follows the script in EVAL: the number of keys, the keys, their values, the expiry."""
+        """The words after the script in EVAL: the number of keys, the keys, their values, the expiry."""
         return (b"%d" % len(self.tensors), *self.tensors, *self.values(), *self._expiry)
 
     def commands(self) -> list[tuple[Any, ...]]:
@@ -282,7 +278,7 @@ class Write:
         return [(b"SET", key, (header, tensor.data), *self._expiry) for header, (key, tensor) in items]
 
     def joined(self) -> list[tuple[Any, ...]]:
-        """Plain SETs for a stream that takes whole words."""
+        """Plain SETs, for a stream that needs whole words."""
         return [(b"SET", key, v, *self._expiry) for key, v in zip(self.tensors, self.values(), strict=True)]
 
 

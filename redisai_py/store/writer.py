@@ -1,14 +1,14 @@
-"""Writing for many commands at once: what was computed from near values, and single tensors.
+"""Writes of many commands at once: results computed from cached values, and single tensors.
 
-A near value may be out of date, so a result counts only if Redis still holds what it was computed from. One script
-compares and writes in one step: what it finds unchanged it writes, and the command takes place at that moment, after
-it arrived and before it is answered. Nobody ever sees, and nothing acknowledged is lost to, an output of an old input
+A cached value may be stale, so a result counts only if Redis still holds what it was computed from. One script compares
+and writes in one step. If the values are unchanged, the command takes effect at that moment, after it arrived and
+before it is answered. So nobody ever sees an output of an old input, and no acknowledged write is lost to one
 (docs/adr/0013). A tensor that a client sets is a member with nothing to compare (docs/adr/0015).
 
-A script call costs Redis more than the comparison, and each reply costs us; so the results of an iteration of the
-loop go in one call. Its members must be as if they had come one after the other: all comparing comes before all
-writing, so none may have used a key that an earlier one writes. If something has changed, those that used it go their
-own way, and the others are sent again. Thread: the event loop's.
+A script call costs Redis more than the comparison, and each reply costs us time; so all results of an iteration of the
+loop go in one call. Its members must behave as if they had come one after the other. All comparisons precede all
+writes, so no member may have used a key that an earlier one writes. If something has changed, the members that used it
+run again singly, and the others are sent again. Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -30,59 +30,59 @@ __all__ = ["CallLater", "Member", "Used", "Writer"]
 Used = list[tuple[bytes, Entry]]
 CallLater = Callable[[Callable[[], object]], object]
 _MOST_BYTES = 64 * 1024
-"""Values per call: Redis serves nobody else while the script runs, some 3 us per KiB."""
+"""Maximum bytes of values per call: Redis serves nobody else while the script runs, about 3 us per KiB."""
 _SPARED = 64
-"""After a refusal, which is likely to be repeated, so many times each member may go alone."""
+"""After a refusal, which will probably be repeated, each member may go alone this many times."""
 
 
 class Member(Protocol):
-    """A command that waits for its commit. Exactly one of the three methods is called, once; none if it is gone."""
+    """A command that waits for its commit. One of the three methods is called, once; none if its client left."""
 
     @property
     def used(self) -> Sequence[tuple[bytes, Entry]]:
-        """The near values that it was computed from."""
+        """The cached values that it was computed from."""
 
     @property
     def writes(self) -> list[tuple[bytes, bytes]]:
-        """Keys and strings to write; none if the result only has to be proven. The last of two under one key wins."""
+        """Keys and strings to write; empty if only the check is needed. Of two for the same key, the last wins."""
 
     options: tuple[bytes, ...]
     """Options of SET."""
 
     @property
     def turn(self) -> Asker:
-        """Whose command it is."""
+        """The client's turn."""
 
     dropped_if_gone: bool
-    """Whether nothing is to be written once the client has left."""
+    """Whether to write nothing once the client has left."""
 
     def goes_alone(self) -> bool:
-        """No other member came in this iteration, or a call of many was refused lately: whether this one has gone its
-        own way.
+        """Called if no other member came in this iteration, or a call of many was refused recently. Returns: whether
+        this member was executed singly.
         """
 
     def committed(self) -> None:
-        """Redis held what was used, and what was to be written is written."""
+        """Redis held the used values, and the writes are done."""
 
     def stale(self) -> None:
-        """Nothing was written: something used has changed, or the proof could not be had."""
+        """Nothing was written: a used value has changed, or the check was impossible."""
 
     def refused(self, error: RedisAIError) -> None:
-        """Redis held what was used, but refused to write; or the connection was lost, and nobody knows."""
+        """Redis held the used values, but refused to write; or the connection was lost, and the outcome is unknown."""
 
 
 class Writer:
     """The commits of one identity, on its shared connection.
 
-    Args: near: None where nothing is compared.   call_later: calls its argument once, when the results that this
-          iteration of the loop brings are there.   call_soon: the loop's.
+    Args: near: None if nothing is compared.   call_later: calls its argument once, after the results of this iteration
+          of the loop have arrived.   call_soon: the loop's.
     """
 
     def __init__(
         self, near: NearCache | None, stream: Stream, call_later: CallLater, call_soon: CallLater | None = None
     ) -> None:
         self.near = near
-        """None, too, once this user turned out to have no right to the comparison: then nothing near is of use."""
+        """None, too, once this user turned out to lack the rights for comparing; then cached values are useless."""
         self._stream = stream
         self._members: list[Member] = []
         self._call_later = call_later
@@ -96,18 +96,18 @@ class Writer:
         self._members.append(member)
 
     def join(self, member: Member) -> None:
-        """The same for a member that waits for no result of a run."""
+        """The same for a member that does not wait for a run."""
         if not self._members:
             self._call_soon(self._flush)
         self._members.append(member)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of this identity is under way, so that there is nothing to commit together with."""
+        """Whether nothing of this identity is in progress, so there is nothing to commit together with."""
         return not (self._stream.waiting or self._members)
 
     def commit(self, member: Member) -> None:
-        """Commit at once."""
+        """Commit immediately."""
         self._commit([member], member.used, dict(member.writes), member.options, self._stream.send_now)
 
     def _flush(self) -> None:
@@ -125,7 +125,7 @@ class Writer:
         self._stream.flush()
 
     def _send(self, members: list[Member]) -> list[Member]:
-        """Send the commit of those that can be one; the others, in order."""
+        """Send as one commit the members that can share one; then the others, in order."""
         options = members[0].options
         used: dict[bytes, Entry] = {}
         written: dict[bytes, bytes] = {}
@@ -184,7 +184,7 @@ class Writer:
         elif isinstance(error, UpstreamLost) or len(members) == 1:
             for member in members:
                 member.refused(error)
-        else:  # one of them is to blame: which one is found out by sending them singly
+        else:  # one of them is the cause; sending them singly shows which
             self._spared = _SPARED
             for member in members:
                 self._send([member])
@@ -217,11 +217,11 @@ class Writer:
 
 
 def _joins(own: Sequence[tuple[bytes, Entry]], used: dict[bytes, Entry], written: dict[bytes, bytes]) -> bool:
-    """Whether a member that used these may follow others in one commit; then `used` has its entries too."""
+    """Whether a member that used these may follow others in one commit; if so, adds its entries to `used`."""
     for key, entry in own:
         if key in written:
             return False
         known = used.setdefault(key, entry)
         if known is not entry and known.raw != entry.raw:
-            return False  # one of the two is out of date
+            return False  # one of the two is stale
     return True
