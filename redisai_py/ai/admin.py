@@ -28,17 +28,17 @@ __all__ = ["HANDLERS", "IN_MULTI"]
 
 INFO_FIELDS = (b"kind", b"id", b"backend", b"device", b"tag")
 _KINDS = frozenset(kind.value for kind in Kind)
-"""What AI.INFO reads of a key's hash."""
+"""The fields of a key's hash that AI.INFO reads."""
 NEEDS_CONFIG = (b"CONFIG", b"SET", b"redisai-py-asks-for-the-right-only", b"")
-"""What a client must be allowed to do in Redis to change a setting here. Redis looks at the right first; then it has no
-such setting, and changes nothing.
+"""The Redis command that a client must be allowed to run before it may change a setting here. Redis checks the right
+first; then it does not know the setting, and changes nothing.
 """
 
 logger = structlog.get_logger()
 
 
 async def info(request: admin.Info, turn: Turn) -> Any:
-    """AI.INFO: the counters of what the key holds now; this process's own, as RedisAI's are each node's own."""
+    """AI.INFO: the counters of the current model or script; of this process only, as RedisAI's are of each node."""
     access = await turn.session.authenticated()
     (pending,) = access.pipeline([(b"HMGET", request.key, *INFO_FIELDS)])
     try:
@@ -48,20 +48,20 @@ async def info(request: admin.Info, turn: Turn) -> Any:
     place, stored_id = _counted(request, fields, turn)
     try:
         identity = await turn.services.programs.identity(place, stored_id, access.store)
-    except (MissingKey, WrongType):  # replaced just now, or a hash that is not a whole model
+    except (MissingKey, WrongType):  # replaced just now, or an incomplete model
         identity = None
     return _report(request, fields, place, identity, turn.services)
 
 
 def info_report(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> Any:
-    """The reply from the values of INFO_FIELDS alone. Raises MissingKey if they are no model's or script's."""
+    """The reply, from the values of INFO_FIELDS alone. Raises MissingKey if they belong to no model or script."""
     place, stored_id = _counted(request, fields, turn)
     identity = turn.services.keys.identity(place, stored_id)
     return _report(request, fields, place, identity, turn.services)
 
 
 def _counted(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> tuple[Place, str]:
-    """Where the model or script is, and its id. Raises MissingKey: it is neither."""
+    """The model or script's database and key, and its id. Raises MissingKey: it is neither."""
     kind, stored_id = fields[:2]
     if kind not in _KINDS:
         raise MissingKey(NO_RUN_INFO)
@@ -77,7 +77,7 @@ def _report(
 ) -> Any:
     backend, device, tag = fields[2:]
     is_model = place.kind is Kind.MODEL
-    run_id = identity or ""  # nothing is counted under the empty one
+    run_id = identity or ""  # no counters exist for the empty id
     if request.reset:
         if is_model:
             services.engine.reset_stats(run_id)
@@ -105,7 +105,7 @@ def _more(run_id: str, services: Services, stats: RunStats, is_model: bool) -> d
 
 
 def _memory(model_id: str, services: Services) -> dict[bytes, Any]:
-    """Whether this process has the model loaded, its size, and its runs that wait or run; zeros for a script."""
+    """Whether this process has loaded the model, its size, and its queued or running runs; zeros for a script."""
     loaded = services.engine.look_at(model_id)
     if loaded is None:
         return {b"loaded": 0, b"loaded_bytes": 0, b"unfinished": 0}
@@ -113,8 +113,8 @@ def _memory(model_id: str, services: Services) -> dict[bytes, Any]:
 
 
 def _model(model_id: str, services: Services) -> dict[bytes, Any]:
-    """What a loaded model says of its tensors, how its runs are merged and in which engine process they happen; empty
-    where it is not loaded. And why it is in quarantine.
+    """A loaded model's tensors, how its runs are merged, and its engine process; empty if it is not loaded. Also why it
+    is in quarantine.
     """
     model = services.engine.look_at(model_id)
     return {
@@ -129,7 +129,7 @@ def _model(model_id: str, services: Services) -> dict[bytes, Any]:
 
 
 def _tensor(spec: TensorSpec) -> list[Any]:
-    """Name, element type and dimensions; -1 for a dimension that is open, null for what the model does not say."""
+    """Name, dtype and dimensions; -1 for a dynamic dimension, null for what the model does not declare."""
     dtype = None if spec.dtype is None else DType.from_numpy(spec.dtype)
     kind = dtype.wire_name if dtype is not None else spec.says.encode() or None
     shape = None if spec.shape is None else [-1 if dim is None else dim for dim in spec.shape]
@@ -154,21 +154,21 @@ async def config_get(request: admin.ConfigGet, turn: Turn) -> Any:
 
 
 def setting(name: str, services: Services) -> Any:
-    """The two settings that RedisAI tells, null for any other."""
+    """The two settings that RedisAI returns; null for any other."""
     if name == "MODEL_CHUNK_SIZE":
         return services.settings.model_chunk_size
-    # A path's bytes need not be UTF-8; they come back as they were given.
+    # A path's bytes need not be UTF-8; they are returned unchanged.
     return services.settings.backends_path.encode("utf-8", "surrogateescape") if name == "BACKENDSPATH" else None
 
 
 async def config_set(request: admin.ConfigSet, turn: Turn) -> Any:
-    """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this process, until it ends; needs the right to CONFIG SET."""
+    """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this process, until it ends; requires the right to CONFIG SET."""
     await _need_config(turn)
     return change_setting(request, turn.services)
 
 
 def change_setting(request: admin.ConfigSet, services: Services) -> Any:
-    """Change it; the log says so."""
+    """Change a setting and log it."""
     if request.name == "MODEL_CHUNK_SIZE":
         services.settings.model_chunk_size = int(request.value)
     else:
@@ -178,9 +178,9 @@ def change_setting(request: admin.ConfigSet, services: Services) -> Any:
 
 
 async def load_backend_command(request: admin.LoadBackend, turn: Turn) -> Any:
-    """AI.CONFIG LOADBACKEND: import an installed plugin now, off the event loop; the path is not looked at.
+    """AI.CONFIG LOADBACKEND: import an installed plugin now, off the event loop; the path is ignored.
 
-    The reply has RedisAI's few words; why it failed, the log says.
+    The reply is RedisAI's short text; the log has the reason of a failure.
     """
     await _need_config(turn)
     failed = CommandError("ERR error loading backend")
@@ -205,7 +205,7 @@ async def _need_config(turn: Turn) -> None:
 def check_config_right(error: str) -> None:
     """Raise Redis's NOPERM unless the client may run CONFIG SET.
 
-    Args: error: what Redis said to NEEDS_CONFIG. A Redis without CONFIG at all is no reason to refuse.
+    Args: error: Redis's reply to NEEDS_CONFIG. A Redis without CONFIG is no reason to refuse.
     """
     refusal = redis_error(error)
     if isinstance(refusal, NotPermitted):
@@ -241,7 +241,7 @@ HANDLERS: dict[type, Any] = {
     admin.ConfigSet: config_set,
     admin.LoadBackend: load_backend_command,
 }
-"""Request -> what is done for it."""
+"""Request -> its handler."""
 
 IN_MULTI: dict[type, Any] = {
     admin.Info: _info_in_multi,

@@ -1,4 +1,4 @@
-"""AI.CACHE: rules of models, what is counted, purging and warming."""
+"""AI.CACHE: rules of models, statistics, purging and warming."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from redisai_py.upstream.access import Access
 __all__ = ["HANDLERS"]
 
 _WARMED_AT_ONCE = 64
-"""Requests whose inputs are read together."""
+"""Number of requests whose inputs are read together."""
 
 
 async def cache_set(request: cache.CacheSet, turn: Turn) -> Any:
-    """AI.CACHE SET: for the model that the key holds now, and those stored there later."""
+    """AI.CACHE SET: for the key's current model, and those stored there later."""
     access = await turn.session.authenticated()
     loaded, _ = await _model(request.key, turn, access)
     reason = refusal(loaded)
@@ -38,7 +38,7 @@ async def cache_set(request: cache.CacheSet, turn: Turn) -> Any:
 
 
 def _check_rows(loaded: LoadedModel) -> None:
-    """Raise CommandError unless merged runs of the model have been found to equal single ones."""
+    """Raise CommandError unless merged runs of the model were found equal to single ones."""
     if loaded.not_merged:
         raise CommandError(f"ERR ROWS needs a model that computes each row by itself: {loaded.not_merged}")
     if not loaded.merged_kinds:
@@ -64,7 +64,7 @@ async def cache_del(request: cache.CacheDel, turn: Turn) -> Any:
 
 
 async def cache_purge(request: cache.CachePurge, turn: Turn) -> Any:
-    """AI.CACHE PURGE: the entries of what the key holds, one's own where the rule says SCOPE USER."""
+    """AI.CACHE PURGE: the entries of the key's current model; with SCOPE USER only the client's own."""
     access = await turn.session.authenticated()
     ruled = _ruled(request.key, access, turn, *await _model(request.key, turn, access))
     names = ruled.ledger.names(ruled.rule, access.identity)
@@ -86,7 +86,7 @@ async def cache_stats(request: cache.CacheStats, turn: Turn) -> Any:
 
 
 def state_of(ledger: Ledger | None, loaded: LoadedModel, rule: Rule | None) -> tuple[str, str]:
-    """`off` without a rule, `refused`, `aside` where look-ups do not pay, else `on`; and why."""
+    """`off` without a rule, `refused`, `aside` while look-ups do not pay, else `on`; and the reason."""
     reason = refusal(loaded)
     if rule is None:
         return "off", "the model has no cache rule"
@@ -148,7 +148,7 @@ async def _model(key: bytes, turn: Turn, access: Access) -> tuple[LoadedModel, R
 
 
 def _ruled(key: bytes, access: Access, turn: Turn, loaded: LoadedModel, rule: Rule | None) -> Ruled:
-    """Raises CommandError: there is no rule."""
+    """The rule of a key. Raises CommandError: there is none."""
     if rule is None:
         raise CommandError("ERR the model has no cache rule; AI.CACHE SET gives it one")
     return turn.services.predictions.ruled(access, key, loaded, rule)
@@ -162,4 +162,4 @@ HANDLERS: dict[type, Any] = {
     cache.CacheStats: cache_stats,
     cache.CacheWarm: cache_warm,
 }
-"""Request -> what is done for it."""
+"""Request -> its handler."""

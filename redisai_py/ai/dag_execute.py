@@ -1,6 +1,5 @@
 """AI.DAGEXECUTE, AI.DAGRUN and their read-only forms, reading from Redis: LOAD and the look-ups of models and scripts
-are one round trip, PERSIST is another, and what happens in between (`dag_run`) touches Redis only if a script does so
-itself.
+take one round trip, PERSIST another. In between (`dag_run`), only scripts touch Redis.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ async def dag(request: Dag, turn: Turn) -> Any:
 
 
 async def execute_dag(bound: BoundDag, turn: Turn) -> Any:
-    """Execute a DAG, reading from Redis what it needs.
+    """Execute a DAG, reading everything it needs from Redis.
 
     Raises: MissingKey, WrongType, CommandError for its LOAD keys, models and scripts; Conflict.
     """
     access = await turn.session.authenticated()
     if not bound.prepared.request.ifunchanged:
         return await _execute_on(bound, turn, access, None)
-    # What was loaded is watched from before it is read until the commit, which needs a connection to itself.
+    # The loaded keys are watched from before they are read until the commit, which needs an exclusive connection.
     async with access.apart() as watching:
         loading = None
         await rehearse(watching)
@@ -58,7 +57,7 @@ async def execute_dag(bound: BoundDag, turn: Turn) -> Any:
         try:
             return await _execute_on(bound, turn, access, watching, loading)
         finally:
-            for command in transaction():  # UNWATCH would be a right of its own; not awaited: the DAG is over
+            for command in transaction():  # instead of UNWATCH, which needs another right; not awaited: the DAG is over
                 watching.call(*command)
 
 
@@ -93,7 +92,7 @@ async def _execute_on(
 
 
 async def commit(bound: BoundDag, run: DagRun, turn: Turn, watching: Any = None) -> Any:
-    """The reply of a DAG that has run, after its PERSIST keys are written."""
+    """The reply of a finished DAG, after its PERSIST keys are written."""
     replies = run.replies()
     if run.plan.succeeded and bound.persist and not turn.gone:
         request = bound.prepared.request
@@ -115,8 +114,8 @@ async def _look_up(
     loading: Awaitable[Any] | None,
     timeout: Timeout,
 ) -> tuple[Runnables, Rules]:
-    """Put the LOADed tensors into `values`; the model or script of each operation that has one, in the order of
-    RedisAI's checks, and the rules of models. What was read is kept near."""
+    """Put the LOADed tensors into `values`. Returns: the model or script of each operation that has one, looked up in
+    the order of RedisAI's checks, and the rules of models. What was read is cached."""
     prepared, load, store, near = bound.prepared, bound.load, access.store, access.near
     keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*prepared.models, *prepared.scripts]
     keys.sort(key=lambda item: item[0])
@@ -157,4 +156,4 @@ def _fields(op: ModelExecute | ScriptExecute) -> tuple[bytes, ...]:
 HANDLERS: dict[type, Any] = {
     Dag: dag,
 }
-"""Request -> what is done for it."""
+"""Request -> its handler."""

@@ -1,4 +1,4 @@
-"""A DAG command: it runs at once if all that it reads is near, on the terms of `store.writer`; else `dag_execute`."""
+"""A DAG command: runs immediately if all that it reads is cached (rules: `store.writer`); otherwise `dag_execute`."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ class ExecuteDag:
         return _start(self._bound, turn)
 
     def template(self, command: Command) -> BlobTemplate | None:
-        """What commands that differ in their data only have in common with this one."""
+        """The template of commands that differ from this one only in their data."""
         return self._bound.template(command.frame, ExecuteLike)
 
     @property
     def reads(self) -> tuple[bytes, ...]:
-        """Keys that it reads."""
+        """The keys it reads."""
         prepared = self._bound.prepared
         models, scripts = prepared.models, prepared.scripts
         return (*self._bound.load, *(op.key for _, op in models), *(op.key for _, op in scripts))
 
     def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
-        """All of it, for a client that has nothing else under way."""
+        """The whole command, for a client with no other work in progress."""
         return execute_dag(self._bound, turn)
 
 
 class ExecuteLike:
-    """The action of a DAG command that differs from an earlier one of its client in its data only."""
+    """The action of a DAG command that differs from an earlier one of its client only in its data."""
 
     __slots__ = ("_bound",)
     is_ai = True
@@ -71,7 +71,7 @@ class ExecuteLike:
         return _start(self._bound.with_blob(burst.words[0]), turn)
 
     start_alone = start
-    """Start the one command that came from this client in this iteration of the event loop."""
+    """Start the client's only command in this iteration of the event loop."""
 
 
 def _start(bound: BoundDag, turn: Turn) -> bool:
@@ -86,11 +86,11 @@ def _start(bound: BoundDag, turn: Turn) -> bool:
     return turn.run_alone(execute_dag(bound, turn))
 
 
-# -- on near values ----------------------------------------------------------------------------------------------------
+# -- on cached values --------------------------------------------------------------------------------------------------
 
 
 class _NearDag(Speculation):
-    """One DAG under way."""
+    """One DAG in progress."""
 
     __slots__ = ("_bound", "_run", "_writer", "options", "turn", "used", "writes")
 
@@ -103,7 +103,7 @@ class _NearDag(Speculation):
         self.options = bound.prepared.options
 
     def start(self) -> bool:
-        """False, and nothing has happened, if something that it reads is not near."""
+        """Start. False, without any effect, if something it reads is not cached."""
         prepared, near = self._bound.prepared, self._writer.near
         assert near is not None
         runnables: Runnables = {}
@@ -128,9 +128,9 @@ class _NearDag(Speculation):
         return True
 
     def _done(self, error: BaseException | None) -> None:
-        """The operations have ended, or their time is over. What they gave counts if what they used still holds."""
+        """The operations have ended, or their time is over. Their results count if the used values still hold."""
         if self.turn.gone:
-            self._run.count()  # it was computed, if to no purpose
+            self._run.count()  # it was computed, though in vain
             return
         if error is not None:
             self.turn.finish(TIMEDOUT)
@@ -159,7 +159,7 @@ class _NearDag(Speculation):
 
 
 class _NearTrip(Run, Speculation):
-    """A DAG that runs one model, as most do: there is nothing to plan, and it is its own run."""
+    """A DAG that runs one model, as most do: it needs no plan, and is its own run."""
 
     __slots__ = ("_bound", "_known", "_model", "_values", "_writer", "options", "turn", "used", "writes")
 
@@ -171,10 +171,10 @@ class _NearTrip(Run, Speculation):
         self.writes: list[tuple[bytes, bytes]] = []
         self.options = bound.prepared.options
         self._known = False
-        """Its outputs are a prediction that was at hand."""
+        """Its outputs come from a cached prediction."""
 
     def start(self) -> bool:
-        """False, and nothing has happened, if something that it reads is not near."""
+        """Start. False, without any effect, if something it reads is not cached."""
         bound, turn, writer, used = self._bound, self.turn, self._writer, self.used
         prepared, near = bound.prepared, writer.near
         assert near is not None
@@ -183,7 +183,7 @@ class _NearTrip(Run, Speculation):
         if model is None or not runs_plainly(turn, op, used[0][1], model):
             if self._start_known(i, op, near):
                 return True
-            return model is not None and _NearDag(bound, turn, writer).start()  # which knows what a cache rule means
+            return model is not None and _NearDag(bound, turn, writer).start()  # handles cache rules
         inputs = self._inputs(i, near)
         if inputs is None:
             return False
@@ -196,13 +196,13 @@ class _NearTrip(Run, Speculation):
             self._take(outputs)
             writer.commit(self)
             return True
-        Run.__init__(self, model, inputs)  # super() costs more
+        Run.__init__(self, model, inputs)  # super() is slower
         turn.cancelled_by(self.cancel_queued)
         runs.later(self, model, prepared.request.timeout_ms)
         return True
 
     def _inputs(self, i: int, near: NearCache) -> list[Any] | None:
-        """What its run is given; None if something is not near."""
+        """The inputs of its run; None if one is not cached."""
         bound = self._bound
         values = self._values = bound.values()
         if bound.load:
@@ -213,8 +213,8 @@ class _NearTrip(Run, Speculation):
         return [values[version] for version in bound.prepared.graph.inputs[i]]
 
     def _start_known(self, i: int, op: ModelExecute, near: NearCache) -> bool:
-        """End with a prediction that is at hand, whatever a run would take. False, and nothing has happened, if there
-        is none.
+        """End with a cached prediction, regardless of the duration of a run. False, without any effect, if there is
+        none.
         """
         turn, writer = self.turn, self._writer
         entry, access = near.entries.get(op.key), turn.session.access
@@ -243,7 +243,7 @@ class _NearTrip(Run, Speculation):
         return True
 
     def resolve(self, value: list[Value]) -> None:
-        """The run has ended: its outcome, an error too, counts if what it used still holds."""
+        """The run has ended: its outcome, including an error, counts if the used values still hold."""
         if self.done:
             return
         self.done = True
@@ -288,7 +288,7 @@ class _NearTrip(Run, Speculation):
             turn.finish(self._replies())
 
     def _plain_reply(self, around: list[tuple[Version | None, bytes]]) -> bytes | None:
-        """The reply's bytes, if its tensors are there and small: what most DAGs answer."""
+        """The reply's bytes, if its tensors exist and are small, as for most DAGs."""
         values = self._values
         parts: list[Buffer] = []
         for version, before in around:
@@ -302,7 +302,7 @@ class _NearTrip(Run, Speculation):
         return b"".join(parts)
 
     def _replies(self) -> list[Any]:
-        """One element per operation. What a run that failed would have written does not exist."""
+        """One element per operation. Outputs of a failed run do not exist."""
         prepared, values = self._bound.prepared, self._values
         replies: list[Any] = [OK] * len(prepared.request.ops)
         if self.error is not None:
@@ -315,7 +315,7 @@ class _NearTrip(Run, Speculation):
         return replies
 
     async def _put(self) -> Any:
-        """Write what a commit cannot hold."""
+        """Write what does not fit into a commit."""
         replies = self._replies()
         request = self._bound.prepared.request
         access = await self.turn.session.authenticated()

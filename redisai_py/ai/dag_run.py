@@ -1,4 +1,4 @@
-"""The operations of a DAG under way: `DagRun` executes a prepared DAG, whoever brings its values."""
+"""The operations of a DAG: `DagRun` executes a prepared DAG on given values."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = ["DagRun", "on_host"]
 
 
 class DagRun:
-    """One execution: `start`, then `done(error)` is called; the error is QueueTimeout for a DAG that timed out.
+    """One execution: call `start`; it calls `done(error)`; the error is QueueTimeout for a DAG that timed out.
 
-    rules: cache rules, of the operations whose models have one.   timeout_ms: what is left of the DAG's TIMEOUT.
+    rules: cache rules, of the operations whose models have one.   timeout_ms: remaining TIMEOUT of the DAG.
     """
 
     __slots__ = (
@@ -81,7 +81,7 @@ class DagRun:
         self.plan = Plan(prepared.graph)
 
     def start(self) -> None:
-        """Start every operation that may."""
+        """Start every operation whose inputs exist."""
         self._turn.cancelled_by(self._cancel)
         self._step()
 
@@ -94,14 +94,14 @@ class DagRun:
 
     def _end(self, error: BaseException | None) -> None:
         self._over = True
-        # Who is told refers to this object, most often: no reference cycle, or each DAG leaves the garbage collector 20
-        # objects, and every few thousand DAGs make it stop the whole process to look at all there is.
+        # The callback usually refers to this object. Break the reference cycle: otherwise each DAG leaves 20 objects to
+        # the garbage collector, which stops the whole process every few thousand DAGs to scan all objects.
         done = self._done
         del self._done
         done(error)
 
     def _start(self, i: int) -> None:
-        if self._turn.gone:  # as a queued run of a client that left: nobody wants the result
+        if self._turn.gone:  # like a queued run whose client left: nobody wants the result
             self._ended(i, None, asyncio.CancelledError())
             return
         try:
@@ -147,7 +147,7 @@ class DagRun:
         try:
             self._ended(i, outputs, error)
             self._step()
-        except Exception as failure:  # a bug of ours, and this client's alone
+        except Exception as failure:  # a bug of ours, which affects only this client
             self._turn.broken(failure)
 
     def _ended(self, i: int, outputs: Any, error: BaseException | None) -> None:
@@ -163,7 +163,7 @@ class DagRun:
         self._errors[i] = error
         self.plan.fail(i)
         if isinstance(error, QueueTimeout):
-            # Over before the others are cancelled: they end at once, and must not be taken for the DAG's result.
+            # Marked as over before the others are cancelled: they end immediately, and must not set the DAG's result.
             self._over = self._timed_out = True
             self.count()
             self._cancel()
@@ -171,7 +171,7 @@ class DagRun:
 
     def _input(self, version: Version) -> Any:
         value = self._values.get(version)
-        if value is None:  # an output that was not a tensor (a sequence or a map)
+        if value is None:  # an output that was not a tensor but a sequence or a map
             raise MissingKey("ERR INPUT key cannot be found in DAG")
         return value
 
@@ -181,7 +181,7 @@ class DagRun:
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
             raise QueueTimeout
-        return math.ceil(left_s * 1000)  # less than a millisecond is still time: it is all that TIMEOUT 1 ever has
+        return math.ceil(left_s * 1000)  # rounded up, because TIMEOUT 1 never has a whole millisecond left
 
     def _cancel(self) -> None:
         for run in list(self._runs.values()):
@@ -190,12 +190,12 @@ class DagRun:
             self._turn.services.scripts.cancel_queued(script_run)
 
     def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor | None]]:
-        """The keys and values that PERSIST saves; None for an output that is not a tensor."""
+        """The keys and values of PERSIST; None for an output that is not a tensor."""
         values = [on_host(self._values.get(version)) for version in bound.prepared.persist_versions]
         return list(zip(bound.persist, values, strict=True))
 
     def replies(self) -> list[Any]:
-        """One element per operation, as in the sequential run; those that are not `NA` count in AI.INFO."""
+        """One element per operation, as in a sequential run; those that are not `NA` count in AI.INFO."""
         self.count()
         if not self.plan.whole:
             return [self._reply(i, op) for i, op in enumerate(self._ops)]
@@ -208,7 +208,7 @@ class DagRun:
         return replies
 
     def count(self) -> None:
-        """Count in AI.INFO the operations that the sequential run would have reached."""
+        """Count in AI.INFO the operations that a sequential run would have reached."""
         whole = self.plan.whole
         for i in (*self._runs, *self._scripts):
             if whole or self.plan.outcome(i) is not Outcome.NOT_RUN:
@@ -233,5 +233,5 @@ class DagRun:
 
 
 def on_host(value: Any) -> Tensor | None:
-    """A value as a tensor in host memory; one that stayed on an accelerator is copied from there."""
+    """A value as a tensor in host memory, copied from the accelerator if necessary."""
     return value if value is None or isinstance(value, Tensor) else Tensor.from_numpy(value.numpy())

@@ -1,4 +1,4 @@
-"""What this server counts and knows of the predictions of each model key."""
+"""Prediction statistics and state of each model key on this server."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Ledger", "Ruled", "refusal"]
 
 
 _TOGETHER = 32
-"""Hits that are counted at once."""
+"""Number of hits that are counted together."""
 
 
 def refusal(loaded: LoadedModel) -> str:
-    """Why predictions of a model cannot be kept, empty if they can."""
+    """Why a model's predictions cannot be cached; empty if they can."""
     if loaded.stateful:
         return "it may keep state between runs, so equal inputs may give other outputs"
     draws = loaded.draws
@@ -31,7 +31,7 @@ def refusal(loaded: LoadedModel) -> str:
 
 
 class Ledger:
-    """Those of one model key on this server. Counters go on when another model is stored there, figures begin anew."""
+    """The ledger of one model key. When another model is stored there, counters continue and measurements restart."""
 
     def __init__(self) -> None:
         self.rule: Rule | None = None
@@ -45,9 +45,9 @@ class Ledger:
         self.lookups = Histogram()
         self.inserts = Histogram()
         self.bypassed = 0
-        """Requests that ran without a look."""
+        """Requests that ran without a look-up."""
         self.entry_bytes = 0
-        """Size of the entry inserted last: the next one is likely as large."""
+        """Size of the most recent entry; the next one is probably as large."""
         self._model = ""
         self._part = b""
         self._names: dict[bytes | None, Names] = {}
@@ -60,7 +60,7 @@ class Ledger:
         return self._counts
 
     def hit(self, seconds: float) -> None:
-        """A look-up found its prediction after so long. Counted with others: a hit takes a few microseconds in all."""
+        """A look-up took `seconds` and found its prediction. Counted in groups: a hit takes only microseconds."""
         self._hits.append(seconds)
         if len(self._hits) == _TOGETHER:
             self._add_hits()
@@ -72,11 +72,11 @@ class Ledger:
         self.figures.looked(sum(hits) / len(hits), True, len(hits))
 
     def turn(self, loaded: LoadedModel, rule: Rule) -> None:
-        """The key holds this model and this rule now."""
+        """The key now holds this model and this rule."""
         if loaded.id != self._model:
             self._model = loaded.id
             part = model_part(loaded.model, loaded.version)
-            if part != self._part:  # else it is the same model, stored again
+            if part != self._part:  # otherwise the same model was stored again
                 self._part = part
                 self._names.clear()
                 self.figures = Figures()
@@ -90,7 +90,7 @@ class Ledger:
             self.frequent = (self.frequent or Frequent()) if rule.warm else None
 
     def names(self, rule: Rule, identity: Identity) -> Names:
-        """The keys of the model's predictions for one user."""
+        """The prediction keys of the model for one user."""
         user = (identity.user or b"default") if rule.per_user else None
         names = self._names.get(user)
         if names is None:
@@ -101,11 +101,11 @@ class Ledger:
 
     @property
     def prefixes(self) -> list[bytes]:
-        """How the keys of its predictions begin."""
+        """The prefix of its prediction keys."""
         return [names.prefix for names in self._names.values()]
 
     def add(self, size: int, names: Names, now_s: float) -> dict[bytes, tuple[int, int]] | None:
-        """Count bytes that are to be inserted, for MAXBYTES: the counters for Redis; None if they are too many."""
+        """Count bytes to be inserted, for MAXBYTES. Returns: the counters for Redis; None if the limit is exceeded."""
         rule = self.rule
         if rule is None or not rule.maxbytes:
             return {}
@@ -119,9 +119,9 @@ class Ledger:
 
 
 class Ruled:
-    """A model that has a rule, as one client asks for it.
+    """A model with a rule, as requested by one client.
 
-    database, key: where the model is.   access: the client's.
+    database, key: of the model.   access: the client's.
     """
 
     __slots__ = ("access", "key", "ledger", "loaded", "rule")

@@ -1,8 +1,8 @@
-"""AI.MODELEXECUTE and AI.MODELRUN: on near values without a coroutine, or from Redis. In MULTI they are refused.
+"""AI.MODELEXECUTE and AI.MODELRUN: on cached values without a coroutine, or from Redis. MULTI refuses them.
 
-With all inputs in the near cache the run starts at once, and `store.writer` writes the outputs if Redis still holds the
-values used: one round trip in all. If a value has changed, the command runs again from Redis. The handler also takes a
-miss, a large value, a user without scripts, and a model with long runs.
+If all inputs are in the near cache, the run starts immediately, and `store.writer` writes the outputs if Redis still
+holds the used values: one round trip in all. If a value has changed, the command runs again from Redis. The handler
+deals with cache misses, large values, users without scripts, and models with long runs.
 """
 
 from __future__ import annotations
@@ -63,19 +63,19 @@ class ExecuteModel:
 
     @property
     def reads(self) -> tuple[bytes, ...]:
-        """Keys that it reads."""
+        """The keys it reads."""
         return (self.request.key, *self.request.inputs)
 
     def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
-        """All of it, for a client that has nothing else under way."""
+        """The whole command, for a client with no other work in progress."""
         return model_execute(self.request, turn)
 
 
-# -- on near values ----------------------------------------------------------------------------------------------------
+# -- on cached values --------------------------------------------------------------------------------------------------
 
 
 class _NearRun(Run, Speculation):
-    """One command under way: a `Member` of a commit, and a run as soon as it is queued."""
+    """One command in progress: a `Member` of a commit, and a run once it is queued."""
 
     __slots__ = ("_model", "_request", "_writer", "turn", "used", "writes")
     options: tuple[bytes, ...] = ()
@@ -89,7 +89,7 @@ class _NearRun(Run, Speculation):
         self.writes: list[tuple[bytes, bytes]] = []
 
     def start(self, inputs: list[Tensor]) -> None:
-        """Run; the command then ends by itself."""
+        """Run; the command then finishes by itself."""
         turn, writer, model = self.turn, self._writer, self._model
         runs = turn.services.runs
         if not model.unfinished and writer.idle and (ended := runs.now(model, inputs)) is not None:
@@ -99,12 +99,12 @@ class _NearRun(Run, Speculation):
             self.writes = _encode_outputs(self._request.outputs, self.value)
             writer.commit(self)
             return
-        Run.__init__(self, model, inputs)  # super() costs more
+        Run.__init__(self, model, inputs)  # super() is slower
         turn.begin(self.cancel_queued)
         runs.later(self, model, self._request.timeout_ms)
 
     def resolve(self, value: list[Value]) -> None:
-        """The run has ended: its outcome, an error too, counts if what it used still holds."""
+        """The run has ended: its outcome, including an error, counts if the used values still hold."""
         if self.done:
             return
         self.done = True
@@ -153,7 +153,7 @@ class _NearRun(Run, Speculation):
 
 
 def _encode_outputs(keys: Sequence[bytes], outputs: Sequence[Value]) -> list[tuple[bytes, bytes]]:
-    """`encode_tensors` of a model's outputs; most models have one."""
+    """`encode_tensors` for a model's outputs; most models have one."""
     if len(outputs) == 1:
         only = outputs[0]
         if type(only) is Tensor and len(only.data) < LARGE_VALUE:
@@ -162,12 +162,12 @@ def _encode_outputs(keys: Sequence[bytes], outputs: Sequence[Value]) -> list[tup
 
 
 class _Hit(_NearRun):
-    """One command whose outputs are known: no run."""
+    """A command whose outputs are known, so it needs no run."""
 
     __slots__ = ()
 
     def end(self, near: Near) -> None:
-        """Write the outputs; the command then ends by itself."""
+        """Write the outputs; the command then finishes by itself."""
         self.turn.begin()
         self.done = True
         self.error = self.ran_s = None
@@ -193,8 +193,8 @@ def _passes_by(turn: Turn, request: ModelExecute, model: Entry) -> bool:
 
 
 def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCache, model: Entry) -> bool | None:
-    """Start a run of a model with a cache rule: it ends at once with a prediction that is at hand, whatever a run would
-    take, or goes by way of Redis. None: it is to run as if there were no rule.
+    """Start a run of a model with a cache rule: it ends immediately with a cached prediction, regardless of the
+    duration of a run, or goes through Redis. None: run as if there were no rule.
     """
     access, predictions = turn.session.access, turn.services.predictions
     used: Used = [(request.key, model)]
@@ -217,14 +217,12 @@ def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCa
 
 
 async def model_execute(request: ModelExecute, turn: Turn) -> Any:
-    """AI.MODELEXECUTE, AI.MODELRUN: the model's id and the inputs in one round trip, the run, the outputs in
-    another.
-    """
+    """AI.MODELEXECUTE, AI.MODELRUN: the model's id and the inputs in one round trip, the run, then the outputs."""
     access = await turn.session.authenticated()
     timeout = Timeout(request.timeout_ms)
     try:
         loaded, rule, inputs = await _read(request, turn, access, timeout)
-        if turn.gone:  # while the model was being loaded, say: nobody wants the result
+        if turn.gone:  # for example while the model was loading: nobody wants the result
             return OK
         services = turn.services
         if rule is None and request.cache is not CacheUse.ONLY:
@@ -244,7 +242,7 @@ async def model_execute(request: ModelExecute, turn: Turn) -> Any:
 async def _read(
     request: ModelExecute, turn: Turn, access: Access, timeout: Timeout
 ) -> tuple[LoadedModel, Rule | None, list[Tensor]]:
-    """The model, its cache rule, and the inputs, in one round trip; kept near."""
+    """The model, its cache rule, and the inputs, in one round trip; caches them."""
     store, near = access.store, access.near
     ids, values_of_inputs = store.model_and_tensors(request.key, request.inputs)
     loaded, rule = await resolve(request.key, ids, store, turn, timeout)
@@ -260,4 +258,4 @@ async def _read(
 HANDLERS: dict[type, Any] = {
     ModelExecute: model_execute,
 }
-"""Request -> what is done for it."""
+"""Request -> its handler."""

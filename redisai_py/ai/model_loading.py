@@ -1,7 +1,7 @@
-"""Which loaded model a key means, and how long a command waits for it.
+"""The loaded model of a key, and how long a command waits for it.
 
-`resolve` asks Redis and loads the model where it must; `resolve_near` answers at once from what is near, or not at all.
-There is no third way from a key to a model, so versions, aliases and canaries belong here.
+`resolve` asks Redis and loads the model if necessary; `resolve_near` answers immediately from cached values, or not at
+all. There is no third way from a key to a model, so versions, aliases and canaries belong here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from redisai_py.store.writer import Used
 __all__ = ["Timeout", "check_counts", "keep_near", "load_model", "resolve", "resolve_near", "runs_plainly"]
 
 _SHORT_S = 0.002
-"""A model whose runs take longer reads its inputs first."""
+"""Models with longer runs read their inputs from Redis first."""
 
 
 def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
-    """Raise CommandError unless the numbers of keys are the model's."""
+    """Raise CommandError unless the numbers of keys match the model."""
     for word, given, names in (("INPUTS", inputs, model.inputs), ("OUTPUTS", outputs, model.outputs)):
         if given is None or given == len(names):
             continue
@@ -45,16 +45,16 @@ def check_counts(model: Model, inputs: int | None, outputs: int | None) -> None:
 
 
 def keep_near(near: NearCache, keys: Sequence[bytes], values: Sequence[Any]) -> None:
-    """Keep tensors as they were read; a large one is a view, and would not be kept."""
+    """Cache tensors that were read; a large one is a view, and is not cached."""
     for key, value in zip(keys, values, strict=True):
         if type(value) is bytes:
             near.put_read(key, value)
 
 
 class Timeout:
-    """TIMEOUT of a command: how long it may wait for its model to be loaded, and then in the queue.
+    """TIMEOUT of a command: limits its wait for the model to load, and then its time in the queue.
 
-    Time at Redis is not counted: it is not a queue of ours, and a reply that is there is better used.
+    Time at Redis does not count: it is not our queue, and a reply that has come is better used.
     """
 
     __slots__ = ("_timeout_ms", "_waited_s")
@@ -65,13 +65,13 @@ class Timeout:
 
     @property
     def left_ms(self) -> int | None:
-        """What is left for the queue, None without limit."""
+        """Remaining time for the queue in milliseconds, None without limit."""
         if self._timeout_ms is None:
             return None
         return max(1, self._timeout_ms - int(self._waited_s * 1000))
 
     async def wait_for(self, loading: Coroutine[Any, Any, LoadedModel], loop: asyncio.AbstractEventLoop) -> LoadedModel:
-        """What `loading` gives; it goes on for others when the time is over. Raises: QueueTimeout; its errors."""
+        """Wait for `loading`, which continues for others if the time is over. Raises: QueueTimeout; its errors."""
         left_ms = self.left_ms
         if left_ms is None:
             return await loading
@@ -94,7 +94,7 @@ class Timeout:
 
 
 def resolve_near(turn: Turn, near: NearCache, request: ModelExecute, used: Used) -> LoadedModel | None:
-    """The model if its id is near, it is loaded, fits the request, and runs quickly and at once; then it is added to
+    """The model, if its id is cached, it is loaded, fits the request, and runs quickly without waiting; adds it to
     `used`.
     """
     entry = near.entries.get(request.key)
@@ -119,11 +119,10 @@ async def load_model(
 async def resolve(
     key: bytes, ids: Awaitable[Any], store: Store, turn: Turn, timeout: Timeout | None = None
 ) -> tuple[LoadedModel, Rule | None]:
-    """The loaded model that the key holds now, and its cache rule; loads the model if this server has not read this id
-    under this key yet.
+    """The key's current model, loaded, and its cache rule; loads it if this server has not read this id under this key.
 
-    Args:   ids: the coming reply of an HMGET of MODEL_ID_FIELDS.
-    Raises: MissingKey, WrongType, BackendError; QueueTimeout: `timeout` was over first.
+    Args:   ids: the pending reply of an HMGET of MODEL_ID_FIELDS.
+    Raises: MissingKey, WrongType, BackendError; QueueTimeout: `timeout` ended first.
     """
     stored_id, rule = await store.model_id(key, ids)
     services = turn.services
@@ -136,7 +135,7 @@ async def resolve(
 
 
 def runs_plainly(turn: Turn, request: ModelExecute, model: Entry, loaded: LoadedModel) -> bool:
-    """Whether the prediction cache has nothing to do with a run.   model: what is near of it."""
+    """Whether a run does not involve the prediction cache.   model: its entry in the near cache."""
     if model.rule is None:
         return request.cache is not CacheUse.ONLY
     if request.cache is not CacheUse.RULE:

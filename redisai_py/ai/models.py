@@ -24,7 +24,7 @@ __all__ = ["HANDLERS", "IN_MULTI"]
 
 
 async def model_store(request: models.ModelStore, turn: Turn) -> Any:
-    """AI.MODELSTORE, AI.MODELSET: load aside first, then publish, so that a bad model never replaces a good one."""
+    """AI.MODELSTORE, AI.MODELSET: load first, then publish, so that a bad model never replaces a good one."""
     services = turn.services
     access = await turn.session.authenticated()
     store = access.store
@@ -45,7 +45,7 @@ async def model_store(request: models.ModelStore, turn: Turn) -> Any:
     place = Place(Kind.MODEL, turn.session.identity.database, request.key)
     model = await services.programs.identified(model)
     loaded = await services.programs.load(place, model)
-    model = named(model, loaded.inputs, loaded.outputs)  # as whoever reads it will find it
+    model = named(model, loaded.inputs, loaded.outputs)  # in the form in which readers will find it
     services.engine.rename(loaded, model.identity)
     await warm_new_version(services.predictions, access, request.key, loaded)
     try:
@@ -58,7 +58,7 @@ async def model_store(request: models.ModelStore, turn: Turn) -> Any:
 
 
 async def _gathered(chunks: Sequence[Buffer]) -> Blob:
-    """A model's bytes, of which nothing else is left: large pieces are let go of at once, whoever refers to them."""
+    """Gather a model's bytes without a second copy: large pieces are freed immediately, whatever refers to them."""
     gathering = Gathering()
     if sum(map(len, chunks)) < FROM_FILE:
         gathering.add(chunks)
@@ -115,7 +115,7 @@ HANDLERS: dict[type, Any] = {
     models.ModelDel: model_del,
     models.ModelScan: model_scan,
 }
-"""Request -> what is done for it."""
+"""Request -> its handler."""
 
 IN_MULTI: dict[type, Any] = {
     models.ModelGet: _model_get,

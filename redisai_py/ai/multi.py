@@ -1,5 +1,5 @@
-"""AI commands inside MULTI: each becomes plain Redis commands, queued in the client's own transaction, and its element
-of EXEC's reply is made of their replies.
+"""AI commands inside MULTI: each becomes plain Redis commands in the client's own transaction, and its element of
+EXEC's reply is built from their replies.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Finish", "InMulti", "checked", "deletion", "failing", "raising"]
 Finish = Callable[[list[Any]], Any]
 """Replies of the plain commands -> the AI command's reply value; may raise RedisAIError."""
 InMulti = tuple[list[list[Any]], Finish]
-"""The plain commands, none if the element is known already, and how they end."""
+"""The plain commands, none if the element is already known, and the function that builds the element."""
 
 
 def checked(reply: Any) -> Any:
-    """A reply that is no error. Raises: RedisAIError."""
+    """Check that a reply is not an error. Raises: RedisAIError."""
     if isinstance(reply, hiredis.ReplyError):
         raise redis_error(reply)
     return reply
@@ -44,7 +44,7 @@ def raising(error: RedisAIError) -> InMulti:
 
 
 def failing(error: CommandError) -> InMulti:
-    """A command with a syntax error: the look-up of its tensor, which comes before that error, is made in its place."""
+    """A command with a syntax error: makes the look-up of its tensor, which precedes that error."""
     check = next((item for item in error.checks if isinstance(item, (TensorExists, TensorOrAbsent))), None)
     if check is None:
         return raising(error)
@@ -66,7 +66,7 @@ def failing(error: CommandError) -> InMulti:
 
 
 def deletion(kind: Kind, missing: str) -> Callable[[Any, Turn], InMulti]:
-    """AI.MODELDEL, AI.SCRIPTDEL. missing: the error's text if the key holds nothing."""
+    """AI.MODELDEL, AI.SCRIPTDEL. missing: the error's text if the key does not exist."""
 
     def translate(request: Any, turn: Turn) -> InMulti:
         def finish(replies: list[Any]) -> Any:

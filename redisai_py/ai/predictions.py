@@ -1,8 +1,8 @@
 """The prediction cache: whether a run is looked up, and the rules of models.
 
-A request with a rule goes: digest of its inputs, what this server has at hand, a run of the same that is under way, one
-GET at Redis, and only then a run. What a run gave is answered first and stored then. `ai.prediction` is one request;
-`ai.keeping` what they share. docs/adr/0038.
+A request with a rule goes through these steps: digest of its inputs, the server's local cache, an equal run in
+progress, one GET at Redis, and only then a run. The request is answered first; its outputs are stored afterwards.
+`ai.prediction` handles one request; `ai.keeping` is what they share. docs/adr/0038.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LONGEST_STRINGS = 1024 * 1024
 
 
 class Predictions(Keeping):
-    """Those of one server. Arguments: see `Keeping`."""
+    """The prediction cache of one server. Arguments: see `Keeping`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Predictions(Keeping):
     # -- ledgers -------------------------------------------------------------------------------------------------------
 
     def ruled(self, access: Access, key: bytes, loaded: LoadedModel, rule: Rule | None) -> Ruled:
-        """A model with its rule and its ledger. Raises Miss if it has none, for CACHE ONLY."""
+        """A model with its rule and its ledger. Raises Miss for CACHE ONLY without a rule."""
         if rule is None:
             raise Miss("it has no cache rule")
         place = (access.identity.database, key)
@@ -63,11 +63,11 @@ class Predictions(Keeping):
         return Ruled(access, key, loaded, rule, ledger)
 
     def ledger(self, database: int, key: bytes) -> Ledger | None:
-        """What is counted of a key, None if nothing is."""
+        """The ledger of a key, None if there is none."""
         return self._ledgers.get((database, key))
 
     def ledgers(self) -> list[tuple[int, bytes, Ledger]]:
-        """Database, key and ledger of all, for the metrics."""
+        """Database, key and ledger of all keys, for the metrics."""
         return [(database, key, ledger) for (database, key), ledger in self._ledgers.items()]
 
     # -- runs ----------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Predictions(Keeping):
     ) -> Run:
         """`Runs.start`, unless the prediction is known. The run may have ended already.
 
-        Raises Miss: CACHE ONLY, of what is never kept.
+        Raises Miss: CACHE ONLY of a model that is never cached.
         """
         tensors = [value for value in inputs if type(value) is Tensor]
         wanted = len(tensors) == len(inputs) and self._wanted(ruled, tensors, use)
@@ -101,7 +101,7 @@ class Predictions(Keeping):
         return prediction
 
     def _wanted(self, ruled: Ruled, inputs: Sequence[Tensor], use: CacheUse) -> bool:
-        """Whether the cache has to do with this request at all."""
+        """Whether the cache handles this request."""
         ledger = ruled.ledger
         if use is CacheUse.NO or ledger.refusal:
             return False
@@ -116,23 +116,23 @@ class Predictions(Keeping):
 
     @staticmethod
     def stands_aside(ruled: Ruled, inputs: Sequence[Tensor]) -> bool:
-        """Whether look-ups do not pay, and this request is none of those that try again."""
+        """Whether look-ups do not pay, and this request is not one of those that keep trying."""
         return ruled.ledger.figures.aside and not is_sampled(inputs)
 
     def passes_by(self, database: int, key: bytes, loaded: LoadedModel, rule: Rule) -> bool:
-        """Whether no request of this model is looked up now, told in 0.2 us."""
+        """Whether no request of this model is looked up at present; decided in 0.2 us."""
         ledger = self._ledgers.get((database, key))
         if ledger is None or ledger.rule is not rule or not (ledger.refusal or _too_short(loaded, rule)):
             return False
         ledger.bypassed += 1
         return True
 
-    # -- what is at hand -----------------------------------------------------------------------------------------------
+    # -- the local cache -----------------------------------------------------------------------------------------------
 
     def at_hand(self, ruled: Ruled, inputs: Sequence[Tensor], entries: Entries = ()) -> Near | None:
-        """The prediction if this server has it, and knows so in a few microseconds; it counts as a hit.
+        """The prediction, if this server has it and finds it within a few microseconds; counts as a hit.
 
-        Args: entries: of the inputs in the near cache, if they are from there: these know their digests.
+        Args: entries: of the inputs in the near cache, if they come from there: these know their digests.
         """
         ledger, access = ruled.ledger, ruled.access
         began = time.monotonic()
@@ -154,8 +154,8 @@ class Predictions(Keeping):
         return near
 
     def rule_changed(self, database: int, key: bytes, rule: Rule | None, anew: bool) -> None:
-        """The model under this key has another rule, the first one if `anew`: tell what is near. Other servers find it
-        out within a second.
+        """The model of this key has another rule, the first one if `anew`: update the near cache. Other servers notice
+        within a second.
         """
         ledger = self._ledgers.pop((database, key), None) if anew else None
         if ledger is not None:
@@ -168,11 +168,11 @@ class Predictions(Keeping):
                     entry.rule = rule
 
     def expire(self) -> None:
-        """Let go of what is too old."""
+        """Drop expired entries."""
         self.local.expire(time.monotonic())
 
     def forget(self, prefix: bytes) -> None:
-        """Keep nothing at hand whose key begins so."""
+        """Drop local entries whose key has this prefix."""
         self.local.forget(prefix)
 
 

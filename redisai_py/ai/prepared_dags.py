@@ -1,12 +1,12 @@
-"""What a program's DAGs have in common, parsed and planned once.
+"""The common part of a program's DAGs, parsed and planned once.
 
-A program sends the same DAG again and again, with other data, and for another conversation with other keys. A
-`PreparedDag` is a DAG without both, as a prepared statement is a query without its values. A `BoundDag` is one command:
-its prepared DAG, its keys and its blobs. Inside a DAG names are local, so a prepared DAG keeps those of the command
-that it was made of; only the keys that go in and out of Redis are the command's own.
+A program sends the same DAG repeatedly, with other data, and for another conversation with other keys. A `PreparedDag`
+is a DAG without data and keys, as a prepared statement is a query without values. A `BoundDag` is one command: its
+prepared DAG, its keys and its blobs. Names inside a DAG are local, so a prepared DAG keeps the names of the command it
+was made from; only the keys read from and written to Redis belong to the command.
 
-Whether there is a prepared DAG for a command is told from its words alone. Where all of them have the same lengths, a
-`_Layout` says which are names and which blobs; then the others must be equal, and names must be the same or differ in
+Whether a command has a prepared DAG is decided from its words alone. If all of them have the same lengths, a `_Layout`
+says which words are names and which are blobs. Then the other words must be equal, and names must be equal or differ in
 the same places.
 """
 
@@ -33,10 +33,10 @@ __all__ = ["BoundDag", "PreparedDag", "bind"]
 
 _MOST_PREPARED = 2048
 _MOST_LAYOUTS = 8
-"""Of commands whose words have the same lengths."""
+"""Maximum number of prepared DAGs for commands whose words have the same lengths."""
 _LONGEST_PREPARED = 4096
 _LONGEST_TEMPLATE = 1024
-"""Without the blob: every connection keeps one."""
+"""Without the blob; every connection keeps one."""
 _LOADED = -1
 _KEYWORDS = frozenset(
     b"|> LOAD PERSIST ROUTING TIMEOUT EX KEEPTTL IFUNCHANGED INPUTS OUTPUTS KEYS ARGS META BLOB VALUES $".split()
@@ -57,7 +57,7 @@ class PreparedDag:
         self.models = [(i, op) for i, op in enumerate(request.ops) if isinstance(op, ModelExecute)]
         self.scripts = [(i, op) for i, op in enumerate(request.ops) if isinstance(op, ScriptExecute)]
         self.tensors = {Version(op.key, i): op.tensor for i, op in enumerate(request.ops) if isinstance(op, TensorSet)}
-        """What TENSORSET operations set; those with a blob are filled in per command."""
+        """Outputs of TENSORSET operations; those with a blob are filled in per command."""
         self.blobs = [
             (Version(op.key, i), op.tensor, at)
             for i, at in blobs.items()
@@ -65,16 +65,16 @@ class PreparedDag:
         ]
         """(version, tensor of the same dtype and shape, position of the blob among the command's words)."""
         self.gets = [(i, op, self.graph.inputs[i][0]) for i, op in enumerate(request.ops) if isinstance(op, TensorGet)]
-        """(position, operation, version that it reads)."""
+        """(position, operation, version that it reads)"""
         self.reply = _reply_around(self.gets, len(request.ops))
-        """The reply of a DAG that succeeds, but for the tensors: for each its version and the bytes before it, then
-        None and the bytes behind the last one. None if it takes more than to put blobs in."""
+        """The reply of a successful DAG without the tensors: for each its version and the bytes before it, then None
+        and the bytes after the last one. None if filling in blobs is not enough."""
         self.load_versions = [Version(name, _LOADED) for name in request.load]
         self.persist_versions = [self.graph.last[name] for name in request.persist]
         self.one_run = len(self.models) == 1 and not self.scripts and self.models[0][1].cache is not CacheUse.ONLY
-        """Whether all that it computes is one run of a model."""
+        """Whether it computes only one run of a model."""
         self.outputs = [Version(name, i) for i, op in self.models for name in op.writes]
-        """What models write."""
+        """Outputs of models."""
         self.options = expiry_options(request.ex_seconds, request.keepttl)
 
 
@@ -110,27 +110,27 @@ class BoundDag:
         self._argv = argv
 
     def with_blob(self, data: bytes) -> BoundDag:
-        """The same command with other data in its only blob, of the same length."""
+        """The same command with other data of the same length in its only blob."""
         ((_, _, at),) = self.prepared.blobs
         return BoundDag(self.prepared, self.load, self.persist, {at: data})
 
     def template(self, frame: bytes, action: Callable[[BoundDag], Any]) -> BlobTemplate | None:
-        """What is alike in commands that differ from this one in their only blob, if there is one and they are not
-        long. frame: the command's bytes.
+        """The common part of commands that differ from this one only in their blob, if it has exactly one and they are
+        not long. frame: the command's bytes.
         """
         blobs = self.prepared.blobs
         if len(blobs) != 1 or not frame or len(frame) >= LARGE_ARGUMENT:
             return None
         at, argv = blobs[0][2], self._argv
         size = len(argv[at])
-        if len(frame) - size > _LONGEST_TEMPLATE or size == len(SEPARATOR):  # a blob that looks so is one
+        if len(frame) - size > _LONGEST_TEMPLATE or size == len(SEPARATOR):  # such a blob could look like a separator
             return None
         behind = sum([len(b"$%d\r\n\r\n" % len(argv[i])) + len(argv[i]) for i in range(at + 1, len(argv))])
         bare = BoundDag(self.prepared, self.load, self.persist)
         return BlobTemplate(frame, len(frame) - behind - size - 2, size, action(bare))
 
     def values(self) -> dict[Version, Any]:
-        """The values that are there before the first operation."""
+        """The values that exist before the first operation."""
         prepared = self.prepared
         values: dict[Version, Any] = dict(prepared.tensors)
         for version, like, at in prepared.blobs:
@@ -139,7 +139,7 @@ class BoundDag:
 
 
 class _Layout:
-    """Where names stand among the words of a command, and the prepared DAGs of such commands.
+    """The positions of names among a command's words, and the prepared DAGs of such commands.
 
     Args: names_at: positions of the names.   blobs: positions of the blobs that a prepared DAG is filled with.
           lengths: of the command's words.
@@ -151,32 +151,32 @@ class _Layout:
         self.names_at = names_at
         self.blobs = blobs
         self.prepared: dict[Hashable, tuple[PreparedDag, list[int], list[int]]] = {}
-        """By what `read` gives: the prepared DAG, and which of the names are the keys of LOAD and PERSIST."""
+        """By the result of `read`: the prepared DAG, and which of the names are the keys of LOAD and PERSIST."""
         self._literals = itemgetter(*[at for at in range(len(lengths)) if at not in blobs and at not in names_at])
         self._perhaps_separators = [at for at in blobs if lengths[at] == len(SEPARATOR)]
-        self._names = itemgetter(0, 0, *names_at)  # for fewer than two it would give no tuple
+        self._names = itemgetter(0, 0, *names_at)  # with fewer than two arguments it would not return a tuple
 
     def read(self, argv: list[Any]) -> tuple[Hashable, list[bytes]]:
-        """What tells a prepared DAG, and the names, each once."""
+        """The key of a prepared DAG, and the names without duplicates."""
         numbers: dict[bytes, int] = {}
         places = tuple([numbers.setdefault(name, len(numbers)) for name in self._names(argv)[2:]])
         return (self._literals(argv), places), list(numbers)
 
     def bind(self, argv: list[Any]) -> BoundDag | None:
-        """The command of these words, if there is a prepared DAG for it."""
+        """The command with these words, if there is a prepared DAG for it."""
         key, names = self.read(argv)
         known = self.prepared.get(key)
         if known is None or not _are_names(names):
             return None
         if self._perhaps_separators and SEPARATOR in [argv[at] for at in self._perhaps_separators]:
-            return None  # a blob that looks so is one
+            return None  # such a blob looks like a separator
         prepared, load, persist = known
         if not names:
             return BoundDag(prepared, prepared.request.load, prepared.request.persist, argv)
         return BoundDag(prepared, tuple([names[i] for i in load]), tuple([names[i] for i in persist]), argv)
 
     def add(self, prepared: PreparedDag, argv: list[Any]) -> None:
-        """Keep the prepared DAG of a command that was parsed."""
+        """Remember the prepared DAG of a parsed command."""
         key, names = self.read(argv)
         request = prepared.request
         load, persist = (request.load, request.persist) if names else ((), ())
@@ -184,14 +184,14 @@ class _Layout:
 
 
 class _PreparedDags:
-    """Layouts by the lengths of a command's words; forgotten all at once when there are too many prepared DAGs."""
+    """Layouts by the lengths of a command's words; cleared when there are too many prepared DAGs."""
 
     def __init__(self) -> None:
         self._layouts: dict[tuple[int, ...], list[_Layout]] = {}
         self._count = 0
 
     def find(self, argv: list[Any], lengths: tuple[int, ...]) -> BoundDag | None:
-        """The command of these words, if there is a prepared DAG for it."""
+        """The command with these words, if there is a prepared DAG for it."""
         for layout in self._layouts.get(lengths, ()):
             bound = layout.bind(argv)
             if bound is not None:
@@ -199,7 +199,7 @@ class _PreparedDags:
         return None
 
     def add(self, prepared: PreparedDag, argv: list[Any], lengths: tuple[int, ...], blobs: frozenset[int]) -> None:
-        """Keep the prepared DAG of a command that was parsed."""
+        """Remember the prepared DAG of a parsed command."""
         if self._count >= _MOST_PREPARED:
             self.clear()
         names_at = _names_at(prepared.request, argv, blobs)
@@ -220,8 +220,8 @@ class _PreparedDags:
 
 
 def _names_at(request: Dag, argv: list[Any], blobs: frozenset[int]) -> tuple[int, ...]:
-    """Positions of all names; none if some of these words are something else as well: then only the very same words
-    will do.
+    """Positions of all names; none if some of these words also have another meaning, and then only identical words
+    match.
     """
     uses = [*request.load, *request.persist, *(name for op in request.ops for name in (*op.reads, *op.writes))]
     if request.routing is not None:
@@ -232,7 +232,7 @@ def _names_at(request: Dag, argv: list[Any], blobs: frozenset[int]) -> tuple[int
 
 
 def _are_names(words: Iterable[bytes]) -> bool:
-    """Whether none of these could be taken for what it is not."""
+    """Whether none of these words is ambiguous."""
     return _KEYWORDS.isdisjoint([word.upper() for word in words])
 
 
@@ -240,9 +240,7 @@ _prepared_dags = _PreparedDags()
 
 
 def bind(spec: CommandSpec, argv: list[Any]) -> BoundDag:
-    """The DAG command of these words; one like none before is parsed, with all that parsing checks. Raises:
-    CommandError.
-    """
+    """The DAG command with these words; a command without a prepared DAG is parsed. Raises: CommandError."""
     lengths = tuple(map(len, argv))
     known = _prepared_dags.find(argv, lengths)
     if known is not None:

@@ -1,8 +1,8 @@
-"""Which object executes an AI command, and which handler a request has.
+"""The object that executes an AI command, and the handler of a request.
 
-A handler takes a request and the client's turn and gives a reply value, or raises an error of the wire. Look-ups happen
-in the order that the command's own description gives. Most commands are their handler, run alone; those that may be one
-step have an object of their own. A test holds `HANDLERS` against the command table.
+A handler takes a request and the client's turn and returns a reply value, or raises a wire error. Look-ups happen in
+the order that the command's description gives. Most commands run their handler exclusively; those that may finish in
+one step have their own object. A test compares `HANDLERS` with the command table.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _KINDS: dict[type, Callable[[Any], Any]] = {
 
 
 class Handled:
-    """An AI command that is its handler. reads: keys that it reads, if it also writes."""
+    """An AI command that runs its handler. reads: keys that it reads, if it also writes."""
 
     __slots__ = ("_spec", "reads", "request")
     is_ai = True
@@ -82,7 +82,7 @@ class Handled:
         return turn.idle and turn.run_alone(self.carry_out(turn))
 
     async def carry_out(self, turn: Turn) -> Any:
-        """All of it, for a client that has nothing else under way."""
+        """The whole command, for a client with no other work in progress."""
         return await HANDLERS[type(self.request)](self.request, turn)
 
     async def in_multi(self, turn: Turn) -> InMulti:
@@ -95,7 +95,7 @@ class Handled:
 
 
 class Failing:
-    """An AI command with a syntax error; the look-ups that come before it in the command's order may fail first."""
+    """An AI command with a syntax error. Look-ups that precede the error in the command's order may fail first."""
 
     __slots__ = ("_error",)
     is_ai = True
@@ -108,7 +108,7 @@ class Failing:
         return turn.idle and turn.run_alone(self.carry_out(turn))
 
     async def carry_out(self, turn: Turn) -> Any:
-        """Raise the error, unless a look-up that comes before it fails first."""
+        """Raise the error, unless a look-up that precedes it fails first."""
         if self._error.checks:
             store = (await turn.session.authenticated()).store
             for item in self._error.checks:

@@ -1,7 +1,7 @@
-"""ROWS: one entry per row. Rows that are not known run together as one smaller batch; all are joined in order.
+"""ROWS: one entry per row. Unknown rows run together as one smaller batch; all rows are joined in order.
 
-Only for kinds of input whose merged runs have been found to equal single ones (docs/adr/0016). A request of one row and
-the same row in a batch share an entry.
+Only for kinds of input whose merged runs were found equal to single ones (docs/adr/0016). A request of one row and the
+same row in a batch share an entry.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOST_ROWS = 1024
 
 
 def rows_apart(loaded: LoadedModel, inputs: Sequence[Tensor]) -> int:
-    """How many rows a request has, 0 if they must not be taken apart."""
+    """The number of rows of a request, 0 if they must not be split."""
     rows = loaded.proved_rows(inputs)
     if not 1 < rows <= _MOST_ROWS:
         return 0
@@ -38,7 +38,7 @@ def rows_apart(loaded: LoadedModel, inputs: Sequence[Tensor]) -> int:
 
 
 class RowsPrediction(Lookup):
-    """One request of several rows. It owns the flights of some, and waits for those of others."""
+    """A request of several rows. It owns the flights of some rows and waits for those of others."""
 
     __slots__ = ("_alone", "_awaited", "_known", "_order", "_owned", "_parts", "_ran_some", "_rows", "_working")
 
@@ -57,21 +57,21 @@ class RowsPrediction(Lookup):
         self._order: list[bytes] = []
         """The key of each row."""
         self._parts: dict[bytes, Sequence[Tensor]] = {}
-        """The inputs of each, equal rows once."""
+        """The inputs of each key; equal rows share one."""
         self._known: dict[bytes, Sequence[Tensor]] = {}
         self._owned: set[bytes] = set()
         self._awaited: set[bytes] = set()
-        """Keys whose flights are this request's, and somebody else's."""
+        """Keys whose flights this request owns, and keys whose flights others own."""
         self._alone: set[bytes] = set()
-        """Keys that run without a flight: somebody else's run of them failed."""
+        """Keys that run without a flight, because another request's run of them failed."""
         self._working = False
-        """It looks, or runs."""
+        """Whether it is looking up or running."""
         self._ran_some = False
 
     def start(self) -> None:
-        """Look, and run what is not found."""
+        """Look up, and run what is missing."""
         parts = rows_of(self._tensors, self._rows)
-        assert parts is not None  # `rows_apart` has said so
+        assert parts is not None  # checked by `rows_apart`
         self._order = [self._names.key(inputs_digest(part)) for part in parts]
         self._parts = dict(zip(self._order, parts, strict=True))
         if self._use is CacheUse.REFRESH:
@@ -94,14 +94,14 @@ class RowsPrediction(Lookup):
 
     @property
     def _missing(self) -> list[bytes]:
-        """Rows that are not known, and that nobody else is finding out."""
+        """Rows that are unknown and in no other flight."""
         return [key for key in self._parts if key not in self._known and key not in self._awaited]
 
     def _place(self, key: bytes) -> Place:
         return self._ruled.access.identity.database, key
 
     def _take_off(self) -> None:
-        """Begin the flights of what is missing, or wait for those that are under way."""
+        """Begin the flights of missing rows, or wait for existing ones."""
         for key in self._missing:
             if key not in self._owned and key not in self._alone:
                 owns = self._predictions.flights.take(self._place(key), self)
@@ -137,7 +137,7 @@ class RowsPrediction(Lookup):
         self._go_on()
 
     def _looked(self) -> None:
-        """Count the rows that were found, and those that were not."""
+        """Count the rows that were found and those that were not."""
         ledger, missing = self._ruled.ledger, len(self._missing)
         seconds = time.monotonic() - self._began
         ledger.counts["hits"] += self._rows - missing - len(self._awaited)
@@ -148,13 +148,13 @@ class RowsPrediction(Lookup):
     # -- flights -------------------------------------------------------------------------------------------------------
 
     def _land(self) -> None:
-        """Give what is known to those that wait for it."""
+        """Pass known rows to their waiters."""
         for key in [key for key in self._owned if key in self._known]:
             self._owned.discard(key)
             self._predictions.flights.land(self._place(key), self._known[key])
 
     def _strand(self, error: BaseException | None = None) -> None:
-        """End what flights there are."""
+        """End this request's flights."""
         owned, self._owned = self._owned, set()
         for key in owned:
             self._predictions.flights.strand(self._place(key), error)
@@ -201,7 +201,7 @@ class RowsPrediction(Lookup):
     # -- running -------------------------------------------------------------------------------------------------------
 
     def _run(self, missing: list[bytes]) -> None:
-        """Run what is missing, together."""
+        """Run the missing rows together."""
         self._working = True
         inputs = self._tensors if len(missing) == self._rows else _joined([self._parts[key] for key in missing])
         started = time.monotonic()
@@ -225,7 +225,7 @@ class RowsPrediction(Lookup):
         self._ruled.ledger.figures.ran(time.monotonic() - started)
         tensors = [output for output in outputs if type(output) is Tensor]
         rows = rows_of(tensors, len(missing)) if len(tensors) == len(outputs) else None
-        if rows is None:  # what it gives are no rows: such a request is answered, and not kept
+        if rows is None:  # the outputs are not rows: answer the request, and do not store them
             self._strand()
             if len(missing) == self._rows:
                 self.resolve(outputs)
@@ -242,7 +242,7 @@ class RowsPrediction(Lookup):
             self._predictions.send(insert)
 
     def _run_all(self) -> None:
-        """The rows cannot be joined: run the request as it came."""
+        """The rows cannot be joined: run the original request."""
         own = self._own = self._predictions.runs.start(
             self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted and not self._ran_some
         )
@@ -258,7 +258,7 @@ class RowsPrediction(Lookup):
             self.resolve(own.result())
 
     def _agree(self) -> bool:
-        """Whether the rows can be joined: a model may give rows of other shapes another time."""
+        """Whether the rows can be joined: a model may return rows of other shapes another time."""
         kinds = {tuple((part.dtype, part.shape[1:]) for part in row) for row in self._known.values()}
         return len(kinds) == 1
 
@@ -277,7 +277,7 @@ class RowsPrediction(Lookup):
         self.resolve(outputs)
 
     def cancel_queued(self) -> bool:
-        """See `Run.cancel_queued`. What others wait for goes on."""
+        """See `Run.cancel_queued`. What others wait for continues."""
         if self.done:
             return False
         flights = self._predictions.flights
@@ -294,7 +294,7 @@ class RowsPrediction(Lookup):
 
 
 def _joined(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Tensors whose dimension 0 are these rows, in order."""
+    """Tensors whose rows these are, in order."""
     columns = zip(*rows, strict=True)
     return [
         Tensor(column[0].dtype, (len(rows), *column[0].shape[1:]), b"".join([part.data for part in column]))

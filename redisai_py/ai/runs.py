@@ -1,10 +1,10 @@
-"""Whether and how a model runs: the one place where that is decided.
+"""Whether and how a model runs: the only place where that is decided.
 
-Every run that a client asks for comes through here, whichever way its command takes: AI.MODELEXECUTE and AI.MODELRUN on
-near values or from Redis, the operations of a DAG, a script that runs a model. (Inside MULTI no command runs a model.)
+Every run that a client requests passes through here, whatever the form of its command: AI.MODELEXECUTE and AI.MODELRUN
+on cached values or from Redis, operations of a DAG, scripts that run a model. (Inside MULTI no command runs a model.)
 
-Models with a cache rule are run by `Predictions`: it may know the outputs without a run, and comes back here for the
-runs that it needs.
+`Predictions` runs models with a cache rule: it may know the outputs without a run, and comes back here for the runs
+that it needs.
 
 Thread: the event loop's.
 """
@@ -22,7 +22,7 @@ __all__ = ["Runs"]
 
 
 class Runs:
-    """Decides for every run of a model of this server."""
+    """Decides on every run of a model on this server."""
 
     __slots__ = ("_engine",)
 
@@ -34,7 +34,7 @@ class Runs:
         return self._engine.run_at_once(loaded, inputs)
 
     def later(self, run: Run, loaded: LoadedModel, timeout_ms: int | None) -> None:
-        """Queue a run whose `resolve` or `fail` goes on with its command. timeout_ms: the longest time in the queue."""
+        """Queue a run whose `resolve` or `fail` continues its command. timeout_ms: the longest time in the queue."""
         self._engine.queue(run, loaded, timeout_ms)
 
     def start(
@@ -47,7 +47,7 @@ class Runs:
         counted: bool = True,
         alone: bool = False,
     ) -> Run:
-        """Queue a run and give it, to be awaited or to be told of its end. Arguments: see `Engine.run_model`.
+        """Queue a run. Returns: the run, to be awaited or given a callback. Arguments: see `Engine.run_model`.
 
         The run may have ended already.
         """

@@ -1,4 +1,4 @@
-"""AI.SCRIPT*: store, read, delete, list, run; and what a running script may ask of the server."""
+"""AI.SCRIPT*: store, read, delete, list, run; and the calls of running scripts."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _NOT_FROM_SCRIPTS = frozenset(
         b"BZMPOP WAIT WAITAOF SHUTDOWN DEBUG REPLCONF FAILOVER"
     ).split()
 )
-"""Commands that block, or that change what the client's connection is."""
+"""Commands that block, or that change the state of the client's connection."""
 
 
 async def script_store(request: scripts.ScriptStore, turn: Turn) -> Any:
-    """AI.SCRIPTSTORE, AI.SCRIPTSET: compiled first, so that a bad script never replaces a good one."""
+    """AI.SCRIPTSTORE, AI.SCRIPTSET: compile first, so that a bad script never replaces a good one."""
     store = (await turn.session.authenticated()).store
     script = Script(uuid.uuid4().hex, request.device, request.tag, request.entry_points, request.source)
     await store.check_store(request.key, script.id)
@@ -105,15 +105,15 @@ async def script_execute(request: ScriptExecute, turn: Turn) -> Any:
 
 
 def known_script(key: bytes, turn: Turn) -> Held | None:
-    """To be called before a script is read, for `met_script`."""
+    """Call this before a script is read, for `met_script`."""
     return turn.services.keys.held(_place(key, turn))
 
 
 def met_script(key: bytes, script: Script, turn: Turn, known: Held | None) -> None:
-    """To be called when a script was read, and not when it is run: by then the key may have another one, for long."""
+    """Call this when a script was read, not when it is run: by then the key may long hold another one."""
     services = turn.services
     services.programs.met(_place(key, turn), script, known)
-    services.script_stats.of(script.identity)  # counted in from now on, until the key is stored anew or deleted
+    services.script_stats.of(script.identity)  # counted from now on, until the key is stored again or deleted
 
 
 async def run_script(
@@ -125,14 +125,14 @@ async def run_script(
     started: Callable[[ScriptRun], object],
     counted: bool = True,
 ) -> list[Tensor]:
-    """Run a script's function as the connection's client, who is authenticated.
+    """Call a script's function as the connection's client, who is authenticated.
 
-    Args: started: gets the run as soon as it is queued.
-          counted: False leaves the counters to `count_script`, for operations of a DAG that may turn out as never run.
+    Args: started: gets the run once it is queued.
+          counted: False leaves the counters to `count_script`, for operations of a DAG that may turn out as not run.
     """
     services, device = turn.services, script.device.text
     place = _place(request.key, turn)
-    # Held for the run, so that what it asks of Redis is done even if its client leaves meanwhile.
+    # Held for the run, so that its requests to Redis are done even if the client leaves meanwhile.
     with services.accesses.held(turn.session.identity) as access:
         host = ClientHost(turn, access)
         keys, args, count = list(request.keys), list(request.args), len(request.outputs)
@@ -153,7 +153,7 @@ async def run_script(
 
 
 def count_script(script: Script, run: ScriptRun, services: Services) -> None:
-    """Count a run in AI.INFO, unless it never came to a worker; or its script's counters went with it meanwhile."""
+    """Count a run in AI.INFO, unless it never reached a worker, or its script's counters were removed meanwhile."""
     stats = services.script_stats.known(script.identity)
     if stats is None or not run.started or not run.done:
         return
@@ -165,22 +165,22 @@ def count_script(script: Script, run: ScriptRun, services: Services) -> None:
 
 
 class ClientHost:
-    """What a script may ask for, with the rights and in the database of the client that runs it."""
+    """Answers a script's calls, with the rights and in the database of the client that runs it."""
 
     def __init__(self, turn: Turn, access: Access) -> None:
         self._turn = turn
         self._access = access
 
     async def execute(self, argv: list[bytes]) -> Any:
-        """One Redis command: None, bytes, int, a list of these, or the error as a value."""
+        """Run one Redis command. Returns: None, bytes, int, a list of these, or the error as a value."""
         name = argv[0].upper() if argv else b""
         if name in COMMANDS:
             return await self._execute_ai(argv)
         blocks = name in (b"XREAD", b"XREADGROUP") and b"BLOCK" in {word.upper() for word in argv}
         if name in _NOT_FROM_SCRIPTS or blocks:
             return UpstreamError(f"ERR {name.decode()} is not allowed from a script")
-        # Not on the client's own connection: that one may speak RESP3, in which some replies have another form, and a
-        # script must not depend on what its caller speaks.
+        # Not on the client's own connection: that one may use RESP3, in which some replies have another form, and a
+        # script must not depend on its caller's protocol.
         try:
             async with self._access.dedicated() as upstream:
                 reply = await _value_or_error(upstream.call(*argv))
@@ -189,7 +189,7 @@ class ClientHost:
         return _plain(reply)
 
     def _noted(self, error: RedisAIError) -> RedisAIError:
-        """An error as the script sees it. A lost Redis is lost for its client too, whatever the script makes of it."""
+        """An error as the script sees it. A lost Redis is lost for its client too, whatever the script does with it."""
         if isinstance(error, UpstreamLost) and not self._turn.gone:
             self._turn.end_with(error)
         return error
@@ -210,7 +210,7 @@ class ClientHost:
         return CommandError(f"ERR {argv[0].decode('utf-8', 'replace')} is not allowed from a script")
 
     async def model_execute(self, key: bytes, inputs: list[Tensor], outputs: int) -> list[Tensor]:
-        """Run a stored model: not counted in its statistics, as RedisAI does not."""
+        """Run a stored model; as in RedisAI, its statistics do not count the run."""
         services, access = self._turn.services, self._access
         await access.ensure()
         (ids,) = access.pipeline([(b"HMGET", key, *MODEL_ID_FIELDS)])
@@ -218,16 +218,16 @@ class ClientHost:
         for noun, names, given in (("inputs", loaded.inputs, len(inputs)), ("outputs", loaded.outputs, outputs)):
             if len(names) != given:
                 raise CommandError(f"ERR Expected {len(names)} {noun} but got {given}")
-        # The script is stopped after that time: its model must not stay in the queue.
+        # The script is stopped after that time, so its model must not stay in the queue.
         timeout_ms = services.scripts.settings.script_execution_timeout_ms or None
-        # Alone and at once, as in RedisAI, where it would be held for a batch: it might wait for ever.
+        # Alone and immediately, as in RedisAI: a minimum batch size might make it wait forever.
         alone = loaded.model.minbatchsize > 1
         run = services.runs.start(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
         return [value for value in await run if isinstance(value, Tensor)]
 
 
 async def _value_or_error(reply: Pending[Any]) -> Any:
-    """Redis's error as a value: the connection that it came on is as good as before."""
+    """Redis's error as a value, because the connection is still good."""
     try:
         return await reply
     except UpstreamLost:
@@ -237,7 +237,7 @@ async def _value_or_error(reply: Pending[Any]) -> Any:
 
 
 def _plain(reply: Any) -> Any:
-    """A reply whose large strings are bytes like the others."""
+    """A reply with large strings converted to bytes."""
     if isinstance(reply, list):
         return [_plain(item) for item in reply]
     return bytes(reply) if isinstance(reply, memoryview) else reply
@@ -265,7 +265,7 @@ HANDLERS: dict[type, Any] = {
     scripts.ScriptScan: script_scan,
     ScriptExecute: script_execute,
 }
-"""Request -> what is done for it."""
+"""Request -> its handler."""
 
 IN_MULTI: dict[type, Any] = {
     scripts.ScriptGet: _script_get,

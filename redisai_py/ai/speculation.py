@@ -1,7 +1,7 @@
-"""Commands that are computed from near values and counted only when Redis has confirmed what they used.
+"""Commands computed from cached values, which count only once Redis has confirmed those values.
 
-`store.writer` explains why such a result may count. A command is speculative if everything that it reads is near, its
-models are loaded, and they run quickly: a near value may be out of date, and then the run was for nothing.
+`store.writer` explains why such a result may count. A command is speculative if everything it reads is cached, its
+models are loaded, and they run quickly, because the run is wasted if a cached value is stale.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ __all__ = ["Speculation", "encode_tensors", "near_tensors"]
 
 
 class Speculation:
-    """One command under way, a `Member` of a commit. Args: used: the near values that it is computed from."""
+    """A command in progress, a `Member` of a commit. Args: used: the cached values it is computed from."""
 
     __slots__ = ()
     turn: Turn
     dropped_if_gone = True
     used: Used
     writes: list[tuple[bytes, bytes]]
-    """Keys and strings that the commit writes; none if nothing is to be written, or not all fits into a commit."""
+    """Keys and strings for the commit; empty if there is nothing to write, or not everything fits into a commit."""
 
     def goes_alone(self) -> bool:
-        """It needs the commit, with others or without."""
+        """It needs the commit, with or without others."""
         return False
 
     def again(self) -> Coroutine[Any, Any, Any]:
-        """The command from the beginning, reading from Redis."""
+        """Execute the command again from the start, reading from Redis."""
         raise NotImplementedError
 
     def stale(self) -> None:
-        """What was used has changed, or nobody can tell: the command runs again."""
+        """A used value has changed, or the check was impossible: execute the command again."""
         self.turn.continue_with(self.again())
 
     def refused(self, error: RedisAIError) -> None:
         """Redis did not write."""
         reply = self.refusal(error)
         if reply is None:
-            self.stale()  # the store's way finds the words
+            self.stale()  # the path through the store finds the right error
         else:
             self.turn.finish(reply)
 
     def refusal(self, error: RedisAIError) -> Any:
-        """The reply in which the refusal ends the command; None if the command is to run again."""
+        """The reply for a refusal that ends the command; None if the command is to run again."""
         raise NotImplementedError
 
 
 def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Tensor] | None:
-    """The tensors if all are near, which are then added to `used`."""
+    """The tensors, if all are cached; adds them to `used`."""
     entries = near.entries
     tensors: list[Tensor] = []
     for key in keys:
@@ -69,7 +69,7 @@ def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Ten
 
 
 def encode_tensors(items: Iterable[tuple[bytes, Any]]) -> list[tuple[bytes, bytes]]:
-    """Keys and strings to write in a commit; empty if they do not all go into one: large ones, or no tensors."""
+    """Keys and strings for a commit; empty if they do not all fit into one: large values, or not tensors."""
     writes: list[tuple[bytes, bytes]] = []
     size = 0
     for key, tensor in items:

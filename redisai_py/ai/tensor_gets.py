@@ -1,7 +1,7 @@
-"""AI.TENSORGET: one GETRANGE on the shared stream, for a burst of them one write and one reply, and GET in MULTI.
+"""AI.TENSORGET: one GETRANGE on the shared stream; for a burst one write and one reply; GET in MULTI.
 
-Commands that differ only in their key share a template (`KeyTemplate`) and are never parsed. The handler takes first
-commands and large tensors.
+Commands that differ only in their key share a template (`KeyTemplate`) and are never parsed. The handler deals with
+first commands and large tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from redisai_py.tensor import DType
 __all__ = ["HANDLERS", "GetTensor", "GetTensors"]
 
 _FIRST_BYTES = codec.MAX_HEADER + 9
-"""What is read of a tensor at first: the longest header, and all of a small one."""
+"""Bytes of a tensor that are read at first: the longest header, and all of a small tensor."""
 _READ = b"*4\r\n$8\r\nGETRANGE\r\n"
 _RANGE = b"$1\r\n0\r\n$5\r\n%d\r\n" % (_FIRST_BYTES - 1)
 _NEXT = _RANGE + _READ
@@ -41,7 +41,7 @@ async def tensor_get(request: TensorGet, turn: Turn) -> Any:
 
 
 class GetTensor:
-    """AI.TENSORGET: the value's first 64 KiB on the shared stream, which is all of a small one."""
+    """AI.TENSORGET: the value's first 64 KiB on the shared stream, which is all of a small tensor."""
 
     __slots__ = ("_frame", "request")
     is_ai = True
@@ -82,7 +82,7 @@ class GetTensor:
 
 
 class GetTensors:
-    """The action of a burst of AI.TENSORGET with BLOB: read in one write, answered in one if the values are alike."""
+    """The action of a burst of AI.TENSORGET with BLOB: one write, and one answer if the values are alike."""
 
     __slots__ = ("_key_at", "_request")
     is_ai = True
@@ -93,7 +93,7 @@ class GetTensors:
 
     @staticmethod
     def has_template(request: TensorGet) -> bool:
-        """Whether commands that differ from this one's in their key only may be taken together."""
+        """Whether commands that differ from this one only in their key may be handled together."""
         return request.form is Form.BLOB
 
     def start(self, turn: Turn, burst: Burst) -> bool:
@@ -116,7 +116,7 @@ class GetTensors:
         return True
 
     def start_alone(self, turn: Turn, burst: Burst) -> bool:
-        """Start the one command that came from this client in this iteration of the loop."""
+        """Start the client's only command in this iteration of the event loop."""
         if turn.relayed:
             return False
         word = burst.words[0]
@@ -144,7 +144,7 @@ class GetTensors:
             _answer(turn, self._request, key, value)
 
     def _joint_reply(self, values: list[Any]) -> bytes | None:
-        """The replies to all, if these are small tensors of one dtype and shape."""
+        """The replies to all, if they are small tensors of one dtype and shape."""
         first = values[0]
         if set(map(type, values)) != _BYTES or len(first) >= LARGE_SEGMENT or len(set(map(len, values))) > 1:
             return None
@@ -158,13 +158,13 @@ class GetTensors:
             return None
         head = tensor_head(TensorReply(tensor.dtype, tensor.shape, self._request.meta, b""), len(tensor.data))
         blobs = [value[start:] for value in values]
-        blobs[0] = head + blobs[0]  # the ends first, so that the whole is copied once
+        blobs[0] = head + blobs[0]  # add to the ends first, so that the whole is copied once
         blobs[-1] += b"\r\n"
         return (b"\r\n" + head).join(blobs)
 
 
 def _answer(turn: Turn, like: TensorGet, key: bytes, value: Any) -> None:
-    """Reply with what Redis answered. like: a request for the same parts of a tensor, under any key."""
+    """Reply with Redis's answer. like: a request for the same parts of a tensor, under any key."""
     try:
         if type(value) is not bytes:
             raise redis_error(value)
@@ -182,7 +182,7 @@ def _answer(turn: Turn, like: TensorGet, key: bytes, value: Any) -> None:
 
 
 async def _once_connected(turn: Turn, command: Command) -> object:
-    """Start a command again when the shared stream is there."""
+    """Start a command again once the shared stream is open."""
     await turn.session.authenticated()
     turn.put_back(command)
     return NO_REPLY
@@ -206,4 +206,4 @@ async def _get_again(request: TensorGet, turn: Turn, value: bytes) -> Any:
 HANDLERS: dict[type, Any] = {
     tensors.TensorGet: tensor_get,
 }
-"""Request -> what is done for it."""
+"""Request -> its handler."""

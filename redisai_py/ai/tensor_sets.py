@@ -1,7 +1,7 @@
-"""AI.TENSORSET: one EVALSHA on the shared stream, for a burst of them a place in a group, and SET in MULTI.
+"""AI.TENSORSET: one EVALSHA on the shared stream; a burst becomes part of a group; SET in MULTI.
 
 A command of a known template (`KeyTemplate`) is never parsed: the command for Redis is made of pieces of the client's.
-The handler takes large tensors, first commands, and users without scripts.
+The handler deals with large tensors, first commands, and users without scripts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["HANDLERS", "SetTensor", "SetTensors"]
 
 _OK = b"+OK\r\n"
 _SHORTEST_GROUP = 4
-"""Fewer commands of a client do not wait for a group."""
+"""Fewer commands than this do not wait for a group."""
 
 Work = Coroutine[Any, Any, Any]
 
@@ -74,11 +74,11 @@ class SetTensor:
         return turn.idle and turn.run_alone(tensor_set(request, turn))
 
     def carry_out(self, turn: Turn) -> Work:
-        """All of it, for a client that has nothing else under way."""
+        """The whole command, for a client with no other work in progress."""
         return tensor_set(self.request, turn)
 
     async def in_multi(self, turn: Turn) -> InMulti:
-        """A script that sets the tensor; SET for users without scripts, whose right to the key is checked first."""
+        """A script that sets the tensor; for users without scripts SET, after a check of their right to the key."""
         request = self.request
         value = (codec.encode_header(request.tensor), request.tensor.data)
         access = await turn.session.authenticated_in_multi()
@@ -98,7 +98,7 @@ class SetTensor:
 
 
 class SetTensors:
-    """The action of a burst of AI.TENSORSET: tensors of one dtype and shape, whose data needs no look."""
+    """The action of a burst of AI.TENSORSET: tensors of one dtype and shape, whose data needs no check."""
 
     __slots__ = ("_before_value", "_key_at", "_payload_at", "_size", "_stride", "head", "head_reply", "header")
     is_ai = True
@@ -115,9 +115,9 @@ class SetTensors:
 
     @staticmethod
     def has_template(request: TensorSet, command: Command) -> bool:
-        """Whether another command with this one's template may be written without a look at its data."""
+        """Whether other commands with this one's template may be written without checking their data."""
         tensor = request.tensor
-        # What BOOL and STRING tensors contain is validated, each time; VALUES, and tensors without data, are no blob.
+        # The contents of BOOL and STRING tensors are always validated; VALUES and missing data are not blobs.
         return tensor.data is command.argv[-1] and tensor.dtype not in (DType.BOOL, DType.STRING)
 
     def start(self, turn: Turn, burst: Burst) -> bool:
@@ -140,7 +140,7 @@ class SetTensors:
         return True
 
     def start_alone(self, turn: Turn, burst: Burst) -> bool:
-        """Start the one command that came from this client in this iteration of the loop."""
+        """Start the client's only command in this iteration of the loop."""
         access = turn.session.access
         writer = access.writer if access is not None else None
         if access is None or writer is None or turn.in_flight or turn.relayed:
@@ -150,7 +150,7 @@ class SetTensors:
         return True
 
     def send_alone(self, turn: Turn, access: Access, burst: Burst) -> bool:
-        """Send the only command without those of others, at once; False if that cannot be now."""
+        """Send the only command immediately, without those of others; False if that is impossible now."""
         word = burst.words[0]
         stream = access.stream(word[self._key_at : -2])
         if stream is None:
@@ -161,7 +161,7 @@ class SetTensors:
         return True
 
     def _send(self, turn: Turn, access: Access, burst: Burst) -> bool:
-        """Send each command by itself; False if that cannot be now."""
+        """Send each command singly; False if that is impossible now."""
         data, at, size, key_at = burst.frame, self._payload_at, self._size, self._key_at
         stream = access.stream(burst.words[0][key_at:-2])
         if stream is None or not access.scripting:
@@ -175,7 +175,7 @@ class SetTensors:
         return True
 
     def _payloads(self, burst: Burst, size: int) -> list[bytes]:
-        """So many bytes of each command, from its payload on."""
+        """`size` bytes of each command, from its payload on."""
         data = burst.frame
         return [data[at : at + size] for at in range(self._payload_at, len(data), self._stride)]
 
@@ -194,18 +194,18 @@ class SetTensors:
         return burst.words[0][self._key_at : -2], self.header + burst.frame[self._payload_at : -2]
 
     def value(self, burst: Burst, index: int) -> bytes:
-        """What the command with that number writes."""
+        """The write of the command with that index."""
         at = index * self._stride + self._payload_at
         return self.header + burst.frame[at : at + self._size]
 
 
 class _Joined:
-    """A single tensor that goes with the commit of an iteration of the loop: a `Member` with nothing to compare."""
+    """A single tensor in the commit of an iteration of the loop: a `Member` with nothing to compare."""
 
     __slots__ = ("_access", "_burst", "turn")
     used = ()
     options: tuple[bytes, ...] = ()
-    dropped_if_gone = False  # what was received is written
+    dropped_if_gone = False  # received data is written
 
     def __init__(self, turn: Turn, access: Access, burst: Burst) -> None:
         self.turn = turn
@@ -220,7 +220,7 @@ class _Joined:
     def goes_alone(self) -> bool:
         if not self._burst.action.send_alone(self.turn, self._access, self._burst):
             return False
-        self.turn.overlap_instead()  # others of this client may follow it
+        self.turn.overlap_instead()  # more commands of this client may follow it
         return True
 
     def committed(self) -> None:
@@ -235,7 +235,7 @@ class _Joined:
 
 
 class _Group:
-    """A burst that is written with those of other clients: a `Row` of `GroupSets`."""
+    """A burst that is written together with those of other clients: a `Row` of `GroupSets`."""
 
     __slots__ = ("_burst", "kind", "size", "turn", "words")
 
@@ -264,7 +264,7 @@ class _Group:
         self.turn.finish_each(error, len(self.words))
 
     def _count(self) -> None:
-        """It was received, and counted, as one."""
+        """It was received, and counted, as one command."""
         self.turn.services.counters.commands += len(self.words) - 1
 
     def given_back(self) -> None:
@@ -279,10 +279,10 @@ def _set(turn: Turn, access: Access, key: bytes, value: bytes, reply: Any) -> No
         turn.answer_with(_OK)
     elif isinstance(error := redis_error(reply), NoScript):
         access.load_script(key)
-        if turn.in_flight == 1:  # nothing of this client may overtake it
+        if turn.in_flight == 1:  # so nothing of this client can overtake it
             turn.second_trip(tensor_set(TensorSet(key, codec.decode_tensor(value)), turn), alone=True)
             return
-        # Sent again behind later commands of the same pipeline it could overtake them: that is left to the client.
+        # Sending it again after later commands of the same pipeline would reorder them, so the client must decide.
         text = "ERR Redis forgot the tensor script (SCRIPT FLUSH); nothing was written, try again"
         turn.answer(UpstreamError(text))
     else:
@@ -292,4 +292,4 @@ def _set(turn: Turn, access: Access, key: bytes, value: bytes, reply: Any) -> No
 HANDLERS: dict[type, Any] = {
     TensorSet: tensor_set,
 }
-"""Request -> what is done for it."""
+"""Request -> its handler."""

@@ -1,4 +1,4 @@
-"""Predictions computed ahead of the requests for them."""
+"""Predictions computed before they are requested."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from redisai_py.upstream.access import Access
 __all__ = ["Warmed", "warm", "warm_new_version"]
 
 Warmed = tuple[int, int, int]
-"""How many predictions were inserted, were there already, and could not be computed or inserted."""
+"""Numbers of predictions that were inserted, were present, and failed."""
 _LONGEST_S = 60.0
-"""AI.MODELSTORE waits no longer for its predictions."""
+"""Maximum time AI.MODELSTORE waits for its predictions."""
 _AT_ONCE = 16
-"""Runs that are queued together: enough for a batch, few enough that clients' runs get their turn."""
+"""Runs that are queued together: enough for a batch, but few enough for clients' runs to get their turn."""
 
 
 async def warm_new_version(predictions: Predictions, access: Access, key: bytes, loaded: LoadedModel) -> None:
-    """Compute the predictions of a model that is about to be stored under a key, for the inputs that its present model
-    was most often asked for, as the key's rule wants it. Never fails: it saves time, no more.
+    """Compute the predictions of a model that is about to be stored under a key, for the most frequent inputs of its
+    current model, according to the key's rule. Never fails, because it only saves time.
     """
     with suppress(RedisAIError):
         rule = await access.predictions.rule(key)
@@ -50,7 +50,7 @@ async def warm_new_version(predictions: Predictions, access: Access, key: bytes,
 
 
 async def warm(predictions: Predictions, ruled: Ruled, requests: Sequence[Sequence[Tensor]]) -> Warmed:
-    """Compute what is not there yet. Raises UpstreamError: Redis refuses to be asked."""
+    """Compute the missing predictions. Raises UpstreamError: Redis refuses."""
     inserted = present = failed = 0
     ledger, shelf = ruled.ledger, ruled.access.predictions
     names = ledger.names(ruled.rule, ruled.access.identity)
