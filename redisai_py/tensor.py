@@ -198,10 +198,12 @@ class Tensor:
         """The tensor as an array of its shape: a read-only view without a copy; for STRING an object array of bytes."""
         if self._array is not None:
             return self._array
-        if self.dtype is DType.STRING:
-            return _strings(bytes(self.data), self.size).reshape(self.shape)
-        array = np.frombuffer(self.data, self.dtype.numpy_dtype).reshape(self.shape)
-        array.flags.writeable = False
+        data, dtype = self.data, self.dtype
+        if dtype is DType.STRING:
+            return _strings(bytes(data), self.size).reshape(self.shape)
+        array = np.frombuffer(data, dtype.numpy_dtype).reshape(self.shape)
+        if type(data) is not bytes:  # an array of bytes is read-only already
+            array.flags.writeable = False
         return array
 
     def keep_array(self) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 from redisai_py.ai.dag_execute import commit, execute_dag
 from redisai_py.ai.dag_run import DagRun, on_host
-from redisai_py.ai.model_loading import resolve_near, runs_plainly
+from redisai_py.ai.model_loading import near_tensors, resolve_near, runs_plainly
 from redisai_py.ai.prepared_dags import BoundDag
-from redisai_py.ai.speculation import Speculation, encode_tensors, near_tensors
+from redisai_py.ai.speculation import Speculation, encode_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.dag import Version
-from redisai_py.engine.run import LoadedModel, Run, Value, samples
+from redisai_py.engine.run import LoadedModel, Run, Value
+from redisai_py.engine.stats import samples
 from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
@@ -69,9 +70,6 @@ class ExecuteLike:
 
     def start(self, turn: Turn, burst: Burst) -> bool:
         return _start(self._bound.with_blob(burst.words[0]), turn)
-
-    start_alone = start
-    """Start the client's only command in this iteration of the event loop."""
 
 
 def _start(bound: BoundDag, turn: Turn) -> bool:

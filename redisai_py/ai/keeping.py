@@ -16,7 +16,8 @@ from typing import Any
 from redisai_py.ai.flights import Flights, Place
 from redisai_py.ai.ledgers import Ruled
 from redisai_py.ai.runs import Runs
-from redisai_py.engine.run import Value, samples
+from redisai_py.engine.run import Value
+from redisai_py.engine.stats import samples
 from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.frontdoor.driver import drive
 from redisai_py.predictions.budget import Budget

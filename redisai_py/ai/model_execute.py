@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve, resolve_near, runs_plainly
-from redisai_py.ai.speculation import Speculation, encode_tensors, near_tensors
+from redisai_py.ai.model_loading import (
+    Timeout,
+    check_counts,
+    keep_near,
+    near_run,
+    near_tensors,
+    resolve,
+    runs_plainly,
+)
+from redisai_py.ai.speculation import Speculation, encode_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
-from redisai_py.engine.run import LoadedModel, Run, Value, samples
+from redisai_py.engine.run import LoadedModel, Run, Value
+from redisai_py.engine.stats import samples
 from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.predictions.local import Near
@@ -54,9 +63,9 @@ class ExecuteModel:
                 if ended is not None:
                     return ended
             used: Used = []
-            loaded = resolve_near(turn, near, self.request, used)
-            inputs = near_tensors(near, self.request.inputs, used) if loaded is not None else None
-            if loaded is not None and inputs is not None:
+            found = near_run(turn, near, self.request, used)
+            if found is not None:
+                loaded, inputs = found
                 _NearRun(self.request, turn, writer, used, loaded).start(inputs)
                 return True
         return turn.run_alone(model_execute(self.request, turn))

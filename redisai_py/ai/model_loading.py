@@ -1,4 +1,4 @@
-"""The loaded model of a key, and how long a command waits for it.
+"""The loaded model of a key, how long a command waits for it, and the cached values that a run needs.
 
 `resolve` asks Redis and loads the model if necessary; `resolve_near` answers immediately from cached values, or not at
 all. There is no third way from a key to a model, so versions, aliases and canaries belong here.
@@ -23,8 +23,19 @@ from redisai_py.predictions.rule import Rule
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.store import Store
 from redisai_py.store.writer import Used
+from redisai_py.tensor import Tensor
 
-__all__ = ["Timeout", "check_counts", "keep_near", "load_model", "resolve", "resolve_near", "runs_plainly"]
+__all__ = [
+    "Timeout",
+    "check_counts",
+    "keep_near",
+    "load_model",
+    "near_run",
+    "near_tensors",
+    "resolve",
+    "resolve_near",
+    "runs_plainly",
+]
 
 _SHORT_S = 0.002
 """Models with longer runs read their inputs from Redis first."""
@@ -107,6 +118,28 @@ def resolve_near(turn: Turn, near: NearCache, request: ModelExecute, used: Used)
         return None
     used.append((request.key, entry))
     return loaded
+
+
+def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Tensor] | None:
+    """The tensors, if all are cached; adds them to `used`."""
+    entries = near.entries
+    tensors: list[Tensor] = []
+    for key in keys:
+        entry = entries.get(key)
+        if entry is None or (tensor := entry.kept or entry.tensor()) is None:
+            return None
+        used.append((key, entry))
+        tensors.append(tensor)
+    return tensors
+
+
+def near_run(turn: Turn, near: NearCache, request: ModelExecute, used: Used) -> tuple[LoadedModel, list[Tensor]] | None:
+    """The model and the inputs of a run, if all are cached; adds them to `used`."""
+    loaded = resolve_near(turn, near, request, used)
+    if loaded is None:
+        return None
+    inputs = near_tensors(near, request.inputs, used)
+    return (loaded, inputs) if inputs is not None else None
 
 
 async def load_model(

@@ -11,7 +11,7 @@ Thread: the event loop's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from redisai_py.backend import DeviceArray
 from redisai_py.engine.engine import Engine
@@ -24,18 +24,15 @@ __all__ = ["Runs"]
 class Runs:
     """Decides on every run of a model on this server."""
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_engine", "later", "now")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    def now(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float | None] | None:
+        self.now: Callable[[LoadedModel, Sequence[Tensor]], tuple[list[Value], float | None] | None]
+        self.now = engine.run_at_once
         """The outputs without waiting, and the seconds that the framework took; None if the run must be queued."""
-        return self._engine.run_at_once(loaded, inputs)
-
-    def later(self, run: Run, loaded: LoadedModel, timeout_ms: int | None) -> None:
-        """Queue a run whose `resolve` or `fail` continues its command. timeout_ms: the longest time in the queue."""
-        self._engine.queue(run, loaded, timeout_ms)
+        self.later: Callable[[Run, LoadedModel, int | None], None] = engine.queue
+        """Queue a run whose `resolve` or `fail` continues its command, with the longest time in the queue in ms."""
 
     def start(
         self,

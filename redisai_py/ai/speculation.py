@@ -6,18 +6,18 @@ models are loaded, and they run quickly, because the run is wasted if a cached v
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from redisai_py.errors import RedisAIError
 from redisai_py.frontdoor.turn import Turn
-from redisai_py.store.cache import NearCache
 from redisai_py.store.codec import encode_header
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.store.writer import Used
 from redisai_py.tensor import Tensor
+from redisai_py.upstream.interface import Stream
 
-__all__ = ["Speculation", "encode_tensors", "near_tensors"]
+__all__ = ["Speculation", "encode_tensors"]
 
 
 class Speculation:
@@ -30,7 +30,7 @@ class Speculation:
     writes: list[tuple[bytes, bytes]]
     """Keys and strings for the commit; empty if there is nothing to write, or not everything fits into a commit."""
 
-    def goes_alone(self) -> bool:
+    def goes_alone(self, stream: Stream) -> bool:
         """It needs the commit, with or without others."""
         return False
 
@@ -53,19 +53,6 @@ class Speculation:
     def refusal(self, error: RedisAIError) -> Any:
         """The reply for a refusal that ends the command; None if the command is to run again."""
         raise NotImplementedError
-
-
-def near_tensors(near: NearCache, keys: Sequence[bytes], used: Used) -> list[Tensor] | None:
-    """The tensors, if all are cached; adds them to `used`."""
-    entries = near.entries
-    tensors: list[Tensor] = []
-    for key in keys:
-        entry = entries.get(key)
-        if entry is None or (tensor := entry.kept or entry.tensor()) is None:
-            return None
-        used.append((key, entry))
-        tensors.append(tensor)
-    return tensors
 
 
 def encode_tensors(items: Iterable[tuple[bytes, Any]]) -> list[tuple[bytes, bytes]]:

@@ -102,32 +102,21 @@ class GetTensors:
         access = turn.session.access
         keys = self._keys(burst)
         stream = access.stream(keys[0]) if access is not None else None
-        if stream is None or turn.skip_next:
-            turn.unroll(burst)
-            return True
         words = burst.words
         count = len(words)
+        if stream is None or (turn.skip_next and count > 1):
+            turn.unroll(burst)
+            return True
+        if count == 1:
+            stream.send(_READ + words[0] + _RANGE, partial(_answer, turn, self._request, keys[0]))
+            turn.overlap_reading(keys)
+            return True
         if not turn.has_room(count):
             return False
         values: list[Any] = []
         last = partial(self._got, turn, burst, values)
         stream.send_row(_READ + _NEXT.join(words) + _RANGE, [*repeat(values.append, count - 1), last])
         turn.overlap_reading(keys)
-        return True
-
-    def start_alone(self, turn: Turn, burst: Burst) -> bool:
-        """Start the client's only command in this iteration of the event loop."""
-        if turn.relayed:
-            return False
-        word = burst.words[0]
-        key = word[self._key_at : -2]
-        access = turn.session.access
-        stream = access.stream(key) if access is not None else None
-        if stream is None:
-            turn.unroll(burst)
-            return True
-        stream.send(_READ + word + _RANGE, partial(_answer, turn, self._request, key))
-        turn.overlap_reading((key,))
         return True
 
     def _keys(self, burst: Burst) -> list[bytes]:

@@ -21,8 +21,10 @@ from redisai_py.resp.templates import Burst, Command, KeyTemplate
 from redisai_py.store import codec
 from redisai_py.store.lua import PROBE_SIZE, SET_ONE, SET_TENSORS, format_set
 from redisai_py.store.tensors import LARGE_VALUE
+from redisai_py.store.writer import Writer
 from redisai_py.tensor import DType, Tensor
 from redisai_py.upstream.access import Access
+from redisai_py.upstream.interface import Stream
 
 __all__ = ["HANDLERS", "SetTensor", "SetTensors"]
 
@@ -121,9 +123,15 @@ class SetTensors:
         return tensor.data is command.argv[-1] and tensor.dtype not in (DType.BOOL, DType.STRING)
 
     def start(self, turn: Turn, burst: Burst) -> bool:
+        if turn.relayed or turn.busy:
+            return False
         access = turn.session.access
         if access is None:
             turn.unroll(burst)
+            return True
+        writer = access.writer
+        if len(burst.words) == 1 and writer is not None and not (turn.in_flight or turn.backlog):
+            self._start_single(turn, access, writer, burst)
             return True
         if len(burst.words) >= _SHORTEST_GROUP and not turn.skip_next and access.groups.takes():
             if not turn.idle:
@@ -131,7 +139,7 @@ class SetTensors:
             turn.begin()
             access.groups.add(_Group(turn, burst))
             return True
-        if turn.relayed or turn.busy or not turn.has_room(len(burst.words)):
+        if not turn.has_room(len(burst.words)):
             return False
         if turn.reading and not turn.reading.isdisjoint(self.keys(burst)):
             return False
@@ -139,26 +147,21 @@ class SetTensors:
             turn.unroll(burst)
         return True
 
-    def start_alone(self, turn: Turn, burst: Burst) -> bool:
-        """Start the client's only command in this iteration of the loop."""
-        access = turn.session.access
-        writer = access.writer if access is not None else None
-        if access is None or writer is None or turn.in_flight or turn.relayed:
-            return self.start(turn, burst)
-        turn.begin()
-        writer.join(_Joined(turn, access, burst))
-        return True
+    def _start_single(self, turn: Turn, access: Access, writer: Writer, burst: Burst) -> None:
+        """Send the only command of an idle client: immediately, or together with those of others if they send too."""
+        if writer.alone:
+            self.send_now(turn, access, writer.stream, burst)
+            turn.overlap()
+        else:
+            turn.begin()
+            writer.join(_Joined(turn, access, burst))
 
-    def send_alone(self, turn: Turn, access: Access, burst: Burst) -> bool:
-        """Send the only command immediately, without those of others; False if that is impossible now."""
+    def send_now(self, turn: Turn, access: Access, stream: Stream, burst: Burst) -> None:
+        """Send the only command without those of others. Raises: UpstreamLost: the stream is closed."""
         word = burst.words[0]
-        stream = access.stream(word[self._key_at : -2])
-        if stream is None:
-            return False
         payload = burst.frame[self._payload_at : -2]
         wire = b"".join((SET_ONE, word, self._before_value, payload, b"\r\n"))
         stream.send_now(wire, partial(_set, turn, access, word[self._key_at : -2], self.header + payload))
-        return True
 
     def _send(self, turn: Turn, access: Access, burst: Burst) -> bool:
         """Send each command singly; False if that is impossible now."""
@@ -217,9 +220,10 @@ class _Joined:
         action: SetTensors = self._burst.action
         return [action.only_item(self._burst)]
 
-    def goes_alone(self) -> bool:
-        if not self._burst.action.send_alone(self.turn, self._access, self._burst):
+    def goes_alone(self, stream: Stream) -> bool:
+        if stream.closed:
             return False
+        self._burst.action.send_now(self.turn, self._access, stream, self._burst)
         self.turn.overlap_instead()  # more commands of this client may follow it
         return True
 

@@ -196,9 +196,8 @@ def execute_at_once(slot: Slot, loaded: QueuedModel, rows: int, inputs: Sequence
     error.
     """
     execution = Execution(loaded, [], rows)
-    device = loaded.model.device
     try:
-        outputs = slot.run_session(execution, [to_array(value, device) for value in inputs], False)
+        outputs = slot.run_session(execution, [tensor.numpy() for tensor in inputs], False)
         values = [[to_value(output) for output in outputs]]
     except BaseException:  # of whatever kind: the run that follows meets it again, and finds the words for the client
         return execution

@@ -73,8 +73,6 @@ def to_array(value: Tensor | DeviceArray, device: Device) -> Array:
     if not isinstance(value, Tensor):
         is_there = device.kind == "GPU" and value.__dlpack_device__() == (_DLPACK_CUDA, device.index or 0)
         return value if is_there else value.numpy()
-    if type(value.data) is bytes and value.dtype is not DType.STRING:  # read-only already
-        return np.frombuffer(value.data, value.dtype.numpy_dtype).reshape(value.shape)
     return value.numpy()
 
 

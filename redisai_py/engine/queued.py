@@ -21,7 +21,7 @@ from redisai_py.engine.inline import InlinePolicy
 from redisai_py.engine.isolation.session import process_of
 from redisai_py.engine.merging import signature
 from redisai_py.engine.proof import MergeProof
-from redisai_py.engine.run import LoadedModel, Run
+from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.engine.stats import ModelStats
 from redisai_py.model import Model
 from redisai_py.tensor import Tensor
@@ -175,6 +175,11 @@ class QueuedModel(LoadedModel):
         """The framework took this long for a batch."""
         short_s = self.short_run_s * _GROWS
         self.short_run_s = short_s if 0.0 < short_s < run_s else run_s
+
+    def ran_at_once(self, rows: int, run_s: float, outputs: Sequence[Value]) -> None:
+        """Note and count an execution of one request that was in no queue."""
+        self.note_duration(run_s)
+        self.stats.executed_singly(rows, run_s, outputs)
 
     def give_up(self) -> None:
         """One of its runs does not end: no other one is begun."""

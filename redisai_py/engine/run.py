@@ -19,7 +19,7 @@ from redisai_py.model import Model
 from redisai_py.pending import Pending
 from redisai_py.tensor import Tensor
 
-__all__ = ["LoadedModel", "Run", "Value", "samples"]
+__all__ = ["LoadedModel", "Run", "Value"]
 
 
 class LoadedModel:
@@ -149,9 +149,3 @@ class Run(Pending[list[Value]]):
     def cancel(self, msg: Any = None) -> bool:
         """Called when the awaiting Task is cancelled: the run leaves its queue too."""
         return self.cancel_queued() or super().cancel(msg)
-
-
-def samples(outputs: Sequence[Value]) -> int:
-    """What a run adds to `samples`: dimension 0 of its first output, 0 if that has none. Source: AI.INFO."""
-    first = outputs[0] if outputs else None
-    return first.shape[0] if first is not None and first.shape else 0

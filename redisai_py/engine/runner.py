@@ -25,10 +25,11 @@ from redisai_py.engine.loader import Loader
 from redisai_py.engine.mailbox import Mailbox
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.reports import Executed, GivenUp
-from redisai_py.engine.run import LoadedModel, Run, Value, samples
+from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.engine.runaways import STUCK, Runaways
 from redisai_py.engine.settings import EngineSettings
-from redisai_py.engine.settle import count_at_once, settle, tell
+from redisai_py.engine.settle import settle, tell
+from redisai_py.engine.stats import samples
 from redisai_py.engine.watchdog import Watchdog
 from redisai_py.engine.worker import HandOver
 from redisai_py.errors import Overloaded, QueueTimeout
@@ -152,8 +153,9 @@ class Runner:
         self.executions[loaded.model.backend] += 1
         if execution.run_s >= self._settings.slow_run_s:
             self._notable(_report(execution), None)
-        count_at_once(execution, execution.values[0])
-        return execution.values[0], execution.run_s
+        outputs = execution.values[0]
+        queued.ran_at_once(execution.rows, execution.run_s, outputs)
+        return outputs, execution.run_s
 
     def _refuse(self, run: Run, loaded: QueuedModel) -> None:
         full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"

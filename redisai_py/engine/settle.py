@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redisai_py.engine.execution import Execution
-from redisai_py.engine.run import Value, samples
+from redisai_py.engine.run import Value
 
-__all__ = ["count_at_once", "settle", "tell"]
+__all__ = ["settle", "tell"]
 
 
 def settle(execution: Execution, error: BaseException | None, loop: asyncio.AbstractEventLoop) -> None:
@@ -34,13 +34,6 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
             run.resolve(outputs)
         except Exception as failure:
             _report(loop, failure, run)
-
-
-def count_at_once(execution: Execution, outputs: Sequence[Value]) -> None:
-    """Count an execution without runs, of one request that was in no queue."""
-    loaded = execution.loaded
-    loaded.note_duration(execution.run_s)
-    loaded.stats.executed(execution.rows, execution.run_s, (0.0,), 1, samples(outputs))
 
 
 def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:

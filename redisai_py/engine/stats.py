@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Distribution", "Histogram", "ModelStats", "RunStats", "StatsTable"]
+from redisai_py.engine.merging import Value
+
+__all__ = ["Distribution", "Histogram", "ModelStats", "RunStats", "StatsTable", "samples"]
 
 _PER_OCTAVE = 8
 _OCTAVES = 31  # 1 us to 36 minutes
@@ -100,6 +102,12 @@ class RunStats:
     batch_rows: Mapping[int, int] = field(default_factory=dict)
 
 
+def samples(outputs: Sequence[Value]) -> int:
+    """What a run adds to `samples`: dimension 0 of its first output, 0 if that has none. Source: AI.INFO."""
+    first = outputs[0] if outputs else None
+    return first.shape[0] if first is not None and first.shape else 0
+
+
 class ModelStats:
     """Counts; see `RunStats` for the meaning."""
 
@@ -140,6 +148,10 @@ class ModelStats:
         new.append((rows, run_s, waits_s, calls, samples))
         if len(new) >= _FOLD_AT:
             self._fold()
+
+    def executed_singly(self, rows: int, run_s: float, outputs: Sequence[Value]) -> None:
+        """The same of one request that was in no queue."""
+        self.executed(rows, run_s, (0.0,), 1, samples(outputs))
 
     def _fold(self) -> None:
         new, self._new = self._new, []

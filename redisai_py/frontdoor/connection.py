@@ -98,11 +98,11 @@ class Connection(asyncio.Protocol):
             # A whole command as was seen before, and nothing in its way: most of what a busy server receives.
             known = self._known.get(data) if len(data) <= MAX_FRAME else None
             if known is not None:
-                if turn.offer(known, known.action.start):
+                if turn.offer(known):
                     return
             elif (template := parser.template) is not None:
                 burst = template.alone(data)
-                if burst is not None and turn.offer(burst, template.action.start_alone):
+                if burst is not None and turn.offer(burst):
                     return
         if turn.closing:
             return

@@ -76,12 +76,12 @@ class Turn(Output):
         """Whether so many more commands may be in flight."""
         return not self.in_flight or self.in_flight + count <= _MOST_IN_FLIGHT
 
-    def offer(self, command: Any, start: Callable[[Turn, Any], bool]) -> bool:
-        """Start a command that came alone, or let it wait. False if it must go behind what waits already."""
+    def offer(self, command: Command | Burst) -> bool:
+        """Start an AI command that came alone, or let it wait. False if it must go behind what waits already."""
         if self.backlog or self.busy or self.paused or self.closing or (self.in_flight and not self.has_room()):
             return False
         self._counters.commands += 1
-        if not start(self, command):
+        if not command.action.start(self, command):
             self.backlog.append(command)
         elif self.backlog:  # a burst that was unrolled
             self.drain()

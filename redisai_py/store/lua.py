@@ -9,22 +9,17 @@ holds (docs/adr/0013).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import hiredis
 
 __all__ = [
     "DELETE_KIND",
     "PROBE",
     "PROBE_SIZE",
     "SET_IF_SAME",
+    "SET_IF_SAME_SHA",
     "SET_ONE",
     "SET_TENSORS",
     "SET_TENSORS_SHA",
     "format_set",
-    "format_set_if_same",
-    "format_sets",
 ]
 
 PROBE_SIZE = 128
@@ -113,7 +108,7 @@ def _sha(script: bytes) -> bytes:
 
 
 SET_TENSORS_SHA = _sha(SET_TENSORS)
-_SET_IF_SAME_SHA = _sha(SET_IF_SAME)
+SET_IF_SAME_SHA = _sha(SET_IF_SAME)
 
 PROBE = ((b"SCRIPT", b"LOAD", SET_TENSORS), (b"SCRIPT", b"LOAD", SET_IF_SAME))
 
@@ -124,34 +119,6 @@ SET_ONE = b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SET_TENSORS_SHA + b"\r\n$1\r\n1\r\
 def format_set(key: bytes, value: bytes) -> bytes:
     """The encoded command that sets one tensor."""
     return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (SET_ONE, len(key), key, len(value), value)
-
-
-def format_sets(values: Mapping[bytes, bytes], options: Sequence[bytes]) -> bytes:
-    """The encoded command that writes `values`. options: of each SET."""
-    words: list[Any] = [b"EVALSHA", SET_TENSORS_SHA, b"%d" % len(values), *values, *values.values(), *options]
-    command: bytes = hiredis.pack_command(tuple(words))
-    return command
-
-
-def format_set_if_same(
-    values: Mapping[bytes, bytes],
-    tensors: Sequence[tuple[bytes, bytes]],
-    models: Sequence[tuple[bytes, bytes]],
-    options: Sequence[bytes],
-) -> bytes:
-    """The encoded command that writes `values` if Redis holds these strings of tensors and ids of models.
-
-    Its reply: OK; the number, from 1, of the first tensor or model that differs; or an error, if a key to be written
-    holds something else. options: of each SET.
-    """
-    words: list[Any] = [b"EVALSHA", _SET_IF_SAME_SHA, b"%d" % len(values), *values, *values.values()]
-    words += (b"%d" % len(tensors), b"%d" % len(models))
-    for pair in tensors:
-        words += pair
-    for pair in models:
-        words += pair
-    command: bytes = hiredis.pack_command((*words, *options))
-    return command
 
 
 DELETE_KIND = b"""

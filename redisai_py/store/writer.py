@@ -13,14 +13,16 @@ run again singly, and the others are sent again. Thread: the event loop's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
+
+import hiredis
 
 from redisai_py.errors import NoScript, RedisAIError, Unproven, UpstreamError, UpstreamLost
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.cache import Entry, NearCache
-from redisai_py.store.lua import PROBE, format_set_if_same, format_sets
+from redisai_py.store.lua import PROBE, SET_IF_SAME_SHA, SET_TENSORS_SHA
 from redisai_py.upstream.containment import Asker, contain
 from redisai_py.upstream.interface import Stream
 from redisai_py.upstream.shared import Callback
@@ -56,9 +58,9 @@ class Member(Protocol):
     dropped_if_gone: bool
     """Whether to write nothing once the client has left."""
 
-    def goes_alone(self) -> bool:
+    def goes_alone(self, stream: Stream) -> bool:
         """Called if no other member came in this iteration, or a call of many was refused recently. Returns: whether
-        this member was executed singly.
+        this member was executed singly, on the stream.
         """
 
     def committed(self) -> None:
@@ -83,11 +85,12 @@ class Writer:
     ) -> None:
         self.near = near
         """None, too, once this user turned out to lack the rights for comparing; then cached values are useless."""
-        self._stream = stream
+        self.stream = stream
         self._members: list[Member] = []
         self._call_later = call_later
         self._call_soon = call_soon or call_later
         self._spared = 0
+        self._company = False  # several members, or what they wait for, came together lately
 
     def add(self, member: Member) -> None:
         """Commit at the end of this iteration of the loop."""
@@ -104,25 +107,32 @@ class Writer:
     @property
     def idle(self) -> bool:
         """Whether nothing of this identity is in progress, so there is nothing to commit together with."""
-        return not (self._stream.waiting or self._members)
+        return not (self.stream.waiting or self._members)
+
+    @property
+    def alone(self) -> bool:
+        """Whether a command need not wait for others to join it: `idle`, and no commands came together recently."""
+        stream = self.stream
+        return not (self._company or self._members or stream.waiting or stream.closed)
 
     def commit(self, member: Member) -> None:
         """Commit immediately."""
-        self._commit([member], member.used, dict(member.writes), member.options, self._stream.send_now)
+        self._commit([member], member.used, dict(member.writes), member.options, self.stream.send_now)
 
     def _flush(self) -> None:
         members, self._members = self._members, []
+        self._company = len(members) > 1 or bool(self.stream.waiting)
         try:
             if self._spared or len(members) == 1:
                 self._spared = max(0, self._spared - 1)
-                members = [member for member in members if not member.goes_alone()]
+                members = [member for member in members if not member.goes_alone(self.stream)]
             if not members:
                 return
             while members:
                 members = self._send(members)
         except Exception as error:
             contain(members, error)
-        self._stream.flush()
+        self.stream.flush()
 
     def _send(self, members: list[Member]) -> list[Member]:
         """Send as one commit the members that can share one; then the others, in order."""
@@ -144,7 +154,7 @@ class Writer:
                 written[key] = raw
                 size += len(raw)
         if together:
-            self._commit(together, used.items(), written, options, self._stream.send)
+            self._commit(together, used.items(), written, options, self.stream.send)
         return others
 
     def _commit(
@@ -159,9 +169,9 @@ class Writer:
         models = [(key, entry.raw) for key, entry in used if entry.identity is not None]
         compared = [*tensors, *models]
         if compared or not written:
-            command = format_set_if_same(written, tensors, models, options)
+            command = _format_set_if_same(written, tensors, models, options)
         else:
-            command = format_sets(written, options)
+            command = _format_sets(written, options)
         try:
             send(command, partial(self._answered, members, compared, written))
         except UpstreamError:
@@ -200,7 +210,7 @@ class Writer:
     def _cannot_prove(self, members: list[Member], why: RedisAIError) -> None:
         if isinstance(why, NoScript):
             for command in PROBE:
-                self._stream.call(*command)
+                self.stream.call(*command)
         else:
             self.near = None
         for member in members:
@@ -225,3 +235,31 @@ def _joins(own: Sequence[tuple[bytes, Entry]], used: dict[bytes, Entry], written
         if known is not entry and known.raw != entry.raw:
             return False  # one of the two is stale
     return True
+
+
+def _format_sets(values: Mapping[bytes, bytes], options: Sequence[bytes]) -> bytes:
+    """The encoded command that writes `values`. options: of each SET."""
+    words: list[Any] = [b"EVALSHA", SET_TENSORS_SHA, b"%d" % len(values), *values, *values.values(), *options]
+    command: bytes = hiredis.pack_command(tuple(words))
+    return command
+
+
+def _format_set_if_same(
+    values: Mapping[bytes, bytes],
+    tensors: Sequence[tuple[bytes, bytes]],
+    models: Sequence[tuple[bytes, bytes]],
+    options: Sequence[bytes],
+) -> bytes:
+    """The encoded command that writes `values` if Redis holds these strings of tensors and ids of models.
+
+    Its reply: OK; the number, from 1, of the first tensor or model that differs; or an error, if a key to be written
+    holds something else. options: of each SET.
+    """
+    words: list[Any] = [b"EVALSHA", SET_IF_SAME_SHA, b"%d" % len(values), *values, *values.values()]
+    words += (b"%d" % len(tensors), b"%d" % len(models))
+    for pair in tensors:
+        words += pair
+    for pair in models:
+        words += pair
+    command: bytes = hiredis.pack_command((*words, *options))
+    return command

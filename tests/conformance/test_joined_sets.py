@@ -15,12 +15,12 @@ from tests.runtime.serving import eventually
 from tests.support import FrontDoor
 from tests.wire import Wire, numbers
 
-CLIENTS = 8  # their keys here are all of one length, and so their commands of one form
+CLIENTS = 8  # their keys here are all of one length, and so their commands of one template
 
 
 @pytest.fixture
 def wires(front_door: FrontDoor, bare: redis.Redis) -> Iterator[list[Wire]]:
-    """Clients whose commands have a form that the server knows."""
+    """Clients whose commands have a template that the server knows, and that lately came together."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Wire(front_door.port)) for _ in range(CLIENTS)]
         for client in clients:
@@ -28,6 +28,8 @@ def wires(front_door: FrontDoor, bare: redis.Redis) -> Iterator[list[Wire]]:
                 assert client(*rows(["warm00"], number)[0]) == b"OK"
         for number in range(70):  # after a refusal, commands go singly for a while
             assert clients[0](*rows(["warm00"], number)[0]) == b"OK"
+        # Who was alone lately does not wait for others, so the first that come together may not go together yet.
+        assert _together(front_door, clients, ["warm00"] * CLIENTS, 0) == [b"OK"] * CLIENTS
         yield clients
 
 

@@ -36,8 +36,25 @@ class Transport:
         self.end = "aborted"
 
 
+class Action:
+    """An action that is a function of the turn."""
+
+    is_ai = True
+
+    def __init__(self, function: Callable[[Turn], bool]) -> None:
+        self._function = function
+
+    def start(self, turn: Turn, command: Command | Burst) -> bool:
+        return self._function(turn)
+
+
+def does(function: Callable[[Turn], bool]) -> Command:
+    """A command that does this."""
+    return Command([b"x"], action=Action(function))
+
+
 class Bench:
-    """A turn whose commands do what their action, a function of the turn, does."""
+    """A turn whose commands do what a function of the turn does."""
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], object]] = []
@@ -58,7 +75,7 @@ class Bench:
     # As the turn's client.
 
     def start(self, command: Command | Burst) -> bool:
-        if not command.action(self.turn):
+        if not command.action.start(self.turn, command):
             return False
         self.started.append(command)
         return True
@@ -79,7 +96,7 @@ class Bench:
 
     def send(self, *actions: Callable[[Turn], bool]) -> list[Command]:
         """Commands come, together."""
-        commands = [Command([b"x"], action=action) for action in actions]
+        commands = [does(action) for action in actions]
         self.turn.receive(commands)
         self.turn.drain()
         return commands
@@ -160,10 +177,9 @@ def test_the_limit_in_flight() -> None:
 def test_the_limit_holds_for_a_command_that_comes_alone() -> None:
     """A remembered command is started without the backlog, but not past the limit."""
     bench = Bench()
-    start: Callable[[Turn, Any], bool] = lambda turn, command: overlapping(turn)  # noqa: E731
     for _ in range(MOST):
-        assert bench.turn.offer(Command([b"x"]), start)
-    assert not bench.turn.offer(Command([b"x"]), start)
+        assert bench.turn.offer(does(overlapping))
+    assert not bench.turn.offer(does(overlapping))
     assert bench.turn.in_flight == MOST
     assert bench.counters.commands == MOST
 
@@ -181,17 +197,17 @@ def test_room_for_a_burst(count: int) -> None:
 def test_a_command_that_comes_alone_does_not_overtake() -> None:
     bench = Bench()
     bench.send(alone, overlapping)
-    assert not bench.turn.offer(Command([b"x"]), lambda turn, command: pytest.fail("it has overtaken"))
+    assert not bench.turn.offer(does(lambda turn: pytest.fail("it has overtaken")))
     bench.turn.finish(OK)
     bench.turn.answer(OK)
-    assert bench.turn.offer(Command([b"x"]), lambda turn, command: alone(turn))
+    assert bench.turn.offer(does(alone))
 
 
 def test_a_command_that_cannot_start_yet_waits() -> None:
     bench = Bench()
-    command = Command([b"x"], action=alone)
+    command = does(alone)
     bench.turn.overlap()
-    assert bench.turn.offer(command, lambda turn, command: alone(turn))
+    assert bench.turn.offer(command)
     assert list(bench.turn.backlog) == [command]
     bench.turn.answer(OK)
     assert bench.started == [command]
@@ -202,7 +218,7 @@ def test_a_client_that_does_not_read_is_not_served() -> None:
     bench.turn.pause()
     (command,) = bench.send(overlapping)
     assert not bench.started
-    assert not bench.turn.offer(Command([b"x"]), lambda turn, command: pytest.fail("it is not read"))
+    assert not bench.turn.offer(does(lambda turn: pytest.fail("it is not read")))
     bench.turn.unpause()
     bench.turn.drain()
     assert bench.started == [command]
@@ -365,7 +381,7 @@ def test_a_client_that_leaves_cancels_what_runs() -> None:
     told: list[str] = []
     bench.turn.begin()
     bench.turn.cancelled_by(lambda: told.append("cancelled"))
-    bench.turn.receive([Command([b"x"], action=alone)])
+    bench.turn.receive([does(alone)])
     bench.turn.lost()
     assert told == ["cancelled"]
     assert not bench.turn.backlog

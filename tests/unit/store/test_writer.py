@@ -21,14 +21,14 @@ class Stream:
 
     def __init__(self) -> None:
         self.sent: list[list[bytes]] = []
-        self._waiting: list[Callable[[Any], object]] = []
+        self.waiting: list[Callable[[Any], object]] = []
         self.closed = False
 
     def send(self, data: bytes, callback: Callable[[Any], object]) -> None:
         if self.closed:
             raise UpstreamError("ERR gone")
         self.sent.append(read_back(data))
-        self._waiting.append(callback)
+        self.waiting.append(callback)
 
     def flush(self) -> None:
         pass
@@ -37,7 +37,7 @@ class Stream:
         self.sent.append(list(words))
 
     def answer(self, reply: Any) -> None:
-        self._waiting.pop(0)(reply)
+        self.waiting.pop(0)(reply)
 
     @property
     def writes(self) -> list[dict[bytes, bytes]]:
@@ -61,7 +61,7 @@ class Member:
         self.alone = False
         self.told: list[Any] = []
 
-    def goes_alone(self) -> bool:
+    def goes_alone(self, stream: Any) -> bool:
         return self.alone
 
     def committed(self) -> None:
@@ -220,3 +220,29 @@ def test_a_call_is_bounded() -> None:
         member.writes = [(member.writes[0][0], bytes(4096))]
     bench = Bench(*members)
     assert [len(writes) for writes in bench.stream.writes] == [17, 17, 6]
+
+
+def test_nobody_waits_for_company_that_does_not_come() -> None:
+    """A command may go at once while nothing is under way and the others came singly."""
+    bench = Bench()
+    assert bench.commits.alone
+    bench.end_iteration(Member({}, "a"))
+    assert not bench.commits.alone, "its reply is outstanding"
+    bench.stream.answer(b"OK")
+    assert bench.commits.alone
+    bench.end_iteration(Member({}, "a"), Member({}, "b"))
+    bench.stream.answer(b"OK")
+    assert not bench.commits.alone, "several came together"
+    bench.end_iteration(Member({}, "a"))
+    bench.stream.answer(b"OK")
+    assert bench.commits.alone
+    bench.commits.stream.closed = True
+    assert not bench.commits.alone
+
+
+def test_who_comes_while_another_is_under_way_has_company() -> None:
+    bench = Bench(Member({}, "a"))
+    bench.end_iteration(Member({}, "b"))
+    bench.stream.answer(b"OK")
+    bench.stream.answer(b"OK")
+    assert not bench.commits.alone
