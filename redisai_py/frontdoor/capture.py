@@ -15,7 +15,7 @@ __all__ = ["Capture"]
 
 
 class Capture:
-    """Collects the raw replies of `count` commands, telling messages between them apart."""
+    """Collects the raw replies of `count` commands, separated from messages in between."""
 
     def __init__(self, count: int, is_message: Callable[[Any], bool]) -> None:
         self.pending: Pending[list[bytes]] = Pending()
@@ -35,11 +35,11 @@ class Capture:
 
     @property
     def complete(self) -> bool:
-        """Whether all replies are there."""
+        """Whether all replies have come."""
         return self._missing <= 0
 
     def sort(self) -> list[bytes]:
-        """Put the replies into `raw`; the messages."""
+        """Move the replies into `raw`. Returns: the messages."""
         joined = b"".join(self._chunks)
         parts = split_replies(joined, 0, len(self._objects))
         assert parts is not None
@@ -56,14 +56,14 @@ class Capture:
 
 
 def _pushes_within(reply: Any) -> int:
-    """Redis 7.0 writes what a transaction publishes to its own client into the middle of EXEC's array, uncounted: the
-    array's last elements then look like replies of their own.
+    """Redis 7.0 writes what a transaction publishes to its own client into the middle of EXEC's array, uncounted, so
+    the array's last elements look like separate replies.
     """
     return sum(type(element) is hiredis.PushNotification for element in reply) if type(reply) is list else 0
 
 
 def _without_pushes(array: bytes, rest: Iterator[tuple[bytes, Any]], messages: list[bytes]) -> bytes:
-    """An array whose elements are pushes in part, and which the next replies complete."""
+    """Whether this is an array that contains pushes, and that the next replies complete."""
     line = array.find(b"\r\n")
     count = int(array[1:line])
     elements = split_replies(array, line + 2, count)

@@ -1,8 +1,8 @@
 """Memory held for clients: unprocessed input and unread replies.
 
-Both bounds are Redis's own, by name and by what is done when one is passed (`client-query-buffer-limit`,
-`maxmemory-clients`): the client is disconnected, and the log says why in Redis's words. A client reports only when much
-has changed, so a busy server does not pay for this.
+Both limits have Redis's names and effects (`client-query-buffer-limit`, `maxmemory-clients`): the client is
+disconnected, and the log gives the reason in Redis's words. A client reports only large changes, so a busy server does
+not pay for this.
 
 Thread: the event loop's.
 """
@@ -25,17 +25,17 @@ class Holder(Protocol):
     """A client's connection."""
 
     accounted: int
-    """Bytes that it was last reported to hold; written by `ClientMemory` alone."""
+    """Bytes it last reported; written only by `ClientMemory`."""
 
     def end(self, error: RedisAIError) -> None:
         """Disconnect the client."""
 
 
 class ClientMemory:
-    """The account of all clients.
+    """The memory of all clients.
 
-    Args: client_query_buffer_limit: bytes that one client may have sent and not had processed.
-          maxmemory_clients: bytes of all clients, unread replies included.   clients: those that may be disconnected.
+    Args: client_query_buffer_limit: maximum unprocessed bytes of one client.
+          maxmemory_clients: maximum bytes of all clients, including unread replies.   clients: may be disconnected.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ClientMemory:
         self._event_log = event_log
 
     def holds(self, client: Holder, unprocessed: int, unread: int) -> None:
-        """A client holds this many bytes now; it may be disconnected for it, and so may a larger one."""
+        """Record the bytes a client holds; disconnects it, or a larger one, if a limit is exceeded."""
         self.total += unprocessed + unread - client.accounted
         client.accounted = unprocessed + unread
         if unprocessed > self._client_query_buffer_limit:
@@ -69,7 +69,7 @@ class ClientMemory:
             self._end(largest, f"client evicted: all clients together hold more than {limit} bytes (maxmemory_clients)")
 
     def left(self, client: Holder) -> None:
-        """A client holds nothing any more."""
+        """A client no longer holds anything."""
         self.total -= client.accounted
         client.accounted = 0
 

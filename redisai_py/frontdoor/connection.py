@@ -1,10 +1,10 @@
-"""One client's connection: bytes in, commands to the client's turn, and how much is held for it meanwhile.
+"""One client's connection: reads bytes, passes commands to the client's turn, and limits the memory held meanwhile.
 
     data_received -> parser -> turn -> a command's action
 
-`Turn` decides when a command may start, and `dispatch` what it means; this module reads. A full backlog stops reading
-from the client, and so does a Redis that is behind with what the client sent. A client that does not read its replies
-stops being served, but is read from, within a limit: it may be sending a long pipeline first.
+`Turn` decides when a command may start, `dispatch` what it does; this module reads. It stops reading from the client if
+the backlog is full, or if Redis is behind with the client's data. A client that does not read its replies is no longer
+served, but still read from, up to a limit: it may be sending a long pipeline first.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ __all__ = ["Connection"]
 _BACKLOG_HIGH = 1024
 _BACKLOG_LOW = 128
 _BURSTS_HIGH = 16
-"""The same where what waits are bursts, each of them up to 64 commands."""
+"""The same if the waiting commands are bursts of up to 64 commands."""
 _BYTES_HIGH = 64 * 1024 * 1024
-"""The same where what waits is large."""
+"""The same if the waiting commands are large."""
 _COMMAND_BYTES = 256
-"""What a command costs beside its own bytes."""
+"""Memory of a command in addition to its own bytes."""
 _BYTES_UNKNOWN = 256 * 1024
-"""The same of a client that has yet to authenticate."""
+"""The same for a client that has not authenticated yet."""
 _LINGER_S = 2.0
-"""How long a client may take to read its last replies and to close, once Redis has closed."""
+"""Seconds for a client to read its last replies and close, once Redis has closed."""
 _EOF_GRACE_S = 1.0
-"""How long the commands of a client that sends no more may still take."""
+"""Seconds for the remaining commands of a client that has finished sending."""
 
 
 class Connection(asyncio.Protocol):
@@ -69,11 +69,11 @@ class Connection(asyncio.Protocol):
         self.turn.session = self.session
         self.transport: Any = None
         self._reading_paused = False
-        self._must_wait = False  # Redis does not take what this client sends as fast as it comes
-        self._waiting_bytes = 0  # received and not processed, at least what the backlog and a command to come hold
+        self._must_wait = False  # Redis does not accept this client's data as fast as it arrives
+        self._waiting_bytes = 0  # received but unprocessed: a lower bound for the backlog and the next command
         self.accounted = 0  # see ClientMemory
         self._large = LargeReceiver(self.parser, self)
-        self._watch: StallWatch | None = None  # while something large comes
+        self._watch: StallWatch | None = None  # while something large arrives
 
     # -- transport ---------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
             return
         turn.lost()
         self._watch_upload(False)
-        self.parser.close()  # connection and session refer to each other: what they hold waits for the collector
+        self.parser.close()  # connection and session refer to each other, so the collector frees what they hold
         self.session.close()
         self._clients.left(self)
 
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         parser = self.parser
         turn = self.turn
         if parser.at_boundary and not self.session.mode:
-            # A whole command as was seen before, and nothing in its way: most of what a busy server receives.
+            # A complete, remembered command that need not wait: most of what a busy server receives.
             known = self._known.get(data) if len(data) <= MAX_FRAME else None
             if known is not None:
                 if turn.offer(known):
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
             self._receive_large()
 
     def _receive_large(self) -> None:
-        """Let the kernel write a large argument that has begun to where it belongs."""
+        """Let the kernel write a large argument straight into its own memory."""
         if self.parser.receiving_large and not (self.turn.gone or self.turn.closing):
             large = self.parser.large
             upload = begin_upload(self.session, self, *large) if large is not None else None
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
             self._report()
 
     def _watch_upload(self, coming: bool) -> None:
-        """Whether a command that holds much is still coming, of which some has come just now."""
+        """Whether a large command is incomplete, and has just received more data."""
         if not coming:
             if self._watch is not None:
                 self._watch.cancel()
@@ -151,16 +151,16 @@ class Connection(asyncio.Protocol):
             self._watch = StallWatch(self._services.loop, timeout_s, lambda: not self._reading_paused, self.stalled)
 
     def stalled(self) -> None:
-        """The client has begun to send something large, and does not go on."""
+        """The client has stopped sending in the middle of something large."""
         if type(self.transport.get_protocol()) is not LargeReceiver and self.parser.at_boundary:
-            self.turn.end_alone()  # it is the command under way that does not go on coming
+            self.turn.end_alone()  # the stalled command is the one in progress
         timeout_s = self._services.config.upload_timeout_s
         self._services.event_log.client_refused("it stopped sending within a command", timeout_s=timeout_s)
         self.end(RedisAIError(f"ERR upload stalled: no data for {timeout_s} s (upload_timeout_s)"))
 
     def eof_received(self) -> bool:
-        # What was sent before the end is answered. But a client that has left altogether looks the same, and Redis
-        # drops the blocking command of one: else what BLPOP takes would be lost, and a waiting run would wait on.
+        # What was sent before the end is answered. But a client that has left looks the same, and Redis drops its
+        # blocking command: otherwise what BLPOP takes would be lost, and a waiting run would keep waiting.
         turn = self.turn
         turn.eof = True
         if turn.closing:
@@ -175,13 +175,13 @@ class Connection(asyncio.Protocol):
         if self.turn.gone:
             return
         if self.turn.in_message or self.transport.get_write_buffer_size():
-            self._services.loop.call_later(_EOF_GRACE_S, self._end_grace)  # a long reply is on its way
+            self._services.loop.call_later(_EOF_GRACE_S, self._end_grace)  # a long reply is being sent
         else:
             self.transport.abort()
 
     def pause_writing(self) -> None:
         limit = self._services.config.output_buffer_limit_bytes
-        # The reply that is being sent may be larger than that; nothing else is read for who has not taken it.
+        # The reply being sent may exceed the limit by itself; the client is not read from until it has taken it.
         if limit and self.transport.get_write_buffer_size() > limit + self.turn.largest_reply:
             self._services.event_log.client_refused("it does not read its replies", limit_bytes=limit)
             self.transport.abort()
@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
         self.turn.drain()
 
     def must_wait(self, waits: bool) -> None:
-        """Whether Redis is behind with what this client sent: then the client is not read from."""
+        """Redis is behind with this client's data, or has caught up; meanwhile the client is not read from."""
         self._must_wait = waits
         if waits:
             self._pause_reading()
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
             self._report()
 
     def _accept_end(self) -> None:
-        """The stream does not go on, or not before Redis has been asked, if that is why no command begins here."""
+        """Why parsing has stopped: for good, or until Redis has been asked whether the client is authenticated."""
         backlog = self.turn.backlog
         if self.parser.error is not None and not self.turn.closing:
             self.turn.put_last(Command([b""], action=_Broken(self.parser.error)))
@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
         return bool(action.start(self.turn if action.is_ai else self.session, command))
 
     def _action_of(self, command: Command) -> Any:
-        """The action of a command that the parser does not know. It knows the next that is like it."""
+        """The action of a command that the parser does not know; remembers a template for the next one like it."""
         action = action_of(command, self._services.frames)
         if command.template is not None:
             self.parser.template = command.template
@@ -260,7 +260,7 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
 
     def _emptied(self) -> None:
-        """Nothing that came waits to be started."""
+        """Whether no received command waits to be started."""
         self._waiting_bytes = self.parser.held_bytes
         if self.accounted:
             self._report()
@@ -268,7 +268,7 @@ class Connection(asyncio.Protocol):
             self.session.relay.end_sending()
 
     def know(self, accepted: bool, error: BaseException | None) -> None:
-        """Whether Redis serves this client has been found out: go on with what depended on it."""
+        """It is known now whether Redis serves this client: continue what depended on it."""
         turn = self.turn
         turn.end_alone()
         if turn.gone:
@@ -284,7 +284,7 @@ class Connection(asyncio.Protocol):
     # -- how much is held --------------------------------------------------------------------------------------------
 
     def _limit_waiting(self, came: int) -> None:
-        """Stop reading if too much waits. came: how many commands have come just now."""
+        """Stop reading if too much waits. came: number of commands that have just arrived."""
         backlog = self.turn.backlog
         waiting = len(backlog)
         self._waiting_bytes += min(waiting, came) * _COMMAND_BYTES
@@ -294,14 +294,14 @@ class Connection(asyncio.Protocol):
             self._pause_reading()
 
     def _may_wait(self) -> bool:
-        """Whether what a client sends may be kept until it reads its replies. Many read none before all is sent: were
-        they not read from, both sides would wait for ever.
+        """Whether a client's data may be kept until it reads its replies. Many clients send everything before they
+        read; without this, both sides would wait forever.
         """
         limit = self._services.config.output_buffer_limit_bytes
         return self.session.accepted and (not limit or self._waiting_bytes < limit)
 
     def _report(self) -> None:
-        """Report what is held for this client, which may cost it the connection."""
+        """Report the memory held for this client, which may disconnect it."""
         unread = self.transport.get_write_buffer_size() if self.turn.paused else 0
         self._clients.memory.holds(self, self._waiting_bytes, unread)
 
@@ -318,7 +318,7 @@ class Connection(asyncio.Protocol):
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def end(self, error: RedisAIError) -> None:
-        """Disconnect at once, and let go of all that is held; with the error where no other reply is on its way."""
+        """Disconnect immediately and drop everything; send the error if no other reply is being sent."""
         turn = self.turn
         if turn.gone or turn.closing:
             return
@@ -337,7 +337,7 @@ class Connection(asyncio.Protocol):
         receiver = transport.get_protocol()
         transport.set_protocol(self)
         receiver.connection_lost(None)  # nothing more is done for this client
-        # Closed with something unread, the system would drop what it has not delivered yet.
+        # If the socket is closed with unread data, the system drops what it has not delivered yet.
         if self.turn.eof or not transport.can_write_eof():
             transport.close()
         else:
@@ -368,7 +368,7 @@ class _Broken:
 
 
 class _Doubt:
-    """A command that only who is authenticated may send is about to come: Redis is asked whether this client is."""
+    """A command that requires authentication follows: Redis is asked whether this client is authenticated."""
 
     __slots__ = ("_connection",)
     is_ai = True
@@ -382,4 +382,4 @@ class _Doubt:
 
 
 _OURS = frozenset((_Broken, _Doubt))
-"""Actions of what is not a command."""
+"""Actions that are not commands."""

@@ -1,7 +1,7 @@
-"""From a command's words to what is done with it: `action_of` gives an object that knows how to start.
+"""From a command's words to its action: `action_of` returns an object that can start it.
 
-Actions hold nothing of a client, so every connection that sends the same bytes again shares one (`Frames`). AI
-commands are found in `ai.registry`, all others in `redis_commands`.
+Actions hold no state of a client, so all connections that send the same bytes share one (`Frames`). `ai.registry` has
+the AI commands, `redis_commands` all others.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _LONGEST_NAME = 32
 _MOST_NAMES = 1000
 _ROW = RelayedRow()
 _MOST_KEPT_BYTES = 1024
-"""A tensor without data is zeros, as many as its short command says: too many to be kept for the next such command."""
+"""A tensor without data is zeros, as many as its short command says; too many must not be remembered."""
 
 
 class Action(Protocol):
-    """What to do with a command."""
+    """What to do for a command."""
 
     is_ai: bool
 
@@ -39,7 +39,7 @@ class Action(Protocol):
 
 
 def action_of(command: Command, frames: Frames) -> Action:
-    """The action of a command not seen before; remembered by its bytes where that is sound."""
+    """The action of a new command; remembered by its bytes if that is safe."""
     name = command.argv[0]
     upper = bytes(name).upper() if len(name) <= _LONGEST_NAME else b""
     spec = COMMANDS.get(upper)
@@ -52,7 +52,7 @@ def action_of(command: Command, frames: Frames) -> Action:
         if type(action) is ExecuteDag:
             command.template = action.template(command)
         if type(action) is SetTensor and not action.large and SetTensors.has_template(action.request, command):
-            # Not the frame: the next one has other data, and this one's must not be kept here.
+            # Do not remember the frame: the next one has other data, and this data must not be kept.
             frames.keep_template(command, partial(SetTensors, action.request.tensor))
         elif type(action) is GetTensor and GetTensors.has_template(action.request):
             frames.keep_template(command, partial(GetTensors, action.request), payload=False)
@@ -63,7 +63,7 @@ def action_of(command: Command, frames: Frames) -> Action:
 
 
 class _JointActions(dict[bytes, RelayedRow | None]):
-    """Worked out when first asked for, for each way of writing a name."""
+    """Computed on first use, for each spelling of a name."""
 
     def __missing__(self, name: bytes) -> RelayedRow | None:
         if len(name) > _LONGEST_NAME:
@@ -77,4 +77,4 @@ class _JointActions(dict[bytes, RelayedRow | None]):
 
 
 joint_action = _JointActions().__getitem__
-"""The action that commands of a name have together, None if one of that name must be looked at by itself."""
+"""The joint action of commands with a name; None if such commands must be handled one by one."""

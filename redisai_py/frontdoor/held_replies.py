@@ -1,8 +1,8 @@
-"""Replies that wait for their turn, because one before them takes longer than its one trip to Redis.
+"""Replies that wait for their turn, because an earlier one takes more than one round trip to Redis.
 
-What such a reply needs is fetched ahead of its turn, but for few at a time: a pipeline may ask for a thousand large
-tensors, and what has been fetched is held here until the client has read what comes before. A reply that streams begins
-in its turn, and is never held.
+The data of such replies are fetched ahead, but only for a few at a time: a pipeline may request a thousand large
+tensors, and fetched data are held until the client has read everything before. A streamed reply starts in its turn and
+is never held.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from redisai_py.tensor import Buffer
 __all__ = ["ENDS", "STREAM_SIZE", "HeldReplies", "ReplyStream", "Streamed"]
 
 ENDS = (UpstreamLost, UpstreamRefused)
-"""Errors that end the connection where their reply would have been."""
+"""Errors that end the connection instead of a reply."""
 STREAM_SIZE = 1024 * 1024
-"""Tensors of this many bytes and more are streamed to the client."""
+"""Tensors of at least this many bytes are streamed to the client."""
 _AHEAD = 8
-"""Replies that are fetched, or held, ahead of their turn."""
+"""Maximum number of replies fetched, or held, ahead of their turn."""
 
 
 class Streamed:
-    """A reply value: a tensor's blob that is to be streamed from Redis to the client."""
+    """A reply value: a tensor's blob to be streamed from Redis to the client."""
 
     __slots__ = ("request",)
 
@@ -39,20 +39,20 @@ class Streamed:
 
 
 class ReplyStream(Protocol):
-    """A streamed reply under way. It is begun when nothing else is being sent to the client."""
+    """A streamed reply in progress. It starts when nothing else is being sent to the client."""
 
     async def run(self) -> list[bytes]:
-        """Send the reply, or what of it is not sent yet. Raises RedisAIError: nothing was sent."""
+        """Send the reply, or the rest of it. Raises RedisAIError: nothing was sent."""
 
     def flow(self, pause: bool) -> None:
-        """The client does not read, or reads again."""
+        """The client has stopped reading, or reads again."""
 
     def leave(self) -> None:
-        """The client has gone."""
+        """The client has left."""
 
 
 class _Turn(Protocol):
-    """What held replies need of their client's turn; see `Turn`."""
+    """The client's turn, as held replies need it; see `Turn`."""
 
     paused: bool
     session: Any
@@ -75,7 +75,7 @@ class _Slot:
 
 
 class HeldReplies:
-    """Those of one client, in order; it exists while there are any. Args: make_stream: see `Client.stream`."""
+    """The held replies of one client, in order; exists while there are any. Args: make_stream: see `Client.stream`."""
 
     def __init__(self, turn: _Turn, make_stream: Callable[[Streamed], ReplyStream]) -> None:
         self.turn = turn
@@ -84,21 +84,21 @@ class HeldReplies:
         self._to_fetch: deque[tuple[_Slot, Coroutine[Any, Any, Any]]] = deque()
         self._ahead = 0
         self.stream: ReplyStream | None = None
-        """What is being streamed to the client now."""
+        """The reply that is being streamed to the client."""
 
     def add(self, reply: Any) -> None:
-        """A reply that is there: its segments, or an error of ENDS."""
+        """Add a finished reply: its segments, or an error of ENDS."""
         self._slots.append(_Slot(reply))
 
     def add_coming(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """A reply that `coroutine` gives: a reply value, or Streamed. It counts as in flight until then."""
+        """Add a reply that `coroutine` computes: a reply value, or Streamed. Until then it counts as in flight."""
         slot = _Slot()
         self._slots.append(slot)
         self._to_fetch.append((slot, coroutine))
         self.fetch()
 
     def fetch(self) -> None:
-        """Begin to fetch what may be."""
+        """Start fetching as many as allowed."""
         while self._to_fetch and self._ahead < _AHEAD and not self.turn.paused:
             slot, coroutine = self._to_fetch.popleft()
             slot.ahead = True
@@ -112,7 +112,7 @@ class HeldReplies:
             return value
         if not takes_long(value):
             return encode_reply(value, protocol)
-        # A million numbers take half a second to print: not on the thread that serves everybody else.
+        # Formatting a million numbers takes half a second: not on the event loop's thread.
         return await asyncio.get_running_loop().run_in_executor(None, encode_reply, value, protocol)
 
     def _fetched(self, slot: _Slot, reply: Any, error: BaseException | None) -> None:
@@ -128,7 +128,7 @@ class HeldReplies:
         return failure if isinstance(failure, ENDS) else encode_reply(failure, self.turn.session.protocol)
 
     def _release(self) -> None:
-        """Send what is there and has its turn."""
+        """Send the finished replies whose turn it is."""
         turn, slots = self.turn, self._slots
         while slots and slots[0].reply is not None and self.stream is None:
             reply = slots[0].reply
@@ -160,7 +160,7 @@ class HeldReplies:
         self.fetch()
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has left."""
         if self.stream is not None:
             self.stream.leave()
         while self._to_fetch:

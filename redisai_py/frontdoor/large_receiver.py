@@ -1,4 +1,4 @@
-"""Large arguments of commands, received by the kernel straight into their own memory."""
+"""Large arguments of commands, received by the kernel straight into their final memory."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["LargeReceiver", "Receiver", "allocate"]
 
 
 def allocate(size: int) -> memoryview:
-    """Memory whose pages the kernel does not touch until it fills them; bytearray would write zeros first."""
+    """Memory whose pages the kernel touches only when it fills them; bytearray would write zeros first."""
     return np.empty(size, np.uint8).data
 
 
 class Receiver(Protocol):
-    """The connection for which somebody else receives."""
+    """The connection on whose behalf data is received."""
 
     def large_received(self, count: int) -> None:
-        """So many bytes went straight into a large argument."""
+        """`count` bytes went straight into a large argument."""
 
     def stalled(self) -> None:
-        """The client does not go on sending."""
+        """The client has stopped sending."""
 
-    # As of `asyncio.Protocol`.
+    # As in `asyncio.Protocol`.
     def data_received(self, data: bytes) -> None: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
     def eof_received(self) -> bool: ...
@@ -35,7 +35,7 @@ class Receiver(Protocol):
 
 
 class LargeReceiver(asyncio.BufferedProtocol):
-    """Stands in for the connection while a large argument arrives, so that the kernel writes into the final buffer."""
+    """Replaces the connection while a large argument arrives, so that the kernel writes into the final buffer."""
 
     def __init__(self, parser: CommandParser, connection: Receiver) -> None:
         self._parser = parser

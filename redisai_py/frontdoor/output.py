@@ -1,6 +1,6 @@
-"""What is written to one client: our replies, and between them what Redis sends, as it comes.
+"""Output to one client: our replies and, between them, Redis's messages as they come.
 
-Replies of an iteration of the event loop leave together, and never in the middle of a message from Redis.
+The replies of an iteration of the event loop leave together, and never in the middle of a message from Redis.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from redisai_py.tensor import Buffer
 __all__ = ["Flusher", "Output", "Segments"]
 
 _JOINED = 256 * 1024
-"""Replies of an iteration are joined up to this many bytes: a copy is cheaper than a system call."""
+"""Replies of an iteration are joined up to this many bytes, because a copy is cheaper than a system call."""
 
 Segments = Sequence[Buffer]
 
@@ -27,7 +27,7 @@ class Flusher:
         self._outputs: list[Output] = []
 
     def later(self, output: Output) -> None:
-        """Flush it at the end of this iteration."""
+        """Flush an output at the end of this iteration."""
         if not self._outputs:
             self._call_soon(self._flush)
         self._outputs.append(output)
@@ -52,22 +52,22 @@ class Output:
         self.gone = False
         """The client has left."""
         self.muted = False
-        """CLIENT REPLY OFF."""
+        """CLIENT REPLY OFF is in effect."""
         self.skip_next = False
-        """CLIENT REPLY SKIP."""
+        """CLIENT REPLY SKIP is in effect."""
         self.paused = False
         """The client does not read its replies."""
         self.held: HeldReplies | None = None
-        """Replies behind one that takes a second trip."""
+        """Replies after one that takes a second round trip."""
         self.largest_reply = 0
-        """Bytes; the limit on what a client has not read leaves it out."""
-        self._whole = True  # the last bytes from Redis ended at a message's boundary
+        """Bytes of the largest reply, which the limit on unread data leaves out."""
+        self._whole = True  # the last bytes from Redis ended at a message boundary
         self._out: list[Buffer] = []  # replies of this iteration of the loop
         self.deferred: list[Segments] = []
         """Replies that wait for the end of a message."""
 
     def write(self, segments: Segments) -> None:
-        """Send a reply's bytes, in order behind replies that are held."""
+        """Send a reply's bytes, in order after held replies."""
         if self.held is not None:
             self.held.add(segments)
         elif len(segments) > 1:
@@ -103,12 +103,12 @@ class Output:
 
     @property
     def silent(self) -> bool:
-        """Whether the client does not hear the next reply."""
+        """Whether the client does not get the next reply."""
         return self.muted or self.skip_next
 
     @property
     def in_message(self) -> bool:
-        """Whether a message from Redis has begun and is not complete."""
+        """Whether a message from Redis has begun and is incomplete."""
         return not self._whole
 
     def _write(self, segments: Segments) -> None:
@@ -117,7 +117,7 @@ class Output:
         if self.skip_next:
             self.skip_next = False
             return
-        if not self._whole:  # as `write_between`, without its call: this is the hot path
+        if not self._whole:  # `write_between`, inlined on the hot path
             self.deferred.append(segments)
             return
         if not self._out:
@@ -125,7 +125,7 @@ class Output:
         self._out.extend(segments)
 
     def write_between(self, segments: Segments) -> None:
-        """Write behind what was written, as soon as no message from Redis is under way."""
+        """Write after what was written, once no message from Redis is incomplete."""
         if not self._whole:
             self.deferred.append(segments)
             return
@@ -134,14 +134,14 @@ class Output:
         self._out.extend(segments)
 
     def _write_at_once(self, reply: Buffer) -> None:
-        """Write a reply that no other will follow soon: those of a pipeline share a system call, this has its own."""
+        """Write a reply that is not followed soon by others, which would share a system call; this one uses its own."""
         if self._out or self.deferred or self.muted or self.skip_next or not self._whole:
             self._write((reply,))
         elif not self.gone:
             self.transport.write(reply)
 
     def pass_on(self, data: bytes, whole: bool) -> None:
-        """Write what has come from Redis for the client. whole: it ends where a message ends."""
+        """Write data from Redis to the client. whole: it ends at a message boundary."""
         if self._out:
             self.flush()
         self.transport.write(data)
@@ -150,7 +150,7 @@ class Output:
             self.passed(whole)
 
     def passed(self, whole: bool) -> None:
-        """What has come from Redis was written, or is not for the client."""
+        """Data from Redis was written, or is not for the client."""
         self._whole = whole
         if self.deferred and whole:
             deferred, self.deferred = self.deferred, []
@@ -167,7 +167,7 @@ class Output:
         self.skip_next = skips
 
     def flush(self) -> None:
-        """Hand what was written to the transport: at an iteration's end, and before anything else goes there."""
+        """Pass the written data to the transport, at the end of an iteration, and before other data goes there."""
         out, self._out = self._out, []
         if not out or self.gone:
             return

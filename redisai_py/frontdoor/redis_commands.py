@@ -1,8 +1,8 @@
-"""Commands that are not ours. Nearly all go to Redis byte for byte; here are those that change what the front door
-must know (who the client is, its protocol, database and modes), and those whose replies are not one to one.
+"""Commands other than AI commands. Nearly all go to Redis byte for byte. This module handles commands that change what
+the front door must know (identity, protocol, database, modes), and commands whose replies are not one to one.
 
-Redis always decides first: the command runs on the client's own connection, and only a reply that says yes changes
-our state.
+Redis always decides first: the command runs on the client's own connection, and only a positive reply changes our
+state.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Handler = Callable[[Session, list[bytes]], Coroutine[Any, Any, Any]]
 
 
 class Relayed:
-    """Passed on as it is.
+    """Passed on unchanged.
 
-    sticky: Redis then holds state for the client that a new connection would not have.   blocks: it may wait long.
+    sticky: afterwards Redis holds state for the client that a new connection would lack.   blocks: it may wait long.
     """
 
     __slots__ = ("blocks", "name", "sticky")
@@ -41,7 +41,7 @@ class Relayed:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether we need not know that there was such a command."""
+        """Whether the command has no effect on our state."""
         return not (self.sticky or self.blocks)
 
     def start(self, session: Session, command: Command) -> bool:
@@ -52,12 +52,12 @@ class Relayed:
             if self.name == b"WATCH":
                 session.watches = True
         if self.blocks:
-            session.relay.blocks = session.turn.relayed or 1  # 1 where the connection is opened first
+            session.relay.blocks = session.turn.relayed or 1  # 1 if the connection must be opened first
         return True
 
 
 class RelayedRow:
-    """Commands, each of which would be `Relayed` and no more, passed on together."""
+    """Commands that would each be `Relayed` and nothing else, passed on together."""
 
     __slots__ = ()
     is_ai = False
@@ -71,7 +71,7 @@ class RelayedRow:
 
 
 class Special:
-    """Run alone by a coroutine that asks Redis and then changes our state."""
+    """Run exclusively by a coroutine that asks Redis and then changes our state."""
 
     __slots__ = ("handler", "name")
     is_ai = False
@@ -91,7 +91,7 @@ def redis_action(name: bytes) -> Relayed | Special:
 
 
 async def _ask(session: Session, argv: list[bytes]) -> bytes:
-    """Redis's raw reply, which the client gets as it is; our own state follows from it."""
+    """Redis's raw reply, which the client gets unchanged; the caller updates our state from it."""
     (raw,) = await session.capture([argv])
     return raw
 
@@ -122,7 +122,7 @@ async def _hello(session: Session, argv: list[bytes]) -> object:
         for option in options:
             if option.upper() == b"AUTH":
                 session.become(replace(session.identity, user=next(options), password=next(options)))
-            else:  # SETNAME, or Redis would have refused
+            else:  # SETNAME, since Redis has accepted the command
                 next(options)
                 session.sticky = True
     return _pass(session, raw)
@@ -140,7 +140,7 @@ async def _reset(session: Session, argv: list[bytes]) -> object:
     if raw == b"+RESET\r\n":
         skipped = session.turn.skip_next
         session.reset()
-        session.turn.skip(skipped)  # by CLIENT REPLY SKIP, which RESET does not undo for itself
+        session.turn.skip(skipped)  # from CLIENT REPLY SKIP, which applies to RESET itself
     return _pass(session, raw)
 
 
@@ -151,7 +151,7 @@ async def _quit(session: Session, argv: list[bytes]) -> object:
 
 
 async def _shutdown(session: Session, argv: list[bytes]) -> object:
-    """Alone: Redis ends without sending what it has answered before. One that works is answered by the end."""
+    """Exclusive: Redis exits without sending earlier replies. On success the connection just ends."""
     return _pass(session, await _ask(session, argv))
 
 
@@ -173,14 +173,14 @@ async def _unsubscribe(session: Session, argv: list[bytes]) -> object:
 
 
 async def _monitor(session: Session, argv: list[bytes]) -> object:
-    raw, *lines = await session.capture([argv])  # what others do meanwhile comes with the reply
+    raw, *lines = await session.capture([argv])  # other clients' commands may come with the reply
     if raw == b"+OK\r\n":
         session.mode = Mode.MONITOR
     return _pass(session, b"".join((raw, *lines)))
 
 
 async def _replicate(session: Session, argv: list[bytes]) -> object:
-    """A tunnel from Redis's first byte on, unless that begins an error: then it is a command like any other."""
+    """A tunnel from Redis's first byte on, unless Redis answers with an error: then it is an ordinary command."""
     upstream = await session.relay.connect()
     first = await session.relay.tunnel(upstream, Command(list(argv)))
     return _pass(session, first) if first[:1] == b"-" else NO_REPLY
@@ -188,7 +188,7 @@ async def _replicate(session: Session, argv: list[bytes]) -> object:
 
 async def _client(session: Session, argv: list[bytes]) -> object:
     action = argv[1].upper() if len(argv) > 1 else b""
-    if action == b"REPLY" and len(argv) == 3 and session.mode is not Mode.SUBSCRIBED:  # there Redis refuses it
+    if action == b"REPLY" and len(argv) == 3 and session.mode is not Mode.SUBSCRIBED:  # Redis refuses it there
         return _client_reply(session, argv[2].upper())
     raw = await _ask(session, argv)
     if action in (b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH") and raw[:1] == b"+":
@@ -199,7 +199,7 @@ async def _client(session: Session, argv: list[bytes]) -> object:
 
 
 def _client_reply(session: Session, how: bytes) -> object:
-    """CLIENT REPLY is ours to keep: Redis goes on answering us, so that replies stay countable, and we say nothing."""
+    """We implement CLIENT REPLY ourselves: Redis keeps replying, so that replies can be counted, and we drop them."""
     if how == b"ON":
         session.turn.mute(False)
         session.turn.write((b"+OK\r\n",))
@@ -213,7 +213,7 @@ def _client_reply(session: Session, how: bytes) -> object:
 
 
 async def _http(session: Session, argv: list[bytes]) -> object:
-    """A browser tricked into sending a request here: Redis closes such connections, and so do we."""
+    """A browser tricked into sending a request here: like Redis, we close such connections."""
     session.turn.close_after_reply()
     return NO_REPLY
 

@@ -1,7 +1,7 @@
-"""Redis's answers about itself, with ours added: INFO, COMMAND and its subcommands, MODULE LIST.
+"""Redis's information about itself, with ours added: INFO, COMMAND and its subcommands, MODULE LIST.
 
-Clients probe for RedisAI with these, and redis-cli completes and hints from COMMAND DOCS. Redis's own bytes are
-kept; only counts are changed and elements added.
+Clients detect RedisAI by these, and redis-cli takes completions and hints from COMMAND DOCS. Redis's own bytes are
+kept; only counts are changed, and elements added.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _MODULE_LINE = (
     f"module:name={MODULE_NAME},ver={MODULE_VERSION},api=1,filters=0,usedby=[],using=[],options=[handle-io-errors]\r\n"
 ).encode()
 _VERBATIM = b"txt:"
-"""What a verbatim string of RESP3 begins with: it says how to show the text, and is not part of it."""
+"""Prefix of a verbatim string in RESP3: it says how to show the text, and is not part of it."""
 
 
 async def info(session: Session, argv: list[bytes]) -> object:
-    """INFO: a line for module `ai`, and the `ai_*` sections where they are asked for."""
+    """INFO: adds a line for module `ai`, and the requested `ai_*` sections."""
     (raw,) = await session.capture([argv])
     if raw[:1] not in (b"$", b"="):
         session.turn.write((raw,))
@@ -53,7 +53,7 @@ async def info(session: Session, argv: list[bytes]) -> object:
 
 
 async def module(session: Session, argv: list[bytes]) -> object:
-    """MODULE LIST: one more module, `ai`. The other subcommands are Redis's."""
+    """MODULE LIST: adds the module `ai`. Redis handles the other subcommands."""
     (raw,) = await session.capture([argv])
     if len(argv) == 2 and argv[1].upper() == b"LIST" and raw[:1] == b"*":
         row = {b"name": MODULE_NAME.encode(), b"ver": MODULE_VERSION, b"path": b"", b"args": []}
@@ -64,7 +64,7 @@ async def module(session: Session, argv: list[bytes]) -> object:
 
 
 async def command(session: Session, argv: list[bytes]) -> object:
-    """COMMAND and its subcommands, with the AI commands in their answers."""
+    """COMMAND and its subcommands, with the AI commands added."""
     action = argv[1].upper() if len(argv) > 1 else b""
     if action in (b"GETKEYS", b"GETKEYSANDFLAGS") and len(argv) > 2 and argv[2].upper() in COMMANDS:
         keys = _get_keys(COMMANDS[argv[2].upper()], argv[2:])
@@ -110,7 +110,7 @@ async def _list(session: Session, argv: list[bytes]) -> object:
 
 
 async def _details(session: Session, argv: list[bytes]) -> object:
-    """COMMAND INFO [name ...]: Redis answers nil for the names it does not know; ours are put in their places."""
+    """COMMAND INFO [name ...]: Redis answers nil for unknown names; ours are filled in."""
     (raw,) = await session.capture([argv])
     if len(argv) == 2:
         _append(session, raw, [_entry(spec, session) for spec in COMMANDS.values()])
@@ -154,7 +154,7 @@ def _elements(raw: bytes) -> list[bytes] | None:
 
 
 def _append(session: Session, raw: bytes, values: list[Any]) -> None:
-    """Write Redis's array, or map of pairs, with more elements at its end."""
+    """Write Redis's array, or map of pairs, with additional elements at its end."""
     kind = raw[:1]
     if kind not in (b"*", b"%", b"~"):
         session.turn.write((raw,))
@@ -168,7 +168,7 @@ def _append(session: Session, raw: bytes, values: list[Any]) -> None:
 
 
 def _as_map(fields: dict[bytes, Any], session: Session) -> Any:
-    """A map for RESP3, its pairs in an array for RESP2."""
+    """A map for RESP3; for RESP2 an array of its pairs."""
     if session.protocol == 3:
         return fields
     return [item for field in fields.items() for item in field]
@@ -177,7 +177,7 @@ def _as_map(fields: dict[bytes, Any], session: Session) -> Any:
 def _entry(spec: CommandSpec, session: Session) -> list[Any]:
     name = spec.name.decode().lower().encode()
     flags = _flags(*spec.flags)
-    # Categories are none: like RedisAI's, these commands are granted by name. Tips, key specs and subcommands: none.
+    # No ACL categories: like RedisAI's, these commands are granted by name. No tips, key specs or subcommands either.
     return [name, -1, flags, spec.first_key, spec.last_key, spec.step, [], [], [], []]
 
 
@@ -213,5 +213,5 @@ def _argument(argument: Argument, session: Session) -> Any:
 
 
 def _flags(*names: str) -> SetOf:
-    # Simple strings, as Redis sends them: redis-cli aborts on anything else.
+    # Simple strings, as from Redis: redis-cli aborts on anything else.
     return SetOf(Simple(name.encode()) for name in names)

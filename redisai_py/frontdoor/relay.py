@@ -1,7 +1,7 @@
-"""One client's own connection to Redis: what is not ours goes both ways unchanged.
+"""One client's own connection to Redis: everything except AI commands goes both ways unchanged.
 
-Replies are counted, so that AI commands start only when the relayed ones before them are answered. Messages that Redis
-sends of its own accord (subscriptions, MONITOR, invalidations) come between replies and are told apart from them.
+Replies are counted, so that AI commands start only when the relayed commands before them are answered. Messages that
+Redis sends by itself (subscriptions, MONITOR, invalidations) come between replies and are told apart from them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from redisai_py.upstream.private import PrivateUpstream
 __all__ = ["Relay"]
 
 _MESSAGES = (b"message", b"pmessage", b"smessage")
-_MONITOR = Mode.MONITOR  # a look-up in an enum takes as long as several others
-_LINE = re.compile(rb"\d+\.\d{6} \[\d+ ").match  # of MONITOR: no reply to what a client may do there begins so
+_MONITOR = Mode.MONITOR  # an enum look-up takes as long as several others
+_LINE = re.compile(rb"\d+\.\d{6} \[\d+ ").match  # of MONITOR: no reply that the client can get then begins like this
 
 
 def _accepts(reply: Any) -> bool:
-    """Whether Redis gives this reply to nobody who has yet to authenticate. Errors tell nothing: some come before."""
+    """Whether Redis gives this reply only to authenticated clients. Errors prove nothing: some come before it."""
     return type(reply) is not hiredis.ReplyError
 
 
 class _Asking:
-    """A SYNC or PSYNC that Redis has not answered. came: what has come of an error."""
+    """A SYNC or PSYNC that Redis has not answered. came: the received part of an error."""
 
     def __init__(self) -> None:
         self.pending: Pending[bytes] = Pending()
@@ -46,7 +46,7 @@ class _Asking:
 
 
 class Relay:
-    """Args: state: what Redis knows of the client.   on_flow: told whether Redis is behind with what was sent."""
+    """Args: state: what Redis knows of the client.   on_flow: called when Redis falls behind, or has caught up."""
 
     def __init__(self, state: State, turn: Turn, on_flow: Callable[[bool], object]) -> None:
         self._state = state
@@ -54,28 +54,28 @@ class Relay:
         self._on_flow = on_flow
         self.upstream: PrivateUpstream | None = None
         self.blocks = 0
-        """How many replies until that of the last command that may block."""
+        """Number of replies up to that of the last command that may block."""
         self._streaming = False  # messages may come between replies
-        self._expected = 0  # confirmations of a subscribe command still to come
+        self._expected = 0  # outstanding confirmations of a subscribe command
         self._confirmed: Pending[None] | None = None
-        self._boundary: Pending[None] | None = None  # resolved where a message from Redis ends
-        self._asking: _Asking | None = None  # replication was asked for, and Redis has not decided
+        self._boundary: Pending[None] | None = None  # resolved when a message from Redis ends
+        self._asking: _Asking | None = None  # replication was requested, and Redis has not decided
         self._capture: Capture | None = None
-        self._unheard: Capture | None = None  # what Redis has sent since CLIENT REPLY OFF and is not complete
+        self._unheard: Capture | None = None  # incomplete data from Redis since CLIENT REPLY OFF
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
     async def connect(self) -> PrivateUpstream:
-        """The client's own connection, opened if need be with the identity and protocol it had.
+        """The client's own connection, opened if necessary with the client's identity and protocol.
 
-        Raises: UpstreamLost, UpstreamRefused; UpstreamError: Redis does not take the identity any more.
+        Raises: UpstreamLost, UpstreamRefused; UpstreamError: Redis no longer accepts the identity.
         """
         loop = asyncio.get_running_loop()
         dialer = self._turn.services.dialer
         give_up_at = loop.time() + dialer.settings.upstream_retry_s
         while self.upstream is None:
             await loop.create_task(dialer.open(self._new_upstream, self._introduce))
-            if self.upstream is None:  # lost before we came to know that it was open
+            if self.upstream is None:  # lost before we learnt that it was open
                 if loop.time() >= give_up_at:
                     raise UpstreamLost("ERR upstream Redis closed the new connection")
                 await asyncio.sleep(FIRST_PROBE_S)
@@ -88,13 +88,13 @@ class Relay:
         return self._turn.relayed > 0 or self._capture is not None or self._confirmed is not None
 
     async def _introduce(self, upstream: PrivateUpstream) -> None:
-        """Make a new connection the client's."""
+        """Give a new connection the client's identity and state."""
         if self._turn.gone:
             upstream.close()
             raise UpstreamError("ERR client disconnected")
         if upstream.refused is not None:
             raise upstream.refused
-        if upstream.closed:  # already, before we came to know that it was open
+        if upstream.closed:  # closed before we learnt that it was open
             raise UpstreamLost("ERR upstream Redis closed the new connection")
         self.upstream = upstream
         for argv in self._state.identity.handshake(self._state.protocol):
@@ -105,7 +105,7 @@ class Relay:
                 raise error
 
     async def capture(self, commands: list[list[Any]]) -> list[bytes]:
-        """Send commands on the client's own connection and take their raw replies, instead of relaying them."""
+        """Send commands on the client's own connection. Returns: their raw replies, which are not relayed."""
         upstream = self.upstream or await self.connect()
         await self.message_has_ended()
         capture = self._capture = Capture(len(commands), self._is_message)
@@ -114,7 +114,7 @@ class Relay:
         return await capture.pending
 
     async def message_has_ended(self) -> None:
-        """The rest of a message is not part of a reply. Replies of ours that wait for its end come first."""
+        """Wait for the end of a message, whose rest is not part of a reply. Held replies of ours come first."""
         if self._turn.in_message:
             self._boundary = Pending()
             await self._boundary
@@ -130,17 +130,17 @@ class Relay:
             self.upstream.transport.resume_reading()
 
     def end_sending(self) -> None:
-        """The client sends no more: Redis is told if its command may be a blocking one, which Redis then drops."""
-        # Not for others: Redis would not wait until a long reply has been taken.
+        """The client has finished sending: tell Redis if its command may be a blocking one, which Redis then drops."""
+        # Not for other commands: Redis would not wait until a long reply has been taken.
         if self._turn.relayed and self.blocks and self.upstream is not None and self.upstream.transport.can_write_eof():
             self.upstream.transport.write_eof()
 
     def reset(self) -> None:
-        """Redis answered RESET: there are no messages any more."""
+        """Redis answered RESET: there will be no more messages."""
         self._streaming = False
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has left."""
         if self.upstream is not None:
             upstream, self.upstream = self.upstream, None
             upstream.close()
@@ -148,8 +148,8 @@ class Relay:
     # -- to Redis ------------------------------------------------------------------------------------------------------
 
     def pass_on(self, command: Command) -> bool:
-        """Pass a command on and its reply back. False if it cannot start yet: AI work is under way, or its reply
-        waits for the end of a message, together with which the next one's could come.
+        """Relay a command and its reply. False if it cannot start yet: AI work is in progress, or its reply waits for
+        the end of a message that the next reply could share.
         """
         turn = self._turn
         if turn.in_flight or turn.busy or turn.deferred:
@@ -163,7 +163,7 @@ class Relay:
         return True
 
     def pass_on_row(self, row: Burst) -> bool:
-        """The same for several commands, where there is a connection to Redis and nothing is to be skipped."""
+        """Relay several commands, if there is a connection to Redis and no reply is to be skipped."""
         turn = self._turn
         assert self.upstream is not None
         if turn.in_flight or turn.busy or turn.deferred:
@@ -184,18 +184,18 @@ class Relay:
         upstream = await self.connect()
         upstream.send(command.wire())
         turn.relaying(1)
-        if turn.eof and not turn.backlog:  # the client left while this connection was opened
+        if turn.eof and not turn.backlog:  # the client left while this connection was being opened
             self.end_sending()
         return NO_REPLY
 
     async def _swallow(self, command: Command) -> object:
-        """CLIENT REPLY SKIP came before this command."""
+        """A command after CLIENT REPLY SKIP."""
         await self.capture([command.argv])
         self._turn.skip(False)
         return NO_REPLY
 
     def send_in_mode(self, command: Command) -> bool:
-        """Pass a command on where Redis streams to the client: replication, MONITOR."""
+        """Pass on a command while Redis streams to the client: replication, MONITOR."""
         assert self.upstream is not None
         if self._turn.deferred:
             return False
@@ -203,8 +203,8 @@ class Relay:
         return True
 
     async def tunnel(self, upstream: PrivateUpstream, command: Command) -> bytes:
-        """Ask for replication. Returns: what Redis said first: a whole error, which is not passed on; or anything else,
-        which has been, and from then on bytes go both ways as they are.
+        """Request replication. Returns: Redis's first answer: either a complete error, which is not passed on; or
+        anything else, which has been passed on, and from then on bytes go both ways unchanged.
         """
         await self.message_has_ended()
         asking = self._asking = _Asking()
@@ -218,7 +218,7 @@ class Relay:
     def _on_asked(self, asking: _Asking, data: bytes) -> None:
         assert self.upstream is not None
         asking.came += data
-        said = asking.came.lstrip(b"\n")  # with which Redis keeps the line open
+        said = asking.came.lstrip(b"\n")  # Redis sends newlines to keep the connection alive
         if said[:1] == b"-":
             if said.endswith(b"\r\n"):
                 self.upstream.tunnel = None
@@ -236,12 +236,10 @@ class Relay:
         self._on_data(data, [], True)
 
     async def stream(self, command: Command, confirmations: int) -> object:
-        """Pass a (un)subscribe command on and wait for its confirmations; everything that comes is relayed
-        meanwhile.
-        """
+        """Pass on a (un)subscribe command and wait for its confirmations; everything meanwhile is relayed."""
         upstream = await self.connect()
         await self.message_has_ended()
-        self._turn.skip(False)  # used up: Redis sends the confirmations of one that is to be skipped, too
+        self._turn.skip(False)  # used up: Redis sends confirmations even if they should be skipped
         self._streaming = True
         self._expected = confirmations
         pending = self._confirmed = Pending()
@@ -278,16 +276,16 @@ class Relay:
             turn.after_work()
 
     def _on_end_within(self, data: bytes, replies: list[Any]) -> None:
-        """Something waits for a message's end. Where messages follow without a pause, no chunk ends there."""
+        """Something waits for the end of a message. With messages in close succession, no chunk may end there."""
         assert self.upstream is not None
         begun = self.upstream.begun()
         self._on_data(data[: len(data) - len(begun)], replies, True)
         self._on_data(begun, [], False)
 
     def _drop(self, data: bytes, replies: list[Any], whole: bool) -> None:
-        """CLIENT REPLY is OFF, which silences replies but not messages."""
+        """CLIENT REPLY OFF silences replies but not messages."""
         if not self._streaming and (self._state.protocol == 2 or not self._state.sticky):
-            return  # there are none; nothing need be kept
+            return  # there are no messages, so nothing need be kept
         unheard = self._unheard = self._unheard or Capture(0, self._is_message)
         unheard.add(data, replies)
         if whole:
@@ -300,8 +298,8 @@ class Relay:
             self._turn.write_between(messages)
 
     def _is_message(self, reply: Any) -> bool:
-        """Whether Redis sent this of its own accord: a push; what MONITOR shows; in RESP2, what a subscriber gets
-        beside replies.
+        """Whether this is a message instead of a reply: a push; MONITOR's output; in RESP2, what a subscriber gets
+        besides replies.
         """
         if type(reply) is hiredis.PushNotification:
             return True
@@ -325,8 +323,8 @@ class Relay:
         self._turn.relayed_answered(count)
 
     def _count_streaming(self, replies: list[Any]) -> None:
-        """Count replies where messages come between them (subscriptions, MONITOR)."""
-        # In RESP3 messages are pushes: an array that begins with the word `message` is some command's reply.
+        """Count replies among messages (subscriptions, MONITOR)."""
+        # In RESP3 messages are pushes; an array that begins with the word `message` is a command's reply.
         kind = hiredis.PushNotification if self._state.protocol == 3 else list
         for reply in replies:
             family = reply[0] if isinstance(reply, kind) and reply and type(reply[0]) is bytes else b""
@@ -363,8 +361,8 @@ class Relay:
         capture.pending.resolve(capture.raw)
 
     def _on_lost(self, refused: UpstreamRefused | None) -> None:
-        """The client's own connection has ended. Where that takes a reply or a state with it, the client is closed as
-        Redis closed it; else the next command opens another one.
+        """The client's own connection has ended. If that loses a reply or state, the client is disconnected, as Redis
+        would have done; otherwise its next command opens another connection.
         """
         turn, state = self._turn, self._state
         if self.upstream is None or turn.gone:

@@ -1,4 +1,4 @@
-"""What a turn is given: who its client is, and the connection that it belongs to."""
+"""The interfaces that a turn uses: the client's session, and its connection."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ __all__ = ["Caller", "Client", "Pipeline"]
 
 
 class Caller(Protocol):
-    """Who the client is to Redis. access: set once Redis has vouched for the client."""
+    """The client's state at Redis. access: set once Redis has authenticated the client."""
 
     protocol: int
     identity: Identity
     access: Access | None
 
     async def authenticated(self) -> Access:
-        """The identity's access, opened if need be. Raises UpstreamError with Redis's NOAUTH."""
+        """The identity's access, opened if necessary. Raises UpstreamError with Redis's NOAUTH."""
 
     async def authenticated_in_multi(self) -> Access:
         """The same inside a transaction."""
 
     @property
     def capture(self) -> Callable[[list[list[Any]]], Coroutine[Any, Any, list[bytes]]]:
-        """Sends commands on the client's own connection; gives their raw replies."""
+        """Send commands on the client's own connection. Returns: their raw replies."""
 
 
 class Pipeline(Protocol):
-    """What is held of a pipeline."""
+    """Held data of a pipeline."""
 
     def release(self) -> None:
         """Send it."""
 
 
 class Client(Protocol):
-    """What a turn asks of the connection that it belongs to."""
+    """The client's connection, as its turn uses it."""
 
     def start(self, command: Command | Burst) -> bool:
-        """Start a command; False if it must wait until other work of this client is done."""
+        """Start a command; False if it must wait for other work of this client."""
 
     def begin_pipeline(self) -> Pipeline | None:
-        """Several commands are about to start, back to back: hold what they send, if there is a connection to Redis."""
+        """Several commands are about to start: hold what they send, if there is a connection to Redis."""
 
     def drained(self) -> None:
-        """What waits cannot start now, or nothing waits."""
+        """Waiting commands cannot start now, or none waits."""
 
     def stream(self, reply: Streamed) -> ReplyStream:
-        """Make a stream of a reply that is too large to be held."""
+        """Make a stream for a reply that is too large to hold."""
 
     def hang_up(self) -> None:
         """Close once the client has read what was sent; nothing more is done for it."""

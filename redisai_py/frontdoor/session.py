@@ -1,4 +1,4 @@
-"""Who one client is to Redis, and what stands between its commands and Redis: identity, access, and modes.
+"""One client's state at Redis: identity, access, and modes.
 
 An identity counts once Redis has accepted it on the client's own connection (`relay`). Only then do AI commands get the
 identity's shared `Access`.
@@ -35,7 +35,7 @@ class Session(State):
         """The `Transaction` since MULTI."""
 
     async def authenticated(self) -> Access:
-        """The identity's shared access, once Redis has vouched for this client on the client's own connection.
+        """The identity's shared access, once Redis has accepted this client on its own connection.
 
         Raises: NotAuthenticated; the client must AUTH first.
         """
@@ -55,15 +55,15 @@ class Session(State):
         return self.turn.services.accesses
 
     async def _as_anybody(self, refused: UpstreamRefused) -> Access:
-        """Redis has no room for this client's own connection, which AI commands can do without. Raises `refused`
-        unless the shared one is there and Redis would let in anybody.
+        """Redis has no capacity for this client's own connection, which AI commands do not need. Raises `refused`
+        unless the shared connection exists and Redis requires no password.
         """
         if self.identity.user is not None:
             raise refused
         access = self._accesses.acquire(self.identity)
         try:
             shared = await access.ensure()
-            # Any password is right for a user without one, and no other; the shared connection stays what it is.
+            # Any password is correct for a user without one, and only then; the shared connection stays unchanged.
             await shared.call(b"AUTH", b"default", b"")
         except UpstreamError:
             self._accesses.release(access)
@@ -73,7 +73,7 @@ class Session(State):
         return await self._open(access)
 
     async def is_accepted(self) -> bool:
-        """Whether Redis serves this client: it is asked if no reply has shown it yet. Raises: UpstreamError."""
+        """Whether Redis serves this client; asks Redis if no reply has shown it yet. Raises: UpstreamError."""
         if not self.accepted:
             (raw,) = await self.capture([[b"PING"]])
             if not isinstance(error_in(raw), NotAuthenticated):
@@ -81,16 +81,14 @@ class Session(State):
         return self.accepted
 
     async def authenticated_in_multi(self) -> Access:
-        """`authenticated` inside a transaction, where a PING would be queued: MULTI's own OK has shown who the
-        client is.
-        """
+        """`authenticated` inside a transaction, where a PING would be queued: MULTI's own OK proved the identity."""
         if self.access is None:
             self.access = self._accesses.acquire(self.identity)
         return await self._open(self.access)
 
     async def _open(self, access: Access) -> Access:
         await access.ensure()
-        if self.access is not access:  # given back while it was opened for others too
+        if self.access is not access:  # released while it was being opened for others too
             raise UpstreamError("ERR client disconnected")
         if self.tracking is not None and self.tracking.noloop and self.mode is Mode.TRACKED:
             return OwnAccess(self, access).as_access()
@@ -103,7 +101,7 @@ class Session(State):
         self.transaction = transaction
 
     def leave_transaction(self) -> None:
-        """EXEC or DISCARD ended it; so did it end every WATCH."""
+        """EXEC or DISCARD has ended the transaction, and every WATCH."""
         self.watches = False
         self.mode = self.resting_mode
         self.transaction = None
@@ -113,7 +111,7 @@ class Session(State):
         self.become(replace(self.identity, database=database))
 
     def become(self, identity: Identity) -> None:
-        """The client is someone else, or in another database, from now on."""
+        """The client has a new identity or database from now on."""
         if identity != self.identity:
             self.identity = identity
             self._release()
@@ -124,7 +122,7 @@ class Session(State):
             self.access = None
 
     def reset(self) -> None:
-        """Redis answered RESET: the client is as new."""
+        """Redis answered RESET: the client is like a new one."""
         self.become(Identity())
         self._release()
         self.forget()
@@ -133,6 +131,6 @@ class Session(State):
         self.relay.reset()
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has left."""
         self._release()
         self.relay.close()

@@ -9,10 +9,10 @@ __all__ = ["StallWatch"]
 
 
 class StallWatch:
-    """Calls `stalled`, once, when no byte has come for `timeout_s`. Time in which the client is not read from does not
-    count: it may be Redis that is slow.
+    """Calls `stalled`, once, if no byte arrives for `timeout_s`. Time in which the server does not read from the client
+    does not count, because Redis may be the slow side.
 
-    Args: timeout_s: 0 for no limit.   reading: whether the client is being read from.
+    Args: timeout_s: 0 for no limit.   reading: returns whether the client is being read from.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class StallWatch:
         self._timer = loop.call_later(timeout_s, self._look) if timeout_s else None
 
     def moved(self) -> None:
-        """Bytes have come."""
+        """Bytes have arrived."""
         self._last = self._loop.time()
 
     def cancel(self) -> None:
-        """All has come, or the client is gone."""
+        """Everything has arrived, or the client has left."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

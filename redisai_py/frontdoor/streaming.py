@@ -1,10 +1,10 @@
-"""A large AI.TENSORSET on its way: its bytes go to Redis while they come from the client, and are never held here.
+"""Streaming a large AI.TENSORSET: its bytes go to Redis as they arrive from the client, and are never held here.
 
-Storing and forwarding would make a 64 MB tensor twice as slow as a plain SET, and cost its size in memory. So once
-the words before the blob are known to be good, the blob is passed on as the value of a staging key, on a connection
-of its own; Redis runs that SET only when it is complete. Then one transaction gives the tensor its final name, or
-refuses. A client that leaves halfway leaves nothing behind, one that stops sending is disconnected after a while, and
-nobody else waits for its connection to Redis.
+Store and forward would make a 64 MB tensor twice as slow as a plain SET, and cost its size in memory. So once the words
+before the blob are validated, the blob is passed on as the value of a staging key, on a separate connection; Redis runs
+that SET only when it is complete. Then one transaction gives the tensor its final name, or refuses. A client that
+leaves halfway leaves nothing behind, one that stops sending is disconnected after a while, and no other client waits
+for this connection to Redis.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from redisai_py.tensor import DType
 __all__ = ["begin_upload"]
 
 STREAM_SIZE = 1024 * 1024
-"""Blobs of this many bytes and more are passed on as they come."""
+"""Blobs of at least this many bytes are passed on as they arrive."""
 
 
 class _Sized:
-    """Stands for a blob that has not come yet: all that validation asks of a numeric one is its length."""
+    """Stands for a blob that has not arrived: validation of a numeric one needs only its length."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -42,9 +42,9 @@ class _Sized:
 
 
 def begin_upload(session: Session, connection: Receiver, argv: list[Any], size: int) -> Upload | None:
-    """What is to receive the command if it can be streamed; None if its last argument must be received whole first.
+    """The receiver of the command, if it can be streamed; None if its last argument must be received completely first.
 
-    Args: argv: the words before the large argument.   size: the large argument's bytes.
+    Args: argv: the words before the large argument.   size: bytes of the large argument.
     """
     if size < STREAM_SIZE or bytes(argv[0][:16]).upper() != b"AI.TENSORSET" or len(argv) > 80:
         return None
@@ -56,34 +56,34 @@ def begin_upload(session: Session, connection: Receiver, argv: list[Any], size: 
     except (CommandError, TypeError):
         return None
     if request.tensor.dtype in (DType.STRING, DType.BOOL):
-        return None  # their bytes are validated
+        return None  # their bytes must be validated
     return Upload(session, connection, request, size)
 
 
 class Upload(asyncio.Protocol):
-    """Stands in for the connection while the blob comes."""
+    """Replaces the connection while the blob arrives."""
 
     def __init__(self, session: Session, connection: Receiver, request: TensorSet, size: int) -> None:
         self._session = session
         self._turn = session.turn
         self._connection = connection
         self._request = request
-        self._left = size + 2  # the final CR LF is the client's as well
+        self._left = size + 2  # including the client's final CR LF
         self._size = size
         self._head = b""
-        self._rest = b""  # what the client sent behind the command
+        self._rest = b""  # data after the command
         self._sink: Any = None
         self._complete: Pending[None] = Pending()
         self._reading = True
         self._watch: StallWatch | None = None
 
     def begin(self, head: bytes) -> None:
-        """Receive the command from now on. head: what has come of the blob."""
+        """Receive the command from now on. head: the part of the blob that has arrived."""
         self._head = head
         self._turn.run_alone(self._run(self._request))
 
     async def _run(self, request: TensorSet) -> Any:
-        """The whole command: its reply value."""
+        """Execute the whole command. Returns: its reply value."""
         connection, turn = self._connection, self._turn
         self._pause()
         turn.transport.set_protocol(self)
@@ -94,7 +94,7 @@ class Upload(asyncio.Protocol):
             async with access.apart() as upstream:
                 staging = staging_key(request.key, uuid.uuid4().hex.encode())
                 await store.check_large_write(upstream, staging, request.key)
-                if turn.gone:  # there is nobody who could send the blob
+                if turn.gone:  # nobody can send the blob
                     raise UpstreamError("ERR client disconnected")
                 header = codec.encode_header(request.tensor)
                 try:
@@ -134,9 +134,7 @@ class Upload(asyncio.Protocol):
         await stored
 
     async def _swallow_rest(self) -> None:
-        """After a refusal the client still sends the blob; it is read and forgotten, so that the stream stays in
-        step.
-        """
+        """After a refusal the client still sends the blob; it is read and dropped, so that the stream stays in sync."""
         if self._left:
             self._complete = Pending()
             self._start()
@@ -160,7 +158,7 @@ class Upload(asyncio.Protocol):
         elif self._left:
             self._resume()
         if self._sink is not None and self._sink.closed and not self._complete.done:
-            self._complete.resolve(None)  # the reply that is awaited next carries the error
+            self._complete.resolve(None)  # the next awaited reply has the error
 
     def _pause(self) -> None:
         self._reading = False
@@ -185,14 +183,14 @@ class Upload(asyncio.Protocol):
             self._sink.transport.write(data if blob == len(data) else data[:blob])
         if self._left == 0:
             self._rest = data[taken:]
-            # What the client sends behind it, and that it sends no more, is for the connection when this has ended.
+            # Data after the blob, and the end of the client's data, is for the connection when this has ended.
             self._pause()
             self._complete.resolve(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.connection_lost(exc)
         if self._sink is not None:
-            self._sink.transport.abort()  # an incomplete SET, which Redis drops
+            self._sink.transport.abort()  # Redis drops an incomplete SET
         self._left = 0
         self._complete.resolve(None)
 

@@ -1,7 +1,7 @@
-"""A large AI.TENSORGET on its way: its bytes go to the client while they come from Redis, and are not held here.
+"""Streaming a large AI.TENSORGET: its bytes go to the client as they arrive from Redis, and are not held here.
 
-One GET gives all of it, so it is of one moment; Redis keeps what the client has not read yet, as for a plain GET. The
-connection to Redis is one apart from those that others wait for, since it is needed for as long as the client reads.
+One GET returns all of it, so it is consistent; Redis buffers what the client has not read yet, as for a plain GET. The
+connection to Redis is not one that others wait for, because it is needed as long as the client reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["TensorStream"]
 
 
 class TensorStream:
-    """The reply to a request for a tensor's blob. It is begun when nothing else is being sent to the client."""
+    """The reply to a request for a tensor's blob. It starts when nothing else is being sent to the client."""
 
     def __init__(self, request: TensorGet, turn: Turn, session: Session) -> None:
         self._request = request
@@ -27,14 +27,12 @@ class TensorStream:
         self._session = session
         self._upstream: LargeUpstream | None = None
         self._size = 0
-        self._begun = b""  # what has come, until the header is whole
+        self._begun = b""  # received data, until the header is complete
         self._sending = False
         self._error: RedisAIError | None = None
 
     async def run(self) -> list[bytes]:
-        """Send the reply, or what of it is not sent yet. Raises: MissingKey, WrongType, UpstreamError: nothing was
-        sent.
-        """
+        """Send the reply, or the rest of it. Raises: MissingKey, WrongType, UpstreamError: nothing was sent."""
         turn, relay = self._turn, self._session.relay
         if turn.silent:
             return []
@@ -51,7 +49,7 @@ class TensorStream:
                 found = await upstream.stream(self, b"GET", self._request.key)
             except RedisAIError:
                 if self._sending:
-                    turn.transport.abort()  # half a reply: what comes behind it could not be told apart
+                    turn.transport.abort()  # half a reply: what follows could not be told apart
                 raise
             finally:
                 self._upstream = None
@@ -64,7 +62,7 @@ class TensorStream:
         return []
 
     def flow(self, pause: bool) -> None:
-        """The client does not read, or reads again."""
+        """The client has stopped reading, or reads again."""
         if self._upstream is not None and not self._upstream.closed:
             if pause:
                 self._upstream.transport.pause_reading()
@@ -72,18 +70,18 @@ class TensorStream:
                 self._upstream.transport.resume_reading()
 
     def leave(self) -> None:
-        """The client has gone."""
+        """The client has left."""
         if self._upstream is not None:
             self._upstream.close()
 
     # -- where the upstream puts what comes ----------------------------------------------------------------------------
 
     def begin(self, size: int) -> None:
-        """A string of that many bytes comes."""
+        """A string of this many bytes follows."""
         self._size = size
 
     def take(self, piece: bytes) -> None:
-        """The next bytes of it, CR LF at the end included."""
+        """The next bytes of it, including the final CR LF."""
         if self._turn.gone:
             return
         if self._sending:
@@ -105,7 +103,7 @@ class TensorStream:
             dtype, shape, size = codec.read_header(begun[:start])
             if start + size != self._size:
                 raise WrongType
-            if dtype is DType.STRING:  # it was another tensor when it was decided to stream
+            if dtype is DType.STRING:  # it was another tensor when streaming was decided
                 raise UpstreamError("ERR the tensor was replaced while it was read, try again")
         except RedisAIError as error:
             self._error = error

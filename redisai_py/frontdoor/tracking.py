@@ -1,14 +1,14 @@
 """AI commands of clients that use CLIENT TRACKING.
 
-Redis tells a client on its own connection; AI commands go by connections that clients share. So for such a client:
+Redis notifies a client on its own connection, but AI commands use connections that clients share. So for such a client:
 
-- What a command reads is named to Redis on the client's own connection first (EXISTS), as if it had been read there.
-  That takes CLIENT CACHING into account, which is about the next command.
-- The reply of a command that may write waits for a PING on the client's own connection: Redis has answered that behind
+- The keys that a command reads are first named to Redis on the client's own connection (EXISTS), as if they had been
+  read there. That respects CLIENT CACHING, which concerns the next command.
+- The reply of a command that may write waits for a PING on the client's own connection. Redis answers the PING after
   the invalidations that the write caused, so they reach the client before the reply, as with a plain SET.
-- NOLOOP says that a client's own writes are none of its news: those are sent on its own connection.
+- NOLOOP excludes a client's own writes: those are sent on its own connection.
 
-Clients that do not track are not touched: `Mode.TRACKED` is a state like MULTI. Thread: the event loop's.
+Clients that do not track are unaffected: `Mode.TRACKED` is a state like MULTI. Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = ["OwnAccess", "Tracking", "carried_out"]
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """What CLIENT TRACKING ON asked for.
+    """The options of CLIENT TRACKING ON.
 
-    broadcast: of all keys, not of those read.   noloop: not of the client's own writes.   redirected: another
-    connection is told.
+    broadcast: for all keys, not only those read.   noloop: not for the client's own writes.   redirected: another
+    connection is notified.
     """
 
     broadcast: bool
@@ -47,7 +47,7 @@ class Tracking:
 
     @classmethod
     def from_words(cls, argv: Sequence[bytes]) -> Tracking | None:
-        """From the words of a CLIENT TRACKING that Redis accepted; None: it is off."""
+        """Parse a CLIENT TRACKING that Redis accepted; None for OFF."""
         if argv[2].upper() != b"ON":
             return None
         options = iter(argv[3:])
@@ -67,15 +67,15 @@ class Tracked(Protocol):
 
     @property
     def capture(self) -> Callable[[list[list[Any]]], Coroutine[Any, Any, list[bytes]]]:
-        """Sends commands on the client's own connection; gives their raw replies."""
+        """Send commands on the client's own connection. Returns: their raw replies."""
 
 
 async def carried_out(
     work: Coroutine[Any, Any, Any], argv: Sequence[Any], reads: Iterable[bytes], session: Tracked
 ) -> Any:
-    """The outcome of an AI command, once Redis and the client know of its reads and writes.
+    """The outcome of an AI command, after Redis and the client have been told of its reads and writes.
 
-    Args: work: carries it out.   reads: keys that a command reads which also writes.
+    Args: work: executes it.   reads: keys read by a command that also writes.
     """
     tracking = session.tracking
     assert tracking is not None
@@ -84,7 +84,7 @@ async def carried_out(
     try:
         keys = spec.keys(argv) if readonly else list(reads)
         if keys and not tracking.broadcast:
-            await session.capture([[b"EXISTS", *keys]])  # a refusal is repeated where the key is read
+            await session.capture([[b"EXISTS", *keys]])  # a refusal is repeated when the key is read
     except BaseException:
         work.close()
         raise
@@ -102,17 +102,17 @@ async def carried_out(
 
 
 async def _told(session: Tracked, tracking: Tracking) -> None:
-    """Wait until the client's own connection has brought the invalidations of what has been written."""
+    """Wait until the client's own connection has received the invalidations of these writes."""
     await session.capture([[b"PING"]])
     if tracking.redirected:
-        await asyncio.sleep(0)  # the other connection's data may be read behind this one's, in the same iteration
+        await asyncio.sleep(0)  # the other connection's data may be read later in the same iteration
 
 
 class OwnAccess:
-    """An identity's access by a client's own connection: stands for an `Access` in handlers.
+    """An identity's access through a client's own connection: replaces an `Access` in handlers.
 
-    Only while the client itself watches no keys: a transaction of ours would end that. Then large values go by a
-    dedicated connection, and the client is told of them.
+    Only while the client itself watches no keys, because a transaction of ours would end that. In that case large
+    values use a dedicated connection, and the client is notified of them.
     """
 
     near = None
@@ -124,7 +124,7 @@ class OwnAccess:
         self._queue: deque[tuple[list[list[Any]], list[Pending[Any]]]] = deque()
         self._sending = False
         tracking = session.tracking
-        # Redis does not count what a script writes as its caller's where it tells of all keys.
+        # In broadcast mode, Redis does not count a script's writes as its caller's.
         transactions = tracking is not None and tracking.broadcast and not session.watches
         self.store: Store = _TransactionStore(self) if transactions else Store(self)
         self.apart = access.apart
@@ -153,7 +153,7 @@ class OwnAccess:
         return pendings
 
     async def _send(self) -> None:
-        """One pipeline after the other: a reply may make a handler send the next."""
+        """Send one pipeline after the other: a reply may make a handler send the next."""
         while self._queue:
             commands, pendings = self._queue.popleft()
             try:
@@ -181,7 +181,7 @@ class _Caller:
 
 
 class _TransactionStore(Store):
-    """Writes small tensors as it does large ones: in transactions, not in scripts."""
+    """Writes small tensors like large ones: in transactions, not in scripts."""
 
     async def _put_shared(self, write: Any) -> None:
         await self._put_watched(write)

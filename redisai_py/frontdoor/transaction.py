@@ -1,8 +1,8 @@
 """MULTI on one connection, with AI commands in it.
 
-TENSORSET, TENSORGET, the GET and the DEL commands become plain Redis commands queued in the same transaction, so
-they take part atomically; EXEC's reply is taken apart and their elements are put into AI form. Run commands and
-stores reply QUEUED and fail in their element, as RedisAI's do; nothing of Redis's own replies is changed.
+TENSORSET, TENSORGET, the GET and the DEL commands become plain Redis commands queued in the same transaction, so they
+take part atomically; EXEC's reply is taken apart, and their elements are converted. Run commands and stores reply
+QUEUED and fail in their element, as RedisAI's do. Redis's own replies are unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEAVING = frozenset((b"RESET", b"QUIT"))
 
 
 class _Slot:
-    """One element of EXEC's reply. count: plain commands behind it.   finish: None for a command of Redis's own."""
+    """One element of EXEC's reply. count: its number of plain commands.   finish: None for one of Redis's commands."""
 
     __slots__ = ("count", "finish", "select")
 
@@ -84,7 +84,7 @@ class Transaction:
     async def _queue_ai(self, action: Any, command: Command) -> object:
         try:
             commands, finish = await self._translate(action, command)
-        except RedisAIError:  # Redis knows nothing of it, and would execute the others
+        except RedisAIError:  # Redis does not know of it, and would execute the others
             self._dirty = True
             raise
         raw = b"+QUEUED\r\n"
@@ -96,7 +96,7 @@ class Transaction:
         return NO_REPLY
 
     async def _translate(self, action: Any, command: Command) -> InMulti:
-        """The plain commands that stand for an AI command here, none if its element is an error."""
+        """The plain commands for an AI command, none if its element is an error."""
         spec = COMMANDS[bytes(command.argv[0]).upper()]
         if spec.in_multi == "refused":
             return raising(_REFUSED_RUN)

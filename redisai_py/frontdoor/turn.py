@@ -1,18 +1,18 @@
-"""One client's turn: which of its commands may be under way, and what a command may do to its client. Pure.
+"""One client's turn: which of its commands may be in progress, and what a command may do to its client. Pure.
 
-Order is kept by what may overlap. Three kinds of work exist, and only one kind is under way at a time:
+Order is kept by limiting what may overlap. There are three kinds of work, and only one kind is in progress at a time:
 
-- commands relayed to Redis on the client's own connection (`relayed` counts the replies still to come),
+- commands relayed to Redis on the client's own connection (`relayed` counts the outstanding replies),
 - AI commands of one round trip, TENSORSET and TENSORGET (`in_flight`): they follow each other on the identity's shared
   stream, which answers in order, so a pipeline of them overlaps,
-- every other AI command (`busy`): alone, like a blocking command in Redis.
+- every other AI command (`busy`): exclusive, like a blocking command in Redis.
 
-A command that cannot start yet waits in the backlog; work that ends starts what waited for it. Replies leave in the
-order of their commands: later ones are held behind one that takes a second trip, and our own never go into the middle
-of a message from Redis.
+A command that cannot start yet waits in the backlog; work that ends starts waiting commands. Replies leave in the order
+of their commands: later ones are held after one that takes a second round trip, and our own never go into the middle of
+a message from Redis.
 
-A command sees its client through this object alone, and nobody else writes this state. A turn has no socket: it is
-given a transport to write to, and a `Client` that starts commands. Thread: the event loop's.
+A command sees its client only through this object, and nobody else writes this state. A turn has no socket: it has a
+transport to write to, and a `Client` that starts commands. Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from redisai_py.resp.templates import Burst, Command
 __all__ = ["Turn"]
 
 _MOST_IN_FLIGHT = 1024
-"""AI commands of one client under way at a time."""
+"""Maximum number of AI commands of one client in progress."""
 
 Work = Coroutine[Any, Any, Any]
 
 
 class Turn(Output):
-    """Args: session: who the client is.   client: the connection.   flusher: the server's."""
+    """Args: session: the client's state at Redis.   client: the connection.   flusher: the server's."""
 
     __slots__ = (
         "_cancel", "_client", "_counters", "_draining", "backlog", "busy", "closing", "eof", "in_flight", "leaving",
@@ -64,26 +64,26 @@ class Turn(Output):
         self.closing = False
         """The reply that ends the connection was sent; nothing more is started."""
         self.eof = False
-        """The client sends no more; written by its connection."""
+        """The client has finished sending; written by its connection."""
         self.leaving = False
-        """The connection closes once nothing is under way and every command received is answered."""
+        """The connection closes once nothing is in progress and every received command is answered."""
         self._cancel: Callable[[], object] | None = None
         self._draining = False
 
     # -- what comes ----------------------------------------------------------------------------------------------------
 
     def has_room(self, count: int = 1) -> bool:
-        """Whether so many more commands may be in flight."""
+        """Whether this many more commands may be in flight."""
         return not self.in_flight or self.in_flight + count <= _MOST_IN_FLIGHT
 
     def offer(self, command: Command | Burst) -> bool:
-        """Start an AI command that came alone, or let it wait. False if it must go behind what waits already."""
+        """Start an AI command that came singly, or let it wait. False if it must go after waiting commands."""
         if self.backlog or self.busy or self.paused or self.closing or (self.in_flight and not self.has_room()):
             return False
         self._counters.commands += 1
         if not command.action.start(self, command):
             self.backlog.append(command)
-        elif self.backlog:  # a burst that was unrolled
+        elif self.backlog:  # a burst that was split up
             self.drain()
         return True
 
@@ -102,7 +102,7 @@ class Turn(Output):
                 if not client.start(command):
                     backlog.appendleft(command)
                     break
-        except Exception as error:  # whoever ended the work before this command must not bear it
+        except Exception as error:  # not the fault of the client whose work ended before this command
             self.broken(error)
         finally:
             self._draining = False
@@ -111,12 +111,12 @@ class Turn(Output):
         client.drained()
 
     def receive(self, commands: Sequence[Command | Burst]) -> None:
-        """Let commands wait behind all others, until `drain`."""
+        """Let commands wait after all others, until `drain`."""
         self._counters.commands += len(commands)
         self.backlog.extend(commands)
 
     def put_last(self, command: Command) -> None:
-        """Let what is no command of the client's wait behind all others."""
+        """Let something that is not a client's command wait after all others."""
         self.backlog.append(command)
 
     def put_back(self, command: Command) -> None:
@@ -124,29 +124,29 @@ class Turn(Output):
         self.backlog.appendleft(command)
 
     def unroll(self, burst: Burst) -> None:
-        """Put the commands of a burst before all that waits, one by one."""
+        """Put the commands of a burst before all waiting ones, one by one."""
         commands = unroll(burst, self.services.frames)
         self._counters.commands += len(commands) - 1
         self.backlog.extendleft(reversed(commands))
 
-    # -- work that runs alone ------------------------------------------------------------------------------------------
+    # -- exclusive work ------------------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of this client is under way."""
+        """Whether nothing of this client is in progress."""
         return not (self.busy or self.in_flight or self.relayed)
 
     def begin(self, cancel: Callable[[], object] | None = None) -> None:
-        """A command of an idle client runs alone from now on. cancel: see `cancelled_by`."""
+        """A command of an idle client runs exclusively from now on. cancel: see `cancelled_by`."""
         self.busy = True
         self._cancel = cancel
 
     def run_alone(self, work: Work) -> bool:
-        """Run a handler that gives a reply value, or NO_REPLY. False, and it is closed, if the client is not idle."""
+        """Run a handler that returns a reply value, or NO_REPLY. False, and it is closed, if the client is not idle."""
         return self.ask_alone(work, self._ran_alone)
 
     def ask_alone(self, work: Work, done: Callable[[Any, BaseException | None], object]) -> bool:
-        """The same with the outcome for `done`, which must end the work."""
+        """The same, with the outcome passed to `done`, which must end the work."""
         if not self.idle:
             work.close()
             return False
@@ -162,12 +162,12 @@ class Turn(Output):
             self.finish(value if error is None else self.failure(error))
 
     def end_alone(self) -> None:
-        """The command has ended; its reply was sent, or is about to be, by the caller."""
+        """The exclusive command has ended; the caller has sent its reply, or is about to."""
         self.busy = False
         self._cancel = None
 
     def finish(self, value: Any) -> None:
-        """Reply to the command that ran alone, and go on."""
+        """Reply to the exclusive command, and continue."""
         self.busy = False
         self._cancel = None
         if not self.gone:
@@ -175,26 +175,26 @@ class Turn(Output):
             self.after_work()
 
     def finish_each(self, value: Any, count: int) -> None:
-        """`finish` of so many commands that ran as one."""
+        """`finish` for several commands that ran as one."""
         for _ in range(count - 1):
             self.reply(value)
         self.finish(value)
 
     def finish_with(self, reply: bytes) -> None:
-        """`finish` with an encoded reply behind which no other comes soon: it is written at once."""
+        """`finish` with an encoded reply that is not followed soon by others: written immediately."""
         self.busy = False
         self._cancel = None
         if self.gone:
             return
         if self._out or self.deferred or self.muted or self.skip_next or not self._whole:
             self._write((reply,))
-        else:  # as `_write_at_once`, without its call: this is the hot path
+        else:  # `_write_at_once`, inlined on the hot path
             self.transport.write(reply)
         if self.backlog or self.leaving:
             self.after_work()
 
     def continue_with(self, work: Work) -> None:
-        """Let a handler end the command that runs alone."""
+        """Let a handler end the exclusive command."""
         self.end_alone()
         if self.gone:
             work.close()
@@ -202,39 +202,39 @@ class Turn(Output):
             self.run_alone(work)
 
     def give_back(self, burst: Burst) -> None:
-        """Let each command of a burst that ran alone go its own way."""
+        """Execute each command of an exclusive burst singly."""
         self.end_alone()
         if not self.gone:
             self.unroll(burst)
             self.after_work()
 
     def cancelled_by(self, cancel: Callable[[], object]) -> None:
-        """Call this if the client leaves before the command that runs alone has ended."""
+        """Set the function to call if the client leaves before the exclusive command has ended."""
         self._cancel = cancel
 
     def after_work(self) -> None:
-        """Something ended: start what waited for it, or leave."""
+        """Something ended: start what waited for it, or close."""
         if self.backlog:
             self.drain()
         if self.leaving:
             self.leave_if_idle()
 
-    # -- work that overlaps --------------------------------------------------------------------------------------------
+    # -- overlapping work ----------------------------------------------------------------------------------------------
 
     def overlap(self, count: int = 1) -> None:
-        """So many commands, received as one, were sent on the shared stream."""
+        """This many commands, received as one, were sent on the shared stream."""
         self.in_flight += count
         if count > 1:
             self._counters.commands += count - 1
 
     def overlap_instead(self) -> None:
-        """The command that ran alone was sent on the shared stream: later ones may follow it there."""
+        """The exclusive command was sent on the shared stream, where later ones may follow it."""
         self.busy = False
         self.in_flight += 1
         self.after_work()
 
     def overlap_reading(self, keys: Sequence[bytes]) -> None:
-        """The same of a command for each of these keys, which it reads: a later write must not overtake it."""
+        """The same for a command per key, which reads that key: a later write must not overtake it."""
         self.overlap(len(keys))
         self.reading.update(keys)
 
@@ -254,7 +254,7 @@ class Turn(Output):
         self.answered()
 
     def answer_together(self, reply: bytes, count: int) -> None:
-        """Reply to so many overlapping commands, one behind the other, with the bytes for all."""
+        """Reply to several consecutive overlapping commands, with the bytes for all."""
         self.write((reply,))
         self.in_flight -= count - 1
         self.answered()
@@ -268,7 +268,7 @@ class Turn(Output):
             self.after_work()
 
     def second_trip(self, work: Work, *, alone: bool = False) -> None:
-        """An overlapping command takes more than one trip: later replies are held until `work` gives its own.
+        """An overlapping command takes more than one round trip: later replies are held until `work` returns its own.
 
         alone: no other command may start until then.
         """
@@ -285,30 +285,30 @@ class Turn(Output):
         finally:
             self.end_alone()
 
-    # -- work that is relayed ------------------------------------------------------------------------------------------
+    # -- relayed work --------------------------------------------------------------------------------------------------
 
     def relaying(self, count: int) -> None:
-        """So many commands, received as one, were passed on to Redis."""
+        """This many commands, received as one, were passed on to Redis."""
         self.relayed += count
         if count > 1:
             self._counters.commands += count - 1
 
     def relayed_answered(self, count: int) -> None:
-        """So many of their replies have come."""
+        """This many of their replies have come."""
         self.relayed -= count
 
     # -- replies -------------------------------------------------------------------------------------------------------
 
     def reply(self, value: Any, last: bool = False) -> None:
-        """Send a reply value in the client's protocol; an error in place of one that cannot be encoded.
+        """Send a reply value in the client's protocol; an error if it cannot be encoded.
 
-        Args: last: no other reply will follow soon.
+        Args: last: no other reply follows soon.
         """
         if takes_long(value):
             self.in_flight += 1
             self.second_trip(_given(value))
             return
-        if isinstance(value, RedisAIError) and isinstance(value, ENDS):  # the first alone is cheap
+        if isinstance(value, RedisAIError) and isinstance(value, ENDS):  # the first check alone is cheap
             self.end_with(value)
             return
         try:
@@ -323,28 +323,28 @@ class Turn(Output):
             self._write(segments)
 
     def failure(self, error: BaseException) -> RedisAIError:
-        """The error to reply with; anything outside our tree is a bug, logged with an id."""
+        """The error to reply with; anything else than a RedisAIError is a bug, logged with an id."""
         if isinstance(error, RedisAIError):
             return error
         if self.gone and isinstance(error, asyncio.CancelledError):
-            return UpstreamError("ERR client disconnected")  # the connections that it waited for went with it
+            return UpstreamError("ERR client disconnected")  # the connections it waited for are closed
         return self.services.internal_error(error)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def leave_when_idle(self) -> None:
-        """Close as soon as nothing is under way and every command received is answered."""
+        """Close as soon as nothing is in progress and every received command is answered."""
         self.leaving = True
         self.leave_if_idle()
 
     def leave_if_idle(self) -> None:
-        """Close, if that is so now."""
+        """Close if that is so now."""
         if self.idle and not self.backlog:
             self.flush()
             self.transport.close()
 
     def lost(self) -> None:
-        """The client has gone: nobody wants what is under way."""
+        """The client has left: nobody wants what is in progress."""
         self.gone = True
         self.backlog.clear()
         if self.held is not None:
@@ -359,8 +359,8 @@ class Turn(Output):
         self.backlog.clear()
 
     def end_with(self, error: UpstreamLost | UpstreamRefused) -> None:
-        """Redis has closed: so does the client's connection, behind the replies that come before this one. What is
-        received from now on is forgotten, and later replies are not sent.
+        """Redis has closed: close the client's connection, after the replies that come before this one. Data received
+        from now on is dropped, and later replies are not sent.
         """
         if self.gone:
             return
@@ -374,8 +374,8 @@ class Turn(Output):
         self._client.hang_up()
 
     def broken(self, error: BaseException) -> None:
-        """A bug of ours ended this client's command somewhere: the client gets the error, and is closed, since nobody
-        knows how far the command has come. See `containment`.
+        """A bug of ours ended this client's command: the client gets the error and is disconnected, because the state
+        of the command is unknown. See `containment`.
         """
         if self.gone or self.closing:
             return
@@ -389,7 +389,7 @@ class Turn(Output):
         self.close_after_reply()
 
     def close_after_reply(self) -> None:
-        """Close once what was written has been sent."""
+        """Close once everything written has been sent."""
         self.closing = True
         self.flush()
         self.transport.close()
