@@ -9,8 +9,10 @@ import torch
 
 __all__ = ["exported_draws", "script_draws"]
 
-_SWITCHES = ("train", "training", "use_input_stats")
-"""Arguments that turn on an operator's random or training behaviour."""
+_SWITCHES = ("train", "training", "use_input_stats", "dropout_p")
+"""Arguments that turn on an operator's random or training behaviour; for a probability, 0 is off."""
+_RUNNING = "running_mean"
+_READ = (*_SWITCHES, _RUNNING)
 _UNKNOWN = object()
 """A value that is known only in a run."""
 
@@ -46,20 +48,31 @@ def _of_script(node: Any) -> dict[str, Any]:
     """The switches of a node, with their values if constant."""
     schema = node.schema()
     names = [argument.name for argument in torch._C.parse_schema(schema).arguments] if "::" in schema else []
-    switches = {}
-    for name, value in zip(names, node.inputs(), strict=False):
-        if name in _SWITCHES:
-            constant = value.node().kind() == "prim::Constant"
-            switches[name] = value.toIValue() if constant else _UNKNOWN
-    return switches
+    given = dict(zip(names, node.inputs(), strict=False))
+    return _switches({name: _constant(value) for name, value in given.items() if name in _READ})
+
+
+def _constant(value: Any) -> Any:
+    node = value.node()
+    return value.toIValue() if node.kind() == "prim::Constant" else _UNKNOWN
 
 
 def _of_export(node: Any, schema: Any) -> dict[str, Any]:
-    switches = {}
+    given = {}
     for place, argument in enumerate(schema.arguments):
-        if argument.name in _SWITCHES:
-            given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, _UNKNOWN)
-            switches[argument.name] = given
+        if argument.name in _READ:
+            default = argument.default_value if argument.has_default_value() else _UNKNOWN
+            given[argument.name] = (
+                node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
+            )
+    return _switches(given)
+
+
+def _switches(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that are switches. Statistics of the input train nothing where no running ones are kept."""
+    switches = {name: value for name, value in given.items() if name in _SWITCHES}
+    if given.get(_RUNNING, _UNKNOWN) is None and "use_input_stats" in switches:
+        switches["use_input_stats"] = False
     return switches
 
 
@@ -72,7 +85,7 @@ def _draws(kind: str, switches: dict[str, Any]) -> bool:
     if not _concerns(kind):
         return False
     if switches:
-        return any(value is not False for value in switches.values())
+        return any(value is _UNKNOWN or value is None or value != 0 for value in switches.values())
     return _is_random(kind)
 
 

@@ -264,6 +264,61 @@ def test_models_that_draw_are_refused_and_say_why(client, source):
         client.execute_command("AI.MODELEXECUTE", "r", "INPUTS", 1, "a", "OUTPUTS", 1, "b", "CACHE", "ONLY")
 
 
+def _random_onnx() -> bytes:
+    from tests.backends.test_draws import onnx_model
+
+    return onnx_model(("RandomNormalLike", ["x"], ["y"], {"dtype": 1}))
+
+
+def _random_export() -> bytes:
+    import io
+
+    import torch
+
+    class Noise(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x + torch.rand_like(x)
+
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(Noise(), (torch.ones(2),)), file)
+    return file.getvalue()
+
+
+def _counter() -> bytes:
+    import io
+
+    import torch
+
+    class Counter(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("n", torch.zeros(1))
+
+        def forward(self, x: Any) -> Any:
+            self.n.add_(1)
+            return x + self.n
+
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(Counter(), torch.ones(2), check_trace=False), file)
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    ("backend", "make", "reason"),
+    [
+        ("ONNX", _random_onnx, r"not decided by its inputs \(RandomNormalLike\)"),
+        ("TORCH", _random_export, r"not decided by its inputs \(aten::rand_like\)"),
+        ("TORCH", _counter, "it may keep state between runs, so equal inputs may give other outputs"),
+    ],
+)
+def test_models_whose_outputs_differ_from_run_to_run_are_refused(client, backend, make, reason):
+    client.execute_command("AI.MODELSTORE", "r", backend, "CPU", "BLOB", make())
+    with pytest.raises(redis.ResponseError, match=r"predictions cannot be kept: .*" + reason):
+        client.execute_command("AI.CACHE", "SET", "r", "TTL", 5)
+    assert client.execute_command("AI.CACHE", "GET", "r") is None
+
+
 def test_models_that_keep_state_scripts_and_absent_keys_are_refused(client):
     from tests.conformance.running import SCRIPT
 
