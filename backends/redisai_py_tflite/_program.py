@@ -34,7 +34,7 @@ def program(interpreter: Any, blob: Blob, signature: str) -> Program:
 
     Raises: BackendError: no such signature, or no memory for the tensors.
     """
-    signatures = interpreter._get_full_signature_list()
+    signatures = _signatures(interpreter)
     if signature and signature not in signatures:
         known = ", ".join(sorted(signatures)) or "none"
         raise BackendError(f'ERR TFLITE model has no signature "{signature}", but: {known}')
@@ -42,6 +42,18 @@ def program(interpreter: Any, blob: Blob, signature: str) -> Program:
         _step("Failed to allocate tensors", interpreter.allocate_tensors)
         return _Main(interpreter, [signatures[signature]] if signature else list(signatures.values()))
     return _Other(interpreter, blob, signature)
+
+
+def _signatures(interpreter: Any) -> dict[str, dict[str, dict[str, int]]]:
+    """Per signature, "inputs" and "outputs": the index of each tensor by its name. One without a name is left out."""
+    runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list() if name}
+    return {
+        name: {
+            "inputs": {tensor: detail["index"] for tensor, detail in runner.get_input_details().items()},
+            "outputs": {tensor: detail["index"] for tensor, detail in runner.get_output_details().items()},
+        }
+        for name, runner in runners.items()
+    }
 
 
 class _Main:
