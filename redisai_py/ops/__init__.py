@@ -1,1 +1,1 @@
-"""What runs beside the front door for the operator."""
+"""Services for the operator, besides the front door."""

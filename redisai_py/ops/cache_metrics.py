@@ -1,4 +1,4 @@
-"""The numbers of the prediction caches, as metrics."""
+"""The prediction cache's numbers as metrics."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _COUNTS = {
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One model's: values of its labels, counts by name, refusals by kind, times.
+    """The figures of one model: label values, counts by name, refusals by kind, times.
 
-    active: requests are looked up; not where that does not pay or is refused.
+    active: requests are looked up; False if that does not pay or is refused.
     """
 
     labels: tuple[str, ...]
@@ -46,7 +46,7 @@ class Cache:
 
 
 def cache_of(labels: tuple[str, ...], ledger: Ledger) -> Cache:
-    """What a ledger says now."""
+    """The current figures of a ledger."""
     counts = {name: ledger.counts[name] for name in _COUNTS} | {"bypassed": ledger.bypassed}
     start = "error "
     errors = {name.removeprefix(start): count for name, count in ledger.counts.items() if name.startswith(start)}
@@ -55,7 +55,7 @@ def cache_of(labels: tuple[str, ...], ledger: Ledger) -> Cache:
 
 
 def cache_families(caches: Sequence[Cache], local_bytes: int) -> Iterator[Metric]:
-    """Metrics of all.   local_bytes: of predictions at hand."""
+    """Metrics of all models.   local_bytes: size of the local predictions."""
     for name, text in {**_COUNTS, "bypassed": "Requests that ran without a look."}.items():
         counter = CounterMetricFamily(f"redisai_prediction_cache_{name}", text, labels=_LABELS)
         for cache in caches:

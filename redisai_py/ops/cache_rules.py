@@ -1,7 +1,7 @@
-"""Cache rules of models that are near: another server may have changed them, and a run on near values reads none.
+"""Cache rules of models in the near cache: another server may have changed them, and a run on cached values reads none.
 
-Once a second each identity asks for those of the models that it has near. Runs that read from Redis read the rule with
-the model's id, and need none of this.
+Once a second each identity reads the rules of the models in its near cache. Runs that read from Redis read the rule
+with the model's id, and do not need this.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ASKED_AT_ONCE = 500
 
 
 async def keep_rules(services: Services) -> None:
-    """Ask until cancelled."""
+    """Read rules until cancelled."""
     while True:
         await asyncio.sleep(INTERVAL_S)
         services.predictions.expire()
@@ -33,7 +33,7 @@ async def keep_rules(services: Services) -> None:
 
 
 async def read_rules(access: Access) -> None:
-    """Give the near models of an identity the rules that their keys have now. Never fails."""
+    """Update the cached models of an identity with the current rules of their keys. Never fails."""
     near = access.near
     if near is None or not near.model_keys or access.stream(next(iter(near.model_keys))) is None:
         return

@@ -1,9 +1,8 @@
-"""The log lines about models and clients that an operator acts on: what was loaded, what fails, what is slow, who is
-refused.
+"""Log lines about models and clients, for operators: loads, failures, slow runs, refused clients.
 
-One event per line, with the same fields everywhere: `model` (or `script`), `db`, `backend`, `device`, `ms`. What
-clients can cause at any rate is throttled: per kind of line and key at most one in ten seconds, which then says how
-many were left out.
+One event per line, with the same fields everywhere: `model` (or `script`), `db`, `backend`, `device`, `ms`. Events that
+clients can cause at any rate are throttled: at most one per kind and key in ten seconds; the next line says how many
+were left out.
 """
 
 from __future__ import annotations
@@ -31,17 +30,19 @@ logger = structlog.get_logger()
 class Throttle:
     """Lets one event of a name through per interval, and counts the others.
 
-    Args: clock: monotonic seconds.   names: how many names are remembered; the ones longest seen go first.
+    Args: clock: monotonic seconds.   names: number of names to remember; the least recent are dropped first.
     """
 
     def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic, names: int = _NAMES) -> None:
         self._interval_s = interval_s
         self._clock = clock
         self._names = names
-        self._last: dict[Any, tuple[float, int]] = {}  # name -> when one was let through, and how many were not since
+        self._last: dict[
+            Any, tuple[float, int]
+        ] = {}  # name -> time of the last event let through, and number left out since
 
     def passes(self, name: Any) -> int | None:
-        """None to keep silent, else the number of events kept silent since the last one let through."""
+        """None to suppress the event, else the number of events suppressed since the last one let through."""
         now = self._clock()
         since, silent = self._last.pop(name, (-self._interval_s, 0))
         if now - since < self._interval_s:
@@ -56,7 +57,7 @@ class Throttle:
 class EventLog:
     """Writes the lines.
 
-    Args: keys: names for the engine's ids.   slow_run_ms: runs that take at least this long are reported, 0 none.
+    Args: keys: names for the engine's ids.   slow_run_ms: report runs that take at least this long, 0 none.
     """
 
     def __init__(self, keys: KeyMap, slow_run_ms: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,22 +88,22 @@ class EventLog:
         self._warn("model not loaded", place, {**fields, "error": str(error)})
 
     def unloaded(self, place: Place, why: str) -> None:
-        """A model was let go because its key was deleted or has another one."""
+        """A model was unloaded because its key was deleted or replaced."""
         logger.info("model unloaded", model=place.name, db=place.database, why=why)
 
     def evicted(self, loaded: LoadedModel) -> None:
-        """A model was let go because the loaded ones are bounded."""
+        """A model was unloaded because of the memory limit."""
         fields = _model_fields(self._keys.place_of(loaded.id), loaded)
         logger.info("model unloaded", **fields, why="others need its memory")
 
     def ended_merging(self, loaded: LoadedModel) -> None:
-        """A model's runs are executed one by one from now on, whatever its BATCHSIZE."""
+        """A model's runs are no longer merged, whatever its BATCHSIZE."""
         fields = _model_fields(self._keys.place_of(loaded.id), loaded)
         logger.warning("model not merged", **fields, why=loaded.not_merged)
 
     def executed(self, executed: Executed, error: BaseException | None) -> None:
-        """The engine's report of an execution that failed or was slow. It comes before the clients' replies."""
-        if isinstance(error, Overloaded):  # the server is stopping, and says so itself
+        """The engine reports a failed or slow execution. This precedes the clients' replies."""
+        if isinstance(error, Overloaded):  # the server is stopping, and logs that itself
             return
         loaded = executed.loaded
         fields = _model_fields(self._keys.place_of(loaded.id), loaded)
@@ -125,7 +126,7 @@ class EventLog:
     # -- scripts -------------------------------------------------------------------------------------------------------
 
     def script_failed(self, place: Place, function: str, device: str, error: BaseException) -> None:
-        """A script's run ended in an error."""
+        """A script's run failed."""
         self._warn("script failed", place, {**_script_fields(place, function, device), "error": str(error)})
 
     def script_ran(self, place: Place, function: str, device: str, run_s: float, queued_s: float) -> None:
@@ -137,7 +138,7 @@ class EventLog:
     # -- clients -------------------------------------------------------------------------------------------------------
 
     def client_refused(self, why: str, **fields: Any) -> None:
-        """A connection was refused or closed by us."""
+        """The server has refused or closed a connection."""
         self._warn("client refused", why, {"why": why, **fields})
 
 

@@ -1,10 +1,9 @@
-"""The HTTP endpoint for operators: `/metrics`, `/healthz`, `/readyz`. Read-only, small, and no web framework's
-business.
+"""The HTTP endpoint for operators: `/metrics`, `/healthz`, `/readyz`. Read-only, and too small for a web framework.
 
-Rules: GET and HEAD only; one request per connection; a client that is slow or sends too much is cut off, and where too
-many are connected the oldest makes room: slow ones never keep a health check out. While it listens
-on a loopback address, the `Host` header must be one too: a web page that has its name resolve to 127.0.0.1 must not
-read what is here. The event loop's thread only gathers numbers; the text is made on another.
+Rules: GET and HEAD only; one request per connection. A client that is slow or sends too much is cut off; with too many
+connections the oldest is closed, so that slow clients never block a health check. While it listens on a loopback
+address, the `Host` header must be one too: a web page whose name resolves to 127.0.0.1 must not read this. The event
+loop's thread only gathers numbers; another thread writes the text.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Response:
 
 
 Handler = Callable[[Mapping[str, str]], Awaitable[Response]]
-"""Headers of the request, names in lower case, to the response."""
+"""Headers of the request, with lower-case names, to the response."""
 
 
 def _text(status: HTTPStatus, text: str) -> Response:
@@ -46,16 +45,16 @@ def _text(status: HTTPStatus, text: str) -> Response:
 
 
 class HttpEndpoint:
-    """Args: handlers: by path, which is compared whole."""
+    """Args: handlers: by exact path."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
         self._server: asyncio.Server | None = None
         self._any_host = False
-        self._open: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._open: dict[asyncio.Task[None], None] = {}  # oldest first
 
     async def listen(self, host: str, port: int) -> None:
-        """Start. Raises OSError."""
+        """Start listening. Raises OSError."""
         self._server = await asyncio.start_server(self._connected, host, port, limit=_LONGEST_REQUEST)
         self._any_host = not all(_is_loopback(bound.getsockname()) for bound in self._server.sockets)
 
@@ -66,7 +65,7 @@ class HttpEndpoint:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Stop listening and drop what is open."""
+        """Stop listening and close open connections."""
         if self._server is not None:
             self._server.close()
             for task in list(self._open):
@@ -87,7 +86,7 @@ class HttpEndpoint:
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the client left, or was too slow
         except asyncio.CancelledError:
-            pass  # a newer client has the place, or the server stops; asyncio's streams would log it as an error
+            pass  # closed for a newer client, or the server stops; asyncio's streams would log it as an error
         except Exception:
             logger.exception("an HTTP request failed")
         finally:
@@ -151,7 +150,7 @@ def _is_loopback(address: tuple[str, ...]) -> bool:
 
 
 def _names_loopback(host: str | None) -> bool:
-    """Whether a Host header names this machine's loopback; browsers always send one, so none at all is fine."""
+    """Whether a Host header names this machine's loopback. Browsers always send one, so a missing one is fine."""
     if host is None:
         return True
     try:

@@ -1,6 +1,4 @@
-"""What the server says of itself: the `ai_*` sections of INFO, with the names and the order that RedisAI's clients
-read.
-"""
+"""The `ai_*` sections of INFO, with the names and the order that RedisAI's clients expect."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ _ALL = {"everything", "modules", MODULE_NAME}
 
 
 def info_sections(services: Services, wanted: set[str]) -> str:
-    """The sections that INFO's arguments (lower case) ask for, as INFO prints them; "" if none."""
+    """The requested sections (arguments in lower case), as INFO prints them; "" if none."""
     sections = {
         "ai_versions": _versions,
         "ai_git": _git,
@@ -41,12 +39,12 @@ def info_sections(services: Services, wanted: set[str]) -> str:
 
 
 def default_backends_path() -> str:
-    """BACKENDSPATH as it is at the start: `backends` beside the server's own files. Nothing is read there."""
+    """Initial BACKENDSPATH: `backends` next to the server's own files. Nothing is read there."""
     return str(Path(__file__).resolve().parents[1] / "backends")
 
 
 def _lines(fields: dict[str, object]) -> str:
-    # A device string is the client's, and must not become lines of its own.
+    # A device string comes from clients, and must not create lines.
     return "".join(f"{name}:{value}".translate(_ONE_LINE) + "\r\n" for name, value in fields.items())
 
 
@@ -84,8 +82,8 @@ def _backends(services: Services) -> dict[str, object]:
 
 
 def _script_queues(services: Services) -> list[str]:
-    """INFO's names of the workers of devices that scripts have, and no model. They are processes, not threads of this
-    one, so they have no CPU time here.
+    """INFO's names for devices that only scripts use. Their workers are processes, not threads of this one, so they
+    have no CPU time here.
     """
     devices = dict.fromkeys(held.device.upper() for place, held in services.keys.entries() if place.kind is Kind.SCRIPT)
     threads = range(1, services.engine.settings.threads_per_queue + 1)
@@ -94,8 +92,8 @@ def _script_queues(services: Services) -> list[str]:
 
 
 def _onnx(services: Services) -> dict[str, object]:
-    """RedisAI counts the bytes and calls of an allocator of its own under ONNX Runtime. We have none, so `memory` is
-    the size of the loaded models, and `access_num` counts what makes the runtime allocate: loads and executions.
+    """RedisAI counts the bytes and calls of its own allocator under ONNX Runtime. This server has none, so `memory` is
+    the size of the loaded models, and `access_num` counts loads and executions, which make the runtime allocate.
     """
     engine = services.engine.snapshot()
     threads = sum(queue.threads for queue in engine.queues.values()) + len(_script_queues(services))

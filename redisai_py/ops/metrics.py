@@ -1,10 +1,9 @@
-"""The numbers for Prometheus, read from the engine when they are asked for: nothing is counted on a run's way for
-their sake.
+"""The numbers for Prometheus, read from the engine on request, so runs count nothing extra for them.
 
-Two steps. `gather` takes what the event loop's thread alone may read, in slices, so that no client waits for it;
-`families` makes metrics of that, on any thread. Labels are bounded: a model or script is labelled by the key it was
-last met under, and only those used last have labels. A counter starts at 0 again when its key is stored anew
-and by AI.INFO RESETSTAT. docs/metrics.md lists them all; a test compares.
+There are two steps. `gather` reads what only the event loop's thread may read, in slices, so that no client waits for
+it; `families` turns that into metrics, on any thread. The number of labels is bounded: a model or script is labelled by
+the key where it was last seen, and only the most recently used have labels. A counter restarts at 0 when its key is
+stored again, and by AI.INFO RESETSTAT. docs/metrics.md lists all metrics; a test compares.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ _LABELS = ("model", "db", "device", "backend")
 _SCRIPT_LABELS = ("script", "db", "device")
 _LONGEST_LABEL = 200
 _MOST_LABELLED = 500
-"""Keys with labels of their own: those used last."""
+"""Maximum number of keys with their own labels, the most recently used."""
 _ROW_BUCKETS = [2**i for i in range(11)]
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A model or script: its labels' values, its counters, and its state as far as it is a loaded model.
+    """A model or script: its label values, its counters, and the state of a loaded model.
 
-    nbytes: memory, 0 if it is not loaded.   unfinished: runs waiting or running.
-    quarantined: its runs are refused, since they ended engine processes.
+    nbytes: memory, 0 if it is not loaded.   unfinished: waiting or running runs.
+    quarantined: its runs are refused, because they ended engine processes.
     """
 
     labels: tuple[str, ...]
@@ -60,7 +59,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All that `families` shows.
+    """All data for `families`.
 
     ping_s: None if Redis does not answer.   connections: to Redis, by use.   script_waiting: by queue.
     backends: version by wire name.   loaded_limit_bytes: 0 is none.
@@ -96,7 +95,7 @@ class Clients(Protocol):
 
 
 async def gather(services: Services, clients: Clients, obstacles: Callable[[], list[str]]) -> Figures:
-    """Read everything, giving way to other work between slices, and ask Redis whether it is there."""
+    """Read everything, yielding to other work between slices, and send Redis a PING."""
     try:
         ping_s: float | None = await services.control.ping()
     except UpstreamError:
@@ -150,7 +149,7 @@ async def _programs(services: Services) -> tuple[list[Program], list[Program]]:
 
 
 def _label(key: bytes) -> str:
-    """The key as a label: a very long one is cut, and its digest keeps it apart from others."""
+    """The key as a label; a very long one is cut off, and its digest keeps it distinct."""
     text = key_text(key)
     if len(text) <= _LONGEST_LABEL:
         return text
@@ -163,14 +162,14 @@ def _connections(services: Services, clients: Clients) -> dict[str, int]:
 
 
 class Metrics(Collector):
-    """Figures as prometheus_client's encoders want them."""
+    """Figures in the form that prometheus_client's encoders expect."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
         self._process = ProcessCollector(registry=None)
 
     def collect(self) -> Iterator[Metric]:
-        """Ours, then those of the process."""
+        """Our metrics, then those of the process."""
         for family in families(self._figures):
             family.samples = _Samples(family.samples)
             yield family
@@ -178,16 +177,16 @@ class Metrics(Collector):
 
 
 class _Samples(list[Any]):
-    """Samples that let the event loop's thread in while they are written down."""
+    """Samples that yield the GIL to the event loop's thread while they are encoded."""
 
     def __iter__(self) -> Iterator[Any]:
         return _giving_way(super().__iter__(), 32)
 
 
 def _giving_way(items: Iterable[T], every: int) -> Iterator[T]:
-    """The items, with the GIL let go of now and then.
+    """The items, releasing the GIL now and then.
 
-    A thread that waits for the GIL asks for it after 5 ms only; with hundreds of models, a scrape would make that the
+    A thread that waits for the GIL requests it only after 5 ms; with hundreds of models, a scrape would make that the
     99th percentile of every client's latency (measured: 5 ms without this, 0.2 ms with it).
     """
     for i, item in enumerate(items):
@@ -281,7 +280,7 @@ def _scripts(figures: Figures) -> Iterator[Metric]:
 
 
 def _runs(prefix: str, noun: str, labels: tuple[str, ...], programs: Sequence[Program]) -> Iterator[Metric]:
-    """What models and scripts have in common."""
+    """Metrics common to models and scripts."""
     runs = CounterMetricFamily(f"{prefix}_runs", f"Runs of a {noun} that ended, well or not.", labels=labels)
     errors = CounterMetricFamily(f"{prefix}_errors", "Of these, the failed ones.", labels=labels)
     run = HistogramMetricFamily(f"{prefix}_run_seconds", "Time of an execution; a batch is one.", labels=labels)
@@ -290,7 +289,7 @@ def _runs(prefix: str, noun: str, labels: tuple[str, ...], programs: Sequence[Pr
         stats = program.stats
         runs.add_metric(program.labels, stats.calls)
         errors.add_metric(program.labels, stats.errors)
-        if stats.batches:  # histograms are most of the text, and these would be nothing but zeros
+        if stats.batches:  # histograms are most of the text, and these would be all zeros
             run.add_metric(program.labels, *time_buckets(stats.run_time))
             queue.add_metric(program.labels, *time_buckets(stats.queue_time))
     yield from (runs, errors, run, queue)

@@ -27,7 +27,7 @@ logger = structlog.get_logger()
 
 
 def _report_failure(task: asyncio.Task[None]) -> None:
-    """Work in the background that ends in an error is a bug; nobody else would tell of it."""
+    """Log an error of a background task: it is a bug that nobody else would report."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("background work ended", exc_info=error)
 
@@ -46,7 +46,7 @@ class Operations:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Listen for HTTP, if that is wanted, and begin to keep house. Raises StartError: the port cannot be had."""
+        """Listen for HTTP, if configured, and start cleanup. Raises StartError: the port is unavailable."""
         config = self._services.config
         if config.http:
             self._http = HttpEndpoint({"/metrics": self._metrics, "/healthz": self._healthy, "/readyz": self._ready})
@@ -61,7 +61,7 @@ class Operations:
         self._begin(Pulse(self._services.dialer).beat())
 
     async def preload(self) -> None:
-        """Try once to load what is to be preloaded, for at most 10 s; the rest is loaded beside everything else."""
+        """Try once to preload the models, for at most 10 s; the rest is loaded in the background."""
         preload = self._preload
         if preload.obstacles:
             await preload.attempt()
@@ -73,7 +73,7 @@ class Operations:
         self._tasks.append(task)
 
     async def close(self) -> None:
-        """End all of it."""
+        """End all services."""
         await self._preload.close()
         for task in self._tasks:
             task.cancel()
@@ -88,11 +88,11 @@ class Operations:
         return Response(HTTPStatus.OK, body, content_type)
 
     async def _healthy(self, headers: Mapping[str, str]) -> Response:
-        """The process lives and its event loop turns; nothing else is said."""
+        """The process is alive and its event loop runs; nothing else is checked."""
         return Response(HTTPStatus.OK, b"ok\n")
 
     async def _ready(self, headers: Mapping[str, str]) -> Response:
-        """Whether clients should be sent here; if not, one line per reason."""
+        """Whether clients should use this server; if not, one line per reason."""
         obstacles = self._obstacles()
         try:
             await self._services.control.ping()

@@ -1,10 +1,10 @@
-"""`--preload`: models that are loaded before the server counts as ready, so that their first runs are not slow ones.
+"""`--preload`: load models before the server counts as ready, so that their first runs are not slow.
 
-`all` is every model that database 0 holds at the start, found with the server's own credentials; one that its
-framework refuses is logged and left to its first run, unless the framework itself cannot be loaded: then the
-installation is wrong. Keys that are named must load. What has not loaded is tried again every few seconds, and
-`/readyz` says no until it has. A load that takes long, or for ever, holds up neither the others nor the start: it is
-waited for at most 10 s. A load that has ended or hung a server's process is not tried by the next one.
+`all` means every model in database 0 at the start, found with the server's own credentials. A model that its framework
+refuses is logged and left to its first run, unless the framework itself cannot be loaded: then the installation is
+broken. Named keys must load. Failed loads are retried every few seconds, and `/readyz` fails until all have succeeded.
+A load that takes long, or forever, blocks neither the others nor the start, which waits at most 10 s. A load that ended
+or hung a server's process is not tried by the next one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = structlog.get_logger()
 
 
 class Lifeline:
-    """The line to whoever supervises this process; this one has nobody at its end.
+    """The connection to the supervisor; this one has nobody at its end.
 
     Args: suspects, careful: see `redisai_py.serve.heartbeat.Orders`.
     """
@@ -44,14 +44,14 @@ class Lifeline:
         self.careful = careful
 
     def say(self, word: bytes, key: bytes | None = None) -> None:
-        """Say one of the words of `redisai_py.serve.heartbeat`. Must not block, and must not fail."""
+        """Send one of the words of `redisai_py.serve.heartbeat`. Must neither block nor fail."""
 
 
 NO_LIFELINE = Lifeline()
 
 
 class Preload:
-    """What is still to be loaded, and why it is not.
+    """The models still to load, and why they are not loaded.
 
     Args: preload: keys, or the word `all`.
     """
@@ -73,9 +73,9 @@ class Preload:
         return lines if self._scanned else [f"preload of all models: {self._trouble}", *lines]
 
     async def attempt(self) -> None:
-        """Load what is not loaded yet, as far as that is possible now. Never fails; `obstacles` tells.
+        """Load what is not loaded yet, as far as possible now. Never fails; see `obstacles`.
 
-        Returns after 10 s at the latest. Loads that take longer go on.
+        Returns after at most 10 s. Longer loads continue.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
@@ -99,7 +99,7 @@ class Preload:
             await asyncio.wait(list(self._loads.values()))
 
     async def insist(self) -> None:
-        """Try until everything is loaded."""
+        """Retry until everything is loaded."""
         told: list[str] = []
         while obstacles := self.obstacles:
             if obstacles != told:
@@ -111,7 +111,7 @@ class Preload:
             logger.info("all models preloaded")
 
     async def close(self) -> None:
-        """Give up what is being loaded."""
+        """Cancel running loads."""
         for task in self._loads.values():
             task.cancel()
         await asyncio.gather(*self._loads.values(), return_exceptions=True)
@@ -119,14 +119,14 @@ class Preload:
     def _is_suspect(self, key: bytes) -> bool:
         if key not in self._lifeline.suspects:
             return False
-        if self._all:  # as one that its framework refuses
+        if self._all:  # like a model that its framework refuses
             del self._missing[key]
         else:
             self._missing[key] = "left to its first run, since the server's process ended or hung while it loaded this"
         return True
 
     async def _load_in_turn(self, store: Store, key: bytes) -> None:
-        """Load one of two at a time; one that takes long makes room for the next."""
+        """Load, at most two at a time; a load that takes long lets the next one start."""
         async with self._slots:
             load = asyncio.ensure_future(self._load(store, key))
             try:
@@ -164,6 +164,6 @@ class Preload:
         del self._missing[key]
 
     def _fits(self) -> bool:
-        """Whether loading one more model does not push out others, as far as can be told before."""
+        """Whether loading one more model evicts no others, as far as can be estimated."""
         limit = self._services.engine.settings.loaded_models_limit_bytes
         return not limit or self._services.engine.snapshot().loaded_bytes < limit

@@ -1,5 +1,5 @@
-"""What this server holds for the keys that it has met: one log line per load, and no memory for what a key held
-before.
+"""The programs (models and scripts) of the keys that this server has seen: logs each load, and frees the old program of
+a key.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["Programs"]
 
 _DIGESTED_HERE = 256 * 1024
-"""Bytes of a blob that the event loop digests itself, in 0.2 ms."""
+"""Maximum bytes of a blob that the event loop hashes itself, in 0.2 ms."""
 
 
 class Programs:
-    """The engine's models and the counters of scripts, with their keys. Thread: the event loop's."""
+    """The engine's models and the counters of scripts, by key. Thread: the event loop's."""
 
     def __init__(self, engine: Engine, script_stats: StatsTable, keys: KeyMap, event_log: EventLog) -> None:
         self._engine = engine
@@ -38,15 +38,15 @@ class Programs:
         self._reading: dict[tuple[Place, str], list[Pending[LoadedModel | None]]] = {}
 
     def loaded(self, place: Place, stored_id: str) -> LoadedModel | None:
-        """The loaded model of a key that holds this id now; None if it must be read and loaded."""
+        """The loaded model of a key that has this id now; None if it must be read and loaded."""
         identity = self._keys.identity(place, stored_id)
         return None if identity is None else self._engine.loaded(identity)
 
     async def stored(self, place: Place, stored_id: str, store: Store) -> LoadedModel:
-        """The loaded model of a key that held this id a moment ago: what it holds now is read and loaded.
+        """The loaded model of a key that had this id a moment ago: reads and loads its current content.
 
-        Whoever asks meanwhile waits for that. A model that many want is met by all of them at once, after a restart
-        say, and each copy of its blob takes Redis's time and our memory.
+        Concurrent callers wait for the same load. After a restart, for example, many clients request a popular model at
+        once, and each copy of its blob would cost Redis's time and our memory.
         Raises: MissingKey, WrongType, BackendError, Overloaded, UpstreamError.
         """
         asked = (place, stored_id)
@@ -57,7 +57,7 @@ class Programs:
             if loaded is not None:
                 return loaded
         waiters = self._reading[asked] = []
-        result: LoadedModel | RedisAIError | None = None  # None: trouble of this client's own, the others try again
+        result: LoadedModel | RedisAIError | None = None  # None: only this client's problem, so the others try again
         try:
             known = self._keys.held(place)
             result = await self.load_read(place, await store.model_with_blob(place.key), known)
@@ -75,15 +75,15 @@ class Programs:
 
     @staticmethod
     async def identified(model: Model) -> Model:
-        """The model with its identity; a large one is digested aside."""
+        """The model with its identity; a large one is hashed off the event loop."""
         if len(model.blob) < _DIGESTED_HERE:
             return identified(model)
         return await asyncio.get_running_loop().run_in_executor(None, identified, model)
 
     async def identity(self, place: Place, stored_id: str, store: Store) -> str | None:
-        """The identity of what the key holds, for its counters; None if this server cannot have counted any.
+        """The identity of the key's content, for its counters; None if this server cannot have counted any.
 
-        What was met elsewhere and has been renamed or copied is read once, since its id alone proves nothing.
+        A key with an id that was seen elsewhere (renamed or copied) is read once, because the id alone proves nothing.
         """
         identity = self._keys.identity(place, stored_id)
         if identity is not None or not self._keys.has_met(stored_id):
@@ -98,24 +98,24 @@ class Programs:
         return program.identity
 
     async def load_read(self, place: Place, model: Model, known: Held | None) -> LoadedModel:
-        """`load` a model that was just read (see `met`); it goes at once if the key has another one by then."""
+        """`load` a model that was just read (see `met`); unload it at once if the key has another one by then."""
         model = await self.identified(model)
         self.met(place, model, known)
         loaded = await self.load(place, model)
         held = self._keys.held(place)
         if held is None:
-            self.holds(place, model)  # if it was deleted meanwhile, the next sweep finds that out
+            self.holds(place, model)  # if the key was deleted meanwhile, the next sweep notices
         elif held.identity != model.identity and self._keys.place_of(model.identity) is None:
             self._unload(place, model.identity, "replaced")
         return loaded
 
     async def load(self, place: Place, model: Model) -> LoadedModel:
-        """`Engine.load`, with a line in the log for whoever asks first. Raises what it raises."""
+        """`Engine.load`, logged for the first caller. Raises the same errors."""
         loaded = self._engine.loaded(model.identity)
         if loaded is not None or model.identity in self._under_way:
             return loaded or await self._engine.load(model)
         self._under_way.add(model.identity)
-        self._keys.announce(model.identity, place)  # a warm-up that fails or is slow is logged with the key
+        self._keys.announce(model.identity, place)  # lets a failed or slow warm-up be logged with the key
         since = time.monotonic()
         try:
             loaded = await self._engine.load(model)
@@ -129,16 +129,16 @@ class Programs:
         return loaded
 
     def holds(self, place: Place, program: Model | Script) -> None:
-        """The key holds this model or script now: the one that it held before goes."""
+        """The key now holds this model or script; its old program is freed."""
         backend = program.backend if isinstance(program, Model) else "TORCH"
         before = self._keys.met(place, Held(program.id, program.identity, backend, program.device.text))
         if before is not None:
             self._unload(place, before, "replaced")
 
     def met(self, place: Place, program: Model | Script, known: Held | None) -> None:
-        """This was read from the key. known: what the key was known to hold when it was asked.
+        """This was read from the key. known: the known content of the key when it was requested.
 
-        If another one was stored or read there since, this may be the older one, and tells nothing.
+        If another program was stored or read there since, this one may be older, and is ignored.
         """
         if self._keys.held(place) == known:
             self.holds(place, program)
@@ -150,7 +150,7 @@ class Programs:
             self._unload(place, before, "deleted")
 
     def missed(self, place: Place) -> None:
-        """The key is gone or holds something else, nobody knows why: it may have been renamed, so counters are kept."""
+        """The key is gone or holds something else, for unknown reasons. It may be renamed, so counters are kept."""
         before = self._keys.forget(place)
         if before is not None:
             self._unload(place, before, "its key is gone", keep_counters=True)

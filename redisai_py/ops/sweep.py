@@ -1,9 +1,9 @@
-"""Noticing models and scripts that are gone without a command of ours: DEL, FLUSHALL, expiry, eviction, another
+"""Detecting models and scripts that disappeared without a command of ours: DEL, FLUSHALL, expiry, eviction, another
 server.
 
-RedisAI frees a model with its key. Here the key is Redis's, and nothing tells this server of its end (keyspace
-notifications are withheld by managed services), so it asks: twice a minute, one HGET per model that it has met, with
-its own credentials. A server that Redis does not let ask keeps such models until they are the least recently used.
+RedisAI frees a model with its key. Here the key belongs to Redis, and nothing tells this server that it is gone
+(managed services withhold keyspace notifications). So it asks: twice a minute, one HGET per known model, with its own
+credentials. Without the right to ask, it keeps such models until they are the least recently used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def keep_house(services: Services) -> None:
 
 
 async def sweep(services: Services) -> None:
-    """Let go of what its key no longer holds. Never fails: what cannot be asked is left alone."""
+    """Free the programs that their keys no longer hold. Never fails: without an answer, a program stays."""
     by_database: dict[int, list[tuple[Place, Held]]] = {}
     for place, held in services.keys.entries():
         by_database.setdefault(place.database, []).append((place, held))
