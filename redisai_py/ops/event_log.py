@@ -37,9 +37,8 @@ class Throttle:
         self._interval_s = interval_s
         self._clock = clock
         self._names = names
-        self._last: dict[
-            Any, tuple[float, int]
-        ] = {}  # name -> time of the last event let through, and number left out since
+        # name -> time of the last event let through, and number of events left out since
+        self._last: dict[Any, tuple[float, int]] = {}
 
     def passes(self, name: Any) -> int | None:
         """None to suppress the event, else the number of events suppressed since the last one let through."""

@@ -150,7 +150,7 @@ class Programs:
             self._unload(place, before, "deleted")
 
     def missed(self, place: Place) -> None:
-        """The key is gone or holds something else, for unknown reasons. It may be renamed, so counters are kept."""
+        """The key is gone or holds something else. It may have been renamed, so counters are kept."""
         before = self._keys.forget(place)
         if before is not None:
             self._unload(place, before, "its key is gone", keep_counters=True)
