@@ -20,6 +20,7 @@ from redisai_py.artifacts.errors import (
     Conflict,
     Corrupt,
     Invalid,
+    Malformed,
     Missing,
     NotParity,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "Keys",
     "Lease",
     "LogEntry",
+    "Malformed",
     "Manifest",
     "Missing",
     "ModelFile",

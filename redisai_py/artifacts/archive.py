@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redisai_py.artifacts.digest import Buffer, Hasher, is_digest
-from redisai_py.artifacts.errors import ArchiveError, ArtifactError, Corrupt, Invalid, Missing
+from redisai_py.artifacts.errors import ArchiveError, ArtifactError, Corrupt, Invalid, Malformed, Missing, reading
 from redisai_py.artifacts.layout import INDEX, LAYOUT, LAYOUT_CONTENT, MAX_INDEX, Index, blob_path
 from redisai_py.artifacts.manifest import MAX_MANIFEST, Manifest
 
@@ -126,12 +126,12 @@ class Archive:
             yield held
 
     def get(self, digest: str, limit: int = MAX_MANIFEST, what: str = "blob") -> bytes:
-        """A small blob. Raises: Missing, Corrupt, ArchiveError; Invalid: larger than `limit` bytes."""
+        """A small blob. Raises: Missing, Corrupt, ArchiveError; Malformed: larger than `limit` bytes."""
         size = self.size(digest)
         if size is None:
             raise Missing(f"{what}: {self.url} has no blob {digest}")
         if size > limit:
-            raise Invalid(f"{what} has {size} bytes, and at most {limit} are read")
+            raise Malformed(f"{what} has {size} bytes, and at most {limit} are read")
         return b"".join(self.stream(digest, what))
 
     def file(self, name: str) -> Iterator[bytes]:
@@ -142,8 +142,9 @@ class Archive:
             yield bytes(piece)
 
     def manifest(self, digest: str, what: str) -> Manifest:
-        """A manifest. Raises: Missing, Corrupt, ArchiveError, Invalid."""
-        return Manifest.decode(what, self.get(digest, MAX_MANIFEST, f"{what}: manifest"))
+        """A manifest. Raises: Missing, Corrupt, ArchiveError, Malformed."""
+        with reading():
+            return Manifest.decode(what, self.get(digest, MAX_MANIFEST, f"{what}: manifest"))
 
     def delete(self, digests: Iterable[str]) -> None:
         """Delete blobs, in bulk if the service supports that."""
@@ -160,7 +161,7 @@ class Archive:
         except Missing:
             return Index(), None
         if found.meta["size"] > MAX_INDEX:
-            raise Invalid(f"{self.url}/{INDEX} has {found.meta['size']} bytes, and at most {MAX_INDEX} are read")
+            raise Malformed(f"{self.url}/{INDEX} has {found.meta['size']} bytes, and at most {MAX_INDEX} are read")
         data = bytes(self._do("read", INDEX, lambda _obstore, _path: found.bytes()))
         seen = {"e_tag": found.meta.get("e_tag"), "version": found.meta.get("version"), "data": data}
         return Index.decode(f"{self.url}/{INDEX}", data), seen

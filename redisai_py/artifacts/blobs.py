@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from redisai_py.artifacts.digest import Buffer, Hasher, check_content, digest_of, is_digest
-from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Missing
+from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Malformed, Missing
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.names import Keys
 from redisai_py.artifacts.strings import LONGEST, Room, set_strings
@@ -21,6 +21,8 @@ from redisai_py.artifacts.strings import LONGEST, Room, set_strings
 __all__ = ["PART_SIZE", "Blobs", "cut"]
 
 PART_SIZE = LONGEST
+_LONGEST_LIST = 4 * 1024 * 1024
+"""Bytes of a list of parts: enough for 3 TB."""
 _GROUP_BYTES = 16 * 1024 * 1024
 _GROUP_COUNT = 500
 
@@ -115,10 +117,10 @@ class Blobs:
         """A blob's bytes, checked.
 
         Args:   limit: refuse a blob of more bytes before reading it.
-        Raises: Missing, Corrupt; Invalid: larger than the limit.
+        Raises: Missing, Corrupt; Malformed: larger than the limit.
         """
         if limit is not None and (size := self.size(digest)) is not None and size > limit:
-            raise Invalid(f"blob {digest} has {size} bytes, and at most {limit} are read")
+            raise Malformed(f"blob {digest} has {size} bytes, and at most {limit} are read")
         data: Any = self._redis.get(self._keys.blob(digest))
         if data is None:
             return b"".join(self.stream(digest))
@@ -176,15 +178,19 @@ class Blobs:
             raise Corrupt("blob", digest, whole.digest, "Redis")
 
     def parts(self, digest: str) -> list[Part] | None:
-        """Digests and sizes of a blob's parts; None if it is not stored in parts. Raises: Corrupt."""
-        text: Any = self._redis.get(self._keys.parts(digest))
-        if text is None:
+        """Digests and sizes of a blob's parts; None if it is not stored in parts. Raises: Malformed."""
+        length: Any = self._redis.strlen(self._keys.parts(digest))
+        if not length:
             return None
+        if length > _LONGEST_LIST:
+            raise Malformed(f"the list of parts of blob {digest} has {length} bytes; at most {_LONGEST_LIST} are read")
+        text: Any = self._redis.get(self._keys.parts(digest))
         found = []
-        for line in text.decode("utf-8", "replace").split("\n"):
+        for line in (text or b"").decode("utf-8", "replace").split("\n"):
             part, _, size = line.partition(" ")
-            if not is_digest(part) or not size.isdigit() or len(size) > 9 or int(size) > PART_SIZE:
-                raise Corrupt(f"the list of parts of blob {digest}", digest, digest_of(text), "Redis")
+            plain = size.isascii() and size.isdigit() and len(size) < 10
+            if not is_digest(part) or not plain or int(size) > PART_SIZE:
+                raise Malformed(f"the list of parts of blob {digest} has the line {line[:100]!r}, which names no part")
             found.append((part, int(size)))
         return found
 
@@ -211,14 +217,21 @@ class Blobs:
         parts = self.parts(digest)
         if parts is None:
             return None
-        there = self.sizes([part for part, _ in parts])
+        there: dict[str, int] = {}
+        wanted = list(dict.fromkeys(part for part, _ in parts))
+        for start in range(0, len(wanted), _GROUP_COUNT):
+            group = wanted[start : start + _GROUP_COUNT]
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for part in group:
+                    pipeline.strlen(self._keys.blob(part))  # a part has no parts itself
+                there |= dict(zip(group, pipeline.execute(), strict=True))
         return sum(size for _, size in parts) if all(there[part] == size for part, size in parts) else None
 
     def damaged_keys(self, digest: str) -> list[str]:
         """The keys of a damaged blob to delete, so that it can be written again."""
         try:
             parts = self.parts(digest)
-        except Corrupt:
+        except Malformed:
             return [self._keys.parts(digest)]
         if parts is None:
             return [self._keys.blob(digest)]

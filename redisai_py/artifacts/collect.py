@@ -16,7 +16,7 @@ from redisai_py.artifacts.connection import watch
 from redisai_py.artifacts.digest import hex_of, is_digest
 from redisai_py.artifacts.errors import ArtifactError, Conflict
 from redisai_py.artifacts.leases import leased, redis_time
-from redisai_py.artifacts.names import KINDS
+from redisai_py.artifacts.names import KINDS, is_name
 from redisai_py.artifacts.store import Store
 
 __all__ = ["Collected", "Root", "collect", "discard", "reach", "roots"]
@@ -60,6 +60,8 @@ def roots(store: Store) -> Iterator[Root]:
     for kind in KINDS:
         for key in store.redis.scan_iter(match=f"{prefix}{kind}:*", count=_SCAN, _type="hash"):
             name = key.decode("utf-8", "replace").removeprefix(f"{prefix}{kind}:")
+            if not is_name(name):
+                continue
             fields: Any = store.redis.hgetall(key)
             for entry, value in fields.items():
                 digest = value.decode("utf-8", "replace")
@@ -67,6 +69,8 @@ def roots(store: Store) -> Iterator[Root]:
                     yield Root(kind, name, entry.decode("utf-8", "replace"), digest)
         for key in store.redis.scan_iter(match=f"{prefix}tail:{kind}:*", count=_SCAN, _type="stream"):
             name = key.decode("utf-8", "replace").removeprefix(f"{prefix}tail:{kind}:")
+            if not is_name(name):
+                continue
             yield from (Root(kind, name, at, digest, False) for at, digest in _tail(store.redis, key))
 
 

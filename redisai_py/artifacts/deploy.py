@@ -12,9 +12,9 @@ from typing import Any
 import redis
 
 from redisai_py.artifacts.archive import Archive
-from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Missing
+from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Missing, reading
 from redisai_py.artifacts.manifest import Descriptor, Manifest
-from redisai_py.artifacts.names import Reference
+from redisai_py.artifacts.names import Reference, version_number
 from redisai_py.artifacts.parity import Parity, Tolerance, check_parity, serving
 from redisai_py.artifacts.predictions import Predictions
 from redisai_py.artifacts.publish import BACKEND, INPUTS, MODEL, OUTPUTS
@@ -24,6 +24,7 @@ from redisai_py.artifacts.transfer import pull
 
 __all__ = ["Deployed", "Settings", "deploy", "deployments", "model_of", "rollback", "verify_version"]
 
+_DEPLOYING = ("deploy", "rollback")
 _MAX_PREDICTIONS = 1024 * 1024 * 1024
 _LARGE = 512 * 1024 * 1024
 
@@ -50,7 +51,8 @@ class Settings:
     @classmethod
     def from_log(cls, fields: Any) -> Settings:
         """The settings in a log entry."""
-        numbers = {n: int(fields[n]) for n in ("batchsize", "minbatchsize", "minbatchtimeout") if n in fields}
+        given = {name: fields.get(name, "") for name in ("batchsize", "minbatchsize", "minbatchtimeout")}
+        numbers = {name: int(text) for name, text in given.items() if version_number(text) is not None}
         return cls(fields.get("device", "CPU"), **numbers)
 
 
@@ -188,7 +190,8 @@ def verify_version(
         title = kept.annotations.get(MODEL)
         if title is None or model not in (None, title):
             continue
-        predictions = Predictions.from_parquet(store.read(kept, _MAX_PREDICTIONS))
+        with reading():
+            predictions = Predictions.from_parquet(store.read(kept, _MAX_PREDICTIONS))
         layer = model_of(manifest, str(version), title)
         blob = list(store.stream(layer))
         done.append(check_parity(store, f"{version} {title}", blob, _words(layer, "CPU"), predictions, tolerance))
@@ -205,8 +208,9 @@ def deployments(store: Store, name: str) -> dict[str, int]:
     except redis.ResponseError:  # no right to read the log
         return found
     for entry in entries:
-        if entry.event in ("deploy", "rollback") and "key" in entry.fields:
-            found.setdefault(entry.fields["key"], int(entry.fields["version"]))
+        number = version_number(entry.fields.get("version", ""))
+        if entry.event in _DEPLOYING and "key" in entry.fields and number is not None:
+            found.setdefault(entry.fields["key"], number)
     return found
 
 
@@ -218,7 +222,9 @@ def rollback(store: Store, name: str, key: str, verify: bool = False, archive: A
     given = [
         entry
         for entry in store.registry("artifact").log(Reference.parse(name).name)
-        if entry.event in ("deploy", "rollback") and entry.fields.get("key") == key
+        if entry.event in _DEPLOYING
+        and entry.fields.get("key") == key
+        and version_number(entry.fields.get("version", "")) is not None
     ]
     if not given:
         raise Missing(f"{name} was not deployed to {key}, as far as the log goes back")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "AliasMoved",
     "ArchiveError",
@@ -9,8 +12,10 @@ __all__ = [
     "Conflict",
     "Corrupt",
     "Invalid",
+    "Malformed",
     "Missing",
     "NotParity",
+    "reading",
 ]
 
 
@@ -20,6 +25,21 @@ class ArtifactError(Exception):
 
 class Invalid(ArtifactError, ValueError):
     """A name, a reference, a manifest or a file is invalid. Nothing was written."""
+
+
+class Malformed(Invalid):
+    """What is stored, in Redis or in an archive, is not what it has to be: the caller's words are not to blame."""
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What is invalid inside was read from a store. Raises: Malformed, in place of Invalid."""
+    try:
+        yield
+    except Malformed:
+        raise
+    except Invalid as error:
+        raise Malformed(str(error)) from error
 
 
 class Missing(ArtifactError, LookupError):

@@ -11,7 +11,7 @@ import redis
 from redisai_py.artifacts.archive import Archive
 from redisai_py.artifacts.collect import Collected, collect, reach, roots
 from redisai_py.artifacts.deploy import deployments
-from redisai_py.artifacts.errors import ArtifactError, Conflict, Invalid, Missing
+from redisai_py.artifacts.errors import ArtifactError, Conflict, Invalid, Missing, reading
 from redisai_py.artifacts.manifest import Descriptor, Manifest, decode_json
 from redisai_py.artifacts.names import KINDS
 from redisai_py.artifacts.registry import Version
@@ -60,6 +60,8 @@ def overview(store: Store, reference: str) -> Overview:
     sizes = store.blobs.sizes([layer.digest for layer in manifest.layers])
     config = store.config(manifest)
     lineage = config.get("lineage") if isinstance(config, dict) else None
+    if not isinstance(lineage, dict):
+        lineage = {}
     versions = registry.versions(version.name)
     names = {known.digest: str(known) for known in versions}
     return Overview(
@@ -67,7 +69,7 @@ def overview(store: Store, reference: str) -> Overview:
         manifest,
         versions,
         metrics_of(store, manifest),
-        {key: names.get(str(value), str(value)) for key, value in (lineage or {}).items()},
+        {key: names.get(str(value), str(value)) for key, value in lineage.items()},
         [layer.title for layer in manifest.layers if sizes[layer.digest] != layer.size],
         {key: _tag(store, key) for key in deployments(store, version.name)},
         sum(layer.size for layer in manifest.layers),
@@ -88,7 +90,8 @@ def metrics_of(store: Store, manifest: Manifest) -> dict[str, Any]:
     for layer in manifest.layers:
         if layer.title == "metrics.json":
             try:
-                found = decode_json("metrics.json", store.read(layer, _MAX_METRICS))
+                with reading():
+                    found = decode_json("metrics.json", store.read(layer, _MAX_METRICS))
             except Missing:
                 return {}
             return found if isinstance(found, dict) else {"metrics": found}

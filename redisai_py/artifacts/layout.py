@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redisai_py.artifacts.digest import Buffer
-from redisai_py.artifacts.errors import Conflict, Invalid, Missing
+from redisai_py.artifacts.errors import Conflict, Invalid, Missing, reading
 from redisai_py.artifacts.manifest import MANIFEST_TYPE, Descriptor, decode_json, encode_json
 from redisai_py.artifacts.names import KINDS, LATEST, Reference, check_alias, check_name
 
@@ -94,7 +94,12 @@ class Index:
 
     @classmethod
     def decode(cls, what: str, data: Buffer) -> Index:
-        """Parse `index.json`. Raises: Invalid."""
+        """Parse `index.json`. Raises: Malformed."""
+        with reading():
+            return cls._decode(what, data)
+
+    @classmethod
+    def _decode(cls, what: str, data: Buffer) -> Index:
         value = decode_json(what, data, MAX_INDEX)
         if (
             not isinstance(value, dict)
@@ -112,7 +117,7 @@ class Index:
         collecting = notes.pop(_COLLECTING, None)
         try:
             began = None if collecting is None else float(collecting)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise Invalid(f"{what}: {_COLLECTING} is not a time") from None
         return cls(tuple(entries), tuple(foreign), began, notes)
 

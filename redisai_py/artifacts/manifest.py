@@ -148,7 +148,7 @@ class Descriptor:
             raise Invalid(f"{what} has the size {str(size)[:40]}")
         notes = _annotations(what, value)
         if TITLE in notes or FILEPATH in notes:
-            check_title(notes.get(TITLE) or notes[FILEPATH])
+            check_title(notes.get(TITLE) or notes.get(FILEPATH, ""))
         if CONTENT_DIGEST in notes:
             length = notes.get(CONTENT_SIZE, "")
             if not is_digest(notes[CONTENT_DIGEST]) or not (length.isascii() and length.isdigit() and len(length) < 16):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from redisai_py.artifacts.digest import hex_of
 from redisai_py.artifacts.errors import Invalid
 
-__all__ = ["KINDS", "LATEST", "Keys", "Reference", "check_alias", "check_name"]
+__all__ = ["KINDS", "LATEST", "Keys", "Reference", "check_alias", "check_name", "is_name", "version_number"]
 
 KINDS = ("artifact", "dataset", "run")
 """Families of names. Each has its own keys; all share the blobs."""
@@ -25,9 +25,20 @@ _LONGEST_ALIAS = 64
 _DIGITS = 18
 
 
+def is_name(text: str) -> bool:
+    """Whether the text is a name; keys of others may look like those of names."""
+    return len(text) <= _LONGEST_NAME and _NAME.fullmatch(text) is not None
+
+
+def version_number(text: bytes | str) -> int | None:
+    """The number of a version, read from a hash or a log that anybody may have written. None: it is none."""
+    padded = len(text) > 1 and text[:1] in ("0", b"0")  # two fields would be one number
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS and not padded else None
+
+
 def check_name(name: str) -> str:
     """Return the name if it is valid. Raises: Invalid."""
-    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+    if not is_name(name):
         raise Invalid(
             f"{name[:200]!r} is not a name: use letters and digits, with . _ - / between them, at most {_LONGEST_NAME}"
         )

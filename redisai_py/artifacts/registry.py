@@ -21,8 +21,17 @@ import redis
 
 from redisai_py.artifacts.connection import watch
 from redisai_py.artifacts.digest import is_digest
-from redisai_py.artifacts.errors import AliasMoved, Conflict, Invalid, Missing
-from redisai_py.artifacts.names import KINDS, LATEST, Keys, Reference, check_alias, check_name
+from redisai_py.artifacts.errors import AliasMoved, Conflict, Invalid, Malformed, Missing
+from redisai_py.artifacts.names import (
+    KINDS,
+    LATEST,
+    Keys,
+    Reference,
+    check_alias,
+    check_name,
+    is_name,
+    version_number,
+)
 
 __all__ = ["LogEntry", "Registry", "Version", "me"]
 
@@ -92,7 +101,7 @@ class Registry:
         found = []
         for key in self._redis.scan_iter(match=f"{_escaped(start)}*", count=1000, _type="hash"):
             name = key.decode("utf-8", "replace").removeprefix(start)
-            if ":" not in name and self._versions(name):
+            if is_name(name) and self._versions(name):
                 found.append(name)
         return sorted(found)
 
@@ -111,8 +120,8 @@ class Registry:
         if not versions:
             raise Missing(f"there is no {self.kind} {name}")
         pointing: dict[int, list[str]] = {}
-        for alias, number in sorted(aliases.items()):
-            pointing.setdefault(int(number), []).append(alias.decode())
+        for alias, number in sorted(_aliases_in(aliases).items()):
+            pointing.setdefault(number, []).append(alias)
         cold = {name: url.decode("utf-8", "replace") for name, url in fields.items() if name.startswith(_COLD.encode())}
         return [
             Version(name, number, digest, tuple(pointing.get(number, ())), cold.get(f"{_COLD}{number}".encode()))
@@ -171,11 +180,11 @@ class Registry:
             there = _versions_in(fields)
             if replace and version is not None and there.get(version) != digest:
                 there.pop(version, None)
-            number = _number_for(name, digest, version, there, int(fields.get(_NEXT.encode(), 1)))
+            following = _following(key, fields, there)
+            number = _number_for(name, digest, version, there, following)
             pipeline.multi()
             if number not in there:
-                following = max(number + 1, int(fields.get(_NEXT.encode(), 1)))
-                pipeline.hset(key, mapping={str(number): digest, _NEXT: following})
+                pipeline.hset(key, mapping={str(number): digest, _NEXT: max(number + 1, following)})
             if aliases:
                 pipeline.hset(pointing, mapping=dict.fromkeys(aliases, number))
             self._write_log(pipeline, name, "publish", version=number, digest=digest, **_aliases_note(aliases), **note)
@@ -197,7 +206,7 @@ class Registry:
 
         def change(pipeline: Any) -> Version:
             digest, now = pipeline.hget(key, str(version)), pipeline.hget(pointing, alias)
-            current = int(now) if now is not None else None
+            current = None if now is None else version_number(now)
             if digest is None:
                 raise Missing(f"there is no {self.kind} {name}:{version}")
             if current not in (before, version):
@@ -214,7 +223,13 @@ class Registry:
     def pointed(self, name: str, alias: str) -> int | None:
         """The version an alias points to, None if there is no such alias."""
         found: Any = self._redis.hget(self._keys.aliases(self.kind, name), alias)
-        return None if found is None else int(found)
+        return None if found is None else version_number(found)
+
+    def following(self, name: str) -> int:
+        """The number that the next version gets. Raises: Malformed."""
+        key = self._keys.versions(self.kind, name)
+        fields: Any = self._redis.hgetall(key)
+        return _following(key, fields, _versions_in(fields))
 
     def demote(self, name: str, alias: str) -> None:
         """Remove an alias. Raises: Missing."""
@@ -226,7 +241,7 @@ class Registry:
                 raise Missing(f"there is no {self.kind} {name}@{alias}")
             pipeline.multi()
             pipeline.hdel(pointing, alias)
-            self._write_log(pipeline, name, "demote", alias=alias, was=int(now))
+            self._write_log(pipeline, name, "demote", alias=alias, was=now)
             pipeline.execute()
 
         self._transaction(change, pointing)
@@ -240,7 +255,7 @@ class Registry:
 
         def change(pipeline: Any) -> None:
             there = _versions_in(pipeline.hgetall(key))
-            aliases = {int(number): alias.decode() for alias, number in pipeline.hgetall(pointing).items()}
+            aliases = {number: alias for alias, number in _aliases_in(pipeline.hgetall(pointing)).items()}
             for version in versions:
                 if version not in there:
                     raise Missing(f"there is no {self.kind} {name}:{version}")
@@ -306,8 +321,27 @@ def _number_for(name: str, digest: str, version: int | None, there: Mapping[int,
 def _versions_in(fields: Any) -> dict[int, str]:
     found = {}
     for field, value in fields.items():
-        if field.isdigit() and is_digest(value.decode("utf-8", "replace")):
-            found[int(field)] = value.decode()
+        number = version_number(field)
+        if number is not None and is_digest(value.decode("utf-8", "replace")):
+            found[number] = value.decode()
+    return found
+
+
+def _following(key: str, fields: Any, there: Mapping[int, str]) -> int:
+    """The number after all that were given, whatever became of the field that says so."""
+    text = fields.get(_NEXT.encode(), b"1")
+    number = version_number(text)
+    if number is None:
+        raise Malformed(f"{key}: the field {_NEXT} must be the number of the next version, not {text[:40]!r}: set it")
+    return max(number, *(known + 1 for known in there)) if there else number
+
+
+def _aliases_in(fields: Any) -> dict[str, int]:
+    found = {}
+    for alias, value in fields.items():
+        number = version_number(value)
+        if number is not None:
+            found[alias.decode("utf-8", "replace")] = number
     return found
 
 

@@ -20,7 +20,7 @@ from redisai_py.artifacts.blobs import PART_SIZE, Blobs
 from redisai_py.artifacts.compression import Packed, decompressed
 from redisai_py.artifacts.connection import AnyClient, plain
 from redisai_py.artifacts.digest import Buffer
-from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Missing
+from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Malformed, Missing, reading
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.manifest import (
     ARTIFACT_TYPE,
@@ -147,23 +147,25 @@ class Store:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get_manifest(self, digest: str, what: str | None = None) -> Manifest:
-        """A manifest. what: its name in errors. Raises: Missing, Corrupt, Invalid."""
+        """A manifest. what: its name in errors. Raises: Missing, Corrupt, Malformed."""
         name = what or f"manifest {digest}"
         try:
-            return Manifest.decode(name, self.blobs.get(digest, MAX_MANIFEST))
+            with reading():
+                return Manifest.decode(name, self.blobs.get(digest, MAX_MANIFEST))
         except Missing:
             raise Missing(f"{name}: its manifest {digest} is not in Redis") from None
         except Corrupt as error:
             raise Corrupt(f"{name}: manifest", error.expected, error.found, "Redis") from None
 
     def open(self, kind: str, reference: str | Reference) -> tuple[Version, Manifest]:
-        """A version and its manifest. Raises: Missing, Corrupt, Invalid."""
+        """A version and its manifest. Raises: Missing, Corrupt, Malformed; Invalid: this is not a reference."""
         version = self.registry(kind).resolve(reference)
         return version, self.get_manifest(version.digest, str(version))
 
     def config(self, manifest: Manifest) -> Any:
-        """The config's JSON. Raises: Missing, Corrupt, Invalid."""
-        return decode_json("config", b"".join(self.stream(manifest.config)))
+        """The config's JSON. Raises: Missing, Corrupt, Malformed."""
+        with reading():
+            return decode_json("config", self.read(manifest.config, MAX_MANIFEST))
 
     def stream(self, layer: Descriptor) -> Iterator[bytes]:
         """The content of a layer in pieces of at most 64 MiB, each checked before it is yielded.
@@ -176,9 +178,9 @@ class Store:
         return decompressed(layer.title, stored, layer.content_digest, layer.content_size)
 
     def read(self, layer: Descriptor, limit: int | None = None) -> bytes:
-        """The content of a layer. Raises: Missing, Corrupt; Invalid: larger than the limit, in bytes."""
+        """The content of a layer. Raises: Missing, Corrupt; Malformed: larger than the limit, in bytes."""
         if limit is not None and layer.content_size > limit:
-            raise Invalid(f"{layer.title} has {layer.content_size} bytes, and at most {limit} are read")
+            raise Malformed(f"{layer.title} has {layer.content_size} bytes, and at most {limit} are read")
         return b"".join(self.stream(layer))
 
     def _stored(self, layer: Descriptor) -> Iterator[bytes]:
@@ -186,6 +188,8 @@ class Store:
         try:
             for piece in self.blobs.stream(layer.digest):
                 size += len(piece)
+                if size > layer.size:
+                    raise Malformed(f"layer {layer.title} has more than the {layer.size} bytes its manifest says")
                 yield piece
         except Missing as error:
             raise Missing(f"layer {layer.title}: {error}") from None

@@ -22,6 +22,10 @@ ITEM_SIZES = {
 """Bytes per element, by the format's type names."""
 
 
+_MAX_DIMENSIONS = 64
+"""As NumPy has it. A product of a million sizes would take minutes."""
+
+
 class StoredTensor(NamedTuple):
     """A tensor in a file.   dtype: the format's type name.   data: its elements, a view of the file."""
 
@@ -53,6 +57,8 @@ def _tensor(name: str, entry: dict[str, object], data: memoryview) -> StoredTens
     if not isinstance(shape, list) or not isinstance(places, list) or not isinstance(dtype, str):
         raise ValueError(f"the tensor {name[:50]!r} is not described")
     start, stop = places
+    if len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"the tensor {name[:50]!r} has {len(shape)} dimensions")
     if not all(type(size) is int and 0 <= size <= len(data) for size in (*shape, start, stop)):
         raise ValueError(f"the tensor {name[:50]!r} has no shape or no place")
     if dtype not in ITEM_SIZES:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from redisai_py.artifacts.archive import Archive
 from redisai_py.artifacts.collect import Collected
-from redisai_py.artifacts.errors import Conflict, Corrupt, Missing
+from redisai_py.artifacts.errors import Conflict, Corrupt, Malformed, Missing
 from redisai_py.artifacts.layout import COLLECTED, Entry, Index
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.manifest import Descriptor, Manifest
@@ -260,7 +260,7 @@ def _drop_damaged(store: Store, entry: Entry, manifest: Manifest) -> None:
                 pass
         except Missing:
             continue
-        except Corrupt:
+        except (Corrupt, Malformed):
             store.redis.delete(*store.blobs.damaged_keys(digest))
 
 
@@ -391,4 +391,5 @@ def _end_collecting(archive: Archive, marked: Index) -> None:
 
 
 def _being_collected(index: Index) -> bool:
-    return index.collecting is not None and time.time() - index.collecting < _COLLECTING_S
+    """Clocks of machines differ, and one may have been set back: what is said to begin later has not begun."""
+    return index.collecting is not None and abs(time.time() - index.collecting) < _COLLECTING_S

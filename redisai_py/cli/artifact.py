@@ -188,7 +188,10 @@ def diff(
 
 def _change(before: Any, after: Any) -> str:
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (before, after))
-    return f"{after - before:+g}" if numbers else ""
+    try:
+        return f"{after - before:+g}" if numbers else ""
+    except OverflowError:  # an integer that no float holds
+        return ""
 
 
 @app.command()

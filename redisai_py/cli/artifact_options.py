@@ -71,7 +71,7 @@ VerifyOption = Annotated[
 @contextmanager
 def opened(url: str, prefix: str) -> Iterator[Artifacts]:
     """The artifacts of a server; an error inside the block ends the command with its exit code."""
-    from redisai_py.artifacts import ArtifactError, Artifacts, Invalid
+    from redisai_py.artifacts import ArtifactError, Artifacts, Invalid, Malformed
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.output import printable
     from redisai_py.cli.remote import connected
@@ -79,6 +79,8 @@ def opened(url: str, prefix: str) -> Iterator[Artifacts]:
     with connected(url) as client:
         try:
             yield Artifacts(client, prefix)
+        except Malformed as error:
+            raise fail(Exit.REFUSED, printable(str(error))) from error
         except Invalid as error:
             raise fail(Exit.USAGE, printable(str(error))) from error
         except ArtifactError as error:
@@ -111,7 +113,10 @@ def when(at: float) -> str:
     """A time in ISO 8601."""
     import datetime
 
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{at:g}"
 
 
 def pairs(values: list[str] | None, option: str) -> dict[str, str]:

@@ -181,7 +181,10 @@ def head(
 def _values(column: Any) -> list[Any]:
     """Values for JSON: a time is a string, a missing value of any kind is null."""
     if column.dtype.kind == "M":
-        return [None if value is None else f"{value.isoformat()}Z" for value in column.tolist()]
+        # NumPy gives a number where a time is in no year from 1 to 9999.
+        return [
+            value if value is None or isinstance(value, int) else f"{value.isoformat()}Z" for value in column.tolist()
+        ]
     return [_value(value) for value in column.tolist()]
 
 

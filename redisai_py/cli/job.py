@@ -53,8 +53,16 @@ def show(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", 
     fields = {"id": found.id, "state": found.state, **_shown(found.fields)}
     for name in ("started", "ended"):
         if name in fields and not as_json:
-            fields[name] = when(float(fields[name]))
+            fields[name] = _when(fields[name])
     Output(as_json).fields({**fields, "definition": found.fields.get("definition", "")})
+
+
+def _when(text: str) -> str:
+    """A time that a worker wrote, or somebody else."""
+    try:
+        return when(float(text))
+    except ValueError:
+        return text
 
 
 @app.command()
@@ -106,7 +114,7 @@ def follow(queue: Queue, job: str, as_json: bool) -> None:
             typer.echo(line, err=True)
     if found.state != "done":
         raise fail(Exit.REFUSED, f"job {job} {found.state}: {found.fields.get('error', '')}".rstrip(": "))
-    version, digest = found.fields["artifact"], found.fields["digest"]
+    version, digest = found.fields.get("artifact", ""), found.fields.get("digest", "")
     Output(as_json).line(f"{version}  {digest}", job=job, version=version, digest=digest)
 
 
@@ -134,6 +142,7 @@ def worker(
     import signal
 
     from redisai_py.cli.failures import Exit, fail
+    from redisai_py.cli.output import printable
 
     try:
         from redisai_py.jobs.worker import Worker
@@ -143,14 +152,16 @@ def worker(
         raise fail(Exit.USAGE, f"--data {data}: there is no such directory")
     with opened(url, prefix) as artifacts:
         artifacts.store.redis.ping()
-    found = Worker(url, prefix, name, data, claim_after, attempts, lambda line: typer.echo(line, err=True))
+        found = Worker(
+            url, prefix, name, data, claim_after, attempts, lambda line: typer.echo(printable(line), err=True)
+        )
 
-    def stop(number: int, frame: Any) -> None:
-        found.stop()
-        signal.signal(number, signal.SIG_DFL)
+        def stop(number: int, frame: Any) -> None:
+            found.stop()
+            signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    typer.echo(f"worker {found.name} is ready")
-    sys.stdout.flush()
-    found.run(jobs)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        typer.echo(f"worker {found.name} is ready")
+        sys.stdout.flush()
+        found.run(jobs)

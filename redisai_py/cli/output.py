@@ -27,7 +27,11 @@ class Output:
 
     def document(self, value: Any) -> None:
         """Print a JSON document, for programs only."""
-        typer.echo(json.dumps(value, allow_nan=False, default=_plain))
+        try:
+            text = json.dumps(value, allow_nan=False, default=_plain)
+        except ValueError:  # NaN and the like, as whoever wrote the value into Redis put it
+            text = json.dumps(_finite(value), default=_plain)
+        typer.echo(text)
 
     def line(self, text: str, **fields: Any) -> None:
         """Print a line for people, or the fields for programs."""
@@ -50,7 +54,7 @@ class Output:
         if self.as_json:
             self.document(values)
         else:
-            _print_table(("", ""), [[name, _cell(value)] for name, value in values.items()], header=False)
+            _print_table(("", ""), [[printable(name), _cell(value)] for name, value in values.items()], header=False)
 
     def tensor(self, name: str, array: NDArray[Any]) -> None:
         """Print a tensor for people: type, shape and elements, abbreviated if there are many."""
@@ -77,8 +81,10 @@ def values_of(array: NDArray[Any]) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
     return value if not isinstance(value, float) or math.isfinite(value) else str(value)
 
 
@@ -103,7 +109,7 @@ def _cell(value: Any) -> str:
     if value is True:
         return "yes"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_cell(item)}" for name, item in value.items())
+        return ", ".join(f"{printable(str(name))}: {_cell(item)}" for name, item in value.items())
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         return ", ".join(_cell(item) or "-" for item in value)
     return printable(_plain(value))

@@ -34,7 +34,7 @@ SetOption = Annotated[
 @contextmanager
 def failing() -> Iterator[None]:
     """Errors without a server end the command with the same exit codes as errors with one."""
-    from redisai_py.artifacts import ArtifactError, Invalid
+    from redisai_py.artifacts import ArtifactError, Invalid, Malformed
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.output import printable
 
@@ -46,7 +46,8 @@ def failing() -> Iterator[None]:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         raise fail(Exit.USAGE, printable(what)) from error
     except ArtifactError as error:
-        raise fail(Exit.USAGE if isinstance(error, Invalid) else Exit.REFUSED, printable(str(error))) from error
+        local = isinstance(error, Invalid) and not isinstance(error, Malformed)
+        raise fail(Exit.USAGE if local else Exit.REFUSED, printable(str(error))) from error
 
 
 def _read(file: Path, settings: list[str] | None) -> Definition:

@@ -31,7 +31,7 @@ def _failures(url: str) -> Iterator[None]:
     """Errors inside the block end the command with an exit code."""
     import redis
 
-    from redisai_py.artifacts import ArtifactError, Invalid
+    from redisai_py.artifacts import ArtifactError, Invalid, Malformed
     from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.output import printable
     from redisai_py.cli.remote import refusal_of
@@ -39,6 +39,8 @@ def _failures(url: str) -> Iterator[None]:
 
     try:
         yield
+    except Malformed as error:
+        raise fail(Exit.REFUSED, printable(str(error))) from error
     except Invalid as error:
         raise fail(Exit.USAGE, printable(str(error))) from error
     except (ArtifactError, RuntimeError) as error:
@@ -211,19 +213,23 @@ def _state(summary: Mapping[str, str]) -> str:
     """The state; for a run on this machine, it says so if the launcher is gone."""
     import socket
 
+    from redisai_py.artifacts.names import version_number
+
     state = summary.get("state", "")
     host, _, number = summary.get("launcher", "").rpartition(":")
-    here = host == socket.gethostname() and number.isdigit() and Path("/proc/self").exists()
+    here = host == socket.gethostname() and version_number(number) is not None and Path("/proc/self").exists()
     return "lost" if state == "running" and here and not Path(f"/proc/{number}").exists() else state
 
 
 def _progress(summary: Mapping[str, str]) -> str | None:
-    step, steps = summary.get("step", ""), summary.get("steps", "")
-    if not step.isdigit():
+    from redisai_py.artifacts.names import version_number
+
+    step, steps = (version_number(summary.get(name, "")) for name in ("step", "steps"))
+    if step is None:
         return None
-    if not steps.isdigit() or not int(steps):
+    if not steps:
         return f"step {step}"
-    share = min(int(step) / int(steps), 1)
+    share = min(step / steps, 1)
     filled = round(20 * share)
     return f"{'█' * filled}{'░' * (20 - filled)} {share:.0%}, step {step} of {steps}"
 
@@ -254,5 +260,6 @@ def sparkline(values: list[float], width: int = _WIDTH) -> str:
     means = [sum(group) / len(group) for group in (groups if len(values) > width else [[v] for v in values])]
     finite = [mean for mean in means if math.isfinite(mean)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_SPARKS[round((mean - low) * scale)] if math.isfinite(mean) else " " for mean in means)
+    span = high / 2 - low / 2  # halves, since the difference of two floats may be no float
+    scale = (len(_SPARKS) - 1) / span if span else 0.0
+    return "".join(_SPARKS[round((mean / 2 - low / 2) * scale)] if math.isfinite(mean) else " " for mean in means)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redisai_py.artifacts import Archive, Descriptor, Invalid, Manifest, Missing, Reference, Store, Version
+from redisai_py.artifacts.errors import reading
 from redisai_py.artifacts.manifest import MAX_MANIFEST, decode_json
 from redisai_py.artifacts.strings import Room
 from redisai_py.datasets.layout import Columns, Schema, row_count
@@ -55,7 +56,7 @@ class Dataset:
 
         Args:   archive: source of shards missing in Redis; by default the archive the version was pushed to, if
                 the extra `archive` is installed.
-        Raises: Missing: no such version, or its manifest is missing.   Corrupt.   Invalid: not a data set.
+        Raises: Missing: no such version, or its manifest is missing.   Corrupt.   Malformed: not a data set.
         """
         version, manifest = store.open(KIND, reference)
         return cls._described(store, version, manifest, store.config(manifest), archive)
@@ -64,16 +65,25 @@ class Dataset:
     def in_archive(cls, archive: Archive, reference: str | Reference) -> Dataset:
         """Open the version of a reference in an archive. It is read from there; nothing is copied to Redis.
 
-        Raises: Missing: no such version.   ArchiveError.   Corrupt.   Invalid: not a data set.
+        Raises: Missing: no such version.   ArchiveError.   Corrupt.   Malformed: not a data set.
         """
         entry = archive.index()[0].select(KIND, str(reference))[-1]
         manifest = archive.manifest(entry.digest, str(entry))
-        config = decode_json(f"{entry}: config", archive.get(manifest.config.digest, MAX_MANIFEST, f"{entry}: config"))
+        with reading():
+            content = archive.get(manifest.config.digest, MAX_MANIFEST, f"{entry}: config")
+            config = decode_json(f"{entry}: config", content)
         version = Version(entry.name, entry.version, entry.digest, entry.aliases, archive.url)
         return cls._described(None, version, manifest, config, archive)
 
     @classmethod
     def _described(
+        cls, store: Store | None, version: Version, manifest: Manifest, config: Any, archive: Archive | str | None
+    ) -> Dataset:
+        with reading():
+            return cls._read(store, version, manifest, config, archive)
+
+    @classmethod
+    def _read(
         cls, store: Store | None, version: Version, manifest: Manifest, config: Any, archive: Archive | str | None
     ) -> Dataset:
         if not isinstance(config, dict) or config.get("format") != FORMAT:

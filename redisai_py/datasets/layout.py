@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from redisai_py.artifacts.digest import Buffer
-from redisai_py.artifacts.errors import Invalid
+from redisai_py.artifacts.errors import Invalid, reading
 from redisai_py.artifacts.tensor_files import tensors_in
 
 __all__ = [
@@ -138,7 +138,8 @@ class Column:
     def decode(self, array: NDArray[Any]) -> NDArray[Any]:
         """The values of a stored array. Raises: Invalid."""
         tail = array.shape[1:]
-        if array.dtype != self.stored or (len(tail) != 1 if self.type == STRING else tail != self.shape):
+        fits = len(tail) == 1 and tail[0] > 0 if self.type == STRING else tail == self.shape
+        if array.dtype != self.stored or not fits:
             raise Invalid(f"column {self.name} is {array.dtype.name}{list(tail)}, not {self.type}{list(self.shape)}")
         if self.type == STRING:
             return _decode_texts(self.name, array)
@@ -285,8 +286,13 @@ def decode_shard(what: str, data: Buffer, schema: Schema, rows: int, columns: Se
     """The columns of a shard, as views of its bytes if the type allows that.
 
     Args:   what: name of the shard in errors.   rows: expected number.   columns: decode only these.
-    Raises: Invalid: not a safetensors file, or not of this schema.
+    Raises: Malformed: not a safetensors file, or not of this schema.
     """
+    with reading():
+        return _decoded(what, data, schema, rows, columns)
+
+
+def _decoded(what: str, data: Buffer, schema: Schema, rows: int, columns: Sequence[str] | None) -> Columns:
     stored = _arrays(what, data)
     found: dict[str, NDArray[Any]] = {}
     for column in schema.columns:

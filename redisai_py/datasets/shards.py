@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redisai_py.artifacts import Archive, ArtifactError, Corrupt, Descriptor, Invalid, Lease, Missing, Store
+from redisai_py.artifacts import (
+    Archive,
+    ArtifactError,
+    Corrupt,
+    Descriptor,
+    Invalid,
+    Lease,
+    Malformed,
+    Missing,
+    Store,
+)
 from redisai_py.artifacts.digest import Buffer, check_content
 from redisai_py.artifacts.strings import Room
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, Schema, decode_shard, encode_shard, row_count
@@ -26,6 +36,9 @@ SHARD_BYTES = 1024 * 1024
 """Size of a shard's columns in bytes, before compression: the fastest to read (figures in docs/training-data.md)."""
 _MOST_SHARDS = 4096
 """Maximum number of shards per version. Beyond it shards grow, because registries limit a manifest to 4 MiB."""
+_HEADER = 1 << 20
+_LARGEST = 1 << 30
+"""Maximum size of a shard in bytes. A few bytes of zstd may claim any size."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,8 @@ def write_stored(
     per_shard = max(1, int(shard_size(total, shard_bytes) / max(1.0, total / max(1, rows))))
     for number, at in enumerate(range(0, rows, per_shard), first):
         part = {name: values[at : at + per_shard] for name, values in stored.items()}
+        if sum(values.nbytes for values in part.values()) > _LARGEST - _HEADER:
+            raise Invalid(f"a row has more bytes than a shard may have, {_LARGEST}")
         layer = store.put_layer(encode_shard(part), SHARD_TYPE, shard_title(number), lease, compress=compress)
         yield Shard(number, row_count(part), split, layer)
 
@@ -156,17 +171,26 @@ def _archived(archive: Archive, where: str, shard: Shard, error: ArtifactError) 
 
 def _content(where: str, layer: Descriptor, data: Buffer) -> Buffer:
     """The decompressed bytes of a layer. The digest was checked before, so only the length is checked here."""
+    if layer.content_size > _LARGEST:
+        raise Malformed(f"{where} is said to have {layer.content_size} bytes; at most {_LARGEST} are read")
     if layer.compressed:
-        try:
-            import zstandard  # from the extra `data`; uncompressed data sets do not need it
-        except ImportError:
-            raise Invalid(
-                f"{where} is compressed, and reading it needs zstandard: pip install 'redisai_py[data]'"
-            ) from None
-        try:
-            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=layer.content_size)
-        except zstandard.ZstdError as error:
-            raise Invalid(f"{where} cannot be decompressed: {error}") from None
+        data = _decompressed(where, layer, data)
     if len(data) != layer.content_size:
-        raise Invalid(f"{where} has {len(data)} bytes; its manifest says {layer.content_size}")
+        raise Malformed(f"{where} has {len(data)} bytes; its manifest says {layer.content_size}")
     return data
+
+
+def _decompressed(where: str, layer: Descriptor, data: Buffer) -> bytes:
+    try:
+        import zstandard  # of the extra `data`; a data set that is not compressed is read without it
+    except ImportError:
+        raise Invalid(
+            f"{where} is compressed, and reading it needs zstandard: pip install 'redisai_py[data]'"
+        ) from None
+    try:
+        announced = zstandard.frame_content_size(data)  # takes the place of the limit, where a frame says it
+        if announced not in (-1, layer.content_size):
+            raise Malformed(f"{where} unpacks to {announced} bytes; its manifest says {layer.content_size}")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=layer.content_size)
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise Malformed(f"{where} cannot be decompressed: {error}") from None

@@ -8,6 +8,7 @@ from the tail, and changes in the same transaction.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -16,9 +17,10 @@ from typing import Any
 
 import redis
 
-from redisai_py.artifacts import Conflict, Descriptor, Invalid, Missing, Store
+from redisai_py.artifacts import Conflict, Descriptor, Invalid, Malformed, Missing, Store
 from redisai_py.artifacts.connection import watch
 from redisai_py.artifacts.digest import is_digest
+from redisai_py.artifacts.errors import reading
 from redisai_py.artifacts.leases import redis_time
 from redisai_py.artifacts.manifest import decode_json
 from redisai_py.datasets.dataset import KIND
@@ -73,7 +75,10 @@ def agreed_schema(store: Store, name: str, wanted: Schema | None = None) -> Sche
     if wanted is not None:
         store.redis.hsetnx(key, _SCHEMA, json.dumps(wanted.as_json()))
     found: Any = store.redis.hget(key, _SCHEMA)
-    return None if found is None else Schema.from_json(decode_json(f"the schema of data set {name}", found))
+    if found is None:
+        return None
+    with reading():
+        return Schema.from_json(decode_json(f"the schema of data set {name}", found))
 
 
 class Tail:
@@ -131,7 +136,7 @@ class Tail:
             pipeline.hget(self._hash, _DROPPED)
             pipeline.xrange(self._key, min=f"({after}", count=_PAGE)
             dropped, entries = pipeline.execute()
-        if dropped is not None and after != START and _place(dropped.decode()) > _place(after):
+        if dropped is not None and after != START and self._dropped(dropped) > _place(after):
             raise Missing(
                 f"data set {self.name}: the tail has lost shards up to {dropped.decode()}, and this reader had come to "
                 f"{after} only; they are in its versions, if it was sealed"
@@ -144,7 +149,7 @@ class Tail:
             with self._store.redis.pipeline() as pipeline, suppress(redis.WatchError):
                 watch(pipeline, self._hash)
                 before: Any = pipeline.hget(self._hash, _DROPPED)
-                if before is not None and _place(before.decode()) >= _place(up_to):
+                if before is not None and self._dropped(before) >= _place(up_to):
                     return
                 pipeline.multi()
                 pipeline.xtrim(self._key, minid=_next(up_to), approximate=False)
@@ -161,14 +166,21 @@ class Tail:
         if len(kept) < len(shards):
             self.drop(shards[len(shards) - len(kept) - 1].at)
 
+    def _dropped(self, text: bytes) -> tuple[int, int]:
+        """The place up to which shards have left, which anybody with the right may have written. Raises: Malformed."""
+        found = re.fullmatch(rb"(\d{1,20})-(\d{1,20})", text)
+        if found is None:
+            raise Malformed(f"{self._hash}: the field {_DROPPED} is {text[:40]!r}, not a place of a stream")
+        return int(found[1]), int(found[2])
+
     def _shard(self, at: bytes, fields: Mapping[bytes, bytes]) -> Shard:
-        """Parse an entry, which is untrusted. Raises: Invalid."""
+        """Parse an entry, which is untrusted. Raises: Malformed."""
         text = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in fields.items()}
         numbers = [text.get(field, "") for field in ("size", "content_size", "rows")]
         digests = [text.get(field, "") for field in ("digest", "content")]
         plain = all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers)
         if not plain or not all(map(is_digest, digests)) or not int(numbers[2]):
-            raise Invalid(f"the tail of data set {self.name} has an entry that is not a shard: {at.decode()}")
+            raise Malformed(f"the tail of data set {self.name} has an entry that is not a shard: {at.decode()}")
         size, content_size, rows = map(int, numbers)
         layer = Descriptor.of_content(SHARD_TYPE, shard_title(0), (digests[0], size), (digests[1], content_size))
         return Shard(0, rows, "", layer, at.decode())

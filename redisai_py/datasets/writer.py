@@ -189,8 +189,7 @@ class Writer:
 
     def _next_number(self) -> int:
         """The next version number. Of two concurrent seals the first gets it; the second starts over."""
-        found: Any = self._store.redis.hget(self._store.keys.versions(KIND, self.name), "next")
-        return int(found or 1)
+        return self._store.registry(KIND).following(self.name)
 
     def _newest_version(self) -> Dataset | None:
         """The version with the highest number, whatever @latest points to."""

@@ -20,15 +20,16 @@ from typing import Any
 
 import redis
 
-from redisai_py.artifacts import Invalid, Missing
+from redisai_py.artifacts import ArtifactError, Invalid, Missing
 from redisai_py.artifacts.connection import AnyClient, plain
 from redisai_py.artifacts.registry import me
 from redisai_py.pipeline.definition import nearest
 
-__all__ = ["ENDED", "KIND", "Job", "Queue", "Taken", "read_definition"]
+__all__ = ["ENDED", "KIND", "Job", "Queue", "Taken", "Unusable", "read_definition"]
 
 KIND = "pipeline"
 ENDED = ("done", "failed", "cancelled")
+_NO_HASH = -2
 _GROUP = "workers"
 _KEPT_S = 7 * 24 * 3600
 _LOG_LENGTH = 1000
@@ -36,6 +37,13 @@ _ID = re.compile(r"\d+-\d+")
 _MAX_DEFINITION = 1 << 20
 
 _TAKE = """
+local before = redis.pcall('HGET', KEYS[1], 'attempts') or '0'
+if type(before) == 'table' and string.sub(before.err, 1, 9) == 'WRONGTYPE' then
+    redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
+    return -2
+end
+if type(before) == 'table' then return before end
+if #before > 9 or not string.match(before, '^%d+$') then redis.call('HSET', KEYS[1], 'attempts', '0') end
 local state = redis.call('HGET', KEYS[1], 'state')
 if state == 'done' or state == 'failed' or state == 'cancelled' then
     redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
@@ -101,6 +109,10 @@ class Taken:
     fields: Mapping[str, str]
 
 
+class Unusable(ArtifactError):
+    """No worker can take the job."""
+
+
 class Queue:
     """The jobs of one Redis. client: a redis-py client, or a URL. prefix: prefix of all keys."""
 
@@ -143,9 +155,11 @@ class Queue:
         with self.redis.pipeline(transaction=False) as pipeline:
             for entry, _ in entries:
                 pipeline.hgetall(self.key(entry.decode()))
-            found: Any = pipeline.execute()
+            found: Any = pipeline.execute(raise_on_error=False)
         return [
-            Job(entry.decode(), {**_texts(fields), **_texts(more)})
+            Job(
+                entry.decode(), {**_texts(fields), **(_texts(more) if isinstance(more, dict) else {"error": str(more)})}
+            )
             for (entry, fields), more in zip(entries, found, strict=True)
         ]
 
@@ -172,7 +186,10 @@ class Queue:
                 raise
 
     def take(self, worker: str, idle_ms: int, block_ms: int) -> Taken | None:
-        """The next job: a new one, or one whose worker has been silent for `idle_ms`. None if there is none."""
+        """The next job: a new one, or one whose worker has been silent for `idle_ms`. None if there is none.
+
+        Raises: Unusable: the key of the job is not a hash. The job is dropped.
+        """
         claimed: Any = self.redis.xautoclaim(self.stream, _GROUP, worker, idle_ms, "0-0", count=1)
         entries = claimed[1]
         if not entries:
@@ -181,6 +198,8 @@ class Queue:
         for entry, fields in entries:
             job = entry.decode()
             attempt: Any = self._take(keys=[self.key(job), self.stream], args=[_GROUP, job, worker, _now()])
+            if attempt == _NO_HASH:
+                raise Unusable(f"{job}: dropped, since {self.key(job)} is not a hash")
             if attempt > 0:
                 return Taken(job, int(attempt), _texts(fields or {}))
         return None
@@ -195,7 +214,7 @@ class Queue:
             return True
         found: Any = self.redis.hmget(self.key(taken.id), "attempts", "cancel")
         attempts, cancel = found
-        if attempts is None or int(attempts) != taken.attempt or cancel is not None:
+        if attempts != str(taken.attempt).encode() or cancel is not None:
             return False
         self.redis.xclaim(self.stream, _GROUP, worker, 0, [taken.id], justid=True)
         return True

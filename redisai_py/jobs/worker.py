@@ -17,13 +17,15 @@ from typing import Any
 import redis
 
 from redisai_py.jobs.execution import execute
-from redisai_py.jobs.queue import Queue, Taken
+from redisai_py.jobs.queue import Queue, Taken, Unusable
 
 __all__ = ["MAX_ATTEMPTS", "Worker"]
 
 MAX_ATTEMPTS = 3
 _BLOCK_MS = 1000
 _PAUSE_S = 1.0
+_LASTING = ("WRONGTYPE", "unknown command", "ERR unknown command")
+"""What Redis says of the queue when trying again helps nothing. All else ends: loading, full, a replica, read-only."""
 
 _processes = multiprocessing.get_context("forkserver")
 
@@ -73,15 +75,29 @@ class Worker:
                 taken = self._queue.take(self.name, self._claim_ms, _BLOCK_MS)
                 if taken is not None:
                     taken_in_all += 1
-                    self._attend(taken)
-            except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
-                self._told(f"Redis: {error}")
-                self._stopping.wait(_PAUSE_S)
-            except redis.ResponseError as error:
-                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                    self._attempt(taken)
+            except Unusable as error:
+                self._told(str(error))
+            except redis.exceptions.NoPermissionError:
+                raise
+            except redis.RedisError as error:
+                if str(error).startswith(_LASTING):
                     raise
-                ready = False  # the database was emptied, so the group is missing
+                ready = False  # the database may have been emptied, before we waited or meanwhile
+                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                    self._told(f"Redis: {error}")
+                    self._stopping.wait(_PAUSE_S)
         return taken_in_all
+
+    def _attempt(self, taken: Taken) -> None:
+        """See to a job. What Redis refuses is told; the job is claimed again by whoever finds it idle."""
+        try:
+            self._attend(taken)
+        except redis.exceptions.NoPermissionError:
+            raise
+        except redis.ResponseError as error:
+            self._told(f"{taken.id}: {error}")
+            self._stopping.wait(_PAUSE_S)
 
     def _attend(self, taken: Taken) -> None:
         if taken.attempt > self._max_attempts:

@@ -25,7 +25,7 @@ from typing import Any, Literal, Self
 import redis
 import torch
 
-from redisai_py.artifacts import Corrupt, Descriptor, Invalid, Manifest, Missing, Store, Version
+from redisai_py.artifacts import Corrupt, Descriptor, Invalid, Malformed, Manifest, Missing, Store, Version
 from redisai_py.artifacts.connection import AnyClient
 from redisai_py.artifacts.names import LATEST, Reference, check_name
 from redisai_py.artifacts.strings import Room
@@ -147,10 +147,10 @@ class Checkpointer:
             return False
         try:
             _, manifest = self._store.open(KIND, Reference(self.run, alias=BEST))
-            known = self._store.config(manifest)["metrics"][self._best]
-        except (Missing, KeyError, TypeError):
+            known = float(self._store.config(manifest)["metrics"][self._best])
+        except (Missing, LookupError, TypeError, ValueError, OverflowError):  # it is damaged: not the best any more
             return True
-        return self._sign * value < self._sign * float(known)
+        return self._sign * value < self._sign * known
 
     def _tell(self, snapshot: Snapshot, error: Exception, need: int) -> None:
         """Report a failed save: the reason, the missing bytes, and the checkpoint that stays."""
@@ -201,27 +201,26 @@ class Checkpointer:
         for name, part in parts.items():
             _give_back(str(version), name, part, state.pop(name))
         if ranks() == 1:
-            _restore_rng(state.pop(_RNG, None))
+            _restore_rng(str(version), state.pop(_RNG, None))
         state.pop(_RNG, None)
-        metrics = {name: float(value) for name, value in config["metrics"].items()}
-        return Checkpoint(version.version, version, metrics, state)
+        return Checkpoint(version.version, version, _numbers(config["metrics"]) or {}, state)
 
     def _read(self, reference: Reference) -> tuple[Version, dict[str, Any], dict[str, Any]]:
         version, manifest = self._store.open(KIND, reference)
         config = self._store.config(manifest)
-        if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config["metrics"], dict):
-            raise Invalid(f"{version} is not a checkpoint that this release reads")
+        if not isinstance(config, dict) or config.get("format") != FORMAT or _numbers(config.get("metrics")) is None:
+            raise Malformed(f"{version} is not a checkpoint that this release reads")
         by_title = {layer.title: layer for layer in manifest.layers}
         if STATE not in by_title:
-            raise Invalid(f"{version} is a checkpoint without {STATE}")
+            raise Malformed(f"{version} is a checkpoint without {STATE}")
         document = _parsed(version, self._store.read(by_title.pop(STATE), _MAX_STATE))
         try:
             tensors = unpack(document.get("tensors"), self._blobs(version, manifest))
             state = give(document.get("state"), tensors)
         except Invalid as error:
-            raise Invalid(f"{version}: {error}") from None
+            raise Malformed(f"{version}: {error}") from None
         if not isinstance(state, dict):
-            raise Invalid(f"{version}: this is not a state of a training")
+            raise Malformed(f"{version}: this is not a state of a training")
         return version, config, state
 
     def _blobs(self, version: Version, manifest: Manifest) -> Any:
@@ -288,7 +287,7 @@ def _give_back(version: str, name: str, part: Any, state: Any) -> None:
         raise Invalid(f"{name} is a {type(part).__name__} without load_state_dict(); take it from what load() returns")
     try:
         bare.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise Invalid(f"{name} does not fit the checkpoint {version}: {' '.join(str(error).split())}") from error
 
 
@@ -302,20 +301,31 @@ def _with_rng(tensors: Any) -> tuple[dict[str, Any], Any]:
     return structure, [*tensors, *found]
 
 
-def _restore_rng(state: Any) -> None:
+def _restore_rng(version: str, state: Any) -> None:
     if not isinstance(state, dict) or "cpu" not in state:
         return
-    torch.set_rng_state(state["cpu"])
     devices = [state[f"cuda.{place}"] for place in range(len(state) - 1) if f"cuda.{place}" in state]
-    if devices and torch.cuda.is_available() and len(devices) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(devices)
+    try:
+        torch.set_rng_state(state["cpu"])
+        if devices and torch.cuda.is_available() and len(devices) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(devices)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise Malformed(f"{version}: the state of a random generator is none: {' '.join(str(error).split())}") from None
+
+
+def _numbers(metrics: Any) -> dict[str, float] | None:
+    """The metrics of a config, None if they are none. NaN and the like are texts in JSON."""
+    try:
+        return {name: float(value) for name, value in metrics.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _parsed(version: Version, data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Invalid(f"{version}: {STATE} is not JSON: {error}") from None
+        raise Malformed(f"{version}: {STATE} is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise Invalid(f"{version}: {STATE} is not a state of a training")
+        raise Malformed(f"{version}: {STATE} is not a state of a training")
     return document

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from redisai_py.artifacts import Conflict, Invalid, Missing, Store
+from redisai_py.artifacts import Conflict, Invalid, Malformed, Missing, Store
+from redisai_py.artifacts.manifest import decode_json
 from redisai_py.training.link import linked
 from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE, Run
 
@@ -23,6 +24,7 @@ __all__ = ["Launch", "check_script", "default_name", "launch", "launch_of", "rel
 _LAUNCHER_VARIABLE = "REDISAI_LAUNCHER"
 _ARGUMENTS_VARIABLE = "REDISAI_ARGUMENTS"
 _FIELD = "launch"
+_MOST_PROCESSES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Launch:
     max_restarts: int = 3
     nodes: int = 1
     rendezvous: str = ""
+
+    def check(self) -> None:
+        """See that it is one, whoever wrote it. Raises: ValueError."""
+        counts = {"nproc": (self.nproc, 1), "max_restarts": (self.max_restarts, 0), "nodes": (self.nodes, 1)}
+        for name, (count, least) in counts.items():
+            if type(count) is not int or not least <= count <= _MOST_PROCESSES:
+                raise ValueError(f"{name} is {count!r}")
+        if not isinstance(self.script, str) or not isinstance(self.rendezvous, str) or "\0" in self.script:
+            raise ValueError("the script or the rendezvous is no text")
 
     def words(self, run: str) -> list[str]:
         """Arguments for torchrun, without the script's own, some of which torchrun would take for its own."""
@@ -115,10 +126,11 @@ def launch_of(url: str, run: str, prefix: str = "ai:") -> Launch:
     if _FIELD not in summary:
         raise Missing(f"run {run} was not started by `redisai train run`: start it as it was started before")
     try:
-        fields: Any = json.loads(summary[_FIELD])
+        fields: Any = decode_json(_FIELD, summary[_FIELD].encode())
         what = Launch(**{**fields, "arguments": tuple(map(str, fields["arguments"]))})
+        what.check()
     except (ValueError, KeyError, TypeError) as error:
-        raise Invalid(f"the summary of run {run} does not say how it was started: {error}") from None
+        raise Malformed(f"the summary of run {run} does not say how it was started: {error}") from None
     if not os.path.isfile(what.script):
         raise Invalid(f"run {run} was started from {what.script}, which is not there")
     return what

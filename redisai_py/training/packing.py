@@ -19,12 +19,15 @@ import torch
 
 from redisai_py.artifacts import Invalid
 from redisai_py.artifacts.digest import Buffer
+from redisai_py.artifacts.names import version_number
 from redisai_py.artifacts.tensor_files import StoredTensor, tensors_in
 from redisai_py.training.state import Tensors
 
 __all__ = ["BLOB_BYTES", "Buffers", "describe", "pack", "unpack"]
 
 BLOB_BYTES = 4 * 1024 * 1024
+_MOST_PIECES = 1 << 26
+"""Of a tensor: 256 TiB."""
 _ALONE_BYTES = BLOB_BYTES // 4
 """Tensors of at least this many bytes have their own blob, so a changed neighbour does not cause them to be sent."""
 
@@ -179,7 +182,8 @@ def _empty(entry: Any) -> torch.Tensor:
 
 def _fill(tensors: Sequence[torch.Tensor], filled: list[int], name: str, piece: StoredTensor) -> None:
     number, _, place = name.partition("/")
-    if not number.isdigit() or int(number) >= len(tensors) or (place and not place.isdigit()):
+    plain = version_number(number) is not None and (not place or version_number(place) is not None)
+    if not plain or int(number) >= len(tensors) or int(place or 0) > _MOST_PIECES:
         raise Invalid(f"a blob of a checkpoint holds {name[:100]}, which is not described")
     tensor = tensors[int(number)]
     item = tensor.element_size()

@@ -23,7 +23,7 @@ import redis
 
 from redisai_py.artifacts import Invalid, Missing, Store
 from redisai_py.artifacts.connection import AnyClient
-from redisai_py.artifacts.names import check_name
+from redisai_py.artifacts.names import check_name, is_name
 from redisai_py.training.link import linked
 from redisai_py.training.ranks import rank, ranks
 
@@ -152,7 +152,6 @@ def run_names(client: AnyClient, prefix: str = "ai:") -> Iterator[str]:
     """The runs that have a summary, sorted. O(keys of the database), in steps that block no other client."""
     store = linked(client, prefix, patient=False)
     start = f"{prefix}summary:run:"
-    yield from sorted(
-        key.decode("utf-8", "replace").removeprefix(start)
-        for key in store.redis.scan_iter(match=f"{start}*", count=1000, _type="hash")
-    )
+    keys = store.redis.scan_iter(match=f"{start}*", count=1000, _type="hash")
+    names = (key.decode("utf-8", "replace").removeprefix(start) for key in keys)
+    yield from sorted(name for name in names if is_name(name))

@@ -252,3 +252,46 @@ def test_twenty_jobs_on_three_workers(queue: Queue, start: Start) -> None:
     assert {job.fields["worker"] for job in found} == {"w0", "w1", "w2"}
     assert set(queue.workers()) == {"w0", "w1", "w2"}
     assert [worker.stop() for worker in workers] == [0, 0, 0]
+
+
+# -- strangers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_whose_key_is_somebody_else_s_stops_no_worker(queue: Queue, worker: Worker, bare: redis.Redis) -> None:
+    with bare.pipeline() as pipeline:  # before the worker sees them
+        for number, change in enumerate((("SET", "x"), ("RPUSH", "x"), ("HSET", "attempts", "x"))):
+            pipeline.xadd("ai:jobs", {"kind": "pipeline", "definition": "{}"}, id=f"5-{number}")
+            pipeline.execute_command(change[0], f"ai:job:5-{number}", *change[1:])  # type: ignore[no-untyped-call]
+        pipeline.execute()
+    assert ended(queue, "5-2").fields["attempts"] == "1"
+    assert ended(queue, queue.submit(QUICK.as_value())).state == "done"
+    wait_for(lambda: queue.redis.xpending(queue.stream, "workers")["pending"] == 0)
+    assert "5-0: dropped" in worker.log.read_text()
+
+
+def test_a_job_whose_key_is_taken_while_it_runs(queue: Queue, worker: Worker, bare: redis.Redis) -> None:
+    job = queue.submit(SLOW.as_value())
+    wait_for(lambda: queue.get(job).fields.get("step") == "train target")
+    bare.delete(queue.key(job))
+    bare.set(queue.key(job), "x")
+    assert ended(queue, queue.submit(QUICK.as_value())).state == "done"
+
+
+def test_a_worker_outlives_a_redis_that_is_full(queue: Queue, worker: Worker, bare: redis.Redis) -> None:
+    before = worker.log.read_text()
+    bare.config_set("maxmemory", "1")
+    try:
+        wait_for(lambda: "memory" in worker.log.read_text()[len(before) :])
+    finally:
+        bare.config_set("maxmemory", "0")
+    assert ended(queue, queue.submit(QUICK.as_value())).state == "done"
+
+
+@pytest.mark.slow
+def test_a_queue_that_is_no_stream_is_said_in_one_line(bare: redis.Redis, start: Start) -> None:
+    bare.set("ai:jobs", "x")
+    worker = start()
+    assert worker.process.wait(60) == 1
+    assert worker.log.read_text().splitlines() == [
+        "redisai: WRONGTYPE Operation against a key holding the wrong kind of value"
+    ]
