@@ -1,12 +1,12 @@
 """Which queued runs of one model are executed together, and when. Pure: no threads, no clock, no arrays.
 
 Rules (AI.MODELSTORE BATCHSIZE, MINBATCHSIZE, MINBATCHTIMEOUT; docs/adr/0005-batching.md):
-- Runs are merged if their keys are equal, in the order of their arrival, up to `max_rows` rows.
-- A run of `max_rows` rows or more, or without rows, is executed alone and is never held.
+- Runs with equal keys are merged, in order of arrival, up to `max_rows` rows.
+- A run of `max_rows` rows or more, or without rows, is executed alone and never held.
 - A batch of fewer than `min_rows` rows is held until its oldest run has waited `max_wait_s` (0: without limit),
   unless it cannot grow because the next run of its kind does not fit.
-- Of the batches that are not held, the one with the oldest run goes first; a held batch holds up no other.
-- A run past its deadline leaves through `expire`; whoever takes batches calls it first.
+- Of the batches that are not held, the one with the oldest run goes first; a held batch delays no other.
+- A run past its deadline leaves through `expire`, which must be called before `take`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ __all__ = ["BatchQueue", "Job"]
 
 
 class Job(Protocol):
-    """What the queue must know of a run."""
+    """A run, as the queue needs it."""
 
     rows: int
     """Dimension 0 that all inputs share; 0 for a run that cannot be merged."""
     key: Hashable
-    """Equal for runs that can be merged: element types and shapes without dimension 0."""
+    """Equal for runs that can be merged: dtypes and shapes without dimension 0."""
     since: float
     """When it was queued, in seconds of any clock; never decreases from one `offer` to the next."""
     deadline: float
-    """When it leaves the queue unexecuted; infinite without a TIMEOUT."""
+    """When it leaves the queue without being executed; infinite without a TIMEOUT."""
 
 
 J = TypeVar("J", bound=Job)
@@ -38,10 +38,10 @@ _ALONE = object()
 
 
 class BatchQueue(Generic[J]):
-    """The runs of one model that wait.
+    """The waiting runs of one model.
 
     Args: max_rows: BATCHSIZE, 0 merges nothing.   min_rows: MINBATCHSIZE.   max_wait_s: MINBATCHTIMEOUT in seconds.
-    Thread: not safe; the owner locks.
+    Thread: not thread-safe; the owner locks.
     """
 
     def __init__(self, max_rows: int = 0, min_rows: int = 0, max_wait_s: float = 0.0) -> None:
@@ -49,7 +49,7 @@ class BatchQueue(Generic[J]):
         self.min_rows = min_rows
         self.max_wait_s = max_wait_s or math.inf
         self.next_deadline = math.inf
-        """No waiting run has an earlier deadline; a run that has left may still count until `expire` is called."""
+        """Lower bound of the waiting runs' deadlines; may be too early until `expire` is called."""
         self._lanes: dict[Hashable, deque[J]] = {}  # one per key, none empty; runs to be executed alone share _ALONE
 
     def __bool__(self) -> bool:
@@ -69,9 +69,9 @@ class BatchQueue(Generic[J]):
             self.next_deadline = job.deadline
 
     def leading_batch(self, jobs: Sequence[J], now: float) -> int:
-        """How many of these, offered to the empty queue, `take` would give at once, if they are the first of them.
+        """How many of these runs `take` would return immediately if they were offered to the empty queue.
 
-        The common case at less cost; 0 where it is not as simple as that.
+        A shortcut for the common case; 0 if the case is not that simple.
         """
         if self._lanes or self.min_rows > 1:
             return 0
@@ -88,7 +88,7 @@ class BatchQueue(Generic[J]):
         return count
 
     def take(self, now: float) -> list[J] | float | None:
-        """A batch to execute; the seconds until one is due, infinite if only another `offer` helps; None when empty."""
+        """A batch to execute; the seconds until one is due, infinite if it takes another `offer`; None if empty."""
         if not self._lanes:
             return None
         wait = math.inf
@@ -104,7 +104,7 @@ class BatchQueue(Generic[J]):
         return wait if ready is None else self._pop(ready)
 
     def drop(self, job: J) -> bool:
-        """Remove a run; False if it is not here."""
+        """Remove a run; False if it is not in the queue."""
         key = self._lane_of(job)
         lane = self._lanes.get(key)
         if lane is None or job not in lane:
@@ -140,7 +140,7 @@ class BatchQueue(Generic[J]):
         return jobs
 
     def stop_merging(self) -> None:
-        """Execute every run alone from now on, those that wait included."""
+        """Execute every run alone from now on, including the waiting ones."""
         jobs = self.clear()
         self.max_rows = self.min_rows = 0
         for job in jobs:

@@ -1,11 +1,11 @@
-"""The order in which the operations of a DAG may be executed, and what the client is told afterwards. Pure.
+"""The order in which a DAG's operations may be executed, and the reply of each. Pure.
 
-Names are local to the DAG and may be assigned repeatedly: every assignment makes a new version, and an operation
-reads the latest version that stands textually before it. Operations that read nothing of each other are executed in
-any order, except that script operations keep their textual order among themselves, since they may talk to Redis.
+Names are local to the DAG and may be assigned repeatedly: every assignment makes a new version, and an operation reads
+the latest version assigned before it in the text. Independent operations are executed in any order, except that script
+operations keep their textual order, because they may talk to Redis.
 
-Whatever the order, the outcome is that of the sequential run: operations before the first failing one (by position,
-not by time) succeeded, and every model or script operation after it counts as never executed, even if it was.
+Whatever the order, the outcome is that of a sequential run: operations before the first failing one (by position, not
+by time) succeeded, and every model or script operation after it counts as not executed, even if it was.
 Source: AI.DAG* commands, scoping and replies; the order of failures is ours.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["Graph", "Kind", "Operation", "Outcome", "Plan", "Version"]
 
 
 class Kind(enum.Enum):
-    """TENSOR operations (TENSORSET, TENSORGET) take no time: what they set is there from the start."""
+    """TENSOR operations (TENSORSET, TENSORGET) take no time: their tensors exist from the start."""
 
     TENSOR = "tensor"
     MODEL = "model"
@@ -37,7 +37,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What the plan must know of one: the names it reads and those it writes, in order."""
+    """An operation, as the plan needs it: the names it reads and writes, in order."""
 
     kind: Kind
     reads: tuple[Hashable, ...] = ()
@@ -45,9 +45,9 @@ class Operation:
 
 
 class Version(NamedTuple):
-    """A name as one operation left it; `writer` is that operation's position, -1 for what was loaded.
+    """The value of a name after one operation; `writer` is that operation's position, -1 for a loaded key.
 
-    Where one operation writes a name twice there is one version, and the later output is its value.
+    If an operation writes a name twice, there is one version, with the value of the later output.
     """
 
     name: Hashable
@@ -58,9 +58,9 @@ _LOADED = -1
 
 
 class Graph:
-    """What reads what: all of a DAG that does not change from one execution to the next. Made once, executed often.
+    """The dependencies: the part of a DAG that is the same in each execution. Made once, executed often.
 
-    Args:   loaded: names that are there before the first operation.
+    Args:   loaded: names that exist before the first operation.
     Raises: KeyError: an operation reads a name that is neither loaded nor written before it.
     """
 
@@ -73,7 +73,7 @@ class Graph:
         self.inputs: list[tuple[Version, ...]] = []
         """Per operation, the versions that it reads, in the order of its `reads`."""
         self.needs: dict[int, frozenset[int]] = {}
-        """Model and script operations -> the operations that must have ended before."""
+        """Model and script operations -> the operations that must end before."""
         previous_script: int | None = None
         for i, operation in enumerate(self.operations):
             inputs = tuple(self.last[name] for name in operation.reads)
@@ -92,7 +92,7 @@ class Graph:
         return version.writer != _LOADED and self.operations[version.writer].kind is not Kind.TENSOR
 
     def readers(self) -> Mapping[Version, int]:
-        """How many operations read each version; what nobody reads any more need not be kept."""
+        """How many operations read each version; a version without further readers need not be kept."""
         counts: dict[Version, int] = {}
         for versions in self.inputs:
             for version in versions:
@@ -101,7 +101,7 @@ class Graph:
 
 
 class Plan:
-    """One execution of a DAG: ask `ready`, start those, report each with `finish` or `fail`, until `done`."""
+    """One execution of a DAG: call `ready`, start those, report each with `finish` or `fail`, until `done`."""
 
     __slots__ = ("_finished", "_first_failed", "_operations", "_running", "_waits_for", "graph")
 
@@ -114,7 +114,7 @@ class Plan:
         self._first_failed = len(self._operations)
 
     def ready(self) -> list[int]:
-        """Model and script operations to start now, in textual order; each is given once."""
+        """Model and script operations to start now, in textual order; each is returned once."""
         if not self._waits_for:
             return []
         started = [i for i, needs in self._waits_for.items() if i < self._first_failed and needs <= self._finished]
@@ -129,7 +129,7 @@ class Plan:
         self._finished.add(i)
 
     def fail(self, i: int) -> None:
-        """A started operation failed: none after it is started any more, those before it still are."""
+        """A started operation failed: later operations are not started any more, earlier ones still are."""
         self._running.remove(i)
         self._first_failed = min(self._first_failed, i)
 
@@ -147,11 +147,11 @@ class Plan:
 
     @property
     def succeeded(self) -> bool:
-        """No operation has failed; only then is anything persisted."""
+        """No operation has failed; only then are keys persisted."""
         return self._first_failed == len(self._operations)
 
     def precedes_failure(self, i: int) -> bool:
-        """Whether the sequential run reaches operation `i` and goes on from it."""
+        """Whether a sequential run reaches operation `i` and continues after it."""
         return i < self._first_failed
 
     def outcome(self, i: int) -> Outcome:

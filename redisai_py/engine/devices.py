@@ -1,4 +1,4 @@
-"""The devices in use, each with worker threads of its own. Thread: the event loop's, but for `slots`."""
+"""The devices in use, each with its own worker threads. Thread: the event loop's, except `slots`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redisai_py.engine.worker import DeviceQueue, HandOver
 __all__ = ["Devices"]
 
 _MOST_DEVICES = 64
-"""Each device string has threads of its own, and anybody may write `CPU:12345` into a model."""
+"""Limit of devices: each device string has its own threads, and anybody may write `CPU:12345` into a model."""
 
 
 class Devices:
@@ -43,9 +43,9 @@ class Devices:
         return iter(list(self.by_name.values()))
 
     def get(self, name: str) -> DeviceQueue:
-        """The device of that upper-cased string; its threads start when it is first asked for.
+        """The device of that upper-cased string; its threads start on first use.
 
-        Raises: RuntimeError: they cannot, or there are too many devices.
+        Raises: RuntimeError: they cannot start, or there are too many devices.
         """
         device = self.by_name.get(name)
         if device is None:
@@ -55,7 +55,7 @@ class Devices:
         return device
 
     def slots(self) -> list[Slot]:
-        """Where runs may be executed on worker threads. Thread: any."""
+        """The slots of all worker threads. Thread: any."""
         return [slot for device in self for slot in (*device.slots, *device.lent)]
 
     def replace(self, slot: Slot) -> None:
@@ -65,8 +65,8 @@ class Devices:
                 device.replace(slot)
 
     def lend(self, thread_id: int) -> None:
-        """A run takes long in an engine process: its thread gets a successor."""
-        with suppress(RuntimeError):  # no more threads: others wait
+        """A run takes long in an engine process: give its thread a successor."""
+        with suppress(RuntimeError):  # no more threads available: other runs wait
             for device in self:
                 device.lend(thread_id)
 
@@ -76,6 +76,6 @@ class Devices:
         return [thread for device in self for thread in device.threads]
 
     def stop(self) -> None:
-        """Let every thread end once it has executed what waits."""
+        """Let every thread end once it has executed the waiting runs."""
         for device in self:
             device.stop()

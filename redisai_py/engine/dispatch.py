@@ -1,9 +1,9 @@
-"""Where the runs of one iteration of the event loop go: to a worker thread, or at once, right here.
+"""Dispatches the runs of one iteration of the event loop: to a worker thread, or to the event loop itself.
 
-Runs asked for in one iteration are collected first, so that they are merged; then each model's are run on the event
-loop if its InlinePolicy allows the batch, in turns and within a budget, and handed to its device's threads otherwise.
-What the budget leaves over is continued in the next iteration, after I/O. While a thread has runs of a model, all of
-that model's go there: order is kept and a session is never entered twice. Thread: the event loop's.
+Runs requested in one iteration are collected first, so that they can be merged. Then each model's runs are executed on
+the event loop, in turns and within a budget, if its InlinePolicy allows the batch; otherwise they go to its device's
+threads. What exceeds the budget continues in the next iteration, after I/O. While a thread has runs of a model, all of
+that model's runs go there, so that order is kept and a session is never entered twice. Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from redisai_py.tensor import Tensor
 __all__ = ["Dispatcher"]
 
 _SHARE = 1.5
-"""Runs at once may take two thirds of the time: each is followed by half of what it took for everything else."""
+"""Immediate runs may use two thirds of the time: after each, half of its duration is left for everything else."""
 
 
 class Dispatcher:
@@ -47,12 +47,12 @@ class Dispatcher:
         self._expired = expired
         self._waiting: list[QueuedModel] = []  # models with runs to dispatch
         self._scheduled = False
-        self._company = False  # several runs came together lately
-        self._at_once_again = 0.0  # not before this time, so that others are served too
-        self._afterwards: list[Callable[[], object]] | None = None  # a list while runs are under way here
+        self._company = False  # several runs came together recently
+        self._at_once_again = 0.0  # no immediate run before this time, so that others are served too
+        self._afterwards: list[Callable[[], object]] | None = None  # a list while runs are in progress here
 
     def call_afterwards(self, callback: Callable[[], object]) -> None:
-        """Call this when the runs of this iteration have their results; soon, if none are under way."""
+        """Call this when the runs of this iteration have their results; soon, if none are in progress."""
         if self._afterwards is not None:
             self._afterwards.append(callback)
         else:
@@ -69,10 +69,9 @@ class Dispatcher:
         offered.append(run)
 
     def run_at_once(self, loaded: QueuedModel, inputs: Sequence[Tensor]) -> Execution | None:
-        """Execute this here and now if nothing else waits, or is likely to come with it; else None.
+        """Execute this immediately if nothing else waits, or will probably come with it; else None.
 
-        What all that collects and merges runs takes is as long as a tiny model's run: a client that is alone need not
-        wait for it.
+        Collecting and merging takes as long as a tiny model's run; a client without company need not wait for it.
         """
         if self._waiting or self._company or self._afterwards is not None:
             return None
@@ -82,16 +81,16 @@ class Dispatcher:
         if now < self._at_once_again or not inline.allows(key, rows):
             return None
         execution = execute_at_once(self._slot, loaded, rows, inputs)
-        inline.ran(execution.run_s, execution.cpu_s)  # failed or stopped ones too: they took their time all the same
+        inline.ran(execution.run_s, execution.cpu_s)  # failed or stopped runs took their time, too
         self._at_once_again = now + _SHARE * execution.run_s
         return execution
 
     def next_deadline(self) -> float:
-        """No later than the earliest deadline of the runs collected here."""
+        """A lower bound of the deadlines of the runs collected here."""
         return min((_next_deadline(loaded) for loaded in self._waiting), default=math.inf)
 
     def abandon(self) -> list[tuple[QueuedModel, list[Run]]]:
-        """Take out all runs collected here."""
+        """Remove all runs collected here."""
         found = []
         for loaded in self._waiting:
             runs = [] if loaded.on_threads else loaded.queue.clear()
@@ -100,15 +99,15 @@ class Dispatcher:
         return found
 
     def drop(self, run: Run, loaded: QueuedModel) -> bool:
-        """Take a run out that is collected here; False if it is not."""
+        """Remove a run that is collected here; False if it is not."""
         if run in loaded.offered:
             loaded.offered.remove(run)
             return True
         return not loaded.on_threads and loaded.queue.drop(run)
 
     def _wait_a_turn(self) -> None:
-        """Look once more at what clients have sent: where several are busy a turn of the loop brings more runs, and all
-        that is done once per batch is done for more of them.
+        """Read the clients' sockets once more: with several busy clients, another turn of the loop brings more runs, so
+        that per-batch work is shared by more of them.
         """
         self._call_soon(self._flush)
 
@@ -140,7 +139,7 @@ class Dispatcher:
             loaded.hand_over(first)
 
     def _run_here(self, models: deque[QueuedModel]) -> None:
-        """Execute one batch per model in turn, at least one, until none is left or the budget is spent."""
+        """Execute one batch per model in turn, at least one, until none is left or the budget is used up."""
         now = time.monotonic()
         until = now + self._budget_s
         while True:
@@ -148,7 +147,7 @@ class Dispatcher:
             batch = self._next_batch(loaded, now)
             if batch:
                 self._run_batch(loaded, batch)
-            # What is offered meanwhile is collected, and waits for its turn there, unless it comes behind a rest.
+            # Runs offered meanwhile are collected and wait for their turn there, unless they come after remaining ones.
             if not loaded.on_threads and (loaded.queue or (loaded.offered and loaded not in self._waiting)):
                 models.append(loaded)
             if not models:
@@ -162,7 +161,7 @@ class Dispatcher:
             self._call_soon(self._flush)
 
     def _next_batch(self, loaded: QueuedModel, now: float) -> list[Run]:
-        """The next batch that may run here; empty if there is none, the rest having gone to the threads."""
+        """The next batch that may run here; empty if there is none, then the others have gone to the threads."""
         offered = loaded.offered
         queue = loaded.queue
         batch: list[Run] | float | None

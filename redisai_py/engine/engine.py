@@ -39,12 +39,12 @@ __all__ = ["Engine", "EngineSettings", "EngineSnapshot", "LoadedModel", "Run", "
 class Engine:
     """Runs models.
 
-    Args: loop: the event loop on whose thread every method is called and every run is resolved.
-          find_backend: the backend of a wire name; called on a loader thread.
+    Args: loop: the event loop; every method is called on its thread, and every run is resolved there.
+          find_backend: returns the backend of a wire name; called on a loader thread.
           notable: gets every execution that failed, with its error, or took `settings.slow_run_s`, with None.
-          evicted: gets each model that is let go because others need its memory.
-          ended_merging: gets each model that is not merged any more; its `not_merged` says why.
-          given_up: gets each model of which a run or its load does not end (see `runaways`).
+          evicted: gets each model that is unloaded because others need its memory.
+          ended_merging: gets each model that is no longer merged; its `not_merged` has the reason.
+          given_up: gets each model with a run or load that does not end (see `runaways`).
           isolation: where models are loaded and run; None: in this process.
     """
 
@@ -77,7 +77,7 @@ class Engine:
             isolation.loop_thread = threading.get_ident()
         self._loads = Loads(self._mailbox, self._runner, self._build_session, self._enlist, self._loaded)
         self._loads_ended: Counter[str] = Counter()
-        # The runner's methods are the engine's; a call more would be one per run.
+        # Expose the runner's method directly: a wrapper would cost one more call per run.
         self.run_model = self._runner.run_model
         self.queue = self._runner.queue
         self.run_at_once = self._runner.run_at_once
@@ -90,10 +90,10 @@ class Engine:
     # -- models --------------------------------------------------------------------------------------------------------
 
     async def load(self, model: Model) -> LoadedModel:
-        """Build a session of the model's bytes on a loader thread, and warm it with one run where its shapes are known
-        and it keeps no state.
+        """Build a session from the model's bytes on a loader thread, and warm it up with one run if its shapes are
+        known and it keeps no state.
 
-        Calls for an identity that is being loaded wait for the same session; a loaded one is returned at once.
+        Concurrent calls for the same identity wait for the same session; a loaded one is returned immediately.
         Raises: BackendNotInstalled; BackendError with the framework's text; Overloaded while shutting down.
         """
         loaded = self._registry.get(model.identity)
@@ -104,7 +104,7 @@ class Engine:
         return await self._loads.load(model)
 
     def _build_session(self, model: Model) -> Session:
-        """The one place where a session is made. Thread: a loader's."""
+        """The only place that creates a session. Thread: a loader's."""
         settings = self.settings
         options = LoadOptions(
             settings.intra_op_parallelism, settings.inter_op_parallelism, settings.backend_memory_limit_bytes
@@ -134,14 +134,14 @@ class Engine:
         self._mailbox.look()
 
     def _model_stuck(self, loaded: QueuedModel, at_load: bool) -> None:
-        """A run of it does not end: it is loaded anew when it is next wanted."""
+        """A run of the model does not end: load it again when it is next needed."""
         if self._registry.get(loaded.id) is loaded:
             self._registry.remove(loaded.id)
         if at_load:
             self._loads.fail((loaded.id, BackendError(STUCK)))
 
     def unload(self, identity: str, keep_counters: bool = False) -> None:
-        """Forget a model that was deleted or replaced; runs begun with it end with it."""
+        """Unload a model that was deleted or replaced; runs in progress finish with it."""
         self._registry.remove(identity)
         if not keep_counters:
             self._stats.forget(identity)
@@ -149,7 +149,7 @@ class Engine:
                 self._isolation.quarantine.forget(identity)
 
     def rename(self, loaded: LoadedModel, identity: str) -> None:
-        """Find a loaded model by another identity from now on: that of the hash which it has been stored as."""
+        """Find a loaded model under another identity from now on: that of the hash under which it was stored."""
         queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
         before = loaded.id
         queued.rename(identity)
@@ -161,7 +161,7 @@ class Engine:
     # -- counters ------------------------------------------------------------------------------------------------------
 
     def stats(self, identity: str) -> RunStats:
-        """The counters of a model, all 0 if this process never met it."""
+        """The counters of a model, all 0 if this process has never seen it."""
         return self._stats.snapshot(identity)
 
     def reset_stats(self, identity: str) -> None:
@@ -169,7 +169,7 @@ class Engine:
         self._stats.reset(identity)
 
     def snapshot(self) -> EngineSnapshot:
-        """Queues, models and threads at this moment, for INFO and the metrics."""
+        """Current queues, models and threads, for INFO and the metrics."""
         return EngineSnapshot(
             queue_snapshots(self._runner.devices.by_name, self._alive),
             tuple(map(model_snapshot, self._registry.values())),
@@ -188,12 +188,12 @@ class Engine:
         return "" if self._isolation is None else self._isolation.quarantine.reason(identity)
 
     def backend_versions(self) -> dict[str, str]:
-        """Of the backends imported so far, here or in engine processes, by wire name."""
+        """Versions of the backends imported so far, here or in engine processes, by wire name."""
         here = {name: backend.version for name, backend in loaded_backends().items()}
         return here if self._isolation is None else {**self._isolation.versions, **here}
 
     def import_backend(self, name: str) -> str:
-        """Import a backend where models are loaded; its version. Thread: any but the event loop's.
+        """Import a backend where models are loaded. Returns: its version. Thread: any but the event loop's.
 
         Raises: BackendNotInstalled, BackendError.
         """
@@ -202,7 +202,7 @@ class Engine:
         return self._isolation.import_backend(name)
 
     def look_at(self, model_id: str) -> LoadedModel | None:
-        """The loaded model of an id, None if it is not loaded. Unlike `loaded`, this is no use of it."""
+        """The loaded model of an id, None if it is not loaded. Unlike `loaded`, this does not count as use."""
         return self._registry.peek(model_id)
 
     def threads_busy(self) -> bool:
@@ -211,16 +211,16 @@ class Engine:
 
     @property
     def runaways_going_on(self) -> int:
-        """Runs and loads that were given up and go on."""
+        """Number of abandoned runs and loads that still run."""
         return self._runner.runaways.going_on
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     async def close(self, drain_timeout_s: float = 0.0, grace_s: float = 2.0) -> bool:
-        """Take nothing more, finish what runs and waits, close every session and end every thread.
+        """Accept nothing more, finish running and waiting runs, close every session and end every thread.
 
-        Args:    drain_timeout_s: after that, runs that wait fail with Overloaded and those in progress are stopped
-                 where the framework can.   grace_s: time for those, and then for the threads, to end.
+        Args:    drain_timeout_s: afterwards, waiting runs fail with Overloaded, and running ones are stopped if the
+                 framework can.   grace_s: time for those, and then for the threads, to end.
         Returns: whether all threads have ended; a framework that neither ends nor stops keeps its (daemon) thread.
         """
         self._runner.closing = True
@@ -237,7 +237,7 @@ class Engine:
         return not self._loads and not any(loaded.unfinished for loaded in self._alive)
 
     def _release_models(self) -> None:
-        """Close every session that is not running, whoever still refers to its model."""
+        """Close every session that is not running, even if its model is still referenced."""
         for loaded in list(self._alive):
             self._registry.remove(loaded.id)
             if not loaded.unfinished and not loaded.stuck:

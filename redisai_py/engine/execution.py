@@ -1,9 +1,9 @@
-"""Executing one batch: merge, run under watch, split; and once more singly if that fails. The first merged runs of a
-model are compared with single ones (`proving`).
+"""Executing one batch: merge, run under the watchdog, split; and run again singly if that fails. The first merged runs
+of a model are compared with single ones (`proving`).
 
-A `Slot` executes one batch at a time: every worker thread has one, the event loop has one, a loader has one for its
-warm-up. The watchdog looks at the slots from its own thread. It may stop a run only under the slot's guard and the
-slot's owner takes that guard to end the run, so that a late stop never hits the next one.
+A `Slot` executes one batch at a time: every worker thread has one, the event loop has one, and a loader has one for its
+warm-up. The watchdog looks at the slots from its own thread. It may stop a run only under the slot's guard, and the
+slot's owner takes that guard to end the run, so a late stop never hits the next run.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Stop:
     """An execution was stopped from outside.
 
     error: of its runs, whatever the framework says.   at: when, monotonic seconds.
-    repeats: it took too long as a whole, and its runs are executed again singly.
-    reported: the watchdog has told that it goes on all the same.
-    given_up: nobody waits for its end any more (event loop's thread).
+    repeats: it took too long as a whole, so its runs are executed again singly.
+    reported: the watchdog has reported that it continues all the same.
+    given_up: it was abandoned (event loop's thread).
     """
 
     __slots__ = ("at", "error", "given_up", "repeats", "reported")
@@ -50,18 +50,18 @@ class Stop:
 
 
 class Execution:
-    """One call of `Session.run` for one or more runs of a model, or for a request that is run at once, without a Run.
+    """One call of `Session.run` for one or more runs of a model, or for an immediate request that has no Run.
 
     rows: dimension 0 of the merged inputs; 0 for a run that cannot be merged.
-    started: monotonic seconds.   run_s: seconds in the framework.   cpu_s: this thread's CPU time of them.
+    started: monotonic seconds.   run_s: seconds in the framework.   cpu_s: CPU time of this thread in them.
     error: the failure of all, or None.
     values: per run its outputs, None until it ended or if it failed.
     stop: None, or why and how it was stopped from outside.
-    ended_merging: why its model is not merged any more, if that was found here.
+    ended_merging: why its model is no longer merged, if that was found here.
     settled: the runs have their results (event loop's thread).
     """
 
-    # One is made for each run: what seldom is needed is in `Stop`.
+    # One is created per run, so rarely used fields are in `Stop`.
     __slots__ = (
         "cpu_s",
         "ended_merging",
@@ -89,20 +89,20 @@ class Execution:
 
     @property
     def requests(self) -> int:
-        """How many requests it serves; it may take the time of each."""
+        """Number of requests it serves; it may take the time of each."""
         return len(self.runs)
 
     def extra_s(self, limit_s: float) -> float:
-        """What a merged run may take beyond `limit_s`, the limit of one run: the others' time, as single runs took it
-        when the model's merging was proved. Each could take up to the limit alone, yet one that never ends must not
-        hold up the device for the limits of all.
+        """Time that a merged run may take beyond `limit_s`, the limit of one run: the time of the other members, as
+        measured for single runs when merging was proved. Each member could take up to the limit, but one that never
+        ends must not block the device for the sum of all limits.
         """
         others = self.requests - 1
         return others * min(limit_s, _SINGLE_RUNS * self.loaded.proof.single_s) if others > 0 else 0.0
 
 
 class Slot:
-    """Where one execution at a time happens. on_start: called before each one, without arguments; must be cheap."""
+    """Executes one batch at a time. on_start: called before each one, without arguments; must be cheap."""
 
     __slots__ = ("_on_start", "behind", "current", "guard", "lent", "retired", "thread", "thread_id")
 
@@ -111,17 +111,17 @@ class Slot:
         self.guard = threading.Lock()
         self.current: Execution | None = None
         self.behind: Sequence[Run] = ()
-        """Runs of the same batch that wait for the end of the current execution."""
+        """Runs of the same batch that wait for the current execution."""
         self.retired: Execution | None = None
-        """What it was given up to: another slot has taken its place, and its thread ends with this execution."""
+        """The execution it was abandoned to: another slot replaces it, and its thread ends with this execution."""
         self.lent = False
-        """Its thread has a successor already, and ends with its batch."""
+        """Its thread already has a successor, and ends with its batch."""
         self.thread: threading.Thread | None = None
         self.thread_id: int | None = None
-        """A worker's. None where no other thread can be in the same session: on the event loop, and in a warm-up."""
+        """The worker's thread id. None if no other thread can be in its session: on the event loop, in a warm-up."""
 
     def run_session(self, execution: Execution, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
-        """Call the framework, under watch. Raises what it raises."""
+        """Call the framework under the watchdog. Raises its exceptions."""
         doubtful = execution.loaded.inline.doubtful
         started = execution.started = time.monotonic()
         cpu_started = time.thread_time() if doubtful else 0.0
@@ -137,10 +137,11 @@ class Slot:
                 self.current = None
 
     def interrupt(self, now: float, limit_s: float, error: Callable[[bool], RedisAIError]) -> Execution | None:
-        """Stop what is running if it has taken `limit_s` per run or longer; gives it, or None. Thread: any.
+        """Stop the current execution if it has taken `limit_s` per run or longer. Returns: it, or None. Thread: any.
 
-        Args: now: monotonic seconds.   limit_s: of one run; 0 stops whatever runs, for good.
-              error: makes the error of its runs; told whether the framework stops, or computes on to no purpose.
+        Args: now: monotonic seconds.   limit_s: of one run; 0 stops any execution, for good.
+              error: makes the error of its runs; its argument says whether the framework stops, or keeps computing in
+              vain.
         """
         with self.guard:
             execution = self.current
@@ -153,7 +154,7 @@ class Slot:
             return execution
 
     def retire(self, execution: Execution) -> bool:
-        """Give up the slot to an execution that does not end; False if it has ended. Thread: any."""
+        """Abandon the slot to an execution that does not end; False if it has ended. Thread: any."""
         with self.guard:
             self.retired = execution if self.current is execution else None
             return self.retired is not None
@@ -164,7 +165,7 @@ def _terminate(loaded: QueuedModel, thread_id: int | None) -> bool:
     session = loaded.session
     try:
         return session.terminate(thread_id) if runs_concurrently(session) else session.terminate()
-    except BaseException:  # the watchdog asks, which has the runs of all others to look after
+    except BaseException:  # the watchdog calls this, and must go on watching all other runs
         logger.exception("a plugin failed", backend=loaded.model.backend)
         return False
 
@@ -172,8 +173,8 @@ def _terminate(loaded: QueuedModel, thread_id: int | None) -> bool:
 def execute(slot: Slot, loaded: QueuedModel, runs: list[Run], report: Callable[[Execution], object]) -> None:
     """Execute a batch and report one Execution, or one per member if it failed as a whole and was run again singly.
 
-    A bad request thus fails alone. A batch that was stopped is run again only if the framework stops: otherwise its
-    members have been told.
+    So a bad request fails alone. A stopped batch is run again only if the framework stops; otherwise its members
+    already have their error.
     """
     rows = runs[0].rows if len(runs) == 1 else sum([run.rows for run in runs])
     execution = Execution(loaded, runs, rows)
@@ -185,21 +186,21 @@ def execute(slot: Slot, loaded: QueuedModel, runs: list[Run], report: Callable[[
 
 
 def _is_repeated(slot: Slot, failed: Execution) -> bool:
-    """Whether the members of a failed batch run again singly."""
-    if len(failed.runs) == 1 or slot.retired:  # of a retired slot nobody waits any more
+    """Whether to run the members of a failed batch again singly."""
+    if len(failed.runs) == 1 or slot.retired:  # nobody waits for a retired slot
         return False
     return failed.stop is None or failed.stop.repeats
 
 
 def execute_at_once(slot: Slot, loaded: QueuedModel, rows: int, inputs: Sequence[Tensor]) -> Execution:
-    """Execute one request that is nobody's Run yet. It has no values if it failed or was stopped: as a Run it finds its
-    error.
+    """Execute one request that has no Run yet. Without values if it failed or was stopped: it then runs as a Run, which
+    gets the error.
     """
     execution = Execution(loaded, [], rows)
     try:
         outputs = slot.run_session(execution, [tensor.numpy() for tensor in inputs], False)
         values = [[to_value(output) for output in outputs]]
-    except BaseException:  # of whatever kind: the run that follows meets it again, and finds the words for the client
+    except BaseException:  # of any kind: the following run gets the same error, with a text for the client
         return execution
     if execution.stop is None and len(outputs) == len(loaded.outputs):
         execution.values = values
@@ -207,7 +208,7 @@ def execute_at_once(slot: Slot, loaded: QueuedModel, rows: int, inputs: Sequence
 
 
 def _execute_singly(slot: Slot, execution: Execution, report: Callable[[Execution], object]) -> None:
-    """Execute the members of a merged run that failed; if it was the merging that failed, end that."""
+    """Execute the members of a failed merged run; if merging was the cause, stop merging."""
     loaded = execution.loaded
     all_well = True
     for place, run in enumerate(execution.runs, 1):
@@ -216,22 +217,22 @@ def _execute_singly(slot: Slot, execution: Execution, report: Callable[[Executio
         attempt(slot, single)
         all_well = all_well and single.error is None
         if run is execution.runs[-1] and (all_well or isinstance(execution.error, BatchSizeMismatch)):
-            # Where a member fails alone too, that one was to blame, and no client may end merging for the others.
+            # If a member fails alone too, it was the cause; a client must not be able to end merging for others.
             end_merging(single, str(execution.error))
         report(single)
-        if slot.retired is not None:  # those behind it have been told
+        if slot.retired is not None:  # the runs after it already have their error
             return
 
 
 def end_merging(execution: Execution, reason: str) -> None:
-    """Execute the model's runs one by one from now on; the report of this execution says so."""
+    """Stop merging the model's runs; this execution's report says so."""
     why = f"merged runs differ from single ones: {reason.removeprefix('ERR ')}"
-    if execution.loaded.end_merging(why):  # otherwise another thread has found it too
+    if execution.loaded.end_merging(why):  # otherwise another thread has found it, too
         execution.ended_merging = why
 
 
 def attempt(slot: Slot, execution: Execution) -> None:
-    """Run; fills in the execution's values or error. Raises: NotAtOnce, on the event loop; nothing else."""
+    """Run, and set the execution's values or error. Raises: NotAtOnce, on the event loop; nothing else."""
     runs = execution.runs
     loaded = execution.loaded
     failure: RedisAIError
@@ -258,13 +259,13 @@ def attempt(slot: Slot, execution: Execution) -> None:
     except RedisAIError as error:
         failure = error
     except BaseException as error:
-        # A plugin's own failure, also of a kind that would end the thread and leave its device without one (SystemExit,
-        # the panic of an extension in Rust): the client is told, the log has the traceback.
-        # As text: a traceback's frames refer to the model, and whoever keeps the record would keep it loaded.
+        # A plugin's own failure, even of a kind that would end the thread and leave its device without one (SystemExit,
+        # the panic of a Rust extension): the client gets the error, the log has the traceback. As text, because a
+        # traceback's frames refer to the model, and a log record that keeps them would keep the model loaded.
         logger.warning("a plugin failed", backend=loaded.model.backend, exception=traceback.format_exc())
         failure = framework_error(error, "ERR ")
-    # Without traceback, and without the framework's own exception, which has one: its frames refer to the execution,
-    # and such a cycle would keep the model loaded.
+    # Without the traceback, and without the framework's own exception, which has one: its frames refer to the
+    # execution, and such a reference cycle would keep the model loaded.
     if execution.stop is not None:
         failure = execution.stop.error
     failure.__cause__ = failure.__context__ = None

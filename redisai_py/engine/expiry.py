@@ -11,7 +11,7 @@ __all__ = ["Expiry"]
 
 
 class Expiry:
-    """Args: expire: ends the runs whose deadline is this time or earlier, and gives the next deadline, or infinity."""
+    """Args: expire: ends the runs with deadlines up to this time; returns the next deadline, or infinity."""
 
     __slots__ = ("_at", "_expire", "_loop", "_timer")
 
@@ -22,14 +22,14 @@ class Expiry:
         self._at = math.inf
 
     def by(self, deadline: float) -> None:
-        """Make sure that the runs of this deadline are looked after when it passes. deadline: monotonic seconds."""
+        """Make sure that runs with this deadline are handled when it passes. deadline: monotonic seconds."""
         if deadline < self._at:
             self.stop()
             self._at = deadline
             self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._look)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
 

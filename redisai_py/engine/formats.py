@@ -1,4 +1,4 @@
-"""What a file is that a framework does not take, told by its bytes, and how it becomes a model. Pure."""
+"""Identifies files that a framework refuses, by their bytes, and says how to convert them to a model. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SAVED_MODEL = "a SavedModel is its whole directory: pack it into a zip or tar f
 
 
 def advice(blob: bytes, backend: str) -> str:
-    """What the bytes are and how they become a model, if they are something other than a model of this backend.
+    """What the bytes are and how to convert them, if they are something other than a model of this backend.
 
-    Returns: a clause to follow the framework's own words, empty if nothing is known of them.
+    Returns: a clause to append to the framework's error, empty if they are not recognised.
     """
     for is_it, what, backends, how in _FORMATS:
         if is_it(blob):
@@ -32,7 +32,7 @@ def _begins(*starts: bytes) -> Callable[[bytes], bool]:
 
 
 def _holds(*names: str) -> Callable[[bytes], bool]:
-    """A zip file with members that end so."""
+    """Whether it is a zip file with members that have this suffix."""
     return lambda blob: all(any(member.endswith(name) for member in _members(blob)) for name in names)
 
 
@@ -65,7 +65,7 @@ def _is_saved_model_pb(blob: bytes) -> bool:
 
 
 def _fields(blob: bytes) -> set[int]:
-    """Field numbers of a protobuf message; empty if it is none, or has many fields at the top, as no model has."""
+    """Field numbers of a protobuf message; empty if it is not one, or has more top-level fields than any model."""
     fields, at, end = set(), 0, len(blob)
     for _ in range(_MAX_FIELDS):
         if at >= end:
@@ -88,7 +88,7 @@ def _fields(blob: bytes) -> set[int]:
 
 
 def _varint(blob: bytes, at: int) -> tuple[int, int]:
-    """A number and where the next one begins; beyond the end if there is none."""
+    """A number and the position after it, which is beyond the end if there is none."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(blob):
@@ -122,4 +122,4 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], str, tuple[str, ...], str], ...] 
     (_is_saved_model_pb, "saved_model.pb alone", (), _SAVED_MODEL),
     (_is_onnx, "an ONNX model", ("ONNX",), ""),
 )
-"""How it is told, what it is, which backends take it or say what it is themselves, and how it becomes a model."""
+"""How to recognise a format, its name, the backends that accept or name it themselves, and how to convert it."""

@@ -1,6 +1,4 @@
-"""Loading models aside: imports of frameworks and the building of sessions take seconds, so they have threads of their
-own.
-"""
+"""Loader threads: importing frameworks and building sessions takes seconds, so these have their own threads."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ _MAX_WARM_UP_BYTES = 64 * 1024 * 1024
 
 
 class Loader:
-    """Threads, started when first needed, that call what they are given in turn.
+    """Threads, started on first use, that call the given functions in turn.
 
-    Args: threads: at most how many.   stopped: called by each thread as its last act.   nice: see `lower_priority`.
+    Args: threads: maximum number.   stopped: called by each thread as its last act.   nice: see `lower_priority`.
     """
 
     def __init__(self, threads: int, stopped: Callable[[], object], nice: int = 0) -> None:
@@ -41,7 +39,7 @@ class Loader:
     def submit(self, work: Callable[[], object]) -> None:
         """Call `work`, which must not raise, on a loader thread. Thread: the event loop's.
 
-        Raises: RuntimeError: there is none, and none can be started.
+        Raises: RuntimeError: there is no thread, and none can be started.
         """
         if len(self.threads) < self._limit:
             try:
@@ -58,7 +56,7 @@ class Loader:
         self.threads.append(thread)
 
     def replace(self, thread: threading.Thread) -> None:
-        """Another thread takes the place of one whose work does not end; that one ends with its work.
+        """Replace a thread whose work does not end; the old one ends with its work.
 
         Raises: RuntimeError: the system gives no more threads.
         """
@@ -67,7 +65,7 @@ class Loader:
         self.threads.remove(thread)
 
     def stop(self) -> None:
-        """Let the threads end once they have done what waits."""
+        """Let the threads end once they have done the waiting work."""
         for _ in self.threads:
             self._work.put(None)
 
@@ -82,7 +80,7 @@ class Loader:
 
 
 def load_session(model: Model, options: LoadOptions, find_backend: Callable[[str], Backend]) -> Session:
-    """A session of the model's bytes; refuses a device that cannot be used.
+    """A session of the model's bytes; refuses an unusable device.
 
     Raises: BackendNotInstalled; BackendError with the framework's text.
     """
@@ -101,12 +99,12 @@ def load_session(model: Model, options: LoadOptions, find_backend: Callable[[str
         raise BackendError(f"{error}; {hint}") from error
     except RedisAIError:
         raise
-    except BaseException as error:  # a plugin's own failure: the client is told, the traceback stays the cause
+    except BaseException as error:  # a plugin's own failure: the client gets an error, with the traceback as its cause
         raise framework_error(error, "ERR ") from error
 
 
 def zeros(inputs: Sequence[InputSpec]) -> list[Array] | None:
-    """Inputs for a warm-up run, dynamic dimensions 1; None if a shape or type is unknown or an input is very large."""
+    """Warm-up inputs, with 1 for dynamic dimensions; None if a shape or dtype is unknown, or an input is very large."""
     arrays: list[Array] = []
     for spec in inputs:
         if spec.shape is None or spec.dtype is None:
@@ -119,5 +117,5 @@ def zeros(inputs: Sequence[InputSpec]) -> list[Array] | None:
 
 
 def has_dynamic_rows(session: Session) -> bool:
-    """Whether every input has a first dimension that the model leaves open."""
+    """Whether every input has a dynamic first dimension."""
     return bool(session.inputs) and all(spec.shape and spec.shape[0] is None for spec in session.inputs)

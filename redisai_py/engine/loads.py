@@ -1,7 +1,7 @@
-"""Loading a model: its session is built on a loader thread, then warmed up there with one run, under watch like any.
+"""Loading a model: a loader thread builds its session and warms it up with one run, under the watchdog like any run.
 
-Each step of this ends with a call on the event loop's thread, which begins the next one. Clients that ask for a model
-that is being loaded wait for the same session.
+Each step ends with a call on the event loop's thread, which starts the next. Clients that request a model while it is
+being loaded wait for the same session.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Loads"]
 
 
 class Loads:
-    """Args: build: makes a session of a model, on a loader thread; raises RedisAIError.
+    """Args: build: creates a session of a model, on a loader thread; raises RedisAIError.
     enlist: makes the engine's object of both; raises RuntimeError if its device gets no threads.
     loaded: gets each model that is ready.
     """
@@ -49,13 +49,13 @@ class Loads:
         self._ready = loaded
         self._waiting: dict[str, list[Pending[QueuedModel]]] = {}
         self.refused: RedisAIError | None = None
-        """Why what is loaded is handed to nobody any more, if so."""
+        """Why loaded models are no longer handed out, if so."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def load(self, model: Model) -> Pending[QueuedModel]:
-        """Load a model, unless that is under way; gives what will be the loaded one."""
+        """Load a model, unless it is being loaded. Returns: the future loaded model."""
         waiter: Pending[QueuedModel] = Pending()
         waiters = self._waiting.get(model.identity)
         if waiters is None:
@@ -91,7 +91,7 @@ class Loads:
             self._loader.submit(partial(close_session, session))
             self.fail((model.identity, BackendError("ERR Could not initialize queue on requested device")))
             return
-        except Exception as error:  # a plugin that does not keep its contract
+        except Exception as error:  # a plugin that violates its contract
             self.fail((model.identity, framework_error(error, "ERR ")))
             return
         if inputs is None or loaded.stateful or may_loop(session) or self.refused is not None:
@@ -104,7 +104,7 @@ class Loads:
         slot.thread = threading.current_thread()
         self._runner.load_slots.append(slot)
         execution = Execution(loaded, [], 0)
-        with suppress(BaseException):  # zeros may be no sensible input; what cannot run says so at its first run
+        with suppress(BaseException):  # zeros may be no valid input; a real failure shows at the first run
             slot.run_session(execution, inputs, False)
         self._runner.load_slots.remove(slot)
         if slot.retired is not None:

@@ -1,7 +1,7 @@
-"""What other threads tell the event loop: calls, made on its thread in the order in which they were posted.
+"""Calls from other threads to the event loop, made on its thread in the order in which they were posted.
 
-Appending to a deque needs no lock, and the loop is woken once for all that has gathered. Whoever waits for threads to
-have done something waits here, since nothing of theirs changes without a call.
+Appending to a deque needs no lock, and the loop is woken once for all waiting calls. Code that waits for other threads
+waits here, because nothing of theirs changes without a call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Mailbox"]
 
 
 class Mailbox:
-    """Thread: the event loop's, but for `post`."""
+    """Thread: the event loop's, except `post`."""
 
     __slots__ = ("_awaited", "_calls", "_loop", "_wake_up_sent")
 
@@ -35,11 +35,11 @@ class Mailbox:
             self._wake_up_sent = True
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed: nobody is there to be told
+            except RuntimeError:  # the loop is closed, so nobody can be told
                 return
 
     def _deliver(self) -> None:
-        # First the flag, then the look: what is appended in between is seen here or sends a wake-up of its own.
+        # Clear the flag before looking: a call appended in between is seen here, or sends its own wake-up.
         self._wake_up_sent = False
         calls = self._calls
         while calls:
@@ -55,7 +55,7 @@ class Mailbox:
                 pending.resolve(True)
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `condition`, looked at whenever threads have told something; False if the time passes first."""
+        """Wait until `condition` holds; checked after each call from a thread. False if the time passes first."""
         if condition():
             return True
         pending: Pending[bool] = Pending()

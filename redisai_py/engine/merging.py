@@ -1,9 +1,8 @@
-"""Inputs of several runs to one, outputs of one run to several. Pure: tensors and arrays only.
+"""Merges the inputs of several runs into one, and splits the outputs. Pure: tensors and arrays only.
 
-Rules: inputs that are merged agree in element type and in all dimensions but the first. Small tensors are joined as
-bytes, which costs one call for all of them; large ones as arrays, so that the copy happens without the GIL. A small
-output owns its bytes, so that keeping one member's part does not keep the whole batch; a large one is a view of the
-batch's.
+Rules: merged inputs agree in dtype and in all dimensions but the first. Small tensors are joined as bytes, in one call
+for all of them; large ones as arrays, so that the copy happens without the GIL. A small output owns its bytes, so that
+keeping one member's part does not keep the whole batch; a large one is a view of the batch's output.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from redisai_py.tensor import Device, DType, Tensor
 __all__ = ["BatchSizeMismatch", "Value", "merge", "signature", "split", "to_array", "to_value"]
 
 Value = Tensor | DeviceArray | None
-"""One output: None where the model gave something that is not a tensor."""
+"""One output: None if the model returned something that is not a tensor."""
 
 
 class BatchSizeMismatch(ShapeMismatch):
-    """An output's dimension 0 is not the batch's. No client sees it: its run is repeated alone."""
+    """An output's dimension 0 is not the batch's. Clients never see this, because the runs are repeated singly."""
 
 
 _SMALL_BYTES = 16 * 1024
 _DLPACK_CUDA = 2
 
-# Keyed by what frameworks return: little-endian and native byte order are one dtype to numpy.
+# Keyed by the frameworks' dtypes: little-endian and native byte order are one dtype to numpy.
 _DTYPES = {dtype.numpy_dtype: dtype for dtype in DType if dtype is not DType.STRING}
 
 
 def signature(inputs: Sequence[Tensor | DeviceArray]) -> tuple[int, Hashable]:
-    """What decides with which other runs these inputs may be merged.
+    """What determines with which other runs these inputs may be merged.
 
-    Returns: (rows, key): dimension 0 that all inputs share, and their element types and other dimensions. Rows are 0
-             where inputs disagree or one has no dimension; the key is None if an input lies on a device.
+    Returns: (rows, key): dimension 0 that all inputs share, and their dtypes and other dimensions. Rows are 0 if inputs
+             disagree or one has no dimension; the key is None if an input is on a device.
     """
     if len(inputs) == 1:
         only = inputs[0]
@@ -47,7 +46,7 @@ def signature(inputs: Sequence[Tensor | DeviceArray]) -> tuple[int, Hashable]:
             shape = only.shape
             return (shape[0], (only.dtype, shape[1:])) if shape else (0, only.dtype)
         return 0, None
-    if len(inputs) == 2:  # as below, at half the cost: a message and a state
+    if len(inputs) == 2:  # the general case below, at half the cost: a message and a state
         one, other = inputs
         if type(one) is Tensor and type(other) is Tensor:
             shape, second = one.shape, other.shape
@@ -69,7 +68,7 @@ def signature(inputs: Sequence[Tensor | DeviceArray]) -> tuple[int, Hashable]:
 
 
 def to_array(value: Tensor | DeviceArray, device: Device) -> Array:
-    """An input of a run that is executed alone on `device`; copies only what lies on another accelerator."""
+    """An input of a run that is executed alone on `device`; copies only what is on another accelerator."""
     if not isinstance(value, Tensor):
         is_there = device.kind == "GPU" and value.__dlpack_device__() == (_DLPACK_CUDA, device.index or 0)
         return value if is_there else value.numpy()
@@ -77,9 +76,9 @@ def to_array(value: Tensor | DeviceArray, device: Device) -> Array:
 
 
 def merge(parts: Sequence[Sequence[Tensor]], rows: int) -> list[Array]:
-    """The inputs of several runs as one run's.
+    """Merge the inputs of several runs into those of one.
 
-    Args:    parts: per run its inputs, with one signature.   rows: their sum.
+    Args:    parts: per run its inputs, with the same signature.   rows: their sum.
     Returns: one array per input, (rows, *shape[1:]), read-only.   Copies: one.
     """
     arrays: list[Array] = []
@@ -96,9 +95,9 @@ def merge(parts: Sequence[Sequence[Tensor]], rows: int) -> list[Array]:
 
 
 def to_value(output: Any) -> Value:
-    """An output, as a plugin returned it, of a run that was executed alone.
+    """Convert a plugin's output of a run that was executed alone.
 
-    Raises: ShapeMismatch: no element type fits.   BackendError: it is nothing that a plugin may return.
+    Raises: ShapeMismatch: unsupported dtype.   BackendError: not a value that a plugin may return.
     """
     if not isinstance(output, np.ndarray):
         if isinstance(output, np.generic):
@@ -113,11 +112,11 @@ def to_value(output: Any) -> Value:
 
 
 def split(outputs: Sequence[Array | None], sizes: Sequence[int]) -> list[list[Value]]:
-    """The outputs of a merged run, per member.
+    """Split the outputs of a merged run.
 
     Args:    sizes: rows per member.
     Returns: per member one value per output, (size, *shape[1:]); None stays None.
-    Raises:  BatchSizeMismatch: an output has not as many rows as all members together, or lies on a device.
+    Raises:  BatchSizeMismatch: an output does not have the rows of all members together, or is on a device.
     """
     rows = sum(sizes)
     members: list[list[Value]] = [[] for _ in sizes]

@@ -1,4 +1,4 @@
-"""What a model's own options, its session and the settings say of how its runs are queued, merged and placed."""
+"""The policies of a model's runs (queueing, merging, placement), from its options, its session and the settings."""
 
 from __future__ import annotations
 

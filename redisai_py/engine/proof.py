@@ -1,13 +1,13 @@
 """Whether runs of one model may be merged: shown by comparing merged runs with single ones. Pure: values in, words out.
 
-A request's result must not depend on which other requests came with it. BATCHSIZE says that a model computes each row
-by itself, and many models that are stored with it do not: a detector gives as many rows as it finds, a recurrent
-network may have time in its first dimension, dynamic quantisation takes its scale from all rows together. So the first
-merged runs of each kind of input (element types and shapes without dimension 0) are compared with the single runs of
-their members, and with runs of inputs made for the purpose: such as differ widely from the members' own. A model that
-fails once is not merged any more. After the proof nothing is compared, and nothing is paid.
+A request's result must not depend on the requests that came with it. BATCHSIZE claims that a model computes each row
+independently, but many models stored with it do not: a detector returns as many rows as it finds, a recurrent network
+may have time in its first dimension, dynamic quantisation takes its scale from all rows together. So the first merged
+runs of each kind of input (dtypes and shapes without dimension 0) are compared with the single runs of their members,
+and with runs on artificial inputs that differ widely from the members' own. A model that fails once is no longer
+merged. After the proof nothing is compared, and there is no further cost.
 
-Models that may keep a state are never merged: each of their runs counts. docs/adr/0016-batching-proves-itself.md.
+Models that may keep state are never merged: each of their runs counts. docs/adr/0016-batching-proves-itself.md.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from redisai_py.tensor import DType, Tensor
 __all__ = ["MergeProof", "contrasts", "difference"]
 
 _KINDS = 1024
-"""Kinds of input that are remembered; those of the longest ago are compared anew."""
+"""Maximum remembered kinds of input; the oldest are forgotten, and compared again."""
 _CONTRAST = -64.0
-"""What floats are multiplied by: a scale taken from all rows together then shows in every row."""
+"""Factor for floats: it shows in every row if a scale is taken from all rows together."""
 _RELATIVE = {DType.DOUBLE: 1e-9, DType.FLOAT: 1e-4, DType.FLOAT16: 1e-2, DType.BFLOAT16: 5e-2}
-"""How far a merged result may be from a single one, relative to the largest element: kernels for one row and for many
-add up in another order. Integers, booleans and strings must be equal.
+"""Allowed difference between a merged and a single result, relative to the largest element: kernels for one row and for
+many rows add in a different order. Integers, booleans and strings must be equal.
 """
 _RELATIVE_ON_GPU = {**_RELATIVE, DType.FLOAT: 5e-3}
 """TF32 has ten bits."""
@@ -38,7 +38,7 @@ _ABSOLUTE = 1e-7
 class MergeProof:
     """The state of one loaded model.
 
-    Args: checks: merged runs of each kind of input that are compared, 0 trusts the model.   on_gpu: it runs on one.
+    Args: checks: number of merged runs compared per kind of input, 0 trusts the model.   on_gpu: it runs on a GPU.
     """
 
     __slots__ = ("_checks", "_on_gpu", "_passed", "proved", "reason", "single_s")
@@ -48,18 +48,18 @@ class MergeProof:
         self._on_gpu = on_gpu
         self._passed: dict[Hashable, int] = {}
         self.proved: dict[Hashable, bool] = {}
-        """Kinds of input whose runs are merged without a look."""
+        """Kinds of input whose runs are merged without comparison."""
         self.reason = ""
-        """Why runs are not merged, empty while they are."""
+        """Why runs are not merged; empty while they are."""
         self.single_s = 0.0
-        """Seconds of the slowest single run that was compared."""
+        """Seconds of the slowest single run in the comparisons."""
 
     def wanted(self, key: Hashable) -> bool:
         """Whether a merged run of this kind of input must be compared."""
         return self._checks > 0 and key not in self.proved
 
     def passed(self, key: Hashable) -> None:
-        """A merged run gave what single ones give."""
+        """A merged run gave the same results as single ones."""
         count = self._passed.get(key, 0) + 1
         if count < self._checks:
             _remember(self._passed, key, count)
@@ -79,10 +79,10 @@ def _remember(table: dict[Hashable, Any], key: Hashable, value: Any) -> None:
 
 
 def difference(single: Sequence[Any], merged: Sequence[Any], relative: dict[DType, float] = _RELATIVE) -> str:
-    """How the outputs of one request differ, run alone and run with others; empty if they do not.
+    """How the outputs of one request differ between a single and a merged run; empty if they do not.
 
     Args: single, merged: one Tensor per output, or None for what is not a tensor.
-          relative: tolerance per element type.
+          relative: tolerance per dtype.
     """
     for place, (one, other) in enumerate(zip(single, merged, strict=True), 1):
         if not isinstance(one, Tensor) or not isinstance(other, Tensor):
@@ -106,7 +106,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _distance(one: NDArray[Any], other: NDArray[Any], relative: float) -> float:
-    """The largest difference if it is beyond the tolerance, else 0."""
+    """The largest difference if it exceeds the tolerance, else 0."""
     finite = np.isfinite(one)
     with np.errstate(invalid="ignore", over="ignore"):
         if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
@@ -115,13 +115,13 @@ def _distance(one: NDArray[Any], other: NDArray[Any], relative: float) -> float:
             return 0.0
         distance = float(np.abs(one[finite] - other[finite]).max())
         bound = _ABSOLUTE + relative * float(np.abs(one[finite]).max())
-    return 0.0 if distance <= bound else distance  # not a number: beyond
+    return 0.0 if distance <= bound else distance  # NaN exceeds it
 
 
 def contrasts(inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Inputs of the same kind as a request's own, that differ widely from it.
+    """Inputs of the same kind as a request's own that differ widely from it.
 
-    First floats of other sign and size, everything else in reverse order; then zeros, empty strings and False.
+    First floats of other sign and magnitude, everything else in reverse order; then zeros, empty strings and False.
     """
     for make in (_stretched, _zeros):
         yield [make(tensor) for tensor in inputs]

@@ -1,7 +1,7 @@
-"""Comparing the first merged runs of a model with single ones, on a worker thread (`proof` says why, and decides).
+"""Comparing the first merged runs of a model with single ones, on a worker thread (`proof` explains why, and decides).
 
-Every request gets its single result. The last one is told when the comparison is over: until then the model's session
-is this thread's, and nobody else may enter it.
+Every request gets its single result. The last request gets its result when the comparison is over: until then the
+model's session belongs to this thread, and nobody else may enter it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Single = tuple[Sequence[Tensor], list[Value]]
 
 
 class _Trial(Execution):
-    """Nobody's run, which takes the time of several."""
+    """A run without a client, which takes the time of several."""
 
     __slots__ = ("_requests",)
 
@@ -50,7 +50,7 @@ def prove(slot: Slot, loaded: QueuedModel, runs: list[Run], report: Callable[[Ex
         last = Execution(loaded, [run], run.rows)
         slot.behind = runs[place:]
         attempt(slot, last)
-        if slot.retired is not None:  # those behind it have been told
+        if slot.retired is not None:  # the runs after it already have their error
             report(slot.retired)
             return
         if last.values is not None:
@@ -60,7 +60,7 @@ def prove(slot: Slot, loaded: QueuedModel, runs: list[Run], report: Callable[[Ex
     slot.behind = last.runs
     try:
         reason = _compared(slot, last, singles) if len(singles) > 1 else None
-    except BaseException as error:  # values that cannot be compared are no proof, and the last run must be told
+    except BaseException as error:  # values that cannot be compared prove nothing, and the last run needs its result
         reason = f"they cannot be compared: {error}"
     slot.behind = ()
     if slot.retired is not None:
@@ -74,7 +74,7 @@ def prove(slot: Slot, loaded: QueuedModel, runs: list[Run], report: Callable[[Ex
 
 
 def _compared(slot: Slot, last: Execution, singles: list[_Single]) -> str:
-    """What is wrong with merged runs, empty if nothing is: of these requests, and of the first one with contrasts."""
+    """The fault of merged runs of these requests, and of the first one with contrasting inputs; or empty."""
     reason = _merged_differs(slot, last, singles)
     if reason:
         return reason
@@ -82,7 +82,7 @@ def _compared(slot: Slot, last: Execution, singles: list[_Single]) -> str:
     for inputs in contrasts(first[0]):
         outputs = _run(slot, last, [inputs], 1)
         if isinstance(outputs, str):
-            continue  # no sensible input for this model
+            continue  # not a valid input for this model
         reason = _merged_differs(slot, last, [first, (inputs, [to_value(output) for output in outputs])])
         if reason:
             return reason
@@ -90,7 +90,7 @@ def _compared(slot: Slot, last: Execution, singles: list[_Single]) -> str:
 
 
 def _merged_differs(slot: Slot, last: Execution, singles: list[_Single]) -> str:
-    """How a merged run of these requests differs from their single runs, empty if it does not."""
+    """How a merged run of these requests differs from their single runs; empty if it does not."""
     outputs = _run(slot, last, [inputs for inputs, _ in singles], len(singles))
     if isinstance(outputs, str):
         return outputs

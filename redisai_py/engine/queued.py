@@ -1,11 +1,11 @@
-"""A loaded model as the engine has it: session, run queue, policies, counters, and where its runs are.
+"""A loaded model inside the engine: session, run queue, policies, counters, and the state of its runs.
 
-DESIGN. A model has three kinds of holders: the registry, its runs that have not ended, and whoever is between looking
-it up and running it. Its session is closed, on a worker thread of its device, when the last holder lets go. So a
-replaced or evicted model always finishes what was begun with it. Reference counting does this exactly: a model is in no
-reference cycle, and the finalizer holds the session but not the model.
+DESIGN. Three kinds of holders refer to a model: the registry, its unfinished runs, and code between looking it up and
+running it. Its session is closed, on a worker thread of its device, when the last holder lets go. So a replaced or
+evicted model always finishes the runs begun with it. Reference counting does this exactly: a model is in no reference
+cycle, and the finalizer refers to the session but not to the model.
 
-Only this module changes a model; others call its methods. (`in_ring` is its device's note of its own.)
+Only this module changes a model; others call its methods. (`in_ring` belongs to its device.)
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from redisai_py.tensor import Tensor
 __all__ = ["Device", "QueuedModel"]
 
 _GROWS = 1.25
-"""A model whose runs become longer is noticed within a few of them."""
+"""Growth per batch of the short-run estimate, so that a model with increasing run times is noticed within a few."""
 
 
 class Device(Protocol):
-    """Threads on which a model's runs are executed: `worker.DeviceQueue`."""
+    """The threads that execute a model's runs: `worker.DeviceQueue`."""
 
     name: str
     """Upper-cased device string."""
     threads_per_model: int
-    """On how many threads one model may run at once."""
+    """Number of threads on which one model may run at once."""
 
     def submit(self, loaded: QueuedModel, runs: list[Run]) -> None:
         """Hand over runs, in order. Thread: the event loop's."""
 
     def drop(self, loaded: QueuedModel, run: Run) -> bool:
-        """Take a run out; False if it has started or its deadline has passed."""
+        """Remove a run; False if it has started or its deadline has passed."""
 
     def abandon_model(self, loaded: QueuedModel) -> list[Run]:
-        """Take out all runs that wait."""
+        """Remove all waiting runs."""
 
     def stop_merging(self, loaded: QueuedModel) -> bool:
-        """Execute its runs one by one from now on; False if that was so already. Thread: any."""
+        """Execute its runs one by one from now on; False if that was so before. Thread: any."""
 
     def close_session(self, session: Session) -> None:
         """Close a session on one of the threads. Thread: any."""
@@ -59,7 +59,7 @@ class Device(Protocol):
 class QueuedModel(LoadedModel):
     """See `LoadedModel`.
 
-    cancel: takes a run out of wherever it waits; False if it has started or ended.
+    cancel: removes a run from wherever it waits; False if it has started or ended.
     """
 
     __slots__ = (
@@ -93,30 +93,30 @@ class QueuedModel(LoadedModel):
         version: str = "",
     ) -> None:
         self.release = weakref.finalize(self, device.close_session, session)
-        """Closes the session, once, when nothing refers to the model any more, or now if called."""
-        self.release.atexit = False  # at exit the process's memory goes as a whole, and the threads are gone
+        """Closes the session, once, when nothing refers to the model any more, or when called."""
+        self.release.atexit = False  # at exit the process's memory is freed anyway, and the threads are gone
         super().__init__(model, session, version)
         self._cancel = cancel
         self.session = session
         self.device = device
         self.concurrency = device.threads_per_model if runs_concurrently(session) else 1
-        """How many threads may be in the session at once."""
+        """Number of threads that may be in the session at once."""
         self.stats = stats
         self.inline = inline
         self.proof = proof
-        # Of the event loop's thread:
+        # Used on the event loop's thread:
         self.offered: list[Run] = []
-        """Runs asked for in this iteration of the loop."""
+        """Runs requested in this iteration of the loop."""
         self.stuck = False
         """A run of it does not end, so its session is never free again."""
         self.on_threads = 0
-        """Unfinished runs that the device's threads have. While it is 0, `queue` and session are the event loop's."""
-        # Of the device's threads, guarded by its lock, while `on_threads` is not 0:
+        """Unfinished runs on the device's threads. While it is 0, `queue` and session belong to the event loop."""
+        # Used on the device's threads, guarded by its lock, while `on_threads` is not 0:
         self.queue = queue
         self.running = 0
-        """How many threads are in the session."""
+        """Number of threads in the session."""
         self.proving = False
-        """One of them compares merged runs with single ones. Others wait, instead of comparing the same."""
+        """One of them compares merged runs with single ones. Others wait, instead of making the same comparison."""
         self.in_ring = False
 
     # -- for the rest of the server ------------------------------------------------------------------------------------
@@ -146,11 +146,11 @@ class QueuedModel(LoadedModel):
     # -- the event loop's thread ---------------------------------------------------------------------------------------
 
     def rename(self, identity: str) -> None:
-        """It is found by another identity from now on."""
+        """The model has another identity from now on."""
         self.model = replace(self.model, identity=identity)
 
     def begin(self) -> None:
-        """One more run was asked for."""
+        """One more run was requested."""
         self.unfinished += 1
 
     def end(self, runs: int) -> None:
@@ -158,7 +158,7 @@ class QueuedModel(LoadedModel):
         self.unfinished -= runs
 
     def take_offered(self) -> list[Run]:
-        """The runs asked for in this iteration of the loop, which are whoever calls this one's from now on."""
+        """The runs requested in this iteration of the loop; they belong to the caller from now on."""
         offered, self.offered = self.offered, []
         return offered
 
@@ -168,7 +168,7 @@ class QueuedModel(LoadedModel):
         self.device.submit(self, runs)
 
     def come_back(self, runs: int) -> None:
-        """Runs are the device's threads' no more."""
+        """Runs have left the device's threads."""
         self.on_threads -= runs
 
     def note_duration(self, run_s: float) -> None:
@@ -182,7 +182,7 @@ class QueuedModel(LoadedModel):
         self.stats.executed_singly(rows, run_s, outputs)
 
     def give_up(self) -> None:
-        """One of its runs does not end: no other one is begun."""
+        """One of its runs does not end: start no other."""
         self.stuck = True
 
     # -- the device's threads, under its lock --------------------------------------------------------------------------
@@ -193,19 +193,19 @@ class QueuedModel(LoadedModel):
         return self.running < self.concurrency and not self.proving
 
     def enter(self, batch: list[Run]) -> bool:
-        """A thread takes the batch; gives whether it must compare its merged run with single ones."""
+        """A thread takes the batch. Returns: whether it must compare its merged run with single ones."""
         self.running += 1
         self.proving = len(batch) > 1 and self.proof.wanted(batch[0].key)
         return self.proving
 
     def leave(self, proved: bool) -> None:
-        """The thread is out of the session again. proved: what `enter` gave."""
+        """The thread has left the session. proved: the result of `enter`."""
         self.running -= 1
         if proved:
             self.proving = False
 
     def end_merging(self, reason: str) -> bool:
-        """Execute its runs one by one from now on; False if that was so already. Thread: any, without the lock."""
+        """Execute its runs one by one from now on; False if that was so before. Thread: any, without the lock."""
         merged = self.device.stop_merging(self)
         if merged:
             self.proof.reason = reason

@@ -1,7 +1,7 @@
-"""Loaded models by identity, bounded by the memory they hold.
+"""Loaded models by identity, bounded by their memory.
 
-The registry lets go of a model when it is unloaded, or is the least recently used one past the bound. What was begun
-with it goes on (see `queued`).
+The registry drops a model when it is unloaded, or when it is the least recently used one above the limit. Runs begun
+with it continue (see `queued`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["Registry"]
 class Registry:
     """Loaded models, least recently used first. Thread: the event loop's.
 
-    Args: limit_bytes: bound on the sum of the sessions' `nbytes`, 0 is none. Models with unfinished runs are never let
-          go, so the bound may be passed while they run.
-          evicted: called with each that is let go to keep the bound.
+    Args: limit_bytes: limit of the sum of the sessions' `nbytes`, 0 is none. Models with unfinished runs are never
+          dropped, so the limit may be exceeded while they run.
+          evicted: called with each model that is dropped because of the limit.
     """
 
     def __init__(self, limit_bytes: int, evicted: Callable[[QueuedModel], object]) -> None:
@@ -39,7 +39,7 @@ class Registry:
         return loaded
 
     def peek(self, model_id: str) -> QueuedModel | None:
-        """The model, in its place among the others."""
+        """The model, without counting as use."""
         return self._models.get(model_id)
 
     def values(self) -> list[QueuedModel]:
@@ -47,31 +47,31 @@ class Registry:
         return list(self._models.values())
 
     def add(self, loaded: QueuedModel) -> None:
-        """Register a model, and let others go if the bound is passed."""
+        """Register a model, and drop others if the limit is exceeded."""
         self.remove(loaded.id)
         self._models[loaded.id] = loaded
         self.nbytes += loaded.nbytes
         self.shrink(keep=loaded.id)
 
     def remove(self, identity: str) -> None:
-        """Let a model go; none of that identity is not an error."""
+        """Drop a model, if there is one of that identity."""
         loaded = self._models.pop(identity, None)
         if loaded is not None:
             self.nbytes -= loaded.nbytes
 
     def rename(self, before: str, identity: str) -> None:
-        """Find a model by another identity; none is not an error."""
+        """Move a model to another identity, if there is one."""
         loaded = self._models.pop(before, None)
         if loaded is not None:
             self._models[identity] = loaded
 
     @property
     def over_limit(self) -> bool:
-        """Whether the loaded models hold more than the bound."""
+        """Whether the loaded models exceed the limit."""
         return 0 < self.limit_bytes < self.nbytes
 
     def shrink(self, keep: str | None = None) -> None:
-        """Let idle models go, least recently used first, until the bound is kept. keep: identity of one to spare."""
+        """Drop idle models, least recently used first, until the limit holds. keep: identity of one to spare."""
         for identity, loaded in list(self._models.items()):
             if not self.over_limit:
                 return

@@ -1,4 +1,4 @@
-"""What the engine reports of itself to whoever owns it, as values."""
+"""The engine's reports to its owner, as values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["Executed", "GivenUp"]
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """One call of a framework. runs: how many it was for.   run_s: seconds that it took.   queued_s: that the first of
-    them had waited.
+    """One call of a framework. runs: number of runs in it.   run_s: its duration in seconds.   queued_s: waiting time
+    of the first of them.
     """
 
     loaded: LoadedModel
@@ -24,7 +24,7 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """One run or load that was given up. going_on: how many go on now."""
+    """A run or load that was abandoned. going_on: number of abandoned ones that still run."""
 
     model: Model
     loading: bool

@@ -1,8 +1,8 @@
-"""What the rest of the server sees of the engine's objects: a loaded model, and one run of it.
+"""The engine's objects as the rest of the server sees them: a loaded model, and one run of it.
 
-A `LoadedModel` says what must be known to run a model; nobody but the engine changes it, and what the engine needs
-besides is in its own class (`queued`). A `Run` is asked for on the event loop, executed there or on a worker thread,
-and resolved on the event loop.
+A `LoadedModel` has everything needed to run a model. Only the engine changes it; the engine's own data are in its own
+class (`queued`). A `Run` is requested on the event loop, executed there or on a worker thread, and resolved on the
+event loop.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class LoadedModel:
     """A model that can be run. Thread: the event loop's.
 
     model: the description, without the blob; its input and output names are the session's.
-    arity: how many inputs and outputs.   nbytes: memory that it holds.
-    stateful: a run may change what later runs give.   draws: what its outputs depend on besides its inputs, or empty.
-    version: of its framework.   unfinished: runs that have not ended.
-    short_run_s: seconds that the framework lately took for a batch, at the least: a thread may have had to wait for its
-                 turn. 0 before the first.
+    arity: numbers of inputs and outputs.   nbytes: memory that it holds.
+    stateful: a run may affect later runs.   draws: what its outputs depend on besides its inputs, or empty.
+    version: of its framework.   unfinished: number of unfinished runs.
+    short_run_s: lower estimate of the seconds the framework recently took for a batch, without a thread's waiting time;
+                 0 before the first.
     """
 
     __slots__ = (
@@ -58,33 +58,33 @@ class LoadedModel:
         self.model = replace(model, inputs=self.inputs, outputs=self.outputs, blob=b"")
         self.stateful = may_keep_state(session)
         self.draws = what_draws(session)
-        self.nbytes = max(0, int(session.nbytes))  # sums are made of it: a plugin's None would break them
+        self.nbytes = max(0, int(session.nbytes))  # it is summed up: a plugin's None would break the sums
         self.version = version
         self.unfinished = 0
         self.short_run_s = 0.0
 
     @property
     def id(self) -> str:
-        """The model's identity, by which it is found."""
+        """The model's identity, the key of loaded models."""
         return self.model.identity
 
     @property
     def not_merged(self) -> str:
-        """Why its runs are not merged, empty while they may be."""
+        """Why its runs are not merged; empty if they may be."""
         raise NotImplementedError
 
     @property
     def merged_kinds(self) -> int:
-        """Kinds of input for which merged runs were found to equal single ones."""
+        """Number of kinds of input for which merged runs were found equal to single ones."""
         raise NotImplementedError
 
     def proved_rows(self, inputs: Sequence[Tensor]) -> int:
-        """How many rows the inputs have, if merged runs of such inputs were found to equal single ones; else 0."""
+        """Number of rows of the inputs, if merged runs of such inputs were found equal to single ones; else 0."""
         raise NotImplementedError
 
     @property
     def process(self) -> int:
-        """The id of the engine process that it is in; 0 for the server's own, or for none at this moment."""
+        """The id of its engine process; 0 if it is in the server's own, or in none at this moment."""
         raise NotImplementedError
 
     def cancel_queued(self, run: Run) -> bool:
@@ -97,7 +97,7 @@ class LoadedModel:
 
 
 class Run(Pending[list[Value]]):
-    """Awaitable: gives one value per output, in order; None for an output that is not a tensor.
+    """Awaitable: one value per output, in order; None for an output that is not a tensor.
 
     Raises when awaited: BackendError; ShapeMismatch; Overloaded; QueueTimeout; RunTimeout: MODEL_EXECUTION_TIMEOUT
     passed.
@@ -118,14 +118,14 @@ class Run(Pending[list[Value]]):
     )
 
     def __init__(self, loaded: LoadedModel, inputs: Sequence[Tensor | DeviceArray]) -> None:
-        # The fields of Pending are set here and not by a call: this constructor is on the hot path.
+        # Sets the fields of Pending directly instead of by a call: this constructor is on the hot path.
         self.done = False
         self.value = None
         self.error = None
         self.waiter = None
         self._asyncio_future_blocking = False
         self.loaded: LoadedModel | None = loaded
-        """None once the run has ended: whoever keeps the result must not keep the model."""
+        """None once the run has ended: a kept result must not keep the model."""
         self.inputs = inputs
         self.rows, self.key = signature(inputs)
         self.since = time.monotonic()
@@ -140,9 +140,9 @@ class Run(Pending[list[Value]]):
         """Seconds of the execution it was part of; None if there was none."""
 
     def cancel_queued(self) -> bool:
-        """Take the run out of its queue, since nobody wants the result; False if it has started or ended.
+        """Remove the run from its queue, since nobody wants the result; False if it has started or ended.
 
-        The run then ends with asyncio's CancelledError. A run that has started goes on, and is counted.
+        The run then ends with asyncio's CancelledError. A run that has started continues, and is counted.
         """
         return self.loaded is not None and self.loaded.cancel_queued(self)
 

@@ -1,9 +1,9 @@
-"""What goes on past its time limit and cannot be stopped: runs, and loads.
+"""Runs and loads that exceed their time limit and cannot be stopped.
 
-DESIGN. A thread cannot be killed, so it is given up: another takes its place, and it ends with its work, if ever. A run
-is given up two seconds after it was told to stop, and its model with it, since its session is never free again. A load
-has no time limit; after a minute it only does not hold up other loads any more. What is given up still takes a core, so
-whoever owns the engine is told how many there are. Thread: the event loop's.
+DESIGN. A thread cannot be killed, so it is abandoned: another takes its place, and it ends with its work, if ever. A
+run is abandoned two seconds after it was told to stop, and its model with it, because its session is never free again.
+A load has no time limit; after a minute it is abandoned so that other loads can proceed. Abandoned work still uses a
+core, so the engine's owner gets their number. Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LOAD_PATIENCE_S = 60.0
 
 
 class Runaways:
-    """Those that go on.
+    """The runaways.
 
-    Args: told: called with each.   load_patience_s: after which a load is given up.
+    Args: told: called with each.   load_patience_s: seconds after which a load is abandoned.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Runaways:
 
     @property
     def going_on(self) -> int:
-        """How many there are."""
+        """Their number."""
         return len(self._executions) + len(self._long_loads)
 
     def add(self, execution: Execution) -> None:
-        """Its thread was given up."""
+        """Its thread was abandoned."""
         self._executions.add(execution)
         self._told(GivenUp(execution.loaded.model, False, self.going_on))
 
@@ -61,7 +61,7 @@ class Runaways:
         self._executions.discard(execution)
 
     def load_began(self, began: tuple[Model, threading.Thread]) -> None:
-        """A loader thread loads a model from now on."""
+        """A loader thread starts loading a model."""
         model, thread = began
         timer = self._loop.call_later(self._load_patience_s, self._look_at_load, replace(model, blob=b""))
         self._loads[model.identity] = thread, timer
@@ -75,7 +75,7 @@ class Runaways:
 
     def _look_at_load(self, model: Model) -> None:
         thread, _ = self._loads[model.identity]
-        with suppress(RuntimeError):  # no more threads: there are fewer then
+        with suppress(RuntimeError):  # no more threads available: fewer remain then
             self._loader.replace(thread)
         self._long_loads.add(model.identity)
         self._told(GivenUp(model, True, self.going_on))

@@ -1,10 +1,10 @@
-"""Running models: from a client's request to its result, wherever it is executed, and whatever ends it before.
+"""Running models: from a client's request to its result, wherever it is executed, and whatever ends it earlier.
 
-A run is collected by the dispatcher, which executes it on the event loop or hands it to its device's threads; it leaves
-there by being executed, cancelled, expired (TIMEOUT) or abandoned. An execution ends by itself, is stopped by the
-watchdog (MODEL_EXECUTION_TIMEOUT), or is given up with its thread. Every way ends here: count, then give the results.
+The dispatcher collects a run, and executes it on the event loop or gives it to its device's threads. It leaves there by
+being executed, cancelled, expired (TIMEOUT) or abandoned. An execution ends by itself, is stopped by the watchdog
+(MODEL_EXECUTION_TIMEOUT), or is abandoned with its thread. Every way ends here: count, then give the results.
 
-Thread: the event loop's. What other threads have to say comes through the mailbox.
+Thread: the event loop's. Other threads report through the mailbox.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ SHUTTING_DOWN = "ERR the server is shutting down"
 
 
 class Runner:
-    """Everything that runs, and the threads for it.
+    """Everything that runs, and its threads.
 
     Args: notable, ended_merging, given_up: see `Engine`.
           idle: called when a model's last unfinished run has ended.
-          stuck: gets each model of which a run does not end, and whether that was its first one, at the load.
+          stuck: gets each model with a run that does not end, and whether that was its warm-up.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Runner:
         limit_ms = settings.model_execution_timeout_ms
         self._watchdog = Watchdog(limit_ms, self._slots, partial(post, self._overdue), partial(post, self._give_up))
         self.set_execution_timeout = self._watchdog.set_limit
-        """Change MODEL_EXECUTION_TIMEOUT (in ms, 0 is none), also for runs in progress."""
+        """Changes MODEL_EXECUTION_TIMEOUT (in ms, 0 is none), also for running executions."""
         self.touch = self._watchdog.touch
-        """To be called when an execution starts in a slot of somebody else's. Thread: any."""
+        """Call this when an execution starts in another owner's slot. Thread: any."""
         stopped = partial(post, self._thread_ended, None)
         self.devices = Devices(
             settings,
@@ -82,7 +82,7 @@ class Runner:
         )
         self.loader = Loader(settings.load_threads, stopped, settings.worker_nice)
         self.load_slots: list[Slot] = []
-        """Where models are being warmed up."""
+        """Slots of warm-ups."""
         self.runaways = Runaways(loop, self.loader, given_up)
         self._own_slot = Slot(self.touch)
         self._dispatcher = Dispatcher(
@@ -110,13 +110,14 @@ class Runner:
     ) -> Run:
         """Queue a run.
 
-        Args:    inputs: one per input of the model, in order; how many is not checked here. Device arrays are outputs
+        Args:    inputs: one per input of the model, in order; the caller checks the number. Device arrays are outputs
                  of other runs; those on another device are copied to host memory.
-                 timeout_ms: bound on the time in the queue.
+                 timeout_ms: limit of the time in the queue.
                  keep_on_device: outputs of a GPU model may be device arrays; such a run is not merged.
-                 counted: False leaves the counters to `count`, for operations of a DAG that may turn out as never run.
-                 alone: it is neither merged nor held for a batch.
-        Returns: the awaitable run. It has failed already, with Overloaded, if the queue is full or the engine closes.
+                 counted: False leaves the counters to `count`, for operations of a DAG that may turn out as not
+                 executed.
+                 alone: neither merge it nor hold it for a batch.
+        Returns: the awaitable run. It has already failed with Overloaded if the queue is full or the engine closes.
         """
         run = Run(loaded, inputs)
         run.counted = counted
@@ -127,7 +128,7 @@ class Runner:
         return run
 
     def queue(self, run: Run, loaded: LoadedModel, timeout_ms: int | None = None) -> None:
-        """Queue a run that was made elsewhere; see `run_model`."""
+        """Queue a run that was created elsewhere; see `run_model`."""
         queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
         if self.closing or queued.stuck or queued.unfinished >= self._settings.queue_limit:
             self._refuse(run, queued)
@@ -139,10 +140,10 @@ class Runner:
         self._dispatcher.offer(run, queued)
 
     def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
-        """Run this very moment, if the model's runs are short and nothing is in the way.
+        """Run immediately, if the model's runs are short and nothing is in the way.
 
-        Returns: the outputs and the seconds that the framework took; None if it must be queued instead, as also a run
-                 that failed must, whose error is found there. Nothing was counted then.
+        Returns: the outputs and the seconds that the framework took. None if it must be queued instead, or has failed:
+                 the queued run then gets the error. In that case nothing was counted.
         """
         queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
         execution = (
@@ -186,7 +187,7 @@ class Runner:
             queued.stats.failed(run.error)
 
     def discount(self, loaded: LoadedModel, ran_s: float, outputs: Sequence[Value] | None) -> None:
-        """Count a run (outputs: None if it failed) no more: its input had changed, and its command runs again."""
+        """Undo the count of a run (outputs: None if it failed): an input had changed, so its command runs again."""
         queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
         queued.stats.discount(ran_s, samples(outputs or ()), failed=outputs is None)
 
@@ -203,13 +204,13 @@ class Runner:
         self._executed(execution)
 
     def _overdue(self, execution: Execution) -> None:
-        """A run was told to stop: its clients are told now, whenever the framework obeys."""
+        """A run was told to stop: its clients get the error now, whenever the framework obeys."""
         assert execution.stop is not None
         self._settle(execution, execution.stop.error)
 
     def _give_up(self, lost: tuple[Slot, Execution]) -> None:
-        """A run goes on though it was told to stop: its thread is replaced, and its model is loaded anew when it is
-        next wanted.
+        """A run continues although it was told to stop: replace its thread, and load its model again when it is next
+        needed.
         """
         slot, execution = lost
         if self._threads_end or not slot.retire(execution):
@@ -224,7 +225,7 @@ class Runner:
         loaded.come_back(len(execution.runs) + len(waiting))
         loaded.end(len(execution.runs))
         self._end([*waiting, *loaded.take_offered()], loaded, Overloaded(STUCK))
-        with suppress(RuntimeError):  # no more threads: there are fewer then
+        with suppress(RuntimeError):  # no more threads available: fewer remain then
             if slot.thread is not None:
                 self.loader.replace(slot.thread)
             elif not slot.lent:
@@ -232,7 +233,7 @@ class Runner:
         self.runaways.add(execution)
 
     def _executed(self, execution: Execution) -> None:
-        """An execution ended: every run gets its result, and lets go of the model."""
+        """An execution ended: every run gets its result, and drops its reference to the model."""
         loaded = execution.loaded
         loaded.end(len(execution.runs))
         self.executions[loaded.model.backend] += 1
@@ -260,7 +261,7 @@ class Runner:
         self._after_runs(loaded)
 
     def _expire(self, now: float) -> float:
-        """End the runs whose TIMEOUT has passed; the next deadline, or infinity."""
+        """End the runs whose TIMEOUT has passed. Returns: the next deadline, or infinity."""
         next_deadline = self._dispatcher.next_deadline()
         for device in self.devices:
             expired, of_device = device.expire(now)
@@ -282,7 +283,7 @@ class Runner:
     # -- threads -------------------------------------------------------------------------------------------------------
 
     def threads_busy(self) -> bool:
-        """Whether a worker thread is running a model. Asked twice for each command that is passed on: no generators."""
+        """Whether a worker thread is running a model. Called twice per relayed command, so it avoids generators."""
         for device in self.devices.by_name.values():
             for slot in device.slots:
                 if slot.current is not None:
@@ -290,7 +291,7 @@ class Runner:
         return False
 
     def lend(self, thread_id: int) -> None:
-        """A run takes long in an engine process: its thread gets a successor."""
+        """A run takes long in an engine process: give its thread a successor."""
         if not self.closing:
             self.devices.lend(thread_id)
 
@@ -303,7 +304,7 @@ class Runner:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        """Fail what waits and stop what runs."""
+        """Fail waiting runs and stop running ones."""
         self._expiry.stop()
         refused = Overloaded(SHUTTING_DOWN)
         for loaded, runs in self._dispatcher.abandon():
@@ -318,7 +319,7 @@ class Runner:
                 self._overdue(stopped)
 
     async def end_threads(self, mailbox: Mailbox, grace_s: float) -> bool:
-        """Let all threads end, and wait for that; False if one does not in time, or is a runaway."""
+        """Let all threads end, and wait for that; False if one does not end in time, or is a runaway."""
         self._threads_end = True
         threads = [*self.loader.threads, *self.devices.threads]
         self.loader.stop()
@@ -332,6 +333,6 @@ class Runner:
 
 
 def _report(execution: Execution) -> Executed:
-    # A run at once is not a Run, and was in no queue.
+    # An immediate execution has no Run, and was in no queue.
     since = min((run.since for run in execution.runs), default=execution.started)
     return Executed(execution.loaded, len(execution.runs), execution.run_s, execution.started - since)

@@ -1,4 +1,4 @@
-"""What the engine is told, and what it tells of itself."""
+"""Settings and state of the engine, as values."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class EngineSettings:
     model_execution_timeout_ms: MODEL_EXECUTION_TIMEOUT, 0 is none.
     backend_memory_limit_bytes: BACKEND_MEMORY_LIMIT, 0 is none.
     loaded_models_limit_bytes: memory of loaded models, least recently used out first, 0 is none.
-    queue_limit: runs of one model that may be waiting or running.
+    queue_limit: maximum waiting or running runs of one model.
     auto_batch: models stored without BATCHSIZE whose inputs all have a dynamic first dimension are merged up to this
-        many rows; 0 leaves them alone, as RedisAI does.
-    merge_checks: merged runs of each kind of input that are compared with single ones before they are trusted.
-    inline_run_us: a CPU model whose batch is measurably shorter may run on the event loop, 0 never.
+        many rows; 0 does not merge them, as RedisAI.
+    merge_checks: merged runs per kind of input that are compared with single ones before merging is trusted.
+    inline_run_us: a CPU model with measurably shorter batches may run on the event loop, 0 never.
     inline_budget_us: time per iteration of the event loop for such runs.
-    load_threads: models loaded at the same time.
-    worker_nice: how much less urgent workers and loaders are to the scheduler than the event loop, 0 to 19.
-    slow_run_s: executions that take at least this long are reported.
+    load_threads: number of models loaded at the same time.
+    worker_nice: nice value of workers and loaders relative to the event loop, 0 to 19.
+    slow_run_s: report executions that take at least this long.
     """
 
     threads_per_queue: int = 1
@@ -80,12 +80,12 @@ class ModelSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class EngineSnapshot:
-    """The engine at one moment.
+    """The engine's current state.
 
     queues: by upper-cased device string.   models: least recently used first.   loaded_bytes: their sum.
-    loading: models being loaded.
-    worker_cpu_s: INFO's names (`ai_queue_CPU_bthread_n1_used_cpu_total`) -> seconds, None if the system does not tell.
-    executions, loads: by backend, how often a framework ran and loaded a model, whatever AI.INFO RESETSTAT does.
+    loading: number of models being loaded.
+    worker_cpu_s: INFO's names (`ai_queue_CPU_bthread_n1_used_cpu_total`) -> seconds, None if unknown on this system.
+    executions, loads: by backend, number of runs and loads of the framework; AI.INFO RESETSTAT does not reset them.
     refused: runs that found their queue full.   timed_out: runs whose TIMEOUT passed in it.
     """
 

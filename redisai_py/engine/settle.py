@@ -1,4 +1,4 @@
-"""Counting an execution and giving its runs their results, in this order. Thread: the event loop's."""
+"""Counting an execution, then giving its runs their results. Thread: the event loop's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["settle", "tell"]
 
 
 def settle(execution: Execution, error: BaseException | None, loop: asyncio.AbstractEventLoop) -> None:
-    """Count, then resolve or fail every run, which lets go of the model; only once per execution, whoever comes first:
-    its end or its stop.
+    """Count, then resolve or fail every run, which drops its reference to the model. Only once per execution: at its
+    end or its stop, whichever comes first.
     """
     if execution.settled:
         return
@@ -30,7 +30,7 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
         return
     _count_success(execution, values)
     for run, outputs in zip(execution.runs, values, strict=True):
-        try:  # as `tell`, without its call: this is the hot path
+        try:  # `tell`, inlined on the hot path
             run.resolve(outputs)
         except Exception as failure:
             _report(loop, failure, run)
@@ -51,7 +51,7 @@ def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
         run.ran_s = run_s
         if run.counted:
             calls += 1
-            first = outputs[0] if outputs else None  # as `samples`
+            first = outputs[0] if outputs else None  # `samples`, inlined
             counted_rows += first.shape[0] if first is not None and first.shape else 0
     loaded.stats.executed(rows, run_s, waits_s, calls, counted_rows)
 
@@ -75,5 +75,5 @@ def tell(loop: asyncio.AbstractEventLoop, give: Callable[[Any], None], outcome: 
 
 
 def _report(loop: asyncio.AbstractEventLoop, error: Exception, asked: Any) -> None:
-    """Hand the failure to the loop's exception handler; `asked` is what leads to whoever waited."""
+    """Pass the failure to the loop's exception handler; `asked` leads to the waiter."""
     loop.call_exception_handler({"message": "a run's waiter failed", "exception": error, "asked": asked})

@@ -1,4 +1,4 @@
-"""What is going on in the engine, as values: the parts of an `EngineSnapshot`. Thread: the event loop's."""
+"""The engine's current state as values: the parts of an `EngineSnapshot`. Thread: the event loop's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def queue_snapshots(devices: Mapping[str, DeviceQueue], alive: Iterable[QueuedMo
 
 
 def cpu_seconds(devices: Mapping[str, DeviceQueue]) -> dict[str, float | None]:
-    """INFO's name of each worker thread -> its CPU time so far, None where the system does not tell."""
+    """INFO's name of each worker thread -> its CPU time so far, None if unknown on this system."""
     return {
         f"ai_queue_{name}_bthread_n{i}_used_cpu_total": seconds
         for name, device in devices.items()

@@ -1,9 +1,9 @@
-"""Counters and distributions of one model's runs, as AI.INFO, INFO and the metrics show them.
+"""Counters and distributions of one model's runs, as shown by AI.INFO, INFO and the metrics.
 
-Rules (AI.INFO): a run that ended counts one call; a successful one adds its duration, the whole batch's if it was
-merged, and the rows of its first output as samples; a failed one adds one error and nothing else. All updates happen
-on the event loop's thread, before the client has its reply. What a success adds is folded in bulk, when somebody looks
-or there is enough of it: counting it costs one list append.
+Rules (AI.INFO): an ended run counts as one call. A successful one adds its duration (the whole batch's if it was
+merged) and the rows of its first output as samples; a failed one adds one error and nothing else. All updates happen on
+the event loop's thread, before the client has its reply. Successes are recorded by one list append and folded in bulk,
+when somebody reads the counters or there are enough of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DISTINCT_SIZES = 64
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Times in microseconds. Quantiles are upper bounds, at most 9 % too high; 0 where nothing was counted."""
+    """Times in microseconds. Quantiles are upper bounds, at most 9 % too high; 0 without values."""
 
     count: int = 0
     sum_us: float = 0.0
@@ -37,7 +37,7 @@ class Distribution:
     p95_us: float = 0.0
     p99_us: float = 0.0
     buckets: tuple[tuple[float, int], ...] = ()
-    """(upper bound in us, how many values are not above it), one per power of two."""
+    """(upper bound in us, number of values up to it), one per power of two."""
 
 
 class Histogram:
@@ -64,7 +64,7 @@ class Histogram:
         np.add.at(self._counts, bucket, 1)
 
     def distribution(self) -> Distribution:
-        """What was counted so far."""
+        """The current state."""
         if self._new:
             self._fold()
         total = np.cumsum(self._counts)
@@ -81,12 +81,12 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class RunStats:
-    """A model's counters at one moment.
+    """A model's counters.
 
-    calls, errors: runs ended, and failed.   duration_us: sum over successful runs.   samples: rows of the first output.
-    batches: executions of the framework; calls / batches is the mean number of runs merged.
-    batch_rows: rows per execution -> how many; above 64 rows counted under the next power of two.
-    queue_time: from request to start.   run_time: per execution.   loads: how often this process loaded the model.
+    calls, errors: ended and failed runs.   duration_us: sum over successful runs.   samples: rows of the first output.
+    batches: executions of the framework; calls / batches is the mean number of merged runs.
+    batch_rows: rows per execution -> count; above 64, rows are counted under the next power of two.
+    queue_time: from request to start.   run_time: per execution.   loads: number of loads in this process.
     last_error: text of the latest failure, "" without one.
     """
 
@@ -130,7 +130,7 @@ class ModelStats:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything but the number of loads. Source: AI.INFO RESETSTAT."""
+        """Reset everything but the number of loads. Source: AI.INFO RESETSTAT."""
         self.calls = self.errors = self.duration_us = self.samples = self.batches = 0
         self.last_error = ""
         self._batch_rows: dict[int, int] = {}
@@ -139,10 +139,10 @@ class ModelStats:
         self._new: list[tuple[int, float, Sequence[float], int, int]] = []
 
     def executed(self, rows: int, run_s: float, waits_s: Sequence[float], calls: int, samples: int) -> None:
-        """One execution of the framework ended well.
+        """One execution of the framework succeeded.
 
-        Args: waits_s: per member, the seconds it was queued.   calls: how many members count; the others are counted
-              by `succeeded` if they turn out to.   samples: rows of those together.
+        Args: waits_s: per member, its seconds in the queue.   calls: number of members to count; `succeeded` counts the
+              others if necessary.   samples: rows of those together.
         """
         new = self._new
         new.append((rows, run_s, waits_s, calls, samples))
@@ -182,7 +182,7 @@ class ModelStats:
         self.last_error = str(error)
 
     def discount(self, run_s: float, samples: int, failed: bool) -> None:
-        """A run that was counted did not count: its command ran again. Not below 0: the counters may be new since."""
+        """Take back the count of a run whose command ran again. Not below 0: the counters may have been reset since."""
         self._fold()
         self.calls = max(0, self.calls - 1)
         if failed:
@@ -192,7 +192,7 @@ class ModelStats:
             self.samples = max(0, self.samples - samples)
 
     def snapshot(self) -> RunStats:
-        """The counters now."""
+        """The current counters."""
         self._fold()
         return RunStats(
             self.calls,
@@ -209,9 +209,9 @@ class ModelStats:
 
 
 class StatsTable:
-    """Counters by the id of what ran; those longest unused go first when there are too many.
+    """Counters by id; with too many, the least recently used are dropped first.
 
-    Args: in_use: ids whose counters must stay, since somebody else counts in them too.
+    Args: in_use: ids whose counters must stay, because other code counts in them too.
     """
 
     def __init__(self, limit: int = 10_000, in_use: Callable[[], Container[str]] = tuple) -> None:
@@ -231,25 +231,25 @@ class StatsTable:
         return stats
 
     def known(self, run_id: str) -> ModelStats | None:
-        """The counters of one id, if there are any; no use of them."""
+        """The counters of one id, if there are any; does not count as use."""
         return self._by_id.get(run_id)
 
     def snapshot(self, run_id: str) -> RunStats:
-        """The counters of one id now, all 0 if there are none; no use of them."""
+        """The current counters of one id, all 0 if there are none; does not count as use."""
         stats = self._by_id.get(run_id)
         return stats.snapshot() if stats is not None else RunStats()
 
     def reset(self, run_id: str) -> None:
-        """Set the counters of one id to 0; none is not an error."""
+        """Set the counters of one id to 0, if there are any."""
         if run_id in self._by_id:
             self._by_id[run_id].reset()
 
     def rename(self, before: str, run_id: str) -> None:
-        """What ran under one id runs under another one now."""
+        """Move the counters of one id to another."""
         stats = self._by_id.pop(before, None)
         if stats is not None:
             self._by_id[run_id] = stats
 
     def forget(self, run_id: str) -> None:
-        """What ran under this id is gone."""
+        """Remove the counters of one id."""
         self._by_id.pop(run_id, None)

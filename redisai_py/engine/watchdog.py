@@ -1,9 +1,8 @@
-"""Stops runs that take longer than MODEL_EXECUTION_TIMEOUT; a merged run has the time of all its members.
+"""Stops runs that exceed MODEL_EXECUTION_TIMEOUT; a merged run has the time of all its members.
 
-DESIGN. One thread for all slots. It sleeps until the oldest run would be overdue, and without limit while nothing
-runs: then the next start of a run wakes it. A start while it is awake costs one look at a flag, since no run started
-later can be overdue before the time it sleeps to. A thread of its own is needed because the event loop runs models
-too.
+DESIGN. One thread watches all slots. It sleeps until the oldest run would be overdue, and without limit while nothing
+runs: then the next start of a run wakes it. While it is awake or has a wake-up time, a start costs one look at a flag,
+because no later run can be overdue before that time. It has its own thread because the event loop runs models too.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ from redisai_py.errors import RunTimeout
 __all__ = ["Watchdog"]
 
 STOP_GRACE_S = 2.0
-"""What a run that was told to stop gets to end."""
+"""Seconds for a run that was told to stop to end."""
 _LONGEST_SLEEP_S = 3600.0
-"""The limit is any number, and the system refuses to wait for centuries; to wake for nothing costs nothing."""
+"""The limit may be any number, but the system cannot wait for centuries; a useless wake-up costs nothing."""
 
 
 class Watchdog:
-    """Args: limit_ms: 0 is none.   slots: all there are now.   overdue: gets a stopped Execution, on this thread.
-    lost: gets the slot and the Execution that goes on two seconds after it was told to stop, once, on this thread.
+    """Args: limit_ms: 0 is none.   slots: returns all current slots.   overdue: gets a stopped Execution, on this
+    thread.
+    lost: gets the slot and the Execution that continues two seconds after it was told to stop, once, on this thread.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Watchdog:
         return self._limit_ms
 
     def set_limit(self, limit_ms: int) -> None:
-        """Change the limit, also for what is running now."""
+        """Change the limit, also for running executions."""
         self._limit_ms = limit_ms
         if limit_ms or self.thread is not None:
             self._wake()
 
     def touch(self) -> None:
-        """A run starts; its slot shows it already. Thread: any."""
+        """A run starts, and its slot already shows it. Thread: any."""
         if not self._awake:
             self._wake()
 
     def stop(self) -> None:
-        """End the thread, and wait for that."""
+        """End the thread, and wait for its end."""
         with self._condition:
             self._stopping = self._awake = True
             self._condition.notify()
@@ -78,7 +78,7 @@ class Watchdog:
 
     def _work(self) -> None:
         while True:
-            # First the flag, then the look: a run that starts in between sees the one or is seen by the other.
+            # Clear the flag before looking: a run that starts in between either is seen here, or sees the flag.
             self._awake = False
             wait_s = self._check()
             with self._condition:
@@ -86,12 +86,12 @@ class Watchdog:
                     return
                 if self._awake:  # a run has started or the limit has changed: look again
                     continue
-                # Without a limit, and while it knows when to look next, no start of a run need wake it.
+                # Without a limit, or while it has a wake-up time, no start of a run need wake it.
                 self._awake = wait_s is not None or not self._limit_ms
                 self._condition.wait(wait_s)
 
     def _check(self) -> float | None:
-        """Stop what is overdue; gives the seconds until the next run is, or None if nothing is running."""
+        """Stop overdue runs. Returns: seconds until the next run is overdue, or None if nothing is running."""
         limit_ms = self._limit_ms
         if not limit_ms:
             return None
@@ -120,6 +120,6 @@ class Watchdog:
 
 
 def _overdue_error(limit_ms: int, stops: bool) -> RunTimeout:
-    # The words after the colon are ONNX Runtime's own for a run that is stopped.
+    # The text after the colon is ONNX Runtime's own for a stopped run.
     how = "Exiting due to terminate flag being set to true" if stops else "the framework cannot stop, and computes on"
     return RunTimeout(f"ERR MODEL_EXECUTION_TIMEOUT of {limit_ms} ms passed: {how}")

@@ -1,19 +1,19 @@
-"""A device's worker threads and the models whose runs they execute.
+"""A device's worker threads, and the models whose runs they execute.
 
-DESIGN. Every device string has one DeviceQueue. Handing over runs is an append to its inbox and a wake-up: a thread
-that sleeps is woken by it, one that is awake looks at the inbox before it sleeps, and no lock is taken by the event
-loop. Under the lock, a thread moves what is in the inbox to the models' own queues and picks the next batch. Models
-with waiting runs stand in a ring and take turns, so a busy one does not starve the others. A model that runs on as many
-threads as it may is skipped: on one, unless its session says `concurrent` and keeps no state, otherwise on
-`threads_per_model`. A thread that leaves work behind wakes another one (docs/adr/0033-one-model-on-several-threads.md).
+DESIGN. Every device string has one DeviceQueue. Handing over runs is an append to its inbox and a wake-up: it wakes a
+sleeping thread; a thread that is awake looks at the inbox before it sleeps; the event loop takes no lock. Under the
+lock, a thread moves the inbox to the models' own queues and picks the next batch. Models with waiting runs are in a
+ring and take turns, so a busy model does not starve the others. A model that already runs on its maximum of threads is
+skipped: one, unless its session says `concurrent` and keeps no state, otherwise `threads_per_model`. A thread that
+leaves work behind wakes another one (docs/adr/0033-one-model-on-several-threads.md).
 
-Invariants, under the lock: a run that waits is in the inbox or in its model's queue, so whoever has the lock finds it,
-to end it when its TIMEOUT passes, say; a model is in the ring if and only if its queue holds runs. A thread sleeps for
-exactly the time until the next held batch is due, or until it is woken. What a wake-up is for is in the inbox before
-it, so wake-ups are taken before the inbox is looked at.
+Invariants, under the lock: a waiting run is in the inbox or in its model's queue, so whoever has the lock can find it,
+for example to end it when its TIMEOUT passes; a model is in the ring if and only if its queue holds runs. A thread
+sleeps exactly until the next held batch is due, or until it is woken. The work for a wake-up is in the inbox before the
+wake-up is sent, so wake-ups are consumed before the inbox is read.
 
-A sleeping thread must hold no reference to a model (see `registry`): hence the division into steps whose variables
-die.
+A sleeping thread must hold no reference to a model (see `registry`). That is why its work is divided into functions
+whose variables go out of scope.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _Batch = tuple[QueuedModel, list[Run], bool]
 """bool: its merging must be proved."""
 
 _LONGEST_SLEEP_S = 3600.0
-"""MINBATCHTIMEOUT is any number, and the system refuses to wait for centuries; to wake for nothing costs nothing."""
+"""MINBATCHTIMEOUT may be any number, but the system cannot wait for centuries; a useless wake-up costs nothing."""
 
 _MOST_LENT = 32
 
@@ -53,7 +53,7 @@ logger = structlog.get_logger()
 class DeviceQueue:
     """The run queue of one device.
 
-    Args: name: upper-cased device string.   threads: how many workers, >= 1.
+    Args: name: upper-cased device string.   threads: number of workers, >= 1.
           threads_per_model: on how many of them one model may run at once, >= 1.
           report: gets every Execution.   expired: gets a model and its runs whose TIMEOUT passed. Both are called on
           worker threads.
@@ -88,7 +88,7 @@ class DeviceQueue:
         self._on_start = on_start
         self.slots = [Slot(on_start) for _ in range(threads)]
         self.lent: list[Slot] = []
-        """Of threads that have a successor and end with their batch."""
+        """Slots of threads that have a successor and end with their batch."""
         self.threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"redisai {name} {i}", daemon=True)
             for i, slot in enumerate(self.slots, 1)
@@ -96,7 +96,7 @@ class DeviceQueue:
         try:
             for thread in self.threads:
                 thread.start()
-        except RuntimeError:  # the system gives no more: those that have started end, and nobody counts them
+        except RuntimeError:  # the system gives no more: the started threads end, and are not counted
             self._stopped = lambda: None
             self.stop()
             raise
@@ -109,7 +109,7 @@ class DeviceQueue:
         self._wake_ups.put(None)
 
     def drop(self, loaded: QueuedModel, run: Run) -> bool:
-        """Take a run out; False if it has started, or a worker has found its deadline passed and is about to say so."""
+        """Remove a run; False if it has started, or a worker has found its deadline passed and will report it."""
         with self._lock:
             if run.started or run.dropped:
                 return False
@@ -119,12 +119,12 @@ class DeviceQueue:
             return True
 
     def expire(self, now: float) -> tuple[list[HandOver], float]:
-        """Take out the runs whose deadline has passed; gives also the next deadline, or infinity."""
+        """Remove the runs whose deadline has passed. Returns: them, and the next deadline, or infinity."""
         expired: list[HandOver] = []
         next_deadline = math.inf
         with self._lock:
             if self._empty_inbox():
-                self._wake_ups.put(None)  # what was taken may have been meant to wake a thread
+                self._wake_ups.put(None)  # the consumed one may have been meant for another thread
             for loaded in list(self._ring):
                 if runs := loaded.queue.expire(now):
                     expired.append((loaded, _dropped(runs)))
@@ -133,7 +133,7 @@ class DeviceQueue:
         return expired, next_deadline
 
     def abandon(self) -> list[HandOver]:
-        """Take out all runs that wait."""
+        """Remove all waiting runs."""
         with self._lock:
             self._empty_inbox()
             waiting = [(loaded, _dropped(loaded.queue.clear())) for loaded in self._ring]
@@ -143,16 +143,16 @@ class DeviceQueue:
         return waiting
 
     def abandon_model(self, loaded: QueuedModel) -> list[Run]:
-        """Take out all runs of a model that wait."""
+        """Remove all waiting runs of a model."""
         with self._lock:
             self._empty_inbox()
             waiting = _dropped(loaded.queue.clear())
             self._leave_ring_if_empty(loaded)
-            self._wake_ups.put(None)  # what was taken may have been meant to wake a thread
+            self._wake_ups.put(None)  # the consumed one may have been meant for another thread
         return waiting
 
     def replace(self, slot: Slot) -> None:
-        """Another thread takes the place of one whose slot has been retired.
+        """Replace a thread whose slot has been retired.
 
         Raises: RuntimeError: the system gives no more threads.
         """
@@ -165,7 +165,7 @@ class DeviceQueue:
         self.threads = [*self.threads[:at], thread, *self.threads[at + 1 :]]
 
     def lend(self, thread_id: int) -> None:
-        """Another thread works while this one waits for an engine process; it ends with its batch. Not for ever more.
+        """Start another thread while this one waits for an engine process; this one ends with its batch. At most a few.
 
         Other models' runs need not wait for one that takes long elsewhere. Thread: the event loop's.
         Raises: RuntimeError: the system gives no more threads.
@@ -185,20 +185,20 @@ class DeviceQueue:
             close_session(session)
 
     def stop(self) -> None:
-        """Let every thread end once it has executed what waits."""
+        """Let every thread end once it has executed the waiting runs."""
         self._stopping = True
         for _ in self.threads:
             self._wake_ups.put(None)
 
     def stop_merging(self, loaded: QueuedModel) -> bool:
-        """Execute the model's runs one by one from now on; False if that was so already. Thread: any."""
+        """Execute the model's runs one by one from now on; False if that was so before. Thread: any."""
         with self._lock:
             merged = loaded.queue.max_rows > 0
             loaded.queue.stop_merging()
             return merged
 
     def cpu_seconds(self) -> list[float | None]:
-        """CPU time of each thread so far; None where the system does not tell."""
+        """CPU time of each thread so far; None if unknown on this system."""
         clock_of = getattr(time, "pthread_getcpuclockid", None)  # not on macOS
         times: list[float | None] = []
         for thread in self.threads:
@@ -212,13 +212,13 @@ class DeviceQueue:
 
     def _work(self, slot: Slot) -> None:
         slot.thread_id = threading.get_ident()
-        lower_priority(self._nice)  # others get their answers while models compute
+        lower_priority(self._nice)  # other clients get their answers while models compute
         while not (slot.retired or slot.lent) and self._step(slot):
             pass
         if slot.lent:
             with self._lock:
                 self.lent = [each for each in self.lent if each is not slot]
-            self._wake_ups.put(None)  # this thread may have taken its successor's
+            self._wake_ups.put(None)  # this thread may have consumed its successor's
         elif not slot.retired:
             self._stopped()
 
@@ -228,14 +228,14 @@ class DeviceQueue:
         if wait is None:
             return True
         if self._stopping and not self._ring:
-            self._wake_ups.put(None)  # this thread may have taken the others'
+            self._wake_ups.put(None)  # this thread may have consumed the others'
             return False
         with suppress(queue.Empty):
             self._wake_ups.get(timeout=None if wait == math.inf else min(wait, _LONGEST_SLEEP_S))
         return True
 
     def _execute_next(self, slot: Slot) -> float | None:
-        """Execute the next batch and give None, or the seconds to sleep."""
+        """Execute the next batch. Returns: None, or the seconds to sleep."""
         with self._lock:
             self._empty_inbox()
             sessions, self._to_close = self._to_close, []
@@ -256,7 +256,7 @@ class DeviceQueue:
         return None
 
     def _pick(self, now: float) -> _Batch | float:
-        """The next batch that is due, of the models in turn, or the seconds until there is one."""
+        """The next batch that is due, with the models taking turns, or the seconds until there is one."""
         wait = math.inf
         for _ in range(len(self._ring)):
             loaded = self._ring[0]
@@ -280,13 +280,13 @@ class DeviceQueue:
             self._expired((loaded, _dropped(runs)))
 
     def _empty_inbox(self) -> bool:
-        """Take the wake-ups and accept all that is in the inbox; False if there was neither."""
+        """Consume the wake-ups and the inbox; False if there was neither."""
         found = bool(self._inbox)
         while not self._wake_ups.empty():
             found = True
             try:
                 self._wake_ups.get_nowait()
-            except queue.Empty:  # a thread that slept was faster
+            except queue.Empty:  # a sleeping thread was faster
                 break
         while self._inbox:
             self._accept(self._inbox.popleft())
@@ -300,7 +300,7 @@ class DeviceQueue:
         wanted = [run for run in runs if not run.dropped]
         for run in wanted:
             loaded.queue.offer(run)
-        if wanted and not loaded.in_ring:  # without wanted ones the queue may be the event loop's by now
+        if wanted and not loaded.in_ring:  # without wanted runs, the queue may belong to the event loop by now
             loaded.in_ring = True
             self._ring.append(loaded)
 
@@ -311,14 +311,14 @@ class DeviceQueue:
 
 
 def _dropped(runs: list[Run]) -> list[Run]:
-    """The runs, which must not be started any more. Under the lock."""
+    """The runs that must not be started any more. Under the lock."""
     for run in runs:
         run.dropped = True
     return runs
 
 
 def close_session(session: Session) -> None:
-    """Close a session, on the thread that calls; never fails."""
+    """Close a session on the calling thread; never fails."""
     try:
         session.close()
     except BaseException:  # a plugin's failure must not end the thread, and nobody waits for this
