@@ -20,7 +20,7 @@ from redisai_py.machine import granted_cores, memory_bytes
 from redisai_py.setting import Setting, setting_field
 from redisai_py.urls import check_url
 
-__all__ = ["MIN_CHUNK_SIZE", "Config", "device_threads", "settings", "words"]
+__all__ = ["MIN_CHUNK_SIZE", "MOST_PROCESSES", "Config", "device_threads", "settings", "words"]
 
 NETWORK = "Network"
 REDIS = "Redis"
@@ -29,6 +29,7 @@ MEMORY = "Memory"
 PROCESS = "Process"
 MIN_CHUNK_SIZE = 64 * 1024
 """Smallest MODEL_CHUNK_SIZE. Each chunk is a field of the model's hash and an element of the reply."""
+MOST_PROCESSES = 64
 _CORES_TO_STAY_AWAKE = 2
 _MOST_THREADS = 1024
 _MOST_AUTOMATIC_THREADS = 4
@@ -274,6 +275,13 @@ class Config:
         minimum=MIN_CHUNK_SIZE,
     )
 
+    processes: int = setting_field(
+        1,
+        PROCESS,
+        "Front-door processes that share the clients, each with its own event loop, caches and loaded models.",
+        minimum=1,
+        maximum=MOST_PROCESSES,
+    )
     busy_poll_us: int = setting_field(
         60,
         PROCESS,
@@ -320,18 +328,24 @@ class Config:
         return 0 if self.threads_per_queue else 1
 
     def resolved(self) -> Config:
-        """The same settings, with this machine's values instead of automatic ones (0). The server reads these."""
+        """The same settings, with this machine's values instead of automatic ones (0), and each process's part of what
+        several front doors share. The server reads these.
+        """
+        doors = self.processes
         cores = granted_cores()
-        computing = self.threads_per_queue or max(1, min(_MOST_AUTOMATIC_THREADS, math.ceil(cores)))
+        own_cores = cores / doors
+        computing = self.threads_per_queue or max(1, min(_MOST_AUTOMATIC_THREADS, math.ceil(own_cores)))
         return dataclasses.replace(
             self,
             threads_per_queue=computing + self.spare_threads,
             # One model on all its threads uses each core once.
-            intra_op_parallelism=self.intra_op_parallelism or max(1, int(cores) // computing),
+            intra_op_parallelism=self.intra_op_parallelism or max(1, int(own_cores) // computing),
             # Redis and the clients need a single core.
-            busy_poll_us=self.busy_poll_us if cores >= _CORES_TO_STAY_AWAKE else 0,
+            busy_poll_us=self.busy_poll_us if own_cores >= _CORES_TO_STAY_AWAKE else 0,
             engine_memory_limit_mb=self.engine_memory_limit_mb or memory_bytes() // 1_000_000,
-            loaded_models_limit_bytes=self.loaded_models_limit_bytes or memory_bytes() // 2,
+            loaded_models_limit_bytes=max(1, (self.loaded_models_limit_bytes or memory_bytes() // 2) // doors),
+            near_cache_bytes=_part(self.near_cache_bytes, doors, 1024),
+            prediction_cache_bytes=_part(self.prediction_cache_bytes, doors, 1024),
             maxmemory_clients=self.maxmemory_clients or memory_bytes() // 2,
         )
 
@@ -345,6 +359,10 @@ class Config:
         values = json.loads(text)
         paths = {s.name: Path(values[s.name]) for s in _SETTINGS if "Path" in s.type and values[s.name] is not None}
         return cls(**{**values, **paths, **words(values)})
+
+
+def _part(whole: int, doors: int, least: int) -> int:
+    return max(least, whole // doors) if whole else 0
 
 
 def words(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 
 from redisai_py.ai.multi import InMulti, checked
-from redisai_py.backend import TensorSpec
 from redisai_py.commands import admin
 from redisai_py.commands._args import text_name
 from redisai_py.commands.admin import RunInfo, info_reply
@@ -18,11 +17,13 @@ from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKe
 from redisai_py.frontdoor.services import Services
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind
+from redisai_py.ops.answers import apply_setting, program_state
 from redisai_py.ops.keymap import Place
+from redisai_py.ops.tallies import counts_of, program_topic
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import OK
+from redisai_py.serve.figures import added
 from redisai_py.store.codec import decode_id
-from redisai_py.tensor import DType
 
 __all__ = ["HANDLERS", "IN_MULTI"]
 
@@ -38,7 +39,7 @@ logger = structlog.get_logger()
 
 
 async def info(request: admin.Info, turn: Turn) -> Any:
-    """AI.INFO: the counters of the current model or script; of this process only, as RedisAI's are of each node."""
+    """AI.INFO: the counters of the current model or script; of this server only, as RedisAI's are of each node."""
     access = await turn.session.authenticated()
     (pending,) = access.pipeline([(b"HMGET", request.key, *INFO_FIELDS)])
     try:
@@ -50,14 +51,14 @@ async def info(request: admin.Info, turn: Turn) -> Any:
         identity = await turn.services.programs.identity(place, stored_id, access.store)
     except (MissingKey, WrongType):  # replaced just now, or an incomplete model
         identity = None
-    return _report(request, fields, place, identity, turn.services)
+    return await _report(request, fields, place, identity, turn.services)
 
 
-def info_report(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> Any:
+async def info_report(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> Any:
     """The reply, from the values of INFO_FIELDS alone. Raises MissingKey if they belong to no model or script."""
     place, stored_id = _counted(request, fields, turn)
     identity = turn.services.keys.identity(place, stored_id)
-    return _report(request, fields, place, identity, turn.services)
+    return await _report(request, fields, place, identity, turn.services)
 
 
 def _counted(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> tuple[Place, str]:
@@ -72,19 +73,16 @@ def _counted(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) ->
         raise MissingKey(NO_RUN_INFO) from None
 
 
-def _report(
+async def _report(
     request: admin.Info, fields: Sequence[bytes | None], place: Place, identity: str | None, services: Services
 ) -> Any:
     backend, device, tag = fields[2:]
     is_model = place.kind is Kind.MODEL
     run_id = identity or ""  # no counters exist for the empty id
     if request.reset:
-        if is_model:
-            services.engine.reset_stats(run_id)
-        else:
-            services.script_stats.reset(run_id)
+        await _reset(place.kind, run_id, services)
         return OK
-    stats = services.engine.stats(run_id) if is_model else services.script_stats.snapshot(run_id)
+    stats, state = await _figures(place.kind, run_id, services, request.full)
     report = RunInfo(
         key=request.key,
         kind=place.kind,
@@ -95,45 +93,68 @@ def _report(
         samples=stats.samples if is_model else -1,
         calls=stats.calls,
         errors=stats.errors,
-        more=_more(run_id, services, stats, is_model) if request.full else {},
+        more=_more(stats, is_model, state) if request.full else {},
     )
     return info_reply(report, request.full)
 
 
-def _more(run_id: str, services: Services, stats: RunStats, is_model: bool) -> dict[bytes, Any]:
-    return {**_memory(run_id, services), **_details(stats), **(_model(run_id, services) if is_model else {})}
+async def _reset(kind: Kind, run_id: str, services: Services) -> None:
+    """Here, and in the server's other processes before the client has its reply."""
+    if kind is Kind.MODEL:
+        services.engine.reset_stats(run_id)
+    else:
+        services.script_stats.reset(run_id)
+    if not services.siblings.alone:
+        topic = program_topic(kind, run_id)
+        what = {"kind": "reset", "of": kind.name, "identity": run_id, "topic": topic, "changes": True}
+        await services.siblings.ask(what, counts_of(services, [topic]))
 
 
-def _memory(model_id: str, services: Services) -> dict[bytes, Any]:
-    """Whether this process has loaded the model, its size, and its queued or running runs; zeros for a script."""
-    loaded = services.engine.look_at(model_id)
-    if loaded is None:
-        return {b"loaded": 0, b"loaded_bytes": 0, b"unfinished": 0}
-    return {b"loaded": 1, b"loaded_bytes": loaded.nbytes, b"unfinished": loaded.unfinished}
+async def _figures(kind: Kind, run_id: str, services: Services, full: bool) -> tuple[RunStats, dict[str, Any]]:
+    """The counters of the whole server, and how the program stands in all of its processes."""
+    table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
+    if services.siblings.alone:
+        return table(run_id), program_state(services, kind, run_id) if full else {}
+    topic = program_topic(kind, run_id)
+    own = counts_of(services, [topic])
+    what = {"kind": "program", "of": kind.name, "identity": run_id, "topics": [topic]}
+    answer = await services.siblings.ask(what, own)
+    states = [program_state(services, kind, run_id), *(reply for reply in answer.replies if reply is not None)]
+    total = added(own.get(topic, {}), answer.figures.get(topic, {}))
+    last_error = next((state["last_error"] for state in states if state["last_error"]), "")
+    return RunStats.from_tally(total, last_error), _joined(states)
 
 
-def _model(model_id: str, services: Services) -> dict[bytes, Any]:
+def _joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Memory and runs are sums; else the first that says something."""
+    first = {name: next((state[name] for state in states if state[name]), value) for name, value in states[0].items()}
+    return {**first, **{name: sum(state[name] for state in states) for name in ("loaded_bytes", "unfinished")}}
+
+
+def _more(stats: RunStats, is_model: bool, state: dict[str, Any]) -> dict[bytes, Any]:
+    """Whether the model is loaded, its size in all processes, and its runs that wait or run; zeros for a script."""
+    memory = {name.encode(): state[name] for name in ("loaded", "loaded_bytes", "unfinished")}
+    return {**memory, **_details(stats), **(_model(state) if is_model else {})}
+
+
+def _model(state: dict[str, Any]) -> dict[bytes, Any]:
     """A loaded model's tensors, how its runs are merged, and its engine process; empty if it is not loaded. Also why it
     is in quarantine.
     """
-    model = services.engine.look_at(model_id)
     return {
-        b"inputs": [] if model is None else [_tensor(spec) for spec in model.input_specs],
-        b"outputs": [] if model is None else [_tensor(spec) for spec in model.output_specs],
-        b"stateful": int(model is not None and model.stateful),
-        b"merged_kinds": 0 if model is None else model.merged_kinds,
-        b"not_merged": b"" if model is None else model.not_merged.encode(),
-        b"process": 0 if model is None else model.process,
-        b"quarantine": services.engine.quarantine(model_id).encode(),
+        b"inputs": [_tensor(*spec) for spec in state["inputs"]],
+        b"outputs": [_tensor(*spec) for spec in state["outputs"]],
+        b"stateful": state["stateful"],
+        b"merged_kinds": state["merged_kinds"],
+        b"not_merged": state["not_merged"].encode(),
+        b"process": state["process"],
+        b"quarantine": state["quarantine"].encode(),
     }
 
 
-def _tensor(spec: TensorSpec) -> list[Any]:
+def _tensor(name: str, kind: str | None, shape: list[int] | None) -> list[Any]:
     """Name, dtype and dimensions; -1 for a dynamic dimension, null for what the model does not declare."""
-    dtype = None if spec.dtype is None else DType.from_numpy(spec.dtype)
-    kind = dtype.wire_name if dtype is not None else spec.says.encode() or None
-    shape = None if spec.shape is None else [-1 if dim is None else dim for dim in spec.shape]
-    return [text_name(spec.name), kind, shape]
+    return [text_name(name), kind.encode() if kind else None, shape]
 
 
 def _details(stats: RunStats) -> dict[bytes, Any]:
@@ -162,18 +183,17 @@ def setting(name: str, services: Services) -> Any:
 
 
 async def config_set(request: admin.ConfigSet, turn: Turn) -> Any:
-    """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this process, until it ends; requires the right to CONFIG SET."""
+    """AI.CONFIG MODEL_CHUNK_SIZE, BACKENDSPATH: for this server, until it ends; requires the right to CONFIG SET."""
     await _need_config(turn)
-    return change_setting(request, turn.services)
+    return await change_setting(request, turn.services)
 
 
-def change_setting(request: admin.ConfigSet, services: Services) -> Any:
-    """Change a setting and log it."""
-    if request.name == "MODEL_CHUNK_SIZE":
-        services.settings.model_chunk_size = int(request.value)
-    else:
-        services.settings.backends_path = str(request.value)
+async def change_setting(request: admin.ConfigSet, services: Services) -> Any:
+    """Change a setting in all processes of the server and log it."""
+    apply_setting(services, request.name, request.value)
     logger.info("setting changed", name=request.name, value=request.value)
+    what = {"kind": "set", "name": request.name, "value": request.value, "changes": True}
+    await services.siblings.ask(what, {})
     return OK
 
 
@@ -193,6 +213,7 @@ async def load_backend_command(request: admin.LoadBackend, turn: Turn) -> Any:
         logger.warning("backend not loaded", backend=request.backend, error=str(error))
         raise failed from error
     logger.info("backend loaded", backend=request.backend, version=version)
+    turn.services.siblings.note({"kind": "import", "backend": request.backend})
     return OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from redisai_py.commands import cache
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor.turn import Turn
+from redisai_py.ops.tallies import cache_topic, ledger_tally
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import OK
+from redisai_py.serve.figures import added
 from redisai_py.store.programs import MODEL_ID_FIELDS
 from redisai_py.upstream.access import Access
 
@@ -70,6 +73,8 @@ async def cache_purge(request: cache.CachePurge, turn: Turn) -> Any:
     names = ruled.ledger.names(ruled.rule, access.identity)
     count = await access.predictions.purge(names.pattern)
     turn.services.predictions.forget(names.prefix)
+    what = {"kind": "predictions", "prefix": names.prefix.hex(), "changes": True}
+    await turn.services.siblings.ask(what, {})
     ruled.ledger.budget = None
     return count
 
@@ -82,7 +87,21 @@ async def cache_stats(request: cache.CacheStats, turn: Turn) -> Any:
     if rule is not None:
         ledger = _ruled(request.key, access, turn, loaded, rule).ledger
     state, reason = state_of(ledger, loaded, rule)
-    return [b"key", request.key, b"state", state.encode(), b"reason", reason.encode(), *_figures(ledger or Ledger())]
+    ledger = ledger or Ledger()
+    counted = await _counted(access.identity.database, request.key, ledger, turn)
+    figures = _figures(ledger, Counter(counted["counts"]), counted["bypassed"])
+    return [b"key", request.key, b"state", state.encode(), b"reason", reason.encode(), *figures]
+
+
+async def _counted(database: int, key: bytes, ledger: Ledger, turn: Turn) -> dict[str, Any]:
+    """What all front doors of this server have counted of the key."""
+    own = ledger_tally(ledger)
+    siblings = turn.services.siblings
+    if siblings.alone:
+        return own
+    topic = cache_topic(database, key)
+    answer = await siblings.ask({"kind": "cache", "topics": [topic]}, {topic: own})
+    return added(own, answer.figures.get(topic, {}))
 
 
 def state_of(ledger: Ledger | None, loaded: LoadedModel, rule: Rule | None) -> tuple[str, str]:
@@ -100,12 +119,13 @@ def state_of(ledger: Ledger | None, loaded: LoadedModel, rule: Rule | None) -> t
     return "on", ""
 
 
-def _figures(ledger: Ledger) -> list[Any]:
-    counts, figures = ledger.counts, ledger.figures
+def _figures(ledger: Ledger, counts: Counter[str], bypassed: int) -> list[Any]:
+    """Counts are the server's; times and the hit rate this process's, since by these it decides."""
+    figures = ledger.figures
     fields: list[Any] = []
     for name in ("hits", "misses", "joined", "inserts", "refreshes", "warmed", "late", "damaged", "full", "bytes"):
         fields += (name.encode(), counts[name])
-    fields += (b"bypassed", ledger.bypassed)
+    fields += (b"bypassed", bypassed)
     fields += (b"hit_rate", b"%.3f" % figures.hit_rate)
     for name, seconds in (("run", figures.run_s), ("lookup", figures.lookup_s), ("insert", figures.insert_s)):
         fields += (f"{name}_us".encode(), round(seconds * 1e6))

@@ -22,7 +22,7 @@ from redisai_py.store.lua import DELETE_KIND
 __all__ = ["Finish", "InMulti", "checked", "deletion", "failing", "raising"]
 
 Finish = Callable[[list[Any]], Any]
-"""Replies of the plain commands -> the AI command's reply value; may raise RedisAIError."""
+"""Replies of the plain commands -> the AI command's reply value, or what gives it; may raise RedisAIError."""
 InMulti = tuple[list[list[Any]], Finish]
 """The plain commands, none if the element is already known, and the function that builds the element."""
 

@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from redisai_py.backend import Backend, LoadOptions, Session, load_backend, loaded_backends
 from redisai_py.engine.isolation.isolation import Isolation
@@ -163,6 +164,10 @@ class Engine:
     def stats(self, identity: str) -> RunStats:
         """The counters of a model, all 0 if this process has never seen it."""
         return self._stats.snapshot(identity)
+
+    def tally(self, identity: str) -> dict[str, Any]:
+        """The same as numbers that can be added to those of another process (`RunStats.from_tally`)."""
+        return self._stats.tally(identity)
 
     def reset_stats(self, identity: str) -> None:
         """AI.INFO RESETSTAT."""

@@ -13,8 +13,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from redisai_py.engine.merging import Value
 
@@ -25,6 +27,7 @@ _OCTAVES = 31  # 1 us to 36 minutes
 _EDGES_US = 2.0 ** (np.arange(_OCTAVES * _PER_OCTAVE + 1) / _PER_OCTAVE)
 _FOLD_AT = 1024
 _DISTINCT_SIZES = 64
+_SUMS = ("calls", "errors", "duration_us", "samples", "batches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,14 @@ class Distribution:
     p99_us: float = 0.0
     buckets: tuple[tuple[float, int], ...] = ()
     """(upper bound in us, number of values up to it), one per power of two."""
+
+    @staticmethod
+    def from_tally(tally: Mapping[str, Any]) -> Distribution:
+        """What one or several histograms counted; see `Histogram.tally`."""
+        counts = np.zeros(len(_EDGES_US), np.int64)
+        for bucket, count in tally.get("counts", {}).items():
+            counts[int(bucket)] = count
+        return _distribution(counts, tally.get("sum_s", 0.0))
 
 
 class Histogram:
@@ -67,16 +78,25 @@ class Histogram:
         """The current state."""
         if self._new:
             self._fold()
-        total = np.cumsum(self._counts)
-        count = int(total[-1])
-        if not count:
-            return Distribution()
-        p50, p95, p99 = (
-            float(_EDGES_US[int(np.searchsorted(total, math.ceil(q * count)))]) for q in (0.50, 0.95, 0.99)
-        )
-        octaves = slice(None, None, _PER_OCTAVE)
-        buckets = tuple(zip(_EDGES_US[octaves].tolist(), total[octaves].tolist(), strict=True))
-        return Distribution(count, self._sum_s * 1e6, p50, p95, p99, buckets)
+        return _distribution(self._counts, self._sum_s)
+
+    def tally(self) -> dict[str, Any]:
+        """The same as numbers that can be added to those of another one; `Distribution.from_tally` reads them."""
+        if self._new:
+            self._fold()
+        counts = {str(bucket): int(self._counts[bucket]) for bucket in np.flatnonzero(self._counts)}
+        return {"counts": counts, "sum_s": self._sum_s}
+
+
+def _distribution(counts: NDArray[np.int64], sum_s: float) -> Distribution:
+    total = np.cumsum(counts)
+    count = int(total[-1])
+    if not count:
+        return Distribution()
+    p50, p95, p99 = (float(_EDGES_US[int(np.searchsorted(total, math.ceil(q * count)))]) for q in (0.50, 0.95, 0.99))
+    octaves = slice(None, None, _PER_OCTAVE)
+    buckets = tuple(zip(_EDGES_US[octaves].tolist(), total[octaves].tolist(), strict=True))
+    return Distribution(count, sum_s * 1e6, p50, p95, p99, buckets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +120,18 @@ class RunStats:
     queue_time: Distribution = field(default_factory=Distribution)
     run_time: Distribution = field(default_factory=Distribution)
     batch_rows: Mapping[int, int] = field(default_factory=dict)
+
+    @staticmethod
+    def from_tally(tally: Mapping[str, Any], last_error: str = "") -> RunStats:
+        """What was counted of one model by one or several processes; see `ModelStats.tally`."""
+        rows = sorted((int(size), count) for size, count in tally.get("batch_rows", {}).items())
+        return RunStats(
+            **{name: tally.get(name, 0) for name in (*_SUMS, "loads")},
+            last_error=last_error,
+            queue_time=Distribution.from_tally(tally.get("queue_time", {})),
+            run_time=Distribution.from_tally(tally.get("run_time", {})),
+            batch_rows=dict(rows),
+        )
 
 
 def samples(outputs: Sequence[Value]) -> int:
@@ -207,6 +239,16 @@ class ModelStats:
             dict(sorted(self._batch_rows.items())),
         )
 
+    def tally(self) -> dict[str, Any]:
+        """The counters as numbers that can be added to those of another process; `RunStats.from_tally` reads them."""
+        self._fold()
+        return {
+            **{name: getattr(self, name) for name in (*_SUMS, "loads")},
+            "queue_time": self._queue_time.tally(),
+            "run_time": self._run_time.tally(),
+            "batch_rows": {str(size): count for size, count in self._batch_rows.items()},
+        }
+
 
 class StatsTable:
     """Counters by id; with too many, the least recently used are dropped first.
@@ -238,6 +280,11 @@ class StatsTable:
         """The current counters of one id, all 0 if there are none; does not count as use."""
         stats = self._by_id.get(run_id)
         return stats.snapshot() if stats is not None else RunStats()
+
+    def tally(self, run_id: str) -> dict[str, Any]:
+        """`ModelStats.tally` of one id, empty if there is none; no use of it."""
+        stats = self._by_id.get(run_id)
+        return stats.tally() if stats is not None else {}
 
     def reset(self, run_id: str) -> None:
         """Set the counters of one id to 0, if there are any."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from redisai_py.config import Config
-from redisai_py.frontdoor.client_memory import NOTED, ClientMemory, Holder
+from redisai_py.frontdoor.client_memory import NOTED, ClientMemory, Holder, Others
 from redisai_py.frontdoor.output import Flusher
 from redisai_py.frontdoor.services import Counters
 from redisai_py.frontdoor.session import Session
@@ -15,6 +17,8 @@ from redisai_py.frontdoor.turn import Turn
 from redisai_py.ops.event_log import EventLog
 
 __all__ = ["NOTED", "Client", "Clients"]
+
+_TOO_MANY = b"-ERR max number of clients reached\r\n"
 
 
 class Client(Holder, Protocol):
@@ -29,13 +33,20 @@ class Clients:
     """Thread: the event loop's."""
 
     def __init__(
-        self, config: Config, loop: asyncio.AbstractEventLoop, counters: Counters, event_log: EventLog
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        counters: Counters,
+        event_log: EventLog,
+        others: Others | None = None,
     ) -> None:
         self.flusher = Flusher(loop.call_soon)
         self._connected: set[Client] = set()
         self.memory = ClientMemory(
-            config.client_query_buffer_limit, config.maxmemory_clients, self._connected, event_log
+            config.client_query_buffer_limit, config.maxmemory_clients, self._connected, event_log, others
         )
+        self.on_left: Callable[[], object] | None = None
+        """Called for each client that was admitted and has left."""
         self._max_clients = config.max_clients
         self._counters = counters
         self._event_log = event_log
@@ -53,12 +64,22 @@ class Clients:
         """A client connected."""
         self._counters.accepted += 1
         if len(self._connected) >= self._max_clients:
-            self._counters.refused += 1
-            self._event_log.client_refused("max_clients are connected", max_clients=self._max_clients)
-            client.transport.write(b"-ERR max number of clients reached\r\n")
+            self._report_refusal()
+            client.transport.write(_TOO_MANY)
             client.transport.close()
             return
         self._connected.add(client)
+
+    def refuse(self, client: socket.socket) -> None:
+        """The supervisor found that a client is one too many. Raises OSError."""
+        self._counters.accepted += 1
+        self._report_refusal()
+        client.setblocking(False)
+        client.send(_TOO_MANY)
+
+    def _report_refusal(self) -> None:
+        self._counters.refused += 1
+        self._event_log.client_refused("max_clients are connected", max_clients=self._max_clients)
 
     def left(self, client: Client) -> None:
         """A client is gone."""
@@ -66,6 +87,8 @@ class Clients:
         self.memory.left(client)
         if not self._connected:
             self._all_left.set()
+        if self.on_left is not None:
+            self.on_left()
 
     async def drain(self, timeout_s: float) -> None:
         """Let commands under way finish, at most `timeout_s`; then close every client."""

@@ -43,7 +43,7 @@ async def info(session: Session, argv: list[bytes]) -> object:
     wanted = {word.decode("utf-8", "replace").lower() for word in argv[1:]}
     if wanted & {"modules", "everything"} and b"# Modules" not in body:
         body += (b"\r\n" if body else b"") + b"# Modules\r\n" + _MODULE_LINE
-    sections = info_sections(session.turn.services, wanted)
+    sections = await info_sections(session.turn.services, wanted)
     if sections:
         body += (b"\r\n" if body else b"") + sections.encode()
     if raw[:1] == b"=":

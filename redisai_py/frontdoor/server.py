@@ -10,7 +10,7 @@ import asyncio
 import math
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,16 +30,21 @@ from redisai_py.engine.reports import GivenUp
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
 from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
+from redisai_py.frontdoor.among import Among, Arrivals, SharedBounds
 from redisai_py.frontdoor.clients import Clients
 from redisai_py.frontdoor.connection import Connection
 from redisai_py.frontdoor.services import Counters, Services, Settings
+from redisai_py.ops.answers import Answers, tell_all
 from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.info import default_backends_path
 from redisai_py.ops.keymap import KeyMap, key_text
 from redisai_py.ops.operations import Operations
 from redisai_py.ops.preload import NO_LIFELINE, Lifeline, Preload
 from redisai_py.ops.programs import Programs
+from redisai_py.ops.siblings import ALONE, LinkedSiblings, Siblings
+from redisai_py.ops.tallies import ClientFigures
 from redisai_py.resp.templates import Frames
+from redisai_py.serve.heartbeat import DRAINING, SERVING
 from redisai_py.serve.listening import address_text
 from redisai_py.serve.preflight import StartError
 from redisai_py.upstream.access import AccessTable
@@ -71,12 +76,15 @@ class Server:
         loop: asyncio.AbstractEventLoop,
         stop: asyncio.Event | None = None,
         lifeline: Lifeline = NO_LIFELINE,
+        among: Among | None = None,
     ) -> None:
         spare_threads, config = config.spare_threads, config.resolved()
         self.config = config
         self._stop = stop
-        self.services = services = _build(config, spare_threads, loop, self._given_up)
-        self.clients = Clients(config, loop, services.counters, services.event_log)
+        siblings = ALONE if among is None else LinkedSiblings(loop, among.siblings)
+        self.services = services = _build(config, spare_threads, loop, self._given_up, siblings)
+        others = None if among is None else SharedBounds(among, siblings.note)
+        self.clients = Clients(config, loop, services.counters, services.event_log, others)
         self.preload = Preload(services, config.preload, lifeline)
         self.draining = False
         self.restarting = False
@@ -116,7 +124,11 @@ class Server:
 
 
 def _build(
-    config: Config, spare_threads: int, loop: asyncio.AbstractEventLoop, given_up: Callable[[GivenUp], None]
+    config: Config,
+    spare_threads: int,
+    loop: asyncio.AbstractEventLoop,
+    given_up: Callable[[GivenUp], None],
+    siblings: Siblings,
 ) -> Services:
     """The services of a server with these settings. given_up: see `Engine`."""
     url = config.redis or "redis://127.0.0.1:6379"
@@ -152,11 +164,12 @@ def _build(
         scripts=ScriptEngine(script_settings(config), loop),
         script_stats=script_stats,
         keys=keys,
-        programs=Programs(engine, script_stats, keys, event_log),
+        programs=Programs(engine, script_stats, keys, event_log, siblings),
         dialer=dialer,
         accesses=accesses,
         control=Control(dialer.impatient, own_identity(url)),
         busy_poll=busy_poll,
+        siblings=siblings,
     )
 
 
@@ -232,28 +245,35 @@ async def serve(
     stop: asyncio.Event,
     ready: Callable[[], None],
     lifeline: Lifeline = NO_LIFELINE,
+    http: Sequence[socket.socket] = (),
+    among: Among | None = None,
 ) -> Ended:
     """Serve clients of bound sockets, TCP or unix, until `stop` is set or too many runs do not end, then drain.
 
     Args:   config: its `redis` names the upstream server.
             ready: called once connections are accepted and models that are to be preloaded have been tried.
-            lifeline: to whoever supervises this process.
+            lifeline: to whoever supervises this process.   http: bound sockets, if the setting's port is bound already.
+            among: if this is one of several front doors; clients then come from the supervisor.
     Raises: StartError: the HTTP port cannot be had, or no engine processes.
     """
     for name in backend_names():
         accept_backend(name)
     loop = asyncio.get_running_loop()
-    server = Server(config, loop, stop, lifeline)
+    server = Server(config, loop, stop, lifeline, among)
     loop.set_exception_handler(server.loop_failed)
     services = server.services
-    operations = Operations(services, server.clients, server.preload, server.obstacles)
+    operations = Operations(services, server.clients, server.preload, server.obstacles, http)
     acceptors: list[Any] = []
     until = loop.time()
     try:
         await operations.open()
+        if among is not None:
+            acceptors.append(await _join(server, among))
         acceptors += [await _accept(server, listener) for listener in listeners]
+        lifeline.say(SERVING)
         addresses = [address_text(listener) for listener in listeners]
-        logger.info("serving", addresses=addresses, redis=masked_url(config.redis or ""), version=__version__)
+        where = {"addresses": addresses} if among is None else {"front_door": among.door}
+        logger.info("serving", **where, redis=masked_url(config.redis or ""), version=__version__)
         if await _before(stop, operations.preload()):
             ready()
             await stop.wait()
@@ -261,8 +281,11 @@ async def serve(
         drain_s = min(config.drain_timeout_s, RESTART_DRAIN_S) if server.restarting else config.drain_timeout_s
         until = loop.time() + drain_s
         logger.info("stopping", clients=len(server.clients), drain_timeout_s=drain_s)
+        lifeline.say(DRAINING)
         for acceptor in acceptors:
             acceptor.close()
+        if lifeline.replaced:
+            await operations.end_http()
         await server.drain(drain_s)
     finally:
         for acceptor in acceptors:
@@ -274,8 +297,32 @@ async def serve(
         services.accesses.close()
         services.control.close()
         await services.dialer.close()
+        tell_all(services)
+        services.siblings.close()
         logger.info("stopped", commands=services.counters.commands, framework_threads_left=not ended)
     return Ended(server.restarting, not ended)
+
+
+async def _join(server: Server, among: Among) -> Arrivals:
+    """Meet the other front doors, and take the clients that the supervisor passes on."""
+    services, clients = server.services, server.clients
+
+    def figures() -> ClientFigures:
+        return ClientFigures(len(clients), clients.private_connections)
+
+    def obstacles() -> list[str]:
+        # One that is about to end gets no clients: the others serve.
+        return [] if server.draining or server.restarting else server.obstacles()
+
+    await services.siblings.open(Answers(services, figures, obstacles, clients.memory.evict_largest))
+
+    def connection() -> Connection:
+        return Connection(services, clients)
+
+    arrivals = Arrivals(services.loop, among.arrivals, connection, clients.refuse)
+    clients.on_left = arrivals.left
+    arrivals.open()
+    return arrivals
 
 
 async def _accept(server: Server, listener: socket.socket) -> Any:

@@ -18,6 +18,7 @@ from redisai_py.errors import RedisAIError
 from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.keymap import KeyMap
 from redisai_py.ops.programs import Programs
+from redisai_py.ops.siblings import Siblings
 from redisai_py.resp.templates import Frames
 from redisai_py.upstream.access import AccessTable
 from redisai_py.upstream.busy_poll import BusyPoll
@@ -61,7 +62,7 @@ class Services:
     keys, programs: what Redis's keys held when they were last read, and what was loaded from them.
     script_stats: counters of scripts; those of models are the engine's.
     control: the server's own connections to Redis.   accesses: those of clients, by identity.   dialer: opens all of
-    them.
+    them.   siblings: the other front-door processes of this server.
     """
 
     config: Config
@@ -81,6 +82,7 @@ class Services:
     accesses: AccessTable
     control: Control
     busy_poll: BusyPoll
+    siblings: Siblings
 
     def internal_error(self, error: BaseException) -> RedisAIError:
         """Log a bug of ours under an id; the reply that names the id."""

@@ -7,6 +7,7 @@ QUEUED and fail in their element, as RedisAI's do. Redis's own replies are uncha
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,7 +127,7 @@ class Transaction:
             answers = split_replies(raw, line + 2, count)
             assert answers is not None
             self._select(answers)
-            self._session.turn.write(self._assemble(answers))
+            self._session.turn.write(await self._assemble(answers))
         else:
             self._session.turn.write((raw,))
         return NO_REPLY
@@ -138,7 +139,7 @@ class Transaction:
                 self._session.select(slot.select)
             at += slot.count
 
-    def _assemble(self, answers: Sequence[bytes]) -> list[Buffer]:
+    async def _assemble(self, answers: Sequence[bytes]) -> list[Buffer]:
         segments: list[Buffer] = [b"*%d\r\n" % len(self._slots)]
         at = 0
         for slot in self._slots:
@@ -149,6 +150,8 @@ class Transaction:
                 continue
             try:
                 value = slot.finish([_parse(raw) for raw in part])
+                if inspect.isawaitable(value):
+                    value = await value
             except RedisAIError as error:
                 value = error
             segments += encode_reply(value, self._session.protocol)

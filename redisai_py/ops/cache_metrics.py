@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -11,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from redisai_py.ai.ledgers import Ledger
 from redisai_py.engine.stats import Distribution
 
-__all__ = ["Cache", "cache_families", "cache_of", "time_buckets"]
+__all__ = ["Cache", "cache_families", "cache_of", "cache_of_tally", "time_buckets"]
 
 _SHORTEST_BUCKET_US = 16.0
 _LONGEST_BUCKET_US = 2.0**25
@@ -52,6 +53,16 @@ def cache_of(labels: tuple[str, ...], ledger: Ledger) -> Cache:
     errors = {name.removeprefix(start): count for name, count in ledger.counts.items() if name.startswith(start)}
     times = ledger.lookups.distribution(), ledger.inserts.distribution()
     return Cache(labels, counts, errors, *times, not (ledger.refusal or ledger.figures.aside))
+
+
+def cache_of_tally(labels: tuple[str, ...], tally: Mapping[str, Any], active: bool) -> Cache:
+    """What the ledgers of several front doors say; see `redisai_py.ops.tallies`."""
+    said = tally.get("counts", {})
+    counts = {name: said.get(name, 0) for name in _COUNTS} | {"bypassed": tally.get("bypassed", 0)}
+    start = "error "
+    errors = {name.removeprefix(start): count for name, count in said.items() if name.startswith(start)}
+    times = [Distribution.from_tally(tally.get(name, {})) for name in ("lookups", "inserts")]
+    return Cache(labels, counts, errors, times[0], times[1], active)
 
 
 def cache_families(caches: Sequence[Cache], local_bytes: int) -> Iterator[Metric]:

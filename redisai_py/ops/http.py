@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -49,28 +50,35 @@ class HttpEndpoint:
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._any_host = False
         self._open: dict[asyncio.Task[None], None] = {}  # oldest first
 
-    async def listen(self, host: str, port: int) -> None:
-        """Start listening. Raises OSError."""
-        self._server = await asyncio.start_server(self._connected, host, port, limit=_LONGEST_REQUEST)
-        self._any_host = not all(_is_loopback(bound.getsockname()) for bound in self._server.sockets)
+    async def listen(self, host: str, port: int, bound: Sequence[socket.socket] = ()) -> None:
+        """Start listening, on sockets that are already bound if there are any. Raises OSError."""
+        if bound:
+            starts = [asyncio.start_server(self._connected, sock=each, limit=_LONGEST_REQUEST) for each in bound]
+        else:
+            starts = [asyncio.start_server(self._connected, host, port, limit=_LONGEST_REQUEST)]
+        self._servers = [await start for start in starts]
+        self._any_host = not all(_is_loopback(each.getsockname()) for each in self._sockets)
 
     @property
     def port(self) -> int:
         """The port bound."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+        return int(self._sockets[0].getsockname()[1])
+
+    @property
+    def _sockets(self) -> list[socket.socket]:
+        return [each for server in self._servers for each in server.sockets]
 
     async def close(self) -> None:
         """Stop listening and close open connections."""
-        if self._server is not None:
-            self._server.close()
-            for task in list(self._open):
-                task.cancel()
-            await asyncio.gather(*self._open, return_exceptions=True)
+        for server in self._servers:
+            server.close()
+        for task in list(self._open):
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

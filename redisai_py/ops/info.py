@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 from redisai_py.frontdoor.services import Services
-from redisai_py.model import Kind
+from redisai_py.ops.tallies import ClientFigures, server_state
+from redisai_py.ops.whole import Whole, whole_server
 
 __all__ = ["MODULE_NAME", "MODULE_VERSION", "default_backends_path", "info_sections"]
 
@@ -21,12 +21,23 @@ _VERSION_FIELDS = {
     "TORCH": "ai_Torch_version",
     "ONNX": "ai_onnxruntime_version",
 }
+_CPU_FIELDS = (
+    "self_used_cpu_sys",
+    "self_used_cpu_user",
+    "children_used_cpu_sys",
+    "children_used_cpu_user",
+    "main_thread_used_cpu_sys",
+    "main_thread_used_cpu_user",
+)
 _ONE_LINE = str.maketrans("\r\n", "  ")
 _ALL = {"everything", "modules", MODULE_NAME}
 
 
-def info_sections(services: Services, wanted: set[str]) -> str:
-    """The requested sections (arguments in lower case), as INFO prints them; "" if none."""
+async def info_sections(services: Services, wanted: set[str]) -> str:
+    """The requested sections (arguments in lower case), as INFO prints them; "" if none.
+
+    Called by a Task if the server has several front doors. Raises: RedisAIError: they cannot be asked.
+    """
     sections = {
         "ai_versions": _versions,
         "ai_git": _git,
@@ -35,7 +46,11 @@ def info_sections(services: Services, wanted: set[str]) -> str:
         "ai_cpu": _cpu,
     }
     chosen = [name for name in sections if wanted & _ALL or name in wanted]
-    return "\r\n".join(f"# {name}\r\n{_lines(sections[name](services))}" for name in chosen)
+    if not chosen:
+        return ""
+    nobody = ClientFigures(0, 0)  # INFO does not show them
+    whole = await whole_server(services, server_state(services, nobody, []))
+    return "\r\n".join(f"# {name}\r\n{_lines(sections[name](services, whole))}" for name in chosen)
 
 
 def default_backends_path() -> str:
@@ -48,15 +63,15 @@ def _lines(fields: dict[str, object]) -> str:
     return "".join(f"{name}:{value}".translate(_ONE_LINE) + "\r\n" for name, value in fields.items())
 
 
-def _versions(services: Services) -> dict[str, object]:
+def _versions(services: Services, whole: Whole) -> dict[str, object]:
     return {"ai_RedisAI_version": "1.2.7", "ai_low_level_API_version": 1, "ai_rdb_version": 4}
 
 
-def _git(services: Services) -> dict[str, object]:
+def _git(services: Services, whole: Whole) -> dict[str, object]:
     return {"ai_git_sha": "unknown"}
 
 
-def _settings(services: Services) -> dict[str, object]:
+def _settings(services: Services, whole: Whole) -> dict[str, object]:
     settings = services.engine.settings
     return {
         "ai_threads_per_queue": settings.threads_per_queue,
@@ -67,36 +82,27 @@ def _settings(services: Services) -> dict[str, object]:
     }
 
 
-def _backends(services: Services) -> dict[str, object]:
-    versions = services.engine.backend_versions()
-    if services.scripts.framework_version is not None:  # scripts need no backend in this process
-        versions.setdefault("TORCH", services.scripts.framework_version)
+def _backends(services: Services, whole: Whole) -> dict[str, object]:
+    versions = whole.union("backends")
+    framework = next((version for version in whole.every("script_framework") if version is not None), None)
+    if framework is not None:  # scripts need no backend in this process
+        versions.setdefault("TORCH", framework)
     own = [name for name in _VERSION_FIELDS if name in versions]
     others = sorted(versions.keys() - _VERSION_FIELDS.keys())
     fields: dict[str, object] = {}
     for name in [*own, *others]:
         fields[_VERSION_FIELDS.get(name, f"ai_{name}_version")] = versions[name]
         if name == "ONNX":
-            fields |= _onnx(services)
+            fields |= _onnx(whole)
     return fields
 
 
-def _script_queues(services: Services) -> list[str]:
-    """INFO's names for devices that only scripts use. Their workers are processes, not threads of this one, so they
-    have no CPU time here.
-    """
-    devices = dict.fromkeys(held.device.upper() for place, held in services.keys.entries() if place.kind is Kind.SCRIPT)
-    threads = range(1, services.engine.settings.threads_per_queue + 1)
-    known = services.engine.snapshot().queues
-    return [f"ai_queue_{name}_bthread_n{i}_used_cpu_total" for name in devices if name not in known for i in threads]
-
-
-def _onnx(services: Services) -> dict[str, object]:
+def _onnx(whole: Whole) -> dict[str, object]:
     """RedisAI counts the bytes and calls of its own allocator under ONNX Runtime. This server has none, so `memory` is
     the size of the loaded models, and `access_num` counts loads and executions, which make the runtime allocate.
     """
-    engine = services.engine.snapshot()
-    threads = sum(queue.threads for queue in engine.queues.values()) + len(_script_queues(services))
+    engine = whole.engine
+    threads = sum(queue.threads for queue in engine.queues.values()) + len(whole.listed("script_queues"))
     on_cpu = [model for model in engine.models if model.backend == "ONNX" and model.device.upper().startswith("CPU")]
     return {
         "ai_onnxruntime_memory": sum(model.nbytes for model in on_cpu),
@@ -105,22 +111,12 @@ def _onnx(services: Services) -> dict[str, object]:
     }
 
 
-def _cpu(services: Services) -> dict[str, object]:
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    of_thread = getattr(resource, "RUSAGE_THREAD", None)  # not on macOS
-    main = resource.getrusage(of_thread) if of_thread is not None else None
-    fields: dict[str, object] = {
-        "ai_self_used_cpu_sys": _seconds(own.ru_stime),
-        "ai_self_used_cpu_user": _seconds(own.ru_utime),
-        "ai_children_used_cpu_sys": _seconds(children.ru_stime),
-        "ai_children_used_cpu_user": _seconds(children.ru_utime),
-        "ai_main_thread_used_cpu_sys": _seconds(main and main.ru_stime),
-        "ai_main_thread_used_cpu_user": _seconds(main and main.ru_utime),
-    }
-    for name, seconds in services.engine.snapshot().worker_cpu_s.items():
-        fields[name] = _seconds(seconds)
-    return fields | dict.fromkeys(_script_queues(services), "N/A")
+def _cpu(services: Services, whole: Whole) -> dict[str, object]:
+    seconds = whole.counts["cpu"]
+    fields: dict[str, object] = {f"ai_{name}": _seconds(seconds.get(name)) for name in _CPU_FIELDS}
+    for name, value in whole.engine.worker_cpu_s.items():
+        fields[name] = _seconds(value)
+    return fields | {name: "N/A" for name in whole.listed("script_queues") if name not in fields}
 
 
 def _seconds(value: float | None) -> str:

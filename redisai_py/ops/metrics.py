@@ -1,9 +1,10 @@
 """The numbers for Prometheus, read from the engine on request, so runs count nothing extra for them.
 
 There are two steps. `gather` reads what only the event loop's thread may read, in slices, so that no client waits for
-it; `families` turns that into metrics, on any thread. The number of labels is bounded: a model or script is labelled by
-the key where it was last seen, and only the most recently used have labels. A counter restarts at 0 when its key is
-stored again, and by AI.INFO RESETSTAT. docs/metrics.md lists all metrics; a test compares.
+it, and asks the server's other front doors; `families` turns that into metrics, on any thread. The number of labels is
+bounded: a model or script is labelled by the key where it was last seen, and only the most recently used have labels. A
+counter restarts at 0 when its key is stored again, and by AI.INFO RESETSTAT. docs/metrics.md lists all metrics; a test
+compares.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from redisai_py.engine.stats import RunStats
 from redisai_py.errors import UpstreamError
 from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
-from redisai_py.ops.cache_metrics import Cache, cache_families, cache_of, time_buckets
+from redisai_py.ops.cache_metrics import Cache, cache_families, cache_of, cache_of_tally, time_buckets
 from redisai_py.ops.keymap import key_text
+from redisai_py.ops.process_metrics import process_families
+from redisai_py.ops.tallies import MOST_LABELLED, ClientFigures, cache_topic, server_state
+from redisai_py.ops.whole import Whole, whole_server
 
 __all__ = ["Clients", "Figures", "Metrics", "Program", "families", "gather"]
 
@@ -37,8 +41,6 @@ _SLICE = 8
 _LABELS = ("model", "db", "device", "backend")
 _SCRIPT_LABELS = ("script", "db", "device")
 _LONGEST_LABEL = 200
-_MOST_LABELLED = 500
-"""Maximum number of keys with their own labels, the most recently used."""
 _ROW_BUCKETS = [2**i for i in range(11)]
 
 
@@ -82,6 +84,8 @@ class Figures:
     scripts: Sequence[Program]
     caches: Sequence[Cache] = ()
     cache_local_bytes: int = 0
+    cpu_s: float = 0.0
+    pids: Sequence[int] = ()
 
 
 class Clients(Protocol):
@@ -95,56 +99,69 @@ class Clients(Protocol):
 
 
 async def gather(services: Services, clients: Clients, obstacles: Callable[[], list[str]]) -> Figures:
-    """Read everything, yielding to other work between slices, and send Redis a PING."""
+    """Read everything, yielding to other work between slices, and send Redis a PING.
+
+    Raises: RedisAIError: the server's other front doors cannot be asked.
+    """
     try:
         ping_s: float | None = await services.control.ping()
     except UpstreamError:
         ping_s = None
-    models, scripts = await _programs(services)
-    counters = services.counters
+    own = server_state(services, ClientFigures(len(clients), clients.private_connections), obstacles())
+    whole = await whole_server(services, own, with_programs=True)
+    models, scripts = await _programs(services, whole)
+    counts = whole.counts
     return Figures(
-        ready=ping_s is not None and not obstacles(),
+        ready=ping_s is not None and not whole.obstacles,
         ping_s=ping_s,
-        connections=_connections(services, clients),
-        clients=len(clients),
-        clients_total=counters.accepted,
-        refused_clients=counters.refused,
-        commands=counters.commands,
-        internal_errors=counters.internal_errors,
-        engine=services.engine.snapshot(),
-        loaded_limit_bytes=services.engine.settings.loaded_models_limit_bytes,
-        script_waiting=services.scripts.queue_depths(),
-        script_workers=len(services.scripts.worker_pids()),
-        backends=services.engine.backend_versions(),
+        connections=whole.summed("connections"),
+        clients=whole.total("clients"),
+        clients_total=counts["accepted"],
+        refused_clients=counts["refused"],
+        commands=counts["commands"],
+        internal_errors=counts["internal_errors"],
+        cpu_s=counts["cpu"]["self_used_cpu_user"] + counts["cpu"]["self_used_cpu_sys"],
+        engine=whole.engine,
+        loaded_limit_bytes=whole.total("limit"),
+        script_waiting=whole.summed("script_waiting"),
+        script_workers=whole.total("script_workers"),
+        backends=whole.union("backends"),
         models=models,
         scripts=scripts,
-        caches=_caches(services),
-        cache_local_bytes=services.predictions.local.size_bytes,
+        caches=_caches(services, whole),
+        cache_local_bytes=whole.total("local_bytes"),
+        pids=() if services.siblings.alone else whole.every("pid"),
     )
 
 
-def _caches(services: Services) -> list[Cache]:
-    known = services.predictions.ledgers()[-_MOST_LABELLED:]
-    return [cache_of((_label(key), str(database)), ledger) for database, key, ledger in known]
+def _caches(services: Services, whole: Whole) -> list[Cache]:
+    found = []
+    for (database, key), active in whole.caches().items():
+        labels = (_label(key), str(database))
+        ledger = services.predictions.ledger(database, key)
+        if services.siblings.alone and ledger is not None:
+            found.append(cache_of(labels, ledger))
+        else:
+            found.append(cache_of_tally(labels, whole.figures.get(cache_topic(database, key), {}), active))
+    return found[-MOST_LABELLED:]
 
 
-async def _programs(services: Services) -> tuple[list[Program], list[Program]]:
+async def _programs(services: Services, whole: Whole) -> tuple[list[Program], list[Program]]:
     found: dict[Kind, dict[tuple[str, ...], Program]] = {Kind.MODEL: {}, Kind.SCRIPT: {}}
-    snapshot = services.engine.snapshot()
-    loaded = {model.model_id: model for model in snapshot.models}
-    quarantined = snapshot.isolation.quarantined
-    for i, (place, held) in enumerate(services.keys.entries()[-_MOST_LABELLED:]):
+    loaded = {model.model_id: model for model in whole.engine.models}
+    quarantined = whole.engine.isolation.quarantined
+    for i, (kind, database, key, identity, backend, device) in enumerate(whole.places()[-MOST_LABELLED:]):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
-        labels: tuple[str, ...] = (_label(place.key), str(place.database), held.device)
-        if place.kind is Kind.SCRIPT:
-            found[Kind.SCRIPT][labels] = Program(labels, services.script_stats.snapshot(held.identity))
+        labels: tuple[str, ...] = (_label(key), str(database), device)
+        stats = whole.run_stats(services, kind, identity)
+        if kind is Kind.SCRIPT:
+            found[Kind.SCRIPT][labels] = Program(labels, stats)
             continue
-        labels = (*labels, held.backend)
-        model = loaded.get(held.identity)
+        labels = (*labels, backend)
+        model = loaded.get(identity)
         size, unfinished = (model.nbytes, model.unfinished) if model is not None else (0, 0)
-        stats = services.engine.stats(held.identity)
-        found[Kind.MODEL][labels] = Program(labels, stats, size, unfinished, held.identity in quarantined)
+        found[Kind.MODEL][labels] = Program(labels, stats, size, unfinished, identity in quarantined)
     return list(found[Kind.MODEL].values()), list(found[Kind.SCRIPT].values())
 
 
@@ -156,24 +173,21 @@ def _label(key: bytes) -> str:
     return f"{text[:_LONGEST_LABEL]}...{hashlib.sha256(key).hexdigest()[:12]}"
 
 
-def _connections(services: Services, clients: Clients) -> dict[str, int]:
-    shared, dedicated = services.accesses.connection_counts()
-    return {"shared": shared, "dedicated": dedicated, "private": clients.private_connections}
-
-
 class Metrics(Collector):
     """Figures in the form that prometheus_client's encoders expect."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
-        self._process = ProcessCollector(registry=None)
 
     def collect(self) -> Iterator[Metric]:
         """Our metrics, then those of the process."""
         for family in families(self._figures):
             family.samples = _Samples(family.samples)
             yield family
-        yield from self._process.collect()
+        if self._figures.pids:
+            yield from process_families(self._figures.pids, self._figures.cpu_s)
+        else:
+            yield from ProcessCollector(registry=None).collect()
 
 
 class _Samples(list[Any]):

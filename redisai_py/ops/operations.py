@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 import structlog
 from prometheus_client.exposition import choose_encoder
 
-from redisai_py.errors import UpstreamError
+from redisai_py.errors import RedisAIError
 from redisai_py.frontdoor.services import Services
+from redisai_py.ops.answers import keep_told
 from redisai_py.ops.cache_rules import keep_rules
 from redisai_py.ops.http import HttpEndpoint, Response
 from redisai_py.ops.metrics import Clients, Metrics, gather
 from redisai_py.ops.preload import Preload
 from redisai_py.ops.sweep import keep_house
+from redisai_py.ops.tallies import ClientFigures, server_state
+from redisai_py.ops.whole import whole_server
 from redisai_py.serve.preflight import StartError
 from redisai_py.upstream.pulse import Pulse
 
@@ -36,12 +40,18 @@ class Operations:
     """Started before the first client is accepted, ended after the last one has left."""
 
     def __init__(
-        self, services: Services, clients: Clients, preload: Preload, obstacles: Callable[[], list[str]]
+        self,
+        services: Services,
+        clients: Clients,
+        preload: Preload,
+        obstacles: Callable[[], list[str]],
+        http: Sequence[socket.socket] = (),
     ) -> None:
         self._services = services
         self._clients = clients
         self._preload = preload
         self._obstacles = obstacles
+        self._http_sockets = http
         self._http: HttpEndpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -51,13 +61,14 @@ class Operations:
         if config.http:
             self._http = HttpEndpoint({"/metrics": self._metrics, "/healthz": self._healthy, "/readyz": self._ready})
             try:
-                await self._http.listen(config.http_host, config.http)
+                await self._http.listen(config.http_host, config.http, self._http_sockets)
             except OSError as error:
                 why = error.strerror or error
                 raise StartError(f"cannot listen on {config.http_host} port {config.http} for HTTP: {why}") from error
             logger.info("serving HTTP", host=config.http_host, port=config.http)
         self._begin(keep_house(self._services))
         self._begin(keep_rules(self._services))
+        self._begin(keep_told(self._services))
         self._begin(Pulse(self._services.dialer).beat())
 
     async def preload(self) -> None:
@@ -72,6 +83,11 @@ class Operations:
         task.add_done_callback(_report_failure)
         self._tasks.append(task)
 
+    async def end_http(self) -> None:
+        """Answer no more: another process does."""
+        if self._http is not None:
+            await self._http.close()
+
     async def close(self) -> None:
         """End all services."""
         await self._preload.close()
@@ -83,7 +99,10 @@ class Operations:
 
     async def _metrics(self, headers: Mapping[str, str]) -> Response:
         encode, content_type = choose_encoder(headers.get("accept", ""))
-        figures = await gather(self._services, self._clients, self._obstacles)
+        try:
+            figures = await gather(self._services, self._clients, self._obstacles)
+        except RedisAIError as error:
+            return Response(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode())
         body = await asyncio.get_running_loop().run_in_executor(None, partial(encode, Metrics(figures)))
         return Response(HTTPStatus.OK, body, content_type)
 
@@ -93,10 +112,13 @@ class Operations:
 
     async def _ready(self, headers: Mapping[str, str]) -> Response:
         """Whether clients should use this server; if not, one line per reason."""
+        services, clients = self._services, self._clients
+        figures = ClientFigures(len(clients), clients.private_connections)
         obstacles = self._obstacles()
         try:
-            await self._services.control.ping()
-        except UpstreamError as error:
+            obstacles = (await whole_server(services, server_state(services, figures, obstacles))).obstacles
+            await services.control.ping()
+        except RedisAIError as error:
             obstacles.append(str(error).removeprefix("ERR "))
         if not obstacles:
             return Response(HTTPStatus.OK, b"ok\n")

@@ -40,6 +40,8 @@ class Lifeline:
     """
 
     def __init__(self, suspects: frozenset[bytes] = frozenset(), careful: bool = False) -> None:
+        self.replaced = False
+        """Another process serves in place of this one, which is about to stop."""
         self.suspects = suspects
         self.careful = careful
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import LoadedModel
@@ -14,6 +14,7 @@ from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, Overloaded, RedisAIError
 from redisai_py.model import Kind, Model, Script, identified
 from redisai_py.ops.keymap import Held, KeyMap, Place
+from redisai_py.ops.siblings import ALONE, Siblings
 from redisai_py.pending import Pending
 from redisai_py.store.store import Store
 
@@ -26,14 +27,27 @@ _DIGESTED_HERE = 256 * 1024
 """Maximum bytes of a blob that the event loop hashes itself, in 0.2 ms."""
 
 
+def _named(place: Place) -> dict[str, Any]:
+    """For the other processes of this server."""
+    return {"of": place.kind.name, "database": place.database, "key": place.key.hex()}
+
+
 class Programs:
     """The engine's models and the counters of scripts, by key. Thread: the event loop's."""
 
-    def __init__(self, engine: Engine, script_stats: StatsTable, keys: KeyMap, event_log: EventLog) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        script_stats: StatsTable,
+        keys: KeyMap,
+        event_log: EventLog,
+        siblings: Siblings = ALONE,
+    ) -> None:
         self._engine = engine
         self._script_stats = script_stats
         self._keys = keys
         self._event_log = event_log
+        self._siblings = siblings
         self._under_way: set[str] = set()
         self._reading: dict[tuple[Place, str], list[Pending[LoadedModel | None]]] = {}
 
@@ -86,7 +100,11 @@ class Programs:
         A key with an id that was seen elsewhere (renamed or copied) is read once, because the id alone proves nothing.
         """
         identity = self._keys.identity(place, stored_id)
-        if identity is not None or not self._keys.has_met(stored_id):
+        if identity is None and not self._siblings.alone:
+            identity, met = await self._known_to_others(place, stored_id)
+        else:
+            met = False
+        if identity is not None or not (met or self._keys.has_met(stored_id)):
             return identity
         known = self._keys.held(place)
         program: Model | Script
@@ -96,6 +114,12 @@ class Programs:
             program = await self.identified(await store.model_with_blob(place.key))
         self.met(place, program, known)
         return program.identity
+
+    async def _known_to_others(self, place: Place, stored_id: str) -> tuple[str | None, bool]:
+        """The identity, if another process has read this id under that key; whether one has read it anywhere."""
+        what = {"kind": "identity", **_named(place), "id": stored_id}
+        replies = [reply for reply in (await self._siblings.ask(what, {})).replies if reply is not None]
+        return next((known for known, _ in replies if known), None), any(met for _, met in replies)
 
     async def load_read(self, place: Place, model: Model, known: Held | None) -> LoadedModel:
         """`load` a model that was just read (see `met`); unload it at once if the key has another one by then."""
@@ -143,11 +167,14 @@ class Programs:
         if self._keys.held(place) == known:
             self.holds(place, program)
 
-    def gone(self, place: Place) -> None:
-        """The key was deleted."""
+    def gone(self, place: Place, told: bool = False) -> None:
+        """The key was deleted. told: by another process of this server, so all know."""
+        held = self._keys.held(place)
         before = self._keys.forget(place)
         if before is not None:
-            self._unload(place, before, "deleted")
+            self._unload(place, before, "deleted", told=told)
+        elif held is None and not told and not self._siblings.alone:
+            self._siblings.note({"kind": "forget", **_named(place), "identity": None, "topic": ""})
 
     def missed(self, place: Place) -> None:
         """The key is gone or holds something else. It may have been renamed, so counters are kept."""
@@ -155,7 +182,10 @@ class Programs:
         if before is not None:
             self._unload(place, before, "its key is gone", keep_counters=True)
 
-    def _unload(self, place: Place, identity: str, why: str, keep_counters: bool = False) -> None:
+    def _unload(self, place: Place, identity: str, why: str, keep_counters: bool = False, told: bool = False) -> None:
+        if not keep_counters and not told:
+            topic = f"{place.kind.name} {identity}"
+            self._siblings.note({"kind": "forget", **_named(place), "identity": identity, "topic": topic})
         if place.kind is Kind.SCRIPT:
             if not keep_counters:
                 self._script_stats.forget(identity)

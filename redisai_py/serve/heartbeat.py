@@ -2,6 +2,8 @@
 
 The supervisor first sends its orders, one line of JSON. The server sends one word per line, some with an argument:
 
+    serving          clients are accepted
+    draining         clients are no longer accepted; the process is about to end
     alive            once a second, from the event loop, so a blocked loop stops it
     ready            clients are served, and all preloads have been tried
     loading KEY      the model at KEY (hexadecimal) is being preloaded
@@ -22,7 +24,19 @@ from pathlib import Path
 
 from redisai_py.config import Config
 
-__all__ = ["ALIVE", "INTERVAL_S", "LOADED", "LOADING", "READY", "RESTART_STATUS", "Orders", "Progress", "Silence"]
+__all__ = [
+    "ALIVE",
+    "DRAINING",
+    "INTERVAL_S",
+    "LOADED",
+    "LOADING",
+    "READY",
+    "RESTART_STATUS",
+    "SERVING",
+    "Orders",
+    "Progress",
+    "Silence",
+]
 
 INTERVAL_S = 1.0
 """Seconds between two heartbeats."""
@@ -32,6 +46,8 @@ ALIVE = b"alive"
 READY = b"ready"
 LOADING = b"loading"
 LOADED = b"loaded"
+SERVING = b"serving"
+DRAINING = b"draining"
 
 _LONGEST_TICK = 2.0
 """Maximum duration of one check, in intervals. Beyond that, the checking process itself was stopped or asleep."""
@@ -45,24 +61,30 @@ class Orders:
 
     suspects: keys not to preload, because a process ended or hung while it loaded them.
     careful: a process ended while it loaded several keys, so load one at a time to find the culprit.
+    name: of the process, in its log lines.   door: its number among several, 0 if it is the only one.
+    seat: its row in `ClientBytes`.
     """
 
     config: Config
     suspects: frozenset[bytes] = frozenset()
     careful: bool = False
+    name: str = "server"
+    door: int = 0
+    seat: int = 0
 
     def to_line(self) -> bytes:
         """One line for `from_line`."""
         suspects = sorted(key.hex() for key in self.suspects)
         orders = {"config": self.config.to_json(), "suspects": suspects, "careful": self.careful}
-        return json.dumps(orders).encode() + b"\n"
+        return json.dumps({**orders, "name": self.name, "door": self.door, "seat": self.seat}).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Orders:
         """The inverse of `to_line`."""
         orders = json.loads(line)
         suspects = frozenset(map(bytes.fromhex, orders["suspects"]))
-        return cls(Config.from_json(orders["config"]), suspects, orders["careful"])
+        config = Config.from_json(orders["config"])
+        return cls(config, suspects, orders["careful"], orders["name"], orders["door"], orders["seat"])
 
 
 class Silence:

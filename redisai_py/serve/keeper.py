@@ -1,8 +1,9 @@
-"""The supervisor's view of the server's process: started, monitored, killed if silent, restarted.
+"""The supervisor's view of one server process: started, monitored, killed if silent, restarted.
 
 Rules: the process has its own session, so Ctrl-C does not reach it. Nothing that it leaves behind survives it. A model
 that was being preloaded when a process ended or hung is not preloaded by the next one, so no model can prevent the
-start. See `redisai_py.serve.heartbeat` for the protocol, and docs/adr/0001.
+start. See `redisai_py.serve.heartbeat` for the protocol, `redisai_py.serve.doors` for all processes of a server, and
+docs/adr/0001.
 """
 
 from __future__ import annotations
@@ -15,16 +16,29 @@ import socket
 import subprocess
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
 from redisai_py.config import Config
 from redisai_py.serve.backoff import Backoff
-from redisai_py.serve.heartbeat import INTERVAL_S, LOADED, LOADING, READY, RESTART_STATUS, Orders, Progress, Silence
+from redisai_py.serve.heartbeat import (
+    DRAINING,
+    INTERVAL_S,
+    LOADED,
+    LOADING,
+    READY,
+    RESTART_STATUS,
+    SERVING,
+    Orders,
+    Progress,
+    Silence,
+)
 from redisai_py.serve.preflight import StartError
 
-__all__ = ["ServerKeeper"]
+__all__ = ["Lines", "ServerKeeper", "Suspects"]
 
 _STOP_GRACE_S = 5.0
 """Seconds the server may take to close everything after the drain."""
@@ -34,14 +48,58 @@ _DUMP_S = 0.5
 log = structlog.get_logger()
 
 
+class Lines(Protocol):
+    """What a process inherits besides its control line, and who is told how it is."""
+
+    name: str
+    door: int
+    seat: int
+
+    async def open(self, broken: Callable[[], object]) -> dict[str, list[int]]:
+        """File descriptors for a process about to start, by name. broken: to be called if it has to be killed."""
+
+    def opened(self) -> None:
+        """The process has its copies of them."""
+
+    def says(self, word: bytes) -> None:
+        """The process said this (`redisai_py.serve.heartbeat`)."""
+
+    def silent(self, silent: bool) -> None:
+        """The process has, or has not, given a sign of life in the last interval."""
+
+    def ended(self) -> None:
+        """The process has ended."""
+
+
+@dataclass
+class Suspects:
+    """Models that are not to be preloaded; what one keeper finds out, all know.
+
+    all: every model is to be preloaded, not those that are named.   careful: see `Orders`.
+    """
+
+    all: bool = False
+    keys: set[bytes] = field(default_factory=set)
+    careful: bool = False
+
+    def add(self, preloading: set[bytes]) -> None:
+        """These were being preloaded when a process ended."""
+        if len(preloading) > 1 and not self.careful and not self.all:
+            self.careful = True  # keys that are named must load: it takes one more start to clear the innocent ones
+            return
+        keys = [key.decode("utf-8", "backslashreplace") for key in sorted(preloading)]
+        log.error("the server's process ended while it preloaded models; they are left to their first run", keys=keys)
+        self.keys |= preloading
+
+
 class ServerKeeper:
-    """The server's process, restarted when it dies.
+    """One process, restarted when it dies.
 
     Args: hurry: set when a stop must not wait any longer.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], config: Config, hurry: asyncio.Event) -> None:
-        self._listeners = listeners
+    def __init__(self, lines: Lines, config: Config, hurry: asyncio.Event, suspects: Suspects) -> None:
+        self._lines = lines
         self._drain_timeout_s = config.drain_timeout_s
         self._stall_timeout_s = config.stall_timeout_s
         self._hurry = hurry
@@ -53,14 +111,12 @@ class ServerKeeper:
         self._heard = False
         self._hung = False
         self._preloading: set[bytes] = set()
-        self._suspects: set[bytes] = set()
-        self._careful = False
-        self._preloads_all = "all" in config.preload
+        self._suspects = suspects
 
     async def spawn(self) -> None:
         """Start the process; it imports its modules and waits for its orders."""
         ours, theirs = socket.socketpair()
-        fds = [listener.fileno() for listener in self._listeners]
+        fds = {"control": [theirs.fileno()], **await self._lines.open(self._kill)}
         with theirs:
             self._reader, self._writer = await asyncio.open_connection(sock=ours)
             self._process = await asyncio.create_subprocess_exec(
@@ -68,12 +124,12 @@ class ServerKeeper:
                 "-P",  # do not import from the working directory
                 "-m",
                 "redisai_py.serve.server_process",
-                ",".join(map(str, fds)),
-                str(theirs.fileno()),
+                *(f"{name}={','.join(map(str, numbers))}" for name, numbers in fds.items()),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                pass_fds=(*fds, theirs.fileno()),
+                pass_fds=[number for numbers in fds.values() for number in numbers],
             )
+        self._lines.opened()
         self._ready.clear()
         self._heard = self._hung = False
         self._preloading.clear()
@@ -108,15 +164,16 @@ class ServerKeeper:
             if await self._become_ready(config):
                 log.info("the server is back", after_s=round(clock() - died, 2))
 
-    async def stop(self) -> None:
-        """Drain and end it; kill it if it exceeds the drain timeout plus a margin, or on `hurry`."""
-        # Then only the server's own copies are left, and it stops accepting when it closes them.
-        for listener in self._listeners:
-            listener.close()
+    async def stop(self, replaced: bool = False) -> None:
+        """Drain and end it; kill it if it exceeds the drain timeout plus a margin, or on `hurry`.
+
+        Args: replaced: another process serves already.
+        """
+        self._lines.says(DRAINING)
         process = self._process
         if process is None or process.returncode is not None:
             return
-        process.terminate()
+        process.send_signal(signal.SIGUSR2 if replaced else signal.SIGTERM)
         waits = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._hurry.wait())]
         await asyncio.wait(waits, timeout=self._drain_timeout_s + _STOP_GRACE_S, return_when=asyncio.FIRST_COMPLETED)
         waits[1].cancel()
@@ -130,7 +187,9 @@ class ServerKeeper:
         """Send the orders and wait until the server is ready; False if its process ended instead."""
         if self._reader is None or self._writer is None or self._process is None:
             raise RuntimeError("start() before spawn()")
-        self._writer.write(Orders(config, frozenset(self._suspects), self._careful).to_line())
+        suspects, lines = self._suspects, self._lines
+        orders = Orders(config, frozenset(suspects.keys), suspects.careful, lines.name, lines.door, lines.seat)
+        self._writer.write(orders.to_line())
         listening = asyncio.create_task(self._listen(self._reader))
         ready = asyncio.create_task(self._ready.wait())
         self._watching = [listening, asyncio.create_task(self._watch(self._process))]
@@ -150,6 +209,8 @@ class ServerKeeper:
                     self._preloading.add(bytes.fromhex(argument.decode()))
                 elif word == LOADED:
                     self._preloading.discard(bytes.fromhex(argument.decode()))
+                if word in (READY, SERVING, DRAINING):
+                    self._lines.says(word)
 
     async def _watch(self, process: Process) -> None:
         """Kill the process if it is silent for too long after its first heartbeat."""
@@ -163,6 +224,7 @@ class ServerKeeper:
             share = 1.0 if self._heard else progress.share()
             if silence.look(clock(), self._heard or not began, share):
                 break
+            self._lines.silent(began and not self._heard)
             self._heard = False
         if process.returncode is not None:
             return
@@ -184,15 +246,13 @@ class ServerKeeper:
 
     def _suspect(self) -> bool:
         """Remember the models that were being preloaded when the process ended; False if there were none."""
-        if not self._preloading:
-            return False
-        if len(self._preloading) > 1 and not self._careful and not self._preloads_all:
-            self._careful = True  # named keys must load, so one more start finds the innocent ones
-            return True
-        keys = [key.decode("utf-8", "backslashreplace") for key in sorted(self._preloading)]
-        log.error("the server's process ended while it preloaded models; they are left to their first run", keys=keys)
-        self._suspects |= self._preloading
-        return True
+        if self._preloading:
+            self._suspects.add(set(self._preloading))
+        return bool(self._preloading)
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     def _sweep(self) -> None:
         """Kill leftover processes: a looping script would never notice that its server is gone."""
@@ -203,3 +263,4 @@ class ServerKeeper:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+        self._lines.ended()

@@ -20,18 +20,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from redisai_py.config import Config
 from redisai_py.serve.preflight import StartError
 
-__all__ = ["address_text", "bind", "held", "is_local"]
+__all__ = ["address_text", "bind", "bind_http", "held", "is_local"]
 
 _RELEASE_S = 2.0
 _RETRY_S = 0.05
 _PROBE_S = 1.0
+_HTTP_BACKLOG = 100
 _LONGEST_PATH = 103
 """The kernel's limit on a unix socket's path is 108 bytes on Linux, 104 on macOS, with the final NUL."""
 _MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 _WILDCARDS = {"*": "0.0.0.0", "::*": "::"}
+
+log = structlog.get_logger()
 
 
 class _InUseError(Exception):
@@ -53,6 +58,33 @@ async def bind(config: Config) -> list[socket.socket]:
             if time.monotonic() > deadline:
                 raise StartError(str(error)) from error
         await asyncio.sleep(_RETRY_S)
+
+
+async def bind_http(config: Config) -> list[socket.socket]:
+    """The listening sockets of `--http`, none without it; a predecessor is waited for as in `bind`.
+
+    Raises: StartError: the port cannot be had.
+    """
+    deadline = time.monotonic() + _RELEASE_S
+    while True:
+        try:
+            return _bind_http(config) if config.http else []
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                why = f"cannot listen on {config.http_host} port {config.http} for HTTP: {error.strerror or error}"
+                log.error("cannot start", reason=why)
+                raise StartError(why) from error
+        await asyncio.sleep(_RETRY_S)
+
+
+def _bind_http(config: Config) -> list[socket.socket]:
+    with contextlib.ExitStack() as undo:
+        bound = [
+            undo.enter_context(_bind_address(family, (address[0], config.http, *address[2:]), True, _HTTP_BACKLOG))
+            for family, address in _resolved(config.http_host)
+        ]
+        undo.pop_all()
+    return bound
 
 
 def address_text(listener: socket.socket) -> str:

@@ -1,11 +1,14 @@
 """The server's process, started and restarted by `redisai serve`. Not a command for users.
 
-    python -m redisai_py.serve.server_process LISTENER[,LISTENER ...] CONTROL
+    python -m redisai_py.serve.server_process NAME=NUMBER[,NUMBER ...] ...
 
-LISTENER is the file descriptor of a listening socket. CONTROL is that of a socket to the supervisor, which carries the
-orders and the heartbeats (`redisai_py.serve.heartbeat`). The orders contain credentials, so they are neither an
-argument nor in the environment. SIGTERM drains and ends the process. So does the end of CONTROL: the supervisor is
-gone, and its successor will need the port. SIGUSR1 writes the Python stacks of all threads to standard error.
+The numbers are file descriptors. `control` is a socket to the supervisor, which carries the orders and the heartbeats
+(`redisai_py.serve.heartbeat`). `listeners` and `http` are listening sockets. Each of several front doors has three
+more: `arrivals` (`redisai_py.serve.acceptor`), `siblings` (`redisai_py.serve.hub`) and `client_bytes`
+(`redisai_py.serve.client_bytes`). The orders contain credentials, so they are neither an argument nor in the
+environment. SIGTERM drains and ends the process. So does the end of `control`: the supervisor is gone, and its
+successor will need the port. SIGUSR2 does the same if a new process has taken over. SIGUSR1 writes the Python stacks of
+all threads to standard error.
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ import uvloop
 
 from redisai_py.config import Config
 from redisai_py.errors import UpstreamError
+from redisai_py.frontdoor.among import Among
 from redisai_py.frontdoor.server import Ended, serve
 from redisai_py.ops.preload import Lifeline
 from redisai_py.serve import log
+from redisai_py.serve.client_bytes import ClientBytes
 from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S, READY, RESTART_STATUS, Orders
 from redisai_py.serve.preflight import StartError
 
@@ -45,19 +50,19 @@ def main() -> int:
     """Serve until told to stop. Returns the exit status."""
     faulthandler.enable()  # logs the Python stack if a framework crashes
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # also in a hung process, whoever holds the GIL
-    listeners = [socket.socket(fileno=int(number)) for number in sys.argv[1].split(",")]
-    control = socket.socket(fileno=int(sys.argv[2]))
+    inherited = _inherited(sys.argv[1:])
+    control = socket.socket(fileno=inherited["control"][0])
     line = _read_line(control)
     if not line:
         return 0
     orders = Orders.from_line(line)
     config = orders.config
-    log.configure(config.log_level, config.log_format, process="server")
+    log.configure(config.log_level, config.log_format, process=orders.name)
     _allow_open_files(config)
     _spare_collector()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            end = runner.run(_serve(orders, listeners, control))
+            end = runner.run(_serve(orders, inherited, control))
     except (UpstreamError, StartError) as error:
         logger.error("cannot start", reason=str(error))
         return 1
@@ -71,6 +76,12 @@ def main() -> int:
         logging.shutdown()
         os._exit(status)
     return status
+
+
+def _inherited(words: list[str]) -> dict[str, list[int]]:
+    """File descriptors by name."""
+    pairs = (word.partition("=") for word in words)
+    return {name: [int(number) for number in numbers.split(",") if number] for name, _, numbers in pairs}
 
 
 class _ControlLine(Lifeline):
@@ -91,7 +102,7 @@ class _ControlLine(Lifeline):
         loop.call_later(INTERVAL_S, self.live, loop)
 
 
-async def _serve(orders: Orders, listeners: list[socket.socket], control: socket.socket) -> Ended:
+async def _serve(orders: Orders, inherited: dict[str, list[int]], control: socket.socket) -> Ended:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -100,7 +111,20 @@ async def _serve(orders: Orders, listeners: list[socket.socket], control: socket
     loop.add_reader(control, functools.partial(_supervisor_gone, loop, control, stop))
     line = _ControlLine(control, orders)
     line.live(loop)
-    return await serve(orders.config, *listeners, stop=stop, ready=functools.partial(line.say, READY), lifeline=line)
+    loop.add_signal_handler(signal.SIGUSR2, functools.partial(_replaced, line, stop))
+    http = [socket.socket(fileno=number) for number in inherited.get("http", ())]
+    listeners = [socket.socket(fileno=number) for number in inherited.get("listeners", ())]
+    among = None
+    if "siblings" in inherited:
+        siblings, arrivals = (socket.socket(fileno=inherited[name][0]) for name in ("siblings", "arrivals"))
+        among = Among(orders.door, orders.seat, siblings, arrivals, ClientBytes(inherited["client_bytes"][0]))
+    ready = functools.partial(line.say, READY)
+    return await serve(orders.config, *listeners, stop=stop, ready=ready, lifeline=line, http=http, among=among)
+
+
+def _replaced(line: _ControlLine, stop: asyncio.Event) -> None:
+    line.replaced = True
+    stop.set()
 
 
 def _supervisor_gone(loop: asyncio.AbstractEventLoop, control: socket.socket, stop: asyncio.Event) -> None:

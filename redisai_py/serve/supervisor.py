@@ -1,9 +1,9 @@
 """`redisai serve`: the process that keeps the others running.
 
-It holds the listening sockets and the data directory, runs the private Redis if there is one, and runs the server in a
-separate process. So a native crash of a framework costs the open connections, but not the service: the server restarts
-while the listening sockets keep accepting and the private Redis keeps running. It imports no framework, numpy or server
-code. `redisai_py.serve.keeper` handles the server's process. See docs/adr/0001.
+It holds the listening sockets and the data directory, runs the private Redis if there is one, and runs the server in
+separate processes. So a native crash of a framework costs the open connections of one process, but not the service: the
+process restarts while the listening sockets keep accepting and the private Redis keeps running. It imports no
+framework, numpy or server code. `redisai_py.serve.doors` handles the server's processes. See docs/adr/0001.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import structlog
 from redisai_py.config import Config
 from redisai_py.serve.backoff import Backoff
 from redisai_py.serve.data_directory import DataDirectory
+from redisai_py.serve.doors import Doors
 from redisai_py.serve.embedded import EmbeddedRedis
-from redisai_py.serve.keeper import ServerKeeper
-from redisai_py.serve.listening import address_text, bind, held, is_local
+from redisai_py.serve.listening import address_text, bind, bind_http, held, is_local
 from redisai_py.serve.preflight import RedisFacts, StartError, check_redis
 
 __all__ = ["Started", "supervise"]
@@ -53,7 +53,7 @@ class Started:
 
 async def supervise(config: Config, announce: Callable[[Started], None]) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP, or until the private Redis is told to shut down, then drain and stop
-    everything; a second signal skips the draining.
+    everything; a second signal skips the draining. SIGUSR2 replaces the server's processes while clients are served.
 
     Args:    announce: called once, when the server is ready.
     Raises:  StartError: it cannot start, or the private Redis cannot be started again.
@@ -68,6 +68,7 @@ async def supervise(config: Config, announce: Callable[[Started], None]) -> None
             hurry.set()
 
     work = asyncio.ensure_future(_serve(config, announce, stop, hurry))
+    loop.add_signal_handler(signal.SIGUSR2, lambda: log.warning("not ready yet; no restart"))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             loop.add_signal_handler(number, stop)
@@ -92,12 +93,14 @@ async def _serve(
             stack.push_async_callback(keeper.stop)
         listeners = await bind(config)
         stack.enter_context(held(listeners))
+        http = await bind_http(config)
+        stack.enter_context(held(http))
         addresses = [address_text(listener) for listener in listeners]
         reachable = [address_text(listener) for listener in listeners if not is_local(listener)]
         if say is not None:
             say(addresses)
         # Pushed last, so stopped first, because running commands may still write.
-        server = ServerKeeper(listeners, config, hurry)
+        server = Doors(listeners, http, config, hurry)
         stack.push_async_callback(server.stop)
         # Its imports take longer than everything up to `ready`, so they run meanwhile.
         await server.spawn()
@@ -109,7 +112,8 @@ async def _serve(
         redis = keeper.redis if keeper is not None else None
         announce(Started(*_first(listeners), config, facts, redis, directory, tuple(addresses[1:]), bool(reachable)))
         async with asyncio.TaskGroup() as group:
-            group.create_task(server.keep_running(config))
+            group.create_task(server.keep_running())
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, server.restart)
             if keeper is not None:
                 await keeper.keep_running()
                 # Somebody shut it down; to them, Redis is this whole program.

@@ -1,0 +1,139 @@
+"""What a front door gets from its supervisor where it is one of several: clients, siblings, and a page of bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from redisai_py.serve.acceptor import ADMITTED
+from redisai_py.serve.client_bytes import ClientBytes, Row
+
+__all__ = ["Among", "Arrivals", "SharedBounds"]
+
+_AT_ONCE = 64
+_RETRY_S = 0.01
+_ASK_AGAIN_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """door: its number.   seat: its row in `client_bytes`.   siblings, arrivals: lines to the supervisor."""
+
+    door: int
+    seat: int
+    siblings: socket.socket
+    arrivals: socket.socket
+    client_bytes: ClientBytes
+
+
+class SharedBounds:
+    """`redisai_py.frontdoor.client_memory.Others`. Args: note: tells another front door something."""
+
+    def __init__(self, among: Among, note: Callable[[dict[str, Any]], object]) -> None:
+        self._among = among
+        self._note = note
+        self._asked_at = 0.0
+
+    def hold(self, total: int, largest: int) -> int:
+        """See `Others`."""
+        among = self._among
+        among.client_bytes.write(among.seat, Row(among.door, total, largest))
+        return sum(row.total for row in among.client_bytes.rows() if row.door != among.door)
+
+    def evict_elsewhere(self, largest: int) -> bool:
+        """See `Others`."""
+        others = [row for row in self._among.client_bytes.rows() if row.door != self._among.door]
+        most = max(others, key=lambda row: row.largest, default=None)
+        if most is None or most.largest <= largest:
+            return False
+        now = time.monotonic()
+        if now - self._asked_at > _ASK_AGAIN_S:
+            self._asked_at = now
+            self._note({"kind": "evict", "to": most.door})
+        return True
+
+
+class Arrivals:
+    """Clients that the supervisor has accepted.
+
+    Args: connection: makes a protocol for a client.   refuse: tells a client that it is one too many.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        line: socket.socket,
+        connection: Callable[[], Any],
+        refuse: Callable[[socket.socket], object],
+    ) -> None:
+        line.setblocking(False)
+        self._loop = loop
+        self._line = line
+        self._connection = connection
+        self._refuse = refuse
+        self._left = 0
+        self._starting: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Begin."""
+        self._loop.add_reader(self._line, self._receive)
+
+    def close(self) -> None:
+        """Take no more; what the supervisor has passed on already is still taken."""
+        if self._line.fileno() >= 0:
+            self._receive()
+            self._loop.remove_reader(self._line)
+
+    def left(self) -> None:
+        """A client has left."""
+        self._left += 1
+        if self._left == 1:
+            self._loop.call_soon(self._report)
+
+    def _report(self) -> None:
+        try:
+            self._left -= self._line.send(bytes(self._left))
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody counts any more
+            return
+        if self._left:
+            self._loop.call_later(_RETRY_S, self._report)
+
+    def _receive(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                word, fds, _, _ = socket.recv_fds(self._line, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                word, fds = b"", []
+            if not word:
+                self._loop.remove_reader(self._line)
+                return
+            for fd in fds:
+                self._begin(socket.socket(fileno=fd), word == ADMITTED)
+
+    def _begin(self, client: socket.socket, admitted: bool) -> None:
+        if not admitted:
+            with client, contextlib.suppress(OSError):
+                self._refuse(client)
+            return
+        client.setblocking(False)
+        task = self._loop.create_task(self._connect(client))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _connect(self, client: socket.socket) -> None:
+        try:
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(self._connection, client)
+        except OSError:  # it has left already
+            client.close()
+            self.left()

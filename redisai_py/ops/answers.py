@@ -1,0 +1,176 @@
+"""What a front door does when another front door of its server asks: tell its figures, or follow a change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from redisai_py.backend import TensorSpec
+from redisai_py.errors import BackendError
+from redisai_py.frontdoor.services import Services
+from redisai_py.model import Kind
+from redisai_py.ops.keymap import Place
+from redisai_py.ops.siblings import Reply, Siblings
+from redisai_py.ops.tallies import ClientFigures, counts_of, recent, server_state
+from redisai_py.ops.whole import own_counts
+from redisai_py.tensor import DType
+
+__all__ = ["Answers", "apply_setting", "keep_told", "program_state", "tell_all"]
+
+_INTERVAL_S = 1.0
+_TOLD_AT_ONCE = 64
+
+logger = structlog.get_logger()
+
+
+class Answers:
+    """Args: clients, obstacles: of this process.   evict: disconnect the client that holds most."""
+
+    def __init__(
+        self,
+        services: Services,
+        clients: Callable[[], ClientFigures],
+        obstacles: Callable[[], list[str]],
+        evict: Callable[[], object],
+    ) -> None:
+        self._services = services
+        self._clients = clients
+        self._obstacles = obstacles
+        self._evict = evict
+        self._kinds: dict[str, Callable[[dict[str, Any]], Reply | Coroutine[Any, Any, Reply]]] = {
+            "state": self._state,
+            "program": self._program,
+            "identity": self._identity,
+            "reset": self._reset,
+            "forget": self._forget,
+            "set": self._set,
+            "import": self._import,
+            "cache": self._cache,
+            "predictions": self._predictions,
+            "evict": self._evict_one,
+        }
+
+    def __call__(self, what: dict[str, Any]) -> Reply | Coroutine[Any, Any, Reply]:
+        return self._kinds[what["kind"]](what)
+
+    async def _state(self, what: dict[str, Any]) -> Reply:
+        services = self._services
+        topics = what["topics"]
+        figures = await own_counts(services, recent(services) if topics is None else topics)
+        return Reply(server_state(services, self._clients(), self._obstacles()), figures)
+
+    def _program(self, what: dict[str, Any]) -> Reply:
+        """What AI.INFO shows of a model or script beside its counters."""
+        services = self._services
+        identity = what["identity"]
+        return Reply(program_state(services, Kind[what["of"]], identity), counts_of(services, what["topics"]))
+
+    def _identity(self, what: dict[str, Any]) -> Reply:
+        """What this process knows of a stored id: the identity if it has read it under that key, else whether it has
+        read it anywhere.
+        """
+        keys = self._services.keys
+        place = Place(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
+        stored_id = what["id"]
+        return Reply([keys.identity(place, stored_id), keys.has_met(stored_id)])
+
+    def _reset(self, what: dict[str, Any]) -> Reply:
+        kind, identity = Kind[what["of"]], what["identity"]
+        if kind is Kind.MODEL:
+            self._services.engine.reset_stats(identity)
+        else:
+            self._services.script_stats.reset(identity)
+        return Reply(None, counts_of(self._services, [what["topic"]]))
+
+    def _forget(self, what: dict[str, Any]) -> Reply:
+        place = Place(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
+        held = self._services.keys.held(place)
+        if held is not None and what["identity"] in (None, held.identity):
+            self._services.programs.gone(place, told=what["identity"] is not None)
+        return Reply()
+
+    def _set(self, what: dict[str, Any]) -> Reply:
+        apply_setting(self._services, what["name"], what["value"])
+        return Reply()
+
+    async def _import(self, what: dict[str, Any]) -> Reply:
+        try:
+            engine = self._services.engine
+            await asyncio.get_running_loop().run_in_executor(None, engine.import_backend, what["backend"])
+        except BackendError as error:
+            logger.warning("backend not loaded", backend=what["backend"], error=str(error))
+        return Reply()
+
+    def _cache(self, what: dict[str, Any]) -> Reply:
+        return Reply(None, counts_of(self._services, what["topics"]))
+
+    def _predictions(self, what: dict[str, Any]) -> Reply:
+        """Predictions were purged: keep none of them at hand."""
+        self._services.predictions.forget(bytes.fromhex(what["prefix"]))
+        return Reply()
+
+    def _evict_one(self, what: dict[str, Any]) -> Reply:
+        self._evict()
+        return Reply()
+
+
+def program_state(services: Services, kind: Kind, identity: str) -> dict[str, Any]:
+    """How a model or script stands in this process."""
+    model = services.engine.look_at(identity) if kind is Kind.MODEL else None
+    table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
+    return {
+        "loaded": int(model is not None),
+        "loaded_bytes": 0 if model is None else model.nbytes,
+        "unfinished": 0 if model is None else model.unfinished,
+        "inputs": [] if model is None else [_tensor(spec) for spec in model.input_specs],
+        "outputs": [] if model is None else [_tensor(spec) for spec in model.output_specs],
+        "stateful": int(model is not None and model.stateful),
+        "merged_kinds": 0 if model is None else model.merged_kinds,
+        "not_merged": "" if model is None else model.not_merged,
+        "process": 0 if model is None else model.process,
+        "quarantine": services.engine.quarantine(identity) if kind is Kind.MODEL else "",
+        "last_error": table(identity).last_error,
+    }
+
+
+def _tensor(spec: TensorSpec) -> list[Any]:
+    """Name, element type and dimensions; -1 for a dimension that is open, None for what the model does not say."""
+    dtype = None if spec.dtype is None else DType.from_numpy(spec.dtype)
+    kind = dtype.wire_name.decode() if dtype is not None else spec.says or None
+    shape = None if spec.shape is None else [-1 if dim is None else dim for dim in spec.shape]
+    return [spec.name, kind, shape]
+
+
+def apply_setting(services: Services, name: str, value: str | int) -> None:
+    """Change what AI.CONFIG changes, in this process."""
+    if name == "MODEL_CHUNK_SIZE":
+        services.settings.model_chunk_size = int(value)
+    else:
+        services.settings.backends_path = str(value)
+
+
+async def keep_told(services: Services) -> None:
+    """Tell what has changed, each second, until cancelled."""
+    siblings = services.siblings
+    told: dict[str, Any] = {}
+    while not siblings.alone:
+        await asyncio.sleep(_INTERVAL_S)
+        counts = await own_counts(services, recent(services))
+        changed = {topic: tally for topic, tally in counts.items() if told.get(topic) != tally}
+        told = counts
+        _tell(siblings, changed)
+
+
+def tell_all(services: Services) -> None:
+    """Tell everything: this process is about to end."""
+    if not services.siblings.alone:
+        _tell(services.siblings, counts_of(services, recent(services)))
+
+
+def _tell(siblings: Siblings, counts: dict[str, Any]) -> None:
+    topics = list(counts)
+    for at in range(0, len(topics), _TOLD_AT_ONCE):
+        siblings.tell({topic: counts[topic] for topic in topics[at : at + _TOLD_AT_ONCE]})

@@ -1,0 +1,186 @@
+"""The other front doors of this server, if it has several: asked through the supervisor (`redisai_py.serve.hub`).
+
+A question goes to all others; the answer has their replies, and the sums of what they and those that have ended have
+counted. Who asks sends its own counts along and adds them to those sums. Thread: the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from redisai_py.errors import ProtocolError, RedisAIError
+from redisai_py.pending import Pending
+from redisai_py.serve.messages import LONGEST, Unpacker, pack
+
+__all__ = ["ALONE", "Answer", "Handler", "LinkedSiblings", "Reply", "Siblings"]
+
+_PATIENCE_S = 5.0
+"""The supervisor answers after a second at the latest, unless it is stopped itself."""
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """replies: of the others that answered.   figures: by topic, the sums of all others, those that have ended too."""
+
+    replies: list[Any] = field(default_factory=list)
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a front door answers another.   figures: its counts, by topic."""
+
+    reply: Any = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+Handler = Callable[[dict[str, Any]], Reply | Coroutine[Any, Any, Reply]]
+
+
+class Siblings:
+    """None: this process is the whole server."""
+
+    alone = True
+
+    def ask(self, what: dict[str, Any], figures: Mapping[str, Any]) -> Pending[Answer]:
+        """Ask all others. what: `kind`, and `topics` whose sums are wanted (all: None).   figures: own counts.
+
+        Fails with a RedisAIError if the supervisor does not answer.
+        """
+        pending: Pending[Answer] = Pending()
+        pending.resolve(Answer())
+        return pending
+
+    def note(self, what: dict[str, Any]) -> None:
+        """Tell all others, without waiting for them."""
+
+    def tell(self, figures: Mapping[str, Any]) -> None:
+        """Tell the supervisor what was counted here."""
+
+    async def open(self, handler: Handler) -> None:
+        """Begin. handler: answers what others ask."""
+
+    def close(self) -> None:
+        """End, when all that was told has been sent."""
+
+
+ALONE = Siblings()
+
+
+class LinkedSiblings(Siblings, asyncio.Protocol):
+    """Args: line: to the supervisor."""
+
+    alone = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, line: socket.socket) -> None:
+        self._loop = loop
+        self._line = line
+        self._handler: Handler | None = None
+        self._transport: Any = None
+        self._unpacker = Unpacker()
+        self._asked: dict[int, Pending[Answer]] = {}
+        self._numbers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self, handler: Handler) -> None:
+        """Begin. handler: answers what others ask; must not raise."""
+        self._handler = handler
+        await self._loop.create_connection(lambda: self, sock=self._line)
+
+    def close(self) -> None:
+        """End, when all that was told has been sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def ask(self, what: dict[str, Any], figures: Mapping[str, Any]) -> Pending[Answer]:
+        self._numbers += 1
+        number = self._numbers
+        pending: Pending[Answer] = Pending()
+        self._asked[number] = pending
+        timer = self._loop.call_later(_PATIENCE_S, self._expire, number)
+        if not self._send({"op": "ask", "id": number, "what": what, "figures": figures}):
+            timer.cancel()
+            self._expire(number)
+        return pending
+
+    def note(self, what: dict[str, Any]) -> None:
+        pending = self.ask({**what, "changes": True}, {})
+        pending.waiter = _ignore
+
+    def tell(self, figures: Mapping[str, Any]) -> None:
+        if figures:
+            self._send({"op": "figures", "figures": figures})
+
+    def _expire(self, number: int) -> None:
+        pending = self._asked.pop(number, None)
+        if pending is not None:
+            pending.fail(RedisAIError("ERR the server's other front doors cannot be asked now"))
+
+    def _send(self, message: dict[str, Any]) -> bool:
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > LONGEST:
+            return False
+        try:
+            transport.write(pack(message))
+        except ProtocolError as error:
+            logger.error("a message to the other front doors is too long", error=str(error))
+            return False
+        return True
+
+    # -- the line ------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._unpacker.feed(data):
+            if message["op"] == "answer":
+                pending = self._asked.pop(message["id"], None)
+                if pending is not None:
+                    pending.resolve(Answer(message["replies"], message["figures"]))
+            else:
+                self._do(message)
+
+    def _do(self, message: dict[str, Any]) -> None:
+        assert self._handler is not None
+        try:
+            done = self._handler(message["what"])
+        except Exception:
+            logger.exception("a question of another front door failed", kind=message["what"].get("kind"))
+            done = Reply()
+        if isinstance(done, Reply):
+            self._did(message["id"], done)
+        else:
+            task = self._loop.create_task(self._do_later(message, done))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _do_later(self, message: dict[str, Any], work: Coroutine[Any, Any, Reply]) -> None:
+        done = Reply()
+        try:
+            done = await work
+        except Exception:
+            logger.exception("a question of another front door failed", kind=message["what"].get("kind"))
+        self._did(message["id"], done)
+
+    def _did(self, number: int, done: Reply) -> None:
+        self._send({"op": "did", "id": number, "reply": done.reply, "figures": done.figures})
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        for number in list(self._asked):
+            self._loop.call_soon(functools.partial(self._expire, number))
+
+
+def _ignore(pending: Pending[Answer]) -> None:
+    if pending.error is not None:
+        logger.warning("other front doors may not know of a change", error=str(pending.error))

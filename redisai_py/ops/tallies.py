@@ -1,0 +1,176 @@
+"""What this process has counted and how it stands, as JSON: for the other front doors of the same server.
+
+Counts are trees of numbers by topic, to be added up (`redisai_py.serve.figures`); a state is what living processes
+have, each its own. A server of one process uses the same two, so there is one way to the metrics and to INFO.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from redisai_py.ai.ledgers import Ledger
+from redisai_py.model import Kind
+from redisai_py.ops.keymap import Place
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.services import Services
+
+__all__ = [
+    "MOST_LABELLED",
+    "SERVER",
+    "ClientFigures",
+    "cache_topic",
+    "counts_of",
+    "ledger_tally",
+    "program_tally",
+    "program_topic",
+    "recent",
+    "server_counts",
+    "server_state",
+]
+
+SERVER = "server"
+MOST_LABELLED = 500
+"""Keys with labels of their own in the metrics: those used last."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFigures:
+    """Clients that are connected, and how many have a connection to Redis of their own."""
+
+    connected: int
+    private: int
+
+
+def program_topic(kind: Kind, identity: str) -> str:
+    """The topic of a model's or script's counters."""
+    return f"{kind.name} {identity}"
+
+
+def cache_topic(database: int, key: bytes) -> str:
+    """The topic of the prediction cache of a key."""
+    return f"CACHE {database} {key.hex()}"
+
+
+def program_tally(services: Services, kind: Kind, identity: str) -> dict[str, Any]:
+    """The counters of a model or script in this process; `RunStats.from_tally` reads them."""
+    return services.engine.tally(identity) if kind is Kind.MODEL else services.script_stats.tally(identity)
+
+
+def ledger_tally(ledger: Ledger) -> dict[str, Any]:
+    """What was counted of a model's predictions."""
+    return {
+        "counts": dict(ledger.counts),
+        "bypassed": ledger.bypassed,
+        "lookups": ledger.lookups.tally(),
+        "inserts": ledger.inserts.tally(),
+    }
+
+
+def counts_of(services: Services, topics: Iterable[str]) -> dict[str, Any]:
+    """The counts of these topics in this process; those of which there are none are left out."""
+    found: dict[str, Any] = {}
+    for topic in topics:
+        kind, _, rest = topic.partition(" ")
+        if topic == SERVER:
+            found[topic] = server_counts(services)
+        elif kind == "CACHE":
+            database, _, key = rest.partition(" ")
+            ledger = services.predictions.ledger(int(database), bytes.fromhex(key))
+            if ledger is not None:
+                found[topic] = ledger_tally(ledger)
+        elif tally := program_tally(services, Kind[kind], rest):
+            found[topic] = tally
+    return found
+
+
+def recent(services: Services) -> list[str]:
+    """The topics that the metrics show."""
+    programs = services.keys.entries()[-MOST_LABELLED:]
+    caches = services.predictions.ledgers()[-MOST_LABELLED:]
+    return [
+        SERVER,
+        *(program_topic(place.kind, held.identity) for place, held in programs),
+        *(cache_topic(database, key) for database, key, _ in caches),
+    ]
+
+
+def server_counts(services: Services) -> dict[str, Any]:
+    """What this process has counted since its start, all of it."""
+    counters, engine = services.counters, services.engine.snapshot()
+    return {
+        "commands": counters.commands,
+        "accepted": counters.accepted,
+        "refused": counters.refused,
+        "internal_errors": counters.internal_errors,
+        "executions": dict(engine.executions),
+        "loads": dict(engine.loads),
+        "runs_refused": engine.refused,
+        "runs_timed_out": engine.timed_out,
+        "deaths": dict(engine.isolation.deaths),
+        "cpu": _cpu(),
+        "worker_cpu": {name: seconds for name, seconds in engine.worker_cpu_s.items() if seconds is not None},
+    }
+
+
+def _cpu() -> dict[str, float]:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    of_thread = getattr(resource, "RUSAGE_THREAD", None)  # not on macOS
+    seconds = {
+        "self_used_cpu_sys": own.ru_stime,
+        "self_used_cpu_user": own.ru_utime,
+        "children_used_cpu_sys": children.ru_stime,
+        "children_used_cpu_user": children.ru_utime,
+    }
+    if of_thread is not None:
+        main = resource.getrusage(of_thread)
+        seconds |= {"main_thread_used_cpu_sys": main.ru_stime, "main_thread_used_cpu_user": main.ru_utime}
+    return seconds
+
+
+def server_state(services: Services, clients: ClientFigures, obstacles: list[str]) -> dict[str, Any]:
+    """How this process stands now."""
+    engine = services.engine.snapshot()
+    shared, dedicated = services.accesses.connection_counts()
+    return {
+        "pid": os.getpid(),
+        "obstacles": obstacles,
+        "clients": clients.connected,
+        "connections": {"shared": shared, "dedicated": dedicated, "private": clients.private},
+        "queues": {device: [q.threads, q.running, q.waiting] for device, q in engine.queues.items()},
+        "models": [[m.model_id, m.backend, m.device, m.nbytes, m.unfinished, m.inline] for m in engine.models],
+        "loading": engine.loading,
+        "workers": list(engine.worker_cpu_s),
+        "pids": list(engine.isolation.pids),
+        "quarantined": dict(engine.isolation.quarantined),
+        "limit": services.engine.settings.loaded_models_limit_bytes,
+        "script_waiting": services.scripts.queue_depths(),
+        "script_workers": len(services.scripts.worker_pids()),
+        "script_queues": _script_queues(services),
+        "backends": services.engine.backend_versions(),
+        "script_framework": services.scripts.framework_version,
+        "local_bytes": services.predictions.local.size_bytes,
+        "places": [_place(*entry) for entry in services.keys.entries()[-MOST_LABELLED:]],
+        "caches": [
+            [database, key.hex(), not (ledger.refusal or ledger.figures.aside)]
+            for database, key, ledger in services.predictions.ledgers()[-MOST_LABELLED:]
+        ],
+    }
+
+
+def _place(place: Place, held: Any) -> list[Any]:
+    return [place.kind.name, place.database, place.key.hex(), held.identity, held.backend, held.device]
+
+
+def _script_queues(services: Services) -> list[str]:
+    """INFO's names of the workers of devices that scripts have, and no model. They are processes, not threads of this
+    one, so they have no CPU time here.
+    """
+    devices = dict.fromkeys(held.device.upper() for place, held in services.keys.entries() if place.kind is Kind.SCRIPT)
+    threads = range(1, services.engine.settings.threads_per_queue + 1)
+    known = services.engine.snapshot().queues
+    return [f"ai_queue_{name}_bthread_n{i}_used_cpu_total" for name in devices if name not in known for i in threads]

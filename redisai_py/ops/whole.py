@@ -1,0 +1,146 @@
+"""The whole server's figures: this process's, those of its siblings, and what ended siblings had counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from redisai_py.engine.isolation.settings import IsolationSnapshot
+from redisai_py.engine.settings import EngineSnapshot, ModelSnapshot, QueueSnapshot
+from redisai_py.engine.stats import RunStats
+from redisai_py.model import Kind
+from redisai_py.ops.tallies import SERVER, counts_of, program_topic, recent
+from redisai_py.serve.figures import added
+
+if TYPE_CHECKING:
+    from redisai_py.frontdoor.services import Services
+
+__all__ = ["Whole", "own_counts", "whole_server"]
+
+_SLICE = 8
+
+
+async def own_counts(services: Services, topics: Iterable[str]) -> dict[str, Any]:
+    """`counts_of`, giving way to other work now and then."""
+    found: dict[str, Any] = {}
+    wanted = list(topics)
+    for at in range(0, len(wanted), _SLICE):
+        found |= counts_of(services, wanted[at : at + _SLICE])
+        await asyncio.sleep(0)
+    return found
+
+
+async def whole_server(services: Services, state: dict[str, Any], *, with_programs: bool = False) -> Whole:
+    """Ask the siblings, if there are any. state: this process's own.   with_programs: counts of models and so on, too.
+
+    Called by a Task. Raises: RedisAIError: they cannot be asked.
+    """
+    siblings = services.siblings
+    if siblings.alone:
+        return Whole(counts_of(services, [SERVER]), [state])
+    own = await own_counts(services, recent(services) if with_programs else [SERVER])
+    topics = None if with_programs else [SERVER]
+    answer = await siblings.ask({"kind": "state", "topics": topics}, own)
+    figures = added(own, answer.figures)
+    return Whole(figures, [state, *(reply for reply in answer.replies if reply is not None)])
+
+
+class Whole:
+    """Args: figures: sums by topic.   states: of each living process, this one's first."""
+
+    def __init__(self, figures: dict[str, Any], states: list[dict[str, Any]]) -> None:
+        self.figures = figures
+        self.states = states
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What `server_counts` has, of all."""
+        counts: dict[str, Any] = self.figures[SERVER]
+        return counts
+
+    @property
+    def obstacles(self) -> list[str]:
+        """Why no client should be sent here, each reason once."""
+        return list(dict.fromkeys(line for state in self.states for line in state["obstacles"]))
+
+    def total(self, name: str) -> int:
+        """The sum of a number."""
+        return sum(state[name] for state in self.states)
+
+    def every(self, name: str) -> list[Any]:
+        """A value of each process."""
+        return [state[name] for state in self.states]
+
+    def summed(self, name: str) -> dict[str, int]:
+        """The sums of numbers by name."""
+        total: dict[str, Any] = {}
+        for state in self.states:
+            total = added(total, state[name])
+        return total
+
+    def union(self, name: str) -> dict[str, str]:
+        """Texts by name; what this process says goes first."""
+        found: dict[str, str] = {}
+        for state in self.states:
+            found = {**state[name], **found}
+        return found
+
+    def listed(self, name: str) -> list[str]:
+        """Texts, each once."""
+        return list(dict.fromkeys(item for state in self.states for item in state[name]))
+
+    @property
+    def engine(self) -> EngineSnapshot:
+        """As if one engine had done it all; a model that several have loaded is one, with the memory of all."""
+        queues: dict[str, list[int]] = {}
+        models: dict[str, ModelSnapshot] = {}
+        for state in self.states:
+            for device, numbers in state["queues"].items():
+                queues[device] = [a + b for a, b in zip(queues.get(device, (0, 0, 0)), numbers, strict=True)]
+            for model_id, backend, device, nbytes, unfinished, inline in state["models"]:
+                held = models.get(model_id)
+                size, runs = (
+                    (nbytes, unfinished) if held is None else (held.nbytes + nbytes, held.unfinished + unfinished)
+                )
+                models[model_id] = ModelSnapshot(model_id, backend, device, size, runs, inline)
+        counts = self.counts
+        worker_cpu = {name: counts["worker_cpu"].get(name) for name in self.listed("workers")}
+        pids = tuple(pid for pids in self.every("pids") for pid in pids)
+        return EngineSnapshot(
+            queues={device: QueueSnapshot(*numbers) for device, numbers in queues.items()},
+            models=tuple(models.values()),
+            loaded_bytes=sum(model.nbytes for model in models.values()),
+            loading=self.total("loading"),
+            worker_cpu_s=worker_cpu,
+            executions=counts["executions"],
+            loads=counts["loads"],
+            refused=counts["runs_refused"],
+            timed_out=counts["runs_timed_out"],
+            isolation=IsolationSnapshot(pids, counts["deaths"], self.union("quarantined")),
+        )
+
+    def places(self) -> list[tuple[Kind, int, bytes, str, str, str]]:
+        """Kind, database, key, identity, backend and device of all models and scripts that are known, each key once."""
+        found: dict[tuple[str, int, str], tuple[Any, ...]] = {}
+        for state in reversed(self.states):
+            for kind, database, key, *rest in state["places"]:
+                found.pop((kind, database, key), None)
+                found[kind, database, key] = (Kind[kind], database, bytes.fromhex(key), *rest)
+        return list(found.values())
+
+    def caches(self) -> dict[tuple[int, bytes], bool]:
+        """Database and key of all models with predictions; whether some process looks up."""
+        found: dict[tuple[int, bytes], bool] = {}
+        for state in reversed(self.states):
+            for database, digits, active in state["caches"]:
+                key = bytes.fromhex(digits)
+                found[database, key] = active or found.get((database, key), False)
+        return found
+
+    def run_stats(self, services: Services, kind: Kind, identity: str) -> RunStats:
+        """The counters of a model or script."""
+        if services.siblings.alone:
+            table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
+            return table(identity)
+        return RunStats.from_tally(self.figures.get(program_topic(kind, identity), {}))

@@ -1,0 +1,226 @@
+"""The server's processes: one that accepts for itself, or several front doors that look like one server.
+
+Each has a `ServerKeeper`. Several are given their connections by the `Acceptor` and meet in the `Hub`. A restart
+replaces one process after the other: a new one is ready before the old one drains. See docs/adr/0046.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from redisai_py.config import Config
+from redisai_py.serve.acceptor import Acceptor, Arrivals
+from redisai_py.serve.client_bytes import ClientBytes
+from redisai_py.serve.heartbeat import DRAINING, READY, SERVING
+from redisai_py.serve.hub import Hub
+from redisai_py.serve.keeper import Lines, ServerKeeper, Suspects
+from redisai_py.serve.preflight import StartError
+
+__all__ = ["Doors"]
+
+log = structlog.get_logger()
+
+
+class Doors:
+    """All server processes of one `redisai serve`.
+
+    Args: listeners: for clients.   http: for /metrics and the like, if wanted.   hurry: see `ServerKeeper`.
+    """
+
+    def __init__(
+        self, listeners: Sequence[socket.socket], http: Sequence[socket.socket], config: Config, hurry: asyncio.Event
+    ) -> None:
+        self._listeners = listeners
+        self._http = http
+        self._config = config
+        self._hurry = hurry
+        self._suspects = Suspects("all" in config.preload)
+        self._shared = _Shared(listeners, http, config) if config.processes > 1 else None
+        self._keepers = [self._keeper() for _ in range(config.processes)]
+        self._watches: dict[ServerKeeper, asyncio.Task[None]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._restarting: asyncio.Task[None] | None = None
+        self._failed: asyncio.Future[None] | None = None
+
+    def _keeper(self) -> ServerKeeper:
+        lines: Lines = _Alone(self._listeners, self._http) if self._shared is None else _DoorLines(self._shared)
+        return ServerKeeper(lines, self._config, self._hurry, self._suspects)
+
+    async def spawn(self) -> None:
+        """Start the processes; they import what they need and wait for their orders."""
+        for keeper in self._keepers:
+            await keeper.spawn()
+
+    async def start(self, config: Config) -> None:
+        """Hand over the settings and return once all are ready. Raises: StartError: see `ServerKeeper.start`."""
+        self._config = config
+        starts = [asyncio.ensure_future(keeper.start(config)) for keeper in self._keepers]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+
+    async def keep_running(self) -> None:
+        """Start each again whenever it dies, until cancelled."""
+        self._failed = asyncio.get_running_loop().create_future()
+        for keeper in self._keepers:
+            self._watch(keeper)
+        await self._failed
+
+    def _watch(self, keeper: ServerKeeper) -> None:
+        watch = self._watches[keeper] = asyncio.ensure_future(keeper.keep_running(self._config))
+        watch.add_done_callback(self._watch_ended)
+
+    def _watch_ended(self, watch: asyncio.Task[None]) -> None:
+        failed = self._failed
+        if not watch.cancelled() and (error := watch.exception()) is not None and failed and not failed.done():
+            failed.set_exception(error)
+
+    def restart(self) -> None:
+        """Replace all processes, one after the other, while clients are served."""
+        if self._failed is None:
+            log.warning("not ready yet; no restart")
+        elif self._restarting is not None and not self._restarting.done():
+            log.warning("a restart is under way already")
+        else:
+            self._restarting = asyncio.ensure_future(self._replace_all())
+
+    async def _replace_all(self) -> None:
+        log.info("restarting", processes=len(self._keepers))
+        for i, before in enumerate(self._keepers):
+            keeper = self._keeper()
+            try:
+                await keeper.spawn()
+                await keeper.start(self._config)
+            except StartError as error:
+                log.error("the restart failed; the processes that were running stay", reason=str(error))
+                return
+            except asyncio.CancelledError:
+                self._keepers.append(keeper)  # to be stopped with the others
+                raise
+            self._keepers[i] = keeper
+            await self._end_watch(before)
+            retiring = asyncio.ensure_future(before.stop(replaced=True))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+            self._watch(keeper)
+        log.info("restarted; what the processes before have begun goes on", processes=len(self._keepers))
+
+    async def _end_watch(self, keeper: ServerKeeper) -> None:
+        watch = self._watches.pop(keeper, None)
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Drain and end all; see `ServerKeeper.stop`."""
+        if self._restarting is not None:
+            self._restarting.cancel()
+            await asyncio.gather(self._restarting, return_exceptions=True)
+        for keeper in list(self._watches):
+            await self._end_watch(keeper)
+        if self._shared is not None:
+            self._shared.acceptor.close()
+        # Only the processes' own copies are left then: they stop accepting when they close those.
+        for listener in self._listeners:
+            listener.close()
+        await asyncio.gather(*(keeper.stop() for keeper in self._keepers), *self._retiring)
+
+
+class _Alone:
+    """The only process: it accepts for itself."""
+
+    name = "server"
+    door = seat = 0
+
+    def __init__(self, listeners: Sequence[socket.socket], http: Sequence[socket.socket]) -> None:
+        self._inherited = {"listeners": _numbers(listeners), "http": _numbers(http)}
+
+    async def open(self, broken: Callable[[], object]) -> dict[str, list[int]]:
+        return self._inherited
+
+    def opened(self) -> None:
+        pass
+
+    def says(self, word: bytes) -> None:
+        pass
+
+    def silent(self, silent: bool) -> None:
+        pass
+
+    def ended(self) -> None:
+        pass
+
+
+class _Shared:
+    """What several front doors have together."""
+
+    def __init__(self, listeners: Sequence[socket.socket], http: Sequence[socket.socket], config: Config) -> None:
+        self.http = _numbers(http)
+        self.hub = Hub()
+        self.acceptor = Acceptor(listeners, config.max_clients)
+        self.client_bytes = ClientBytes.make()
+        self.numbers = itertools.count(1)
+
+
+def _numbers(sockets: Sequence[socket.socket]) -> list[int]:
+    return [each.fileno() for each in sockets]
+
+
+class _DoorLines:
+    """One front door's lines: to its siblings through the hub, and from the acceptor. New ones for each process."""
+
+    def __init__(self, shared: _Shared) -> None:
+        self._shared = shared
+        self._arrivals: Arrivals | None = None
+        self._theirs: list[socket.socket] = []
+        self.door = self.seat = 0
+        self.name = ""
+
+    async def open(self, broken: Callable[[], object]) -> dict[str, list[int]]:
+        shared = self._shared
+        self.door = next(shared.numbers)
+        self.seat = shared.client_bytes.take_seat(self.door)
+        self.name = f"server-{self.door}"
+        siblings, their_siblings = socket.socketpair()
+        arrivals, their_arrivals = socket.socketpair()
+        self._theirs = [their_siblings, their_arrivals]
+        self._arrivals = Arrivals(arrivals)
+        await shared.hub.join(self.door, siblings, broken)
+        shared.acceptor.join(self._arrivals)
+        return {
+            "http": shared.http,
+            "siblings": [their_siblings.fileno()],
+            "arrivals": [their_arrivals.fileno()],
+            "client_bytes": [shared.client_bytes.fd],
+        }
+
+    def opened(self) -> None:
+        for line in self._theirs:
+            line.close()
+
+    def says(self, word: bytes) -> None:
+        arrivals = self._arrivals
+        if arrivals is None:
+            return
+        arrivals.ready = arrivals.ready or word == READY
+        arrivals.serving = arrivals.serving or word in (SERVING, READY)
+        arrivals.retired = arrivals.retired or word == DRAINING
+        self._shared.acceptor.look()
+
+    def silent(self, silent: bool) -> None:
+        if self._arrivals is not None:
+            self._arrivals.silent = silent
+
+    def ended(self) -> None:
+        if self._arrivals is not None:
+            self._shared.acceptor.leave(self._arrivals)
+            self._shared.client_bytes.clear(self.seat)
+            self._arrivals = None

@@ -1,0 +1,195 @@
+"""Where the front doors of one server meet: questions to all others, and what each has counted. In the supervisor.
+
+A front door sends
+
+    {"op": "ask", "id": n, "what": ..., "figures": ...}   to all others, answered once
+    {"op": "did", "id": m, "reply": ..., "figures": ...}  the answer to a `do`
+    {"op": "figures", "figures": ...}                     its counts, each second
+
+and gets
+
+    {"op": "do", "id": m, "what": ...}                             what another asked
+    {"op": "answer", "id": n, "replies": [...], "figures": ...}    figures: the sums over all others
+
+The hub knows four kinds of questions (`what["kind"]`): `reset` and `forget` of a topic concern its own book too, `set`
+is told to front doors that come later, and `to` names the only front door that is asked. Whoever does not answer within
+`PATIENCE_S` is not waited for again until it has said something. See docs/adr/0046.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from redisai_py.errors import ProtocolError
+from redisai_py.serve.figures import Book
+from redisai_py.serve.messages import Unpacker, pack
+
+__all__ = ["PATIENCE_S", "Hub"]
+
+PATIENCE_S = 1.0
+_MOST_UNREAD = 32 * 1024 * 1024
+"""Bytes that a front door may leave unread before it is given up."""
+_MOST_SETTINGS = 100
+
+log = structlog.get_logger()
+
+
+class Hub:
+    """Thread: the event loop's."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, _Line] = {}
+        self._questions: dict[int, _Question] = {}
+        self._numbers = 0
+        self._settings: dict[str, dict[str, Any]] = {}
+        self.book = Book()
+
+    async def join(self, door: int, line: socket.socket, broken: Callable[[], object]) -> None:
+        """A front door's process is about to start. broken: called if what it sends is no message, or it does not read.
+
+        The line is open until the other side closes it.
+        """
+        loop = asyncio.get_running_loop()
+        _, made = await loop.create_connection(lambda: _Line(door, self, broken), sock=line)
+        self._lines[door] = made
+        for what in self._settings.values():
+            made.send({"op": "do", "id": 0, "what": what})
+
+    def left(self, line: _Line) -> None:
+        """The process has ended; what it has counted is kept."""
+        del self._lines[line.door]
+        self.book.ended(line.door)
+        for question in list(self._questions.values()):
+            self._answered(question, line)
+
+    def received(self, line: _Line, message: dict[str, Any]) -> None:
+        """A front door says something. Raises: ProtocolError, TypeError, KeyError: it makes no sense."""
+        op = message["op"]
+        line.late = False
+        self.book.tell(line.door, message["figures"])
+        if op == "ask":
+            self._ask(line, int(message["id"]), dict(message["what"]))
+        elif op == "did":
+            question = self._questions.get(message["id"])
+            if question is not None and line in question.waits_for:
+                question.replies.append(message["reply"])
+                self._answered(question, line)
+        elif op != "figures":
+            raise ProtocolError(f"ERR unknown message {op!r}")
+
+    def _ask(self, asker: _Line, their_id: int, what: dict[str, Any]) -> None:
+        self._numbers += 1
+        question = _Question(asker, their_id, self._numbers, what)
+        self._take_note(what)
+        only = what.get("to")
+        for line in self._lines.values():
+            if line is asker or (only is not None and line.door != only):
+                continue
+            if not line.late:
+                question.waits_for.add(line)
+            elif not question.changes_something:
+                continue
+            line.send({"op": "do", "id": question.number, "what": what})
+        self._questions[question.number] = question
+        if question.waits_for:
+            asyncio.get_running_loop().call_later(PATIENCE_S, self._expire, question)
+        else:
+            self._finish(question)
+
+    def _take_note(self, what: dict[str, Any]) -> None:
+        kind = what["kind"]
+        if kind == "reset":
+            self.book.reset(str(what["topic"]), ("loads",))
+        elif kind == "forget":
+            self.book.forget(str(what["topic"]))
+        elif kind == "set" and (what["name"] in self._settings or len(self._settings) < _MOST_SETTINGS):
+            self._settings[str(what["name"])] = what
+
+    def _answered(self, question: _Question, line: _Line) -> None:
+        question.waits_for.discard(line)
+        if not question.waits_for:
+            self._finish(question)
+
+    def _expire(self, question: _Question) -> None:
+        if question.number in self._questions:
+            for line in question.waits_for:
+                line.late = True
+                log.warning("a front door does not answer the others", door=line.door)
+            self._finish(question)
+
+    def _finish(self, question: _Question) -> None:
+        if self._questions.pop(question.number, None) is None:
+            return
+        if question.what["kind"] == "forget":  # it may have been told once more before all knew
+            self._take_note(question.what)
+        topics = question.what.get("topics", [])
+        figures = self.book.of_others(question.asker.door, topics)
+        answer = {"op": "answer", "id": question.their_id, "replies": question.replies, "figures": figures}
+        question.asker.send(answer)
+
+
+class _Question:
+    """One that was asked and is not answered yet."""
+
+    def __init__(self, asker: _Line, their_id: int, number: int, what: dict[str, Any]) -> None:
+        self.asker = asker
+        self.their_id = their_id
+        self.number = number
+        self.what = what
+        self.waits_for: set[_Line] = set()
+        self.replies: list[Any] = []
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether even those who are late must be told."""
+        return bool(self.what.get("changes"))
+
+
+class _Line(asyncio.Protocol):
+    """The supervisor's end of the line to one front door. late: it did not answer the last question in time."""
+
+    def __init__(self, door: int, hub: Hub, broken: Callable[[], object]) -> None:
+        self.door = door
+        self.late = False
+        self._hub = hub
+        self._broken = broken
+        self._unpacker = Unpacker()
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._unpacker.feed(data):
+                self._hub.received(self, message)
+        except (ProtocolError, TypeError, KeyError, ValueError, AttributeError) as error:
+            self._give_up(f"what a front door says makes no sense: {error!r}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._hub.left(self)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Say this, unless the process has ended."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        try:
+            transport.write(pack(message))
+        except ProtocolError as error:
+            log.error("an answer to a front door is too long", error=str(error))
+        if transport.get_write_buffer_size() > _MOST_UNREAD:
+            self._give_up("a front door does not read what the others say")
+
+    def _give_up(self, why: str) -> None:
+        log.error(why, door=self.door)
+        if self._transport is not None:
+            self._transport.abort()
+        self._broken()
