@@ -10,14 +10,16 @@ from redisai_py.ai.ledgers import Ledger, Ruled, refusal
 from redisai_py.ai.model_loading import check_counts, resolve
 from redisai_py.ai.warming import warm
 from redisai_py.commands import cache
+from redisai_py.commands._args import show_word
 from redisai_py.engine.run import LoadedModel
-from redisai_py.errors import CommandError
+from redisai_py.errors import CommandError, MissingKey, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.ops.tallies import cache_topic, ledger_tally
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import OK
 from redisai_py.serve.figures import added
 from redisai_py.store.programs import MODEL_ID_FIELDS
+from redisai_py.tensor import Tensor
 from redisai_py.upstream.access import Access
 
 __all__ = ["HANDLERS"]
@@ -153,13 +155,26 @@ async def cache_warm(request: cache.CacheWarm, turn: Turn) -> Any:
     inserted = present = failed = 0
     for start in range(0, len(requests), _WARMED_AT_ONCE):
         some = requests[start : start + _WARMED_AT_ONCE]
-        tensors = await access.store.tensors([key for request_keys in some for key in request_keys])
+        tensors = await _tensors(access, [key for request_keys in some for key in request_keys])
         inputs = [tensors[at : at + each] for at in range(0, len(tensors), each)]
         done = await warm(turn.services.predictions, ruled, inputs)
         inserted, present, failed = inserted + done[0], present + done[1], failed + done[2]
         if turn.gone:
             break
     return [b"inserted", inserted, b"present", present, b"failed", failed]
+
+
+async def _tensors(access: Access, keys: Sequence[bytes]) -> list[Tensor]:
+    """The tensors under keys. Raises CommandError, which names the key: one is missing, or holds something else."""
+    try:
+        return await access.store.tensors(keys)
+    except (MissingKey, WrongType) as error:
+        for key in keys:
+            try:
+                await access.store.tensor(key)
+            except (MissingKey, WrongType) as wrong:
+                raise CommandError(f"{wrong}: {show_word(key)}") from error
+        raise
 
 
 async def _model(key: bytes, turn: Turn, access: Access) -> tuple[LoadedModel, Rule | None]:

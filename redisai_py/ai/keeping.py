@@ -21,7 +21,7 @@ from redisai_py.engine.stats import samples
 from redisai_py.errors import RedisAIError, UpstreamError
 from redisai_py.frontdoor.driver import drive
 from redisai_py.predictions.budget import Budget
-from redisai_py.predictions.entries import decode_entry, encode_entry
+from redisai_py.predictions.entries import encode_entry
 from redisai_py.predictions.identity import Names
 from redisai_py.predictions.known_inputs import KnownInputs
 from redisai_py.predictions.local import Local, Near
@@ -93,6 +93,7 @@ class Keeping:
             if len(tensors) != len(outputs):
                 ledger.counts["error no tensor"] += 1
                 return None
+            ledger.declared.gave(tensors)
             life_s = ruled.rule.life_s(self.chance())
             # Copies of what may be a view of a whole batch's outputs.
             own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in tensors]
@@ -201,7 +202,7 @@ class Keeping:
         ledger, shelf = ruled.ledger, ruled.access.predictions
         value, life_s = await shelf.fetch(key, ledger.entry_bytes >= LARGE_VALUE)
         if value is not None and life_s > left_s + _NEWER_S:
-            found = decode_entry(key, value, ledger.outputs)
+            found = ledger.decode(key, value)
             self.local.put(ruled.access.owner, key, found, time.monotonic(), life_s)
             return found
         ledger.counts["refreshes"] += 1

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
+from redisai_py.backend import TensorSpec
 from redisai_py.engine.run import LoadedModel
 from redisai_py.engine.stats import Histogram
+from redisai_py.errors import WrongType
 from redisai_py.predictions.budget import Budget
-from redisai_py.predictions.entries import output_names
+from redisai_py.predictions.declared import Declared, Spec
+from redisai_py.predictions.entries import decode_entry, output_names
 from redisai_py.predictions.figures import Figures
 from redisai_py.predictions.frequent import Frequent
 from redisai_py.predictions.identity import Names, model_part
 from redisai_py.predictions.rule import Rule
+from redisai_py.tensor import Buffer, DType, Tensor
 from redisai_py.upstream.access import Access
 from redisai_py.upstream.address import Identity
 
@@ -30,6 +36,10 @@ def refusal(loaded: LoadedModel) -> str:
     return f"its outputs are not decided by its inputs ({draws})" if draws else ""
 
 
+def _declared(spec: TensorSpec) -> Spec:
+    return (None if spec.dtype is None else DType.from_numpy(np.dtype(spec.dtype))), spec.shape
+
+
 class Ledger:
     """The ledger of one model key. When another model is stored there, counters continue and measurements restart."""
 
@@ -40,6 +50,7 @@ class Ledger:
         self.budget: Budget | None = None
         self.frequent: Frequent | None = None
         self.outputs: tuple[str, ...] = ()
+        self.declared = Declared(())
         self._counts: Counter[str] = Counter()
         self._hits: list[float] = []
         self.lookups = Histogram()
@@ -83,11 +94,19 @@ class Ledger:
                 self.budget = None
             self.refusal = refusal(loaded)
             self.outputs = output_names(loaded.outputs)
+            self.declared = Declared([_declared(spec) for spec in loaded.output_specs])
         if rule is not self.rule:
             if self.rule is None or rule.ttl_s != self.rule.ttl_s:
                 self.budget = None
             self.rule = rule
             self.frequent = (self.frequent or Frequent()) if rule.warm else None
+
+    def decode(self, key: bytes, value: Buffer) -> list[Tensor]:
+        """The outputs in an entry. Raises WrongType: it is not one of this key and this model."""
+        outputs = decode_entry(key, value, self.outputs)
+        if not self.declared.admits(outputs):
+            raise WrongType
+        return outputs
 
     def names(self, rule: Rule, identity: Identity) -> Names:
         """The prediction keys of the model for one user."""

@@ -19,7 +19,6 @@ from redisai_py.engine.run import Run, Value
 from redisai_py.errors import QueueTimeout, RedisAIError, WrongType
 from redisai_py.frontdoor.driver import drive
 from redisai_py.pending import Pending
-from redisai_py.predictions.entries import decode_entry
 from redisai_py.predictions.identity import Names, tensor_digests
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import Tensor
@@ -42,7 +41,7 @@ class Miss(RedisAIError):
     """CACHE ONLY, and there is no prediction."""
 
     def __init__(self, why: str = "") -> None:
-        super().__init__(f"MISS no prediction is kept for this model: {why}" if why else _MISS)
+        super().__init__(f"MISS no prediction: {why}" if why else _MISS)
 
 
 _MISS = "MISS no prediction for these inputs is stored"
@@ -115,6 +114,11 @@ class Lookup(Run):
             self._missed()
         else:
             self._found(found)
+
+    def _miss(self) -> Miss:
+        """Why CACHE ONLY has no answer."""
+        health = self._ruled.access.predictions.health
+        return Miss() if health.looks(time.monotonic()) else Miss(f"Redis refused the look-up: {health.reason}")
 
     def _found(self, found: Any) -> None:
         """Redis has answered."""
@@ -217,7 +221,7 @@ class Prediction(Lookup):
 
     def _unasked(self) -> None:
         if self._use is CacheUse.ONLY:
-            self._end(Miss())
+            self._end(self._miss())
         else:
             self._run()
 
@@ -228,7 +232,7 @@ class Prediction(Lookup):
             self._missed()
             return
         try:
-            outputs = decode_entry(self._key, value, ledger.outputs)
+            outputs = ledger.decode(self._key, value)
         except WrongType:
             ledger.counts["damaged"] += 1
             self._missed()
@@ -258,7 +262,7 @@ class Prediction(Lookup):
     def _missed(self) -> None:
         if self._use is CacheUse.ONLY:
             self._ruled.ledger.counts["misses"] += 1
-            self._end(Miss())
+            self._end(self._miss())
             return
         ledger = self._ruled.ledger
         seconds = time.monotonic() - self._began

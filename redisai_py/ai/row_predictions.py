@@ -15,12 +15,11 @@ from typing import Any
 from redisai_py.ai.flights import Place
 from redisai_py.ai.keeping import Keeping
 from redisai_py.ai.ledgers import Ruled
-from redisai_py.ai.prediction import Lookup, Miss
+from redisai_py.ai.prediction import Lookup
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import LoadedModel, Value
 from redisai_py.errors import QueueTimeout, WrongType
 from redisai_py.pending import Pending
-from redisai_py.predictions.entries import decode_entry
 from redisai_py.predictions.identity import inputs_digest, rows_of
 from redisai_py.tensor import DType, Tensor
 
@@ -116,7 +115,7 @@ class RowsPrediction(Lookup):
             if value is None:
                 continue
             try:
-                outputs = decode_entry(key, value, ledger.outputs)
+                outputs = ledger.decode(key, value)
             except WrongType:
                 ledger.counts["damaged"] += 1
                 continue
@@ -130,7 +129,7 @@ class RowsPrediction(Lookup):
 
     def _unasked(self) -> None:
         if self._missing and self._use is CacheUse.ONLY:
-            self._end(Miss())
+            self._end(self._miss())
             return
         self._working = False
         self._land()

@@ -70,12 +70,14 @@ class CacheWarm:
 
 def parse_cache(argv: Argv) -> Any:
     """`AI.CACHE SET | GET | DEL | PURGE | STATS | WARM`. Raises: WrongArity, CommandError."""
-    if len(argv) < 3:
+    if len(argv) < 2:
         raise WrongArity(bytes(argv[0]))
     name = bytes(argv[1][:16]).upper()
     parse = _SUBCOMMANDS.get(name)
     if parse is None:
         raise CommandError(_UNKNOWN.format(show_word(argv[1])))
+    if len(argv) < 3:
+        raise WrongArity(b"AI.CACHE|" + bytes(argv[1]))
     return parse(argv)
 
 
@@ -107,21 +109,27 @@ def _parse_set(argv: Argv) -> CacheSet:
 
 def _number(least: int, most: int) -> Callable[[str, Args], int]:
     def take(name: str, args: Args) -> int:
-        value = strict_integer(args.take_word()) if args.left else None
+        word = args.take_word() if args.left else None
+        value = strict_integer(word) if word is not None else None
         if value is None or not least <= value <= most:
-            raise CommandError(f"ERR {name} of AI.CACHE SET must be an integer from {least} to {most}")
+            raise CommandError(f"ERR {name} of AI.CACHE SET must be an integer from {least} to {most}{_but(word)}")
         return value
 
     return take
 
 
 def _scope(name: str, args: Args) -> bool:
-    word = args.take_word() if args.left else b""
-    if is_word(word, b"USER"):
+    word = args.take_word() if args.left else None
+    if word is not None and is_word(word, b"USER"):
         return True
-    if not is_word(word, b"DB"):
-        raise CommandError("ERR SCOPE of AI.CACHE SET must be DB or USER")
+    if word is None or not is_word(word, b"DB"):
+        raise CommandError(f"ERR SCOPE of AI.CACHE SET must be DB or USER{_but(word)}")
     return False
+
+
+def _but(word: Any) -> str:
+    """What was given instead."""
+    return "; nothing follows it" if word is None else f", not {show_word(word)}"
 
 
 _INT64_MAX = 2**63 - 1
@@ -143,9 +151,12 @@ def _parse_warm(argv: Argv) -> CacheWarm:
     while args.left:
         if not args.accept(b"INPUTS"):
             raise CommandError(f"ERR Invalid argument of AI.CACHE WARM: {show_word(args.take_word())}")
-        count = strict_integer(args.take_word()) if args.left else None
+        word = args.take_word() if args.left else None
+        count = strict_integer(word) if word is not None else None
         if count is None or not 0 < count <= min(args.left, _MOST_WARM_KEYS):
-            raise CommandError("ERR number of INPUTS of AI.CACHE WARM does not match the number of given arguments")
+            raise CommandError(
+                f"ERR INPUTS of AI.CACHE WARM must be followed by the number of keys and as many keys{_but(word)}"
+            )
         groups.append(args.take_words(count))
     if not groups:
         raise CommandError("ERR INPUTS not specified")
@@ -232,7 +243,7 @@ ROWS = (
         name=b"AI.CACHE",
         request=(CacheSet, CacheGet, CacheDel, CachePurge, CacheStats, CacheWarm),
         parse=parse_cache,
-        arity=-3,
+        arity=-2,
         flags=(*WRITE, "movablekeys"),
         first_key=2,
         keys=_keys,

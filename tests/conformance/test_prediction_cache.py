@@ -189,6 +189,9 @@ def test_what_is_no_entry_is_a_miss_and_replaced(ruled, bare, front_door):
         good.replace(entry[-64:], other[-64:]),
         b"",
         b"nonsense" * 40,
+        good.replace(b"F32", b"I32"),
+        good.replace(b"[1,2]", b"[2,1]"),
+        (2**63).to_bytes(8, "little") + good[8:],
     ]
     for number, value in enumerate(forged, 1):
         ruled.execute_command("AI.CACHE", "DEL", "net")
@@ -335,13 +338,21 @@ def test_models_that_keep_state_scripts_and_absent_keys_are_refused(client):
     [
         (("SET", "net"), "needs TTL seconds"),
         (("SET", "net", "TTL"), "TTL of AI.CACHE SET must be an integer from 1"),
-        (("SET", "net", "TTL", "0"), "TTL of AI.CACHE SET must be an integer from 1"),
+        (("SET", "net", "TTL", "0"), "TTL of AI.CACHE SET must be an integer from 1 to 31536000, not 0"),
+        (("SET", "net", "TTL", "9223372036854775808"), "to 31536000, not 9223372036854775808"),
+        (
+            ("SET", "net", "TTL", "5", "WARM"),
+            "WARM of AI.CACHE SET must be an integer from 0 to 1000; nothing follows it",
+        ),
         (("SET", "net", "TTL", "5", "JITTER", "101"), "from 0 to 100"),
-        (("SET", "net", "TTL", "5", "SCOPE", "x"), "must be DB or USER"),
+        (("SET", "net", "TTL", "5", "SCOPE", "x"), "must be DB or USER, not x"),
+        (("SET", "net", "TTL", "5", "SCOPE"), "must be DB or USER; nothing follows it"),
         (("SET", "net", "TTL", "5", "TTL", "5"), "given twice"),
         (("SET", "net", "TTL", "5", "EVER"), "Invalid argument of AI.CACHE SET: EVER"),
         (("SET", "net", "TTL", "5", "ROWS"), "ROWS needs a model whose batching has proved itself"),
         (("FORGET", "net"), "unknown subcommand 'FORGET'"),
+        (("FORGET",), "unknown subcommand 'FORGET'"),
+        ((), "wrong number of arguments for 'ai.cache' command"),
         (("GET", "net", "x"), "wrong number of arguments"),
         (("STATS",), "wrong number of arguments"),
         (("WARM", "net", "INPUTS", "1", "a"), "no cache rule"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from redisai_py.errors import WrongType
 from redisai_py.model import Model
 from redisai_py.predictions.budget import Budget
+from redisai_py.predictions.declared import Declared
 from redisai_py.predictions.entries import decode_entry, encode_entry, output_names
 from redisai_py.predictions.figures import Figures
 from redisai_py.predictions.frequent import Frequent
@@ -114,6 +115,21 @@ def test_a_damaged_entry_is_none_or_says_so(outputs, data):
     for damaged in (bytes(value), bytes(value[: data.draw(st.integers(0, len(value) - 1))])):
         with contextlib.suppress(WrongType):
             assert len(decode_entry(key, damaged, names)) == len(outputs)
+
+
+def test_an_entry_unlike_what_the_model_declares_is_none_unless_a_run_gave_the_like():
+    def output(shape: tuple[int, ...], dtype: DType = DType.FLOAT) -> list[Tensor]:
+        return [Tensor(dtype, shape, bytes(math.prod(shape) * dtype.itemsize))]
+
+    declared = Declared([(DType.FLOAT, (None, 3))])
+    assert declared.admits(output((1, 3)))
+    assert declared.admits(output((7, 3)))
+    for wrong in (output((1, 4)), output((3,)), output((1, 3, 1)), output((1, 3), DType.INT32), [], output((1, 3)) * 2):
+        assert not declared.admits(wrong)
+    declared.gave(output((1, 4)))
+    assert declared.admits(output((1, 4)))
+    assert not declared.admits(output((2, 4)))
+    assert Declared([(None, None)]).admits(output((5,), DType.INT8))
 
 
 def test_a_rule_is_what_set_would_write():

@@ -1,0 +1,54 @@
+"""Whether outputs are such as a model gives: an entry of another dtype or shape was forged, and is none. Pure.
+
+What a model declares may be wrong, and a run shows it: outputs like those of a run are right too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redisai_py.tensor import DType, Tensor
+
+__all__ = ["Declared", "Spec"]
+
+_MOST_SEEN = 1024
+Spec = tuple[DType | None, tuple[int | None, ...] | None]
+"""dtype and shape of one output, None where nothing is declared."""
+_Kind = tuple[tuple[DType, tuple[int, ...]], ...]
+
+
+class Declared:
+    """The outputs that one model declares, and those that it gave otherwise."""
+
+    def __init__(self, specs: Sequence[Spec]) -> None:
+        self._specs = specs
+        self._seen: set[_Kind] = set()
+
+    def admits(self, outputs: Sequence[Tensor]) -> bool:
+        """Whether the model gives outputs of these dtypes and shapes, as far as is known."""
+        if len(outputs) != len(self._specs):
+            return False
+        declared = all([_agrees(spec, output) for spec, output in zip(self._specs, outputs, strict=True)])
+        return declared or _kind(outputs) in self._seen
+
+    def gave(self, outputs: Sequence[Tensor]) -> None:
+        """A run gave these."""
+        if not self.admits(outputs):
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
+            self._seen.add(_kind(outputs))
+
+
+def _kind(outputs: Sequence[Tensor]) -> _Kind:
+    return tuple([(output.dtype, output.shape) for output in outputs])
+
+
+def _agrees(spec: Spec, output: Tensor) -> bool:
+    dtype, shape = spec
+    if dtype is not None and dtype is not output.dtype:
+        return False
+    if shape is None:
+        return True
+    return len(shape) == len(output.shape) and all(
+        [wanted is None or wanted == given for wanted, given in zip(shape, output.shape, strict=True)]
+    )
