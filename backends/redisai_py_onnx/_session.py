@@ -17,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnxruntime as ort
+from numpy import ndarray
 from numpy.typing import NDArray
 
 from redisai_py.backend import Array, TensorSpec, framework_error
@@ -132,13 +133,13 @@ class OnnxSession:
     def _refuse_strings(self, inputs: Sequence[Array]) -> None:
         """Refuse strings, with ONNX Runtime's text. It converts them first: 10 million take a second with the GIL."""
         for value, spec in zip(inputs, self.inputs, strict=True):
-            if isinstance(value, np.ndarray) and value.dtype.hasobject:
+            if isinstance(value, ndarray) and value.dtype.hasobject:
                 raise BackendError(f"Unexpected input data type. Actual: (tensor(string)) , expected: ({spec.says})")
 
     def _unexpected_bfloat16(self, inputs: Sequence[Array]) -> BackendError | None:
         """ONNX Runtime's error for an input of the wrong type, if that type is one it cannot name."""
         for value, node in zip(inputs, self._session.get_inputs(), strict=True):
-            if isinstance(value, np.ndarray) and value.dtype == _BFLOAT16 and node.type != "tensor(bfloat16)":
+            if isinstance(value, ndarray) and value.dtype == _BFLOAT16 and node.type != "tensor(bfloat16)":
                 return BackendError(f"Unexpected input data type. Actual: (tensor(bfloat16)) , expected: ({node.type})")
         return None
 
@@ -199,7 +200,7 @@ def _can_stay(type_name: str) -> bool:
 
 def _decoded(array: Array, name: str) -> Array:
     """Elements as `str`, the only form ONNX Runtime accepts; bytes that are not UTF-8 are refused."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, ndarray):
         return array.numpy()
     if not array.dtype.hasobject:
         return array
@@ -213,7 +214,7 @@ def _decoded(array: Array, name: str) -> Array:
 
 def _output_array(value: Any) -> Array | None:
     """A value of ONNX Runtime's numpy bridge in the form that `Session.run` returns."""
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, ndarray):
         return None
     if value.dtype != object:
         return value
@@ -225,7 +226,7 @@ def _output_array(value: Any) -> Array | None:
 def _to_ortvalue(array: Array) -> Any:
     if isinstance(array, OrtDeviceArray):
         return array.ortvalue
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, ndarray):
         return ort.OrtValue.from_dlpack(array)
     if array.dtype == _BFLOAT16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _ONNX_BFLOAT16)

@@ -194,7 +194,7 @@ class _NearTrip(Run, Speculation):
             self._take(outputs)
             writer.commit(self)
             return True
-        Run.__init__(self, model, inputs)  # super() is slower
+        self.prepare(model, inputs)
         turn.cancelled_by(self.cancel_queued)
         runs.later(self, model, prepared.request.timeout_ms)
         return True

@@ -86,14 +86,14 @@ class ExecuteModel:
 class _NearRun(Run, Speculation):
     """One command in progress: a `Member` of a commit, and a run once it is queued."""
 
-    __slots__ = ("_model", "_request", "_writer", "turn", "used", "writes")
-    options: tuple[bytes, ...] = ()
+    __slots__ = ("_model", "_request", "_writer", "options", "turn", "used", "writes")
 
     def __init__(self, request: ModelExecute, turn: Turn, writer: Writer, used: Used, model: LoadedModel) -> None:
         self._request = request
         self.turn = turn
         self._writer = writer
         self._model = model
+        self.options: tuple[bytes, ...] = ()
         self.used = used
         self.writes: list[tuple[bytes, bytes]] = []
 
@@ -108,7 +108,7 @@ class _NearRun(Run, Speculation):
             self.writes = _encode_outputs(self._request.outputs, self.value)
             writer.commit(self)
             return
-        Run.__init__(self, model, inputs)  # super() is slower
+        self.prepare(model, inputs)
         turn.begin(self.cancel_queued)
         runs.later(self, model, self._request.timeout_ms)
 

@@ -37,6 +37,7 @@ __all__ = [
     "runs_plainly",
 ]
 
+_ONLY = CacheUse.ONLY
 _SHORT_S = 0.002
 """Models with longer runs read their inputs from Redis first."""
 
@@ -170,7 +171,7 @@ async def resolve(
 def runs_plainly(turn: Turn, request: ModelExecute, model: Entry, loaded: LoadedModel) -> bool:
     """Whether a run does not involve the prediction cache.   model: its entry in the near cache."""
     if model.rule is None:
-        return request.cache is not CacheUse.ONLY
+        return request.cache is not _ONLY
     if request.cache is not CacheUse.RULE:
         return request.cache is CacheUse.NO
     database = turn.session.identity.database

@@ -22,7 +22,6 @@ from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import LARGE_SEGMENT, TensorReply, tensor_head
 from redisai_py.resp.templates import Burst, Command, KeyTemplate
 from redisai_py.store import codec
-from redisai_py.tensor import DType
 
 __all__ = ["HANDLERS", "GetTensor", "GetTensors"]
 
@@ -143,7 +142,7 @@ class GetTensors:
             return None
         start = len(first) - len(tensor.data)
         header = first[:start]
-        if tensor.dtype is DType.STRING or not all([value.startswith(header) for value in values]):
+        if tensor.dtype.is_string or not all([value.startswith(header) for value in values]):
             return None
         head = tensor_head(TensorReply(tensor.dtype, tensor.shape, self._request.meta, b""), len(tensor.data))
         blobs = [value[start:] for value in values]
@@ -186,7 +185,7 @@ async def _get_again(request: TensorGet, turn: Turn, value: bytes) -> Any:
         raise MissingKey(TENSOR_KEY_EMPTY)
     if request.form is Form.BLOB:
         dtype, _, size = codec.read_header(value[: codec.header_size(value)])
-        if size >= STREAM_SIZE and dtype is not DType.STRING:
+        if size >= STREAM_SIZE and not dtype.is_string:
             return Streamed(request)
     tensor = await access.store.large_tensor(request.key)
     return tensor_reply(request, tensor.dtype, tensor.shape, tensor.data)

@@ -54,6 +54,9 @@ class Form(enum.Enum):
     __hash__ = object.__hash__
 
 
+_BLOB, _VALUES, _NONE = Form.BLOB, Form.VALUES, Form.NONE  # an enum looks its members up with Python code, each time
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSet:
     """Store a tensor under a key (in a DAG: under a local name)."""
@@ -213,10 +216,10 @@ def tensor_reply(request: TensorGet, dtype: DType, shape: tuple[int, ...], data:
     Args: data: the tensor's bytes; unused, and may be empty, without BLOB and VALUES.
     """
     form = request.form
-    if form is Form.VALUES:
+    if form is _VALUES:
         return TensorReply(dtype, shape, request.meta, Values(dtype, shape, data))
-    if form is Form.BLOB or not request.meta:
-        return TensorReply(dtype, shape, request.meta or form is Form.NONE, data)
+    if form is _BLOB or not request.meta:
+        return TensorReply(dtype, shape, request.meta or form is _NONE, data)
     return TensorReply(dtype, shape, True, None)
 
 

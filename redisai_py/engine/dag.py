@@ -35,6 +35,9 @@ class Outcome(enum.Enum):
     NOT_RUN = "not run"
 
 
+_TENSOR, _OK = Kind.TENSOR, Outcome.OK  # an enum looks its members up with Python code, each time
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """An operation, as the plan needs it: the names it reads and writes, in order."""
@@ -156,10 +159,10 @@ class Plan:
 
     def outcome(self, i: int) -> Outcome:
         """The reply's element for operation `i`, once `done`. TENSOR ones are always OK: see `exists` for TENSORGET."""
-        if self._operations[i].kind is Kind.TENSOR or (i in self._finished and i < self._first_failed):
-            return Outcome.OK
+        if self._operations[i].kind is _TENSOR or (i in self._finished and i < self._first_failed):
+            return _OK
         return Outcome.FAILED if i == self._first_failed else Outcome.NOT_RUN
 
     def exists(self, version: Version) -> bool:
         """Whether a version was loaded, set, or computed by an operation whose outcome is OK."""
-        return version.writer == _LOADED or self.outcome(version.writer) is Outcome.OK
+        return version.writer == _LOADED or self.outcome(version.writer) is _OK

@@ -45,6 +45,7 @@ class Dispatcher:
         self._slot = slot
         self._settle = settle
         self._expired = expired
+        self._report = self._executed  # bound once, not for each batch
         self._waiting: list[QueuedModel] = []  # models with runs to dispatch
         self._scheduled = False
         self._company = False  # several runs came together recently
@@ -192,7 +193,7 @@ class Dispatcher:
         for run in batch:
             run.started = True
         try:
-            execute(self._slot, loaded, batch, self._executed)
+            execute(self._slot, loaded, batch, self._report)
         except NotAtOnce:
             loaded.inline.ran(PATIENCE_S, 0.0)
             left = [run for run in batch if not run.done]

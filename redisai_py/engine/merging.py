@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import NDArray
 
 from redisai_py.backend import Array, DeviceArray
@@ -84,7 +85,7 @@ def merge(parts: Sequence[Sequence[Tensor]], rows: int) -> list[Array]:
     arrays: list[Array] = []
     for column in zip(*parts, strict=True):
         first = column[0]
-        if first.dtype is DType.STRING or len(first.data) > _SMALL_BYTES:
+        if first.dtype.is_string or len(first.data) > _SMALL_BYTES:
             array = np.concatenate([tensor.numpy() for tensor in column])
             array.flags.writeable = False
         else:
@@ -99,7 +100,7 @@ def to_value(output: Any) -> Value:
 
     Raises: ShapeMismatch: unsupported dtype.   BackendError: not a value that a plugin may return.
     """
-    if not isinstance(output, np.ndarray):
+    if not isinstance(output, ndarray):
         if isinstance(output, np.generic):
             return Tensor.from_numpy(np.asarray(output))
         if output is not None and not isinstance(output, DeviceArray):
@@ -124,7 +125,7 @@ def split(outputs: Sequence[Array | None], sizes: Sequence[int]) -> list[list[Va
         if output is None:
             for member in members:
                 member.append(None)
-        elif not isinstance(output, np.ndarray) or output.ndim == 0 or output.shape[0] != rows:
+        elif not isinstance(output, ndarray) or output.ndim == 0 or output.shape[0] != rows:
             shape = "x".join(map(str, getattr(output, "shape", ()))) or "()"
             raise BatchSizeMismatch(f"ERR output {place} has the shape {shape} for {rows} rows of input")
         else:

@@ -118,7 +118,11 @@ class Run(Pending[list[Value]]):
     )
 
     def __init__(self, loaded: LoadedModel, inputs: Sequence[Tensor | DeviceArray]) -> None:
-        # Sets the fields of Pending directly instead of by a call: this constructor is on the hot path.
+        self.prepare(loaded, inputs)
+
+    def prepare(self, loaded: LoadedModel, inputs: Sequence[Tensor | DeviceArray]) -> None:
+        """The constructor of a command that is its own run, once it is known that it must be queued."""
+        # Sets the fields of Pending directly instead of by a call: this is on the hot path.
         self.done = False
         self.value = None
         self.error = None

@@ -240,16 +240,13 @@ class Runner:
         if execution.ended_merging:
             self._ended_merging(loaded)
         self._settle(execution, execution.error)
-        self._after_runs(loaded)
+        if not loaded.unfinished:
+            self._idle()
 
     def _settle(self, execution: Execution, error: BaseException | None) -> None:
         if (error is not None or execution.run_s >= self._settings.slow_run_s) and not execution.settled:
             self._notable(_report(execution), error)
         settle(execution, error, self._loop)
-
-    def _after_runs(self, loaded: QueuedModel) -> None:
-        if not loaded.unfinished:
-            self._idle()
 
     def _end(self, runs: Iterable[Run], loaded: QueuedModel, error: BaseException) -> None:
         """Fail runs that never started."""
@@ -258,7 +255,8 @@ class Runner:
             run.loaded = None
             run.inputs = ()
             tell(self._loop, run.fail, error)
-        self._after_runs(loaded)
+        if not loaded.unfinished:
+            self._idle()
 
     def _expire(self, now: float) -> float:
         """End the runs whose TIMEOUT has passed. Returns: the next deadline, or infinity."""

@@ -294,7 +294,7 @@ def _append_tensor(out: list[Buffer], value: TensorReply, protocol: int) -> None
 
 
 def _append_values(out: list[Buffer], value: Values, protocol: int) -> None:
-    if value.dtype is DType.STRING:
+    if value.dtype.is_string:
         strings = bytes(value.data).split(b"\0")[:-1]
         out.append(b"*%d\r\n" % len(strings))
         out += [b"$%d\r\n%b\r\n" % (len(string), string) for string in strings]

@@ -55,7 +55,7 @@ _decoded: BoundedCache[bytes, tuple[DType, tuple[int, ...], int]] = BoundedCache
 
 def encode_header(tensor: Tensor) -> bytes:
     """The safetensors header (with its length word) before `tensor.data`; a multiple of 64 bytes."""
-    if tensor.dtype is DType.STRING:
+    if tensor.dtype.is_string:
         return _string_header(tensor.shape, len(tensor.data))
     key = (tensor.dtype, tensor.shape)
     header = _encoded.get(key)
@@ -113,7 +113,7 @@ def decode_tensor(value: Buffer) -> Tensor:
     if start + size != len(value):
         raise WrongType
     data = memoryview(value)[start:]
-    if dtype is DType.STRING and (bytes(data).count(b"\0") != math.prod(shape) or (size and data[-1])):
+    if dtype.is_string and (bytes(data).count(b"\0") != math.prod(shape) or (size and data[-1])):
         raise WrongType
     return Tensor(dtype, shape, data)
 
