@@ -1,4 +1,4 @@
-"""The clients that are connected: how many there may be, what they hold, and their leaving at a shutdown."""
+"""The connected clients: their number, their memory, and their departure at a shutdown."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Clients:
 
     @property
     def private_connections(self) -> int:
-        """How many have a connection to Redis of their own."""
+        """Number of clients with their own connection to Redis."""
         return sum(client.session.relay.upstream is not None for client in self._connected)
 
     def joined(self, client: Client) -> None:
@@ -82,7 +82,7 @@ class Clients:
         self._event_log.client_refused("max_clients are connected", max_clients=self._max_clients)
 
     def left(self, client: Client) -> None:
-        """A client is gone."""
+        """A client has left."""
         self._connected.discard(client)
         self.memory.left(client)
         if not self._connected:
@@ -91,7 +91,7 @@ class Clients:
             self.on_left()
 
     async def drain(self, timeout_s: float) -> None:
-        """Let commands under way finish, at most `timeout_s`; then close every client."""
+        """Let running commands finish, for at most `timeout_s`; then close every client."""
         for client in list(self._connected):
             client.transport.pause_reading()
             client.turn.leave_when_idle()

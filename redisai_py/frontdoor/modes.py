@@ -1,6 +1,4 @@
-"""How commands start in the states in which they do not simply run: MULTI, subscriptions, MONITOR, replication, and
-CLIENT TRACKING.
-"""
+"""How commands start in special states of the client: MULTI, subscriptions, MONITOR, replication, CLIENT TRACKING."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from redisai_py.resp.templates import Burst, Command
 
 __all__ = ["start_in_mode"]
 
-_ENDS = (b"RESET", b"QUIT")  # of MONITOR: what a client sends behind them is not meant for it
+_ENDS = (b"RESET", b"QUIT")  # of MONITOR: commands after these are not meant for it
 
 
 def start_in_mode(session: Session, action: Any, command: Command | Burst) -> bool:
-    """Start what comes next; False if it must wait."""
+    """Start the next command; False if it must wait."""
     turn, mode = session.turn, session.mode
     if isinstance(command, Burst):
         if mode is Mode.TRACKED and not action.is_ai:

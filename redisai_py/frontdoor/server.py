@@ -1,7 +1,7 @@
 """The server: what all connections share, and its life from listening to the last drained run.
 
-Shutdown, in this order: stop accepting, close idle connections, let what is under way finish within the drain
-timeout, close the rest, stop the engine and its threads, close the connections to Redis.
+Shutdown, in this order: stop accepting, close idle connections, let running commands finish within the drain timeout,
+close the others, stop the engine and its threads, close the connections to Redis.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ from redisai_py.urls import masked_url
 __all__ = ["Ended", "Server", "serve"]
 
 RESTART_DRAIN_S = 5
-"""Seconds that running commands get to finish before the server starts itself again."""
+"""Seconds for running commands to finish before the server restarts itself."""
 
 _THREADS_END_S = 1.0
-"""What worker threads get at least to end, at a stop: in all, less than the supervisor's patience."""
+"""Minimum seconds for worker threads to end at a stop; the total stays below the supervisor's timeout."""
 
 logger = structlog.get_logger()
 
@@ -98,7 +98,7 @@ class Server:
             loop.default_exception_handler(context)
 
     def obstacles(self) -> list[str]:
-        """Why no client should be sent here, as far as this process knows by itself."""
+        """Reasons why no client should use this server, as far as this process knows."""
         lines = ["the server is stopping"] if self.draining else []
         if self.restarting:
             going_on = self.services.engine.runaways_going_on
@@ -106,9 +106,7 @@ class Server:
         return [*lines, *self.preload.obstacles]
 
     def _given_up(self, given_up: GivenUp) -> None:
-        """Threads that compute on to no purpose take the cores of all others: beyond the limit only a new process
-        helps.
-        """
+        """Threads that keep computing in vain take the cores of all others: beyond the limit, only a restart helps."""
         self.services.event_log.given_up(given_up)
         if given_up.going_on > self.config.runaway_limit and not self.restarting:
             self.restarting = True
@@ -118,7 +116,7 @@ class Server:
                 self._stop.set()
 
     async def drain(self, timeout_s: float) -> None:
-        """Let commands under way finish, at most `timeout_s`; then close every client."""
+        """Let running commands finish, for at most `timeout_s`; then close every client."""
         self.draining = True
         await self.clients.drain(timeout_s)
 
@@ -174,7 +172,7 @@ def _build(
 
 
 def upstream_settings(config: Config) -> UpstreamSettings:
-    """The settings about reaching Redis."""
+    """The settings for reaching Redis."""
     return UpstreamSettings(
         upstream_retry_s=config.upstream_retry_ms / 1000,
         upstream_timeout_s=config.upstream_timeout_ms / 1000,
@@ -212,7 +210,7 @@ def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
 
 
 def isolation(config: Config, keys: KeyMap) -> Isolation | None:
-    """The engine's processes; None if models run in the server. Raises: StartError: this system cannot have them."""
+    """The engine's processes; None if models run in the server. Raises: StartError: this system cannot run them."""
     if config.isolation == "none":
         return None
     if not sys.platform.startswith("linux"):
@@ -233,7 +231,7 @@ def isolation(config: Config, keys: KeyMap) -> Isolation | None:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a server ended. restart: it asks to be started again.   threads_left: a framework still computes."""
+    """How a server ended. restart: it asks to be restarted.   threads_left: a framework still computes."""
 
     restart: bool
     threads_left: bool
@@ -248,13 +246,13 @@ async def serve(
     http: Sequence[socket.socket] = (),
     among: Among | None = None,
 ) -> Ended:
-    """Serve clients of bound sockets, TCP or unix, until `stop` is set or too many runs do not end, then drain.
+    """Serve clients of bound sockets, TCP or Unix, until `stop` is set or too many runs do not end, then drain.
 
     Args:   config: its `redis` names the upstream server.
-            ready: called once connections are accepted and models that are to be preloaded have been tried.
-            lifeline: to whoever supervises this process.   http: bound sockets, if the setting's port is bound already.
+            ready: called once connections are accepted and all preloads have been tried.
+            lifeline: the connection to the supervisor.   http: bound sockets, if the setting's port is already bound.
             among: if this is one of several front doors; clients then come from the supervisor.
-    Raises: StartError: the HTTP port cannot be had, or no engine processes.
+    Raises: StartError: the HTTP port is unavailable, or engine processes are impossible.
     """
     for name in backend_names():
         accept_backend(name)
@@ -277,7 +275,7 @@ async def serve(
         if await _before(stop, operations.preload()):
             ready()
             await stop.wait()
-        # Of a server that is to start again clients wait for the next one, and runs that do not end are why.
+        # Before a restart, clients wait for the next server, and the cause is runs that do not end.
         drain_s = min(config.drain_timeout_s, RESTART_DRAIN_S) if server.restarting else config.drain_timeout_s
         until = loop.time() + drain_s
         logger.info("stopping", clients=len(server.clients), drain_timeout_s=drain_s)
@@ -290,7 +288,7 @@ async def serve(
     finally:
         for acceptor in acceptors:
             acceptor.close()
-        # Runs that clients still waited for have had that time already.
+        # Runs that clients still waited for have already had that time.
         ended = await services.engine.close(max(_THREADS_END_S, until - loop.time()), _THREADS_END_S)
         await services.scripts.close()
         await operations.close()
@@ -337,7 +335,7 @@ async def _accept(server: Server, listener: socket.socket) -> Any:
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do the work unless `stop` is set before it is done; whether it was done."""
+    """Do the work unless `stop` is set before it is done. Returns: whether it was done."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

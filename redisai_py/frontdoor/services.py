@@ -1,4 +1,4 @@
-"""What all clients of a server share: made once, when the server starts, and never exchanged."""
+"""What all clients of a server share: created once, when the server starts, and never replaced."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ logger = structlog.get_logger()
 
 
 class Counters:
-    """What is counted for the operator. Thread: the event loop's."""
+    """Counters for the operator. Thread: the event loop's."""
 
     __slots__ = ("accepted", "commands", "internal_errors", "refused")
 
     def __init__(self) -> None:
         self.commands = 0
         self.accepted = 0
-        """Connections of clients."""
+        """Connections accepted, including those refused because of the limit."""
         self.refused = 0
-        """Those of them that were one too many."""
+        """Connections refused because of the limit."""
         self.internal_errors = 0
 
 
 class Settings:
-    """What AI.CONFIG changes while the server runs."""
+    """Settings that AI.CONFIG changes while the server runs."""
 
     __slots__ = ("backends_path", "model_chunk_size")
 
@@ -85,7 +85,7 @@ class Services:
     siblings: Siblings
 
     def internal_error(self, error: BaseException) -> RedisAIError:
-        """Log a bug of ours under an id; the reply that names the id."""
+        """Log a bug of ours under an id. Returns: the reply that contains the id."""
         error_id = uuid.uuid4().hex[:8]
         self.counters.internal_errors += 1
         logger.error("internal error", id=error_id, exc_info=error)

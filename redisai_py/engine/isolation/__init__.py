@@ -1,5 +1,5 @@
-"""Models loaded and run in processes of their own, so that none of them can end or hold up the server.
+"""Models loaded and run in separate processes, so that none of them can crash or block the server.
 
-`isolation` is the way in; docs/adr/0035 tells why it is built so. `boot`, `zygote` and `host` run in the processes,
-everything else in the server. Nothing here imports a framework but through `redisai_py.backend`.
+`isolation` is the entry point; docs/adr/0035 gives the reasons for the design. `boot`, `zygote` and `host` run in the
+processes, everything else in the server. Frameworks are imported only through `redisai_py.backend`.
 """

@@ -1,8 +1,8 @@
-"""Runs that the event loop itself waits for, and what becomes of those that take too long for that. Pure.
+"""Runs that the event loop itself waits for, and what happens to those that take too long for that. Pure.
 
 A hop to a worker thread and back costs more than one to a process: 90 us of 110. So the event loop sends a run that is
-short by all that is known, and sleeps until the answer is there, as it would compute for as long itself. But never for
-longer than `PATIENCE_S`: then the run is a worker thread's, which waits for that answer first and runs it again.
+known to be short, and sleeps until the answer comes, as it would otherwise compute for that time itself. But it never
+waits longer than `PATIENCE_S`: then a worker thread waits for that answer and runs it again.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ PATIENCE_S = 0.02
 
 
 class NotAtOnce(Exception):
-    """A worker thread must take the run: it takes too long, or its process has ended or is not there."""
+    """A worker thread must take the run: it takes too long, or its process has ended or does not exist."""
 
 
 class Ran(Protocol):
-    """What the policy must know of a session."""
+    """A session, as the policy needs it."""
 
     in_server: bool
-    """Its runs happen in this process."""
+    """Whether its runs happen in this process."""
     ran_s: float
-    """Seconds in the framework of the latest run elsewhere."""
+    """Seconds in the framework of the latest run in another process."""
 
 
 class ElsewherePolicy(InlinePolicy):
-    """Whether the event loop may wait for runs in an engine process: by the time that they take there.
+    """Whether the event loop may wait for runs in an engine process, by their duration there.
 
-    A process that is not given a core at once makes a short run long by this process's clock. That counts only if the
+    If the process does not get a core immediately, a short run is long by this process's clock. That counts only if the
     event loop had to give up.
     """
 

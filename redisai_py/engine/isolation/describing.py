@@ -14,7 +14,7 @@ __all__ = ["load_order", "specs_from_json", "specs_to_json"]
 
 
 def load_order(model: Model, options: LoadOptions) -> dict[str, Any]:
-    """What a process is told to load, without the bytes."""
+    """The instructions to load a model, without its bytes."""
     device = model.device
     return {
         "backend": model.backend,
@@ -33,14 +33,14 @@ def load_order(model: Model, options: LoadOptions) -> dict[str, Any]:
 
 
 def specs_to_json(specs: Sequence[TensorSpec]) -> list[list[Any]]:
-    """What a model says of its tensors."""
+    """A model's input and output specs."""
     return [
         [spec.name, None if spec.dtype is None else _dtype_text(spec.dtype), spec.shape, spec.says] for spec in specs
     ]
 
 
 def specs_from_json(told: Sequence[Sequence[Any]]) -> list[TensorSpec]:
-    """The inverse of `specs_to_json`. Raises: ValueError, TypeError: it is none."""
+    """The inverse of `specs_to_json`. Raises: ValueError, TypeError: invalid."""
     specs = []
     for name, dtype, shape, says in told:
         dims = None if shape is None else tuple(None if dim is None else int(dim) for dim in shape)
@@ -49,5 +49,5 @@ def specs_from_json(told: Sequence[Sequence[Any]]) -> list[TensorSpec]:
 
 
 def _dtype_text(dtype: np.dtype[Any]) -> str:
-    """A word from which numpy makes the same type; bfloat16 has no code of its own."""
+    """A name from which numpy makes the same dtype; bfloat16 has no code of its own."""
     return dtype.str if np.dtype(dtype.str) == dtype else dtype.name

@@ -1,7 +1,7 @@
-"""Loads, runs and other requests to an engine process: one exchange each, on a lane of its own.
+"""Loads, runs and other requests to an engine process: one exchange each, on its own lane.
 
-All raise ProcessEnded if the process ends first, and a RedisAIError if the request fails. A process that sends nonsense
-is killed.
+All raise ProcessEnded if the process ends first, and a RedisAIError if the request fails. A process that sends invalid
+data is killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NONSENSE = "SIGKILL: it did not keep to the protocol"
 def load(
     process: EngineProcess, user: object, number: int, model: Model, options: LoadOptions, limit_ms: int
 ) -> dict[str, Any]:
-    """Load a model; what it says of itself. limit_ms: after which the process is killed, 0 is never."""
+    """Load a model. Returns: its description. limit_ms: time after which the process is killed, 0 is never."""
     header = json.dumps(load_order(model, options)).encode()
     request = Layout(header, (), wire.aligned(len(header)))
     lane = process.take(user, loads=True)
@@ -65,7 +65,7 @@ def run(
     keep_on_device: bool,
     held: Callable[[Part], Array],
 ) -> tuple[list[Array | None], int]:
-    """Run a model; its outputs, and the nanoseconds in the framework. held: a value that stayed in the process."""
+    """Run a model. Returns: its outputs, and the nanoseconds in the framework. held: a value left in the process."""
     request, data = request_of(inputs, process)
     lane = process.take(user)
     try:
@@ -82,7 +82,7 @@ def run(
 
 
 def ask(process: EngineProcess, user: object, op: int, number: int) -> Array | None:
-    """Fetch or drop a value on the device: FETCH gives the value, DROP nothing."""
+    """Fetch or drop a value on the device: FETCH returns the value, DROP nothing."""
     lane = process.take(user)
     try:
         answer = lane.exchange(op, 0, number, Layout(b"", (), 0), ())
@@ -98,7 +98,7 @@ def ask(process: EngineProcess, user: object, op: int, number: int) -> Array | N
 
 
 def _lost(process: EngineProcess, error: OSError) -> ProcessEnded | BackendError:
-    """What to raise for a lane that failed: it is the end of the process, or a lack of something here."""
+    """The exception for a failed lane: the process has ended, or something is lacking here."""
     if error.errno in _SCARCE:
         return BackendError(f"ERR the model's tensors could not be handed to its process: {error.strerror}")
     return process.lost()

@@ -1,8 +1,8 @@
-"""The engine process at work: it loads models and runs them, one thread per lane.
+"""The engine process: it loads models and runs them, with one thread per lane.
 
-A lane is a socket and a piece of memory that the server maps too (`wire`, `memory`); one request is outstanding on it.
-The main thread takes orders from the control socket: a new lane, or a run to be stopped. When that socket ends, the
-server is gone, and the process ends at once.
+A lane is a socket and a memory area that the server maps too (`wire`, `memory`), with one outstanding request. The main
+thread reads orders from the control socket: a new lane, or a run to stop. When that socket ends, the server is gone,
+and the process ends immediately.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from redisai_py.tensor import Device, DType, Tensor
 __all__ = ["OPEN", "ORDER", "STOP", "serve"]
 
 ORDER = struct.Struct("<BI")
-"""On the control socket: what, and the lane's number."""
+"""On the control socket: kind of order, and the lane's number."""
 OPEN, STOP = 1, 2
 
 _NUMPYS_OWN = {dtype.numpy_dtype for dtype in DType if dtype is not DType.STRING}
@@ -51,7 +51,7 @@ _ERRORS = {"ShapeMismatch", "BackendNotInstalled", "BackendError", "RedisAIError
 
 
 def serve(control: socket.socket) -> None:
-    """Work until the server hangs up."""
+    """Work until the server closes the connection."""
     host = _Host()
     while True:
         order, fds, _, _ = socket.recv_fds(control, ORDER.size, 2)
@@ -67,7 +67,7 @@ def serve(control: socket.socket) -> None:
 
 
 class _Host:
-    """What the lanes share: loaded models, and values on the device, by number."""
+    """Shared by the lanes: loaded models, and values on the device, by number."""
 
     def __init__(self) -> None:
         self.lanes: dict[int, _Lane] = {}
@@ -77,14 +77,14 @@ class _Host:
         self._lock = threading.Lock()
 
     def hold(self, value: DeviceArray) -> int:
-        """Keep a value on the device; its number."""
+        """Keep a value on the device. Returns: its number."""
         with self._lock:
             self._numbers += 1
             self.held[self._numbers] = value
             return self._numbers
 
     def stop(self, number: int) -> None:
-        """Stop what a lane runs. A framework that cannot stop goes on: the server kills the process then."""
+        """Stop a lane's run. If the framework cannot stop, the server kills the process."""
         lane = self.lanes.get(number)
         session = lane.running if lane is not None else None
         if lane is None or session is None:
@@ -99,7 +99,7 @@ class _Host:
 
 
 class _Lane:
-    """One request after the other, on a thread of its own."""
+    """Handles one request after the other, on its own thread."""
 
     def __init__(self, sock: socket.socket, fd: int, host: _Host) -> None:
         self._sock = sock
@@ -137,7 +137,7 @@ class _Lane:
                 request = memoryview(memory.mapped(fds[0], frame.total_bytes)).toreadonly()
                 os.close(fds.pop(0))
             answer = self._handlers[frame.op](frame, request, fds)
-        except BaseException as error:  # of whatever kind: the server is told, and gives it to the client
+        except BaseException as error:  # of any kind: the server passes it on to the client
             answer = self._failed(error)
         finally:
             for fd in fds:
@@ -236,7 +236,7 @@ class _Lane:
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _answer(self, op: int, number: int, found: Layout, data: Sequence[Any]) -> bytes | None:
-        """Put the message where the server reads it. Gives the frame to send, or None if it has been sent."""
+        """Put the message where the server reads it. Returns: the frame to send, or None if it was sent."""
         if found.total <= memory.LANE_BYTES:
             memory.write(self._answers, found, data)
             return Frame(op, 0, len(found.header), number, found.total).pack()
@@ -255,12 +255,12 @@ class _Lane:
         return self._answer(op, self._ns, Layout(header, (), wire.aligned(len(header))), ())
 
     def _failed(self, error: BaseException) -> bytes | None:
-        if isinstance(error.__cause__, MemoryError):  # in a load, whose errors have the framework's words already
+        if isinstance(error.__cause__, MemoryError):  # in a load, whose errors already have the framework's text
             told = {"type": "memory", "text": str(error).removeprefix("ERR ")}
         elif isinstance(error, RedisAIError) and type(error).__name__ in _ERRORS:
             told = {"type": type(error).__name__, "text": str(error)}
         else:
-            traceback.print_exc()  # a plugin's own failure: the log has it, as it has those of a run in the server
+            traceback.print_exc()  # a plugin's own failure: logged like that of a run in the server
             text = str(error).replace("\n", " ").replace("\r", " ")
             text = text if text.strip() else type(error).__name__
             told = {"type": "memory" if isinstance(error, MemoryError) else "plugin", "text": text}
@@ -269,7 +269,7 @@ class _Lane:
 
 
 def _without_data(part: Part) -> Part:
-    """A value on the device has a size, and no data in the message."""
+    """A value on the device has a size, but no data in the message."""
     return part._replace(nbytes=0) if part.code == wire.ON_DEVICE else part
 
 

@@ -1,8 +1,8 @@
-"""The engine's processes: which there are, which model is in which, and what is known of those that died.
+"""The engine's processes, the models in them, and the record of their deaths.
 
-A model of the CPU has a process of its own as long as there are few; then models share, backend by backend. One that
-is suspected of having ended a process is alone in its next one. A GPU has one process, whatever runs on it. A process
-without a model ends. Nothing is started before the first model.
+Each CPU model has its own process while there are few; further models share, by backend. A model suspected of having
+ended a process is alone in its next one. Each GPU has one process, for all of its models. A process without a model
+ends. Nothing is started before the first model.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from redisai_py.model import Model
 __all__ = ["Isolation"]
 
 _KEPT_IN_FILES = 1024 * 1024
-"""The bytes of models of this size and more are kept in files, to load them again."""
+"""The bytes of models of at least this size are kept in files, for loading them again."""
 
 logger = structlog.get_logger()
 
 
 class Isolation:
-    """Args: name_of: a model's identity -> what users call it. Called on any thread."""
+    """Args: name_of: a model's identity -> its name for users. Called on any thread."""
 
     def __init__(self, settings: IsolationSettings, name_of: Callable[[str], str]) -> None:
         self.settings = settings
         self.name_of = name_of
         self.closing = False
         self.loop_thread = 0
-        """Id of the event loop's thread, which waits for short runs only."""
+        """Id of the event loop's thread, which waits only for short runs."""
         self.quarantine = Quarantine()
         self.versions: dict[str, str] = {}
-        """Of the backends that processes have imported, by wire name."""
+        """Versions of the backends that processes have imported, by wire name."""
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._processes: list[EngineProcess] = []
@@ -62,7 +62,7 @@ class Isolation:
         self._helper: threading.Thread | None = None
 
     def next_number(self) -> int:
-        """A number that nothing here has had."""
+        """A number that was not used before."""
         return next(self._numbers)
 
     # -- models --------------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ class Isolation:
     def load(self, model: Model, options: LoadOptions) -> Session:
         """A session of the model in a process. Thread: a loader's.
 
-        Raises: BackendNotInstalled; BackendError: what the framework says, the process died, or the model is in
+        Raises: BackendNotInstalled; BackendError: the framework's error, the process died, or the model is in
                 quarantine.
         """
         if len(model.blob) >= _KEPT_IN_FILES:
@@ -80,13 +80,13 @@ class Isolation:
             session.load()
         except RedisAIError:
             raise
-        except Exception as error:  # whoever waits for the load must hear of it
+        except Exception as error:  # the caller that waits for the load must get it
             logger.exception("a load failed")
             raise framework_error(error, "ERR ") from error
         return session
 
     def import_backend(self, name: str) -> str:
-        """Import a backend where processes will be forked; its version. Thread: any but the event loop's.
+        """Import a backend where processes will be forked. Returns: its version. Thread: any but the event loop's.
 
         Raises: BackendNotInstalled, BackendError.
         """
@@ -104,7 +104,7 @@ class Isolation:
     # -- processes -----------------------------------------------------------------------------------------------------
 
     def place(self, session: RemoteSession) -> EngineProcess:
-        """A process for a model, started if need be; `leave` gives it up. Raises: BackendNotInstalled, BackendError."""
+        """A process for a model; `leave` releases it. Raises: BackendNotInstalled, BackendError."""
         device = session.device
         on_gpu = device.kind == "GPU"
         name = f"GPU:{device.index or 0}" if on_gpu else session.backend
@@ -121,7 +121,7 @@ class Isolation:
             return process
 
     def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
-        """A model is not in the process any more; True if the process has ended, or ends now without any."""
+        """A model has left the process. Returns: True if the process has ended, or ends now because it is empty."""
         with self._lock:
             process.users.discard(session)
             if process.users:
@@ -161,9 +161,7 @@ class Isolation:
                 del self._zygotes[zygote.backend]
 
     def _ended(self, process: EngineProcess) -> None:
-        """A process has ended: who is to blame? The models in it are loaded again at once, so that no run waits for
-        that.
-        """
+        """A process has ended: find the culprit. Its models are reloaded immediately, so that no run has to wait."""
         with suppress(ValueError):
             self._processes.remove(process)
         if not (self.closing or process.retired):
@@ -191,10 +189,10 @@ class Isolation:
     def _busy_lanes(self) -> list[Lane]:
         return [lane for process in list(self._processes) for lane in process.busy()]
 
-    # -- work aside ----------------------------------------------------------------------------------------------------
+    # -- background work -----------------------------------------------------------------------------------------------
 
     def later(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Do this on a thread of our own. Thread: any, also from a finalizer."""
+        """Call this on a thread of our own. Thread: any, also from a finalizer."""
         self._work.put(lambda: work(*arguments))
         if self._helper is None and not self.closing:
             self._helper = threading.Thread(target=self._help, name="redisai isolation", daemon=True)
@@ -211,12 +209,12 @@ class Isolation:
     # -- the whole -----------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> IsolationSnapshot:
-        """Processes and quarantine at this moment."""
+        """Current processes and quarantine."""
         pids = [process.pid for process in list(self._processes) if process.pid is not None and not process.dead]
         return IsolationSnapshot(tuple(pids), dict(self._deaths), self.quarantine.reasons())
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Kill every process. They are gone when this returns, unless the system is slower than `timeout_s`."""
+        """Kill every process. Returns when they have ended, or after `timeout_s`."""
         self.closing = True
         self._work.put(None)
         self._alarm.stop()

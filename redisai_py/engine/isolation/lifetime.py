@@ -1,4 +1,4 @@
-"""A process that ends with another one, whatever ends that."""
+"""Makes a process end when another one does, for whatever reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """End this process when the one of that id, which has started it, ends."""
+    """End this process when its parent with that id ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        os._exit(1)  # it had ended before the line above could take effect
+        os._exit(1)  # the parent had ended before the line above took effect

@@ -1,6 +1,6 @@
-"""Notices runs that take long in engine processes, so that the threads that wait for them get successors.
+"""Notices long runs in engine processes, so that the threads that wait for them get successors.
 
-One thread, which sleeps for good while nothing runs. A run's start costs a look at a flag.
+One thread, which sleeps indefinitely while nothing runs. A run's start costs a look at a flag.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["LongRuns", "Waiting"]
 LONG_S = 0.1
 _LOOK_S = 0.05
 _IDLE_LOOKS = 20
-"""Looks in vain before it sleeps for good: runs that come again and again need not wake it each time."""
+"""Checks in vain before it sleeps indefinitely, so that frequent runs need not wake it each time."""
 
 
 class Waiting(Protocol):
@@ -27,11 +27,11 @@ class Waiting(Protocol):
 
 
 class LongRuns:
-    """Args: waiting: the exchanges under way.   tell: called once for each long one, with the waiting thread's id."""
+    """Args: waiting: returns the exchanges in progress.   tell: called once per long one, with its thread's id."""
 
     def __init__(self, waiting: Callable[[], Iterable[Waiting]], tell: Callable[[int], object]) -> None:
         self.asleep = True
-        """Whoever starts an exchange calls `wake` then."""
+        """Whether callers that start an exchange must call `wake`."""
         self._waiting = waiting
         self._tell = tell
         self._condition = threading.Condition()
@@ -62,7 +62,7 @@ class LongRuns:
                     self._condition.wait(_LOOK_S)
                     continue
                 self.asleep = True
-            # First the flag, then the look: an exchange that begins in between is seen here or wakes.
+            # Clear the flag before looking: an exchange that begins in between is seen here, or wakes the thread.
             if not self._look():
                 with self._condition:
                     if self.asleep and not self._stopping:
@@ -70,7 +70,7 @@ class LongRuns:
             idle = 0
 
     def _look(self) -> bool:
-        """Tell of the long ones; whether there is any exchange."""
+        """Report long exchanges. Returns: whether there are any exchanges."""
         found = False
         long_before = time.monotonic() - LONG_S
         for each in self._waiting():

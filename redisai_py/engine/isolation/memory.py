@@ -1,7 +1,7 @@
-"""Memory that the server and one engine process map both: a lane's, and files for single large messages.
+"""Memory that the server and one engine process share: a lane's, and files for single large messages.
 
-A file's size is sealed before it is shared, so that neither side can take memory away from under the other's feet,
-which would be a SIGBUS there.
+A file's size is sealed before it is shared, so that neither side can shrink it while the other uses it, which would
+cause a SIGBUS there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from redisai_py.tensor import DType, Tensor
 __all__ = ["LANE_BYTES", "array_at", "create", "mapped", "parsed", "part_of", "sized", "write"]
 
 LANE_BYTES = 1 << 20
-"""A message up to this size lies in the lane's own memory. Only pages that were used take memory."""
+"""A message up to this size fits into the lane's own memory. Only used pages take memory."""
 _SMALL_BYTES = 16 * 1024
 _LAYOUTS: dict[tuple[Any, ...], Layout] = {}
 _PARSED: dict[tuple[bytes, int], list[Part]] = {}
@@ -31,7 +31,7 @@ _SMALL_HEADER = 1024
 
 
 def create(size: int) -> int:
-    """A new file of this size in memory; the caller closes it. Raises: OSError."""
+    """A new in-memory file of this size; the caller closes it. Raises: OSError."""
     fd = os.memfd_create("redisai-lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
@@ -43,7 +43,7 @@ def create(size: int) -> int:
 
 
 def mapped(fd: int, size: int) -> mmap.mmap:
-    """All of a shared file. Raises: ProtocolError: it is not as large, or could be cut off."""
+    """Map a whole shared file. Raises: ProtocolError: its size is wrong, or it could shrink."""
     try:
         sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
         if not sealed or os.fstat(fd).st_size < size:
@@ -54,7 +54,7 @@ def mapped(fd: int, size: int) -> mmap.mmap:
 
 
 def sized(arrays: Sequence[NDArray[Any]]) -> Layout:
-    """The layout of a run's inputs, which are arrays of element types of ours other than STRING."""
+    """The layout of a run's inputs, which are arrays of our dtypes except STRING."""
     key = tuple([(array.dtype, array.shape) for array in arrays])
     found = _LAYOUTS.get(key)
     if found is None:
@@ -65,7 +65,7 @@ def sized(arrays: Sequence[NDArray[Any]]) -> Layout:
 
 
 def parsed(header: bytes, total: int) -> list[Part]:
-    """The tensors of a message (see `wire.parse_header`): of each header that was seen lately the same list."""
+    """The tensors of a message (see `wire.parse_header`); repeated headers give the same list."""
     found = _PARSED.get((header, total))
     if found is None:
         found = parse_header(header, total)
@@ -77,14 +77,14 @@ def parsed(header: bytes, total: int) -> list[Part]:
 
 
 def part_of(array: NDArray[Any]) -> Part:
-    """How an array is described; its element type is one of ours, but not STRING."""
+    """The description of an array with one of our dtypes except STRING."""
     dtype = DType.from_numpy(array.dtype)
     assert dtype is not None
     return Part(code_of(dtype), array.shape, array.nbytes)
 
 
 def write(memory: memoryview, found: Layout, data: Sequence[NDArray[Any] | bytes | None]) -> None:
-    """Put a message there. data: one per tensor, None where there is nothing to write."""
+    """Write the message. data: one per tensor, None if there is nothing to write."""
     memory[: len(found.header)] = found.header
     for offset, item in zip(found.offsets, data, strict=True):
         if item is None:
@@ -101,7 +101,7 @@ def write(memory: memoryview, found: Layout, data: Sequence[NDArray[Any] | bytes
 def array_at(memory: memoryview, part: Part, own: bool) -> NDArray[Any] | None:
     """A tensor of a message as an array; None for what is not a tensor.
 
-    Args: own: in memory of its own; otherwise numbers are a view of `memory`, as read-only as that.
+    Args: own: copy it; otherwise numeric arrays are views of `memory`, and as read-only as that.
     """
     if part.code in (NONE, ON_DEVICE):
         return None

@@ -1,4 +1,4 @@
-"""Inputs, outputs, failures and files of models as messages, on the server's side."""
+"""Inputs, outputs, failures and model files as messages, on the server's side."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _CUDA = 2
 
 
 class RemoteArray:
-    """A value that stayed on a GPU, in the process that owns it: a `backend.DeviceArray`.
+    """A value on a GPU, in the process that owns it: a `backend.DeviceArray`.
 
-    Args: fetch: a copy in this process's memory.
+    Args: fetch: returns a copy in this process's memory.
     """
 
     def __init__(self, part: Part, process: EngineProcess, index: int, fetch: Callable[[], NDArray[Any]]) -> None:
@@ -68,7 +68,7 @@ def file_of(blob: Blob) -> int:
 
 
 def request_of(inputs: Sequence[Array], process: EngineProcess) -> tuple[Layout, Sequence[Any]]:
-    """What to send of a run's inputs; values in that very process go as their numbers."""
+    """The message parts for a run's inputs; values in that same process are sent as their numbers."""
     if all([type(value) is np.ndarray and not value.dtype.hasobject for value in inputs]):
         return memory.sized(inputs), inputs  # type: ignore[arg-type]  # arrays, as just seen
     parts: list[Part] = []
@@ -85,9 +85,9 @@ def request_of(inputs: Sequence[Array], process: EngineProcess) -> tuple[Layout,
 
 
 def outputs_of(answer: Answer, held: Callable[[Part], Array | None]) -> list[Array | None]:
-    """The outputs of a run, in memory of their own.
+    """The outputs of a run, in their own memory.
 
-    Args:   held: a value that stayed in the process.
+    Args:   held: makes a value that stayed in the process.
     Raises: ProtocolError.
     """
     return [
@@ -97,7 +97,7 @@ def outputs_of(answer: Answer, held: Callable[[Part], Array | None]) -> list[Arr
 
 
 def failure(answer: Answer) -> RedisAIError:
-    """The error of a request that failed in the process, with the words that it would have in the server."""
+    """The error of a request that failed in the process, with the text that it would have in the server."""
     try:
         told = json.loads(answer.header)
         kind, text = str(told["type"]), str(told["text"])

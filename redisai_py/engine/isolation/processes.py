@@ -1,9 +1,9 @@
 """One engine process as the server's threads use it: lanes to it, what runs in it, and how it ended.
 
-DESIGN. A thread that wants something of the process takes a lane: a socket pair, and memory that both map. It writes
-its request there, sends a frame, and sleeps in the kernel, without the GIL, until the answer's frame is there. There
-are as many lanes as were ever needed at once, and the process has a thread for each. If the process ends, every lane
-hears the end of its socket. What was running then is remembered: one of these models is to blame.
+DESIGN. A thread that wants something from the process takes a lane: a socket pair, and memory that both sides map. It
+writes its request there, sends a frame, and sleeps in the kernel, without the GIL, until the answer's frame arrives.
+There are as many lanes as were ever needed at once, and the process has a thread for each. If the process ends, every
+lane's socket ends. What was running then is recorded: one of these models is to blame.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Answer", "EngineProcess", "Lane", "ProcessEnded"]
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4)
 _REPORT_S = 2.0
-"""What the zygote gets to tell how a process ended."""
+"""Seconds for the zygote to report how a process ended."""
 
 
 class ProcessEnded(Exception):
@@ -42,9 +42,7 @@ class ProcessEnded(Exception):
 
 
 class Answer(NamedTuple):
-    """What came back: op and number of the frame, header and the whole message, which is valid while the lane is
-    held.
-    """
+    """An answer: op and number of the frame, header and the whole message, valid while the lane is held."""
 
     op: int
     number: int
@@ -53,7 +51,7 @@ class Answer(NamedTuple):
 
 
 class Lane:
-    """See DESIGN. One thread at a time."""
+    """See DESIGN. Used by one thread at a time."""
 
     __slots__ = (
         "_answers",
@@ -78,15 +76,15 @@ class Lane:
         self._requests = both[: memory.LANE_BYTES]
         self._answers = both[memory.LANE_BYTES :].toreadonly()
         self.user: object = None
-        """Whose run or load is under way."""
+        """The session whose run or load is in progress."""
         self.at_once = False
-        """It is the event loop's."""
+        """Whether it belongs to the event loop."""
         self.loads = False
         self.since = 0.0
         self.told = False
         self.thread_id = 0
         self.stopped = False
-        """The run was told to stop."""
+        """Whether the run was told to stop."""
 
     def exchange(
         self, op: int, flags: int, number: int, request: Layout, data: Sequence[Any], fds: Sequence[int] = ()
@@ -110,7 +108,7 @@ class Lane:
         return self._answer()
 
     def finish(self) -> None:
-        """Wait on a worker thread for the answer of an exchange that the event loop began; nobody wants it any more.
+        """Wait on a worker thread for the answer of an exchange that the event loop began, and discard it.
 
         Raises: OSError, ProtocolError.
         """
@@ -146,20 +144,20 @@ class Lane:
         return Answer(frame.op, frame.number, bytes(message[: frame.header_bytes]), message)
 
     def close(self) -> None:
-        """Let go of the socket; the memory goes with its last user."""
+        """Close the socket; the memory is freed with its last user."""
         self.sock.close()
 
 
 def _read_only(fd: int, size: int) -> mmap.mmap:
-    memory.mapped(fd, size).close()  # checks it
+    memory.mapped(fd, size).close()  # checks the file
     return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
 
 
 class EngineProcess:
     """One process, from its fork to its end.
 
-    Args: number: of this server's processes.   place: what kind it is, for whoever chooses.
-          alarm: to be woken when an exchange begins.
+    Args: number: of this server's processes.   place: its kind, for the code that chooses a process.
+          alarm: to wake when an exchange begins.
           ended: called once, on the thread that notices first.
     """
 
@@ -170,14 +168,14 @@ class EngineProcess:
         self.place = place
         self.pid: int | None = None
         self.users: set[Any] = set()
-        """Sessions that are loaded in it, or are being."""
+        """Sessions that are loaded in it, or being loaded."""
         self.dead = False
         self.retired = False
-        """It is ended because no model needs it."""
+        """It is being ended because no model needs it."""
         self.suspects: dict[Any, bool] = {}
-        """Whose runs and loads were under way when it ended; True: a load."""
+        """Sessions with runs or loads in progress when it ended; True: a load."""
         self.culprit: Any = None
-        """Whose run or load ended it, if that is known, which it is from `verdict` on."""
+        """The session whose run or load ended it, if known; known from `verdict` on."""
         self._blamed_for = ""
         self._verdict = threading.Event()
         self._status: int | None = None
@@ -194,7 +192,7 @@ class EngineProcess:
         self._far_end: socket.socket | None = far_end
 
     def fork(self, memory_limit_bytes: int) -> None:
-        """Have it started."""
+        """Start the process."""
         far_end, self._far_end = self._far_end, None
         assert far_end is not None
         self._zygote.fork(self, far_end, {"memory_limit_bytes": memory_limit_bytes})
@@ -202,7 +200,7 @@ class EngineProcess:
     # -- lanes ---------------------------------------------------------------------------------------------------------
 
     def take(self, user: object, loads: bool = False) -> Lane:
-        """A lane for one exchange; give it back. Raises: ProcessEnded."""
+        """A lane for one exchange; return it afterwards. Raises: ProcessEnded."""
         with self._lock:
             if self.dead:
                 raise ProcessEnded(self)
@@ -219,7 +217,7 @@ class EngineProcess:
         return lane
 
     def take_at_once(self, user: object) -> Lane:
-        """A lane for one short exchange, of which the event loop waits for the answer. Raises: ProcessEnded."""
+        """A lane for one short exchange, whose answer the event loop awaits. Raises: ProcessEnded."""
         with self._lock:
             if self.dead:
                 raise ProcessEnded(self)
@@ -235,7 +233,7 @@ class EngineProcess:
             return lane
 
     def busy(self) -> list[Lane]:
-        """Lanes with an exchange under way. Thread: any."""
+        """Lanes with an exchange in progress. Thread: any."""
         with self._lock:
             return list(self._busy.values())
 
@@ -286,7 +284,7 @@ class EngineProcess:
     # -- stopping ------------------------------------------------------------------------------------------------------
 
     def stop_runs(self, user: object, thread_id: int | None) -> list[Lane]:
-        """Tell runs of a session to stop, on one thread or on all; gives their lanes. Thread: any."""
+        """Tell runs of a session to stop, on one thread or on all. Returns: their lanes. Thread: any."""
         with self._lock:
             lanes = [
                 lane
@@ -295,16 +293,16 @@ class EngineProcess:
             ]
             for lane in lanes:
                 lane.stopped = True
-                with contextlib.suppress(OSError):  # it has ended, or takes no orders: whoever asked kills it
+                with contextlib.suppress(OSError):  # it has ended, or reads no orders, and then the caller kills it
                     self._control.send(host.ORDER.pack(host.STOP, lane.number), socket.MSG_DONTWAIT)
         return lanes
 
     def still_stopping(self, lane: Lane, user: object) -> bool:
-        """Whether a run that was told to stop goes on."""
+        """Whether a run that was told to stop still runs."""
         return lane.stopped and lane.user is user and not self.dead
 
     def kill(self, user: object = None, why: str = "") -> None:
-        """End it at once. user: who is to blame, if anybody.   Thread: any."""
+        """Kill it immediately. user: the culprit, if any.   Thread: any."""
         with self._lock:
             if self.dead:
                 return
@@ -315,18 +313,18 @@ class EngineProcess:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def lost(self) -> ProcessEnded:
-        """A lane has ended. Notes what ran; gives the exception to raise."""
+        """A lane has ended. Records what ran. Returns: the exception to raise."""
         self._note_end()
         return ProcessEnded(self)
 
     def how(self) -> str:
-        """How it ended, in a word: the signal, or the exit status."""
+        """How it ended, in one word: the signal, or the exit status."""
         self._reported.wait(_REPORT_S)
         if self._blamed_for:
             return self._blamed_for
         status = self._status
         if status is None:
-            return "SIGKILL"  # with the process that it was forked from
+            return "SIGKILL"  # together with the process from which it was forked
         if status >= 0:
             return f"exit status {status}"
         try:
@@ -335,17 +333,17 @@ class EngineProcess:
             return f"signal {-status}"
 
     def verdict(self) -> str:
-        """How it ended, once `culprit` and the model's record say what follows from that. Thread: any."""
+        """How it ended, after `culprit` and the model's record were updated. Thread: any."""
         self._verdict.wait(2 * _REPORT_S)
         return self.how()
 
     def judged(self) -> None:
-        """`verdict` can be had."""
+        """Make `verdict` available."""
         self._verdict.set()
 
     @property
     def ended_with_its_zygote(self) -> bool:
-        """Whether no model of it is to blame: the process that it was forked from has ended."""
+        """Whether no model of it is to blame, because the process from which it was forked has ended."""
         return self._reported.is_set() and self._status is None
 
     def started(self, pid: int) -> None:

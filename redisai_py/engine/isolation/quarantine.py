@@ -7,13 +7,13 @@ from dataclasses import dataclass
 __all__ = ["LIMIT", "Quarantine", "Strikes"]
 
 LIMIT = 3
-"""Deaths in a row after which a model is not tried any more."""
+"""Consecutive deaths after which a model is no longer tried."""
 _MOST = 10_000
 
 
 @dataclass(slots=True)
 class Strikes:
-    """count: deaths since the last good run.   how: the last one's signal or status, or why the process was killed.
+    """count: deaths since the last good run.   how: signal or status of the last one, or why the process was killed.
     in_load: whether that was in a load.
     """
 
@@ -23,9 +23,9 @@ class Strikes:
 
 
 class Quarantine:
-    """By the model's identity. One that is stored again has a new identity, so its record starts clean.
+    """Records by the model's identity. A model that is stored again has a new identity, and so a clean record.
 
-    Thread: any; each method is one step on a dict.
+    Thread: any; each method is one operation on a dict.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Quarantine:
         return strikes
 
     def went_well(self, identity: str) -> None:
-        """It ran to its end."""
+        """A run succeeded."""
         self._strikes.pop(identity, None)
 
     forget = went_well
@@ -61,5 +61,5 @@ class Quarantine:
         return f"its engine process died in {strikes.count} {what} in a row, the last time by {strikes.how}"
 
     def reasons(self) -> dict[str, str]:
-        """Those in quarantine."""
+        """Models in quarantine."""
         return {identity: why for identity in list(self._strikes) if (why := self.reason(identity))}

@@ -1,9 +1,9 @@
-"""A model in an engine process, with the face of a `backend.Session`.
+"""A model in an engine process, behind the interface of `backend.Session`.
 
-`run` is called on the engine's worker threads, as any session's, and sleeps while the process computes. If the process
-ends, it says whose fault that was: the model to blame gets an error and a strike, every other one is loaded again and
-its run repeated, since a run has no effects. Where several models were running and nobody was killed for its time,
-each is tried again in a process of its own: then there is no doubt.
+`run` is called on the engine's worker threads, like any session's, and sleeps while the process computes. If the
+process ends, the culprit is determined: the model to blame gets an error and a strike; every other model is loaded
+again and its run repeated, because a run has no effects. If several models were running, and none was killed for
+exceeding its time, each is tried again in its own process, which decides.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from redisai_py.model import Model
 __all__ = ["Processes", "RemoteSession", "process_of"]
 
 STOP_GRACE_S = 1.0
-"""What a run that was told to stop gets before its process is killed."""
+"""Seconds for a run that was told to stop, before its process is killed."""
 _CLOSE_S = 5.0
 _TRIES = 3
 _PROMOTED_BYTES = 64 * 1024 * 1024
-"""A larger model is not short, or is worth no second load."""
+"""A larger model has no short runs, or is not worth a second load."""
 
 logger = structlog.get_logger()
 
 
 class Processes(Protocol):
-    """What a session needs of whoever has the processes; `isolation.Isolation` says more of each."""
+    """The owner of the processes, as a session needs it; see `isolation.Isolation`."""
 
     settings: IsolationSettings
     quarantine: Quarantine
@@ -61,23 +61,23 @@ class Processes(Protocol):
         """A process for the model."""
 
     def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
-        """It is not there any more."""
+        """The model has left the process."""
 
     def later(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Do this on another thread."""
+        """Call this on another thread."""
 
 
 class RemoteSession:
-    """See above. Thread: any; `load` first."""
+    """See above. Thread: any; call `load` first."""
 
     def __init__(self, isolation: Processes, model: Model, options: LoadOptions) -> None:
         self.identity = model.identity
         self.device = model.device
         self.backend = model.backend
         self.apart = False
-        """It must have a process of its own."""
+        """It must have its own process."""
         self.struck = False
-        """A process died because of it, and no run has gone well since."""
+        """A process died because of it, and no run has succeeded since."""
         self.inputs: Sequence[TensorSpec] = ()
         self.outputs: Sequence[str] = ()
         self.output_specs: Sequence[TensorSpec] = ()
@@ -105,7 +105,7 @@ class RemoteSession:
 
     @property
     def pid(self) -> int | None:
-        """Of the process; None while it is in none."""
+        """Id of the process; None while it is in none."""
         process = self._process
         return process.pid if process is not None and not process.dead else None
 
@@ -117,17 +117,17 @@ class RemoteSession:
             self._load()
 
     def revive(self) -> None:
-        """Load the model again if its process has ended; what goes wrong is found by its next run."""
+        """Load the model again if its process has ended; its next run reports errors."""
         with self._lock, contextlib.suppress(RedisAIError):
             if not self._closed and not self.in_server and self._process is not None and self._process.dead:
                 self._load()
 
     def _where(self) -> EngineProcess:
-        """The process in which the model is loaded; loads it again if that has ended."""
+        """The process in which the model is loaded; loads it again if the old one has ended."""
         process = self._process
         if process is None or process.dead:
             if process is not None:
-                process.verdict()  # it may be that this model must be alone from now on
+                process.verdict()  # this model may have to be alone from now on
             with self._lock:
                 process = self._process
                 if process is None or process.dead:
@@ -153,7 +153,7 @@ class RemoteSession:
         raise AssertionError("unreachable")  # the last attempt has raised
 
     def _learn(self, told: dict[str, Any]) -> None:
-        """Raises: KeyError, TypeError, ValueError: the process sent nonsense."""
+        """Raises: KeyError, TypeError, ValueError: the process sent invalid data."""
         self.inputs = specs_from_json(told["inputs"])
         self.outputs = tuple(told["outputs"])
         self.output_specs = specs_from_json(told["output_specs"])
@@ -168,7 +168,7 @@ class RemoteSession:
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """See Session. Raises also: BackendError: the process ended, or the model is in quarantine. NotAtOnce: on the
-        event loop's thread, where it waits for short runs only.
+        event loop's thread, which waits only for short runs.
         """
         if threading.get_ident() == self._isolation.loop_thread:
             return self._run_at_once(inputs)
@@ -216,7 +216,7 @@ class RemoteSession:
             if answer.op != Op.DONE:
                 raise failure(answer)
             outputs = outputs_of(answer, lambda part: self._held(part, process))
-        except (OSError, ProtocolError):  # no answer yet, or none any more
+        except (OSError, ProtocolError):  # no answer yet, or the process has ended
             self._unfinished = process, lane
             raise NotAtOnce from None
         except BaseException:
@@ -229,7 +229,7 @@ class RemoteSession:
         return outputs
 
     def _finish(self) -> None:
-        """Wait for the end of a run that the event loop began: the run will be repeated. Raises: RedisAIError."""
+        """Wait for the end of a run that the event loop began, which will be repeated. Raises: RedisAIError."""
         with self._lock:
             unfinished, self._unfinished = self._unfinished, None
         if unfinished is None:  # another thread was faster
@@ -251,7 +251,7 @@ class RemoteSession:
         return value
 
     def _fetch(self, number: int, process: EngineProcess) -> NDArray[Any]:
-        """A value that stayed on the device. Raises: BackendError: its process has ended."""
+        """A value on the device. Raises: BackendError: its process has ended."""
         try:
             answer = exchanges.ask(process, self, Op.FETCH, number)
         except ProcessEnded as error:
@@ -260,11 +260,11 @@ class RemoteSession:
         return answer
 
     def _drop(self, number: int, process: EngineProcess) -> None:
-        """Let go of a value on the device."""
+        """Drop a value on the device."""
         with contextlib.suppress(BackendError, ProcessEnded):
             exchanges.ask(process, self, Op.DROP, number)
 
-    # -- what may go wrong ---------------------------------------------------------------------------------------------
+    # -- failures ------------------------------------------------------------------------------------------------------
 
     def _text(self, what: str) -> str:
         return f"ERR model '{self._isolation.name_of(self.identity)}': {what}"
@@ -277,7 +277,7 @@ class RemoteSession:
             raise BackendError(self._text(f"it is in quarantine, since {reason}; store the model again to try it anew"))
 
     def _judge(self, process: EngineProcess, attempt: int, in_load: bool) -> None:
-        """The process ended under a run or load of this model. Returns if it may be repeated. Raises: RedisAIError."""
+        """The process ended during a run or load of this model. Returns if it may be repeated. Raises: RedisAIError."""
         if self._isolation.closing:
             raise Overloaded("ERR the server is shutting down")
         how = process.verdict()
@@ -293,7 +293,7 @@ class RemoteSession:
             raise BackendError(self._text(f"its engine process died {attempt} times while {what} it ({how})"))
 
     def terminate(self, thread_id: int | None = None) -> bool:
-        """Stop a run, or all: the framework is asked, and the process killed if it does not. Always True."""
+        """Stop a run, or all: ask the framework, and kill the process if that fails. Always True."""
         local, process = self._local, self._process
         if local is not None:
             return local.terminate(thread_id) if self.concurrent else local.terminate()  # type: ignore[call-arg]
@@ -319,12 +319,12 @@ class RemoteSession:
         self._good_runs += 1
         if self._good_runs >= settings.proof_runs:
             self._may_be_promoted = False
-            promoted = not (self.stateful or self.loops)  # one that loops must stay where it can be stopped
+            promoted = not (self.stateful or self.loops)  # a model with loops must stay where it can be stopped
             if promoted and self.device.kind == "CPU" and self.nbytes <= _PROMOTED_BYTES:
                 self._isolation.later(self._promote)
 
     def _promote(self) -> None:
-        """Load the model in the server too, run it there from now on, and let the process go."""
+        """Load the model in the server too, run it there from now on, and leave the process."""
         try:
             local = load_session(self._model, self._options, load_backend)
         except RedisAIError as error:
@@ -338,7 +338,7 @@ class RemoteSession:
             self._local = local
             self.run = local.run  # type: ignore[method-assign]  # no look-up more than for any other session
             self.in_server = True
-            self._model = replace(self._model, blob=b"")  # nobody loads it again
+            self._model = replace(self._model, blob=b"")  # never loaded again
             self._leave()
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ class RemoteSession:
                 lane.sock.settimeout(_CLOSE_S)
                 lane.exchange(Op.CLOSE, 0, self._number, Layout(b"", (), 0), ())
                 lane.sock.settimeout(None)
-            except TimeoutError:  # a model there does not let others work: the lane is not used again
+            except TimeoutError:  # a model there blocks all others: do not use the lane again
                 lane.sock.close()
                 raise
             finally:
@@ -372,5 +372,5 @@ class RemoteSession:
 
 
 def process_of(session: Session) -> int:
-    """The id of the engine process in which a session is; 0 for the server's own, or for none at this moment."""
+    """The id of a session's engine process; 0 if it is in the server's own, or in none at this moment."""
     return (session.pid or 0) if isinstance(session, RemoteSession) else 0

@@ -1,4 +1,4 @@
-"""What the engine's processes are told, and what they tell of themselves. Pure."""
+"""Settings and state of the engine's processes, as values. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["IsolationSettings", "IsolationSnapshot"]
 class IsolationSettings:
     """Settings.
 
-    isolation: `none`: models are loaded and run in the server. `all`: in processes. `auto`: in processes, and short
+    isolation: `none`: models are loaded and run in the server. `all`: in processes. `auto`: in processes, but short
         ONNX models in the server once they have proved themselves.
-    engine_processes: per backend on the CPU; a model has one of its own until there are so many.
-    engine_memory_limit_bytes: what one process may allocate beyond its framework, 0 is none.
+    engine_processes: per backend on the CPU; each model has its own until there are this many.
+    engine_memory_limit_bytes: maximum allocation of one process beyond its framework's, 0 is none.
     model_load_timeout_ms: of one load, 0 is none.
-    proof_runs: good runs in a row before a model may run in the server.   short_us: longest of these runs.
+    proof_runs: good runs in a row before a model may run in the server.   short_us: their maximum duration.
     """
 
     isolation: str = "none"
@@ -29,16 +29,17 @@ class IsolationSettings:
 
     @property
     def model_load_timeout_s(self) -> float | None:
-        """Seconds, None without a limit."""
+        """In seconds; None without a limit."""
         return self.model_load_timeout_ms / 1000 if self.model_load_timeout_ms else None
 
 
 @dataclass(frozen=True, slots=True)
 class IsolationSnapshot:
-    """The engine processes at one moment.
+    """The current engine processes.
 
-    pids: of the living ones, zygotes left out.   deaths: how they ended -> how often, those left out that were not
-    needed any more.   quarantined: models by identity -> why.
+    pids: of the live ones, without zygotes.   deaths: how they ended -> count, without those that were no longer
+    needed.
+    quarantined: models by identity -> reason.
     """
 
     pids: tuple[int, ...] = ()

@@ -1,9 +1,9 @@
-"""What crosses between the server and an engine process: fixed frames, and headers that describe tensors. Pure.
+"""The protocol between the server and an engine process: fixed frames, and headers that describe tensors. Pure.
 
-A frame is 24 bytes on a socket; it says that a message lies in the memory that both map. A message is a header and,
-from the next multiple of 64 bytes on, the data of its tensors, each at a multiple of 64 bytes. The header of a run is
-one record per tensor; those of loads and failures, which are rare, are JSON. An engine process runs models of users and
-may have been taken over by one: the server checks every number that it reads here (`ProtocolError`).
+A frame is 24 bytes on a socket; it announces a message in the memory that both map. A message is a header and, from the
+next multiple of 64 bytes on, the data of its tensors, each at a multiple of 64 bytes. The header of a run has one
+record per tensor; the headers of loads and failures, which are rare, are JSON. An engine process runs users' models,
+and one may have taken it over: the server checks every number that it reads here (`ProtocolError`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 FRAME = struct.Struct("<BBHIQQ")
 """op, flags, 0, bytes of the header, number, bytes of the message."""
 _RECORD = struct.Struct("<BB6xQ")
-"""code of the element type, number of dimensions, bytes of data; the dimensions follow, 8 bytes each."""
+"""code of the dtype, number of dimensions, bytes of data; the dimensions follow, 8 bytes each."""
 _ALIGNMENT = 64
 _MOST_PARTS = 1 << 20
 
@@ -49,7 +49,7 @@ _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 
 
 class Op:
-    """What a frame asks for, and what it answers. `number` is that of the model, except where noted."""
+    """Requests and answers of frames. `number` is that of the model, except where noted."""
 
     RUN = 1
     """Header: the inputs. Flag KEEP: outputs may stay on the device."""
@@ -63,13 +63,13 @@ class Op:
     DONE = 10
     """Header: the outputs. number: nanoseconds in the framework."""
     LOADED = 11
-    """Header: JSON, what the session says of itself."""
+    """Header: JSON, the session's description."""
     FAILED = 12
     """Header: JSON: class and text of the error. number: nanoseconds in the framework."""
 
 
 LARGE = 1
-"""Flag: the message lies in a file of its own, which comes with the frame."""
+"""Flag: the message is in a separate file, which comes with the frame."""
 KEEP = 2
 
 
@@ -83,12 +83,12 @@ class Frame(NamedTuple):
     total_bytes: int
 
     def pack(self) -> bytes:
-        """As it is sent."""
+        """The bytes to send."""
         return FRAME.pack(self.op, self.flags, 0, self.header_bytes, self.number, self.total_bytes)
 
     @classmethod
     def unpack(cls, data: bytes) -> Frame:
-        """Raises: ProtocolError: it is none."""
+        """Parse a frame. Raises: ProtocolError."""
         if len(data) != FRAME.size:
             raise ProtocolError(f"ERR an engine process sent {len(data)} bytes instead of a frame")
         op, flags, _, header_bytes, number, total_bytes = FRAME.unpack(data)
@@ -98,7 +98,7 @@ class Frame(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One tensor of a message. code: of its element type, NONE or ON_DEVICE.   offset: of its data in the message."""
+    """One tensor of a message. code: of its dtype, NONE or ON_DEVICE.   offset: of its data in the message."""
 
     code: int
     shape: tuple[int, ...]
@@ -107,7 +107,7 @@ class Part(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A header, and where the data of its tensors goes. total: bytes of the whole message."""
+    """A header, and the positions of its tensors' data. total: bytes of the whole message."""
 
     header: bytes
     offsets: tuple[int, ...]
@@ -115,12 +115,12 @@ class Layout(NamedTuple):
 
 
 def code_of(dtype: DType) -> int:
-    """The code of an element type."""
+    """The code of a dtype."""
     return _CODES[dtype]
 
 
 def dtype_of(code: int) -> DType:
-    """The element type of a code. Raises: ProtocolError."""
+    """The dtype of a code. Raises: ProtocolError."""
     if code >= len(_DTYPES):
         raise ProtocolError(f"ERR an engine process sent the unknown element type {code}")
     return _DTYPES[code]
@@ -132,7 +132,7 @@ def aligned(size: int) -> int:
 
 
 def layout(parts: Sequence[Part]) -> Layout:
-    """The header of these tensors; their own offsets are not looked at."""
+    """The header of these tensors; ignores their own offsets."""
     records = []
     for part in parts:
         records.append(_RECORD.pack(part.code, len(part.shape), part.nbytes))
@@ -149,7 +149,7 @@ def layout(parts: Sequence[Part]) -> Layout:
 def parse_header(header: bytes, total: int) -> list[Part]:
     """The tensors of a message of `total` bytes.
 
-    Raises: ProtocolError: they do not fit together, or do not fit in it.
+    Raises: ProtocolError: they are inconsistent, or do not fit.
     """
     parts: list[Part] = []
     at, offset = 0, aligned(len(header))

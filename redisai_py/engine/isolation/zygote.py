@@ -1,12 +1,12 @@
-"""The zygote of engine processes: imports one backend, then forks a process in milliseconds whenever the server asks.
+"""The zygote of engine processes: imports one backend, then forks processes in milliseconds on the server's request.
 
-Orders come over a SOCK_SEQPACKET socket, one JSON object each: `fork` (with the new process's control socket) and
-`kill`, both by the server's number of the process. Answers are `ready`, `missing`, `forked` and `exited`. The zygote
-alone reaps its children, so a `kill` never hits a process that got a dead one's id.
+Requests arrive over a SOCK_SEQPACKET socket, one JSON object each: `fork` (with the new process's control socket) and
+`kill`, both with the server's number of the process. Answers are `ready`, `missing`, `forked` and `exited`. Only the
+zygote reaps its children, so a `kill` never hits a process that reuses a dead one's id.
 
-A process may be forked from one with several threads only if nothing of those threads is needed or locked. ONNX
-Runtime and TensorFlow start one at import that only sleeps; tests hold that to be harmless. A backend of somebody else
-whose import starts threads is not imported here: each of its processes imports it.
+A process with several threads may be forked only if nothing of those threads is needed or locked. ONNX Runtime and
+TensorFlow start one at import that only sleeps; tests show that it is harmless. A third-party backend whose import
+starts threads is not imported here: each of its processes imports it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OOM_FIRST = b"1000"
 
 
 def serve(control_fd: int, backend: str) -> None:
-    """Import the backend, then obey the server until it hangs up."""
+    """Import the backend, then serve the server until it closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     control = socket.socket(fileno=control_fd)
@@ -56,7 +56,7 @@ def serve(control_fd: int, backend: str) -> None:
             os.execv(sys.executable, [sys.executable, "-m", "redisai_py.engine.isolation.boot",
                                       str(control_fd), sys.argv[2], "-"])  # fmt: skip
     gc.collect()
-    gc.freeze()  # objects made so far are shared with every process until someone writes to them
+    gc.freeze()  # existing objects are shared with every process until somebody writes to them
     zygote = _Zygote(control)
     try:
         zygote.run(version)
@@ -68,7 +68,7 @@ class _Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._children: dict[int, int] = {}
-        """The server's number of each living process, by process id."""
+        """The server's process numbers, by process id of each live process."""
         self._libc = ctypes.CDLL(None)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wake_write)
@@ -94,7 +94,7 @@ class _Zygote:
     def _obey(self) -> bool:
         try:
             message, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER, 1)
-        except ConnectionError:  # the server has gone, and had not read all answers
+        except ConnectionError:  # the server is gone, without reading all answers
             return False
         if not message:
             return False
@@ -111,7 +111,7 @@ class _Zygote:
         parent = os.getpid()
         try:
             pid = os.fork()
-        except OSError:  # no process or no memory left
+        except OSError:  # no process or memory left
             traceback.print_exc()
             os.close(fd)
             self._say(op="exited", number=order["number"], status=1)
@@ -135,14 +135,14 @@ class _Zygote:
             os.close(self._wake_write)
             faulthandler.enable()  # a native crash leaves the Python stack in the log
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb") as file:
-                file.write(_OOM_FIRST)  # where memory is short, this process goes and not Redis
+                file.write(_OOM_FIRST)  # if memory is short, the kernel ends this process instead of Redis
             _limit_memory(order["memory_limit_bytes"])
             host.serve(socket.socket(fileno=fd))
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
-            os._exit(status)  # not `sys.exit`: the zygote's frames are below this one
+            os._exit(status)  # not `sys.exit`: the zygote's stack frames are below this one
 
     def _reap(self) -> None:
         for pid in list(self._children):
@@ -151,13 +151,13 @@ class _Zygote:
                 self._say(op="exited", number=self._children.pop(pid), status=os.waitstatus_to_exitcode(status))
 
     def _say(self, **message: Any) -> None:
-        # A server that has gone is noticed where orders are read.
+        # A lost server is noticed where requests are read.
         with contextlib.suppress(ConnectionError):
             self._control.send(json.dumps(message).encode())
 
 
 def _limit_memory(limit_bytes: int) -> None:
-    """Bound what is allocated beyond what the framework itself takes; 0 is none."""
+    """Limit allocations beyond the framework's own; 0 is none."""
     if not limit_bytes:
         return
     pages = int(open("/proc/self/statm").read().split()[5])  # noqa: SIM115 - read at once

@@ -1,7 +1,7 @@
 """A zygote's process as the server sees it: started, asked for processes, listened to. One thread each.
 
-The thread starts the process and lives as long as it does: the kernel ends a child with PR_SET_PDEATHSIG when the
-thread that started it ends.
+The thread starts the process and lives as long as it does, because the kernel ends a child with PR_SET_PDEATHSIG when
+the thread that started it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = structlog.get_logger()
 
 
 class Child(Protocol):
-    """A forked process, to be told what the zygote hears of it."""
+    """A forked process, which gets the zygote's reports about it."""
 
     number: int
 
@@ -37,7 +37,7 @@ class Child(Protocol):
         """It runs."""
 
     def exited(self, status: int | None) -> None:
-        """It has ended: exit status, minus the signal's number, or None if that is not known."""
+        """It has ended: exit status, or minus the signal's number, or None if unknown."""
 
 
 class Zygote:
@@ -66,7 +66,7 @@ class Zygote:
         """Wait until processes can be forked. Thread: any but the event loop's.
 
         Raises: BackendNotInstalled: the backend cannot be imported.   BackendError: the process ended meanwhile.
-                TimeoutError: it is not ready in that time.
+                TimeoutError: it was not ready in time.
         """
         if not self._ready.wait(timeout_s):
             raise TimeoutError
@@ -76,7 +76,7 @@ class Zygote:
             raise BackendError(f"ERR Could not load backend: the process that imports {self.backend} ended")
 
     def fork(self, child: Child, control: socket.socket, options: dict[str, Any]) -> None:
-        """Have a process forked that serves `control`, which is closed here; `child` hears what becomes of it."""
+        """Fork a process that serves `control`, which is closed here; `child` gets the reports about it."""
         with self._lock:
             alive = self.alive
             if alive:
@@ -86,22 +86,22 @@ class Zygote:
             if alive:
                 socket.send_fds(self._control, [order], [control.fileno()])
         except OSError:
-            alive = False  # it has ended, and `_live` is about to say so
+            alive = False  # it has ended, and `_live` is about to report that
         finally:
             control.close()
         if not alive:
             child.exited(None)
 
     def kill(self, number: int) -> None:
-        """End a process at once. Thread: any."""
+        """Kill a process immediately. Thread: any."""
         with contextlib.suppress(OSError):  # the zygote has ended, and its processes with it
             self._control.send(json.dumps({"op": "kill", "number": number}).encode())
 
     def close(self) -> None:
-        """End the zygote and all its processes; they are gone when `thread` has ended."""
+        """End the zygote and all its processes; they have ended when `thread` has ended."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
-        if self.pid is not None and not self._ready.is_set():  # it imports, and does not look at its socket
+        if self.pid is not None and not self._ready.is_set():  # it is importing, and does not read its socket
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, 9)
 
@@ -135,7 +135,7 @@ class Zygote:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=environment,
-            start_new_session=True,  # Ctrl-C in the terminal is for the supervisor
+            start_new_session=True,  # Ctrl-C in the terminal is meant for the supervisor
         )
         far_end.close()
         return process

@@ -1,6 +1,6 @@
-"""TorchScript scripts, run in worker processes that can be killed: queues, processes and the conversation with them.
+"""TorchScript scripts, run in worker processes that can be killed: queues, processes and the protocol with them.
 
-`engine` is the way in; docs/adr/0009 and 0010 tell why it is built so. Nothing here imports a framework.
+`engine` is the entry point; docs/adr/0009 and 0010 give the reasons for the design. No framework is imported here.
 """
 
 from redisai_py.engine.torchscript.engine import ScriptEngine

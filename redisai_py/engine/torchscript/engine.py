@@ -1,11 +1,11 @@
-"""Runs TorchScript in worker processes: one FIFO queue per device, a bounded number of processes, a limit on each run.
+"""Runs TorchScript in worker processes: one FIFO queue per device, a limited number of processes, a time limit per run.
 
-A job (a compilation or a run) waits in its device's queue, goes to an idle worker, and ends when the worker says so,
-when the limit on time passes (the worker is killed) or when the worker dies. While a script runs, its worker may ask
+A job (a compilation or a run) waits in its device's queue, goes to an idle worker, and ends when the worker reports its
+end, when its time limit passes (the worker is killed), or when the worker dies. While a script runs, its worker may ask
 for its source, a Redis command or a model's run; the caller's `ScriptHost` answers the latter two. docs/adr/0009.
 
-Rules: everything here runs on the event loop's thread. What is awaited is a `Pending` only, so that the server's own
-driver may await it as well as an asyncio Task.
+Rules: everything here runs on the event loop's thread. Only `Pending` objects are awaited, so that the server's own
+driver can await it as well as an asyncio Task.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = ["ScriptEngine"]
 
 
 class ScriptEngine:
-    """Compiles and runs scripts; nothing is started before the first of them."""
+    """Compiles and runs scripts; starts nothing before the first of them."""
 
     def __init__(self, settings: ScriptSettings, loop: asyncio.AbstractEventLoop) -> None:
-        """`settings` may be replaced; limits on time hold from the next run, the others from the next process."""
+        """`settings` may be replaced; time limits apply from the next run on, the others from the next process on."""
         self.settings = settings
         self._loop = loop
         self._fleet = Fleet(loop, self)
@@ -73,7 +73,7 @@ class ScriptEngine:
         await self._load()
         pool = pool_of(text)
         header = {"op": "compile", "id": script_id, "source": source, "entry_points": list(entry_points)}
-        # A queue of its own: a store neither waits for runs nor holds them up.
+        # In a queue of its own: a store neither waits for runs nor delays them.
         queue = f"{text.upper()} compile"
         await self._submit(Job(queue, pool, owner, header, [], source, None, Pending(), time.perf_counter()), None)
 
@@ -113,9 +113,9 @@ class ScriptEngine:
         return run
 
     def cancel_queued(self, run: ScriptRun) -> bool:
-        """Take a run out of its queue, since nobody wants the result; False if it has started or ended.
+        """Remove a run from its queue, since nobody wants the result; False if it has started or ended.
 
-        The run then ends with asyncio's CancelledError. A run that has started goes on.
+        The run then ends with asyncio's CancelledError. A run that has started continues.
         """
         waiting = (job for queue in self._queues.values() for job in queue if job.outcome is run)
         job = next(waiting, None)
@@ -127,7 +127,7 @@ class ScriptEngine:
         return run.cancel()
 
     def queue_depths(self) -> dict[str, int]:
-        """Jobs that wait, by device queue (`CPU`, and `CPU compile` for stores)."""
+        """Number of waiting jobs, by device queue (`CPU`, and `CPU compile` for stores)."""
         return {name: len(queue) for name, queue in self._queues.items() if queue}
 
     @property
@@ -136,11 +136,11 @@ class ScriptEngine:
         return self._version
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the living workers."""
+        """Process ids of the live workers."""
         return self._fleet.pids()
 
     async def close(self) -> None:
-        """Fail what waits or runs, and end all processes; done when none is left."""
+        """Fail waiting and running jobs, and end all processes; returns when none is left."""
         self._closed = True
         error = BackendError("ERR script engine is closed")
         for worker in list(self._fleet.workers.values()):
@@ -178,7 +178,7 @@ class ScriptEngine:
         self._queued -= 1
 
     def _schedule(self) -> None:
-        """Give waiting jobs to idle workers, and have workers forked for those that could run now but find none."""
+        """Give waiting jobs to idle workers, and fork workers for jobs that could run but find none."""
         if self._version is None or not self._queued:
             return
         wanted: dict[str, int] = {}
@@ -200,7 +200,7 @@ class ScriptEngine:
 
     def _begin(self, worker: Worker, job: Job) -> bool:
         """Send a job to an idle worker; False if the worker has just ended, and the job goes to another."""
-        if job.outcome.done:  # its client has gone
+        if job.outcome.done:  # its client has left
             self._fleet.rest(worker)
         elif not worker.channel.send(encode_frame(job.header, job.parts)):
             worker.ended = True
@@ -273,7 +273,7 @@ class ScriptEngine:
             loaded.fail(error)
 
     def zygote_ready(self, version: str) -> None:
-        """The framework is imported (called by `Zygote`)."""
+        """The framework was imported (called by `Zygote`)."""
         self._version = version
         loading, self._loading = self._loading, []
         for loaded in loading:
@@ -300,21 +300,21 @@ class ScriptEngine:
         """A worker ended by itself or by a signal (called by `Zygote`)."""
         worker = self._fleet.workers.get(number)
         if worker is None:
-            return  # discarded by us
+            return  # we discarded it
         worker.ended = True
-        worker.channel.read()  # its last words may arrive later than the news of its end
+        worker.channel.read()  # its last messages may arrive later than the news of its end
         error = death(worker, status)
         if number in self._fleet.workers:
             self._discard(worker, error)
         if not worker.ready:
-            self._fail_queued(error, worker.pool)  # the next one would end in the same way
+            self._fail_queued(error, worker.pool)  # the next worker would end in the same way
         self._schedule()
 
     def _discard(self, worker: Worker, error: BaseException | None) -> None:
         """Kill a worker and forget it; its job fails with `error`.
 
-        A call of the host is let finish first: the client's next command must not overtake what the script has asked of
-        Redis.
+        A running call of the host is allowed to finish first: the client's next command must not overtake the script's
+        requests to Redis.
         """
         self._fleet.remove(worker)
         job = self._end(worker)
@@ -327,14 +327,14 @@ class ScriptEngine:
             worker.answering.add_done_callback(lambda _: outcome.fail(error))
 
     def worker_broke_protocol(self, worker: Worker, error: ProtocolError) -> None:
-        """A worker that does not keep to the protocol is not under our control any more (called by `Fleet`)."""
+        """A worker that violates the protocol is no longer under our control (called by `Fleet`)."""
         self._discard(worker, BackendError(str(error)))
         self._schedule()
 
-    # --- the conversation with a worker -----------------------------------------------------------------------------
+    # --- messages from a worker -------------------------------------------------------------------------------------
 
     def worker_sent(self, worker: Worker, frame: Frame) -> None:
-        """Go on with what the worker says (called by `Fleet`)."""
+        """Handle a worker's message (called by `Fleet`)."""
         try:
             self._handle(worker, *frame)
         except Exception as error:  # a worker that a script has taken over may send anything
@@ -369,7 +369,7 @@ class ScriptEngine:
         assert job is not None
         if not worker.ended:
             self._fleet.rest(worker)
-        self._schedule()  # before the outcome is told: the worker need not wait for what that leads to
+        self._schedule()  # before the outcome is delivered, so that the worker need not wait for its consequences
         if error is None:
             job.outcome.resolve(value)
         else:
@@ -380,7 +380,7 @@ class ScriptEngine:
         if not header.get("memory"):
             self._finish(worker, None, BackendError(text))
             return
-        self._discard(worker, BackendError(memory_text(worker, text)))  # it ends itself as well
+        self._discard(worker, BackendError(memory_text(worker, text)))  # it also ends itself
         self._schedule()
 
     async def _answer(self, worker: Worker, job: Job, question: Question) -> None:

@@ -1,4 +1,4 @@
-"""The worker processes: forked on demand within a bound, kept while idle, and never shared by two owners."""
+"""The worker processes: forked on demand up to a limit, kept while idle, and never shared by two owners."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from redisai_py.errors import BackendError, ProtocolError
 
 __all__ = ["Fleet", "FleetEvents", "death", "memory_text"]
 
-# Frames carry tensors, strings and a header; beyond the memory that a script may have, a payload cannot be honest.
+# Frames carry tensors, strings and a header. A payload beyond the script's memory limit cannot be honest.
 _PAYLOAD_SLACK_BYTES = 1 << 20
 
-# The exit status of a worker that could not even send an error (redisai_py_torch.script_worker has the same number).
+# Exit status of a worker that could not even send an error (redisai_py_torch.script_worker has the same number).
 _OUT_OF_MEMORY_STATUS = 12
 
 
 class FleetEvents(ZygoteEvents, Protocol):
-    """Hears what happens to the zygote and what the workers send."""
+    """Gets the events of the zygote and the frames of the workers."""
 
     def worker_sent(self, worker: Worker, frame: Frame) -> None:
         """A frame arrived."""
 
     def worker_broke_protocol(self, worker: Worker, error: ProtocolError) -> None:
-        """It sent what is not a frame."""
+        """It sent something that is not a frame."""
 
 
 class Fleet:
@@ -42,7 +42,7 @@ class Fleet:
         self._numbers = 0
         self._idle: list[Worker] = []
         self.workers: dict[int, Worker] = {}
-        """Workers by number, from the order to fork them until they are removed."""
+        """Workers by number, from the request to fork them until they are removed."""
 
     def start(self) -> None:
         """Start the zygote unless there is one."""
@@ -54,17 +54,17 @@ class Fleet:
         self._zygote = None
 
     async def close(self) -> None:
-        """End the zygote; done when no process is left."""
+        """End the zygote; returns when no process is left."""
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
             await zygote.close()
 
     def pids(self) -> list[int]:
-        """Process ids of the living workers."""
+        """Process ids of the live workers."""
         return list(self._zygote.worker_pids.values()) if self._zygote else []
 
     def take_idle(self, pool: str, owner: Hashable) -> Worker | None:
-        """A worker that had jobs of this owner only, or none yet."""
+        """A worker that had only jobs of this owner, or none yet."""
         for wanted in (owner, FRESH):
             for at in range(len(self._idle) - 1, -1, -1):  # the last one used has the warmest caches
                 if self._idle[at].pool == pool and self._idle[at].owner == wanted:
@@ -76,16 +76,16 @@ class Fleet:
         self._idle.append(worker)
 
     def fork(self, pool: str, count: int, settings: ScriptSettings) -> None:
-        """Have workers forked until `count` are on their way, within the bound on all of them."""
+        """Fork workers until `count` are on their way, within the limit on all of them."""
         count -= sum(1 for worker in self.workers.values() if worker.pool == pool and not worker.ready)
         for _ in range(count):
-            if pool != "CPU":  # a process on a GPU holds hundreds of megabytes there: make room first
+            if pool != "CPU":  # a process on a GPU uses hundreds of megabytes there, so make room first
                 for idle in [worker for worker in self._idle if worker.pool == pool]:
                     self.remove(idle)
             if len(self.workers) >= settings.max_processes:
                 if not self._idle:
                     return
-                self.remove(self._idle[0])  # the one that has been idle longest, of another device or owner
+                self.remove(self._idle[0])  # the longest idle, of another device or owner
             self._fork_one(pool, settings)
 
     def _fork_one(self, pool: str, settings: ScriptSettings) -> None:

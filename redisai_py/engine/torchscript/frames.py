@@ -1,8 +1,8 @@
 """Frames between the server and a script's worker process, and the tensors and reply trees in them. Pure: no I/O.
 
 A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header padded with spaces to a multiple of 16
-bytes, so that numbers behind it are aligned, and a raw payload. A worker runs code of users and may have been taken
-over by it: nothing in a frame is trusted, and what does not fit together raises `ProtocolError`. The other end is
+bytes, so that the payload is aligned, and a raw payload. A worker runs users' code, which may have taken it over:
+nothing in a frame is trusted, and inconsistent data raise `ProtocolError`. The other end is
 `redisai_py_torch.script_channel`; docs/adr/0009 lists the frames.
 """
 
@@ -46,7 +46,7 @@ ReplyTree = None | bytes | int | RedisAIError | Sequence["ReplyTree"]
 
 
 def encode_frame(header: dict[str, Any], parts: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Buffers to write for one frame: a single one if the frame is small, else without a copy of `parts`."""
+    """Buffers to write for one frame: a single one if the frame is small; otherwise `parts` are not copied."""
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     size = sum(len(part) for part in parts)
@@ -66,7 +66,7 @@ class FrameReader:
         self._max_payload_bytes = max_payload_bytes
         self._scratch = bytearray(SCRATCH_BYTES)
         self._body: bytearray | None = None
-        """Header and payload of a frame that does not fit the scratch memory."""
+        """Header and payload of a frame that exceeds the scratch memory."""
         self._header_size = 0
         self._filled = 0
 
@@ -75,9 +75,9 @@ class FrameReader:
         return memoryview(self._scratch if self._body is None else self._body)[self._filled :]
 
     def received(self, count: int) -> list[Frame]:
-        """`count` bytes were put into `buffer()`; gives the frames that they complete.
+        """`count` bytes were put into `buffer()`. Returns: the frames that they complete.
 
-        Raises: ProtocolError: sizes beyond the limits or a header that is not a JSON object.
+        Raises: ProtocolError: sizes beyond the limits, or a header that is not a JSON object.
         """
         self._filled += count
         if self._body is None:
@@ -142,7 +142,7 @@ def encode_tensors(tensors: Iterable[Tensor]) -> tuple[list[Meta], list[Buffer]]
 def decode_tensors(metas: Sequence[Meta], payload: memoryview) -> list[Tensor]:
     """Tensors that share the payload's memory.
 
-    Raises: ProtocolError: a header that does not fit its data.
+    Raises: ProtocolError: the header does not match the data.
     """
     tensors = []
     offset = 0
@@ -161,11 +161,11 @@ _NULL, _STRING, _INTEGER, _ARRAY = range(4)
 
 
 def encode_reply(reply: ReplyTree) -> tuple[dict[str, Any], list[Buffer]]:
-    """A reply tree in postfix order, as the scripts' prelude rebuilds it with a stack.
+    """A reply tree in postfix order, from which the scripts' prelude rebuilds it with a stack.
 
     Returns: the header's fields (`kinds`, one per node; `strings`, sizes; `integers`, with lengths of arrays), and
     the strings.
-    Raises:  RedisAIError: the first error in the tree, however deep: a script sees an error raised, never as a value.
+    Raises:  RedisAIError: the first error in the tree, at any depth: a script sees an error raised, never as a value.
     """
     kinds: list[int] = []
     integers: list[int] = []

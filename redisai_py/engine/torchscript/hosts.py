@@ -1,6 +1,7 @@
-"""What a running script may call, and the answers to a worker that asks for it.
+"""The functions that a running script may call, and the answers to its worker.
 
-The seam between the engine and whoever knows clients and models: `ScriptHost` is made by the caller for each run.
+This is the interface between the engine and the code that knows clients and models: the caller makes a `ScriptHost` for
+each run.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from redisai_py.tensor import Buffer, Tensor
 __all__ = ["Question", "ScriptHost", "parse_question"]
 
 Question = Callable[[], Awaitable[list[Buffer]]]
-"""Asks the host and gives the frame of its answer; raises RedisAIError with the text that the script shall see."""
+"""Asks the host and returns the frame of its answer; raises RedisAIError with the text for the script."""
 
 
 class ScriptHost(Protocol):
-    """What a running script may call; made for each run, so that it has the client's identity and database."""
+    """Functions for a running script; made for each run, so that they have the client's identity and database."""
 
     def execute(self, argv: list[bytes]) -> Awaitable[ReplyTree]:
         """Run one Redis command. An error is returned or raised."""
@@ -29,9 +30,9 @@ class ScriptHost(Protocol):
 
 
 def parse_question(op: str, header: dict[str, Any], payload: memoryview, host: ScriptHost) -> Question:
-    """What a worker asks for.
+    """Parse a worker's question.
 
-    Raises: ProtocolError, KeyError, TypeError, ValueError: it is not a question.
+    Raises: ProtocolError, KeyError, TypeError, ValueError: not a question.
     """
     if op == "execute":
         argv = _split(payload, header["words"])
@@ -67,7 +68,7 @@ def _split(payload: memoryview, sizes: Sequence[int]) -> list[bytes]:
 
 
 def _reason(error: RedisAIError) -> str:
-    """The text of a Redis error in a script; what RedisAI did not even run has the C library's words first."""
+    """The text of a Redis error in a script. For calls that RedisAI itself refused, C's text comes first."""
     text = error.wire()
     if text.startswith("ERR wrong number of arguments"):
         return f"Invalid argument ({text})"

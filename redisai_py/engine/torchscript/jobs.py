@@ -1,4 +1,4 @@
-"""The engine's records: its settings, one job, one worker process, and which pool a device is served by. No I/O."""
+"""The engine's records: its settings, one job, one worker process, and the pool of a device. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FRESH", "Job", "ScriptRun", "ScriptSettings", "Worker", "pool_of"]
 _GPU = re.compile(r"GPU(?::(\d+))?\Z", re.IGNORECASE)
 
 FRESH = object()
-"""The owner of a worker that nobody has used."""
+"""The owner of a worker that was never used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class ScriptSettings:
 
 
 class ScriptRun(Pending[list[Tensor]]):
-    """The outputs of one run, and once they are there what it took.
+    """The outputs of one run and, once they exist, its durations.
 
     duration_us: in the worker, from the call to the outputs.   queued_us: from the request to the worker.
-    started: a worker has it, or had it; a run that ends without that was never one.
+    started: a worker has, or had, it; a run that ends without that was never executed.
     """
 
     __slots__ = ("duration_us", "queued_us", "started")
@@ -59,7 +59,7 @@ class ScriptRun(Pending[list[Tensor]]):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A compilation or a run, from request to outcome. owner: whose; equal for one user."""
+    """A compilation or a run, from request to outcome. owner: equal for one user."""
 
     queue: str
     pool: str
@@ -75,9 +75,9 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker process; `job` is what it works on. `ready`: it has said so.   `ended`: it gets no more jobs.
+    """A worker process; `job` is its current job. `ready`: it has reported so.   `ended`: it gets no more jobs.
 
-    owner: whose jobs it has had, and alone will have: its memory may hold parts of their tensors. FRESH before that.
+    owner: the only owner of its jobs, because its memory may hold parts of their tensors. FRESH before the first.
     """
 
     number: int
@@ -93,9 +93,9 @@ class Worker:
 
 
 def pool_of(device: str) -> str:
-    """The kind of worker that serves a device string: `CPU`, or `GPU:n`.
+    """The kind of worker for a device string: `CPU`, or `GPU:n`.
 
-    Raises: BackendError.   Source: AI.SCRIPTSTORE, whose grammar is not that of models.
+    Raises: BackendError.   Source: AI.SCRIPTSTORE, whose grammar differs from that of models.
     """
     if device.upper().startswith("CPU"):
         return "CPU"

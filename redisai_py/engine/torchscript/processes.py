@@ -1,7 +1,7 @@
-"""The zygote process and the worker processes it forks, as the server's event loop sees them.
+"""The zygote process and its worker processes, as the server's event loop sees them.
 
-`Zygote` starts the process (from a thread: that takes milliseconds, and the import of torch in it seconds), asks for
-workers and hears of their ends. `Channel` exchanges frames with one worker. Both live on the event loop's thread;
+`Zygote` starts the process (from a thread: that takes milliseconds, and importing torch in it seconds), requests
+workers and learns of their ends. `Channel` exchanges frames with one worker. Both are used on the event loop's thread;
 neither knows a script.
 """
 
@@ -34,7 +34,7 @@ _READS_PER_WAKE = 64
 
 
 class ZygoteEvents(Protocol):
-    """Who hears what happens to the processes."""
+    """Gets the events of the processes."""
 
     def zygote_ready(self, version: str) -> None:
         """The framework is imported; workers can be forked."""
@@ -54,29 +54,29 @@ class Zygote:
         self._events = events
         self._ended: Pending[None] = Pending()
         self.worker_pids: dict[int, int] = {}
-        """Process ids of the living workers by number."""
+        """Process ids of the live workers, by number."""
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         loop.add_reader(self._control, self._readable)
         threading.Thread(target=self._run, args=(far_end,), name="script-zygote", daemon=True).start()
 
     def fork(self, worker: int, sock: socket.socket, options: dict[str, Any]) -> None:
-        """Have a worker process forked that serves `sock`, which is closed here."""
+        """Fork a worker process that serves `sock`, which is closed here."""
         order = json.dumps({"op": "fork", "worker": worker, **options}).encode()
         try:
             socket.send_fds(self._control, [order], [sock.fileno()])
         except OSError:
-            pass  # the zygote has ended: its end is about to be heard of
+            pass  # the zygote has ended, which will be reported
         finally:
             sock.close()
 
     def kill(self, worker: int) -> None:
-        """End a worker at once; `worker_exited` tells when it has."""
+        """Kill a worker immediately; `worker_exited` reports its end."""
         with contextlib.suppress(OSError):  # the zygote has ended, and its workers with it
             self._control.send(json.dumps({"op": "kill", "worker": worker}).encode())
 
     def close(self) -> Pending[None]:
-        """End the zygote and its workers; done when no process is left. No event is reported after this call."""
+        """End the zygote and its workers; returns when no process is left. No event is reported after this call."""
         self._hang_up()
         return self._ended
 
@@ -86,11 +86,11 @@ class Zygote:
             self._control.close()
 
     def _run(self, far_end: socket.socket) -> None:
-        # The whole life of the process is this thread's, so that nobody else waits: not for the start, not for the end.
+        # This thread handles the whole life of the process, so that nobody else waits for its start or its end.
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONSAFEPATH": "1",  # else the file's own directory would come first
+            "PYTHONSAFEPATH": "1",  # otherwise the file's own directory would come first
             # A thread of a library would not survive the fork.
             "OPENBLAS_NUM_THREADS": "1",
         }
@@ -102,12 +102,12 @@ class Zygote:
                     pass_fds=[fd],
                     stdin=subprocess.DEVNULL,
                     env=environment,
-                    # Ctrl-C in the terminal is for the server, which ends the zygote itself.
+                    # Ctrl-C in the terminal is meant for the server, which ends the zygote itself.
                     start_new_session=True,
                 )
             process.wait()
         finally:
-            with contextlib.suppress(RuntimeError):  # the loop was closed without waiting for us
+            with contextlib.suppress(RuntimeError):  # the loop was closed without waiting for this thread
                 self._loop.call_soon_threadsafe(self._ended.resolve, None)
 
     def _readable(self) -> None:
@@ -152,7 +152,7 @@ class Channel:
         on_end: Callable[[], object],
         max_payload_bytes: int,
     ) -> None:
-        """`on_broken`: the worker sent what is not a frame.   `on_end`: it sends no more; why, the zygote tells."""
+        """`on_broken`: the worker sent an invalid frame.   `on_end`: it sends no more; the zygote reports why."""
         self._loop = loop
         self._sock = sock
         self._on_frame = on_frame
@@ -164,7 +164,7 @@ class Channel:
         loop.add_reader(sock, self.read)
 
     def send(self, buffers: Sequence[Buffer]) -> bool:
-        """Write now what the socket takes, and the rest later. False: the worker has ended, nothing was sent."""
+        """Write now what the socket accepts, and the rest later. False: the worker has ended, and nothing was sent."""
         if self._sock.fileno() < 0:
             return False
         waiting = bool(self._unsent)
@@ -203,10 +203,10 @@ class Channel:
             for frame in frames:
                 self._on_frame(frame)
             if frames and not full:
-                return  # nothing behind it; in the middle of a large frame more is likely to have come meanwhile
+                return  # nothing follows; in the middle of a large frame, more has probably arrived meanwhile
 
     def close(self) -> None:
-        """Forget the worker; nothing is reported any more."""
+        """Forget the worker; nothing more is reported."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
