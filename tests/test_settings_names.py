@@ -13,16 +13,11 @@ from redisai_py.config import settings
 from tests.source_tree import PACKAGE, Module, modules
 
 NAMES = {setting.name for setting in settings()}
+_ITSELF = (ast.Attribute, ast.BinOp, ast.IfExp)
+"""A setting, also in another unit; not what is found out by asking for it."""
 _UNIT = re.compile(r"_(ms|s|us|mb|bytes)\Z")
-MORE_GENERAL = {
-    ("DataDirectory", "path"),
-    ("_bind_unix", "mode"),
-    ("_facts", "must_be_closed"),
-    ("device_threads", "words"),
-    ("find_redis_server", "chosen"),
-    ("masked_url", "url"),
-}
-"""Parameters that do not know of the setting that they get: (callee, parameter)."""
+MORE_GENERAL = {("DataDirectory", "path")}
+"""Parameters that do not know of the setting that they get: (class, parameter)."""
 
 
 def _settings_in(expression: ast.expr) -> set[str]:
@@ -37,7 +32,7 @@ def _settings_in(expression: ast.expr) -> set[str]:
 
 
 def _parameters(module: Module, call: ast.Call) -> list[str]:
-    """The names of the parameters of a function or class of ours; nothing for others, and for methods."""
+    """The names of the parameters of a class of ours; nothing for functions, which are more general, and for others."""
     function = call.func
     if isinstance(function, ast.Name) and function.id == "partial":
         function, own = call.args[0], 1
@@ -47,7 +42,7 @@ def _parameters(module: Module, call: ast.Call) -> list[str]:
         return []
     found: Any = getattr(importlib.import_module(module.name), function.id, None)
     ours = str(getattr(found, "__module__", "")).startswith(PACKAGE.name)
-    if not ours or (inspect.isclass(found) and issubclass(found, Exception)):
+    if not ours or not inspect.isclass(found) or issubclass(found, Exception):
         return []
     return [""] * own + list(inspect.signature(found).parameters)
 
@@ -60,7 +55,7 @@ def _uses() -> Iterator[tuple[str, str, str]]:
                 callee = ast.unparse(call.func)
                 given = [*zip(names, call.args, strict=False), *((word.arg, word.value) for word in call.keywords)]
                 for name, argument in given:
-                    for setting in _settings_in(argument) if name and not isinstance(argument, ast.Call) else ():
+                    for setting in _settings_in(argument) if name and isinstance(argument, _ITSELF) else ():
                         yield callee, name, setting
 
 
