@@ -1,7 +1,7 @@
-"""Predictions on their way: equal requests, and equal rows, of one server are looked up and run once. Pure.
+"""Predictions in flight: equal requests, and equal rows, of one server are looked up and run once. Pure.
 
-Whoever asks first owns the flight; the others wait for it. An owner that fails shares no error: those that wait run for
-themselves. Where it only ran out of time, or was cancelled, one of those that wait takes over for the others.
+The first request owns the flight; the others wait for it. Waiters do not share an owner's error, but run for
+themselves. If the owner only ran out of time, or was cancelled, one of the waiters takes over for the others.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from redisai_py.errors import QueueTimeout
 __all__ = ["Flights", "Place", "Waiter"]
 
 Place = tuple[int, bytes]
-"""A database, and the key of a prediction there."""
+"""A database, and the key of a prediction in it."""
 
 
 class Waiter(Protocol):
-    """A request that waits for a prediction. One of the two methods is called, once for each key."""
+    """A request that waits for a prediction. One of the two methods is called, once per key."""
 
     def landed(self, key: bytes, outputs: Sequence[Value]) -> None:
-        """Here it is."""
+        """The prediction is known."""
 
     def stranded(self, key: bytes, together: bool) -> None:
-        """There will be none. together: those that waited may share another flight."""
+        """There will be no prediction. together: the waiters may share another flight."""
 
 
 class Flights:
-    """Those of one server."""
+    """The flights of one server."""
 
     def __init__(self) -> None:
         self._waiting: dict[Place, list[Waiter]] = {}
@@ -39,11 +39,11 @@ class Flights:
         return place in self._waiting
 
     def begin(self, place: Place) -> None:
-        """Begin a flight that nobody has begun. The caller must end it with `land` or `strand`."""
+        """Begin a new flight. The caller must end it with `land` or `strand`."""
         self._waiting[place] = []
 
     def take(self, place: Place, waiter: Waiter) -> bool:
-        """Begin a flight, which the caller must end with `land` or `strand`; False: wait for the one under way."""
+        """Begin a flight, which the caller must end with `land` or `strand`; False: wait for the existing one."""
         waiting = self._waiting.get(place)
         if waiting is None:
             self.begin(place)
@@ -52,7 +52,7 @@ class Flights:
         return False
 
     def join(self, place: Place, waiter: Waiter) -> bool:
-        """Wait for a flight if one is under way."""
+        """Wait for an existing flight, if there is one."""
         return place in self._waiting and not self.take(place, waiter)
 
     def is_awaited(self, place: Place) -> bool:
@@ -60,7 +60,7 @@ class Flights:
         return bool(self._waiting.get(place))
 
     def leave(self, place: Place, waiter: Waiter) -> None:
-        """Wait no longer."""
+        """Stop waiting."""
         waiting = self._waiting.get(place, [])
         if waiter in waiting:
             waiting.remove(waiter)
@@ -72,6 +72,7 @@ class Flights:
 
     def strand(self, place: Place, error: BaseException | None = None) -> None:
         """End a flight without a prediction. error: of the owner's run."""
-        together = isinstance(error, QueueTimeout | asyncio.CancelledError)  # its own affair: others may have more time
+        # These errors concern only the owner: others may have more time.
+        together = isinstance(error, QueueTimeout | asyncio.CancelledError)
         for waiter in self._waiting.pop(place, ()):
             waiter.stranded(place[1], together)

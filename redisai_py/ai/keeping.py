@@ -1,6 +1,6 @@
-"""Keeping predictions: what this server has at hand, what it sends to Redis, and runs ahead of an entry's end.
+"""Storing predictions: the server's local cache, inserts into Redis, and early refreshes.
 
-What a run gave is answered first and stored then.
+A request is answered first; its outputs are stored afterwards.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = ["Insert", "Keeping"]
 
 Insert = Callable[[], Coroutine[Any, Any, bool]]
 _MOST_INSERTING = 256
-"""Where Redis does not answer, what is to be inserted must not fill the memory."""
+"""Limit of pending inserts, so that an unresponsive Redis does not fill the memory."""
 _AHEAD = 0.01
 _MOST_AHEAD_S = 1.0
 _NEWER_S = 0.1
-"""An entry that lives for so much longer than the one that was known is another one."""
+"""An entry whose lifetime is longer by this than that of the known one is a new entry."""
 
 
 class Keeping:
-    """What the predictions of one server share. Thread: the event loop's.
+    """What all predictions of one server share. Thread: the event loop's.
 
-    Args: prediction_cache_bytes: of what is kept in this process, half of it predictions and half of it inputs.
-          chance: draws a number from 0 up to 1.
+    Args: prediction_cache_bytes: size of the local cache, half for predictions and half for inputs.
+          chance: returns a random number from 0 up to 1.
     """
 
     def __init__(
@@ -70,13 +70,14 @@ class Keeping:
 
     @staticmethod
     def called(ruled: Ruled, outputs: Sequence[Value]) -> None:
-        """A call that needed no execution."""
+        """Count a call that needed no execution."""
         ruled.loaded.count_call(samples(outputs))
 
-    # -- keeping -------------------------------------------------------------------------------------------------------
+    # -- storing -------------------------------------------------------------------------------------------------------
 
     def keep(self, ruled: Ruled, names: Names, items: Sequence[tuple[bytes, Sequence[Value]]]) -> Insert | None:
-        """Keep what a run gave at hand, at once; gives what `send` sends to Redis, after the answer.
+        """Store a run's outputs locally, at once. Returns: the argument for `send`, which inserts them after the
+        answer.
 
         Args: items: keys and outputs.
         """
@@ -95,7 +96,7 @@ class Keeping:
                 return None
             ledger.declared.gave(tensors)
             life_s = ruled.rule.life_s(self.chance())
-            # Copies of what may be a view of a whole batch's outputs.
+            # Copies, because these may be views of a whole batch's outputs.
             own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in tensors]
             pieces = encode_entry(key, ledger.outputs, own)
             size = sum(map(len, pieces))
@@ -112,7 +113,7 @@ class Keeping:
         return partial(self._insert, ruled, entries, counters, total) if entries else None
 
     def _read_budget(self, ruled: Ruled, names: Names, now: float, wall_s: float) -> None:
-        """Find out, now and then, what other servers have inserted."""
+        """Read now and then what other servers have inserted."""
         budget = ruled.ledger.budget
         if budget is not None and budget.must_read(now):
             window = budget.window(wall_s)
@@ -125,7 +126,7 @@ class Keeping:
 
     @staticmethod
     def send(insert: Insert) -> None:
-        """Insert in Redis, while others go on."""
+        """Insert into Redis in the background."""
         drive(insert(), _ended)
 
     async def _insert(
@@ -135,7 +136,7 @@ class Keeping:
         counters: dict[bytes, tuple[int, int]],
         size: int,
     ) -> bool:
-        """Whether Redis has taken them."""
+        """Insert. Returns: whether Redis has accepted it."""
         ledger = ruled.ledger
         began = time.monotonic()
         with self.accesses.held(ruled.access.identity) as access:
@@ -162,11 +163,11 @@ class Keeping:
                     ledger.budget.counted(ledger.budget.index(time.time()), total)
         return True
 
-    # -- ahead of the end ----------------------------------------------------------------------------------------------
+    # -- early refresh -------------------------------------------------------------------------------------------------
 
     def refresh_near(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, near: Near, now: float) -> None:
-        """A prediction that is at hand was asked for: run the model if its end is near, once, at a moment drawn at
-        random, so that a prediction that many ask for does not expire for all of them and on all servers at once.
+        """A local prediction was requested: run the model if its expiry is near, once, at a randomly chosen time, so
+        that a popular prediction does not expire for all its requests and on all servers at the same time.
         """
         if not near.refreshes_at:
             near.refreshes_at = near.expires_at - self._ahead_s(ruled)
@@ -175,7 +176,7 @@ class Keeping:
             self._refresh_soon(ruled, inputs, key, near.expires_at - now)
 
     def refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
-        """The same for a prediction that was found in Redis, where it has so long to live."""
+        """The same for a prediction found in Redis, where `left_s` of its lifetime remain."""
         near = self.local.get(ruled.access.owner, key, time.monotonic())
         if near is not None:
             self.refresh_near(ruled, inputs, key, near, time.monotonic())
@@ -183,7 +184,7 @@ class Keeping:
             self._refresh_soon(ruled, inputs, key, left_s)
 
     def _ahead_s(self, ruled: Ruled) -> float:
-        """How long before its end a prediction is computed again: between one and three times what a run takes."""
+        """Seconds before its expiry at which a prediction is computed again: one to three times a run's duration."""
         ttl_s = ruled.rule.ttl_s
         run_s = max(ruled.ledger.figures.run_s, min(ttl_s * _AHEAD, _MOST_AHEAD_S))
         return min(run_s * (1 + 2 * self.chance()), ttl_s / 2)
@@ -193,12 +194,12 @@ class Keeping:
         can = ruled.access.predictions.health.inserts(time.monotonic())
         if can and place not in self.refreshing and place not in self.flights:
             self.refreshing.begin(place)
-            # Copies: views of what a client sent may not be valid when its command is over.
+            # Copies: views of a client's message may become invalid when its command is over.
             own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in inputs]
             drive(self._refresh(ruled, own, key, left_s), partial(self._refreshed, place))
 
     async def _refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> Sequence[Value]:
-        """The outputs, from another server that was faster or of a run."""
+        """The outputs, of a run, or from another server that was faster."""
         ledger, shelf = ruled.ledger, ruled.access.predictions
         value, life_s = await shelf.fetch(key, ledger.entry_bytes >= LARGE_VALUE)
         if value is not None and life_s > left_s + _NEWER_S:

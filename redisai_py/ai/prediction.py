@@ -1,7 +1,7 @@
 """One request whose prediction is looked up.
 
-The first request for a prediction owns its flight (`flights`): it looks in Redis and runs the model on a miss. Requests
-for the same that come meanwhile wait for it. An owner whose client leaves flies on for them.
+The first request for a prediction owns its flight (`flights`): it looks in Redis, and runs the model on a miss. Equal
+requests that arrive meanwhile wait for it. If the owner's client leaves, the flight continues for them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from redisai_py.tensor import Tensor
 __all__ = ["Lookup", "Miss", "Prediction"]
 
 _DIGESTED_HERE = 512 * 1024
-"""Bytes of inputs that the event loop digests itself, in 0.3 ms."""
+"""Maximum bytes of inputs that the event loop hashes itself, in 0.3 ms."""
 _SHARE = 0.1
-"""A look-up may take this part of the time that a run usually takes, the queue included."""
+"""Fraction of the usual duration of a run, including the queue, that a look-up may take."""
 _LEAST_S = 0.001
-"""Timers are no finer."""
+"""The resolution of timers."""
 _UNKNOWN_S = 0.05
-"""The same before anything was measured."""
+"""The same before any measurement."""
 _ONLY_S = 1.0
-"""The same where no run follows."""
+"""The same if no run follows."""
 
 
 class Miss(RedisAIError):
@@ -48,7 +48,7 @@ _MISS = "MISS no prediction for these inputs is stored"
 
 
 class Lookup(Run):
-    """A run that may turn out to be none: whoever started it awaits it, counts it and cancels it as a `Run`."""
+    """A run that may turn out to be unnecessary; the caller awaits, counts and cancels it as a `Run`."""
 
     __slots__ = (
         "_answered", "_began", "_names", "_own", "_predictions", "_ruled", "_tensors", "_timeout_ms", "_timer", "_use"
@@ -63,7 +63,7 @@ class Lookup(Run):
         timeout_ms: int | None,
         counted: bool,
     ) -> None:
-        # Not Run's: this one is in no queue, and has no rows to be merged by.
+        # Not Run's: this one is in no queue, and is never merged.
         Pending.__init__(self)
         self.loaded = None
         self.counted = counted
@@ -80,7 +80,7 @@ class Lookup(Run):
         self._began = time.monotonic()
 
     def _ask(self, asking: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Ask Redis, and wait for it for a part of what a run takes; `_missed` or `_found` follows."""
+        """Ask Redis, and wait for a fraction of a run's duration; `_missed` or `_found` follows."""
         ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
         if not shelf.health.looks(time.monotonic()):
             ledger.counts["off"] += 1
@@ -94,7 +94,7 @@ class Lookup(Run):
         drive(asking(), self._asked)
 
     def _late(self, rounds: int) -> None:
-        """The time is over. The answer may have come already and not be read yet: that is looked at first."""
+        """The time is over. First check whether an answer has come but was not read yet."""
         if rounds:
             asyncio.get_running_loop().call_soon(self._late, rounds - 1)
         elif not self._answered:
@@ -129,12 +129,12 @@ class Lookup(Run):
         raise NotImplementedError
 
     def _unasked(self) -> None:
-        """Redis is not asked now."""
+        """Redis is not asked at present."""
         raise NotImplementedError
 
 
 class Prediction(Lookup):
-    """One request whose prediction is one entry."""
+    """A request whose prediction is one entry."""
 
     __slots__ = ("_digest_s", "_key", "_owns", "_place", "_waits", "_waits_until")
 
@@ -151,13 +151,13 @@ class Prediction(Lookup):
         self._key = b""
         self._place = (ruled.access.identity.database, b"")
         self._owns = self._waits = self._waits_until = False
-        """It owns the prediction's flight; it waits for somebody else's; there is a timer for that."""
+        """It owns the prediction's flight; it waits for another request's; it has a timer for that."""
         self._digest_s = 0.0
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Look, and run if nothing is found."""
+        """Look up, and run on a miss."""
         known, owner, tensors = self._predictions.known_inputs, self._ruled.access.owner, self._tensors
         if sum([len(tensor.data) for tensor in tensors]) <= _DIGESTED_HERE:
             self._digested(known.digest(owner, tensors))
@@ -201,14 +201,14 @@ class Prediction(Lookup):
             self._look()
 
     def _take_off(self) -> bool:
-        """Whether it owns the flight now; else it waits."""
+        """Whether it owns the flight now; otherwise it waits."""
         self._owns = self._predictions.flights.take(self._place, self)
         if not self._owns:
             self._wait()
         return self._owns
 
     def _wait(self) -> None:
-        """Wait for somebody else's run, for as long as the client allows."""
+        """Wait for another request's run, as long as the client allows."""
         self._waits = True
         if self._timeout_ms is not None and not self._waits_until:
             self._waits_until = True
@@ -249,7 +249,7 @@ class Prediction(Lookup):
         self._give(outputs)
 
     def _give(self, outputs: Sequence[Value]) -> None:
-        """The outputs of somebody else's run."""
+        """The outputs of another request's run."""
         if self.done:
             return
         if self._timer is not None:
@@ -275,7 +275,7 @@ class Prediction(Lookup):
             self._run()
 
     def _run(self) -> None:
-        """Run the model; the flight lands with it."""
+        """Run the model; its end lands the flight."""
         own = self._own = self._predictions.runs.start(
             self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted
         )
@@ -301,7 +301,7 @@ class Prediction(Lookup):
             self._predictions.send(insert)
 
     def _end(self, error: BaseException) -> None:
-        """It failed."""
+        """The run failed."""
         self.fail(error)
         if self._owns:
             self._owns = False
@@ -337,7 +337,7 @@ class Prediction(Lookup):
     # -- leaving -------------------------------------------------------------------------------------------------------
 
     def cancel_queued(self) -> bool:
-        """See `Run.cancel_queued`. What others wait for goes on."""
+        """See `Run.cancel_queued`. What others wait for continues."""
         if self.done:
             return False
         if self._owns and self._predictions.flights.is_awaited(self._place):
@@ -355,7 +355,7 @@ class Prediction(Lookup):
         return True
 
     def _leave(self, error: BaseException) -> None:
-        """Wait no longer for somebody else's run."""
+        """Stop waiting for another request's run."""
         for flights in (self._predictions.flights, self._predictions.refreshing):
             flights.leave(self._place, self)
         self._waits = False
