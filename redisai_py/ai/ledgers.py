@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,6 +50,8 @@ class Ledger:
         self.figures = Figures()
         self.budget: Budget | None = None
         self.frequent: Frequent | None = None
+        self.seen_by: Identity | None = None
+        """Who sent the last inputs that were counted."""
         self.outputs: tuple[str, ...] = ()
         self.declared = Declared(())
         self._counts: Counter[str] = Counter()
@@ -81,6 +84,12 @@ class Ledger:
         self._counts["hits"] += len(hits)
         self.lookups.extend(hits)
         self.figures.looked(sum(hits) / len(hits), True, len(hits))
+
+    def saw(self, digest: bytes, inputs: Sequence[Tensor], identity: Identity, now: float) -> None:
+        """Inputs came, of this client; for WARM."""
+        if self.frequent is not None:
+            self.frequent.saw(digest, inputs, now)
+            self.seen_by = identity
 
     def turn(self, loaded: LoadedModel, rule: Rule) -> None:
         """The key now holds this model and this rule."""

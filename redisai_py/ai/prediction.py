@@ -184,8 +184,7 @@ class Prediction(Lookup):
         self._place = (access.identity.database, key)
         now = time.monotonic()
         self._digest_s = now - self._began
-        if ledger.frequent is not None:
-            ledger.frequent.saw(digest, self._tensors, now)
+        ledger.saw(digest, self._tensors, access.identity, now)
         if self._use is CacheUse.REFRESH:
             self._run()
             return

@@ -11,6 +11,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from redisai_py.ai.keeping import Keeping
 from redisai_py.ai.ledgers import Ledger, Ruled
@@ -20,9 +21,11 @@ from redisai_py.ai.runs import Runs
 from redisai_py.backend import DeviceArray
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import LoadedModel, Run
+from redisai_py.errors import RedisAIError
 from redisai_py.predictions.identity import is_sampled
 from redisai_py.predictions.local import Near
 from redisai_py.predictions.rule import Rule
+from redisai_py.predictions.shared_inputs import SharedInputs
 from redisai_py.store.cache import Entry
 from redisai_py.tensor import DType, Tensor
 from redisai_py.upstream.access import Access, AccessTable
@@ -147,8 +150,7 @@ class Predictions(Keeping):
         near = self.local.get(access.owner, key, began)
         if near is None:
             return None
-        if ledger.frequent is not None:
-            ledger.frequent.saw(digest, inputs, began)
+        ledger.saw(digest, inputs, access.identity, began)
         ledger.hit(time.monotonic() - began)
         self.refresh_near(ruled, inputs, key, near, began)
         return near
@@ -170,6 +172,20 @@ class Predictions(Keeping):
     def expire(self) -> None:
         """Drop expired entries."""
         self.local.expire(time.monotonic())
+
+    async def share_inputs(self) -> None:
+        """Add what this server counted for WARM to the counts of all servers."""
+        for ledger, key in [(ledger, key) for (_, key), ledger in self._ledgers.items()]:
+            rule, identity = ledger.rule, ledger.seen_by
+            if rule is None or ledger.frequent is None or identity is None:
+                continue
+            news = ledger.frequent.news(rule.warm)
+            if rule.per_user:
+                continue  # nobody is to see the inputs of others
+            with suppress(RedisAIError), self.accesses.held(identity) as access:
+                if news and access.predictions.health.inserts(time.monotonic()):
+                    await access.ensure()
+                    await access.predictions.share_inputs(SharedInputs(key), news, rule.warm)
 
     def forget(self, prefix: bytes) -> None:
         """Drop local entries whose key has this prefix."""

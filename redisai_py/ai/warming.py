@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from redisai_py.ai.ledgers import Ledger, Ruled
@@ -11,6 +11,7 @@ from redisai_py.ai.predictions import Predictions
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import RedisAIError
 from redisai_py.predictions.identity import inputs_digest
+from redisai_py.predictions.shared_inputs import SharedInputs
 from redisai_py.tensor import Tensor
 from redisai_py.upstream.access import Access
 
@@ -30,23 +31,42 @@ async def warm_new_version(predictions: Predictions, access: Access, key: bytes,
     """
     with suppress(RedisAIError):
         rule = await access.predictions.rule(key)
-        before = predictions.ledger(access.identity.database, key)
-        if rule is None or not rule.warm or before is None or before.frequent is None:
+        if rule is None or not rule.warm:
             return
         ledger = Ledger()
         ledger.turn(loaded, rule)
         if ledger.refusal:
             return
-        requests = [
-            inputs for inputs in before.frequent.top(rule.warm, time.monotonic()) if len(inputs) == len(loaded.inputs)
-        ]
+        before = predictions.ledger(access.identity.database, key)
         ruled = Ruled(access, key, loaded, rule, ledger)
         until = time.monotonic() + _LONGEST_S
-        for start in range(0, len(requests), _AT_ONCE):
+        async for requests in _frequent(ruled, before):
+            done = await warm(predictions, ruled, requests)
+            if before is not None:
+                before.counts["warmed"] += done[0]
             if time.monotonic() > until:
                 break
-            done = await warm(predictions, ruled, requests[start : start + _AT_ONCE])
-            before.counts["warmed"] += done[0]
+
+
+async def _frequent(ruled: Ruled, before: Ledger | None) -> AsyncIterator[list[list[Tensor]]]:
+    """The most frequent inputs, some at a time: of all servers, or of this one where those are not known."""
+    shelf, each, warmed = ruled.access.predictions, len(ruled.loaded.inputs), ruled.rule.warm
+    shared = SharedInputs(ruled.key)
+    members: list[bytes] = []
+    if not ruled.rule.per_user:
+        with suppress(RedisAIError):
+            members = await shelf.most_frequent(shared, warmed)
+    found = 0
+    for start in range(0, len(members), _AT_ONCE):
+        some = await shelf.shared_inputs(shared, members[start : start + _AT_ONCE], each)
+        yield some[: warmed - found]
+        found += len(some)
+        if found >= warmed:
+            break
+    if not found and before is not None and before.frequent is not None:
+        own = [inputs for inputs in before.frequent.top(warmed, time.monotonic()) if len(inputs) == each]
+        for start in range(0, len(own), _AT_ONCE):
+            yield own[start : start + _AT_ONCE]
 
 
 async def warm(predictions: Predictions, ruled: Ruled, requests: Sequence[Sequence[Tensor]]) -> Warmed:

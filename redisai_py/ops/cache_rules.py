@@ -28,6 +28,7 @@ async def keep_rules(services: Services) -> None:
     while True:
         await asyncio.sleep(INTERVAL_S)
         services.predictions.expire()
+        await services.predictions.share_inputs()
         for access in services.accesses.all():
             await read_rules(access)
 

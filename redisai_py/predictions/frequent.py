@@ -27,6 +27,8 @@ class Frequent:
         self._before: Counter[bytes] = Counter()
         self._since = float("-inf")
         self._inputs: dict[bytes, list[Tensor]] = {}
+        self._news: Counter[bytes] = Counter()
+        self._told: set[bytes] = set()
         self.size_bytes = 0
 
     def saw(self, digest: bytes, inputs: Sequence[Tensor], now: float) -> None:
@@ -38,6 +40,7 @@ class Frequent:
             if len(self._now) >= _MOST_COUNTED:
                 return
         self._now[digest] = count
+        self._news[digest] += 1
         if count + self._before.get(digest, 0) >= 2 and digest not in self._inputs:
             self._keep(digest, inputs)
 
@@ -46,6 +49,16 @@ class Frequent:
         self._turn(now)
         kept = sorted(self._inputs, key=self._times, reverse=True)
         return [self._inputs[digest] for digest in kept[:count]]
+
+    def news(self, count: int) -> list[tuple[bytes, int, list[Tensor] | None]]:
+        """What came since the last call, of the `count` most frequent inputs: digest, occurrences, and the inputs if
+        they were not told in this period.
+        """
+        news, self._news = self._news, Counter()
+        known = sorted((digest for digest in news if digest in self._inputs), key=self._times, reverse=True)[:count]
+        told = [(digest, news[digest], None if digest in self._told else self._inputs[digest]) for digest in known]
+        self._told.update(known)
+        return told
 
     def _times(self, digest: bytes) -> int:
         return self._now.get(digest, 0) + self._before.get(digest, 0)
@@ -71,6 +84,8 @@ class Frequent:
             return
         self._before = self._now if now - self._since < 2 * _SPAN_S else Counter()
         self._now = Counter()
+        self._news.clear()
+        self._told.clear()
         self._since = now
         for digest in [each for each in self._inputs if not self._times(each)]:
             self._forget(digest)

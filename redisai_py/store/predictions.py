@@ -6,20 +6,25 @@ deleted by a scan of the database, or expire.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from redisai_py.errors import MODEL_KEY_EMPTY, MissingKey
+from redisai_py.errors import MODEL_KEY_EMPTY, MissingKey, WrongType
 from redisai_py.model import Kind
 from redisai_py.predictions.health import Health
 from redisai_py.predictions.rule import RULE_FIELD, Rule, decode_rule
+from redisai_py.predictions.shared_inputs import LIFE_S, SharedInputs
 from redisai_py.store.kinds import watch_kind
 from redisai_py.store.link import Link, commit, last_reply
-from redisai_py.tensor import Buffer
+from redisai_py.tensor import Buffer, Tensor
 
 __all__ = ["PredictionShelf"]
 
 _SCAN_COUNT = 1000
+_COUNTED = 4
+"""Inputs are counted for so many times the number that is warmed."""
 
 
 class PredictionShelf:
@@ -96,6 +101,46 @@ class PredictionShelf:
                 count += int(await last_reply(self._link.pipeline([(b"UNLINK", *keys)])))
             if cursor == b"0":
                 return count
+
+    async def share_inputs(
+        self, shared: SharedInputs, news: Sequence[tuple[bytes, int, Sequence[Tensor] | None]], most: int
+    ) -> None:
+        """Add to the counts of all servers. Raises UpstreamError.
+
+        Args: news: see `Frequent.news`.   most: a counter has four times as many members at most.
+        """
+        counter = shared.counter(time.time())
+        commands: list[Sequence[Any]] = []
+        for digest, times, inputs in news:
+            member = shared.member(digest)
+            commands.append((b"ZINCRBY", counter, b"%d" % times, member))
+            if inputs is not None:
+                commands.append((b"SET", shared.key(member), shared.encode(member, inputs), b"EX", b"%d" % LIFE_S))
+        commands.append((b"ZREMRANGEBYRANK", counter, b"0", b"%d" % (-_COUNTED * most - 1)))
+        commands.append((b"EXPIRE", counter, b"%d" % LIFE_S))
+        async with self._link.dedicated() as connection:
+            for reply in [connection.call(*command) for command in commands]:
+                await reply
+
+    async def most_frequent(self, shared: SharedInputs, count: int) -> list[bytes]:
+        """Members of the counters, the most frequent first: more than `count`, since the inputs of some may be gone.
+        Raises UpstreamError.
+        """
+        last = b"%d" % (_COUNTED * count - 1)
+        commands = [(b"ZREVRANGE", counter, b"0", last, b"WITHSCORES") for counter in shared.counters(time.time())]
+        replies = [await reply for reply in self._link.pipeline(commands)]
+        return shared.most_frequent(replies, _COUNTED * count)
+
+    async def shared_inputs(self, shared: SharedInputs, members: Sequence[bytes], each: int) -> list[list[Tensor]]:
+        """The inputs of members, as far as they are there. each: inputs of one run. Raises UpstreamError."""
+        async with self._link.dedicated() as connection:
+            values = await connection.call(b"MGET", *map(shared.key, members))
+        found = []
+        for member, value in zip(members, values, strict=True):
+            with suppress(WrongType):
+                if value is not None:
+                    found.append(shared.decode(member, value, each))
+        return found
 
     async def set_rule(self, key: bytes, value: bytes | None) -> bool:
         """Set or remove the rule in a model's hash. Returns: whether there was one before.

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import redis
 
+from redisai_py.config import Config
 from scripts.make_models import build_onnx_add, build_onnx_heavy
 from tests.conformance.running import counters, store, tensor
+from tests.support import FrontDoor
 
 RULE = ("TTL", 60, "MINRUN", 0)
 
@@ -24,7 +26,7 @@ def stats(client: redis.Redis, key: str = "net") -> dict[str, Any]:
 
 
 def entries(bare: redis.Redis) -> list[bytes]:
-    return sorted(bare.scan_iter(match="ai:pred:*"))
+    return sorted(key for key in bare.scan_iter(match="ai:pred:*") if not key.startswith(b"ai:pred:inputs:"))
 
 
 def stored(bare: redis.Redis, count: int) -> list[bytes]:
@@ -486,6 +488,35 @@ def test_a_new_version_is_warm_before_it_is_seen(ruled, bare):
     store(ruled, blob=build_onnx_add())  # rolled back: its entries are still there
     assert execute(ruled, "CACHE", "ONLY") == b"OK"
     assert values(ruled, "c") == [b"6", b"4"]
+
+
+def test_the_most_frequent_inputs_are_those_of_all_servers(ruled, bare, redis_server):
+    ruled.execute_command("AI.CACHE", "SET", "net", *RULE, "WARM", 2)
+    for number, times in ((1, 5), (2, 4), (3, 2)):
+        tensor(ruled, "a", (float(number), 0.0))
+        for _ in range(times):
+            execute(ruled)
+    deadline = time.monotonic() + 20
+    while len(shared := sorted(bare.scan_iter(match="ai:pred:inputs:*"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    counters = [key for key in shared if b":count:" in key]
+    assert len(shared) - len(counters) == 2  # the most frequent two
+    assert all(0 < bare.ttl(key) <= 3600 for key in shared)
+    bare.zadd(counters[0], {"forged": 99, "f" * 64: 99})  # by somebody else: one is no member, one has no inputs
+    from scripts.make_models import torch_script
+
+    other = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=1))  # which no client has asked
+    try:
+        with redis.Redis(port=other.port, protocol=2) as deployer:
+            product = torch_script("def forward(self, a, b):\n    return a * b")
+            deployer.execute_command("AI.CACHE", "SET", "net", *RULE, "WARM", 3)
+            deployer.execute_command("AI.MODELSTORE", "net", "TORCH", "CPU", "BLOB", product)
+        for number in (1, 2):
+            tensor(ruled, "a", (float(number), 0.0))
+            assert execute(ruled, "CACHE", "ONLY") == b"OK"
+            assert values(ruled, "c") == [b"%d" % (3 * number), b"0"]
+    finally:
+        other.stop()
 
 
 def test_a_fast_model_is_not_looked_up(client, bare):

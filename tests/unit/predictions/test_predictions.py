@@ -21,6 +21,7 @@ from redisai_py.predictions.health import Health
 from redisai_py.predictions.identity import Names, inputs_digest, is_sampled, model_part, rows_of
 from redisai_py.predictions.local import MOST_AGE_S, Local
 from redisai_py.predictions.rule import Rule, decode_rule
+from redisai_py.predictions.shared_inputs import SharedInputs
 from redisai_py.store.codec import decode_tensor
 from redisai_py.tensor import Device, DType, Tensor
 
@@ -211,6 +212,42 @@ def test_the_most_frequent_inputs_of_the_last_hour():
         for _ in range(2):
             frequent.saw(b"n%d" % number, inputs(number), now=9000)
     assert frequent.size_bytes <= 4000
+
+
+def test_what_is_told_of_inputs_are_those_that_repeat_each_with_its_bytes_once_a_period():
+    frequent = Frequent()
+
+    def came(number: int, times: int, now: float = 0) -> None:
+        for _ in range(times):
+            frequent.saw(b"%d" % number, [Tensor(DType.UINT8, (1,), bytes([number]))], now)
+
+    for number, times in ((1, 1), (2, 5), (3, 9), (4, 2)):
+        came(number, times)
+    told = frequent.news(2)
+    assert [(digest, times) for digest, times, _ in told] == [(b"3", 9), (b"2", 5)]
+    assert [inputs for *_, inputs in told] == [[Tensor(DType.UINT8, (1,), bytes([number]))] for number in (3, 2)]
+    assert frequent.news(2) == []
+    came(3, 1)
+    assert frequent.news(2) == [(b"3", 1, None)]
+    came(3, 1, now=2000)
+    (again,) = frequent.news(2)
+    assert again[2] is not None  # what was told may have expired
+
+
+def test_counts_of_all_servers_are_added_and_what_is_forged_is_none():
+    shared = SharedInputs(b"model")
+    one, two = shared.member(b"1" * 32), shared.member(b"2" * 32)
+    replies = [[one, b"5", two, b"4", b"nonsense", b"99"], [two, b"3", one, b"-inf"]]
+    assert shared.most_frequent(replies, 9) == [two, one]
+    assert shared.most_frequent(replies, 1) == [two]
+    inputs = [Tensor(DType.FLOAT, (1,), bytes(4)), Tensor(DType.STRING, (1,), b"a\0")]
+    value = shared.encode(one, inputs)
+    assert shared.decode(one, value, 2) == inputs
+    for wrong in ((two, value, 2), (one, value, 1), (one, value[:-1], 2)):
+        with pytest.raises(WrongType):
+            shared.decode(*wrong)
+    assert shared.counters(3600) == [shared.counter(3601), shared.counter(1800)]
+    assert SharedInputs(b"other").key(one) != shared.key(one)
 
 
 def test_refusals_turn_off_what_was_refused_for_a_while():
