@@ -7,15 +7,16 @@ from typing import Any
 
 from redisai_py.ai.dag_execute import commit, execute_dag
 from redisai_py.ai.dag_run import DagRun, on_host
+from redisai_py.ai.model_execute import NearRun
 from redisai_py.ai.model_loading import near_tensors, resolve_near, runs_plainly
 from redisai_py.ai.prepared_dags import BoundDag
 from redisai_py.ai.speculation import Speculation, encode_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.dag import Version
-from redisai_py.engine.run import LoadedModel, Run, Value
+from redisai_py.engine.run import LoadedModel, Value
 from redisai_py.engine.stats import samples
-from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
+from redisai_py.errors import RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
 from redisai_py.predictions.rule import Rule
@@ -78,8 +79,11 @@ def _start(bound: BoundDag, turn: Turn) -> bool:
     access = turn.session.access
     writer = access.writer if access is not None and not bound.prepared.scripts else None
     if writer is not None and writer.near is not None:
-        kind = _NearTrip if bound.prepared.one_run else _NearDag
-        if kind(bound, turn, writer).start():
+        if bound.prepared.one_run:
+            started = _NearTrip(bound, turn, writer, [], bound.prepared.options).start()
+        else:
+            started = _NearDag(bound, turn, writer).start()
+        if started:
             return True
     return turn.run_alone(execute_dag(bound, turn))
 
@@ -156,24 +160,15 @@ class _NearDag(Speculation):
         return [*self._run.replies(), error] if isinstance(error, WrongType) else None
 
 
-class _NearTrip(Run, Speculation):
-    """A DAG that runs one model, as most do: it needs no plan, and is its own run."""
+class _NearTrip(NearRun):
+    """A DAG that runs one model, as most do: it needs no plan. _known: its outputs come from a cached prediction."""
 
-    __slots__ = ("_bound", "_known", "_model", "_values", "_writer", "options", "turn", "used", "writes")
-
-    def __init__(self, bound: BoundDag, turn: Turn, writer: Writer) -> None:
-        self._bound = bound
-        self.turn = turn
-        self._writer = writer
-        self.used: Used = []
-        self.writes: list[tuple[bytes, bytes]] = []
-        self.options = bound.prepared.options
-        self._known = False
-        """Its outputs come from a cached prediction."""
+    __slots__ = ("_known", "_values")
 
     def start(self) -> bool:
         """Start. False, without any effect, if something it reads is not cached."""
-        bound, turn, writer, used = self._bound, self.turn, self._writer, self.used
+        bound, turn, writer, used = self._command, self.turn, self._writer, self.used
+        self._known = False
         prepared, near = bound.prepared, writer.near
         assert near is not None
         ((i, op),) = prepared.models
@@ -185,23 +180,12 @@ class _NearTrip(Run, Speculation):
         inputs = self._inputs(i, near)
         if inputs is None:
             return False
-        turn.begin()
-        self._model = model
-        runs = turn.services.runs
-        if not model.unfinished and writer.idle and (ended := runs.now(model, inputs)) is not None:
-            self.error = None
-            outputs, self.ran_s = ended
-            self._take(outputs)
-            writer.commit(self)
-            return True
-        self.prepare(model, inputs)
-        turn.cancelled_by(self.cancel_queued)
-        runs.later(self, model, prepared.request.timeout_ms)
+        self.run(model, inputs, prepared.request.timeout_ms)
         return True
 
     def _inputs(self, i: int, near: NearCache) -> list[Any] | None:
         """The inputs of its run; None if one is not cached."""
-        bound = self._bound
+        bound = self._command
         values = self._values = bound.values()
         if bound.load:
             tensors = near_tensors(near, bound.load, self.used)
@@ -214,7 +198,7 @@ class _NearTrip(Run, Speculation):
         """End with a cached prediction, regardless of the duration of a run. False, without any effect, if there is
         none.
         """
-        turn, writer = self.turn, self._writer
+        turn = self.turn
         entry, access = near.entries.get(op.key), turn.session.access
         if entry is None or entry.rule is None or op.cache is not CacheUse.RULE or access is None:
             return False
@@ -230,53 +214,27 @@ class _NearTrip(Run, Speculation):
         known = predictions.at_hand(ruled, inputs)
         if known is None:
             return False
-        turn.begin()
-        self._model, self._known = loaded, True
-        self.error = self.ran_s = None
-        self._take(list(known.outputs))
-        if writer.idle:
-            writer.commit(self)
-        else:
-            writer.add(self)
+        self._known = True
+        self.take(list(known.outputs))
+        self.end(loaded)
         return True
 
-    def resolve(self, value: list[Value]) -> None:
-        """The run has ended: its outcome, including an error, counts if the used values still hold."""
-        if self.done:
-            return
-        self.done = True
-        if not self.turn.gone:
-            self._take(value)
-            self._writer.add(self)
-
-    def fail(self, error: BaseException) -> None:
-        if self.done:
-            return
-        self.done = True
-        self.error = error
-        if self.turn.gone:
-            return
-        if isinstance(error, QueueTimeout):
-            self.turn.finish(TIMEDOUT)
-        else:
-            self._writer.add(self)
-
-    def _take(self, outputs: list[Value]) -> None:
+    def take(self, outputs: list[Value]) -> None:
         self.value = outputs
-        self._values.update(zip(self._bound.prepared.outputs, outputs, strict=True))
-        if self._bound.persist:
+        self._values.update(zip(self._command.prepared.outputs, outputs, strict=True))
+        if self._command.persist:
             self.writes = encode_tensors(self._persisted())
 
     def _persisted(self) -> list[tuple[bytes, Any]]:
         values = self._values
-        versions = self._bound.prepared.persist_versions
-        return [(key, values.get(version)) for key, version in zip(self._bound.persist, versions, strict=True)]
+        versions = self._command.prepared.persist_versions
+        return [(key, values.get(version)) for key, version in zip(self._command.persist, versions, strict=True)]
 
     def committed(self) -> None:
-        turn, prepared = self.turn, self._bound.prepared
+        turn, prepared = self.turn, self._command.prepared
         if self._known:
             self._model.count_call(samples(self.value or ()))
-        if self._bound.persist and not self.writes and self.error is None:
+        if self._command.persist and not self.writes and self.error is None:
             turn.continue_with(self._put())
             return
         reply = self._plain_reply(prepared.reply) if prepared.reply is not None and self.error is None else None
@@ -301,7 +259,7 @@ class _NearTrip(Run, Speculation):
 
     def _replies(self) -> list[Any]:
         """One element per operation. Outputs of a failed run do not exist."""
-        prepared, values = self._bound.prepared, self._values
+        prepared, values = self._command.prepared, self._values
         replies: list[Any] = [OK] * len(prepared.request.ops)
         if self.error is not None:
             replies[prepared.models[0][0]] = self.turn.failure(self.error)
@@ -315,7 +273,7 @@ class _NearTrip(Run, Speculation):
     async def _put(self) -> Any:
         """Write what does not fit into a commit."""
         replies = self._replies()
-        request = self._bound.prepared.request
+        request = self._command.prepared.request
         access = await self.turn.session.authenticated()
         pairs = [(key, on_host(value)) for key, value in self._persisted()]
         try:
@@ -324,13 +282,8 @@ class _NearTrip(Run, Speculation):
             replies.append(error)
         return replies
 
-    def stale(self) -> None:
-        if self.ran_s is not None:
-            self.turn.services.engine.discount(self._model, self.ran_s, self.value)
-        Speculation.stale(self)
-
     def again(self) -> Coroutine[Any, Any, Any]:
-        return execute_dag(self._bound, self.turn)
+        return execute_dag(self._command, self.turn)
 
     def refusal(self, error: RedisAIError) -> Any:
         if isinstance(error, UpstreamLost):

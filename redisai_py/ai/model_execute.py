@@ -36,7 +36,7 @@ from redisai_py.store.writer import Used, Writer
 from redisai_py.tensor import Tensor
 from redisai_py.upstream.access import Access
 
-__all__ = ["HANDLERS", "ExecuteModel"]
+__all__ = ["HANDLERS", "ExecuteModel", "NearRun"]
 
 _OK = b"+OK\r\n"
 
@@ -66,7 +66,7 @@ class ExecuteModel:
             found = near_run(turn, near, self.request, used)
             if found is not None:
                 loaded, inputs = found
-                _NearRun(self.request, turn, writer, used, loaded).start(inputs)
+                _Execution(self.request, turn, writer, used).run(loaded, inputs, self.request.timeout_ms)
                 return True
         return turn.run_alone(model_execute(self.request, turn))
 
@@ -83,43 +83,61 @@ class ExecuteModel:
 # -- on cached values --------------------------------------------------------------------------------------------------
 
 
-class _NearRun(Run, Speculation):
-    """One command in progress: a `Member` of a commit, and a run once it is queued."""
+class NearRun(Run, Speculation):
+    """A command in progress whose whole computation is one run of a model: a `Member` of a commit, and a run once it is
+    queued.
 
-    __slots__ = ("_model", "_request", "_writer", "options", "turn", "used", "writes")
+    Args: command: the request, or the DAG.   used: cached values that it was computed from.   options: of SET.
+    """
 
-    def __init__(self, request: ModelExecute, turn: Turn, writer: Writer, used: Used, model: LoadedModel) -> None:
-        self._request = request
+    __slots__ = ("_command", "_model", "_writer", "options", "turn", "used", "writes")
+
+    def __init__(self, command: Any, turn: Turn, writer: Writer, used: Used, options: tuple[bytes, ...] = ()) -> None:
+        self._command = command
         self.turn = turn
         self._writer = writer
-        self._model = model
-        self.options: tuple[bytes, ...] = ()
         self.used = used
         self.writes: list[tuple[bytes, bytes]] = []
+        self.options = options
 
-    def start(self, inputs: list[Tensor]) -> None:
+    def take(self, outputs: list[Value]) -> None:
+        """Keep the outputs, and encode what the commit writes of them."""
+        raise NotImplementedError
+
+    def run(self, model: LoadedModel, inputs: list[Tensor], timeout_ms: int | None) -> None:
         """Run; the command then finishes by itself."""
-        turn, writer, model = self.turn, self._writer, self._model
+        turn, writer = self.turn, self._writer
+        self._model = model
         runs = turn.services.runs
         if not model.unfinished and writer.idle and (ended := runs.now(model, inputs)) is not None:
             turn.begin()
             self.error = None
-            self.value, self.ran_s = ended
-            self.writes = _encode_outputs(self._request.outputs, self.value)
+            outputs, self.ran_s = ended
+            self.take(outputs)
             writer.commit(self)
             return
         self.prepare(model, inputs)
         turn.begin(self.cancel_queued)
-        runs.later(self, model, self._request.timeout_ms)
+        runs.later(self, model, timeout_ms)
+
+    def end(self, model: LoadedModel) -> None:
+        """Commit known outputs, which were taken already, without a run."""
+        self._model = model
+        self.turn.begin()
+        self.done = True
+        self.error = self.ran_s = None
+        if self._writer.idle:
+            self._writer.commit(self)
+        else:
+            self._writer.add(self)
 
     def resolve(self, value: list[Value]) -> None:
         """The run has ended: its outcome, including an error, counts if the used values still hold."""
         if self.done:
             return
         self.done = True
-        self.value = value
         if not self.turn.gone:
-            self.writes = _encode_outputs(self._request.outputs, value)
+            self.take(value)
             self._writer.add(self)
 
     def fail(self, error: BaseException) -> None:
@@ -134,6 +152,21 @@ class _NearRun(Run, Speculation):
         else:
             self._writer.add(self)
 
+    def stale(self) -> None:
+        if self.ran_s is not None:
+            self.turn.services.engine.discount(self._model, self.ran_s, self.value)
+        Speculation.stale(self)
+
+
+class _Execution(NearRun):
+    """AI.MODELEXECUTE in progress."""
+
+    __slots__ = ()
+
+    def take(self, outputs: list[Value]) -> None:
+        self.value = outputs
+        self.writes = _encode_outputs(self._command.outputs, outputs)
+
     def committed(self) -> None:
         turn = self.turn
         if self.writes:
@@ -145,17 +178,12 @@ class _NearRun(Run, Speculation):
 
     async def _put(self, outputs: Any) -> Any:
         access = await self.turn.session.authenticated()
-        pairs = zip(self._request.outputs, outputs, strict=True)
+        pairs = zip(self._command.outputs, outputs, strict=True)
         await access.store.put_outputs(pairs)
         return OK
 
-    def stale(self) -> None:
-        if self.ran_s is not None:
-            self.turn.services.engine.discount(self._model, self.ran_s, self.value)
-        Speculation.stale(self)
-
     def again(self) -> Coroutine[Any, Any, Any]:
-        return model_execute(self._request, self.turn)
+        return model_execute(self._command, self.turn)
 
     def refusal(self, error: RedisAIError) -> Any:
         return error if isinstance(error, UpstreamLost | WrongType) else None
@@ -170,25 +198,18 @@ def _encode_outputs(keys: Sequence[bytes], outputs: Sequence[Value]) -> list[tup
     return encode_tensors(zip(keys, outputs, strict=True))
 
 
-class _Hit(_NearRun):
+class _Hit(_Execution):
     """A command whose outputs are known, so it needs no run."""
 
     __slots__ = ()
 
-    def end(self, near: Near) -> None:
-        """Write the outputs; the command then finishes by itself."""
-        self.turn.begin()
-        self.done = True
-        self.error = self.ran_s = None
+    def take_known(self, near: Near) -> None:
+        """`take` the outputs of a cached prediction, encoded once for all hits."""
         self.value = list(near.outputs)
         if near.size < LARGE_VALUE:
-            self.writes = list(zip(self._request.outputs, near.strings(), strict=True))
+            self.writes = list(zip(self._command.outputs, near.strings(), strict=True))
         else:
-            self.writes = _encode_outputs(self._request.outputs, self.value)
-        if self._writer.idle:
-            self._writer.commit(self)
-        else:
-            self._writer.add(self)
+            self.writes = _encode_outputs(self._command.outputs, self.value)
 
     def committed(self) -> None:
         self._model.count_call(samples(self.value or ()))
@@ -217,7 +238,9 @@ def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCa
         fits = len(request.outputs) == len(loaded.outputs)
         known = predictions.at_hand(ruled, inputs, used[1:]) if fits else None
         if known is not None and len(known.outputs) == len(request.outputs):
-            _Hit(request, turn, writer, used, loaded).end(known)
+            hit = _Hit(request, turn, writer, used)
+            hit.take_known(known)
+            hit.end(loaded)
             return True
     return turn.run_alone(model_execute(request, turn))
 

@@ -34,6 +34,10 @@ class Speculation:
         """It needs the commit, with or without others."""
         return False
 
+    def committed(self) -> None:
+        """What was used still held, and the writes were executed: reply."""
+        raise NotImplementedError
+
     def again(self) -> Coroutine[Any, Any, Any]:
         """Execute the command again from the start, reading from Redis."""
         raise NotImplementedError
