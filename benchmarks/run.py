@@ -18,6 +18,7 @@ from typing import Any
 from harness.report import Pace, environment
 from harness.servers import Servers, servers
 from macro.dags import fraud_detection, one_trip, wide_dag
+from macro.front_doors import front_doors
 from macro.isolation import engine_processes, slow_neighbour
 from macro.large import large_neighbour, large_tensors
 from macro.model_run import batching, model_run
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "large-neighbour": large_neighbour,
     "slow-neighbour": slow_neighbour,
     "engine-processes": engine_processes,
+    "front-doors": front_doors,
     "script-call": script_call,
     "parser": parser_functions,
     "codec": codec_functions,

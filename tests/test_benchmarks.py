@@ -59,6 +59,7 @@ _GROUPS = {
     ("parser", "codec"): 7,
     ("script-call",): 2,
     ("engine-processes",): 8,
+    ("front-doors",): 12,
 }
 
 

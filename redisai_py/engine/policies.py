@@ -15,6 +15,8 @@ from redisai_py.model import Model
 
 __all__ = ["policies"]
 
+_LONGEST_WAIT_S = 0.1
+"""Maximum wait of a run for others in a server with several front doors, if the model has no MINBATCHTIMEOUT."""
 _STATE = "the model may keep a state from run to run"
 
 
@@ -30,7 +32,12 @@ def policies(
     if max_rows and may_keep_state(session):
         max_rows = min_rows = 0
         proof.reason = _STATE
-    queue: BatchQueue[Run] = BatchQueue(max_rows, min_rows, model.minbatchtimeout_ms / 1000)
+    timeout_s = model.minbatchtimeout_ms / 1000
+    if settings.front_doors > 1 and min_rows > 1:
+        # The runs that would fill a batch may wait in another front door.
+        min_rows = max(1, min_rows // settings.front_doors)
+        timeout_s = timeout_s or _LONGEST_WAIT_S
+    queue: BatchQueue[Run] = BatchQueue(max_rows, min_rows, timeout_s)
     limit_s = 0.0 if on_gpu or min_rows > 1 else settings.inline_run_us / 1e6
     if isinstance(session, RemoteSession):
         inline: InlinePolicy = ElsewherePolicy(limit_s, session)

@@ -20,7 +20,7 @@ ADMITTED = b"a"
 REFUSED = b"r"
 _AT_ONCE = 64
 """Connections accepted before other work gets its turn."""
-_RETRY_S = 0.01
+_RETRY_S = 0.02
 _COUNT_BYTES = 65536
 
 log = structlog.get_logger()
@@ -57,7 +57,8 @@ class Acceptor:
         self._max_clients = max_clients
         self._doors: list[Arrivals] = []
         self._accepting = False
-        self._held: socket.socket | None = None  # accepted while nobody took it
+        self._held: socket.socket | None = None  # accepted, and waits
+        self._looked_again = False  # since the limit on clients was reached
 
     def join(self, arrivals: Arrivals) -> None:
         """A front door's process was started; it gets connections once it is `serving`."""
@@ -124,6 +125,9 @@ class Acceptor:
         Returns: False if none takes it now.
         """
         admitted = sum(door.clients for door in self._doors) < self._max_clients
+        looked_again, self._looked_again = self._looked_again, not admitted
+        if not admitted and not looked_again:  # somebody may just have left, which the front doors tell a little later
+            return False
         for door in sorted(self._doors, key=lambda door: (-door.rank, door.clients)):
             if not door.rank:
                 break

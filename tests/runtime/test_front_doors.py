@@ -108,6 +108,21 @@ def test_they_look_like_one_server(serve: Serve, data_dir: Path, clients: Callab
     assert "Traceback" not in serving.stderr
 
 
+def test_runs_at_different_front_doors_do_not_wait_for_each_other(
+    serve: Serve, data_dir: Path, clients: Callable[[Serving], redis.Redis]
+) -> None:
+    serving = serve("--data-dir", data_dir, "--processes", 2)
+    first, second = clients(serving), clients(serving)
+    options = ("BATCHSIZE", 8, "MINBATCHSIZE", 2)  # no MINBATCHTIMEOUT: one server waits until there are two
+    first.execute_command("AI.MODELSTORE", "net", "ONNX", "CPU", *options, "BLOB", build_onnx_mul())
+    first.execute_command("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+    for client in (first, second):
+        assert client.execute_command(*RUN) == b"OK"
+    first.execute_command("AI.MODELSTORE", "net", "ONNX", "CPU", *options[:3], 8, "BLOB", build_onnx_mul())
+    for client in (first, second):  # half of 8 is 4, and none of the others comes
+        assert client.execute_command(*RUN) == b"OK"
+
+
 def test_the_limit_on_clients_is_that_of_all_together(
     serve: Serve, data_dir: Path, clients: Callable[[Serving], redis.Redis]
 ) -> None:
