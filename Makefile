@@ -20,6 +20,8 @@ PORT ?= 6390
 DATA ?= data
 # For the tests: further arguments of pytest, as in `make test ARGS="-k tensor -x"`.
 ARGS ?=
+# How many of them run at the same time; 0 for a debugger.
+JOBS ?= 2
 # For the benchmarks: which ones (none is all), and where the lines go.
 NAMES ?=
 OUT ?= bench.jsonl
@@ -35,8 +37,8 @@ run: $(LIGHT) ## Serve on 127.0.0.1 with a private Redis and ONNX Runtime [PORT=
 
 install: $(FULL) ## Make .venv with every framework and all that the tests need
 
-test: $(FULL) $(OFFICIAL)/.installed ## Run the tests, without the slow ones [ARGS=...]
-	REDISAI13_PYTHON=$(OFFICIAL)/bin/python $(BIN)/python -m pytest $(ARGS)
+test: $(FULL) $(OFFICIAL)/.installed ## Run the tests, without the slow ones [ARGS=...] [JOBS=2]
+	REDISAI13_PYTHON=$(OFFICIAL)/bin/python $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(FULL) $(RAY) ## Run the slow tests: they build, install, hammer [ARGS=...]
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -47,9 +49,9 @@ unit: $(FULL) ## Run the tests that need no server
 conformance: $(FULL) ## Run the tests of the protocol, against a real Redis
 	$(BIN)/python -m pytest tests/conformance $(ARGS)
 
-servers: $(FULL) $(OFFICIAL)/.installed ## Run the tests of protocol, order and clients, on Valkey 9.1, Redis 8.2 and 6.2 [ARGS=...]
+servers: $(FULL) $(OFFICIAL)/.installed ## Run the tests of protocol, order and clients, on Valkey 9.1, Redis 8.2 and 6.2 [ARGS=...] [JOBS=2]
 	REDISAI13_PYTHON=$(OFFICIAL)/bin/python REDIS_SERVERS=others \
-		$(BIN)/python -m pytest tests/conformance tests/client $(ARGS)
+		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/conformance tests/client $(ARGS)
 
 fault: $(FULL) ## Run the tests that cut lines and kill processes
 	$(BIN)/python -m pytest tests/fault tests/runtime $(ARGS)
