@@ -132,9 +132,10 @@ class OnnxSession:
 
     def _refuse_strings(self, inputs: Sequence[Array]) -> None:
         """Refuse strings, with ONNX Runtime's text. It converts them first: 10 million take a second with the GIL."""
-        for value, spec in zip(inputs, self.inputs, strict=True):
+        for place, value in enumerate(inputs):
             if isinstance(value, ndarray) and value.dtype.hasobject:
-                raise BackendError(f"Unexpected input data type. Actual: (tensor(string)) , expected: ({spec.says})")
+                expected = self.inputs[place].says
+                raise BackendError(f"Unexpected input data type. Actual: (tensor(string)) , expected: ({expected})")
 
     def _unexpected_bfloat16(self, inputs: Sequence[Array]) -> BackendError | None:
         """ONNX Runtime's error for an input of the wrong type, if that type is one it cannot name."""
