@@ -30,6 +30,8 @@ __all__ = ["Remote", "check_run", "connected", "describe_model", "describe_scrip
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S = 5
+_NO_PASSWORD = ("HELLO must be called with the client already authenticated", "Authentication required")
+_NEEDED = "the server needs a password: give it in --url redis://:PASSWORD@HOST:PORT or a file in REDISAI_PASSWORD_FILE"
 
 
 def key_of(argument: str) -> bytes:
@@ -132,6 +134,8 @@ def refusal_of(error: Exception) -> str:
     text = str(error)
     if text.lower().startswith("unknown command") and "ai." in text.lower():
         return f"{text} (is this the address of a plain Redis, instead of that of `redisai serve`?)"
+    if text.startswith(_NO_PASSWORD):
+        return f"{_NEEDED} (Redis: {text.partition(',')[0]})"
     return text
 
 
@@ -147,7 +151,7 @@ def connected(url: str, patience_s: float | None = None) -> Iterator[Remote]:
     except CannotUse as error:
         raise fail(Exit.USAGE, str(error)) from error
     except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.BusyLoadingError) as error:
-        raise fail(Exit.REFUSED, str(error)) from error
+        raise fail(Exit.REFUSED, refusal_of(error)) from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise fail(Exit.UNREACHABLE, f"cannot reach {masked_url(url)}: {error}") from error
     except redis.RedisError as error:

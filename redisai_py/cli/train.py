@@ -46,7 +46,7 @@ def _failures(url: str) -> Iterator[None]:
     except (ArtifactError, RuntimeError) as error:
         raise fail(Exit.REFUSED, printable(str(error))) from error
     except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.BusyLoadingError) as error:
-        raise fail(Exit.REFUSED, str(error)) from error
+        raise fail(Exit.REFUSED, refusal_of(error)) from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise fail(Exit.UNREACHABLE, f"cannot reach {masked_url(url)}: {error}") from error
     except redis.RedisError as error:

@@ -64,3 +64,17 @@ def test_a_user_who_may_not_read_a_model_sees_that_it_is_there(
     assert [model["key"] for model in listed] in (["open"], ["open", "secret"])
     assert "backend" in listed[0]
     assert all("error" in model for model in listed[1:])
+
+
+def test_a_server_that_needs_a_password_says_where_to_give_it(
+    redisai: Redisai, bare: redis.Redis, redis_server: RedisServer
+) -> None:
+    bare.execute_command("CONFIG", "SET", "requirepass", "secret")  # type: ignore[no-untyped-call]
+    try:
+        for arguments in (("model", "ls"), ("train", "ls"), ("artifact", "ls")):
+            done = redisai(*arguments, "--url", redis_server.url)
+            assert done.code == 1
+            assert "needs a password: give it in --url redis://:PASSWORD@HOST:PORT" in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+    finally:
+        bare.execute_command("CONFIG", "SET", "requirepass", "")  # type: ignore[no-untyped-call]
