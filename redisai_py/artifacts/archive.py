@@ -131,7 +131,7 @@ class Archive:
         if size is None:
             raise Missing(f"{what}: {self.url} has no blob {digest}")
         if size > limit:
-            raise Malformed(f"{what} has {size} bytes, and at most {limit} are read")
+            raise Malformed(f"{what} has {size} bytes; the maximum is {limit}")
         return b"".join(self.stream(digest, what))
 
     def file(self, name: str) -> Iterator[bytes]:
@@ -161,7 +161,7 @@ class Archive:
         except Missing:
             return Index(), None
         if found.meta["size"] > MAX_INDEX:
-            raise Malformed(f"{self.url}/{INDEX} has {found.meta['size']} bytes, and at most {MAX_INDEX} are read")
+            raise Malformed(f"{self.url}/{INDEX} has {found.meta['size']} bytes; the maximum is {MAX_INDEX}")
         data = bytes(self._do("read", INDEX, lambda _obstore, _path: found.bytes()))
         seen = {"e_tag": found.meta.get("e_tag"), "version": found.meta.get("version"), "data": data}
         return Index.decode(f"{self.url}/{INDEX}", data), seen

@@ -67,7 +67,7 @@ class Blobs:
             return []
         longest = max(len(data) for _, data in group)
         if longest > PART_SIZE:
-            raise Invalid(f"a part has {longest} bytes, and at most {PART_SIZE} are stored as one")
+            raise Invalid(f"a part has {longest} bytes; the maximum is {PART_SIZE}")
         with self._redis.pipeline(transaction=False) as pipeline:
             lease.hold(pipeline, [digest for digest, _ in group])
             leases = len(pipeline)
@@ -120,7 +120,7 @@ class Blobs:
         Raises: Missing, Corrupt; Malformed: larger than the limit.
         """
         if limit is not None and (size := self.size(digest)) is not None and size > limit:
-            raise Malformed(f"blob {digest} has {size} bytes, and at most {limit} are read")
+            raise Malformed(f"blob {digest} has {size} bytes; the maximum is {limit}")
         data: Any = self._redis.get(self._keys.blob(digest))
         if data is None:
             return b"".join(self.stream(digest))

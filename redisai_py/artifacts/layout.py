@@ -147,7 +147,7 @@ class Index:
             if key in there and there[key].digest != entry.digest:
                 raise Conflict(
                     f"the archive has another {entry.kind} {entry}, {there[key].digest}; it comes from another Redis. "
-                    "Use another prefix, or pull that one first and publish anew"
+                    "Use another prefix, or pull that one first and publish again"
                 )
             for other, known in there.items():
                 if other[:2] == key[:2]:

@@ -107,5 +107,5 @@ def leased(pipeline: Any, keys: Keys, since: float) -> set[str]:
     """
     seconds, micros = pipeline.time()
     if float(seconds) + float(micros) / 1e6 - since > HOLD_S - _RENEW_S:
-        raise Conflict("collecting took most of an hour, longer than ends of leases are remembered; start it again")
+        raise Conflict("the collection took almost an hour, longer than ended leases are remembered; start it again")
     return {member[:64].decode() for member in pipeline.zrangebyscore(keys.leases, since, "+inf")}

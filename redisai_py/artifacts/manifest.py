@@ -56,7 +56,7 @@ def encode_json(value: Any) -> bytes:
 def decode_json(what: str, data: Buffer, limit: int = MAX_MANIFEST) -> Any:
     """Parse untrusted JSON. Raises: Invalid: too large, nested too deeply, or not JSON."""
     if len(data) > limit:
-        raise Invalid(f"{what} has {len(data)} bytes, and at most {limit} are read")
+        raise Invalid(f"{what} has {len(data)} bytes; the maximum is {limit}")
     try:
         value = json.loads(bytes(data))
     except (ValueError, RecursionError) as error:

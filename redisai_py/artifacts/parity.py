@@ -117,7 +117,9 @@ def compare(title: str, pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]], tol
     for name, (expected, found) in pairs.items():
         rows = len(expected)
         if expected.size != found.size or rows != len(found):
-            raise NotParity(f"{title}: output {name} has the shape {found.shape}, and {expected.shape} is kept")
+            raise NotParity(
+                f"{title}: output {name} has the shape {found.shape}; the stored prediction has {expected.shape}"
+            )
         wrong, largest = _differing(expected, found.reshape(expected.shape), tolerance)
         worst = max(worst, largest)
         bad = wrong.reshape(rows, -1).any(axis=1)

@@ -106,7 +106,9 @@ def _predictions_of(
     if isinstance(given, Mapping):
         titles = {model.title for model in models}
         if unknown := sorted(set(given) - titles):
-            raise Invalid(f"predictions of {', '.join(unknown)}, and the models are {', '.join(sorted(titles))}")
+            raise Invalid(
+                f"there are predictions of {', '.join(unknown)}, but the models are {', '.join(sorted(titles))}"
+            )
         return [(f"predictions-{title}.parquet", title, found) for title, found in sorted(given.items())]
     if len(models) > 1:
         raise Invalid("there are several models: give predictions by the model's title")

@@ -180,7 +180,7 @@ class Store:
     def read(self, layer: Descriptor, limit: int | None = None) -> bytes:
         """The content of a layer. Raises: Missing, Corrupt; Malformed: larger than the limit, in bytes."""
         if limit is not None and layer.content_size > limit:
-            raise Malformed(f"{layer.title} has {layer.content_size} bytes, and at most {limit} are read")
+            raise Malformed(f"{layer.title} has {layer.content_size} bytes; the maximum is {limit}")
         return b"".join(self.stream(layer))
 
     def _stored(self, layer: Descriptor) -> Iterator[bytes]:

@@ -24,7 +24,7 @@ from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
 __all__ = ["COMMANDS"]
 
 _Kind = Annotated[str, typer.Option("--kind", metavar="WORD", help="artifact, dataset or run.")]
-_Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", show_default=False, help="Directory of the layout.")]
+_Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", show_default=False, help="Directory to use.")]
 _Some = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME[:VERSION|@ALIAS]...]", show_default=False, help="Default: everything."),

@@ -15,7 +15,8 @@ app = typer.Typer(help="Cache the predictions of models.", no_args_is_help=True)
 _Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The model's key.")]
 _Ttl = Annotated[int, typer.Option("--ttl", metavar="S", show_default=False, help="Lifetime of an entry in seconds.")]
 _Jitter = Annotated[
-    int | None, typer.Option("--jitter", metavar="PERCENT", help="Random reduction of lifetimes. Default: 10.")
+    int | None,
+    typer.Option("--jitter", metavar="PERCENT", help="Random reduction of lifetimes, in percent. Default: 10."),
 ]
 _Rows = Annotated[bool, typer.Option("--rows", help="One entry per row of a batch.")]
 _MaxBytes = Annotated[

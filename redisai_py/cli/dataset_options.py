@@ -38,7 +38,7 @@ NanOption = Annotated[
 TypeOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--type", metavar="COLUMN=TYPE", help="float32, string ...; * means all columns of reals. Repeatable."
+        "--type", metavar="COLUMN=TYPE", help="float32, string ...; * is every floating-point column. Repeatable."
     ),
 ]
 KeepOption = Annotated[

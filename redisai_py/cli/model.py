@@ -75,8 +75,8 @@ def put(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a model. The file name tells the framework: .onnx, .pt .pth .pt2 .torchscript (TORCH), .pb .zip .tar .tgz
-    or a SavedModel's directory (TF), .tflite.
+    """Store a model. The file name determines the framework: .onnx, .pt .pth .pt2 .torchscript (TORCH), .pb .zip .tar
+    .tgz or a SavedModel's directory (TF), .tflite.
     """
     from redisai_py.cli import model_files
     from redisai_py.cli.failures import CannotUse

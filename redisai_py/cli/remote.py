@@ -168,9 +168,7 @@ def _open(url: str, patience_s: float | None) -> Remote:
     parts = urlsplit(url)
     # redis-py takes a path that is not a number for database 0.
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+/?", parts.path):
-        raise CannotUse(
-            f"--url {masked_url(url)}: after the port there may be the number of a database, and nothing else"
-        )
+        raise CannotUse(f"--url {masked_url(url)}: only a database number may follow the port")
     try:
         return Remote.at(with_password(url), patience_s)
     except ValueError as error:

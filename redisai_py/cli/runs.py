@@ -49,9 +49,7 @@ def input_arrays(given: Sequence[str], known: Sequence[str], **options: Any) -> 
     """
     files = _assigned(given, known, "--input")
     if len(files) != len(known):
-        raise CannotUse(
-            f"--input must be there once for each of the inputs ({_listed(known)}); it is there {len(files)} times"
-        )
+        raise CannotUse(f"give --input once for each of the inputs ({_listed(known)}); it was given {len(files)} times")
     return [read_tensor(files[place], **options) for place in range(len(known))]
 
 

@@ -35,7 +35,7 @@ _TYPES: dict[str, pa.DataType] = {
 def arrow_type(what: str, name: str) -> pa.DataType:
     """The Arrow type of a column type. what: the column's name in errors. Raises: Invalid: unknown type."""
     if name not in _TYPES:
-        raise Invalid(f"{what} is to be {name}; there are {', '.join(_TYPES)}")
+        raise Invalid(f"{what}: unknown type {name}; use one of {', '.join(_TYPES)}")
     return _TYPES[name]
 
 
@@ -92,7 +92,7 @@ def _plain(what: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(kind, pa.FixedShapeTensorType) or _is_list(kind):
         return column
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or _is_real(kind) or pa.types.is_string(kind)):
-        raise Invalid(f"{what} has the type {kind}, which has no place in a data set")
+        raise Invalid(f"{what} has the type {kind}, which data sets do not support")
     return column
 
 

@@ -87,7 +87,7 @@ class Column:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= _LONGEST_NAME or not self.name.isprintable():
             raise Invalid(f"{str(self.name)[:50]!r} is not a name of a column")
         if self.type not in _STORED and self.type not in (STRING, DATETIME):
-            raise Invalid(f"column {self.name} has the type {str(self.type)[:50]}; there are {', '.join(TYPES)}")
+            raise Invalid(f"column {self.name}: unknown type {str(self.type)[:50]}; use one of {', '.join(TYPES)}")
         fits = all(type(length) is int and 0 < length < 2**31 for length in self.shape)
         if not fits or len(self.shape) > _MAX_DIMENSIONS or (self.shape and self.type in (STRING, DATETIME)):
             raise Invalid(f"column {self.name} of type {self.type} cannot have values of the shape {self.shape}")
@@ -174,7 +174,7 @@ def _encode_texts(name: str, values: NDArray[Any]) -> NDArray[np.uint8]:
         elif isinstance(value, str) and "\0" not in value:
             raw.append(value.encode("utf-8", "surrogatepass"))
         else:
-            raise Invalid(f"column {name} holds texts without NUL, not {str(value)[:50]!r}")
+            raise Invalid(f"column {name} holds strings without NUL, not {str(value)[:50]!r}")
     width = max(map(len, raw), default=0) or 1
     return np.array(raw, f"S{width}").view(np.uint8).reshape(len(raw), width)
 

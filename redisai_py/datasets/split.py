@@ -65,7 +65,7 @@ class Split:
 
     def _column(self, columns: Columns, name: str) -> NDArray[Any]:
         if name not in columns:
-            raise Invalid(f"there is no column {name}; there are {', '.join(columns)}")
+            raise Invalid(f"there is no column {name}; columns: {', '.join(columns)}")
         values = np.asarray(columns[name])
         if values.ndim != 1:
             raise Invalid(f"column {name} has several values a row; rows cannot be split by it")
@@ -73,7 +73,7 @@ class Split:
 
     def _latest(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         if values.dtype.kind == "O":
-            raise Invalid(f"column {self.by} holds texts; to split by time it must hold times or numbers")
+            raise Invalid(f"column {self.by} holds strings; to split by time it must hold times or numbers")
         missing = np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
         if missing.any():
             raise Invalid(f"column {self.by} lacks a value in some rows, which have no place in time then")

@@ -151,7 +151,7 @@ def _check_header(what: str, names: Sequence[str]) -> None:
 def _only(what: str, names: Sequence[str], columns: Sequence[str] | None) -> list[str]:
     for name in columns or ():
         if name not in names:
-            raise Invalid(f"{what}: there is no column {name}; there are {', '.join(names[:20])}")
+            raise Invalid(f"{what}: there is no column {name}; columns: {', '.join(names[:20])}")
     return [name for name in names if columns is None or name in columns]
 
 
@@ -341,7 +341,7 @@ def _write_npz(path: Path, parts: Iterable[Columns]) -> int:
     for name, values in joined.items():
         if values.dtype.kind == "O":
             if any(value is None for value in values.tolist()):
-                raise Invalid(f"column {name} lacks a text in some row, which npz cannot say; write Parquet")
+                raise Invalid(f"column {name} lacks a string in some row, which npz cannot store; write Parquet")
             joined[name] = values.astype(np.str_)
     with path.open("wb") as file:
         np.savez_compressed(file, **joined)  # type: ignore[arg-type]  # its stub takes any name for an option

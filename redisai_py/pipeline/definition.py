@@ -291,11 +291,11 @@ def _typed(what: str, kind: str, given: Any) -> Any:
         return read_gates(what, given)
     if kind.startswith("tuple[str"):
         if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
-            raise Invalid(f"{what} must be a list of texts")
+            raise Invalid(f"{what} must be a list of strings")
         return tuple(given)
     if kind.startswith("Mapping"):
         if not isinstance(given, dict) or ("str, str" in kind and not all(isinstance(x, str) for x in given.values())):
-            raise Invalid(f"{what} must be a table" + (" of texts" if "str, str" in kind else ""))
+            raise Invalid(f"{what} must be a table" + (" of strings" if "str, str" in kind else ""))
         return given
     wanted: type[Any] = {"str": str, "int": int, "float": float}[kind.partition(" ")[0]]
     allowed = (int, float) if wanted is float else (wanted,)
@@ -338,4 +338,4 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, (int, float)):
         return repr(value)
-    raise Invalid(f"a value of the type {type(value).__name__} has no place in a definition")
+    raise Invalid(f"a definition cannot contain a value of type {type(value).__name__}")

@@ -76,7 +76,7 @@ class Feature:
     def texts(self, values: NDArray[Any]) -> NDArray[Any]:
         """The column as an object array of str, (rows,). Raises: Invalid: another kind."""
         if np.asarray(values).dtype.kind not in "OUT":
-            raise Invalid(f"column {self.name} holds {np.asarray(values).dtype.name}; the model learned from texts")
+            raise Invalid(f"column {self.name} holds {np.asarray(values).dtype.name}; the model learned from strings")
         found = np.empty(len(values), object)
         found[:] = ["" if value is None else str(value) for value in values.tolist()]
         return found

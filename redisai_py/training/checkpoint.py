@@ -76,9 +76,9 @@ class Checkpointer:
         prefix: str = "ai:",
     ) -> None:
         if keep is not None and keep < 1:
-            raise Invalid(f"keep={keep} would keep no checkpoint: 1 is the least, None keeps all")
+            raise Invalid(f"keep={keep} would keep no checkpoint: use at least 1, or None to keep all")
         if mode not in ("min", "max"):
-            raise Invalid(f"mode={mode!r}: the best is at the min or at the max of the metric")
+            raise Invalid(f"mode must be 'min' or 'max', not {mode!r}")
         self.run = check_name(run)
         self._store: Store = linked(client, prefix)
         self._best, self._sign = best, 1 if mode == "min" else -1
@@ -110,7 +110,7 @@ class Checkpointer:
         named = {"model": model, "optimizer": optimizer, "loader": loader, **more}
         unusable = sorted(_RESERVED & more.keys())
         if unusable:
-            raise Invalid(f"{unusable[0]!r} stands for something else in a checkpoint: choose another name")
+            raise Invalid(f"{unusable[0]!r} is reserved in checkpoints: choose another name")
         if rank():
             return _done(None)
         self.wait()

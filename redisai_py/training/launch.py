@@ -48,7 +48,7 @@ class Launch:
             if type(count) is not int or not least <= count <= _MOST_PROCESSES:
                 raise ValueError(f"{name} is {count!r}")
         if not isinstance(self.script, str) or not isinstance(self.rendezvous, str) or "\0" in self.script:
-            raise ValueError("the script or the rendezvous is no text")
+            raise ValueError("the script or the rendezvous is not a string")
 
     def words(self, run: str) -> list[str]:
         """Arguments for torchrun, without the script's own, some of which torchrun would take for its own."""
@@ -87,7 +87,7 @@ def launch(url: str, run: str, what: Launch, prefix: str = "ai:") -> None:
     check_script(what.script)
     # With several machines, the first one creates the run, and the others find it.
     if not store.redis.hsetnx(store.keys.summary(run), _FIELD, _as_text(what)) and what.nodes == 1:
-        raise Conflict(f"run {run} is there already: use `redisai train resume {run}`, or another name")
+        raise Conflict(f"run {run} already exists: use `redisai train resume {run}`, or another name")
     _train(url, record, what, prefix)
 
 

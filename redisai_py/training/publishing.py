@@ -69,7 +69,7 @@ class Publisher:
         **settings: Any,
     ) -> None:
         if every < 1:
-            raise Invalid(f"every={every}: publishing happens at each step or at some, 1 is the least")
+            raise Invalid(f"every must be at least 1, not {every}")
         if not example or any(value.ndim == 0 or not len(value) for value in example):
             raise Invalid("publishing needs an example: the model's inputs, each with rows as its first dimension")
         self._store: Store = linked(client, prefix)

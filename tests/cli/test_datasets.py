@@ -137,7 +137,7 @@ def test_several_files_are_splits(redisai: Redisai, table: Path) -> None:
         (("put", "rides", "TABLE", "--nan", "ignore"), 2, "--nan ignore: use refuse, drop or keep"),
         (("put", "rides", "TABLE", "--codec", "lz4"), 2, "--codec lz4: use zstd or none"),
         (("put", "rides", "TABLE", "--type", "km"), 2, "--type km: COLUMN=TYPE"),
-        (("put", "rides", "TABLE", "--type", "km=real"), 2, "is to be real; there are bool"),
+        (("put", "rides", "TABLE", "--type", "km=real"), 2, "unknown type real; use one of bool"),
         (("put", "rides", "TABLE", "--type", "miles=int8"), 2, "no column miles"),
         (("put", "a b", "TABLE"), 2, "is not a name"),
         (("put", "rides", "TABLE", "TABLE"), 2, "several are given as train=A test=B"),

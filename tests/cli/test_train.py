@@ -75,7 +75,7 @@ def test_a_script_is_run_and_resumed_and_fails(script: Path, url: str, bare: red
     assert summary[b"state"] == b"finished"
     assert (summary[b"arguments"], summary[b"ranks"]) == (b"--depth 3", b"1")
     again = program("train", "run", "--url", url, "--name", "r", script)
-    assert (again.code, "run r is there already: use `redisai train resume r`" in again.stderr) == (1, True)
+    assert (again.code, "run r already exists: use `redisai train resume r`" in again.stderr) == (1, True)
     unasked = program("train", "resume", "--url", url, "r")
     assert unasked.code != 0
     assert f"Start {script} --depth 3?" in unasked.stderr

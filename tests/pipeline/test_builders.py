@@ -173,7 +173,7 @@ def test_a_builder_whose_export_disagrees_is_refused(folder: Path) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_an_entry_point_that_is_no_builder_is_named(folder: Path) -> None:
-    with pytest.raises(Invalid, match=r"CLASSIFIERS, which is to be the builder acme\.none, is none"):
+    with pytest.raises(Invalid, match=r"CLASSIFIERS, the entry point of acme\.none, is not a builder"):
         _ = _pipeline(folder, "acme.none").models
 
 

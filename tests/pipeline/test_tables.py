@@ -63,7 +63,7 @@ def test_rows_of_other_kinds_are_named(folder: Path) -> None:
         features.tensors({"age": [1.0]})
     with pytest.raises(Invalid, match=r"column age holds .*; the model learned from numbers"):
         features.tensors({"age": ["old"], "city": ["Rome"]})
-    with pytest.raises(Invalid, match="column city holds int64; the model learned from texts"):
+    with pytest.raises(Invalid, match="column city holds int64; the model learned from strings"):
         features.tensors({"age": [1.0], "city": np.array([3])})
     with pytest.raises(Invalid, match="column age is infinite, or beyond what FLOAT holds, in row 2"):
         features.tensors({"age": [1.0, 1e39], "city": ["Rome", "Rome"]})

@@ -86,7 +86,7 @@ def load_builder(name: str) -> Builder:
             f"builder {name} needs what is not installed ({error}): pip install 'redisai_py[pipeline]'"
         ) from None
     if not isinstance(builder, Builder) or builder.task not in TASKS:
-        raise Invalid(f"{points[0].value}, which is to be the builder {name}, is none")
+        raise Invalid(f"{points[0].value}, the entry point of {name}, is not a builder")
     return builder
 
 

@@ -41,7 +41,7 @@ def test_a_shard_gives_back_what_it_was_made_of() -> None:
         ({"x": np.zeros((3, 3), np.float32)}, r"column x has values of the shape \(2,\), not \(3,\)"),
         ({"x": np.zeros((3, 2))}, "column x is float32, not float64"),
         ({"y": np.zeros(2, np.bool_)}, "different numbers of rows: x 3, y 2"),
-        ({"name": np.array([1, 2, 3], object)}, "column name holds texts"),
+        ({"name": np.array([1, 2, 3], object)}, "column name holds strings"),
         ({"at": np.zeros(3)}, "column at holds times, not float64"),
     ],
 )

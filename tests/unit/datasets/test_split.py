@@ -45,7 +45,7 @@ def test_groups_stay_together() -> None:
         ({"test": 0}, {}, "test is 0"),
         ({"test": 1.5}, {}, "test is 1.5"),
         ({"by": "a", "group": "b"}, {}, "by and group cannot be combined"),
-        ({"by": "b"}, {"a": np.arange(3)}, "there is no column b; there are a"),
+        ({"by": "b"}, {"a": np.arange(3)}, "there is no column b; columns: a"),
         ({"by": "a"}, {"a": np.array([1, np.nan, 2])}, "lacks a value"),
         ({"by": "a"}, {"a": np.array(["NaT", "2020-01-01"], "datetime64[us]")}, "lacks a value"),
         ({"by": "a"}, {"a": np.array(["x", "y"], object)}, "must hold times or numbers"),

@@ -70,7 +70,7 @@ def test_texts_that_toml_has_to_quote_come_back() -> None:
         ("batchsize = 16", 'device = "TPU"', "deploy.device is 'TPU'; it must be CPU, GPU or such as GPU:1"),
         ('key = "cancer"', 'key = ""', "deploy.key is empty"),
         ("[evaluate]", "seed = -1\n[evaluate]", "model.seed is -1"),
-        ('["diagnosis"]', '"diagnosis"', "dataset.targets must be a list of texts"),
+        ('["diagnosis"]', '"diagnosis"', "dataset.targets must be a list of strings"),
         ('["diagnosis"]', "[]", "dataset.targets is empty"),
         ('features = ["*"]', 'features = ["diagnosis"]', "diagnosis is a target and a feature"),
         ('features = ["*"]', 'features = ["id"]', "id is a feature and ignored"),
