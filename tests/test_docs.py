@@ -497,6 +497,23 @@ def test_every_relative_link_leads_to_a_file() -> None:
     assert not dead
 
 
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_to_a_section_leads_to_one() -> None:
+    dead = []
+    for page in PAGES:
+        for target in LINK.findall(BLOCK.sub("", page.read_text())):
+            path, _, anchor = target.partition("#")
+            found = (page.parent / path).resolve() if path else page
+            if anchor and "://" not in target and found.suffix == ".md" and anchor not in anchors_of(found):
+                dead.append(f"{name_of(page)}: {target}")
+    assert not dead
+
+
 def test_verbs_of_make_that_are_mentioned_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     verbs = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
