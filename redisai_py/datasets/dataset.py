@@ -95,7 +95,7 @@ class Dataset:
         shards = [_shard(str(version), number, place, layer) for number, (place, layer) in described]
         sealed = config.get("sealed", "")
         if not isinstance(sealed, str) or (sealed and not _PLACE.fullmatch(sealed)):
-            raise Invalid(f"{version} was sealed at no place of a stream")
+            raise Invalid(f"{version} was sealed without a stream position")
         return cls(store, version, Schema.from_json(config.get("schema")), shards, sealed, archive)
 
     def on(self, store: Store) -> Dataset:
@@ -200,5 +200,5 @@ def _shard(what: str, number: int, place: Any, layer: Descriptor) -> Shard:
     if type(rows) is not int or not 0 < rows < 2**40 or not isinstance(split, str):
         raise Invalid(f"{what}: shard {number} has no number of rows")
     if not isinstance(at, str) or (at and not _PLACE.fullmatch(at)):
-        raise Invalid(f"{what}: shard {number} was appended at no place of a stream")
+        raise Invalid(f"{what}: shard {number} was appended without a stream position")
     return Shard(number, rows, split, layer, at)

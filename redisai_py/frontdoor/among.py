@@ -1,4 +1,4 @@
-"""What a front door gets from its supervisor where it is one of several: clients, siblings, and a page of bounds."""
+"""What the supervisor gives each of several front doors: clients, a line to its siblings, a page of shared bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ASK_AGAIN_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """door: its number.   seat: its row in `client_bytes`.   siblings, arrivals: lines to the supervisor."""
+    """door: the front door's number.   seat: its row in `client_bytes`.   siblings, arrivals: socket pairs' ends."""
 
     door: int
     seat: int
@@ -32,7 +32,7 @@ class Among:
 
 
 class SharedBounds:
-    """`redisai_py.frontdoor.client_memory.Others`. Args: note: tells another front door something."""
+    """Implements `redisai_py.frontdoor.client_memory.Others`. Args: note: sends a message to another front door."""
 
     def __init__(self, among: Among, note: Callable[[dict[str, Any]], object]) -> None:
         self._among = among
@@ -40,13 +40,13 @@ class SharedBounds:
         self._asked_at = 0.0
 
     def hold(self, total: int, largest: int) -> int:
-        """See `Others`."""
+        """See `Others.hold`."""
         among = self._among
         among.client_bytes.write(among.seat, Row(among.door, total, largest))
         return sum(row.total for row in among.client_bytes.rows() if row.door != among.door)
 
     def evict_elsewhere(self, largest: int) -> bool:
-        """See `Others`."""
+        """See `Others.evict_elsewhere`."""
         others = [row for row in self._among.client_bytes.rows() if row.door != self._among.door]
         most = max(others, key=lambda row: row.largest, default=None)
         if most is None or most.largest <= largest:
@@ -59,9 +59,9 @@ class SharedBounds:
 
 
 class Arrivals:
-    """Clients that the supervisor has accepted.
+    """Receives the clients that the supervisor has accepted.
 
-    Args: connection: makes a protocol for a client.   refuse: tells a client that it is one too many.
+    Args: connection: makes a protocol for a client.   refuse: tells a client that the server has too many clients.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class Arrivals:
         self._starting: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
-        """Begin."""
+        """Start receiving clients."""
         self._loop.add_reader(self._line, self._receive)
 
     def close(self) -> None:
-        """Take no more; what the supervisor has passed on already is still taken."""
+        """Stop receiving clients, after taking those that the supervisor has already passed on."""
         if self._line.fileno() >= 0:
             self._receive()
             self._loop.remove_reader(self._line)
 
     def left(self) -> None:
-        """A client has left."""
+        """Report to the supervisor that a client has disconnected."""
         self._left += 1
         if self._left == 1:
             self._loop.call_soon(self._report)
@@ -100,7 +100,7 @@ class Arrivals:
             self._left -= self._line.send(bytes(self._left))
         except BlockingIOError:
             pass
-        except OSError:  # nobody counts any more
+        except OSError:  # the supervisor no longer counts
             return
         if self._left:
             self._loop.call_later(_RETRY_S, self._report)
@@ -134,6 +134,6 @@ class Arrivals:
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(self._connection, client)
-        except OSError:  # it has left already
+        except OSError:  # it has disconnected already
             client.close()
             self.left()

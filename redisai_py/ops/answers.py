@@ -1,4 +1,4 @@
-"""What a front door does when another front door of its server asks: tell its figures, or follow a change."""
+"""Answers to the other front doors of the same server: report figures, or apply a change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = structlog.get_logger()
 
 
 class Answers:
-    """Args: clients, obstacles: of this process.   evict: disconnect the client that holds most."""
+    """Args: clients, obstacles: of this process.   evict: disconnects the client that holds the most memory."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Answers:
         return Reply(server_state(services, self._clients(), self._obstacles()), figures)
 
     def _program(self, what: dict[str, Any]) -> Reply:
-        """What AI.INFO shows of a model or script beside its counters."""
+        """The part of an AI.INFO reply about a model or script that is no counter."""
         services = self._services
         identity = what["identity"]
         return Reply(program_state(services, Kind[what["of"]], identity), counts_of(services, what["topics"]))
 
     def _identity(self, what: dict[str, Any]) -> Reply:
-        """What this process knows of a stored id: the identity if it has read it under that key, else whether it has
-        read it anywhere.
+        """What this process knows of a stored id: the identity if it was read under that key, otherwise whether it was
+        read under any key.
         """
         keys = self._services.keys
         place = Place(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
@@ -108,7 +108,7 @@ class Answers:
         return Reply(None, counts_of(self._services, what["topics"]))
 
     def _predictions(self, what: dict[str, Any]) -> Reply:
-        """Predictions were purged: keep none of them at hand."""
+        """Predictions were purged: drop those kept in this process."""
         self._services.predictions.forget(bytes.fromhex(what["prefix"]))
         return Reply()
 
@@ -118,7 +118,7 @@ class Answers:
 
 
 def program_state(services: Services, kind: Kind, identity: str) -> dict[str, Any]:
-    """How a model or script stands in this process."""
+    """The state of a model or script in this process."""
     model = services.engine.look_at(identity) if kind is Kind.MODEL else None
     table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
     return {
@@ -137,7 +137,7 @@ def program_state(services: Services, kind: Kind, identity: str) -> dict[str, An
 
 
 def _tensor(spec: TensorSpec) -> list[Any]:
-    """Name, element type and dimensions; -1 for a dimension that is open, None for what the model does not say."""
+    """Name, dtype and dimensions; -1 for a dimension of any size, None for what the model does not declare."""
     dtype = None if spec.dtype is None else DType.from_numpy(spec.dtype)
     kind = dtype.wire_name.decode() if dtype is not None else spec.says or None
     shape = None if spec.shape is None else [-1 if dim is None else dim for dim in spec.shape]
@@ -145,7 +145,7 @@ def _tensor(spec: TensorSpec) -> list[Any]:
 
 
 def apply_setting(services: Services, name: str, value: str | int) -> None:
-    """Change what AI.CONFIG changes, in this process."""
+    """Apply a setting of AI.CONFIG in this process."""
     if name == "MODEL_CHUNK_SIZE":
         services.settings.model_chunk_size = int(value)
     else:
@@ -153,7 +153,7 @@ def apply_setting(services: Services, name: str, value: str | int) -> None:
 
 
 async def keep_told(services: Services) -> None:
-    """Tell what has changed, each second, until cancelled."""
+    """Report changed counts to the supervisor every second, until cancelled."""
     siblings = services.siblings
     told: dict[str, Any] = {}
     while not siblings.alone:
@@ -165,7 +165,7 @@ async def keep_told(services: Services) -> None:
 
 
 def tell_all(services: Services) -> None:
-    """Tell everything: this process is about to end."""
+    """Report all counts to the supervisor; call this before the process ends."""
     if not services.siblings.alone:
         _tell(services.siblings, counts_of(services, recent(services)))
 

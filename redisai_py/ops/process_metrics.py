@@ -1,4 +1,4 @@
-"""prometheus_client's metrics of a process, for a server of several: each figure is the sum of theirs."""
+"""prometheus_client's process metrics, summed over the processes of a server with several front doors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["process_families"]
 
 _CPU = "process_cpu_seconds"
 _LEAST = ("process_start_time_seconds", "process_max_fds")
-"""Of these the least is shown."""
+"""The smallest of the processes' values is shown for these, not the sum."""
 
 
 def process_families(pids: Sequence[int], cpu_s: float) -> Iterator[Metric]:
-    """Of the front doors with these process ids; those that have just ended are left out.
+    """The metrics of the front doors with these process ids. Processes that have just ended are left out.
 
-    Args: cpu_s: CPU time of all of them, those that have ended too.
+    Args: cpu_s: CPU time of all front doors in seconds, ended ones included.
     """
     found: dict[str, tuple[str, list[float]]] = {}
     for pid in pids:

@@ -1,7 +1,7 @@
-"""The other front doors of this server, if it has several: asked through the supervisor (`redisai_py.serve.hub`).
+"""Asks the other front doors of this server, if it has several, through the supervisor (`redisai_py.serve.hub`).
 
-A question goes to all others; the answer has their replies, and the sums of what they and those that have ended have
-counted. Who asks sends its own counts along and adds them to those sums. Thread: the event loop's.
+A question goes to all others. The answer holds their replies, and the sums of the counts of all others, ended front
+doors included. The asker sends its own counts with the question and adds them to those sums. Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from redisai_py.serve.messages import LONGEST, Unpacker, pack
 __all__ = ["ALONE", "Answer", "Handler", "LinkedSiblings", "Reply", "Siblings"]
 
 _PATIENCE_S = 5.0
-"""The supervisor answers after a second at the latest, unless it is stopped itself."""
+"""Seconds to wait for the supervisor. It answers within one second unless it is suspended itself."""
 
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """replies: of the others that answered.   figures: by topic, the sums of all others, those that have ended too."""
+    """replies: of the others that answered.   figures: sums by topic over all others, ended front doors included."""
 
     replies: list[Any] = field(default_factory=list)
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a front door answers another.   figures: its counts, by topic."""
+    """The reply to another front door.   figures: this process's counts, by topic."""
 
     reply: Any = None
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -47,12 +47,12 @@ Handler = Callable[[dict[str, Any]], Reply | Coroutine[Any, Any, Reply]]
 
 
 class Siblings:
-    """None: this process is the whole server."""
+    """No siblings: this process is the whole server."""
 
     alone = True
 
     def ask(self, what: dict[str, Any], figures: Mapping[str, Any]) -> Pending[Answer]:
-        """Ask all others. what: `kind`, and `topics` whose sums are wanted (all: None).   figures: own counts.
+        """Ask all others. what: `kind`, and the `topics` whose sums are wanted (None: all).   figures: own counts.
 
         Fails with a RedisAIError if the supervisor does not answer.
         """
@@ -61,23 +61,23 @@ class Siblings:
         return pending
 
     def note(self, what: dict[str, Any]) -> None:
-        """Tell all others, without waiting for them."""
+        """Send this to all others without waiting for their replies."""
 
     def tell(self, figures: Mapping[str, Any]) -> None:
-        """Tell the supervisor what was counted here."""
+        """Report this process's counts to the supervisor."""
 
     async def open(self, handler: Handler) -> None:
-        """Begin. handler: answers what others ask."""
+        """Connect. handler: answers the others' questions."""
 
     def close(self) -> None:
-        """End, when all that was told has been sent."""
+        """Disconnect once everything has been sent."""
 
 
 ALONE = Siblings()
 
 
 class LinkedSiblings(Siblings, asyncio.Protocol):
-    """Args: line: to the supervisor."""
+    """Args: line: a socket connected to the supervisor."""
 
     alone = False
 
@@ -92,12 +92,12 @@ class LinkedSiblings(Siblings, asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, handler: Handler) -> None:
-        """Begin. handler: answers what others ask; must not raise."""
+        """Connect. handler: answers the others' questions; it must not raise."""
         self._handler = handler
         await self._loop.create_connection(lambda: self, sock=self._line)
 
     def close(self) -> None:
-        """End, when all that was told has been sent."""
+        """Disconnect once everything has been sent."""
         if self._transport is not None:
             self._transport.close()
 
@@ -136,7 +136,7 @@ class LinkedSiblings(Siblings, asyncio.Protocol):
             return False
         return True
 
-    # -- the line ------------------------------------------------------------------------------------------------------
+    # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport

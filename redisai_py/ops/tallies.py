@@ -1,7 +1,7 @@
-"""What this process has counted and how it stands, as JSON: for the other front doors of the same server.
+"""The counts and the state of this process as JSON, for the other front doors of the same server.
 
-Counts are trees of numbers by topic, to be added up (`redisai_py.serve.figures`); a state is what living processes
-have, each its own. A server of one process uses the same two, so there is one way to the metrics and to INFO.
+Counts are trees of numbers by topic, which can be added up (`redisai_py.serve.figures`). A state describes one living
+process. A server of one process uses both as well, so metrics and INFO are computed in one way.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ __all__ = [
 
 SERVER = "server"
 MOST_LABELLED = 500
-"""Keys with labels of their own in the metrics: those used last."""
+"""Keys that get labels of their own in the metrics: the most recently used."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientFigures:
-    """Clients that are connected, and how many have a connection to Redis of their own."""
+    """connected: clients.   private: clients with a connection to Redis of their own."""
 
     connected: int
     private: int
@@ -52,7 +52,7 @@ def program_topic(kind: Kind, identity: str) -> str:
 
 
 def cache_topic(database: int, key: bytes) -> str:
-    """The topic of the prediction cache of a key."""
+    """The topic of the prediction cache of a model key."""
     return f"CACHE {database} {key.hex()}"
 
 
@@ -62,7 +62,7 @@ def program_tally(services: Services, kind: Kind, identity: str) -> dict[str, An
 
 
 def ledger_tally(ledger: Ledger) -> dict[str, Any]:
-    """What was counted of a model's predictions."""
+    """The counters of a model's prediction cache."""
     return {
         "counts": dict(ledger.counts),
         "bypassed": ledger.bypassed,
@@ -72,7 +72,7 @@ def ledger_tally(ledger: Ledger) -> dict[str, Any]:
 
 
 def counts_of(services: Services, topics: Iterable[str]) -> dict[str, Any]:
-    """The counts of these topics in this process; those of which there are none are left out."""
+    """The counts of these topics in this process. Topics without counts are left out."""
     found: dict[str, Any] = {}
     for topic in topics:
         kind, _, rest = topic.partition(" ")
@@ -89,7 +89,7 @@ def counts_of(services: Services, topics: Iterable[str]) -> dict[str, Any]:
 
 
 def recent(services: Services) -> list[str]:
-    """The topics that the metrics show."""
+    """The topics shown in the metrics."""
     programs = services.keys.entries()[-MOST_LABELLED:]
     caches = services.predictions.ledgers()[-MOST_LABELLED:]
     return [
@@ -100,7 +100,7 @@ def recent(services: Services) -> list[str]:
 
 
 def server_counts(services: Services) -> dict[str, Any]:
-    """What this process has counted since its start, all of it."""
+    """All counts of this process since its start."""
     counters, engine = services.counters, services.engine.snapshot()
     return {
         "commands": counters.commands,
@@ -133,7 +133,7 @@ def _cpu() -> dict[str, float]:
 
 
 def server_state(services: Services, clients: ClientFigures, obstacles: list[str]) -> dict[str, Any]:
-    """How this process stands now."""
+    """The current state of this process."""
     engine = services.engine.snapshot()
     shared, dedicated = services.accesses.connection_counts()
     return {
@@ -167,8 +167,8 @@ def _place(place: Place, held: Any) -> list[Any]:
 
 
 def _script_queues(services: Services) -> list[str]:
-    """INFO's names of the workers of devices that scripts have, and no model. They are processes, not threads of this
-    one, so they have no CPU time here.
+    """INFO's names for the devices' workers that run scripts but no model. They are processes, not threads of this one,
+    so they have no CPU time here.
     """
     devices = dict.fromkeys(held.device.upper() for place, held in services.keys.entries() if place.kind is Kind.SCRIPT)
     threads = range(1, services.engine.settings.threads_per_queue + 1)

@@ -1,4 +1,4 @@
-"""The whole server's figures: this process's, those of its siblings, and what ended siblings had counted."""
+"""Figures of the whole server: the sums over this process, its siblings, and the siblings that have ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SLICE = 8
 
 
 async def own_counts(services: Services, topics: Iterable[str]) -> dict[str, Any]:
-    """`counts_of`, giving way to other work now and then."""
+    """`counts_of`, yielding to the event loop from time to time."""
     found: dict[str, Any] = {}
     wanted = list(topics)
     for at in range(0, len(wanted), _SLICE):
@@ -32,9 +32,10 @@ async def own_counts(services: Services, topics: Iterable[str]) -> dict[str, Any
 
 
 async def whole_server(services: Services, state: dict[str, Any], *, with_programs: bool = False) -> Whole:
-    """Ask the siblings, if there are any. state: this process's own.   with_programs: counts of models and so on, too.
+    """Ask the siblings, if there are any. state: this process's own.   with_programs: include counts of models, scripts
+    and prediction caches.
 
-    Called by a Task. Raises: RedisAIError: they cannot be asked.
+    Called by a Task. Raises: RedisAIError: the siblings cannot be asked.
     """
     siblings = services.siblings
     if siblings.alone:
@@ -47,7 +48,7 @@ async def whole_server(services: Services, state: dict[str, Any], *, with_progra
 
 
 class Whole:
-    """Args: figures: sums by topic.   states: of each living process, this one's first."""
+    """Args: figures: sums by topic.   states: of each living process, this process first."""
 
     def __init__(self, figures: dict[str, Any], states: list[dict[str, Any]]) -> None:
         self.figures = figures
@@ -55,44 +56,44 @@ class Whole:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What `server_counts` has, of all."""
+        """The sums of `server_counts` over all processes."""
         counts: dict[str, Any] = self.figures[SERVER]
         return counts
 
     @property
     def obstacles(self) -> list[str]:
-        """Why no client should be sent here, each reason once."""
+        """The reasons why no client should be sent to this server, without repeats."""
         return list(dict.fromkeys(line for state in self.states for line in state["obstacles"]))
 
     def total(self, name: str) -> int:
-        """The sum of a number."""
+        """The sum of a number of the states."""
         return sum(state[name] for state in self.states)
 
     def every(self, name: str) -> list[Any]:
-        """A value of each process."""
+        """A value of each process's state."""
         return [state[name] for state in self.states]
 
     def summed(self, name: str) -> dict[str, int]:
-        """The sums of numbers by name."""
+        """The sums of named numbers."""
         total: dict[str, Any] = {}
         for state in self.states:
             total = added(total, state[name])
         return total
 
     def union(self, name: str) -> dict[str, str]:
-        """Texts by name; what this process says goes first."""
+        """Named strings of all processes; this process's take precedence."""
         found: dict[str, str] = {}
         for state in self.states:
             found = {**state[name], **found}
         return found
 
     def listed(self, name: str) -> list[str]:
-        """Texts, each once."""
+        """Strings of all processes, without repeats."""
         return list(dict.fromkeys(item for state in self.states for item in state[name]))
 
     @property
     def engine(self) -> EngineSnapshot:
-        """As if one engine had done it all; a model that several have loaded is one, with the memory of all."""
+        """The engines of all processes as one. A model loaded by several is counted once, with the memory of all."""
         queues: dict[str, list[int]] = {}
         models: dict[str, ModelSnapshot] = {}
         for state in self.states:
@@ -121,7 +122,7 @@ class Whole:
         )
 
     def places(self) -> list[tuple[Kind, int, bytes, str, str, str]]:
-        """Kind, database, key, identity, backend and device of all models and scripts that are known, each key once."""
+        """Kind, database, key, identity, backend and device of all known models and scripts; each key once."""
         found: dict[tuple[str, int, str], tuple[Any, ...]] = {}
         for state in reversed(self.states):
             for kind, database, key, *rest in state["places"]:
@@ -130,7 +131,7 @@ class Whole:
         return list(found.values())
 
     def caches(self) -> dict[tuple[int, bytes], bool]:
-        """Database and key of all models with predictions; whether some process looks up."""
+        """Database and key of each model with a prediction cache, mapped to whether any process looks them up."""
         found: dict[tuple[int, bytes], bool] = {}
         for state in reversed(self.states):
             for database, digits, active in state["caches"]:

@@ -1,6 +1,6 @@
-"""Whether outputs are such as a model gives: an entry of another dtype or shape was forged, and is none. Pure.
+"""Checks outputs against a model's declaration, so that forged entries of another dtype or shape are rejected. Pure.
 
-What a model declares may be wrong, and a run shows it: outputs like those of a run are right too.
+A declaration may be wrong, so dtypes and shapes that a run has given are accepted too.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ __all__ = ["Declared", "Spec"]
 
 _MOST_SEEN = 1024
 Spec = tuple[DType | None, tuple[int | None, ...] | None]
-"""dtype and shape of one output, None where nothing is declared."""
+"""dtype and shape of one output; None for what is not declared."""
 _Kind = tuple[tuple[DType, tuple[int, ...]], ...]
 
 
 class Declared:
-    """The outputs that one model declares, and those that it gave otherwise."""
+    """The declared outputs of one model, and the dtypes and shapes that its runs gave otherwise."""
 
     def __init__(self, specs: Sequence[Spec]) -> None:
         self._specs = specs
         self._seen: set[_Kind] = set()
 
     def admits(self, outputs: Sequence[Tensor]) -> bool:
-        """Whether the model gives outputs of these dtypes and shapes, as far as is known."""
+        """Whether outputs of these dtypes and shapes match the declaration or an earlier run."""
         if len(outputs) != len(self._specs):
             return False
         declared = all([_agrees(spec, output) for spec, output in zip(self._specs, outputs, strict=True)])
         return declared or _kind(outputs) in self._seen
 
     def gave(self, outputs: Sequence[Tensor]) -> None:
-        """A run gave these."""
+        """Remember the dtypes and shapes of a run's outputs."""
         if not self.admits(outputs):
             if len(self._seen) >= _MOST_SEEN:
                 self._seen.clear()

@@ -1,7 +1,7 @@
-"""Large inputs whose digest is known: comparing the bytes takes a sixth of hashing them. Pure.
+"""Digests of large inputs that were seen before: comparing bytes takes a sixth of the time of hashing them. Pure.
 
-An input is kept from its second time on, so that inputs that never repeat cost no memory. A few bytes of it choose what
-it is compared with; only equality of all bytes counts.
+An input is kept when it comes for the second time, so inputs that never repeat use no memory. A few of its bytes choose
+the candidate; only equality of all bytes counts.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from redisai_py.tensor import Tensor
 __all__ = ["KnownInputs"]
 
 _LEAST = 8 * 1024
-"""Bytes below which hashing takes no longer."""
+"""Bytes below which hashing takes no longer than comparing."""
 _SAMPLED = 64
 _MOST = 16 * 1024
 _OVERHEAD = 512
 _LARGEST_SHARE = 16
-"""An input of more than this part of the bound is not kept."""
+"""An input larger than this fraction of the limit is not kept."""
 
 
 class _Known:
-    """An input. data: None until it came twice."""
+    """An input. data: None until it has come twice."""
 
     __slots__ = ("data", "digest")
 
@@ -34,7 +34,7 @@ class _Known:
 
 
 class KnownInputs:
-    """Those of all identities together, the oldest go first. limit_bytes: 0 keeps none."""
+    """Inputs of all identities; the oldest are dropped first. limit_bytes: 0 keeps none."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -42,7 +42,7 @@ class KnownInputs:
         self._inputs: OrderedDict[Hashable, _Known] = OrderedDict()
 
     def digest(self, owner: Hashable, inputs: Sequence[Tensor]) -> bytes:
-        """`inputs_digest`. owner: whose inputs: nobody learns from the time it takes what others have sent."""
+        """`inputs_digest`. owner: whose inputs these are; an owner cannot learn from timing what others have sent."""
         digests = []
         for tensor in inputs:
             digest = self._find(owner, tensor)
@@ -53,7 +53,7 @@ class KnownInputs:
         return b"".join(digests) if len(digests) != 1 else digests[0]
 
     def at_once(self, owner: Hashable, inputs: Sequence[Tensor]) -> bytes | None:
-        """The same if nothing large has to be hashed."""
+        """The digest if no large input has to be hashed, otherwise None."""
         digests = []
         for tensor in inputs:
             digest = tensor_digest(tensor) if len(tensor.data) < _LEAST else self._find(owner, tensor)
@@ -63,12 +63,12 @@ class KnownInputs:
         return b"".join(digests) if len(digests) != 1 else digests[0]
 
     def find(self, owner: Hashable, inputs: Sequence[Tensor]) -> bytes | None:
-        """The same if all are known."""
+        """The digest if all inputs are known, otherwise None."""
         digests = [digest for tensor in inputs if (digest := self._find(owner, tensor)) is not None]
         return b"".join(digests) if len(digests) == len(inputs) else None
 
     def came(self, owner: Hashable, inputs: Sequence[Tensor], digests: Sequence[bytes]) -> None:
-        """Inputs came that were not all known. digests: of each."""
+        """Record inputs that were not all known. digests: one for each input."""
         for tensor, digest in zip(inputs, digests, strict=True):
             self._came(owner, tensor, digest)
 
@@ -76,7 +76,7 @@ class KnownInputs:
         if not self._is_kept(tensor):
             return None
         known = self._inputs.get(_place(owner, tensor))
-        # A bytearray compares itself to anything by memcmp; a memoryview goes from element to element.
+        # A bytearray is compared by memcmp; a memoryview is compared element by element.
         if known is None or known.data is None or known.data != tensor.data:
             return None
         return known.digest
@@ -93,7 +93,7 @@ class KnownInputs:
             return
         if known.data is None:
             self.size_bytes += len(tensor.data) + _OVERHEAD
-        known.data = bytearray(tensor.data)  # a copy: it may be a view of all that a client sent
+        known.data = bytearray(tensor.data)  # a copy: the tensor may be a view of a larger received buffer
         known.digest = digest
         self._inputs.move_to_end(place)
         while self.size_bytes > self._limit_bytes:

@@ -1,8 +1,8 @@
-"""Accepts for several front doors, and passes each connection to the one that has fewest. In the supervisor.
+"""Accepts connections for several front doors and passes each to the one with the fewest. Runs in the supervisor.
 
-A connection goes over a line as one byte with the socket: `ADMITTED`, or `REFUSED` where one more would be too many.
-For each admitted client that has left, one byte comes back. Where no front door is up, connections wait in the queue of
-the listening socket.
+A connection is sent to a front door over a socket pair (SCM_RIGHTS) with one byte: `ADMITTED`, or `REFUSED` if the
+server has too many clients. The front door sends one byte back for each admitted client that disconnects. While no
+front door is up, connections wait in the queue of the listening socket.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ADMITTED", "REFUSED", "Acceptor", "Arrivals"]
 ADMITTED = b"a"
 REFUSED = b"r"
 _AT_ONCE = 64
-"""Connections accepted before other work gets its turn."""
+"""Connections accepted in one turn of the event loop."""
 _RETRY_S = 0.02
 _COUNT_BYTES = 65536
 
@@ -27,9 +27,9 @@ log = structlog.get_logger()
 
 
 class Arrivals:
-    """The supervisor's end of one front door's line.
+    """The supervisor's end of the socket pair to one front door.
 
-    clients: how many it has.   serving, ready, retired: what it said of itself.   silent: it may hang.
+    clients: number of its clients.   serving, ready, retired: its last reported state.   silent: it may hang.
     """
 
     def __init__(self, line: socket.socket) -> None:
@@ -43,7 +43,7 @@ class Arrivals:
 
     @property
     def rank(self) -> int:
-        """0 for a front door that may get none; 3 for one that is ready, less for one that only serves or is silent."""
+        """0: gets no connections. Otherwise the higher the better: 3 if ready, less if it only serves or is silent."""
         if self.retired or not self.serving:
             return 0
         return 1 + self.ready + (not self.silent)
@@ -57,16 +57,16 @@ class Acceptor:
         self._max_clients = max_clients
         self._doors: list[Arrivals] = []
         self._accepting = False
-        self._held: socket.socket | None = None  # accepted, and waits
+        self._held: socket.socket | None = None  # accepted, but not passed on yet
         self._looked_again = False  # since the limit on clients was reached
 
     def join(self, arrivals: Arrivals) -> None:
-        """A front door's process was started; it gets connections once it is `serving`."""
+        """Add a front door whose process was started; it gets connections once it is `serving`."""
         self._doors.append(arrivals)
         asyncio.get_running_loop().add_reader(arrivals.line, self._count, arrivals)
 
     def leave(self, arrivals: Arrivals) -> None:
-        """A front door's process has ended, and so have its connections."""
+        """Remove a front door whose process has ended."""
         if arrivals in self._doors:
             self._doors.remove(arrivals)
             asyncio.get_running_loop().remove_reader(arrivals.line)
@@ -74,7 +74,7 @@ class Acceptor:
             self.look()
 
     def look(self) -> None:
-        """Some front door serves now, or does not any more: accept if one does."""
+        """Call this when a front door starts or stops serving: accept while at least one serves."""
         loop = asyncio.get_running_loop()
         wanted = any(door.rank for door in self._doors)
         if wanted and self._held is not None:
@@ -92,13 +92,13 @@ class Acceptor:
         self._accepting = wanted
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         for door in self._doors:
             door.retired = True
         self.look()
 
     def _count(self, arrivals: Arrivals) -> None:
-        """Clients of a front door have left."""
+        """Subtract the clients that have disconnected from a front door."""
         with contextlib.suppress(OSError):
             arrivals.clients -= len(arrivals.line.recv(_COUNT_BYTES))
 
@@ -110,7 +110,7 @@ class Acceptor:
                 connection, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as error:  # out of files, most likely
+            except OSError as error:  # most likely too many open files
                 log.error("cannot accept connections", error=error.strerror)
                 self._pause()
                 return
@@ -120,13 +120,13 @@ class Acceptor:
                 return
 
     def _pass_on(self, connection: socket.socket) -> bool:
-        """Give it to the front door with the fewest clients; to the next one if that does not take it.
+        """Pass it to the front door with the fewest clients, or to the next one if that cannot take it.
 
-        Returns: False if none takes it now.
+        Returns: False if no front door can take it now.
         """
         admitted = sum(door.clients for door in self._doors) < self._max_clients
         looked_again, self._looked_again = self._looked_again, not admitted
-        if not admitted and not looked_again:  # somebody may just have left, which the front doors tell a little later
+        if not admitted and not looked_again:  # a client that has just left may not be reported yet
             return False
         for door in sorted(self._doors, key=lambda door: (-door.rank, door.clients)):
             if not door.rank:
@@ -141,7 +141,7 @@ class Acceptor:
         return False
 
     def _pause(self) -> None:
-        """Look again a little later; until then connections wait in the queues of the listening sockets."""
+        """Stop accepting for a moment; connections wait in the queues of the listening sockets."""
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
             loop.remove_reader(listener)

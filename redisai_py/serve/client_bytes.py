@@ -1,6 +1,6 @@
-"""How many bytes each front door holds for its clients: a page that all of them map, and each writes its own row of.
+"""Bytes that each front door holds for its clients, in a memory page that all of them map. Each writes its own row.
 
-A message would come too late: a client can send a gigabyte in the time that a question takes.
+Messages would be too slow: a client can send a gigabyte before a question is answered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SEATS = 1024
 
 
 class Row(NamedTuple):
-    """door: its number, 0 for a free seat.   total: bytes of all its clients.   largest: bytes of one of them."""
+    """door: number of the front door, 0: free seat.   total: bytes of all its clients.   largest: of one client."""
 
     door: int
     total: int
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 class ClientBytes:
-    """Args: fd: a file of `size` bytes."""
+    """Args: fd: of a file of `size` bytes."""
 
     size = _ROW.size * _SEATS
 
@@ -35,33 +35,33 @@ class ClientBytes:
 
     @classmethod
     def make(cls) -> ClientBytes:
-        """A new one, all seats free."""
+        """Create a page with all seats free."""
         fd = os.memfd_create("redisai-client-bytes", os.MFD_CLOEXEC)
         os.ftruncate(fd, cls.size)
         return cls(fd)
 
     def take_seat(self, door: int) -> int:
-        """A free seat, for this front door from now on. In the supervisor only."""
+        """Assign a free seat to this front door. Called by the supervisor only."""
         seat = next(seat for seat in range(_SEATS) if not self._row(seat).door)
         self.write(seat, Row(door, 0, 0))
         return seat
 
     def clear(self, seat: int) -> None:
-        """The front door of this seat has ended."""
+        """Free the seat of a front door that has ended."""
         self.write(seat, Row(0, 0, 0))
 
     def write(self, seat: int, row: Row) -> None:
-        """Say what the front door of this seat holds."""
+        """Publish how much the front door of this seat holds."""
         _ROW.pack_into(self._page, seat * _ROW.size, *row)
 
     def rows(self) -> list[Row]:
-        """Of all front doors that hold something."""
+        """The rows of all front doors that hold anything."""
         return [row for row in map(Row._make, _ROW.iter_unpack(self._page[: self.size])) if row.total]
 
     def _row(self, seat: int) -> Row:
         return Row._make(_ROW.unpack_from(self._page, seat * _ROW.size))
 
     def close(self) -> None:
-        """Let go of the page."""
+        """Unmap the page and close its file."""
         self._page.close()
         os.close(self.fd)

@@ -1,7 +1,8 @@
-"""The server's processes: one that accepts for itself, or several front doors that look like one server.
+"""The server's processes: one that accepts its own connections, or several front doors that act as one server.
 
-Each has a `ServerKeeper`. Several are given their connections by the `Acceptor` and meet in the `Hub`. A restart
-replaces one process after the other: a new one is ready before the old one drains. See docs/adr/0046.
+Each process has a `ServerKeeper`. Several front doors get their connections from the `Acceptor` and exchange messages
+through the `Hub`. A restart replaces the processes one by one: a new one is ready before the old one drains. See
+docs/adr/0046.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ log = structlog.get_logger()
 class Doors:
     """All server processes of one `redisai serve`.
 
-    Args: listeners: for clients.   http: for /metrics and the like, if wanted.   hurry: see `ServerKeeper`.
+    Args: listeners: for clients.   http: for the HTTP endpoints (/metrics and others), if any.   hurry: see
+          `ServerKeeper`.
     """
 
     def __init__(
@@ -52,12 +54,12 @@ class Doors:
         return ServerKeeper(lines, self._config, self._hurry, self._suspects)
 
     async def spawn(self) -> None:
-        """Start the processes; they import what they need and wait for their orders."""
+        """Start the processes; they import their modules and wait for their settings."""
         for keeper in self._keepers:
             await keeper.spawn()
 
     async def start(self, config: Config) -> None:
-        """Hand over the settings and return once all are ready. Raises: StartError: see `ServerKeeper.start`."""
+        """Send the settings and return once all are ready. Raises: StartError: see `ServerKeeper.start`."""
         self._config = config
         starts = [asyncio.ensure_future(keeper.start(config)) for keeper in self._keepers]
         try:
@@ -68,7 +70,7 @@ class Doors:
             await asyncio.gather(*starts, return_exceptions=True)
 
     async def keep_running(self) -> None:
-        """Start each again whenever it dies, until cancelled."""
+        """Restart each process that dies, until cancelled."""
         self._failed = asyncio.get_running_loop().create_future()
         for keeper in self._keepers:
             self._watch(keeper)
@@ -84,7 +86,7 @@ class Doors:
             failed.set_exception(error)
 
     def restart(self) -> None:
-        """Replace all processes, one after the other, while clients are served."""
+        """Replace all processes one by one, without interrupting the service."""
         if self._failed is None:
             log.warning("not ready yet; no restart")
         elif self._restarting is not None and not self._restarting.done():
@@ -103,7 +105,7 @@ class Doors:
                 log.error("the restart failed; the processes that were running stay", reason=str(error))
                 return
             except asyncio.CancelledError:
-                self._keepers.append(keeper)  # to be stopped with the others
+                self._keepers.append(keeper)  # so that stop() stops it too
                 raise
             self._keepers[i] = keeper
             await self._end_watch(before)
@@ -111,7 +113,7 @@ class Doors:
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
             self._watch(keeper)
-        log.info("restarted; what the processes before have begun goes on", processes=len(self._keepers))
+        log.info("restarted; the previous processes finish what they have begun", processes=len(self._keepers))
 
     async def _end_watch(self, keeper: ServerKeeper) -> None:
         watch = self._watches.pop(keeper, None)
@@ -120,7 +122,7 @@ class Doors:
             await asyncio.gather(watch, return_exceptions=True)
 
     async def stop(self) -> None:
-        """Drain and end all; see `ServerKeeper.stop`."""
+        """Drain and end all processes; see `ServerKeeper.stop`."""
         if self._restarting is not None:
             self._restarting.cancel()
             await asyncio.gather(self._restarting, return_exceptions=True)
@@ -128,14 +130,14 @@ class Doors:
             await self._end_watch(keeper)
         if self._shared is not None:
             self._shared.acceptor.close()
-        # Only the processes' own copies are left then: they stop accepting when they close those.
+        # Now only the processes hold these sockets, and stop accepting when they close their copies.
         for listener in self._listeners:
             listener.close()
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers), *self._retiring)
 
 
 class _Alone:
-    """The only process: it accepts for itself."""
+    """The lines of the only process: it accepts its own connections."""
 
     name = "server"
     door = seat = 0
@@ -160,7 +162,7 @@ class _Alone:
 
 
 class _Shared:
-    """What several front doors have together."""
+    """What several front doors share."""
 
     def __init__(self, listeners: Sequence[socket.socket], http: Sequence[socket.socket], config: Config) -> None:
         self.http = _numbers(http)
@@ -175,7 +177,7 @@ def _numbers(sockets: Sequence[socket.socket]) -> list[int]:
 
 
 class _DoorLines:
-    """One front door's lines: to its siblings through the hub, and from the acceptor. New ones for each process."""
+    """The socket pairs of one front door, to the hub and to the acceptor. Each new process gets new ones."""
 
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared

@@ -1,7 +1,7 @@
-"""What several front doors have counted, as trees of numbers by topic. Pure.
+"""Counts of several front doors, as trees of numbers by topic. Pure.
 
-A tree is a dict of numbers and trees. The supervisor adds trees without knowing what they mean; what the topics are and
-what is in a tree is `redisai_py.ops.tallies`'s.
+A tree is a dict of numbers and trees. The supervisor adds trees without knowing their meaning;
+`redisai_py.ops.tallies` defines the topics and the contents of each tree.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ __all__ = ["MOST_TOPICS", "Book", "Tree", "added"]
 Tree = dict[str, Any]
 
 MOST_TOPICS = 2048
-"""Topics kept of each front door; those longest not told go first."""
+"""Topics kept for each front door; the least recently reported are dropped first."""
 _DEEPEST = 8
 
 
 def added(one: Mapping[str, Any], other: Mapping[str, Any], depth: int = _DEEPEST) -> Tree:
-    """The sum of two trees. What is neither a number nor a tree is left out."""
+    """The sum of two trees. Values that are neither numbers nor trees are left out."""
     total: Tree = {}
     for name in [*one, *(name for name in other if name not in one)]:
         parts = [tree[name] for tree in (one, other) if name in tree]
@@ -32,14 +32,14 @@ def added(one: Mapping[str, Any], other: Mapping[str, Any], depth: int = _DEEPES
 
 
 class Book:
-    """The counts that each front door told last, and the sum of those of front doors that have ended."""
+    """The last reported counts of each front door, and the sums of the counts of ended front doors."""
 
     def __init__(self) -> None:
         self._told: dict[int, dict[str, Tree]] = {}
         self._estate: dict[str, Tree] = {}
 
     def tell(self, door: int, figures: Mapping[str, Any]) -> None:
-        """These are a front door's counts now."""
+        """Store the current counts of a front door."""
         told = self._told.setdefault(door, {})
         for topic, tree in figures.items():
             if isinstance(tree, Mapping):
@@ -48,13 +48,13 @@ class Book:
         _bound(told)
 
     def ended(self, door: int) -> None:
-        """A front door has ended: what it counted stays counted."""
+        """Move the counts of a front door that has ended to the sums."""
         for topic, tree in self._told.pop(door, {}).items():
             self._estate[topic] = added(self._estate.pop(topic, {}), tree)
         _bound(self._estate)
 
     def of_others(self, door: int, topics: Iterable[str] | None) -> dict[str, Tree]:
-        """The sums over all front doors but this one, of these topics or of all."""
+        """The sums over all other front doors, of these topics or of all (None)."""
         known = [self._estate, *(told for other, told in self._told.items() if other != door)]
         wanted = dict.fromkeys(topic for told in known for topic in told) if topics is None else dict.fromkeys(topics)
         sums: dict[str, Tree] = {}
@@ -67,13 +67,13 @@ class Book:
         return sums
 
     def reset(self, topic: str, kept: Iterable[str]) -> None:
-        """Count this anew, but for the names in `kept`."""
+        """Restart the counts of a topic, except for the names in `kept`."""
         for told in [self._estate, *self._told.values()]:
             if topic in told:
                 told[topic] = {name: told[topic][name] for name in kept if name in told[topic]}
 
     def forget(self, topic: str) -> None:
-        """There is no such thing any more."""
+        """Drop a topic whose object no longer exists."""
         for told in [self._estate, *self._told.values()]:
             told.pop(topic, None)
 

@@ -1,19 +1,19 @@
-"""Where the front doors of one server meet: questions to all others, and what each has counted. In the supervisor.
+"""Passes messages between the front doors of one server and keeps their counts. Runs in the supervisor.
 
 A front door sends
 
-    {"op": "ask", "id": n, "what": ..., "figures": ...}   to all others, answered once
-    {"op": "did", "id": m, "reply": ..., "figures": ...}  the answer to a `do`
-    {"op": "figures", "figures": ...}                     its counts, each second
+    {"op": "ask", "id": n, "what": ..., "figures": ...}   a question to all others, answered once
+    {"op": "did", "id": m, "reply": ..., "figures": ...}  the reply to a `do`
+    {"op": "figures", "figures": ...}                     its counts, every second
 
-and gets
+and receives
 
-    {"op": "do", "id": m, "what": ...}                             what another asked
+    {"op": "do", "id": m, "what": ...}                             another front door's question
     {"op": "answer", "id": n, "replies": [...], "figures": ...}    figures: the sums over all others
 
-The hub knows four kinds of questions (`what["kind"]`): `reset` and `forget` of a topic concern its own book too, `set`
-is told to front doors that come later, and `to` names the only front door that is asked. Whoever does not answer within
-`PATIENCE_S` is not waited for again until it has said something. See docs/adr/0046.
+The hub itself acts on some questions (`what["kind"]`): `reset` and `forget` of a topic also change its own counts, and
+`set` is repeated to front doors that start later. `to` names the only front door to ask. A front door that does not
+answer within `PATIENCE_S` is not waited for again until it has sent something. See docs/adr/0046.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["PATIENCE_S", "Hub"]
 
 PATIENCE_S = 1.0
 _MOST_UNREAD = 32 * 1024 * 1024
-"""Bytes that a front door may leave unread before it is given up."""
+"""Unread bytes after which a front door is given up."""
 _MOST_SETTINGS = 100
 
 log = structlog.get_logger()
@@ -50,9 +50,11 @@ class Hub:
         self.book = Book()
 
     async def join(self, door: int, line: socket.socket, broken: Callable[[], object]) -> None:
-        """A front door's process is about to start. broken: called if what it sends is no message, or it does not read.
+        """Connect a front door whose process is about to start.
 
-        The line is open until the other side closes it.
+        The connection stays open until the other side closes it.
+
+        Args: broken: called if the front door sends an invalid message, or does not read.
         """
         loop = asyncio.get_running_loop()
         _, made = await loop.create_connection(lambda: _Line(door, self, broken), sock=line)
@@ -61,14 +63,14 @@ class Hub:
             made.send({"op": "do", "id": 0, "what": what})
 
     def left(self, line: _Line) -> None:
-        """The process has ended; what it has counted is kept."""
+        """Remove a front door whose process has ended; its counts are kept."""
         del self._lines[line.door]
         self.book.ended(line.door)
         for question in list(self._questions.values()):
             self._answered(question, line)
 
     def received(self, line: _Line, message: dict[str, Any]) -> None:
-        """A front door says something. Raises: ProtocolError, TypeError, KeyError: it makes no sense."""
+        """Handle a message. Raises: ProtocolError, TypeError, KeyError: the message is invalid."""
         op = message["op"]
         line.late = False
         self.book.tell(line.door, message["figures"])
@@ -125,7 +127,7 @@ class Hub:
     def _finish(self, question: _Question) -> None:
         if self._questions.pop(question.number, None) is None:
             return
-        if question.what["kind"] == "forget":  # it may have been told once more before all knew
+        if question.what["kind"] == "forget":  # a front door may have reported it again before it knew
             self._take_note(question.what)
         topics = question.what.get("topics", [])
         figures = self.book.of_others(question.asker.door, topics)
@@ -134,7 +136,7 @@ class Hub:
 
 
 class _Question:
-    """One that was asked and is not answered yet."""
+    """A question that is not answered yet."""
 
     def __init__(self, asker: _Line, their_id: int, number: int, what: dict[str, Any]) -> None:
         self.asker = asker
@@ -146,7 +148,7 @@ class _Question:
 
     @property
     def changes_something(self) -> bool:
-        """Whether even those who are late must be told."""
+        """Whether late front doors get it too."""
         return bool(self.what.get("changes"))
 
 
@@ -170,14 +172,14 @@ class _Line(asyncio.Protocol):
             for message in self._unpacker.feed(data):
                 self._hub.received(self, message)
         except (ProtocolError, TypeError, KeyError, ValueError, AttributeError) as error:
-            self._give_up(f"what a front door says makes no sense: {error!r}")
+            self._give_up(f"invalid message from a front door: {error!r}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._hub.left(self)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Say this, unless the process has ended."""
+        """Send this, unless the process has ended."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -186,7 +188,7 @@ class _Line(asyncio.Protocol):
         except ProtocolError as error:
             log.error("an answer to a front door is too long", error=str(error))
         if transport.get_write_buffer_size() > _MOST_UNREAD:
-            self._give_up("a front door does not read what the others say")
+            self._give_up("a front door does not read its messages")
 
     def _give_up(self, why: str) -> None:
         log.error(why, door=self.door)

@@ -1,6 +1,6 @@
-"""Messages between the supervisor and the front doors: JSON in frames, a length of four bytes in front. Pure.
+"""Messages between the supervisor and the front doors: JSON, preceded by its length in four bytes. Pure.
 
-No pickle: a front door runs models of users, and one that was taken over must not run code in the supervisor.
+No pickle: a front door runs users' models, and a compromised one must not run code in the supervisor.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from redisai_py.errors import ProtocolError
 __all__ = ["LONGEST", "Unpacker", "pack"]
 
 LONGEST = 16 * 1024 * 1024
-"""Bytes of one message."""
+"""Maximum bytes of a message."""
 _LENGTH = struct.Struct("<I")
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
-    """The message as it is sent. Raises: ProtocolError: it is longer than LONGEST."""
+    """Encode a message. Raises: ProtocolError: it is longer than LONGEST."""
     body = json.dumps(message, separators=(",", ":")).encode()
     if len(body) > LONGEST:
         raise ProtocolError(f"ERR a message of {len(body)} bytes is too long for the other front doors")
@@ -28,13 +28,13 @@ def pack(message: Mapping[str, Any]) -> bytes:
 
 
 class Unpacker:
-    """Takes bytes as they come, gives whole messages."""
+    """Splits received bytes into messages."""
 
     def __init__(self) -> None:
         self._received = bytearray()
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that are complete now. Raises: ProtocolError: what came is no message."""
+        """The messages completed by these bytes. Raises: ProtocolError: the bytes are no valid message."""
         received = self._received
         received += data
         messages = []
@@ -56,7 +56,7 @@ def _message(body: bytearray) -> dict[str, Any]:
     try:
         message = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError("ERR a message is no JSON") from error
+        raise ProtocolError("ERR a message is not JSON") from error
     if not isinstance(message, dict):
-        raise ProtocolError("ERR a message is no object")
+        raise ProtocolError("ERR a message is not an object")
     return message
