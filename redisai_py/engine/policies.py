@@ -33,9 +33,9 @@ def policies(
         max_rows = min_rows = 0
         proof.reason = _STATE
     timeout_s = model.minbatchtimeout_ms / 1000
-    if settings.front_doors > 1 and min_rows > 1:
+    if settings.processes > 1 and min_rows > 1:
         # The runs that would fill a batch may wait in another front door.
-        min_rows = max(1, min_rows // settings.front_doors)
+        min_rows = max(1, min_rows // settings.processes)
         timeout_s = timeout_s or _LONGEST_WAIT_S
     queue: BatchQueue[Run] = BatchQueue(max_rows, min_rows, timeout_s)
     limit_s = 0.0 if on_gpu or min_rows > 1 else settings.inline_run_us / 1e6

@@ -30,7 +30,7 @@ class EngineSettings:
     load_threads: number of models loaded at the same time.
     worker_nice: nice value of workers and loaders relative to the event loop, 0 to 19.
     slow_run_s: report executions that take at least this long.
-    front_doors: processes of this server, each with an engine; MINBATCHSIZE is divided among them.
+    processes: of this server, each with an engine; MINBATCHSIZE is divided among them.
     """
 
     threads_per_queue: int = 1
@@ -49,7 +49,7 @@ class EngineSettings:
     load_threads: int = 2
     worker_nice: int = 0
     slow_run_s: float = math.inf
-    front_doors: int = 1
+    processes: int = 1
 
     def threads_of(self, device: str) -> tuple[int, int]:
         """Worker threads of a device, by its upper-cased string, and on how many of them one model may run at once."""

@@ -42,10 +42,9 @@ def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
     loaded.note_duration(run_s)
     started = execution.started
     waits_s = []
-    calls = rows = counted_rows = 0
+    calls = counted_rows = 0
     for run, outputs in zip(execution.runs, values, strict=True):
         waits_s.append(started - run.since)
-        rows += run.rows
         run.loaded = None
         run.inputs = ()
         run.ran_s = run_s
@@ -53,7 +52,7 @@ def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
             calls += 1
             first = outputs[0] if outputs else None  # `samples`, inlined
             counted_rows += first.shape[0] if first is not None and first.shape else 0
-    loaded.stats.executed(rows, run_s, waits_s, calls, counted_rows)
+    loaded.stats.executed(execution.rows, run_s, waits_s, calls, counted_rows)
 
 
 def _count_failure(execution: Execution, error: BaseException) -> None:

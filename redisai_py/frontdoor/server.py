@@ -206,7 +206,7 @@ def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
         auto_batch=config.auto_batch,
         worker_nice=config.worker_nice,
         slow_run_s=config.slow_run_ms / 1000 if config.slow_run_ms else math.inf,
-        front_doors=config.processes,
+        processes=config.processes,
     )
 
 
