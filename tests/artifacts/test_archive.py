@@ -21,6 +21,7 @@ from redisai_py.artifacts import (
     Conflict,
     Corrupt,
     Invalid,
+    Malformed,
     Missing,
     Store,
     collect,
@@ -365,6 +366,34 @@ def test_one_collector_at_a_time_and_one_that_was_killed_is_forgotten(store: Sto
     version_of(store, "cancer", b"2")
     assert push(store, archive, ["cancer"]).blobs == 2
     assert collect_archive(archive).removed == 0
+
+
+@pytest.mark.parametrize("when", ["tomorrow", "1e308", "nan", "9" * 400])
+def test_a_collector_whose_clock_is_ahead_stops_no_push(store: Store, tmp_path: Path, when: str) -> None:
+    archive = Archive(tmp_path / "archive")
+    version_of(store, "cancer", b"1")
+    push(store, archive, ["cancer"])
+    file = tmp_path / "archive" / "index.json"
+    text = str(time.time() + 86400) if when == "tomorrow" else when
+    marked = {**json.loads(file.read_bytes()), "annotations": {"io.redisai.collecting": text}}
+    file.write_text(json.dumps(marked))
+    version_of(store, "cancer", b"2")
+    assert push(store, archive, ["cancer"]).blobs == 2
+
+
+@pytest.mark.parametrize("when", [True, [], "soon", 10**400])
+def test_a_collector_that_began_at_no_time(store: Store, tmp_path: Path, when: object) -> None:
+    archive = Archive(tmp_path / "archive")
+    version_of(store, "cancer", b"1")
+    push(store, archive, ["cancer"])
+    file = tmp_path / "archive" / "index.json"
+    marked = {**json.loads(file.read_bytes()), "annotations": {"io.redisai.collecting": when}}
+    file.write_text(json.dumps(marked))
+    if when is True:  # JSON's true is the number 1, long ago
+        push(store, archive, ["cancer"])
+        return
+    with pytest.raises(Malformed, match="is not a time"):
+        push(store, archive, ["cancer"])
 
 
 def test_a_push_that_looked_before_a_collection_looks_again(store: Store, archive: Archive) -> None:
