@@ -112,7 +112,7 @@ def purge(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) 
 
     with connected(url) as client:
         count = client.ask(cache_calls.cachepurge(key_of(key)))
-    Output(as_json).line(f"{key}: {count} keys deleted", key=key, deleted=count)
+    Output(as_json).line(f"{key}: {count} {'key' if count == 1 else 'keys'} deleted", key=key, deleted=count)
 
 
 @app.command()

@@ -406,7 +406,7 @@ def test_rows_have_an_entry_each_and_misses_run_together(client, bare):
 
 
 def test_equal_rows_in_flight_run_once(client, bare):
-    blob = build_onnx_heavy(600)  # about 0.1 s
+    blob = build_onnx_heavy(200)  # some 0.03 s
     store(client, "net", "BATCHSIZE", 64, "MINBATCHSIZE", 8, "MINBATCHTIMEOUT", 50, blob=blob)
     prove(client, [(float(number), 0.5) for number in range(8)])
     assert client.execute_command("AI.CACHE", "SET", "net", *RULE, "ROWS") == b"OK"

@@ -95,7 +95,7 @@ def test_equal_requests_of_many_clients_run_once_per_server(servers, bare):
 
 
 def test_a_thousand_equal_requests_at_expiry_make_at_most_three_runs(servers, bare):
-    ttl_s, clients = 4, 60
+    ttl_s, clients = 3, 60
     with connected(servers[0]) as con:
         store_slow(con, ttl=ttl_s, jitter=0)
     connections = [connected(servers[number % 3]) for number in range(clients)]
