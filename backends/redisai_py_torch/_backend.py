@@ -127,10 +127,6 @@ _WITHOUT_END = 2**63 - 1
 """Iteration limit of a `while`; a `for` has its own count."""
 
 
-_WITHOUT_END = 2**63 - 1
-"""Iteration limit of a `while`; a `for` has its own count."""
-
-
 def _may_keep_state(module: Any, nodes: Sequence[Any]) -> bool:
     """Whether `forward` may write to something that outlives it: the module's tensors and attributes.
 
