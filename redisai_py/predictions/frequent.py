@@ -51,8 +51,8 @@ class Frequent:
         return [self._inputs[digest] for digest in kept[:count]]
 
     def news(self, count: int) -> list[tuple[bytes, int, list[Tensor] | None]]:
-        """What came since the last call, of the `count` most frequent inputs: digest, occurrences, and the inputs if
-        they were not told in this period.
+        """The `count` most frequent of the inputs that came since the last call: digest, occurrences since then, and
+        the inputs, or None if an earlier call in this period returned them.
         """
         news, self._news = self._news, Counter()
         known = sorted((digest for digest in news if digest in self._inputs), key=self._times, reverse=True)[:count]

@@ -1,7 +1,7 @@
-"""The most frequent inputs of all servers, in Redis: which keys hold them. Pure.
+"""Keys and encoding of the most frequent inputs of all servers in Redis. Pure.
 
-Each server adds what it counted to one sorted set per period, and stores the inputs that it counted most. Both expire,
-and both are bounded: nothing has to be deleted. So a server that no client asks can warm a new version too.
+Each server adds its counts to one sorted set per period, and stores its most frequent inputs. Both are bounded and
+expire, so nothing has to be deleted. A server without clients can therefore warm a new version, too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["LIFE_S", "PERIOD_S", "SharedInputs"]
 
 PERIOD_S = 1800
 LIFE_S = 2 * PERIOD_S
-"""Of counts and inputs."""
+"""Seconds after which counts and inputs expire."""
 _SHOWN = 16
 _MEMBER = re.compile(rb"[0-9a-f]{64}\Z")
 
 
 class SharedInputs:
-    """Those of one model key."""
+    """The shared inputs of one model key."""
 
     __slots__ = ("_prefix",)
 
@@ -33,28 +33,28 @@ class SharedInputs:
         self._prefix = b"%binputs:%b:" % (PREFIX, hashlib.sha256(key).hexdigest()[:_SHOWN].encode())
 
     def counter(self, now_s: float) -> bytes:
-        """The sorted set that counts now: members are inputs, scores are occurrences. now_s: of the wall clock."""
+        """The key of the current sorted set: members are inputs, scores are occurrences. now_s: Unix time."""
         return b"%bcount:%d" % (self._prefix, now_s // PERIOD_S)
 
     def counters(self, now_s: float) -> list[bytes]:
-        """Those of the last hour."""
+        """The keys of the current and the previous period."""
         return [self.counter(now_s), self.counter(now_s - PERIOD_S)]
 
     @staticmethod
     def member(digest: bytes) -> bytes:
-        """What inputs are called in a counter. digest: of `inputs_digest`."""
+        """The name of inputs in a counter: the hexadecimal SHA-256 of their digest. digest: of `inputs_digest`."""
         return hashlib.sha256(digest).hexdigest().encode()
 
     def key(self, member: bytes) -> bytes:
-        """Where inputs are stored."""
+        """The key that holds these inputs."""
         return self._prefix + b"input:" + member
 
     def encode(self, member: bytes, inputs: Sequence[Tensor]) -> bytes:
-        """The string of inputs."""
+        """Encode inputs as the value of their key."""
         return b"".join(encode_entry(self.key(member), output_names([""] * len(inputs)), inputs))
 
     def decode(self, member: bytes, value: Buffer, count: int) -> list[Tensor]:
-        """Inputs from their string. Raises WrongType: that is something else, or not so many inputs."""
+        """Decode the value of an inputs' key. Raises WrongType: it does not hold `count` inputs."""
         return decode_entry(self.key(member), value, output_names([""] * count))
 
     @staticmethod
@@ -63,6 +63,6 @@ class SharedInputs:
         sums: Counter[bytes] = Counter()
         for reply in replies:
             for member, score in zip(reply[::2], reply[1::2], strict=True):
-                if _MEMBER.match(member):  # anybody with the right may have written it
+                if _MEMBER.match(member):  # any user with write access may have written it
                     sums[member] += int(float(score)) if score.isdigit() else 0
         return [member for member, _ in sums.most_common(count)]

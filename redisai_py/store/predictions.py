@@ -24,7 +24,7 @@ __all__ = ["PredictionShelf"]
 
 _SCAN_COUNT = 1000
 _COUNTED = 4
-"""Inputs are counted for so many times the number that is warmed."""
+"""A counter holds this many times the number of inputs that are warmed."""
 
 
 class PredictionShelf:
@@ -105,9 +105,9 @@ class PredictionShelf:
     async def share_inputs(
         self, shared: SharedInputs, news: Sequence[tuple[bytes, int, Sequence[Tensor] | None]], most: int
     ) -> None:
-        """Add to the counts of all servers. Raises UpstreamError.
+        """Add this server's counts to the counts of all servers. Raises UpstreamError.
 
-        Args: news: see `Frequent.news`.   most: a counter has four times as many members at most.
+        Args: news: see `Frequent.news`.   most: number of inputs to warm; a counter has at most four times as many.
         """
         counter = shared.counter(time.time())
         commands: list[Sequence[Any]] = []
@@ -123,7 +123,7 @@ class PredictionShelf:
                 await reply
 
     async def most_frequent(self, shared: SharedInputs, count: int) -> list[bytes]:
-        """Members of the counters, the most frequent first: more than `count`, since the inputs of some may be gone.
+        """Members of the counters, most frequent first: up to four times `count`, as some inputs may have expired.
         Raises UpstreamError.
         """
         last = b"%d" % (_COUNTED * count - 1)
@@ -132,7 +132,7 @@ class PredictionShelf:
         return shared.most_frequent(replies, _COUNTED * count)
 
     async def shared_inputs(self, shared: SharedInputs, members: Sequence[bytes], each: int) -> list[list[Tensor]]:
-        """The inputs of members, as far as they are there. each: inputs of one run. Raises UpstreamError."""
+        """The inputs of those members whose inputs still exist. each: inputs per run. Raises UpstreamError."""
         async with self._link.dedicated() as connection:
             values = await connection.call(b"MGET", *map(shared.key, members))
         found = []
