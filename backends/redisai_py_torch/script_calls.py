@@ -14,46 +14,64 @@ import torch
 from redisai_py.errors import BackendError
 from redisai_py_torch.script_language import Unit
 
-__all__ = ["bind", "call", "flatten"]
+__all__ = ["Call", "call", "flatten"]
 
 # pybind11 appends this to errors of operators written in Python: our own files, useless to the script's author.
 _PYTHON_FRAMES = re.compile(r"\n\nAt:\n(?:  .*\n)+\n?")
 
 
-def bind(unit: Unit, name: str, inputs: Sequence[torch.Tensor]) -> tuple[Any, list[Any]]:
-    """The function and arguments of a call to a function that is not an entry point.
+class Call:
+    """A function of a unit with all of its arguments but the tensors; to be called many times.
 
-    A `Tensor` parameter takes one input. A `List[Tensor]` parameter takes all remaining ones and ends the binding.
-    Surplus inputs are ignored.
-
-    Raises: BackendError: no such function, too few inputs, or a parameter of another type.
+    Args:   entry_point: the function takes three lists: tensors, `keys` and `args`. Any other one takes tensors: a
+            parameter `Tensor` takes one input, `List[Tensor]` all remaining ones and ends the binding; surplus inputs
+            are ignored.
+            outputs: number of tensors expected, 0 discards the result.
+    Raises: BackendError: no such function.
     """
-    function = unit.function(name)
-    if function is None:
-        raise BackendError(f"Function does not exist: {name}")
-    parameters = function.schema.arguments
-    if len(parameters) > len(inputs):
-        raise BackendError(f"Wrong number of inputs provided to function: {name}")
-    arguments: list[Any] = []
-    for at, parameter in enumerate(parameters):
-        kind = str(parameter.type)
-        if kind == "List[Tensor]":
-            arguments.append(list(inputs[at:]))
-            break
-        if kind != "Tensor":
-            raise BackendError(f"Unsupported input type in function definition: {name}")
-        arguments.append(inputs[at])
-    return function, arguments
+
+    def __init__(
+        self, unit: Unit, name: str, entry_point: bool, keys: Sequence[bytes], args: Sequence[bytes], outputs: int
+    ) -> None:
+        self._unit = unit
+        self._name = name
+        self._function = unit.function(name)
+        if self._function is None:
+            raise BackendError(f"Function does not exist: {name}")
+        self._strings = [list(keys), list(args)] if entry_point else None
+        self._kinds = [str(parameter.type) for parameter in self._function.schema.arguments]
+        self._outputs = outputs
+
+    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs; to be called in inference mode.
+
+        Raises: BackendError: too few inputs, or a parameter of another type; with the interpreter's message.
+                MemoryError: an allocation was refused.
+        """
+        arguments = self._bound(inputs) if self._strings is None else [inputs, *self._strings]
+        return flatten(self._name, call(self._unit, self._function, arguments), self._outputs)
+
+    def _bound(self, inputs: list[torch.Tensor]) -> list[Any]:
+        if len(self._kinds) > len(inputs):
+            raise BackendError(f"Wrong number of inputs provided to function: {self._name}")
+        arguments: list[Any] = []
+        for at, kind in enumerate(self._kinds):
+            if kind == "List[Tensor]":
+                arguments.append(inputs[at:])
+                break
+            if kind != "Tensor":
+                raise BackendError(f"Unsupported input type in function definition: {self._name}")
+            arguments.append(inputs[at])
+        return arguments
 
 
 def call(unit: Unit, function: Any, arguments: Sequence[Any]) -> Any:
-    """Run the function without gradients.
+    """Run the function; to be called in inference mode.
 
     Raises: BackendError with the interpreter's message.   MemoryError: an allocation was refused.
     """
     try:
-        with torch.inference_mode():
-            return function(*arguments)
+        return function(*arguments)
     except UnicodeDecodeError:
         return None  # the run succeeded, but its result is a string that is not UTF-8, so not a tensor
     except MemoryError:

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from redisai_py.errors import BackendError
+from redisai_py.tensor import Buffer, DType
 from redisai_py_torch._dtypes import TORCH_DTYPES
 
-__all__ = ["Channel", "decode_tensors", "encode_tensors"]
+__all__ = ["Channel", "decode_tensors", "encode_head", "encode_output", "encode_tensors", "input_at"]
 
 _PREFIX = struct.Struct(">IQ")
 _ALIGNMENT = 16
@@ -29,6 +30,7 @@ _JOIN_BYTES = 1 << 16
 
 _BY_NAME = {dtype.name: kind for dtype, kind in TORCH_DTYPES.items()}
 _NAMES = {kind: name for name, kind in _BY_NAME.items()}
+_DTYPES = {kind: dtype for dtype, kind in TORCH_DTYPES.items()}
 
 # ATen's names of types that RedisAI's error texts mention.
 _FOREIGN_NAMES = {
@@ -51,12 +53,14 @@ class Channel:
         self._sock = sock
         self._scratch = memoryview(bytearray(_JOIN_BYTES))
 
+    def send_plain(self, frame: bytes) -> None:
+        """Send a frame that is encoded already."""
+        self._sock.sendall(frame)
+
     def send(self, header: dict[str, Any], parts: Sequence[Any] = ()) -> None:
         """Send one frame; `parts` are byte buffers that make up the payload."""
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % _ALIGNMENT)  # aligns the payload
         size = sum(len(part) for part in parts)
-        head = _PREFIX.pack(len(text), size) + text
+        head = encode_head(header, size)
         if size <= _JOIN_BYTES:
             self._sock.sendall(b"".join((head, *parts)))
             return
@@ -85,6 +89,13 @@ class Channel:
                 raise EOFError
             filled += received
         return filled
+
+
+def encode_head(header: dict[str, Any], payload_bytes: int = 0) -> bytes:
+    """A frame up to its payload."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)  # numbers behind it are aligned
+    return _PREFIX.pack(len(text), payload_bytes) + text
 
 
 def decode_tensors(metas: Iterable[Meta], payload: memoryview, offset: int = 0) -> tuple[list[torch.Tensor], int]:
@@ -117,8 +128,7 @@ def encode_tensors(tensors: Iterable[torch.Tensor]) -> tuple[list[Meta], list[An
     for tensor in tensors:
         name = _NAMES.get(tensor.dtype)
         if name is None:
-            foreign = _FOREIGN_NAMES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.").capitalize()
-            raise BackendError(f"{foreign} is not supported by dlpack")
+            raise _unsupported(tensor.dtype)
         flat = _dense(tensor.detach()).reshape(-1)
         size = flat.numel() * flat.element_size()
         metas.append([name, list(tensor.shape), size])
@@ -126,6 +136,36 @@ def encode_tensors(tensors: Iterable[torch.Tensor]) -> tuple[list[Meta], list[An
             parts.append(flat.view(torch.uint8).numpy().data)
             parts.append(bytes(-size % _ALIGNMENT))
     return metas, parts
+
+
+def input_at(memory: memoryview, dtype: DType, shape: tuple[int, ...], nbytes: int, offset: int) -> torch.Tensor:
+    """A tensor on the CPU that shares this memory. Raises: BackendError: see `decode_tensors`."""
+    kind = TORCH_DTYPES.get(dtype)
+    if kind is None:
+        raise BackendError("Unsupported code 7")
+    if not nbytes:
+        return torch.empty(shape, dtype=kind)
+    count = nbytes // dtype.itemsize
+    flat = torch.frombuffer(memory, dtype=kind, count=count, offset=offset)
+    return flat if shape == (count,) else flat.reshape(shape)
+
+
+def encode_output(tensor: torch.Tensor) -> tuple[DType, tuple[int, ...], Buffer]:
+    """Element type, shape and data of a tensor on any device, in memory of its own. Raises: see `encode_tensors`."""
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise _unsupported(tensor.dtype)
+    try:
+        data = tensor.numpy().tobytes()
+    except (TypeError, RuntimeError):  # not on the CPU, not dense, lazily negated, or no type of numpy's
+        flat = _dense(tensor.detach()).reshape(-1)
+        data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return dtype, tensor.shape, data
+
+
+def _unsupported(kind: torch.dtype) -> BackendError:
+    foreign = _FOREIGN_NAMES.get(kind) or str(kind).removeprefix("torch.").capitalize()
+    return BackendError(f"{foreign} is not supported by dlpack")
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:

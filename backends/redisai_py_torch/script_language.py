@@ -33,7 +33,10 @@ _ENTRY_POINT_TYPES = ["List[Tensor]", "List[str]", "List[str]"]
 # `torch.name(...)` or `value.name(...)`, and operators that the language itself emits, which are checked in the
 # compiled graph.
 _FORBIDDEN = frozenset({"aten::from_file", "aten::save", "prim::PythonOp", "prim::fork"})
-_NAMESPACES = ("aten::", "prim::", "redisai_py::")
+_HOST_NAMESPACE = "redisai_py::"
+_ASKING = frozenset({"execute", "model_execute"})
+"""Functions of the prelude that ask the host."""
+_NAMESPACES = ("aten::", "prim::", _HOST_NAMESPACE)
 
 _EXCEPTIONS = frozenset(
     {
@@ -200,13 +203,43 @@ class Unit:
     def __init__(self, compiled: Any, originals: dict[str, str]) -> None:
         self._compiled = compiled
         self._originals = originals
+        self._pure: dict[str, bool] = {}
 
     def function(self, name: str) -> Any | None:
         """The function of that name, or None."""
         return self._compiled.find_function(name)
 
+    def is_pure(self, name: str) -> bool:
+        """Whether a function, which there is, has no effect but its result: nothing that it calls asks the host."""
+        known = self._pure.get(name)
+        if known is None:
+            # Not `inlined_graph`: that is a copy, whose constants would lie about in freed memory.
+            names = {name}
+            pending = [name]
+            known = True
+            while pending and known:
+                called = self._called(pending.pop())
+                known = called is not None
+                pending += [each for each in called or () if each not in names]
+                names.update(pending)
+            self._pure[name] = known
+        return known
+
+    def _called(self, name: str) -> set[str] | None:
+        """The functions of this source that a function calls itself; None if it calls something else."""
+        function = self._compiled.find_function(name)
+        if function is None or name in _ASKING:
+            return set() if name == "asList" else None  # the prelude's; whoever names a function alike has it go alone
+        called = set()
+        for node in _nodes(function.graph):
+            if node.kind().startswith(_HOST_NAMESPACE) or node.kind() == "prim::CallMethod":
+                return None
+            if node.kind() == "prim::CallFunction":
+                called.add(next(node.inputs()).node().s("name"))
+        return called
+
     def message(self, text: str) -> str:
-        """An error's text with the author's original lines instead of edited ones."""
+        """An error's text with the author's lines in place of edited ones."""
         return _restore(text, self._originals)
 
 
@@ -258,10 +291,14 @@ def _check_graph(graph: Any) -> None:
 
 
 def _kinds(block: Any) -> Iterator[str]:
+    return (node.kind() for node in _nodes(block))
+
+
+def _nodes(block: Any) -> Iterator[Any]:
     pending = [block]
     while pending:
         for node in pending.pop().nodes():
-            yield node.kind()
+            yield node
             pending.extend(node.blocks())
 
 

@@ -1,38 +1,65 @@
 """A worker process: compiles and runs the server's scripts, one at a time, until the server closes the connection.
 
-Frames from the server:  compile, run, and the answers source, reply, tensors, failure to this worker's questions.
-Frames to the server:    ready; the questions source, execute, model; the outcomes compiled, result, error.
-All are described in docs/adr/0009. A worker has no state except its cache of compiled sources, so it may be killed at
-any time.
+Frames from the server:  compile, run, calls; source, reply, tensors, failure answer this worker's questions.
+Frames to the server:    ready; the questions source, execute, model; the outcomes compiled, result, error, done.
+All are described in docs/adr/0009. `calls` and `done` have nothing but a name: calls and results lie in memory that
+the server maps too (docs/adr/0045). A worker holds no state but its cache of compiled sources: it may be killed at any
+moment.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import socket
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from redisai_py.errors import BackendError
+from redisai_py.tensor import DType
 from redisai_py_torch import script_calls
-from redisai_py_torch.script_channel import Channel, decode_tensors, encode_tensors
+from redisai_py_torch.script_channel import (
+    Channel,
+    decode_tensors,
+    encode_head,
+    encode_output,
+    encode_tensors,
+    input_at,
+)
 from redisai_py_torch.script_language import Reply, Unit, check_entry_points, compile_source, set_host
 
-__all__ = ["OUT_OF_MEMORY_STATUS", "WorkerOptions", "serve"]
+__all__ = ["OUT_OF_MEMORY_STATUS", "SharedCalls", "WorkerOptions", "serve"]
 
 OUT_OF_MEMORY_STATUS = 12
 """Exit status of a worker that ran out of memory even for reporting it (errno ENOMEM)."""
 
 _CACHED_UNITS = 128
+_CACHED_CALLS = 1024
 _OPEN_FILES = 64
+_DONE = encode_head({"op": "done"})
+
+
+class SharedCalls(Protocol):
+    """Calls and results in memory that the server maps too. What is behind it is the server's (`engine.torchscript`),
+    which hands it to the process that forks the workers.
+    """
+
+    requests: memoryview
+    results: Any
+
+    def calls(self) -> Iterator[tuple[int, list[Any]]]:
+        """The calls of a batch: where each one's message lies in `requests`, and its tensors."""
+
+    def dtype_of(self, code: int) -> DType:
+        """The element type of a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +72,10 @@ class WorkerOptions:
     intra_op_threads: int
 
 
-def serve(sock: socket.socket, options: WorkerOptions) -> None:
-    """Serve until the server closes the connection. Never raises: an error outside of a script ends the process."""
+def serve(sock: socket.socket, shared: SharedCalls, options: WorkerOptions) -> None:
+    """Answer the server until it hangs up. Never raises: what goes wrong outside of a script ends the process."""
     channel = Channel(sock)
-    worker = _Worker(channel, options)
+    worker = _Worker(channel, shared, options)
     set_host(worker)
     with contextlib.suppress(EOFError, ConnectionError):
         channel.send({"op": "ready"})
@@ -57,9 +84,11 @@ def serve(sock: socket.socket, options: WorkerOptions) -> None:
 
 
 class _Worker:
-    def __init__(self, channel: Channel, options: WorkerOptions) -> None:
+    def __init__(self, channel: Channel, shared: SharedCalls, options: WorkerOptions) -> None:
         self._channel = channel
+        self._shared = shared
         self._units: OrderedDict[str, Unit] = OrderedDict()
+        self._calls: dict[bytes, script_calls.Call] = {}
         warnings.simplefilter("ignore")  # torch.warn(...) would let a script fill the server's log
         # Forked processes share the generator's state; without this, all of them would draw the same numbers.
         torch.seed()
@@ -74,6 +103,8 @@ class _Worker:
             header, payload = self._channel.receive()
             if self._refusal:
                 raise BackendError(self._refusal)
+            if header["op"] == "calls":
+                return self._run_calls()
             if header["op"] == "compile":
                 self._compile(header)
             else:
@@ -97,28 +128,69 @@ class _Worker:
 
     def _run(self, header: dict[str, Any], payload: memoryview) -> None:
         unit = self._unit(header["id"])
-        name = header["function"]
         inputs, offset = decode_tensors(header["tensors"], payload)
         inputs = [tensor.to(self._device) for tensor in inputs]
         started = time.perf_counter()
-        if header["entry_point"]:
-            function = unit.function(name)
-            keys, offset = _strings(payload, header["keys"], offset)
-            args, offset = _strings(payload, header["args"], offset)
-            arguments: list[Any] = [inputs, keys, args]
-            if function is None:
-                raise BackendError(f"Function does not exist: {name}")
-        else:
-            function, arguments = script_calls.bind(unit, name, inputs)
-        result = script_calls.call(unit, function, arguments)
-        metas, parts = encode_tensors(script_calls.flatten(name, result, header["outputs"]))
+        keys, offset = _strings(payload, header["keys"], offset)
+        args, offset = _strings(payload, header["args"], offset)
+        call = script_calls.Call(unit, header["function"], header["entry_point"], keys, args, header["outputs"])
+        with torch.inference_mode():
+            metas, parts = encode_tensors(call(inputs))
         duration_us = int((time.perf_counter() - started) * 1e6)
-        self._channel.send({"op": "result", "duration_us": duration_us, "tensors": metas}, parts)
+        pure = unit.is_pure(header["function"])
+        self._channel.send({"op": "result", "duration_us": duration_us, "tensors": metas, "pure": pure}, parts)
+
+    def _run_calls(self) -> bool:
+        """Run the calls in the shared memory; False if the process must end."""
+        results = self._shared.results
+        results.begin_batch()
+        number = 0
+        with torch.inference_mode():
+            for at, parts in self._shared.calls():
+                number += 1
+                results.begin(number)
+                try:
+                    started = time.perf_counter_ns()
+                    outputs = [encode_output(tensor) for tensor in self._called(at, parts)]
+                    results.put(number, time.perf_counter_ns() - started, outputs)
+                except BackendError as error:
+                    results.fail(number, {"text": str(error)})
+                except MemoryError as error:
+                    results.fail(number, {"text": str(error), "memory": True})
+                    self._channel.send_plain(_DONE)
+                    return False
+        self._channel.send_plain(_DONE)
+        return True
+
+    def _called(self, at: int, parts: Sequence[Any]) -> list[torch.Tensor]:
+        memory = self._shared.requests
+        start = at + parts[0].offset
+        described = bytes(memory[start : start + parts[0].nbytes])
+        call = self._calls.get(described)
+        if call is None:
+            call = self._described(described)
+        dtype_of = self._shared.dtype_of
+        inputs = [
+            input_at(memory, dtype_of(part.code), part.shape, part.nbytes, at + part.offset) for part in parts[1:]
+        ]
+        if self._device.type != "cpu":
+            inputs = [tensor.to(self._device) for tensor in inputs]
+        return call(inputs)
+
+    def _described(self, text: bytes) -> script_calls.Call:
+        told = json.loads(text)
+        keys, args = ([_cut(word.encode("latin-1")) for word in told[name]] for name in ("keys", "args"))
+        unit = self._unit(told["id"])
+        call = script_calls.Call(unit, told["function"], told["entry_point"], keys, args, told["outputs"])
+        if len(self._calls) >= _CACHED_CALLS:
+            self._calls.clear()
+        self._calls[text] = call
+        return call
 
     def _unit(self, script_id: str) -> Unit:
         unit = self._units.get(script_id)
         if unit is None:
-            header, _ = self._ask({"op": "source"})
+            header, _ = self._ask({"op": "source", "id": script_id})
             unit = compile_source(header["source"])
             self._keep(script_id, unit)
         self._units.move_to_end(script_id)
@@ -128,6 +200,7 @@ class _Worker:
         self._units[script_id] = unit
         if len(self._units) > _CACHED_UNITS:
             self._units.popitem(last=False)
+            self._calls.clear()  # they hold their units
 
     # --- calls of a running script (script_language.Host) -----------------------------------------------------------
 
@@ -158,9 +231,13 @@ def _strings(payload: memoryview, sizes: Sequence[int], offset: int, cut: bool =
     strings = []
     for size in sizes:
         value = bytes(payload[offset : offset + size])
-        strings.append(value.partition(b"\0")[0] if cut else value)
+        strings.append(_cut(value) if cut else value)
         offset += size
     return strings, offset
+
+
+def _cut(word: bytes) -> bytes:
+    return word.partition(b"\0")[0]
 
 
 def _open_device(text: str) -> tuple[torch.device, str]:

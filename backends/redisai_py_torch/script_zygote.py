@@ -1,9 +1,9 @@
 """The zygote: imports torch once, then forks worker processes in milliseconds on the server's request.
 
-The server's requests arrive over a SOCK_SEQPACKET unix socket, one JSON object each: `fork` (with the worker's socket
-attached) and `kill`, both with the server's number of the worker; answers are `ready`, `forked` and `exited`. Only the
-zygote reaps its children, so a `kill` can never hit a process that reuses a dead worker's id. When the server ends, the
-zygote ends, and its workers with it.
+The server's orders come over a SOCK_SEQPACKET unix socket, one JSON object each: `fork` (with the worker's socket and
+the file that it shares with the server attached) and `kill`, both naming the worker by the server's number; answers are
+`ready`, `forked` and `exited`. The zygote alone reaps its children, so a `kill` can never hit a process that got a dead
+worker's id. It ends, and its workers with it, when the server does.
 
 Rules: one thread; nothing here or before a fork may start another thread or touch CUDA. docs/adr/0009.
 """
@@ -19,12 +19,13 @@ import select
 import signal
 import socket
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from redisai_py_torch.script_language import prepare
-from redisai_py_torch.script_worker import OUT_OF_MEMORY_STATUS, WorkerOptions
+from redisai_py_torch.script_worker import OUT_OF_MEMORY_STATUS, SharedCalls, WorkerOptions
 from redisai_py_torch.script_worker import serve as serve_worker
 
 __all__ = ["serve"]
@@ -35,13 +36,13 @@ _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def serve(control_fd: int) -> None:
-    """Serve requests on the inherited socket until the server closes it."""
+def serve(control_fd: int, shared: Callable[[int], SharedCalls]) -> None:
+    """Obey the server on the inherited socket until it hangs up. shared: opens the file that the server shares."""
     prepare()
     # Existing objects are shared with every worker until somebody writes to them, so keep the collector away.
     gc.collect()
     gc.freeze()
-    zygote = _Zygote(socket.socket(fileno=control_fd))
+    zygote = _Zygote(socket.socket(fileno=control_fd), shared)
     try:
         zygote.run()
     finally:
@@ -49,8 +50,9 @@ def serve(control_fd: int) -> None:
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, shared: Callable[[int], SharedCalls]) -> None:
         self._control = control
+        self._shared = shared
         self._workers: dict[int, int] = {}
         """Worker numbers of the server, by process id of each living worker."""
         self._libc = ctypes.CDLL(None)
@@ -79,35 +81,35 @@ class _Zygote:
 
     def _obey(self) -> bool:
         try:
-            message, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER, 1)
-        except ConnectionError:  # the server is gone, without reading all answers
+            message, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER, 2)
+        except ConnectionError:  # the server has gone, and had not read all answers
             return False
         if not message:
             return False
         order = json.loads(message)
         if order["op"] == "fork":
-            self._fork(order, fds[0])
+            self._fork(order, fds)
         else:
             for pid, worker in self._workers.items():
                 if worker == order["worker"]:
                     os.kill(pid, signal.SIGKILL)
         return True
 
-    def _fork(self, order: dict[str, Any], fd: int) -> None:
+    def _fork(self, order: dict[str, Any], fds: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError:  # no process or memory left: only this worker's jobs fail, not the zygote
             traceback.print_exc()
-            os.close(fd)
+            _close(fds)
             self._say(op="exited", worker=order["worker"], status=1)
             return
         if pid == 0:
-            self._become_worker(order, fd)
-        os.close(fd)
+            self._become_worker(order, *fds)
+        _close(fds)
         self._workers[pid] = order["worker"]
         self._say(op="forked", worker=order["worker"], pid=pid)
 
-    def _become_worker(self, order: dict[str, Any], fd: int) -> None:
+    def _become_worker(self, order: dict[str, Any], sock_fd: int, memory_fd: int) -> None:
         status = 1
         try:
             zygote = os.getppid()
@@ -127,7 +129,7 @@ class _Zygote:
             os.dup2(null, 1)
             os.close(null)
             options = WorkerOptions(order["device"], order["memory_limit_bytes"], order["intra_op_threads"])
-            serve_worker(socket.socket(fileno=fd), options)
+            serve_worker(socket.socket(fileno=sock_fd), self._shared(memory_fd), options)
             status = 0
         except MemoryError:
             status = OUT_OF_MEMORY_STATUS
@@ -146,3 +148,8 @@ class _Zygote:
         # A lost server is noticed where requests are read.
         with contextlib.suppress(ConnectionError):
             self._control.send(json.dumps(message).encode())
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

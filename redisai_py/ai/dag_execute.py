@@ -10,7 +10,7 @@ from typing import Any
 from redisai_py.ai.dag_run import DagRun
 from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve
 from redisai_py.ai.prepared_dags import BoundDag, PreparedDag
-from redisai_py.ai.scripts import known_script, met_script
+from redisai_py.ai.script_execute import known_script, met_script
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
@@ -142,10 +142,12 @@ async def _look_up(
     values.update(zip(prepared.load_versions, tensors, strict=True))
     if near is not None:
         keep_near(near, load, loaded_values)
-        for i, op in prepared.models:
+        for i, op in keys:
             runnable = runnables[i]
             if isinstance(runnable, LoadedModel):
                 near.put_model(op.key, runnable.model.id, runnable.id, rules[i])
+            else:
+                near.put_script(op.key, runnable.id, runnable.identity)
     return runnables, rules
 
 

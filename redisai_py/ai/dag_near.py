@@ -10,6 +10,7 @@ from redisai_py.ai.dag_run import DagRun, on_host
 from redisai_py.ai.model_execute import NearRun
 from redisai_py.ai.model_loading import near_tensors, resolve_near, runs_plainly
 from redisai_py.ai.prepared_dags import BoundDag
+from redisai_py.ai.script_execute import resolve_near_script
 from redisai_py.ai.speculation import Speculation, encode_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.tensors import tensor_reply
@@ -77,7 +78,7 @@ def _start(bound: BoundDag, turn: Turn) -> bool:
     if turn.busy or turn.in_flight or turn.relayed:
         return False
     access = turn.session.access
-    writer = access.writer if access is not None and not bound.prepared.scripts else None
+    writer = access.writer if access is not None else None
     if writer is not None and writer.near is not None:
         if bound.prepared.one_run:
             started = _NearTrip(bound, turn, writer, [], bound.prepared.options).start()
@@ -118,6 +119,11 @@ class _NearDag(Speculation):
             rule = self.used[-1][1].rule
             if rule is not None:
                 rules[i] = rule
+        for i, script_op in prepared.scripts:
+            script = resolve_near_script(self.turn, near, script_op, self.used)
+            if script is None:
+                return False
+            runnables[i] = script
         tensors = near_tensors(near, self._bound.load, self.used)
         if tensors is None:
             return False
@@ -125,7 +131,8 @@ class _NearDag(Speculation):
         values.update(zip(prepared.load_versions, tensors, strict=True))
         self.turn.begin()
         timeout_ms = prepared.request.timeout_ms
-        self._run = DagRun(prepared, values, runnables, rules, self.turn, self._done, timeout_ms)
+        turn, done = self.turn, self._done
+        self._run = DagRun(prepared, values, runnables, rules, turn, done, timeout_ms, speculative=True)
         self._run.start()
         return True
 

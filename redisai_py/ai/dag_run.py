@@ -11,7 +11,7 @@ from typing import Any
 
 from redisai_py.ai.prediction import Miss
 from redisai_py.ai.prepared_dags import BoundDag, PreparedDag
-from redisai_py.ai.scripts import count_script, run_script
+from redisai_py.ai.script_execute import count_script, start_script
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.tensors import TensorGet, tensor_reply
@@ -19,7 +19,6 @@ from redisai_py.engine.dag import Outcome, Plan, Version
 from redisai_py.engine.run import LoadedModel, Run
 from redisai_py.engine.torchscript import ScriptRun
 from redisai_py.errors import MissingKey, QueueTimeout, RedisAIError
-from redisai_py.frontdoor.driver import drive
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
 from redisai_py.pending import Pending
@@ -34,6 +33,7 @@ class DagRun:
     """One execution: call `start`; it calls `done(error)`; the error is QueueTimeout for a DAG that timed out.
 
     rules: cache rules, of the operations whose models have one.   timeout_ms: remaining TIMEOUT of the DAG.
+    speculative: on cached values, so scripts may not call Redis or models.
     """
 
     __slots__ = (
@@ -47,6 +47,7 @@ class DagRun:
         "_runnables",
         "_runs",
         "_scripts",
+        "_speculative",
         "_timed_out",
         "_turn",
         "_values",
@@ -62,6 +63,8 @@ class DagRun:
         turn: Turn,
         done: Callable[[BaseException | None], object],
         timeout_ms: int | None,
+        *,
+        speculative: bool = False,
     ) -> None:
         self._prepared = prepared
         self._ops = prepared.request.ops
@@ -75,6 +78,7 @@ class DagRun:
         self._errors: dict[int, BaseException] = {}
         self._runs: dict[int, Run] = {}
         self._scripts: dict[int, ScriptRun] = {}
+        self._speculative = speculative
         self._deadline: float | None = None
         if timeout_ms is not None:
             self._deadline = time.monotonic() + timeout_ms / 1000
@@ -114,9 +118,13 @@ class DagRun:
         # Counted at the end, when it is known which operations count as run.
         if isinstance(runnable, Script):
             assert isinstance(op, ScriptExecute)
-            started = partial(self._scripts.__setitem__, i)
-            running = run_script(runnable, op, inputs, self._turn, timeout_ms, started, counted=False)
-            drive(running, partial(self._ended_then_step, i))
+            speculative = self._speculative
+            script_run = start_script(runnable, op, inputs, self._turn, timeout_ms, speculative=speculative)
+            self._scripts[i] = script_run
+            if script_run.done:
+                self._ended(i, script_run.value, script_run.error)
+            else:
+                script_run.waiter = partial(self._run_ended, i)
             return
         try:
             assert isinstance(op, ModelExecute)
@@ -127,7 +135,7 @@ class DagRun:
         if run.done:
             self._ended(i, run.value, run.error)
         else:
-            run.waiter = partial(self._model_ended, i)
+            run.waiter = partial(self._run_ended, i)
 
     def _run(
         self, op: ModelExecute, loaded: LoadedModel, rule: Rule | None, inputs: list[Any], timeout_ms: int | None
@@ -140,7 +148,7 @@ class DagRun:
         ruled = services.predictions.ruled(access, op.key, loaded, rule)
         return services.predictions.start(ruled, inputs, op.cache, timeout_ms, keep_on_device=on_gpu, counted=False)
 
-    def _model_ended(self, i: int, run: Pending[Any]) -> None:
+    def _run_ended(self, i: int, run: Pending[Any]) -> None:
         self._ended_then_step(i, run.value, run.error)
 
     def _ended_then_step(self, i: int, outputs: Any, error: BaseException | None) -> None:

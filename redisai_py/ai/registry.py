@@ -10,12 +10,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from redisai_py.ai import admin, cache, dag_execute, model_execute, models, scripts, tensor_gets, tensor_sets
+from redisai_py.ai import (
+    admin,
+    cache,
+    dag_execute,
+    model_execute,
+    models,
+    script_execute,
+    scripts,
+    tensor_gets,
+    tensor_sets,
+)
 from redisai_py.ai.dag_near import ExecuteDag
 from redisai_py.ai.model_execute import ExecuteModel
 from redisai_py.ai.model_loading import check_counts
 from redisai_py.ai.multi import InMulti, failing, raising
 from redisai_py.ai.prepared_dags import bind
+from redisai_py.ai.script_execute import ExecuteScript
 from redisai_py.ai.tensor_gets import GetTensor
 from redisai_py.ai.tensor_sets import SetTensor
 from redisai_py.commands import checks
@@ -41,6 +52,7 @@ HANDLERS: dict[type, Handler] = {
     **models.HANDLERS,
     **model_execute.HANDLERS,
     **scripts.HANDLERS,
+    **script_execute.HANDLERS,
     **dag_execute.HANDLERS,
     **cache.HANDLERS,
     **admin.HANDLERS,
@@ -64,19 +76,20 @@ _KINDS: dict[type, Callable[[Any], Any]] = {
     TensorSet: SetTensor,
     TensorGet: GetTensor,
     ModelExecute: ExecuteModel,
+    ScriptExecute: ExecuteScript,
 }
 
 
 class Handled:
-    """An AI command that runs its handler. reads: keys that it reads, if it also writes."""
+    """An AI command that runs its handler."""
 
-    __slots__ = ("_spec", "reads", "request")
+    __slots__ = ("_spec", "request")
     is_ai = True
+    reads: tuple[bytes, ...] = ()
 
     def __init__(self, request: Any, spec: CommandSpec) -> None:
         self.request = request
         self._spec = spec
-        self.reads = (request.key, *request.inputs) if type(request) is ScriptExecute else ()
 
     def start(self, turn: Turn, command: Command) -> bool:
         return turn.idle and turn.run_alone(self.carry_out(turn))

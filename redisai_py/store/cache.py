@@ -84,6 +84,10 @@ class NearCache:
         self.model_keys.add(key)
         self._keep(key, Entry(stored_id.encode(), identity, rule))
 
+    def put_script(self, key: bytes, stored_id: str, identity: str) -> None:
+        """The same of a script."""
+        self._keep(key, Entry(stored_id.encode(), identity))
+
     def put_read(self, key: bytes, raw: bytes) -> None:
         """Keep a tensor that was just read, unless others changed the key recently."""
         left = self._changed.pop(key, 0)

@@ -80,19 +80,19 @@ class TensorStore:
         return await tensor_or_absent(self._link, key)
 
     def model_and_tensors(
-        self, key: bytes, names: Sequence[bytes]
+        self, key: bytes, names: Sequence[bytes], fields: Sequence[bytes] = MODEL_ID_FIELDS
     ) -> tuple[Awaitable[Any], Callable[[], Awaitable[Any]]]:
-        """Read a model's id and tensors in one round trip: the reply to HMGET of MODEL_ID_FIELDS, and a function that
-        returns the reply to MGET. Probably large values are requested only when that function is called.
+        """Read fields of a model or script, and tensors, in one round trip: the reply to HMGET of `fields`, and a
+        function that returns the reply to MGET. Probably large values are requested only when that function is called.
         """
-        fields = (b"HMGET", key, *MODEL_ID_FIELDS)
+        of_model = (b"HMGET", key, *fields)
         if self.expects_large(names):
-            (ids,) = self._link.pipeline([fields])
+            (ids,) = self._link.pipeline([of_model])
             return ids, partial(self.large_values, names)
         if not names:
-            (ids,) = self._link.pipeline([fields])
+            (ids,) = self._link.pipeline([of_model])
             return ids, partial(self.large_values, names)
-        ids, values = self._link.pipeline([fields, (b"MGET", *names)])
+        ids, values = self._link.pipeline([of_model, (b"MGET", *names)])
         return ids, lambda: values
 
     def expects_large(self, keys: Sequence[bytes]) -> bool:

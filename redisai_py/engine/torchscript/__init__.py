@@ -4,8 +4,9 @@
 """
 
 from redisai_py.engine.torchscript.engine import ScriptEngine
+from redisai_py.engine.torchscript.fleet import ScriptStopped
 from redisai_py.engine.torchscript.frames import ReplyTree
 from redisai_py.engine.torchscript.hosts import ScriptHost
 from redisai_py.engine.torchscript.jobs import ScriptRun, ScriptSettings
 
-__all__ = ["ReplyTree", "ScriptEngine", "ScriptHost", "ScriptRun", "ScriptSettings"]
+__all__ = ["ReplyTree", "ScriptEngine", "ScriptHost", "ScriptRun", "ScriptSettings", "ScriptStopped"]

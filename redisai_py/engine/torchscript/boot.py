@@ -1,7 +1,7 @@
-"""The zygote process's program, a standalone file: `python boot.py FD`.
+"""What the zygote process runs, as a file of its own: `python boot.py FD`.
 
-It imports nothing of the server. A missing framework is an ordinary answer; any other failure ends the process with a
-traceback on stderr, and the server sees the end of the socket.
+Nothing of the server is imported before the framework. A missing framework is an answer like any other; whatever else
+goes wrong ends the process with a traceback on stderr, and the server hears the end of the socket.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ __all__ = ["main"]
 
 
 def main(control_fd: int) -> None:
-    """Serve on the inherited socket until the server closes it."""
+    """Serve on the inherited socket until the server hangs up."""
     try:
         zygote = importlib.import_module("redisai_py_torch.script_zygote")
     except ImportError as error:
         answer = {"op": "missing", "text": str(error)}
         socket.socket(fileno=control_fd).send(json.dumps(answer).encode())
     else:
-        zygote.serve(control_fd)
+        from redisai_py.engine.torchscript.lane import FarEnd
+
+        zygote.serve(control_fd, FarEnd)
 
 
 if __name__ == "__main__":

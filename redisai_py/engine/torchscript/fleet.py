@@ -10,16 +10,21 @@ from typing import Protocol
 
 from redisai_py.engine.torchscript.frames import Frame
 from redisai_py.engine.torchscript.jobs import FRESH, ScriptSettings, Worker
+from redisai_py.engine.torchscript.lane import Lane
 from redisai_py.engine.torchscript.processes import Channel, Zygote, ZygoteEvents
 from redisai_py.errors import BackendError, ProtocolError
 
-__all__ = ["Fleet", "FleetEvents", "death", "memory_text"]
+__all__ = ["Fleet", "FleetEvents", "ScriptStopped", "death", "memory_text"]
 
 # Frames carry tensors, strings and a header. A payload beyond the script's memory limit cannot be honest.
 _PAYLOAD_SLACK_BYTES = 1 << 20
 
 # Exit status of a worker that could not even send an error (redisai_py_torch.script_worker has the same number).
 _OUT_OF_MEMORY_STATUS = 12
+
+
+class ScriptStopped(BackendError):
+    """The process in which a script ran has ended, or had to be ended. The text does not name the script."""
 
 
 class FleetEvents(ZygoteEvents, Protocol):
@@ -92,7 +97,7 @@ class Fleet:
         assert self._zygote is not None
         self._numbers += 1
         limit = settings.script_memory_limit_bytes
-        worker = Worker(self._numbers, pool, limit)
+        worker = Worker(self._numbers, pool, limit, Lane())
         near, far = socket.socketpair()
         worker.channel = Channel(
             self._loop,
@@ -104,7 +109,7 @@ class Fleet:
         )
         self.workers[worker.number] = worker
         options = {"device": pool, "memory_limit_bytes": limit, "intra_op_threads": settings.intra_op_parallelism}
-        self._zygote.fork(worker.number, far, options)
+        self._zygote.fork(worker.number, far, worker.lane.fd, options)
 
     def _ended(self, worker: Worker) -> None:
         worker.ended = True
@@ -128,14 +133,14 @@ def memory_text(worker: Worker, text: str) -> str:
     return f"ERR script needs more memory than SCRIPT_MEMORY_LIMIT ({worker.memory_limit_bytes} bytes) allows: {text}"
 
 
-def death(worker: Worker, status: int) -> BackendError:
+def death(worker: Worker, status: int) -> ScriptStopped:
     """The error of a job whose worker ended with that status; minus the signal's number if a signal ended it."""
     if status == _OUT_OF_MEMORY_STATUS:
-        return BackendError(memory_text(worker, "an allocation was refused"))
+        return ScriptStopped(memory_text(worker, "an allocation was refused"))
     if status < 0:
         try:
             name = signal.Signals(-status).name
         except ValueError:
             name = f"signal {-status}"
-        return BackendError(f"ERR script worker process was ended by {name}")
-    return BackendError(f"ERR script worker process ended with status {status}")
+        return ScriptStopped(f"ERR script worker process was ended by {name}")
+    return ScriptStopped(f"ERR script worker process ended with status {status}")

@@ -18,6 +18,7 @@ from redisai_py.errors import ProtocolError, RedisAIError
 from redisai_py.tensor import Buffer, DType, Tensor, is_shape
 
 __all__ = [
+    "CALLS",
     "Frame",
     "FrameReader",
     "Meta",
@@ -54,6 +55,10 @@ def encode_frame(header: dict[str, Any], parts: Sequence[Buffer] = ()) -> list[B
     if size <= JOIN_BYTES:
         return [b"".join((head, *parts))]
     return [head, *(part for part in parts if len(part))]
+
+
+CALLS = encode_frame({"op": "calls"})[0]
+"""The frame that tells a worker of calls in the memory that it shares with the server (`calls`)."""
 
 
 class FrameReader:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -60,15 +61,16 @@ class Zygote:
         loop.add_reader(self._control, self._readable)
         threading.Thread(target=self._run, args=(far_end,), name="script-zygote", daemon=True).start()
 
-    def fork(self, worker: int, sock: socket.socket, options: dict[str, Any]) -> None:
-        """Fork a worker process that serves `sock`, which is closed here."""
+    def fork(self, worker: int, sock: socket.socket, shared: int, options: dict[str, Any]) -> None:
+        """Have a worker process forked that serves `sock`. shared: the file that it maps; both are closed here."""
         order = json.dumps({"op": "fork", "worker": worker, **options}).encode()
         try:
-            socket.send_fds(self._control, [order], [sock.fileno()])
+            socket.send_fds(self._control, [order], [sock.fileno(), shared])
         except OSError:
             pass  # the zygote has ended, which will be reported
         finally:
             sock.close()
+            os.close(shared)
 
     def kill(self, worker: int) -> None:
         """Kill a worker immediately; `worker_exited` reports its end."""
@@ -162,6 +164,15 @@ class Channel:
         self._unsent: deque[memoryview] = deque()
         sock.setblocking(False)
         loop.add_reader(sock, self.read)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Sleep until something arrives, and handle it; False if nothing does within the time, or it has ended."""
+        if self._sock.fileno() < 0 or not self._poll.poll(timeout_ms):
+            return False
+        self.read()
+        return True
 
     def send(self, buffers: Sequence[Buffer]) -> bool:
         """Write now what the socket accepts, and the rest later. False: the worker has ended, and nothing was sent."""
