@@ -13,15 +13,19 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from redisai_py.engine.execution import Execution, Slot, execute, execute_at_once
 from redisai_py.engine.isolation.at_once import PATIENCE_S, NotAtOnce
 from redisai_py.engine.merging import signature
+from redisai_py.engine.piped import Piped
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.tensor import Tensor
 
 __all__ = ["Dispatcher"]
+
+_T = TypeVar("_T")
 
 _SHARE = 1.5
 """Immediate runs may use two thirds of the time: after each, half of its duration is left for everything else."""
@@ -30,6 +34,7 @@ _SHARE = 1.5
 class Dispatcher:
     """Args: budget_s: time for runs per iteration.   slot: the event loop's own.
     settle: gets every Execution.   expired: gets a model and its runs whose TIMEOUT passed before they were run here.
+    piped: takes the runs of models in engine processes.
     """
 
     def __init__(
@@ -39,7 +44,9 @@ class Dispatcher:
         slot: Slot,
         settle: Callable[[Execution], object],
         expired: Callable[[QueuedModel, list[Run]], object],
+        piped: Piped | None = None,
     ) -> None:
+        self._piped = piped
         self._call_soon = loop.call_soon
         self._budget_s = budget_s
         self._slot = slot
@@ -104,6 +111,8 @@ class Dispatcher:
         if run in loaded.offered:
             loaded.offered.remove(run)
             return True
+        if self._piped is not None and self._piped.drop(loaded, run):
+            return True
         return not loaded.on_threads and loaded.queue.drop(run)
 
     def _wait_a_turn(self) -> None:
@@ -118,18 +127,24 @@ class Dispatcher:
         self._company = len(waiting) > 1 or len(waiting[0].offered) > 1 if waiting else False
         here: deque[QueuedModel] = deque()
         for loaded in waiting:
-            if loaded.on_threads or not loaded.inline.enabled:
+            if self._piped is not None and self._piped.takes(loaded):
+                self._piped.send(loaded)
+            elif loaded.on_threads or not loaded.inline.enabled:
                 self._hand_over(loaded, [])
             else:
                 here.append(loaded)
         if here:
-            afterwards = self._afterwards = []
-            try:
-                self._run_here(here)
-            finally:
-                self._afterwards = None
-                for callback in afterwards:
-                    callback()
+            self.together(self._run_here, here)
+
+    def together(self, work: Callable[[_T], object], argument: _T) -> None:
+        """Do what gives several runs their results; see `call_afterwards`."""
+        afterwards = self._afterwards = []
+        try:
+            work(argument)
+        finally:
+            self._afterwards = None
+            for callback in afterwards:
+                callback()
 
     def _hand_over(self, loaded: QueuedModel, first: list[Run]) -> None:
         """Give a model's runs to its device's threads: `first`, then those queued here, then the newest."""

@@ -71,7 +71,15 @@ class Engine:
         self._alive: weakref.WeakSet[QueuedModel] = weakref.WeakSet()
         self._stats = StatsTable(in_use=lambda: {loaded.id for loaded in self._alive})
         self._runner = Runner(
-            settings, loop, self._mailbox, notable, ended_merging, given_up, self._model_idle, self._model_stuck
+            settings,
+            loop,
+            self._mailbox,
+            notable,
+            ended_merging,
+            given_up,
+            self._model_idle,
+            self._model_stuck,
+            isolation is not None,
         )
         if isolation is not None:
             isolation.on_long_run = partial(self._mailbox.post, self._runner.lend)
@@ -176,7 +184,7 @@ class Engine:
     def snapshot(self) -> EngineSnapshot:
         """Current queues, models and threads, for INFO and the metrics."""
         return EngineSnapshot(
-            queue_snapshots(self._runner.devices.by_name, self._alive),
+            queue_snapshots(self._runner.devices.by_name, self._alive, self._runner.executing_ahead()),
             tuple(map(model_snapshot, self._registry.values())),
             self._registry.nbytes,
             len(self._loads),

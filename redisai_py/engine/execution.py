@@ -104,10 +104,10 @@ class Execution:
 class Slot:
     """Executes one batch at a time. on_start: called before each one, without arguments; must be cheap."""
 
-    __slots__ = ("_on_start", "behind", "current", "guard", "lent", "retired", "thread", "thread_id")
+    __slots__ = ("behind", "current", "guard", "lent", "on_start", "retired", "thread", "thread_id")
 
     def __init__(self, on_start: Callable[[], object]) -> None:
-        self._on_start = on_start
+        self.on_start = on_start
         self.guard = threading.Lock()
         self.current: Execution | None = None
         self.behind: Sequence[Run] = ()
@@ -126,7 +126,7 @@ class Slot:
         started = execution.started = time.monotonic()
         cpu_started = time.thread_time() if doubtful else 0.0
         self.current = execution
-        self._on_start()
+        self.on_start()
         try:
             return execution.loaded.session.run(inputs, keep_on_device)
         finally:

@@ -23,6 +23,7 @@ from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.expiry import Expiry
 from redisai_py.engine.loader import Loader
 from redisai_py.engine.mailbox import Mailbox
+from redisai_py.engine.piped import Piped
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.reports import Executed, GivenUp
 from redisai_py.engine.run import LoadedModel, Run, Value
@@ -46,6 +47,7 @@ class Runner:
     Args: notable, ended_merging, given_up: see `Engine`.
           idle: called when a model's last unfinished run has ended.
           stuck: gets each model with a run that does not end, and whether that was its warm-up.
+          isolated: models may be in engine processes.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Runner:
         given_up: Callable[[GivenUp], object],
         idle: Callable[[], object],
         stuck: Callable[[QueuedModel, bool], object],
+        isolated: bool = False,
     ) -> None:
         self._settings = settings
         self._loop = loop
@@ -85,8 +88,9 @@ class Runner:
         """Slots of warm-ups."""
         self.runaways = Runaways(loop, self.loader, given_up)
         self._own_slot = Slot(self.touch)
+        self._piped = Piped(loop, self.touch, self._executed_ahead, self._expired_here, post) if isolated else None
         self._dispatcher = Dispatcher(
-            loop, settings.inline_budget_us / 1e6, self._own_slot, self._executed, self._expired_here
+            loop, settings.inline_budget_us / 1e6, self._own_slot, self._executed, self._expired_here, self._piped
         )
         self.call_afterwards = self._dispatcher.call_afterwards
         self._expiry = Expiry(loop, self._expire)
@@ -203,6 +207,13 @@ class Runner:
             loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s, execution.cpu_s)
         self._executed(execution)
 
+    def _executed_ahead(self, executions: Sequence[Execution]) -> None:
+        self._dispatcher.together(self._each_executed, executions)
+
+    def _each_executed(self, executions: Sequence[Execution]) -> None:
+        for execution in executions:
+            self._executed(execution)
+
     def _overdue(self, execution: Execution) -> None:
         """A run was told to stop: its clients get the error now, whenever the framework obeys."""
         assert execution.stop is not None
@@ -213,6 +224,8 @@ class Runner:
         needed.
         """
         slot, execution = lost
+        if self._piped is not None and self._piped.owns(slot):
+            return
         if self._threads_end or not slot.retire(execution):
             return
         loaded = execution.loaded
@@ -261,6 +274,8 @@ class Runner:
     def _expire(self, now: float) -> float:
         """End the runs whose TIMEOUT has passed. Returns: the next deadline, or infinity."""
         next_deadline = self._dispatcher.next_deadline()
+        if self._piped is not None:
+            next_deadline = min(next_deadline, self._piped.expire(now))
         for device in self.devices:
             expired, of_device = device.expire(now)
             for each in expired:
@@ -286,7 +301,7 @@ class Runner:
             for slot in device.slots:
                 if slot.current is not None:
                     return True
-        return False
+        return self._piped is not None and bool(self._piped.executing())
 
     def lend(self, thread_id: int) -> None:
         """A run takes long in an engine process: give its thread a successor."""
@@ -294,7 +309,12 @@ class Runner:
             self.devices.lend(thread_id)
 
     def _slots(self) -> list[Slot]:
-        return [self._own_slot, *self.devices.slots(), *self.load_slots]
+        ahead = [] if self._piped is None else self._piped.slots()
+        return [self._own_slot, *self.devices.slots(), *ahead, *self.load_slots]
+
+    def executing_ahead(self) -> list[Execution]:
+        """Batches under way in engine processes, of which no worker thread knows."""
+        return [] if self._piped is None else self._piped.executing()
 
     def _thread_ended(self, _: None) -> None:
         self._ended_threads += 1
@@ -305,7 +325,7 @@ class Runner:
         """Fail waiting runs and stop running ones."""
         self._expiry.stop()
         refused = Overloaded(SHUTTING_DOWN)
-        for loaded, runs in self._dispatcher.abandon():
+        for loaded, runs in [*self._dispatcher.abandon(), *(self._piped.abandon() if self._piped else [])]:
             self._end(runs, loaded, refused)
         for device in self.devices:
             for loaded, runs in device.abandon():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from redisai_py.engine.execution import Execution
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.settings import ModelSnapshot, QueueSnapshot
 from redisai_py.engine.worker import DeviceQueue
@@ -11,8 +12,13 @@ from redisai_py.engine.worker import DeviceQueue
 __all__ = ["cpu_seconds", "model_snapshot", "queue_snapshots"]
 
 
-def queue_snapshots(devices: Mapping[str, DeviceQueue], alive: Iterable[QueuedModel]) -> dict[str, QueueSnapshot]:
-    """Each device's workers and runs. alive: every model that may have unfinished runs."""
+def queue_snapshots(
+    devices: Mapping[str, DeviceQueue], alive: Iterable[QueuedModel], ahead: Iterable[Execution]
+) -> dict[str, QueueSnapshot]:
+    """Each device's workers and runs.
+
+    Args: alive: every model that may have unfinished runs.   ahead: batches under way without a worker thread.
+    """
     unfinished = dict.fromkeys(devices, 0)
     for loaded in alive:
         unfinished[loaded.device.name] += loaded.unfinished
@@ -20,6 +26,7 @@ def queue_snapshots(devices: Mapping[str, DeviceQueue], alive: Iterable[QueuedMo
     for name, device in devices.items():
         executing = [slot.current for slot in device.slots]
         running = [execution for execution in executing if execution is not None]
+        running += [execution for execution in ahead if execution.loaded.device is device]
         started = sum(len(execution.runs) for execution in running)
         queues[name] = QueueSnapshot(len(device.threads), len(running), max(0, unfinished[name] - started))
     return queues

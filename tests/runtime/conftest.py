@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.runtime.serving import Serving, redis_processes
+from tests.runtime.faulty import PLUGIN
+from tests.runtime.serving import Serving, redis_processes, search_path, wait_until_gone
 
+Serve = Callable[..., Serving]
 HAS_REDIS = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
@@ -40,3 +44,36 @@ def serve(data_dir: Path) -> Iterator[Callable[..., Serving]]:
     yield start
     for serving in running:
         serving.close()
+
+
+@pytest.fixture
+def faulty_site(tmp_path: Path) -> Path:
+    info = tmp_path / "faulty_backend-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "faulty_backend.py").write_text(textwrap.dedent(PLUGIN))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty_backend\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[redisai_py.backends]\nfaulty = faulty_backend:Backend\n")
+    return tmp_path
+
+
+@pytest.fixture
+def isolated(serve: Serve, data_dir: Path, faulty_site: Path) -> Iterator[Callable[..., Serving]]:
+    """Start a server with isolation; at the end no process of it may be left."""
+    started: list[tuple[Serving, list[psutil.Process]]] = []
+
+    def start(*arguments: str | int | Path, mode: str = "all") -> Serving:
+        serving = serve("--data-dir", data_dir, "--isolation", mode, *arguments, environment=search_path(faulty_site))
+        with serving.client() as client:
+            client.execute_command("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1)
+            client.execute_command("AI.TENSORSET", "onlooker:in", "FLOAT", 1, "VALUES", 1)
+            client.execute_command("AI.TENSORSET", "bad", "FLOAT", 1, "VALUES", -1)
+        started.append((serving, []))
+        return serving
+
+    yield start
+    for serving, _ in started:
+        if serving.process.poll() is None:
+            children = serving.supervisor.children(recursive=True)
+            assert serving.stop() == 0, serving.stderr
+            for process in children:
+                wait_until_gone(process)

@@ -130,3 +130,8 @@ def eventually(condition: Any, timeout_s: float = 20) -> Any:
                 return result
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+def search_path(site: Path) -> dict[str, str]:
+    """The environment in which Python looks there too."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))}

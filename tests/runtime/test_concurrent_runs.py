@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.serving import Serving
-from tests.runtime.test_plugins import search_path
+from tests.runtime.serving import Serving, search_path
 
 Serve = Callable[..., Serving]
 

@@ -16,8 +16,7 @@ import pytest
 import redis
 
 from tests.runtime import serving as serving_module
-from tests.runtime.serving import Serving, eventually
-from tests.runtime.test_plugins import search_path
+from tests.runtime.serving import Serving, eventually, search_path
 from tests.support import free_port
 
 Serve = Callable[..., Serving]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.runtime.serving import Serving
+from tests.runtime.serving import Serving, search_path
 
 Serve = Callable[..., Serving]
 
@@ -94,11 +93,6 @@ def site(tmp_path: Path) -> Path:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}_backend\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[redisai_py.backends]\n{name} = {name}_backend:Backend\n")
     return tmp_path
-
-
-def search_path(site: Path) -> dict[str, str]:
-    """The environment in which Python looks there too."""
-    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))}
 
 
 def test_a_plugin_is_loaded_by_name_and_used(serve: Serve, data_dir: Path, site: Path) -> None:

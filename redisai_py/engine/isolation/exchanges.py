@@ -6,6 +6,7 @@ data is killed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -21,10 +22,11 @@ from redisai_py.engine.isolation.wire import Layout, Op, Part
 from redisai_py.errors import BackendError, ProtocolError
 from redisai_py.model import Model
 
-__all__ = ["ask", "load", "run"]
+__all__ = ["NONSENSE", "ask", "load", "run", "unload"]
 
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
-_NONSENSE = "SIGKILL: it did not keep to the protocol"
+_CLOSE_S = 5.0
+NONSENSE = "SIGKILL: it did not keep to the protocol"
 
 
 def load(
@@ -97,6 +99,21 @@ def ask(process: EngineProcess, user: object, op: int, number: int) -> Array | N
         process.give_back(lane)
 
 
+def unload(process: EngineProcess, user: object, number: int) -> None:
+    """Unload a model in a process that others are in; raises nothing, and waits for no model that keeps it busy."""
+    with contextlib.suppress(ProcessEnded, OSError, ProtocolError):
+        lane = process.take(user)
+        try:
+            lane.sock.settimeout(_CLOSE_S)
+            lane.exchange(Op.CLOSE, 0, number, Layout(b"", (), 0), ())
+            lane.sock.settimeout(None)
+        except TimeoutError:  # the lane is not used again
+            lane.sock.close()
+            raise
+        finally:
+            process.give_back(lane)
+
+
 def _lost(process: EngineProcess, error: OSError) -> ProcessEnded | BackendError:
     """The exception for a failed lane: the process has ended, or something is lacking here."""
     if error.errno in _SCARCE:
@@ -105,5 +122,5 @@ def _lost(process: EngineProcess, error: OSError) -> ProcessEnded | BackendError
 
 
 def _nonsense(process: EngineProcess, user: object) -> ProcessEnded:
-    process.kill(user, _NONSENSE)
+    process.kill(user, NONSENSE)
     return process.lost()

@@ -13,17 +13,11 @@ import socket
 import struct
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from redisai_py.backend import (
-    Array,
-    DeviceArray,
     LoadOptions,
-    Session,
     load_backend,
     may_keep_state,
     may_loop,
@@ -33,21 +27,19 @@ from redisai_py.backend import (
 from redisai_py.blobs import FROM_FILE, Blob, ModelFile
 from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation.describing import specs_to_json
-from redisai_py.engine.isolation.wire import Frame, Layout, Op, Part
+from redisai_py.engine.isolation.host_messages import HeldValues, failure_of, json_message
+from redisai_py.engine.isolation.host_pipe import HostPipe
+from redisai_py.engine.isolation.hosted import Hosted
+from redisai_py.engine.isolation.wire import Frame, Layout, Op
 from redisai_py.engine.loader import load_session
-from redisai_py.engine.merging import to_value
-from redisai_py.errors import RedisAIError
 from redisai_py.model import Model
-from redisai_py.tensor import Device, DType, Tensor
+from redisai_py.tensor import Device
 
-__all__ = ["OPEN", "ORDER", "STOP", "serve"]
+__all__ = ["OPEN", "OPEN_PIPE", "ORDER", "STOP", "STOP_IN_PIPE", "serve"]
 
-ORDER = struct.Struct("<BI")
-"""On the control socket: kind of order, and the lane's number."""
-OPEN, STOP = 1, 2
-
-_NUMPYS_OWN = {dtype.numpy_dtype for dtype in DType if dtype is not DType.STRING}
-_ERRORS = {"ShapeMismatch", "BackendNotInstalled", "BackendError", "RedisAIError"}
+ORDER = struct.Struct("<BIQ")
+"""On the control socket: what, the number of the lane or pipe, and of the model or the run."""
+OPEN, STOP, OPEN_PIPE, STOP_IN_PIPE = 1, 2, 3, 4
 
 
 def serve(control: socket.socket) -> None:
@@ -57,45 +49,43 @@ def serve(control: socket.socket) -> None:
         order, fds, _, _ = socket.recv_fds(control, ORDER.size, 2)
         if len(order) != ORDER.size:
             return
-        what, number = ORDER.unpack(order)
+        what, number, detail = ORDER.unpack(order)
         if what == OPEN:
-            lane = _Lane(socket.socket(fileno=fds[0]), fds[1], host)
-            host.lanes[number] = lane
+            lane = host.lanes[number] = _Lane(socket.socket(fileno=fds[0]), fds[1], host)
             lane.thread.start()
-        else:
+        elif what == OPEN_PIPE:
+            host.open_pipe(number, socket.socket(fileno=fds[0]), fds[1], detail)
+        elif what == STOP:
             host.stop(number)
+        elif (pipe := host.pipes.get(number)) is not None:
+            pipe.stop(detail)
 
 
 class _Host:
-    """Shared by the lanes: loaded models, and values on the device, by number."""
+    """What the lanes share: loaded models, by number, and values on the device."""
 
     def __init__(self) -> None:
         self.lanes: dict[int, _Lane] = {}
-        self.sessions: dict[int, Session] = {}
-        self.held: dict[int, DeviceArray] = {}
-        self._numbers = 0
-        self._lock = threading.Lock()
+        self.pipes: dict[int, HostPipe] = {}
+        self.models: dict[int, Hosted] = {}
+        self.held = HeldValues()
 
-    def hold(self, value: DeviceArray) -> int:
-        """Keep a value on the device. Returns: its number."""
-        with self._lock:
-            self._numbers += 1
-            self.held[self._numbers] = value
-            return self._numbers
+    def open_pipe(self, number: int, sock: socket.socket, fd: int, model: int) -> None:
+        """Serve a pipe to a loaded model."""
+        hosted = self.models.get(model)
+        if hosted is None:  # it has been unloaded meanwhile
+            sock.close()
+            os.close(fd)
+            return
+        pipe = self.pipes[number] = HostPipe(sock, fd, hosted, self.held)
+        pipe.thread.start()
 
     def stop(self, number: int) -> None:
-        """Stop a lane's run. If the framework cannot stop, the server kills the process."""
+        """Stop what a lane runs."""
         lane = self.lanes.get(number)
-        session = lane.running if lane is not None else None
-        if lane is None or session is None:
-            return
-        try:
-            if getattr(session, "concurrent", False) and not may_keep_state(session):
-                session.terminate(lane.thread.ident)  # type: ignore[call-arg]  # a ConcurrentSession's
-            else:
-                session.terminate()
-        except Exception:
-            traceback.print_exc()
+        running = lane.running if lane is not None else None
+        if lane is not None and running is not None:
+            running.terminate(lane.thread.ident)
 
 
 class _Lane:
@@ -116,7 +106,7 @@ class _Lane:
             Op.FETCH: self._fetch,
             Op.DROP: self._drop,
         }
-        self.running: Session | None = None
+        self.running: Hosted | None = None
         self._ns = 0
         self.thread = threading.Thread(target=self._work, name="redisai lane", daemon=True)
 
@@ -137,8 +127,8 @@ class _Lane:
                 request = memoryview(memory.mapped(fds[0], frame.total_bytes)).toreadonly()
                 os.close(fds.pop(0))
             answer = self._handlers[frame.op](frame, request, fds)
-        except BaseException as error:  # of any kind: the server passes it on to the client
-            answer = self._failed(error)
+        except BaseException as error:  # of whatever kind: the server is told, and gives it to the client
+            answer = self._answer(Op.FAILED, self._ns, failure_of(error), ())
         finally:
             for fd in fds:
                 os.close(fd)
@@ -149,45 +139,18 @@ class _Lane:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def _run(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:
-        session = self._host.sessions[frame.number]
-        inputs = self._inputs(memory.parsed(bytes(request[: frame.header_bytes]), len(request)), request)
-        self.running = session
-        started = time.perf_counter_ns()
-        try:
-            outputs = session.run(inputs, bool(frame.flags & wire.KEEP))
-        finally:
-            self._ns = time.perf_counter_ns() - started
-            self.running = None
-        return self._outputs(outputs)
-
-    def _inputs(self, parts: Sequence[Part], request: memoryview) -> list[Array]:
-        inputs: list[Array] = []
-        for part in parts:
-            if part.code == wire.ON_DEVICE:
-                inputs.append(self._host.held[part.shape[0]])
-            else:
-                array = memory.array_at(request, part, own=False)
-                assert array is not None
-                inputs.append(array)
-        return inputs
-
-    def _outputs(self, outputs: Sequence[Any]) -> bytes | None:
-        if all(isinstance(output, np.ndarray) and output.dtype in _NUMPYS_OWN for output in outputs):
-            return self._answer(Op.DONE, self._ns, memory.sized(outputs), outputs)
-        parts: list[Part] = []
-        data: list[Any] = []
-        for output in outputs:
-            value = to_value(output)
-            if isinstance(value, Tensor):
-                parts.append(Part(wire.code_of(value.dtype), value.shape, len(value.data)))
-                data.append(bytes(value.data))
-            elif value is None:
-                parts.append(Part(wire.NONE, (), 0))
-                data.append(None)
-            else:
-                parts.append(Part(wire.ON_DEVICE, (self._host.hold(value), *value.shape), value.nbytes))
-                data.append(None)
-        return self._answer(Op.DONE, self._ns, wire.layout([_without_data(part) for part in parts]), data)
+        hosted = self._host.models[frame.number]
+        held = self._host.held
+        inputs = held.inputs(memory.parsed(bytes(request[: frame.header_bytes]), len(request)), request)
+        with hosted.guard:
+            self.running = hosted
+            started = time.perf_counter_ns()
+            try:
+                outputs = hosted.session.run(inputs, bool(frame.flags & wire.KEEP))
+            finally:
+                self._ns = time.perf_counter_ns() - started
+                self.running = None
+        return self._answer(Op.DONE, self._ns, *held.outputs(outputs))
 
     def _load(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:
         asked = json.loads(bytes(request[: frame.header_bytes]))
@@ -206,7 +169,7 @@ class _Lane:
             signature=asked["signature"],
         )
         session = load_session(model, LoadOptions(*asked["options"]), load_backend)
-        self._host.sessions[frame.number] = session
+        self._host.models[frame.number] = Hosted(session)
         told = {
             "inputs": specs_to_json(session.inputs),
             "outputs": list(session.outputs),
@@ -221,16 +184,18 @@ class _Lane:
         return self._answer_json(Op.LOADED, told)
 
     def _close(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:
-        session = self._host.sessions.pop(frame.number, None)
-        if session is not None:
-            session.close()
+        hosted = self._host.models.pop(frame.number, None)
+        if hosted is not None:
+            for number in [number for number, pipe in list(self._host.pipes.items()) if pipe.hosted is hosted]:
+                self._host.pipes.pop(number).close()
+            hosted.session.close()
         return self._answer_json(Op.DONE, {})
 
     def _fetch(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:
-        return self._outputs([self._host.held[frame.number].numpy()])
+        return self._answer(Op.DONE, 0, *self._host.held.outputs([self._host.held[frame.number].numpy()]))
 
     def _drop(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:
-        self._host.held.pop(frame.number, None)
+        self._host.held.drop(frame.number)
         return self._answer_json(Op.DONE, {})
 
     # -- answers -------------------------------------------------------------------------------------------------------
@@ -251,26 +216,7 @@ class _Lane:
         return None
 
     def _answer_json(self, op: int, told: dict[str, Any]) -> bytes | None:
-        header = json.dumps(told).encode()
-        return self._answer(op, self._ns, Layout(header, (), wire.aligned(len(header))), ())
-
-    def _failed(self, error: BaseException) -> bytes | None:
-        if isinstance(error.__cause__, MemoryError):  # in a load, whose errors already have the framework's text
-            told = {"type": "memory", "text": str(error).removeprefix("ERR ")}
-        elif isinstance(error, RedisAIError) and type(error).__name__ in _ERRORS:
-            told = {"type": type(error).__name__, "text": str(error)}
-        else:
-            traceback.print_exc()  # a plugin's own failure: logged like that of a run in the server
-            text = str(error).replace("\n", " ").replace("\r", " ")
-            text = text if text.strip() else type(error).__name__
-            told = {"type": "memory" if isinstance(error, MemoryError) else "plugin", "text": text}
-        error.__traceback__ = None
-        return self._answer_json(Op.FAILED, told)
-
-
-def _without_data(part: Part) -> Part:
-    """A value on the device has a size, but no data in the message."""
-    return part._replace(nbytes=0) if part.code == wire.ON_DEVICE else part
+        return self._answer(op, self._ns, json_message(told), ())
 
 
 def _blob(fds: list[int], size: int) -> Blob:

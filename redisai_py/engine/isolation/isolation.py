@@ -21,8 +21,9 @@ import structlog
 
 from redisai_py.backend import LoadOptions, Session, framework_error
 from redisai_py.blobs import filed
+from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.long_runs import LongRuns
-from redisai_py.engine.isolation.processes import EngineProcess, Lane
+from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot

@@ -19,7 +19,7 @@ from redisai_py.engine.isolation.wire import NONE, ON_DEVICE, Layout, Part, code
 from redisai_py.errors import ProtocolError
 from redisai_py.tensor import DType, Tensor
 
-__all__ = ["LANE_BYTES", "array_at", "create", "mapped", "parsed", "part_of", "sized", "write"]
+__all__ = ["LANE_BYTES", "array_at", "create", "mapped", "parsed", "part_of", "read_only", "sized", "write"]
 
 LANE_BYTES = 1 << 20
 """A message up to this size fits into the lane's own memory. Only used pages take memory."""
@@ -51,6 +51,12 @@ def mapped(fd: int, size: int) -> mmap.mmap:
         return mmap.mmap(fd, size)
     except (OSError, ValueError) as error:
         raise ProtocolError(f"ERR an engine process sent a file that cannot be mapped: {error}") from error
+
+
+def read_only(fd: int, size: int) -> mmap.mmap:
+    """All of a shared file, not to be written to. Raises: ProtocolError: see `mapped`."""
+    mapped(fd, size).close()  # checks it
+    return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
 
 
 def sized(arrays: Sequence[NDArray[Any]]) -> Layout:

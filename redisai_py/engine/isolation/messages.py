@@ -14,7 +14,8 @@ from redisai_py import errors
 from redisai_py.backend import Array
 from redisai_py.blobs import Blob, ModelFile
 from redisai_py.engine.isolation import memory, wire
-from redisai_py.engine.isolation.processes import Answer, EngineProcess
+from redisai_py.engine.isolation.lane import Answer
+from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.wire import Layout, Part
 from redisai_py.errors import BackendError, ProtocolError, RedisAIError
 from redisai_py.tensor import Tensor

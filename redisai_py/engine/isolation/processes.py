@@ -9,26 +9,26 @@ lane's socket ends. What was running then is recorded: one of these models is to
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import signal
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from redisai_py.engine.isolation import host, memory, wire
+from redisai_py.engine.isolation import host, memory
 from redisai_py.engine.isolation.at_once import PATIENCE_S
+from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.long_runs import LongRuns
-from redisai_py.engine.isolation.wire import Frame, Layout
+from redisai_py.engine.isolation.pipe import Pipe
+from redisai_py.engine.isolation.pipe_layout import PIPE_BYTES
 from redisai_py.engine.isolation.zygotes import Zygote
-from redisai_py.errors import ProtocolError
 
-__all__ = ["Answer", "EngineProcess", "Lane", "ProcessEnded"]
+__all__ = ["EngineProcess", "ProcessEnded"]
 
-_ANCILLARY_BYTES = socket.CMSG_SPACE(4)
+_T = TypeVar("_T")
+
 _REPORT_S = 2.0
 """Seconds for the zygote to report how a process ended."""
 
@@ -39,118 +39,6 @@ class ProcessEnded(Exception):
     def __init__(self, process: EngineProcess) -> None:
         super().__init__("the engine process ended")
         self.process = process
-
-
-class Answer(NamedTuple):
-    """An answer: op and number of the frame, header and the whole message, valid while the lane is held."""
-
-    op: int
-    number: int
-    header: bytes
-    message: memoryview
-
-
-class Lane:
-    """See DESIGN. Used by one thread at a time."""
-
-    __slots__ = (
-        "_answers",
-        "_requests",
-        "_shared",
-        "at_once",
-        "loads",
-        "number",
-        "since",
-        "sock",
-        "stopped",
-        "thread_id",
-        "told",
-        "user",
-    )
-
-    def __init__(self, number: int, sock: socket.socket, fd: int) -> None:
-        self.number = number
-        self.sock = sock
-        self._shared = memory.mapped(fd, 2 * memory.LANE_BYTES)
-        both = memoryview(self._shared)
-        self._requests = both[: memory.LANE_BYTES]
-        self._answers = both[memory.LANE_BYTES :].toreadonly()
-        self.user: object = None
-        """The session whose run or load is in progress."""
-        self.at_once = False
-        """Whether it belongs to the event loop."""
-        self.loads = False
-        self.since = 0.0
-        self.told = False
-        self.thread_id = 0
-        self.stopped = False
-        """Whether the run was told to stop."""
-
-    def exchange(
-        self, op: int, flags: int, number: int, request: Layout, data: Sequence[Any], fds: Sequence[int] = ()
-    ) -> Answer:
-        """Send a request and wait for its answer.
-
-        Args:   fds: files to send along.
-        Raises: OSError: the process has ended, or the socket's timeout has passed.
-                ProtocolError: it sent what is not an answer.
-        """
-        header_bytes = len(request.header)
-        if request.total <= memory.LANE_BYTES:
-            memory.write(self._requests, request, data)
-            frame = wire.FRAME.pack(op, flags, 0, header_bytes, number, request.total)
-            if fds:
-                socket.send_fds(self.sock, [frame], fds)
-            else:
-                self.sock.send(frame)
-        else:
-            self._send_large(Frame(op, flags | wire.LARGE, header_bytes, number, request.total), request, data, fds)
-        return self._answer()
-
-    def finish(self) -> None:
-        """Wait on a worker thread for the answer of an exchange that the event loop began, and discard it.
-
-        Raises: OSError, ProtocolError.
-        """
-        self.thread_id = threading.get_ident()
-        self.since, self.told = time.monotonic(), False
-        self.sock.settimeout(None)
-        self._answer()
-        self.sock.settimeout(PATIENCE_S)
-
-    def _send_large(self, frame: Frame, request: Layout, data: Sequence[Any], fds: Sequence[int]) -> None:
-        fd = memory.create(request.total)
-        try:
-            with memory.mapped(fd, request.total) as file, memoryview(file) as view:
-                memory.write(view, request, data)
-            socket.send_fds(self.sock, [frame.pack()], [fd, *fds])
-        finally:
-            os.close(fd)
-
-    def _answer(self) -> Answer:
-        data, ancillary, _, _ = self.sock.recvmsg(wire.FRAME.size, _ANCILLARY_BYTES)
-        if not data:
-            raise ConnectionResetError
-        frame = Frame.unpack(data)
-        message: memoryview = self._answers
-        if ancillary:
-            (fd,) = struct.unpack("i", ancillary[0][2])
-            try:
-                message = memoryview(_read_only(fd, frame.total_bytes))
-            finally:
-                os.close(fd)
-        elif frame.total_bytes > memory.LANE_BYTES:
-            raise ProtocolError("ERR an engine process sent a malformed frame")
-        return Answer(frame.op, frame.number, bytes(message[: frame.header_bytes]), message)
-
-    def close(self) -> None:
-        """Close the socket; the memory is freed with its last user."""
-        self.sock.close()
-
-
-def _read_only(fd: int, size: int) -> mmap.mmap:
-    memory.mapped(fd, size).close()  # checks the file
-    return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
 
 
 class EngineProcess:
@@ -188,6 +76,7 @@ class EngineProcess:
         self._at_once: Lane | None = None
         self._busy: dict[int, Lane] = {}
         self._lanes = 0
+        self._pipes: list[Pipe[Any]] = []
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._far_end: socket.socket | None = far_end
 
@@ -204,7 +93,7 @@ class EngineProcess:
         with self._lock:
             if self.dead:
                 raise ProcessEnded(self)
-            lane = self._idle.pop() if self._idle else self._opened()
+            lane = self._idle.pop() if self._idle else self._open_lane()
             lane.user = user
             lane.thread_id = threading.get_ident()
             lane.stopped = False
@@ -223,7 +112,7 @@ class EngineProcess:
                 raise ProcessEnded(self)
             lane, self._at_once = self._at_once, None
             if lane is None:
-                lane = self._opened()
+                lane = self._open_lane()
                 lane.at_once = True
                 lane.sock.settimeout(PATIENCE_S)
             lane.user = user
@@ -249,22 +138,44 @@ class EngineProcess:
             else:
                 self._idle.append(lane)
 
-    def _opened(self) -> Lane:
+    def _open_lane(self) -> Lane:
+        return self._opened(host.OPEN, 0, 2 * memory.LANE_BYTES, Lane)
+
+    def open_pipe(self, user: object, model: int) -> Pipe[Any]:
+        """A pipe to a model that is loaded, by its number there; whoever asks closes it.
+
+        Raises: ProcessEnded; OSError: there are no files or no memory left.
+        """
+        with self._lock:
+            if self.dead:
+                raise ProcessEnded(self)
+            pipe: Pipe[Any] = self._opened(
+                host.OPEN_PIPE, model, PIPE_BYTES, lambda number, sock, fd: Pipe(number, user, sock, fd)
+            )
+            self._pipes = [*self._pipes, pipe]
+            return pipe
+
+    def forget_pipe(self, pipe: Pipe[Any]) -> None:
+        """A pipe was closed."""
+        with self._lock:
+            self._pipes = [each for each in self._pipes if each is not pipe]
+
+    def _opened(self, what: int, detail: int, size: int, make: Callable[[int, socket.socket, int], _T]) -> _T:
         try:
-            return self._open()
+            return self._open(what, detail, size, make)
         except OSError as error:
             if not self._control_ended():
                 raise
             raise ProcessEnded(self) from error
 
-    def _open(self) -> Lane:
+    def _open(self, what: int, detail: int, size: int, make: Callable[[int, socket.socket, int], _T]) -> _T:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fd = -1
         try:
-            fd = memory.create(2 * memory.LANE_BYTES)
+            fd = memory.create(size)
             self._lanes += 1
-            socket.send_fds(self._control, [host.ORDER.pack(host.OPEN, self._lanes)], [far.fileno(), fd])
-            return Lane(self._lanes, near, fd)
+            socket.send_fds(self._control, [host.ORDER.pack(what, self._lanes, detail)], [far.fileno(), fd])
+            return make(self._lanes, near, fd)
         except BaseException:
             near.close()
             raise
@@ -283,8 +194,11 @@ class EngineProcess:
 
     # -- stopping ------------------------------------------------------------------------------------------------------
 
-    def stop_runs(self, user: object, thread_id: int | None) -> list[Lane]:
-        """Tell runs of a session to stop, on one thread or on all. Returns: their lanes. Thread: any."""
+    def stop_runs(self, user: object, thread_id: int | None) -> list[Lane | Pipe[Any]]:
+        """Tell runs of a session to stop; gives their lanes and pipes. Thread: any.
+
+        Args: thread_id: of the thread that waits for the run, or minus the number of the pipe that carries it.
+        """
         with self._lock:
             lanes = [
                 lane
@@ -293,13 +207,26 @@ class EngineProcess:
             ]
             for lane in lanes:
                 lane.stopped = True
-                with contextlib.suppress(OSError):  # it has ended, or reads no orders, and then the caller kills it
-                    self._control.send(host.ORDER.pack(host.STOP, lane.number), socket.MSG_DONTWAIT)
-        return lanes
+                self._order(host.STOP, lane.number, 0)
+            pipes = [
+                pipe
+                for pipe in self._pipes
+                if pipe.user is user and thread_id in (None, -pipe.number) and pipe.current_number and not self.dead
+            ]
+            for pipe in pipes:
+                pipe.stopped = pipe.current_number
+                self._order(host.STOP_IN_PIPE, pipe.number, pipe.stopped)
+        return [*lanes, *pipes]
 
-    def still_stopping(self, lane: Lane, user: object) -> bool:
-        """Whether a run that was told to stop still runs."""
-        return lane.stopped and lane.user is user and not self.dead
+    def _order(self, what: int, number: int, detail: int) -> None:
+        with contextlib.suppress(OSError):  # it has ended, or takes no orders: whoever asked kills it
+            self._control.send(host.ORDER.pack(what, number, detail), socket.MSG_DONTWAIT)
+
+    def still_stopping(self, way: Lane | Pipe[Any], user: object) -> bool:
+        """Whether a run that was told to stop goes on."""
+        if isinstance(way, Pipe):
+            return bool(way.stopped) and way.stopped == way.current_number and not self.dead
+        return way.stopped and way.user is user and not self.dead
 
     def kill(self, user: object = None, why: str = "") -> None:
         """Kill it immediately. user: the culprit, if any.   Thread: any."""
@@ -361,7 +288,8 @@ class EngineProcess:
             if self.dead:
                 return
             self.dead = True
-            self.suspects = {lane.user: lane.loads for lane in self._busy.values()}
+            self.suspects = {pipe.user: False for pipe in self._pipes if pipe.current_number}
+            self.suspects |= {lane.user: lane.loads for lane in self._busy.values()}
             idle, self._idle = self._idle, []
             for lane in idle:
                 lane.close()

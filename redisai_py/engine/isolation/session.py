@@ -23,11 +23,13 @@ from redisai_py.backend import Array, LoadOptions, Session, TensorSpec, load_bac
 from redisai_py.engine.isolation import exchanges, memory
 from redisai_py.engine.isolation.at_once import NotAtOnce
 from redisai_py.engine.isolation.describing import specs_from_json
+from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.messages import RemoteArray, failure, outputs_of, request_of
-from redisai_py.engine.isolation.processes import EngineProcess, Lane, ProcessEnded
+from redisai_py.engine.isolation.pipe import Pipe
+from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.settings import IsolationSettings
-from redisai_py.engine.isolation.wire import Layout, Op, Part
+from redisai_py.engine.isolation.wire import Op, Part
 from redisai_py.engine.loader import load_session
 from redisai_py.errors import BackendError, Overloaded, ProtocolError, RedisAIError
 from redisai_py.model import Model
@@ -35,8 +37,7 @@ from redisai_py.model import Model
 __all__ = ["Processes", "RemoteSession", "process_of"]
 
 STOP_GRACE_S = 1.0
-"""Seconds for a run that was told to stop, before its process is killed."""
-_CLOSE_S = 5.0
+"""What a run that was told to stop gets before its process is killed."""
 _TRIES = 3
 _PROMOTED_BYTES = 64 * 1024 * 1024
 """A larger model has no short runs, or is not worth a second load."""
@@ -244,6 +245,38 @@ class RemoteSession:
         finally:
             process.give_back(lane)
 
+    # -- runs that the event loop sends ahead --------------------------------------------------------------------------
+
+    def ahead(self) -> EngineProcess | None:
+        """The process, if runs may be sent to it by the event loop; None if a worker thread must look after them."""
+        process = self._process
+        doubtful = self.struck or self.in_server or self.stateful or self._unfinished is not None
+        return None if process is None or process.dead or doubtful else process
+
+    def open_pipe(self, process: EngineProcess) -> Pipe[Any]:
+        """Raises: ProcessEnded, OSError."""
+        return process.open_pipe(self, self._number)
+
+    def ran_ahead(self, ran_ns: int) -> None:
+        """A run that was sent ahead took so long in the framework."""
+        self.ran_s = ran_ns / 1e9
+        if self._may_be_promoted:
+            self._prove(ran_ns)
+
+    def why_it_ended(self, process: EngineProcess, nonsense: bool) -> RedisAIError | None:
+        """A pipe to the process has ended, and so will the process. What a run under way there fails with; None if it
+        may be repeated.
+
+        nonsense: the process did not keep to the protocol.   Thread: any but the event loop's.
+        """
+        process.kill(self if nonsense else None, exchanges.NONSENSE)
+        process.lost()
+        try:
+            self._judge(process, 1, in_load=False)
+        except RedisAIError as error:
+            return error
+        return None
+
     def _held(self, part: Part, process: EngineProcess) -> RemoteArray:
         number = part.shape[0]
         value = RemoteArray(part, process, self.device.index or 0, lambda: self._fetch(number, process))
@@ -358,17 +391,7 @@ class RemoteSession:
         process, self._process = self._process, None
         if process is None or self._isolation.leave(self, process):
             return
-        with contextlib.suppress(ProcessEnded, OSError, ProtocolError):
-            lane = process.take(self)
-            try:
-                lane.sock.settimeout(_CLOSE_S)
-                lane.exchange(Op.CLOSE, 0, self._number, Layout(b"", (), 0), ())
-                lane.sock.settimeout(None)
-            except TimeoutError:  # a model there blocks all others: do not use the lane again
-                lane.sock.close()
-                raise
-            finally:
-                process.give_back(lane)
+        exchanges.unload(process, self, self._number)
 
 
 def process_of(session: Session) -> int:

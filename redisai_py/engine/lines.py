@@ -1,0 +1,123 @@
+"""What `piped` keeps of the pipes to engine processes, per pipe and per model. Thread: the event loop's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redisai_py.engine.batching import BatchQueue
+from redisai_py.engine.execution import Execution, Slot
+from redisai_py.engine.isolation import batches
+from redisai_py.engine.isolation.lane import Answer
+from redisai_py.engine.isolation.messages import failure
+from redisai_py.engine.isolation.pipe import Ended, Pipe
+from redisai_py.engine.isolation.pipe_layout import MESSAGE_BYTES
+from redisai_py.engine.isolation.processes import EngineProcess
+from redisai_py.engine.isolation.session import RemoteSession
+from redisai_py.engine.isolation.wire import Layout, Op
+from redisai_py.engine.run import Run
+from redisai_py.errors import BackendError, ProtocolError, RedisAIError
+
+__all__ = ["Line", "ModelLines", "forget_dropped", "read"]
+
+_LAYOUTS = 256
+
+
+class Line:
+    """A pipe, and what the watchdog sees of it: the batch under way.
+
+    seen: number of the last batch that had ended at the previous look.
+    """
+
+    __slots__ = ("model", "pipe", "process", "seen", "session", "slot")
+
+    def __init__(
+        self, pipe: Pipe[Execution], model: ModelLines, session: RemoteSession, process: EngineProcess, slot: Slot
+    ) -> None:
+        self.pipe = pipe
+        self.model = model
+        self.session = session
+        self.process = process
+        self.seen = 0
+        self.slot = slot
+        slot.thread_id = -pipe.number
+
+    def begin(self, now: float) -> None:
+        """The first batch that has not ended is under way from now on, if there is one."""
+        flight = self.pipe.flights.get(self.pipe.first)
+        execution = flight.batch if flight is not None else None
+        if execution is not None:
+            execution.started = now
+            for run in execution.runs:
+                run.started = True
+        slot = self.slot
+        with slot.guard:
+            slot.current = execution
+        if execution is not None:
+            slot.on_start()
+
+
+class ModelLines:
+    """What is kept for one model, and does not refer to it.
+
+    queue: runs that wait for a pipe.   judging: ended pipes of which it is not known yet why.
+    """
+
+    __slots__ = ("judging", "layouts", "lines", "queue")
+
+    def __init__(self, queue: BatchQueue[Run]) -> None:
+        self.queue = queue
+        self.lines: list[Line] = []
+        self.judging = 0
+        self.layouts: dict[Any, Layout | None] = {}
+
+    def layout(self, first: Run, rows: int) -> Layout | None:
+        """The message of a batch; None if it must not go through a pipe."""
+        if first.key is None:
+            return None
+        kind = first.key, rows
+        if rows and kind in self.layouts:
+            return self.layouts[kind]
+        layout = batches.layout_of(first.inputs, rows)  # type: ignore[arg-type]  # a key: no device arrays
+        if layout is not None and layout.total > MESSAGE_BYTES:
+            layout = None
+        if rows:
+            if len(self.layouts) >= _LAYOUTS:
+                self.layouts.clear()
+            self.layouts[kind] = layout
+        return layout
+
+
+def read(ended: Ended[Execution]) -> None:
+    """Fill in what came of a batch. Raises: ProtocolError."""
+    execution = ended.flight.batch
+    loaded = execution.loaded
+    execution.run_s = ended.ns / 1e9
+    session = loaded.session
+    assert isinstance(session, RemoteSession)
+    session.ran_ahead(ended.ns)
+    runs = execution.runs
+    try:
+        if ended.op != Op.DONE:
+            raise failure(Answer(ended.op, 0, ended.header, ended.message))
+        parts = ended.parts()
+        if len(parts) != len(loaded.outputs):
+            raise BackendError("ERR Model did not generate the expected number of outputs")
+        sizes = [run.rows for run in runs]
+        execution.values = batches.values_of(parts, ended.message, sizes)
+    except ProtocolError:
+        execution.error = BackendError("ERR the model's engine process did not keep to the protocol")
+        raise
+    except RedisAIError as error:
+        execution.error = error.with_traceback(None)
+        error.__context__ = None
+        return
+    loaded.inline.measured(runs[0].key, execution.rows, execution.run_s, execution.run_s)
+
+
+def forget_dropped(execution: Execution) -> bool:
+    """Leave out the runs that nobody waits for any more; False if none is left."""
+    kept = [place for place, run in enumerate(execution.runs) if not run.dropped]
+    if execution.values is not None:
+        execution.values = [execution.values[place] for place in kept]
+    execution.runs = [execution.runs[place] for place in kept]
+    return bool(kept)

@@ -1,0 +1,222 @@
+"""A pipe with both its ends: real memory, a real socket, the far end on a thread."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redisai_py.backend import Array, InputSpec
+from redisai_py.engine.isolation import batches, memory
+from redisai_py.engine.isolation import pipe_layout as at
+from redisai_py.engine.isolation.host_messages import HeldValues
+from redisai_py.engine.isolation.host_pipe import HostPipe
+from redisai_py.engine.isolation.hosted import Hosted
+from redisai_py.engine.isolation.pipe import Ended, Pipe
+from redisai_py.engine.isolation.wire import Op, Part
+from redisai_py.engine.merging import BatchSizeMismatch, Value
+from redisai_py.errors import ProtocolError
+from redisai_py.tensor import DType, Tensor
+
+
+class Doubles:
+    """A session. A negative first element fails; 1000 gives a large output."""
+
+    inputs = (InputSpec("x"),)
+    outputs = ("y",)
+    nbytes = 0
+
+    def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        x = np.asarray(inputs[0])
+        if x.flat[0] < 0:
+            raise ValueError("no negative numbers")
+        return [np.full((300, 1000), 7, np.float32) if x.flat[0] == 1000 else x * 2]
+
+    def terminate(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+
+class Ends:
+    def __init__(self) -> None:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        fd = memory.create(at.PIPE_BYTES)
+        self.pipe: Pipe[str] = Pipe(1, self, near, fd)
+        self.far_socket = far.dup()
+        self.host = HostPipe(far, os.dup(fd), Hosted(Doubles()), HeldValues())
+        os.close(fd)
+
+    def put(self, name: str, *members: Tensor) -> None:
+        rows = sum(tensor.shape[0] for tensor in members)
+        layout = batches.layout_of(members[:1], rows)
+        assert layout is not None
+        batches.write(self.pipe.put(name, layout), layout, [(tensor,) for tensor in members])
+
+    def next_parts(self) -> Sequence[Part]:
+        ended = self.pipe.take_ended(self.pipe.ended_number)
+        return ended.parts() if ended is not None else ()
+
+    def wait(self, count: int) -> list[tuple[str, int, list[list[Value]]]]:
+        """Names, ops and values of that many batches."""
+        found: list[tuple[str, int, list[list[Value]]]] = []
+        while len(found) < count:
+            assert select.select([self.pipe.sock], [], [], 20)[0], "the process does not ring"
+            assert self.pipe.hear()
+            while (ended := self.pipe.take_ended(self.pipe.ended_number)) is not None:
+                found.append((ended.flight.batch, ended.op, _values(ended)))
+        return found
+
+
+def _values(ended: Ended[str]) -> list[list[Value]]:
+    return batches.values_of(ended.parts(), ended.message, (1,)) if ended.op == Op.DONE else []
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    both = Ends()
+    both.host.thread.start()
+    yield both
+    both.pipe.close()
+    both.far_socket.shutdown(socket.SHUT_RDWR)
+    both.far_socket.close()
+    both.host.thread.join(20)
+    assert not both.host.thread.is_alive()
+
+
+def row(value: float, width: int = 4) -> Tensor:
+    return Tensor.from_numpy(np.full((1, width), value, np.float32))
+
+
+def test_batches_come_back_in_order_and_the_rings_never_fill(ends: Ends) -> None:
+    sent = came = 0
+    while came < 3000:
+        while sent < 3000 and ends.pipe.has_room:
+            ends.put(str(sent), row(sent % 100 + 1, 1 + sent % 2000))
+            sent += 1
+        ends.pipe.tell()
+        for name, op, values in ends.wait(1):
+            assert (int(name), op) == (came, Op.DONE)
+            assert values == [[row((came % 100 + 1) * 2, 1 + came % 2000)]]
+            came += 1
+    assert not ends.pipe.flights
+    assert ends.pipe.current_number == 0
+
+
+def test_a_failure_is_that_of_its_batch_alone(ends: Ends) -> None:
+    for name, value in (("a", 1.0), ("b", -1.0), ("c", 2.0)):
+        ends.put(name, row(value))
+    ends.pipe.tell()
+    assert [(name, op) for name, op, _ in ends.wait(3)] == [("a", Op.DONE), ("b", Op.FAILED), ("c", Op.DONE)]
+
+
+def test_large_outputs_come_in_files_of_their_own(ends: Ends) -> None:
+    for name, value in (("a", 1000.0), ("b", 1.0), ("c", 1000.0)):
+        ends.put(name, row(value))
+    ends.pipe.tell()
+    (_, _, first), (_, _, second), (_, _, third) = ends.wait(3)
+    assert second == [[row(2.0)]]
+    for values in (first, third):
+        assert isinstance(values[0][0], Tensor)
+        assert np.array_equal(values[0][0].numpy(), np.full((300, 1000), 7, np.float32))
+
+
+def test_the_end_of_the_process_is_heard() -> None:
+    ends = Ends()
+    ends.put("a", row(1.0))
+    ends.far_socket.close()
+    ends.host._sock.close()
+    assert select.select([ends.pipe.sock], [], [], 20)[0]
+    assert ends.pipe.hear() is False
+    with pytest.raises(OSError, match="pipe"):
+        ends.pipe.tell()
+    assert list(ends.pipe.flights) == [1], "it is known what was on its way"
+    assert ends.pipe.current_number == 0, "and that it had not begun"
+    ends.pipe.close()
+
+
+def record(op: int = Op.DONE, flags: int = 0, header: int = 0, place: int = 0, total: int = 0) -> bytes:
+    return at.RECORD.pack(op, flags, 0, header, 5, place, total)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        record(header=64, total=8),
+        record(place=at.RING_BYTES - 64, total=128),
+        record(total=2**63),
+        record(place=2**63, total=64),
+        record(flags=1, total=64),
+        record(header=7, total=64),
+    ],
+)
+def test_what_a_process_says_is_checked(wrong: bytes) -> None:
+    ends = Ends()
+    ends.put("a", row(1.0))
+    shared: Any = ends.host._shared
+    shared[at.record_at(1) : at.record_at(1) + at.RECORD.size] = wrong
+    shared[at.ENDED_AT : at.ENDED_AT + 8] = struct.pack("<Q", 2**64 - 1)
+    with pytest.raises(ProtocolError):
+        ends.next_parts()
+    ends.far_socket.send(b"x" * 24)
+    with pytest.raises(ProtocolError, match="no bell"):
+        ends.pipe.hear()
+    for sock in (ends.pipe.sock, ends.far_socket):
+        sock.close()
+    ends.host._sock.close()
+
+
+@given(st.lists(st.tuples(st.integers(1, at.MESSAGE_BYTES), st.booleans()), max_size=200))
+def test_places_in_a_ring_never_overlap(steps: list[tuple[int, bool]]) -> None:
+    ring = at.Ring()
+    taken: list[tuple[int, int]] = []
+    for size, frees in steps:
+        if frees and taken:
+            place, length = taken.pop(0)
+            ring.freed = place + length
+        if not ring.is_half_empty:
+            continue
+        place = ring.take(size) or 0
+        offset = place % at.RING_BYTES
+        assert offset + size <= at.RING_BYTES
+        for other, length in taken:
+            start = other % at.RING_BYTES
+            assert offset + size <= start or start + length <= offset
+        taken.append((place, size))
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DType if dtype is not DType.STRING])
+@pytest.mark.parametrize("sizes", [(1,), (2, 1, 3)])
+@pytest.mark.parametrize("tail", [(), (3,), (0,), (40, 50)])
+def test_what_is_merged_is_split_again(dtype: DType, sizes: tuple[int, ...], tail: tuple[int, ...]) -> None:
+    members = [
+        [
+            Tensor.from_numpy(
+                (np.arange(size * int(np.prod(tail))) % 2 + i).reshape(size, *tail).astype(dtype.numpy_dtype)
+            )
+        ]
+        for i, size in enumerate(sizes)
+    ]
+    layout = batches.layout_of(members[0], sum(sizes))
+    assert layout is not None
+    message = memoryview(bytearray(layout.total))
+    message[: len(layout.header)] = layout.header
+    batches.write(message, layout, members)
+    parts = memory.parsed(layout.header, layout.total)
+    assert batches.values_of(parts, message, sizes) == members
+    if len(sizes) > 1:
+        with pytest.raises(BatchSizeMismatch):
+            batches.values_of(parts, message, (1, 1))
+
+
+def test_strings_do_not_go_through_a_pipe() -> None:
+    make: Callable[..., Tensor] = Tensor
+    assert batches.layout_of([make(DType.STRING, (1,), b"a\0")], 1) is None
