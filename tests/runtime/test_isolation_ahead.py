@@ -20,14 +20,14 @@ from tests.runtime.serving import Serving, eventually
 Isolated = Callable[..., Serving]
 
 
-@pytest.mark.parametrize("word", ["segv", "exit", "nonsense"])
+@pytest.mark.parametrize("word", ["segv", "exit"])
 def test_a_crash_harms_no_run_of_the_same_model(isolated: Isolated, word: str) -> None:
     serving = isolated()
     with serving.client() as client:
         store(client, "m", f"run:{word}")
         with Onlookers(serving, "m") as others:
             for _ in range(3):
-                with pytest.raises(redis.ResponseError, match=r"engine process|protocol"):
+                with pytest.raises(redis.ResponseError, match="its engine process died"):
                     assert run(client, "m", "bad") == 0
                 assert run(client, "m") == 2.0
             assert others.pause_s() < 2.0

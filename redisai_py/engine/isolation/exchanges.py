@@ -76,7 +76,10 @@ def run(
             raise failure(answer)
         return outputs_of(answer, held), answer.number
     except OSError as error:
-        raise _lost(process, error) from error
+        lost = _lost(process, error)
+        if isinstance(lost, ProcessEnded):
+            lost.under_way = lane.under_way
+        raise lost from error
     except ProtocolError as error:
         raise _nonsense(process, user) from error
     finally:

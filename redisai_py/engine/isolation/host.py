@@ -94,11 +94,11 @@ class _Lane:
     def __init__(self, sock: socket.socket, fd: int, host: _Host) -> None:
         self._sock = sock
         self._host = host
-        self._shared = memory.mapped(fd, 2 * memory.LANE_BYTES)
+        self._shared = memory.mapped(fd, memory.LANE_FILE_BYTES)
         os.close(fd)
         both = memoryview(self._shared)
         self._requests = both[: memory.LANE_BYTES].toreadonly()
-        self._answers = both[memory.LANE_BYTES :]
+        self._answers = both[memory.LANE_BYTES : memory.RUNNING_AT]
         self._handlers: dict[int, Callable[[Frame, memoryview, list[int]], bytes | None]] = {
             Op.RUN: self._run,
             Op.LOAD: self._load,
@@ -144,11 +144,13 @@ class _Lane:
         inputs = held.inputs(memory.parsed(bytes(request[: frame.header_bytes]), len(request)), request)
         with hosted.guard:
             self.running = hosted
+            self._shared[memory.RUNNING_AT] = 1
             started = time.perf_counter_ns()
             try:
                 outputs = hosted.session.run(inputs, bool(frame.flags & wire.KEEP))
             finally:
                 self._ns = time.perf_counter_ns() - started
+                self._shared[memory.RUNNING_AT] = 0
                 self.running = None
         return self._answer(Op.DONE, self._ns, *held.outputs(outputs))
 

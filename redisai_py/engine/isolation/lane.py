@@ -56,10 +56,10 @@ class Lane:
     def __init__(self, number: int, sock: socket.socket, fd: int) -> None:
         self.number = number
         self.sock = sock
-        self._shared = memory.mapped(fd, 2 * memory.LANE_BYTES)
+        self._shared = memory.mapped(fd, memory.LANE_FILE_BYTES)
         both = memoryview(self._shared)
         self._requests = both[: memory.LANE_BYTES]
-        self._answers = both[memory.LANE_BYTES :].toreadonly()
+        self._answers = both[memory.LANE_BYTES : memory.RUNNING_AT].toreadonly()
         self.user: object = None
         """Whose run or load is under way."""
         self.at_once = False
@@ -70,6 +70,11 @@ class Lane:
         self.thread_id = 0
         self.stopped = False
         """The run was told to stop."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the process is at a load, or in a run: a run may wait for its turn there. Thread: any."""
+        return self.loads or bool(self._shared[memory.RUNNING_AT])
 
     def exchange(
         self, op: int, flags: int, number: int, request: Layout, data: Sequence[Any], fds: Sequence[int] = ()

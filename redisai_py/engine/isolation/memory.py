@@ -19,10 +19,25 @@ from redisai_py.engine.isolation.wire import NONE, ON_DEVICE, Layout, Part, code
 from redisai_py.errors import ProtocolError
 from redisai_py.tensor import DType, Tensor
 
-__all__ = ["LANE_BYTES", "array_at", "create", "mapped", "parsed", "part_of", "read_only", "sized", "write"]
+__all__ = [
+    "LANE_BYTES",
+    "LANE_FILE_BYTES",
+    "RUNNING_AT",
+    "array_at",
+    "create",
+    "mapped",
+    "parsed",
+    "part_of",
+    "read_only",
+    "sized",
+    "write",
+]
 
 LANE_BYTES = 1 << 20
-"""A message up to this size fits into the lane's own memory. Only used pages take memory."""
+"""A message up to this size lies in the lane's own memory. Only pages that were used take memory."""
+RUNNING_AT = 2 * LANE_BYTES
+"""One byte of a lane's memory: whether the process is in the model's run, and not before or behind it."""
+LANE_FILE_BYTES = 2 * LANE_BYTES + 4096
 _SMALL_BYTES = 16 * 1024
 _LAYOUTS: dict[tuple[Any, ...], Layout] = {}
 _PARSED: dict[tuple[bytes, int], list[Part]] = {}

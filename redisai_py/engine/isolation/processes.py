@@ -34,11 +34,12 @@ _REPORT_S = 2.0
 
 
 class ProcessEnded(Exception):
-    """The engine process ended before it answered."""
+    """The engine process ended before it answered. under_way: it was at this very request."""
 
     def __init__(self, process: EngineProcess) -> None:
         super().__init__("the engine process ended")
         self.process = process
+        self.under_way = True
 
 
 class EngineProcess:
@@ -139,7 +140,7 @@ class EngineProcess:
                 self._idle.append(lane)
 
     def _open_lane(self) -> Lane:
-        return self._opened(host.OPEN, 0, 2 * memory.LANE_BYTES, Lane)
+        return self._opened(host.OPEN, 0, memory.LANE_FILE_BYTES, Lane)
 
     def open_pipe(self, user: object, model: int) -> Pipe[Any]:
         """A pipe to a model that is loaded, by its number there; whoever asks closes it.
@@ -289,7 +290,7 @@ class EngineProcess:
                 return
             self.dead = True
             self.suspects = {pipe.user: False for pipe in self._pipes if pipe.current_number}
-            self.suspects |= {lane.user: lane.loads for lane in self._busy.values()}
+            self.suspects |= {lane.user: lane.loads for lane in self._busy.values() if lane.under_way}
             idle, self._idle = self._idle, []
             for lane in idle:
                 lane.close()

@@ -182,9 +182,9 @@ class RemoteSession:
             process = self._where()
             try:
                 outputs = self._run_in(process, inputs, keep_on_device)
-            except ProcessEnded:
+            except ProcessEnded as ended:
                 attempt += 1
-                self._judge(process, attempt, in_load=False)
+                self._judge(process, attempt, in_load=False, under_way=ended.under_way)
                 continue
             if self.struck:
                 self.struck = False
@@ -309,13 +309,13 @@ class RemoteSession:
         if reason:
             raise BackendError(self._text(f"it is in quarantine, since {reason}; store the model again to try it anew"))
 
-    def _judge(self, process: EngineProcess, attempt: int, in_load: bool) -> None:
-        """The process ended during a run or load of this model. Returns if it may be repeated. Raises: RedisAIError."""
+    def _judge(self, process: EngineProcess, attempt: int, in_load: bool, under_way: bool = True) -> None:
+        """The process ended under a run or load of this model. Returns if it may be repeated. Raises: RedisAIError."""
         if self._isolation.closing:
             raise Overloaded("ERR the server is shutting down")
         how = process.verdict()
         what = "loading" if in_load else "running"
-        if process.culprit is self:
+        if process.culprit is self and under_way:
             self._refuse_in_quarantine()
             raise BackendError(self._text(f"its engine process died while {what} it ({how})"))
         if self.stateful and not in_load:
