@@ -9,6 +9,7 @@ Thread: the event loop's, except where noted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -130,9 +131,12 @@ class Pipe(Generic[B]):
     def hear(self) -> bool:
         """Take a bell; False at the end of the process. Raises: ProtocolError, OSError."""
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(_MOST_BELL, _ANCILLARY_BYTES)
+            return self._hear()
         except BlockingIOError:
             return True
+
+    def _hear(self) -> bool:
+        data, ancillary, _, _ = self.sock.recvmsg(_MOST_BELL, _ANCILLARY_BYTES)
         for _, _, raw in ancillary:
             self._files.extend(struct.unpack(f"{len(raw) // 4}i", raw))
         if data and data != at.BELL:
@@ -173,6 +177,11 @@ class Pipe(Generic[B]):
         return Ended(flight, op, ns, bytes(message[:header_bytes]), message)
 
     def _large(self, total: int) -> memoryview:
+        with contextlib.suppress(
+            OSError
+        ):  # it was sent before the record was written, and need not have been heard yet
+            while not self._files and self._hear():
+                pass
         if not self._files:
             raise ProtocolError("ERR an engine process sent no file with a large answer")
         fd = self._files.pop(0)
