@@ -25,9 +25,7 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(4)
 
 
 class Answer(NamedTuple):
-    """What came back: op and number of the frame, header and the whole message, which is valid while the lane is
-    held.
-    """
+    """An answer: op and number of the frame, header and the whole message, valid while the lane is held."""
 
     op: int
     number: int
@@ -36,7 +34,7 @@ class Answer(NamedTuple):
 
 
 class Lane:
-    """One thread at a time."""
+    """Used by one thread at a time."""
 
     __slots__ = (
         "_answers",
@@ -61,15 +59,15 @@ class Lane:
         self._requests = both[: memory.LANE_BYTES]
         self._answers = both[memory.LANE_BYTES : memory.RUNNING_AT].toreadonly()
         self.user: object = None
-        """Whose run or load is under way."""
+        """The session whose run or load is in progress."""
         self.at_once = False
-        """It is the event loop's."""
+        """Whether it belongs to the event loop."""
         self.loads = False
         self.since = 0.0
         self.told = False
         self.thread_id = 0
         self.stopped = False
-        """The run was told to stop."""
+        """Whether the run was told to stop."""
 
     @property
     def under_way(self) -> bool:
@@ -98,7 +96,7 @@ class Lane:
         return self._answer()
 
     def finish(self) -> None:
-        """Wait on a worker thread for the answer of an exchange that the event loop began; nobody wants it any more.
+        """Wait on a worker thread for the answer of an exchange that the event loop began, and discard it.
 
         Raises: OSError, ProtocolError.
         """
@@ -134,5 +132,5 @@ class Lane:
         return Answer(frame.op, frame.number, bytes(message[: frame.header_bytes]), message)
 
     def close(self) -> None:
-        """Let go of the socket; the memory goes with its last user."""
+        """Close the socket; the memory is freed with its last user."""
         self.sock.close()

@@ -37,7 +37,7 @@ from redisai_py.model import Model
 __all__ = ["Processes", "RemoteSession", "process_of"]
 
 STOP_GRACE_S = 1.0
-"""What a run that was told to stop gets before its process is killed."""
+"""Seconds for a run that was told to stop, before its process is killed."""
 _TRIES = 3
 _PROMOTED_BYTES = 64 * 1024 * 1024
 """A larger model has no short runs, or is not worth a second load."""
