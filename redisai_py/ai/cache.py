@@ -38,7 +38,7 @@ async def cache_set(request: cache.CacheSet, turn: Turn) -> Any:
     if request.rule.rows:
         _check_rows(loaded)
     existed = await access.predictions.set_rule(request.key, request.rule.encode())
-    turn.services.predictions.rule_changed(access.identity.database, request.key, request.rule, not existed)
+    await _rule_changed(access.identity.database, request.key, request.rule, not existed, turn)
     return OK
 
 
@@ -64,8 +64,17 @@ async def cache_del(request: cache.CacheDel, turn: Turn) -> Any:
     """AI.CACHE DEL."""
     access = await turn.session.authenticated()
     existed = await access.predictions.set_rule(request.key, None)
-    turn.services.predictions.rule_changed(access.identity.database, request.key, None, True)
+    await _rule_changed(access.identity.database, request.key, None, True, turn)
     return int(existed)
+
+
+async def _rule_changed(database: int, key: bytes, rule: Rule | None, anew: bool, turn: Turn) -> None:
+    """Follow the change here and in the server's other front doors. anew: what was counted of the key is forgotten."""
+    turn.services.predictions.rule_changed(database, key, rule, anew)
+    encoded = rule.encode().hex() if rule is not None else ""
+    topic = cache_topic(database, key)
+    what = {"kind": "rule", "database": database, "key": key.hex(), "rule": encoded, "anew": anew, "topic": topic}
+    await turn.services.siblings.ask({**what, "changes": True}, {})
 
 
 async def cache_purge(request: cache.CachePurge, turn: Turn) -> Any:

@@ -16,6 +16,7 @@ from redisai_py.ops.keymap import Place
 from redisai_py.ops.siblings import Reply, Siblings
 from redisai_py.ops.tallies import ClientFigures, counts_of, recent, server_state
 from redisai_py.ops.whole import own_counts
+from redisai_py.predictions.rule import decode_rule
 from redisai_py.tensor import DType
 
 __all__ = ["Answers", "apply_setting", "keep_told", "program_state", "tell_all"]
@@ -50,6 +51,7 @@ class Answers:
             "import": self._import,
             "cache": self._cache,
             "predictions": self._predictions,
+            "rule": self._rule,
             "evict": self._evict_one,
         }
 
@@ -110,6 +112,12 @@ class Answers:
     def _predictions(self, what: dict[str, Any]) -> Reply:
         """Predictions were purged: drop those kept in this process."""
         self._services.predictions.forget(bytes.fromhex(what["prefix"]))
+        return Reply()
+
+    def _rule(self, what: dict[str, Any]) -> Reply:
+        """A model has another cache rule, or none."""
+        rule = decode_rule(bytes.fromhex(what["rule"])) if what["rule"] else None
+        self._services.predictions.rule_changed(what["database"], bytes.fromhex(what["key"]), rule, what["anew"])
         return Reply()
 
     def _evict_one(self, what: dict[str, Any]) -> Reply:

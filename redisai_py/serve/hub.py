@@ -11,9 +11,10 @@ and receives
     {"op": "do", "id": m, "what": ...}                             another front door's question
     {"op": "answer", "id": n, "replies": [...], "figures": ...}    figures: the sums over all others
 
-The hub itself acts on some questions (`what["kind"]`): `reset` and `forget` of a topic also change its own counts, and
-`set` is repeated to front doors that start later. `to` names the only front door to ask. A front door that does not
-answer within `PATIENCE_S` is not waited for again until it has sent something. See docs/adr/0046.
+The hub itself acts on some questions (`what["kind"]`): `reset` and `forget` of a topic, and a first cache `rule`, also
+change its own counts, and `set` is repeated to front doors that start later. `to` names the only front door to ask. A
+front door that does not answer within `PATIENCE_S` is not waited for again until it has sent something. See
+docs/adr/0046.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Hub:
         kind = what["kind"]
         if kind == "reset":
             self.book.reset(str(what["topic"]), ("loads",))
-        elif kind == "forget":
+        elif kind == "forget" or (kind == "rule" and what["anew"]):
             self.book.forget(str(what["topic"]))
         elif kind == "set" and (what["name"] in self._settings or len(self._settings) < _MOST_SETTINGS):
             self._settings[str(what["name"])] = what
@@ -127,7 +128,7 @@ class Hub:
     def _finish(self, question: _Question) -> None:
         if self._questions.pop(question.number, None) is None:
             return
-        if question.what["kind"] == "forget":  # a front door may have reported it again before it knew
+        if question.what["kind"] in ("forget", "rule"):  # a front door may have reported it again before it knew
             self._take_note(question.what)
         topics = question.what.get("topics", [])
         figures = self.book.of_others(question.asker.door, topics)

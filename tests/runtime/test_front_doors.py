@@ -107,6 +107,28 @@ def test_they_look_like_one_server(serve: Serve, data_dir: Path, clients: Callab
     assert "Traceback" not in serving.stderr
 
 
+def test_predictions_are_counted_and_purged_for_all_together(
+    serve: Serve, data_dir: Path, clients: Callable[[Serving], redis.Redis]
+) -> None:
+    serving = serve("--data-dir", data_dir, "--processes", 2)
+    first, second = clients(serving), clients(serving)
+    store_model(first)
+    first.execute_command("AI.CACHE", "SET", "net", "TTL", 100, "MINRUN", 0)
+
+    def counted(client: redis.Redis) -> int:
+        reply = client.execute_command("AI.CACHE", "STATS", "net")
+        fields = dict(zip(reply[::2], reply[1::2], strict=True))
+        return sum(fields[name] for name in (b"hits", b"misses", b"joined", b"bypassed"))
+
+    for client in (first, second):
+        for _ in range(3):
+            client.execute_command(*RUN)
+    assert counted(first) == counted(second) == 6
+    first.execute_command("AI.CACHE", "DEL", "net")
+    second.execute_command("AI.CACHE", "SET", "net", "TTL", 100, "MINRUN", 0)
+    assert counted(first) == counted(second) == 0, "a first rule counts anew, everywhere"
+
+
 def test_runs_at_different_front_doors_do_not_wait_for_each_other(
     serve: Serve, data_dir: Path, clients: Callable[[Serving], redis.Redis]
 ) -> None:
