@@ -1,4 +1,4 @@
-"""What the zygote process runs, as a file of its own: `python boot.py FD`.
+"""The zygote process's program, a standalone file: `python boot.py FD`.
 
 Nothing of the server is imported before the framework. A missing framework is an answer like any other; whatever else
 goes wrong ends the process with a traceback on stderr, and the server hears the end of the socket.
@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 
 def main(control_fd: int) -> None:
-    """Serve on the inherited socket until the server hangs up."""
+    """Serve on the inherited socket until the server closes it."""
     try:
         zygote = importlib.import_module("redisai_py_torch.script_zygote")
     except ImportError as error:

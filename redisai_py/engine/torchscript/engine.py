@@ -1,12 +1,12 @@
-"""Runs TorchScript in worker processes: one FIFO queue per device, a bounded number of processes, a limit on each run.
+"""Runs TorchScript in worker processes: one FIFO queue per device, a limited number of processes, a time limit per run.
 
-A job (a compilation or a run) waits in its device's queue, goes to an idle worker, and ends when the worker says so,
-when the limit on time passes (the worker is killed) or when the worker dies. While a script runs, its worker may ask
+A job (a compilation or a run) waits in its device's queue, goes to an idle worker, and ends when the worker reports its
+end, when its time limit passes (the worker is killed), or when the worker dies. While a script runs, its worker may ask
 for its source, a Redis command or a model's run; the caller's `ScriptHost` answers the latter two. Short runs that ask
 for nothing go to a worker together. docs/adr/0009 and 0045.
 
-Rules: everything here runs on the event loop's thread. What is awaited is a `Pending` only, so that the server's own
-driver may await it as well as an asyncio Task.
+Rules: everything here runs on the event loop's thread. Only `Pending` objects are awaited, so that the server's own
+driver can await it as well as an asyncio Task.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _COMPANY = 32
 
 
 class ScriptEngine:
-    """Compiles and runs scripts; nothing is started before the first of them."""
+    """Compiles and runs scripts; starts nothing before the first of them."""
 
     def __init__(self, settings: ScriptSettings, loop: asyncio.AbstractEventLoop) -> None:
-        """`settings` may be replaced; limits on time hold from the next run, the others from the next process."""
+        """`settings` may be replaced; time limits apply from the next run on, the others from the next process on."""
         self.settings = settings
         self.known = KnownScripts()
         self._loop = loop
@@ -74,7 +74,7 @@ class ScriptEngine:
         text = device.text if isinstance(device, Device) else device
         await self._load()
         pool = pool_of(text)
-        # A queue of its own: a store neither waits for runs nor holds them up.
+        # In a queue of its own: a store neither waits for runs nor delays them.
         queue = f"{text.upper()} compile"
         job = Compilation(queue, pool, owner, source, time.perf_counter(), entry_points, script_id)
         self._submit(job, None)
@@ -130,9 +130,9 @@ class ScriptEngine:
         return run
 
     def cancel_queued(self, run: ScriptRun) -> bool:
-        """Take a run out of its queue, since nobody wants the result; False if it has started or ended.
+        """Remove a run from its queue, since nobody wants the result; False if it has started or ended.
 
-        The run then ends with asyncio's CancelledError. A run that has started goes on.
+        The run then ends with asyncio's CancelledError. A run that has started continues.
         """
         job = self._queues.waits(run)
         if job is None:
@@ -143,7 +143,7 @@ class ScriptEngine:
         return run.cancel()
 
     def queue_depths(self) -> dict[str, int]:
-        """Jobs that wait, by device queue (`CPU`, and `CPU compile` for stores)."""
+        """Number of waiting jobs, by device queue (`CPU`, and `CPU compile` for stores)."""
         return {name: len(queue) for name, queue in self._queues.by_name.items()}
 
     @property
@@ -152,11 +152,11 @@ class ScriptEngine:
         return self._version
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the living workers."""
+        """Process ids of the live workers."""
         return self._fleet.pids()
 
     async def close(self) -> None:
-        """Fail what waits or runs, and end all processes; done when none is left."""
+        """Fail waiting and running jobs, and end all processes; returns when none is left."""
         self._closed = True
         error = BackendError("ERR script engine is closed")
         for worker in list(self._fleet.workers.values()):
@@ -236,7 +236,7 @@ class ScriptEngine:
             loaded.fail(error)
 
     def zygote_ready(self, version: str) -> None:
-        """The framework is imported (called by `Zygote`)."""
+        """The framework was imported (called by `Zygote`)."""
         self._version = version
         self._work.able = True
         loading, self._loading = self._loading, []
@@ -266,8 +266,8 @@ class ScriptEngine:
         """A worker ended by itself or by a signal (called by `Zygote`)."""
         worker = self._fleet.workers.get(number)
         if worker is None:
-            return  # discarded by us
+            return  # we discarded it
         error = self._work.ended(worker, status)
         if not worker.ready:
-            self._fail_queued(error, worker.pool)  # the next one would end in the same way
+            self._fail_queued(error, worker.pool)  # the next worker would end in the same way
         self._work.schedule()

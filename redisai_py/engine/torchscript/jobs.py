@@ -18,7 +18,7 @@ from redisai_py.tensor import Buffer, DType, Tensor
 __all__ = ["FRESH", "Compilation", "Execution", "Job", "ScriptRun", "ScriptSettings", "Worker"]
 
 FRESH = object()
-"""The owner of a worker that nobody has used."""
+"""The owner of a worker that was never used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class ScriptSettings:
 
 
 class ScriptRun(Pending[list[Tensor]]):
-    """The outputs of one run, and once they are there what it took.
+    """The outputs of one run and, once they exist, its durations.
 
     duration_us: in the worker, from the call to the outputs.   queued_us: from the request to the worker.
-    started: a worker has it, or had it; a run that ends without that was never one.
+    started: a worker has, or had, it; a run that ends without that was never executed.
     """
 
     __slots__ = ("duration_us", "queued_us", "started")
@@ -170,7 +170,7 @@ class Execution(Job):
 class Worker:
     """A worker process. `ready`: it has said so.   `ended`: it gets no more jobs.
 
-    owner: whose jobs it has had, and alone will have: its memory may hold parts of their tensors. FRESH before that.
+    owner: the only owner of its jobs, because its memory may hold parts of their tensors. FRESH before the first.
     jobs: what it works on, in order: one job, or several calls that went through the lane together (`batch`).
     taken: how many of those have ended.   late: they take longer than expected.   since, seen: when the call that is
     being run was first seen to be, and its number.

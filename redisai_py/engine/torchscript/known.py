@@ -95,9 +95,9 @@ class KnownScripts:
 
 
 def pool_of(device: str) -> str:
-    """The kind of worker that serves a device string: `CPU`, or `GPU:n`.
+    """The kind of worker for a device string: `CPU`, or `GPU:n`.
 
-    Raises: BackendError.   Source: AI.SCRIPTSTORE, whose grammar is not that of models.
+    Raises: BackendError.   Source: AI.SCRIPTSTORE, whose grammar differs from that of models.
     """
     if device.upper().startswith("CPU"):
         return "CPU"

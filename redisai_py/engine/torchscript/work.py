@@ -72,7 +72,7 @@ class Work:
         return self.worker_of(outcome) is not None and not self.not_begun(outcome)
 
     def schedule(self) -> None:
-        """Give waiting jobs to idle workers, and have workers forked for those that could run now but find none."""
+        """Give waiting jobs to idle workers, and fork workers for jobs that could run but find none."""
         if not self.able or not self._queues.waiting:
             return
         wanted: dict[str, int] = {}
@@ -177,14 +177,14 @@ class Work:
     # -- what workers say ----------------------------------------------------------------------------------------------
 
     def worker_sent(self, worker: Worker, frame: Frame) -> None:
-        """Go on with what the worker says (called by `Fleet`)."""
+        """Handle a worker's message (called by `Fleet`)."""
         try:
             self._handle(worker, *frame)
         except Exception as error:  # a worker that a script has taken over may send anything
             self.worker_broke_protocol(worker, ProtocolError(f"ERR script worker sent a malformed frame: {error!r}"))
 
     def worker_broke_protocol(self, worker: Worker, error: ProtocolError) -> None:
-        """A worker that does not keep to the protocol is not under our control any more (called by `Fleet`)."""
+        """A worker that violates the protocol is no longer under our control (called by `Fleet`)."""
         self.discard(worker, ScriptStopped(str(error)))
         self.schedule()
 
@@ -301,7 +301,7 @@ class Work:
     def ended(self, worker: Worker, status: int) -> BackendError:
         """A worker ended by itself or by a signal. Returns: the error of the job that it was at."""
         worker.ended = True
-        worker.channel.read()  # its last words may arrive later than the news of its end
+        worker.channel.read()  # its last messages may arrive later than the news of its end
         error = death(worker, status)
         if worker.number in self._fleet.workers:
             self.discard(worker, error)
@@ -312,8 +312,8 @@ class Work:
 
         blameless: so is that job, if it has no effects.
 
-        A call of the host is let finish first: the client's next command must not overtake what the script has asked of
-        Redis.
+        A running call of the host is allowed to finish first: the client's next command must not overtake the script's
+        requests to Redis.
         """
         self._fleet.remove(worker)
         if worker.timer is not None:
