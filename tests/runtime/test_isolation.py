@@ -286,6 +286,24 @@ def test_killing_the_server_leaves_no_engine_process(isolated: Callable[..., Ser
         assert run(client, "good") == 2.0
 
 
+def test_server_and_engine_process_killed_at_once(isolated: Callable[..., Serving]) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        store(client, "good")
+        assert run(client, "good") == 2.0
+        server, (process,) = serving.server(), engines(serving)
+        zygote = process.parent()
+        process.kill()
+        server.kill()
+        for each in (process, zygote):
+            wait_until_gone(each)
+    assert eventually(lambda: serving.server() != server)
+    with serving.client() as client:
+        assert run(client, "good") == 2.0
+        assert info(client, "good")[b"quarantine"] == b""
+        assert len(engines(serving)) == 1
+
+
 def test_a_stop_with_a_run_that_loops_is_quick(isolated: Callable[..., Serving]) -> None:
     serving = isolated("--model-execution-timeout-ms", 0, "--drain-timeout-s", 1)
     with serving.client() as client:
