@@ -10,17 +10,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from redisai_py.machine import granted_cores, memory_bytes
-from redisai_py.setting import Setting, setting_field
+from redisai_py.setting import MOST_THREADS, Setting, check_listening, device_threads, setting_field
 from redisai_py.urls import check_url
 
-__all__ = ["MIN_CHUNK_SIZE", "MOST_PROCESSES", "Config", "device_threads", "settings", "words"]
+__all__ = ["MIN_CHUNK_SIZE", "MOST_PROCESSES", "Config", "settings", "words"]
 
 NETWORK = "Network"
 REDIS = "Redis"
@@ -31,9 +30,7 @@ MIN_CHUNK_SIZE = 64 * 1024
 """Smallest MODEL_CHUNK_SIZE. Each chunk is a field of the model's hash and an element of the reply."""
 MOST_PROCESSES = 64
 _CORES_TO_STAY_AWAKE = 2
-_MOST_THREADS = 1024
 _MOST_AUTOMATIC_THREADS = 4
-_DEVICE = re.compile(r"(?:CPU|GPU)(?::[0-9]{0,5})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +152,7 @@ class Config:
         RUNS,
         "Worker threads per device. A model runs on several of them at once if its framework allows it.",
         minimum=1,
-        maximum=_MOST_THREADS,
+        maximum=MOST_THREADS,
         zero="one per core, at most 4, and one more that a single model leaves to the others",
     )
     device_threads: tuple[str, ...] = setting_field(
@@ -198,7 +195,7 @@ class Config:
         "Engine processes per backend on the CPU. Each model has one of its own until there are this many; then models "
         "share them. A GPU has one.",
         minimum=1,
-        maximum=_MOST_THREADS,
+        maximum=MOST_THREADS,
     )
     model_load_timeout_ms: int = setting_field(
         120_000,
@@ -321,7 +318,7 @@ class Config:
         if self.redis is not None:
             check_url(self.redis)
         device_threads(self.device_threads)
-        _check_listening(self)
+        check_listening(self.host, self.unix_socket, self.unix_socket_perm)
 
     @property
     def spare_threads(self) -> int:
@@ -371,20 +368,6 @@ def words(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return {setting.name: tuple(values[setting.name]) for setting in _SETTINGS if isinstance(setting.default, tuple)}
 
 
-def device_threads(words: Iterable[str]) -> dict[str, int]:
-    """Worker threads by upper-case device string. words: values of the setting. Raises: ValueError."""
-    return dict(map(_device_threads, words))
-
-
-def _device_threads(word: str) -> tuple[str, int]:
-    device, _, count = word.partition("=")
-    if not _DEVICE.fullmatch(device) or not count.isdecimal() or not 1 <= int(count) <= _MOST_THREADS:
-        raise ValueError(
-            f"device_threads is {word!r}, but must be DEVICE=N (for example GPU:0=1) with N from 1 to {_MOST_THREADS}"
-        )
-    return device.upper(), int(count)
-
-
 def _describe() -> Iterator[Setting]:
     for item in dataclasses.fields(Config):
         yield Setting(name=item.name, type=str(item.type), default=item.default, **item.metadata)
@@ -396,13 +379,3 @@ _SETTINGS = tuple(_describe())
 def settings() -> tuple[Setting, ...]:
     """All settings, in the order of the help page."""
     return _SETTINGS
-
-
-def _check_listening(config: Config) -> None:
-    if not re.fullmatch("[0-7]{3,4}", config.unix_socket_perm) or int(config.unix_socket_perm, 8) > 0o777:
-        raise ValueError(f"unix_socket_perm is {config.unix_socket_perm!r}, but must be octal, from 000 to 777")
-    for address in config.host:
-        if not address.strip("-"):
-            raise ValueError(f"host contains {address!r}, which is not an address")
-    if not config.host and config.unix_socket is None:
-        raise ValueError("nothing to listen on: host has no address and unix_socket no path")

@@ -22,7 +22,7 @@ from redisai_py.ai.predictions import Predictions
 from redisai_py.ai.runs import Runs
 from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
-from redisai_py.config import Config, device_threads
+from redisai_py.config import Config
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.isolation.isolation import Isolation
 from redisai_py.engine.isolation.settings import IsolationSettings
@@ -47,6 +47,7 @@ from redisai_py.resp.templates import Frames
 from redisai_py.serve.heartbeat import DRAINING, SERVING
 from redisai_py.serve.listening import address_text
 from redisai_py.serve.preflight import StartError
+from redisai_py.setting import device_threads
 from redisai_py.upstream.access import AccessTable
 from redisai_py.upstream.address import Address
 from redisai_py.upstream.busy_poll import BusyPoll

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from redisai_py.cli.settings import SettingsError, load
-from redisai_py.config import Config, device_threads, settings
+from redisai_py.config import Config, settings
+from redisai_py.setting import device_threads
 from redisai_py.urls import masked_url
 
 
