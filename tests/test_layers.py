@@ -198,3 +198,9 @@ def test_no_module_imports_a_plugin() -> None:
         if taken.module.partition(".")[0] in plugins
     ]
     assert wrong == []
+
+
+def test_modules_are_short() -> None:
+    """A module that is longer than 400 lines is about more than one thing."""
+    lines = {name: len(module.path.read_text().splitlines()) for name, module in {**OURS, **modules(PLUGINS)}.items()}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
