@@ -119,7 +119,10 @@ class OnnxSession:
                 inputs = [_decoded(value, name) for value, name in zip(inputs, self._input_names, strict=True)]
             else:
                 self._refuse_strings(inputs)
-            values = self._session.run(self.outputs, dict(zip(self._input_names, inputs, strict=True)), options)
+            names = self._input_names
+            # Most models have one input, and a call of `zip` takes as long as much of what surrounds it.
+            feed = {names[0]: inputs[0]} if len(names) == 1 else dict(zip(names, inputs, strict=True))
+            values = self._session.run(self.outputs, feed, options)
             if self._numeric:
                 return values  # type: ignore[no-any-return]
             return [_output_array(value) for value in values]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redisai_py.engine.execution import Execution
-from redisai_py.engine.run import Value
+from redisai_py.engine.run import Run, Value
 
 __all__ = ["settle", "tell"]
 
@@ -28,22 +28,25 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
             run.inputs = ()
             tell(loop, run.fail, error)
         return
-    _count_success(execution, values)
-    for run, outputs in zip(execution.runs, values, strict=True):
+    runs = execution.runs
+    # Most executions have one run, for which a call of `zip` is a good part of what is done here.
+    pairs = [(runs[0], values[0])] if len(runs) == 1 else list(zip(runs, values, strict=True))
+    _count_success(execution, pairs)
+    for run, outputs in pairs:
         try:  # `tell`, inlined on the hot path
             run.resolve(outputs)
         except Exception as failure:
             _report(loop, failure, run)
 
 
-def _count_success(execution: Execution, values: Sequence[list[Value]]) -> None:
+def _count_success(execution: Execution, pairs: Sequence[tuple[Run, list[Value]]]) -> None:
     loaded = execution.loaded
     run_s = execution.run_s
     loaded.note_duration(run_s)
     started = execution.started
     waits_s = []
     calls = counted_rows = 0
-    for run, outputs in zip(execution.runs, values, strict=True):
+    for run, outputs in pairs:
         waits_s.append(started - run.since)
         run.loaded = None
         run.inputs = ()
