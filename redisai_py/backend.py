@@ -47,6 +47,7 @@ __all__ = [
     "opened",
     "output_specs",
     "runs_concurrently",
+    "what_branches",
     "what_draws",
 ]
 
@@ -133,6 +134,11 @@ class Session(Protocol):
     draws: str
     """Why equal inputs may give different outputs although nothing is kept: operations that draw random numbers or are
     in training mode. Empty if there are none, which is also the default. Such a model has no prediction cache.
+    """
+    branches: str
+    """What lets values of the inputs decide which operations a run executes, or with which numbers: the operators
+    of a branch on `x.sum() > 0`, say. Sizes of the inputs do not count. Empty if there is none, which is also the
+    default. Such a model is not merged, because the values of one request could decide for another.
     """
     output_specs: Sequence[TensorSpec]
     """One per output, as far as the model declares them; a session without this attribute declares none."""
@@ -223,6 +229,11 @@ def runs_concurrently(session: Session) -> TypeGuard[ConcurrentSession]:
 def what_draws(session: Session) -> str:
     """The session's `draws`; empty by default."""
     return str(getattr(session, "draws", ""))
+
+
+def what_branches(session: Session) -> str:
+    """The session's `branches`; empty by default."""
+    return str(getattr(session, "branches", ""))
 
 
 def output_specs(session: Session) -> Sequence[TensorSpec]:

@@ -43,9 +43,10 @@ server, is shared by all clients, and is lost when the model is loaded again; ke
 tensors.
 
 With BATCHSIZE, the server merges waiting runs along the first dimension. It compares the first merged runs of each kind
-of input with single runs. It does not merge a model that gives different results, or that may keep state.
-`AI.INFO key FULL` gives the reason (`not_merged`), and lists the model's `inputs` and `outputs`: name, element type and
-dimensions (-1 is open), null if unknown.
+of input with single runs. It does not merge a model that gives different results, that may keep state, or that takes
+a branch or repeats a loop depending on values of its inputs (`if x.sum() > 0`), because another client's values could
+then decide. Branches on sizes and loops over time are merged. `AI.INFO key FULL` gives the reason (`not_merged`), and
+lists the model's `inputs` and `outputs`: name, element type and dimensions (-1 is open), null if unknown.
 
 If an output is not a tensor (ONNX: a sequence, a map), the server deletes its key. A model without inputs runs with
 `INPUTS 0`.

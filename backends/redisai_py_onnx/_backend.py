@@ -15,6 +15,7 @@ import onnxruntime as ort
 from redisai_py.backend import Blob, LoadOptions, ModelFile
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
+from redisai_py_onnx._branches import what_branches
 from redisai_py_onnx._external_data import has_external_data
 from redisai_py_onnx._session import MEMORY_LIMIT_TEXT, OnnxSession, is_known, onnx_error
 
@@ -79,6 +80,7 @@ class OnnxBackend:
         loaded = OnnxSession(session, len(blob), device, on_close=lambda: self._release(len(blob), options))
         loaded.loops = blob.find(_LOOP) >= 0
         loaded.draws = ", ".join(sorted(drawing))
+        loaded.branches = what_branches(blob, [spec.name for spec in loaded.inputs])
         return loaded
 
     load_file = load_model

@@ -15,7 +15,7 @@ from itertools import count
 
 from redisai_py.backend import Blob
 
-__all__ = ["has_external_data"]
+__all__ = ["fields_of", "has_external_data"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -106,24 +106,37 @@ def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]],
 
 def _note_drawing(node: memoryview, drawing: set[str]) -> None:
     """Add the operator of a NodeProto if it draws random numbers. Raises: ValueError, as `_scan`."""
-    kind, inputs, at = b"", 0, 0
-    while at < len(node):
-        key, at = _varint(node, at)
-        field, wire = (key & _32_BITS) >> 3, key & 7
-        if wire == _BYTES:
-            size, at = _varint(node, at)
+    kind, inputs = b"", 0
+    for field, value in fields_of(node):
+        if isinstance(value, memoryview):
             if field == _OP_TYPE:
-                kind = bytes(node[at : at + size]) if size <= _LONGEST_KIND else b""
-            inputs += field == _INPUT and size > 0
-            at += size
-        elif wire == _VARINT:
-            _, at = _varint(node, at)
-        elif wire in _FIXED_SIZES:
-            at += _FIXED_SIZES[wire]
-        else:
-            raise ValueError(f"wire type {wire}")
+                kind = bytes(value) if len(value) <= _LONGEST_KIND else b""
+            inputs += field == _INPUT and len(value) > 0
     if kind in _DRAW or (kind == b"Dropout" and inputs >= _TRAINED_INPUTS):
         drawing.add(kind.decode())
+
+
+def fields_of(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """A message's fields: number, and bytes or a number (0 for a number of a fixed size).
+
+    Raises: ValueError: not the wire format of an ONNX model.
+    """
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        field, wire = (key & _32_BITS) >> 3, key & 7
+        if wire == _BYTES:
+            size, at = _varint(message, at)
+            yield field, message[at : at + size]
+            at += size
+        elif wire == _VARINT:
+            value, at = _varint(message, at)
+            yield field, value
+        elif wire in _FIXED_SIZES:
+            at += _FIXED_SIZES[wire]
+            yield field, 0
+        else:
+            raise ValueError(f"wire type {wire}")
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -92,7 +92,7 @@ class OnnxSession:
         self.output_specs: Sequence[TensorSpec] = [_spec(node) for node in session.get_outputs()]
         self.loops = False
         self.stateful = False  # no ONNX operator keeps state
-        self.draws = ""
+        self.draws = self.branches = ""
         self.concurrent = device.kind == "CPU"  # on a GPU, concurrent runs take memory and save no time
         self.nbytes = nbytes
         self._input_names = [spec.name for spec in self.inputs]

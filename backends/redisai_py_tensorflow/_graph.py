@@ -10,8 +10,9 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 from redisai_py.errors import BackendError
+from redisai_py_tensorflow._branches import DECIDING, deciding
 
-__all__ = ["Bound", "apart", "check_fed", "is_stateful", "may_keep_state", "may_loop", "what_draws"]
+__all__ = ["Bound", "apart", "check_fed", "is_stateful", "may_keep_state", "may_loop", "what_branches", "what_draws"]
 
 _HARMLESS = """
     Placeholder PlaceholderWithDefault VarHandleOp ReadVariableOp VarIsInitializedOp VariableShape ResourceGather
@@ -82,6 +83,14 @@ def may_loop(bound: Bound, graph: Any) -> bool:
 def what_draws(bound: Bound, graph: Any) -> str:
     """The operations that draw random numbers or read the clock; empty if none."""
     return ", ".join(sorted(_drawing.intersection(_kinds(bound, graph))))
+
+
+def what_branches(bound: Bound, graph: Any) -> str:
+    """The operations that decide by values of the inputs what a run executes; empty if none."""
+    if DECIDING.isdisjoint(_kinds(bound, graph)):
+        return ""
+    needed = [operation.name for operation in _needed(bound)]
+    return deciding(graph.as_graph_def(), [tensor.name for tensor in bound.feeds], needed)
 
 
 def _kinds(bound: Bound, graph: Any) -> Iterator[str]:

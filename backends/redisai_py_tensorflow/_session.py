@@ -60,7 +60,7 @@ class TensorflowSession:
         ]
         self.nbytes = nbytes
         self.stateful = stateful
-        self.draws = ""
+        self.draws = self.branches = ""
         self.loops = False
         self.concurrent = True
 

@@ -17,7 +17,8 @@ from ai_edge_litert.interpreter import Interpreter
 from redisai_py.backend import Array, Blob, LoadOptions, ModelFile, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device, DType
-from redisai_py_tflite._program import Program, program
+from redisai_py_tflite._branches import what_branches
+from redisai_py_tflite._program import Program, program, subgraph
 from redisai_py_tflite._state import may_keep_state, may_loop, what_draws
 
 __all__ = ["TfliteBackend", "TfliteSession"]
@@ -57,10 +58,12 @@ class TfliteBackend:
             raise framework_error(error, "Failed to load model from buffer: ") from error
         except Exception as error:
             raise framework_error(error, "Failed to construct interpreter: ") from error
-        main = program(interpreter, blob, options.extra.get("signature", ""))
+        signature = options.extra.get("signature", "")
+        main = program(interpreter, blob, signature)
         session = TfliteSession(main, len(blob), may_keep_state(blob))
         session.loops = may_loop(blob)
         session.draws = what_draws(blob)
+        session.branches = what_branches(blob, subgraph(blob, signature))
         return session
 
     load_file = load_model
@@ -78,7 +81,7 @@ class TfliteSession:
         self.outputs: Sequence[str] = [spec.name for spec in program.outputs]
         self.nbytes = nbytes
         self.stateful = stateful
-        self.draws = ""
+        self.draws = self.branches = ""
         self.loops = False
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:

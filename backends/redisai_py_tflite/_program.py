@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from redisai_py.backend import Blob, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 
-__all__ = ["Program", "program"]
+__all__ = ["Program", "program", "subgraph"]
 
 _STRING = np.dtype(object)
 
@@ -38,7 +38,7 @@ def program(interpreter: Any, blob: Blob, signature: str) -> Program:
     if signature and signature not in signatures:
         known = ", ".join(sorted(signatures)) or "none"
         raise BackendError(f'ERR TFLITE model has no signature "{signature}", but: {known}')
-    if not signature or _subgraph(blob, signature) == 0:
+    if not signature or subgraph(blob, signature) == 0:
         _step("Failed to allocate tensors", interpreter.allocate_tensors)
         return _Main(interpreter, [signatures[signature]] if signature else list(signatures.values()))
     return _Other(interpreter, blob, signature)
@@ -96,7 +96,7 @@ class _Other:
 
     def __init__(self, interpreter: Any, blob: Blob, signature: str) -> None:
         self._runner = interpreter.get_signature_runner(signature)
-        graph = _model(blob).Subgraphs(_subgraph(blob, signature))
+        graph = _model(blob).Subgraphs(subgraph(blob, signature))
         inputs, outputs = (
             sorted(
                 (_spec(name, detail) for name, detail in details.items()),
@@ -124,8 +124,8 @@ def _model(blob: Blob) -> Any:
     return schema.Model.GetRootAs(blob, 0)
 
 
-def _subgraph(blob: Blob, signature: str) -> int:
-    """The number of a signature's subgraph."""
+def subgraph(blob: Blob, signature: str) -> int:
+    """The number of a signature's subgraph; 0, the main one, without a signature."""
     model = _model(blob)
     for at in range(model.SignatureDefsLength()):
         definition = model.SignatureDefs(at)

@@ -17,6 +17,7 @@ from redisai_py.backend import Blob, LoadOptions, ModelFile, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_torch._archive import is_export_archive, is_saved_object
+from redisai_py_torch._branches import script_branches
 from redisai_py_torch._draws import script_draws
 from redisai_py_torch._exported import load_exported
 from redisai_py_torch._session import LoadedModel, TorchSession
@@ -119,6 +120,7 @@ def _load_script(blob: Blob, device: torch.device) -> LoadedModel:
         writes=any(_writes(node) or _reads_unnamed(node, named) for node in nodes),
         stateful=_may_keep_state(module, nodes),
         draws=script_draws(module, nodes, _nodes),
+        branches=script_branches(module),
         loops=any(node.kind() == "prim::Loop" and next(node.inputs()).toIValue() == _WITHOUT_END for node in nodes),
     )
 

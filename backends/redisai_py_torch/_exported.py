@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from redisai_py.backend import Blob, TensorSpec, opened
 from redisai_py.errors import BackendError
 from redisai_py_torch._archive import check_export_archive
+from redisai_py_torch._branches import exported_branches
 from redisai_py_torch._draws import exported_draws
 from redisai_py_torch._dtypes import NUMPY_DTYPES
 from redisai_py_torch._session import LoadedModel
@@ -64,6 +65,7 @@ def load_exported(blob: Blob, device: torch.device) -> LoadedModel:
         writes=any(_writes(node) for node in program.graph.nodes),
         stateful=may_keep_state(program),
         draws=exported_draws(program),
+        branches=exported_branches(program),
         loops=any(getattr(node.target, "__name__", "") == "while_loop" for node in program.graph.nodes),
     )
 

@@ -32,7 +32,7 @@ class LoadedModel:
     writes: whether a run may write to its inputs or to the model's own tensors.
     stateful: whether a run may affect later runs.
     draws: operators that draw random numbers or are in training mode.   loops: whether the duration of a run depends on
-    values.
+    values.   branches: operators that let values of the inputs decide the control flow.
     """
 
     call: Callable[..., Any]
@@ -43,6 +43,7 @@ class LoadedModel:
     stateful: bool
     draws: str = ""
     loops: bool = False
+    branches: str = ""
 
 
 class TorchSession:
@@ -61,6 +62,7 @@ class TorchSession:
         self.stateful = model.stateful
         self.draws = model.draws
         self.loops = model.loops
+        self.branches = model.branches
         self.concurrent = device.type == "cpu"  # the threads of one process share a GPU's stream
         # Count actual memory, not apparent sizes: a buffer of stride 0 claims terabytes and holds one element.
         self.nbytes = max(blob_size, sum(held.values()))

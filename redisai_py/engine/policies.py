@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redisai_py.backend import Session, may_keep_state, may_loop
+from redisai_py.backend import Session, may_keep_state, may_loop, what_branches
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.inline import InlinePolicy
 from redisai_py.engine.isolation.at_once import ElsewherePolicy
@@ -18,6 +18,7 @@ __all__ = ["policies"]
 _LONGEST_WAIT_S = 0.1
 """Maximum wait of a run for others in a server with several front doors, if the model has no MINBATCHTIMEOUT."""
 _STATE = "the model may keep a state from run to run"
+_BRANCHES = "values of its inputs decide its control flow ({})"
 
 
 def policies(
@@ -29,9 +30,10 @@ def policies(
     max_rows, min_rows = model.batchsize, model.minbatchsize
     if not max_rows and settings.auto_batch > 1 and has_dynamic_rows(session):
         max_rows = settings.auto_batch
-    if max_rows and may_keep_state(session):
+    reason = _why_never_merged(session)
+    if max_rows and reason:
         max_rows = min_rows = 0
-        proof.reason = _STATE
+        proof.reason = reason
     timeout_s = model.minbatchtimeout_ms / 1000
     if settings.processes > 1 and min_rows > 1:
         # The runs that would fill a batch may wait in another front door.
@@ -44,3 +46,11 @@ def policies(
     else:
         inline = InlinePolicy(0.0 if may_loop(session) else limit_s)
     return queue, inline, proof
+
+
+def _why_never_merged(session: Session) -> str:
+    """What comparing merged runs with single ones could not show; empty if nothing is known against merging."""
+    if may_keep_state(session):
+        return _STATE
+    branches = what_branches(session)
+    return _BRANCHES.format(branches) if branches else ""

@@ -7,7 +7,8 @@ runs of each kind of input (dtypes and shapes without dimension 0) are compared 
 and with runs on artificial inputs that differ widely from the members' own. A model that fails once is no longer
 merged. After the proof nothing is compared, and there is no further cost.
 
-Models that may keep state are never merged: each of their runs counts. docs/adr/0016-batching-proves-itself.md.
+Models that may keep state are never merged: each of their runs counts. Neither are models whose control flow depends on
+values of their inputs: no comparison shows a branch that was not taken yet. docs/adr/0016-batching-proves-itself.md.
 """
 
 from __future__ import annotations

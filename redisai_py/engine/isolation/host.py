@@ -22,6 +22,7 @@ from redisai_py.backend import (
     may_keep_state,
     may_loop,
     output_specs,
+    what_branches,
     what_draws,
 )
 from redisai_py.blobs import FROM_FILE, Blob, ModelFile
@@ -179,6 +180,7 @@ class _Lane:
             "nbytes": int(session.nbytes),
             "stateful": may_keep_state(session),
             "draws": what_draws(session),
+            "branches": what_branches(session),
             "loops": may_loop(session),
             "concurrent": bool(getattr(session, "concurrent", False)),
             "version": load_backend(model.backend).version,

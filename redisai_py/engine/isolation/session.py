@@ -83,10 +83,8 @@ class RemoteSession:
         self.outputs: Sequence[str] = ()
         self.output_specs: Sequence[TensorSpec] = ()
         self.nbytes = 0
-        self.stateful = False
-        self.draws = ""
-        self.loops = False
-        self.concurrent = False
+        self.stateful = self.loops = self.concurrent = False
+        self.draws = self.branches = ""
         self.in_server = False
         """It has proved itself and runs in the server."""
         self._isolation = isolation
@@ -161,6 +159,7 @@ class RemoteSession:
         self.nbytes = int(told["nbytes"])
         self.stateful = bool(told["stateful"])
         self.draws = str(told["draws"])
+        self.branches = str(told["branches"])
         self.loops = bool(told["loops"])
         self.concurrent = bool(told["concurrent"])
         self._isolation.versions[self.backend] = str(told["version"])

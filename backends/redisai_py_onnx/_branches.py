@@ -1,0 +1,249 @@
+"""Do values of the inputs decide which branch of an ONNX model runs, or how often a loop does?
+
+Then requests that share a run would decide for each other. What depends on values of the inputs is followed through
+the graph, its subgraphs and functions. What comes from `Shape` does not count (exporters make such branches), unless
+values decided the shape (`NonZero`). Field numbers: onnx.proto of ONNX 1.16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from redisai_py.backend import Blob
+from redisai_py_onnx._external_data import fields_of
+
+__all__ = ["what_branches"]
+
+_VALUES, _SHAPE = 1, 2
+"""Flags of a value: its elements, and its shape, depend on values of the inputs."""
+_MARKS = (b'"\x02If', b'"\x04Loop')
+"""NodeProto.op_type of operators that decide. Weights may contain these bytes by chance, which costs time only."""
+_SIZES = frozenset({"Shape", "Size", "SequenceLength"})
+_SHAPED_BY_VALUES = {
+    **dict.fromkeys(("NonZero", "Unique", "NonMaxSuppression", "StringSplit", "ConstantOfShape", "Range"), (0, 1, 2)),
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "Pad", "Compress", "TopK", "OneHot", "Split", "CenterCropPad"), (1,)),
+    "Slice": (1, 2, 3, 4),
+    "Resize": (2, 3),
+    "Upsample": (1,),
+    "SplitToSequence": (1,),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+}
+"""Per operator the inputs whose values decide the shape of its output."""
+_GRAPH, _FUNCTION = 7, 25  # of ModelProto
+_DEEPEST = 64
+_MOST_STEPS = 500_000
+"""Functions that call functions, and loops in loops, may take exponential time."""
+
+Flags = dict[str, int]
+
+
+@dataclass(slots=True)
+class _Node:
+    """A NodeProto."""
+
+    kind: str = ""
+    domain: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    graphs: dict[str, _Graph] = field(default_factory=dict)
+    scan_inputs: int = 0
+
+
+@dataclass(slots=True)
+class _Graph:
+    """A GraphProto or a FunctionProto, as far as values flow through it."""
+
+    name: str = ""
+    domain: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    nodes: list[_Node] = field(default_factory=list)
+
+
+def what_branches(blob: Blob, inputs: Collection[str]) -> str:
+    """The operators that decide by values of the inputs; empty if none.
+
+    Args: blob: a serialised ModelProto that ONNX Runtime has accepted.   inputs: names of its inputs.
+    """
+    if all(blob.find(mark) < 0 for mark in _MARKS):
+        return ""
+    try:
+        graph, functions = _Graph(), {}
+        for number, value in fields_of(memoryview(blob)):
+            if number == _GRAPH and isinstance(value, memoryview):
+                graph = _read_graph(value, 0)
+            elif number == _FUNCTION and isinstance(value, memoryview):
+                function = _read_function(value)
+                functions[function.domain, function.name] = function
+        flow = _Flow(functions)
+        flow.walk(graph.nodes, dict.fromkeys(inputs, _VALUES))
+    except Exception:  # assume the worst of a model that cannot be analysed
+        return "it cannot be looked through"
+    return ", ".join(sorted(flow.found))
+
+
+class _Flow:
+    """Follows values. found: the operators that decide."""
+
+    def __init__(self, functions: dict[tuple[str, str], _Graph]) -> None:
+        self.found: set[str] = set()
+        self._functions = functions
+        self._steps = 0
+
+    def walk(self, nodes: Iterable[_Node], flags: Flags) -> None:
+        """Add the flags of what the nodes compute; they are in topological order, as ONNX demands."""
+        for node in nodes:
+            self._steps += 1
+            if self._steps > _MOST_STEPS:
+                raise ValueError("too many nodes")
+            for name, flag in zip(node.outputs, self._outputs(node, flags), strict=False):
+                if flag:
+                    flags[name] = flag
+
+    def _outputs(self, node: _Node, flags: Flags) -> Sequence[int]:
+        given = [flags.get(name, 0) for name in node.inputs]
+        if node.kind == "If" and given:
+            if given[0] & _VALUES:
+                self.found.add(node.kind)
+            return _merged(self._graph(graph, (), flags) for graph in node.graphs.values())
+        if node.kind == "Loop" and "body" in node.graphs:
+            return self._loop(node, given, flags)
+        if node.kind == "Scan" and "body" in node.graphs:
+            return self._scan(node, given, flags)
+        function = self._functions.get((node.domain, node.kind))
+        if function is not None:
+            return self._graph(function, given, {})
+        flag = _result(node.kind, given)
+        if node.graphs:  # SequenceMap, or an operator of a plugin: its graph may read what is around it
+            inner = _merged(self._graph(graph, [flag] * len(graph.inputs), flags) for graph in node.graphs.values())
+            flag = max(flag, *inner)  # values of 0, 1 and 3 only: the largest is their union
+        return [flag] * len(node.outputs)
+
+    def _graph(self, graph: _Graph, given: Sequence[int], around: Flags) -> list[int]:
+        """The flags of a graph's outputs."""
+        flags = {**around, **dict(zip(graph.inputs, given, strict=False))}
+        self.walk(graph.nodes, flags)
+        return [flags.get(name, 0) for name in graph.outputs]
+
+    def _loop(self, node: _Node, given: Sequence[int], around: Flags) -> list[int]:
+        """Inputs: number of rounds, whether to begin, what the rounds hand on. The body returns whether to go on."""
+        body, handed_on = node.graphs["body"], list(given[2:])
+        while True:
+            results = self._graph(body, [0, 0, *handed_on], around)
+            if any(flag & _VALUES for flag in (*given[:2], *results[:1])):
+                self.found.add(node.kind)
+            state = [before | after for before, after in zip(handed_on, results[1:], strict=False)]
+            if state == handed_on:
+                return [*state, *results[1 + len(state) :]]
+            handed_on = state
+
+    def _scan(self, node: _Node, given: Sequence[int], around: Flags) -> list[int]:
+        """A loop whose number of rounds is a size."""
+        body, count = node.graphs["body"], len(given) - node.scan_inputs
+        state, rows = list(given[:count]), given[count:]
+        while True:
+            results = self._graph(body, [*state, *rows], around)
+            after = [old | new for old, new in zip(state, results, strict=False)]
+            if after == state:
+                return [*state, *results[count:]]
+            state = after
+
+
+def _result(kind: str, given: Sequence[int]) -> int:
+    """The flags of an operator's outputs. Elements may depend on the inputs' shapes: think of a sum."""
+    union = 0
+    for flag in given:
+        union |= flag
+    if kind in _SIZES:
+        return _VALUES if union & _SHAPE else 0
+    places = _SHAPED_BY_VALUES.get(kind, ())
+    shaped = any(given[place] & _VALUES for place in places if place < len(given))
+    return _VALUES | (_SHAPE if shaped else union & _SHAPE) if union else 0
+
+
+def _merged(results: Iterable[Sequence[int]]) -> list[int]:
+    """Per output the flags that it has in any of the graphs."""
+    merged: list[int] = []
+    for flags in results:
+        merged += [0] * (len(flags) - len(merged))
+        for place, flag in enumerate(flags):
+            merged[place] |= flag
+    return merged
+
+
+def _read_graph(data: memoryview, depth: int) -> _Graph:
+    """Fields of GraphProto: node 1, input 11, output 12, which are ValueInfoProtos with a name 1."""
+    if depth > _DEEPEST:
+        raise ValueError("graphs are nested too deeply")
+    graph = _Graph()
+    for number, value in _messages(data):
+        if number == 1:
+            graph.nodes.append(_read_node(value, depth))
+        elif number in (11, 12):
+            names = [_text(part) for at, part in _messages(value) if at == 1]
+            (graph.inputs if number == 11 else graph.outputs).extend(names[-1:])
+    return graph
+
+
+def _read_function(data: memoryview) -> _Graph:
+    """Fields of FunctionProto: name 1, input 4, output 5, node 7, domain 10."""
+    function = _Graph()
+    for number, value in _messages(data):
+        if number == 1:
+            function.name = _text(value)
+        elif number == 4:
+            function.inputs.append(_text(value))
+        elif number == 5:
+            function.outputs.append(_text(value))
+        elif number == 7:
+            function.nodes.append(_read_node(value, 0))
+        elif number == 10:
+            function.domain = _text(value)
+    return function
+
+
+def _read_node(data: memoryview, depth: int) -> _Node:
+    """Fields of NodeProto: input 1, output 2, op_type 4, attribute 5, domain 7."""
+    node, attributes = _Node(), []
+    for number, value in _messages(data):
+        if number == 1:
+            node.inputs.append(_text(value))
+        elif number == 2:
+            node.outputs.append(_text(value))
+        elif number == 4:
+            node.kind = _text(value)
+        elif number == 5:
+            attributes.append(value)
+        elif number == 7:
+            node.domain = _text(value)
+    for attribute in attributes:
+        _read_attribute(attribute, node, depth)
+    return node
+
+
+def _read_attribute(data: memoryview, node: _Node, depth: int) -> None:
+    """Fields of AttributeProto: name 1, i 3, g 6, graphs 11."""
+    name, number_value, graphs = "", 0, []
+    for number, value in fields_of(data):
+        if number == 3 and isinstance(value, int):
+            number_value = value
+        elif isinstance(value, memoryview) and number == 1:
+            name = _text(value)
+        elif isinstance(value, memoryview) and number in (6, 11):
+            graphs.append(_read_graph(value, depth + 1))
+    for place, graph in enumerate(graphs):
+        node.graphs[f"{name}{place or ''}"] = graph
+    if name == "num_scan_inputs":
+        node.scan_inputs = number_value
+
+
+def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    for number, value in fields_of(data):
+        if isinstance(value, memoryview):
+            yield number, value
+
+
+def _text(data: memoryview) -> str:
+    return bytes(data).decode(errors="surrogateescape")
