@@ -95,6 +95,7 @@ PLUGIN = """
             self._word = word
             self.concurrent = word == b"concurrent"
             self.stateful = word == b"counts"
+            self.branches = "an if" if word == b"branches" else ""
             self._count = 0
 
         def run(self, inputs, keep_on_device=False):

@@ -479,6 +479,19 @@ def test_a_setstate_that_loops_is_refused_or_killed(isolated: Callable[..., Serv
         assert eventually(lambda: len(engines(serving)) == 1)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_decides_by_values_is_not_merged_wherever_it_is_loaded(
+    isolated: Callable[..., Serving], mode: str
+) -> None:
+    serving = isolated(mode=mode)
+    with serving.client() as client:
+        for word, reason in (("branches", b"values of its inputs decide its control flow (an if)"), ("well", b"")):
+            blob = f"run:{word}"
+            client.execute_command("AI.MODELSTORE", "m", "FAULTY", "CPU", "BATCHSIZE", 8, "BLOB", blob)
+            assert run(client, "m") == 2.0
+            assert info(client, "m")[b"not_merged"] == reason
+
+
 REAL = {
     "onnx_mlp.onnx": ("ONNX", (), [("FLOAT", (3, 784))]),
     "onnx_string_identity.onnx": ("ONNX", (), [("STRING", (2,))]),

@@ -138,6 +138,24 @@ async def test_a_model_that_may_keep_a_state_is_neither_warmed_up_nor_merged_nor
     assert loaded.proof.reason == "the model may keep a state from run to run"
 
 
+def at_most_ten(inputs: Sequence[Any]) -> list[Any]:
+    return double(inputs) if inputs[0].sum() < 10 else [-inputs[0]]
+
+
+@pytest.mark.parametrize("checks", [0, 2], ids=["trusted", "checked"])
+def test_a_model_whose_branches_depend_on_values_is_neither_merged_nor_held(checks: int) -> None:
+    @engine_test(merge_checks=checks)
+    async def with_bench(bench: Bench) -> None:
+        session = FakeSession(at_most_ten)
+        session.branches = "an if"
+        loaded, _ = await bench.load(session=session, batch=16, min_batch=8)
+        expected = [[[2.0, 2.0]], [[-9.0, -9.0]], [[2.0, 2.0]]]
+        assert await _together(bench, loaded, [tensor(1, 1.0), tensor(1, 9.0), tensor(1, 1.0)]) == expected
+        assert loaded.proof.reason == "values of its inputs decide its control flow (an if)"
+
+    with_bench()
+
+
 @engine_test(merge_checks=2)
 async def test_why_a_model_is_not_merged_is_told_once(bench: Bench) -> None:
     told: list[str] = []
