@@ -193,7 +193,12 @@ class DataDirectory:
         if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
             return path
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"redisai-{os.getuid()}-{digest}"
+        name = f"redisai-{os.getuid()}-{digest}"
+        places = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]
+        directories = [os.path.join(place, name) for place in places if place]
+        runtime = Path(
+            next(each for each in directories if len(os.fsencode(f"{each}/redis.sock")) <= _LONGEST_SOCKET_PATH)
+        )
         try:
             runtime.mkdir(mode=0o700, exist_ok=True)
             status = runtime.lstat()

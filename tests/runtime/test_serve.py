@@ -6,7 +6,8 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,14 @@ def test_settings_of_the_users_redis_conf_hold_but_not_against_ours(serve: Serve
     assert settings == {"maxmemory": str(77 * 1024**2), "appendonly": "yes", "port": "0", "appendfsync": "always"}
 
 
-def test_a_long_path_gets_its_socket_elsewhere(serve: Serve, data_dir: Path, tmp_path: Path) -> None:
-    runtime = tmp_path / "r"
-    runtime.mkdir()
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A directory with a short path."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield Path(path)
+
+
+def test_a_long_path_gets_its_socket_elsewhere(serve: Serve, data_dir: Path, runtime: Path) -> None:
     environment = {"XDG_RUNTIME_DIR": str(runtime)}
     deep = data_dir / ("d" * 60) / ("e" * 60)
     serving = serve("--data-dir", deep, environment=environment)

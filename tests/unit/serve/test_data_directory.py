@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -59,14 +60,23 @@ def test_what_is_recorded_is_found_again(tmp_path: Path) -> None:
 
 
 def test_a_short_path_for_the_socket_must_be_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     directory = DataDirectory(tmp_path / ("d" * 100))
-    path = Path(directory.new_socket_path())
-    assert path.parent.parent == tmp_path
-    assert path == Path(directory.new_socket_path())
-    path.parent.chmod(0o777)
-    with pytest.raises(StartError, match="must belong to this user alone"):
-        directory.new_socket_path()
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        path = Path(directory.new_socket_path())
+        assert path.parent.parent == Path(runtime)
+        assert path == Path(directory.new_socket_path())
+        path.parent.chmod(0o777)
+        with pytest.raises(StartError, match="must belong to this user alone"):
+            directory.new_socket_path()
+
+
+def test_a_runtime_directory_with_a_long_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("r" * 100)))
+    path = Path(DataDirectory(tmp_path / ("d" * 100)).new_socket_path())
+    assert len(bytes(path)) < 108  # sockaddr_un
+    assert path.parent.is_dir()
+    path.parent.rmdir()
 
 
 @pytest.mark.parametrize("content", ["", "x", "-1", "999999999"])
