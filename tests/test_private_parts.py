@@ -16,6 +16,7 @@ PINNED = {
     "_c": "torch: what `_C._freeze_module` takes.",
     "_freeze_module": "See `_C`.",
     "_get_method": "torch: the graph of a frozen module.",
+    "_jit_pass_inline": "torch: the graph of a fork, inlined; the public `inlined_graph` is of functions and modules.",
     "_jit_set_profiling_mode": "See `_C`.",
     "_make_callable_from_options": "TensorFlow: the public `make_callable` takes 75 to 160 us a run, this one 4 us.",
     "_model_bytes": "ONNX Runtime: bytes kept for a change of providers, which does not happen here; they would "
