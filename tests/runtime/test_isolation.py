@@ -541,6 +541,7 @@ def test_models_of_every_framework_answer_as_they_do_in_the_server(
     serving = isolated()
     with serving.client() as client:
         elsewhere = _answers(client, name)
+        assert eventually(lambda: len(engines(serving)) == 1), "one that no model needs any more ends"
         (process,) = engines(serving)
         assert info(client, "m")[b"process"] == process.pid
         process.kill()
