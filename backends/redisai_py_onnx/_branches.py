@@ -11,12 +11,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from redisai_py.backend import Blob
+from redisai_py.dataflow import VALUES, result_flags, union_of
 from redisai_py_onnx._external_data import fields_of
 
 __all__ = ["what_branches"]
 
-_VALUES, _SHAPE = 1, 2
-"""Flags of a value: its elements, and its shape, depend on values of the inputs."""
 _MARKS = (b'"\x02If', b'"\x04Loop')
 """NodeProto.op_type of operators that decide. Weights may contain these bytes by chance, which costs time only."""
 _SIZES = frozenset({"Shape", "Size", "SequenceLength"})
@@ -78,7 +77,7 @@ def what_branches(blob: Blob, inputs: Collection[str]) -> str:
                 function = _read_function(value)
                 functions[function.domain, function.name] = function
         flow = _Flow(functions)
-        flow.walk(graph.nodes, dict.fromkeys(inputs, _VALUES))
+        flow.walk(graph.nodes, dict.fromkeys(inputs, VALUES))
     except Exception:  # assume the worst of a model that cannot be analysed
         return "it cannot be looked through"
     return ", ".join(sorted(flow.found))
@@ -105,9 +104,9 @@ class _Flow:
     def _outputs(self, node: _Node, flags: Flags) -> Sequence[int]:
         given = [flags.get(name, 0) for name in node.inputs]
         if node.kind == "If" and given:
-            if given[0] & _VALUES:
+            if given[0] & VALUES:
                 self.found.add(node.kind)
-            return _merged(self._graph(graph, (), flags) for graph in node.graphs.values())
+            return union_of(self._graph(graph, (), flags) for graph in node.graphs.values())
         if node.kind == "Loop" and "body" in node.graphs:
             return self._loop(node, given, flags)
         if node.kind == "Scan" and "body" in node.graphs:
@@ -115,9 +114,9 @@ class _Flow:
         function = self._functions.get((node.domain, node.kind))
         if function is not None:
             return self._graph(function, given, {})
-        flag = _result(node.kind, given)
+        flag = result_flags(given, node.kind in _SIZES, _SHAPED_BY_VALUES.get(node.kind, ()))
         if node.graphs:  # SequenceMap, or an operator of a plugin: its graph may read what is around it
-            inner = _merged(self._graph(graph, [flag] * len(graph.inputs), flags) for graph in node.graphs.values())
+            inner = union_of(self._graph(graph, [flag] * len(graph.inputs), flags) for graph in node.graphs.values())
             flag = max(flag, *inner)  # values of 0, 1 and 3 only: the largest is their union
         return [flag] * len(node.outputs)
 
@@ -132,7 +131,7 @@ class _Flow:
         body, handed_on = node.graphs["body"], list(given[2:])
         while True:
             results = self._graph(body, [0, 0, *handed_on], around)
-            if any(flag & _VALUES for flag in (*given[:2], *results[:1])):
+            if any(flag & VALUES for flag in (*given[:2], *results[:1])):
                 self.found.add(node.kind)
             state = [before | after for before, after in zip(handed_on, results[1:], strict=False)]
             if state == handed_on:
@@ -149,28 +148,6 @@ class _Flow:
             if after == state:
                 return [*state, *results[count:]]
             state = after
-
-
-def _result(kind: str, given: Sequence[int]) -> int:
-    """The flags of an operator's outputs. Elements may depend on the inputs' shapes: think of a sum."""
-    union = 0
-    for flag in given:
-        union |= flag
-    if kind in _SIZES:
-        return _VALUES if union & _SHAPE else 0
-    places = _SHAPED_BY_VALUES.get(kind, ())
-    shaped = any(given[place] & _VALUES for place in places if place < len(given))
-    return _VALUES | (_SHAPE if shaped else union & _SHAPE) if union else 0
-
-
-def _merged(results: Iterable[Sequence[int]]) -> list[int]:
-    """Per output the flags that it has in any of the graphs."""
-    merged: list[int] = []
-    for flags in results:
-        merged += [0] * (len(flags) - len(merged))
-        for place, flag in enumerate(flags):
-            merged[place] |= flag
-    return merged
 
 
 def _read_graph(data: memoryview, depth: int) -> _Graph:

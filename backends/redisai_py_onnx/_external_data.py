@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from itertools import count
 
 from redisai_py.backend import Blob
+from redisai_py.protobuf import BYTES, FIXED_SIZES, VARINT, fields, varint
 
 __all__ = ["fields_of", "has_external_data"]
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
 # Message -> field number -> message type of that field.
 _PATHS: dict[str, dict[int, str]] = {
@@ -31,13 +29,11 @@ _PATHS: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
-_SHIFTS = range(0, 70, 7)
-"""Maximum bytes of a 64-bit number. More would allow numbers of megabytes, which take quadratic time."""
 _MAX_FIELDS = 3_000_000
 """A large model has a few hundred thousand fields; this many take seconds, during which the GIL blocks all clients."""
 _SCALARS = re.compile(
     rb"(?:[%b][\x80-\xff]{0,9}[\x00-\x7f]|[%b].{8}|[%b].{4}){1,100000}+"
-    % tuple(b"".join(b"\\x%02x" % key for key in range(kind, 128, 8)) for kind in (_VARINT, _FIXED64, _FIXED32)),
+    % tuple(b"".join(b"\\x%02x" % key for key in range(kind, 128, 8)) for kind in (VARINT, *FIXED_SIZES)),
     re.DOTALL,
 )
 """Fields in a row that lead nowhere. A forest of trees has tens of millions: each number is a field."""
@@ -63,17 +59,17 @@ def has_external_data(blob: Blob, drawing: set[str] | None = None) -> bool:
             blob (it skips groups), so the caller must refuse it.
     """
     pending = [("Model", memoryview(blob))]
-    fields = count()
+    seen = count()
     while pending:
         message, data = pending.pop()
         if message == "Node" and drawing is not None:
             _note_drawing(data, drawing)
-        if _scan(message, data, pending, fields):
+        if _scan(message, data, pending, seen):
             return True
     return False
 
 
-def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]], fields: Iterator[int]) -> bool:
+def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]], seen: Iterator[int]) -> bool:
     """Walk one message's fields; queue those that lead to tensors. Returns: True for an external tensor."""
     paths, at, end = _PATHS[message], 0, len(data)
     is_tensor = message == "Tensor"
@@ -81,24 +77,24 @@ def _scan(message: str, data: memoryview, pending: list[tuple[str, memoryview]],
         if not is_tensor and (scalars := _SCALARS.match(data, at)):
             at = scalars.end()
             continue
-        if next(fields) > _MAX_FIELDS:
+        if next(seen) > _MAX_FIELDS:
             raise ValueError(f"more than {_MAX_FIELDS} fields")
-        key, at = _varint(data, at)
+        key, at = varint(data, at)
         key &= _32_BITS
         field, kind = key >> 3, key & 7
-        if kind == _BYTES:
-            size, at = _varint(data, at)
+        if kind == BYTES:
+            size, at = varint(data, at)
             if size > end - at:
                 raise ValueError("truncated field")
             if field in paths:
                 pending.append((paths[field], data[at : at + size]))
             at += size
-        elif kind == _VARINT:
-            value, at = _varint(data, at)
+        elif kind == VARINT:
+            value, at = varint(data, at)
             if is_tensor and field == _DATA_LOCATION and value & _32_BITS == _EXTERNAL:
                 return True
-        elif kind in _FIXED_SIZES:
-            at += _FIXED_SIZES[kind]
+        elif kind in FIXED_SIZES:
+            at += FIXED_SIZES[kind]
         else:  # no version of ONNX uses groups
             raise ValueError(f"wire type {kind}")
     return False
@@ -121,32 +117,8 @@ def fields_of(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
     Raises: ValueError: not the wire format of an ONNX model.
     """
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        field, wire = (key & _32_BITS) >> 3, key & 7
-        if wire == _BYTES:
-            size, at = _varint(message, at)
-            yield field, message[at : at + size]
-            at += size
-        elif wire == _VARINT:
-            value, at = _varint(message, at)
-            yield field, value
-        elif wire in _FIXED_SIZES:
-            at += _FIXED_SIZES[wire]
-            yield field, 0
+    for _, number, kind, start, end in fields(message):
+        if kind == BYTES:
+            yield number, message[start:end]
         else:
-            raise ValueError(f"wire type {wire}")
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in _SHIFTS:
-        if at >= len(data):
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("truncated or too long number")
+            yield number, varint(message, start)[0] if kind == VARINT else 0

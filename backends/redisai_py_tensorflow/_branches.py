@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from redisai_py.dataflow import VALUES, result_flags, union_of
+
 __all__ = ["DECIDING", "deciding"]
 
 
@@ -16,8 +18,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_VALUES, _SHAPE = 1, 2
-"""Flags of a value: its elements, and its shape, depend on values of the inputs."""
 _SIZES = _words("Shape ShapeN Size Rank TensorListLength TensorArraySizeV3 VariableShape")
 _SHAPED_BY_VALUES = _words("""
     Where Unique UniqueV2 UniqueWithCounts UniqueWithCountsV2 ListDiff SparseToDense NonMaxSuppression
@@ -58,7 +58,7 @@ def deciding(definition: Any, fed: Collection[str], fetched: Iterable[str]) -> s
     needed = set(fetched)
     nodes = [node for node in definition.node if node.name in needed]
     try:
-        flow.walk(nodes, dict.fromkeys(fed, _VALUES), {})
+        flow.walk(nodes, dict.fromkeys(fed, VALUES), {})
     except Exception:  # assume the worst of a graph that cannot be analysed
         return "it cannot be looked through"
     return ", ".join(sorted(flow.found))
@@ -104,22 +104,22 @@ class _Flow:
             return [max(self._call(node.op, given), default=0)]
         if node.op == "IdentityN":
             return given
-        if node.op in _DECIDED_BY and given[_DECIDED_BY[node.op]] & _VALUES:
+        if node.op in _DECIDED_BY and given[_DECIDED_BY[node.op]] & VALUES:
             self.found.add(node.op)
-        return [_result(node.op, given)]
+        return [result_flags(given, node.op in _SIZES, _PARAMETERS.get(node.op, ()), node.op in _SHAPED_BY_VALUES)]
 
     def _choice(self, node: Any, given: list[int]) -> list[int]:
-        if given and given[0] & _VALUES:
+        if given and given[0] & VALUES:
             self.found.add(node.op)
         names = [node.attr[key].func.name for key in ("then_branch", "else_branch") if key in node.attr]
         names += [function.name for function in node.attr["branches"].list.func]
-        return _merged(self._call(name, given[1:]) for name in names)
+        return union_of(self._call(name, given[1:]) for name in names)
 
     def _loop(self, node: Any, given: list[int]) -> list[int]:
         state = list(given)
         while True:
             condition = self._call(node.attr["cond"].func.name, state)
-            if condition and condition[0] & _VALUES:
+            if condition and condition[0] & VALUES:
                 self.found.add(node.op)
             after = [old | new for old, new in zip(state, self._call(node.attr["body"].func.name, state), strict=True)]
             if after == state:
@@ -148,25 +148,3 @@ def _flag(name: str, flags: Flags, fed: dict[str, int]) -> int:
         return flag
     found = flags.get(node, [0])
     return found[0] if len(found) == 1 else found[at]
-
-
-def _result(kind: str, given: Sequence[int]) -> int:
-    """The flags of an operation's outputs. Elements may depend on the inputs' shapes: think of a sum."""
-    union = 0
-    for flag in given:
-        union |= flag
-    if kind in _SIZES:
-        return _VALUES if union & _SHAPE else 0
-    places = _PARAMETERS.get(kind, ())
-    shaped = kind in _SHAPED_BY_VALUES or any(given[place] & _VALUES for place in places if place < len(given))
-    return _VALUES | (_SHAPE if shaped else union & _SHAPE) if union else 0
-
-
-def _merged(results: Iterable[Sequence[int]]) -> list[int]:
-    """Per output the flags that it has after any of the branches."""
-    merged: list[int] = []
-    for flags in results:
-        merged += [0] * (len(flags) - len(merged))
-        for place, flag in enumerate(flags):
-            merged[place] |= flag
-    return merged

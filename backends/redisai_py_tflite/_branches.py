@@ -13,11 +13,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from redisai_py.backend import Blob
+from redisai_py.dataflow import VALUES, result_flags, union_of
 
 __all__ = ["what_branches"]
 
-_VALUES, _SHAPE = 1, 2
-"""Flags of a value: its elements, and its shape, depend on values of the inputs."""
 _OP = schema.BuiltinOperator
 _SIZES = frozenset({_OP.SHAPE, _OP.RANK})
 _SHAPED_BY_VALUES = frozenset(
@@ -62,7 +61,7 @@ class _Flow:
         """The flags of a subgraph's outputs.   given: those of its inputs; None for the clients' inputs."""
         graph = self._model.Subgraphs(number)
         inputs = _numbers(graph.InputsAsNumpy())
-        flags = dict(zip(inputs, [_VALUES] * len(inputs) if given is None else given, strict=False))
+        flags = dict(zip(inputs, [VALUES] * len(inputs) if given is None else given, strict=False))
         for at in range(graph.OperatorsLength()):
             self._steps += 1
             if self._steps > _MOST_STEPS:
@@ -76,21 +75,22 @@ class _Flow:
     def _outputs(self, operator: Any, given: list[int], count: int) -> list[int]:
         code = self._codes[operator.OpcodeIndex()]
         if code == _OP.IF:
-            if given[0] & _VALUES:
+            if given[0] & VALUES:
                 self.found.add("IF")
             options = _options(operator, schema.IfOptions())
-            sides = [self.run(side, given[1:]) for side in (options.ThenSubgraphIndex(), options.ElseSubgraphIndex())]
-            return [one | other for one, other in zip(*sides, strict=True)]
+            sides = (options.ThenSubgraphIndex(), options.ElseSubgraphIndex())
+            return union_of(self.run(side, given[1:]) for side in sides)
         if code == _OP.WHILE:
             return self._loop(_options(operator, schema.WhileOptions()), given)
         if code in _OPAQUE and any(given):
             self.found.add(_OPAQUE[code])
-        return [_result(code, given)] * count
+        flag = result_flags(given, code in _SIZES, _PARAMETERS.get(code, ()), code in _SHAPED_BY_VALUES)
+        return [flag] * count
 
     def _loop(self, options: Any, given: list[int]) -> list[int]:
         state = given
         while True:
-            if any(flag & _VALUES for flag in self.run(options.CondSubgraphIndex(), state)):
+            if any(flag & VALUES for flag in self.run(options.CondSubgraphIndex(), state)):
                 self.found.add("WHILE")
             results = self.run(options.BodySubgraphIndex(), state)
             after = [old | new for old, new in zip(state, results, strict=True)]
@@ -108,15 +108,3 @@ def _options(operator: Any, options: Any) -> Any:
 def _numbers(tensors: Any) -> list[int]:
     """The flatbuffers package returns 0 for a list that is missing."""
     return [int(tensor) for tensor in tensors] if isinstance(tensors, np.ndarray) else []
-
-
-def _result(code: int, given: Sequence[int]) -> int:
-    """The flags of an operator's outputs. Elements may depend on the inputs' shapes: think of a sum."""
-    union = 0
-    for flag in given:
-        union |= flag
-    if code in _SIZES:
-        return _VALUES if union & _SHAPE else 0
-    places = _PARAMETERS.get(code, ())
-    shaped = code in _SHAPED_BY_VALUES or any(given[place] & _VALUES for place in places if place < len(given))
-    return _VALUES | (_SHAPE if shaped else union & _SHAPE) if union else 0

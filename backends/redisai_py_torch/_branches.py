@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from redisai_py.dataflow import SHAPE, VALUES, union
+
 __all__ = ["exported_branches", "script_branches"]
 
 
@@ -22,8 +24,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_VALUES, _SHAPE = 1, 2
-"""Flags of a value: its elements, and its shape, depend on values of the inputs."""
 _METADATA = _words("""
     aten::dim aten::ndimension aten::is_floating_point aten::is_complex aten::is_signed aten::is_contiguous
     aten::element_size aten::is_leaf aten::requires_grad aten::get_device aten::device aten::result_type aten::can_cast
@@ -75,7 +75,7 @@ def script_branches(module: Any) -> str:
 
 def _decisions(graph: Any) -> set[str]:
     inputs = list(graph.inputs())
-    flow = _ScriptFlow(graph, [0] + [_VALUES] * (len(inputs) - 1))  # the first one is the module itself
+    flow = _ScriptFlow(graph, [0] + [VALUES] * (len(inputs) - 1))  # the first one is the module itself
     return flow.found
 
 
@@ -108,7 +108,7 @@ class _ScriptFlow:
                 self._changed = True
 
     def _decided_by(self, value: Any, kind: str) -> None:
-        if self._of(value) & _VALUES:
+        if self._of(value) & VALUES:
             self.found.add(kind)
 
     def _walk(self, nodes: Iterable[Any]) -> None:
@@ -154,7 +154,7 @@ class _ScriptFlow:
         inner = _ScriptFlow(graph, [self._of(value) for value in node.inputs()])
         self.found |= inner.found
         for output in node.outputs():
-            self._add(output, _union(inner.results))
+            self._add(output, union(inner.results))
 
     def _operator(self, node: Any, kind: str) -> None:
         inputs = list(node.inputs())
@@ -163,8 +163,8 @@ class _ScriptFlow:
             return
         if kind in _CHECKS or kind.startswith("prim::Call"):  # a call that could not be inlined may decide anything
             self.found.add(kind)
-        tensors = _union(flag for value, flag in zip(inputs, flags, strict=True) if _holds_tensors(value))
-        others = _union(flag for value, flag in zip(inputs, flags, strict=True) if not _holds_tensors(value))
+        tensors = union(flag for value, flag in zip(inputs, flags, strict=True) if _holds_tensors(value))
+        others = union(flag for value, flag in zip(inputs, flags, strict=True) if not _holds_tensors(value))
         for output in node.outputs():
             self._add(output, self._result(node, kind, output, tensors, others))
         self._written(node, kind, inputs, tensors | others)
@@ -175,12 +175,12 @@ class _ScriptFlow:
             return 0
         is_number = output.type().kind() in _NUMBERS
         if kind in _SIZES or (is_number and kind.startswith("prim::")):
-            return _VALUES if others or tensors & _SHAPE else 0
-        if is_number and tensors & _VALUES:
+            return VALUES if others or tensors & SHAPE else 0
+        if is_number and tensors & VALUES:
             self.found.add(kind)
             return 0  # what follows from the number says nothing new
         if kind in _LIKE:
-            tensors &= _SHAPE
+            tensors &= SHAPE
         shaped = kind in _SHAPED_BY_VALUES or _selects(node, kind)
         return _result(tensors | others, shaped)
 
@@ -191,7 +191,7 @@ class _ScriptFlow:
             return
         if "!" not in node.schema():
             return
-        flags = _VALUES if kind.endswith("_") else flags  # an operation in place keeps the shape
+        flags = VALUES if kind.endswith("_") else flags  # an operation in place keeps the shape
         for place in _written_places(node.schema()):
             value = inputs[place]
             self._add(value, flags)
@@ -200,16 +200,9 @@ class _ScriptFlow:
                 self._add(value, flags)
 
 
-def _union(flags: Iterable[int]) -> int:
-    union = 0
-    for flag in flags:
-        union |= flag
-    return union
-
-
 def _result(flags: int, shaped: bool) -> int:
     """The flags of a tensor that an operator computes. Elements may depend on the inputs' shapes: think of a sum."""
-    return _VALUES | (_SHAPE if shaped else flags & _SHAPE) if flags else 0
+    return VALUES | (SHAPE if shaped else flags & SHAPE) if flags else 0
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -247,7 +240,7 @@ def exported_branches(program: Any) -> str:
     given = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
     nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
     try:
-        flow = _ExportFlow(program.graph_module, [_VALUES if node.name in given else 0 for node in nodes])
+        flow = _ExportFlow(program.graph_module, [VALUES if node.name in given else 0 for node in nodes])
     except Exception:  # assume the worst of a program that cannot be analysed
         return _UNKNOWN
     return ", ".join(sorted(flow.found))
@@ -277,7 +270,7 @@ class _ExportFlow:
             self._changed = True
 
     def _visit(self, node: Any) -> None:
-        flags = _union(self._flags.get(source, 0) for source in node.all_input_nodes)
+        flags = union(self._flags.get(source, 0) for source in node.all_input_nodes)
         if node.op == "output":
             self.results = flags
         elif node.op == "call_function" and flags:
@@ -291,14 +284,14 @@ class _ExportFlow:
         schema = getattr(node.target, "_schema", None)
         kind = schema.name if schema is not None else ""
         tags = getattr(node.target, "tags", ())
-        if (torch.Tag.data_dependent_output in tags or kind in _CHECKS) and flags & _VALUES:
+        if (torch.Tag.data_dependent_output in tags or kind in _CHECKS) and flags & VALUES:
             self.found.add(kind)
         if kind in _METADATA:
             return 0
         if kind in _SIZES:
-            return _VALUES if flags & _SHAPE else 0
+            return VALUES if flags & SHAPE else 0
         if kind in _LIKE:
-            flags &= _SHAPE
+            flags &= SHAPE
         shaped = torch.Tag.dynamic_output_shape in tags or kind in _SHAPED_BY_VALUES
         if kind == "aten::index":
             shaped = any(_is_bool(index) for index in node.args[1])
@@ -307,7 +300,7 @@ class _ExportFlow:
     def _nested(self, node: Any, flags: int) -> int:
         """An operator that runs other graphs. It hands its operands on; each may get any of them."""
         name = node.target.name()
-        if name == "cond" and self._flags.get(node.args[0], 0) & _VALUES:
+        if name == "cond" and self._flags.get(node.args[0], 0) & VALUES:
             self.found.add("torch.cond")
         results = flags
         for source in node.all_input_nodes:
@@ -318,7 +311,7 @@ class _ExportFlow:
             flow = _ExportFlow(inner, [flags] * count)
             self.found |= flow.found
             results |= flow.results
-            if name == "while_loop" and source is node.args[0] and flow.results & _VALUES:
+            if name == "while_loop" and source is node.args[0] and flow.results & VALUES:
                 self.found.add("while_loop")
         return results
 
@@ -328,7 +321,7 @@ class _ExportFlow:
             return
         target = node.args[0]
         while isinstance(target, torch.fx.Node):
-            self._add(target, flags & _VALUES)
+            self._add(target, flags & VALUES)
             made_by = getattr(target.target, "_schema", None)
             is_view = made_by is not None and any(result.alias_info is not None for result in made_by.returns)
             target = target.args[0] if is_view and target.args else None

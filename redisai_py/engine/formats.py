@@ -6,6 +6,8 @@ import io
 import zipfile
 from collections.abc import Callable
 
+from redisai_py.protobuf import fields
+
 __all__ = ["advice"]
 
 _TORCH_WEIGHTS = "weights are not a program: torch.export.save(torch.export.export(model, inputs), file) writes one"
@@ -66,39 +68,15 @@ def _is_saved_model_pb(blob: bytes) -> bool:
 
 def _fields(blob: bytes) -> set[int]:
     """Field numbers of a protobuf message; empty if it is not one, or has more top-level fields than any model."""
-    fields, at, end = set(), 0, len(blob)
-    for _ in range(_MAX_FIELDS):
-        if at >= end:
-            break
-        key, at = _varint(blob, at)
-        kind = key & 7
-        if kind == 2:
-            size, at = _varint(blob, at)
-            at += size
-        elif kind == 0:
-            _, at = _varint(blob, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            return set()
-        fields.add(key >> 3)
-        if len(fields) > len(_ONNX_FIELDS):
-            return set()
-    return fields if at == end and 0 not in fields else set()
-
-
-def _varint(blob: bytes, at: int) -> tuple[int, int]:
-    """A number and the position after it, which is beyond the end if there is none."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(blob):
-            break
-        byte = blob[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    return 0, len(blob) + 1
+    numbers: set[int] = set()
+    try:
+        for count, (_, number, _, _, _) in enumerate(fields(blob)):
+            numbers.add(number)
+            if count == _MAX_FIELDS or len(numbers) > len(_ONNX_FIELDS):
+                return set()
+    except ValueError:
+        return set()
+    return numbers if 0 not in numbers else set()
 
 
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
