@@ -95,17 +95,11 @@ class CommandError(RedisAIError):
 class WrongArity(CommandError):
     """Too few or too many words, where the text is the one of Redis itself.
 
-    typed: the command's name as the client sent it. The text has it in lower case, as Redis 7 and later do; `as_typed`
-           is the text of Redis 6.
+    typed: the command's name as the client sent it. The text has it in lower case, as Redis 7 and later do.
     """
 
     def __init__(self, typed: bytes) -> None:
-        self.typed = typed.decode("utf-8", "replace")
-        super().__init__(f"ERR wrong number of arguments for '{self.typed.lower()}' command")
-
-    def as_typed(self) -> str:
-        """The text with the name as it was typed."""
-        return f"ERR wrong number of arguments for '{self.typed}' command"
+        super().__init__(f"ERR wrong number of arguments for '{typed.decode('utf-8', 'replace').lower()}' command")
 
 
 class MissingKey(RedisAIError):

@@ -9,7 +9,7 @@ Source: AI.DAG* commands.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from redisai_py.commands import model_runs, script_runs, tensors
@@ -303,87 +303,66 @@ _ARGUMENTS = (
 )
 _READ_ARGUMENTS = (_LOAD, _ROUTING, TIMEOUT, _OPERATION)
 
+_EXECUTE = CommandSpec(
+    name=b"AI.DAGEXECUTE",
+    request=(Dag,),
+    parse=partial(_parse_dag, readonly=False, deprecated=False),
+    arity=-6,
+    flags=RUN,
+    first_key=3,
+    keys=_dag_keys,
+    in_multi="refused",
+    arguments=_ARGUMENTS,
+    summary="Runs operations on tensors with local names, all or nothing.",
+    since="1.2.3",
+    group="dags",
+    complexity="Depends on the operations",
+    examples=(
+        (
+            (
+                "AI.DAGEXECUTE LOAD 1 a PERSIST 1 r |> AI.TENSORSET b FLOAT 2 1 VALUES 3 4 |> "
+                "AI.MODELEXECUTE add2 INPUTS 2 a b OUTPUTS 1 r |> AI.TENSORGET r VALUES"
+            ),
+            '[+OK, +OK, ["4", "6"]]',
+        ),
+        (
+            ("AI.DAGEXECUTE LOAD 1 a PERSIST 1 a EX 60 IFUNCHANGED |> AI.MODELEXECUTE step INPUTS 1 a OUTPUTS 1 a"),
+            "[+OK]",
+        ),
+    ),
+)
+_EXECUTE_RO = replace(
+    _EXECUTE,
+    name=b"AI.DAGEXECUTE_RO",
+    parse=partial(_parse_dag, readonly=True, deprecated=False),
+    flags=READ_RUN,
+    arguments=_READ_ARGUMENTS,
+    summary="Runs operations on tensors with local names; writes nothing.",
+    examples=(
+        (
+            ("AI.DAGEXECUTE_RO LOAD 1 a |> AI.MODELEXECUTE add2 INPUTS 2 a a OUTPUTS 1 q |> AI.TENSORGET q VALUES"),
+            '[+OK, ["2", "4"]]',
+        ),
+    ),
+)
 ROWS = (
-    CommandSpec(
-        name=b"AI.DAGEXECUTE",
-        request=(Dag,),
-        parse=partial(_parse_dag, readonly=False, deprecated=False),
-        arity=-6,
-        flags=RUN,
-        first_key=3,
-        keys=_dag_keys,
-        in_multi="refused",
-        arguments=_ARGUMENTS,
-        summary="Runs operations on tensors with local names, all or nothing.",
-        since="1.2.3",
-        group="dags",
-        complexity="Depends on the operations",
-        examples=(
-            (
-                (
-                    "AI.DAGEXECUTE LOAD 1 a PERSIST 1 r |> AI.TENSORSET b FLOAT 2 1 VALUES 3 4 |> "
-                    "AI.MODELEXECUTE add2 INPUTS 2 a b OUTPUTS 1 r |> AI.TENSORGET r VALUES"
-                ),
-                '[+OK, +OK, ["4", "6"]]',
-            ),
-            (
-                ("AI.DAGEXECUTE LOAD 1 a PERSIST 1 a EX 60 IFUNCHANGED |> AI.MODELEXECUTE step INPUTS 1 a OUTPUTS 1 a"),
-                "[+OK]",
-            ),
-        ),
-    ),
-    CommandSpec(
-        name=b"AI.DAGEXECUTE_RO",
-        request=(Dag,),
-        parse=partial(_parse_dag, readonly=True, deprecated=False),
-        arity=-6,
-        flags=READ_RUN,
-        first_key=3,
-        keys=_dag_keys,
-        in_multi="refused",
-        arguments=_READ_ARGUMENTS,
-        summary="Runs operations on tensors with local names; writes nothing.",
-        since="1.2.3",
-        group="dags",
-        complexity="Depends on the operations",
-        examples=(
-            (
-                ("AI.DAGEXECUTE_RO LOAD 1 a |> AI.MODELEXECUTE add2 INPUTS 2 a a OUTPUTS 1 q |> AI.TENSORGET q VALUES"),
-                '[+OK, ["2", "4"]]',
-            ),
-        ),
-    ),
-    CommandSpec(
+    _EXECUTE,
+    _EXECUTE_RO,
+    replace(
+        _EXECUTE,
         name=b"AI.DAGRUN",
-        request=(Dag,),
         parse=partial(_parse_dag, readonly=False, deprecated=True),
         arity=-4,
-        flags=RUN,
-        first_key=3,
-        keys=_dag_keys,
-        in_multi="refused",
-        arguments=_ARGUMENTS,
-        summary="Runs operations on tensors with local names, all or nothing.",
         since="1.0.0",
-        group="dags",
-        complexity="Depends on the operations",
         replaced_by="AI.DAGEXECUTE",
         examples=(("AI.DAGRUN |> AI.TENSORSET x FLOAT 1 VALUES 3 |> AI.TENSORGET x VALUES", '[+OK, ["3"]]'),),
     ),
-    CommandSpec(
+    replace(
+        _EXECUTE_RO,
         name=b"AI.DAGRUN_RO",
-        request=(Dag,),
         parse=partial(_parse_dag, readonly=True, deprecated=True),
         arity=-4,
-        flags=READ_RUN,
-        first_key=3,
-        keys=_dag_keys,
-        in_multi="refused",
-        arguments=_READ_ARGUMENTS,
-        summary="Runs operations on tensors with local names; writes nothing.",
         since="1.0.0",
-        group="dags",
-        complexity="Depends on the operations",
         replaced_by="AI.DAGEXECUTE_RO",
         examples=(
             (

@@ -6,7 +6,7 @@ Errors carry the look-ups that RedisAI makes before them (`commands.checks`).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redisai_py.commands._args import Args, Argv, is_word, show_word, strict_integer, to_bytes
 from redisai_py.commands.arguments import TENSOR, TIMEOUT, Argument, counted, flag, several
@@ -165,47 +165,42 @@ _EXECUTE_ARGUMENTS = (
 )
 _RUN_ARGUMENTS = (_MODEL, TIMEOUT, several(TENSOR, token="INPUTS"), several(TENSOR, token="OUTPUTS"))
 
-ROWS = (
-    CommandSpec(
-        name=b"AI.MODELEXECUTE",
-        request=(ModelExecute,),
-        parse=parse_model_execute,
-        arity=-8,
-        flags=RUN,
-        first_key=4,
-        keys=_execute_keys,
-        in_dag=True,
-        in_multi="refused",
-        arguments=_EXECUTE_ARGUMENTS,
-        summary="Runs a model on tensors.",
-        since="1.2.0",
-        group="models",
-        complexity="Depends on the model",
-        examples=(
-            ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z", "+OK"),
-            ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z TIMEOUT 5", "+TIMEDOUT"),
-            (
-                "AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z CACHE ONLY",
-                "-MISS no prediction for these inputs is stored",
-            ),
-            ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z NOW", "-Invalid argument: NOW"),
+_EXECUTE = CommandSpec(
+    name=b"AI.MODELEXECUTE",
+    request=(ModelExecute,),
+    parse=parse_model_execute,
+    arity=-8,
+    flags=RUN,
+    first_key=4,
+    keys=_execute_keys,
+    in_dag=True,
+    in_multi="refused",
+    arguments=_EXECUTE_ARGUMENTS,
+    summary="Runs a model on tensors.",
+    since="1.2.0",
+    group="models",
+    complexity="Depends on the model",
+    examples=(
+        ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z", "+OK"),
+        ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z TIMEOUT 5", "+TIMEDOUT"),
+        (
+            "AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z CACHE ONLY",
+            "-MISS no prediction for these inputs is stored",
         ),
+        ("AI.MODELEXECUTE mul INPUTS 2 x y OUTPUTS 1 z NOW", "-Invalid argument: NOW"),
     ),
-    CommandSpec(
+)
+ROWS = (
+    _EXECUTE,
+    replace(
+        _EXECUTE,
         name=b"AI.MODELRUN",
-        request=(ModelExecute,),
         parse=parse_model_run,
         arity=-6,
-        flags=RUN,
         first_key=3,
         keys=run_keys,
-        in_dag=True,
-        in_multi="refused",
         arguments=_RUN_ARGUMENTS,
-        summary="Runs a model on tensors.",
         since="1.0.0",
-        group="models",
-        complexity="Depends on the model",
         replaced_by="AI.MODELEXECUTE",
         examples=(
             ("AI.MODELRUN mul TIMEOUT 100 INPUTS x y OUTPUTS z", "+OK"),

@@ -7,7 +7,7 @@ Source: AI.MODEL* commands.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redisai_py.blobs import Blob
@@ -301,36 +301,32 @@ _SET_ARGUMENTS = (
 )
 _GET_ARGUMENTS = (KEY, flag("META", optional=True), flag("BLOB", optional=True))
 
-ROWS = (
-    CommandSpec(
-        name=b"AI.MODELSTORE",
-        request=(ModelStore,),
-        parse=parse_model_store,
-        arity=-6,
-        flags=WRITE,
-        in_multi="may fail",
-        arguments=_STORE_ARGUMENTS,
-        summary="Builds a model and stores it.",
-        since="1.2.0",
-        group="models",
-        complexity="O(N) where N is the size of the model, plus the framework's load time",
-        examples=(
-            ("AI.MODELSTORE net ONNX CPU TAG v7 BATCHSIZE 8 BLOB <bytes>", "+OK"),
-            ("AI.MODELSTORE mul TF cpu:1 INPUTS 2 a b OUTPUTS 1 mul BLOB <bytes>", "+OK"),
-        ),
+_STORE = CommandSpec(
+    name=b"AI.MODELSTORE",
+    request=(ModelStore,),
+    parse=parse_model_store,
+    arity=-6,
+    flags=WRITE,
+    in_multi="may fail",
+    arguments=_STORE_ARGUMENTS,
+    summary="Builds a model and stores it.",
+    since="1.2.0",
+    group="models",
+    complexity="O(N) where N is the size of the model, plus the framework's load time",
+    examples=(
+        ("AI.MODELSTORE net ONNX CPU TAG v7 BATCHSIZE 8 BLOB <bytes>", "+OK"),
+        ("AI.MODELSTORE mul TF cpu:1 INPUTS 2 a b OUTPUTS 1 mul BLOB <bytes>", "+OK"),
     ),
-    CommandSpec(
+)
+ROWS = (
+    _STORE,
+    replace(
+        _STORE,
         name=b"AI.MODELSET",
-        request=(ModelStore,),
         parse=parse_model_set,
         arity=-4,
-        flags=WRITE,
-        in_multi="may fail",
         arguments=_SET_ARGUMENTS,
-        summary="Builds a model and stores it.",
         since="1.0.0",
-        group="models",
-        complexity="O(N) where N is the size of the model, plus the framework's load time",
         replaced_by="AI.MODELSTORE",
         examples=(
             ("AI.MODELSET mul TF CPU TAG v1 INPUTS a b OUTPUTS mul BLOB <bytes>", "+OK"),

@@ -5,7 +5,7 @@ Function names are text, keys and arguments bytes. Errors carry the look-up of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from redisai_py.commands._args import Args, Argv, is_word, show_word, strict_integer, to_bytes
 from redisai_py.commands.arguments import KEY, TENSOR, TIMEOUT, Argument, counted, several
@@ -229,46 +229,40 @@ _RUN_ARGUMENTS = (
     several(TENSOR, optional=True, token="OUTPUTS"),
 )
 
-ROWS = (
-    CommandSpec(
-        name=b"AI.SCRIPTEXECUTE",
-        request=(ScriptExecute,),
-        parse=parse_script_execute,
-        arity=-3,
-        flags=RUN,
-        first_key=5,
-        keys=_execute_keys,
-        in_dag=True,
-        in_multi="refused",
-        arguments=_EXECUTE_ARGUMENTS,
-        summary="Runs a function of a script.",
-        since="1.2.3",
-        group="scripts",
-        complexity="Depends on the function",
-        examples=(
-            ("AI.SCRIPTEXECUTE pre norm INPUTS 1 img OUTPUTS 1 x", "+OK"),
-            ("AI.SCRIPTEXECUTE pre norm KEYS 1 cfg{7} ARGS 2 0.5 abc OUTPUTS 1 x{7}", "+OK"),
-            (
-                "AI.SCRIPTEXECUTE pre norm INPUTS 1 img TIMEOUT 9 OUTPUTS 1 x",
-                "-ERR Encountered problem parsing AI.SCRIPTEXECUTE",
-            ),
+_EXECUTE = CommandSpec(
+    name=b"AI.SCRIPTEXECUTE",
+    request=(ScriptExecute,),
+    parse=parse_script_execute,
+    arity=-3,
+    flags=RUN,
+    first_key=5,
+    keys=_execute_keys,
+    in_dag=True,
+    in_multi="refused",
+    arguments=_EXECUTE_ARGUMENTS,
+    summary="Runs a function of a script.",
+    since="1.2.3",
+    group="scripts",
+    complexity="Depends on the function",
+    examples=(
+        ("AI.SCRIPTEXECUTE pre norm INPUTS 1 img OUTPUTS 1 x", "+OK"),
+        ("AI.SCRIPTEXECUTE pre norm KEYS 1 cfg{7} ARGS 2 0.5 abc OUTPUTS 1 x{7}", "+OK"),
+        (
+            "AI.SCRIPTEXECUTE pre norm INPUTS 1 img TIMEOUT 9 OUTPUTS 1 x",
+            "-ERR Encountered problem parsing AI.SCRIPTEXECUTE",
         ),
     ),
-    CommandSpec(
+)
+ROWS = (
+    _EXECUTE,
+    replace(
+        _EXECUTE,
         name=b"AI.SCRIPTRUN",
-        request=(ScriptExecute,),
         parse=parse_script_run,
-        arity=-3,
-        flags=RUN,
         first_key=4,
         keys=run_keys,
-        in_dag=True,
-        in_multi="refused",
         arguments=_RUN_ARGUMENTS,
-        summary="Runs a function of a script.",
         since="1.0.0",
-        group="scripts",
-        complexity="Depends on the function",
         replaced_by="AI.SCRIPTEXECUTE",
         examples=(
             ("AI.SCRIPTRUN old addn INPUTS a $ b1 b2 OUTPUTS c", "+OK"),

@@ -5,7 +5,7 @@ AI.SCRIPTSET parses to the request of AI.SCRIPTSTORE. Function names are text. S
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redisai_py.commands._args import Args, Argv, is_word, lenient_integer, name_text, text_name, to_bytes
@@ -158,36 +158,32 @@ _STORE_ARGUMENTS = (
 _SET_ARGUMENTS = (KEY, DEVICE, TAG, _SOURCE)
 _GET_ARGUMENTS = (KEY, flag("META", optional=True), flag("SOURCE", optional=True))
 
-ROWS = (
-    CommandSpec(
-        name=b"AI.SCRIPTSTORE",
-        request=(ScriptStore,),
-        parse=parse_script_store,
-        arity=-8,
-        flags=WRITE,
-        in_multi="may fail",
-        arguments=_STORE_ARGUMENTS,
-        summary="Compiles a TorchScript source and stores it.",
-        since="1.2.4",
-        group="scripts",
-        complexity="O(N) where N is the size of the source, plus the time to compile it",
-        examples=(
-            ("AI.SCRIPTSTORE pre CPU TAG v2 ENTRY_POINTS 2 norm crop SOURCE <text>", "+OK"),
-            ("AI.SCRIPTSTORE pre TPU ENTRY_POINTS 1 norm SOURCE <text>", "-ERR unsupported device"),
-        ),
+_STORE = CommandSpec(
+    name=b"AI.SCRIPTSTORE",
+    request=(ScriptStore,),
+    parse=parse_script_store,
+    arity=-8,
+    flags=WRITE,
+    in_multi="may fail",
+    arguments=_STORE_ARGUMENTS,
+    summary="Compiles a TorchScript source and stores it.",
+    since="1.2.4",
+    group="scripts",
+    complexity="O(N) where N is the size of the source, plus the time to compile it",
+    examples=(
+        ("AI.SCRIPTSTORE pre CPU TAG v2 ENTRY_POINTS 2 norm crop SOURCE <text>", "+OK"),
+        ("AI.SCRIPTSTORE pre TPU ENTRY_POINTS 1 norm SOURCE <text>", "-ERR unsupported device"),
     ),
-    CommandSpec(
+)
+ROWS = (
+    _STORE,
+    replace(
+        _STORE,
         name=b"AI.SCRIPTSET",
-        request=(ScriptStore,),
         parse=parse_script_set,
         arity=-5,
-        flags=WRITE,
-        in_multi="may fail",
         arguments=_SET_ARGUMENTS,
-        summary="Compiles a TorchScript source and stores it.",
         since="1.0.0",
-        group="scripts",
-        complexity="O(N) where N is the size of the source, plus the time to compile it",
         replaced_by="AI.SCRIPTSTORE",
         examples=(
             ("AI.SCRIPTSET old CPU SOURCE <text>", "+OK"),

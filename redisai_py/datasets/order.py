@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Epoch", "Order", "Piece", "Remainder", "Steps", "permutation"]
+__all__ = ["Block", "Epoch", "Order", "Remainder", "Steps", "permutation"]
 
 Remainder = Literal["pad", "drop"]
 """How to treat rows that do not fill the last step: `pad` fills it with the first rows of the epoch, `drop` leaves
@@ -68,11 +68,6 @@ class Steps:
         """Number of steps in an epoch."""
         return self.rows // self.batch if self.remainder == "drop" else -(-self.rows // self.batch)
 
-    @property
-    def left_over(self) -> int:
-        """Rows that fill up the last step (`pad`), or that the epoch leaves out (`drop`)."""
-        return self.rows - self.count * self.batch if self.remainder == "drop" else self.count * self.batch - self.rows
-
     def slice_of(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[int, int]:
         """The positions [start, stop) in the epoch that a rank reads; positions from `rows` on wrap around to 0."""
         if self.batch % ranks:
@@ -94,14 +89,6 @@ class Block:
     shards: tuple[int, ...]
     start: int
     rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Consecutive positions of an epoch in one block. rows: int64 (n,), row numbers in the joined shards."""
-
-    block: Block
-    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -156,20 +143,14 @@ class Epoch:
         return self._mixed[1]
 
     def blocks_of(self, start: int, stop: int) -> Iterator[Block]:
-        """The blocks of the positions [start, stop); see `pieces`."""
+        """The blocks of the positions [start, stop); see `cuts`."""
         for block, _, _ in self.cuts(start, stop):
             yield block
 
-    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
-        """The rows at positions [start, stop), block by block; positions after the last row wrap around.
-
-        Raises: ValueError: there are no rows.
-        """
-        for block, offset, length in self.cuts(start, stop):
-            yield Piece(block, self.rows_of(block.number)[offset : offset + length])
-
     def cuts(self, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
         """The blocks of the positions [start, stop), each with the first position in the block and the number of rows.
+
+        Positions after the last row wrap around.
 
         Raises: ValueError: there are no rows.
         """
@@ -184,16 +165,3 @@ class Epoch:
             length = min(stop - at, block.rows - offset)
             yield block, offset, length
             at += length
-
-    def rows(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """(shard, row) at positions [start, stop): the result of `pieces`, row by row."""
-        found: list[tuple[int, int]] = []
-        for piece in self.pieces(start, stop):
-            counts = [self._order.rows[shard] for shard in piece.block.shards]
-            ends = np.cumsum(counts)
-            starts = ends - counts
-            of_shard = np.searchsorted(ends, piece.rows, side="right")
-            found += [
-                (piece.block.shards[i], int(row - starts[i])) for i, row in zip(of_shard, piece.rows, strict=True)
-            ]
-        return found
