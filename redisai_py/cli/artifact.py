@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,16 +11,19 @@ from redisai_py.cli import artifact_archive
 from redisai_py.cli.artifact_options import (
     ArchiveOption,
     EndpointOption,
-    PrefixOption,
     ReferenceArgument,
     VerifyOption,
     open_archive,
-    opened,
     pairs,
     progressing,
     when,
 )
-from redisai_py.cli.options import DEFAULT_URL, DeviceOption, JsonOption, UrlOption, names
+from redisai_py.cli.command import on_artifacts
+from redisai_py.cli.options import DeviceOption, names
+
+if TYPE_CHECKING:
+    from redisai_py.artifacts import Artifacts
+    from redisai_py.cli.output import Output
 
 __all__ = ["app"]
 
@@ -36,7 +39,10 @@ _Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help
 
 
 @app.command()
+@on_artifacts
 def publish(
+    artifacts: Artifacts,
+    output: Output,
     name: _Name,
     model: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="Model files.")],
     backend: Annotated[
@@ -62,35 +68,28 @@ def publish(
         list[str] | None, typer.Option("--alias", metavar="ALIAS", help="Alias to set; repeatable.")
     ] = None,
     verify: VerifyOption = False,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Publish a model, with its metrics and files, as the next version of a name. Pickles are refused."""
     from redisai_py.artifacts import Contents, Predictions
     from redisai_py.artifacts import environment as at_hand
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        kept: Any = (
-            predictions if predictions is None or not verify else Predictions.from_parquet(predictions.read_bytes())
-        )
-        contents = Contents(
-            {path.name + (".tar" if path.is_dir() else ""): path for path in model},
-            backend=backend,
-            inputs=names(inputs),
-            outputs=names(outputs),
-            metrics=_json_file(metrics),
-            predictions=kept,
-            analysis=_json_file(analysis),
-            plots={path.name: path for path in plot or ()},
-            environment=at_hand() if environment else None,
-            definition=definition,
-            files={path.name: path for path in file or ()},
-            lineage=pairs(lineage, "--from"),
-        )
-        version = artifacts.publish(name, contents, names(alias), verify)
-    Output(as_json).line(f"{version}  {version.digest}", name=name, version=version.version, digest=version.digest)
+    kept: Any = predictions if predictions is None or not verify else Predictions.from_parquet(predictions.read_bytes())
+    contents = Contents(
+        {path.name + (".tar" if path.is_dir() else ""): path for path in model},
+        backend=backend,
+        inputs=names(inputs),
+        outputs=names(outputs),
+        metrics=_json_file(metrics),
+        predictions=kept,
+        analysis=_json_file(analysis),
+        plots={path.name: path for path in plot or ()},
+        environment=at_hand() if environment else None,
+        definition=definition,
+        files={path.name: path for path in file or ()},
+        lineage=pairs(lineage, "--from"),
+    )
+    version = artifacts.publish(name, contents, names(alias), verify)
+    output.line(f"{version}  {version.digest}", name=name, version=version.version, digest=version.digest)
 
 
 def _json_file(path: Path | None) -> Any:
@@ -100,43 +99,36 @@ def _json_file(path: Path | None) -> Any:
 
 
 @app.command()
+@on_artifacts
 def ls(
+    artifacts: Artifacts,
+    output: Output,
     name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="Default: all names.")] = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """List artifacts, or the versions of one."""
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        if name is not None:
-            rows = [
-                {"version": str(v), "aliases": v.aliases, "archived": v.archived, "digest": v.digest}
-                for v in artifacts.versions(name)
-            ]
-            Output(as_json).table(rows, ("version", "aliases", "archived", "digest"), "no versions")
-            return
-        listed = []
-        for each in artifacts.names():
-            versions = artifacts.versions(each)
-            aliases = {alias: version.version for version in versions for alias in version.aliases}
-            listed.append({"name": each, "versions": len(versions), "newest": versions[-1].version, "aliases": aliases})
-        Output(as_json).table(listed, ("name", "versions", "newest", "aliases"), "no artifacts")
+    if name is not None:
+        rows = [
+            {"version": str(v), "aliases": v.aliases, "archived": v.archived, "digest": v.digest}
+            for v in artifacts.versions(name)
+        ]
+        output.table(rows, ("version", "aliases", "archived", "digest"), "no versions")
+        return
+    listed = []
+    for each in artifacts.names():
+        versions = artifacts.versions(each)
+        aliases = {alias: version.version for version in versions for alias in version.aliases}
+        listed.append({"name": each, "versions": len(versions), "newest": versions[-1].version, "aliases": aliases})
+    output.table(listed, ("name", "versions", "newest", "aliases"), "no artifacts")
 
 
 @app.command()
-def show(
-    reference: ReferenceArgument,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
-) -> None:
+@on_artifacts
+def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> None:
     """Show a version: metrics, files, lineage, aliases, deployments, size."""
-    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.output import size_text
 
-    with opened(url, prefix) as artifacts:
-        seen = artifacts.show(reference)
+    seen = artifacts.show(reference)
     layers: list[dict[str, Any]] = [
         {"title": layer.title, "bytes": layer.content_size, "stored": layer.size, "type": layer.media_type,
          "digest": layer.content_digest, "in_redis": layer.title not in seen.missing}
@@ -153,8 +145,7 @@ def show(
         "archived": seen.version.archived,
         "versions": [str(v) + "".join(f" @{alias}" for alias in v.aliases) for v in seen.versions],
     }
-    output = Output(as_json)
-    if as_json:
+    if output.as_json:
         output.document({**fields, "size": seen.size, "layers": layers})
         return
     output.fields({name: value for name, value in fields.items() if value})
@@ -164,20 +155,13 @@ def show(
 
 
 @app.command()
-def diff(
-    one: ReferenceArgument,
-    other: ReferenceArgument,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
-) -> None:
+@on_artifacts
+def diff(artifacts: Artifacts, output: Output, one: ReferenceArgument, other: ReferenceArgument) -> None:
     """Compare two versions: metrics side by side, which files changed, how many bytes are new."""
-    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.output import size_text
 
-    with opened(url, prefix) as artifacts:
-        seen = artifacts.diff(one, other)
-    output = Output(as_json)
-    if as_json:
+    seen = artifacts.diff(one, other)
+    if output.as_json:
         output.document({"metrics": seen.metrics, "layers": seen.layers, "shared": seen.shared, "new": seen.new})
         return
     rows = [{"metric": name, one: a, other: b, "change": _change(a, b)} for name, (a, b) in seen.metrics.items()]
@@ -195,43 +179,39 @@ def _change(before: Any, after: Any) -> str:
 
 
 @app.command()
+@on_artifacts
 def log(
+    artifacts: Artifacts,
+    output: Output,
     name: _Name,
     count: Annotated[
         int | None, typer.Option("--count", "-n", metavar="N", min=1, help="Maximum number of entries.")
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Show the log of publications, promotions, deployments and removals, newest first."""
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        entries = artifacts.log(name, count)
+    entries = artifacts.log(name, count)
     rows = [{"at": when(e.at), "who": e.who, "event": e.event, "what": dict(e.fields)} for e in entries]
-    Output(as_json).table(rows, ("at", "who", "event", "what"), "nothing is logged")
+    output.table(rows, ("at", "who", "event", "what"), "nothing is logged")
 
 
 @app.command()
+@on_artifacts
 def promote(
+    artifacts: Artifacts,
+    output: Output,
     reference: ReferenceArgument,
     alias: _Alias,
     expect: Annotated[
         int | None,
         typer.Option("--expect", metavar="VERSION", help="Only if the alias points to this version; 0 for none."),
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Point an alias to a version. If two commands do so at the same time, one of them fails."""
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        expected = ... if expect is None else (expect or None)
-        version = artifacts.promote(reference, alias, expected)
-    Output(as_json).line(
+    expected = ... if expect is None else (expect or None)
+    version = artifacts.promote(reference, alias, expected)
+    output.line(
         f"{version.name}@{alias} is {version}",
         name=version.name,
         alias=alias,
@@ -241,19 +221,19 @@ def promote(
 
 
 @app.command()
-def demote(
-    name: _Name, alias: _Alias, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False
-) -> None:
+@on_artifacts
+def demote(artifacts: Artifacts, output: Output, name: _Name, alias: _Alias) -> None:
     """Remove an alias."""
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        artifacts.demote(name, alias)
-    Output(as_json).line(f"{name}@{alias}: removed", name=name, alias=alias)
+    artifacts.demote(name, alias)
+    output.line(f"{name}@{alias}: removed", name=name, alias=alias)
 
 
 @app.command()
+@on_artifacts
 def deploy(
+    artifacts: Artifacts,
+    output: Output,
     reference: ReferenceArgument,
     key: _Key = None,
     device: DeviceOption = "CPU",
@@ -270,42 +250,30 @@ def deploy(
     verify: VerifyOption = False,
     archive: ArchiveOption = None,
     endpoint: EndpointOption = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Serve a version under a key. Checks its digest; fetches it from the archive if it is not in Redis."""
     from redisai_py.artifacts import Reference, Settings
 
-    with opened(url, prefix) as artifacts, progressing("deploying") as progress:
+    with progressing("deploying") as progress:
         chosen = key or Reference.parse(reference).name
         source = None if archive is None else open_archive(archive, endpoint)
         settings = Settings(device, batch, min_batch, min_batch_timeout)
         done = artifacts.deploy(reference, chosen, settings, model, verify, archive=source, progress=progress)
-    _say_deployed(done, as_json)
+    _say_deployed(done, output)
 
 
 @app.command()
-def rollback(
-    name: _Name,
-    key: _Key = None,
-    verify: VerifyOption = False,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
-) -> None:
+@on_artifacts
+def rollback(artifacts: Artifacts, output: Output, name: _Name, key: _Key = None, verify: VerifyOption = False) -> None:
     """Serve the previous version of a key again, according to the log."""
-    with opened(url, prefix) as artifacts:
-        done = artifacts.rollback(name, key or name, verify)
-    _say_deployed(done, as_json)
+    done = artifacts.rollback(name, key or name, verify)
+    _say_deployed(done, output)
 
 
-def _say_deployed(done: Any, as_json: bool) -> None:
-    from redisai_py.cli.output import Output
-
+def _say_deployed(done: Any, output: Output) -> None:
     was = f", was {done.version.name}:{done.was}" if done.was is not None else ""
     checked = "".join(f"; {parity}" for parity in done.parity)
-    Output(as_json).line(
+    output.line(
         f"{done.key}: {done.version} ({done.title}){was}{checked}",
         key=done.key,
         version=str(done.version),

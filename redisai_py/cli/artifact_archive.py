@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,14 +12,16 @@ from redisai_py.cli.artifact_options import (
     EncryptOption,
     EndpointOption,
     InArchiveOption,
-    PrefixOption,
     ReferenceArgument,
     ReferencesArgument,
     open_archive,
-    opened,
     progressing,
 )
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from redisai_py.cli.command import on_artifacts
+
+if TYPE_CHECKING:
+    from redisai_py.artifacts import Archive, Artifacts
+    from redisai_py.cli.output import Output
 
 __all__ = ["COMMANDS"]
 
@@ -33,92 +35,88 @@ _Check = Annotated[bool, typer.Option("--check", help="Also read blobs that Redi
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Report only, change nothing.")]
 
 
+@on_artifacts
 def push(
+    artifacts: Artifacts,
+    output: Output,
     references: ReferencesArgument,
     archive: ArchiveArgument,
     endpoint: EndpointOption = None,
     encrypt: EncryptOption = None,
     kind: _Kind = "artifact",
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Copy versions to an archive. Skips what the archive has, so an interrupted push can be resumed."""
-    _push(url, prefix, references, lambda: open_archive(archive, endpoint, encrypt), kind, as_json)
+    _push(artifacts, output, references, open_archive(archive, endpoint, encrypt), kind)
 
 
+@on_artifacts
 def export(
+    artifacts: Artifacts,
+    output: Output,
     references: ReferencesArgument,
     directory: _Directory,
     kind: _Kind = "artifact",
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Write versions to a directory as an OCI image layout, which registry tools can read."""
-    _push(url, prefix, references, lambda: open_archive(str(directory), None), kind, as_json)
+    _push(artifacts, output, references, open_archive(str(directory), None), kind)
 
 
-def _push(url: str, prefix: str, references: list[str], archive: Any, kind: str, as_json: bool) -> None:
-    from redisai_py.cli.output import Output, size_text
+def _push(artifacts: Artifacts, output: Output, references: list[str], archive: Archive, kind: str) -> None:
+    from redisai_py.cli.output import size_text
 
-    with opened(url, prefix) as artifacts, progressing("pushing") as progress:
-        target = archive()
-        done = artifacts.push(references, target, kind, progress)
+    with progressing("pushing") as progress:
+        done = artifacts.push(references, archive, kind, progress)
     versions = [str(version) for version in done.versions]
-    Output(as_json).line(
-        f"{', '.join(versions)}: {done.blobs} blobs sent, {size_text(done.bytes)}, to {target.url}",
+    output.line(
+        f"{', '.join(versions)}: {done.blobs} blobs sent, {size_text(done.bytes)}, to {archive.url}",
         versions=versions,
         blobs=done.blobs,
         bytes=done.bytes,
-        archive=target.url,
+        archive=archive.url,
     )
 
 
+@on_artifacts
 def pull(
+    artifacts: Artifacts,
+    output: Output,
     archive: ArchiveArgument,
     references: _Some = None,
     endpoint: EndpointOption = None,
     kind: _Kind = "artifact",
     check: _Check = False,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Copy versions from an archive into Redis. Checks every digest; never moves an existing alias."""
-    _pull(url, prefix, references, lambda: open_archive(archive, endpoint), kind, check, as_json)
+    _pull(artifacts, output, references, open_archive(archive, endpoint), kind, check)
 
 
+@on_artifacts
 def import_(
+    artifacts: Artifacts,
+    output: Output,
     directory: _Directory,
     references: _Some = None,
     kind: _Kind = "artifact",
     check: _Check = False,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Read versions from a directory that `export`, or a registry tool, wrote."""
     from redisai_py.cli.failures import CannotUse
 
-    def source() -> Any:
-        if not (directory / "index.json").is_file():
-            raise CannotUse(f"{directory}: there is no index.json, so this is not an OCI image layout")
-        return open_archive(str(directory), None)
-
-    _pull(url, prefix, references, source, kind, check, as_json)
+    if not (directory / "index.json").is_file():
+        raise CannotUse(f"{directory}: there is no index.json, so this is not an OCI image layout")
+    _pull(artifacts, output, references, open_archive(str(directory), None), kind, check)
 
 
 def _pull(
-    url: str, prefix: str, references: list[str] | None, archive: Any, kind: str, check: bool, as_json: bool
+    artifacts: Artifacts, output: Output, references: list[str] | None, archive: Archive, kind: str, check: bool
 ) -> None:
-    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.output import size_text
 
-    with opened(url, prefix) as artifacts, progressing("pulling") as progress:
-        done = artifacts.pull(archive(), references or None, kind, check, progress)
+    with progressing("pulling") as progress:
+        done = artifacts.pull(archive, references or None, kind, check, progress)
     versions = [str(version) for version in done.versions]
     kept = f"; left as they are here: {', '.join(done.kept)}" if done.kept else ""
-    Output(as_json).line(
+    output.line(
         f"{', '.join(versions)}: {done.blobs} blobs fetched, {size_text(done.bytes)}{kept}",
         versions=versions,
         blobs=done.blobs,
@@ -127,44 +125,39 @@ def _pull(
     )
 
 
+@on_artifacts
 def get(
+    artifacts: Artifacts,
+    output: Output,
     reference: ReferenceArgument,
     directory: _Directory,
     title: Annotated[
         list[str] | None, typer.Option("--title", metavar="TITLE", help="Only this file; repeatable.")
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Write the files of a version to a directory, as published."""
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        written = artifacts.get(reference).save(directory, title)
-    output = Output(as_json)
+    written = artifacts.get(reference).save(directory, title)
     output.table([{"file": str(path), "bytes": path.stat().st_size} for path in written], ("file", "bytes"), "no files")
 
 
+@on_artifacts
 def verify(
+    artifacts: Artifacts,
+    output: Output,
     references: _Some = None,
     archive: InArchiveOption = None,
     endpoint: EndpointOption = None,
     predictions: Annotated[bool, typer.Option("--predictions", help="Also recompute the predictions.")] = False,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Compare every blob in Redis or in an archive with its digest. Exit code 1 if anything is wrong."""
     from redisai_py.cli.failures import Exit
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts, progressing("verifying") as progress:
+    with progressing("verifying") as progress:
         source = None if archive is None else open_archive(archive, endpoint)
         problems = artifacts.verify(references or None, source, progress)
         parity = [str(found) for text in references or () if predictions for found in artifacts.recompute(text)]
-    output = Output(as_json)
-    if as_json:
+    if output.as_json:
         output.document({"problems": [vars(problem) for problem in problems], "predictions": parity})
     else:
         for line in parity:
@@ -175,14 +168,13 @@ def verify(
         raise typer.Exit(Exit.REFUSED)
 
 
-def du(url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
+@on_artifacts
+def du(artifacts: Artifacts, output: Output) -> None:
     """Show the size of each name in Redis: its own bytes, shared bytes, and bytes no version needs."""
-    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.output import size_text
 
-    with opened(url, prefix) as artifacts:
-        used = artifacts.du()
-    output = Output(as_json)
-    if as_json:
+    used = artifacts.du()
+    if output.as_json:
         rows = [
             {"name": name, "alone": alone, "shared": shared} for name, (alone, shared) in sorted(used.names.items())
         ]
@@ -196,42 +188,42 @@ def du(url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: Json
     output.fields({"total": size_text(used.total), "orphans": size_text(used.orphans)})
 
 
+@on_artifacts
 def rm(
+    artifacts: Artifacts,
+    output: Output,
     references: ReferencesArgument,
     archive: InArchiveOption = None,
     endpoint: EndpointOption = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Remove versions from Redis or from an archive; `gc` frees their bytes. Fails while an alias points to one."""
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        source = None if archive is None else open_archive(archive, endpoint)
-        removed = [str(version) for version in artifacts.rm(references, source)]
-    Output(as_json).line(f"{', '.join(removed)}: removed", removed=removed)
+    source = None if archive is None else open_archive(archive, endpoint)
+    removed = [str(version) for version in artifacts.rm(references, source)]
+    output.line(f"{', '.join(removed)}: removed", removed=removed)
 
 
+@on_artifacts
 def gc(
+    artifacts: Artifacts,
+    output: Output,
     dry_run: _DryRun = False,
     archive: InArchiveOption = None,
     endpoint: EndpointOption = None,
     older_s: Annotated[
         float, typer.Option("--older", metavar="SECONDS", min=0, help="In an archive: only blobs at least this old.")
     ] = 3600,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Delete blobs that no version needs, in Redis or in an archive. Keeps blobs that running commands use."""
-    with opened(url, prefix) as artifacts:
-        source = None if archive is None else open_archive(archive, endpoint)
-        done = artifacts.gc(dry_run, source, older_s)
-    _say_collected(done, dry_run, as_json)
+    source = None if archive is None else open_archive(archive, endpoint)
+    done = artifacts.gc(dry_run, source, older_s)
+    _say_collected(done, dry_run, output)
 
 
+@on_artifacts
 def evict(
+    artifacts: Artifacts,
+    output: Output,
     references: ReferencesArgument,
     archive: Annotated[
         str,
@@ -241,22 +233,18 @@ def evict(
     ],
     endpoint: EndpointOption = None,
     kind: _Kind = "artifact",
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Delete files of versions from Redis after checking the copy in the archive. `deploy` fetches them again."""
-    with opened(url, prefix) as artifacts:
-        done = artifacts.evict(references, open_archive(archive, endpoint), kind)
-    _say_collected(done, False, as_json)
+    done = artifacts.evict(references, open_archive(archive, endpoint), kind)
+    _say_collected(done, False, output)
 
 
-def _say_collected(done: Any, dry_run: bool, as_json: bool) -> None:
-    from redisai_py.cli.output import Output, size_text
+def _say_collected(done: Any, dry_run: bool, output: Output) -> None:
+    from redisai_py.cli.output import size_text
 
     leased = f", {done.leased} of them for running commands" if done.leased else ""
     verb = "would be removed" if dry_run else "removed"
-    Output(as_json).line(
+    output.line(
         f"{done.removed} blobs {verb}, {size_text(done.bytes)}; {done.kept} kept{leased}",
         removed=done.removed,
         bytes=done.bytes,

@@ -1,4 +1,4 @@
-"""Shared by the commands of `redisai artifact`: options, the `Artifacts` object, exit codes for failures."""
+"""Shared by the commands of `redisai artifact`: options, archives, progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from redisai_py.cli.options import names
 
 if TYPE_CHECKING:
-    from redisai_py.artifacts import Archive, Artifacts
+    from redisai_py.artifacts import Archive
 
 __all__ = [
     "ArchiveArgument",
@@ -19,12 +19,10 @@ __all__ = [
     "EncryptOption",
     "EndpointOption",
     "InArchiveOption",
-    "PrefixOption",
     "ReferenceArgument",
     "ReferencesArgument",
     "VerifyOption",
     "open_archive",
-    "opened",
     "pairs",
     "progressing",
     "when",
@@ -60,31 +58,9 @@ EncryptOption = Annotated[
         "--encrypt", metavar="WORD[=KEY]", help="Server-side encryption of S3: AES256, aws:kms or aws:kms=KEY-ID."
     ),
 ]
-PrefixOption = Annotated[
-    str, typer.Option("--key-prefix", envvar="REDISAI_KEY_PREFIX", metavar="TEXT", help="Prefix of all artifact keys.")
-]
 VerifyOption = Annotated[
     bool, typer.Option("--verify", help="Recompute the predictions on the server first; fail if they differ.")
 ]
-
-
-@contextmanager
-def opened(url: str, prefix: str) -> Iterator[Artifacts]:
-    """The artifacts of a server; an error inside the block ends the command with its exit code."""
-    from redisai_py.artifacts import ArtifactError, Artifacts, Invalid, Malformed
-    from redisai_py.cli.failures import Exit, fail
-    from redisai_py.cli.output import printable
-    from redisai_py.cli.remote import connected
-
-    with connected(url) as client:
-        try:
-            yield Artifacts(client, prefix)
-        except Malformed as error:
-            raise fail(Exit.REFUSED, printable(str(error))) from error
-        except Invalid as error:
-            raise fail(Exit.USAGE, printable(str(error))) from error
-        except ArtifactError as error:
-            raise fail(Exit.REFUSED, printable(str(error))) from error
 
 
 def open_archive(url: str, endpoint: str | None, encrypt: str | None = None) -> Archive:

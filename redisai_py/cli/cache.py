@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from redisai_py.cli.command import on_server
+
+if TYPE_CHECKING:
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import Remote
 
 __all__ = ["app"]
 
@@ -34,7 +38,10 @@ _RULE = ("key", "ttl", "jitter", "rows", "maxbytes", "warm", "scope", "minrun")
 
 
 @app.command("set")
+@on_server
 def set_rule(
+    client: Remote,
+    output: Output,
     key: _Key,
     ttl: _Ttl,
     jitter: _Jitter = None,
@@ -43,85 +50,75 @@ def set_rule(
     warm: _Warm = None,
     scope: _Scope = None,
     min_run: _MinRun = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Set the cache rule of a model."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
     from redisai_py.client import cache_calls
 
-    with connected(url) as client:
-        client.ask(cache_calls.cacheset(key_of(key), ttl, jitter, rows, max_bytes, warm, scope, min_run))
-        rule = client.ask(cache_calls.cacheget(key_of(key))) or {}
-    Output(as_json).fields({"key": key, **rule})
+    client.ask(cache_calls.cacheset(key_of(key), ttl, jitter, rows, max_bytes, warm, scope, min_run))
+    rule = client.ask(cache_calls.cacheget(key_of(key))) or {}
+    output.fields({"key": key, **rule})
 
 
 @app.command()
-def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+@on_server
+def ls(client: Remote, output: Output) -> None:
     """List the models that have a cache rule."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected
     from redisai_py.client import cache_calls, calls
 
-    with connected(url) as client:
-        keys = [key for key, _ in sorted(client.ask(calls.modelscan()))]
-        rules = client.several([cache_calls.cacheget(key.encode("utf-8", "surrogateescape")) for key in keys])
+    keys = [key for key, _ in sorted(client.ask(calls.modelscan()))]
+    rules = client.several([cache_calls.cacheget(key.encode("utf-8", "surrogateescape")) for key in keys])
     found = [{"key": key, **rule} for key, rule in zip(keys, rules, strict=True) if isinstance(rule, dict)]
-    Output(as_json).table(found, _RULE, "no model has a cache rule")
+    output.table(found, _RULE, "no model has a cache rule")
 
 
 @app.command()
-def stats(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+@on_server
+def stats(client: Remote, output: Output, key: _Key) -> None:
     """Show hits, misses, times, and whether the cache pays."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
     from redisai_py.client import cache_calls
 
-    with connected(url) as client:
-        found = client.ask(cache_calls.cachestats(key_of(key)))
-    Output(as_json).fields({**found, "key": key})
+    found = client.ask(cache_calls.cachestats(key_of(key)))
+    output.fields({**found, "key": key})
 
 
 @app.command()
+@on_server
 def warm(
+    client: Remote,
+    output: Output,
     key: _Key,
     inputs: Annotated[
         list[str],
         typer.Argument(metavar="TENSOR...", show_default=False, help="Keys of the inputs, request after request."),
     ],
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Compute and store the predictions of stored tensors."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
     from redisai_py.client import cache_calls
 
-    with connected(url) as client:
-        found = client.ask(cache_calls.cachewarm(key_of(key), [key_of(each) for each in inputs]))
-    Output(as_json).fields({"key": key, **found})
+    found = client.ask(cache_calls.cachewarm(key_of(key), [key_of(each) for each in inputs]))
+    output.fields({"key": key, **found})
 
 
 @app.command()
-def purge(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+@on_server
+def purge(client: Remote, output: Output, key: _Key) -> None:
     """Delete the cached predictions of a model; its rule stays."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
     from redisai_py.client import cache_calls
 
-    with connected(url) as client:
-        count = client.ask(cache_calls.cachepurge(key_of(key)))
-    Output(as_json).line(f"{key}: {count} {'key' if count == 1 else 'keys'} deleted", key=key, deleted=count)
+    count = client.ask(cache_calls.cachepurge(key_of(key)))
+    output.line(f"{key}: {count} {'key' if count == 1 else 'keys'} deleted", key=key, deleted=count)
 
 
 @app.command()
-def rm(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+@on_server
+def rm(client: Remote, output: Output, key: _Key) -> None:
     """Remove the cache rule of a model; its predictions expire."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
     from redisai_py.client import cache_calls
 
-    with connected(url) as client:
-        existed = client.ask(cache_calls.cachedel(key_of(key)))
-    Output(as_json).line(f"{key}: {'no longer cached' if existed else 'it had no rule'}", key=key, existed=existed)
+    existed = client.ask(cache_calls.cachedel(key_of(key)))
+    output.line(f"{key}: {'no longer cached' if existed else 'it had no rule'}", key=key, existed=existed)

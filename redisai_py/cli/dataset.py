@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redisai_py.cli import dataset_reading
-from redisai_py.cli.artifact_options import PrefixOption, ReferenceArgument, ReferencesArgument, opened, progressing
+from redisai_py.cli.artifact_options import ReferenceArgument, ReferencesArgument, progressing
+from redisai_py.cli.command import on_artifacts
 from redisai_py.cli.dataset_options import (
     KeepOption,
     NameArgument,
@@ -19,10 +20,11 @@ from redisai_py.cli.dataset_options import (
     types_of,
     window_of,
 )
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption, names
+from redisai_py.cli.options import names
 
 if TYPE_CHECKING:
-    from redisai_py.artifacts import Store
+    from redisai_py.artifacts import Artifacts, Store
+    from redisai_py.cli.output import Output
     from redisai_py.datasets.layout import Columns, Schema
 
 __all__ = ["app"]
@@ -38,7 +40,10 @@ _Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", h
 
 
 @app.command()
+@on_artifacts
 def put(
+    artifacts: Artifacts,
+    output: Output,
     name: NameArgument,
     files: Annotated[
         list[str],
@@ -50,9 +55,6 @@ def put(
     shard_bytes: Annotated[str, typer.Option("--shard-bytes", metavar="SIZE", help="Size of a shard.")] = "1MiB",
     codec: Annotated[str, typer.Option("--codec", metavar="WORD", help="zstd (if it saves a tenth) or none.")] = "zstd",
     alias: _Alias = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Store a table, or one per split, as the next version of a name."""
     from redisai_py.cli.dataset_options import bytes_of, split_files
@@ -60,30 +62,32 @@ def put(
     from redisai_py.datasets.tables import read_table
     from redisai_py.datasets.writer import put as put_rows
 
-    with opened(url, prefix) as artifacts:
-        if codec not in ("zstd", "none"):
-            raise CannotUse(f"--codec {codec}: use zstd or none")
-        policy, size = nan_policy(nan), bytes_of("--shard-bytes", shard_bytes)
-        parts: dict[str, Columns] = {
-            split: read_table(path, nan=policy, types=types_of(types), columns=names([columns]) if columns else None)
-            for split, path in split_files(files).items()
-        }
-        with progressing("storing") as progress:
-            version = put_rows(
-                artifacts.store,
-                name,
-                parts if list(parts) != [""] else parts[""],
-                shard_bytes=size,
-                compress=codec == "zstd",
-                aliases=names(alias),
-                nan=policy,
-                progress=progress,
-            )
-        said(artifacts.store, version, as_json)
+    if codec not in ("zstd", "none"):
+        raise CannotUse(f"--codec {codec}: use zstd or none")
+    policy, size = nan_policy(nan), bytes_of("--shard-bytes", shard_bytes)
+    parts: dict[str, Columns] = {
+        split: read_table(path, nan=policy, types=types_of(types), columns=names([columns]) if columns else None)
+        for split, path in split_files(files).items()
+    }
+    with progressing("storing") as progress:
+        version = put_rows(
+            artifacts.store,
+            name,
+            parts if list(parts) != [""] else parts[""],
+            shard_bytes=size,
+            compress=codec == "zstd",
+            aliases=names(alias),
+            nan=policy,
+            progress=progress,
+        )
+    said(artifacts.store, version, output)
 
 
 @app.command()
+@on_artifacts
 def append(
+    artifacts: Artifacts,
+    output: Output,
     name: NameArgument,
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", show_default=False, help="CSV, Parquet or npz files.")
@@ -92,25 +96,20 @@ def append(
     types: TypeOption = None,
     columns: _Columns = None,
     keep: KeepOption = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Append rows. Following readers see them at once; `seal` makes a version. A file is added whole or not at all."""
-    from redisai_py.cli.output import Output
     from redisai_py.datasets.layout import row_count
     from redisai_py.datasets.writer import Writer
 
-    with opened(url, prefix) as artifacts:
-        window, policy = window_of(keep), nan_policy(nan)
-        rows, places = 0, []
-        for file in files:
-            known = _schema(artifacts.store, name)
-            found, schema = _table(file, policy, types_of(types), names([columns]) if columns else None, known)
-            writer = Writer(artifacts.store, name, None if known else schema, window)
-            places += writer.append(found)
-            rows += row_count(found)
-    Output(as_json).line(
+    window, policy = window_of(keep), nan_policy(nan)
+    rows, places = 0, []
+    for file in files:
+        known = _schema(artifacts.store, name)
+        found, schema = _table(file, policy, types_of(types), names([columns]) if columns else None, known)
+        writer = Writer(artifacts.store, name, None if known else schema, window)
+        places += writer.append(found)
+        rows += row_count(found)
+    output.line(
         f"{name}: {rows} row{'s' * (rows != 1)} appended in {len(places)} shard{'s' * (len(places) != 1)}",
         name=name,
         rows=rows,
@@ -145,24 +144,22 @@ def _table(file: Path, nan: Any, types: dict[str, str], columns: Any, known: Sch
 
 
 @app.command()
+@on_artifacts
 def seal(
-    name: NameArgument,
-    alias: _Alias = None,
-    keep: KeepOption = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
+    artifacts: Artifacts, output: Output, name: NameArgument, alias: _Alias = None, keep: KeepOption = None
 ) -> None:
     """Make the newest version plus the appended rows the next version."""
     from redisai_py.datasets.writer import Writer
 
-    with opened(url, prefix) as artifacts:
-        version = Writer(artifacts.store, name).seal(names(alias), window_of(keep))
-        said(artifacts.store, version, as_json)
+    version = Writer(artifacts.store, name).seal(names(alias), window_of(keep))
+    said(artifacts.store, version, output)
 
 
 @app.command()
+@on_artifacts
 def split(
+    artifacts: Artifacts,
+    output: Output,
     reference: ReferenceArgument,
     test: Annotated[float, typer.Option("--test", metavar="SHARE", help="Share of test rows, between 0 and 1.")] = 0.2,
     stratify: Annotated[
@@ -177,56 +174,42 @@ def split(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the split.")] = 0,
     alias: _Alias = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Split the rows of a version into `train` and `test` of the next version."""
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.split import Split
     from redisai_py.datasets.writer import split as split_rows
 
-    with opened(url, prefix) as artifacts:
-        how = Split(test, stratify, by, group, seed)
-        version = split_rows(artifacts.store, Dataset.open(artifacts.store, reference), how, names(alias))
-        said(artifacts.store, version, as_json)
+    how = Split(test, stratify, by, group, seed)
+    version = split_rows(artifacts.store, Dataset.open(artifacts.store, reference), how, names(alias))
+    said(artifacts.store, version, output)
 
 
 @app.command()
+@on_artifacts
 def promote(
+    artifacts: Artifacts,
+    output: Output,
     reference: ReferenceArgument,
     alias: Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="For example training.")],
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Point an alias to a version."""
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        registry = artifacts.store.registry("dataset")
-        version = registry.resolve(reference)
-        registry.promote(version.name, version.version, alias)
-    Output(as_json).line(
-        f"{version.name}@{alias} is {version}", name=version.name, alias=alias, version=version.version
-    )
+    registry = artifacts.store.registry("dataset")
+    version = registry.resolve(reference)
+    registry.promote(version.name, version.version, alias)
+    output.line(f"{version.name}@{alias} is {version}", name=version.name, alias=alias, version=version.version)
 
 
 @app.command()
-def rm(
-    references: ReferencesArgument,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
-) -> None:
+@on_artifacts
+def rm(artifacts: Artifacts, output: Output, references: ReferencesArgument) -> None:
     """Remove versions; `redisai artifact gc` frees their bytes. Fails while an alias points to one."""
     from redisai_py.cli.dataset_options import versions_of
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        registry = artifacts.store.registry("dataset")
-        chosen = versions_of(artifacts.store, references)
-        for name in dict.fromkeys(version.name for version in chosen):
-            registry.remove(name, [version.version for version in chosen if version.name == name])
+    registry = artifacts.store.registry("dataset")
+    chosen = versions_of(artifacts.store, references)
+    for name in dict.fromkeys(version.name for version in chosen):
+        registry.remove(name, [version.version for version in chosen if version.name == name])
     removed = [str(version) for version in chosen]
-    Output(as_json).line(f"{', '.join(removed)}: removed", removed=removed)
+    output.line(f"{', '.join(removed)}: removed", removed=removed)

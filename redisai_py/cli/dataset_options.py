@@ -13,6 +13,7 @@ from redisai_py.cli.options import names
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Store, Version
+    from redisai_py.cli.output import Output
     from redisai_py.datasets.layout import NanPolicy
     from redisai_py.datasets.tail import Window
 
@@ -119,9 +120,9 @@ def versions_of(store: Store, references: Sequence[str]) -> list[Version]:
     return list(chosen.values())
 
 
-def said(store: Store, version: Version, as_json: bool) -> None:
+def said(store: Store, version: Version, output: Output) -> None:
     """Print the new version."""
-    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset
 
     made = Dataset.open(store, f"{version.name}:{version.version}")
@@ -138,4 +139,4 @@ def said(store: Store, version: Version, as_json: bool) -> None:
     }
     splits = "".join(f", {rows} {name}" for name, rows in made.splits.items())
     shards = f"{fields['shards']} shard{'s' if fields['shards'] > 1 else ''}"
-    Output(as_json).line(f"{version}: {made.rows} rows{splits}, {shards}, {size_text(stored)} in Redis", **fields)
+    output.line(f"{version}: {made.rows} rows{splits}, {shards}, {size_text(stored)} in Redis", **fields)

@@ -12,17 +12,17 @@ import typer
 from redisai_py.cli.artifact_options import (
     ArchiveOption,
     EndpointOption,
-    PrefixOption,
     ReferenceArgument,
     open_archive,
-    opened,
     progressing,
 )
+from redisai_py.cli.command import on_artifacts
 from redisai_py.cli.dataset_options import SplitOption
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption, names
+from redisai_py.cli.options import names
 
 if TYPE_CHECKING:
-    from redisai_py.artifacts import Store
+    from redisai_py.artifacts import Artifacts, Store
+    from redisai_py.cli.output import Output
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.layout import Columns
 
@@ -33,28 +33,26 @@ _SHOWN = 12  # columns that fit a terminal
 _LONGEST = 60
 
 
+@on_artifacts
 def ls(
+    artifacts: Artifacts,
+    output: Output,
     name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="Default: all.")] = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """List data sets, or the versions of one."""
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts:
-        registry = artifacts.store.registry("dataset")
-        if name is not None:
-            rows = [_version_row(artifacts.store, str(version)) for version in registry.versions(name)]
-            Output(as_json).table(rows, ("version", "rows", "splits", "stored", "aliases", "archived"), "no versions")
-            return
-        listed = [_name_row(artifacts.store, each) for each in _names(artifacts.store, prefix)]
-        Output(as_json).table(listed, ("name", "versions", "rows", "columns", "aliases", "unsealed"), "no data sets")
+    registry = artifacts.store.registry("dataset")
+    if name is not None:
+        rows = [_version_row(artifacts.store, str(version)) for version in registry.versions(name)]
+        output.table(rows, ("version", "rows", "splits", "stored", "aliases", "archived"), "no versions")
+        return
+    listed = [_name_row(artifacts.store, each) for each in _names(artifacts.store)]
+    output.table(listed, ("name", "versions", "rows", "columns", "aliases", "unsealed"), "no data sets")
 
 
-def _names(store: Store, prefix: str) -> list[str]:
+def _names(store: Store) -> list[str]:
     """Names of all data sets, including those that were appended to but never sealed."""
-    start = f"{prefix}tail:dataset:"
+    start = f"{store.keys.prefix}tail:dataset:"
     tails = {
         key.decode("utf-8", "replace").removeprefix(start)
         for key in store.redis.scan_iter(match=f"{start}*", count=1000)
@@ -110,21 +108,16 @@ def _version_row(store: Store, reference: str) -> dict[str, Any]:
     }
 
 
-def show(
-    reference: ReferenceArgument,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
-) -> None:
+@on_artifacts
+def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> None:
     """Show a version: columns, splits, shards, size, and whether Redis holds all of it."""
-    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset
 
-    with opened(url, prefix) as artifacts:
-        found = Dataset.open(artifacts.store, reference)
-        shards = found.shards()
-        sizes = artifacts.store.blobs.sizes([shard.layer.digest for shard in shards])
-        unsealed = _unsealed(found)
+    found = Dataset.open(artifacts.store, reference)
+    shards = found.shards()
+    sizes = artifacts.store.blobs.sizes([shard.layer.digest for shard in shards])
+    unsealed = _unsealed(found)
     stored = sum(shard.layer.size for shard in shards)
     size = sum(shard.layer.content_size for shard in shards)
     fields: dict[str, Any] = {
@@ -139,8 +132,7 @@ def show(
         "unsealed": unsealed,
     }
     columns = [{"column": c.name, "type": c.type, "shape": list(c.shape), "nan": c.nan} for c in found.schema.columns]
-    output = Output(as_json)
-    if as_json:
+    if output.as_json:
         output.document({**fields, "bytes": size, "stored": stored, "columns": columns})
         return
     told = {name: value for name, value in fields.items() if value}
@@ -151,25 +143,22 @@ def show(
     output.table(columns, ("column", "type", "shape", "nan"), "no columns")
 
 
+@on_artifacts
 def head(
+    artifacts: Artifacts,
+    output: Output,
     reference: ReferenceArgument,
     rows: Annotated[int, typer.Option("--rows", "-n", metavar="N", min=1, help="Number of rows.")] = 10,
     split: SplitOption = None,
     columns: _Columns = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Print the first rows. Reads only the shards that hold them."""
-    from redisai_py.cli.output import Output
     from redisai_py.datasets.dataset import Dataset
 
-    with opened(url, prefix) as artifacts:
-        found = Dataset.open(artifacts.store, reference)
-        values = found.head(rows, split, names([columns]) if columns else None)
-    output = Output(as_json)
+    found = Dataset.open(artifacts.store, reference)
+    values = found.head(rows, split, names([columns]) if columns else None)
     lines = [dict(zip(values, row, strict=True)) for row in zip(*map(_values, values.values()), strict=True)]
-    if as_json:
+    if output.as_json:
         output.document(lines)
         return
     shown = list(values)[:_SHOWN]
@@ -201,22 +190,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
+@on_artifacts
 def get(
+    artifacts: Artifacts,
+    output: Output,
     reference: ReferenceArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help=".csv, .parquet or .npz.")],
     split: SplitOption = None,
     columns: _Columns = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Write the rows of a version to a file, whole or not at all."""
     from redisai_py.cli.model_files import check_directory
-    from redisai_py.cli.output import Output, size_text
+    from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.tables import table_format, write_table
 
-    with opened(url, prefix) as artifacts, progressing("writing") as progress:
+    with progressing("writing") as progress:
         table_format(file)
         check_directory(file)
         found = Dataset.open(artifacts.store, reference)
@@ -232,34 +221,32 @@ def get(
 
         rows = write_table(file, parts())
     size = file.stat().st_size
-    Output(as_json).line(f"{file}: {rows} rows, {size_text(size)}", file=str(file), rows=rows, bytes=size)
+    output.line(f"{file}: {rows} rows, {size_text(size)}", file=str(file), rows=rows, bytes=size)
 
 
+@on_artifacts
 def verify(
+    artifacts: Artifacts,
+    output: Output,
     references: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME[:VERSION|@ALIAS]...]", show_default=False, help="Default: everything."),
     ] = None,
     archive: ArchiveOption = None,
     endpoint: EndpointOption = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Compare every blob in Redis or in an archive with its digest. Exit code 1 if anything is wrong."""
     from redisai_py.artifacts.inspect import verify as compare
     from redisai_py.cli.dataset_options import versions_of
     from redisai_py.cli.failures import Exit
-    from redisai_py.cli.output import Output
 
-    with opened(url, prefix) as artifacts, progressing("verifying") as progress:
+    with progressing("verifying") as progress:
         source = None if archive is None else open_archive(archive, endpoint)
         store = artifacts.store
         chosen = versions_of(store, references or store.registry("dataset").names())
         problems = compare(store, chosen, source, progress)
     rows = [{"version": problem.version, "problem": problem.text} for problem in problems]
-    output = Output(as_json)
-    if as_json:
+    if output.as_json:
         output.document({"versions": [str(version) for version in chosen], "problems": rows})
     else:
         output.table(rows, ("version", "problem"), "all bytes are what their digests say")

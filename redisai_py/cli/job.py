@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli.artifact_options import PrefixOption, opened, when
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from redisai_py.cli.artifact_options import when
+from redisai_py.cli.command import on_artifacts, opened
+from redisai_py.cli.options import DEFAULT_URL, PrefixOption, UrlOption
 
 if TYPE_CHECKING:
+    from redisai_py.artifacts import Artifacts
+    from redisai_py.cli.output import Output
     from redisai_py.jobs.queue import Queue
 
 __all__ = ["app", "follow", "worker"]
@@ -22,20 +25,18 @@ _Job = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="The
 
 
 @app.command()
+@on_artifacts
 def ls(
+    artifacts: Artifacts,
+    output: Output,
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="Maximum number of jobs.")] = 100,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
-    from redisai_py.cli.output import Output
     from redisai_py.jobs.queue import Queue
 
-    with opened(url, prefix) as artifacts:
-        found = Queue(artifacts.store.redis, prefix).jobs(count)
+    found = Queue(artifacts.store.redis, artifacts.store.keys.prefix).jobs(count)
     rows = [{"id": job.id, "state": job.state, **_shown(job.fields)} for job in found]
-    Output(as_json).table(rows, ("id", "state", "progress", "step", "worker", "artifact", "error"), "no jobs")
+    output.table(rows, ("id", "state", "progress", "step", "worker", "artifact", "error"), "no jobs")
 
 
 def _shown(fields: Any) -> dict[str, str]:
@@ -43,18 +44,17 @@ def _shown(fields: Any) -> dict[str, str]:
 
 
 @app.command()
-def show(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
+@on_artifacts
+def show(artifacts: Artifacts, output: Output, job: _Job) -> None:
     """Show a job: its definition, progress and result."""
-    from redisai_py.cli.output import Output
     from redisai_py.jobs.queue import Queue
 
-    with opened(url, prefix) as artifacts:
-        found = Queue(artifacts.store.redis, prefix).get(job)
+    found = Queue(artifacts.store.redis, artifacts.store.keys.prefix).get(job)
     fields = {"id": found.id, "state": found.state, **_shown(found.fields)}
     for name in ("started", "ended"):
-        if name in fields and not as_json:
+        if name in fields and not output.as_json:
             fields[name] = _when(fields[name])
-    Output(as_json).fields({**fields, "definition": found.fields.get("definition", "")})
+    output.fields({**fields, "definition": found.fields.get("definition", "")})
 
 
 def _when(text: str) -> str:
@@ -87,23 +87,21 @@ def logs(
 
 
 @app.command()
-def cancel(job: _Job, url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
+@on_artifacts
+def cancel(artifacts: Artifacts, output: Output, job: _Job) -> None:
     """Cancel a job: remove it from the queue, or ask its worker to end it."""
-    from redisai_py.cli.output import Output
     from redisai_py.jobs.queue import ENDED, Queue
 
-    with opened(url, prefix) as artifacts:
-        state = Queue(artifacts.store.redis, prefix).cancel(job)
+    state = Queue(artifacts.store.redis, artifacts.store.keys.prefix).cancel(job)
     said = "its worker was asked to end it" if state == "asked" else state
-    Output(as_json).line(f"{job}: {said}", job=job, state="running" if state == "asked" else state)
+    output.line(f"{job}: {said}", job=job, state="running" if state == "asked" else state)
     if state in ENDED and state != "cancelled":
         raise typer.Exit(1)
 
 
-def follow(queue: Queue, job: str, as_json: bool) -> None:
+def follow(queue: Queue, job: str, output: Output) -> None:
     """Wait for a job to end, printing its steps on stderr. Exit code 1 if it was not successful."""
     from redisai_py.cli.failures import Exit, fail
-    from redisai_py.cli.output import Output
 
     last = "-"
     found = queue.get(job)
@@ -115,7 +113,7 @@ def follow(queue: Queue, job: str, as_json: bool) -> None:
     if found.state != "done":
         raise fail(Exit.REFUSED, f"job {job} {found.state}: {found.fields.get('error', '')}".rstrip(": "))
     version, digest = found.fields.get("artifact", ""), found.fields.get("digest", "")
-    Output(as_json).line(f"{version}  {digest}", job=job, version=version, digest=digest)
+    output.line(f"{version}  {digest}", job=job, version=version, digest=digest)
 
 
 def worker(

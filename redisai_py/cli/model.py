@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redisai_py.cli.command import on_server
 from redisai_py.cli.options import (
-    DEFAULT_URL,
     DeviceOption,
     DtypeOption,
     InputFiles,
-    JsonOption,
     LayoutOption,
     OutputFiles,
     SizeOption,
     TagOption,
     TimeoutOption,
-    UrlOption,
     names,
 )
+
+if TYPE_CHECKING:
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import Remote
 
 __all__ = ["app"]
 
@@ -60,7 +62,10 @@ _TROUBLES = {"not merged": "not_merged", "quarantine": "quarantine"}
 
 
 @app.command()
+@on_server
 def put(
+    client: Remote,
+    output: Output,
     key: _Key,
     file: _File,
     backend: _Backend = None,
@@ -72,63 +77,60 @@ def put(
     inputs: _Inputs = None,
     outputs: _Outputs = None,
     signature: _Signature = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Store a model. The file name determines the framework: .onnx, .pt .pth .pt2 .torchscript (TORCH), .pb .zip .tar
     .tgz or a SavedModel's directory (TF), .tflite.
     """
     from redisai_py.cli import model_files
     from redisai_py.cli.failures import CannotUse
-    from redisai_py.cli.output import Output, size_text
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.output import size_text
+    from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
     from redisai_py.client.files import open_model
 
-    with connected(url) as client:
-        kind = model_files.backend_of(file, backend)
-        data = open_model(model_files.read_model(file))
-        try:
-            call = calls.modelstore(
-                key_of(key), kind, device, data, batch, min_batch, min_batch_timeout, tag,
-                names(inputs) or None, names(outputs) or None, signature=signature,
-            )  # fmt: skip
-        except ValueError as error:
-            if kind == "TF" and not (names(inputs) and names(outputs)):
-                raise CannotUse("a frozen TF graph needs --inputs and --outputs, the names of its nodes") from error
-            raise CannotUse(str(error)) from error
-        client.send(call, f"sending {file.name}", f"{kind} loads it")
+    kind = model_files.backend_of(file, backend)
+    data = open_model(model_files.read_model(file))
+    try:
+        call = calls.modelstore(
+            key_of(key), kind, device, data, batch, min_batch, min_batch_timeout, tag,
+            names(inputs) or None, names(outputs) or None, signature=signature,
+        )  # fmt: skip
+    except ValueError as error:
+        if kind == "TF" and not (names(inputs) and names(outputs)):
+            raise CannotUse("a frozen TF graph needs --inputs and --outputs, the names of its nodes") from error
+        raise CannotUse(str(error)) from error
+    client.send(call, f"sending {file.name}", f"{kind} loads it")
     fields = {"key": key, "backend": kind, "device": device, "bytes": len(data)}
-    Output(as_json).line(f"{key}: {kind} on {device}, {size_text(len(data))}", **fields)
+    output.line(f"{key}: {kind} on {device}, {size_text(len(data))}", **fields)
 
 
 @app.command()
+@on_server
 def get(
+    client: Remote,
+    output: Output,
     key: _Key,
     file: Annotated[
         Path, typer.Argument(metavar="FILE", show_default=False, help="File to write; - for standard output.")
     ],
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Write a stored model to a file, byte for byte as it was stored."""
     from redisai_py.cli.model_files import STREAM, check_directory, write_file
-    from redisai_py.cli.output import Output, size_text
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.output import size_text
+    from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
 
-    with connected(url) as client:
-        check_directory(file)
-        model = client.fetch(calls.modelget(key_of(key)), f"fetching {key}", client.model_size(key_of(key)))
-        blob = model["blob"]
-        chunks = blob if isinstance(blob, list) else [blob]
-        size = sum(map(len, chunks))
-        if file == STREAM:
-            for chunk in chunks:
-                typer.echo(chunk, nl=False)
-            return
-        write_file(file, *chunks)
-    Output(as_json).line(
+    check_directory(file)
+    model = client.fetch(calls.modelget(key_of(key)), f"fetching {key}", client.model_size(key_of(key)))
+    blob = model["blob"]
+    chunks = blob if isinstance(blob, list) else [blob]
+    size = sum(map(len, chunks))
+    if file == STREAM:
+        for chunk in chunks:
+            typer.echo(chunk, nl=False)
+        return
+    write_file(file, *chunks)
+    output.line(
         f"{file}: {model['backend']}, {size_text(size)}",
         key=key,
         backend=model["backend"],
@@ -138,58 +140,61 @@ def get(
 
 
 @app.command()
-def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+@on_server
+def ls(client: Remote, output: Output) -> None:
     """List all models of the database."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, describe_model, key_of
+    from redisai_py.cli.remote import describe_model, key_of
     from redisai_py.client import calls
 
-    with connected(url) as client:
-        models = client.listed(calls.modelscan(), describe_model)
-        infos = client.several([calls.infoget(key_of(model["key"]), full=True) for model in models])
-        for model, info in zip(models, infos, strict=True):
-            for column, item in _TROUBLES.items():
-                model[column] = info.get(item, "") if isinstance(info, dict) else ""
-        troubles = [column for column in _TROUBLES if any(model[column] for model in models)]
-        Output(as_json).table(models, (*_LISTED, *troubles), "no models")
+    models = client.listed(calls.modelscan(), describe_model)
+    infos = client.several([calls.infoget(key_of(model["key"]), full=True) for model in models])
+    for model, info in zip(models, infos, strict=True):
+        for column, item in _TROUBLES.items():
+            model[column] = info.get(item, "") if isinstance(info, dict) else ""
+    troubles = [column for column in _TROUBLES if any(model[column] for model in models)]
+    output.table(models, (*_LISTED, *troubles), "no models")
 
 
 @app.command()
-def show(key: _Key, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+@on_server
+def show(client: Remote, output: Output, key: _Key) -> None:
     """Show a model: its options, and the names, element types and dimensions of its inputs and outputs."""
-    from redisai_py.cli.output import Output, tensor_text
-    from redisai_py.cli.remote import connected, describe_model, key_of
+    from redisai_py.cli.output import tensor_text
+    from redisai_py.cli.remote import describe_model, key_of
     from redisai_py.client import calls
 
-    with connected(url) as client:
-        meta = client.ask(describe_model(key_of(key)))
-        info = client.ask(calls.infoget(key_of(key), full=True))
+    meta = client.ask(describe_model(key_of(key)))
+    info = client.ask(calls.infoget(key_of(key), full=True))
     fields = {"key": key, **meta}
     for what in ("inputs", "outputs"):
         if info.get(what):  # present once this server has loaded the model
             tensors = [tensor_text(*spec) for spec in info[what]]
-            fields[what] = info[what] if as_json else tensors
+            fields[what] = info[what] if output.as_json else tensors
     fields["loaded"] = bool(info.get("loaded"))
     fields["keeps state"] = bool(info.get("stateful"))
     fields |= {column: info[item] for column, item in _TROUBLES.items() if info.get(item)}
-    Output(as_json).fields(fields)
+    output.fields(fields)
 
 
 @app.command()
+@on_server
 def rm(
+    client: Remote,
+    output: Output,
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", show_default=False, help="The models' keys.")],
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Delete models."""
     from redisai_py.cli.removal import remove
     from redisai_py.client import calls
 
-    remove(url, keys, calls.modeldel, as_json)
+    remove(client, output, keys, calls.modeldel)
 
 
 @app.command()
+@on_server
 def run(
+    client: Remote,
+    output: Output,
     key: _Key,
     inputs: InputFiles = None,
     outputs: OutputFiles = None,
@@ -197,23 +202,19 @@ def run(
     size: SizeOption = None,
     layout: LayoutOption = None,
     timeout: TimeoutOption = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Run a model on tensors from files (.npy, .safetensors, images). No keys are written."""
     from redisai_py.cli import runs
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
 
-    with connected(url) as client:
-        meta = client.modelget(key_of(key), meta_only=True)
-        files = runs.output_files(outputs or [], meta["outputs"])
-        arrays = runs.input_arrays(inputs or [], meta["inputs"], dtype=dtype, size=size, layout=layout)
-        dag = client.dag(routing=key_of(key), timeout=timeout, readonly=True)
-        for place, array in enumerate(arrays):
-            dag.tensorset(f"input {place}", array)
-        results = [f"output {place}" for place in range(len(meta["outputs"]))]
-        dag.modelexecute(key_of(key), [f"input {place}" for place in range(len(arrays))], results)
-        for result in results:
-            dag.tensorget(result)
-        runs.give(runs.execute(client, dag, len(results), key), meta["outputs"], files, Output(as_json))
+    meta = client.modelget(key_of(key), meta_only=True)
+    files = runs.output_files(outputs or [], meta["outputs"])
+    arrays = runs.input_arrays(inputs or [], meta["inputs"], dtype=dtype, size=size, layout=layout)
+    dag = client.dag(routing=key_of(key), timeout=timeout, readonly=True)
+    for place, array in enumerate(arrays):
+        dag.tensorset(f"input {place}", array)
+    results = [f"output {place}" for place in range(len(meta["outputs"]))]
+    dag.modelexecute(key_of(key), [f"input {place}" for place in range(len(arrays))], results)
+    for result in results:
+        dag.tensorget(result)
+    runs.give(runs.execute(client, dag, len(results), key), meta["outputs"], files, output)

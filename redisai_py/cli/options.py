@@ -16,6 +16,7 @@ __all__ = [
     "JsonOption",
     "LayoutOption",
     "OutputFiles",
+    "PrefixOption",
     "SizeOption",
     "TagOption",
     "TimeoutOption",
@@ -35,6 +36,9 @@ UrlOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+PrefixOption = Annotated[
+    str, typer.Option("--key-prefix", envvar="REDISAI_KEY_PREFIX", metavar="TEXT", help="Prefix of all artifact keys.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:N.")]
 TagOption = Annotated[
     str | None, typer.Option("--tag", metavar="TEXT", help="A note stored with it, for example a version.")

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli.artifact_options import PrefixOption, opened
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from redisai_py.cli.command import on_artifacts, opened
+from redisai_py.cli.failures import CannotUse, exit_codes
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Artifacts
+    from redisai_py.cli.output import Output
     from redisai_py.pipeline.definition import Definition
     from redisai_py.pipeline.run import Pipeline, Result
 
-__all__ = ["app", "failing"]
+__all__ = ["app"]
 
 app = typer.Typer(help="Split, train, test and publish models, from a definition file.", no_args_is_help=True)
 
@@ -32,22 +34,13 @@ SetOption = Annotated[
 
 
 @contextmanager
-def failing() -> Iterator[None]:
-    """Errors without a server end the command with the same exit codes as errors with one."""
-    from redisai_py.artifacts import ArtifactError, Invalid, Malformed
-    from redisai_py.cli.failures import Exit, fail
-    from redisai_py.cli.output import printable
-
-    try:
-        yield
-    except ImportError as error:
-        raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[pipeline]'") from error
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        raise fail(Exit.USAGE, printable(what)) from error
-    except ArtifactError as error:
-        local = isinstance(error, Invalid) and not isinstance(error, Malformed)
-        raise fail(Exit.USAGE if local else Exit.REFUSED, printable(str(error))) from error
+def _failing() -> Iterator[None]:
+    """As `exit_codes`; a package that is missing is one that pipelines need."""
+    with exit_codes():
+        try:
+            yield
+        except ImportError as error:
+            raise CannotUse(f"{error}: pip install 'redisai_py[pipeline]'") from error
 
 
 def _read(file: Path, settings: list[str] | None) -> Definition:
@@ -79,7 +72,7 @@ def check(
     """Check the definition without training: words, parameters, columns, split, leaks."""
     from redisai_py.cli.output import Output
 
-    with failing():
+    with _failing():
         definition = _read(file, setting)
         from redisai_py.datasets.layout import row_count
         from redisai_py.pipeline.run import check as check_all
@@ -118,7 +111,7 @@ def run(
         from redisai_py.pipeline.definition import nearest
 
         raise fail(Exit.USAGE, f"--step {step} is unknown; {nearest(step, _STEPS)}")
-    with failing(), ExitStack() as stack:
+    with _failing(), ExitStack() as stack:
         definition = _read(file, setting)
         from redisai_py.pipeline.run import Pipeline
 
@@ -173,35 +166,31 @@ def _say_result(result: Result, as_json: bool) -> None:
 
 
 @app.command()
+@on_artifacts
 def submit(
+    artifacts: Artifacts,
+    output: Output,
     file: FileArgument,
     setting: SetOption = None,
     deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Deploy if the definition says so.")] = True,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the job to end; exit code 1 if it failed.")] = False,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Submit the pipeline as a job: store the rows as a data set, and put the definition into the queue."""
-    from redisai_py.cli.output import Output
-
-    with failing():
+    with _failing():
         definition = _read(file, setting)
+        from redisai_py.cli.job import follow
         from redisai_py.jobs.queue import Queue
         from redisai_py.pipeline.run import check_words
         from redisai_py.pipeline.source import upload
 
-        with opened(url, prefix) as artifacts:
-            check_words(definition)
-            placed = upload(definition, artifacts.store, file.parent)
-            queue = Queue(artifacts.store.redis, prefix)
-            job = queue.submit(placed.as_value(), deploy=deploy)
-            if not wait:
-                Output(as_json).line(job, job=job)
-                return
-            from redisai_py.cli.job import follow
-
-            follow(queue, job, as_json)
+        check_words(definition)
+        placed = upload(definition, artifacts.store, file.parent)
+        queue = Queue(artifacts.store.redis, artifacts.store.keys.prefix)
+        job = queue.submit(placed.as_value(), deploy=deploy)
+        if wait:
+            follow(queue, job, output)
+        else:
+            output.line(job, job=job)
 
 
 @contextmanager

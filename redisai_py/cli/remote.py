@@ -1,4 +1,4 @@
-"""The commands' connection to the server: transfers with progress, failures as exit codes."""
+"""The commands' connection to the server: transfers with progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from redisai_py.cli.failures import CannotUse, Exit, fail
+from redisai_py.cli.failures import CannotUse, exit_codes
 from redisai_py.cli.passwords import with_password
 from redisai_py.cli.transfers import Meter, MeteredParser, bar
 from redisai_py.client import Client, calls
@@ -25,13 +25,11 @@ from redisai_py.client.failures import failure_of
 from redisai_py.errors import MissingKey, WrongType
 from redisai_py.urls import masked_url
 
-__all__ = ["Remote", "check_run", "connected", "describe_model", "describe_script", "key_of", "refusal_of"]
+__all__ = ["Remote", "check_run", "connected", "describe_model", "describe_script", "key_of"]
 
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S = 5
-_NO_PASSWORD = ("HELLO must be called with the client already authenticated", "Authentication required")
-_NEEDED = "the server needs a password: give it in --url redis://:PASSWORD@HOST:PORT or a file in REDISAI_PASSWORD_FILE"
 
 
 def key_of(argument: str) -> bytes:
@@ -129,39 +127,14 @@ class Remote(Client):
         return rows
 
 
-def refusal_of(error: Exception) -> str:
-    """The server's error, with a hint if its text says little."""
-    text = str(error)
-    if text.lower().startswith("unknown command") and "ai." in text.lower():
-        return f"{text} (is this the address of a plain Redis, instead of that of `redisai serve`?)"
-    if text.startswith(_NO_PASSWORD):
-        return f"{_NEEDED} (Redis: {text.partition(',')[0]})"
-    return text
-
-
 @contextmanager
 def connected(url: str, patience_s: float | None = None) -> Iterator[Remote]:
     """A client as from `Remote.at`, closed at the end; an error inside ends the command with its exit code."""
-    try:
-        with warnings.catch_warnings():
-            # The `redisai` package calls AI._MODELSCAN experimental and warns at every call; so does our client.
-            warnings.simplefilter("ignore")
-            with _open(url, patience_s) as client:
-                yield client
-    except CannotUse as error:
-        raise fail(Exit.USAGE, str(error)) from error
-    except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.BusyLoadingError) as error:
-        raise fail(Exit.REFUSED, refusal_of(error)) from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise fail(Exit.UNREACHABLE, f"cannot reach {masked_url(url)}: {error}") from error
-    except redis.RedisError as error:
-        raise fail(Exit.REFUSED, refusal_of(error)) from error
-    except UnicodeEncodeError as error:
-        raise fail(Exit.USAGE, f"{error.object!r}: names must be UTF-8, only keys may be any bytes") from error
-    except BrokenPipeError:
-        raise  # the reader of our output is gone, which is not a failure
-    except OSError as error:
-        raise fail(Exit.USAGE, f"{error.filename or 'the output'}: {error.strerror or error}") from error
+    with exit_codes(url), warnings.catch_warnings():
+        # The `redisai` package calls AI._MODELSCAN experimental and warns at every call; so does our client.
+        warnings.simplefilter("ignore")
+        with _open(url, patience_s) as client:
+            yield client
 
 
 def _open(url: str, patience_s: float | None) -> Remote:

@@ -6,23 +6,21 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from redisai_py.cli.failures import Exit, fail
+from redisai_py.cli.failures import Exit, fail, refusal_of
 from redisai_py.cli.output import Output, printable
-from redisai_py.cli.remote import connected, key_of, refusal_of
+from redisai_py.cli.remote import Remote, key_of
 from redisai_py.client.call import Call
 
 __all__ = ["remove"]
 
 
-def remove(url: str, keys: Sequence[str], delete: Callable[[bytes], Call[str]], as_json: bool) -> None:
+def remove(client: Remote, output: Output, keys: Sequence[str], delete: Callable[[bytes], Call[str]]) -> None:
     """Delete the keys; exit code 1 if one of them could not be deleted."""
-    with connected(url) as client:
-        results = client.several([delete(key_of(key)) for key in keys])
-    output = Output(as_json)
+    results = client.several([delete(key_of(key)) for key in keys])
     deleted = [key for key, result in zip(keys, results, strict=True) if not isinstance(result, Exception)]
-    if as_json:
+    if output.as_json:
         output.document({"deleted": deleted})
-    for key in deleted if not as_json else ():
+    for key in deleted if not output.as_json else ():
         typer.echo(printable(f"{key}: deleted"))
     code = None
     for key, result in zip(keys, results, strict=True):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redisai_py.cli.command import on_server
 from redisai_py.cli.options import (
-    DEFAULT_URL,
     DeviceOption,
     DtypeOption,
     FileToRead,
     InputFiles,
-    JsonOption,
     LayoutOption,
     OutputFiles,
     SizeOption,
     TagOption,
     TimeoutOption,
-    UrlOption,
     names,
 )
+
+if TYPE_CHECKING:
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import Remote
 
 __all__ = ["app"]
 
@@ -42,7 +44,10 @@ _LISTED = ("key", "device", "tag", "entry points")
 
 
 @app.command()
+@on_server
 def put(
+    client: Remote,
+    output: Output,
     key: _Key,
     file: FileToRead,
     entry_points: Annotated[
@@ -55,85 +60,80 @@ def put(
     ] = None,
     device: DeviceOption = "CPU",
     tag: TagOption = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Store a TorchScript source."""
     from redisai_py.cli.failures import CannotUse
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
     from redisai_py.cli.sources import entry_points_of, read_source
 
-    with connected(url) as client:
-        source = read_source(file)
-        functions = names(entry_points) or entry_points_of(source, str(file))
-        try:
-            client.scriptstore(key_of(key), device, source, functions, tag)
-        except ValueError as error:
-            raise CannotUse(str(error)) from error
-    Output(as_json).line(
+    source = read_source(file)
+    functions = names(entry_points) or entry_points_of(source, str(file))
+    try:
+        client.scriptstore(key_of(key), device, source, functions, tag)
+    except ValueError as error:
+        raise CannotUse(str(error)) from error
+    output.line(
         f"{key}: {', '.join(functions)} on {device}", **{"key": key, "device": device, "entry points": functions}
     )
 
 
 @app.command()
+@on_server
 def get(
+    client: Remote,
+    output: Output,
     key: _Key,
     file: Annotated[
         Path | None,
         typer.Argument(metavar="FILE", show_default=False, help="File to write. By default the source is printed."),
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Write a script's source to a file, or print it."""
     from redisai_py.cli.model_files import check_directory, write_file
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
 
-    output = Output(as_json)
-    with connected(url) as client:
-        if file is not None:
-            check_directory(file)
-        script = client.scriptget(key_of(key))
-        source = script["source"]
-        if file is not None:
-            write_file(file, source.encode())
-            output.line(
-                f"{file}: {len(source.splitlines())} lines", key=key, file=str(file), bytes=len(source.encode())
-            )
-        elif as_json:
-            output.document({"key": key, **script})
-        else:
-            typer.echo(source, nl=not source.endswith("\n"))
+    if file is not None:
+        check_directory(file)
+    script = client.scriptget(key_of(key))
+    source = script["source"]
+    if file is not None:
+        write_file(file, source.encode())
+        output.line(f"{file}: {len(source.splitlines())} lines", key=key, file=str(file), bytes=len(source.encode()))
+    elif output.as_json:
+        output.document({"key": key, **script})
+    else:
+        typer.echo(source, nl=not source.endswith("\n"))
 
 
 @app.command()
-def ls(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+@on_server
+def ls(client: Remote, output: Output) -> None:
     """List all scripts of the database."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, describe_script
+    from redisai_py.cli.remote import describe_script
     from redisai_py.client import calls
 
-    with connected(url) as client:
-        Output(as_json).table(client.listed(calls.scriptscan(), describe_script), _LISTED, "no scripts")
+    output.table(client.listed(calls.scriptscan(), describe_script), _LISTED, "no scripts")
 
 
 @app.command()
+@on_server
 def rm(
+    client: Remote,
+    output: Output,
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", show_default=False, help="The scripts' keys.")],
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Delete scripts."""
     from redisai_py.cli.removal import remove
     from redisai_py.client import calls
 
-    remove(url, keys, calls.scriptdel, as_json)
+    remove(client, output, keys, calls.scriptdel)
 
 
 @app.command()
+@on_server
 def run(
+    client: Remote,
+    output: Output,
     key: _Key,
     function: Annotated[str, typer.Argument(metavar="FUNCTION", show_default=False, help="The function to call.")],
     inputs: InputFiles = None,
@@ -145,31 +145,27 @@ def run(
     size: SizeOption = None,
     layout: LayoutOption = None,
     timeout: TimeoutOption = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Call a function of a script on tensors from files. The command itself writes no keys."""
     from redisai_py.cli import runs
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
 
     places = [""] * (count if count is not None else max(1, len(outputs or [])))
     given = [""] * len(inputs or [])
-    with connected(url) as client:
-        files = runs.output_files(outputs or [], places)
-        arrays = runs.input_arrays(inputs or [], given, dtype=dtype, size=size, layout=layout)
-        dag = client.dag(routing=key_of(key), timeout=timeout)
-        for place, array in enumerate(arrays):
-            dag.tensorset(f"input {place}", array)
-        results = [f"output {place}" for place in range(len(places))]
-        dag.scriptexecute(
-            key_of(key),
-            function,
-            keys=[key_of(name) for name in keys] if keys else None,
-            inputs=[f"input {place}" for place in range(len(arrays))],
-            args=arguments or None,
-            outputs=results,
-        )
-        for result in results:
-            dag.tensorget(result)
-        runs.give(runs.execute(client, dag, len(results), key), places, files, Output(as_json))
+    files = runs.output_files(outputs or [], places)
+    arrays = runs.input_arrays(inputs or [], given, dtype=dtype, size=size, layout=layout)
+    dag = client.dag(routing=key_of(key), timeout=timeout)
+    for place, array in enumerate(arrays):
+        dag.tensorset(f"input {place}", array)
+    results = [f"output {place}" for place in range(len(places))]
+    dag.scriptexecute(
+        key_of(key),
+        function,
+        keys=[key_of(name) for name in keys] if keys else None,
+        inputs=[f"input {place}" for place in range(len(arrays))],
+        args=arguments or None,
+        outputs=results,
+    )
+    for result in results:
+        dag.tensorget(result)
+    runs.give(runs.execute(client, dag, len(results), key), places, files, output)

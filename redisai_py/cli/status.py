@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redisai_py.cli.command import on_server
 from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
 
 if TYPE_CHECKING:
+    from redisai_py.cli.output import Output
     from redisai_py.cli.remote import Remote
 
 __all__ = ["info", "ping"]
@@ -35,22 +37,21 @@ def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     )
 
 
+@on_server
 def info(
+    client: Remote,
+    output: Output,
     key: Annotated[
         str | None,
         typer.Argument(
             metavar="KEY", show_default=False, help="Key of a model, script or tensor. By default the server itself."
         ),
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Describe the server, or the contents and usage of a key."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.remote import key_of
 
-    with connected(url) as client:
-        Output(as_json).fields(_of_server(client) if key is None else {"key": key, **_of_key(client, key_of(key))})
+    output.fields(_of_server(client) if key is None else {"key": key, **_of_key(client, key_of(key))})
 
 
 def _of_server(client: Remote) -> dict[str, Any]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redisai_py.cli.command import on_server
 from redisai_py.cli.options import (
-    DEFAULT_URL,
     DtypeOption,
     FileToRead,
-    JsonOption,
     LayoutOption,
     SizeOption,
-    UrlOption,
 )
+
+if TYPE_CHECKING:
+    from redisai_py.cli.output import Output
+    from redisai_py.cli.remote import Remote
 
 __all__ = ["app"]
 
@@ -25,7 +27,10 @@ _Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="Th
 
 
 @app.command()
+@on_server
 def put(
+    client: Remote,
+    output: Output,
     key: _Key,
     file: FileToRead,
     name: Annotated[
@@ -34,27 +39,27 @@ def put(
     dtype: DtypeOption = None,
     size: SizeOption = None,
     layout: LayoutOption = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Store a tensor. An image becomes UINT8 with shape (height, width, channels)."""
-    from redisai_py.cli.output import Output, size_text, tensor_fields
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.output import size_text, tensor_fields
+    from redisai_py.cli.remote import key_of
     from redisai_py.cli.tensor_files import read_tensor
     from redisai_py.client import calls
 
-    with connected(url) as client:
-        array = read_tensor(file, name=name, dtype=dtype, size=size, layout=layout)
-        call = calls.tensorset(key_of(key), array)
-        client.send(call, f"sending {file.name}", "storing it")
+    array = read_tensor(file, name=name, dtype=dtype, size=size, layout=layout)
+    call = calls.tensorset(key_of(key), array)
+    client.send(call, f"sending {file.name}", "storing it")
     fields = tensor_fields(array)
-    Output(as_json).line(
+    output.line(
         f"{key}: {fields['dtype']} {fields['shape']}, {size_text(array.nbytes)}", key=key, **fields, bytes=array.nbytes
     )
 
 
 @app.command()
+@on_server
 def get(
+    client: Remote,
+    output: Output,
     key: _Key,
     file: Annotated[
         Path | None,
@@ -62,32 +67,28 @@ def get(
     ] = None,
     dtype: DtypeOption = None,
     layout: LayoutOption = None,
-    url: UrlOption = DEFAULT_URL,
-    as_json: JsonOption = False,
 ) -> None:
     """Write a tensor to a file, or print it."""
     from redisai_py.cli import tensor_files
-    from redisai_py.cli.output import Output, size_text, tensor_fields, values_of
-    from redisai_py.cli.remote import connected, key_of
+    from redisai_py.cli.output import size_text, tensor_fields, values_of
+    from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
 
-    output = Output(as_json)
-    with connected(url) as client:
-        tensor_files.check_target(file, layout)
-        array = client.fetch(calls.tensorget(key_of(key)), f"fetching {key}", client.tensor_size(key_of(key)))
-        if dtype is not None:
-            array = tensor_files.converted(array, dtype, key)
-        fields = tensor_fields(array)
-        if file is not None:
-            tensor_files.write_tensor(file, array, layout)
-            output.line(
-                f"{file}: {fields['dtype']} {fields['shape']}, {size_text(array.nbytes)}",
-                key=key,
-                **fields,
-                file=str(file),
-                bytes=array.nbytes,
-            )
-        elif as_json:
-            output.document({"key": key, **fields, "values": values_of(array)})
-        else:
-            output.tensor("", array)
+    tensor_files.check_target(file, layout)
+    array = client.fetch(calls.tensorget(key_of(key)), f"fetching {key}", client.tensor_size(key_of(key)))
+    if dtype is not None:
+        array = tensor_files.converted(array, dtype, key)
+    fields = tensor_fields(array)
+    if file is not None:
+        tensor_files.write_tensor(file, array, layout)
+        output.line(
+            f"{file}: {fields['dtype']} {fields['shape']}, {size_text(array.nbytes)}",
+            key=key,
+            **fields,
+            file=str(file),
+            bytes=array.nbytes,
+        )
+    elif output.as_json:
+        output.document({"key": key, **fields, "values": values_of(array)})
+    else:
+        output.tensor("", array)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli.artifact_options import PrefixOption
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
 
 if TYPE_CHECKING:
     from redisai_py.training.runs import Run
@@ -28,31 +27,21 @@ _WIDTH = 60
 
 @contextmanager
 def _failures(url: str) -> Iterator[None]:
-    """Errors inside the block end the command with an exit code."""
-    import redis
-
-    from redisai_py.artifacts import ArtifactError, Invalid, Malformed
-    from redisai_py.cli.failures import Exit, fail
+    """As `exit_codes`; the block may also raise what a training or a bad URL raises."""
+    from redisai_py.artifacts import ArtifactError
+    from redisai_py.cli.failures import CannotUse, Exit, exit_codes, fail
     from redisai_py.cli.output import printable
-    from redisai_py.cli.remote import refusal_of
     from redisai_py.urls import masked_url
 
-    try:
-        yield
-    except Malformed as error:
-        raise fail(Exit.REFUSED, printable(str(error))) from error
-    except Invalid as error:
-        raise fail(Exit.USAGE, printable(str(error))) from error
-    except (ArtifactError, RuntimeError) as error:
-        raise fail(Exit.REFUSED, printable(str(error))) from error
-    except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.BusyLoadingError) as error:
-        raise fail(Exit.REFUSED, refusal_of(error)) from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise fail(Exit.UNREACHABLE, f"cannot reach {masked_url(url)}: {error}") from error
-    except redis.RedisError as error:
-        raise fail(Exit.REFUSED, refusal_of(error)) from error
-    except ValueError as error:
-        raise fail(Exit.USAGE, f"--url {masked_url(url)}: {error}") from error
+    with exit_codes(url):
+        try:
+            yield
+        except (typer.Exit, typer.Abort, ArtifactError):  # RuntimeErrors and ValueErrors, too
+            raise
+        except RuntimeError as error:
+            raise fail(Exit.REFUSED, printable(str(error))) from error
+        except ValueError as error:
+            raise CannotUse(f"--url {masked_url(url)}: {error}") from error
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

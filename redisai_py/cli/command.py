@@ -1,0 +1,76 @@
+"""Shared by all commands that talk to a server: options, connection, output, and failures as exit codes.
+
+A command is written as a function of what it works on, an `Output`, and options of its own. The decorators add --url,
+--key-prefix and --json, and connect.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from redisai_py.cli.failures import exit_codes
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
+
+if TYPE_CHECKING:
+    from redisai_py.artifacts import Artifacts
+    from redisai_py.cli.remote import Remote
+
+__all__ = ["on_artifacts", "on_server", "opened"]
+
+_Command = Callable[..., None]
+_URL = ("url", UrlOption, DEFAULT_URL)
+_PREFIX = ("prefix", PrefixOption, "ai:")
+_JSON = ("as_json", JsonOption, False)
+
+
+def on_server(function: _Command) -> _Command:
+    """The command, called with a client of the server and an Output."""
+    return _connecting(function, _client, _URL)
+
+
+def on_artifacts(function: _Command) -> _Command:
+    """The command, called with the artifacts of a server and an Output."""
+    return _connecting(function, opened, _URL, _PREFIX)
+
+
+def _client(url: str) -> AbstractContextManager[Remote]:
+    from redisai_py.cli.remote import connected
+
+    return connected(url)
+
+
+@contextmanager
+def opened(url: str, prefix: str) -> Iterator[Artifacts]:
+    """The artifacts of a server; an error inside the block ends the command with its exit code."""
+    from redisai_py.artifacts import Artifacts
+
+    with _client(url) as client, exit_codes(url):
+        yield Artifacts(client, prefix)
+
+
+def _connecting(
+    function: _Command, connect: Callable[..., AbstractContextManager[Any]], *options: tuple[str, Any, Any]
+) -> _Command:
+    """The command with more options: name, annotation and default of each. `connect` takes all but --json."""
+
+    @functools.wraps(function)
+    def run(as_json: bool, **given: Any) -> None:
+        from redisai_py.cli.output import Output
+
+        with connect(**{name: given.pop(name) for name, _, _ in options}) as connected:
+            function(connected, Output(as_json), **given)
+
+    # The types of the first two parameters are slow to import, and typer does not see these parameters.
+    types = get_type_hints(function, localns=dict.fromkeys(("Remote", "Artifacts", "Output"), Any), include_extras=True)
+    own = [each.replace(annotation=types[each.name]) for each in inspect.signature(function).parameters.values()][2:]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, annotation, default in (*options, _JSON)
+    ]
+    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+    return run
