@@ -22,12 +22,14 @@ DATA ?= data
 ARGS ?=
 # How many of them run at the same time; 0 for a debugger.
 JOBS ?= 2
+# Front doors of the server that `make doors` tests.
+DOORS ?= 2
 # For the benchmarks: which ones (none is all), and where the lines go.
 NAMES ?=
 OUT ?= bench.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow unit conformance servers fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo pipeline-demo pipeline-ci chatbot bench-chatbot bench-training-data bench-prediction-cache recommendation bench-training docs dist clean
+.PHONY: help run install test test-slow unit conformance servers doors fault cover lint type fmt bench bench-smoke bench-compare demo ensemble artifact-demo pipeline-demo pipeline-ci chatbot bench-chatbot bench-training-data bench-prediction-cache recommendation bench-training docs dist clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +54,10 @@ conformance: $(FULL) ## Run the tests of the protocol, against a real Redis
 servers: $(FULL) $(OFFICIAL)/.installed ## Run the tests of protocol, order and clients, on Valkey 9.1, Redis 8.2 and 6.2 [ARGS=...] [JOBS=2]
 	REDISAI13_PYTHON=$(OFFICIAL)/bin/python REDIS_SERVERS=others \
 		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/conformance tests/client $(ARGS)
+
+doors: $(FULL) $(OFFICIAL)/.installed ## Run the tests of protocol, clients and command line with several front doors [DOORS=2] [ARGS=...] [JOBS=2]
+	REDISAI13_PYTHON=$(OFFICIAL)/bin/python FRONT_DOORS=$(DOORS) \
+		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/conformance tests/client tests/cli $(ARGS)
 
 fault: $(FULL) ## Run the tests that cut lines and kill processes
 	$(BIN)/python -m pytest tests/fault tests/runtime $(ARGS)

@@ -338,8 +338,8 @@ class Config:
             threads_per_queue=computing + self.spare_threads,
             # One model on all its threads uses each core once.
             intra_op_parallelism=self.intra_op_parallelism or max(1, int(own_cores) // computing),
-            # Redis and the clients need a single core.
-            busy_poll_us=self.busy_poll_us if own_cores >= _CORES_TO_STAY_AWAKE else 0,
+            # Redis and the clients need a single core. Front doors that are busy themselves do not poll.
+            busy_poll_us=self.busy_poll_us if cores >= _CORES_TO_STAY_AWAKE else 0,
             engine_memory_limit_mb=self.engine_memory_limit_mb or memory_bytes() // 1_000_000,
             loaded_models_limit_bytes=max(1, (self.loaded_models_limit_bytes or memory_bytes() // 2) // doors),
             near_cache_bytes=_part(self.near_cache_bytes, doors, 1024),

@@ -1,5 +1,5 @@
 """Servers shared by the tests that need them. Every test of the front door runs on each Redis that
-REDIS_SERVERS names (see `redis_binaries`)."""
+REDIS_SERVERS names (see `redis_binaries`), and with as many front doors as FRONT_DOORS says (see `FrontDoor`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from redisai_py.config import Config
-from tests.support import FrontDoor, RedisServer, installed_servers, patient, redis_binaries, version_of
+from tests.support import FrontDoor, RedisServer, front_doors, installed_servers, patient, redis_binaries, version_of
 
 _BINARIES = redis_binaries()
 
@@ -32,7 +32,7 @@ def _servers() -> str:
     used = [f"{name} ({version_of(path)})" for name, path in _BINARIES.items()]
     others = [f"{name} ({version_of(path)})" for name, path in installed_servers().items() if name not in _BINARIES]
     more = f"; REDIS_SERVERS may name others: {', '.join(others)}" if others else ""
-    return f"redis servers: {', '.join(used) or 'none'}{more}"
+    return f"redis servers: {', '.join(used) or 'none'}{more}; front doors of ours: {front_doors()}"
 
 
 def pytest_report_header() -> str:

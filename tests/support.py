@@ -1,16 +1,18 @@
-"""Real servers for the tests: redis-server in a temporary directory, and our own front door on a thread of this
-process.
+"""Real servers for the tests: redis-server in a temporary directory, and our own, on a thread of this process or with
+several front doors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import gc
 import importlib.util
 import os
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -21,6 +23,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 import uvloop
 
@@ -133,40 +136,27 @@ class RedisServer:
 
 
 class FrontDoor:
-    """Our server, in this process, on its own event loop's thread: what it does counts for coverage."""
+    """Our server on a port of its own: in this process, so that what it does counts for coverage; or, with
+    FRONT_DOORS=N in the environment, as `redisai serve --processes N` runs it.
+    """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self._listener = socket.socket()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind((LOCALHOST, 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._ready = threading.Event()
-        self._stop: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="front-door")
-        self._thread.start()
-        assert self._ready.wait(20), "the server did not start"
-
-    def _run(self) -> None:
-        uvloop.run(self._serve())
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        await serve(self.config, self._listener, stop=self._stop, ready=self._ready.set)
+        processes = front_doors()
+        self.config = dataclasses.replace(config, processes=processes)
+        self._server = _Here(config) if processes == 1 else _Apart(self.config)
+        self.port = self._server.port
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Serve nobody meanwhile: what was sent by the end is found together."""
-        assert self._loop is not None
+        loop = self._loop()
         holding, release = threading.Event(), threading.Event()
 
         def hold() -> None:
             holding.set()
             release.wait()
 
-        self._loop.call_soon_threadsafe(hold)
+        loop.call_soon_threadsafe(hold)
         try:
             assert holding.wait(20), "the server is busy"
             yield
@@ -178,8 +168,7 @@ class FrontDoor:
         """The most CPU time, in seconds, that the event loop takes meanwhile between two looks at its timers: nobody is
         served in it. It does not depend on what else the machine does.
         """
-        assert self._loop is not None
-        loop, most, measuring, stopped = self._loop, [0.0], [True], threading.Event()
+        loop, most, measuring, stopped = self._loop(), [0.0], [True], threading.Event()
 
         def look(before: float | None) -> None:
             now = time.thread_time()
@@ -199,6 +188,11 @@ class FrontDoor:
             stopped.wait(60)
             gc.unfreeze()
 
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if not isinstance(self._server, _Here):
+            pytest.skip("needs the server's event loop")
+        return self._server.loop
+
     def figure(self, sample: str) -> int:
         """A sample of /metrics, 0 if it is not there; for a server with an HTTP port."""
         with urllib.request.urlopen(f"http://{LOCALHOST}:{self.config.http}/metrics", timeout=20) as answer:
@@ -207,11 +201,73 @@ class FrontDoor:
 
     def stop(self) -> None:
         """Stop and drain."""
-        assert self._loop is not None
-        assert self._stop is not None
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self._server.stop()
+
+
+def front_doors() -> int:
+    """How many front doors the servers of the tests have: FRONT_DOORS, or one."""
+    return int(os.environ.get("FRONT_DOORS", "1"))
+
+
+class _Here:
+    """A server on an event loop's thread of this process."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind((LOCALHOST, 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="front-door")
+        self._thread.start()
+        assert self._ready.wait(20), "the server did not start"
+
+    def _run(self) -> None:
+        uvloop.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+        await serve(self._config, self._listener, stop=self._stop, ready=self._ready.set)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(20)
         assert not self._thread.is_alive(), "the server did not stop"
+
+
+_SUPERVISOR = """
+import asyncio, sys
+from redisai_py.config import Config
+from redisai_py.serve import log
+from redisai_py.serve.supervisor import supervise
+log.configure("info", "text", process="supervisor")
+asyncio.run(supervise(Config.from_json(sys.argv[1]), lambda started: print(started.port, flush=True)))
+"""
+
+
+class _Apart:
+    """A server in processes of its own."""
+
+    def __init__(self, config: Config) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", _SUPERVISOR, config.to_json()], stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], 60)
+        line = self._process.stdout.readline() if ready else b""
+        if not line:
+            self._process.kill()
+        assert line, "the server did not start"
+        self.port = int(line)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(40)
+        finally:
+            self._process.kill()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import TensorGet, TensorSet
-from redisai_py.errors import CommandError
+from redisai_py.errors import CommandError, WrongArity
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.templates import Command
 from redisai_py.store.store import Store
@@ -129,7 +129,9 @@ class Failing:
         raise self._error
 
     async def in_multi(self, turn: Turn) -> InMulti:
-        """See `Handled`."""
+        """See `Handled`. Raises: WrongArity: Redis does not even queue a command with a wrong number of arguments."""
+        if isinstance(self._error, WrongArity):
+            raise self._error
         return failing(self._error)
 
 

@@ -106,6 +106,10 @@ class CommandSpec:
     replaced_by: str = ""
     origin: str = "RedisAI"
 
+    def accepts(self, words: int) -> bool:
+        """Whether a command may have this many words, the name included."""
+        return words == self.arity if self.arity > 0 else words >= -self.arity
+
     @property
     def last_key(self) -> int:
         """Position of the last key in COMMAND INFO."""

@@ -1,4 +1,4 @@
-"""What the supervisor gives each of several front doors: clients, a line to its siblings, a page of shared bounds."""
+"""What the supervisor gives each of several front doors: clients, a line to its siblings, a page of shared numbers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from redisai_py.serve.acceptor import ADMITTED
-from redisai_py.serve.client_bytes import ClientBytes, Row
+from redisai_py.serve.door_page import DoorPage, Row
 
-__all__ = ["Among", "Arrivals", "SharedBounds"]
+__all__ = ["Among", "Arrivals", "SharedBounds", "SharedCores"]
 
 _AT_ONCE = 64
 _RETRY_S = 0.01
 _ASK_AGAIN_S = 0.02
+_POLLING_CORES = 2
+"""Polling takes a core, and Redis and the clients need one."""
+_HARDLY_BUSY = 0.25
+"""Others that use less than this part of a core are not in the way."""
+_LATELY_S = 0.05
+_SHORTEST_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """door: the front door's number.   seat: its row in `client_bytes`.   siblings, arrivals: socket pairs' ends."""
+    """door: the front door's number.   seat: its row in `door_page`.   siblings, arrivals: socket pairs' ends."""
 
     door: int
     seat: int
     siblings: socket.socket
     arrivals: socket.socket
-    client_bytes: ClientBytes
+    door_page: DoorPage
+
+    def others(self) -> list[Row]:
+        """The rows of the other front doors."""
+        return [row for row in self.door_page.rows() if row.door != self.door]
 
 
 class SharedBounds:
@@ -42,13 +52,12 @@ class SharedBounds:
     def hold(self, total: int, largest: int) -> int:
         """See `Others.hold`."""
         among = self._among
-        among.client_bytes.write(among.seat, Row(among.door, total, largest))
-        return sum(row.total for row in among.client_bytes.rows() if row.door != among.door)
+        among.door_page.hold(among.seat, total, largest)
+        return sum(row.total for row in among.others())
 
     def evict_elsewhere(self, largest: int) -> bool:
         """See `Others.evict_elsewhere`."""
-        others = [row for row in self._among.client_bytes.rows() if row.door != self._among.door]
-        most = max(others, key=lambda row: row.largest, default=None)
+        most = max(self._among.others(), key=lambda row: row.largest, default=None)
         if most is None or most.largest <= largest:
             return False
         now = time.monotonic()
@@ -56,6 +65,40 @@ class SharedBounds:
             self._asked_at = now
             self._note({"kind": "evict", "to": most.door})
         return True
+
+
+class SharedCores:
+    """Whether the other front doors leave a core for this one to poll on (`BusyPoll`), and one for Redis and clients.
+
+    Args: cores: of the machine, or as many as the server may use.   clock: monotonic, the same for all processes.
+          cpu: CPU seconds of this process so far.
+    """
+
+    def __init__(
+        self,
+        among: Among,
+        cores: float,
+        clock: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._among = among
+        self._left = cores - _POLLING_CORES + _HARDLY_BUSY
+        self._clock = clock
+        self._cpu = cpu
+        self._looked_at = clock()
+        self._ran = cpu()
+
+    def wanted(self, computes: bool) -> bool:
+        """Publish how busy this process was since the last call, and whether the others want the cores.
+
+        Args: computes: a model is being run, here or in another process.
+        """
+        now, ran = self._clock(), self._cpu()
+        share = (ran - self._ran) / max(now - self._looked_at, _SHORTEST_S)
+        self._looked_at, self._ran = now, ran
+        among = self._among
+        among.door_page.busy(among.seat, max(share, 1.0) if computes else share, now)
+        return sum(row.cores for row in among.others() if row.at > now - _LATELY_S) > self._left
 
 
 class Arrivals:

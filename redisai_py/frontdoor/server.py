@@ -30,10 +30,11 @@ from redisai_py.engine.reports import GivenUp
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
 from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
-from redisai_py.frontdoor.among import Among, Arrivals, SharedBounds
+from redisai_py.frontdoor.among import Among, Arrivals, SharedBounds, SharedCores
 from redisai_py.frontdoor.clients import Clients
 from redisai_py.frontdoor.connection import Connection
 from redisai_py.frontdoor.services import Counters, Services, Settings
+from redisai_py.machine import granted_cores
 from redisai_py.ops.answers import Answers, tell_all
 from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.info import default_backends_path
@@ -83,7 +84,7 @@ class Server:
         self.config = config
         self._stop = stop
         siblings = ALONE if among is None else LinkedSiblings(loop, among.siblings)
-        self.services = services = _build(config, spare_threads, loop, self._given_up, siblings)
+        self.services = services = _build(config, spare_threads, loop, self._given_up, siblings, among)
         others = None if among is None else SharedBounds(among, siblings.note)
         self.clients = Clients(config, loop, services.counters, services.event_log, others)
         self.preload = Preload(services, config.preload, lifeline)
@@ -128,6 +129,7 @@ def _build(
     loop: asyncio.AbstractEventLoop,
     given_up: Callable[[GivenUp], None],
     siblings: Siblings,
+    among: Among | None,
 ) -> Services:
     """The services of a server with these settings. given_up: see `Engine`."""
     url = config.redis or "redis://127.0.0.1:6379"
@@ -144,7 +146,8 @@ def _build(
         isolation=isolation(config, keys),
     )
     counters = Counters()
-    busy_poll = BusyPoll(loop.call_soon, config.busy_poll_us / 1e6, lambda: counters.commands, engine.threads_busy)
+    cores_wanted = _cores_wanted(engine, among)
+    busy_poll = BusyPoll(loop.call_soon, config.busy_poll_us / 1e6, lambda: counters.commands, cores_wanted)
     script_stats = StatsTable()
     runs = Runs(engine)
     polled = busy_poll if config.busy_poll_us else None
@@ -170,6 +173,19 @@ def _build(
         busy_poll=busy_poll,
         siblings=siblings,
     )
+
+
+def _cores_wanted(engine: Engine, among: Among | None) -> Callable[[], bool]:
+    """Whether the cores are needed for other things than polling; see `BusyPoll`."""
+    if among is None:
+        return engine.threads_busy
+    shared = SharedCores(among, granted_cores())
+
+    def wanted() -> bool:
+        computes = engine.threads_busy()
+        return shared.wanted(computes) or computes
+
+    return wanted
 
 
 def upstream_settings(config: Config) -> UpstreamSettings:

@@ -2,7 +2,8 @@
 
 TENSORSET, TENSORGET, the GET and the DEL commands become plain Redis commands queued in the same transaction, so they
 take part atomically; EXEC's reply is taken apart, and their elements are converted. Run commands and stores reply
-QUEUED and fail in their element, as RedisAI's do. Redis's own replies are unchanged.
+QUEUED and fail in their element, as RedisAI's do. A wrong number of arguments is an error at once, and EXEC then
+executes nothing, as for Redis's own commands. Redis's own replies are unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hiredis
 
 from redisai_py.ai.multi import Finish, InMulti, raising
 from redisai_py.commands import COMMANDS
-from redisai_py.errors import CommandError, RedisAIError
+from redisai_py.errors import CommandError, RedisAIError, WrongArity
 from redisai_py.frontdoor.driver import NO_REPLY
 from redisai_py.frontdoor.session import Session
 from redisai_py.resp.reader import split_replies
@@ -97,8 +98,13 @@ class Transaction:
         return NO_REPLY
 
     async def _translate(self, action: Any, command: Command) -> InMulti:
-        """The plain commands for an AI command, none if its element is an error."""
+        """The plain commands for an AI command, none if its element is an error.
+
+        Raises: CommandError: it has too few arguments, or too many.
+        """
         spec = COMMANDS[bytes(command.argv[0]).upper()]
+        if not spec.accepts(len(command.argv)):
+            raise WrongArity(bytes(command.argv[0]))
         if spec.in_multi == "refused":
             return raising(_REFUSED_RUN)
         translated: InMulti = await action.in_multi(self._session.turn)

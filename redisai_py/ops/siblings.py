@@ -95,6 +95,7 @@ class LinkedSiblings(Siblings, asyncio.Protocol):
         """Connect. handler: answers the others' questions; it must not raise."""
         self._handler = handler
         await self._loop.create_connection(lambda: self, sock=self._line)
+        self._send({"op": "figures", "figures": {}})  # from now on the others wait for its answers
 
     def close(self) -> None:
         """Disconnect once everything has been sent."""

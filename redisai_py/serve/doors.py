@@ -1,8 +1,8 @@
 """The server's processes: one that accepts its own connections, or several front doors that act as one server.
 
 Each process has a `ServerKeeper`. Several front doors get their connections from the `Acceptor` and exchange messages
-through the `Hub`. A restart replaces the processes one by one: a new one is ready before the old one drains. See
-docs/adr/0046.
+through the `Hub`. A `Spare` process takes the place of one that dies. A restart replaces the processes one by one: a
+new one is ready before the old one drains. See docs/adr/0046.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import structlog
 
 from redisai_py.config import Config
 from redisai_py.serve.acceptor import Acceptor, Arrivals
-from redisai_py.serve.client_bytes import ClientBytes
+from redisai_py.serve.door_page import DoorPage
 from redisai_py.serve.heartbeat import DRAINING, READY, SERVING
 from redisai_py.serve.hub import Hub
-from redisai_py.serve.keeper import Lines, ServerKeeper, Suspects
+from redisai_py.serve.keeper import ServerKeeper, Suspects
 from redisai_py.serve.preflight import StartError
+from redisai_py.serve.process import Lines
+from redisai_py.serve.spare import Spare
 
 __all__ = ["Doors"]
 
@@ -43,15 +45,23 @@ class Doors:
         self._hurry = hurry
         self._suspects = Suspects("all" in config.preload)
         self._shared = _Shared(listeners, http, config) if config.processes > 1 else None
+        self._spare = Spare(self._lines)
         self._keepers = [self._keeper() for _ in range(config.processes)]
         self._watches: dict[ServerKeeper, asyncio.Task[None]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._restarting: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[None] | None = None
 
+    def _lines(self) -> Lines:
+        return _Alone(self._listeners, self._http) if self._shared is None else _DoorLines(self._shared)
+
     def _keeper(self) -> ServerKeeper:
-        lines: Lines = _Alone(self._listeners, self._http) if self._shared is None else _DoorLines(self._shared)
-        return ServerKeeper(lines, self._config, self._hurry, self._suspects)
+        return ServerKeeper(self._spare.take, self._config, self._hurry, self._suspects)
+
+    def _prepare(self) -> None:
+        """Have a spare process. A server with one process has none: it would double the memory of an idle one."""
+        if self._shared is not None:
+            self._spare.prepare()
 
     async def spawn(self) -> None:
         """Start the processes; they import their modules and wait for their settings."""
@@ -74,6 +84,7 @@ class Doors:
         self._failed = asyncio.get_running_loop().create_future()
         for keeper in self._keepers:
             self._watch(keeper)
+        self._prepare()
         await self._failed
 
     def _watch(self, keeper: ServerKeeper) -> None:
@@ -92,7 +103,14 @@ class Doors:
         elif self._restarting is not None and not self._restarting.done():
             log.warning("a restart is under way already")
         else:
-            self._restarting = asyncio.ensure_future(self._replace_all())
+            self._restarting = asyncio.ensure_future(self._restart())
+
+    async def _restart(self) -> None:
+        await self._spare.drop()  # the new processes are to run what is installed now
+        try:
+            await self._replace_all()
+        finally:
+            self._prepare()
 
     async def _replace_all(self) -> None:
         log.info("restarting", processes=len(self._keepers))
@@ -128,6 +146,7 @@ class Doors:
             await asyncio.gather(self._restarting, return_exceptions=True)
         for keeper in list(self._watches):
             await self._end_watch(keeper)
+        await self._spare.drop()
         if self._shared is not None:
             self._shared.acceptor.close()
         # Now only the processes hold these sockets, and stop accepting when they close their copies.
@@ -145,10 +164,13 @@ class _Alone:
     def __init__(self, listeners: Sequence[socket.socket], http: Sequence[socket.socket]) -> None:
         self._inherited = {"listeners": _numbers(listeners), "http": _numbers(http)}
 
-    async def open(self, broken: Callable[[], object]) -> dict[str, list[int]]:
+    def open(self) -> dict[str, list[int]]:
         return self._inherited
 
     def opened(self) -> None:
+        pass
+
+    async def join(self, broken: Callable[[], object]) -> None:
         pass
 
     def says(self, word: bytes) -> None:
@@ -168,7 +190,7 @@ class _Shared:
         self.http = _numbers(http)
         self.hub = Hub()
         self.acceptor = Acceptor(listeners, config.max_clients)
-        self.client_bytes = ClientBytes.make()
+        self.door_page = DoorPage.make()
         self.numbers = itertools.count(1)
 
 
@@ -177,52 +199,48 @@ def _numbers(sockets: Sequence[socket.socket]) -> list[int]:
 
 
 class _DoorLines:
-    """The socket pairs of one front door, to the hub and to the acceptor. Each new process gets new ones."""
+    """The socket pairs of one front door, to the hub and to the acceptor."""
 
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
-        self._arrivals: Arrivals | None = None
-        self._theirs: list[socket.socket] = []
-        self.door = self.seat = 0
-        self.name = ""
-
-    async def open(self, broken: Callable[[], object]) -> dict[str, list[int]]:
-        shared = self._shared
+        self._siblings, self._their_siblings = socket.socketpair()
+        ours, self._their_arrivals = socket.socketpair()
+        self._arrivals = Arrivals(ours)
+        self._joined = False
         self.door = next(shared.numbers)
-        self.seat = shared.client_bytes.take_seat(self.door)
+        self.seat = shared.door_page.take_seat(self.door)
         self.name = f"server-{self.door}"
-        siblings, their_siblings = socket.socketpair()
-        arrivals, their_arrivals = socket.socketpair()
-        self._theirs = [their_siblings, their_arrivals]
-        self._arrivals = Arrivals(arrivals)
-        await shared.hub.join(self.door, siblings, broken)
-        shared.acceptor.join(self._arrivals)
+
+    def open(self) -> dict[str, list[int]]:
         return {
-            "http": shared.http,
-            "siblings": [their_siblings.fileno()],
-            "arrivals": [their_arrivals.fileno()],
-            "client_bytes": [shared.client_bytes.fd],
+            "http": self._shared.http,
+            "siblings": [self._their_siblings.fileno()],
+            "arrivals": [self._their_arrivals.fileno()],
+            "door_page": [self._shared.door_page.fd],
         }
 
     def opened(self) -> None:
-        for line in self._theirs:
-            line.close()
+        self._their_siblings.close()
+        self._their_arrivals.close()
+
+    async def join(self, broken: Callable[[], object]) -> None:
+        self._joined = True
+        await self._shared.hub.join(self.door, self._siblings, broken)
+        self._shared.acceptor.join(self._arrivals)
 
     def says(self, word: bytes) -> None:
         arrivals = self._arrivals
-        if arrivals is None:
-            return
         arrivals.ready = arrivals.ready or word == READY
         arrivals.serving = arrivals.serving or word in (SERVING, READY)
         arrivals.retired = arrivals.retired or word == DRAINING
         self._shared.acceptor.look()
 
     def silent(self, silent: bool) -> None:
-        if self._arrivals is not None:
-            self._arrivals.silent = silent
+        self._arrivals.silent = silent
 
     def ended(self) -> None:
-        if self._arrivals is not None:
-            self._shared.acceptor.leave(self._arrivals)
-            self._shared.client_bytes.clear(self.seat)
-            self._arrivals = None
+        self._shared.door_page.clear(self.seat)
+        self._shared.acceptor.leave(self._arrivals)
+        if not self._joined:
+            self._siblings.close()
+            self._arrivals.line.close()

@@ -62,7 +62,7 @@ class Orders:
     suspects: keys not to preload, because a process ended or hung while it loaded them.
     careful: a process ended while it loaded several keys, so load one at a time to find the culprit.
     name: of the process, in its log lines.   door: its number among several, 0 if it is the only one.
-    seat: its row in `ClientBytes`.
+    seat: its row in `DoorPage`.
     """
 
     config: Config

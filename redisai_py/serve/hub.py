@@ -13,8 +13,8 @@ and receives
 
 The hub itself acts on some questions (`what["kind"]`): `reset` and `forget` of a topic, and a first cache `rule`, also
 change its own counts, and `set` is repeated to front doors that start later. `to` names the only front door to ask. A
-front door that does not answer within `PATIENCE_S` is not waited for again until it has sent something. See
-docs/adr/0046.
+front door that does not answer within `PATIENCE_S` is not waited for again until it has sent something; nor is one that
+has just been started and has sent nothing yet. See docs/adr/0046.
 """
 
 from __future__ import annotations
@@ -154,11 +154,13 @@ class _Question:
 
 
 class _Line(asyncio.Protocol):
-    """The supervisor's end of the line to one front door. late: it did not answer the last question in time."""
+    """The supervisor's end of the line to one front door. late: it is not waited for, because it did not answer the
+    last question in time, or still starts.
+    """
 
     def __init__(self, door: int, hub: Hub, broken: Callable[[], object]) -> None:
         self.door = door
-        self.late = False
+        self.late = True
         self._hub = hub
         self._broken = broken
         self._unpacker = Unpacker()

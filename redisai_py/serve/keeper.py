@@ -1,8 +1,7 @@
 """The supervisor's view of one server process: started, monitored, killed if silent, restarted.
 
-Rules: the process has its own session, so Ctrl-C does not reach it. Nothing that it leaves behind survives it. A model
-that was being preloaded when a process ended or hung is not preloaded by the next one, so no model can prevent the
-start. See `redisai_py.serve.heartbeat` for the protocol, `redisai_py.serve.doors` for all processes of a server, and
+Rule: a model that was being preloaded when a process ended or hung is not preloaded by the next one, so no model can
+prevent the start. See `redisai_py.serve.process` for a process, `redisai_py.serve.doors` for all of a server, and
 docs/adr/0001.
 """
 
@@ -10,15 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
-import subprocess
-import sys
-from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import structlog
 
@@ -32,13 +25,13 @@ from redisai_py.serve.heartbeat import (
     READY,
     RESTART_STATUS,
     SERVING,
-    Orders,
     Progress,
     Silence,
 )
 from redisai_py.serve.preflight import StartError
+from redisai_py.serve.process import ServerProcess
 
-__all__ = ["Lines", "ServerKeeper", "Suspects"]
+__all__ = ["ServerKeeper", "Suspects"]
 
 _STOP_GRACE_S = 5.0
 """Seconds the server may take to close everything after the drain."""
@@ -46,29 +39,6 @@ _DUMP_S = 0.5
 """Seconds for a hung process to write its stacks."""
 
 log = structlog.get_logger()
-
-
-class Lines(Protocol):
-    """What a process inherits besides its control line, and who is told how it is."""
-
-    name: str
-    door: int
-    seat: int
-
-    async def open(self, broken: Callable[[], object]) -> dict[str, list[int]]:
-        """File descriptors for a process about to start, by name. broken: to be called if it has to be killed."""
-
-    def opened(self) -> None:
-        """The process has its copies of them."""
-
-    def says(self, word: bytes) -> None:
-        """The process said this (`redisai_py.serve.heartbeat`)."""
-
-    def silent(self, silent: bool) -> None:
-        """The process has, or has not, given a sign of life in the last interval."""
-
-    def ended(self) -> None:
-        """The process has ended."""
 
 
 @dataclass
@@ -95,17 +65,17 @@ class Suspects:
 class ServerKeeper:
     """One process, restarted when it dies.
 
-    Args: hurry: set when a stop must not wait any longer.
+    Args: take: provides a process without orders.   hurry: set when a stop must not wait any longer.
     """
 
-    def __init__(self, lines: Lines, config: Config, hurry: asyncio.Event, suspects: Suspects) -> None:
-        self._lines = lines
+    def __init__(
+        self, take: Callable[[], Awaitable[ServerProcess]], config: Config, hurry: asyncio.Event, suspects: Suspects
+    ) -> None:
+        self._take = take
         self._drain_timeout_s = config.drain_timeout_s
         self._stall_timeout_s = config.stall_timeout_s
         self._hurry = hurry
-        self._process: Process | None = None
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._process: ServerProcess | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
         self._heard = False
@@ -115,21 +85,7 @@ class ServerKeeper:
 
     async def spawn(self) -> None:
         """Start the process; it imports its modules and waits for its orders."""
-        ours, theirs = socket.socketpair()
-        fds = {"control": [theirs.fileno()], **await self._lines.open(self._kill)}
-        with theirs:
-            self._reader, self._writer = await asyncio.open_connection(sock=ours)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # do not import from the working directory
-                "-m",
-                "redisai_py.serve.server_process",
-                *(f"{name}={','.join(map(str, numbers))}" for name, numbers in fds.items()),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=[number for numbers in fds.values() for number in numbers],
-            )
-        self._lines.opened()
+        self._process = await self._take()
         self._ready.clear()
         self._heard = self._hung = False
         self._preloading.clear()
@@ -153,7 +109,7 @@ class ServerKeeper:
         while True:
             how = await self._ended()
             died = clock()
-            if self._process is not None and self._process.returncode == RESTART_STATUS:
+            if self._process is not None and self._process.status == RESTART_STATUS:
                 log.warning("the server asks to be started again; its log says why")
             else:
                 log.error("the server's process died; starting it again", how=how)
@@ -169,9 +125,12 @@ class ServerKeeper:
 
         Args: replaced: another process serves already.
         """
-        self._lines.says(DRAINING)
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None:
+            return
+        process.lines.says(DRAINING)
+        if process.status is not None:
+            self._sweep(process)
             return
         process.send_signal(signal.SIGUSR2 if replaced else signal.SIGTERM)
         waits = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._hurry.wait())]
@@ -181,26 +140,25 @@ class ServerKeeper:
             log.warning("the server does not stop in time; killing it")
             process.kill()
         await waits[0]
-        self._sweep()
+        self._sweep(process)
 
     async def _become_ready(self, config: Config) -> bool:
         """Send the orders and wait until the server is ready; False if its process ended instead."""
-        if self._reader is None or self._writer is None or self._process is None:
+        process = self._process
+        if process is None:
             raise RuntimeError("start() before spawn()")
-        suspects, lines = self._suspects, self._lines
-        orders = Orders(config, frozenset(suspects.keys), suspects.careful, lines.name, lines.door, lines.seat)
-        self._writer.write(orders.to_line())
-        listening = asyncio.create_task(self._listen(self._reader))
+        await process.order(config, frozenset(self._suspects.keys), self._suspects.careful)
+        listening = asyncio.create_task(self._listen(process))
         ready = asyncio.create_task(self._ready.wait())
-        self._watching = [listening, asyncio.create_task(self._watch(self._process))]
+        self._watching = [listening, asyncio.create_task(self._watch(process))]
         await asyncio.wait([listening, ready], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         return self._ready.is_set()
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, process: ServerProcess) -> None:
         """Read the server's messages until it closes the connection."""
         with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
+            while line := await process.reader.readline():
                 self._heard = True
                 word, _, argument = line.rstrip(b"\n").partition(b" ")
                 if word == READY:
@@ -210,38 +168,38 @@ class ServerKeeper:
                 elif word == LOADED:
                     self._preloading.discard(bytes.fromhex(argument.decode()))
                 if word in (READY, SERVING, DRAINING):
-                    self._lines.says(word)
+                    process.lines.says(word)
 
-    async def _watch(self, process: Process) -> None:
+    async def _watch(self, process: ServerProcess) -> None:
         """Kill the process if it is silent for too long after its first heartbeat."""
         clock = asyncio.get_running_loop().time
         silence = Silence(self._stall_timeout_s)
         progress = Progress(process.pid)
         began = False
-        while process.returncode is None:
+        while process.status is None:
             await asyncio.sleep(INTERVAL_S)
             began = began or self._heard
             share = 1.0 if self._heard else progress.share()
             if silence.look(clock(), self._heard or not began, share):
                 break
-            self._lines.silent(began and not self._heard)
+            process.lines.silent(began and not self._heard)
             self._heard = False
-        if process.returncode is not None:
+        if process.status is not None:
             return
         self._hung = True
         log.error("the server does not respond; killing it", silent_s=round(silence.lasted_s, 1))
         process.send_signal(signal.SIGUSR1)  # writes its threads' Python stacks to the log
         await asyncio.sleep(_DUMP_S)
-        if process.returncode is None:
-            process.kill()
+        process.kill()
 
     async def _ended(self) -> str:
         """Wait for the process to end. Returns: how it ended, in words."""
-        if self._process is None:
+        process = self._process
+        if process is None:
             raise RuntimeError("the process was not spawned")
-        status = await self._process.wait()
+        status = await process.wait()
         await asyncio.wait(self._watching[:1], timeout=1.0)  # its last messages
-        self._sweep()
+        self._sweep(process)
         return f"status {status}" if status >= 0 else signal.Signals(-status).name
 
     def _suspect(self) -> bool:
@@ -250,17 +208,7 @@ class ServerKeeper:
             self._suspects.add(set(self._preloading))
         return bool(self._preloading)
 
-    def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-
-    def _sweep(self) -> None:
-        """Kill leftover processes: a looping script would never notice that its server is gone."""
+    def _sweep(self, process: ServerProcess) -> None:
         for task in self._watching:
             task.cancel()
-        if self._writer is not None:
-            self._writer.close()
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._lines.ended()
+        process.sweep()

@@ -4,8 +4,9 @@
 
 The numbers are file descriptors. `control` is a socket to the supervisor, which carries the orders and the heartbeats
 (`redisai_py.serve.heartbeat`). `listeners` and `http` are listening sockets. Each of several front doors has three
-more: `arrivals` (`redisai_py.serve.acceptor`), `siblings` (`redisai_py.serve.hub`) and `client_bytes`
-(`redisai_py.serve.client_bytes`). The orders contain credentials, so they are neither an argument nor in the
+more: `arrivals` (`redisai_py.serve.acceptor`), `siblings` (`redisai_py.serve.hub`) and `door_page`
+(`redisai_py.serve.door_page`). Until the orders come, the process is a spare one, and its name is `server-spare`. They
+contain credentials, so they are neither an argument nor in the
 environment. SIGTERM drains and ends the process. So does the end of `control`: the supervisor is gone, and its
 successor will need the port. SIGUSR2 does the same if a new process has taken over. SIGUSR1 writes the Python stacks of
 all threads to standard error.
@@ -24,6 +25,7 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -34,12 +36,13 @@ from redisai_py.frontdoor.among import Among
 from redisai_py.frontdoor.server import Ended, serve
 from redisai_py.ops.preload import Lifeline
 from redisai_py.serve import log
-from redisai_py.serve.client_bytes import ClientBytes
+from redisai_py.serve.door_page import DoorPage
 from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S, READY, RESTART_STATUS, Orders
 from redisai_py.serve.preflight import StartError
 
-__all__ = ["main"]
+__all__ = ["SPARE_NAME", "main"]
 
+SPARE_NAME = "server-spare"
 _READ_BYTES = 65536
 _FILES_BESIDES = 512
 
@@ -52,11 +55,13 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # also in a hung process, whoever holds the GIL
     inherited = _inherited(sys.argv[1:])
     control = socket.socket(fileno=inherited["control"][0])
+    _show_name(SPARE_NAME)
     line = _read_line(control)
     if not line:
         return 0
     orders = Orders.from_line(line)
     config = orders.config
+    _show_name(orders.name)
     log.configure(config.log_level, config.log_format, process=orders.name)
     _allow_open_files(config)
     _spare_collector()
@@ -82,6 +87,12 @@ def _inherited(words: list[str]) -> dict[str, list[int]]:
     """File descriptors by name."""
     pairs = (word.partition("=") for word in words)
     return {name: [int(number) for number in numbers.split(",") if number] for name, _, numbers in pairs}
+
+
+def _show_name(name: str) -> None:
+    """Give the process the name that `ps -o comm` and `top` show, at most 15 bytes of it."""
+    with contextlib.suppress(OSError):  # not on macOS
+        Path("/proc/self/comm").write_text(name)
 
 
 class _ControlLine(Lifeline):
@@ -117,7 +128,7 @@ async def _serve(orders: Orders, inherited: dict[str, list[int]], control: socke
     among = None
     if "siblings" in inherited:
         siblings, arrivals = (socket.socket(fileno=inherited[name][0]) for name in ("siblings", "arrivals"))
-        among = Among(orders.door, orders.seat, siblings, arrivals, ClientBytes(inherited["client_bytes"][0]))
+        among = Among(orders.door, orders.seat, siblings, arrivals, DoorPage(inherited["door_page"][0]))
     ready = functools.partial(line.say, READY)
     return await serve(orders.config, *listeners, stop=stop, ready=ready, lifeline=line, http=http, among=among)
 

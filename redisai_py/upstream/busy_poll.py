@@ -7,8 +7,10 @@ waking cost CPU time too, so polling costs little more.
 
 Polling must not harm others. A poll is short and ends with the first event. After two polls in vain, the next ones of
 that kind are skipped, twice as many each time, and more if another process turned out to want the core. With many
-clients there is always something to do, and while a worker thread runs a model the cores belong to the model
-(docs/adr/0014). Thread: the event loop's.
+clients there is always something to do, while a worker thread runs a model the cores belong to the model
+(docs/adr/0014), and front doors that are all busy would only poll on each other's cores (docs/adr/0046).
+
+Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class BusyPoll:
     Args: call_soon: the loop's; its callbacks run before the loop sleeps.
           busy_poll_s: the longest poll in seconds, 0 for none.
           commands: returns how many commands clients have sent so far.
-          cores_wanted: returns whether the cores are needed elsewhere.
+          cores_wanted: returns whether the cores are needed elsewhere; called in each window with commands.
           clock: monotonic seconds.
     """
 
@@ -118,7 +120,7 @@ class BusyPoll:
     def _count(self, now: float) -> None:
         commands = self._commands()
         many = commands - self._counted > _MANY_PER_S * (now - self._counted_at)
-        self._needless = many or self._cores_wanted()
+        self._needless = self._cores_wanted() or many
         self._counted, self._counted_at = commands, now
 
     def _stay(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Iterator
 
 import pytest
 import redis
 
+from redisai_py.commands import COMMANDS
 from redisai_py.config import Config
 from tests.conformance.conversation import talk
 from tests.support import FrontDoor, RedisServer, exchange, raw_socket, version_of
@@ -213,6 +215,28 @@ def test_aborted_transaction_writes_no_tensor(client: redis.Redis) -> None:
         with pytest.raises(redis.WatchError):
             pipeline.execute()
     assert client.exists("t") == 0
+
+
+def _wrong_numbers() -> Iterator[tuple[str, str]]:
+    """Commands with an argument too few or too many, and the names that Redis would give them in its error."""
+    for name, spec in COMMANDS.items():
+        least = abs(spec.arity)
+        for count in (least - 1, least + 1):
+            if count and not spec.accepts(count):
+                yield " ".join([name.decode(), *["x"] * (count - 1)]), name.decode().lower()
+    yield "AI.CONFIG GET", "ai.config"
+
+
+def test_a_wrong_number_of_arguments_is_an_error_at_once_and_aborts_the_transaction(
+    front_door: FrontDoor, bare: redis.Redis
+) -> None:
+    with talk(front_door.port) as client:
+        for words, name in _wrong_numbers():
+            client.given("MULTI", "SET a 1", "AI.TENSORSET t FLOAT 1 VALUES 1")
+            assert client.ask(words).lower() == f"-err wrong number of arguments for '{name}' command"
+            assert client.ask("SET b 1") == "+QUEUED"
+            assert client.ask("EXEC") == "-EXECABORT Transaction discarded because of previous errors."
+            assert client.ask("EXISTS a b t") == ":0"
 
 
 def test_subscribe_in_a_transaction_is_refused_and_aborts_it(front_door: FrontDoor, bare: redis.Redis) -> None:

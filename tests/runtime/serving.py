@@ -67,9 +67,13 @@ class Serving:
         """The process that was started."""
         return psutil.Process(self.process.pid)
 
+    def servers(self) -> list[psutil.Process]:
+        """The server's processes as they are now, a spare one included."""
+        return [p for p in self.supervisor.children() if "redisai_py.serve.server_process" in p.cmdline()]
+
     def server(self) -> psutil.Process:
-        """The server's process as it is now."""
-        return next(p for p in self.supervisor.children() if "redisai_py.serve.server_process" in p.cmdline())
+        """The only process of a server with one front door, as it is now."""
+        return next(iter(self.servers()))
 
     def client(self, **options: Any) -> redis.Redis:
         """A client that does not try a command again behind the test's back."""

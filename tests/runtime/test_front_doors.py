@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import redis
 
+from redisai_py.serve.server_process import SPARE_NAME
 from scripts.make_models import build_onnx_mul
 from tests.runtime.serving import Serving, eventually, wait_until_gone
 from tests.runtime.test_http import get, metric
@@ -27,9 +29,13 @@ RUN = ("AI.MODELEXECUTE", "net", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
 
 
 def front_doors(serving: Serving) -> list[psutil.Process]:
-    """The server's processes, the oldest first."""
-    children = serving.supervisor.children()
-    return sorted((p for p in children if "redisai_py.serve.server_process" in p.cmdline()), key=lambda p: p.pid)
+    """The server's processes that have got their orders, the oldest first."""
+    return sorted((p for p in serving.servers() if re.fullmatch(r"server(-\d+)?", p.name())), key=lambda p: p.pid)
+
+
+def spare(serving: Serving, before: psutil.Process | None = None) -> psutil.Process:
+    """The process that waits for the end of another, once it has imported its modules. before: not this one."""
+    return eventually(lambda: next(p for p in serving.servers() if p.name() == SPARE_NAME and p != before))
 
 
 @pytest.fixture
@@ -185,6 +191,30 @@ def test_one_that_is_killed_costs_its_own_clients_and_no_figure(
     assert [calls(client) for client in newcomers] == [14] * 3
     assert {c.execute_command("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") for c in newcomers} == {70_000}
     assert get(port, "/readyz") == (200, "ok\n")
+
+
+def test_the_spare_process_takes_the_place_of_one_that_dies(serve: Serve, data_dir: Path) -> None:
+    serving = serve("--data-dir", data_dir, "--processes", 2)
+    gone = spare(serving)
+    gone.kill()
+    waiting = spare(serving, gone)
+    victim, _ = front_doors(serving)
+    victim.kill()
+    eventually(lambda: "the server is back" in serving.stderr)
+    assert waiting in front_doors(serving)
+    assert len(front_doors(serving)) == 2
+    with serving.client() as client:
+        assert client.ping()
+    # What is installed may be newer than a process that waits, so a restart starts every process anew.
+    waiting = spare(serving, waiting)
+    serving.signal(signal.SIGUSR2)
+    eventually(lambda: "restarted;" in serving.stderr)
+    assert waiting not in front_doors(serving)
+    wait_until_gone(waiting)
+    waiting = spare(serving, waiting)
+    assert serving.stop() == 0
+    wait_until_gone(waiting)
+    assert "Traceback" not in serving.stderr
 
 
 @pytest.mark.slow

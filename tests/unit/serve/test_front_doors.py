@@ -15,7 +15,7 @@ import pytest
 
 from redisai_py.errors import ProtocolError
 from redisai_py.serve.acceptor import ADMITTED, REFUSED, Acceptor, Arrivals
-from redisai_py.serve.client_bytes import ClientBytes, Row
+from redisai_py.serve.door_page import DoorPage, Row
 from redisai_py.serve.figures import MOST_TOPICS, Book, added
 from redisai_py.serve.hub import PATIENCE_S, Hub
 from redisai_py.serve.messages import LONGEST, Unpacker, pack
@@ -136,13 +136,19 @@ class Door:
 
 
 async def joined(hub: Hub, *numbers: int) -> list[Door]:
-    doors = []
-    for number in numbers:
-        ours, theirs = socket.socketpair()
-        door = Door(ours)
-        await hub.join(number, theirs, door.break_off)
-        doors.append(door)
+    """Front doors that have started."""
+    doors = [await starting(hub, number) for number in numbers]
+    for door in doors:
+        await door.say(op="figures")
+    await asyncio.sleep(0.01)
     return doors
+
+
+async def starting(hub: Hub, number: int) -> Door:
+    ours, theirs = socket.socketpair()
+    door = Door(ours)
+    await hub.join(number, theirs, door.break_off)
+    return door
 
 
 def run(test: Callable[[], Any]) -> None:
@@ -201,6 +207,26 @@ def test_one_that_is_late_is_waited_for_once_and_counts_with_its_last_figures() 
         await two.say(op="did", id=asked["id"], reply=None)  # late: nobody waits for that answer any more
         await one.say(op="ask", id=9, what={"kind": "set", "name": "x", "value": 1, "changes": True})
         assert (await two.hear())["what"]["kind"] == "set"
+
+    run(test)
+
+
+def test_one_that_still_starts_holds_up_nobody_and_is_told_of_changes() -> None:
+    async def test() -> None:
+        hub = Hub()
+        (one,) = await joined(hub, 1)
+        two = await starting(hub, 2)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await one.say(op="ask", id=1, what={"kind": "state", "topics": []})
+        await one.say(op="ask", id=2, what={"kind": "set", "name": "x", "value": 1, "changes": True})
+        assert [(await one.hear())["id"] for _ in range(2)] == [1, 2]
+        assert clock() - began < PATIENCE_S
+        assert (await two.hear())["what"]["kind"] == "set"
+        await two.say(op="figures")
+        await asyncio.sleep(0.01)
+        await one.say(op="ask", id=3, what={"kind": "state", "topics": []})
+        assert (await two.hear())["what"]["kind"] == "state"
 
     run(test)
 
@@ -375,15 +401,17 @@ def test_a_front_door_that_reads_nothing_costs_no_connection() -> None:
 
 
 def test_each_front_door_sees_what_the_others_hold() -> None:
-    page = ClientBytes.make()
-    other = ClientBytes(os.dup(page.fd))
+    page = DoorPage.make()
+    other = DoorPage(os.dup(page.fd))
     try:
         seats = [page.take_seat(door) for door in (5, 6)]
         assert len(set(seats)) == 2
-        other.write(seats[1], Row(6, 1000, 700))
-        assert page.rows() == [Row(6, 1000, 700)]
+        other.hold(seats[1], 1000, 700)
+        assert page.rows() == [Row(5, 0, 0), Row(6, 1000, 700)]
+        other.busy(seats[1], 0.5, 7.0)
+        assert page.rows() == [Row(5, 0, 0), Row(6, 1000, 700, 0.5, 7.0)]
         page.clear(seats[1])
-        assert other.rows() == []
+        assert other.rows() == [Row(5, 0, 0)]
         assert page.take_seat(7) == seats[1]
     finally:
         page.close()

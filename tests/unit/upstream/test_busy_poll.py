@@ -165,6 +165,23 @@ def test_threads_that_run_a_model_have_the_cores() -> None:
     assert loop.awake
 
 
+def test_cores_are_asked_for_in_each_window_even_with_many_commands() -> None:
+    """Of several front doors, each says then how busy it is."""
+    asked: list[float] = []
+    now, commands = [0.0], [0]
+
+    def wanted() -> bool:
+        asked.append(now[0])
+        return False
+
+    poll = BusyPoll(lambda _: None, LIMIT_S, lambda: commands[0], wanted, lambda: now[0])
+    for _ in range(3):
+        now[0] += 0.01
+        commands[0] += 1000
+        poll.asked()
+    assert asked == pytest.approx([0.01, 0.02, 0.03])
+
+
 def test_it_can_be_switched_off() -> None:
     loop = Loop(limit_s=0.0)
     loop.poll.asked()

@@ -1,0 +1,124 @@
+"""A server process as its supervisor has it: started, given its orders, ended.
+
+The process has its own session, so Ctrl-C does not reach it, and nothing that it leaves behind survives it. See
+`redisai_py.serve.heartbeat` for the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable
+from typing import Protocol
+
+from redisai_py.config import Config
+from redisai_py.serve.heartbeat import Orders
+
+__all__ = ["Lines", "ServerProcess"]
+
+
+class Lines(Protocol):
+    """What a process inherits besides its control line, and who is told how it is."""
+
+    name: str
+    door: int
+    seat: int
+
+    def open(self) -> dict[str, list[int]]:
+        """File descriptors for a process about to start, by name."""
+
+    def opened(self) -> None:
+        """The process has its copies of them."""
+
+    async def join(self, broken: Callable[[], object]) -> None:
+        """The process is about to get its orders. broken: to be called if it has to be killed."""
+
+    def says(self, word: bytes) -> None:
+        """The process said this (`redisai_py.serve.heartbeat`)."""
+
+    def silent(self, silent: bool) -> None:
+        """The process has, or has not, given a sign of life in the last interval."""
+
+    def ended(self) -> None:
+        """The process has ended."""
+
+
+class ServerProcess:
+    """One process. Without orders it imports its modules and waits.
+
+    reader: its messages.
+    """
+
+    def __init__(
+        self, lines: Lines, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.lines = lines
+        self.reader = reader
+        self._process = process
+        self._writer = writer
+        self._swept = False
+
+    @classmethod
+    async def spawn(cls, lines: Lines) -> ServerProcess:
+        """Start a process."""
+        ours, theirs = socket.socketpair()
+        fds = {"control": [theirs.fileno()], **lines.open()}
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # do not import from the working directory
+                "-m",
+                "redisai_py.serve.server_process",
+                *(f"{name}={','.join(map(str, numbers))}" for name, numbers in fds.items()),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[number for numbers in fds.values() for number in numbers],
+            )
+        lines.opened()
+        return cls(lines, process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, or minus the signal's number; None while it runs."""
+        return self._process.returncode
+
+    async def order(self, config: Config, suspects: frozenset[bytes], careful: bool) -> None:
+        """Let it serve; see `Orders`."""
+        lines = self.lines
+        await lines.join(self.kill)
+        self._writer.write(Orders(config, suspects, careful, lines.name, lines.door, lines.seat).to_line())
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.status is None:
+            self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        self.send_signal(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait for its end. Returns: `status`."""
+        return await self._process.wait()
+
+    def sweep(self) -> None:
+        """After its end: kill what it has left, since a looping script would never notice that its server is gone."""
+        if self._swept:
+            return
+        self._swept = True
+        self._writer.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.lines.ended()
