@@ -103,6 +103,24 @@ class BatchQueue(Generic[J]):
                 ready = key
         return wait if ready is None else self._pop(ready)
 
+    def first_alone(self) -> J:
+        """The oldest run. Only if there is one and BATCHSIZE is 0."""
+        return self._lanes[_ALONE][0]
+
+    def take_alone(self, most: int) -> list[J]:
+        """Up to this many of the oldest runs, all like the first one in key and rows. Only if there is one and
+        BATCHSIZE is 0.
+        """
+        lane = self._lanes[_ALONE]
+        first = lane.popleft()
+        jobs = [first]
+        key, rows = first.key, first.rows
+        while rows and lane and len(jobs) < most and lane[0].rows == rows and lane[0].key == key:
+            jobs.append(lane.popleft())
+        if not lane:
+            del self._lanes[_ALONE]
+        return jobs
+
     def drop(self, job: J) -> bool:
         """Remove a run; False if it is not in the queue."""
         key = self._lane_of(job)

@@ -26,6 +26,7 @@ from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.isolation import batches
 from redisai_py.engine.isolation.pipe import Flight, Pipe
+from redisai_py.engine.isolation.pipe_layout import most_in_message
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.lines import Line, ModelLines, forget_dropped, read
@@ -124,10 +125,13 @@ class Piped:
             line = self._free_line(loaded, model, session, process)
             if line is None:
                 return
-            batch = queue.take(now)
-            assert isinstance(batch, list), "nothing is held for MINBATCHSIZE here"
-            if not self._put(loaded, model, line, batch, now):
-                loaded.hand_over(batch)
+            if queue.max_rows:
+                batch = queue.take(now)
+                assert isinstance(batch, list), "nothing is held for MINBATCHSIZE here"
+                if not self._put(loaded, model, line, batch, now):
+                    loaded.hand_over(batch)
+            else:
+                self._put_singly(loaded, model, line, now)
 
     def _leave_to_threads(self, loaded: QueuedModel, model: ModelLines) -> None:
         if runs := model.queue.clear():
@@ -150,9 +154,9 @@ class Piped:
         if not under_way:
             return best
         max_rows = model.queue.max_rows
-        if not run_s or run_s > _ALONE_S or (max_rows and len(model.queue) < max_rows) or not pipe.has_room:
+        if (max_rows and len(model.queue) < max_rows) or not pipe.has_room:
             return None
-        return best if under_way < min(_MOST, 2 + int(_AHEAD_S / run_s)) else None
+        return best if under_way < _most_under_way(run_s) else None
 
     def _open(self, model: ModelLines, session: RemoteSession, process: EngineProcess) -> Line:
         pipe: Pipe[Execution] = session.open_pipe(process)
@@ -170,15 +174,31 @@ class Piped:
         layout = model.layout(first, rows)
         if layout is None or not (alone or not loaded.proof.wanted(first.key)):
             return False
-        pipe = line.pipe
-        message = pipe.put(Execution(loaded, batch, rows), layout)
+        message = line.pipe.put([Execution(loaded, batch, rows)], layout)
         batches.write(message, layout, [run.inputs for run in batch])  # type: ignore[misc]  # no device arrays
-        if len(pipe.flights) == 1:
+        self._begun(line, 1, now)
+        return True
+
+    def _put_singly(self, loaded: QueuedModel, model: ModelLines, line: Line, now: float) -> None:
+        """Put runs of one kind into the pipe that are not merged, as one message."""
+        first = model.queue.first_alone()
+        rows = first.rows
+        layout = model.layout(first, rows)
+        if layout is None:  # a thread must take it
+            loaded.hand_over(model.queue.take_alone(1))
+            return
+        runs = model.queue.take_alone(min(_room(loaded, line), most_in_message(len(layout.header), layout.total)))
+        message = line.pipe.put([Execution(loaded, [run], rows) for run in runs], layout)
+        batches.write_each(message, layout, [run.inputs for run in runs])  # type: ignore[misc]  # no device arrays
+        self._begun(line, len(runs), now)
+
+    def _begun(self, line: Line, count: int, now: float) -> None:
+        """So many batches were put into the pipe."""
+        if len(line.pipe.flights) == count:
             line.begin(now)
             if not self._looks:
                 self._looks = True
                 self._loop.call_later(_LOOK_S, self._look)
-        return True
 
     # -- and back ------------------------------------------------------------------------------------------------------
 
@@ -216,12 +236,15 @@ class Piped:
         try:
             while (ended := pipe.take_ended(up_to)) is not None:
                 done.append(ended.flight)
-                read(ended)
+                read(ended, line.model)
         finally:
             if done:
                 now = time.monotonic()
                 line.begin(now)
-                loaded = done[0].batch.loaded
+                latest = done[-1].batch
+                loaded = latest.loaded
+                if latest.error is None:
+                    loaded.inline.measured(latest.runs[0].key, latest.rows, latest.run_s, latest.run_s)
                 self._go_on(loaded, line.model)
                 self._end(done, now)
 
@@ -364,3 +387,16 @@ class Piped:
                 self._repeat(execution, singly=number == current)
         self._settle(failed)
         self._go_on(loaded, line.model)
+
+
+def _most_under_way(run_s: float) -> int:
+    """How many batches may be under way in a pipe that take that long; 0: unknown."""
+    if not run_s or run_s > _ALONE_S:
+        return 1
+    return min(_MOST, 2 + int(_AHEAD_S / run_s))
+
+
+def _room(loaded: QueuedModel, line: Line) -> int:
+    """How many runs may be put into a pipe that takes at least one."""
+    run_s = loaded.short_run_s
+    return max(1, _most_under_way(run_s) - len(line.pipe.flights)) if run_s <= _LONG_S else 1

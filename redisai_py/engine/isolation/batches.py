@@ -11,11 +11,12 @@ from itertools import accumulate, pairwise
 
 from redisai_py.backend import Array
 from redisai_py.engine.isolation import memory, wire
+from redisai_py.engine.isolation.pipe_layout import stride_of
 from redisai_py.engine.isolation.wire import Layout, Part
 from redisai_py.engine.merging import BatchSizeMismatch, Value, split, to_value
-from redisai_py.tensor import Buffer, DType, Tensor
+from redisai_py.tensor import DType, Tensor
 
-__all__ = ["layout_of", "values_of", "write"]
+__all__ = ["Plain", "is_plain", "layout_of", "values_of", "write", "write_each"]
 
 _SMALL_BYTES = 16 * 1024
 _NO_NUMBERS = (wire.NONE, wire.ON_DEVICE, wire.code_of(DType.STRING))
@@ -51,20 +52,52 @@ def write(message: memoryview, layout: Layout, members: Sequence[Sequence[Tensor
             start = end
 
 
+def write_each(message: memoryview, layout: Layout, members: Sequence[Sequence[Tensor]]) -> None:
+    """Put the inputs of each run where a message of several runs has them; see `pipe_layout.REQUEST`."""
+    stride = stride_of(len(layout.header), layout.total)
+    shift = 0
+    for inputs in members:
+        for start, tensor in zip(layout.offsets, inputs, strict=True):
+            data = tensor.data
+            message[shift + start : shift + start + len(data)] = data
+        shift += stride
+
+
 def values_of(parts: Sequence[Part], message: memoryview, sizes: Sequence[int]) -> list[list[Value]]:
     """The outputs of each run. sizes: rows of each; of a single run they are not looked at.
 
     Raises: BatchSizeMismatch: see `merging.split`.   ProtocolError.
     """
-    if any([part.code in _NO_NUMBERS or part.nbytes > _SMALL_BYTES for part in parts]):
+    if not is_plain(parts):
         arrays: list[Array | None] = [memory.array_at(message, part, own=True) for part in parts]
         return [[to_value(array) for array in arrays]] if len(sizes) == 1 else split(arrays, sizes)
     if len(sizes) == 1:
-        return [[_tensor(part, part.shape, message[part.offset : part.offset + part.nbytes]) for part in parts]]
+        return [Plain(parts).values(message)]
     rows = sum(sizes)
     bounds = [0, *accumulate(sizes)]
     columns = [_members(part, message, rows, bounds) for part in parts]
     return [list(member) for member in zip(*columns, strict=True)] if columns else [[] for _ in sizes]
+
+
+class Plain:
+    """What answers of one kind hold: numbers in small tensors, whose places follow from the header.
+
+    slots: per output its dtype, shape, and where its data begin and end.
+    """
+
+    __slots__ = ("slots",)
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.slots = [(wire.dtype_of(part.code), part.shape, part.offset, part.offset + part.nbytes) for part in parts]
+
+    def values(self, message: memoryview) -> list[Value]:
+        """The outputs of a single run, as `values_of`."""
+        return [Tensor(dtype, shape, bytes(message[start:end])) for dtype, shape, start, end in self.slots]
+
+
+def is_plain(parts: Sequence[Part]) -> bool:
+    """Whether `Plain` describes them."""
+    return not any([part.code in _NO_NUMBERS or part.nbytes > _SMALL_BYTES for part in parts])
 
 
 def _members(part: Part, message: memoryview, rows: int, bounds: Sequence[int]) -> list[Value]:
@@ -80,7 +113,3 @@ def _members(part: Part, message: memoryview, rows: int, bounds: Sequence[int]) 
         Tensor(dtype, (end - start, *tail), data[start * row_bytes : end * row_bytes])
         for start, end in pairwise(bounds)
     ]
-
-
-def _tensor(part: Part, shape: tuple[int, ...], data: Buffer) -> Tensor:
-    return Tensor(wire.dtype_of(part.code), shape, bytes(data))

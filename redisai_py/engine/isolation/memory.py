@@ -24,6 +24,7 @@ __all__ = [
     "LANE_FILE_BYTES",
     "RUNNING_AT",
     "array_at",
+    "columns_of",
     "create",
     "mapped",
     "parsed",
@@ -138,3 +139,15 @@ def array_at(memory: memoryview, part: Part, own: bool) -> NDArray[Any] | None:
         return np.frombuffer(data, dtype.numpy_dtype, count).reshape(part.shape)
     array = np.frombuffer(memory, dtype.numpy_dtype, count, part.offset).reshape(part.shape)
     return array.copy() if own else array
+
+
+def columns_of(memory: memoryview, parts: Sequence[Part], count: int, stride: int) -> list[NDArray[Any]]:
+    """The inputs of `count` runs, each `stride` bytes behind the one before it: one array per input, with one more
+    dimension in front, as read-only as `memory`. For tensors of numbers only.
+    """
+    columns = []
+    for part in parts:
+        first: NDArray[Any] = np.ndarray(part.shape, dtype_of(part.code).numpy_dtype, memory, part.offset)
+        shape, strides = (count, *part.shape), (stride, *first.strides)
+        columns.append(np.ndarray(shape, first.dtype, memory, part.offset, strides))
+    return columns

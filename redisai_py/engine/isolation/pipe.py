@@ -32,7 +32,9 @@ B = TypeVar("B")
 
 
 class Flight(Generic[B]):
-    """A batch in a pipe. end: of its request in the ring.   thinned: nobody waits for some of its runs any more."""
+    """A batch in a pipe. end: up to where the ring of requests is free when it has ended.   thinned: nobody waits for
+    some of its runs any more.
+    """
 
     __slots__ = ("batch", "end", "thinned")
 
@@ -106,18 +108,28 @@ class Pipe(Generic[B]):
         """Whether one more message of up to MESSAGE_BYTES may be sent."""
         return len(self.flights) < at.RECORDS // 2 and self._ring.is_half_empty
 
-    def put(self, batch: B, layout: Layout) -> memoryview:
-        """One more batch; gives the memory of its message, for the data. The process hears of it by `tell`."""
-        place = self._ring.take(layout.total)
+    def put(self, batches: Sequence[B], layout: Layout) -> memoryview:
+        """More batches, all of this layout; gives the memory of their message, for the data (see REQUEST). The process
+        hears of it by `tell`.
+        """
+        header = layout.header
+        header_bytes = len(header)
+        count = len(batches)
+        size = layout.total + (count - 1) * at.stride_of(header_bytes, layout.total)
+        place = self._ring.take(size)
         assert place is not None, "ask has_room"
         number = self._next
-        self._next += 1
-        header = layout.header
+        self._next += count
+        self._untold.append(at.REQUEST.pack(number, place, header_bytes, count, layout.total))
+        flights = self.flights
+        flight: Flight[B]
+        for batch in batches:
+            flight = flights[number] = Flight(batch, place)
+            number += 1
+        flight.end = self._ring.taken  # the message is free when the last of them has ended
         offset = place % at.RING_BYTES
-        message = self._requests[offset : offset + layout.total]
-        message[: len(header)] = header
-        self._untold.append(at.REQUEST.pack(number, place, len(header), layout.total))
-        self.flights[number] = Flight(batch, self._ring.taken)
+        message = self._requests[offset : offset + size]
+        message[:header_bytes] = header
         return message
 
     def tell(self) -> None:

@@ -31,14 +31,20 @@ __all__ = [
     "REQUESTS_AT",
     "RING_BYTES",
     "Ring",
+    "most_in_message",
     "record_at",
+    "stride_of",
 ]
 
 COUNTER = struct.Struct("<Q")
 FREED = struct.Struct("<Q")
 """Up to where the server has read the ring of answers."""
-REQUEST = struct.Struct("<QQIQ")
-"""number of the run, place in the ring, bytes of the header, bytes of the message."""
+REQUEST = struct.Struct("<QQIIQ")
+"""number of the first run, place in the ring, bytes of the header, number of runs, bytes of the message of one run.
+
+Several runs of one kind share a header: the data of each further run follow those of the one before it, and so each
+takes `stride_of` bytes more.
+"""
 RECORD = struct.Struct("<BBHIQQQ")
 """op and flags as in a `wire.Frame`, 0, bytes of the header, nanoseconds in the framework, place, bytes of the message.
 """
@@ -56,6 +62,16 @@ _RECORDS_AT = 512
 REQUESTS_AT = 4096
 ANSWERS_AT = REQUESTS_AT + RING_BYTES
 PIPE_BYTES = ANSWERS_AT + RING_BYTES
+
+
+def stride_of(header_bytes: int, total: int) -> int:
+    """Bytes of a run's data, in a message with a header of this size and `total` bytes."""
+    return total - aligned(header_bytes)
+
+
+def most_in_message(header_bytes: int, total: int) -> int:
+    """How many runs of such messages fit into one, at least 1."""
+    return 1 + (MESSAGE_BYTES - total) // max(64, stride_of(header_bytes, total))
 
 
 def record_at(number: int) -> int:

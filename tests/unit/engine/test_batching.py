@@ -81,6 +81,16 @@ def test_without_batchsize_every_run_is_executed_alone_in_order() -> None:
     assert sizes(queue(FakeJob(1, "a"), FakeJob(2, "b"), FakeJob(3, "a"), max_rows=0)) == [[1], [2], [3]]
 
 
+def test_runs_of_one_kind_leave_together_in_order_where_nothing_is_merged() -> None:
+    jobs = [FakeJob(1), FakeJob(1), FakeJob(1), FakeJob(2), FakeJob(2, "other"), FakeJob(0), FakeJob(0)]
+    waiting = queue(*jobs, max_rows=0)
+    found = []
+    while waiting:
+        assert waiting.first_alone() is jobs[sum(map(len, found))]
+        found.append(waiting.take_alone(2))
+    assert found == [jobs[:2], jobs[2:3], jobs[3:4], jobs[4:5], jobs[5:6], jobs[6:]]
+
+
 def test_expiry_tells_the_next_deadline() -> None:
     late, soon, never = FakeJob(1, deadline=5.0), FakeJob(1, "b", deadline=2.0), FakeJob(1)
     waiting = queue(late, soon, never)

@@ -46,6 +46,13 @@ class Doubles:
     def close(self) -> None: ...
 
 
+class _Same(Doubles):
+    """Gives back its input."""
+
+    def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        return [np.array(inputs[0])]
+
+
 class Ends:
     def __init__(self) -> None:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -59,7 +66,12 @@ class Ends:
         rows = sum(tensor.shape[0] for tensor in members)
         layout = batches.layout_of(members[:1], rows)
         assert layout is not None
-        batches.write(self.pipe.put(name, layout), layout, [(tensor,) for tensor in members])
+        batches.write(self.pipe.put([name], layout), layout, [(tensor,) for tensor in members])
+
+    def put_each(self, names: Sequence[str], runs: Sequence[Sequence[Tensor]]) -> None:
+        layout = batches.layout_of(runs[0], 0)
+        assert layout is not None
+        batches.write_each(self.pipe.put(names, layout), layout, runs)
 
     def next_parts(self) -> Sequence[Part]:
         ended = self.pipe.take_ended(self.pipe.ended_number)
@@ -109,6 +121,59 @@ def test_batches_come_back_in_order_and_the_rings_never_fill(ends: Ends) -> None
             came += 1
     assert not ends.pipe.flights
     assert ends.pipe.current_number == 0
+
+
+def test_runs_of_one_kind_share_a_message_and_have_answers_of_their_own(ends: Ends) -> None:
+    """Some 40 laps of the ring, in messages of 1 to 32 runs."""
+    sent = came = 0
+    width = 700
+    while came < 6000:
+        while ends.pipe.has_room and sent < 6000:
+            count = min(1 + sent % 32, 6000 - sent)
+            numbers = range(sent, sent + count)
+            ends.put_each([str(number) for number in numbers], [(row(number % 900 + 1, width),) for number in numbers])
+            sent += count
+        ends.pipe.tell()
+        for name, op, values in ends.wait(1):
+            assert (int(name), op) == (came, Op.DONE)
+            assert values == [[row((came % 900 + 1) * 2, width)]]
+            came += 1
+    assert not ends.pipe.flights
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 1, 5)], ids=str)
+def test_runs_of_any_shape_share_a_message(ends: Ends, shape: tuple[int, ...]) -> None:
+    tensors = [Tensor.from_numpy(np.full(shape, number, np.float64)) for number in (1, 2, 3)]
+    if 0 in shape:
+        ends.host.hosted.session = _Same()
+    ends.put_each(["a", "b", "c"], [(tensor,) for tensor in tensors])
+    ends.pipe.tell()
+    found = [value for _, _, ((value,),) in ends.wait(3)]
+    factor = 1 if 0 in shape else 2
+    assert found == [Tensor.from_numpy(tensor.numpy() * factor) for tensor in tensors]
+
+
+def test_a_failure_in_a_message_is_that_of_its_run_alone(ends: Ends) -> None:
+    ends.put_each(["a", "b", "c", "d"], [(row(1.0),), (row(-1.0),), (row(1000.0),), (row(3.0),)])
+    ends.pipe.tell()
+    found = ends.wait(4)
+    assert [(name, op) for name, op, _ in found] == [
+        ("a", Op.DONE),
+        ("b", Op.FAILED),
+        ("c", Op.DONE),
+        ("d", Op.DONE),
+    ]
+    assert found[3][2] == [[row(6.0)]]
+
+
+def test_a_message_takes_what_fits_into_it() -> None:
+    for inputs in ((row(1.0, 5),), (row(1.0, 20_000),), (row(1.0, 60_000),)):
+        layout = batches.layout_of(inputs, 0)
+        assert layout is not None
+        most = at.most_in_message(len(layout.header), layout.total)
+        assert most >= 1
+        stride = at.stride_of(len(layout.header), layout.total)
+        assert layout.total + (most - 1) * stride <= at.MESSAGE_BYTES < layout.total + most * stride
 
 
 def test_a_failure_is_that_of_its_batch_alone(ends: Ends) -> None:
