@@ -24,7 +24,7 @@ from macro.large import large_neighbour, large_tensors
 from macro.model_run import batching, model_run
 from macro.scripts import script_call
 from macro.tensor_io import pass_through, tensor_io
-from macro.web_service import web_service
+from macro.web_service import web_service, web_service_modes
 from micro.functions import codec_functions, parser_functions
 
 Benchmark = Callable[[Servers, Pace], Iterator[dict[str, Any]]]
@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "batching": batching,
     "one-trip": one_trip,
     "web-service": web_service,
+    "web-service-modes": web_service_modes,
     "wide-dag": wide_dag,
     "fraud-detection": fraud_detection,
     "large": large_tensors,

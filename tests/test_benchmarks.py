@@ -54,7 +54,7 @@ _GROUPS = {
     ("tensor-io", "pass-through"): 18,
     ("model-run", "batching"): 14,
     ("one-trip", "wide-dag", "fraud-detection"): 12,
-    ("web-service",): 18,
+    ("web-service", "web-service-modes"): 20,
     ("large", "large-neighbour", "slow-neighbour"): 5,
     ("parser", "codec"): 7,
     ("script-call",): 2,

@@ -3,6 +3,8 @@
 All run the same models at one thread per operation. `limit` is ONNX Runtime in one process, a thread per core, each
 running the model again and again: with merged inputs where our model has a BATCHSIZE. Nothing that answers requests
 can be faster.
+
+`web_service_modes` has the same rows with our server in every mode that decides which process computes.
 """
 
 from __future__ import annotations
@@ -26,13 +28,20 @@ from numpy.typing import NDArray
 
 from benchmarks.chatbot.models import GRU_MESSAGE, GRU_STATE, build_gru
 
-__all__ = ["web_service"]
+__all__ = ["web_service", "web_service_modes"]
 
 _BATCH = 16
 _LOADS = (1, 16, 64)
 _WORKERS = os.cpu_count() or 1
 _STATE = "service:state:__client__"
 _WARM_UP_S = 0.5
+_MODES = {
+    "none": ("--isolation", "none"),
+    "auto": ("--isolation", "auto"),
+    "all": ("--isolation", "all"),
+    "doors": ("--processes", str(max(2, _WORKERS))),
+}
+"""Sides of `web_service_modes` -> options of our server."""
 
 Inputs = Mapping[str, NDArray[np.float32]]
 
@@ -92,18 +101,46 @@ def _tasks() -> list[_Task]:
 
 def web_service(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
     """An MLP, a CNN of 4 ms, and a GRU with a state per client; nothing without FastAPI."""
+    if find_spec("fastapi") is not None:
+        yield from _beside(servers, servers.sides(), "web-service", _tasks(), _LOADS, pace)
+
+
+def web_service_modes(servers: Servers, pace: Pace) -> Iterator[dict[str, Any]]:
+    """The same with `--isolation` none, auto and all, and with a front door per core (side `doors`).
+
+    The ratio is that of `auto`, the others are `ratio_SIDE`. cpu_us counts all processes of a side.
+    """
     if find_spec("fastapi") is None:
         return
-    tasks = _tasks()
+    sides = {mode: servers.redisai(*options) for mode, options in _MODES.items()}
+    tasks, loads = (_tasks()[:1], _LOADS[1:2]) if pace.smoke else (_tasks(), _LOADS)
+    for line in _beside(servers, sides, "web-service-modes", tasks, loads, pace):
+        fastapi = line["sides"]["fastapi"]["per_s"]
+        ratios = {f"ratio_{side}": round(line["sides"][side]["per_s"] / fastapi, 4) for side in sides}
+        yield {**line, **ratios}
+
+
+def _beside(
+    servers: Servers,
+    sides: Mapping[str, Target],
+    name: str,
+    tasks: Sequence[_Task],
+    loads: Sequence[int],
+    pace: Pace,
+) -> Iterator[dict[str, Any]]:
+    """Our servers beside the program; the ratio is that of `redisai`, or of `auto`."""
     for task in tasks:
         store(servers.directory, task.name, task.model)
     program = servers.web_service(servers.directory)
+    over = "redisai" if "redisai" in sides else "auto"
     for task in tasks:
-        _prepare(servers.redisai(), task)
-        _check(servers, program, task)
-        _warm_up(servers, program, task, pace)
-        for clients in _LOADS:
-            yield from _rows(servers, program, task, clients, pace)
+        _prepare(next(iter(sides.values())), task)
+        _check(sides, program, task)
+        _warm_up(sides, program, task, pace)
+        for clients in loads:
+            for batchsize, figures in _measured(sides, program, task, clients, pace).items():
+                facts = {"clients": clients, "pipeline": 1, "batchsize": batchsize, "workers": _WORKERS}
+                yield row(f"{name}.{task.name}.batch{batchsize}.c{clients}", figures, over, "fastapi", **facts)
 
 
 def _key(task: _Task, batchsize: int) -> str:
@@ -120,10 +157,10 @@ def _prepare(target: Target, task: _Task) -> None:
             client.call("AI.TENSORSET", state, "FLOAT", 1, GRU_STATE, "BLOB", bytes(4 * GRU_STATE))
 
 
-def _check(servers: Servers, program: Target, task: _Task) -> None:
-    """Both answer alike, in a conversation that is new to both. Raises: SystemExit."""
+def _check(sides: Mapping[str, Target], program: Target, task: _Task) -> None:
+    """All answer alike, in a conversation that is new to them. Raises: SystemExit."""
     last = max(_LOADS)
-    for target in servers.sides().values():
+    for target in sides.values():
         with Client(target.port) as client:
             words = ("FLOAT", 1, GRU_STATE, "BLOB", bytes(4 * GRU_STATE))
             client.call("AI.TENSORSET", Request(_STATE.encode()).of_client(last), *words)
@@ -133,29 +170,30 @@ def _check(servers: Servers, program: Target, task: _Task) -> None:
         raise SystemExit(f"{task.name}: the program answers something else")
 
 
-def _warm_up(servers: Servers, program: Target, task: _Task, pace: Pace) -> None:
-    """Every worker of the program has had requests, and our server knows how long runs and batches take."""
+def _warm_up(sides: Mapping[str, Target], program: Target, task: _Task, pace: Pace) -> None:
+    """Every worker of the program has had requests, and our servers know how long runs and batches take."""
     loop = partial(closed_loop, clients=_BATCH, seconds=min(_WARM_UP_S, pace.seconds))
     loop(program, [task.post()])
-    for target in servers.sides().values():
+    for target in sides.values():
         for batchsize in (0, _BATCH):
             loop(target, [task.dag(_key(task, batchsize))])
 
 
-def _rows(servers: Servers, program: Target, task: _Task, clients: int, pace: Pace) -> Iterator[dict[str, Any]]:
-    """Without BATCHSIZE and with it, measured in one go."""
+def _measured(
+    sides: Mapping[str, Target], program: Target, task: _Task, clients: int, pace: Pace
+) -> dict[int, dict[str, dict[str, Any]]]:
+    """Figures by BATCHSIZE and side: without BATCHSIZE and with it, measured in one go."""
     loop = partial(closed_loop, clients=clients, seconds=pace.seconds)
     measures = {"fastapi": partial(loop, program, [task.post()])}
     for batchsize in (0, _BATCH):
         dag = task.dag(_key(task, batchsize))
-        measures |= {f"{side}{batchsize}": partial(loop, each, [dag]) for side, each in servers.sides().items()}
+        measures |= {f"{side}{batchsize}": partial(loop, each, [dag]) for side, each in sides.items()}
         measures[f"limit{batchsize}"] = partial(_limit, task, batchsize or 1, pace.seconds)
     figures = interleave(measures, pace)
-    for batchsize in (0, _BATCH):
-        sides = {side: figures[f"{side}{batchsize}"] for side in (*servers.sides(), "limit")}
-        sides["fastapi"] = figures["fastapi"]
-        facts = {"clients": clients, "pipeline": 1, "batchsize": batchsize, "workers": _WORKERS}
-        yield row(f"web-service.{task.name}.batch{batchsize}.c{clients}", sides, "redisai", "fastapi", **facts)
+    return {
+        batchsize: {side: figures[f"{side}{batchsize}"] for side in (*sides, "limit")} | {"fastapi": figures["fastapi"]}
+        for batchsize in (0, _BATCH)
+    }
 
 
 def _limit(task: _Task, rows: int, seconds: float) -> Sample:
