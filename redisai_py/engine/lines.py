@@ -18,8 +18,15 @@ from redisai_py.engine.isolation.wire import Layout, Op, Part
 from redisai_py.engine.run import Run
 from redisai_py.errors import BackendError, ProtocolError, RedisAIError
 
-__all__ = ["Line", "ModelLines", "forget_dropped", "read"]
+__all__ = ["LONG_S", "Line", "ModelLines", "forget_dropped", "most_under_way", "read"]
 
+LONG_S = 0.0005
+"""Batches that take longer are executed on several threads at once."""
+_ALONE_S = 0.02
+"""Behind one that takes longer none waits in the pipe, where it could not leave."""
+_AHEAD_S = 0.0015
+"""For so long the process has work without the event loop."""
+_MOST = 32
 _LAYOUTS = 256
 
 
@@ -41,6 +48,10 @@ class Line:
         self.seen = 0
         self.slot = slot
         slot.thread_id = -pipe.number
+
+    def room(self, run_s: float) -> int:
+        """How many runs that take this long may be put now, where at least one may."""
+        return max(1, most_under_way(run_s) - len(self.pipe.flights)) if run_s <= LONG_S else 1
 
     def begin(self, now: float) -> None:
         """The first batch that has not ended is under way from now on, if there is one."""
@@ -134,3 +145,10 @@ def forget_dropped(execution: Execution) -> bool:
         execution.values = [execution.values[place] for place in kept]
     execution.runs = [execution.runs[place] for place in kept]
     return bool(kept)
+
+
+def most_under_way(run_s: float) -> int:
+    """How many batches may be under way in a pipe that take this long; 0: unknown."""
+    if not run_s or run_s > _ALONE_S:
+        return 1
+    return min(_MOST, 2 + int(_AHEAD_S / run_s))

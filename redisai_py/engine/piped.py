@@ -29,20 +29,13 @@ from redisai_py.engine.isolation.pipe import Flight, Pipe
 from redisai_py.engine.isolation.pipe_layout import most_in_message
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.session import RemoteSession
-from redisai_py.engine.lines import Line, ModelLines, forget_dropped, read
+from redisai_py.engine.lines import LONG_S, Line, ModelLines, forget_dropped, most_under_way, read
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import ProtocolError, RedisAIError
 
 __all__ = ["Piped"]
 
-_LONG_S = 0.0005
-"""Batches that take longer are executed on several threads at once."""
-_ALONE_S = 0.02
-"""Behind one that takes longer none waits in the pipe, where it could not leave."""
-_AHEAD_S = 0.0015
-"""For so long the process has work without the event loop."""
-_MOST = 32
 _LOOK_S = 0.005
 
 
@@ -144,10 +137,10 @@ class Piped:
         run_s = loaded.short_run_s
         lines = model.lines
         best = min(lines, key=lambda line: len(line.pipe.flights)) if len(lines) > 1 else lines[0] if lines else None
-        threads = loaded.concurrency if run_s > _LONG_S else 1
+        threads = loaded.concurrency if run_s > LONG_S else 1
         if best is None or (best.pipe.flights and len(lines) < threads):
             return self._open(model, session, process)
-        if run_s <= _LONG_S:
+        if run_s <= LONG_S:
             best = lines[0]
         pipe = best.pipe
         under_way = len(pipe.flights)
@@ -156,7 +149,7 @@ class Piped:
         max_rows = model.queue.max_rows
         if (max_rows and len(model.queue) < max_rows) or not pipe.has_room:
             return None
-        return best if under_way < _most_under_way(run_s) else None
+        return best if under_way < most_under_way(run_s) else None
 
     def _open(self, model: ModelLines, session: RemoteSession, process: EngineProcess) -> Line:
         pipe: Pipe[Execution] = session.open_pipe(process)
@@ -187,7 +180,9 @@ class Piped:
         if layout is None:  # a thread must take it
             loaded.hand_over(model.queue.take_alone(1))
             return
-        runs = model.queue.take_alone(min(_room(loaded, line), most_in_message(len(layout.header), layout.total)))
+        runs = model.queue.take_alone(
+            min(line.room(loaded.short_run_s), most_in_message(len(layout.header), layout.total))
+        )
         message = line.pipe.put([Execution(loaded, [run], rows) for run in runs], layout)
         batches.write_each(message, layout, [run.inputs for run in runs])  # type: ignore[misc]  # no device arrays
         self._begun(line, len(runs), now)
@@ -387,16 +382,3 @@ class Piped:
                 self._repeat(execution, singly=number == current)
         self._settle(failed)
         self._go_on(loaded, line.model)
-
-
-def _most_under_way(run_s: float) -> int:
-    """How many batches may be under way in a pipe that take that long; 0: unknown."""
-    if not run_s or run_s > _ALONE_S:
-        return 1
-    return min(_MOST, 2 + int(_AHEAD_S / run_s))
-
-
-def _room(loaded: QueuedModel, line: Line) -> int:
-    """How many runs may be put into a pipe that takes at least one."""
-    run_s = loaded.short_run_s
-    return max(1, _most_under_way(run_s) - len(line.pipe.flights)) if run_s <= _LONG_S else 1
