@@ -10,7 +10,7 @@ import enum
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import ml_dtypes
@@ -165,6 +165,7 @@ def is_shape(dims: object, dtype: DType) -> TypeGuard[list[int]]:
     return True
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Tensor:
     """An immutable dense tensor in C order.
 
@@ -172,13 +173,10 @@ class Tensor:
     data:  little-endian elements; for STRING each element followed by a NUL.
     """
 
-    __slots__ = ("_array", "data", "dtype", "shape")
-
-    def __init__(self, dtype: DType, shape: tuple[int, ...], data: Buffer) -> None:
-        self.dtype = dtype
-        self.shape = shape
-        self.data = data
-        self._array: NDArray[Any] | None = None  # cached for a tensor that is used repeatedly
+    dtype: DType
+    shape: tuple[int, ...]
+    data: Buffer
+    _array: NDArray[Any] | None = field(default=None, init=False)  # cached for a tensor that is used repeatedly
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype.name}, {self.shape}, {len(self.data)} bytes)"

@@ -122,7 +122,7 @@ def state_of(ledger: Ledger | None, loaded: LoadedModel, rule: Rule | None) -> t
         return "off", "the model has no cache rule"
     if reason:
         return "refused", reason
-    short_us = loaded.short_run_s * 1e6
+    short_us = loaded.stats.short_run_s * 1e6
     if 0 < short_us < rule.minrun_us:
         return "aside", f"a run takes {short_us:.0f} us, less than MINRUN {rule.minrun_us}"
     if ledger is not None and ledger.figures.aside:

@@ -144,7 +144,7 @@ class DagRun:
         services, access = self._turn.services, self._turn.session.access
         on_gpu = loaded.model.device.kind == "GPU"
         if access is None or (rule is None and op.cache is not CacheUse.ONLY):
-            return services.runs.start(loaded, inputs, timeout_ms, keep_on_device=on_gpu, counted=False)
+            return services.engine.run_model(loaded, inputs, timeout_ms, keep_on_device=on_gpu, counted=False)
         ruled = services.predictions.ruled(access, op.key, loaded, rule)
         return services.predictions.start(ruled, inputs, op.cache, timeout_ms, keep_on_device=on_gpu, counted=False)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from redisai_py.ai.flights import Flights, Place
 from redisai_py.ai.ledgers import Ruled
-from redisai_py.ai.runs import Runs
+from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import Value
 from redisai_py.engine.stats import samples
 from redisai_py.errors import RedisAIError, UpstreamError
@@ -43,18 +43,19 @@ _NEWER_S = 0.1
 class Keeping:
     """What all predictions of one server share. Thread: the event loop's.
 
-    Args: prediction_cache_bytes: size of the local cache, half for predictions and half for inputs.
+    Args: engine: runs what no prediction answers.
+          prediction_cache_bytes: size of the local cache, half for predictions and half for inputs.
           chance: returns a random number from 0 up to 1.
     """
 
     def __init__(
         self,
-        runs: Runs,
+        engine: Engine,
         accesses: AccessTable,
         prediction_cache_bytes: int,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.runs = runs
+        self.engine = engine
         self.accesses = accesses
         self.local = Local(prediction_cache_bytes // 2)
         self.known_inputs = KnownInputs(prediction_cache_bytes // 2)
@@ -207,7 +208,7 @@ class Keeping:
             self.local.put(ruled.access.owner, key, found, time.monotonic(), life_s)
             return found
         ledger.counts["refreshes"] += 1
-        outputs = await self.runs.start(ruled.loaded, inputs, counted=False)
+        outputs = await self.engine.run_model(ruled.loaded, inputs, counted=False)
         insert = self.keep(ruled, ledger.names(ruled.rule, ruled.access.identity), [(key, outputs)])
         if insert is not None:
             self.send(insert)

@@ -30,7 +30,7 @@ from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.resp.templates import Command
 from redisai_py.store.cache import Entry, NearCache
-from redisai_py.store.codec import encode_header
+from redisai_py.store.codec import HEADERS
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.store.writer import Used, Writer
 from redisai_py.tensor import Tensor
@@ -108,8 +108,8 @@ class NearRun(Run, Speculation):
         """Run; the command then finishes by itself."""
         turn, writer = self.turn, self._writer
         self._model = model
-        runs = turn.services.runs
-        if not model.unfinished and writer.idle and (ended := runs.now(model, inputs)) is not None:
+        engine = turn.services.engine
+        if writer.idle and (ended := engine.run_at_once(model, inputs)) is not None:
             turn.begin()
             self.error = None
             outputs, self.ran_s = ended
@@ -118,7 +118,7 @@ class NearRun(Run, Speculation):
             return
         self.prepare(model, inputs)
         turn.begin(self.cancel_queued)
-        runs.later(self, model, timeout_ms)
+        engine.queue(self, model, timeout_ms)
 
     def end(self, model: LoadedModel) -> None:
         """Commit known outputs, which were taken already, without a run."""
@@ -193,8 +193,8 @@ def _encode_outputs(keys: Sequence[bytes], outputs: Sequence[Value]) -> list[tup
     """`encode_tensors` for a model's outputs; most models have one."""
     if len(outputs) == 1:
         only = outputs[0]
-        if type(only) is Tensor and len(only.data) < LARGE_VALUE:
-            return [(keys[0], b"".join((encode_header(only), only.data)))]
+        if type(only) is Tensor and len(only.data) < LARGE_VALUE and not only.dtype.is_string:
+            return [(keys[0], b"".join((HEADERS[only.dtype, only.shape], only.data)))]
     return encode_tensors(zip(keys, outputs, strict=True))
 
 
@@ -218,7 +218,7 @@ class _Hit(_Execution):
 
 def _passes_by(turn: Turn, request: ModelExecute, model: Entry) -> bool:
     """Whether a model with a cache rule runs as if it had none."""
-    loaded = turn.services.engine.look_at(model.identity) if model.identity is not None else None
+    loaded = turn.services.engine.loaded(model.identity) if model.identity is not None else None
     return loaded is not None and runs_plainly(turn, request, model, loaded)
 
 
@@ -258,7 +258,7 @@ async def model_execute(request: ModelExecute, turn: Turn) -> Any:
             return OK
         services = turn.services
         if rule is None and request.cache is not CacheUse.ONLY:
-            run = services.runs.start(loaded, inputs, timeout.left_ms)
+            run = services.engine.run_model(loaded, inputs, timeout.left_ms)
         else:
             ruled = services.predictions.ruled(access, request.key, loaded, rule)
             run = services.predictions.start(ruled, inputs, request.cache, timeout.left_ms)

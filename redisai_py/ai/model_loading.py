@@ -113,7 +113,7 @@ def resolve_near(turn: Turn, near: NearCache, request: ModelExecute, used: Used)
     if entry is None or entry.identity is None:
         return None
     loaded = turn.services.engine.loaded(entry.identity)
-    if loaded is None or not 0 < loaded.short_run_s < _SHORT_S or loaded.model.minbatchsize > 1:
+    if loaded is None or not 0 < loaded.stats.short_run_s < _SHORT_S or loaded.model.minbatchsize > 1:
         return None
     if loaded.arity != (len(request.inputs), len(request.outputs)):
         return None

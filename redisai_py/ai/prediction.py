@@ -86,7 +86,7 @@ class Lookup(Run):
             ledger.counts["off"] += 1
             self._unasked()
             return
-        usual_s = ledger.figures.run_s or self._ruled.loaded.short_run_s
+        usual_s = ledger.figures.run_s or self._ruled.loaded.stats.short_run_s
         limit_s = max(usual_s * _SHARE, _LEAST_S) if usual_s else _UNKNOWN_S
         if self._use is CacheUse.ONLY:
             limit_s = _ONLY_S
@@ -275,7 +275,7 @@ class Prediction(Lookup):
 
     def _run(self) -> None:
         """Run the model; its end lands the flight."""
-        own = self._own = self._predictions.runs.start(
+        own = self._own = self._predictions.engine.run_model(
             self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted
         )
         began = time.monotonic()

@@ -17,9 +17,9 @@ from redisai_py.ai.keeping import Keeping
 from redisai_py.ai.ledgers import Ledger, Ruled
 from redisai_py.ai.prediction import Miss, Prediction
 from redisai_py.ai.row_predictions import RowsPrediction, rows_apart
-from redisai_py.ai.runs import Runs
 from redisai_py.backend import DeviceArray
 from redisai_py.commands.model_runs import CacheUse
+from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import LoadedModel, Run
 from redisai_py.errors import RedisAIError
 from redisai_py.predictions.identity import is_sampled
@@ -42,12 +42,12 @@ class Predictions(Keeping):
 
     def __init__(
         self,
-        runs: Runs,
+        engine: Engine,
         accesses: AccessTable,
         prediction_cache_bytes: int,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(runs, accesses, prediction_cache_bytes, chance)
+        super().__init__(engine, accesses, prediction_cache_bytes, chance)
         self._ledgers: OrderedDict[tuple[int, bytes], Ledger] = OrderedDict()
 
     # -- ledgers -------------------------------------------------------------------------------------------------------
@@ -92,7 +92,9 @@ class Predictions(Keeping):
         tensors = [value for value in inputs if type(value) is Tensor]
         wanted = len(tensors) == len(inputs) and self._wanted(ruled, tensors, use)
         if not wanted and use is not CacheUse.ONLY:
-            return self.runs.start(ruled.loaded, inputs, timeout_ms, keep_on_device=keep_on_device, counted=counted)
+            return self.engine.run_model(
+                ruled.loaded, inputs, timeout_ms, keep_on_device=keep_on_device, counted=counted
+            )
         if not wanted:
             raise Miss(ruled.ledger.refusal)
         if ruled.rule.rows and (rows := rows_apart(ruled.loaded, tensors)):
@@ -194,4 +196,4 @@ class Predictions(Keeping):
 
 def _too_short(loaded: LoadedModel, rule: Rule) -> bool:
     """Whether the model is faster than MINRUN."""
-    return 0 < loaded.short_run_s * 1e6 < rule.minrun_us
+    return 0 < loaded.stats.short_run_s * 1e6 < rule.minrun_us

@@ -204,7 +204,7 @@ class RowsPrediction(Lookup):
         self._working = True
         inputs = self._tensors if len(missing) == self._rows else _joined([self._parts[key] for key in missing])
         started = time.monotonic()
-        own = self._own = self._predictions.runs.start(
+        own = self._own = self._predictions.engine.run_model(
             self._ruled.loaded, inputs, self._timeout_ms, counted=self.counted and not self._ran_some
         )
         self._ran_some = True
@@ -242,7 +242,7 @@ class RowsPrediction(Lookup):
 
     def _run_all(self) -> None:
         """The rows cannot be joined: run the original request."""
-        own = self._own = self._predictions.runs.start(
+        own = self._own = self._predictions.engine.run_model(
             self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted and not self._ran_some
         )
         if own.done:

@@ -87,7 +87,7 @@ class ClientHost:
         timeout_ms = services.scripts.settings.script_execution_timeout_ms or None
         # Alone and immediately, as in RedisAI: a minimum batch size might make it wait forever.
         alone = loaded.model.minbatchsize > 1
-        run = services.runs.start(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
+        run = services.engine.run_model(loaded, list(inputs), timeout_ms, counted=False, alone=alone)
         return [value for value in await run if isinstance(value, Tensor)]
 
 

@@ -80,7 +80,7 @@ async def warm(predictions: Predictions, ruled: Ruled, requests: Sequence[Sequen
         known = await shelf.which_exist(list(some))
         present += len(known)
         runs = {
-            key: predictions.runs.start(ruled.loaded, inputs, counted=False)
+            key: predictions.engine.run_model(ruled.loaded, inputs, counted=False)
             for key, inputs in some.items()
             if key not in known
         }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
-from redisai_py.engine.execution import Execution, Slot
+from redisai_py.engine.execution import Execution, Slot, Watch
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.worker import DeviceQueue, HandOver
 
@@ -18,14 +18,14 @@ _MOST_DEVICES = 64
 
 
 class Devices:
-    """Args: report, expired, on_start, stopped: see `DeviceQueue`."""
+    """Args: report, expired, watchdog, stopped: see `DeviceQueue`."""
 
     def __init__(
         self,
         settings: EngineSettings,
         report: Callable[[Execution], object],
         expired: Callable[[HandOver], object],
-        on_start: Callable[[], object],
+        watchdog: Watch,
         stopped: Callable[[], object],
     ) -> None:
         self._settings = settings
@@ -33,7 +33,7 @@ class Devices:
             DeviceQueue,
             report=report,
             expired=expired,
-            on_start=on_start,
+            watchdog=watchdog,
             stopped=stopped,
             nice=settings.worker_nice,
         )

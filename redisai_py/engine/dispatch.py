@@ -20,7 +20,9 @@ from redisai_py.engine.isolation.at_once import PATIENCE_S, NotAtOnce
 from redisai_py.engine.merging import signature
 from redisai_py.engine.piped import Piped
 from redisai_py.engine.queued import QueuedModel
-from redisai_py.engine.run import Run
+from redisai_py.engine.reports import Counters, Executed
+from redisai_py.engine.run import LoadedModel, Run, Value
+from redisai_py.engine.settings import EngineSettings
 from redisai_py.tensor import Tensor
 
 __all__ = ["Dispatcher"]
@@ -32,27 +34,35 @@ _SHARE = 1.5
 
 
 class Dispatcher:
-    """Args: budget_s: time for runs per iteration.   slot: the event loop's own.
-    settle: gets every Execution.   expired: gets a model and its runs whose TIMEOUT passed before they were run here.
+    """Args: slot: the event loop's own.   notable: see `Engine`.
+    settle: gets every Execution of queued runs.   expired: gets a model and its runs whose TIMEOUT passed before they
+    were run here.
     piped: takes the runs of models in engine processes.
     """
 
     def __init__(
         self,
+        settings: EngineSettings,
         loop: asyncio.AbstractEventLoop,
-        budget_s: float,
+        counters: Counters,
         slot: Slot,
+        notable: Callable[[Executed, BaseException | None], object],
         settle: Callable[[Execution], object],
         expired: Callable[[QueuedModel, list[Run]], object],
         piped: Piped | None = None,
     ) -> None:
         self._piped = piped
         self._call_soon = loop.call_soon
-        self._budget_s = budget_s
+        self._budget_s = settings.inline_budget_us / 1e6
+        self._slow_run_s = settings.slow_run_s
+        self._counters = counters
         self._slot = slot
+        self._notable = notable
         self._settle = settle
         self._expired = expired
         self._report = self._executed  # bound once, not for each batch
+        self.closing = False
+        """Nothing is run at once any more."""
         self._waiting: list[QueuedModel] = []  # models with runs to dispatch
         self._scheduled = False
         self._company = False  # several runs came together recently
@@ -76,22 +86,41 @@ class Dispatcher:
                 self._call_soon(self._wait_a_turn if self._company else self._flush)
         offered.append(run)
 
-    def run_at_once(self, loaded: QueuedModel, inputs: Sequence[Tensor]) -> Execution | None:
-        """Execute this immediately if nothing else waits, or will probably come with it; else None.
+    def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
+        """Run immediately and count the run, if the model's runs are short, nothing else waits, and nothing will
+        probably come with it.
 
         Collecting and merging takes as long as a tiny model's run; a client without company need not wait for it.
+        Returns: the outputs and the seconds that the framework took. None if it must be queued instead, or has failed:
+                 the queued run then gets the error. In that case nothing was counted.
         """
-        if self._waiting or self._company or self._afterwards is not None:
+        queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
+        if self._waiting or self._company or self._afterwards is not None or self.closing:
             return None
+        if queued.unfinished or queued.stuck:
+            return None
+        rows, kind = signature(inputs)
         now = time.monotonic()
-        rows, key = signature(inputs)
-        inline = loaded.inline
-        if now < self._at_once_again or not inline.allows(key, rows):
+        if now < self._at_once_again or rows > queued.inline.short_rows.get(kind, -1):
             return None
-        execution = execute_at_once(self._slot, loaded, rows, inputs)
-        inline.ran(execution.run_s, execution.cpu_s)  # failed or stopped runs took their time, too
-        self._at_once_again = now + _SHARE * execution.run_s
-        return execution
+        execution = execute_at_once(self._slot, queued, rows, inputs)
+        run_s = execution.run_s
+        self._at_once_again = now + _SHARE * run_s
+        self._judge(execution)  # failed or stopped runs took their time, too
+        if execution.values is None:
+            return None
+        outputs = execution.values[0]
+        queued.stats.executed_singly(rows, run_s, outputs)
+        self._counters.executions[queued.model.backend] += 1
+        if run_s >= self._slow_run_s:
+            self._notable(execution.report(), None)
+        return outputs, run_s
+
+    def _judge(self, execution: Execution) -> None:
+        """Tell the policy of a slow run, and of any run while it is in doubt."""
+        policy = execution.loaded.inline
+        if policy.doubtful or execution.run_s > policy.slow_s:
+            policy.ran(execution.run_s, execution.cpu_s)
 
     def next_deadline(self) -> float:
         """A lower bound of the deadlines of the runs collected here."""
@@ -193,13 +222,10 @@ class Dispatcher:
             batch = queue.take(now)
         if not isinstance(batch, list):
             return []  # batches are never held here: models with MINBATCHSIZE have no inline policy
-        first = batch[0]
-        if len(batch) == 1:
-            may_run = loaded.inline.allows(first.key, first.rows)
-        else:
-            rows = sum([run.rows for run in batch])
-            may_run = loaded.inline.allows(first.key, rows) and not loaded.proof.wanted(first.key)
-        if may_run:
+        kind = batch[0].key
+        alone = len(batch) == 1
+        rows = batch[0].rows if alone else sum([run.rows for run in batch])
+        if rows <= loaded.inline.short_rows.get(kind, -1) and (alone or not loaded.proof.wanted(kind)):
             return batch
         self._hand_over(loaded, batch)
         return []
@@ -217,7 +243,7 @@ class Dispatcher:
             self._hand_over(loaded, left)
 
     def _executed(self, execution: Execution) -> None:
-        execution.loaded.inline.ran(execution.run_s, execution.cpu_s)
+        self._judge(execution)
         self._settle(execution)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ from redisai_py.engine.mailbox import Mailbox
 from redisai_py.engine.policies import policies
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.registry import Registry
-from redisai_py.engine.reports import Executed, GivenUp
+from redisai_py.engine.reports import Counters, Executed, GivenUp
 from redisai_py.engine.run import LoadedModel, Run
 from redisai_py.engine.runaways import STUCK
 from redisai_py.engine.runner import SHUTTING_DOWN, Runner
@@ -67,13 +66,15 @@ class Engine:
         self._mailbox = Mailbox(loop)
         self._registry = Registry(settings.loaded_models_limit_bytes, evicted)
         self.loaded: Callable[[str], LoadedModel | None] = self._registry.get
-        """The loaded model of an identity, now the most recently used; None if it must be loaded."""
+        """The loaded model of an identity, None if it must be loaded."""
         self._alive: weakref.WeakSet[QueuedModel] = weakref.WeakSet()
         self._stats = StatsTable(in_use=lambda: {loaded.id for loaded in self._alive})
+        self._counters = Counters()
         self._runner = Runner(
             settings,
             loop,
             self._mailbox,
+            self._counters,
             notable,
             ended_merging,
             given_up,
@@ -85,7 +86,6 @@ class Engine:
             isolation.on_long_run = partial(self._mailbox.post, self._runner.lend)
             isolation.loop_thread = threading.get_ident()
         self._loads = Loads(self._mailbox, self._runner, self._build_session, self._enlist, self._loaded)
-        self._loads_ended: Counter[str] = Counter()
         # Expose the runner's method directly: a wrapper would cost one more call per run.
         self.run_model = self._runner.run_model
         self.queue = self._runner.queue
@@ -93,7 +93,8 @@ class Engine:
         self.call_afterwards = self._runner.call_afterwards
         self.count = self._runner.count
         self.discount = self._runner.discount
-        self.set_execution_timeout = self._runner.set_execution_timeout
+        self.set_execution_timeout = self._runner.watchdog.set_limit
+        """Changes MODEL_EXECUTION_TIMEOUT (in ms, 0 is none), also for running executions."""
         self._runner.devices.get("CPU")  # INFO shows its workers from the start
 
     # -- models --------------------------------------------------------------------------------------------------------
@@ -132,8 +133,8 @@ class Engine:
         return loaded
 
     def _loaded(self, loaded: QueuedModel) -> None:
-        loaded.stats.loads += 1
-        self._loads_ended[loaded.model.backend] += 1
+        loaded.stats.loaded()
+        self._counters.loads[loaded.model.backend] += 1
         if not self._runner.closing:
             self._registry.add(loaded)
 
@@ -183,16 +184,17 @@ class Engine:
 
     def snapshot(self) -> EngineSnapshot:
         """Current queues, models and threads, for INFO and the metrics."""
+        counters = self._counters
         return EngineSnapshot(
             queue_snapshots(self._runner.devices.by_name, self._alive, self._runner.executing_ahead()),
             tuple(map(model_snapshot, self._registry.values())),
             self._registry.nbytes,
             len(self._loads),
             cpu_seconds(self._runner.devices.by_name),
-            dict(self._runner.executions),
-            dict(self._loads_ended),
-            self._runner.refused,
-            self._runner.timed_out,
+            dict(counters.executions),
+            dict(counters.loads),
+            counters.refused,
+            counters.timed_out,
             IsolationSnapshot() if self._isolation is None else self._isolation.snapshot(),
         )
 
@@ -214,10 +216,6 @@ class Engine:
             return self._find_backend(name).version
         return self._isolation.import_backend(name)
 
-    def look_at(self, model_id: str) -> LoadedModel | None:
-        """The loaded model of an id, None if it is not loaded. Unlike `loaded`, this does not count as use."""
-        return self._registry.peek(model_id)
-
     def threads_busy(self) -> bool:
         """Whether a worker thread is running a model."""
         return self._runner.threads_busy()
@@ -236,7 +234,7 @@ class Engine:
                  framework can.   grace_s: time for those, and then for the threads, to end.
         Returns: whether all threads have ended; a framework that neither ends nor stops keeps its (daemon) thread.
         """
-        self._runner.closing = True
+        self._runner.refuse_runs()
         self._loads.refused = Overloaded(SHUTTING_DOWN)
         await self._mailbox.wait_until(self._is_idle, drain_timeout_s)
         self._runner.abandon()

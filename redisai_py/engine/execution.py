@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -19,11 +20,12 @@ from redisai_py.backend import Array, framework_error, runs_concurrently
 from redisai_py.engine.isolation.at_once import NotAtOnce
 from redisai_py.engine.merging import BatchSizeMismatch, Value, merge, split, to_array, to_value
 from redisai_py.engine.queued import QueuedModel
+from redisai_py.engine.reports import Executed
 from redisai_py.engine.run import Run
 from redisai_py.errors import BackendError, RedisAIError
 from redisai_py.tensor import Tensor
 
-__all__ = ["Execution", "Slot", "attempt", "end_merging", "execute", "execute_at_once"]
+__all__ = ["Execution", "Slot", "Watch", "attempt", "end_merging", "execute", "execute_at_once"]
 
 _SINGLE_RUNS = 4
 """Merged runs take less time per request than single ones, unless cores are scarce or others use them."""
@@ -100,14 +102,30 @@ class Execution:
         others = self.requests - 1
         return others * min(limit_s, _SINGLE_RUNS * self.loaded.proof.single_s) if others > 0 else 0.0
 
+    def report(self) -> Executed:
+        """What the engine's owner is told of it."""
+        # An immediate execution has no Run, and was in no queue.
+        since = min((run.since for run in self.runs), default=self.started)
+        return Executed(self.loaded, len(self.runs), self.run_s, self.started - since)
+
+
+class Watch(Protocol):
+    """The watchdog, as a slot sees it. Thread: any."""
+
+    awake: bool
+    """Whether it will look at the slots in time for any execution that starts now."""
+
+    def wake(self) -> None:
+        """Look at the slots."""
+
 
 class Slot:
-    """Executes one batch at a time. on_start: called before each one, without arguments; must be cheap."""
+    """Executes one batch at a time. watchdog: stops what takes too long."""
 
-    __slots__ = ("behind", "current", "guard", "lent", "on_start", "retired", "thread", "thread_id")
+    __slots__ = ("_watchdog", "behind", "current", "guard", "lent", "retired", "thread", "thread_id")
 
-    def __init__(self, on_start: Callable[[], object]) -> None:
-        self.on_start = on_start
+    def __init__(self, watchdog: Watch) -> None:
+        self._watchdog = watchdog
         self.guard = threading.Lock()
         self.current: Execution | None = None
         self.behind: Sequence[Run] = ()
@@ -120,17 +138,24 @@ class Slot:
         self.thread_id: int | None = None
         """The worker's thread id. None if no other thread can be in its session: on the event loop, in a warm-up."""
 
+    def begin(self, execution: Execution) -> None:
+        """The execution is under way, and the watchdog sees it."""
+        self.current = execution
+        if not self._watchdog.awake:
+            self._watchdog.wake()
+
     def run_session(self, execution: Execution, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
         """Call the framework under the watchdog. Raises its exceptions."""
-        doubtful = execution.loaded.inline.doubtful
+        policy = execution.loaded.inline
+        # Only CPU time tells a thread's wait for the GIL from a slow run; the event loop holds the GIL.
+        measures_cpu = policy.doubtful if self.thread_id is None else policy.enabled
         started = execution.started = time.monotonic()
-        cpu_started = time.thread_time() if doubtful else 0.0
-        self.current = execution
-        self.on_start()
+        cpu_started = time.thread_time() if measures_cpu else 0.0
+        self.begin(execution)
         try:
             return execution.loaded.session.run(inputs, keep_on_device)
         finally:
-            if doubtful:
+            if measures_cpu:
                 execution.cpu_s = time.thread_time() - cpu_started
             execution.run_s = time.monotonic() - started
             with self.guard:

@@ -30,24 +30,24 @@ _KINDS = 64
 
 
 class InlinePolicy:
-    """Decides for one model. limit_s: longest run that counts as short, in seconds."""
+    """What is known of one model's runs. A batch may run on the event loop if `short_rows` has its kind of input, with
+    at least as many rows.
 
-    __slots__ = ("_rows", "_strikes", "doubtful", "enabled", "limit_s")
+    Args: limit_s: longest run that counts as short, in seconds; 0 keeps all runs on the threads.
+    """
+
+    __slots__ = ("_strikes", "doubtful", "enabled", "limit_s", "short_rows", "slow_s")
 
     def __init__(self, limit_s: float) -> None:
         self.enabled = limit_s > 0
         self.doubtful = self.enabled
-        """Whether to measure the next run's CPU time, which costs a system call before and after it."""
+        """Whether to measure the CPU time of the next run on the event loop, which costs two system calls."""
         self.limit_s = limit_s
+        self.slow_s = _SLOW * limit_s
+        """A longer run on the event loop is slow."""
+        self.short_rows: dict[Hashable, int] = {}
+        """Kind of input -> most rows that were measured to be short; empty unless enabled."""
         self._strikes = 0.0
-        self._rows: dict[Hashable, int] = {}  # kind of input -> most rows measured to be short
-
-    def allows(self, key: Hashable, rows: int) -> bool:
-        """Whether a batch of this kind and size may run on the event loop."""
-        if self.enabled and rows <= self._rows.get(key, -1):
-            return True
-        self.doubtful = self.enabled
-        return False
 
     def measured(self, key: Hashable, rows: int, run_s: float, cpu_s: float) -> None:
         """A batch took `run_s` on a worker thread, of which `cpu_s` CPU time.
@@ -56,15 +56,19 @@ class InlinePolicy:
         switch interval if the event loop is busy, so that much time without CPU use does not mean a slow run.
         """
         short = run_s <= self.limit_s or (cpu_s <= self.limit_s and run_s <= self.limit_s + _GIL_WAIT_S)
-        if key is None or not short or rows <= self._rows.get(key, -1):
+        known = self.short_rows
+        if key is None or not short or not self.enabled or rows <= known.get(key, -1):
             return
-        if key not in self._rows and len(self._rows) >= _KINDS:
-            del self._rows[next(iter(self._rows))]
-        self._rows[key] = rows
+        if key not in known and len(known) >= _KINDS:
+            del known[next(iter(known))]
+        known[key] = rows
+        self.doubtful = True
 
     def ran(self, run_s: float, cpu_s: float) -> None:
-        """A batch took `run_s` on the event loop, of which `cpu_s` CPU time, 0 if not measured."""
-        if run_s <= _SLOW * self.limit_s:
+        """A batch took `run_s` on the event loop, of which `cpu_s` CPU time, 0 if not measured. This changes nothing
+        for a run that was not slow, unless in doubt.
+        """
+        if run_s <= self.slow_s:
             if self._strikes:
                 self._strikes = max(0.0, self._strikes - _FORGIVEN)
             self.doubtful = self._strikes > 0
@@ -73,4 +77,5 @@ class InlinePolicy:
         self._strikes += 1
         clearly = cpu_s > _CLEARLY * self.limit_s or run_s > max(_BEYOND_DOUBT_S, _CLEARLY * self.limit_s)
         if clearly or self._strikes >= _STRIKES:
-            self.enabled = False
+            self.enabled = self.doubtful = False
+            self.short_rows.clear()

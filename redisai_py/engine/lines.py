@@ -62,10 +62,10 @@ class Line:
             for run in execution.runs:
                 run.started = True
         slot = self.slot
-        with slot.guard:
-            slot.current = execution
+        with slot.guard:  # a stop that is under way is one of the batch before
+            slot.current = None
         if execution is not None:
-            slot.on_start()
+            slot.begin(execution)
 
 
 class ModelLines:

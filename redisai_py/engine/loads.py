@@ -100,7 +100,7 @@ class Loads:
             self._loader.submit(partial(self._warm_up, loaded, inputs))
 
     def _warm_up(self, loaded: QueuedModel, inputs: Sequence[Any]) -> None:
-        slot = Slot(self._runner.touch)
+        slot = Slot(self._runner.watchdog)
         slot.thread = threading.current_thread()
         self._runner.load_slots.append(slot)
         execution = Execution(loaded, [], 0)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redisai_py.engine.batching import BatchQueue
-from redisai_py.engine.execution import Execution, Slot
+from redisai_py.engine.execution import Execution, Slot, Watch
 from redisai_py.engine.isolation import batches
 from redisai_py.engine.isolation.pipe import Flight, Pipe
 from redisai_py.engine.isolation.pipe_layout import most_in_message
@@ -40,20 +40,20 @@ _LOOK_S = 0.005
 
 
 class Piped:
-    """Args: on_start: see `Slot`.   settle: gets the Executions that ended together.
+    """Args: watchdog: see `Slot`.   settle: gets the Executions that ended together.
     expired: gets a model and its runs whose TIMEOUT passed.   post: a call on the event loop's thread, from any thread.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_start: Callable[[], object],
+        watchdog: Watch,
         settle: Callable[[list[Execution]], object],
         expired: Callable[[QueuedModel, list[Run]], object],
         post: Callable[[Callable[[Any], None], Any], object],
     ) -> None:
         self._loop = loop
-        self._on_start = on_start
+        self._watchdog = watchdog
         self._settle = settle
         self._expired = expired
         self._post = post
@@ -134,7 +134,7 @@ class Piped:
         self, loaded: QueuedModel, model: ModelLines, session: RemoteSession, process: EngineProcess
     ) -> Line | None:
         """The pipe for the next batch; None if it must wait."""
-        run_s = loaded.short_run_s
+        run_s = loaded.stats.short_run_s
         lines = model.lines
         best = min(lines, key=lambda line: len(line.pipe.flights)) if len(lines) > 1 else lines[0] if lines else None
         threads = loaded.concurrency if run_s > LONG_S else 1
@@ -153,7 +153,7 @@ class Piped:
 
     def _open(self, model: ModelLines, session: RemoteSession, process: EngineProcess) -> Line:
         pipe: Pipe[Execution] = session.open_pipe(process)
-        line = Line(pipe, model, session, process, Slot(self._on_start))
+        line = Line(pipe, model, session, process, Slot(self._watchdog))
         model.lines.append(line)
         self._lines = (*self._lines, line)
         self._loop.add_reader(pipe.sock.fileno(), self._hear, line)

@@ -21,15 +21,12 @@ from redisai_py.engine.inline import InlinePolicy
 from redisai_py.engine.isolation.session import process_of
 from redisai_py.engine.merging import signature
 from redisai_py.engine.proof import MergeProof
-from redisai_py.engine.run import LoadedModel, Run, Value
+from redisai_py.engine.run import LoadedModel, Run
 from redisai_py.engine.stats import ModelStats
 from redisai_py.model import Model
 from redisai_py.tensor import Tensor
 
 __all__ = ["Device", "QueuedModel"]
-
-_GROWS = 1.25
-"""Growth per batch of the short-run estimate, so that a model with increasing run times is noticed within a few."""
 
 
 class Device(Protocol):
@@ -76,7 +73,6 @@ class QueuedModel(LoadedModel):
         "release",
         "running",
         "session",
-        "stats",
         "stuck",
     )
 
@@ -95,13 +91,12 @@ class QueuedModel(LoadedModel):
         self.release = weakref.finalize(self, device.close_session, session)
         """Closes the session, once, when nothing refers to the model any more, or when called."""
         self.release.atexit = False  # at exit the process's memory is freed anyway, and the threads are gone
-        super().__init__(model, session, version)
+        super().__init__(model, session, stats, version)
         self._cancel = cancel
         self.session = session
         self.device = device
         self.concurrency = device.threads_per_model if runs_concurrently(session) else 1
         """Number of threads that may be in the session at once."""
-        self.stats = stats
         self.inline = inline
         self.proof = proof
         # Used on the event loop's thread:
@@ -170,16 +165,6 @@ class QueuedModel(LoadedModel):
     def come_back(self, runs: int) -> None:
         """Runs have left the device's threads."""
         self.on_threads -= runs
-
-    def note_duration(self, run_s: float) -> None:
-        """The framework took this long for a batch."""
-        short_s = self.short_run_s * _GROWS
-        self.short_run_s = short_s if 0.0 < short_s < run_s else run_s
-
-    def ran_at_once(self, rows: int, run_s: float, outputs: Sequence[Value]) -> None:
-        """Note and count an execution of one request that was in no queue."""
-        self.note_duration(run_s)
-        self.stats.executed_singly(rows, run_s, outputs)
 
     def give_up(self) -> None:
         """One of its runs does not end: start no other."""

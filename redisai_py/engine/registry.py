@@ -6,8 +6,8 @@ with it continue (see `queued`).
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
+from operator import attrgetter
 
 from redisai_py.engine.queued import QueuedModel
 
@@ -15,7 +15,7 @@ __all__ = ["Registry"]
 
 
 class Registry:
-    """Loaded models, least recently used first. Thread: the event loop's.
+    """Loaded models. Thread: the event loop's.
 
     Args: limit_bytes: limit of the sum of the sessions' `nbytes`, 0 is none. Models with unfinished runs are never
           dropped, so the limit may be exceeded while they run.
@@ -26,25 +26,16 @@ class Registry:
         self.limit_bytes = limit_bytes
         self._evicted = evicted
         self.nbytes = 0
-        self._models: OrderedDict[str, QueuedModel] = OrderedDict()
+        self._models: dict[str, QueuedModel] = {}
+        self.get: Callable[[str], QueuedModel | None] = self._models.get
+        """The model of an identity, None if there is none. A look-up is no use of the model."""
 
     def __len__(self) -> int:
         return len(self._models)
 
-    def get(self, identity: str) -> QueuedModel | None:
-        """The model, now the most recently used."""
-        loaded = self._models.get(identity)
-        if loaded is not None:
-            self._models.move_to_end(identity)
-        return loaded
-
-    def peek(self, model_id: str) -> QueuedModel | None:
-        """The model, without counting as use."""
-        return self._models.get(model_id)
-
     def values(self) -> list[QueuedModel]:
         """All, least recently used first."""
-        return list(self._models.values())
+        return sorted(self._models.values(), key=attrgetter("stats.last_used"))
 
     def add(self, loaded: QueuedModel) -> None:
         """Register a model, and drop others if the limit is exceeded."""
@@ -72,9 +63,9 @@ class Registry:
 
     def shrink(self, keep: str | None = None) -> None:
         """Drop idle models, least recently used first, until the limit holds. keep: identity of one to spare."""
-        for identity, loaded in list(self._models.items()):
+        for loaded in self.values():
             if not self.over_limit:
                 return
-            if not loaded.unfinished and identity != keep:
-                self.remove(identity)
+            if not loaded.unfinished and loaded.id != keep:
+                self.remove(loaded.id)
                 self._evicted(loaded)

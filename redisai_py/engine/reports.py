@@ -1,13 +1,14 @@
-"""The engine's reports to its owner, as values."""
+"""What the engine reports to its owner."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from redisai_py.engine.run import LoadedModel
 from redisai_py.model import Model
 
-__all__ = ["Executed", "GivenUp"]
+__all__ = ["Counters", "Executed", "GivenUp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,17 @@ class GivenUp:
     model: Model
     loading: bool
     going_on: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """What an engine has counted since its start, over all models. Thread: the event loop's.
+
+    executions, loads: by backend, number of runs and loads of the framework.
+    refused: runs that found their queue full.   timed_out: runs whose TIMEOUT passed in it.
+    """
+
+    executions: Counter[str] = field(default_factory=Counter)
+    loads: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    timed_out: int = 0

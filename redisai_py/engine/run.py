@@ -15,6 +15,7 @@ from typing import Any
 
 from redisai_py.backend import DeviceArray, Session, TensorSpec, may_keep_state, output_specs, what_draws
 from redisai_py.engine.merging import Value, signature
+from redisai_py.engine.stats import ModelStats
 from redisai_py.model import Model
 from redisai_py.pending import Pending
 from redisai_py.tensor import Tensor
@@ -29,8 +30,7 @@ class LoadedModel:
     arity: numbers of inputs and outputs.   nbytes: memory that it holds.
     stateful: a run may affect later runs.   draws: what its outputs depend on besides its inputs, or empty.
     version: of its framework.   unfinished: number of unfinished runs.
-    short_run_s: lower estimate of the seconds the framework recently took for a batch, without a thread's waiting time;
-                 0 before the first.
+    stats: its counters, and how long and when it ran.
     """
 
     __slots__ = (
@@ -43,13 +43,13 @@ class LoadedModel:
         "nbytes",
         "output_specs",
         "outputs",
-        "short_run_s",
         "stateful",
+        "stats",
         "unfinished",
         "version",
     )
 
-    def __init__(self, model: Model, session: Session, version: str) -> None:
+    def __init__(self, model: Model, session: Session, stats: ModelStats, version: str) -> None:
         self.input_specs: tuple[TensorSpec, ...] = tuple(session.inputs)
         self.output_specs: tuple[TensorSpec, ...] = tuple(output_specs(session))
         self.inputs = tuple(spec.name for spec in session.inputs)
@@ -61,7 +61,7 @@ class LoadedModel:
         self.nbytes = max(0, int(session.nbytes))  # it is summed up: a plugin's None would break the sums
         self.version = version
         self.unfinished = 0
-        self.short_run_s = 0.0
+        self.stats = stats
 
     @property
     def id(self) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -25,7 +24,7 @@ from redisai_py.engine.loader import Loader
 from redisai_py.engine.mailbox import Mailbox
 from redisai_py.engine.piped import Piped
 from redisai_py.engine.queued import QueuedModel
-from redisai_py.engine.reports import Executed, GivenUp
+from redisai_py.engine.reports import Counters, Executed, GivenUp
 from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.engine.runaways import STUCK, Runaways
 from redisai_py.engine.settings import EngineSettings
@@ -44,7 +43,7 @@ SHUTTING_DOWN = "ERR the server is shutting down"
 class Runner:
     """Everything that runs, and its threads.
 
-    Args: notable, ended_merging, given_up: see `Engine`.
+    Args: counters: the engine's.   notable, ended_merging, given_up: see `Engine`.
           idle: called when a model's last unfinished run has ended.
           stuck: gets each model with a run that does not end, and whether that was its warm-up.
           isolated: models may be in engine processes.
@@ -55,6 +54,7 @@ class Runner:
         settings: EngineSettings,
         loop: asyncio.AbstractEventLoop,
         mailbox: Mailbox,
+        counters: Counters,
         notable: Callable[[Executed, BaseException | None], object],
         ended_merging: Callable[[LoadedModel], object],
         given_up: Callable[[GivenUp], object],
@@ -64,40 +64,35 @@ class Runner:
     ) -> None:
         self._settings = settings
         self._loop = loop
+        self._counters = counters
         self._notable = notable
         self._ended_merging = ended_merging
         self._idle = idle
         self._stuck = stuck
         post = mailbox.post
         limit_ms = settings.model_execution_timeout_ms
-        self._watchdog = Watchdog(limit_ms, self._slots, partial(post, self._overdue), partial(post, self._give_up))
-        self.set_execution_timeout = self._watchdog.set_limit
-        """Changes MODEL_EXECUTION_TIMEOUT (in ms, 0 is none), also for running executions."""
-        self.touch = self._watchdog.touch
-        """Call this when an execution starts in another owner's slot. Thread: any."""
+        self.watchdog = Watchdog(limit_ms, self._slots, partial(post, self._overdue), partial(post, self._give_up))
         stopped = partial(post, self._thread_ended, None)
         self.devices = Devices(
             settings,
             partial(post, self._executed_on_thread),
             partial(post, self._expired_on_threads),
-            self.touch,
+            self.watchdog,
             stopped,
         )
         self.loader = Loader(settings.load_threads, stopped, settings.worker_nice)
         self.load_slots: list[Slot] = []
         """Slots of warm-ups."""
         self.runaways = Runaways(loop, self.loader, given_up)
-        self._own_slot = Slot(self.touch)
-        self._piped = Piped(loop, self.touch, self._executed_ahead, self._expired_here, post) if isolated else None
+        self._own_slot = own_slot = Slot(self.watchdog)
+        self._piped = Piped(loop, self.watchdog, self._executed_ahead, self._expired_here, post) if isolated else None
         self._dispatcher = Dispatcher(
-            loop, settings.inline_budget_us / 1e6, self._own_slot, self._executed, self._expired_here, self._piped
+            settings, loop, counters, own_slot, notable, self._executed, self._expired_here, self._piped
         )
+        self.run_at_once = self._dispatcher.run_at_once
         self.call_afterwards = self._dispatcher.call_afterwards
         self._expiry = Expiry(loop, self._expire)
         self.closing = self._threads_end = False
-        self.executions: Counter[str] = Counter()
-        """By backend."""
-        self.refused = self.timed_out = 0
         self._ended_threads = 0
 
     # -- runs ----------------------------------------------------------------------------------------------------------
@@ -143,29 +138,10 @@ class Runner:
         queued.begin()
         self._dispatcher.offer(run, queued)
 
-    def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
-        """Run immediately, if the model's runs are short and nothing is in the way.
-
-        Returns: the outputs and the seconds that the framework took. None if it must be queued instead, or has failed:
-                 the queued run then gets the error. In that case nothing was counted.
-        """
-        queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
-        execution = (
-            None if self.closing or queued.unfinished or queued.stuck else self._dispatcher.run_at_once(queued, inputs)
-        )
-        if execution is None or execution.values is None:
-            return None
-        self.executions[loaded.model.backend] += 1
-        if execution.run_s >= self._settings.slow_run_s:
-            self._notable(_report(execution), None)
-        outputs = execution.values[0]
-        queued.ran_at_once(execution.rows, execution.run_s, outputs)
-        return outputs, execution.run_s
-
     def _refuse(self, run: Run, loaded: QueuedModel) -> None:
         full = f"ERR the model's run queue is full: {loaded.unfinished} runs are waiting or running"
         run.loaded = None
-        self.refused += 1
+        self._counters.refused += 1
         run.fail(Overloaded(SHUTTING_DOWN if self.closing else STUCK if loaded.stuck else full))
 
     def cancel_queued(self, loaded: QueuedModel, run: Run) -> bool:
@@ -249,7 +225,7 @@ class Runner:
         """An execution ended: every run gets its result, and drops its reference to the model."""
         loaded = execution.loaded
         loaded.end(len(execution.runs))
-        self.executions[loaded.model.backend] += 1
+        self._counters.executions[loaded.model.backend] += 1
         if execution.ended_merging:
             self._ended_merging(loaded)
         self._settle(execution, execution.error)
@@ -258,7 +234,7 @@ class Runner:
 
     def _settle(self, execution: Execution, error: BaseException | None) -> None:
         if (error is not None or execution.run_s >= self._settings.slow_run_s) and not execution.settled:
-            self._notable(_report(execution), error)
+            self._notable(execution.report(), error)
         settle(execution, error, self._loop)
 
     def _end(self, runs: Iterable[Run], loaded: QueuedModel, error: BaseException) -> None:
@@ -289,7 +265,7 @@ class Runner:
         self._expired_here(loaded, runs)
 
     def _expired_here(self, loaded: QueuedModel, runs: Sequence[Run]) -> None:
-        self.timed_out += len(runs)
+        self._counters.timed_out += len(runs)
         for run in runs:
             self._end([run], loaded, QueueTimeout())
 
@@ -321,6 +297,10 @@ class Runner:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
+    def refuse_runs(self) -> None:
+        """Accept no more runs."""
+        self.closing = self._dispatcher.closing = True
+
     def abandon(self) -> None:
         """Fail waiting runs and stop running ones."""
         self._expiry.stop()
@@ -343,14 +323,8 @@ class Runner:
         self.loader.stop()
         self.devices.stop()
         ended = await mailbox.wait_until(lambda: self._ended_threads == len(threads), grace_s)
-        self._watchdog.stop()
+        self.watchdog.stop()
         if ended:
             for thread in threads:
                 thread.join()
         return ended and not self.runaways.going_on
-
-
-def _report(execution: Execution) -> Executed:
-    # An immediate execution has no Run, and was in no queue.
-    since = min((run.since for run in execution.runs), default=execution.started)
-    return Executed(execution.loaded, len(execution.runs), execution.run_s, execution.started - since)

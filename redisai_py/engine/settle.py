@@ -42,7 +42,6 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
 def _count_success(execution: Execution, pairs: Sequence[tuple[Run, list[Value]]]) -> None:
     loaded = execution.loaded
     run_s = execution.run_s
-    loaded.note_duration(run_s)
     started = execution.started
     waits_s = []
     calls = counted_rows = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ _OCTAVES = 31  # 1 us to 36 minutes
 _EDGES_US = 2.0 ** (np.arange(_OCTAVES * _PER_OCTAVE + 1) / _PER_OCTAVE)
 _FOLD_AT = 1024
 _DISTINCT_SIZES = 64
+_GROWS = 1.25
+"""Growth per execution of the short-run estimate, so that a model with increasing run times is noticed within a few."""
 _SUMS = ("calls", "errors", "duration_us", "samples", "batches")
 
 
@@ -141,7 +144,12 @@ def samples(outputs: Sequence[Value]) -> int:
 
 
 class ModelStats:
-    """Counts; see `RunStats` for the meaning."""
+    """Counts; see `RunStats` for the meaning.
+
+    last_used: when it was loaded or began its last successful run, monotonic seconds.
+    short_run_s: lower estimate of the seconds the framework recently took for a batch, without a thread's waiting time;
+                 0 before the first.
+    """
 
     __slots__ = (
         "_batch_rows",
@@ -153,16 +161,19 @@ class ModelStats:
         "duration_us",
         "errors",
         "last_error",
+        "last_used",
         "loads",
         "samples",
+        "short_run_s",
     )
 
     def __init__(self) -> None:
         self.loads = 0
+        self.last_used = self.short_run_s = 0.0
         self.reset()
 
     def reset(self) -> None:
-        """Reset everything but the number of loads. Source: AI.INFO RESETSTAT."""
+        """Reset the counters, except the number of loads. Source: AI.INFO RESETSTAT."""
         self.calls = self.errors = self.duration_us = self.samples = self.batches = 0
         self.last_error = ""
         self._batch_rows: dict[int, int] = {}
@@ -170,12 +181,20 @@ class ModelStats:
         self._run_time = Histogram()
         self._new: list[tuple[int, float, Sequence[float], int, int]] = []
 
+    def loaded(self) -> None:
+        """The model was loaded."""
+        self.loads += 1
+        self.last_used = time.monotonic()
+
     def executed(self, rows: int, run_s: float, waits_s: Sequence[float], calls: int, samples: int) -> None:
         """One execution of the framework succeeded.
 
         Args: waits_s: per member, its seconds in the queue.   calls: number of members to count; `succeeded` counts the
               others if necessary.   samples: rows of those together.
         """
+        self.last_used = time.monotonic() - run_s
+        short_s = self.short_run_s * _GROWS
+        self.short_run_s = short_s if 0.0 < short_s < run_s else run_s
         new = self._new
         new.append((rows, run_s, waits_s, calls, samples))
         if len(new) >= _FOLD_AT:
@@ -203,6 +222,7 @@ class ModelStats:
 
     def succeeded(self, calls: int, run_s: float, samples: int) -> None:
         """`calls` members of one execution succeeded, with `samples` rows together."""
+        self.last_used = time.monotonic() - run_s
         self.calls += calls
         self.duration_us += calls * int(run_s * 1e6)
         self.samples += samples

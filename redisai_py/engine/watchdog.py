@@ -41,7 +41,8 @@ class Watchdog:
         self._lost = lost
         self._condition = threading.Condition()
         self._stopping = False
-        self._awake = not limit_ms
+        self.awake = not limit_ms
+        """Whether no start of a run need wake it; see `Watch`."""
         self.thread: threading.Thread | None = None
 
     @property
@@ -53,24 +54,20 @@ class Watchdog:
         """Change the limit, also for running executions."""
         self._limit_ms = limit_ms
         if limit_ms or self.thread is not None:
-            self._wake()
-
-    def touch(self) -> None:
-        """A run starts, and its slot already shows it. Thread: any."""
-        if not self._awake:
-            self._wake()
+            self.wake()
 
     def stop(self) -> None:
         """End the thread, and wait for its end."""
         with self._condition:
-            self._stopping = self._awake = True
+            self._stopping = self.awake = True
             self._condition.notify()
         if self.thread is not None:
             self.thread.join()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Look at the slots: a run has started, or the limit has changed. Thread: any."""
         with self._condition:
-            self._awake = True
+            self.awake = True
             if self.thread is None and not self._stopping:
                 self.thread = threading.Thread(target=self._work, name="redisai watchdog", daemon=True)
                 self.thread.start()
@@ -79,15 +76,15 @@ class Watchdog:
     def _work(self) -> None:
         while True:
             # Clear the flag before looking: a run that starts in between either is seen here, or sees the flag.
-            self._awake = False
+            self.awake = False
             wait_s = self._check()
             with self._condition:
                 if self._stopping:
                     return
-                if self._awake:  # a run has started or the limit has changed: look again
+                if self.awake:  # a run has started or the limit has changed: look again
                     continue
                 # Without a limit, or while it has a wake-up time, no start of a run need wake it.
-                self._awake = wait_s is not None or not self._limit_ms
+                self.awake = wait_s is not None or not self._limit_ms
                 self._condition.wait(wait_s)
 
     def _check(self) -> float | None:

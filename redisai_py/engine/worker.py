@@ -29,7 +29,7 @@ from contextlib import suppress
 import structlog
 
 from redisai_py.backend import Session
-from redisai_py.engine.execution import Execution, Slot, execute
+from redisai_py.engine.execution import Execution, Slot, Watch, execute
 from redisai_py.engine.proving import prove
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
@@ -57,7 +57,7 @@ class DeviceQueue:
           threads_per_model: on how many of them one model may run at once, >= 1.
           report: gets every Execution.   expired: gets a model and its runs whose TIMEOUT passed. Both are called on
           worker threads.
-          on_start: see Slot.   stopped: called by each thread as its last act.
+          watchdog: see Slot.   stopped: called by each thread as its last act.
           nice: see `lower_priority`.
     Raises: RuntimeError: the threads cannot be started.
     """
@@ -69,7 +69,7 @@ class DeviceQueue:
         threads_per_model: int,
         report: Callable[[Execution], object],
         expired: Callable[[HandOver], object],
-        on_start: Callable[[], object],
+        watchdog: Watch,
         stopped: Callable[[], object],
         nice: int = 0,
     ) -> None:
@@ -85,8 +85,8 @@ class DeviceQueue:
         self._ring: deque[QueuedModel] = deque()
         self._to_close: list[Session] = []
         self._stopping = False
-        self._on_start = on_start
-        self.slots = [Slot(on_start) for _ in range(threads)]
+        self._watchdog = watchdog
+        self.slots = [Slot(watchdog) for _ in range(threads)]
         self.lent: list[Slot] = []
         """Slots of threads that have a successor and end with their batch."""
         self.threads = [
@@ -157,7 +157,7 @@ class DeviceQueue:
         Raises: RuntimeError: the system gives no more threads.
         """
         at = self.slots.index(slot)
-        successor = Slot(self._on_start)
+        successor = Slot(self._watchdog)
         name = f"{self.threads[at].name} again"
         thread = threading.Thread(target=self._work, args=(successor,), name=name, daemon=True)
         thread.start()

@@ -19,7 +19,6 @@ import structlog
 
 from redisai_py import __version__
 from redisai_py.ai.predictions import Predictions
-from redisai_py.ai.runs import Runs
 from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
 from redisai_py.config import Config
@@ -149,7 +148,6 @@ def _build(
     cores_wanted = _cores_wanted(engine, among)
     busy_poll = BusyPoll(loop.call_soon, config.busy_poll_us / 1e6, lambda: counters.commands, cores_wanted)
     script_stats = StatsTable()
-    runs = Runs(engine)
     polled = busy_poll if config.busy_poll_us else None
     connect = partial(SingleServer, dialer, upstream_pool=config.upstream_pool, busy_poll=polled)
     accesses = AccessTable(connect, config.near_cache_bytes, engine.call_afterwards, polled)
@@ -161,8 +159,7 @@ def _build(
         event_log=event_log,
         frames=Frames(),
         engine=engine,
-        runs=runs,
-        predictions=Predictions(runs, accesses, config.prediction_cache_bytes),
+        predictions=Predictions(engine, accesses, config.prediction_cache_bytes),
         scripts=ScriptEngine(script_settings(config), loop),
         script_stats=script_stats,
         keys=keys,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import structlog
 
 from redisai_py.ai.predictions import Predictions
-from redisai_py.ai.runs import Runs
 from redisai_py.config import Config
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.stats import StatsTable
@@ -58,7 +57,7 @@ class Settings:
 class Services:
     """One server's.
 
-    frames: commands seen before.   runs, predictions: decide whether and how a model runs.
+    frames: commands seen before.   engine: runs models.   predictions: answer without a run if possible.
     keys, programs: what Redis's keys held when they were last read, and what was loaded from them.
     script_stats: counters of scripts; those of models are the engine's.
     control: the server's own connections to Redis.   accesses: those of clients, by identity.   dialer: opens all of
@@ -72,7 +71,6 @@ class Services:
     event_log: EventLog
     frames: Frames
     engine: Engine
-    runs: Runs
     predictions: Predictions
     scripts: ScriptEngine
     script_stats: StatsTable

@@ -127,7 +127,7 @@ class Answers:
 
 def program_state(services: Services, kind: Kind, identity: str) -> dict[str, Any]:
     """The state of a model or script in this process."""
-    model = services.engine.look_at(identity) if kind is Kind.MODEL else None
+    model = services.engine.loaded(identity) if kind is Kind.MODEL else None
     table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
     return {
         "loaded": int(model is not None),

@@ -25,6 +25,7 @@ from redisai_py.model import Kind, Model, Script
 from redisai_py.tensor import Buffer, Device, DType, Tensor, is_shape
 
 __all__ = [
+    "HEADERS",
     "MAX_CHUNKS",
     "MAX_HEADER",
     "MODEL_META_FIELDS",
@@ -49,20 +50,28 @@ _ALIGN = 64
 _CACHE_LIMIT = 4096
 _CACHED_HEADER = 512
 
-_encoded: BoundedCache[tuple[DType, tuple[int, ...]], bytes] = BoundedCache(_CACHE_LIMIT)
 _decoded: BoundedCache[bytes, tuple[DType, tuple[int, ...], int]] = BoundedCache(_CACHE_LIMIT)
 
 
+class _Headers(BoundedCache[tuple[DType, tuple[int, ...]], bytes]):
+    """Encodes a missing header."""
+
+    def __missing__(self, kind: tuple[DType, tuple[int, ...]]) -> bytes:
+        dtype, shape = kind
+        return self.keep(kind, _pad(_describe(dtype.safetensors_name, shape, dtype.itemsize * math.prod(shape))))
+
+
+HEADERS = _Headers(_CACHE_LIMIT)
+"""The safetensors header (with its length word) by dtype and shape; a multiple of 64 bytes. Not of STRING, whose header
+depends on the data.
+"""
+
+
 def encode_header(tensor: Tensor) -> bytes:
-    """The safetensors header (with its length word) before `tensor.data`; a multiple of 64 bytes."""
+    """The header before `tensor.data`."""
     if tensor.dtype.is_string:
         return _string_header(tensor.shape, len(tensor.data))
-    key = (tensor.dtype, tensor.shape)
-    header = _encoded.get(key)
-    if header is None:
-        size = tensor.dtype.itemsize * math.prod(tensor.shape)
-        header = _encoded.keep(key, _pad(_describe(tensor.dtype.safetensors_name, tensor.shape, size)))
-    return header
+    return HEADERS[tensor.dtype, tensor.shape]
 
 
 def _string_header(shape: Sequence[int], size: int) -> bytes:
