@@ -106,8 +106,7 @@ class Lookup(Run):
         if self._answered:
             return
         self._answered = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         if error is not None:
             kind = self._ruled.access.predictions.health.lookup_failed(str(error), time.monotonic())
             self._ruled.ledger.counts[f"error {kind}"] += 1
@@ -130,6 +129,54 @@ class Lookup(Run):
 
     def _unasked(self) -> None:
         """Redis is not asked at present."""
+        raise NotImplementedError
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def _run_model(self, inputs: Sequence[Tensor], ended: Callable[[list[Value]], object], counted: bool) -> None:
+        """Run the model. Its outputs go to `ended`, its error to `_end`."""
+        loaded = self._ruled.loaded
+        own = self._own = self._predictions.engine.run_model(loaded, inputs, self._timeout_ms, counted=counted)
+        ran = partial(self._ran, ended, time.monotonic())
+        if own.done:
+            ran(own)
+        else:
+            own.waiter = ran
+
+    def _ran(self, ended: Callable[[list[Value]], object], began: float, own: Pending[Any]) -> None:
+        self.ran_s = self._own.ran_s if self._own is not None else None
+        self._own = None
+        if own.error is not None:
+            self._end(own.error)
+        else:
+            self._ruled.ledger.figures.ran(time.monotonic() - began)
+            ended(own.result())
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def cancel_queued(self) -> bool:
+        """See `Run.cancel_queued`. What others wait for continues."""
+        if self.done:
+            return False
+        if self._is_awaited():
+            self.fail(asyncio.CancelledError())
+            return True
+        if self._own is not None:
+            return self._own.cancel_queued()
+        self._answered = True  # nobody waits for the look-up any more
+        self._end(asyncio.CancelledError())
+        return True
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _is_awaited(self) -> bool:
+        """Whether others wait for its flights."""
+        raise NotImplementedError
+
+    def _end(self, error: BaseException) -> None:
+        """It failed: leave the flights of others, and end its own."""
         raise NotImplementedError
 
 
@@ -212,7 +259,7 @@ class Prediction(Lookup):
         if self._timeout_ms is not None and not self._waits_until:
             self._waits_until = True
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._timeout_ms / 1000, self._leave, QueueTimeout())
+            self._timer = loop.call_later(self._timeout_ms / 1000, self._end, QueueTimeout())
 
     def _look(self) -> None:
         ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
@@ -251,8 +298,7 @@ class Prediction(Lookup):
         """The outputs of another request's run."""
         if self.done:
             return
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         self.ran_s = 0.0
         if self.counted:
             self._predictions.called(self._ruled, outputs)
@@ -275,32 +321,25 @@ class Prediction(Lookup):
 
     def _run(self) -> None:
         """Run the model; its end lands the flight."""
-        own = self._own = self._predictions.engine.run_model(
-            self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted
-        )
-        began = time.monotonic()
-        if own.done:
-            self._ran(began, own)
-        else:
-            own.waiter = partial(self._ran, began)
+        self._run_model(self._tensors, self._keep, self.counted)
 
-    def _ran(self, began: float, own: Pending[Any]) -> None:
-        self.ran_s = self._own.ran_s if self._own is not None else None
-        self._own = None
-        if own.error is not None:
-            self._end(own.error)
-            return
-        outputs: list[Value] = own.result()
-        ledger = self._ruled.ledger
-        ledger.figures.ran(time.monotonic() - began)
+    def _keep(self, outputs: list[Value]) -> None:
+        """Answer with the outputs of a run, and store them."""
         insert = self._predictions.keep(self._ruled, self._names, [(self._key, outputs)])
         self._land(outputs)
         self.resolve(outputs)
         if insert is not None:
             self._predictions.send(insert)
 
+    def _is_awaited(self) -> bool:
+        return self._owns and self._predictions.flights.is_awaited(self._place)
+
     def _end(self, error: BaseException) -> None:
-        """The run failed."""
+        if self._waits:
+            self._waits = False
+            for flights in (self._predictions.flights, self._predictions.refreshing):
+                flights.leave(self._place, self)
+        self._cancel_timer()
         self.fail(error)
         if self._owns:
             self._owns = False
@@ -326,38 +365,8 @@ class Prediction(Lookup):
         self._waits = False
         if not self._owns and (self.done or (together and not self._take_off())):
             return
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         if self._timeout_ms is not None:
             waited_ms = int((time.monotonic() - self._began) * 1000)
             self._timeout_ms = max(1, self._timeout_ms - waited_ms)
         self._run()
-
-    # -- leaving -------------------------------------------------------------------------------------------------------
-
-    def cancel_queued(self) -> bool:
-        """See `Run.cancel_queued`. What others wait for continues."""
-        if self.done:
-            return False
-        if self._owns and self._predictions.flights.is_awaited(self._place):
-            self.fail(asyncio.CancelledError())
-            return True
-        if self._waits:
-            self._leave(asyncio.CancelledError())
-            return True
-        if self._own is not None:
-            return self._own.cancel_queued()
-        self._answered = True  # nobody waits for the look-up any more
-        if self._timer is not None:
-            self._timer.cancel()
-        self._end(asyncio.CancelledError())
-        return True
-
-    def _leave(self, error: BaseException) -> None:
-        """Stop waiting for another request's run."""
-        for flights in (self._predictions.flights, self._predictions.refreshing):
-            flights.leave(self._place, self)
-        self._waits = False
-        if self._timer is not None:
-            self._timer.cancel()
-        self._end(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from redisai_py.ai.prediction import Lookup
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import LoadedModel, Value
 from redisai_py.errors import QueueTimeout, WrongType
-from redisai_py.pending import Pending
 from redisai_py.predictions.identity import inputs_digest, rows_of
 from redisai_py.tensor import DType, Tensor
 
@@ -189,11 +188,15 @@ class RowsPrediction(Lookup):
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._timeout_ms / 1000, self._end, QueueTimeout())
 
+    def _is_awaited(self) -> bool:
+        flights = self._predictions.flights
+        return any(flights.is_awaited(self._place(key)) for key in self._owned)
+
     def _end(self, error: BaseException) -> None:
-        """It failed."""
         for key in self._awaited:
             self._predictions.flights.leave(self._place(key), self)
         self._awaited.clear()
+        self._cancel_timer()
         self.fail(error)
         self._strand(error)
 
@@ -203,25 +206,12 @@ class RowsPrediction(Lookup):
         """Run the missing rows together."""
         self._working = True
         inputs = self._tensors if len(missing) == self._rows else _joined([self._parts[key] for key in missing])
-        started = time.monotonic()
-        own = self._own = self._predictions.engine.run_model(
-            self._ruled.loaded, inputs, self._timeout_ms, counted=self.counted and not self._ran_some
-        )
+        counted = self.counted and not self._ran_some
         self._ran_some = True
-        ended: Callable[[Pending[Any]], object] = partial(self._ran, missing, started)
-        if own.done:
-            ended(own)
-        else:
-            own.waiter = ended
+        self._run_model(inputs, partial(self._keep, missing), counted)
 
-    def _ran(self, missing: list[bytes], started: float, own: Pending[Any]) -> None:
-        self.ran_s = self._own.ran_s if self._own is not None else None
-        self._own = None
-        if own.error is not None:
-            self._end(own.error)
-            return
-        outputs: list[Value] = own.result()
-        self._ruled.ledger.figures.ran(time.monotonic() - started)
+    def _keep(self, missing: list[bytes], outputs: list[Value]) -> None:
+        """Take the outputs of a run of the missing rows, and store them."""
         tensors = [output for output in outputs if type(output) is Tensor]
         rows = rows_of(tensors, len(missing)) if len(tensors) == len(outputs) else None
         if rows is None:  # the outputs are not rows: answer the request, and do not store them
@@ -242,19 +232,7 @@ class RowsPrediction(Lookup):
 
     def _run_all(self) -> None:
         """The rows cannot be joined: run the original request."""
-        own = self._own = self._predictions.engine.run_model(
-            self._ruled.loaded, self._tensors, self._timeout_ms, counted=self.counted and not self._ran_some
-        )
-        if own.done:
-            self._ran_all(own)
-        else:
-            own.waiter = self._ran_all
-
-    def _ran_all(self, own: Pending[Any]) -> None:
-        if own.error is not None:
-            self.fail(own.error)
-        else:
-            self.resolve(own.result())
+        self._run_model(self._tensors, self.resolve, self.counted and not self._ran_some)
 
     def _agree(self) -> bool:
         """Whether the rows can be joined: a model may return rows of other shapes another time."""
@@ -263,8 +241,7 @@ class RowsPrediction(Lookup):
 
     def _give(self) -> None:
         """All rows are known."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         if not self._agree():
             self._run_all()
             return
@@ -274,22 +251,6 @@ class RowsPrediction(Lookup):
             if self.counted:
                 self._predictions.called(self._ruled, outputs)
         self.resolve(outputs)
-
-    def cancel_queued(self) -> bool:
-        """See `Run.cancel_queued`. What others wait for continues."""
-        if self.done:
-            return False
-        flights = self._predictions.flights
-        if any(flights.is_awaited(self._place(key)) for key in self._owned):
-            self.fail(asyncio.CancelledError())
-            return True
-        if self._own is not None:
-            return self._own.cancel_queued()
-        self._answered = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._end(asyncio.CancelledError())
-        return True
 
 
 def _joined(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
