@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from redisai_py.engine.execution import Execution, Slot, execute, execute_at_once
+from redisai_py.engine.execution import Execution, Slot, execute, execute_inline
 from redisai_py.engine.isolation.at_once import PATIENCE_S, NotAtOnce
 from redisai_py.engine.merging import signature
 from redisai_py.engine.piped import Piped
@@ -62,11 +62,11 @@ class Dispatcher:
         self._expired = expired
         self._report = self._executed  # bound once, not for each batch
         self.closing = False
-        """Nothing is run at once any more."""
+        """No request is run inline any more."""
         self._waiting: list[QueuedModel] = []  # models with runs to dispatch
         self._scheduled = False
         self._company = False  # several runs came together recently
-        self._at_once_again = 0.0  # no immediate run before this time, so that others are served too
+        self._inline_not_before = 0.0  # no inline run before this time, so that others are served too
         self._afterwards: list[Callable[[], object]] | None = None  # a list while runs are in progress here
 
     def call_afterwards(self, callback: Callable[[], object]) -> None:
@@ -86,8 +86,8 @@ class Dispatcher:
                 self._call_soon(self._wait_a_turn if self._company else self._flush)
         offered.append(run)
 
-    def run_at_once(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
-        """Run immediately and count the run, if the model's runs are short, nothing else waits, and nothing will
+    def run_inline(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
+        """Run in this call, and count the run, if the model's runs are short, nothing else waits, and nothing will
         probably come with it.
 
         Collecting and merging takes as long as a tiny model's run; a client without company need not wait for it.
@@ -101,11 +101,11 @@ class Dispatcher:
             return None
         rows, kind = signature(inputs)
         now = time.monotonic()
-        if now < self._at_once_again or rows > queued.inline.short_rows.get(kind, -1):
+        if now < self._inline_not_before or rows > queued.inline.short_rows.get(kind, -1):
             return None
-        execution = execute_at_once(self._slot, queued, rows, inputs)
+        execution = execute_inline(self._slot, queued, rows, inputs)
         run_s = execution.run_s
-        self._at_once_again = now + _SHARE * run_s
+        self._inline_not_before = now + _SHARE * run_s
         self._judge(execution)  # failed or stopped runs took their time, too
         if execution.values is None:
             return None

@@ -89,7 +89,7 @@ class Engine:
         # Expose the runner's method directly: a wrapper would cost one more call per run.
         self.run_model = self._runner.run_model
         self.queue = self._runner.queue
-        self.run_at_once = self._runner.run_at_once
+        self.run_inline = self._runner.run_inline
         self.call_afterwards = self._runner.call_afterwards
         self.count = self._runner.count
         self.discount = self._runner.discount

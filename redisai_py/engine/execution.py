@@ -25,7 +25,7 @@ from redisai_py.engine.run import Run
 from redisai_py.errors import BackendError, RedisAIError
 from redisai_py.tensor import Tensor
 
-__all__ = ["Execution", "Slot", "Watch", "attempt", "end_merging", "execute", "execute_at_once"]
+__all__ = ["Execution", "Slot", "Watch", "attempt", "end_merging", "execute", "execute_inline"]
 
 _SINGLE_RUNS = 4
 """Merged runs take less time per request than single ones, unless cores are scarce or others use them."""
@@ -52,7 +52,7 @@ class Stop:
 
 
 class Execution:
-    """One call of `Session.run` for one or more runs of a model, or for an immediate request that has no Run.
+    """One call of `Session.run` for one or more runs of a model, or for a request run inline, which has no Run.
 
     rows: dimension 0 of the merged inputs; 0 for a run that cannot be merged.
     started: monotonic seconds.   run_s: seconds in the framework.   cpu_s: CPU time of this thread in them.
@@ -104,7 +104,7 @@ class Execution:
 
     def report(self) -> Executed:
         """What the engine's owner is told of it."""
-        # An immediate execution has no Run, and was in no queue.
+        # An inline execution has no Run, and was in no queue.
         since = min((run.since for run in self.runs), default=self.started)
         return Executed(self.loaded, len(self.runs), self.run_s, self.started - since)
 
@@ -217,7 +217,7 @@ def _is_repeated(slot: Slot, failed: Execution) -> bool:
     return failed.stop is None or failed.stop.repeats
 
 
-def execute_at_once(slot: Slot, loaded: QueuedModel, rows: int, inputs: Sequence[Tensor]) -> Execution:
+def execute_inline(slot: Slot, loaded: QueuedModel, rows: int, inputs: Sequence[Tensor]) -> Execution:
     """Execute one request that has no Run yet. Without values if it failed or was stopped: it then runs as a Run, which
     gets the error.
     """

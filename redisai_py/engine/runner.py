@@ -89,7 +89,7 @@ class Runner:
         self._dispatcher = Dispatcher(
             settings, loop, counters, own_slot, notable, self._executed, self._expired_here, self._piped
         )
-        self.run_at_once = self._dispatcher.run_at_once
+        self.run_inline = self._dispatcher.run_inline
         self.call_afterwards = self._dispatcher.call_afterwards
         self._expiry = Expiry(loop, self._expire)
         self.closing = self._threads_end = False

@@ -131,7 +131,7 @@ def test_a_failure_that_would_end_a_thread_costs_one_request(failure: type[BaseE
             raise failure("no more")
 
         session.compute = broken
-        assert bench.engine.run_at_once(loaded, [tensor()]) is None
+        assert bench.engine.run_inline(loaded, [tensor()]) is None
         with pytest.raises(BackendError, match=r"^ERR no more$"):
             await bench.engine.run_model(loaded, [tensor()])
         session.compute = double

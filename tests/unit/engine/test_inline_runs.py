@@ -1,4 +1,4 @@
-"""Runs at once: of one client that is alone, without a queue."""
+"""Inline runs: of one client that is alone, without a queue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def _known_short(bench: Bench, session: FakeSession | None = None, **field
 async def test_it_gives_the_outputs_and_counts(bench: Bench) -> None:
     loaded, session = await _known_short(bench)
     bench.engine.reset_stats("m")
-    ended = bench.engine.run_at_once(loaded, [tensor(2, 3.0)])
+    ended = bench.engine.run_inline(loaded, [tensor(2, 3.0)])
     assert ended is not None
     outputs, run_s = ended
     assert values(outputs) == [[6, 6], [6, 6]]
@@ -43,14 +43,14 @@ async def test_it_gives_the_outputs_and_counts(bench: Bench) -> None:
 @engine_test(inline_run_us=SHORT)
 async def test_more_rows_than_were_seen_to_be_short_must_be_queued(bench: Bench) -> None:
     loaded, _ = await _known_short(bench)
-    assert bench.engine.run_at_once(loaded, [tensor(5)]) is None
-    assert bench.engine.run_at_once(loaded, [tensor(4)]) is not None
+    assert bench.engine.run_inline(loaded, [tensor(5)]) is None
+    assert bench.engine.run_inline(loaded, [tensor(4)]) is not None
 
 
 @engine_test()
 async def test_a_model_whose_runs_are_not_known_to_be_short_must_be_queued(bench: Bench) -> None:
     loaded, _ = await _known_short(bench)
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    assert bench.engine.run_inline(loaded, [tensor()]) is None
 
 
 @engine_test(inline_run_us=SHORT)
@@ -60,23 +60,23 @@ async def test_nothing_is_run_beside_a_run_of_the_same_model(bench: Bench) -> No
     on_thread = bench.engine.run_model(loaded, [tensor(8)])
     await bench.entered(session)
     await bench.entered(session)
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    assert bench.engine.run_inline(loaded, [tensor()]) is None
     session.gate.set()
     await on_thread
-    assert bench.engine.run_at_once(loaded, [tensor()]) is not None
+    assert bench.engine.run_inline(loaded, [tensor()]) is not None
 
 
 @engine_test(inline_run_us=SHORT)
 async def test_where_runs_come_together_they_are_collected_to_be_merged(bench: Bench) -> None:
     loaded, session = await _known_short(bench, batch=4)
     runs = [bench.engine.run_model(loaded, [tensor()]) for _ in range(3)]
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    assert bench.engine.run_inline(loaded, [tensor()]) is None
     for run in runs:
         await run
     assert session.batches[-1] == [(3, 2)]
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None  # others will come again
+    assert bench.engine.run_inline(loaded, [tensor()]) is None  # others will come again
     await bench.engine.run_model(loaded, [tensor()])
-    assert bench.engine.run_at_once(loaded, [tensor()]) is not None
+    assert bench.engine.run_inline(loaded, [tensor()]) is not None
 
 
 @engine_test(inline_run_us=SHORT)
@@ -88,7 +88,7 @@ async def test_what_fails_is_left_to_the_queue_where_it_finds_its_error(bench: B
 
     loaded, _ = await _known_short(bench, FakeSession(compute))
     bench.engine.reset_stats("m")
-    assert bench.engine.run_at_once(loaded, [tensor(1, -1.0)]) is None
+    assert bench.engine.run_inline(loaded, [tensor(1, -1.0)]) is None
     assert bench.engine.stats("m").calls == 0
     with pytest.raises(BackendError, match="negative"):
         await bench.engine.run_model(loaded, [tensor(1, -1.0)])
@@ -99,27 +99,27 @@ async def test_what_fails_is_left_to_the_queue_where_it_finds_its_error(bench: B
 async def test_another_number_of_outputs_than_declared_is_left_to_the_queue(bench: Bench) -> None:
     loaded, session = await _known_short(bench)
     session.compute = lambda inputs: [inputs[0], inputs[0]]
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    assert bench.engine.run_inline(loaded, [tensor()]) is None
 
 
 @engine_test(inline_run_us=SHORT)
-async def test_runs_at_once_leave_time_for_everybody_else(bench: Bench) -> None:
+async def test_inline_runs_leave_time_for_everybody_else(bench: Bench) -> None:
     def compute(inputs: Sequence[Any]) -> list[Any]:
         time.sleep(0.2)  # a run holds up the event loop: that is what the test is about
         return double(inputs)
 
     loaded, _ = await _known_short(bench, FakeSession(compute))
-    assert bench.engine.run_at_once(loaded, [tensor()]) is not None
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    assert bench.engine.run_inline(loaded, [tensor()]) is not None
+    assert bench.engine.run_inline(loaded, [tensor()]) is None
     await asyncio.sleep(0.3)
-    assert bench.engine.run_at_once(loaded, [tensor()]) is not None
+    assert bench.engine.run_inline(loaded, [tensor()]) is not None
 
 
 @engine_test(inline_run_us=SHORT)
 async def test_a_closing_engine_runs_nothing(bench: Bench) -> None:
     loaded, _ = await _known_short(bench)
     await bench.engine.close()
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    assert bench.engine.run_inline(loaded, [tensor()]) is None
 
 
 @engine_test(inline_run_us=SHORT)
@@ -127,7 +127,7 @@ async def test_a_run_that_takes_too_long_is_stopped_and_is_none(bench: Bench) ->
     loaded, session = await _known_short(bench)
     bench.engine.set_execution_timeout(20)
     session.gate.clear()
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    assert bench.engine.run_inline(loaded, [tensor()]) is None
     assert bench.engine.stats("m").calls == 1  # the one that made it known
 
 
@@ -135,7 +135,7 @@ async def test_a_run_that_takes_too_long_is_stopped_and_is_none(bench: Bench) ->
 async def test_a_run_that_was_stopped_goes_to_the_thread_to_find_its_error(bench: Bench) -> None:
     loaded, session = await _known_short(bench)
     session.gate.clear()
-    assert bench.engine.run_at_once(loaded, [tensor()]) is None
+    assert bench.engine.run_inline(loaded, [tensor()]) is None
     session.gate.clear()
     with pytest.raises(DeadlineExceeded):
         await bench.engine.run_model(loaded, [tensor()])
