@@ -181,7 +181,7 @@ class Piped:
             loaded.hand_over(model.queue.take_alone(1))
             return
         runs = model.queue.take_alone(
-            min(line.room(loaded.short_run_s), most_in_message(len(layout.header), layout.total))
+            min(line.room(loaded.stats.short_run_s), most_in_message(len(layout.header), layout.total))
         )
         message = line.pipe.put([Execution(loaded, [run], rows) for run in runs], layout)
         batches.write_each(message, layout, [run.inputs for run in runs])  # type: ignore[misc]  # no device arrays
