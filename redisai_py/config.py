@@ -163,11 +163,11 @@ class Config:
     worker_nice: int = setting_field(
         5,
         RUNS,
-        "How much less urgent to the scheduler the threads that load and run models are than the rest of the server, "
-        "as with nice(1), so that clients are served while models keep all cores busy. Linux only.",
+        "Nice value of the threads that load and run models, relative to the rest of the server, so that clients are "
+        "served while models keep all cores busy. Linux only.",
         minimum=1,
         maximum=19,
-        zero="as urgent as the rest",
+        zero="the same as the rest",
     )
     intra_op_parallelism: int = setting_field(
         0,

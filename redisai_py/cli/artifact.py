@@ -240,9 +240,9 @@ def deploy(
     batch: Annotated[
         int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to this many rows.")
     ] = None,
-    min_batch: Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for this many.")] = None,
+    min_batch: Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Minimum rows of a run.")] = None,
     min_batch_timeout: Annotated[
-        int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows.")
+        int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows, in milliseconds.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="TITLE", help="The model to use, if there are several.")

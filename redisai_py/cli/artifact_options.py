@@ -44,7 +44,7 @@ ArchiveOption = Annotated[
     str | None, typer.Option("--archive", envvar="REDISAI_ARCHIVE", metavar="ARCHIVE", help=_ARCHIVE_HELP)
 ]
 InArchiveOption = Annotated[
-    str | None, typer.Option("--archive", metavar="ARCHIVE", help=f"There, instead of in Redis: {_ARCHIVE_HELP}")
+    str | None, typer.Option("--archive", metavar="ARCHIVE", help=f"Archive to use instead of Redis: {_ARCHIVE_HELP}")
 ]
 EndpointOption = Annotated[
     str | None,

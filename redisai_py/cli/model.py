@@ -43,7 +43,7 @@ _Backend = Annotated[
 ]
 _Batch = Annotated[int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to this many rows.")]
 _MinBatch = Annotated[
-    int | None, typer.Option("--min-batch", metavar="ROWS", help="Wait for this many rows before a run.")
+    int | None, typer.Option("--min-batch", metavar="ROWS", help="Minimum rows of a run.")
 ]
 _MinBatchTimeout = Annotated[
     int | None,
