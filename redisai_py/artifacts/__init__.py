@@ -10,7 +10,7 @@ from __future__ import annotations
 from redisai_py.artifacts.api import Artifact, Artifacts, AsyncArtifacts
 from redisai_py.artifacts.archive import Archive
 from redisai_py.artifacts.blobs import PART_SIZE, Blobs
-from redisai_py.artifacts.collect import Collected, Root, collect, discard, reach, roots
+from redisai_py.artifacts.collect import Collected, Root, collect, discard, reachable, roots
 from redisai_py.artifacts.deploy import Deployed, Settings
 from redisai_py.artifacts.digest import digest_of
 from redisai_py.artifacts.errors import (
@@ -74,6 +74,6 @@ __all__ = [
     "discard",
     "environment",
     "model_file",
-    "reach",
+    "reachable",
     "roots",
 ]

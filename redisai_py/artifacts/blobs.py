@@ -16,11 +16,11 @@ from redisai_py.artifacts.digest import Buffer, Hasher, check_content, digest_of
 from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Malformed, Missing
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.names import Keys
-from redisai_py.artifacts.strings import LONGEST, Room, set_strings
+from redisai_py.artifacts.strings import MAX_STRING, ReceiveBuffer, set_strings
 
 __all__ = ["PART_SIZE", "Blobs", "cut"]
 
-PART_SIZE = LONGEST
+PART_SIZE = MAX_STRING
 _LONGEST_LIST = 4 * 1024 * 1024
 """Bytes of a list of parts: enough for 3 TB."""
 _GROUP_BYTES = 16 * 1024 * 1024
@@ -127,26 +127,26 @@ class Blobs:
         check_content("blob", digest, data, "Redis")
         return bytes(data)
 
-    def read_many(self, wanted: Sequence[Part], room: Room | None = None) -> Iterator[Any]:
+    def read_many(self, wanted: Sequence[Part], buffer: ReceiveBuffer | None = None) -> Iterator[Any]:
         """Unchecked blobs of known sizes; None for a blob that is not stored as one string.
 
-        Args:   room: buffer to read into; each value overwrites the previous one.
+        Args:   buffer: to read into; each value overwrites the previous one.
         """
         keys = [self._keys.blob(digest) for digest, _ in wanted]
-        if room is not None:
-            return room.read(self._redis, keys, [size for _, size in wanted])
+        if buffer is not None:
+            return buffer.read(self._redis, keys, [size for _, size in wanted])
         found: Any = self._redis.mget(keys)
         return iter(found)
 
-    def get_many(self, wanted: Sequence[Part], room: Room | None = None) -> Iterator[Buffer]:
+    def get_many(self, wanted: Sequence[Part], buffer: ReceiveBuffer | None = None) -> Iterator[Buffer]:
         """Blobs, in order, each checked before it is yielded.
 
-        Args:   room: see `read_many`.
+        Args:   buffer: see `read_many`.
         Raises: Missing, Corrupt.
         """
         if not wanted:
             return
-        for (digest, _), data in zip(wanted, self.read_many(wanted, room), strict=True):
+        for (digest, _), data in zip(wanted, self.read_many(wanted, buffer), strict=True):
             if data is None:
                 yield b"".join(self.stream(digest))
             else:

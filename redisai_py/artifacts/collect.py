@@ -19,7 +19,7 @@ from redisai_py.artifacts.leases import leased, redis_time
 from redisai_py.artifacts.names import KINDS, is_name
 from redisai_py.artifacts.store import Store
 
-__all__ = ["Collected", "Root", "collect", "discard", "reach", "roots"]
+__all__ = ["Collected", "Root", "collect", "discard", "reachable", "roots"]
 
 _GROUP = 500
 _TRIES = 100
@@ -85,10 +85,10 @@ def _tail(link: Any, key: bytes) -> Iterator[tuple[str, str]]:
         start = f"({entries[-1][0].decode()}"
 
 
-def reach(store: Store, found: Iterable[Root], cold: Collection[str] = ()) -> set[str]:
+def reachable(store: Store, found: Iterable[Root], evicted: Collection[str] = ()) -> set[str]:
     """All digests that roots need: manifests, configs, layers, parts.
 
-    Args:   cold: manifests whose layers need not be in Redis.
+    Args:   evicted: manifests whose layers need not be in Redis.
     Raises: Conflict: a manifest is missing or damaged.
     """
     reached: set[str] = set()
@@ -106,7 +106,7 @@ def reach(store: Store, found: Iterable[Root], cold: Collection[str] = ()) -> se
                     f"{error}. Nothing was collected, because the blobs it needs are unknown: "
                     "pull it from its archive, or remove this version"
                 ) from error
-            needed |= {manifest.config.digest} if root.digest in cold else {blob.digest for blob in manifest.blobs()}
+            needed |= {manifest.config.digest} if root.digest in evicted else {blob.digest for blob in manifest.blobs()}
         for digest in needed - reached:
             needed |= {part for part, _ in store.blobs.parts(digest) or ()}
         reached |= needed
@@ -122,18 +122,19 @@ def _holds(store: Store, root: Root) -> bool:
 def collect(
     store: Store,
     dry_run: bool = False,
-    cold: Collection[str] = (),
+    evicted: Collection[str] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> Collected:
     """Delete blobs that no name reaches.
 
-    Args:    dry_run: only report.   cold: manifests whose layers are in an archive and may go unless others need them.
+    Args:    dry_run: only report.   evicted: manifests whose layers are in an archive, and may go unless others need
+             them.
              progress: called with the number of candidates done, and of all.
     Raises:  Conflict: a manifest cannot be read; nothing was deleted.   redis.RedisError.
     """
     began = redis_time(store.redis)
     there = _stored(store)
-    reached = {digest[7:] for digest in reach(store, roots(store), cold)}
+    reached = {digest[7:] for digest in reachable(store, roots(store), evicted)}
     candidates = sorted(digits for digits in there if digits not in reached)
     result = Collected(kept=len(there) - len(candidates))
     for start in range(0, len(candidates), _GROUP):
@@ -146,7 +147,8 @@ def collect(
 def discard(store: Store, digests: Iterable[str]) -> Collected:
     """Delete blobs that only the caller's own versions can have referenced, except blobs that a writer holds.
 
-    For blobs whose content names their owner, so that no other name can reach them. Unlike `collect`, searches nothing.
+    For blobs whose content names their owner, so that no other name can reach them. Unlike `collect`,
+    searches nothing.
 
     Raises: Conflict, redis.RedisError.
     """

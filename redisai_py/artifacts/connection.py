@@ -9,7 +9,7 @@ import redis.asyncio
 
 from redisai_py.artifacts.errors import Invalid
 
-__all__ = ["AnyClient", "plain", "watch"]
+__all__ = ["AnyClient", "blocking_client", "watch"]
 
 AnyClient = redis.Redis | redis.asyncio.Redis | str
 """A redis-py client, blocking or asyncio (redisai_py's clients too), or a URL."""
@@ -22,7 +22,7 @@ _CLASSES: dict[type[Any], type[Any]] = {
 _ASYNC_ONLY = {"retry", "parser_class", "oss_cluster_hostname", "maint_notifications_pool_handler"}
 
 
-def plain(client: AnyClient) -> redis.Redis:
+def blocking_client(client: AnyClient) -> redis.Redis:
     """A blocking client of the same Redis that returns bytes.
 
     It shares the pool of a blocking client, unless that client decodes replies. In that case, and for a URL or

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from redisai_py.artifacts.archive import Archive
-from redisai_py.artifacts.collect import Collected, collect, reach, roots
+from redisai_py.artifacts.collect import Collected, collect, reachable, roots
 from redisai_py.artifacts.deploy import deployments
 from redisai_py.artifacts.errors import ArtifactError, Conflict, Invalid, Missing, reading
 from redisai_py.artifacts.manifest import Descriptor, Manifest, decode_json
@@ -148,7 +148,7 @@ def usage(store: Store) -> Usage:
     owners: dict[str, set[str]] = {}
     found = list(roots(store))
     for name in sorted({f"{root.kind} {root.name}" for root in found}):
-        for digest in reach(store, iter(root for root in found if f"{root.kind} {root.name}" == name)):
+        for digest in reachable(store, iter(root for root in found if f"{root.kind} {root.name}" == name)):
             owners.setdefault(digest, set()).add(name)
     done = Usage()
     for name in {name for names in owners.values() for name in names}:
@@ -251,10 +251,10 @@ def evict(store: Store, versions: list[Version], archive: Archive, kind: str = "
         problems = [p for blob in manifest.blobs() for p in _problems(store, version, blob, archive)]
         if problems:
             raise Conflict(f"{problems[0].text}; nothing was evicted")
-    cold = {version.digest for version in versions}
+    evicted = {version.digest for version in versions}
     registry = store.registry(kind)
     for version in versions:
         registry.note(
             version.name, "evict", {"version": version.version, "url": archive.url}, {version.version: archive.url}
         )
-    return collect(store, cold=cold | _evicted(store))
+    return collect(store, evicted=evicted | _evicted(store))

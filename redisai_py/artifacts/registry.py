@@ -33,7 +33,7 @@ from redisai_py.artifacts.names import (
     version_number,
 )
 
-__all__ = ["LogEntry", "Registry", "Version", "me"]
+__all__ = ["LogEntry", "Registry", "Version", "default_actor"]
 
 _LOG_LENGTH = 1000
 _TRIES = 200
@@ -43,7 +43,7 @@ _COLD = "archived:"
 T = TypeVar("T")
 
 
-def me() -> str:
+def default_actor() -> str:
     """Name of the actor for the log: REDISAI_ACTOR, or user and host."""
     given = os.environ.get("REDISAI_ACTOR")
     if given:
@@ -82,7 +82,7 @@ class LogEntry:
 class Registry:
     """The names of one kind.
 
-    kind: artifact, dataset or run.   actor: name for the log; by default `me()`.
+    kind: artifact, dataset or run.   actor: name for the log; by default `default_actor()`.
     """
 
     def __init__(self, link: redis.Redis, keys: Keys, kind: str, actor: str | None = None) -> None:
@@ -91,7 +91,7 @@ class Registry:
         self._redis = link
         self._keys = keys
         self.kind = kind
-        self.actor = actor or me()
+        self.actor = actor or default_actor()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import redis
 
 from redisai_py.artifacts.blobs import PART_SIZE, Blobs
 from redisai_py.artifacts.compression import Packed, decompressed
-from redisai_py.artifacts.connection import AnyClient, plain
+from redisai_py.artifacts.connection import AnyClient, blocking_client
 from redisai_py.artifacts.digest import Buffer
 from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Malformed, Missing, reading
 from redisai_py.artifacts.leases import Lease
@@ -65,7 +65,7 @@ class Store:
     """
 
     def __init__(self, client: AnyClient, prefix: str = "ai:", actor: str | None = None) -> None:
-        self.redis: redis.Redis = plain(client)
+        self.redis: redis.Redis = blocking_client(client)
         self.keys = Keys(prefix)
         self.actor = actor
         self.blobs = Blobs(self.redis, self.keys)

@@ -17,9 +17,9 @@ import redis
 from redisai_py.artifacts.digest import Buffer
 from redisai_py.resp.templates import encode_command
 
-__all__ = ["LONGEST", "Room", "set_strings"]
+__all__ = ["MAX_STRING", "ReceiveBuffer", "set_strings"]
 
-LONGEST = 64 * 1024 * 1024
+MAX_STRING = 64 * 1024 * 1024
 """Maximum size of a string of a blob, in bytes."""
 _AHEAD = 2 * 1024 * 1024
 _SMALL = 16 * 1024  # smaller pieces are joined, because each buffer costs a system call
@@ -70,7 +70,7 @@ def _joined(segments: Iterable[Buffer]) -> Iterator[Buffer]:
         yield b"".join(small)
 
 
-class Room:
+class ReceiveBuffer:
     """A reusable buffer for one value at a time; it stays in the processor's cache."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Room:
         Raises: redis.RedisError.
         """
         come = 0
-        if link.connection is None and max(sizes, default=0) <= LONGEST:
+        if link.connection is None and max(sizes, default=0) <= MAX_STRING:
             for value in self._expected(link.connection_pool, keys, sizes):
                 yield value
                 come += 1

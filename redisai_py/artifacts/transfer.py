@@ -71,7 +71,7 @@ def push(
     """
     done = Pushed(versions=_selected(store, kind, references))
     manifests = {version.digest: store.get_manifest(version.digest, str(version)) for version in done.versions}
-    _into(store, archive, kind, done, manifests, progress)
+    _push_entries(store, archive, kind, done, manifests, progress)
     for name in {version.name for version in done.versions}:
         mine = [version.version for version in done.versions if version.name == name]
         fields = {"url": archive.url, "versions": " ".join(map(str, mine))}
@@ -79,7 +79,7 @@ def push(
     return done
 
 
-def _into(
+def _push_entries(
     store: Store,
     archive: Archive,
     kind: str,
@@ -155,7 +155,7 @@ def _send(
             raise Missing(f"{_name(blob)}: {error}") from None
         return blob.size
 
-    small = _together(send, [blob for blob in missing if blob.size <= _SMALL])
+    small = _in_parallel(send, [blob for blob in missing if blob.size <= _SMALL])
     large = (send(blob) for blob in missing if blob.size > _SMALL)
     for size in itertools.chain(small, large):
         sent += size
@@ -165,7 +165,7 @@ def _send(
             progress(sent, total)
 
 
-def _together(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _in_parallel(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Results in order, several computed at a time; none is started after one has failed."""
     with ThreadPoolExecutor(_THREADS) as pool:
         futures = [pool.submit(work, item) for item in items]
@@ -184,7 +184,7 @@ def _sizes(archive: Archive, wanted: Sequence[Descriptor]) -> dict[str, int | No
     if len(wanted) >= _LIST_FROM:
         return {digest: size for digest, (size, _) in archive.blobs().items()}
     digests = [blob.digest for blob in wanted]
-    return dict(zip(digests, _together(archive.size, digests), strict=True))
+    return dict(zip(digests, _in_parallel(archive.size, digests), strict=True))
 
 
 # -- pull ----------------------------------------------------------------------------------------------------------
@@ -220,12 +220,12 @@ def pull(
             if check:
                 _drop_damaged(store, entry, manifest)
             _fetch(store, archive, entry, manifest, lease, done, progress)
-            done.versions.append(_name_it(store, archive, entry, manifest, lease))
-        _take_aliases(store, entry, done)
+            done.versions.append(_commit_version(store, archive, entry, manifest, lease))
+        _copy_aliases(store, entry, done)
     return done
 
 
-def _name_it(store: Store, archive: Archive, entry: Entry, manifest: Manifest, lease: Lease) -> Version:
+def _commit_version(store: Store, archive: Archive, entry: Entry, manifest: Manifest, lease: Lease) -> Version:
     registry = store.registry(entry.kind)
     try:
         return store.commit(entry.kind, entry.name, manifest, lease, entry.version, pulled=archive.url)
@@ -241,7 +241,7 @@ def _name_it(store: Store, archive: Archive, entry: Entry, manifest: Manifest, l
         )
 
 
-def _take_aliases(store: Store, entry: Entry, done: Pulled) -> None:
+def _copy_aliases(store: Store, entry: Entry, done: Pulled) -> None:
     registry = store.registry(entry.kind)
     version = done.versions[-1].version
     for alias in entry.aliases:
@@ -281,7 +281,7 @@ def _fetch(
     there = store.blobs.sizes(list(wanted))
     missing = [blob for blob in wanted.values() if there[blob.digest] != blob.size]
     total, fetched = sum(blob.size for blob in missing), 0
-    for blob, size in _take(store, archive, missing, lease):
+    for blob, size in _fetched(store, archive, missing, lease):
         if size != blob.size:
             raise Corrupt(_name(blob), f"of {blob.size} bytes", f"one of {size}", archive.url)
         fetched += size
@@ -291,13 +291,13 @@ def _fetch(
             progress(fetched, total)
 
 
-def _take(
+def _fetched(
     store: Store, archive: Archive, missing: Sequence[Descriptor], lease: Lease
 ) -> Iterator[tuple[Descriptor, int]]:
     small = [blob for blob in missing if blob.size <= _SMALL]
     for start in range(0, len(small), 4 * _THREADS):
         group = small[start : start + 4 * _THREADS]
-        data = list(_together(lambda blob: archive.get(blob.digest, _SMALL, _name(blob)), group))
+        data = list(_in_parallel(lambda blob: archive.get(blob.digest, _SMALL, _name(blob)), group))
         store.blobs.put_many(data, lease)
         yield from ((blob, len(content)) for blob, content in zip(group, data, strict=True))
     for blob in missing:

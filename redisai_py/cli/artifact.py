@@ -13,10 +13,10 @@ from redisai_py.cli.artifact_options import (
     EndpointOption,
     ReferenceArgument,
     VerifyOption,
+    iso_time,
+    name_values,
     open_archive,
-    pairs,
-    progressing,
-    when,
+    progress_bar,
 )
 from redisai_py.cli.command import on_artifacts
 from redisai_py.cli.options import DeviceOption, names
@@ -86,7 +86,7 @@ def publish(
         environment=at_hand() if environment else None,
         definition=definition,
         files={path.name: path for path in file or ()},
-        lineage=pairs(lineage, "--from"),
+        lineage=name_values(lineage, "--from"),
     )
     version = artifacts.publish(name, contents, names(alias), verify)
     output.line(f"{version}  {version.digest}", name=name, version=version.version, digest=version.digest)
@@ -191,7 +191,7 @@ def log(
     """Show the log of publications, promotions, deployments and removals, newest first."""
 
     entries = artifacts.log(name, count)
-    rows = [{"at": when(e.at), "who": e.who, "event": e.event, "what": dict(e.fields)} for e in entries]
+    rows = [{"at": iso_time(e.at), "who": e.who, "event": e.event, "what": dict(e.fields)} for e in entries]
     output.table(rows, ("at", "who", "event", "what"), "nothing is logged")
 
 
@@ -242,7 +242,8 @@ def deploy(
     ] = None,
     min_batch: Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Minimum rows of a run.")] = None,
     min_batch_timeout: Annotated[
-        int | None, typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows, in milliseconds.")
+        int | None,
+        typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows, in milliseconds."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="TITLE", help="The model to use, if there are several.")
@@ -254,12 +255,12 @@ def deploy(
     """Serve a version under a key. Checks its digest; fetches it from the archive if it is not in Redis."""
     from redisai_py.artifacts import Reference, Settings
 
-    with progressing("deploying") as progress:
+    with progress_bar("deploying") as progress:
         chosen = key or Reference.parse(reference).name
         source = None if archive is None else open_archive(archive, endpoint)
         settings = Settings(device, batch, min_batch, min_batch_timeout)
         done = artifacts.deploy(reference, chosen, settings, model, verify, archive=source, progress=progress)
-    _say_deployed(done, output)
+    _print_deployed(done, output)
 
 
 @app.command()
@@ -267,10 +268,10 @@ def deploy(
 def rollback(artifacts: Artifacts, output: Output, name: _Name, key: _Key = None, verify: VerifyOption = False) -> None:
     """Serve the previous version of a key again, according to the log."""
     done = artifacts.rollback(name, key or name, verify)
-    _say_deployed(done, output)
+    _print_deployed(done, output)
 
 
-def _say_deployed(done: Any, output: Output) -> None:
+def _print_deployed(done: Any, output: Output) -> None:
     was = f", was {done.version.name}:{done.was}" if done.was is not None else ""
     checked = "".join(f"; {parity}" for parity in done.parity)
     output.line(

@@ -15,7 +15,7 @@ from redisai_py.cli.artifact_options import (
     ReferenceArgument,
     ReferencesArgument,
     open_archive,
-    progressing,
+    progress_bar,
 )
 from redisai_py.cli.command import on_artifacts
 
@@ -64,7 +64,7 @@ def export(
 def _push(artifacts: Artifacts, output: Output, references: list[str], archive: Archive, kind: str) -> None:
     from redisai_py.cli.output import size_text
 
-    with progressing("pushing") as progress:
+    with progress_bar("pushing") as progress:
         done = artifacts.push(references, archive, kind, progress)
     versions = [str(version) for version in done.versions]
     output.line(
@@ -100,10 +100,10 @@ def import_(
     check: _Check = False,
 ) -> None:
     """Read versions from a directory that `export`, or a registry tool, wrote."""
-    from redisai_py.cli.failures import CannotUse
+    from redisai_py.cli.failures import UsageError
 
     if not (directory / "index.json").is_file():
-        raise CannotUse(f"{directory}: there is no index.json, so this is not an OCI image layout")
+        raise UsageError(f"{directory}: there is no index.json, so this is not an OCI image layout")
     _pull(artifacts, output, references, open_archive(str(directory), None), kind, check)
 
 
@@ -112,7 +112,7 @@ def _pull(
 ) -> None:
     from redisai_py.cli.output import size_text
 
-    with progressing("pulling") as progress:
+    with progress_bar("pulling") as progress:
         done = artifacts.pull(archive, references or None, kind, check, progress)
     versions = [str(version) for version in done.versions]
     kept = f"; left as they are here: {', '.join(done.kept)}" if done.kept else ""
@@ -153,7 +153,7 @@ def verify(
     """Compare every blob in Redis or in an archive with its digest. Exit code 1 if anything is wrong."""
     from redisai_py.cli.failures import Exit
 
-    with progressing("verifying") as progress:
+    with progress_bar("verifying") as progress:
         source = None if archive is None else open_archive(archive, endpoint)
         problems = artifacts.verify(references or None, source, progress)
         parity = [str(found) for text in references or () if predictions for found in artifacts.recompute(text)]
@@ -217,7 +217,7 @@ def gc(
     """Delete blobs that no version needs, in Redis or in an archive. Keeps blobs that running commands use."""
     source = None if archive is None else open_archive(archive, endpoint)
     done = artifacts.gc(dry_run, source, older_s)
-    _say_collected(done, dry_run, output)
+    _print_collected(done, dry_run, output)
 
 
 @on_artifacts
@@ -236,10 +236,10 @@ def evict(
 ) -> None:
     """Delete files of versions from Redis after checking the copy in the archive. `deploy` fetches them again."""
     done = artifacts.evict(references, open_archive(archive, endpoint), kind)
-    _say_collected(done, False, output)
+    _print_collected(done, False, output)
 
 
-def _say_collected(done: Any, dry_run: bool, output: Output) -> None:
+def _print_collected(done: Any, dry_run: bool, output: Output) -> None:
     from redisai_py.cli.output import size_text
 
     leased = f", {done.leased} of them for running commands" if done.leased else ""

@@ -22,10 +22,10 @@ __all__ = [
     "ReferenceArgument",
     "ReferencesArgument",
     "VerifyOption",
+    "iso_time",
+    "name_values",
     "open_archive",
-    "pairs",
-    "progressing",
-    "when",
+    "progress_bar",
 ]
 
 ReferenceArgument = Annotated[
@@ -77,7 +77,7 @@ def open_archive(url: str, endpoint: str | None, encrypt: str | None = None) -> 
 
 
 @contextmanager
-def progressing(now: str) -> Iterator[Callable[[int, int], Any]]:
+def progress_bar(now: str) -> Iterator[Callable[[int, int], Any]]:
     """A progress bar if stderr is a terminal. Yields: a function of the bytes done and the total."""
     from redisai_py.cli.transfers import bar
 
@@ -85,7 +85,7 @@ def progressing(now: str) -> Iterator[Callable[[int, int], Any]]:
         yield shown.sent
 
 
-def when(at: float) -> str:
+def iso_time(at: float) -> str:
     """A time in ISO 8601."""
     import datetime
 
@@ -95,14 +95,14 @@ def when(at: float) -> str:
         return f"{at:g}"
 
 
-def pairs(values: list[str] | None, option: str) -> dict[str, str]:
+def name_values(values: list[str] | None, option: str) -> dict[str, str]:
     """The values of a NAME=VALUE option."""
-    from redisai_py.cli.failures import CannotUse
+    from redisai_py.cli.failures import UsageError
 
     found = {}
     for value in names(values):
         name, equals, text = value.partition("=")
         if not equals or not name:
-            raise CannotUse(f"{option} {value}: NAME=VALUE is needed")
+            raise UsageError(f"{option} {value}: NAME=VALUE is needed")
         found[name] = text
     return found

@@ -30,9 +30,14 @@ _Warm = Annotated[
     int | None,
     typer.Option("--warm", metavar="COUNT", help="Number of frequent inputs to run a new version on when stored."),
 ]
-_Scope = Annotated[str | None, typer.Option("--scope", metavar="WORD", help="db: users share entries. user: each has its own.")]
+_Scope = Annotated[
+    str | None, typer.Option("--scope", metavar="WORD", help="db: users share entries. user: each has its own.")
+]
 _MinRun = Annotated[
-    int | None, typer.Option("--min-run", metavar="US", help="Do not cache models with shorter runs, in microseconds. Default: 100.")
+    int | None,
+    typer.Option(
+        "--min-run", metavar="US", help="Do not cache models with shorter runs, in microseconds. Default: 100."
+    ),
 ]
 _RULE = ("key", "ttl", "jitter", "rows", "maxbytes", "warm", "scope", "minrun")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from redisai_py.artifacts import Artifacts
     from redisai_py.cli.remote import Remote
 
-__all__ = ["on_artifacts", "on_server", "opened"]
+__all__ = ["on_artifacts", "on_server", "open_artifacts"]
 
 _Command = Callable[..., None]
 _URL = ("url", UrlOption, DEFAULT_URL)
@@ -34,7 +34,7 @@ def on_server(function: _Command) -> _Command:
 
 def on_artifacts(function: _Command) -> _Command:
     """The command, called with the artifacts of a server and an Output."""
-    return _connecting(function, opened, _URL, _PREFIX)
+    return _connecting(function, open_artifacts, _URL, _PREFIX)
 
 
 def _client(url: str) -> AbstractContextManager[Remote]:
@@ -44,7 +44,7 @@ def _client(url: str) -> AbstractContextManager[Remote]:
 
 
 @contextmanager
-def opened(url: str, prefix: str) -> Iterator[Artifacts]:
+def open_artifacts(url: str, prefix: str) -> Iterator[Artifacts]:
     """The artifacts of a server; an error inside the block ends the command with its exit code."""
     from redisai_py.artifacts import Artifacts
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redisai_py.cli import dataset_reading
-from redisai_py.cli.artifact_options import ReferenceArgument, ReferencesArgument, progressing
+from redisai_py.cli.artifact_options import ReferenceArgument, ReferencesArgument, progress_bar
 from redisai_py.cli.command import on_artifacts
 from redisai_py.cli.dataset_options import (
     KeepOption,
@@ -16,7 +16,7 @@ from redisai_py.cli.dataset_options import (
     NanOption,
     TypeOption,
     nan_policy,
-    said,
+    print_version,
     types_of,
     window_of,
 )
@@ -58,18 +58,18 @@ def put(
 ) -> None:
     """Store a table, or one per split, as the next version of a name."""
     from redisai_py.cli.dataset_options import bytes_of, split_files
-    from redisai_py.cli.failures import CannotUse
+    from redisai_py.cli.failures import UsageError
     from redisai_py.datasets.tables import read_table
     from redisai_py.datasets.writer import put as put_rows
 
     if codec not in ("zstd", "none"):
-        raise CannotUse(f"--codec {codec}: use zstd or none")
+        raise UsageError(f"--codec {codec}: use zstd or none")
     policy, size = nan_policy(nan), bytes_of("--shard-bytes", shard_bytes)
     parts: dict[str, Columns] = {
         split: read_table(path, nan=policy, types=types_of(types), columns=names([columns]) if columns else None)
         for split, path in split_files(files).items()
     }
-    with progressing("storing") as progress:
+    with progress_bar("storing") as progress:
         version = put_rows(
             artifacts.store,
             name,
@@ -80,7 +80,7 @@ def put(
             nan=policy,
             progress=progress,
         )
-    said(artifacts.store, version, output)
+    print_version(artifacts.store, version, output)
 
 
 @app.command()
@@ -152,7 +152,7 @@ def seal(
     from redisai_py.datasets.writer import Writer
 
     version = Writer(artifacts.store, name).seal(names(alias), window_of(keep))
-    said(artifacts.store, version, output)
+    print_version(artifacts.store, version, output)
 
 
 @app.command()
@@ -182,7 +182,7 @@ def split(
 
     how = Split(test, stratify, by, group, seed)
     version = split_rows(artifacts.store, Dataset.open(artifacts.store, reference), how, names(alias))
-    said(artifacts.store, version, output)
+    print_version(artifacts.store, version, output)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 from redisai_py.cli.options import names
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = [
     "TypeOption",
     "bytes_of",
     "nan_policy",
-    "said",
+    "print_version",
     "split_files",
     "types_of",
     "versions_of",
@@ -53,25 +53,25 @@ _BYTES = {"": 1, "KIB": 1024, "MIB": 1024**2, "KB": 1000, "MB": 1000**2}
 
 
 def nan_policy(word: str) -> NanPolicy:
-    """The value of --nan. Raises: CannotUse."""
+    """The value of --nan. Raises: UsageError."""
     if word not in ("refuse", "drop", "keep"):
-        raise CannotUse(f"--nan {word}: use refuse, drop or keep")
+        raise UsageError(f"--nan {word}: use refuse, drop or keep")
     return word  # type: ignore[return-value]  # one of the three
 
 
 def types_of(values: list[str] | None) -> dict[str, str]:
-    """The values of --type. Raises: CannotUse."""
+    """The values of --type. Raises: UsageError."""
     found = {}
     for value in names(values):
         column, equals, kind = value.rpartition("=")
         if not equals or not column or not kind:
-            raise CannotUse(f"--type {value}: COLUMN=TYPE is needed")
+            raise UsageError(f"--type {value}: COLUMN=TYPE is needed")
         found[column] = kind
     return found
 
 
 def window_of(text: str | None) -> Window | None:
-    """The value of --keep. Raises: CannotUse."""
+    """The value of --keep. Raises: UsageError."""
     from redisai_py.datasets.tail import Window
 
     if text is None:
@@ -79,30 +79,30 @@ def window_of(text: str | None) -> Window | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([smhdw]?)", text.strip().lower())
     number = float(match[1]) if match else 0
     if match is None or not 0 < number < 1e15 or (not match[2] and number < 1):
-        raise CannotUse(f"--keep {text}: a number of rows such as 1e6 is needed, or an age such as 30m, 12h or 7d")
+        raise UsageError(f"--keep {text}: a number of rows such as 1e6 is needed, or an age such as 30m, 12h or 7d")
     return Window(age_s=number * _SECONDS[match[2]]) if match[2] else Window(rows=int(number))
 
 
 def bytes_of(option: str, text: str) -> int:
-    """A size such as 1MiB. Raises: CannotUse."""
+    """A size such as 1MiB. Raises: UsageError."""
     match = re.fullmatch(r"(\d+)\s*([a-z]*)", text.strip().lower())
     size = int(match[1]) * _BYTES.get(match[2].upper(), 0) if match else 0
     if not 0 < size <= 64 * 1024**2:
-        raise CannotUse(f"{option} {text}: a size up to 64MiB is needed, such as 512KiB")
+        raise UsageError(f"{option} {text}: a size up to 64MiB is needed, such as 512KiB")
     return size
 
 
 def split_files(values: Sequence[str]) -> dict[str, str]:
-    """Parse [SPLIT=]FILE arguments; without a split, the name is empty. Raises: CannotUse."""
+    """Parse [SPLIT=]FILE arguments; without a split, the name is empty. Raises: UsageError."""
     found: dict[str, str] = {}
     for value in values:
         match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", value)
         split, path = (match[1], match[2]) if match else ("", value)
         if split in found:
-            raise CannotUse(f"{value}: there is a file for this split already; several are given as train=A test=B")
+            raise UsageError(f"{value}: there is a file for this split already; several are given as train=A test=B")
         found[split] = path
     if "" in found and len(found) > 1:
-        raise CannotUse(f"{found['']}: say which split it is, as in train={found['']}")
+        raise UsageError(f"{found['']}: say which split it is, as in train={found['']}")
     return found
 
 
@@ -120,7 +120,7 @@ def versions_of(store: Store, references: Sequence[str]) -> list[Version]:
     return list(chosen.values())
 
 
-def said(store: Store, version: Version, output: Output) -> None:
+def print_version(store: Store, version: Version, output: Output) -> None:
     """Print the new version."""
     from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset

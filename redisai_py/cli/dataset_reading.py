@@ -14,7 +14,7 @@ from redisai_py.cli.artifact_options import (
     EndpointOption,
     ReferenceArgument,
     open_archive,
-    progressing,
+    progress_bar,
 )
 from redisai_py.cli.command import on_artifacts
 from redisai_py.cli.dataset_options import SplitOption
@@ -205,7 +205,7 @@ def get(
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.tables import table_format, write_table
 
-    with progressing("writing") as progress:
+    with progress_bar("writing") as progress:
         table_format(file)
         check_directory(file)
         found = Dataset.open(artifacts.store, reference)
@@ -240,7 +240,7 @@ def verify(
     from redisai_py.cli.dataset_options import versions_of
     from redisai_py.cli.failures import Exit
 
-    with progressing("verifying") as progress:
+    with progress_bar("verifying") as progress:
         source = None if archive is None else open_archive(archive, endpoint)
         store = artifacts.store
         chosen = versions_of(store, references or store.registry("dataset").names())

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 import typer
 
-__all__ = ["CannotUse", "Exit", "exit_codes", "fail", "refusal_of"]
+__all__ = ["Exit", "UsageError", "exit_codes", "fail", "refusal_of"]
 
 _NO_PASSWORD = ("HELLO must be called with the client already authenticated", "Authentication required")
 _NEEDED = "the server needs a password: give it in --url redis://:PASSWORD@HOST:PORT or a file in REDISAI_PASSWORD_FILE"
@@ -23,7 +23,7 @@ class Exit(IntEnum):
     UNREACHABLE = 3
 
 
-class CannotUse(Exception):
+class UsageError(Exception):
     """An option or a local file cannot be used; the text is one line."""
 
 
@@ -40,7 +40,7 @@ def exit_codes(url: str = "") -> Iterator[None]:
         yield
     except (BrokenPipeError, typer.Exit, typer.Abort):
         raise  # the reader of our output is gone, which is not a failure; or the command has told its own
-    except (CannotUse, OSError, UnicodeEncodeError) as error:
+    except (UsageError, OSError, UnicodeEncodeError) as error:
         raise fail(Exit.USAGE, _local_text(error)) from error
     except Exception as error:
         judged = _judged(error, url)

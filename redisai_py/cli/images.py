@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 
 __all__ = ["LAYOUTS", "SUFFIXES", "read_image", "write_image"]
 
@@ -29,7 +29,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise CannotUse("images need Pillow: pip install pillow") from error
+        raise UsageError("images need Pillow: pip install pillow") from error
     return Image, ImageOps
 
 
@@ -38,7 +38,7 @@ def read_image(path: Path, size: str | None, layout: str | None) -> NDArray[Any]
 
     Args:    size: `WxH` in pixels to scale it to.   layout: one of LAYOUTS.
     Returns: uint8 (uint16 if the file has 16 bits per pixel), (H, W) or (H, W, C), or in the given layout.
-    Raises:  CannotUse: no Pillow, not an image, or a bad option.   OSError.
+    Raises:  UsageError: no Pillow, not an image, or a bad option.   OSError.
     """
     image_module, operations = _pillow()
     scaled = _pixels(size)
@@ -52,7 +52,7 @@ def read_image(path: Path, size: str | None, layout: str | None) -> NDArray[Any]
                 image = image.resize(scaled)
             return _arranged(np.array(image), layout)
     except image_module.UnidentifiedImageError as error:
-        raise CannotUse(f"{path}: Pillow cannot read this image") from error
+        raise UsageError(f"{path}: Pillow cannot read this image") from error
 
 
 def _plain_mode(image: Any) -> str:
@@ -66,13 +66,13 @@ def _pixels(size: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
     if match is None:
-        raise CannotUse(f"--size {size}: give width and height in pixels, as in 224x224")
+        raise UsageError(f"--size {size}: give width and height in pixels, as in 224x224")
     return int(match[1]), int(match[2])
 
 
 def _check_layout(layout: str | None) -> None:
     if layout is not None and layout.lower() not in LAYOUTS:
-        raise CannotUse(f"--layout {layout}: use one of {', '.join(LAYOUTS)}")
+        raise UsageError(f"--layout {layout}: use one of {', '.join(LAYOUTS)}")
 
 
 def _arranged(pixels: NDArray[Any], layout: str | None) -> NDArray[Any]:
@@ -90,7 +90,7 @@ def write_image(path: Path, array: NDArray[Any], layout: str | None) -> bytes:
 
     Args:    path: its suffix selects the format.   array: uint8, (H, W), (H, W, C) or (C, H, W) according to `layout`,
              possibly with leading axes of length 1; C is 1, 3 or 4.
-    Raises:  CannotUse: no Pillow, or the tensor is not an image.
+    Raises:  UsageError: no Pillow, or the tensor is not an image.
     """
     image_module, _ = _pillow()
     _check_layout(layout)
@@ -101,14 +101,14 @@ def write_image(path: Path, array: NDArray[Any], layout: str | None) -> bytes:
         pixels = pixels.transpose(1, 2, 0)
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in _CHANNELS:
-        raise CannotUse(
+        raise UsageError(
             f"{path}: no image of a tensor of type {array.dtype} and shape {list(array.shape)}: it must be uint8, "
             "with 1, 3 or 4 channels last, or first with --layout chw"
         )
     image = image_module.fromarray(np.ascontiguousarray(pixels if channels > 1 else pixels.reshape(pixels.shape[:2])))
     kind = image_module.registered_extensions()[path.suffix.lower()]
     if kind == "JPEG" and image.mode == "RGBA":
-        raise CannotUse(f"{path}: JPEG has no fourth channel; use .png")
+        raise UsageError(f"{path}: JPEG has no fourth channel; use .png")
     written = io.BytesIO()
     image.save(written, kind)
     return written.getvalue()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli.artifact_options import when
-from redisai_py.cli.command import on_artifacts, opened
+from redisai_py.cli.artifact_options import iso_time
+from redisai_py.cli.command import on_artifacts, open_artifacts
 from redisai_py.cli.options import DEFAULT_URL, PrefixOption, UrlOption
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def show(artifacts: Artifacts, output: Output, job: _Job) -> None:
 def _when(text: str) -> str:
     """A time that a worker wrote, or somebody else."""
     try:
-        return when(float(text))
+        return iso_time(float(text))
     except ValueError:
         return text
 
@@ -76,14 +76,14 @@ def logs(
     from redisai_py.cli.output import printable
     from redisai_py.jobs.queue import Queue
 
-    with opened(url, prefix) as artifacts:
+    with open_artifacts(url, prefix) as artifacts:
         queue = Queue(artifacts.store.redis, prefix)
         queue.get(job)
         last = "-"
         for _ in queue.follow(job) if follow_ else [None]:
             for entry, at, line in queue.logs(job, last):
                 last = entry
-                typer.echo(f"{when(at)} {printable(line)}")
+                typer.echo(f"{iso_time(at)} {printable(line)}")
 
 
 @app.command()
@@ -148,7 +148,7 @@ def worker(
         raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[pipeline]'") from error
     if data is not None and not Path(data).is_dir():
         raise fail(Exit.USAGE, f"--data {data}: there is no such directory")
-    with opened(url, prefix) as artifacts:
+    with open_artifacts(url, prefix) as artifacts:
         artifacts.store.redis.ping()
         found = Worker(
             url, prefix, name, data, claim_after, attempts, lambda line: typer.echo(printable(line), err=True)

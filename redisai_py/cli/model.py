@@ -42,9 +42,7 @@ _Backend = Annotated[
     typer.Option("--backend", metavar="WORD", help="ONNX, TORCH, TF or TFLITE. Default: from the file name."),
 ]
 _Batch = Annotated[int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to this many rows.")]
-_MinBatch = Annotated[
-    int | None, typer.Option("--min-batch", metavar="ROWS", help="Minimum rows of a run.")
-]
+_MinBatch = Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Minimum rows of a run.")]
 _MinBatchTimeout = Annotated[
     int | None,
     typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows, in milliseconds."),
@@ -82,7 +80,7 @@ def put(
     .tgz or a SavedModel's directory (TF), .tflite.
     """
     from redisai_py.cli import model_files
-    from redisai_py.cli.failures import CannotUse
+    from redisai_py.cli.failures import UsageError
     from redisai_py.cli.output import size_text
     from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
@@ -97,8 +95,8 @@ def put(
         )  # fmt: skip
     except ValueError as error:
         if kind == "TF" and not (names(inputs) and names(outputs)):
-            raise CannotUse("a frozen TF graph needs --inputs and --outputs, the names of its nodes") from error
-        raise CannotUse(str(error)) from error
+            raise UsageError("a frozen TF graph needs --inputs and --outputs, the names of its nodes") from error
+        raise UsageError(str(error)) from error
     client.send(call, f"sending {file.name}", f"{kind} loads it")
     fields = {"key": key, "backend": kind, "device": device, "bytes": len(data)}
     output.line(f"{key}: {kind} on {device}, {size_text(len(data))}", **fields)
@@ -217,4 +215,4 @@ def run(
     dag.modelexecute(key_of(key), [f"input {place}" for place in range(len(arrays))], results)
     for result in results:
         dag.tensorget(result)
-    runs.give(runs.execute(client, dag, len(results), key), meta["outputs"], files, output)
+    runs.print_outputs(runs.execute(client, dag, len(results), key), meta["outputs"], files, output)

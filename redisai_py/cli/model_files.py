@@ -8,7 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 from redisai_py.plugins import backend_names
 
 __all__ = ["STREAM", "SUFFIXES", "backend_of", "check_directory", "read_model", "write_file"]
@@ -35,11 +35,11 @@ _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 def backend_of(path: Path, given: str | None) -> str:
     """The given backend, or the one for the file name.
 
-    Raises: CannotUse: unknown backend, an unknown file name, or a directory without a SavedModel.
+    Raises: UsageError: unknown backend, an unknown file name, or a directory without a SavedModel.
     """
     if given is not None:
         if given.upper() not in (known := backend_names()):
-            raise CannotUse(f"--backend {given}: use one of {', '.join(known)}")
+            raise UsageError(f"--backend {given}: use one of {', '.join(known)}")
         return given.upper()
     if path.is_dir():
         _check_saved_model(path)
@@ -49,23 +49,23 @@ def backend_of(path: Path, given: str | None) -> str:
         if name.endswith(suffix):
             return backend
     names = ", ".join(backend_names())
-    raise CannotUse(f"{path}: cannot tell the framework from the name; use --backend with one of {names}")
+    raise UsageError(f"{path}: cannot tell the framework from the name; use --backend with one of {names}")
 
 
 def read_model(path: Path) -> os.PathLike[str] | bytes:
     """The argument for `Client.modelstore`: a file's path, a SavedModel's directory as the bytes of a tar file, or the
     bytes of standard input.
 
-    Raises: CannotUse: a directory without a SavedModel, or an empty file.
+    Raises: UsageError: a directory without a SavedModel, or an empty file.
     """
     if path == STREAM:
         data = sys.stdin.buffer.read()
         if not data:
-            raise CannotUse("standard input is empty")
+            raise UsageError("standard input is empty")
         return data
     if not path.is_dir():
         if path.stat().st_size == 0:
-            raise CannotUse(f"{path}: the file is empty")
+            raise UsageError(f"{path}: the file is empty")
         return path
     _check_saved_model(path)
     packed = io.BytesIO()
@@ -81,15 +81,15 @@ def read_model(path: Path) -> os.PathLike[str] | bytes:
 
 def _check_saved_model(path: Path) -> None:
     if not any((path / name).is_file() for name in _SAVED_MODEL):
-        raise CannotUse(f"{path}: a directory without {_SAVED_MODEL[0]} is not a SavedModel")
+        raise UsageError(f"{path}: a directory without {_SAVED_MODEL[0]} is not a SavedModel")
 
 
 def check_directory(path: Path) -> None:
-    """Check that a file can be written there, before any work is done. Raises: CannotUse."""
+    """Check that a file can be written there, before any work is done. Raises: UsageError."""
     if path.is_dir():
-        raise CannotUse(f"{path}: this is a directory")
+        raise UsageError(f"{path}: this is a directory")
     if not path.parent.is_dir():
-        raise CannotUse(f"{path}: there is no directory {path.parent}")
+        raise UsageError(f"{path}: there is no directory {path.parent}")
 
 
 def write_file(path: Path, *parts: bytes | memoryview) -> None:

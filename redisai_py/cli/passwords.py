@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 from redisai_py.serve.data_directory import password_of
 
 __all__ = ["with_password"]
@@ -21,7 +21,7 @@ def with_password(url: str) -> str:
     """The URL with the password from the file in REDISAI_PASSWORD_FILE, or else that of a local server whose data
     directory is REDISAI_DATA_DIR, `redisai-data` or `data`. Unchanged if it has a password, or none is found.
 
-    Raises: CannotUse: the file in REDISAI_PASSWORD_FILE cannot be read.   ValueError: not a URL.
+    Raises: UsageError: the file in REDISAI_PASSWORD_FILE cannot be read.   ValueError: not a URL.
     """
     parts = urlsplit(url)
     if parts.password is not None or parts.scheme not in ("redis", "rediss", "unix") or "password=" in parts.query:
@@ -40,7 +40,7 @@ def _of_variable() -> str | None:
     try:
         return Path(path).expanduser().read_text().partition("\n")[0].rstrip("\r")
     except (OSError, ValueError) as error:
-        raise CannotUse(f"{_FILE} names {path}, which cannot be read: {error}") from error
+        raise UsageError(f"{_FILE} names {path}, which cannot be read: {error}") from error
 
 
 def _of_server(url: str) -> str | None:

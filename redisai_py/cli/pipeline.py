@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli.command import on_artifacts, opened
-from redisai_py.cli.failures import CannotUse, exit_codes
+from redisai_py.cli.command import on_artifacts, open_artifacts
+from redisai_py.cli.failures import UsageError, exit_codes
 from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _failing() -> Iterator[None]:
         try:
             yield
         except ImportError as error:
-            raise CannotUse(f"{error}: pip install 'redisai_py[pipeline]'") from error
+            raise UsageError(f"{error}: pip install 'redisai_py[pipeline]'") from error
 
 
 def _read(file: Path, settings: list[str] | None) -> Definition:
@@ -57,7 +57,7 @@ def _store_for(definition: Definition, url: str, prefix: str) -> Iterator[Artifa
     if definition.dataset.scheme not in IN_REDIS:
         yield None
         return
-    with opened(url, prefix) as artifacts:
+    with open_artifacts(url, prefix) as artifacts:
         yield artifacts
 
 
@@ -115,7 +115,7 @@ def run(
         definition = _read(file, setting)
         from redisai_py.pipeline.run import Pipeline
 
-        store = _store_for(definition, url, prefix) if step else opened(url, prefix)
+        store = _store_for(definition, url, prefix) if step else open_artifacts(url, prefix)
         artifacts = stack.enter_context(store)
         client = artifacts.store.redis if artifacts is not None else None
         if step is None and client is not None:
@@ -127,7 +127,7 @@ def run(
         else:
             _stop_after(pipeline, step, as_json)
             return
-    _say_result(result, as_json)
+    _print_result(result, as_json)
 
 
 def _stop_after(pipeline: Pipeline, step: str, as_json: bool) -> None:
@@ -146,7 +146,7 @@ def _stop_after(pipeline: Pipeline, step: str, as_json: bool) -> None:
     Output(as_json).fields(found)
 
 
-def _say_result(result: Result, as_json: bool) -> None:
+def _print_result(result: Result, as_json: bool) -> None:
     from redisai_py.cli.output import Output
 
     version = result.version

@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from redisai_py.cli.failures import CannotUse, exit_codes
+from redisai_py.cli.failures import UsageError, exit_codes
 from redisai_py.cli.passwords import with_password
 from redisai_py.cli.transfers import Meter, MeteredParser, bar
 from redisai_py.client import Client, calls
@@ -141,11 +141,11 @@ def _open(url: str, patience_s: float | None) -> Remote:
     parts = urlsplit(url)
     # redis-py takes a path that is not a number for database 0.
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+/?", parts.path):
-        raise CannotUse(f"--url {masked_url(url)}: only a database number may follow the port")
+        raise UsageError(f"--url {masked_url(url)}: only a database number may follow the port")
     try:
         return Remote.at(with_password(url), patience_s)
     except ValueError as error:
-        raise CannotUse(f"--url {masked_url(url)}: {error}") from error
+        raise UsageError(f"--url {masked_url(url)}: {error}") from error
 
 
 def check_run(reply: Any) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 from redisai_py.cli.output import Output, tensor_fields, values_of
 from redisai_py.cli.remote import Remote, check_run
 from redisai_py.cli.tensor_files import check_writable, read_tensor, write_tensor
 from redisai_py.client.sync import Dag
 from redisai_py.errors import MissingKey
 
-__all__ = ["execute", "give", "input_arrays", "output_files"]
+__all__ = ["execute", "input_arrays", "output_files", "print_outputs"]
 
 
 def _assigned(given: Sequence[str], known: Sequence[str], option: str) -> dict[int, Path]:
-    """The file of each position. Raises: CannotUse."""
+    """The file of each position. Raises: UsageError."""
     files: dict[int, Path] = {}
     for position, word in enumerate(given):
         name, equals, file = word.partition("=")
@@ -28,11 +28,11 @@ def _assigned(given: Sequence[str], known: Sequence[str], option: str) -> dict[i
         elif position < len(known):
             place, file = position, word
         else:
-            raise CannotUse(f"{option} {word}: it cannot be combined with {_listed(known)}")
+            raise UsageError(f"{option} {word}: it cannot be combined with {_listed(known)}")
         if not file:
-            raise CannotUse(f"{option} {word}: the file name is missing")
+            raise UsageError(f"{option} {word}: the file name is missing")
         if place in files:
-            raise CannotUse(f"{option} {word}: {option} {files[place]} is for the same place")
+            raise UsageError(f"{option} {word}: {option} {files[place]} is for the same place")
         files[place] = Path(file)
     return files
 
@@ -45,16 +45,18 @@ def input_arrays(given: Sequence[str], known: Sequence[str], **options: Any) -> 
     """The tensors in the files, in the order of the names.
 
     Args:    given: `FILE` or `NAME=FILE`.   known: names of all inputs.   options: of `read_tensor`.
-    Raises:  CannotUse: too few, too many, or unreadable.   OSError.
+    Raises:  UsageError: too few, too many, or unreadable.   OSError.
     """
     files = _assigned(given, known, "--input")
     if len(files) != len(known):
-        raise CannotUse(f"give --input once for each of the inputs ({_listed(known)}); it was given {len(files)} times")
+        raise UsageError(
+            f"give --input once for each of the inputs ({_listed(known)}); it was given {len(files)} times"
+        )
     return [read_tensor(files[place], **options) for place in range(len(known))]
 
 
 def output_files(given: Sequence[str], known: Sequence[str]) -> dict[int, Path]:
-    """Output files, by position. Raises: CannotUse: too many, or a file type for which there is no tensor format."""
+    """Output files, by position. Raises: UsageError: too many, or a file type for which there is no tensor format."""
     files = _assigned(given, known, "--output")
     for path in files.values():
         check_writable(path)
@@ -80,16 +82,18 @@ def _output_of(result: Any) -> NDArray[Any] | None:
     return None if isinstance(result, (str, MissingKey)) else result
 
 
-def give(arrays: Sequence[NDArray[Any] | None], known: Sequence[str], files: dict[int, Path], output: Output) -> None:
+def print_outputs(
+    arrays: Sequence[NDArray[Any] | None], known: Sequence[str], files: dict[int, Path], output: Output
+) -> None:
     """Write outputs to their files; without any file, print all of them.
 
-    Raises: CannotUse: a file for an output that is not a tensor; nothing was written.   OSError.
+    Raises: UsageError: a file for an output that is not a tensor; nothing was written.   OSError.
     """
     for place, file in files.items():
         if arrays[place] is None:
-            raise CannotUse(f"--output {file}: {known[place] or place} is not a tensor but a sequence or a map")
+            raise UsageError(f"--output {file}: {known[place] or place} is not a tensor but a sequence or a map")
     report = [
-        _given(name or str(place), name, array, files.get(place), output, printed=not files)
+        _print_output(name or str(place), name, array, files.get(place), output, printed=not files)
         for place, (name, array) in enumerate(zip(known, arrays, strict=True))
     ]
     if output.as_json:
@@ -98,7 +102,7 @@ def give(arrays: Sequence[NDArray[Any] | None], known: Sequence[str], files: dic
         output.table([entry for entry in report if "file" in entry], ("name", "dtype", "shape", "file"), "")
 
 
-def _given(
+def _print_output(
     title: str, name: str, array: NDArray[Any] | None, path: Path | None, output: Output, printed: bool
 ) -> dict[str, Any]:
     """Write or print one output. Returns: its entry in the JSON document."""

@@ -62,7 +62,7 @@ def put(
     tag: TagOption = None,
 ) -> None:
     """Store a TorchScript source."""
-    from redisai_py.cli.failures import CannotUse
+    from redisai_py.cli.failures import UsageError
     from redisai_py.cli.remote import key_of
     from redisai_py.cli.sources import entry_points_of, read_source
 
@@ -71,7 +71,7 @@ def put(
     try:
         client.scriptstore(key_of(key), device, source, functions, tag)
     except ValueError as error:
-        raise CannotUse(str(error)) from error
+        raise UsageError(str(error)) from error
     output.line(
         f"{key}: {', '.join(functions)} on {device}", **{"key": key, "device": device, "entry points": functions}
     )
@@ -168,4 +168,4 @@ def run(
     )
     for result in results:
         dag.tensorget(result)
-    runs.give(runs.execute(client, dag, len(results), key), places, files, output)
+    runs.print_outputs(runs.execute(client, dag, len(results), key), places, files, output)

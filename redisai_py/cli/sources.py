@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 
 __all__ = ["entry_points_of", "read_source"]
 
@@ -13,27 +13,27 @@ _SIGNATURE = ("List[Tensor]", "List[str]", "List[str]")
 
 
 def read_source(path: Path) -> str:
-    """The text of the file. Raises: CannotUse: not text.   OSError."""
+    """The text of the file. Raises: UsageError: not text.   OSError."""
     if path.is_dir():
-        raise CannotUse(f"{path}: a directory is not a script")
+        raise UsageError(f"{path}: a directory is not a script")
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise CannotUse(f"{path}: not UTF-8 text") from error
+        raise UsageError(f"{path}: not UTF-8 text") from error
 
 
 def entry_points_of(source: str, what: str) -> list[str]:
-    """Functions with the signature of an entry point, in order. Raises: CannotUse: there is none."""
+    """Functions with the signature of an entry point, in order. Raises: UsageError: there is none."""
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
-        raise CannotUse(f"{what}{line}: {error.msg}") from error
+        raise UsageError(f"{what}{line}: {error.msg}") from error
     except ValueError as error:
-        raise CannotUse(f"{what}: {error}") from error
+        raise UsageError(f"{what}: {error}") from error
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_entry_point(node)]
     if not found:
-        raise CannotUse(
+        raise UsageError(
             f"{what}: no function takes (tensors: List[Tensor], keys: List[str], args: List[str]); "
             "only such a function can be an entry point"
         )

@@ -29,7 +29,7 @@ _WIDTH = 60
 def _failures(url: str) -> Iterator[None]:
     """As `exit_codes`; the block may also raise what a training or a bad URL raises."""
     from redisai_py.artifacts import ArtifactError
-    from redisai_py.cli.failures import CannotUse, Exit, exit_codes, fail
+    from redisai_py.cli.failures import Exit, UsageError, exit_codes, fail
     from redisai_py.cli.output import printable
     from redisai_py.urls import masked_url
 
@@ -41,7 +41,7 @@ def _failures(url: str) -> Iterator[None]:
         except RuntimeError as error:
             raise fail(Exit.REFUSED, printable(str(error))) from error
         except ValueError as error:
-            raise CannotUse(f"--url {masked_url(url)}: {error}") from error
+            raise UsageError(f"--url {masked_url(url)}: {error}") from error
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

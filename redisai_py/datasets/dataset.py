@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from redisai_py.artifacts import Archive, Descriptor, Invalid, Manifest, Missing, Reference, Store, Version
 from redisai_py.artifacts.errors import reading
 from redisai_py.artifacts.manifest import MAX_MANIFEST, decode_json
-from redisai_py.artifacts.strings import Room
+from redisai_py.artifacts.strings import ReceiveBuffer
 from redisai_py.datasets.layout import Columns, Schema, row_count
 from redisai_py.datasets.shards import Shard, archived_shards, read_shards
 
@@ -154,11 +154,11 @@ class Dataset:
         return list(self.stream(shards, columns))
 
     def stream(
-        self, shards: Sequence[Shard], columns: Sequence[str] | None = None, room: Room | None = None
+        self, shards: Sequence[Shard], columns: Sequence[str] | None = None, buffer: ReceiveBuffer | None = None
     ) -> Iterator[Columns]:
         """The same, shard by shard.
 
-        Args:   room: buffer to read into; each shard overwrites the columns of the previous one.
+        Args:   buffer: to read into; each shard overwrites the columns of the previous one.
         """
         unknown = [name for name in columns or () if name not in self.schema.names]
         if unknown:
@@ -167,7 +167,7 @@ class Dataset:
         if self.store is None:
             assert self._archive is not None
             return archived_shards(self._archive, what, self.schema, shards, columns)
-        return read_shards(self.store, what, self.schema, shards, columns, lambda: self._archive, room)
+        return read_shards(self.store, what, self.schema, shards, columns, lambda: self._archive, buffer)
 
     def batches(self, split: str | None = None, columns: Sequence[str] | None = None) -> Iterator[Columns]:
         """Iterate shard by shard, in order, with at most 16 shards in memory."""

@@ -18,7 +18,7 @@ from redisai_py.artifacts import (
     Store,
 )
 from redisai_py.artifacts.digest import Buffer, check_content
-from redisai_py.artifacts.strings import Room
+from redisai_py.artifacts.strings import ReceiveBuffer
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, Schema, decode_shard, encode_shard, row_count
 
 __all__ = [
@@ -112,18 +112,18 @@ def read_shards(
     shards: Sequence[Shard],
     columns: Sequence[str] | None = None,
     archive: Callable[[], Archive | None] | None = None,
-    room: Room | None = None,
+    buffer: ReceiveBuffer | None = None,
 ) -> Iterator[Columns]:
     """The columns of shards, read in one round trip.
 
     Args:   what: name of the data set in errors.   columns: only these.
             archive: returns the source of shards that are missing or damaged in Redis.
-            room: buffer to read into; each shard overwrites the columns of the previous one.
+            buffer: to read into; each shard overwrites the columns of the previous one.
     Raises: Missing, Corrupt: naming data set, shard and digest.   Invalid: a shard is not of this schema.
     """
     if not shards:
         return
-    found = store.blobs.read_many([(shard.layer.digest, shard.layer.size) for shard in shards], room)
+    found = store.blobs.read_many([(shard.layer.digest, shard.layer.size) for shard in shards], buffer)
     for shard, value in zip(shards, found, strict=True):
         where = f"{what}, shard {shard.number}"
         try:

@@ -21,7 +21,7 @@ import redis
 from numpy.typing import NDArray
 
 from redisai_py.artifacts import Invalid, Missing, Store, Version, digest_of
-from redisai_py.artifacts.strings import Room
+from redisai_py.artifacts.strings import ReceiveBuffer
 from redisai_py.client import calls
 from redisai_py.client.call import Call
 from redisai_py.datasets.layout import Column, Columns, Schema
@@ -92,9 +92,9 @@ class SmartSimList:
         return list(self._members)
 
     def stream(
-        self, shards: Sequence[_Member], columns: Sequence[str] | None = None, room: Room | None = None
+        self, shards: Sequence[_Member], columns: Sequence[str] | None = None, buffer: ReceiveBuffer | None = None
     ) -> Iterator[Columns]:
-        """Like `fetch`, one by one.   room: ignored."""
+        """Like `fetch`, one by one.   buffer: ignored."""
         return iter(self.fetch(shards, columns))
 
     def fetch(self, shards: Sequence[_Member], columns: Sequence[str] | None = None) -> list[Columns]:

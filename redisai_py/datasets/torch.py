@@ -27,7 +27,7 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from redisai_py.artifacts import Invalid, Store
-from redisai_py.artifacts.strings import Room
+from redisai_py.artifacts.strings import ReceiveBuffer
 from redisai_py.datasets.dataset import Dataset
 from redisai_py.datasets.follow import follow as _follow
 from redisai_py.datasets.follow import followed
@@ -170,8 +170,8 @@ class RedisDataset(IterableDataset[Batch]):
     def _read(self, epoch: Epoch, steps: range) -> Iterator[Batch]:
         """The batches of some steps of an epoch."""
         places = [self.steps.slice_of(step, self._rank, self._ranks) for step in steps]
-        room = Room()
-        with Prefetch(lambda block: self._mixed(epoch, block, room), _needed(epoch, places), self._ahead) as fetched:
+        buffer = ReceiveBuffer()
+        with Prefetch(lambda block: self._mixed(epoch, block, buffer), _needed(epoch, places), self._ahead) as fetched:
             held, begin, end = Batch(), 0, 0
             for start, stop in places:
                 if begin <= start and stop <= end:  # the usual case: the batch lies in one block
@@ -187,15 +187,15 @@ class RedisDataset(IterableDataset[Batch]):
                     parts.append({name: values[offset : offset + length] for name, values in held.items()})
                 yield _joined(parts)
 
-    def _mixed(self, epoch: Epoch, block: Block, room: Room) -> tuple[Block, Batch]:
-        """The rows of a block's shards, in reading order.   room: buffer that is reused for each shard."""
+    def _mixed(self, epoch: Epoch, block: Block, buffer: ReceiveBuffer) -> tuple[Block, Batch]:
+        """The rows of a block's shards, in reading order.   buffer: reused for each shard."""
         order = epoch.rows_of(block.number)
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         mixed: dict[str, Any] = {}
         start = 0
         # Put each shard's rows into their final places; joining the shards first would be another copy.
-        for part in self._connected().stream([self._shards[n] for n in block.shards], self.columns, room):
+        for part in self._connected().stream([self._shards[n] for n in block.shards], self.columns, buffer):
             stop = start + row_count(part)
             for name, values in part.items():
                 if name not in mixed:

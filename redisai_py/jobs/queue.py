@@ -21,8 +21,8 @@ from typing import Any
 import redis
 
 from redisai_py.artifacts import ArtifactError, Invalid, Missing
-from redisai_py.artifacts.connection import AnyClient, plain
-from redisai_py.artifacts.registry import me
+from redisai_py.artifacts.connection import AnyClient, blocking_client
+from redisai_py.artifacts.registry import default_actor
 from redisai_py.pipeline.definition import nearest
 
 __all__ = ["ENDED", "KIND", "Job", "Queue", "Taken", "Unusable", "read_definition"]
@@ -117,7 +117,7 @@ class Queue:
     """The jobs of one Redis. client: a redis-py client, or a URL. prefix: prefix of all keys."""
 
     def __init__(self, client: AnyClient, prefix: str = "ai:") -> None:
-        self.redis: redis.Redis = plain(client)
+        self.redis: redis.Redis = blocking_client(client)
         self.prefix = prefix
         self.stream = f"{prefix}jobs"
         self._take, self._end, self._cancel = map(self.redis.register_script, (_TAKE, _END, _CANCEL))
@@ -133,7 +133,7 @@ class Queue:
     def submit(self, definition: Mapping[str, Any], deploy: bool = True) -> str:
         """Submit a definition in the form of `Definition.as_value`. Returns: the job's id."""
         text = json.dumps(definition, ensure_ascii=False)
-        fields: dict[Any, Any] = {"kind": KIND, "definition": text, "deploy": str(int(deploy)), "who": me()}
+        fields: dict[Any, Any] = {"kind": KIND, "definition": text, "deploy": str(int(deploy)), "who": default_actor()}
         found: Any = self.redis.xadd(self.stream, fields)
         return str(found.decode())
 
@@ -166,7 +166,7 @@ class Queue:
     def cancel(self, job: str) -> str:
         """Cancel a queued job, or ask the worker of a running one to. Returns: cancelled, asked, or the final state."""
         self.get(job)
-        found: Any = self._cancel(keys=[self.key(job)], args=[me(), _now(), _KEPT_S])
+        found: Any = self._cancel(keys=[self.key(job)], args=[default_actor(), _now(), _KEPT_S])
         return str(found.decode())
 
     def logs(self, job: str, after: str = "-") -> list[tuple[str, float, str]]:

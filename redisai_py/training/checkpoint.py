@@ -28,8 +28,8 @@ import torch
 from redisai_py.artifacts import Corrupt, Descriptor, Invalid, Malformed, Manifest, Missing, Store, Version
 from redisai_py.artifacts.connection import AnyClient
 from redisai_py.artifacts.names import LATEST, Reference, check_name
-from redisai_py.artifacts.strings import Room
-from redisai_py.training.link import linked
+from redisai_py.artifacts.strings import ReceiveBuffer
+from redisai_py.training.link import open_store
 from redisai_py.training.packing import Buffers, describe, pack, unpack
 from redisai_py.training.ranks import rank, ranks
 from redisai_py.training.retention import Retention, Superseded
@@ -80,7 +80,7 @@ class Checkpointer:
         if mode not in ("min", "max"):
             raise Invalid(f"mode must be 'min' or 'max', not {mode!r}")
         self.run = check_name(run)
-        self._store: Store = linked(client, prefix)
+        self._store: Store = open_store(client, prefix)
         self._best, self._sign = best, 1 if mode == "min" else -1
         self._retention = Retention(self._store, run, keep)
         self._thread = ThreadPoolExecutor(1, f"checkpoint {run}")
@@ -225,11 +225,11 @@ class Checkpointer:
 
     def _blobs(self, version: Version, manifest: Manifest) -> Any:
         layers = [layer for layer in manifest.layers if layer.title != STATE]
-        room = Room()
+        buffer = ReceiveBuffer()
         for start in range(0, len(layers), _READ_BLOBS):
             group = layers[start : start + _READ_BLOBS]
             try:
-                yield from self._store.blobs.get_many([(layer.digest, layer.size) for layer in group], room)
+                yield from self._store.blobs.get_many([(layer.digest, layer.size) for layer in group], buffer)
             except Missing:
                 raise Missing(f"{version}: {self._lost(group)} is not in Redis") from None
             except Corrupt as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 from redisai_py.artifacts import Conflict, Invalid, Malformed, Missing, Store
 from redisai_py.artifacts.manifest import decode_json
-from redisai_py.training.link import linked
+from redisai_py.training.link import open_store
 from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE, Run
 
 __all__ = ["Launch", "check_script", "default_name", "launch", "launch_of", "relaunch"]
@@ -83,7 +83,7 @@ def launch(url: str, run: str, what: Launch, prefix: str = "ai:") -> None:
             RuntimeError: the training failed despite restarts; the text has the first failure.
     """
     record = Run(url, run, prefix)
-    store = linked(url, prefix, patient=False)
+    store = open_store(url, prefix, patient=False)
     check_script(what.script)
     # With several machines, the first one creates the run, and the others find it.
     if not store.redis.hsetnx(store.keys.summary(run), _FIELD, _as_text(what)) and what.nodes == 1:
@@ -98,7 +98,7 @@ def relaunch(url: str, run: str, prefix: str = "ai:", at: int | None = None, npr
     Raises: Missing: no such run or checkpoint.   See `launch`.
     """
     record = Run(url, run, prefix)
-    store = linked(url, prefix, patient=False)
+    store = open_store(url, prefix, patient=False)
     what = launch_of(url, run, prefix)
     if nproc is not None:
         what = Launch(**{**asdict(what), "nproc": nproc})

@@ -9,7 +9,7 @@ from redis.retry import Retry
 from redisai_py.artifacts import Store
 from redisai_py.artifacts.connection import AnyClient
 
-__all__ = ["linked"]
+__all__ = ["open_store"]
 
 _TRIES = 45
 _FIRST_WAIT_S = 0.02
@@ -18,7 +18,7 @@ _REPLY_S = 60.0
 _CONNECT_S = 5.0
 
 
-def linked(client: AnyClient, prefix: str = "ai:", patient: bool = True) -> Store:
+def open_store(client: AnyClient, prefix: str = "ai:", patient: bool = True) -> Store:
     """A Store, on a new connection for a URL, or on the client's own connections.
 
     patient: for a URL, retry for about 30 s while Redis is unreachable or loading; otherwise fail immediately.

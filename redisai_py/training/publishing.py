@@ -24,7 +24,7 @@ import torch
 from redisai_py.artifacts import ArtifactError, Invalid, NotParity, Parity, Predictions, Store, Tolerance, digest_of
 from redisai_py.artifacts.connection import AnyClient
 from redisai_py.artifacts.parity import check_parity, serving
-from redisai_py.training.link import linked
+from redisai_py.training.link import open_store
 from redisai_py.training.ranks import rank
 
 __all__ = ["Published", "Publisher", "publish"]
@@ -72,7 +72,7 @@ class Publisher:
             raise Invalid(f"every must be at least 1, not {every}")
         if not example or any(value.ndim == 0 or not len(value) for value in example):
             raise Invalid("publishing needs an example: the model's inputs, each with rows as its first dimension")
-        self._store: Store = linked(client, prefix)
+        self._store: Store = open_store(client, prefix)
         self._model, self._key, self._every, self._run = model, key, every, run
         self._example = tuple(value.detach().to("cpu").clone() for value in example)
         self._inputs = list(inputs) if inputs else [f"input_{place}" for place in range(len(example))]

@@ -24,7 +24,7 @@ import redis
 from redisai_py.artifacts import Invalid, Missing, Store
 from redisai_py.artifacts.connection import AnyClient
 from redisai_py.artifacts.names import check_name, is_name
-from redisai_py.training.link import linked
+from redisai_py.training.link import open_store
 from redisai_py.training.ranks import rank, ranks
 
 __all__ = ["PREFIX_VARIABLE", "RUN_VARIABLE", "URL_VARIABLE", "Run", "run_names"]
@@ -47,7 +47,7 @@ class Run:
 
     def __init__(self, client: AnyClient, name: str, prefix: str = "ai:") -> None:
         self.name = check_name(name)
-        self._store: Store = linked(client, prefix, patient=False)
+        self._store: Store = open_store(client, prefix, patient=False)
         self._summary = self._store.keys.summary(name)
         self._series = self._store.keys.series(name)
         self._failing = False
@@ -150,7 +150,7 @@ def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, float]:
 
 def run_names(client: AnyClient, prefix: str = "ai:") -> Iterator[str]:
     """The runs that have a summary, sorted. O(keys of the database), in steps that block no other client."""
-    store = linked(client, prefix, patient=False)
+    store = open_store(client, prefix, patient=False)
     start = f"{prefix}summary:run:"
     keys = store.redis.scan_iter(match=f"{start}*", count=1000, _type="hash")
     names = (key.decode("utf-8", "replace").removeprefix(start) for key in keys)

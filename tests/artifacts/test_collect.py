@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 import redis
 
-from redisai_py.artifacts import Conflict, Missing, Store, collect, digest_of, reach, roots
+from redisai_py.artifacts import Conflict, Missing, Store, collect, digest_of, reachable, roots
 from redisai_py.artifacts.leases import HOLD_S, redis_time
 from tests.artifacts.building import blobs_of, version_of
 
@@ -26,7 +26,7 @@ def test_what_no_name_reaches_is_deleted(store: Store) -> None:
     done = collect(store)
     assert (done.removed, done.digests) == (told.removed, told.digests)
     assert done.bytes > 0
-    assert blobs_of(store) == reach(store, roots(store))
+    assert blobs_of(store) == reachable(store, roots(store))
     _, manifest = store.open("artifact", "cancer")
     assert [store.read(layer) for layer in manifest.layers] == [b"shared", b"two"]
     assert collect(store).removed == 0
@@ -142,7 +142,7 @@ def test_publishers_and_collectors_at_the_same_time(store: Store) -> None:
     for name in store.registry("artifact").names():
         _, manifest = store.open("artifact", name)
         assert all(len(store.read(layer)) == 100 for layer in manifest.layers)
-    assert blobs_of(store) == reach(store, roots(store))
+    assert blobs_of(store) == reachable(store, roots(store))
 
 
 def test_a_name_that_is_gone_has_no_version(store: Store) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from redisai_py.artifacts import Archive, Store, collect, reach, roots
+from redisai_py.artifacts import Archive, Store, collect, reachable, roots
 from redisai_py.artifacts.inspect import verify
 from redisai_py.artifacts.transfer import collect_archive
 from tests.artifacts.building import blobs_of
@@ -73,7 +73,7 @@ def _nothing_is_left(store: Store, other: Store, archive: Archive) -> None:
     for which in (store, other):
         which.redis.delete(which.keys.leases)
         collect(which)
-        assert blobs_of(which) == reach(which, roots(which)) - _in_parts(which)
+        assert blobs_of(which) == reachable(which, roots(which)) - _in_parts(which)
     collect_archive(archive, older_s=0)
     needed = set()
     for entry in archive.index()[0].entries:

@@ -12,7 +12,7 @@ import redis.asyncio
 from redisai_py import AsyncClient, Client
 from redisai_py.artifacts import PART_SIZE, Conflict, Corrupt, Descriptor, Invalid, Missing, Store, digest_of
 from redisai_py.artifacts.store import chunks_of
-from redisai_py.artifacts.strings import Room
+from redisai_py.artifacts.strings import ReceiveBuffer
 from tests.artifacts.building import contents_of, version_of
 from tests.support import RedisServer
 
@@ -78,7 +78,7 @@ def test_many_blobs_take_few_round_trips(store: Store) -> None:
     assert digests == [digest_of(item) for item in items]
     wanted = [(digest, len(item)) for digest, item in zip(digests, items, strict=True)]
     assert list(store.blobs.get_many(wanted)) == items
-    assert [bytes(data) for data in store.blobs.get_many(wanted, Room())] == items
+    assert [bytes(data) for data in store.blobs.get_many(wanted, ReceiveBuffer())] == items
     assert reads < 60
     sizes = store.blobs.sizes([*digests, digest_of(b"absent")])
     assert sizes[digest_of(b"absent")] is None

@@ -11,7 +11,7 @@ import redis
 from redis.cache import CacheConfig
 
 from redisai_py import Client
-from redisai_py.artifacts.strings import LONGEST, Room, set_strings
+from redisai_py.artifacts.strings import MAX_STRING, ReceiveBuffer, set_strings
 from tests.proxy import Proxy
 from tests.support import FrontDoor, RedisServer, redis_binaries, version_of
 
@@ -24,7 +24,10 @@ def values() -> dict[str, bytes]:
 
 
 def read(link: redis.Redis, wanted: dict[str, int]) -> list[bytes | None]:
-    return [None if value is None else bytes(value) for value in Room().read(link, list(wanted), list(wanted.values()))]
+    return [
+        None if value is None else bytes(value)
+        for value in ReceiveBuffer().read(link, list(wanted), list(wanted.values()))
+    ]
 
 
 def sizes_of(values: dict[str, bytes]) -> dict[str, int]:
@@ -83,13 +86,13 @@ def test_another_reply_than_expected(
 
 def test_nothing_and_too_much(bare: redis.Redis) -> None:
     bare.set("key", b"value")
-    assert list(Room().read(bare, [], [])) == []
-    assert read(bare, {"key": LONGEST + 1}) == [b"value"]  # and no room is made for what a stranger says
+    assert list(ReceiveBuffer().read(bare, [], [])) == []
+    assert read(bare, {"key": MAX_STRING + 1}) == [b"value"]  # and no room is made for what a stranger says
 
 
 def test_a_reader_that_leaves_takes_its_connection_along(bare: redis.Redis, values: dict[str, bytes]) -> None:
     bare.mset(values)  # type: ignore[arg-type]
-    coming = Room().read(bare, list(values), list(sizes_of(values).values()))
+    coming = ReceiveBuffer().read(bare, list(values), list(sizes_of(values).values()))
     assert bytes(next(coming)) == values["key-0"]
     coming.close()  # type: ignore[attr-defined]  # a generator
     assert bare.get("key-4") == values["key-4"]

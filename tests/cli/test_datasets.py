@@ -10,7 +10,7 @@ import redis
 
 from redisai_py.artifacts import Store
 from redisai_py.cli.dataset_options import bytes_of, split_files, window_of
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 from redisai_py.datasets.tail import Window
 from tests.cli.conftest import Redisai
 
@@ -161,12 +161,12 @@ def test_values_of_options() -> None:
     assert bytes_of("--shard-bytes", "512KiB") == 512 * 1024
     assert split_files(["train=a=b.csv", "test=c.csv"]) == {"train": "a=b.csv", "test": "c.csv"}
     for text in ("0", "-1", "1y", "", "0d", "1e99"):
-        with pytest.raises(CannotUse):
+        with pytest.raises(UsageError):
             window_of(text)
     for text in ("0", "1GiB", "x", "1MiBs"):
-        with pytest.raises(CannotUse):
+        with pytest.raises(UsageError):
             bytes_of("--shard-bytes", text)
-    with pytest.raises(CannotUse):
+    with pytest.raises(UsageError):
         split_files(["a.csv", "test=b.csv"])
 
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 from safetensors.numpy import load_file
 
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 from redisai_py.cli.model_files import backend_of, read_model
 from tests.cli.conftest import MUL, Redisai
 from tests.support import RedisServer, long_model
@@ -274,7 +274,7 @@ def test_the_name_tells_the_framework(name: str, backend: str) -> None:
 
 def test_a_saved_models_directory_is_packed_the_same_every_time(tmp_path: Path) -> None:
     (tmp_path / "variables").mkdir()
-    with pytest.raises(CannotUse, match=r"not a SavedModel"):
+    with pytest.raises(UsageError, match=r"not a SavedModel"):
         read_model(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"graph")
     (tmp_path / "variables" / "data").write_bytes(b"weights" * 1000)

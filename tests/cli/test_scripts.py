@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import redis
 
-from redisai_py.cli.failures import CannotUse
+from redisai_py.cli.failures import UsageError
 from redisai_py.cli.sources import entry_points_of
 from tests.cli.conftest import Redisai
 
@@ -94,11 +94,11 @@ def test_entry_points_are_found_by_their_signature() -> None:
     assert entry_points_of(SOURCE, "s") == ["twice", "scaled", "remember"]
     modern = "def f(t: list[torch.Tensor], k: list[str], a: list[str]): return t[0]\ndef g(x): return x"
     assert entry_points_of(modern, "s") == ["f"]
-    with pytest.raises(CannotUse, match="no function takes"):
+    with pytest.raises(UsageError, match="no function takes"):
         entry_points_of("def g(x): return x", "s")
-    with pytest.raises(CannotUse, match=r"^s, line 2: '\(' was never closed$"):
+    with pytest.raises(UsageError, match=r"^s, line 2: '\(' was never closed$"):
         entry_points_of("\ndef g(x", "s")
-    with pytest.raises(CannotUse, match=r"^s: source code string cannot contain null bytes$"):
+    with pytest.raises(UsageError, match=r"^s: source code string cannot contain null bytes$"):
         entry_points_of("\0", "s")
 
 

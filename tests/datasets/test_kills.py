@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import redis
 
-from redisai_py.artifacts import Archive, Store, collect, reach, roots
+from redisai_py.artifacts import Archive, Store, collect, reachable, roots
 from redisai_py.datasets.dataset import KIND, Dataset
 from redisai_py.datasets.tail import START, Tail
 from tests.artifacts.building import blobs_of
@@ -70,5 +70,5 @@ def test_killed_and_tried_again(operation: str, redis_server: RedisServer, tmp_p
             assert tail(store) == (before + 1 if operation == "dataset append" else appended), (step, phase)
             store.redis.delete(store.keys.leases)  # an hour later
             collect(store)
-            assert blobs_of(store) <= reach(store, roots(store))  # nothing is left over
+            assert blobs_of(store) <= reachable(store, roots(store))  # nothing is left over
         assert killed >= len(points) - 2
