@@ -167,6 +167,7 @@ async def cache_warm(request: cache.CacheWarm, turn: Turn) -> Any:
         tensors = await _tensors(access, [key for request_keys in some for key in request_keys])
         inputs = [tensors[at : at + each] for at in range(0, len(tensors), each)]
         done = await warm(turn.services.predictions, ruled, inputs)
+        ruled.ledger.counts["warmed"] += done[0]
         inserted, present, failed = inserted + done[0], present + done[1], failed + done[2]
         if turn.gone:
             break

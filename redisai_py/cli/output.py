@@ -12,11 +12,13 @@ import typer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from rich.console import Console
 
 __all__ = ["Output", "printable", "size_text", "tensor_fields", "tensor_text", "values_of"]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _WIDE = 4096  # columns without a terminal, so that each table row stays one line
+_BETWEEN = "  "
 
 
 class Output:
@@ -116,13 +118,37 @@ def _cell(value: Any) -> str:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], header: bool) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     console = Console(markup=False, highlight=False, emoji=False)
     if not sys.stdout.isatty():
         console.width = _WIDE
-    table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    lines = [columns, *rows] if header else rows
+    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
+    if sum(widths) + len(_BETWEEN) * (len(columns) - 1) > console.width:
+        _print_folded(console, columns, rows, header)
+        return
+    # Nothing is too wide, and padding takes a hundredth of the time of a rich table.
+    texts = [_BETWEEN.join(_padded(line, widths)).rstrip() for line in lines]
+    with console.capture() as printed:
+        if header:
+            console.print(Text(texts.pop(0), "bold", no_wrap=True))
+    typer.echo(printed.get() + "\n".join(texts))
+
+
+def _padded(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    from rich.cells import cell_len
+
+    return [cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+
+
+def _print_folded(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], header: bool) -> None:
+    """Print a table with cells of several lines, where the terminal is too narrow."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, len(_BETWEEN), 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

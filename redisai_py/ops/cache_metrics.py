@@ -24,7 +24,7 @@ _COUNTS = {
     "inserts": "Predictions sent to Redis.",
     "bytes": "Their bytes.",
     "refreshes": "Predictions computed again shortly before their end.",
-    "warmed": "Predictions computed for a new version before it was stored.",
+    "warmed": "Predictions computed in advance: by AI.CACHE WARM, or for a new version before it was stored.",
     "late": "Look-ups that Redis did not answer in time.",
     "damaged": "Values under a prediction's key that were none.",
     "full": "Predictions not kept because of MAXBYTES.",

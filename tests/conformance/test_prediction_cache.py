@@ -154,7 +154,7 @@ def test_warming_then_every_request_hits(ruled, bare):
     for number in range(0, 10, 2):
         assert execute(ruled, "CACHE", "ONLY", inputs=(f"w{number}", f"w{number + 1}")) == b"OK"
         assert values(ruled, "c") == [b"%d" % (2 * number + 1), b"2"]
-    assert (stats(ruled)["hits"], stats(ruled)["misses"]) == (5, 0)
+    assert [stats(ruled)[name] for name in ("hits", "misses", "inserts", "warmed")] == [5, 0, 5, 5]
     keys = [f"w{number}" for number in range(10)]  # the inputs of several requests, one behind the other
     assert fields(ruled.execute_command("AI.CACHE", "WARM", "net", "INPUTS", 10, *keys))["present"] == 5
     for words in (("INPUTS", 3, *keys[:3]), ("INPUTS", 2, "w1"), ("INPUTS", 2, "w1", "none"), ("KEYS", 1, "w1"), ()):
