@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from redisai_py.engine.isolation.lifetime import die_with_parent
+from redisai_py.engine.lifetime import die_with_parent
 
 __all__ = ["main"]
 

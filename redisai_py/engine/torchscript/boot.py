@@ -6,6 +6,7 @@ goes wrong ends the process with a traceback on stderr, and the server hears the
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import socket
@@ -16,15 +17,17 @@ __all__ = ["main"]
 
 def main(control_fd: int) -> None:
     """Serve on the inherited socket until the server closes it."""
+    control = socket.socket(fileno=control_fd)
     try:
-        zygote = importlib.import_module("redisai_py_torch.script_zygote")
+        process = importlib.import_module("redisai_py_torch.script_process")
     except ImportError as error:
-        answer = {"op": "missing", "text": str(error)}
-        socket.socket(fileno=control_fd).send(json.dumps(answer).encode())
+        control.send(json.dumps({"op": "missing", "text": str(error)}).encode())
     else:
+        from redisai_py.engine.forking import serve_forks
         from redisai_py.engine.torchscript.lane import FarEnd
 
-        zygote.serve(control_fd, FarEnd)
+        process.prepare()
+        serve_forks(control, process.VERSION, b"redisai-script", functools.partial(process.serve, FarEnd))
 
 
 if __name__ == "__main__":

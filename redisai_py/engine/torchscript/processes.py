@@ -63,7 +63,7 @@ class Zygote:
 
     def fork(self, worker: int, sock: socket.socket, shared: int, options: dict[str, Any]) -> None:
         """Have a worker process forked that serves `sock`. shared: the file that it maps; both are closed here."""
-        order = json.dumps({"op": "fork", "worker": worker, **options}).encode()
+        order = json.dumps({"op": "fork", "number": worker, **options}).encode()
         try:
             socket.send_fds(self._control, [order], [sock.fileno(), shared])
         except OSError:
@@ -75,7 +75,7 @@ class Zygote:
     def kill(self, worker: int) -> None:
         """Kill a worker immediately; `worker_exited` reports its end."""
         with contextlib.suppress(OSError):  # the zygote has ended, and its workers with it
-            self._control.send(json.dumps({"op": "kill", "worker": worker}).encode())
+            self._control.send(json.dumps({"op": "kill", "number": worker}).encode())
 
     def close(self) -> Pending[None]:
         """End the zygote and its workers; returns when no process is left. No event is reported after this call."""
@@ -133,10 +133,10 @@ class Zygote:
             case "ready":
                 self._events.zygote_ready(answer["version"])
             case "forked":
-                self.worker_pids[answer["worker"]] = answer["pid"]
+                self.worker_pids[answer["number"]] = answer["pid"]
             case "exited":
-                self.worker_pids.pop(answer["worker"], None)
-                self._events.worker_exited(answer["worker"], answer["status"])
+                self.worker_pids.pop(answer["number"], None)
+                self._events.worker_exited(answer["number"], answer["status"])
             case _:
                 self._hang_up()
                 self._events.zygote_lost(answer["text"])

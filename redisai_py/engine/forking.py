@@ -1,0 +1,142 @@
+"""Forks processes in milliseconds on the server's request, from a process that has imported a framework: a zygote.
+
+Requests arrive over a SOCK_SEQPACKET socket, one JSON object each: `fork` (with the new process's files attached) and
+`kill`, both with the server's number of the process. Answers are `ready`, `forked` and `exited`. Only the zygote reaps
+its children, so a `kill` never hits a process that reuses a dead one's id. It ends when the server does, and its
+processes with it.
+
+A process with several threads may be forked only if nothing of those threads is needed or locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from redisai_py.engine.lifetime import die_with_parent
+
+__all__ = ["serve_forks"]
+
+_MAX_REQUEST = 4096
+_MAX_FILES = 2
+_PR_SET_NAME = 15
+_PR_SET_NO_NEW_PRIVS = 38
+
+Body = Callable[[dict[str, Any], list[int]], int]
+"""What a new process does. Args: the request, its files. Returns: the exit status."""
+
+
+def serve_forks(control: socket.socket, version: str, name: bytes, body: Body) -> None:
+    """Serve the server until it closes the connection.
+
+    Args: version: of the framework.   name: of the processes, for `ps`.   body: run in each new process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()  # existing objects are shared with every process until somebody writes to them
+    zygote = _Zygote(control, name, body)
+    try:
+        zygote.run(version)
+    finally:
+        zygote.kill_all()
+
+
+class _Zygote:
+    def __init__(self, control: socket.socket, name: bytes, body: Body) -> None:
+        self._control = control
+        self._name = name
+        self._body = body
+        self._children: dict[int, int] = {}
+        """The server's process numbers, by process id of each live process."""
+        self._libc = ctypes.CDLL(None)
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._wake_write)  # receives a byte whenever a child has ended
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def run(self, version: str) -> None:
+        self._answer(op="ready", version=version)
+        while True:
+            readable, _, _ = select.select([self._control.fileno(), self._wake_read], [], [])
+            if self._wake_read in readable:
+                os.read(self._wake_read, 4096)
+                self._reap()
+            if self._control.fileno() in readable and not self._execute():
+                return
+
+    def kill_all(self) -> None:
+        """Kill and reap every process."""
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._children:
+            os.waitpid(pid, 0)
+
+    def _execute(self) -> bool:
+        """Read and execute a request. Returns: False if the server has closed the connection."""
+        try:
+            message, fds, _, _ = socket.recv_fds(self._control, _MAX_REQUEST, _MAX_FILES)
+        except ConnectionError:  # the server is gone, without reading all answers
+            return False
+        if not message:
+            return False
+        request = json.loads(message)
+        if request["op"] == "fork":
+            self._fork(request, fds)
+        else:
+            for pid, number in self._children.items():
+                if number == request["number"]:
+                    os.kill(pid, signal.SIGKILL)
+        return True
+
+    def _fork(self, request: dict[str, Any], fds: list[int]) -> None:
+        parent, number = os.getpid(), request["number"]
+        try:
+            pid = os.fork()
+        except OSError:  # no process or memory left: only this process is missing
+            traceback.print_exc()
+            pid = None
+        if pid == 0:
+            self._become(request, fds, parent)
+        for fd in fds:
+            os.close(fd)
+        if pid is None:
+            self._answer(op="exited", number=number, status=1)
+            return
+        self._children[pid] = number
+        self._answer(op="forked", number=number, pid=pid)
+
+    def _become(self, request: dict[str, Any], fds: list[int], parent: int) -> None:
+        status = 1
+        try:
+            die_with_parent(parent)
+            self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            self._libc.prctl(_PR_SET_NAME, self._name, 0, 0, 0)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._control.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            status = self._body(request, fds)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)  # not `sys.exit`: the zygote's stack frames are below this one
+
+    def _reap(self) -> None:
+        for pid in list(self._children):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self._answer(op="exited", number=self._children.pop(pid), status=os.waitstatus_to_exitcode(status))
+
+    def _answer(self, **message: Any) -> None:
+        # A lost server is noticed where requests are read.
+        with contextlib.suppress(ConnectionError):
+            self._control.send(json.dumps(message).encode())
