@@ -39,11 +39,6 @@ class Setting:
         """As on the command line: `--max-clients`."""
         return "--" + self.name.replace("_", "-")
 
-    @property
-    def variable(self) -> str:
-        """As in the environment: `REDISAI_MAX_CLIENTS`."""
-        return "REDISAI_" + self.name.upper()
-
     def check(self, value: Any) -> None:
         """Raise ValueError, with a text that names the setting and the limit, if the value is out of bounds."""
         if self.choices and value not in self.choices:

@@ -22,7 +22,6 @@ from redisai_py.artifacts.connection import AnyClient
 from redisai_py.artifacts.deploy import Deployed, Settings, deploy, rollback, verify_version
 from redisai_py.artifacts.errors import Missing
 from redisai_py.artifacts.manifest import Descriptor, Manifest, check_title
-from redisai_py.artifacts.names import Reference
 from redisai_py.artifacts.parity import Parity, Tolerance
 from redisai_py.artifacts.publish import Contents, publish
 from redisai_py.artifacts.registry import LogEntry, Version
@@ -222,9 +221,7 @@ class Artifacts:
         progress: Callable[[int, int], object] | None = None,
     ) -> list[inspect.Problem]:
         """Read every byte of versions, by default all, in Redis or in an archive. Returns: the problems found."""
-        found: list[Version] = []
-        for text in references if references is not None else self.names():
-            found += self._chosen(text)
+        found = self._registry.select(references if references is not None else self.names())
         return inspect.verify(self.store, found, None if archive is None else _archive(archive), progress)
 
     def rm(self, references: Sequence[str], archive: AnyArchive | None = None) -> list[Version]:
@@ -232,26 +229,18 @@ class Artifacts:
 
         Raises: Conflict: an alias points to one.   Missing.
         """
-        chosen: dict[str, Version] = {}
-        if archive is not None:
-            source = _archive(archive)
-            index, _ = source.index()
-            for text in references:
-                for entry in index.select("artifact", text):
-                    remove_archived(source, "artifact", entry.name, [entry.version])
-                    chosen[str(entry)] = Version(entry.name, entry.version, entry.digest)
-            return list(chosen.values())
+        if archive is None:
+            chosen = self._registry.select(references)
+            self._registry.remove_all(chosen)
+            return chosen
+        source = _archive(archive)
+        index, _ = source.index()
+        removed: dict[str, Version] = {}
         for text in references:
-            chosen |= {str(version): version for version in self._chosen(text)}
-        for name in {version.name for version in chosen.values()}:
-            self._registry.remove(name, [version.version for version in chosen.values() if version.name == name])
-        return list(chosen.values())
-
-    def _chosen(self, text: str, kind: str = "artifact") -> list[Version]:
-        reference, registry = Reference.parse(text), self.store.registry(kind)
-        if reference.version is None and reference.alias is None:
-            return registry.versions(reference.name)
-        return [registry.resolve(reference)]
+            for entry in index.select("artifact", text):
+                remove_archived(source, "artifact", entry.name, [entry.version])
+                removed[str(entry)] = Version(entry.name, entry.version, entry.digest)
+        return list(removed.values())
 
     def gc(self, dry_run: bool = False, archive: AnyArchive | None = None, older_s: float = 3600) -> Collected:
         """Delete unreferenced blobs from Redis, or from the archive if given: there only those written more than
@@ -263,8 +252,7 @@ class Artifacts:
 
     def evict(self, references: Sequence[str], archive: AnyArchive, kind: str = "artifact") -> Collected:
         """Delete layers from Redis that the archive has; see `inspect.evict`."""
-        chosen = {str(version): version for text in references for version in self._chosen(text, kind)}
-        return inspect.evict(self.store, list(chosen.values()), _archive(archive), kind)
+        return inspect.evict(self.store, self.store.registry(kind).select(references), _archive(archive), kind)
 
     def close(self) -> None:
         """Close the connections opened here; those of the given client stay open."""

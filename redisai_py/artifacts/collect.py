@@ -12,7 +12,6 @@ from typing import Any
 
 import redis
 
-from redisai_py.artifacts.connection import watch
 from redisai_py.artifacts.digest import hex_of, is_digest
 from redisai_py.artifacts.errors import ArtifactError, Conflict
 from redisai_py.artifacts.leases import leased, redis_time
@@ -180,7 +179,7 @@ def _sweep(
     for _ in range(_TRIES):
         with store.redis.pipeline() as pipeline:
             try:
-                watch(pipeline, store.keys.leases)
+                pipeline.watch(store.keys.leases)  # type: ignore[no-untyped-call]  # redis-py's
                 held: set[str] = leased(pipeline, store.keys, began)
                 doomed = [digits for digits in group if digits not in held]
                 keys = [key for digits in doomed for key in there[digits]]

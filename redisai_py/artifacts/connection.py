@@ -9,7 +9,7 @@ import redis.asyncio
 
 from redisai_py.artifacts.errors import Invalid
 
-__all__ = ["AnyClient", "blocking_client", "watch"]
+__all__ = ["AnyClient", "blocking_client"]
 
 AnyClient = redis.Redis | redis.asyncio.Redis | str
 """A redis-py client, blocking or asyncio (redisai_py's clients too), or a URL."""
@@ -45,8 +45,3 @@ def blocking_client(client: AnyClient) -> redis.Redis:
         raise Invalid(f"{pool.connection_class.__name__} has no blocking twin: give a blocking client of this Redis")
     kept = {name: value for name, value in settings.items() if name not in _ASYNC_ONLY}
     return redis.Redis.from_pool(redis.ConnectionPool(connection_class=made_of, **{**kept, "decode_responses": False}))
-
-
-def watch(pipeline: Any, *keys: str) -> None:
-    """WATCH: the following commands are sent immediately, until `multi()`."""
-    pipeline.watch(*keys)

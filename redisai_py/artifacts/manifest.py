@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from redisai_py.artifacts.digest import Buffer, digest_of, is_digest
+from redisai_py.artifacts.digest import Buffer, is_digest
 from redisai_py.artifacts.errors import Invalid
 
 __all__ = [
@@ -115,11 +115,6 @@ class Descriptor:
         return self.media_type.endswith(ZSTD) and CONTENT_DIGEST in self.annotations
 
     @property
-    def content_type(self) -> str:
-        """The media type of the content."""
-        return self.media_type.removesuffix(ZSTD) if self.compressed else self.media_type
-
-    @property
     def content_digest(self) -> str:
         """Digest of the decompressed content."""
         return self.annotations[CONTENT_DIGEST] if self.compressed else self.digest
@@ -196,11 +191,6 @@ class Manifest:
                 f"{len(self.layers)} layers make a manifest of {len(data)} bytes; {MAX_MANIFEST} are the limit"
             )
         return data
-
-    @property
-    def digest(self) -> str:
-        """The digest of `encode()`."""
-        return digest_of(self.encode())
 
     @classmethod
     def decode(cls, what: str, data: Buffer) -> Manifest:

@@ -12,14 +12,13 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, TypeVar
 
 import redis
 
-from redisai_py.artifacts.connection import watch
 from redisai_py.artifacts.digest import is_digest
 from redisai_py.artifacts.errors import AliasMoved, Conflict, Invalid, Malformed, Missing
 from redisai_py.artifacts.names import (
@@ -145,6 +144,19 @@ class Registry:
             return versions[-1]
         known = [alias for version in versions for alias in version.aliases]
         raise Missing(f"there is no {self.kind} {wanted}; aliases: {_some(known) or 'none'}")
+
+    def select(self, references: Iterable[str]) -> list[Version]:
+        """The versions references select, without duplicates: all of NAME, one for NAME:7 and NAME@ALIAS.
+
+        Raises: Missing, Invalid.
+        """
+        found: dict[str, Version] = {}
+        for text in references:
+            reference = Reference.parse(text)
+            whole = reference.version is None and reference.alias is None
+            versions = self.versions(reference.name) if whole else [self.resolve(reference)]
+            found |= {str(version): version for version in versions}
+        return list(found.values())
 
     def log(self, name: str, count: int | None = None) -> list[LogEntry]:
         """Log entries of a name, newest first. count: maximum number; the log keeps about 1000."""
@@ -272,6 +284,11 @@ class Registry:
         if versions:
             self._transaction(change, key, pointing)
 
+    def remove_all(self, versions: Sequence[Version]) -> None:
+        """`remove` for versions of several names."""
+        for name in dict.fromkeys(version.name for version in versions):
+            self.remove(name, [version.version for version in versions if version.name == name])
+
     def note(
         self, name: str, event: str, fields: Mapping[str, str | int], archived: Mapping[int, str] | None = None
     ) -> None:
@@ -300,7 +317,7 @@ class Registry:
         for attempt in range(_TRIES):
             with self._redis.pipeline() as pipeline:
                 try:
-                    watch(pipeline, *watched)
+                    pipeline.watch(*watched)  # type: ignore[no-untyped-call]  # redis-py's
                     return change(pipeline)
                 except redis.WatchError:
                     time.sleep(random.uniform(0, min(0.05, 0.001 * (attempt + 1))))

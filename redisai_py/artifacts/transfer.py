@@ -69,7 +69,7 @@ def push(
 
     Raises: ArchiveError; Missing, Corrupt: in Redis.   Conflict: the archive has another version of that number.
     """
-    done = Pushed(versions=_selected(store, kind, references))
+    done = Pushed(versions=store.registry(kind).select(references))
     manifests = {version.digest: store.get_manifest(version.digest, str(version)) for version in done.versions}
     _push_entries(store, archive, kind, done, manifests, progress)
     for name in {version.name for version in done.versions}:
@@ -116,19 +116,6 @@ def _push_entries(
             return
         time.sleep(random.uniform(0, min(1.0, 0.02 * (attempt + 1))))
     raise Conflict(f"{archive.url}: its index changed repeatedly; push again later")
-
-
-def _selected(store: Store, kind: str, references: Sequence[str]) -> list[Version]:
-    registry = store.registry(kind)
-    found: dict[str, Version] = {}
-    for text in references:
-        reference = Reference.parse(text)
-        if reference.version is None and reference.alias is None:
-            found |= {str(version): version for version in registry.versions(reference.name)}
-        else:
-            version = registry.resolve(reference)
-            found[str(version)] = version
-    return list(found.values())
 
 
 def _blobs_of(manifests: dict[str, Manifest]) -> list[Descriptor]:

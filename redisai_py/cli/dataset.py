@@ -205,11 +205,8 @@ def promote(
 @on_artifacts
 def rm(artifacts: Artifacts, output: Output, references: ReferencesArgument) -> None:
     """Remove versions; `redisai artifact gc` frees their bytes. Fails while an alias points to one."""
-    from redisai_py.cli.dataset_options import versions_of
-
     registry = artifacts.store.registry("dataset")
-    chosen = versions_of(artifacts.store, references)
-    for name in dict.fromkeys(version.name for version in chosen):
-        registry.remove(name, [version.version for version in chosen if version.name == name])
+    chosen = registry.select(references)
+    registry.remove_all(chosen)
     removed = [str(version) for version in chosen]
     output.line(f"{', '.join(removed)}: removed", removed=removed)

@@ -28,7 +28,6 @@ __all__ = [
     "print_version",
     "split_files",
     "types_of",
-    "versions_of",
     "window_of",
 ]
 
@@ -104,20 +103,6 @@ def split_files(values: Sequence[str]) -> dict[str, str]:
     if "" in found and len(found) > 1:
         raise UsageError(f"{found['']}: say which split it is, as in train={found['']}")
     return found
-
-
-def versions_of(store: Store, references: Sequence[str]) -> list[Version]:
-    """The versions references select: all of NAME, one for NAME:7 and NAME@ALIAS. Raises: Missing, Invalid."""
-    from redisai_py.artifacts import Reference
-
-    registry = store.registry("dataset")
-    chosen: dict[str, Version] = {}
-    for text in references:
-        reference = Reference.parse(text)
-        plain = reference.version is None and reference.alias is None
-        found = registry.versions(reference.name) if plain else [registry.resolve(reference)]
-        chosen |= {str(version): version for version in found}
-    return list(chosen.values())
 
 
 def print_version(store: Store, version: Version, output: Output) -> None:

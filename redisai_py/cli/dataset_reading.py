@@ -237,13 +237,13 @@ def verify(
 ) -> None:
     """Compare every blob in Redis or in an archive with its digest. Exit code 1 if anything is wrong."""
     from redisai_py.artifacts.inspect import verify as compare
-    from redisai_py.cli.dataset_options import versions_of
     from redisai_py.cli.failures import Exit
 
     with progress_bar("verifying") as progress:
         source = None if archive is None else open_archive(archive, endpoint)
         store = artifacts.store
-        chosen = versions_of(store, references or store.registry("dataset").names())
+        registry = store.registry("dataset")
+        chosen = registry.select(references or registry.names())
         problems = compare(store, chosen, source, progress)
     rows = [{"version": problem.version, "problem": problem.text} for problem in problems]
     if output.as_json:

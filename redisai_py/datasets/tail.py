@@ -18,7 +18,6 @@ from typing import Any
 import redis
 
 from redisai_py.artifacts import Conflict, Descriptor, Invalid, Malformed, Missing, Store
-from redisai_py.artifacts.connection import watch
 from redisai_py.artifacts.digest import is_digest
 from redisai_py.artifacts.errors import reading
 from redisai_py.artifacts.leases import redis_time
@@ -147,7 +146,7 @@ class Tail:
         """Remove everything up to a stream id. Raises: Conflict: others keep changing the tail."""
         for _ in range(_TRIES):
             with self._store.redis.pipeline() as pipeline, suppress(redis.WatchError):
-                watch(pipeline, self._hash)
+                pipeline.watch(self._hash)  # type: ignore[no-untyped-call]  # redis-py's
                 before: Any = pipeline.hget(self._hash, _DROPPED)
                 if before is not None and self._dropped(before) >= _place(up_to):
                     return

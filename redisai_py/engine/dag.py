@@ -12,7 +12,7 @@ Source: AI.DAG* commands, scoping and replies; the order of failures is ours.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,14 +93,6 @@ class Graph:
 
     def _is_computed(self, version: Version) -> bool:
         return version.writer != _LOADED and self.operations[version.writer].kind is not Kind.TENSOR
-
-    def readers(self) -> Mapping[Version, int]:
-        """How many operations read each version; a version without further readers need not be kept."""
-        counts: dict[Version, int] = {}
-        for versions in self.inputs:
-            for version in versions:
-                counts[version] = counts.get(version, 0) + 1
-        return counts
 
 
 class Plan:

@@ -222,8 +222,8 @@ def test_a_manifest_that_promises_other_sizes(store: Store, other: Store, tmp_pa
     lying = replace(manifest, layers=(replace(manifest.layers[0], size=10),), raw=None)
     push(store, archive, ["cancer"])
     index = json.loads((tmp_path / "archive" / "index.json").read_bytes())
-    index["manifests"][0] |= {"digest": lying.digest, "size": len(lying.encode())}
-    (tmp_path / "archive" / blob_path(lying.digest)).write_bytes(lying.encode())
+    index["manifests"][0] |= {"digest": digest_of(lying.encode()), "size": len(lying.encode())}
+    (tmp_path / "archive" / blob_path(digest_of(lying.encode()))).write_bytes(lying.encode())
     (tmp_path / "archive" / "index.json").write_text(json.dumps(index))
     with pytest.raises(Corrupt, match="layer-0"):
         pull(other, archive)

@@ -117,7 +117,7 @@ def test_data_is_compressed_where_it_pays(store: Store) -> None:
         refused = store.put_layer(table, "application/x", "weights", lease, compress=False)
     assert squeezed.media_type == "application/x+zstd"
     assert squeezed.size < len(table) / 10
-    assert (squeezed.content_type, squeezed.content_size) == ("application/x", len(table))
+    assert (squeezed.media_type, squeezed.content_size) == ("application/x+zstd", len(table))
     assert squeezed.content_digest == digest_of(table)
     assert kept.media_type == refused.media_type == "application/x"
     assert store.read(squeezed) == store.read(refused) == table

@@ -283,7 +283,8 @@ def test_a_killed_worker_takes_one_call_along(fresh: Callable[..., Together], nu
     async def go() -> list[Any]:
         runs = middle(scripts)
         # A call that is not begun is repeated, this one without end.
-        await until(lambda: scripts.engine._work.has_begun(runs[2]))
+        work = scripts.engine._work
+        await until(lambda: work.worker_of(runs[2]) is not None and not work.not_begun(runs[2]))
         for pid in scripts.engine.worker_pids():
             os.kill(pid, number)
         return await scripts.results(runs)

@@ -134,5 +134,3 @@ def test_each_operation_is_started_once_and_scripts_in_their_order(
     scripts = [i for i in parallel.started if operations[i].kind is Kind.SCRIPT]
     assert sorted(parallel.started) == work
     assert scripts == sorted(scripts)
-    counts = parallel.plan.graph.readers()
-    assert sum(counts.values()) == sum(len(operation.reads) for operation in operations)

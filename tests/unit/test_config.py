@@ -73,7 +73,7 @@ def test_every_setting_is_read_from_its_variable_and_its_line_in_the_file(
         file.write_text(f"{setting.name} = {shown}\n")
         from_file = load({}, file)
         with monkeypatch.context() as environment:
-            environment.setenv(setting.variable, text)
+            environment.setenv(f"REDISAI_{setting.name.upper()}", text)
             from_environment = load({}, None)
         assert from_file == from_environment != Config(), setting.name
         assert from_file == load({setting.name: words or text}, None)

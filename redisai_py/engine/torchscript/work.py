@@ -67,10 +67,6 @@ class Work:
             return False
         return any(job.outcome is outcome for job in worker.jobs[worker.lane.begun() :])
 
-    def has_begun(self, outcome: Pending[Any]) -> bool:
-        """Whether a worker is at the job with this outcome."""
-        return self.worker_of(outcome) is not None and not self.not_begun(outcome)
-
     def schedule(self) -> None:
         """Give waiting jobs to idle workers, and fork workers for jobs that could run but find none."""
         if not self.able or not self._queues.waiting:
