@@ -183,10 +183,11 @@ class Config:
         5000, RUNS, "Maximum run time of a model, in milliseconds.", minimum=1000, zero="no limit"
     )
     isolation: str = setting_field(
-        "none",
+        "auto",
         RUNS,
-        "Where models are loaded and run. none: in the server. all: in engine processes, so that no model can crash or "
-        "hang the server. auto: in engine processes; short ONNX models move into the server after 100 good runs.",
+        "Where models are loaded and run. auto: in engine processes, so that no model can crash or hang the server; an "
+        "ONNX model with short runs moves into the server after 100 good runs. all: always in engine processes. none: "
+        "in the server. On systems other than Linux, auto is none.",
         choices=("none", "auto", "all"),
     )
     engine_processes: int = setting_field(
@@ -200,7 +201,7 @@ class Config:
     model_load_timeout_ms: int = setting_field(
         120_000,
         RUNS,
-        "Maximum time to load a model in an engine process, in milliseconds. Without --isolation loads have no limit.",
+        "Maximum time to load a model in an engine process, in milliseconds. Loads in the server have no limit.",
         minimum=1000,
         zero="no limit",
     )
@@ -260,7 +261,7 @@ class Config:
         MEMORY,
         "Memory limit of an engine process beyond what its framework takes, in millions of bytes.",
         minimum=64,
-        zero="the memory",
+        zero="four fifths of the memory",
     )
     script_memory_limit_mb: int = setting_field(
         2048, MEMORY, "Memory limit of a script's process, in millions of bytes.", minimum=64, zero="no limit"
@@ -340,7 +341,7 @@ class Config:
             intra_op_parallelism=self.intra_op_parallelism or max(1, int(own_cores) // computing),
             # Redis and the clients need a single core. Front doors that are busy themselves do not poll.
             busy_poll_us=self.busy_poll_us if cores >= _CORES_TO_STAY_AWAKE else 0,
-            engine_memory_limit_mb=self.engine_memory_limit_mb or memory_bytes() // 1_000_000,
+            engine_memory_limit_mb=self.engine_memory_limit_mb or memory_bytes() * 4 // 5 // 1_000_000,
             loaded_models_limit_bytes=max(1, (self.loaded_models_limit_bytes or memory_bytes() // 2) // doors),
             near_cache_bytes=_part(self.near_cache_bytes, doors, 1024),
             prediction_cache_bytes=_part(self.prediction_cache_bytes, doors, 1024),

@@ -29,6 +29,7 @@ __all__ = [
     "Conflict",
     "DeadlineExceeded",
     "Loading",
+    "MemoryLimitExceeded",
     "MissingKey",
     "Moved",
     "NoRoom",
@@ -123,6 +124,10 @@ class BackendError(RedisAIError):
 
 class BackendNotInstalled(BackendError):
     """No plugin of that name, or its framework cannot be imported."""
+
+
+class MemoryLimitExceeded(BackendError):
+    """A load or a run was refused memory: by a limit of the server's, or by the machine."""
 
 
 class DeadlineExceeded(RedisAIError):

@@ -13,7 +13,7 @@ from typing import Any
 import onnxruntime as ort
 
 from redisai_py.backend import Blob, LoadOptions, ModelFile
-from redisai_py.errors import BackendError
+from redisai_py.errors import BackendError, MemoryLimitExceeded
 from redisai_py.tensor import Device
 from redisai_py_onnx._branches import what_branches
 from redisai_py_onnx._external_data import has_external_data
@@ -92,7 +92,7 @@ class OnnxBackend:
         """
         with self._lock:
             if self._weights_bytes + size_bytes > limit_bytes:
-                raise BackendError(f"Exception during initialization: {MEMORY_LIMIT_TEXT}")
+                raise MemoryLimitExceeded(f"Exception during initialization: {MEMORY_LIMIT_TEXT}")
             self._weights_bytes += size_bytes
             if self._arena_limit_bytes != limit_bytes:
                 _register_arena(limit_bytes)

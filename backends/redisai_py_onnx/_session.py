@@ -21,7 +21,7 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from redisai_py.backend import Array, TensorSpec, framework_error
-from redisai_py.errors import BackendError
+from redisai_py.errors import BackendError, MemoryLimitExceeded
 from redisai_py.tensor import Device, DType
 
 __all__ = ["MEMORY_LIMIT_TEXT", "OnnxSession", "OrtDeviceArray", "is_known", "onnx_error"]
@@ -40,7 +40,8 @@ _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {f"tensor({dtype.name.lower()})": dtyp
 def onnx_error(error: BaseException) -> BackendError:
     """ONNX Runtime's exception as a BackendError: without its prefix, and for a full arena with RedisAI's text."""
     text = _PREFIX.sub("", str(framework_error(error)))
-    return BackendError(_ARENA_FULL.sub(MEMORY_LIMIT_TEXT, text))
+    told = _ARENA_FULL.sub(MEMORY_LIMIT_TEXT, text)
+    return BackendError(told) if told == text else MemoryLimitExceeded(told)
 
 
 class OrtDeviceArray:

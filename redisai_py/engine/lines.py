@@ -16,7 +16,7 @@ from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.wire import Layout, Op, Part
 from redisai_py.engine.run import Run
-from redisai_py.errors import BackendError, ProtocolError, RedisAIError
+from redisai_py.errors import BackendError, MemoryLimitExceeded, ProtocolError, RedisAIError
 
 __all__ = ["LONG_S", "Line", "ModelLines", "forget_dropped", "most_under_way", "read"]
 
@@ -114,7 +114,7 @@ def read(ended: Ended[Execution], model: ModelLines) -> None:
     execution.run_s = ended.ns / 1e9
     session = loaded.session
     assert isinstance(session, RemoteSession)
-    session.ran_ahead(ended.ns)
+    session.ran(ended.ns, ended.op == Op.DONE)
     runs = execution.runs
     try:
         if ended.op != Op.DONE:
@@ -134,6 +134,8 @@ def read(ended: Ended[Execution], model: ModelLines) -> None:
         execution.error = BackendError("ERR the model's engine process did not keep to the protocol")
         raise
     except RedisAIError as error:
+        if isinstance(error, MemoryLimitExceeded):
+            session.exceeded_memory()
         execution.error = error.with_traceback(None)
         error.__context__ = None
 

@@ -75,6 +75,7 @@ class Loader:
             work()
             del work  # it holds a model's bytes
             if threading.current_thread() in self._retired:
+                self._retired.discard(threading.current_thread())
                 return
         self._stopped()
 

@@ -137,7 +137,7 @@ class Piped:
         run_s = loaded.stats.short_run_s
         lines = model.lines
         best = min(lines, key=lambda line: len(line.pipe.flights)) if len(lines) > 1 else lines[0] if lines else None
-        threads = loaded.concurrency if run_s > LONG_S else 1
+        threads = loaded.concurrency if run_s > LONG_S or not run_s else 1  # 0: nobody knows yet
         if best is None or (best.pipe.flights and len(lines) < threads):
             return self._open(model, session, process)
         if run_s <= LONG_S:
@@ -326,6 +326,13 @@ class Piped:
     def executing(self) -> list[Execution]:
         """The batches under way."""
         return [line.slot.current for line in self._lines if line.slot.current is not None]
+
+    def close(self) -> None:
+        """Close the pipes: nothing is sent any more, and nobody waits for a result."""
+        for line in self._lines:
+            self._loop.remove_reader(line.pipe.sock.fileno())
+            line.pipe.close()
+        self._lines = ()
 
     # -- the end of a pipe ---------------------------------------------------------------------------------------------
 

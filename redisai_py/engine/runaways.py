@@ -3,7 +3,8 @@
 DESIGN. A thread cannot be killed, so it is abandoned: another takes its place, and it ends with its work, if ever. A
 run is abandoned two seconds after it was told to stop, and its model with it, because its session is never free again.
 A load has no time limit; after a minute it is abandoned so that other loads can proceed. Abandoned work still uses a
-core, so the engine's owner gets their number. Thread: the event loop's.
+core, so the engine's owner gets their number. Where loads happen in engine processes, which can be killed, none is a
+runaway: a long one only gets another loader thread to its side, soon. Thread: the event loop's.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ __all__ = ["STUCK", "Runaways"]
 
 STUCK = "ERR a run of the model passed MODEL_EXECUTION_TIMEOUT and does not stop; the next command reloads the model"
 LOAD_PATIENCE_S = 60.0
+_LOAD_ELSEWHERE_S = 1.0
+_MOST_LOADS_ELSEWHERE = 32
 
 
 class Runaways:
     """The runaways.
 
-    Args: told: called with each.   load_patience_s: seconds after which a load is abandoned.
+    Args: told: called with each.   isolated: loads happen in engine processes.
+    load_patience_s: seconds after which a load is abandoned.
     """
 
     def __init__(
@@ -36,12 +40,14 @@ class Runaways:
         loop: asyncio.AbstractEventLoop,
         loader: Loader,
         told: Callable[[GivenUp], object],
+        isolated: bool = False,
         load_patience_s: float = LOAD_PATIENCE_S,
     ) -> None:
         self._loop = loop
         self._loader = loader
         self._told = told
-        self._load_patience_s = load_patience_s
+        self._isolated = isolated
+        self._load_patience_s = _LOAD_ELSEWHERE_S if isolated else load_patience_s
         self._executions: set[Execution] = set()
         self._loads: dict[str, tuple[threading.Thread, asyncio.TimerHandle]] = {}
         self._long_loads: set[str] = set()
@@ -75,7 +81,11 @@ class Runaways:
 
     def _look_at_load(self, model: Model) -> None:
         thread, _ = self._loads[model.identity]
+        if self._isolated and len(self._loads) >= _MOST_LOADS_ELSEWHERE:
+            return
         with suppress(RuntimeError):  # no more threads available: fewer remain then
             self._loader.replace(thread)
+        if self._isolated:
+            return
         self._long_loads.add(model.identity)
         self._told(GivenUp(model, True, self.going_on))

@@ -83,7 +83,7 @@ class Runner:
         self.loader = Loader(settings.load_threads, stopped, settings.worker_nice)
         self.load_slots: list[Slot] = []
         """Slots of warm-ups."""
-        self.runaways = Runaways(loop, self.loader, given_up)
+        self.runaways = Runaways(loop, self.loader, given_up, isolated)
         self._own_slot = own_slot = Slot(self.watchdog)
         self._piped = Piped(loop, self.watchdog, self._executed_ahead, self._expired_here, post) if isolated else None
         self._dispatcher = Dispatcher(
@@ -324,6 +324,8 @@ class Runner:
         self.devices.stop()
         ended = await mailbox.wait_until(lambda: self._ended_threads == len(threads), grace_s)
         self.watchdog.stop()
+        if self._piped is not None:
+            self._piped.close()
         if ended:
             for thread in threads:
                 thread.join()

@@ -226,9 +226,10 @@ def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
 
 def isolation(config: Config, keys: KeyMap) -> Isolation | None:
     """The engine's processes; None if models run in the server. Raises: StartError: this system cannot run them."""
-    if config.isolation == "none":
+    here = sys.platform.startswith("linux")
+    if config.isolation == "none" or (config.isolation == "auto" and not here):
         return None
-    if not sys.platform.startswith("linux"):
+    if not here:
         raise StartError(f"--isolation {config.isolation} needs Linux")
 
     def name_of(identity: str) -> str:

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.runtime.faulty import PLUGIN
+from tests.runtime.onlookers import Onlookers
 from tests.runtime.serving import Serving, redis_processes, search_path, wait_until_gone
 
 Serve = Callable[..., Serving]
@@ -57,12 +58,38 @@ def faulty_site(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def note(record_property: Callable[[str, object], None]) -> Callable[[str, Onlookers, float], None]:
+    """Check what the onlookers saw of a fault, and put it into the table at the end of the output."""
+
+    def note(event: str, others: Onlookers, well_s: float) -> None:
+        pause_s = others.pause_s()
+        record_property("fault", (event, pause_s, well_s))
+        assert others.errors == []
+        assert others.calls > 20
+        assert pause_s < 1.0
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    rows = [value for report in reports for name, value in report.user_properties if name == "fault"]
+    if rows:
+        terminalreporter.write_line(
+            "\n| event | longest pause of 20 other clients | all is well after |\n|---|---|---|"
+        )
+    for event, pause_s, well_s in rows:
+        terminalreporter.write_line(f"| {event} | {pause_s:.2f} s | {well_s:.2f} s |")
+
+
+@pytest.fixture
 def isolated(serve: Serve, data_dir: Path, faulty_site: Path) -> Iterator[Callable[..., Serving]]:
     """Start a server with isolation; at the end no process of it may be left."""
     started: list[tuple[Serving, list[psutil.Process]]] = []
 
-    def start(*arguments: str | int | Path, mode: str = "all") -> Serving:
-        serving = serve("--data-dir", data_dir, "--isolation", mode, *arguments, environment=search_path(faulty_site))
+    def start(*arguments: str | int | Path, mode: str | None = "all") -> Serving:
+        words = () if mode is None else ("--isolation", mode)
+        serving = serve("--data-dir", data_dir, *words, *arguments, environment=search_path(faulty_site))
         with serving.client() as client:
             client.execute_command("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1)
             client.execute_command("AI.TENSORSET", "onlooker:in", "FLOAT", 1, "VALUES", 1)

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 
 import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from tests.runtime.serving import Serving
 
@@ -14,16 +16,23 @@ __all__ = ["Onlookers"]
 
 
 class Onlookers:
-    """Runs a model from 20 connections, some hundred times a second in all, and notes errors and pauses.
+    """Runs models from 20 connections, some hundred times a second in all, and notes errors and pauses.
 
-    Args: key: of a model with one input of one float, `onlooker:in`.
+    Args: keys: of models whose one input is `onlooker:in`; each client runs one of them.
+          reconnects: a client whose connection is closed connects again, and sends its command again.
     """
 
-    def __init__(self, serving: Serving, key: str, clients: int = 20) -> None:
+    def __init__(self, serving: Serving, *keys: str, clients: int = 20, reconnects: bool = False) -> None:
         self._serving = serving
-        self._command = ("AI.MODELEXECUTE", key, "INPUTS", 1, "onlooker:in", "OUTPUTS", 1, "onlooker:out")
+        self._retry = Retry(ConstantBackoff(0.02), 100) if reconnects else None
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(clients)]
+        commands = [
+            ("AI.MODELEXECUTE", key, "INPUTS", 1, "onlooker:in", "OUTPUTS", 1, f"onlooker:{key}") for key in keys
+        ]
+        self._threads = [
+            threading.Thread(target=self._work, args=(commands[number % len(keys)],), daemon=True)
+            for number in range(clients)
+        ]
         self.errors: list[str] = []
         self.calls = 0
         self._longest_s = 0.0
@@ -45,12 +54,12 @@ class Onlookers:
         longest, self._longest_s = self._longest_s, 0.0
         return longest
 
-    def _work(self) -> None:
-        with self._serving.client() as client:
+    def _work(self, command: tuple[str | int, ...]) -> None:
+        with self._serving.client(retry=self._retry) as client:
             while not self._stop.wait(0.02):
                 began = time.monotonic()
                 try:
-                    client.execute_command(*self._command)
+                    client.execute_command(*command)
                 except redis.RedisError as error:
                     self.errors.append(repr(error))
                 self._longest_s = max(self._longest_s, time.monotonic() - began)

@@ -77,7 +77,7 @@ class Serving:
 
     def client(self, **options: Any) -> redis.Redis:
         """A client that does not try a command again behind the test's back."""
-        return redis.Redis(port=self.port, socket_timeout=20, retry=None, **options)
+        return redis.Redis(port=self.port, **{"socket_timeout": 20, "retry": None, **options})
 
     def signal(self, number: signal.Signals) -> None:
         """To the supervisor alone."""

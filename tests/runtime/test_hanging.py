@@ -1,4 +1,7 @@
-"""Loads and runs that never end: nothing of anybody else's waits for them."""
+"""Loads and runs that never end in the server's own process: nothing of anybody else's waits for them.
+
+With `--isolation none`, throughout: in an engine process they are killed, which test_isolation and test_faults show.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import textwrap
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -65,6 +69,12 @@ PLUGIN = """
                     os.abort()
             return Session()
 """
+
+
+@pytest.fixture
+def serve(serve: Serve) -> Serve:
+    """Start a server that loads and runs models itself."""
+    return partial(serve, "--isolation", "none")
 
 
 @pytest.fixture

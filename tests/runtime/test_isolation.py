@@ -199,7 +199,7 @@ def test_an_engine_process_killed_under_load_is_replaced(isolated: Callable[...,
     with serving.client() as client:
         store(client, "good")
         store(client, "m", "run:sleep")
-        (first, second) = engines(serving)
+        first, second = (psutil.Process(info(client, key)[b"process"]) for key in ("good", "m"))
         with Onlookers(serving, "good") as others:
             pending = client.connection_pool.get_connection()
             pending.send_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y")
@@ -550,6 +550,6 @@ def test_models_of_every_framework_answer_as_they_do_in_the_server(
         outputs = [f"out{i}" for i in range(len(info(client, "m")[b"outputs"]))]
         command = ("AI.MODELEXECUTE", "m", "INPUTS", len(keys), *keys, "OUTPUTS", len(outputs), *outputs)
         assert eventually(lambda: client.execute_command(*command) == b"OK"), "it is loaded again from its bytes"
-    with serve("--data-dir", tmp_path / "other").client() as client:
+    with serve("--data-dir", tmp_path / "other", "--isolation", "none").client() as client:
         assert elsewhere == _answers(client, name)
         assert info(client, "m")[b"process"] == 0

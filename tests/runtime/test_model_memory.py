@@ -107,14 +107,23 @@ def _lite(weights: int, folder: Path) -> bytes:
     return converted
 
 
+def _memory(server: psutil.Process) -> float:
+    """In bytes; what several processes share counts once (PSS of proc_pid_smaps_rollup)."""
+    total = 0.0
+    for process in (server, *server.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
+    return total
+
+
 @contextlib.contextmanager
-def _growth(process: psutil.Process) -> Iterator[list[float]]:
-    """The most by which its memory grows meanwhile, in bytes."""
-    before, most, stop = process.memory_info().rss, [0.0], threading.Event()
+def _growth(server: psutil.Process) -> Iterator[list[float]]:
+    """The most by which the memory of the server and its engine processes grows meanwhile, in bytes."""
+    before, most, stop = _memory(server), [0.0], threading.Event()
 
     def look() -> None:
         while not stop.wait(0.005):
-            most[0] = max(most[0], process.memory_info().rss - before)
+            most[0] = max(most[0], _memory(server) - before)
 
     thread = threading.Thread(target=look)
     thread.start()

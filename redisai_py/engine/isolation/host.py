@@ -140,7 +140,9 @@ class _Lane:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def _run(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:
-        hosted = self._host.models[frame.number]
+        hosted = self._host.models.get(frame.number)
+        if hosted is None:
+            return self._answer(Op.FAILED, 0, json_message({"type": "gone", "text": ""}), ())
         held = self._host.held
         inputs = held.inputs(memory.parsed(bytes(request[: frame.header_bytes]), len(request)), request)
         with hosted.guard:
@@ -192,7 +194,8 @@ class _Lane:
         if hosted is not None:
             for number in [number for number, pipe in list(self._host.pipes.items()) if pipe.hosted is hosted]:
                 self._host.pipes.pop(number).close()
-            hosted.session.close()
+            with hosted.guard:  # a run may be under way, which the server repeats elsewhere
+                hosted.session.close()
         return self._answer_json(Op.DONE, {})
 
     def _fetch(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import traceback
 from collections.abc import Sequence
@@ -14,13 +15,16 @@ from redisai_py.backend import Array, DeviceArray
 from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation.wire import Layout, Part
 from redisai_py.engine.merging import to_value
-from redisai_py.errors import RedisAIError
+from redisai_py.errors import BackendError, RedisAIError
 from redisai_py.tensor import DType, Tensor
 
 __all__ = ["HeldValues", "failure_of", "json_message"]
 
 _NUMPYS_OWN = {dtype.numpy_dtype for dtype in DType if dtype is not DType.STRING}
-_ERRORS = {"ShapeMismatch", "BackendNotInstalled", "BackendError", "RedisAIError"}
+_ERRORS = {"ShapeMismatch", "BackendNotInstalled", "BackendError", "MemoryLimitExceeded", "RedisAIError"}
+_MOST_STACK = 8192
+_NO_MEMORY = re.compile(r"bad.?alloc|can(?:no|')t allocate memory|failed to allocate memory|OOM when allocating", re.I)
+"""What frameworks say when the system refuses memory, in this order: C++, PyTorch, ONNX Runtime, TensorFlow."""
 
 
 class HeldValues:
@@ -84,14 +88,16 @@ def json_message(told: dict[str, Any]) -> Layout:
 
 def failure_of(error: BaseException) -> Layout:
     """What the server is told of a request that failed."""
-    if isinstance(error.__cause__, MemoryError):  # in a load, whose errors have the framework's words already
+    refused = isinstance(error, BackendError) and _NO_MEMORY.search(str(error))
+    if refused or isinstance(error.__cause__, MemoryError):  # the latter in a load, which has the framework's words
         told = {"type": "memory", "text": str(error).removeprefix("ERR ")}
     elif isinstance(error, RedisAIError) and type(error).__name__ in _ERRORS:
         told = {"type": type(error).__name__, "text": str(error)}
     else:
-        traceback.print_exc()  # a plugin's own failure: the log has it, as it has those of a run in the server
+        stack = traceback.format_exc()[-_MOST_STACK:]  # a plugin's own failure: the server's log gets it
         text = str(error).replace("\n", " ").replace("\r", " ")
         text = text if text.strip() else type(error).__name__
-        told = {"type": "memory" if isinstance(error, MemoryError) else "plugin", "text": text}
+        kind = "memory" if isinstance(error, MemoryError) else "plugin"
+        told = {"type": kind, "text": text, "stack": stack}
     error.__traceback__ = None
     return json_message(told)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from redisai_py import errors
@@ -17,12 +18,18 @@ from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation.lane import Answer
 from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.wire import Layout, Part
-from redisai_py.errors import BackendError, ProtocolError, RedisAIError
+from redisai_py.errors import BackendError, MemoryLimitExceeded, ProtocolError, RedisAIError
 from redisai_py.tensor import Tensor
 
-__all__ = ["RemoteArray", "failure", "file_of", "outputs_of", "request_of"]
+__all__ = ["ModelGone", "RemoteArray", "failure", "file_of", "outputs_of", "request_of"]
 
 _CUDA = 2
+
+logger = structlog.get_logger()
+
+
+class ModelGone(BackendError):
+    """The process does not have the model any more: it has moved to another one, or to the server."""
 
 
 class RemoteArray:
@@ -102,10 +109,15 @@ def failure(answer: Answer) -> RedisAIError:
     try:
         told = json.loads(answer.header)
         kind, text = str(told["type"]), str(told["text"])
+        if stack := str(told.get("stack", "")):
+            logger.warning("a plugin failed", exception=stack)
     except (ValueError, TypeError, KeyError):
         return ProtocolError("ERR an engine process sent a malformed failure")
     if kind == "memory":
-        return BackendError(f"ERR the memory limit of the engine process (--engine-memory-limit-mb) is reached: {text}")
+        limit = "the memory limit of the engine process (--engine-memory-limit-mb)"
+        return MemoryLimitExceeded(f"ERR {limit} is reached: {text}")
+    if kind == "gone":
+        return ModelGone("ERR the model has left its engine process")
     if kind == "plugin":
         return BackendError(f"ERR {text}")
     found = getattr(errors, kind, None)

@@ -9,29 +9,27 @@ exceeding its time, each is tried again in its own process, which decides.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from redisai_py.backend import Array, LoadOptions, Session, TensorSpec, load_backend
-from redisai_py.engine.isolation import exchanges, memory
+from redisai_py.backend import Array, LoadOptions, Session, TensorSpec
+from redisai_py.engine.isolation import device_values, exchanges, memory
 from redisai_py.engine.isolation.at_once import NotAtOnce
 from redisai_py.engine.isolation.describing import specs_from_json
 from redisai_py.engine.isolation.lane import Lane
-from redisai_py.engine.isolation.messages import RemoteArray, failure, outputs_of, request_of
+from redisai_py.engine.isolation.messages import ModelGone, RemoteArray, failure, outputs_of, request_of
 from redisai_py.engine.isolation.pipe import Pipe
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
+from redisai_py.engine.isolation.promotion import Proof, load_here
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.wire import Op, Part
-from redisai_py.engine.loader import load_session
-from redisai_py.errors import BackendError, Overloaded, ProtocolError, RedisAIError
+from redisai_py.errors import BackendError, MemoryLimitExceeded, Overloaded, ProtocolError, RedisAIError
 from redisai_py.model import Model
 
 __all__ = ["Processes", "RemoteSession", "process_of"]
@@ -39,8 +37,6 @@ __all__ = ["Processes", "RemoteSession", "process_of"]
 STOP_GRACE_S = 1.0
 """Seconds for a run that was told to stop, before its process is killed."""
 _TRIES = 3
-_PROMOTED_BYTES = 64 * 1024 * 1024
-"""A larger model has no short runs, or is not worth a second load."""
 
 logger = structlog.get_logger()
 
@@ -99,8 +95,7 @@ class RemoteSession:
         """Seconds in the framework of the latest run."""
         self._unfinished: tuple[EngineProcess, Lane] | None = None
         """A run that the event loop began and did not wait for."""
-        self._good_runs = 0
-        self._may_be_promoted = isolation.settings.isolation == "auto" and model.backend == "ONNX"
+        self._proof = Proof(isolation.settings, model.backend)
 
     @property
     def pid(self) -> int | None:
@@ -174,29 +169,31 @@ class RemoteSession:
             return self._run_at_once(inputs)
         if self._unfinished is not None:
             self._finish()
-        attempt = 0
-        while True:
+        for attempt in itertools.count(1):
             if self.struck:
                 self._refuse_in_quarantine()
             process = self._where()
             try:
-                outputs = self._run_in(process, inputs, keep_on_device)
+                return self._run_in(process, inputs, keep_on_device)
             except ProcessEnded as ended:
-                attempt += 1
                 self._judge(process, attempt, in_load=False, under_way=ended.under_way)
-                continue
-            if self.struck:
-                self.struck = False
-                self._isolation.quarantine.went_well(self.identity)
-            return outputs
+            except ModelGone:  # it has moved meanwhile
+                pass
+            if self.in_server:
+                break
+        return self._run_here(inputs, keep_on_device)
 
     def _run_in(self, process: EngineProcess, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
-        outputs, ran_ns = exchanges.run(
-            process, self, self._number, inputs, keep_on_device, lambda part: self._held(part, process)
-        )
-        self.ran_s = ran_ns / 1e9
-        if self._may_be_promoted:
-            self._prove(ran_ns)
+        held = partial(self._held, process)
+        try:
+            outputs, ran_ns = exchanges.run(process, self, self._number, inputs, keep_on_device, held)
+        except MemoryLimitExceeded:
+            self.exceeded_memory()
+            raise
+        self.ran(ran_ns, well=True)
+        if self.struck:
+            self.struck = False
+            self._isolation.quarantine.went_well(self.identity)
         return outputs
 
     def _run_at_once(self, inputs: Sequence[Array]) -> list[Array | None]:
@@ -215,17 +212,19 @@ class RemoteSession:
             answer = lane.exchange(Op.RUN, 0, self._number, request, data)
             if answer.op != Op.DONE:
                 raise failure(answer)
-            outputs = outputs_of(answer, lambda part: self._held(part, process))
+            outputs = outputs_of(answer, partial(self._held, process))
         except (OSError, ProtocolError):  # no answer yet, or the process has ended
             self._unfinished = process, lane
             raise NotAtOnce from None
-        except BaseException:
+        except BaseException as error:
             process.give_back(lane)
+            if isinstance(error, MemoryLimitExceeded):
+                self.exceeded_memory()
+            if isinstance(error, ModelGone):
+                raise NotAtOnce from None
             raise
         process.give_back(lane)
-        self.ran_s = answer.number / 1e9
-        if self._may_be_promoted:
-            self._prove(answer.number)
+        self.ran(answer.number, well=True)
         return outputs
 
     def _finish(self) -> None:
@@ -256,18 +255,14 @@ class RemoteSession:
         """Raises: ProcessEnded, OSError."""
         return process.open_pipe(self, self._number)
 
-    def ran_ahead(self, ran_ns: int) -> None:
-        """A run that was sent ahead took so long in the framework."""
-        self.ran_s = ran_ns / 1e9
-        if self._may_be_promoted:
-            self._prove(ran_ns)
-
     def why_it_ended(self, process: EngineProcess, nonsense: bool) -> RedisAIError | None:
         """A pipe to the process has ended, and so will the process. What a run under way there fails with; None if it
         may be repeated.
 
         nonsense: the process did not keep to the protocol.   Thread: any but the event loop's.
         """
+        if self._process is not process and not (nonsense or process.dead):
+            return None  # the model has left the process, which goes on for others
         process.kill(self if nonsense else None, exchanges.NONSENSE)
         process.lost()
         try:
@@ -276,25 +271,8 @@ class RemoteSession:
             return error
         return None
 
-    def _held(self, part: Part, process: EngineProcess) -> RemoteArray:
-        number = part.shape[0]
-        value = RemoteArray(part, process, self.device.index or 0, lambda: self._fetch(number, process))
-        weakref.finalize(value, self._isolation.later, self._drop, number, process).atexit = False
-        return value
-
-    def _fetch(self, number: int, process: EngineProcess) -> NDArray[Any]:
-        """A value on the device. Raises: BackendError: its process has ended."""
-        try:
-            answer = exchanges.ask(process, self, Op.FETCH, number)
-        except ProcessEnded as error:
-            raise BackendError(self._text("its engine process ended, and the value on the device with it")) from error
-        assert isinstance(answer, np.ndarray)
-        return answer
-
-    def _drop(self, number: int, process: EngineProcess) -> None:
-        """Drop a value on the device."""
-        with contextlib.suppress(BackendError, ProcessEnded):
-            exchanges.ask(process, self, Op.DROP, number)
+    def _held(self, process: EngineProcess, part: Part) -> RemoteArray:
+        return device_values.held(part, process, self.device.index or 0, self, self._isolation.later, self._text)
 
     # -- failures ------------------------------------------------------------------------------------------------------
 
@@ -325,53 +303,70 @@ class RemoteSession:
             raise BackendError(self._text(f"its engine process died {attempt} times while {what} it ({how})"))
 
     def terminate(self, thread_id: int | None = None) -> bool:
-        """Stop a run, or all: ask the framework, and kill the process if that fails. Always True."""
+        """Stop a run, or all: ask the framework, and kill the process if that fails. False: there is no process."""
         local, process = self._local, self._process
-        if local is not None:
-            return local.terminate(thread_id) if self.concurrent else local.terminate()  # type: ignore[call-arg]
-        if process is not None:
+        if local is not None and _terminate(local, self.concurrent, thread_id):
+            return True
+        if process is not None:  # also of a model that runs here: see `_run_here`
             lanes = process.stop_runs(self, thread_id)
             if lanes:
                 timer = threading.Timer(STOP_GRACE_S, self._kill_if_running, (process, lanes))
                 timer.daemon = True
                 timer.start()
-        return True
+        return local is None or process is not None
 
     def _kill_if_running(self, process: EngineProcess, lanes: Sequence[Any]) -> None:
         if any(process.still_stopping(lane, self) for lane in lanes):
             process.kill(self, "SIGKILL: the run went on after MODEL_EXECUTION_TIMEOUT")
 
-    # -- proving -------------------------------------------------------------------------------------------------------
+    # -- moving --------------------------------------------------------------------------------------------------------
 
-    def _prove(self, run_ns: int) -> None:
-        settings = self._isolation.settings
-        if run_ns > settings.short_us * 1000:
-            self._good_runs = max(0, self._good_runs - 1)
-            return
-        self._good_runs += 1
-        if self._good_runs >= settings.proof_runs:
-            self._may_be_promoted = False
-            promoted = not (self.stateful or self.loops)  # a model with loops must stay where it can be stopped
-            if promoted and self.device.kind == "CPU" and self.nbytes <= _PROMOTED_BYTES:
-                self._isolation.later(self._promote)
+    def ran(self, run_ns: int, well: bool) -> None:
+        """A run in a process took so long in the framework."""
+        self.ran_s = run_ns / 1e9
+        if well and self._proof.wanted and self._proof.ran(run_ns, self):
+            self._isolation.later(self._promote)
 
     def _promote(self) -> None:
         """Load the model in the server too, run it there from now on, and leave the process."""
         try:
-            local = load_session(self._model, self._options, load_backend)
+            local = load_here(self._model, self._options)
         except RedisAIError as error:
-            name = self._isolation.name_of(self.identity)
-            logger.warning("a model stays in its process", model=name, reason=str(error))
+            logger.info("a model stays in its process", reason=self._text(str(error)))
             return
         with self._lock:
             if self._closed:
                 local.close()
                 return
             self._local = local
-            self.run = local.run  # type: ignore[method-assign]  # no look-up more than for any other session
+            self.run = self._run_here  # type: ignore[method-assign]  # no look-up more than for any other session
             self.in_server = True
-            self._model = replace(self._model, blob=b"")  # never loaded again
             self._leave()
+
+    def _run_here(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        """`run` of a model that has proved itself. Raises also: NotAtOnce, see `run`."""
+        try:
+            assert self._local is not None
+            return self._local.run(inputs, keep_on_device)
+        except MemoryLimitExceeded:  # more than a short run needs: not here
+            if threading.get_ident() == self._isolation.loop_thread:
+                raise NotAtOnce from None
+            return RemoteSession.run(self, inputs, keep_on_device)
+
+    def exceeded_memory(self) -> None:
+        """A run was refused memory: give the model a new process. Not if it keeps a state, which would be lost."""
+        process = self._process
+        if process is not None and not self.stateful:
+            self._isolation.later(self._replace, process)
+
+    def _replace(self, process: EngineProcess) -> None:
+        with self._lock, contextlib.suppress(RedisAIError):  # the next run reports errors
+            if self._closed or self._process is not process or process.dead:
+                return
+            self.apart = True
+            self._leave()
+            if not self.in_server:
+                self._load()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -391,6 +386,10 @@ class RemoteSession:
         if process is None or self._isolation.leave(self, process):
             return
         exchanges.unload(process, self, self._number)
+
+
+def _terminate(session: Session, concurrent: bool, thread_id: int | None) -> bool:
+    return session.terminate(thread_id) if concurrent else session.terminate()  # type: ignore[call-arg]
 
 
 def process_of(session: Session) -> int:

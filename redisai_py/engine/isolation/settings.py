@@ -20,7 +20,7 @@ class IsolationSettings:
     proof_runs: good runs in a row before a model may run in the server.   short_us: their maximum duration.
     """
 
-    isolation: str = "none"
+    isolation: str = "auto"
     engine_processes: int = 8
     engine_memory_limit_bytes: int = 0
     model_load_timeout_ms: int = 0

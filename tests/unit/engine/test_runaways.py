@@ -49,3 +49,27 @@ def test_a_load_that_ends_in_time_is_no_runaway() -> None:
         assert runaways.going_on == 0
 
     asyncio.run(scenario())
+
+
+def test_a_load_in_an_engine_process_is_no_runaway_and_others_go_on_soon() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        told: list[GivenUp] = []
+        loader = Loader(1, lambda: None)
+        runaways = Runaways(loop, loader, told.append, isolated=True)
+        ends, loaded = threading.Event(), asyncio.Event()
+
+        def load() -> None:
+            loop.call_soon_threadsafe(runaways.load_began, (model("stuck"), threading.current_thread()))
+            ends.wait()
+
+        loader.submit(load)
+        loader.submit(lambda: loop.call_soon_threadsafe(loaded.set))
+        await asyncio.wait_for(loaded.wait(), WAIT_S)  # by a thread beside it
+        assert runaways.going_on == 0
+        assert not told
+        ends.set()
+        runaways.load_ended("stuck")
+        loader.stop()
+
+    asyncio.run(scenario())
