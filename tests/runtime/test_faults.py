@@ -27,7 +27,7 @@ from tests.runtime.onlookers import Onlookers
 from tests.runtime.serving import Serving, eventually, wait_until_gone
 from tests.runtime.test_front_doors import front_doors
 
-Note = Callable[[str, Onlookers, float], None]
+Note = Callable[..., None]
 Faulty = Callable[..., Serving]
 
 
@@ -228,7 +228,8 @@ def test_a_front_door_is_killed(faulty: Faulty, note: Note, both: bool) -> None:
             well_s = time.monotonic() - began
             time.sleep(0.5)
             what = "`kill -9` of one of two front doors" + (" and of an engine process at once" if both else "")
-            note(what, others, well_s)
+            # On a busy machine it takes a while until the new front door has imported the frameworks.
+            note(what, others, well_s, most_s=3.0)
 
 
 def test_a_stop_with_models_that_loop_is_quick(faulty: Faulty) -> None:
