@@ -25,8 +25,7 @@ PINNED = {
     "_pytree": "torch: how exported programs describe their arguments; it has no public name.",
     "_schema": "torch: of an operator that a graph calls.",
     "_single_conn_lock": "redis-py: commands must not mix with its own on an asynchronous client's only connection.",
-    "_sock": "redis-py: a connection's socket. Large values are received straight into a buffer; the command line "
-    "counts what has come of a long reply.",
+    "_sock": "redis-py: a connection's socket. Large values are received straight into a buffer.",
 }
 """Private name of a library -> why there is no public way without loss."""
 

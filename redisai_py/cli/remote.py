@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import sys
@@ -17,8 +16,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redisai_py.cli.failures import UsageError, exit_codes
+from redisai_py.cli.output import size_text
 from redisai_py.cli.passwords import with_password
-from redisai_py.cli.transfers import Meter, MeteredParser, bar
+from redisai_py.cli.transfers import bar, spinner
 from redisai_py.client import Client, calls
 from redisai_py.client.call import Call
 from redisai_py.client.failures import failure_of
@@ -40,8 +40,6 @@ def key_of(argument: str) -> bytes:
 class Remote(Client):
     """A client that shows the progress of long transfers and does not retry a failed connection."""
 
-    meter: Meter
-
     @classmethod
     def at(cls, url: str, patience_s: float | None = None) -> Self:
         """A client of the server at the URL.
@@ -49,16 +47,12 @@ class Remote(Client):
         Args:    patience_s: timeout per reply in seconds; None to wait forever, since a run may take long.
         Raises:  ValueError: not a URL of a Redis.
         """
-        meter = Meter()
-        client = cls.from_url(
+        return cls.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             socket_timeout=patience_s,
-            parser_class=functools.partial(MeteredParser, meter),
         )
-        client.meter = meter
-        return client
 
     def ask(self, call: Call[T]) -> T:
         """Make a call with little data."""
@@ -72,12 +66,8 @@ class Remote(Client):
 
     def fetch(self, call: Call[T], now: str, total: int | None) -> T:
         """Make a call whose reply is large. total: approximate size in bytes, None if unknown."""
-        with bar(now, total=total) as shown:
-            self.meter.report = shown.received
-            try:
-                return self._call(call)
-            finally:
-                self.meter.report = None
+        with spinner(now if total is None else f"{now}, {size_text(total)}"):
+            return self._call(call)
 
     def tensor_size(self, key: bytes) -> int | None:
         """Size of a tensor's string in bytes, None if the server does not say."""

@@ -186,8 +186,7 @@ def test_long_transfers_show_their_progress_on_a_terminal(url: str, con: Any, tm
     shown = _on_a_terminal(url, "tensor", "put", "big", tmp_path / "big.npy")
     assert "sending big.npy" in shown or "storing it" in shown
     shown = _on_a_terminal(url, "tensor", "get", "big", tmp_path / "out.npy")
-    assert "fetching big" in shown
-    assert "4.2/4.2 MiB" in shown or "4.0/4.0 MiB" in shown
+    assert "fetching big, 4.0 MiB" in shown
     assert "fetching net" not in _on_a_terminal(url, "ping")
     con.modelstore("net", "ONNX", "CPU", MUL)
     assert "fetching net" in _on_a_terminal(url, "model", "get", "net", tmp_path / "net.onnx")
