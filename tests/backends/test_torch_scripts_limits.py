@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,27 @@ def wait_for_end(pid: int, timeout_s: float = 20) -> bool:
 def parent_of(pid: int) -> int:
     with open(f"/proc/{pid}/stat") as stat:
         return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def test_time_in_which_the_server_stood_still_is_not_the_scripts(fresh: Callable[..., Scripts]) -> None:
+    """A machine that sleeps, a process that is stopped: the server finds the time over before it reads the answer."""
+    scripts = fresh(script_execution_timeout_ms=1000)
+    source = (
+        ENTRY
+        + """
+        redis.execute("STALL")
+        redis.execute("NEXT")
+        return tensors[0]
+    """
+    )
+
+    def execute(argv: list[bytes]) -> ReplyTree:
+        if argv[0] == b"STALL":
+            time.sleep(2)
+        return b"OK"
+
+    (output,) = scripts.run(source, (tensor(1.0),), host=Host(execute))
+    assert output.tolist() == [1.0]
 
 
 NO_LIMIT = ScriptSettings(script_execution_timeout_ms=0)

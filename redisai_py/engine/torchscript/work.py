@@ -28,6 +28,8 @@ __all__ = ["Work"]
 
 _LOOK_S = 0.01
 """How often somebody looks how far a batch has come."""
+_LATE_S = 0.1
+"""An event loop that is this late with a time limit has been held up."""
 _TINY_S = 0.0001
 """A call that takes less is not worth a second worker."""
 
@@ -137,9 +139,24 @@ class Work:
             worker.timer = None
         limit_ms = self._settings().script_execution_timeout_ms
         if limit_ms:
-            worker.timer = self._loop.call_later(limit_ms / 1000, self._stop, worker, limit_ms)
+            self._limit(worker, limit_ms, limit_ms / 1000)
 
     # -- time ----------------------------------------------------------------------------------------------------------
+
+    def _limit(self, worker: Worker, limit_ms: int, left_s: float) -> None:
+        due = self._loop.time() + left_s
+        worker.timer = self._loop.call_later(left_s, self._time_over, worker, limit_ms, due)
+
+    def _time_over(self, worker: Worker, limit_ms: int, due: float) -> None:
+        """Stop a job that went alone, unless the event loop is so late that the worker cannot be blamed: the machine or
+        this process stood still, and what the worker has sent meanwhile is not read yet.
+        """
+        worker.timer = None
+        late_s = self._loop.time() - due
+        if late_s > _LATE_S:
+            self._limit(worker, limit_ms, late_s)
+        else:
+            self._stop(worker, limit_ms)
 
     def _stop(self, worker: Worker, limit_ms: int) -> None:
         text = f"ERR script ran longer than SCRIPT_EXECUTION_TIMEOUT ({limit_ms} ms) and was stopped"
