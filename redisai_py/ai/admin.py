@@ -126,9 +126,10 @@ async def _figures(kind: Kind, run_id: str, services: Services, full: bool) -> t
 
 
 def _joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Memory and runs are sums; else the first that says something."""
+    """Memory and runs are sums, with an engine process that several use once; else the first that says something."""
     first = {name: next((state[name] for state in states if state[name]), value) for name, value in states[0].items()}
-    return {**first, **{name: sum(state[name] for state in states) for name in ("loaded_bytes", "unfinished")}}
+    places = {state["process"] or -number: state["loaded_bytes"] for number, state in enumerate(states, 1)}
+    return {**first, "loaded_bytes": sum(places.values()), "unfinished": sum(state["unfinished"] for state in states)}
 
 
 def _more(stats: RunStats, is_model: bool, state: dict[str, Any]) -> dict[bytes, Any]:

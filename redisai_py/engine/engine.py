@@ -133,8 +133,9 @@ class Engine:
         return loaded
 
     def _loaded(self, loaded: QueuedModel) -> None:
-        loaded.stats.loaded()
-        self._counters.loads[loaded.model.backend] += 1
+        if not Isolation.found(loaded.session):
+            loaded.stats.loaded()
+            self._counters.loads[loaded.model.backend] += 1
         if not self._runner.closing:
             self._registry.add(loaded)
 
@@ -156,7 +157,7 @@ class Engine:
         if not keep_counters:
             self._stats.forget(identity)
             if self._isolation is not None:
-                self._isolation.quarantine.forget(identity)
+                self._isolation.forget(identity)
 
     def rename(self, loaded: LoadedModel, identity: str) -> None:
         """Find a loaded model under another identity from now on: that of the hash under which it was stored."""

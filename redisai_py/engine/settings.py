@@ -70,7 +70,9 @@ class QueueSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """One loaded model. unfinished: runs waiting or running.   inline: whether it may run on the event loop."""
+    """One loaded model. unfinished: runs waiting or running.   inline: whether it may run on the event loop.
+    process: id of its engine process, 0 for none.
+    """
 
     model_id: str
     backend: str
@@ -78,6 +80,7 @@ class ModelSnapshot:
     nbytes: int
     unfinished: int
     inline: bool
+    process: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,4 +51,5 @@ def model_snapshot(loaded: QueuedModel) -> ModelSnapshot:
         loaded.nbytes,
         loaded.unfinished,
         loaded.inline.enabled,
+        loaded.process,
     )

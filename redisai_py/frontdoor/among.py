@@ -28,13 +28,16 @@ _SHORTEST_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """door: the front door's number.   seat: its row in `door_page`.   siblings, arrivals: socket pairs' ends."""
+    """door: the front door's number.   seat: its row in `door_page`.   siblings, arrivals: socket pairs' ends.
+    managers: the same; it brings sockets to the manager of the engine processes. None: there are no such processes.
+    """
 
     door: int
     seat: int
     siblings: socket.socket
     arrivals: socket.socket
     door_page: DoorPage
+    managers: socket.socket | None = None
 
     def others(self) -> list[Row]:
         """The rows of the other front doors."""

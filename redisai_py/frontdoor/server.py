@@ -24,6 +24,8 @@ from redisai_py.commands.backends import accept_backend
 from redisai_py.config import Config
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.isolation.isolation import Isolation
+from redisai_py.engine.isolation.manager import Manager
+from redisai_py.engine.isolation.remote_manager import RemoteManager
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.reports import GivenUp
 from redisai_py.engine.settings import EngineSettings
@@ -142,7 +144,7 @@ def _build(
         evicted=event_log.evicted,
         ended_merging=event_log.ended_merging,
         given_up=given_up,
-        isolation=isolation(config, keys),
+        isolation=isolation(config, keys, None if among is None else among.managers),
     )
     counters = Counters()
     cores_wanted = _cores_wanted(engine, among)
@@ -224,8 +226,12 @@ def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
     )
 
 
-def isolation(config: Config, keys: KeyMap) -> Isolation | None:
-    """The engine's processes; None if models run in the server. Raises: StartError: this system cannot run them."""
+def isolation(config: Config, keys: KeyMap, managers: socket.socket | None = None) -> Isolation | None:
+    """The engine's processes; None if models run in the server. managers: brings sockets to the manager, if it is not
+    in this process.
+
+    Raises: StartError: this system cannot run them.
+    """
     here = sys.platform.startswith("linux")
     if config.isolation == "none" or (config.isolation == "auto" and not here):
         return None
@@ -236,13 +242,9 @@ def isolation(config: Config, keys: KeyMap) -> Isolation | None:
         place = keys.place_of(identity)
         return key_text(place.key) if place is not None else "unknown"
 
-    settings = IsolationSettings(
-        isolation=config.isolation,
-        engine_processes=config.engine_processes,
-        engine_memory_limit_bytes=config.engine_memory_limit_mb * 1_000_000,
-        model_load_timeout_ms=config.model_load_timeout_ms,
-    )
-    return Isolation(settings, name_of)
+    settings = IsolationSettings.of(config)
+    manager = Manager(settings) if managers is None else RemoteManager(settings, managers)
+    return Isolation(manager, name_of)
 
 
 @dataclass(frozen=True, slots=True)

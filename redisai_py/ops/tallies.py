@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.ai.ledgers import Ledger
@@ -142,7 +142,7 @@ def server_state(services: Services, clients: ClientFigures, obstacles: list[str
         "clients": clients.connected,
         "connections": {"shared": shared, "dedicated": dedicated, "private": clients.private},
         "queues": {device: [q.threads, q.running, q.waiting] for device, q in engine.queues.items()},
-        "models": [[m.model_id, m.backend, m.device, m.nbytes, m.unfinished, m.inline] for m in engine.models],
+        "models": [list(astuple(model)) for model in engine.models],
         "loading": engine.loading,
         "workers": list(engine.worker_cpu_s),
         "pids": list(engine.isolation.pids),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.engine.isolation.settings import IsolationSnapshot
@@ -93,21 +94,28 @@ class Whole:
 
     @property
     def engine(self) -> EngineSnapshot:
-        """The engines of all processes as one. A model loaded by several is counted once, with the memory of all."""
+        """The engines of all processes as one. A model loaded by several is counted once, with the memory of all; they
+        share what is in an engine process.
+        """
         queues: dict[str, list[int]] = {}
         models: dict[str, ModelSnapshot] = {}
+        held: set[tuple[str, int]] = set()
         for state in self.states:
             for device, numbers in state["queues"].items():
                 queues[device] = [a + b for a, b in zip(queues.get(device, (0, 0, 0)), numbers, strict=True)]
-            for model_id, backend, device, nbytes, unfinished, inline in state["models"]:
-                held = models.get(model_id)
-                size, runs = (
-                    (nbytes, unfinished) if held is None else (held.nbytes + nbytes, held.unfinished + unfinished)
-                )
-                models[model_id] = ModelSnapshot(model_id, backend, device, size, runs, inline)
+            for model in (ModelSnapshot(*values) for values in state["models"]):
+                place = model.model_id, model.process
+                if model.process and place in held:
+                    model = replace(model, nbytes=0)
+                held.add(place)
+                other = models.get(model.model_id)
+                if other is not None:
+                    size, runs = model.nbytes + other.nbytes, model.unfinished + other.unfinished
+                    model = replace(model, nbytes=size, unfinished=runs)
+                models[model.model_id] = model
         counts = self.counts
         worker_cpu = {name: counts["worker_cpu"].get(name) for name in self.listed("workers")}
-        pids = tuple(pid for pids in self.every("pids") for pid in pids)
+        pids = tuple(dict.fromkeys(pid for pids in self.every("pids") for pid in pids))
         return EngineSnapshot(
             queues={device: QueueSnapshot(*numbers) for device, numbers in queues.items()},
             models=tuple(models.values()),

@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from redisai_py.config import Config
+from redisai_py.engine.isolation.settings import runs_in_processes
 from redisai_py.serve.acceptor import Acceptor, Arrivals
 from redisai_py.serve.door_page import DoorPage
 from redisai_py.serve.heartbeat import DRAINING, READY, SERVING
 from redisai_py.serve.hub import Hub
 from redisai_py.serve.keeper import ServerKeeper, Suspects
+from redisai_py.serve.manager_keeper import ManagerKeeper
 from redisai_py.serve.preflight import StartError
 from redisai_py.serve.process import Lines
 from redisai_py.serve.spare import Spare
@@ -65,6 +67,8 @@ class Doors:
 
     async def spawn(self) -> None:
         """Start the processes; they import their modules and wait for their settings."""
+        if self._shared is not None and self._shared.manager is not None:
+            await self._shared.manager.start()
         for keeper in self._keepers:
             await keeper.spawn()
 
@@ -153,6 +157,8 @@ class Doors:
         for listener in self._listeners:
             listener.close()
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers), *self._retiring)
+        if self._shared is not None and self._shared.manager is not None:
+            await self._shared.manager.stop()
 
 
 class _Alone:
@@ -191,6 +197,7 @@ class _Shared:
         self.hub = Hub()
         self.acceptor = Acceptor(listeners, config.max_clients)
         self.door_page = DoorPage.make()
+        self.manager = ManagerKeeper(config) if runs_in_processes(config) else None
         self.numbers = itertools.count(1)
 
 
@@ -199,11 +206,12 @@ def _numbers(sockets: Sequence[socket.socket]) -> list[int]:
 
 
 class _DoorLines:
-    """The socket pairs of one front door, to the hub and to the acceptor."""
+    """The socket pairs of one front door: to the hub, the acceptor, and the keeper of the engine processes' manager."""
 
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
         self._siblings, self._their_siblings = socket.socketpair()
+        self._managers, self._their_managers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours, self._their_arrivals = socket.socketpair()
         self._arrivals = Arrivals(ours)
         self._joined = False
@@ -217,16 +225,20 @@ class _DoorLines:
             "siblings": [self._their_siblings.fileno()],
             "arrivals": [self._their_arrivals.fileno()],
             "door_page": [self._shared.door_page.fd],
+            "managers": [] if self._shared.manager is None else [self._their_managers.fileno()],
         }
 
     def opened(self) -> None:
         self._their_siblings.close()
         self._their_arrivals.close()
+        self._their_managers.close()
 
     async def join(self, broken: Callable[[], object]) -> None:
         self._joined = True
         await self._shared.hub.join(self.door, self._siblings, broken)
         self._shared.acceptor.join(self._arrivals)
+        if self._shared.manager is not None:
+            self._shared.manager.join(self._managers)
 
     def says(self, word: bytes) -> None:
         arrivals = self._arrivals
@@ -244,3 +256,6 @@ class _DoorLines:
         if not self._joined:
             self._siblings.close()
             self._arrivals.line.close()
+        if self._shared.manager is not None:
+            self._shared.manager.left(self._managers)
+        self._managers.close()

@@ -5,11 +5,11 @@
 The numbers are file descriptors. `control` is a socket to the supervisor, which carries the orders and the heartbeats
 (`redisai_py.serve.heartbeat`). `listeners` and `http` are listening sockets. Each of several front doors has three
 more: `arrivals` (`redisai_py.serve.acceptor`), `siblings` (`redisai_py.serve.hub`) and `door_page`
-(`redisai_py.serve.door_page`). Until the orders come, the process is a spare one, and its name is `server-spare`. They
-contain credentials, so they are neither an argument nor in the
-environment. SIGTERM drains and ends the process. So does the end of `control`: the supervisor is gone, and its
-successor will need the port. SIGUSR2 does the same if a new process has taken over. SIGUSR1 writes the Python stacks of
-all threads to standard error.
+(`redisai_py.serve.door_page`), and `managers` (`redisai_py.serve.manager_keeper`) if models run in engine processes.
+Until the orders come, the process is a spare one, and its name is `server-spare`. They contain credentials, so they are
+neither an argument nor in the environment. SIGTERM drains and ends the process. So does the end of `control`: the
+supervisor is gone, and its successor will need the port. SIGUSR2 does the same if a new process has taken over. SIGUSR1
+writes the Python stacks of all threads to standard error.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ async def _serve(orders: Orders, inherited: dict[str, list[int]], control: socke
     among = None
     if "siblings" in inherited:
         siblings, arrivals = (socket.socket(fileno=inherited[name][0]) for name in ("siblings", "arrivals"))
-        among = Among(orders.door, orders.seat, siblings, arrivals, DoorPage(inherited["door_page"][0]))
+        managers = [socket.socket(fileno=number) for number in inherited["managers"]]
+        page = DoorPage(inherited["door_page"][0])
+        among = Among(orders.door, orders.seat, siblings, arrivals, page, managers[0] if managers else None)
     ready = functools.partial(line.say, READY)
     return await serve(orders.config, *listeners, stop=stop, ready=ready, lifeline=line, http=http, among=among)
 

@@ -150,7 +150,7 @@ def info(client: redis.Redis, key: str) -> dict[bytes, Any]:
 def engines(serving: Serving) -> list[psutil.Process]:
     """The engine processes, without the zygotes that they were forked from."""
     found = []
-    for process in serving.server().children(recursive=True):
+    for process in serving.supervisor.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if process.name() == "redisai-engine" and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)

@@ -33,7 +33,7 @@ def load(
     process: EngineProcess, user: object, number: int, model: Model, options: LoadOptions, limit_ms: int
 ) -> dict[str, Any]:
     """Load a model. Returns: its description. limit_ms: time after which the process is killed, 0 is never."""
-    header = json.dumps(load_order(model, options)).encode()
+    header = json.dumps({**load_order(model, options), "program": process.programs[user]}).encode()
     request = Layout(header, (), wire.aligned(len(header)))
     lane = process.take(user, loads=True)
     fd = -1

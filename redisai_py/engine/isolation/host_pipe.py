@@ -57,6 +57,12 @@ class HostPipe:
         if self._number == number:
             self.hosted.terminate(self.thread.ident)
 
+    def hang_up(self) -> None:
+        """Stop the run that is under way; the thread ends."""
+        self.close()
+        if self._number:
+            self.stop(self._number)
+
     def close(self) -> None:
         """Hang up; the thread ends."""
         with suppress(OSError):  # the server was faster

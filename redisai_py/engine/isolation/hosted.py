@@ -1,14 +1,17 @@
-"""A model in its engine process: entered by one thread at a time unless its session allows more."""
+"""Models in their engine process, each once, however many front doors use it. One thread at a time runs a model unless
+its session allows more.
+"""
 
 from __future__ import annotations
 
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from redisai_py.backend import Session, runs_concurrently
 
-__all__ = ["Hosted"]
+__all__ = ["Hosted", "Programs"]
 
 
 class Hosted:
@@ -30,3 +33,62 @@ class Hosted:
                 self.session.terminate()
         except Exception:
             traceback.print_exc()
+
+
+class _Entry:
+    """references: of front doors that have it or wait for its load."""
+
+    def __init__(self) -> None:
+        self.ready = threading.Event()
+        self.references = 0
+        self.hosted: Hosted | None = None
+        self.error: BaseException | None = None
+
+
+class Programs:
+    """The models by the manager's numbers. Thread: any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[int, _Entry] = {}
+
+    def load(self, number: int, build: Callable[[], Session]) -> tuple[Hosted, bool]:
+        """One more reference to a model, which is loaded if it is not; `release` ends it.
+
+        Returns: also whether it was there, or being loaded, before. Raises: what `build` raises, to all that wait.
+        """
+        with self._lock:
+            entry = self._entries.get(number)
+            was_there = entry is not None
+            entry = entry or self._entries.setdefault(number, _Entry())
+            entry.references += 1
+        if was_there:
+            entry.ready.wait()
+        else:
+            self._build(number, entry, build)
+        if entry.error is not None:
+            raise entry.error
+        assert entry.hosted is not None
+        return entry.hosted, was_there
+
+    def _build(self, number: int, entry: _Entry, build: Callable[[], Session]) -> None:
+        try:
+            entry.hosted = Hosted(build())
+        except BaseException as error:  # of whatever kind: the front doors are told
+            entry.error = error
+            with self._lock:
+                del self._entries[number]
+        finally:
+            entry.ready.set()
+
+    def release(self, number: int) -> None:
+        """One reference less; the last one closes the session."""
+        with self._lock:
+            entry = self._entries[number]
+            entry.references -= 1
+            if entry.references:
+                return
+            del self._entries[number]
+        assert entry.hosted is not None
+        with entry.hosted.guard:  # a run may be under way, which its front door repeats elsewhere
+            entry.hosted.session.close()

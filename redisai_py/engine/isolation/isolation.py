@@ -1,8 +1,7 @@
-"""The engine's processes, the models in them, and the record of their deaths.
+"""Models in engine processes, as one front door has them: which session is in which process.
 
-Each CPU model has its own process while there are few; further models share, by backend. A model suspected of having
-ended a process is alone in its next one. Each GPU has one process, for all of its models. A process without a model
-ends. Nothing is started before the first model.
+The manager starts the processes, decides which model is in which, and judges their ends (`manager`). With one front
+door it is an object here; several share one in a process of its own (`remote_manager`).
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -23,15 +20,16 @@ from redisai_py.backend import LoadOptions, Session, framework_error
 from redisai_py.blobs import filed
 from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.long_runs import LongRuns
+from redisai_py.engine.isolation.managed import Placement, Wanted
 from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot
-from redisai_py.engine.isolation.zygotes import Zygote
-from redisai_py.errors import BackendError, RedisAIError
+from redisai_py.engine.isolation.verdicts import Suspect, Verdict
+from redisai_py.errors import RedisAIError
 from redisai_py.model import Model
 
-__all__ = ["Isolation"]
+__all__ = ["Isolation", "Managing"]
 
 _KEPT_IN_FILES = 1024 * 1024
 """The bytes of models of at least this size are kept in files, for loading them again."""
@@ -39,28 +37,57 @@ _KEPT_IN_FILES = 1024 * 1024
 logger = structlog.get_logger()
 
 
+class Managing(Protocol):
+    """The manager of the processes; see `manager.Manager` for its methods."""
+
+    settings: IsolationSettings
+    quarantine: Quarantine
+
+    def welcome(self, door: Isolation) -> None: ...
+
+    def place(self, door: Isolation, wanted: Wanted) -> int: ...
+
+    def leave(self, door: Isolation, session: int, number: int) -> None: ...
+
+    def kill(self, number: int, program: int, why: str) -> None: ...
+
+    def ended(self, door: Isolation, number: int, suspects: Sequence[Suspect]) -> None: ...
+
+    def rename(self, before: str, identity: str) -> None: ...
+
+    def clear(self, identity: str, teller: Isolation) -> None: ...
+
+    def import_backend(self, name: str) -> str: ...
+
+    def close(self, timeout_s: float) -> None: ...
+
+
 class Isolation:
     """Args: name_of: a model's identity -> its name for users. Called on any thread."""
 
-    def __init__(self, settings: IsolationSettings, name_of: Callable[[str], str]) -> None:
-        self.settings = settings
+    def __init__(self, manager: Managing, name_of: Callable[[str], str]) -> None:
+        self.settings = manager.settings
+        self.quarantine = manager.quarantine
+        """To look into; changes go to the manager."""
         self.name_of = name_of
         self.closing = False
         self.loop_thread = 0
         """Id of the event loop's thread, which waits only for short runs."""
-        self.quarantine = Quarantine()
         self.versions: dict[str, str] = {}
         """Versions of the backends that processes have imported, by wire name."""
+        self._manager = manager
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._processes: list[EngineProcess] = []
-        self._zygotes: dict[str, Zygote] = {}
+        self._processes: dict[int, EngineProcess] = {}
+        self._placing: dict[int, RemoteSession] = {}
+        self._placed: dict[int, EngineProcess] = {}
         self._deaths: Counter[str] = Counter()
         self.on_long_run: Callable[[int], object] = lambda thread_id: None
         """Called with the id of each thread that waits long for a process."""
         self._alarm = LongRuns(self._busy_lanes, lambda thread_id: self.on_long_run(thread_id))
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._helper: threading.Thread | None = None
+        manager.welcome(self)
 
     def next_number(self) -> int:
         """A number that was not used before."""
@@ -91,104 +118,127 @@ class Isolation:
 
         Raises: BackendNotInstalled, BackendError.
         """
-        zygote = self._zygote(name)
-        self._wait_for(zygote)
-        self.versions[name] = zygote.version
-        return zygote.version
+        version = self.versions[name] = self._manager.import_backend(name)
+        return version
 
     def rename(self, session: Session, identity: str) -> None:
         """A loaded model has another identity from now on."""
         if isinstance(session, RemoteSession):
-            self.quarantine.rename(session.identity, identity)
+            self._manager.rename(session.identity, identity)
             session.identity = identity
+
+    def went_well(self, identity: str) -> None:
+        """A run of a model succeeded: its record is clean."""
+        self._manager.clear(identity, self)
+
+    forget = went_well
+    """A model was deleted or replaced."""
+
+    @staticmethod
+    def found(session: Session) -> bool:
+        """Whether a session's model was in its process already, for another front door."""
+        return isinstance(session, RemoteSession) and session.was_there
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
     def place(self, session: RemoteSession) -> EngineProcess:
         """A process for a model; `leave` releases it. Raises: BackendNotInstalled, BackendError."""
         device = session.device
-        on_gpu = device.kind == "GPU"
-        name = f"GPU:{device.index or 0}" if on_gpu else session.backend
-        zygote = self._zygote("" if on_gpu else session.backend)
-        self._wait_for(zygote)
-        with self._lock:
-            alone = session.apart and not on_gpu
-            shared = [each for each in self._processes if each.place == name and not (each.dead or each.retired)]
-            if alone or len(shared) < (1 if on_gpu else self.settings.engine_processes):
-                process = self._start(f"{name} apart" if alone else name, zygote)
-            else:
-                process = min(shared, key=lambda process: len(process.users))
-            process.users.add(session)
-            return process
-
-    def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
-        """A model has left the process. Returns: True if the process has ended, or ends now because it is empty."""
-        with self._lock:
-            process.users.discard(session)
-            if process.users:
-                return process.dead
-            process.retired = True
-        process.kill()
-        return True
-
-    def _start(self, place: str, zygote: Zygote) -> EngineProcess:
+        gpu = (device.index or 0) if device.kind == "GPU" else None
+        wanted = Wanted(session.number, session.identity, session.backend, gpu, session.apart)
+        self._placing[session.number] = session
         try:
-            process = EngineProcess(self.next_number(), place, zygote, self._alarm, self._ended)
-            process.fork(self.settings.engine_memory_limit_bytes)
-        except OSError as error:
-            raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
-        self._processes.append(process)
+            pid = self._manager.place(self, wanted)
+        except BaseException:
+            process = self._placed.pop(session.number, None)
+            if process is not None:
+                self.leave(session, process)
+            raise
+        finally:
+            del self._placing[session.number]
+        process = self._placed.pop(session.number)
+        process.pid = process.pid or pid
         return process
 
-    def _zygote(self, backend: str) -> Zygote:
+    def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
+        """A model has left the process. Returns: False if others are there, and it must be unloaded."""
         with self._lock:
-            zygote = self._zygotes.get(backend)
-            if zygote is None or not zygote.alive:
-                zygote = self._zygotes[backend] = Zygote(backend, self._zygote_ended)
-            return zygote
+            process.users.discard(session)
+            last = not (process.users or process.dead)
+            if last:
+                self._processes.pop(process.number, None)
+                process.cut_off()
+        self._manager.leave(self, session.number, process.number)
+        return process.dead
 
-    def _wait_for(self, zygote: Zygote) -> None:
-        try:
-            zygote.wait_ready(self.settings.model_load_timeout_s)
-        except TimeoutError:
-            zygote.close()
-            ms = self.settings.model_load_timeout_ms
-            text = f"ERR Could not load backend: importing {zygote.backend} took longer than --model-load-timeout-ms"
-            raise BackendError(f"{text} ({ms} ms)") from None
+    def _ended(self, process: EngineProcess, suspects: dict[RemoteSession, bool]) -> None:
+        told = []
+        for session, in_load in suspects.items():
+            if session in process.programs:
+                told.append(Suspect(process.programs[session], in_load, self.name_of(session.identity)))
+        self._manager.ended(self, process.number, told)
 
-    def _zygote_ended(self, zygote: Zygote) -> None:
-        with self._lock:
-            if self._zygotes.get(zygote.backend) is zygote:
-                del self._zygotes[zygote.backend]
-
-    def _ended(self, process: EngineProcess) -> None:
-        """A process has ended: find the culprit. Its models are reloaded immediately, so that no run has to wait."""
-        with suppress(ValueError):
-            self._processes.remove(process)
-        if not (self.closing or process.retired):
-            self._judge(process)
-        process.judged()
-
-    def _judge(self, process: EngineProcess) -> None:
-        how = process.how()
-        suspects = process.suspects
-        if process.culprit is None and len(suspects) == 1 and not process.ended_with_its_zygote:
-            (process.culprit,) = suspects
-        culprit = process.culprit
-        if culprit is not None:
-            culprit.apart = culprit.struck = True
-            self.quarantine.struck(culprit.identity, how, suspects.get(culprit, False))
-        elif not process.ended_with_its_zygote:
-            for session in suspects:
-                session.apart = True
-        self._deaths[how.partition(":")[0]] += 1
-        names = sorted(self.name_of(session.identity) for session in suspects)
-        logger.error("an engine process ended", pid=process.pid, place=process.place, how=how, at_work_for=names)
-        for session in list(process.users):
-            self.later(session.revive)
+    def _kill(self, process: EngineProcess, culprit: RemoteSession | None, why: str) -> None:
+        self._manager.kill(process.number, process.programs.get(culprit, 0) if culprit is not None else 0, why)
 
     def _busy_lanes(self) -> list[Lane]:
-        return [lane for process in list(self._processes) for lane in process.busy()]
+        return [lane for process in list(self._processes.values()) for lane in process.busy()]
+
+    # -- managed.Door --------------------------------------------------------------------------------------------------
+
+    def placed(self, session: int, placement: Placement) -> None:
+        """See Door."""
+        user = self._placing.get(session)
+        if user is None:  # nobody waits any more
+            placement.control.close()
+            return
+        with self._lock:
+            process = self._processes.get(placement.process)
+            if process is None:
+                process = EngineProcess(placement.process, placement.control, self._alarm, self._ended, self._kill)
+                self._processes[process.number] = process
+            else:
+                placement.control.close()
+            process.users.add(user)
+            process.programs[user] = placement.program
+            self._placed[session] = process
+
+    def has_ended(self, process: int) -> None:
+        """See Door."""
+        ended = self._processes.get(process)
+        if ended is None or ended.dead:
+            self._manager.ended(self, process, ())
+        else:
+            ended.note_end()
+
+    def judged(self, process: int, verdict: Verdict) -> None:
+        """See Door. The process's models are loaded again immediately, so that no run has to wait."""
+        with self._lock:
+            ended = self._processes.pop(process, None)
+            if verdict.counts:
+                self._deaths[verdict.how.partition(":")[0]] += 1
+        if ended is None:
+            return
+        for session, program in list(ended.programs.items()):
+            session.apart = session.apart or program in verdict.apart
+            session.struck = session.struck or program == verdict.culprit
+        ended.judged(verdict)
+        self._revive(ended)
+
+    def manager_lost(self) -> None:
+        """See RemoteDoor."""
+        with self._lock:
+            processes, self._processes = list(self._processes.values()), {}
+        if not self.closing:
+            logger.error("the manager of the engine processes ended, and they with it", processes=len(processes))
+        for process in processes:
+            process.cut_off()
+            self._revive(process)
+
+    def _revive(self, process: EngineProcess) -> None:
+        if not self.closing:
+            for session in list(process.users):
+                self.later(session.revive)
 
     # -- background work -----------------------------------------------------------------------------------------------
 
@@ -211,18 +261,14 @@ class Isolation:
 
     def snapshot(self) -> IsolationSnapshot:
         """Current processes and quarantine."""
-        pids = [process.pid for process in list(self._processes) if process.pid is not None and not process.dead]
+        pids = [process.pid for process in list(self._processes.values()) if process.pid and not process.dead]
         return IsolationSnapshot(tuple(pids), dict(self._deaths), self.quarantine.reasons())
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Kill every process. Returns when they have ended, or after `timeout_s`."""
+        """Leave every process. Those that nobody else uses have ended when this returns, or after `timeout_s`."""
         self.closing = True
         self._work.put(None)
         self._alarm.stop()
-        until = time.monotonic() + timeout_s
-        with self._lock:
-            zygotes = list(self._zygotes.values())
-        for zygote in zygotes:
-            zygote.close()
-        for zygote in zygotes:
-            zygote.thread.join(max(0.0, until - time.monotonic()))
+        self._manager.close(timeout_s)
+        for process in list(self._processes.values()):
+            process.cut_off()

@@ -1,36 +1,37 @@
-"""One engine process as the server's threads use it: lanes to it, what runs in it, and how it ended.
+"""One engine process as the threads of a front door use it: lanes to it, what runs in it, and how it ended.
 
 DESIGN. A thread that wants something from the process takes a lane: a socket pair, and memory that both sides map. It
 writes its request there, sends a frame, and sleeps in the kernel, without the GIL, until the answer's frame arrives.
 There are as many lanes as were ever needed at once, and the process has a thread for each. If the process ends, every
-lane's socket ends. What was running then is recorded: one of these models is to blame.
+lane's socket ends. What was running then is recorded: one of these models is to blame. The manager of the processes
+judges, since other front doors may use the process too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from redisai_py.engine.isolation import host, memory
+from redisai_py.engine.isolation import memory, orders
 from redisai_py.engine.isolation.at_once import PATIENCE_S
 from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.long_runs import LongRuns
 from redisai_py.engine.isolation.pipe import Pipe
 from redisai_py.engine.isolation.pipe_layout import PIPE_BYTES
-from redisai_py.engine.isolation.zygotes import Zygote
+from redisai_py.engine.isolation.verdicts import Verdict
 
 __all__ = ["EngineProcess", "ProcessEnded"]
 
 _T = TypeVar("_T")
 
-_REPORT_S = 2.0
-"""Seconds for the zygote to report how a process ended."""
+_VERDICT_S = 5.0
+"""Seconds for the manager to say why a process ended."""
 
 
 class ProcessEnded(Exception):
@@ -43,49 +44,43 @@ class ProcessEnded(Exception):
 
 
 class EngineProcess:
-    """One process, from its fork to its end.
+    """One process, from the first model that this front door has in it to its end, or until the last one leaves.
 
-    Args: number: of this server's processes.   place: its kind, for the code that chooses a process.
+    Args: number: the manager's.   control: this front door's socket to it.
           alarm: to wake when an exchange begins.
-          ended: called once, on the thread that notices first.
+          ended: called once with what was under way, on the thread that notices first: sessions; True: a load.
+          kill: called with the process, the session to blame or None, and why.
     """
 
     def __init__(
-        self, number: int, place: str, zygote: Zygote, alarm: LongRuns, ended: Callable[[EngineProcess], object]
+        self,
+        number: int,
+        control: socket.socket,
+        alarm: LongRuns,
+        ended: Callable[[EngineProcess, dict[Any, bool]], object],
+        kill: Callable[[EngineProcess, Any, str], object],
     ) -> None:
         self.number = number
-        self.place = place
         self.pid: int | None = None
         self.users: set[Any] = set()
         """Sessions that are loaded in it, or being loaded."""
+        self.programs: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        """Sessions that are or were in it -> the manager's numbers of their models there."""
         self.dead = False
-        self.retired = False
-        """It is being ended because no model needs it."""
-        self.suspects: dict[Any, bool] = {}
-        """Sessions with runs or loads in progress when it ended; True: a load."""
-        self.culprit: Any = None
-        """The session whose run or load ended it, if known; known from `verdict` on."""
-        self._blamed_for = ""
+        """It has ended, or this front door has left it."""
+        self._culprit = 0
+        self._how = "SIGKILL"
         self._verdict = threading.Event()
-        self._status: int | None = None
-        self._reported = threading.Event()
-        self._zygote = zygote
         self._alarm = alarm
         self._ended = ended
+        self._kill = kill
         self._lock = threading.Lock()
         self._idle: list[Lane] = []
         self._at_once: Lane | None = None
         self._busy: dict[int, Lane] = {}
         self._lanes = 0
         self._pipes: list[Pipe[Any]] = []
-        self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._far_end: socket.socket | None = far_end
-
-    def fork(self, memory_limit_bytes: int) -> None:
-        """Start the process."""
-        far_end, self._far_end = self._far_end, None
-        assert far_end is not None
-        self._zygote.fork(self, far_end, {"memory_limit_bytes": memory_limit_bytes})
+        self._control = control
 
     # -- lanes ---------------------------------------------------------------------------------------------------------
 
@@ -140,7 +135,7 @@ class EngineProcess:
                 self._idle.append(lane)
 
     def _open_lane(self) -> Lane:
-        return self._opened(host.OPEN, 0, memory.LANE_FILE_BYTES, Lane)
+        return self._opened(orders.OPEN, 0, memory.LANE_FILE_BYTES, Lane)
 
     def open_pipe(self, user: object, model: int) -> Pipe[Any]:
         """A pipe to a model that is loaded, by its number there; whoever asks closes it.
@@ -151,7 +146,7 @@ class EngineProcess:
             if self.dead:
                 raise ProcessEnded(self)
             pipe: Pipe[Any] = self._opened(
-                host.OPEN_PIPE, model, PIPE_BYTES, lambda number, sock, fd: Pipe(number, user, sock, fd)
+                orders.OPEN_PIPE, model, PIPE_BYTES, lambda number, sock, fd: Pipe(number, user, sock, fd)
             )
             self._pipes = [*self._pipes, pipe]
             return pipe
@@ -175,7 +170,7 @@ class EngineProcess:
         try:
             fd = memory.create(size)
             self._lanes += 1
-            socket.send_fds(self._control, [host.ORDER.pack(what, self._lanes, detail)], [far.fileno(), fd])
+            socket.send_fds(self._control, [orders.ORDER.pack(what, self._lanes, detail)], [far.fileno(), fd])
             return make(self._lanes, near, fd)
         except BaseException:
             near.close()
@@ -208,7 +203,7 @@ class EngineProcess:
             ]
             for lane in lanes:
                 lane.stopped = True
-                self._order(host.STOP, lane.number, 0)
+                self._order(orders.STOP, lane.number, 0)
             pipes = [
                 pipe
                 for pipe in self._pipes
@@ -216,85 +211,74 @@ class EngineProcess:
             ]
             for pipe in pipes:
                 pipe.stopped = pipe.current_number
-                self._order(host.STOP_IN_PIPE, pipe.number, pipe.stopped)
+                self._order(orders.STOP_IN_PIPE, pipe.number, pipe.stopped)
         return [*lanes, *pipes]
 
     def _order(self, what: int, number: int, detail: int) -> None:
         with contextlib.suppress(OSError):  # it has ended, or takes no orders: whoever asked kills it
-            self._control.send(host.ORDER.pack(what, number, detail), socket.MSG_DONTWAIT)
+            self._control.send(orders.ORDER.pack(what, number, detail), socket.MSG_DONTWAIT)
 
     def still_stopping(self, way: Lane | Pipe[Any], user: object) -> bool:
-        """Whether a run that was told to stop goes on."""
+        """Whether a run that was told to stop goes on. One that waits for another front door's run is not to blame."""
         if isinstance(way, Pipe):
             return bool(way.stopped) and way.stopped == way.current_number and not self.dead
-        return way.stopped and way.user is user and not self.dead
+        return way.stopped and way.user is user and way.under_way and not self.dead
 
     def kill(self, user: object = None, why: str = "") -> None:
         """Kill it immediately. user: the culprit, if any.   Thread: any."""
-        with self._lock:
-            if self.dead:
-                return
-            if user is not None and self.culprit is None:
-                self.culprit, self._blamed_for = user, why
-        self._zygote.kill(self.number)
+        if not self.dead:
+            self._kill(self, user, why)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def lost(self) -> ProcessEnded:
         """A lane has ended. Records what ran. Returns: the exception to raise."""
-        self._note_end()
+        self.note_end()
         return ProcessEnded(self)
 
-    def how(self) -> str:
-        """How it ended, in one word: the signal, or the exit status."""
-        self._reported.wait(_REPORT_S)
-        if self._blamed_for:
-            return self._blamed_for
-        status = self._status
-        if status is None:
-            return "SIGKILL"  # together with the process from which it was forked
-        if status >= 0:
-            return f"exit status {status}"
-        try:
-            return signal.Signals(-status).name
-        except ValueError:
-            return f"signal {-status}"
-
-    def verdict(self) -> str:
-        """How it ended, after `culprit` and the model's record were updated. Thread: any."""
-        self._verdict.wait(2 * _REPORT_S)
-        return self.how()
-
-    def judged(self) -> None:
-        """Make `verdict` available."""
-        self._verdict.set()
-
-    @property
-    def ended_with_its_zygote(self) -> bool:
-        """Whether no model of it is to blame, because the process from which it was forked has ended."""
-        return self._reported.is_set() and self._status is None
-
-    def started(self, pid: int) -> None:
-        """See Child."""
-        self.pid = pid
-
-    def exited(self, status: int | None) -> None:
-        """See Child."""
-        self._status = status
-        self._reported.set()
-        self._note_end()
-
-    def _note_end(self) -> None:
+    def note_end(self) -> None:
+        """It has ended: record what ran. Thread: any."""
         with self._lock:
             if self.dead:
                 return
-            self.dead = True
-            self.suspects = {pipe.user: False for pipe in self._pipes if pipe.current_number}
-            self.suspects |= {lane.user: lane.loads for lane in self._busy.values() if lane.under_way}
-            idle, self._idle = self._idle, []
-            for lane in idle:
-                lane.close()
-            if self._at_once is not None:
-                self._at_once.close()
-            self._control.close()
-        self._ended(self)
+            suspects = {pipe.user: False for pipe in self._pipes if pipe.current_number}
+            suspects |= {lane.user: lane.loads for lane in self._busy.values() if lane.under_way}
+            self._hang_up()
+        self._ended(self, suspects)
+
+    def cut_off(self) -> None:
+        """Leave it, whatever is under way: that is lost, and nobody is to blame. Thread: any."""
+        with self._lock:
+            if not self.dead:
+                self._hang_up()
+            for lane in self._busy.values():  # their threads wake up
+                with contextlib.suppress(OSError):
+                    lane.sock.shutdown(socket.SHUT_RDWR)
+        self._verdict.set()
+
+    def _hang_up(self) -> None:
+        """Under the lock."""
+        self.dead = True
+        idle, self._idle = self._idle, []
+        for lane in idle:
+            lane.close()
+        if self._at_once is not None:
+            self._at_once.close()
+        self._control.close()
+
+    def judged(self, verdict: Verdict) -> None:
+        """Make the verdict known. Thread: any."""
+        with self._lock:
+            if not self.dead:
+                self._hang_up()
+        self._culprit, self._how = verdict.culprit, verdict.how
+        self._verdict.set()
+
+    def verdict(self) -> str:
+        """How it ended, after the models' records were updated. Thread: any."""
+        self._verdict.wait(_VERDICT_S)
+        return self._how
+
+    def blames(self, user: object) -> bool:
+        """Whether a session's model is to blame, after `verdict`."""
+        return bool(self._culprit) and self.programs.get(user) == self._culprit

@@ -35,10 +35,29 @@ class Quarantine:
         """A process died because of this model."""
         before = self._strikes.get(identity)
         strikes = Strikes(1 if before is None else before.count + 1, how, in_load)
-        if before is None and len(self._strikes) >= _MOST:
+        self.record(identity, strikes)
+        return strikes
+
+    def record(self, identity: str, strikes: Strikes | None) -> None:
+        """Take over what another process knows of a model. None: nothing."""
+        if strikes is None:
+            self._strikes.pop(identity, None)
+            return
+        if identity not in self._strikes and len(self._strikes) >= _MOST:
             self._strikes.pop(next(iter(self._strikes)), None)
         self._strikes[identity] = strikes
-        return strikes
+
+    def recall(self, identity: str, strikes: Strikes) -> bool:
+        """Take over what somebody remembers of a model; False if nothing worse is known so."""
+        before = self._strikes.get(identity)
+        if before is not None and before.count >= strikes.count:
+            return False
+        self.record(identity, strikes)
+        return True
+
+    def records(self) -> dict[str, Strikes]:
+        """All records."""
+        return dict(self._strikes)
 
     def went_well(self, identity: str) -> None:
         """A run succeeded."""

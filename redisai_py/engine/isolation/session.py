@@ -60,6 +60,8 @@ class Processes(Protocol):
     def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
         """The model has left the process."""
 
+    def went_well(self, identity: str) -> None: ...
+
     def later(self, work: Callable[..., object], *arguments: Any) -> None:
         """Call this on another thread."""
 
@@ -80,13 +82,14 @@ class RemoteSession:
         self.output_specs: Sequence[TensorSpec] = ()
         self.nbytes = 0
         self.stateful = self.loops = self.concurrent = False
+        self.was_there = False  # in its process, for another front door
         self.draws = self.branches = ""
         self.in_server = False
         """It has proved itself and runs in the server."""
         self._isolation = isolation
         self._model = model
         self._options = options
-        self._number = isolation.next_number()
+        self.number = isolation.next_number()
         self._process: EngineProcess | None = None
         self._local: Session | None = None
         self._lock = threading.Lock()
@@ -134,7 +137,7 @@ class RemoteSession:
             process = self._isolation.place(self)
             try:
                 limit_ms = self._isolation.settings.model_load_timeout_ms
-                self._learn(exchanges.load(process, self, self._number, self._model, self._options, limit_ms))
+                self._learn(exchanges.load(process, self, self.number, self._model, self._options, limit_ms))
             except ProcessEnded:
                 self._isolation.leave(self, process)
                 self._judge(process, attempt, in_load=True)
@@ -157,6 +160,7 @@ class RemoteSession:
         self.branches = str(told["branches"])
         self.loops = bool(told["loops"])
         self.concurrent = bool(told["concurrent"])
+        self.was_there = bool(told["was_there"])
         self._isolation.versions[self.backend] = str(told["version"])
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -186,14 +190,14 @@ class RemoteSession:
     def _run_in(self, process: EngineProcess, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
         held = partial(self._held, process)
         try:
-            outputs, ran_ns = exchanges.run(process, self, self._number, inputs, keep_on_device, held)
+            outputs, ran_ns = exchanges.run(process, self, self.number, inputs, keep_on_device, held)
         except MemoryLimitExceeded:
             self.exceeded_memory()
             raise
         self.ran(ran_ns, well=True)
         if self.struck:
             self.struck = False
-            self._isolation.quarantine.went_well(self.identity)
+            self._isolation.went_well(self.identity)
         return outputs
 
     def _run_at_once(self, inputs: Sequence[Array]) -> list[Array | None]:
@@ -209,7 +213,7 @@ class RemoteSession:
         except (ProcessEnded, OSError):
             raise NotAtOnce from None
         try:
-            answer = lane.exchange(Op.RUN, 0, self._number, request, data)
+            answer = lane.exchange(Op.RUN, 0, self.number, request, data)
             if answer.op != Op.DONE:
                 raise failure(answer)
             outputs = outputs_of(answer, partial(self._held, process))
@@ -253,7 +257,7 @@ class RemoteSession:
 
     def open_pipe(self, process: EngineProcess) -> Pipe[Any]:
         """Raises: ProcessEnded, OSError."""
-        return process.open_pipe(self, self._number)
+        return process.open_pipe(self, self.number)
 
     def why_it_ended(self, process: EngineProcess, nonsense: bool) -> RedisAIError | None:
         """A pipe to the process has ended, and so will the process. What a run under way there fails with; None if it
@@ -292,13 +296,12 @@ class RemoteSession:
             raise Overloaded("ERR the server is shutting down")
         how = process.verdict()
         what = "loading" if in_load else "running"
-        if process.culprit is self and under_way:
+        if process.blames(self) and under_way:
             self._refuse_in_quarantine()
             raise BackendError(self._text(f"its engine process died while {what} it ({how})"))
         if self.stateful and not in_load:
-            raise BackendError(
-                self._text(f"its engine process died ({how}) because of another model, and its state is lost")
-            )
+            why = f"its engine process died ({how}) because of another model, and its state is lost"
+            raise BackendError(self._text(why))
         if attempt >= _TRIES:
             raise BackendError(self._text(f"its engine process died {attempt} times while {what} it ({how})"))
 
@@ -383,9 +386,8 @@ class RemoteSession:
     def _leave(self) -> None:
         """Unload the model in its process, which ends if it was the last one."""
         process, self._process = self._process, None
-        if process is None or self._isolation.leave(self, process):
-            return
-        exchanges.unload(process, self, self._number)
+        if process is not None and not self._isolation.leave(self, process):
+            exchanges.unload(process, self, self.number)
 
 
 def _terminate(session: Session, concurrent: bool, thread_id: int | None) -> bool:

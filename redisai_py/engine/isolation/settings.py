@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["IsolationSettings", "IsolationSnapshot"]
+from redisai_py.config import Config
+
+__all__ = ["IsolationSettings", "IsolationSnapshot", "runs_in_processes"]
+
+
+def runs_in_processes(config: Config) -> bool:
+    """Whether models run in engine processes, which only Linux has."""
+    return config.isolation != "none" and sys.platform.startswith("linux")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,16 @@ class IsolationSettings:
     model_load_timeout_ms: int = 0
     proof_runs: int = 100
     short_us: int = 300
+
+    @classmethod
+    def of(cls, config: Config) -> IsolationSettings:
+        """Those of a server. config: resolved."""
+        return cls(
+            isolation=config.isolation,
+            engine_processes=config.engine_processes,
+            engine_memory_limit_bytes=config.engine_memory_limit_mb * 1_000_000,
+            model_load_timeout_ms=config.model_load_timeout_ms,
+        )
 
     @property
     def model_load_timeout_s(self) -> float | None:

@@ -1,0 +1,270 @@
+"""The manager of engine processes: starts them, decides which model is in which, and judges their ends.
+
+A server with one process has its manager within; several front doors share one in a process of its own (docs/adr/0048).
+So whatever the number of front doors, a model is loaded once, a GPU has one process, and a model that ends its
+processes is in quarantine for all. Runs and loads do not come here: each front door speaks with the processes itself.
+
+Each CPU model has its own process while there are few; further models share, by backend. A model suspected of having
+ended a process is alone in its next one. Each GPU has one process, for all of its models. A process without a model
+ends. Nothing is started before the first model.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from redisai_py.engine.isolation.managed import Door, ManagedProcess, Placement, Wanted
+from redisai_py.engine.isolation.quarantine import Quarantine, Strikes
+from redisai_py.engine.isolation.settings import IsolationSettings
+from redisai_py.engine.isolation.verdicts import Suspect, Verdict, by_program, culprit_of
+from redisai_py.engine.isolation.zygotes import Zygote
+from redisai_py.errors import BackendError
+
+__all__ = ["Manager"]
+
+_TESTIMONY_S = 2.0
+"""Seconds for the zygote and the front doors to say how a process ended, and what was under way."""
+
+logger = structlog.get_logger()
+
+
+class Manager:
+    """Args: record_changed: called with a model's identity, its record in `quarantine` (None: none any more), and the
+    front door that knows already. Thread: any.
+    """
+
+    def __init__(
+        self,
+        settings: IsolationSettings,
+        record_changed: Callable[[str, Strikes | None, Door | None], object] = lambda identity, strikes, teller: None,
+    ) -> None:
+        self.settings = settings
+        self.quarantine = Quarantine()
+        self._record_changed = record_changed
+        self.closing = False
+        self._numbers = itertools.count(time.time_ns())
+        """Not those of an earlier manager, whose processes front doors may still mean."""
+        self._lock = threading.Lock()
+        self._doors: list[Door] = []
+        self._processes: dict[int, ManagedProcess] = {}
+        self._zygotes: dict[str, Zygote] = {}
+
+    # -- front doors ---------------------------------------------------------------------------------------------------
+
+    def welcome(self, door: Door) -> None:
+        """One more front door."""
+        with self._lock:
+            self._doors.append(door)
+
+    def left(self, door: Door) -> None:
+        """A front door has ended, and says nothing more."""
+        with self._lock:
+            self._doors.remove(door)
+            for process in self._processes.values():
+                process.lost_a_door = process.lost_a_door or door in process.doors
+                process.users = {user: program for user, program in process.users.items() if user[0] is not door}
+                process.waits_for = [each for each in process.waits_for if each is not door]
+            processes = list(self._processes.values())
+        for process in processes:
+            self._end_if_unused(process)
+            self._judge_if_complete(process)
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def place(self, door: Door, wanted: Wanted) -> int:
+        """Find a process for a model, and tell the front door which (`Door.placed`) before this returns.
+
+        Returns: the process's id, 0 if it is not known.
+        Raises:  BackendNotInstalled, BackendError: there can be none.
+        """
+        zygote = self._zygote("" if wanted.gpu is not None else wanted.backend)
+        self._wait_for(zygote)
+        try:
+            with self._lock:
+                process, fresh = self._choose(wanted, zygote)
+                program = process.program_of(wanted.identity) or next(self._numbers)
+                control = process.join()
+                process.users[door, wanted.session] = program
+                process.identities[program] = wanted.identity
+                door.placed(wanted.session, Placement(process.number, program, control))
+            if fresh:
+                process.fork(self.settings.engine_memory_limit_bytes)
+        except OSError as error:
+            raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
+        return process.wait_started()
+
+    def leave(self, door: Door, session: int, number: int) -> None:
+        """A model has left its process, which ends if no other model is there."""
+        with self._lock:
+            process = self._processes.get(number)
+            if process is not None:
+                process.users.pop((door, session), None)
+        if process is not None:
+            self._end_if_unused(process)
+
+    def rename(self, before: str, identity: str) -> None:
+        """A loaded model has another identity from now on."""
+        self.quarantine.rename(before, identity)
+        with self._lock:
+            for process in self._processes.values():
+                for program, each in process.identities.items():
+                    if each == before:
+                        process.identities[program] = identity
+
+    def clear(self, identity: str, teller: Door) -> None:
+        """A model ran well, or exists no more: its record is clean."""
+        self.quarantine.forget(identity)
+        self._record_changed(identity, None, teller)
+
+    def recall(self, identity: str, strikes: Strikes, teller: Door) -> None:
+        """A front door remembers a model's record from an earlier manager."""
+        if self.quarantine.recall(identity, strikes):
+            self._record_changed(identity, strikes, teller)
+
+    def import_backend(self, name: str) -> str:
+        """Import a backend where processes will be forked. Returns: its version.
+
+        Raises: BackendNotInstalled, BackendError.
+        """
+        zygote = self._zygote(name)
+        self._wait_for(zygote)
+        return zygote.version
+
+    def _choose(self, wanted: Wanted, zygote: Zygote) -> tuple[ManagedProcess, bool]:
+        """The process for a model, and whether it is new. Under the lock. Raises: OSError."""
+        on_gpu = wanted.gpu is not None
+        apart = wanted.apart and not on_gpu
+        there = [each for each in self._processes.values() if each.place == wanted.place]
+        there = [each for each in there if not (each.gone or each.retired)]
+        for process in there:
+            if process.program_of(wanted.identity) and (process.alone or not apart):
+                return process, False
+        shared = [process for process in there if not process.alone]
+        if not apart and len(shared) >= (1 if on_gpu else self.settings.engine_processes):
+            return min(shared, key=lambda process: len(process.users)), False
+        process = ManagedProcess(next(self._numbers), wanted.place, apart, zygote, self._exited)
+        self._processes[process.number] = process
+        return process, True
+
+    def _end_if_unused(self, process: ManagedProcess) -> None:
+        with self._lock:
+            unused = not (process.users or process.gone or process.retired)
+            process.retired = process.retired or unused
+        if unused:
+            process.kill()
+
+    # -- zygotes -------------------------------------------------------------------------------------------------------
+
+    def _zygote(self, backend: str) -> Zygote:
+        with self._lock:
+            zygote = self._zygotes.get(backend)
+            if zygote is None or not zygote.alive:
+                zygote = self._zygotes[backend] = Zygote(backend, self._zygote_ended)
+            return zygote
+
+    def _wait_for(self, zygote: Zygote) -> None:
+        try:
+            zygote.wait_ready(self.settings.model_load_timeout_s)
+        except TimeoutError:
+            zygote.close()
+            ms = self.settings.model_load_timeout_ms
+            text = f"ERR Could not load backend: importing {zygote.backend} took longer than --model-load-timeout-ms"
+            raise BackendError(f"{text} ({ms} ms)") from None
+
+    def _zygote_ended(self, zygote: Zygote) -> None:
+        with self._lock:
+            if self._zygotes.get(zygote.backend) is zygote:
+                del self._zygotes[zygote.backend]
+
+    # -- the end of a process ------------------------------------------------------------------------------------------
+
+    def kill(self, number: int, program: int, why: str) -> None:
+        """Kill a process immediately. program: the one to blame, 0 for none."""
+        with self._lock:
+            process = self._processes.get(number)
+            if process is not None and program and not process.blamed:
+                process.blamed, process.blamed_for = program, why
+        if process is not None:
+            process.kill()
+
+    def ended(self, door: Door, number: int, suspects: Sequence[Suspect]) -> None:
+        """A front door has noticed the end of a process, or was asked: what it had under way there."""
+        process = self._processes.get(number)
+        if process is not None:
+            self._has_ended(process, door, suspects)
+
+    def _exited(self, process: ManagedProcess) -> None:
+        if process.retired:
+            with self._lock:
+                self._processes.pop(process.number, None)
+        else:
+            self._has_ended(process)
+
+    def _has_ended(self, process: ManagedProcess, teller: Door | None = None, suspects: Sequence[Suspect] = ()) -> None:
+        with self._lock:
+            first = not process.gone
+            if first:
+                process.gone = True
+                process.waits_for = process.doors
+            if teller is not None and teller not in process.told:
+                process.told.append(teller)
+                process.suspects += suspects
+                process.waits_for = [each for each in process.waits_for if each is not teller]
+            asked = list(process.waits_for) if first else []
+        if first:
+            process.kill()  # whoever saw a socket end may be wrong about the rest of it
+            timer = threading.Timer(_TESTIMONY_S, self._judge, (process,))
+            timer.daemon = True
+            timer.start()
+        for door in asked:
+            door.has_ended(process.number)
+        self._judge_if_complete(process)
+
+    def _judge_if_complete(self, process: ManagedProcess) -> None:
+        if process.gone and process.reported and not process.waits_for:
+            self._judge(process)
+
+    def _judge(self, process: ManagedProcess) -> None:
+        """Find the culprit, and tell the front doors."""
+        with self._lock:
+            if process.judged:
+                return
+            process.judged = True
+            self._processes.pop(process.number, None)
+            doors = list(dict.fromkeys([*process.told, *process.doors]))
+            doors = [door for door in doors if door in self._doors]
+        verdict = Verdict(process.how) if self.closing else self._verdict(process)
+        for door in doors:
+            door.judged(process.number, verdict)
+            verdict = verdict._replace(counts=False)
+
+    def _verdict(self, process: ManagedProcess) -> Verdict:
+        how = process.how
+        suspects = by_program(process.suspects)
+        culprit = culprit_of(suspects, process.blamed, process.by_itself)
+        names = sorted(suspect.name for suspect in suspects.values())
+        logger.error("an engine process ended", pid=process.pid, place=process.place, how=how, at_work_for=names)
+        if not culprit:
+            return Verdict(how, 0, tuple(suspects) if process.by_itself else (), True)
+        in_load = culprit in suspects and suspects[culprit].in_load
+        identity = process.identities[culprit]
+        self._record_changed(identity, self.quarantine.struck(identity, how, in_load), None)
+        return Verdict(how, culprit, (culprit,), True)
+
+    # -- the whole -----------------------------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Kill every process. Returns when they have ended, or after `timeout_s`."""
+        self.closing = True
+        until = time.monotonic() + timeout_s
+        with self._lock:
+            zygotes = list(self._zygotes.values())
+        for zygote in zygotes:
+            zygote.close()
+        for zygote in zygotes:
+            zygote.thread.join(max(0.0, until - time.monotonic()))

@@ -1,0 +1,89 @@
+"""The manager of engine processes as a process of its own, started by `redisai serve`. Not a command for users.
+
+    python -m redisai_py.serve.manager_process LINE
+
+LINE is the file descriptor of a SOCK_SEQPACKET socket to the supervisor. Its first message has the settings, as JSON;
+each further one brings the socket of a front door. When the supervisor and all front doors are gone, so is this
+process, and the engine processes with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+
+from redisai_py.config import Config
+from redisai_py.engine.isolation.channel import Channel
+from redisai_py.engine.isolation.door_line import DoorLine
+from redisai_py.engine.isolation.managed import Door
+from redisai_py.engine.isolation.manager import Manager
+from redisai_py.engine.isolation.quarantine import Strikes
+from redisai_py.engine.isolation.settings import IsolationSettings
+from redisai_py.serve import log
+
+__all__ = ["main"]
+
+_MOST_BYTES = 1 << 18
+
+
+def main() -> int:
+    """Manage until nobody is left. Returns the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    line = socket.socket(fileno=int(sys.argv[1]))
+    orders = line.recv(_MOST_BYTES)
+    if not orders:
+        return 0
+    config = Config.from_json(json.loads(orders)["config"]).resolved()
+    log.configure(config.log_level, config.log_format, process="engines")
+    house = _House(IsolationSettings.of(config))
+    while True:
+        word, fds, _, _ = socket.recv_fds(line, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        if not word:
+            break
+        house.enter(socket.socket(fileno=fds[0]))
+    house.wait_until_empty()
+    house.manager.close()
+    return 0
+
+
+class _House:
+    """The manager and its front doors."""
+
+    def __init__(self, settings: IsolationSettings) -> None:
+        self.manager = Manager(settings, self._record_changed)
+        self._changed = threading.Condition()
+        self._doors: list[DoorLine] = []
+
+    def enter(self, sock: socket.socket) -> None:
+        """One more front door."""
+        door = DoorLine(self.manager, Channel(sock), self._left)
+        with self._changed:
+            self._doors.append(door)
+        door.open()
+
+    def wait_until_empty(self) -> None:
+        """Return when no front door is left."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._doors)
+
+    def _left(self, door: DoorLine) -> None:
+        with self._changed:
+            self._doors.remove(door)
+            self._changed.notify_all()
+
+    def _record_changed(self, identity: str, strikes: Strikes | None, teller: Door | None) -> None:
+        with self._changed:
+            doors = list(self._doors)
+        for door in doors:
+            if door is not teller:
+                door.tell_record(identity, strikes)
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # threads that wait for a zygote are of no use any more
