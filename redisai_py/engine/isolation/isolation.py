@@ -206,10 +206,10 @@ class Isolation:
     def has_ended(self, process: int) -> None:
         """See Door."""
         ended = self._processes.get(process)
-        if ended is None or ended.dead:
+        if ended is None:
             self._manager.ended(self, process, ())
         else:
-            ended.note_end()
+            ended.note_end()  # unless a thread of ours has noticed: then it tells
 
     def judged(self, process: int, verdict: Verdict) -> None:
         """See Door. The process's models are loaded again immediately, so that no run has to wait."""

@@ -58,9 +58,9 @@ def exit_word(status: int | None) -> str:
 
 
 def by_program(suspects: Iterable[Suspect]) -> Mapping[int, Suspect]:
-    """By program; one that several front doors name was being loaded if one of them says so."""
+    """By program. One that several front doors name was being run if one of them says so: then it was loaded before."""
     found: dict[int, Suspect] = {}
     for suspect in suspects:
-        before = found.get(suspect.program)
-        found[suspect.program] = suspect if before is None or suspect.in_load else before
+        if suspect.program not in found or not suspect.in_load:
+            found[suspect.program] = suspect
     return found
