@@ -86,7 +86,7 @@ class Ledger:
         self.figures.looked(sum(hits) / len(hits), True, len(hits))
 
     def saw(self, digest: bytes, inputs: Sequence[Tensor], identity: Identity, now: float) -> None:
-        """Inputs came, of this client; for WARM."""
+        """Count inputs of this client, for WARM."""
         if self.frequent is not None:
             self.frequent.saw(digest, inputs, now)
             self.seen_by = identity

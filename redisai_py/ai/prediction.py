@@ -216,7 +216,7 @@ class Prediction(Lookup):
     async def _digest_aside(self) -> bytes:
         loop = asyncio.get_running_loop()
         digests = await loop.run_in_executor(None, tensor_digests, self._tensors)
-        self._predictions.known_inputs.came(self._ruled.access.owner, self._tensors, digests)
+        self._predictions.known_inputs.add(self._ruled.access.owner, self._tensors, digests)
         return b"".join(digests)
 
     def _digested_aside(self, digest: Any, error: BaseException | None) -> None:

@@ -145,7 +145,7 @@ class Predictions(Keeping):
         if entries:
             digest = entries[0][1].digest() if len(entries) == 1 else b"".join([each.digest() for _, each in entries])
         else:
-            digest = self.known_inputs.at_once(access.owner, inputs)
+            digest = self.known_inputs.quick_digest(access.owner, inputs)
         if digest is None:
             return None
         key = ledger.names(ruled.rule, access.identity).key(digest)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from redisai_py.engine.settle import tell
+from redisai_py.engine.settle import deliver
 from redisai_py.pending import Pending
 
 __all__ = ["Mailbox"]
@@ -44,7 +44,7 @@ class Mailbox:
         calls = self._calls
         while calls:
             handle, argument = calls.popleft()
-            tell(self._loop, handle, argument)
+            deliver(self._loop, handle, argument)
         self.look()
 
     def look(self) -> None:

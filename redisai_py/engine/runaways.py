@@ -31,7 +31,7 @@ _MOST_LOADS_ELSEWHERE = 32
 class Runaways:
     """The runaways.
 
-    Args: told: called with each.   isolated: loads happen in engine processes.
+    Args: given_up: called with each.   isolated: loads happen in engine processes.
     load_patience_s: seconds after which a load is abandoned.
     """
 
@@ -39,13 +39,13 @@ class Runaways:
         self,
         loop: asyncio.AbstractEventLoop,
         loader: Loader,
-        told: Callable[[GivenUp], object],
+        given_up: Callable[[GivenUp], object],
         isolated: bool = False,
         load_patience_s: float = LOAD_PATIENCE_S,
     ) -> None:
         self._loop = loop
         self._loader = loader
-        self._told = told
+        self._given_up = given_up
         self._isolated = isolated
         self._load_patience_s = _LOAD_ELSEWHERE_S if isolated else load_patience_s
         self._executions: set[Execution] = set()
@@ -60,7 +60,7 @@ class Runaways:
     def add(self, execution: Execution) -> None:
         """Its thread was abandoned."""
         self._executions.add(execution)
-        self._told(GivenUp(execution.loaded.model, False, self.going_on))
+        self._given_up(GivenUp(execution.loaded.model, False, self.going_on))
 
     def ended(self, execution: Execution) -> None:
         """It has ended after all."""
@@ -88,4 +88,4 @@ class Runaways:
         if self._isolated:
             return
         self._long_loads.add(model.identity)
-        self._told(GivenUp(model, True, self.going_on))
+        self._given_up(GivenUp(model, True, self.going_on))

@@ -28,7 +28,7 @@ from redisai_py.engine.reports import Counters, Executed, GivenUp
 from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.engine.runaways import STUCK, Runaways
 from redisai_py.engine.settings import EngineSettings
-from redisai_py.engine.settle import settle, tell
+from redisai_py.engine.settle import deliver, settle
 from redisai_py.engine.stats import samples
 from redisai_py.engine.watchdog import Watchdog
 from redisai_py.engine.worker import HandOver
@@ -243,7 +243,7 @@ class Runner:
             loaded.end(1)
             run.loaded = None
             run.inputs = ()
-            tell(self._loop, run.fail, error)
+            deliver(self._loop, run.fail, error)
         if not loaded.unfinished:
             self._idle()
 

@@ -9,7 +9,7 @@ from typing import Any
 from redisai_py.engine.execution import Execution
 from redisai_py.engine.run import Run, Value
 
-__all__ = ["settle", "tell"]
+__all__ = ["deliver", "settle"]
 
 
 def settle(execution: Execution, error: BaseException | None, loop: asyncio.AbstractEventLoop) -> None:
@@ -26,14 +26,14 @@ def settle(execution: Execution, error: BaseException | None, loop: asyncio.Abst
         for run in execution.runs:
             run.loaded = None
             run.inputs = ()
-            tell(loop, run.fail, error)
+            deliver(loop, run.fail, error)
         return
     runs = execution.runs
     # Most executions have one run, for which a call of `zip` is a good part of what is done here.
     pairs = [(runs[0], values[0])] if len(runs) == 1 else list(zip(runs, values, strict=True))
     _count_success(execution, pairs)
     for run, outputs in pairs:
-        try:  # `tell`, inlined on the hot path
+        try:  # `deliver`, inlined on the hot path
             run.resolve(outputs)
         except Exception as failure:
             _report(loop, failure, run)
@@ -67,7 +67,7 @@ def _count_failure(execution: Execution, error: BaseException) -> None:
         execution.loaded.stats.failed(error, calls)
 
 
-def tell(loop: asyncio.AbstractEventLoop, give: Callable[[Any], None], outcome: Any) -> None:
+def deliver(loop: asyncio.AbstractEventLoop, give: Callable[[Any], None], outcome: Any) -> None:
     """Resolve or fail a run; a waiter's own failure must not keep the others from their results."""
     try:
         give(outcome)

@@ -283,11 +283,11 @@ class Connection(asyncio.Protocol):
 
     # -- how much is held --------------------------------------------------------------------------------------------
 
-    def _limit_waiting(self, came: int) -> None:
-        """Stop reading if too much waits. came: number of commands that have just arrived."""
+    def _limit_waiting(self, arrived: int) -> None:
+        """Stop reading if too much waits. arrived: number of commands that have just arrived."""
         backlog = self.turn.backlog
         waiting = len(backlog)
-        self._waiting_bytes += min(waiting, came) * _COMMAND_BYTES
+        self._waiting_bytes += min(waiting, arrived) * _COMMAND_BYTES
         much = waiting > _BURSTS_HIGH and (waiting > _BACKLOG_HIGH or isinstance(backlog[-1], Burst))
         high = _BYTES_HIGH if self.session.accepted else _BYTES_UNKNOWN
         if (much or self._waiting_bytes > high) and not (self.turn.paused and self._may_wait()):

@@ -38,11 +38,11 @@ def _accepts(reply: Any) -> bool:
 
 
 class _Asking:
-    """A SYNC or PSYNC that Redis has not answered. came: the received part of an error."""
+    """A SYNC or PSYNC that Redis has not answered. received: the start of an error reply."""
 
     def __init__(self) -> None:
         self.pending: Pending[bytes] = Pending()
-        self.came = bytearray()
+        self.received = bytearray()
 
 
 class Relay:
@@ -217,14 +217,14 @@ class Relay:
 
     def _on_asked(self, asking: _Asking, data: bytes) -> None:
         assert self.upstream is not None
-        asking.came += data
-        said = asking.came.lstrip(b"\n")  # Redis sends newlines to keep the connection alive
+        asking.received += data
+        said = asking.received.lstrip(b"\n")  # Redis sends newlines to keep the connection alive
         if said[:1] == b"-":
             if said.endswith(b"\r\n"):
                 self.upstream.tunnel = None
                 asking.pending.resolve(bytes(said))
             return
-        asking.came.clear()
+        asking.received.clear()
         if said:
             self._state.mode = Mode.TUNNEL
             self.upstream.tunnel = self._on_tunnelled

@@ -48,11 +48,11 @@ class KnownInputs:
             digest = self._find(owner, tensor)
             if digest is None:
                 digest = tensor_digest(tensor)
-                self._came(owner, tensor, digest)
+                self._add(owner, tensor, digest)
             digests.append(digest)
         return b"".join(digests) if len(digests) != 1 else digests[0]
 
-    def at_once(self, owner: Hashable, inputs: Sequence[Tensor]) -> bytes | None:
+    def quick_digest(self, owner: Hashable, inputs: Sequence[Tensor]) -> bytes | None:
         """The digest if no large input has to be hashed, otherwise None."""
         digests = []
         for tensor in inputs:
@@ -67,10 +67,10 @@ class KnownInputs:
         digests = [digest for tensor in inputs if (digest := self._find(owner, tensor)) is not None]
         return b"".join(digests) if len(digests) == len(inputs) else None
 
-    def came(self, owner: Hashable, inputs: Sequence[Tensor], digests: Sequence[bytes]) -> None:
+    def add(self, owner: Hashable, inputs: Sequence[Tensor], digests: Sequence[bytes]) -> None:
         """Record inputs that were not all known. digests: one for each input."""
         for tensor, digest in zip(inputs, digests, strict=True):
-            self._came(owner, tensor, digest)
+            self._add(owner, tensor, digest)
 
     def _find(self, owner: Hashable, tensor: Tensor) -> bytes | None:
         if not self._is_kept(tensor):
@@ -81,7 +81,7 @@ class KnownInputs:
             return None
         return known.digest
 
-    def _came(self, owner: Hashable, tensor: Tensor, digest: bytes) -> None:
+    def _add(self, owner: Hashable, tensor: Tensor, digest: bytes) -> None:
         if not self._is_kept(tensor):
             return
         place = _place(owner, tensor)

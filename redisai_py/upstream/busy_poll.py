@@ -100,9 +100,9 @@ class BusyPoll:
         self._await(self._command)
 
     def _await(self, what: _Awaited) -> None:
-        came, self._awaited = self._awaited, None
-        if came is not None:
-            came.in_vain = 0
+        arrived, self._awaited = self._awaited, None
+        if arrived is not None:
+            arrived.in_vain = 0
         if not self._busy_poll_s:
             return
         now = self._clock()

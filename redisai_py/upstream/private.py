@@ -116,10 +116,10 @@ class PrivateUpstream(asyncio.Protocol):
 
     def begun(self) -> bytes:
         """The received part of the incomplete message; everything before it is settled."""
-        came = b"".join(self._since)
-        settled = split_replies(came, 0, self._completed)
+        received = b"".join(self._since)
+        settled = split_replies(received, 0, self._completed)
         assert settled is not None
-        self._since, self._completed = [came[sum(map(len, settled)) :]], 0
+        self._since, self._completed = [received[sum(map(len, settled)) :]], 0
         return self._since[0]
 
     def send(self, segments: list[bytes | memoryview]) -> None:

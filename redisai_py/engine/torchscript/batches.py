@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from redisai_py.engine.settle import tell
+from redisai_py.engine.settle import deliver
 from redisai_py.engine.torchscript.calls import TOO_LARGE, Result
 from redisai_py.engine.torchscript.fleet import ScriptStopped, memory_text
 from redisai_py.engine.torchscript.jobs import Execution, Job, Worker
@@ -51,11 +51,11 @@ def settle(loop: asyncio.AbstractEventLoop, worker: Worker, ended: Ended) -> lis
         run.queued_us = max(0, int((now - job.requested) * 1e6) - duration_us)
         if result.outputs is not None:
             job.function.ran(duration_us / 1e6)
-            tell(loop, run.resolve, result.outputs)
+            deliver(loop, run.resolve, result.outputs)
         elif result.told.get("memory"):
-            tell(loop, run.fail, ScriptStopped(memory_text(worker, result.told["text"])))
+            deliver(loop, run.fail, ScriptStopped(memory_text(worker, result.told["text"])))
         else:
-            tell(loop, run.fail, BackendError(result.told["text"]))
+            deliver(loop, run.fail, BackendError(result.told["text"]))
     return too_large
 
 
@@ -72,7 +72,7 @@ def repeated(loop: asyncio.AbstractEventLoop, jobs: Sequence[Job], error: BaseEx
         if job.tries < _TRIES:
             again.append(job)
         else:
-            tell(loop, job.outcome.fail, error or ScriptStopped("ERR script worker process did not run the call"))
+            deliver(loop, job.outcome.fail, error or ScriptStopped("ERR script worker process did not run the call"))
     return again
 
 

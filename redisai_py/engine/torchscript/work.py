@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from redisai_py.engine.settle import tell
+from redisai_py.engine.settle import deliver
 from redisai_py.engine.torchscript.batches import Ended, distrust, repeated, settle, take_results
 from redisai_py.engine.torchscript.fleet import Fleet, ScriptStopped, death, memory_text
 from redisai_py.engine.torchscript.frames import CALLS, Frame, decode_tensors, encode_frame
@@ -259,9 +259,9 @@ class Work:
             self._fleet.rest(worker)
         self.schedule()  # before the outcome is told: the worker need not wait for what that leads to
         if error is None:
-            tell(self._loop, job.outcome.resolve, value)
+            deliver(self._loop, job.outcome.resolve, value)
         else:
-            tell(self._loop, job.outcome.fail, error)
+            deliver(self._loop, job.outcome.fail, error)
 
     def _fail(self, worker: Worker, header: dict[str, Any]) -> None:
         text = str(header["text"])
@@ -348,13 +348,13 @@ class Work:
             job = rest.pop(0)
             if isinstance(job.outcome, ScriptRun):
                 job.outcome.started = True
-            tell(self._loop, job.outcome.fail, error)
+            deliver(self._loop, job.outcome.fail, error)
         self._queues.put_back(repeated(self._loop, rest, error))
         self._settle(worker, ended)
 
     def _fail_alone(self, worker: Worker, job: Job, error: BaseException) -> None:
         if worker.answering is None:
-            tell(self._loop, job.outcome.fail, error)
+            deliver(self._loop, job.outcome.fail, error)
         else:
             outcome = job.outcome
             worker.answering.add_done_callback(lambda _: outcome.fail(error))
