@@ -109,7 +109,7 @@ class NearRun(Run, Speculation):
         turn, writer = self.turn, self._writer
         self._model = model
         engine = turn.services.engine
-        if writer.idle and (ended := engine.run_inline(model, inputs)) is not None:
+        if not model.unfinished and writer.idle and (ended := engine.run_inline(model, inputs)) is not None:
             turn.begin()
             self.error = None
             outputs, self.ran_s = ended
