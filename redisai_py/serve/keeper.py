@@ -1,8 +1,9 @@
 """The supervisor's view of one server process: started, monitored, killed if silent, restarted.
 
-Rule: a model that was being preloaded when a process ended or hung is not preloaded by the next one, so no model can
-prevent the start. See `redisai_py.serve.process` for a process, `redisai_py.serve.doors` for all of a server, and
-docs/adr/0001.
+Rules: a model that was being preloaded when a process ended or hung is not preloaded by the next one, so no model can
+prevent the start. After a crash or a hang, models of short runs stay in their engine processes: it may have been one of
+those that had moved into the server, and it would get there again (docs/adr/0049). See `redisai_py.serve.process` for a
+process, `redisai_py.serve.doors` for all of a server, and docs/adr/0001.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -37,6 +38,7 @@ _STOP_GRACE_S = 5.0
 """Seconds the server may take to close everything after the drain."""
 _DUMP_S = 0.5
 """Seconds for a hung process to write its stacks."""
+_CRASHES = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP"}
 
 log = structlog.get_logger()
 
@@ -46,11 +48,13 @@ class Suspects:
     """Models that are not to be preloaded; what one keeper finds out, all know.
 
     all: every model is to be preloaded, not those that are named.   careful: see `Orders`.
+    crashed: a process crashed or hung, and no model moves into the server any more.
     """
 
     all: bool = False
     keys: set[bytes] = field(default_factory=set)
     careful: bool = False
+    crashed: bool = False
 
     def add(self, preloading: set[bytes]) -> None:
         """These were being preloaded when a process ended."""
@@ -60,6 +64,16 @@ class Suspects:
         keys = [key.decode("utf-8", "backslashreplace") for key in sorted(preloading)]
         log.error("the server's process ended while it preloaded models; they are left to their first run", keys=keys)
         self.keys |= preloading
+
+    def ended(self, how: str, hung: bool) -> None:
+        """A process ended by itself: by a signal's name or a status, or was killed because it hung."""
+        if (hung or how in _CRASHES) and not self.crashed:
+            self.crashed = True
+            log.warning("models of short runs stay in engine processes from now on (--isolation all)", how=how)
+
+    def settings(self, config: Config) -> Config:
+        """The settings of the next process."""
+        return replace(config, isolation="all") if self.crashed and config.isolation == "auto" else config
 
 
 class ServerKeeper:
@@ -114,6 +128,7 @@ class ServerKeeper:
             else:
                 log.error("the server's process died; starting it again", how=how)
             self._suspect()
+            self._suspects.ended(how, self._hung)
             await asyncio.sleep(backoff.after(died - since))
             since = clock()
             await self.spawn()
@@ -147,6 +162,7 @@ class ServerKeeper:
         process = self._process
         if process is None:
             raise RuntimeError("start() before spawn()")
+        config = self._suspects.settings(config)
         await process.order(config, frozenset(self._suspects.keys), self._suspects.careful)
         listening = asyncio.create_task(self._listen(process))
         ready = asyncio.create_task(self._ready.wait())

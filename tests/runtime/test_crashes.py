@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scripts.make_models import build_onnx_mul
+from tests.runtime.faulty import info
 from tests.runtime.serving import Serving, eventually, redis_processes, wait_until_gone
 from tests.wire import Wire
 
@@ -101,6 +103,29 @@ def test_a_crash_of_the_server_costs_connections_only(serve: Serve, data_dir: Pa
     assert_all_there(serving, writer.acknowledged)
     eventually(lambda: f"how={number.name}" in serving.stderr)
     assert serving.stop() == 0
+
+
+def test_after_a_crash_no_model_moves_into_the_server(serve: Serve, data_dir: Path) -> None:
+    serving = serve("--data-dir", data_dir)
+
+    def process_of_a_short_model() -> int:
+        with serving.client() as client:
+            for _ in range(150):
+                client.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+            return int(info(client, "m")[b"process"])
+
+    with serving.client() as client:
+        client.execute_command("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", build_onnx_mul())
+        client.execute_command("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+    assert eventually(lambda: process_of_a_short_model() == 0)
+    for number, stays in ((signal.SIGKILL, False), (signal.SIGSEGV, True)):
+        server = serving.server()
+        server.send_signal(number)
+        wait_until_gone(server)
+        assert eventually(process_of_a_short_model if stays else lambda: process_of_a_short_model() == 0)
+    for _ in range(3):
+        assert process_of_a_short_model() != 0, "it may have been the one that crashed the server"
+    assert "models of short runs stay in engine processes" in serving.stderr
 
 
 def test_a_server_that_keeps_crashing_is_kept_trying(serve: Serve, data_dir: Path) -> None:
