@@ -133,14 +133,16 @@ def client(front_door: FrontDoor, bare: redis.Redis) -> Iterator[Client]:
 
 
 class Second:
-    """Another server before the same Redis, and its client."""
+    """Another server before the same Redis, and its client. It runs models itself, so that the answers of engine
+    processes are compared with those of the server's own.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._start()
 
     def _start(self) -> None:
-        self._door = FrontDoor(Config(redis=self._url, port=0, drain_timeout_s=5))
+        self._door = FrontDoor(Config(redis=self._url, port=0, drain_timeout_s=5, isolation="none"))
         self.port = self._door.port
         self.client = Client(port=self.port)
 
