@@ -2,8 +2,8 @@
 
 TENSORSET, TENSORGET, the GET and the DEL commands become plain Redis commands queued in the same transaction, so they
 take part atomically; EXEC's reply is taken apart, and their elements are converted. Run commands and stores reply
-QUEUED and fail in their element, as RedisAI's do. A wrong number of arguments is an error at once, and EXEC then
-executes nothing, as for Redis's own commands. Redis's own replies are unchanged.
+QUEUED and fail in their element, as RedisAI's do. A wrong number of arguments of the others is an error at once, and
+EXEC then executes nothing, as for Redis's own commands. Redis's own replies are unchanged.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ class Transaction:
         Raises: CommandError: it has too few arguments, or too many.
         """
         spec = COMMANDS[bytes(command.argv[0]).upper()]
-        if not spec.accepts(len(command.argv)):
-            raise WrongArity(bytes(command.argv[0]))
         if spec.in_multi == "refused":
             return raising(_REFUSED_RUN)
+        if not spec.accepts(len(command.argv)):
+            raise WrongArity(bytes(command.argv[0]))
         translated: InMulti = await action.in_multi(self._session.turn)
         return translated
 
