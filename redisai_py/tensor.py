@@ -176,7 +176,8 @@ class Tensor:
     dtype: DType
     shape: tuple[int, ...]
     data: Buffer
-    _array: NDArray[Any] | None = field(default=None, init=False)  # cached for a tensor that is used repeatedly
+    array: NDArray[Any] | None = field(default=None, init=False)
+    """What `numpy` returns, once `keep_array` was called."""
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype.name}, {self.shape}, {len(self.data)} bytes)"
@@ -196,8 +197,8 @@ class Tensor:
 
     def numpy(self) -> NDArray[Any]:
         """The tensor as an array of its shape: a read-only view without a copy; for STRING an object array of bytes."""
-        if self._array is not None:
-            return self._array
+        if self.array is not None:
+            return self.array
         data, dtype = self.data, self.dtype
         if dtype.is_string:
             return _strings(bytes(data), self.size).reshape(self.shape)
@@ -208,8 +209,8 @@ class Tensor:
 
     def keep_array(self) -> None:
         """Create and cache the array of `numpy`, for a tensor that will be the input of many runs."""
-        if self._array is None:
-            self._array = self.numpy()
+        if self.array is None:
+            self.array = self.numpy()
 
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> Tensor:

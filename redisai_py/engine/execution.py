@@ -223,7 +223,8 @@ def execute_inline(slot: Slot, loaded: QueuedModel, rows: int, inputs: Sequence[
     """
     execution = Execution(loaded, [], rows)
     try:
-        outputs = slot.run_session(execution, [tensor.numpy() for tensor in inputs], False)
+        arrays = [tensor.numpy() if tensor.array is None else tensor.array for tensor in inputs]
+        outputs = slot.run_session(execution, arrays, False)
         values = [[to_value(output) for output in outputs]]
     except BaseException:  # of any kind: the following run gets the same error, with a text for the client
         return execution
