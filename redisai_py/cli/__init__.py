@@ -1,13 +1,13 @@
-"""The command `redisai`. Each subcommand is a module of this package; none is slow to import."""
+"""The command `redisai`. Its subcommands are in `commands`, the files that they read and write in `files`."""
 
 from __future__ import annotations
 
 import typer
 
 from redisai_py import __version__
-from redisai_py.cli import artifact, cache, dataset, job, model, pipeline, script, status, tensor, train
+from redisai_py.cli.commands import artifact, cache, dataset, job, model, pipeline, script, status, tensor, train
+from redisai_py.cli.commands.serve import ServeCommand, serve
 from redisai_py.cli.masking import mask_command_line
-from redisai_py.cli.serve import ServeCommand, serve
 
 __all__ = ["app", "main"]
 

@@ -9,9 +9,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from redisai_py.cli.failures import UsageError
+from redisai_py.cli.files.tensors import check_writable, read_tensor, write_tensor
 from redisai_py.cli.output import Output, tensor_fields, values_of
 from redisai_py.cli.remote import Remote, check_run
-from redisai_py.cli.tensor_files import check_writable, read_tensor, write_tensor
 from redisai_py.client.sync import Dag
 from redisai_py.errors import MissingKey
 

@@ -12,7 +12,7 @@ import redis
 from safetensors.numpy import load_file
 
 from redisai_py.cli.failures import UsageError
-from redisai_py.cli.model_files import backend_of, read_model
+from redisai_py.cli.files.models import backend_of, read_model
 from tests.cli.conftest import MUL, Redisai
 from tests.support import RedisServer, long_model
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from redisai_py.cli.failures import UsageError
-from redisai_py.cli.sources import entry_points_of
+from redisai_py.cli.files.scripts import entry_points_of
 from tests.cli.conftest import Redisai
 
 SOURCE = """

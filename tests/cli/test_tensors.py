@@ -10,7 +10,7 @@ import pytest
 import redis
 from safetensors.numpy import save_file
 
-from redisai_py.cli.tensor_files import converted, read_tensor, write_tensor
+from redisai_py.cli.files.tensors import converted, read_tensor, write_tensor
 from tests.cli.conftest import Redisai
 
 RNG = np.random.default_rng(0)

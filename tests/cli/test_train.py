@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from redisai_py.cli.train import sparkline
+from redisai_py.cli.commands.train import sparkline
 from redisai_py.training.runs import Run
 from tests.cli.conftest import Redisai
 

@@ -130,6 +130,6 @@ def test_a_backend_of_somebody_else_is_one_of_the_list(tmp_path: Path, monkeypat
         calls.modelstore("m", "DUMMY", "CPU", b"m")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert calls.modelstore("m", "dummy", "CPU", b"m").argv[:4] == ["AI.MODELSTORE", "m", "dummy", "CPU"]
-    from redisai_py.cli.model_files import backend_of
+    from redisai_py.cli.files.models import backend_of
 
     assert backend_of(Path("any.bin"), "Dummy") == "DUMMY"

@@ -16,7 +16,7 @@ import pytest
 import redis
 from safetensors.numpy import load
 
-from redisai_py.cli.serve import banner
+from redisai_py.cli.commands.serve import banner
 from redisai_py.config import Config
 from redisai_py.serve.preflight import RedisFacts
 from redisai_py.serve.supervisor import Started

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli import dataset_reading
 from redisai_py.cli.artifact_options import ReferenceArgument, ReferencesArgument, progress_bar
 from redisai_py.cli.command import on_artifacts
+from redisai_py.cli.commands import dataset_reading
 from redisai_py.cli.dataset_options import (
     KeepOption,
     NameArgument,

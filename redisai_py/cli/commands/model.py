@@ -79,15 +79,15 @@ def put(
     """Store a model. The file name determines the framework: .onnx, .pt .pth .pt2 .torchscript (TORCH), .pb .zip .tar
     .tgz or a SavedModel's directory (TF), .tflite.
     """
-    from redisai_py.cli import model_files
     from redisai_py.cli.failures import UsageError
+    from redisai_py.cli.files import models
     from redisai_py.cli.output import size_text
     from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
     from redisai_py.client.files import open_model
 
-    kind = model_files.backend_of(file, backend)
-    data = open_model(model_files.read_model(file))
+    kind = models.backend_of(file, backend)
+    data = open_model(models.read_model(file))
     try:
         call = calls.modelstore(
             key_of(key), kind, device, data, batch, min_batch, min_batch_timeout, tag,
@@ -113,7 +113,7 @@ def get(
     ],
 ) -> None:
     """Write a stored model to a file, byte for byte as it was stored."""
-    from redisai_py.cli.model_files import STREAM, check_directory, write_file
+    from redisai_py.cli.files.models import STREAM, check_directory, write_file
     from redisai_py.cli.output import size_text
     from redisai_py.cli.remote import key_of
     from redisai_py.client import calls

@@ -178,7 +178,7 @@ def submit(
     """Submit the pipeline as a job: store the rows as a data set, and put the definition into the queue."""
     with _failing():
         definition = _read(file, setting)
-        from redisai_py.cli.job import follow
+        from redisai_py.cli.commands.job import follow
         from redisai_py.jobs.queue import Queue
         from redisai_py.pipeline.run import check_words
         from redisai_py.pipeline.source import upload

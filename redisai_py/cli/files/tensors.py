@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redisai_py.cli.failures import UsageError
-from redisai_py.cli.images import SUFFIXES, read_image, write_image
-from redisai_py.cli.model_files import check_directory, write_file
+from redisai_py.cli.files.images import SUFFIXES, read_image, write_image
+from redisai_py.cli.files.models import check_directory, write_file
 from redisai_py.client.arrays import array_of, dtype_of, tensor_of
 from redisai_py.store.codec import encode_header
 from redisai_py.tensor import DType

@@ -41,9 +41,9 @@ def put(
     layout: LayoutOption = None,
 ) -> None:
     """Store a tensor. An image becomes UINT8 with shape (height, width, channels)."""
+    from redisai_py.cli.files.tensors import read_tensor
     from redisai_py.cli.output import size_text, tensor_fields
     from redisai_py.cli.remote import key_of
-    from redisai_py.cli.tensor_files import read_tensor
     from redisai_py.client import calls
 
     array = read_tensor(file, name=name, dtype=dtype, size=size, layout=layout)
@@ -69,18 +69,18 @@ def get(
     layout: LayoutOption = None,
 ) -> None:
     """Write a tensor to a file, or print it."""
-    from redisai_py.cli import tensor_files
+    from redisai_py.cli.files import tensors
     from redisai_py.cli.output import size_text, tensor_fields, values_of
     from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
 
-    tensor_files.check_target(file, layout)
+    tensors.check_target(file, layout)
     array = client.fetch(calls.tensorget(key_of(key)), f"fetching {key}", client.tensor_size(key_of(key)))
     if dtype is not None:
-        array = tensor_files.converted(array, dtype, key)
+        array = tensors.converted(array, dtype, key)
     fields = tensor_fields(array)
     if file is not None:
-        tensor_files.write_tensor(file, array, layout)
+        tensors.write_tensor(file, array, layout)
         output.line(
             f"{file}: {fields['dtype']} {fields['shape']}, {size_text(array.nbytes)}",
             key=key,

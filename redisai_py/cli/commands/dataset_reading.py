@@ -200,7 +200,7 @@ def get(
     columns: _Columns = None,
 ) -> None:
     """Write the rows of a version to a file, whole or not at all."""
-    from redisai_py.cli.model_files import check_directory
+    from redisai_py.cli.files.models import check_directory
     from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.tables import table_format, write_table

@@ -63,8 +63,8 @@ def put(
 ) -> None:
     """Store a TorchScript source."""
     from redisai_py.cli.failures import UsageError
+    from redisai_py.cli.files.scripts import entry_points_of, read_source
     from redisai_py.cli.remote import key_of
-    from redisai_py.cli.sources import entry_points_of, read_source
 
     source = read_source(file)
     functions = names(entry_points) or entry_points_of(source, str(file))
@@ -89,7 +89,7 @@ def get(
     ] = None,
 ) -> None:
     """Write a script's source to a file, or print it."""
-    from redisai_py.cli.model_files import check_directory, write_file
+    from redisai_py.cli.files.models import check_directory, write_file
     from redisai_py.cli.remote import key_of
 
     if file is not None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli import artifact_archive
 from redisai_py.cli.artifact_options import (
     ArchiveOption,
     EndpointOption,
@@ -19,6 +18,7 @@ from redisai_py.cli.artifact_options import (
     progress_bar,
 )
 from redisai_py.cli.command import on_artifacts
+from redisai_py.cli.commands import artifact_archive
 from redisai_py.cli.options import DeviceOption, names
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The subcommands of `redisai`, one module per group. None is slow to import."""
