@@ -69,7 +69,7 @@ async def cache_del(request: cache.CacheDel, turn: Turn) -> Any:
 
 
 async def _rule_changed(database: int, key: bytes, rule: Rule | None, anew: bool, turn: Turn) -> None:
-    """Follow the change here and in the server's other front doors. anew: what was counted of the key is forgotten."""
+    """Follow the change here and in the server's other front doors. anew: forget the key's counts."""
     turn.services.predictions.rule_changed(database, key, rule, anew)
     encoded = rule.encode().hex() if rule is not None else ""
     topic = cache_topic(database, key)

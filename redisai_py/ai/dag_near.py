@@ -139,7 +139,7 @@ class _NearDag(Speculation):
     def _done(self, error: BaseException | None) -> None:
         """The operations have ended, or their time is over. Their results count if the used values still hold."""
         if self.turn.gone:
-            self._run.count()  # it was computed, though in vain
+            self._run.count()  # it was computed, although nobody wants it
             return
         if error is not None:
             self.turn.finish(TIMEDOUT)

@@ -61,7 +61,7 @@ class Keeping:
         self.known_inputs = KnownInputs(prediction_cache_bytes // 2)
         self.flights = Flights()
         self.refreshing = Flights()
-        """Runs ahead of an entry's end. Only who finds that the entry is gone meanwhile waits for them."""
+        """Runs ahead of an entry's end. A request waits for one only if the entry has expired."""
         self.chance = chance
 
     @staticmethod
@@ -77,7 +77,7 @@ class Keeping:
     # -- storing -------------------------------------------------------------------------------------------------------
 
     def keep(self, ruled: Ruled, names: Names, items: Sequence[tuple[bytes, Sequence[Value]]]) -> Insert | None:
-        """Store a run's outputs locally, at once. Returns: the argument for `send`, which inserts them after the
+        """Store a run's outputs locally, immediately. Returns: the argument for `send`, which inserts them after the
         answer.
 
         Args: items: keys and outputs.

@@ -51,7 +51,7 @@ class Ledger:
         self.budget: Budget | None = None
         self.frequent: Frequent | None = None
         self.seen_by: Identity | None = None
-        """Who sent the last inputs that were counted."""
+        """The identity that sent the last counted inputs."""
         self.outputs: tuple[str, ...] = ()
         self.declared = Declared(())
         self._counts: Counter[str] = Counter()

@@ -183,7 +183,7 @@ class Predictions(Keeping):
                 continue
             news = ledger.frequent.news(rule.warm)
             if rule.per_user:
-                continue  # nobody is to see the inputs of others
+                continue  # users must not see the inputs of others
             with suppress(RedisAIError), self.accesses.held(identity) as access:
                 if news and access.predictions.health.inserts(time.monotonic()):
                     await access.ensure()

@@ -1,7 +1,7 @@
-"""AI.SCRIPTEXECUTE and AI.SCRIPTRUN: on near values without a coroutine, or from Redis. In MULTI they are refused.
+"""AI.SCRIPTEXECUTE and AI.SCRIPTRUN: on cached values without a coroutine, or from Redis. In MULTI they are refused.
 
-A function that calls neither Redis nor a model has no effect but its outputs. So, as a model does, it runs at once on
-near values if its runs are short, and `store.writer` writes the outputs if Redis still holds the values used. The
+A function that calls neither Redis nor a model has no effect but its outputs. So, as a model does, it runs immediately
+on cached values if its runs are short, and `store.writer` writes the outputs if Redis still holds the values used. The
 handler takes all the others. Operations of DAGs start here too.
 """
 
@@ -124,9 +124,9 @@ def start_script(
     *,
     speculative: bool = False,
 ) -> ScriptRun:
-    """Run a script's function as the connection's client, who is authenticated; `count_script` is the caller's.
+    """Run a script's function as the authenticated client. The caller counts the run with `count_script`.
 
-    Args: speculative: on near values, so that nothing may be asked of Redis or a model.
+    Args: speculative: on cached values, so the function may call neither Redis nor a model.
     """
     services = turn.services
     access: Access | None = None
@@ -200,13 +200,13 @@ def count_script(script: Script, run: ScriptRun, services: Services) -> None:
     stats.executed(1, run.duration_us / 1e6, (run.queued_us / 1e6,), calls=1, samples=0)
 
 
-# -- on near values ----------------------------------------------------------------------------------------------------
+# -- on cached values --------------------------------------------------------------------------------------------------
 
 
 class _NearRun(ScriptRun, Speculation):
     """One command under way: a `Member` of a commit, and a run."""
 
-    __slots__ = ("_at_once", "_request", "_script", "_writer", "turn", "used", "writes")
+    __slots__ = ("_alone", "_request", "_script", "_writer", "turn", "used", "writes")
     options: tuple[bytes, ...] = ()
 
     def __init__(self, request: ScriptExecute, turn: Turn, writer: Writer, used: Used, script: Script) -> None:
@@ -217,7 +217,7 @@ class _NearRun(ScriptRun, Speculation):
         self._script = script
         self.used = used
         self.writes: list[tuple[bytes, bytes]] = []
-        self._at_once = writer.alone
+        self._alone = writer.alone
 
     def start(self, inputs: list[Tensor]) -> None:
         """Run; the command then ends by itself."""
@@ -234,9 +234,9 @@ class _NearRun(ScriptRun, Speculation):
             request.timeout_ms,
             turn.session.identity.owner,
             self,
-            self._at_once,
+            self._alone,
         )
-        self._at_once = False
+        self._alone = False
 
     def _cancel(self) -> None:
         self.turn.services.scripts.cancel_queued(self)
@@ -251,7 +251,7 @@ class _NearRun(ScriptRun, Speculation):
             count_script(self._script, self, self.turn.services)
             return
         self.writes = encode_tensors(zip(self._request.outputs, value, strict=True))
-        if self._at_once:
+        if self._alone:
             self._writer.commit(self)
         else:
             self._writer.add(self)

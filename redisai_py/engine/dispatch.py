@@ -65,7 +65,7 @@ class Dispatcher:
         """No request is run inline any more."""
         self._waiting: list[QueuedModel] = []  # models with runs to dispatch
         self._scheduled = False
-        self._company = False  # several runs came together recently
+        self._concurrent = False  # several runs came together recently
         self._inline_not_before = 0.0  # no inline run before this time, so that others are served too
         self._afterwards: list[Callable[[], object]] | None = None  # a list while runs are in progress here
 
@@ -83,19 +83,19 @@ class Dispatcher:
             self._waiting.append(loaded)
             if not self._scheduled:
                 self._scheduled = True
-                self._call_soon(self._wait_a_turn if self._company else self._flush)
+                self._call_soon(self._wait_a_turn if self._concurrent else self._flush)
         offered.append(run)
 
     def run_inline(self, loaded: LoadedModel, inputs: Sequence[Tensor]) -> tuple[list[Value], float] | None:
-        """Run in this call, and count the run, if the model's runs are short, nothing else waits, and nothing will
-        probably come with it.
+        """Run in this call and count the run, if the model's runs are short, nothing else waits, and no other run is
+        likely to come soon.
 
-        Collecting and merging takes as long as a tiny model's run; a client without company need not wait for it.
+        Collecting and merging takes as long as a tiny model's run; a single client need not wait for that.
         Returns: the outputs and the seconds that the framework took. None if it must be queued instead, or has failed:
                  the queued run then gets the error. In that case nothing was counted.
         """
         queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
-        if self._waiting or self._company or self._afterwards is not None or self.closing:
+        if self._waiting or self._concurrent or self._afterwards is not None or self.closing:
             return None
         if queued.unfinished or queued.stuck:
             return None
@@ -153,7 +153,7 @@ class Dispatcher:
     def _flush(self) -> None:
         self._scheduled = False
         waiting, self._waiting = self._waiting, []
-        self._company = len(waiting) > 1 or len(waiting[0].offered) > 1 if waiting else False
+        self._concurrent = len(waiting) > 1 or len(waiting[0].offered) > 1 if waiting else False
         here: deque[QueuedModel] = deque()
         for loaded in waiting:
             if self._piped is not None and self._piped.takes(loaded):
@@ -192,7 +192,7 @@ class Dispatcher:
             batch = self._next_batch(loaded, now)
             if batch:
                 self._run_batch(loaded, batch)
-            # Runs offered meanwhile are collected and wait for their turn there, unless they come after remaining ones.
+            # Runs offered during this batch are collected for the next turn, unless older ones of the model remain.
             if not loaded.on_threads and (loaded.queue or (loaded.offered and loaded not in self._waiting)):
                 models.append(loaded)
             if not models:

@@ -103,7 +103,7 @@ class Execution:
         return others * min(limit_s, _SINGLE_RUNS * self.loaded.proof.single_s) if others > 0 else 0.0
 
     def report(self) -> Executed:
-        """What the engine's owner is told of it."""
+        """Describe it for the engine's owner."""
         # An inline execution has no Run, and was in no queue.
         since = min((run.since for run in self.runs), default=self.started)
         return Executed(self.loaded, len(self.runs), self.run_s, self.started - since)
@@ -147,7 +147,7 @@ class Slot:
     def run_session(self, execution: Execution, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
         """Call the framework under the watchdog. Raises its exceptions."""
         policy = execution.loaded.inline
-        # Only CPU time tells a thread's wait for the GIL from a slow run; the event loop holds the GIL.
+        # A thread may wait for the GIL, so only its CPU time shows that a run was slow. The event loop holds the GIL.
         measures_cpu = policy.doubtful if self.thread_id is None else policy.enabled
         started = execution.started = time.monotonic()
         cpu_started = time.thread_time() if measures_cpu else 0.0

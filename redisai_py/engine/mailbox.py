@@ -35,7 +35,7 @@ class Mailbox:
             self._wake_up_sent = True
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed, so nobody can be told
+            except RuntimeError:  # the loop is closed, so there is nobody to call
                 return
 
     def _deliver(self) -> None:

@@ -289,7 +289,7 @@ class Runner:
         return [self._own_slot, *self.devices.slots(), *ahead, *self.load_slots]
 
     def executing_ahead(self) -> list[Execution]:
-        """Batches under way in engine processes, of which no worker thread knows."""
+        """Batches in engine processes that the event loop has sent, not a worker thread."""
         return [] if self._piped is None else self._piped.executing()
 
     def _thread_ended(self, _: None) -> None:

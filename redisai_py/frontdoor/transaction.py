@@ -2,8 +2,8 @@
 
 TENSORSET, TENSORGET, the GET and the DEL commands become plain Redis commands queued in the same transaction, so they
 take part atomically; EXEC's reply is taken apart, and their elements are converted. Run commands and stores reply
-QUEUED and fail in their element, as RedisAI's do. A wrong number of arguments of the others is an error at once, and
-EXEC then executes nothing, as for Redis's own commands. Redis's own replies are unchanged.
+QUEUED and fail in their element, as RedisAI's do. A wrong number of arguments in any other command is an immediate
+error, and EXEC then executes nothing, as for Redis's own commands. Redis's own replies are unchanged.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Writer:
         self._call_later = call_later
         self._call_soon = call_soon or call_later
         self._spared = 0
-        self._company = False  # several members, or what they wait for, came together lately
+        self._concurrent = False  # several members, or what they wait for, came together lately
 
     def add(self, member: Member) -> None:
         """Commit at the end of this iteration of the loop."""
@@ -113,7 +113,7 @@ class Writer:
     def alone(self) -> bool:
         """Whether a command need not wait for others to join it: `idle`, and no commands came together recently."""
         stream = self.stream
-        return not (self._company or self._members or stream.waiting or stream.closed)
+        return not (self._concurrent or self._members or stream.waiting or stream.closed)
 
     def commit(self, member: Member) -> None:
         """Commit immediately."""
@@ -121,7 +121,7 @@ class Writer:
 
     def _flush(self) -> None:
         members, self._members = self._members, []
-        self._company = len(members) > 1 or bool(self.stream.waiting)
+        self._concurrent = len(members) > 1 or bool(self.stream.waiting)
         try:
             if self._spared or len(members) == 1:
                 self._spared = max(0, self._spared - 1)
