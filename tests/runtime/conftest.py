@@ -61,12 +61,12 @@ def faulty_site(tmp_path: Path) -> Path:
 def note(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Check what the onlookers saw of a fault, and put it into the table at the end of the output."""
 
-    def note(event: str, others: Onlookers, well_s: float, most_s: float = 1.0) -> None:
+    def note(event: str, others: Onlookers, well_s: float) -> None:
         pause_s = others.pause_s()
         record_property("fault", (event, pause_s, well_s))
         assert others.errors == []
         assert others.calls > 20
-        assert pause_s < most_s
+        assert pause_s < 1.0
 
     return note
 

@@ -101,7 +101,7 @@ def test_models_that_loop(faulty: Faulty, note: Note) -> None:
             note("three models loop at the same time, limit 1 s", others, _until_well(client, "m2"))
 
 
-@pytest.mark.parametrize("backend", ["FAULTY", "ONNX", "TORCH"])
+@pytest.mark.parametrize("backend", ["FAULTY", "ONNX", pytest.param("TORCH", marks=pytest.mark.slow)])
 def test_a_model_that_allocates_100_gigabytes(faulty: Faulty, note: Note, backend: str) -> None:
     """Without any limit set: the default is a part of the machine's memory."""
     if psutil.virtual_memory().total > 100e9:
@@ -148,7 +148,7 @@ def test_a_proved_model_that_suddenly_allocates(faulty: Faulty, note: Note) -> N
 
 
 def test_loads_that_crash_and_loop(faulty: Faulty, note: Note) -> None:
-    serving = faulty("--model-load-timeout-ms", 6000)
+    serving = faulty("--model-load-timeout-ms", 4000)
     with serving.client() as client, _watched(serving) as others:
         with pytest.raises(redis.ResponseError, match=r"model 'm': its engine process died while loading it"):
             store(client, "m", "load:segv")
@@ -161,9 +161,9 @@ def test_loads_that_crash_and_loop(faulty: Faulty, note: Note) -> None:
         store(client, "m")
         loaded_s = time.monotonic() - began
         note("three models loop while they are loaded (another is stored)", others, loaded_s)
-        assert loaded_s < 5.0, "nobody's load waits for theirs"
+        assert loaded_s < 3.5, "nobody's load waits for theirs"
         for connection in loops:
-            with pytest.raises(redis.ResponseError, match=r"longer than --model-load-timeout-ms \(6000 ms\)"):
+            with pytest.raises(redis.ResponseError, match=r"longer than --model-load-timeout-ms \(4000 ms\)"):
                 raise connection.read_response()
             connection.disconnect()
     assert "do not end" not in serving.stderr, "what can be killed is no runaway"
@@ -228,24 +228,7 @@ def test_a_front_door_is_killed(faulty: Faulty, note: Note, both: bool) -> None:
             well_s = time.monotonic() - began
             time.sleep(0.5)
             what = "`kill -9` of one of two front doors" + (" and of an engine process at once" if both else "")
-            # On a busy machine it takes a while until the new front door has imported the frameworks.
-            note(what, others, well_s, most_s=3.0)
-
-
-def test_a_stop_with_models_that_loop_is_quick(faulty: Faulty) -> None:
-    serving = faulty("--model-execution-timeout-ms", 0, "--drain-timeout-s", 1)
-    with serving.client() as client:
-        store(client, "m", "run:freeze")
-        client.connection_pool.get_connection().send_command(
-            "AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y"
-        )
-        time.sleep(0.3)
-        processes = serving.server().children(recursive=True)
-        began = time.monotonic()
-        assert serving.stop() == 0
-        assert time.monotonic() - began < 10
-        for process in processes:
-            wait_until_gone(process)
+            note(what, others, well_s)
 
 
 @pytest.mark.slow

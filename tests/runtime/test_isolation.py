@@ -24,6 +24,7 @@ import redis
 from scripts import make_models
 from tests.backends.conftest import BUILD_REQUIREMENTS
 from tests.runtime.faulty import engines, info, run, store
+from tests.runtime.models_at_fault import onnx_allocates
 from tests.runtime.onlookers import Onlookers
 from tests.runtime.serving import Serving, eventually, wait_until_gone
 from tests.support import free_port
@@ -136,6 +137,19 @@ def test_a_model_that_allocates_too_much_gets_an_error(isolated: Callable[..., S
             assert run(client, "m") == 2.0
             assert others.pause_s() < 1.0
         assert others.errors == []
+
+
+def test_outputs_that_would_fill_the_servers_memory_stay_away(isolated: Callable[..., Serving]) -> None:
+    serving = isolated("--engine-memory-limit-mb", 1000)
+    with serving.client() as client:
+        client.execute_command("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", onnx_allocates("big"))
+        client.execute_command("AI.TENSORSET", "much", "FLOAT", 1, "VALUES", -0.004)
+        before = serving.server().memory_info().rss
+        for _ in range(2):
+            with pytest.raises(redis.ResponseError, match=r"^the outputs take 400000\d+ bytes, more than a quarter of"):
+                run(client, "m", "much")
+            assert run(client, "m") == 1.0
+        assert serving.server().memory_info().rss < before + 100_000_000
 
 
 @pytest.mark.parametrize("word", ["segv", "loop", "freeze", "memory"])
@@ -421,15 +435,6 @@ def test_models_are_replaced_and_deleted_under_load(isolated: Callable[..., Serv
         client.flushall()
         with pytest.raises(redis.ResponseError, match="model key is empty"):
             client.execute_command("AI.MODELEXECUTE", "good", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
-
-
-def test_no_core_is_dumped_and_memory_is_given_up_first(isolated: Callable[..., Serving]) -> None:
-    serving = isolated()
-    with serving.client() as client:
-        store(client, "m")
-        (process,) = engines(serving)
-        assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
-        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
 
 
 LOOPING_SETSTATE = """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import sys
 import threading
 import traceback
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from redisai_py.backend import Array, DeviceArray
 from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation.wire import Layout, Part
 from redisai_py.engine.merging import to_value
-from redisai_py.errors import BackendError, RedisAIError
+from redisai_py.errors import BackendError, MemoryLimitExceeded, RedisAIError
 from redisai_py.tensor import DType, Tensor
 
 __all__ = ["HeldValues", "failure_of", "json_message"]
@@ -34,6 +36,8 @@ class HeldValues:
         self._held: dict[int, DeviceArray] = {}
         self._numbers = 0
         self._lock = threading.Lock()
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        self._most_bytes = sys.maxsize if limit == resource.RLIM_INFINITY else limit // 4
 
     def __getitem__(self, number: int) -> DeviceArray:
         return self._held[number]
@@ -55,7 +59,17 @@ class HeldValues:
         return inputs
 
     def outputs(self, outputs: Sequence[Any]) -> tuple[Layout, Sequence[Any]]:
-        """The outputs of a run as the layout of a message and its data, for `memory.write`."""
+        """The outputs of a run as the layout of a message and its data, for `memory.write`.
+
+        Raises: MemoryLimitExceeded: they would take too much of the server's memory, which has no limit.
+        """
+        layout, data = self._message(outputs)
+        if layout.total > self._most_bytes:
+            text = f"the outputs take {layout.total} bytes, more than a quarter of --engine-memory-limit-mb"
+            raise MemoryLimitExceeded(f"ERR {text}")
+        return layout, data
+
+    def _message(self, outputs: Sequence[Any]) -> tuple[Layout, Sequence[Any]]:
         if all([isinstance(output, np.ndarray) and output.dtype in _NUMPYS_OWN for output in outputs]):
             return memory.sized(outputs), outputs
         parts: list[Part] = []
