@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import tarfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +15,11 @@ from pathlib import Path
 
 from redisai_py.artifacts.digest import Buffer
 from redisai_py.artifacts.errors import Invalid
+from redisai_py.client.files import backend_of_name, pack_saved_model
 
 __all__ = ["BACKENDS", "ModelFile", "check_no_pickle", "head_of", "model_file"]
 
 BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
-_SUFFIXES = {
-    ".onnx": "ONNX", ".pt": "TORCH", ".pth": "TORCH", ".pt2": "TORCH", ".torchscript": "TORCH",
-    ".pb": "TF", ".zip": "TF", ".tar": "TF", ".tar.gz": "TF", ".tgz": "TF", ".tflite": "TFLITE",
-}  # fmt: skip
 _DEFAULT_SUFFIX = {"ONNX": ".onnx", "TORCH": ".pt", "TF": ".pb", "TFLITE": ".tflite"}
 _FORMATS = {"ONNX": "onnx", "TORCH": "pytorch", "TF": "tensorflow", "TFLITE": "tflite"}
 
@@ -91,24 +87,16 @@ def _backend_of(path: Path) -> str:
     name = path.name.lower()
     if name.endswith(_PICKLE_NAMES):
         raise Invalid(f"{path} is a pickle; export the model to ONNX, TorchScript or another format without code")
-    for suffix, backend in _SUFFIXES.items():
-        if name.endswith(suffix):
-            return backend
+    if backend := backend_of_name(name):
+        return backend
     raise Invalid(f"{path}: cannot tell the framework from the name; give a backend, one of {', '.join(BACKENDS)}")
 
 
 def _packed(path: Path) -> bytes:
-    """A SavedModel as a tar file without dates and owners, so that the same model gives the same bytes."""
-    if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        raise Invalid(f"{path}: a directory without saved_model.pb is not a SavedModel")
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for file in sorted(item for item in path.rglob("*") if item.is_file()):
-            entry = tarfile.TarInfo(file.relative_to(path).as_posix())
-            entry.size = file.stat().st_size
-            with file.open("rb") as content:
-                archive.addfile(entry, content)
-    return packed.getvalue()
+    try:
+        return pack_saved_model(path)
+    except ValueError as error:
+        raise Invalid(str(error)) from None
 
 
 def head_of(source: Buffer | Path) -> bytes:

@@ -1,16 +1,34 @@
-"""The bytes of models: files are mapped into memory, not read; and how bytes are cut into words."""
+"""The bytes of models: files are mapped into memory, not read; directories are packed; bytes are cut into words."""
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
+import tarfile
+from pathlib import Path
 from typing import Any
 
-__all__ = ["ModelBytes", "ModelData", "chunks_of", "is_archive", "open_model"]
+__all__ = [
+    "SUFFIXES",
+    "ModelBytes",
+    "ModelData",
+    "backend_of_name",
+    "chunks_of",
+    "is_archive",
+    "open_model",
+    "pack_saved_model",
+]
 
 ModelBytes = bytes | bytearray | memoryview | list[bytes]
 ModelData = ModelBytes | os.PathLike[str]
 
+SUFFIXES = {
+    ".onnx": "ONNX", ".pt": "TORCH", ".pth": "TORCH", ".pt2": "TORCH", ".torchscript": "TORCH",
+    ".pb": "TF", ".zip": "TF", ".tar": "TF", ".tar.gz": "TF", ".tgz": "TF", ".tflite": "TFLITE",
+}  # fmt: skip
+"""End of a model file's name -> its backend."""
+_SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
@@ -23,6 +41,28 @@ def open_model(data: ModelData) -> ModelBytes:
         return data
     with open(data, "rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def backend_of_name(name: str) -> str | None:
+    """The backend for a file name, None if the name does not tell."""
+    return next((backend for suffix, backend in SUFFIXES.items() if name.lower().endswith(suffix)), None)
+
+
+def pack_saved_model(directory: Path) -> bytes:
+    """A SavedModel as a tar file without dates and owners, so that the same model gives the same bytes.
+
+    Raises: ValueError: not a SavedModel.   OSError.
+    """
+    if not any((directory / name).is_file() for name in _SAVED_MODEL):
+        raise ValueError(f"{directory}: a directory without {_SAVED_MODEL[0]} is not a SavedModel")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for file in sorted(item for item in directory.rglob("*") if item.is_file()):
+            entry = tarfile.TarInfo(file.relative_to(directory).as_posix())
+            entry.size = file.stat().st_size
+            with file.open("rb") as content:
+                archive.addfile(entry, content)
+    return packed.getvalue()
 
 
 def is_archive(data: ModelBytes) -> bool:

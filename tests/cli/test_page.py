@@ -6,8 +6,8 @@ import typer
 
 from redisai_py.cli import app
 from redisai_py.cli.failures import Exit
-from redisai_py.cli.files import models
 from redisai_py.cli.files.images import LAYOUTS
+from redisai_py.client.files import SUFFIXES
 from tests.cli.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "command-line.md").read_text()
@@ -28,7 +28,7 @@ def test_every_command_and_every_option_is_on_the_page_or_shared() -> None:
 def test_the_tables_are_those_of_the_program() -> None:
     for code in Exit:
         assert f"| {code.value} |" in PAGE
-    for suffix, backend in models.SUFFIXES.items():
+    for suffix, backend in SUFFIXES.items():
         row = next(line for line in PAGE.splitlines() if f"`{suffix}`" in line and line.startswith("|"))
         assert row.split("|")[2].split(",")[0].strip() == backend
     for layout in LAYOUTS:

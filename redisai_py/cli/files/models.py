@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-import tarfile
 from pathlib import Path
 
 from redisai_py.cli.failures import UsageError
+from redisai_py.client.files import backend_of_name, pack_saved_model
 from redisai_py.plugins import backend_names
 
-__all__ = ["STREAM", "SUFFIXES", "backend_of", "check_directory", "read_model", "write_file"]
+__all__ = ["STREAM", "backend_of", "check_directory", "read_model", "write_file"]
 
 STREAM = Path("-")
 """Stands for standard input or output instead of a file."""
-
-SUFFIXES = {
-    ".onnx": "ONNX",
-    ".pt": "TORCH",
-    ".pth": "TORCH",
-    ".pt2": "TORCH",
-    ".torchscript": "TORCH",
-    ".pb": "TF",
-    ".zip": "TF",
-    ".tar": "TF",
-    ".tar.gz": "TF",
-    ".tgz": "TF",
-    ".tflite": "TFLITE",
-}
-_SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 
 
 def backend_of(path: Path, given: str | None) -> str:
     """The given backend, or the one for the file name.
 
-    Raises: UsageError: unknown backend, an unknown file name, or a directory without a SavedModel.
+    Raises: UsageError: unknown backend, or an unknown file name.
     """
     if given is not None:
         if given.upper() not in (known := backend_names()):
             raise UsageError(f"--backend {given}: use one of {', '.join(known)}")
         return given.upper()
     if path.is_dir():
-        _check_saved_model(path)
         return "TF"
-    name = path.name.lower()
-    for suffix, backend in SUFFIXES.items():
-        if name.endswith(suffix):
-            return backend
+    if backend := backend_of_name(path.name):
+        return backend
     names = ", ".join(backend_names())
     raise UsageError(f"{path}: cannot tell the framework from the name; use --backend with one of {names}")
 
@@ -67,21 +48,10 @@ def read_model(path: Path) -> os.PathLike[str] | bytes:
         if path.stat().st_size == 0:
             raise UsageError(f"{path}: the file is empty")
         return path
-    _check_saved_model(path)
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        # Sorted, without dates and owners, so that the same model gives the same bytes.
-        for file in sorted(item for item in path.rglob("*") if item.is_file()):
-            entry = tarfile.TarInfo(file.relative_to(path).as_posix())
-            entry.size = file.stat().st_size
-            with file.open("rb") as source:
-                archive.addfile(entry, source)
-    return packed.getvalue()
-
-
-def _check_saved_model(path: Path) -> None:
-    if not any((path / name).is_file() for name in _SAVED_MODEL):
-        raise UsageError(f"{path}: a directory without {_SAVED_MODEL[0]} is not a SavedModel")
+    try:
+        return pack_saved_model(path)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_directory(path: Path) -> None:
