@@ -178,3 +178,30 @@ def test_a_large_model_costs_little_more_than_twice_its_size(
     factors = {step: round(growth[0] / len(blob), 2) for step, growth in figures.items()}
     print(backend, len(blob), factors)
     assert all(0 < factor < _MOST for factor in factors.values()), factors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("doors", [1, 2, 4])
+def test_a_model_in_an_engine_process_is_held_once(serve: Callable[..., Serving], data_dir: Path, doors: int) -> None:
+    serving = serve("--data-dir", data_dir, "--isolation", "all", "--processes", doors)
+    blob = _onnx(_WEIGHTS // 2, data_dir)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(serving.client(single_connection_client=True)) for _ in range(doors)]
+        for client in clients:  # so that each is at a front door of its own
+            client.ping()
+        clients[0].execute_command("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1)
+        idle = _tree_memory(serving)
+        clients[0].execute_command("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", blob)
+        for client in clients:
+            for _ in range(20):
+                client.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+        grown = _tree_memory(serving) - idle
+        size = len(blob) / MEGABYTE
+        print(f"{doors} front doors: idle {idle:.0f} MB, with a model of {size:.0f} MB {grown:.0f} MB more")
+        assert grown < 1.6 * size + 60
+
+
+def _tree_memory(serving: Serving) -> float:
+    """All processes but Redis, in MB."""
+    children = [child for child in serving.supervisor.children() if "redis-server" not in child.name()]
+    return sum(map(_memory, children)) / MEGABYTE
