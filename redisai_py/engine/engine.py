@@ -16,6 +16,7 @@ from typing import Any
 
 from redisai_py.backend import Backend, LoadOptions, Session, load_backend, loaded_backends
 from redisai_py.engine.isolation.isolation import Isolation
+from redisai_py.engine.isolation.seen import was_there
 from redisai_py.engine.isolation.settings import IsolationSnapshot
 from redisai_py.engine.loader import load_session
 from redisai_py.engine.loads import Loads
@@ -133,7 +134,7 @@ class Engine:
         return loaded
 
     def _loaded(self, loaded: QueuedModel) -> None:
-        if not Isolation.found(loaded.session):
+        if not was_there(loaded.session):
             loaded.stats.loaded()
             self._counters.loads[loaded.model.backend] += 1
         if not self._runner.closing:

@@ -18,6 +18,7 @@ import structlog
 
 from redisai_py.backend import Array, framework_error, runs_concurrently
 from redisai_py.engine.isolation.at_once import NotAtOnce
+from redisai_py.engine.isolation.turns import began_at
 from redisai_py.engine.merging import BatchSizeMismatch, Value, merge, split, to_array, to_value
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.reports import Executed
@@ -174,6 +175,11 @@ class Slot:
                 return None
             if now < execution.started + limit_s + execution.extra_s(limit_s):
                 return None
+            if limit_s:
+                session = execution.loaded.session
+                execution.started = began_at(session, self.thread_id, execution.started, now, limit_s)
+                if now < execution.started + limit_s + execution.extra_s(limit_s):
+                    return None
             stops = _terminate(execution.loaded, self.thread_id)
             execution.stop = Stop(error(stops), now, stops and limit_s > 0 and len(execution.runs) > 1)
             return execution

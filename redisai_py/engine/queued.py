@@ -18,7 +18,7 @@ from typing import Protocol
 from redisai_py.backend import Session, runs_concurrently
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.inline import InlinePolicy
-from redisai_py.engine.isolation.session import process_of
+from redisai_py.engine.isolation.seen import process_of
 from redisai_py.engine.merging import signature
 from redisai_py.engine.proof import MergeProof
 from redisai_py.engine.run import LoadedModel, Run

@@ -20,6 +20,7 @@ import structlog
 
 from redisai_py.config import Config
 from redisai_py.serve.backoff import Backoff
+from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S, Progress, Silence
 
 __all__ = ["ManagerKeeper"]
 
@@ -109,10 +110,37 @@ class ManagerKeeper:
             since = clock()
             assert self._process is not None
             assert self._line is not None
-            status = await self._process.wait()
+            watch = asyncio.ensure_future(self._kill_if_silent(self._process, self._line))
+            try:
+                status = await self._process.wait()
+            finally:
+                watch.cancel()
             how = f"status {status}" if status >= 0 else signal.Signals(-status).name
             log.error("the manager of the engine processes died; starting it again", how=how)
             line, self._line = self._line, None
             line.close()
             await asyncio.sleep(backoff.after(clock() - since))
             await self._spawn()
+
+    async def _kill_if_silent(self, process: Process, line: socket.socket) -> None:
+        clock = asyncio.get_running_loop().time
+        silence, progress = Silence(self._config.stall_timeout_s), Progress(process.pid)
+        began = False
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            heard = _heard(line)
+            began = began or heard
+            if silence.look(clock(), heard or not began, 1.0 if heard else progress.share()):
+                break
+        log.error("the manager of the engine processes does not respond; killing it")
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+def _heard(line: socket.socket) -> bool:
+    """Whether there was a heartbeat since the last call."""
+    heard = False
+    with contextlib.suppress(OSError):
+        while line.recv(len(ALIVE)):
+            heard = True
+    return heard

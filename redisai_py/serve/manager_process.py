@@ -3,18 +3,21 @@
     python -m redisai_py.serve.manager_process LINE
 
 LINE is the file descriptor of a SOCK_SEQPACKET socket to the supervisor. Its first message has the settings, as JSON;
-each further one brings the socket of a front door. When the supervisor and all front doors are gone, so is this
+each further one brings the socket of a front door. It sends one byte there each second, so that the supervisor notices
+if it hangs. When the supervisor and all front doors are gone, so is this
 process, and the engine processes with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 
 from redisai_py.config import Config
 from redisai_py.engine.isolation.channel import Channel
@@ -24,6 +27,7 @@ from redisai_py.engine.isolation.manager import Manager
 from redisai_py.engine.isolation.quarantine import Strikes
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.serve import log
+from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S
 
 __all__ = ["main"]
 
@@ -40,6 +44,7 @@ def main() -> int:
     config = Config.from_json(json.loads(orders)["config"]).resolved()
     log.configure(config.log_level, config.log_format, process="engines")
     house = _House(IsolationSettings.of(config))
+    threading.Thread(target=_live, args=(house.manager, line), name="redisai heartbeat", daemon=True).start()
     while True:
         word, fds, _, _ = socket.recv_fds(line, 1, 1, socket.MSG_CMSG_CLOEXEC)
         if not word:
@@ -48,6 +53,15 @@ def main() -> int:
     house.wait_until_empty()
     house.manager.close()
     return 0
+
+
+def _live(manager: Manager, line: socket.socket) -> None:
+    """Say each second that it lives, as long as it does."""
+    with contextlib.suppress(OSError):  # the supervisor has ended
+        while True:
+            manager.look()
+            line.send(ALIVE)
+            time.sleep(INTERVAL_S)
 
 
 class _House:

@@ -6,6 +6,7 @@ Every process is real. A client is connected to the front door that has fewest, 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -49,9 +50,17 @@ def door_of(serving: Serving, client: redis.Redis) -> psutil.Process:
     return next(p for p in doors if any(c.raddr and c.raddr.port == port for c in p.net_connections()))
 
 
+def apart(serving: Serving, clients: Clients) -> tuple[redis.Redis, redis.Redis]:
+    """Two clients, at two front doors."""
+    first, second = clients(serving), clients(serving)
+    while door_of(serving, first) == door_of(serving, second):  # a client that has just left was still counted
+        second = clients(serving)
+    return first, second
+
+
 def test_a_model_is_loaded_once_for_all(isolated: Isolated, clients: Clients) -> None:
     serving = isolated("--processes", 2)
-    first, second = clients(serving), clients(serving)
+    first, second = apart(serving, clients)
     store(first, "m")
     for client in (first, second):
         for _ in range(20):
@@ -73,14 +82,14 @@ def test_a_model_is_loaded_once_for_all(isolated: Isolated, clients: Clients) ->
 
 def test_a_state_is_one_for_all(isolated: Isolated, clients: Clients) -> None:
     serving = isolated("--processes", 2)
-    first, second = clients(serving), clients(serving)
+    first, second = apart(serving, clients)
     store(first, "counts", "run:counts")
     assert [run(client, "counts") for client in (first, second, second, first)] == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_quarantine_is_one_for_all(isolated: Isolated, clients: Clients) -> None:
     serving = isolated("--processes", 2)
-    first, second = clients(serving), clients(serving)
+    first, second = apart(serving, clients)
     store(first, "good")
     store(first, "m", "run:segv")
     with Onlookers(serving, "good") as others:
@@ -103,7 +112,7 @@ def test_quarantine_is_one_for_all(isolated: Isolated, clients: Clients) -> None
 
 def test_a_good_run_at_one_clears_the_record_for_all(isolated: Isolated, clients: Clients) -> None:
     serving = isolated("--processes", 2)
-    first, second = clients(serving), clients(serving)
+    first, second = apart(serving, clients)
     store(first, "m", "run:segv")
     for _ in range(2):
         for client in (first, second):
@@ -116,7 +125,7 @@ def test_a_good_run_at_one_clears_the_record_for_all(isolated: Isolated, clients
 @pytest.mark.parametrize("victims", ["front door", "manager", "engine process"])
 def test_one_that_is_killed_under_load_takes_nobody_along(isolated: Isolated, clients: Clients, victims: str) -> None:
     serving = isolated("--processes", 2)
-    first, second = clients(serving), clients(serving)
+    first, second = apart(serving, clients)
     store(first, "good")
     store(first, "other")
     for client in (first, second):
@@ -176,7 +185,7 @@ def test_a_restart_under_load_takes_the_models_over(isolated: Isolated, clients:
 @pytest.mark.slow
 def test_a_run_that_a_dead_front_door_has_left_behind_is_ended(isolated: Isolated, clients: Clients) -> None:
     serving = isolated("--processes", 2, "--model-execution-timeout-ms", 0)
-    first, second = clients(serving), clients(serving)
+    first, second = apart(serving, clients)
     store(first, "m", "run:loop")
     assert run(first, "m") == run(second, "m") == 2.0
     (process,) = engines(serving)
@@ -198,3 +207,30 @@ def test_killing_the_supervisor_leaves_nothing(isolated: Isolated, clients: Clie
     serving.supervisor.kill()
     for process in processes:
         wait_until_gone(process)
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_another_front_doors_is_not_late(isolated: Isolated, clients: Clients) -> None:
+    """The session may be entered by one thread: four clients at four front doors, each run below the limit."""
+    serving = isolated("--processes", 4, "--model-execution-timeout-ms", 1000)
+    several = [clients(serving) for _ in range(4)]
+    store(several[0], "m", "run:sleep")
+    for client in several:
+        assert run(client, "m") == 2.0
+    (process,) = engines(serving)
+    errors: list[str] = []
+
+    def work(client: redis.Redis) -> None:
+        for _ in range(6):
+            try:
+                client.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y")
+            except redis.RedisError as error:
+                errors.append(str(error))
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in several]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert engines(serving) == [process]

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from redisai_py.backend import Session
 from redisai_py.engine.isolation.host_lane import HostLane
@@ -27,6 +27,8 @@ __all__ = ["Door", "serve"]
 
 _PATIENCE_S = 10.0
 """Seconds for a run of a front door that has ended. If it does not stop, the process ends: nobody watches that run."""
+_LOAD_PATIENCE_S = 600.0
+"""The same for a load, which takes long more often, and which another front door may wait for."""
 
 
 def serve(control: socket.socket) -> None:
@@ -108,10 +110,16 @@ class Door:
         ways: list[HostLane | HostPipe] = [*self._lanes.values(), *self._pipes.values()]
         for way in ways:
             way.hang_up()
-        until = time.monotonic() + _PATIENCE_S
-        for way in ways:
-            way.thread.join(max(0.0, until - time.monotonic()))
-        if any(way.thread.is_alive() for way in ways):
+        _wait_for([way.thread for way in ways], _PATIENCE_S)
+        if any(way.is_running for way in ways) or not _wait_for([way.thread for way in ways], _LOAD_PATIENCE_S):
             os._exit(STUCK)
         for session in list(self.models):
             self.unload(session)
+
+
+def _wait_for(threads: Sequence[threading.Thread], limit_s: float) -> bool:
+    """Wait until threads have ended; False if they have not within the limit."""
+    until = time.monotonic() + limit_s
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)

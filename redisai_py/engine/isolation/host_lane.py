@@ -76,6 +76,11 @@ class HostLane:
         if running is not None:
             running.terminate(self.thread.ident)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it is in a run. A load is none."""
+        return self.running is not None
+
     def hang_up(self) -> None:
         """Stop what it runs; the thread ends."""
         with suppress(OSError):  # the front door was faster
@@ -120,6 +125,8 @@ class HostLane:
         inputs = held.inputs(memory.parsed(bytes(request[: frame.header_bytes]), len(request)), request)
         with hosted.guard:
             self.running = hosted
+            if hosted.exclusive:
+                memory.STAMP.pack_into(self._shared, memory.TURN_AT, time.monotonic_ns())
             self._shared[memory.RUNNING_AT] = 1
             started = time.perf_counter_ns()
             try:

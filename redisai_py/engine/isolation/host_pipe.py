@@ -57,6 +57,11 @@ class HostPipe:
         if self._number == number:
             self.hosted.terminate(self.thread.ident)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it is in a run."""
+        return bool(self._number)
+
     def hang_up(self) -> None:
         """Stop the run that is under way; the thread ends."""
         self.close()
@@ -103,6 +108,8 @@ class HostPipe:
         try:
             with hosted.guard:
                 self._number = number
+                if hosted.exclusive:
+                    at.COUNTER.pack_into(self._control, at.TURN_AT, time.monotonic_ns())
                 at.COUNTER.pack_into(self._control, at.BEGUN_AT, number)
                 started = time.perf_counter_ns()
                 try:

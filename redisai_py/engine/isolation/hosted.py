@@ -15,22 +15,22 @@ __all__ = ["Hosted", "Programs"]
 
 
 class Hosted:
-    """session: of the framework.   guard: held during each run."""
+    """session: of the framework.   exclusive: one thread at a time may enter it.   guard: held during each run."""
 
-    __slots__ = ("_concurrent", "guard", "session")
+    __slots__ = ("exclusive", "guard", "session")
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._concurrent = runs_concurrently(session)
-        self.guard: AbstractContextManager[object] = nullcontext() if self._concurrent else threading.Lock()
+        self.exclusive = not runs_concurrently(session)
+        self.guard: AbstractContextManager[object] = threading.Lock() if self.exclusive else nullcontext()
 
     def terminate(self, thread_id: int | None) -> None:
         """Stop the run on that thread. A framework that cannot stop goes on: the server kills the process then."""
         try:
-            if self._concurrent:
-                self.session.terminate(thread_id)  # type: ignore[call-arg]  # a ConcurrentSession's
-            else:
+            if self.exclusive:
                 self.session.terminate()
+            else:
+                self.session.terminate(thread_id)  # type: ignore[call-arg]  # a ConcurrentSession's
         except Exception:
             traceback.print_exc()
 

@@ -42,6 +42,8 @@ class Managing(Protocol):
 
     settings: IsolationSettings
     quarantine: Quarantine
+    shared: bool
+    """Whether there may be other front doors."""
 
     def welcome(self, door: Isolation) -> None: ...
 
@@ -134,11 +136,6 @@ class Isolation:
     forget = went_well
     """A model was deleted or replaced."""
 
-    @staticmethod
-    def found(session: Session) -> bool:
-        """Whether a session's model was in its process already, for another front door."""
-        return isinstance(session, RemoteSession) and session.was_there
-
     # -- processes -----------------------------------------------------------------------------------------------------
 
     def place(self, session: RemoteSession) -> EngineProcess:
@@ -195,7 +192,9 @@ class Isolation:
         with self._lock:
             process = self._processes.get(placement.process)
             if process is None:
-                process = EngineProcess(placement.process, placement.control, self._alarm, self._ended, self._kill)
+                process = EngineProcess(
+                    placement.process, placement.control, self._manager.shared, self._alarm, self._ended, self._kill
+                )
                 self._processes[process.number] = process
             else:
                 placement.control.close()

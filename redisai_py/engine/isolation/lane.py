@@ -74,6 +74,11 @@ class Lane:
         """Whether the process is at a load, or in a run: a run may wait for its turn there. Thread: any."""
         return self.loads or bool(self._shared[memory.RUNNING_AT])
 
+    @property
+    def turn_s(self) -> float:
+        """When the run had its turn, in monotonic seconds; 0 if all runs have theirs at once."""
+        return float(memory.STAMP.unpack_from(self._shared, memory.TURN_AT)[0]) / 1e9
+
     def exchange(
         self, op: int, flags: int, number: int, request: Layout, data: Sequence[Any], fds: Sequence[int] = ()
     ) -> Answer:

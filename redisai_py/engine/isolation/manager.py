@@ -46,6 +46,7 @@ class Manager:
         self.settings = settings
         self.quarantine = Quarantine()
         self._record_changed = record_changed
+        self.shared = False
         self.closing = False
         self._numbers = itertools.count(time.time_ns())
         """Not those of an earlier manager, whose processes front doors may still mean."""
@@ -73,6 +74,11 @@ class Manager:
         for process in processes:
             self._end_if_unused(process)
             self._judge_if_complete(process)
+
+    def look(self) -> None:
+        """Return at once unless the manager hangs."""
+        with self._lock:
+            pass
 
     # -- models --------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ __all__ = [
     "LANE_BYTES",
     "LANE_FILE_BYTES",
     "RUNNING_AT",
+    "STAMP",
+    "TURN_AT",
     "array_at",
     "columns_of",
     "create",
@@ -38,6 +41,9 @@ LANE_BYTES = 1 << 20
 """A message up to this size lies in the lane's own memory. Only pages that were used take memory."""
 RUNNING_AT = 2 * LANE_BYTES
 """One byte of a lane's memory: whether the process is in the model's run, and not before or behind it."""
+TURN_AT = RUNNING_AT + 8
+"""Eight bytes: when the run had its turn, in monotonic nanoseconds; only in sessions that one thread may enter."""
+STAMP = struct.Struct("<Q")
 LANE_FILE_BYTES = 2 * LANE_BYTES + 4096
 _SMALL_BYTES = 16 * 1024
 _LAYOUTS: dict[tuple[Any, ...], Layout] = {}

@@ -166,6 +166,16 @@ class Pipe(Generic[B]):
         begun = int(at.COUNTER.unpack_from(self._control, at.BEGUN_AT)[0])
         return begun if begun in self.flights and begun != self.ended_number else 0
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the process is in a run. Thread: any."""
+        return bool(self.current_number)
+
+    @property
+    def turn_s(self) -> float:
+        """When the latest run had its turn, in monotonic seconds; 0 if all runs have theirs at once."""
+        return float(at.COUNTER.unpack_from(self._control, at.TURN_AT)[0]) / 1e9
+
     def take_ended(self, up_to: int) -> Ended[B] | None:
         """The next batch that has ended, of those up to that number. Raises: ProtocolError."""
         number = self.first

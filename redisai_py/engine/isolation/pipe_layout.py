@@ -2,6 +2,7 @@
 
     0       number of the run that the process began last
     64      number of the run that it ended last
+    128     when a run had its turn last, in monotonic nanoseconds; only in sessions that one thread may enter
     512     one RECORD per run: where its outputs are, at `number % RECORDS`
     4096    ring of the requests, RING_BYTES
     ...     ring of the answers, RING_BYTES
@@ -30,6 +31,7 @@ __all__ = [
     "REQUEST",
     "REQUESTS_AT",
     "RING_BYTES",
+    "TURN_AT",
     "Ring",
     "most_in_message",
     "record_at",
@@ -58,6 +60,7 @@ MESSAGE_BYTES = RING_BYTES // 4
 
 BEGUN_AT = 0
 ENDED_AT = 64
+TURN_AT = 128
 _RECORDS_AT = 512
 REQUESTS_AT = 4096
 ANSWERS_AT = REQUESTS_AT + RING_BYTES

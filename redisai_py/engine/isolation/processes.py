@@ -46,7 +46,7 @@ class ProcessEnded(Exception):
 class EngineProcess:
     """One process, from the first model that this front door has in it to its end, or until the last one leaves.
 
-    Args: number: the manager's.   control: this front door's socket to it.
+    Args: number: the manager's.   control: this front door's socket to it.   shared: other front doors may use it.
           alarm: to wake when an exchange begins.
           ended: called once with what was under way, on the thread that notices first: sessions; True: a load.
           kill: called with the process, the session to blame or None, and why.
@@ -56,11 +56,13 @@ class EngineProcess:
         self,
         number: int,
         control: socket.socket,
+        shared: bool,
         alarm: LongRuns,
         ended: Callable[[EngineProcess, dict[Any, bool]], object],
         kill: Callable[[EngineProcess, Any, str], object],
     ) -> None:
         self.number = number
+        self.shared = shared
         self.pid: int | None = None
         self.users: set[Any] = set()
         """Sessions that are loaded in it, or being loaded."""
@@ -218,11 +220,20 @@ class EngineProcess:
         with contextlib.suppress(OSError):  # it has ended, or takes no orders: whoever asked kills it
             self._control.send(orders.ORDER.pack(what, number, detail), socket.MSG_DONTWAIT)
 
+    def turn_s(self, user: object, thread_id: int) -> float | None:
+        """When a session's run had its turn, in monotonic seconds; None if it waits. thread_id: see `stop_runs`."""
+        with self._lock:
+            ways: list[Lane | Pipe[Any]] = [
+                lane for lane in self._busy.values() if lane.user is user and lane.thread_id == thread_id
+            ]
+            ways += [pipe for pipe in self._pipes if pipe.user is user and pipe.number == -thread_id]
+        return max((way.turn_s for way in ways if way.under_way), default=None)
+
     def still_stopping(self, way: Lane | Pipe[Any], user: object) -> bool:
-        """Whether a run that was told to stop goes on. One that waits for another front door's run is not to blame."""
+        """Whether a run that was told to stop goes on."""
         if isinstance(way, Pipe):
             return bool(way.stopped) and way.stopped == way.current_number and not self.dead
-        return way.stopped and way.user is user and way.under_way and not self.dead
+        return way.stopped and way.user is user and not self.dead
 
     def kill(self, user: object = None, why: str = "") -> None:
         """Kill it immediately. user: the culprit, if any.   Thread: any."""

@@ -53,6 +53,7 @@ class RemoteManager:
         self.settings = settings
         self.quarantine = Quarantine()
         """A copy of the manager's."""
+        self.shared = True
         self.closing = False
         self._managers = managers
         self._changed = threading.Condition()

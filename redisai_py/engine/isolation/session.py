@@ -32,7 +32,7 @@ from redisai_py.engine.isolation.wire import Op, Part
 from redisai_py.errors import BackendError, MemoryLimitExceeded, Overloaded, ProtocolError, RedisAIError
 from redisai_py.model import Model
 
-__all__ = ["Processes", "RemoteSession", "process_of"]
+__all__ = ["Processes", "RemoteSession"]
 
 STOP_GRACE_S = 1.0
 """Seconds for a run that was told to stop, before its process is killed."""
@@ -101,10 +101,10 @@ class RemoteSession:
         self._proof = Proof(isolation.settings, model.backend)
 
     @property
-    def pid(self) -> int | None:
-        """Id of the process; None while it is in none."""
+    def process(self) -> EngineProcess | None:
+        """The process that it is in at this moment."""
         process = self._process
-        return process.pid if process is not None and not process.dead else None
+        return None if process is None or process.dead else process
 
     # -- loading -------------------------------------------------------------------------------------------------------
 
@@ -319,8 +319,9 @@ class RemoteSession:
         return local is None or process is not None
 
     def _kill_if_running(self, process: EngineProcess, lanes: Sequence[Any]) -> None:
-        if any(process.still_stopping(lane, self) for lane in lanes):
-            process.kill(self, "SIGKILL: the run went on after MODEL_EXECUTION_TIMEOUT")
+        if going_on := [lane for lane in lanes if process.still_stopping(lane, self)]:
+            guilty = not process.shared or any(lane.under_way for lane in going_on)
+            process.kill(self if guilty else None, "SIGKILL: the run went on after MODEL_EXECUTION_TIMEOUT")
 
     # -- moving --------------------------------------------------------------------------------------------------------
 
@@ -392,8 +393,3 @@ class RemoteSession:
 
 def _terminate(session: Session, concurrent: bool, thread_id: int | None) -> bool:
     return session.terminate(thread_id) if concurrent else session.terminate()  # type: ignore[call-arg]
-
-
-def process_of(session: Session) -> int:
-    """The id of a session's engine process; 0 if it is in the server's own, or in none at this moment."""
-    return (session.pid or 0) if isinstance(session, RemoteSession) else 0
