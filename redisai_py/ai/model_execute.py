@@ -19,11 +19,11 @@ from redisai_py.ai.model_loading import (
     resolve,
     runs_plainly,
 )
-from redisai_py.ai.speculation import Speculation, encode_tensors
+from redisai_py.ai.speculation import Speculation, StoresOutputs, encode_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.engine.stats import samples
-from redisai_py.errors import QueueTimeout, RedisAIError, UpstreamLost, WrongType
+from redisai_py.errors import QueueTimeout
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.predictions.local import Near
 from redisai_py.predictions.rule import Rule
@@ -37,8 +37,6 @@ from redisai_py.tensor import Tensor
 from redisai_py.upstream.access import Access
 
 __all__ = ["HANDLERS", "ExecuteModel", "NearRun"]
-
-_OK = b"+OK\r\n"
 
 
 class ExecuteModel:
@@ -158,35 +156,22 @@ class NearRun(Run, Speculation):
         Speculation.stale(self)
 
 
-class _Execution(NearRun):
+class _Execution(StoresOutputs, NearRun):
     """AI.MODELEXECUTE in progress."""
 
     __slots__ = ()
+
+    @property
+    def output_keys(self) -> Sequence[bytes]:
+        outputs: Sequence[bytes] = self._command.outputs
+        return outputs
 
     def take(self, outputs: list[Value]) -> None:
         self.value = outputs
         self.writes = _encode_outputs(self._command.outputs, outputs)
 
-    def committed(self) -> None:
-        turn = self.turn
-        if self.writes:
-            turn.finish_with(_OK)
-        elif self.error is not None:
-            turn.finish(turn.failure(self.error))
-        else:
-            turn.continue_with(self._put(self.value))
-
-    async def _put(self, outputs: Any) -> Any:
-        access = await self.turn.session.authenticated()
-        pairs = zip(self._command.outputs, outputs, strict=True)
-        await access.store.put_outputs(pairs)
-        return OK
-
     def again(self) -> Coroutine[Any, Any, Any]:
         return model_execute(self._command, self.turn)
-
-    def refusal(self, error: RedisAIError) -> Any:
-        return error if isinstance(error, UpstreamLost | WrongType) else None
 
 
 def _encode_outputs(keys: Sequence[bytes], outputs: Sequence[Value]) -> list[tuple[bytes, bytes]]:

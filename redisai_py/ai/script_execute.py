@@ -7,16 +7,16 @@ handler takes all the others. Operations of DAGs start here too.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from redisai_py.ai.model_loading import keep_near, near_tensors
 from redisai_py.ai.script_host import ClientHost
-from redisai_py.ai.speculation import Speculation, encode_tensors
+from redisai_py.ai.speculation import StoresOutputs, encode_tensors
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.engine.torchscript import ScriptRun, ScriptStopped
-from redisai_py.errors import QueueTimeout, RedisAIError, RunTimeout, UpstreamLost, WrongType
+from redisai_py.errors import QueueTimeout, RedisAIError, RunTimeout
 from redisai_py.frontdoor.services import Services
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind, Script
@@ -40,7 +40,6 @@ __all__ = [
     "start_script",
 ]
 
-_OK = b"+OK\r\n"
 _ID_FIELDS = (b"kind", b"id")
 
 
@@ -203,7 +202,7 @@ def count_script(script: Script, run: ScriptRun, services: Services) -> None:
 # -- on cached values --------------------------------------------------------------------------------------------------
 
 
-class _NearRun(ScriptRun, Speculation):
+class _NearRun(ScriptRun, StoresOutputs):
     """One command under way: a `Member` of a commit, and a run."""
 
     __slots__ = ("_alone", "_request", "_script", "_writer", "turn", "used", "writes")
@@ -218,6 +217,10 @@ class _NearRun(ScriptRun, Speculation):
         self.used = used
         self.writes: list[tuple[bytes, bytes]] = []
         self._alone = writer.alone
+
+    @property
+    def output_keys(self) -> Sequence[bytes]:
+        return self._request.outputs
 
     def start(self, inputs: list[Tensor]) -> None:
         """Run; the command then ends by itself."""
@@ -274,24 +277,10 @@ class _NearRun(ScriptRun, Speculation):
         if self.error is not None or self.duration_us >= services.event_log.slow_run_s * 1e6:
             place = place_of(self._request.key, turn)
             _log(self, services, place, self._request.function, self._script.device.text, self.error)
-        if self.writes:
-            turn.finish_with(_OK)
-        elif self.error is not None:
-            turn.finish(turn.failure(self.error))
-        else:
-            turn.continue_with(self._put(self.value))
-
-    async def _put(self, outputs: Any) -> Any:
-        """Write what a commit cannot hold."""
-        access = await self.turn.session.authenticated()
-        await access.store.put_tensors(list(zip(self._request.outputs, outputs, strict=True)))
-        return OK
+        super().committed()
 
     def again(self) -> Coroutine[Any, Any, Any]:
         return script_execute(self._request, self.turn)
-
-    def refusal(self, error: RedisAIError) -> Any:
-        return error if isinstance(error, UpstreamLost | WrongType) else None
 
 
 # -- from Redis --------------------------------------------------------------------------------------------------------

@@ -6,18 +6,21 @@ models are loaded, and they run quickly, because the run is wasted if a cached v
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from redisai_py.errors import RedisAIError
+from redisai_py.errors import RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
+from redisai_py.resp.replies import OK
 from redisai_py.store.codec import encode_header
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.store.writer import Used
 from redisai_py.tensor import Tensor
 from redisai_py.upstream.interface import Stream
 
-__all__ = ["Speculation", "encode_tensors"]
+__all__ = ["Speculation", "StoresOutputs", "encode_tensors"]
+
+_OK = b"+OK\r\n"
 
 
 class Speculation:
@@ -57,6 +60,37 @@ class Speculation:
     def refusal(self, error: RedisAIError) -> Any:
         """The reply for a refusal that ends the command; None if the command is to run again."""
         raise NotImplementedError
+
+
+class StoresOutputs(Speculation):
+    """A speculation whose outputs all go to keys. value, error: what its run gave."""
+
+    __slots__ = ()
+    value: Any
+    error: BaseException | None
+
+    @property
+    def output_keys(self) -> Sequence[bytes]:
+        """A key per output."""
+        raise NotImplementedError
+
+    def committed(self) -> None:
+        turn = self.turn
+        if self.writes:
+            turn.finish_with(_OK)
+        elif self.error is not None:
+            turn.finish(turn.failure(self.error))
+        else:
+            turn.continue_with(self._put(self.value))
+
+    async def _put(self, outputs: Any) -> Any:
+        """Write what does not fit into a commit."""
+        access = await self.turn.session.authenticated()
+        await access.store.put_outputs(zip(self.output_keys, outputs, strict=True))
+        return OK
+
+    def refusal(self, error: RedisAIError) -> Any:
+        return error if isinstance(error, UpstreamLost | WrongType) else None
 
 
 def encode_tensors(items: Iterable[tuple[bytes, Any]]) -> list[tuple[bytes, bytes]]:
