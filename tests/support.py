@@ -209,6 +209,11 @@ def front_doors() -> int:
     return int(os.environ.get("FRONT_DOORS", "1"))
 
 
+one_front_door = pytest.mark.skipif(
+    front_doors() > 1, reason="each front door has queues, batches and states of its own (docs/limits.md)"
+)
+
+
 class _Here:
     """A server on an event loop's thread of this process."""
 

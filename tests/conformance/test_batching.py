@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from tests.conformance.conversation import Conversation, talk
-from tests.support import FrontDoor
+from tests.support import FrontDoor, one_front_door
 
 Clients = tuple[Conversation, Conversation, Conversation]
 
@@ -55,6 +55,7 @@ def _prove(clients: Clients) -> None:
 RUN = ("AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 u", "AI.MODELEXECUTE m INPUTS 1 y OUTPUTS 1 v")
 
 
+@one_front_door
 def test_requests_of_two_clients_are_one_batch(clients: Clients) -> None:
     first, second, watcher = clients
     watcher.given(
@@ -70,6 +71,7 @@ def test_requests_of_two_clients_are_one_batch(clients: Clients) -> None:
     assert watcher.ask("AI.INFO m").endswith('"samples", :3, "calls", :2, "errors", :0]')
 
 
+@one_front_door
 def test_a_dag_and_a_plain_run_are_one_batch(clients: Clients) -> None:
     first, second, watcher = clients
     watcher.given(
@@ -137,6 +139,7 @@ def test_expired_head_takes_others_with_it(front_door: FrontDoor, clients: Clien
     assert _rows(watcher, "m") == {2: 1}
 
 
+@one_front_door
 def test_output_of_another_size_than_the_batch_is_nobodys_error(clients: Clients) -> None:
     first, second, watcher = clients
     watcher.given(
@@ -150,6 +153,7 @@ def test_output_of_another_size_than_the_batch_is_nobodys_error(clients: Clients
     assert first.ask(RUN[0]) == "+OK"  # it is not held for company any more
 
 
+@one_front_door
 def test_a_replaced_model_is_not_batched_with_its_predecessor(clients: Clients) -> None:
     first, second, watcher = clients
     store = "AI.MODELSTORE m ONNX CPU BATCHSIZE 2 MINBATCHSIZE 2 MINBATCHTIMEOUT {} BLOB <onnx_mul>"
@@ -162,6 +166,7 @@ def test_a_replaced_model_is_not_batched_with_its_predecessor(clients: Clients) 
     assert _rows(watcher, "m") == {1: 1}
 
 
+@one_front_door
 def test_a_queued_run_of_a_lost_client_is_dropped(front_door: FrontDoor, clients: Clients) -> None:
     _, second, watcher = clients
     watcher.given(
@@ -179,6 +184,7 @@ def test_a_queued_run_of_a_lost_client_is_dropped(front_door: FrontDoor, clients
     assert watcher.ask("EXISTS u v") == ":0"
 
 
+@one_front_door
 @pytest.mark.parametrize(
     "command",
     [
@@ -190,6 +196,7 @@ def test_timeout_passes_while_the_worker_is_busy(command: str, clients: Clients)
     _timed_out_before_the_run_ends(clients, command)
 
 
+@one_front_door
 def test_timeout_of_a_dag_passes_while_the_worker_is_busy(clients: Clients) -> None:
     dag = "AI.DAGEXECUTE LOAD 1 x PERSIST 1 v TIMEOUT 20 |> AI.MODELEXECUTE m INPUTS 1 x OUTPUTS 1 v"
     _timed_out_before_the_run_ends(clients, dag)

@@ -10,7 +10,7 @@ import redis
 
 from tests.conformance.calling_scripts import store_script, until
 from tests.conformance.conversation import Conversation, talk
-from tests.support import FrontDoor
+from tests.support import FrontDoor, one_front_door
 
 pytest.importorskip("torch")
 
@@ -31,6 +31,7 @@ def calls(client: Conversation, key: str) -> str:
     return client.ask(f"AI.INFO {key}").partition('"calls", ')[2]
 
 
+@one_front_door
 def test_a_dag_of_which_several_operations_wait_times_out_as_one(clients: tuple[Conversation, Conversation]) -> None:
     first, _ = clients
     first.given(f"AI.MODELSTORE held {HELD.format(4, 'onnx_mul')}", "AI.MODELSTORE mul ONNX CPU BLOB <onnx_mul>")
@@ -54,6 +55,7 @@ def test_a_millisecond_is_time_enough_for_a_dag(clients: tuple[Conversation, Con
     assert "[+OK]" in {first.ask(f"AI.DAGEXECUTE LOAD 1 x TIMEOUT 1 |> {op}") for _ in range(100)}
 
 
+@one_front_door
 def test_any_number_of_dags_that_watch_their_keys_are_one_batch(front_door: FrontDoor, client: redis.Redis) -> None:
     """More of them than there are connections for large values: each needs one of its own while it waits."""
     count = 3 * front_door.config.upstream_pool
@@ -77,6 +79,7 @@ def test_any_number_of_dags_that_watch_their_keys_are_one_batch(front_door: Fron
     )
 
 
+@one_front_door
 def test_what_ran_before_a_timeout_counts(clients: tuple[Conversation, Conversation]) -> None:
     first, _ = clients
     first.given(f"AI.MODELSTORE held {HELD.format(4, 'onnx_mul')}", "AI.MODELSTORE mul ONNX CPU BLOB <onnx_mul>")
@@ -113,6 +116,7 @@ def test_what_ran_behind_a_failure_does_not_count(kind: str, clients: tuple[Conv
     assert calls(first, "mul") == ':0, "errors", :0]'
 
 
+@one_front_door
 def test_a_dag_that_runs_a_replaced_script_leaves_the_new_ones_counters_alone(
     clients: tuple[Conversation, Conversation], client: redis.Redis
 ) -> None:

@@ -10,7 +10,7 @@ import redis
 from redisai_py.commands import COMMANDS
 from tests.conformance.conversation import talk
 from tests.conformance.transcript import Block, matches, read_blocks
-from tests.support import FrontDoor
+from tests.support import FrontDoor, front_doors
 
 BLOCKS = read_blocks()
 
@@ -19,6 +19,8 @@ BLOCKS = read_blocks()
 def test_example(block: Block, front_door: FrontDoor, bare: redis.Redis) -> None:
     if "(needs no-gpu)" in block.title and Path("/dev/nvidia0").exists():
         pytest.skip("this machine has a GPU")
+    if front_doors() > 1 and any("TIMEDOUT" in step.expected for step in block.steps if step.theirs is not None):
+        pytest.skip("a run waits for less company where there are several front doors")
     with talk(front_door.port) as client:
         for step in block.steps:
             reply = client.ask(step.words)

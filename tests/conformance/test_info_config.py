@@ -13,7 +13,7 @@ from redisai_py.config import Config
 from redisai_py.ops import sweep as housekeeping
 from scripts.make_models import build_onnx_iris_zipmap, build_onnx_large_output, build_onnx_mul
 from tests.conformance.running import SCRIPT, counters, info, run, sections, store, tensor
-from tests.support import FrontDoor, RedisServer, long_model
+from tests.support import FrontDoor, RedisServer, front_doors, long_model, one_front_door
 
 NO_INFO = "cannot find run info for key"
 
@@ -178,6 +178,7 @@ def test_full_tells_how_it_ran(client: redis.Redis) -> None:
     assert b"Got invalid dimensions" in fields["last_error"]
 
 
+@one_front_door
 def test_a_batch_adds_its_whole_duration_to_each_member(client: redis.Redis, front_door: FrontDoor) -> None:
     store(client, "net", "BATCHSIZE", 8, "MINBATCHSIZE", 3)
     tensor(client, "in", (1, 2))
@@ -196,6 +197,7 @@ def test_a_batch_adds_its_whole_duration_to_each_member(client: redis.Redis, fro
     assert fields["batch_rows"] == [3, 1]
 
 
+@one_front_door
 def test_a_run_that_timed_out_in_the_queue_is_not_counted(client: redis.Redis) -> None:
     store(client, "net", "BATCHSIZE", 8, "MINBATCHSIZE", 3)
     tensor(client, "in", (1, 2))
@@ -326,6 +328,8 @@ def test_run_info_needs_the_right_to_the_key(client: redis.Redis, front_door: Fr
 @pytest.fixture
 def sweeping(redis_server: RedisServer, bare: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
     """A client of a server that looks for deleted models all the time."""
+    if front_doors() > 1:
+        pytest.skip("needs the server in this process")
     monkeypatch.setattr(housekeeping, "INTERVAL_S", 0.02)
     server = FrontDoor(Config(redis=redis_server.url, port=0, drain_timeout_s=5))
     with redis.Redis(port=server.port, protocol=2) as client:

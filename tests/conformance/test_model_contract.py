@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from redisai_py import Client
 from redisai_py.config import Config
-from tests.support import FrontDoor, RedisServer
+from tests.support import FrontDoor, RedisServer, one_front_door
 
 _RNG = np.random.default_rng(7)
 W = _RNG.integers(-3, 4, (4, 3)).astype(np.float32)
@@ -186,6 +186,7 @@ def _same(results: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> 
     assert [(r.dtype, r.shape, r.tobytes()) for r in results] == [(e.dtype, e.shape, e.tobytes()) for e in expected]
 
 
+@one_front_door
 @pytest.mark.parametrize("form", HONEST)
 def test_the_answer_is_the_same_however_it_is_asked_for(
     form: str, client: Client, second: Second, front_door: FrontDoor
@@ -283,6 +284,7 @@ def test_a_model_whose_rows_depend_on_each_other_answers_in_company_as_alone(
     assert info["errors"] == 0
 
 
+@one_front_door
 def test_a_state_is_one_servers_and_every_run_counts(client: Client, second: Second, front_door: FrontDoor) -> None:
     torch = pytest.importorskip("torch", reason="TORCH: torch is not installed")
 

@@ -12,7 +12,7 @@ import redis
 from redisai_py.config import Config
 from scripts.make_models import build_onnx_add, build_onnx_heavy
 from tests.conformance.running import counters, store, tensor
-from tests.support import FrontDoor
+from tests.support import FrontDoor, one_front_door
 
 RULE = ("TTL", 60, "MINRUN", 0)
 
@@ -405,6 +405,7 @@ def test_rows_have_an_entry_each_and_misses_run_together(client, bare):
         client.execute_command("AI.MODELEXECUTE", "net", "INPUTS", 1, "r6", "OUTPUTS", 1, "c", "CACHE", "ONLY")
 
 
+@one_front_door
 def test_equal_rows_in_flight_run_once(client, bare):
     blob = build_onnx_heavy(200)  # some 0.03 s
     store(client, "net", "BATCHSIZE", 64, "MINBATCHSIZE", 8, "MINBATCHTIMEOUT", 50, blob=blob)

@@ -14,7 +14,7 @@ from redisai_py.config import Config
 from scripts.make_models import build_onnx_mul
 from tests.conformance.calling_scripts import store_script, until
 from tests.conformance.conversation import Conversation, talk
-from tests.support import FrontDoor, RedisServer, free_port, patient
+from tests.support import FrontDoor, RedisServer, free_port, one_front_door, patient
 
 pytest.importorskip("torch")
 
@@ -147,6 +147,7 @@ def leave(client: Conversation) -> None:
     client.close()
 
 
+@one_front_door
 @pytest.mark.parametrize(
     "command",
     [
@@ -171,6 +172,7 @@ def test_a_queued_script_of_a_lost_client_is_dropped(command: str, single: Front
         assert not bare.exists("ran")
 
 
+@one_front_door
 def test_a_full_queue_of_scripts_refuses(redis_server: RedisServer, bare: redis.Redis) -> None:
     server = FrontDoor(Config(redis=redis_server.url, port=0, threads_per_queue=1, queue_limit=1, drain_timeout_s=5))
     try:
