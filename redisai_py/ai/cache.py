@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from redisai_py.ai.ledgers import Ledger, Ruled, refusal
+from redisai_py.ai.cache_records import CachedModel, CacheRecord, refusal
 from redisai_py.ai.model_loading import check_counts, resolve
 from redisai_py.ai.warming import warm
 from redisai_py.commands import cache
@@ -14,7 +14,7 @@ from redisai_py.commands._args import show_word
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import CommandError, MissingKey, WrongType
 from redisai_py.frontdoor.turn import Turn
-from redisai_py.ops.tallies import cache_topic, ledger_tally
+from redisai_py.ops.tallies import cache_topic, record_tally
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import OK
 from redisai_py.serve.figures import added
@@ -80,13 +80,13 @@ async def _rule_changed(database: int, key: bytes, rule: Rule | None, anew: bool
 async def cache_purge(request: cache.CachePurge, turn: Turn) -> Any:
     """AI.CACHE PURGE: the entries of the key's current model; with SCOPE USER only the client's own."""
     access = await turn.session.authenticated()
-    ruled = _ruled(request.key, access, turn, *await _model(request.key, turn, access))
-    names = ruled.ledger.names(ruled.rule, access.identity)
+    cached = _cached_model(request.key, access, turn, *await _model(request.key, turn, access))
+    names = cached.record.names(cached.rule, access.identity)
     count = await access.predictions.purge(names.pattern)
     turn.services.predictions.forget(names.prefix)
     what = {"kind": "predictions", "prefix": names.prefix.hex(), "changes": True}
     await turn.services.siblings.ask(what, {})
-    ruled.ledger.budget = None
+    cached.record.budget = None
     return count
 
 
@@ -94,19 +94,19 @@ async def cache_stats(request: cache.CacheStats, turn: Turn) -> Any:
     """AI.CACHE STATS: of this server."""
     access = await turn.session.authenticated()
     loaded, rule = await _model(request.key, turn, access)
-    ledger = turn.services.predictions.ledger(access.identity.database, request.key)
+    record = turn.services.predictions.record(access.identity.database, request.key)
     if rule is not None:
-        ledger = _ruled(request.key, access, turn, loaded, rule).ledger
-    state, reason = state_of(ledger, loaded, rule)
-    ledger = ledger or Ledger()
-    counted = await _counted(access.identity.database, request.key, ledger, turn)
-    figures = _figures(ledger, Counter(counted["counts"]), counted["bypassed"])
+        record = _cached_model(request.key, access, turn, loaded, rule).record
+    state, reason = state_of(record, loaded, rule)
+    record = record or CacheRecord()
+    counted = await _counted(access.identity.database, request.key, record, turn)
+    figures = _figures(record, Counter(counted["counts"]), counted["bypassed"])
     return [b"key", request.key, b"state", state.encode(), b"reason", reason.encode(), *figures]
 
 
-async def _counted(database: int, key: bytes, ledger: Ledger, turn: Turn) -> dict[str, Any]:
+async def _counted(database: int, key: bytes, record: CacheRecord, turn: Turn) -> dict[str, Any]:
     """What all front doors of this server have counted of the key."""
-    own = ledger_tally(ledger)
+    own = record_tally(record)
     siblings = turn.services.siblings
     if siblings.alone:
         return own
@@ -115,7 +115,7 @@ async def _counted(database: int, key: bytes, ledger: Ledger, turn: Turn) -> dic
     return added(own, answer.figures.get(topic, {}))
 
 
-def state_of(ledger: Ledger | None, loaded: LoadedModel, rule: Rule | None) -> tuple[str, str]:
+def state_of(record: CacheRecord | None, loaded: LoadedModel, rule: Rule | None) -> tuple[str, str]:
     """`off` without a rule, `refused`, `aside` while look-ups do not pay, else `on`; and the reason."""
     reason = refusal(loaded)
     if rule is None:
@@ -125,14 +125,14 @@ def state_of(ledger: Ledger | None, loaded: LoadedModel, rule: Rule | None) -> t
     short_us = loaded.stats.short_run_s * 1e6
     if 0 < short_us < rule.minrun_us:
         return "aside", f"a run takes {short_us:.0f} us, less than MINRUN {rule.minrun_us}"
-    if ledger is not None and ledger.figures.aside:
-        return "aside", ledger.figures.reason
+    if record is not None and record.figures.aside:
+        return "aside", record.figures.reason
     return "on", ""
 
 
-def _figures(ledger: Ledger, counts: Counter[str], bypassed: int) -> list[Any]:
+def _figures(record: CacheRecord, counts: Counter[str], bypassed: int) -> list[Any]:
     """Counts are the server's; times and the hit rate this process's, since by these it decides."""
-    figures = ledger.figures
+    figures = record.figures
     fields: list[Any] = []
     for name in ("hits", "misses", "joined", "inserts", "refreshes", "warmed", "late", "damaged", "full", "bytes"):
         fields += (name.encode(), counts[name])
@@ -152,13 +152,13 @@ def _figures(ledger: Ledger, counts: Counter[str], bypassed: int) -> list[Any]:
 async def cache_warm(request: cache.CacheWarm, turn: Turn) -> Any:
     """AI.CACHE WARM."""
     access = await turn.session.authenticated()
-    ruled = _ruled(request.key, access, turn, *await _model(request.key, turn, access))
-    if ruled.ledger.refusal:
-        raise CommandError(f"ERR the model's predictions cannot be kept: {ruled.ledger.refusal}")
-    each = len(ruled.loaded.inputs)
+    cached = _cached_model(request.key, access, turn, *await _model(request.key, turn, access))
+    if cached.record.refusal:
+        raise CommandError(f"ERR the model's predictions cannot be kept: {cached.record.refusal}")
+    each = len(cached.loaded.inputs)
     for group in request.groups:
         if not each or len(group) % each:
-            check_counts(ruled.loaded.model, len(group), None)
+            check_counts(cached.loaded.model, len(group), None)
     keys = [key for group in request.groups for key in group]
     requests: list[Sequence[bytes]] = [keys[at : at + each] for at in range(0, len(keys), each)]
     inserted = present = failed = 0
@@ -166,8 +166,8 @@ async def cache_warm(request: cache.CacheWarm, turn: Turn) -> Any:
         some = requests[start : start + _WARMED_AT_ONCE]
         tensors = await _tensors(access, [key for request_keys in some for key in request_keys])
         inputs = [tensors[at : at + each] for at in range(0, len(tensors), each)]
-        done = await warm(turn.services.predictions, ruled, inputs)
-        ruled.ledger.counts["warmed"] += done[0]
+        done = await warm(turn.services.predictions, cached, inputs)
+        cached.record.counts["warmed"] += done[0]
         inserted, present, failed = inserted + done[0], present + done[1], failed + done[2]
         if turn.gone:
             break
@@ -192,11 +192,11 @@ async def _model(key: bytes, turn: Turn, access: Access) -> tuple[LoadedModel, R
     return await resolve(key, ids, access.store, turn)
 
 
-def _ruled(key: bytes, access: Access, turn: Turn, loaded: LoadedModel, rule: Rule | None) -> Ruled:
+def _cached_model(key: bytes, access: Access, turn: Turn, loaded: LoadedModel, rule: Rule | None) -> CachedModel:
     """The rule of a key. Raises CommandError: there is none."""
     if rule is None:
         raise CommandError("ERR the model has no cache rule; AI.CACHE SET gives it one")
-    return turn.services.predictions.ruled(access, key, loaded, rule)
+    return turn.services.predictions.cached_model(access, key, loaded, rule)
 
 
 HANDLERS: dict[type, Any] = {

@@ -215,10 +215,10 @@ class _NearTrip(NearRun):
         self.used[:] = [(op.key, entry)]
         inputs = self._inputs(i, near)
         predictions = turn.services.predictions
-        ruled = predictions.ruled(access, op.key, loaded, entry.rule)
-        if inputs is None or predictions.stands_aside(ruled, inputs):
+        cached = predictions.cached_model(access, op.key, loaded, entry.rule)
+        if inputs is None or predictions.stands_aside(cached, inputs):
             return False
-        known = predictions.at_hand(ruled, inputs)
+        known = predictions.at_hand(cached, inputs)
         if known is None:
             return False
         self._known = True

@@ -145,8 +145,8 @@ class DagRun:
         on_gpu = loaded.model.device.kind == "GPU"
         if access is None or (rule is None and op.cache is not CacheUse.ONLY):
             return services.engine.run_model(loaded, inputs, timeout_ms, keep_on_device=on_gpu, counted=False)
-        ruled = services.predictions.ruled(access, op.key, loaded, rule)
-        return services.predictions.start(ruled, inputs, op.cache, timeout_ms, keep_on_device=on_gpu, counted=False)
+        cached = services.predictions.cached_model(access, op.key, loaded, rule)
+        return services.predictions.start(cached, inputs, op.cache, timeout_ms, keep_on_device=on_gpu, counted=False)
 
     def _run_ended(self, i: int, run: Pending[Any]) -> None:
         self._ended_then_step(i, run.value, run.error)

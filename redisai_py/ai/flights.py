@@ -22,10 +22,10 @@ Place = tuple[int, bytes]
 class Waiter(Protocol):
     """A request that waits for a prediction. One of the two methods is called, once per key."""
 
-    def landed(self, key: bytes, outputs: Sequence[Value]) -> None:
+    def completed(self, key: bytes, outputs: Sequence[Value]) -> None:
         """The prediction is known."""
 
-    def stranded(self, key: bytes, together: bool) -> None:
+    def failed(self, key: bytes, together: bool) -> None:
         """There will be no prediction. together: the waiters may share another flight."""
 
 
@@ -39,11 +39,11 @@ class Flights:
         return place in self._waiting
 
     def begin(self, place: Place) -> None:
-        """Begin a new flight. The caller must end it with `land` or `strand`."""
+        """Begin a new flight. The caller must end it with `complete` or `fail`."""
         self._waiting[place] = []
 
     def take(self, place: Place, waiter: Waiter) -> bool:
-        """Begin a flight, which the caller must end with `land` or `strand`; False: wait for the existing one."""
+        """Begin a flight, which the caller must end with `complete` or `fail`; False: wait for the existing one."""
         waiting = self._waiting.get(place)
         if waiting is None:
             self.begin(place)
@@ -65,14 +65,14 @@ class Flights:
         if waiter in waiting:
             waiting.remove(waiter)
 
-    def land(self, place: Place, outputs: Sequence[Value]) -> None:
+    def complete(self, place: Place, outputs: Sequence[Value]) -> None:
         """End a flight: the prediction is known."""
         for waiter in self._waiting.pop(place, ()):
-            waiter.landed(place[1], outputs)
+            waiter.completed(place[1], outputs)
 
-    def strand(self, place: Place, error: BaseException | None = None) -> None:
+    def fail(self, place: Place, error: BaseException | None = None) -> None:
         """End a flight without a prediction. error: of the owner's run."""
         # These errors concern only the owner: others may have more time.
         together = isinstance(error, QueueTimeout | asyncio.CancelledError)
         for waiter in self._waiting.pop(place, ()):
-            waiter.stranded(place[1], together)
+            waiter.failed(place[1], together)

@@ -216,12 +216,12 @@ def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCa
     inputs = near_tensors(near, request.inputs, used)
     loaded = turn.services.engine.loaded(model.identity or "")
     if access is not None and inputs is not None and loaded is not None:
-        ruled = predictions.ruled(access, request.key, loaded, model.rule)
-        if predictions.stands_aside(ruled, inputs):
-            ruled.ledger.bypassed += 1
+        cached = predictions.cached_model(access, request.key, loaded, model.rule)
+        if predictions.stands_aside(cached, inputs):
+            cached.record.bypassed += 1
             return None
         fits = len(request.outputs) == len(loaded.outputs)
-        known = predictions.at_hand(ruled, inputs, used[1:]) if fits else None
+        known = predictions.at_hand(cached, inputs, used[1:]) if fits else None
         if known is not None and len(known.outputs) == len(request.outputs):
             hit = _Hit(request, turn, writer, used)
             hit.take_known(known)
@@ -245,8 +245,8 @@ async def model_execute(request: ModelExecute, turn: Turn) -> Any:
         if rule is None and request.cache is not CacheUse.ONLY:
             run = services.engine.run_model(loaded, inputs, timeout.left_ms)
         else:
-            ruled = services.predictions.ruled(access, request.key, loaded, rule)
-            run = services.predictions.start(ruled, inputs, request.cache, timeout.left_ms)
+            cached = services.predictions.cached_model(access, request.key, loaded, rule)
+            run = services.predictions.start(cached, inputs, request.cache, timeout.left_ms)
         turn.cancelled_by(run.cancel_queued)
         outputs = await run
     except QueueTimeout:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.keeping import Keeping
-from redisai_py.ai.ledgers import Ruled
+from redisai_py.ai.cache_records import CachedModel
+from redisai_py.ai.prediction_store import PredictionStore
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import Run, Value
 from redisai_py.errors import QueueTimeout, RedisAIError, WrongType
@@ -51,13 +51,22 @@ class Lookup(Run):
     """A run that may turn out to be unnecessary; the caller awaits, counts and cancels it as a `Run`."""
 
     __slots__ = (
-        "_answered", "_began", "_names", "_own", "_predictions", "_ruled", "_tensors", "_timeout_ms", "_timer", "_use"
+        "_answered",
+        "_began",
+        "_cached",
+        "_names",
+        "_own",
+        "_predictions",
+        "_tensors",
+        "_timeout_ms",
+        "_timer",
+        "_use"
     )  # fmt: skip
 
     def __init__(
         self,
-        predictions: Keeping,
-        ruled: Ruled,
+        predictions: PredictionStore,
+        cached: CachedModel,
         inputs: Sequence[Tensor],
         use: CacheUse,
         timeout_ms: int | None,
@@ -69,11 +78,11 @@ class Lookup(Run):
         self.counted = counted
         self.ran_s = None
         self._predictions = predictions
-        self._ruled = ruled
+        self._cached = cached
         self._tensors = inputs
         self._use = use
         self._timeout_ms = timeout_ms
-        self._names: Names = ruled.ledger.names(ruled.rule, ruled.access.identity)
+        self._names: Names = cached.record.names(cached.rule, cached.access.identity)
         self._own: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._answered = False
@@ -81,12 +90,12 @@ class Lookup(Run):
 
     def _ask(self, asking: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Ask Redis, and wait for a fraction of a run's duration; `_missed` or `_found` follows."""
-        ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
-        if not shelf.health.looks(time.monotonic()):
-            ledger.counts["off"] += 1
+        record, stored = self._cached.record, self._cached.access.predictions
+        if not stored.health.looks(time.monotonic()):
+            record.counts["off"] += 1
             self._unasked()
             return
-        usual_s = ledger.figures.run_s or self._ruled.loaded.stats.short_run_s
+        usual_s = record.figures.run_s or self._cached.loaded.stats.short_run_s
         limit_s = max(usual_s * _SHARE, _LEAST_S) if usual_s else _UNKNOWN_S
         if self._use is CacheUse.ONLY:
             limit_s = _ONLY_S
@@ -99,7 +108,7 @@ class Lookup(Run):
             asyncio.get_running_loop().call_soon(self._late, rounds - 1)
         elif not self._answered:
             self._answered = True
-            self._ruled.ledger.counts["late"] += 1
+            self._cached.record.counts["late"] += 1
             self._missed()
 
     def _asked(self, found: Any, error: BaseException | None) -> None:
@@ -108,15 +117,15 @@ class Lookup(Run):
         self._answered = True
         self._cancel_timer()
         if error is not None:
-            kind = self._ruled.access.predictions.health.lookup_failed(str(error), time.monotonic())
-            self._ruled.ledger.counts[f"error {kind}"] += 1
+            kind = self._cached.access.predictions.health.lookup_failed(str(error), time.monotonic())
+            self._cached.record.counts[f"error {kind}"] += 1
             self._missed()
         else:
             self._found(found)
 
     def _miss(self) -> Miss:
         """Why CACHE ONLY has no answer."""
-        health = self._ruled.access.predictions.health
+        health = self._cached.access.predictions.health
         return Miss() if health.looks(time.monotonic()) else Miss(f"Redis refused the look-up: {health.reason}")
 
     def _found(self, found: Any) -> None:
@@ -135,7 +144,7 @@ class Lookup(Run):
 
     def _run_model(self, inputs: Sequence[Tensor], ended: Callable[[list[Value]], object], counted: bool) -> None:
         """Run the model. Its outputs go to `ended`, its error to `_end`."""
-        loaded = self._ruled.loaded
+        loaded = self._cached.loaded
         own = self._own = self._predictions.engine.run_model(loaded, inputs, self._timeout_ms, counted=counted)
         ran = partial(self._ran, ended, time.monotonic())
         if own.done:
@@ -149,7 +158,7 @@ class Lookup(Run):
         if own.error is not None:
             self._end(own.error)
         else:
-            self._ruled.ledger.figures.ran(time.monotonic() - began)
+            self._cached.record.figures.ran(time.monotonic() - began)
             ended(own.result())
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -187,16 +196,16 @@ class Prediction(Lookup):
 
     def __init__(
         self,
-        predictions: Keeping,
-        ruled: Ruled,
+        predictions: PredictionStore,
+        cached: CachedModel,
         inputs: Sequence[Tensor],
         use: CacheUse,
         timeout_ms: int | None,
         counted: bool,
     ) -> None:
-        super().__init__(predictions, ruled, inputs, use, timeout_ms, counted)
+        super().__init__(predictions, cached, inputs, use, timeout_ms, counted)
         self._key = b""
-        self._place = (ruled.access.identity.database, b"")
+        self._place = (cached.access.identity.database, b"")
         self._owns = self._waits = self._waits_until = False
         """It owns the prediction's flight; it waits for another request's; it has a timer for that."""
         self._digest_s = 0.0
@@ -205,7 +214,7 @@ class Prediction(Lookup):
 
     def start(self) -> None:
         """Look up, and run on a miss."""
-        known, owner, tensors = self._predictions.known_inputs, self._ruled.access.owner, self._tensors
+        known, owner, tensors = self._predictions.known_inputs, self._cached.access.owner, self._tensors
         if sum([len(tensor.data) for tensor in tensors]) <= _DIGESTED_HERE:
             self._digested(known.digest(owner, tensors))
         elif (digest := known.find(owner, tensors)) is not None:
@@ -216,7 +225,7 @@ class Prediction(Lookup):
     async def _digest_aside(self) -> bytes:
         loop = asyncio.get_running_loop()
         digests = await loop.run_in_executor(None, tensor_digests, self._tensors)
-        self._predictions.known_inputs.add(self._ruled.access.owner, self._tensors, digests)
+        self._predictions.known_inputs.add(self._cached.access.owner, self._tensors, digests)
         return b"".join(digests)
 
     def _digested_aside(self, digest: Any, error: BaseException | None) -> None:
@@ -226,27 +235,27 @@ class Prediction(Lookup):
             self._digested(digest)
 
     def _digested(self, digest: bytes) -> None:
-        predictions, ledger, access = self._predictions, self._ruled.ledger, self._ruled.access
+        predictions, record, access = self._predictions, self._cached.record, self._cached.access
         self._key = key = self._names.key(digest)
         self._place = (access.identity.database, key)
         now = time.monotonic()
         self._digest_s = now - self._began
-        ledger.saw(digest, self._tensors, access.identity, now)
+        record.saw(digest, self._tensors, access.identity, now)
         if self._use is CacheUse.REFRESH:
             self._run()
             return
         near = predictions.local.get(access.owner, key, now)
         if near is not None:
             self._hit(near.outputs)
-            predictions.refresh_near(self._ruled, self._tensors, key, near, now)
+            predictions.refresh_near(self._cached, self._tensors, key, near, now)
             return
         if self._use is CacheUse.ONLY:
             self._look()
             return
-        if self._take_off():
+        if self._claim():
             self._look()
 
-    def _take_off(self) -> bool:
+    def _claim(self) -> bool:
         """Whether it owns the flight now; otherwise it waits."""
         self._owns = self._predictions.flights.take(self._place, self)
         if not self._owns:
@@ -262,8 +271,8 @@ class Prediction(Lookup):
             self._timer = loop.call_later(self._timeout_ms / 1000, self._end, QueueTimeout())
 
     def _look(self) -> None:
-        ledger, shelf = self._ruled.ledger, self._ruled.access.predictions
-        self._ask(partial(shelf.fetch, self._key, ledger.entry_bytes >= LARGE_VALUE))
+        record, stored = self._cached.record, self._cached.access.predictions
+        self._ask(partial(stored.fetch, self._key, record.entry_bytes >= LARGE_VALUE))
 
     def _unasked(self) -> None:
         if self._use is CacheUse.ONLY:
@@ -272,26 +281,26 @@ class Prediction(Lookup):
             self._run()
 
     def _found(self, found: Any) -> None:
-        ledger, access = self._ruled.ledger, self._ruled.access
+        record, access = self._cached.record, self._cached.access
         value, life_s = found
         if value is None:
             self._missed()
             return
         try:
-            outputs = ledger.decode(self._key, value)
+            outputs = record.decode(self._key, value)
         except WrongType:
-            ledger.counts["damaged"] += 1
+            record.counts["damaged"] += 1
             self._missed()
             return
         self._predictions.local.put(access.owner, self._key, outputs, time.monotonic(), life_s)
         self._hit(outputs)
-        self._predictions.refresh(self._ruled, self._tensors, self._key, life_s)
+        self._predictions.refresh(self._cached, self._tensors, self._key, life_s)
 
     # -- what was found ------------------------------------------------------------------------------------------------
 
     def _hit(self, outputs: Sequence[Value]) -> None:
-        self._predictions.hit(self._ruled, time.monotonic() - self._began)
-        self._land(outputs)
+        self._predictions.hit(self._cached, time.monotonic() - self._began)
+        self._complete(outputs)
         self._give(outputs)
 
     def _give(self, outputs: Sequence[Value]) -> None:
@@ -301,19 +310,19 @@ class Prediction(Lookup):
         self._cancel_timer()
         self.ran_s = 0.0
         if self.counted:
-            self._predictions.called(self._ruled, outputs)
+            self._predictions.called(self._cached, outputs)
         self.resolve(list(outputs))
 
     def _missed(self) -> None:
         if self._use is CacheUse.ONLY:
-            self._ruled.ledger.counts["misses"] += 1
+            self._cached.record.counts["misses"] += 1
             self._end(self._miss())
             return
-        ledger = self._ruled.ledger
+        record = self._cached.record
         seconds = time.monotonic() - self._began
-        ledger.counts["misses"] += 1
-        ledger.lookups.extend((seconds,))
-        ledger.figures.looked(seconds, False)
+        record.counts["misses"] += 1
+        record.lookups.extend((seconds,))
+        record.figures.looked(seconds, False)
         if self._predictions.refreshing.join(self._place, self):
             self._wait()
         else:
@@ -325,8 +334,8 @@ class Prediction(Lookup):
 
     def _keep(self, outputs: list[Value]) -> None:
         """Answer with the outputs of a run, and store them."""
-        insert = self._predictions.keep(self._ruled, self._names, [(self._key, outputs)])
-        self._land(outputs)
+        insert = self._predictions.keep(self._cached, self._names, [(self._key, outputs)])
+        self._complete(outputs)
         self.resolve(outputs)
         if insert is not None:
             self._predictions.send(insert)
@@ -343,27 +352,27 @@ class Prediction(Lookup):
         self.fail(error)
         if self._owns:
             self._owns = False
-            self._predictions.flights.strand(self._place, error)
+            self._predictions.flights.fail(self._place, error)
 
-    def _land(self, outputs: Sequence[Value]) -> None:
+    def _complete(self, outputs: Sequence[Value]) -> None:
         if self._owns:
             self._owns = False
-            self._predictions.flights.land(self._place, outputs)
+            self._predictions.flights.complete(self._place, outputs)
 
-    def landed(self, key: bytes, outputs: Sequence[Value]) -> None:
+    def completed(self, key: bytes, outputs: Sequence[Value]) -> None:
         """See `Waiter`."""
         self._waits = False
-        self._land(outputs)
+        self._complete(outputs)
         if not self.done:
-            ledger = self._ruled.ledger
-            ledger.counts["joined"] += 1
-            ledger.figures.looked(self._digest_s, True)
+            record = self._cached.record
+            record.counts["joined"] += 1
+            record.figures.looked(self._digest_s, True)
             self._give(outputs)
 
-    def stranded(self, key: bytes, together: bool) -> None:
+    def failed(self, key: bytes, together: bool) -> None:
         """See `Waiter`."""
         self._waits = False
-        if not self._owns and (self.done or (together and not self._take_off())):
+        if not self._owns and (self.done or (together and not self._claim())):
             return
         self._cancel_timer()
         if self._timeout_ms is not None:

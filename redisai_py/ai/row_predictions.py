@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from redisai_py.ai.cache_records import CachedModel
 from redisai_py.ai.flights import Place
-from redisai_py.ai.keeping import Keeping
-from redisai_py.ai.ledgers import Ruled
 from redisai_py.ai.prediction import Lookup
+from redisai_py.ai.prediction_store import PredictionStore
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import LoadedModel, Value
 from redisai_py.errors import QueueTimeout, WrongType
@@ -42,15 +42,15 @@ class RowsPrediction(Lookup):
 
     def __init__(
         self,
-        predictions: Keeping,
-        ruled: Ruled,
+        predictions: PredictionStore,
+        cached: CachedModel,
         inputs: Sequence[Tensor],
         use: CacheUse,
         timeout_ms: int | None,
         counted: bool,
         rows: int,
     ) -> None:
-        super().__init__(predictions, ruled, inputs, use, timeout_ms, counted)
+        super().__init__(predictions, cached, inputs, use, timeout_ms, counted)
         self._rows = rows
         self._order: list[bytes] = []
         """The key of each row."""
@@ -75,17 +75,17 @@ class RowsPrediction(Lookup):
         if self._use is CacheUse.REFRESH:
             self._run(list(self._parts))
             return
-        local, owner = self._predictions.local, self._ruled.access.owner
+        local, owner = self._predictions.local, self._cached.access.owner
         now = time.monotonic()
         for key in self._parts:
             near = local.get(owner, key, now)
             if near is not None:
                 self._known[key] = near.outputs
         if self._use is not CacheUse.ONLY:
-            self._take_off()
+            self._claim()
         if missing := self._missing:
             self._working = True
-            self._ask(partial(self._ruled.access.predictions.fetch_many, missing))
+            self._ask(partial(self._cached.access.predictions.fetch_many, missing))
         else:
             self._looked()
             self._go_on()
@@ -96,9 +96,9 @@ class RowsPrediction(Lookup):
         return [key for key in self._parts if key not in self._known and key not in self._awaited]
 
     def _place(self, key: bytes) -> Place:
-        return self._ruled.access.identity.database, key
+        return self._cached.access.identity.database, key
 
-    def _take_off(self) -> None:
+    def _claim(self) -> None:
         """Begin the flights of missing rows, or wait for existing ones."""
         for key in self._missing:
             if key not in self._owned and key not in self._alone:
@@ -108,15 +108,15 @@ class RowsPrediction(Lookup):
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def _found(self, found: Any) -> None:
-        ledger, owner = self._ruled.ledger, self._ruled.access.owner
+        record, owner = self._cached.record, self._cached.access.owner
         now = time.monotonic()
         for key, (value, life_s) in zip(self._missing, found, strict=True):
             if value is None:
                 continue
             try:
-                outputs = ledger.decode(key, value)
+                outputs = record.decode(key, value)
             except WrongType:
-                ledger.counts["damaged"] += 1
+                record.counts["damaged"] += 1
                 continue
             self._known[key] = outputs
             self._predictions.local.put(owner, key, outputs, now, life_s)
@@ -131,44 +131,44 @@ class RowsPrediction(Lookup):
             self._end(self._miss())
             return
         self._working = False
-        self._land()
+        self._complete()
         self._go_on()
 
     def _looked(self) -> None:
         """Count the rows that were found and those that were not."""
-        ledger, missing = self._ruled.ledger, len(self._missing)
+        record, missing = self._cached.record, len(self._missing)
         seconds = time.monotonic() - self._began
-        ledger.counts["hits"] += self._rows - missing - len(self._awaited)
-        ledger.counts["misses"] += missing
-        ledger.lookups.extend((seconds,))
-        ledger.figures.looked(seconds, 1 - missing / self._rows)
+        record.counts["hits"] += self._rows - missing - len(self._awaited)
+        record.counts["misses"] += missing
+        record.lookups.extend((seconds,))
+        record.figures.looked(seconds, 1 - missing / self._rows)
 
     # -- flights -------------------------------------------------------------------------------------------------------
 
-    def _land(self) -> None:
+    def _complete(self) -> None:
         """Pass known rows to their waiters."""
         for key in [key for key in self._owned if key in self._known]:
             self._owned.discard(key)
-            self._predictions.flights.land(self._place(key), self._known[key])
+            self._predictions.flights.complete(self._place(key), self._known[key])
 
-    def _strand(self, error: BaseException | None = None) -> None:
+    def _fail_flights(self, error: BaseException | None = None) -> None:
         """End this request's flights."""
         owned, self._owned = self._owned, set()
         for key in owned:
-            self._predictions.flights.strand(self._place(key), error)
+            self._predictions.flights.fail(self._place(key), error)
 
-    def landed(self, key: bytes, outputs: Sequence[Value]) -> None:
+    def completed(self, key: bytes, outputs: Sequence[Value]) -> None:
         """See `Waiter`."""
         self._awaited.discard(key)
         tensors = [output for output in outputs if type(output) is Tensor]
         if len(tensors) == len(outputs):
             self._known[key] = tensors
-            self._ruled.ledger.counts["joined"] += 1
+            self._cached.record.counts["joined"] += 1
         else:
             self._alone.add(key)
         self._go_on()
 
-    def stranded(self, key: bytes, together: bool) -> None:
+    def failed(self, key: bytes, together: bool) -> None:
         """See `Waiter`."""
         self._awaited.discard(key)
         if not together:
@@ -179,7 +179,7 @@ class RowsPrediction(Lookup):
         """Run what is missing, or answer, or wait for others."""
         if self.done or self._working:
             return
-        self._take_off()
+        self._claim()
         if missing := self._missing:
             self._run(missing)
         elif not self._awaited:
@@ -198,7 +198,7 @@ class RowsPrediction(Lookup):
         self._awaited.clear()
         self._cancel_timer()
         self.fail(error)
-        self._strand(error)
+        self._fail_flights(error)
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class RowsPrediction(Lookup):
         tensors = [output for output in outputs if type(output) is Tensor]
         rows = rows_of(tensors, len(missing)) if len(tensors) == len(outputs) else None
         if rows is None:  # the outputs are not rows: answer the request, and do not store them
-            self._strand()
+            self._fail_flights()
             if len(missing) == self._rows:
                 self.resolve(outputs)
             else:
@@ -223,9 +223,9 @@ class RowsPrediction(Lookup):
             return
         found = dict(zip(missing, rows, strict=True))
         self._known |= found
-        insert = self._predictions.keep(self._ruled, self._names, list(found.items()))
+        insert = self._predictions.keep(self._cached, self._names, list(found.items()))
         self._working = False
-        self._land()
+        self._complete()
         self._go_on()
         if insert is not None:
             self._predictions.send(insert)
@@ -249,7 +249,7 @@ class RowsPrediction(Lookup):
         if not self._ran_some:
             self.ran_s = 0.0
             if self.counted:
-                self._predictions.called(self._ruled, outputs)
+                self._predictions.called(self._cached, outputs)
         self.resolve(outputs)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
-from redisai_py.ai.ledgers import Ledger, Ruled
+from redisai_py.ai.cache_records import CachedModel, CacheRecord
 from redisai_py.ai.predictions import Predictions
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import RedisAIError
@@ -33,32 +33,32 @@ async def warm_new_version(predictions: Predictions, access: Access, key: bytes,
         rule = await access.predictions.rule(key)
         if rule is None or not rule.warm:
             return
-        ledger = Ledger()
-        ledger.turn(loaded, rule)
-        if ledger.refusal:
+        record = CacheRecord()
+        record.turn(loaded, rule)
+        if record.refusal:
             return
-        before = predictions.ledger(access.identity.database, key)
-        ruled = Ruled(access, key, loaded, rule, ledger)
+        before = predictions.record(access.identity.database, key)
+        cached = CachedModel(access, key, loaded, rule, record)
         until = time.monotonic() + _LONGEST_S
-        async for requests in _frequent(ruled, before):
-            done = await warm(predictions, ruled, requests)
+        async for requests in _frequent(cached, before):
+            done = await warm(predictions, cached, requests)
             if before is not None:
                 before.counts["warmed"] += done[0]
             if time.monotonic() > until:
                 break
 
 
-async def _frequent(ruled: Ruled, before: Ledger | None) -> AsyncIterator[list[list[Tensor]]]:
+async def _frequent(cached: CachedModel, before: CacheRecord | None) -> AsyncIterator[list[list[Tensor]]]:
     """The most frequent inputs, some at a time: of all servers, or of this one where those are not known."""
-    shelf, each, warmed = ruled.access.predictions, len(ruled.loaded.inputs), ruled.rule.warm
-    shared = SharedInputs(ruled.key)
+    stored, each, warmed = cached.access.predictions, len(cached.loaded.inputs), cached.rule.warm
+    shared = SharedInputs(cached.key)
     members: list[bytes] = []
-    if not ruled.rule.per_user:
+    if not cached.rule.per_user:
         with suppress(RedisAIError):
-            members = await shelf.most_frequent(shared, warmed)
+            members = await stored.most_frequent(shared, warmed)
     found = 0
     for start in range(0, len(members), _AT_ONCE):
-        some = await shelf.shared_inputs(shared, members[start : start + _AT_ONCE], each)
+        some = await stored.shared_inputs(shared, members[start : start + _AT_ONCE], each)
         yield some[: warmed - found]
         found += len(some)
         if found >= warmed:
@@ -69,18 +69,18 @@ async def _frequent(ruled: Ruled, before: Ledger | None) -> AsyncIterator[list[l
             yield own[start : start + _AT_ONCE]
 
 
-async def warm(predictions: Predictions, ruled: Ruled, requests: Sequence[Sequence[Tensor]]) -> Warmed:
+async def warm(predictions: Predictions, cached: CachedModel, requests: Sequence[Sequence[Tensor]]) -> Warmed:
     """Compute the missing predictions. Raises UpstreamError: Redis refuses."""
     inserted = present = failed = 0
-    ledger, shelf = ruled.ledger, ruled.access.predictions
-    names = ledger.names(ruled.rule, ruled.access.identity)
+    record, stored = cached.record, cached.access.predictions
+    names = record.names(cached.rule, cached.access.identity)
     for start in range(0, len(requests), _AT_ONCE):
         some = {names.key(inputs_digest(inputs)): inputs for inputs in requests[start : start + _AT_ONCE]}
         present += len(requests[start : start + _AT_ONCE]) - len(some)
-        known = await shelf.which_exist(list(some))
+        known = await stored.which_exist(list(some))
         present += len(known)
         runs = {
-            key: predictions.engine.run_model(ruled.loaded, inputs, counted=False)
+            key: predictions.engine.run_model(cached.loaded, inputs, counted=False)
             for key, inputs in some.items()
             if key not in known
         }
@@ -90,7 +90,7 @@ async def warm(predictions: Predictions, ruled: Ruled, requests: Sequence[Sequen
             except RedisAIError:
                 failed += 1
                 continue
-            insert = predictions.keep(ruled, names, [(key, outputs)])
+            insert = predictions.keep(cached, names, [(key, outputs)])
             if insert is not None and await insert():
                 inserted += 1
             else:

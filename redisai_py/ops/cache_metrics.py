@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from redisai_py.ai.ledgers import Ledger
+from redisai_py.ai.cache_records import CacheRecord
 from redisai_py.engine.stats import Distribution
 
 __all__ = ["Cache", "cache_families", "cache_of", "cache_of_tally", "time_buckets"]
@@ -46,17 +46,17 @@ class Cache:
     active: bool
 
 
-def cache_of(labels: tuple[str, ...], ledger: Ledger) -> Cache:
-    """The current figures of a ledger."""
-    counts = {name: ledger.counts[name] for name in _COUNTS} | {"bypassed": ledger.bypassed}
+def cache_of(labels: tuple[str, ...], record: CacheRecord) -> Cache:
+    """The current figures of a record."""
+    counts = {name: record.counts[name] for name in _COUNTS} | {"bypassed": record.bypassed}
     start = "error "
-    errors = {name.removeprefix(start): count for name, count in ledger.counts.items() if name.startswith(start)}
-    times = ledger.lookups.distribution(), ledger.inserts.distribution()
-    return Cache(labels, counts, errors, *times, not (ledger.refusal or ledger.figures.aside))
+    errors = {name.removeprefix(start): count for name, count in record.counts.items() if name.startswith(start)}
+    times = record.lookups.distribution(), record.inserts.distribution()
+    return Cache(labels, counts, errors, *times, not (record.refusal or record.figures.aside))
 
 
 def cache_of_tally(labels: tuple[str, ...], tally: Mapping[str, Any], active: bool) -> Cache:
-    """What the ledgers of several front doors say; see `redisai_py.ops.tallies`."""
+    """What the records of several front doors say; see `redisai_py.ops.tallies`."""
     said = tally.get("counts", {})
     counts = {name: said.get(name, 0) for name in _COUNTS} | {"bypassed": tally.get("bypassed", 0)}
     start = "error "

@@ -138,9 +138,9 @@ def _caches(services: Services, whole: Whole) -> list[Cache]:
     found = []
     for (database, key), active in whole.caches().items():
         labels = (_label(key), str(database))
-        ledger = services.predictions.ledger(database, key)
-        if services.siblings.alone and ledger is not None:
-            found.append(cache_of(labels, ledger))
+        record = services.predictions.record(database, key)
+        if services.siblings.alone and record is not None:
+            found.append(cache_of(labels, record))
         else:
             found.append(cache_of_tally(labels, whole.figures.get(cache_topic(database, key), {}), active))
     return found[-MOST_LABELLED:]

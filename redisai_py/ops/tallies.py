@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
-from redisai_py.ai.ledgers import Ledger
+from redisai_py.ai.cache_records import CacheRecord
 from redisai_py.model import Kind
 from redisai_py.ops.keymap import Place
 
@@ -25,10 +25,10 @@ __all__ = [
     "ClientFigures",
     "cache_topic",
     "counts_of",
-    "ledger_tally",
     "program_tally",
     "program_topic",
     "recent",
+    "record_tally",
     "server_counts",
     "server_state",
 ]
@@ -61,13 +61,13 @@ def program_tally(services: Services, kind: Kind, identity: str) -> dict[str, An
     return services.engine.tally(identity) if kind is Kind.MODEL else services.script_stats.tally(identity)
 
 
-def ledger_tally(ledger: Ledger) -> dict[str, Any]:
+def record_tally(record: CacheRecord) -> dict[str, Any]:
     """The counters of a model's prediction cache."""
     return {
-        "counts": dict(ledger.counts),
-        "bypassed": ledger.bypassed,
-        "lookups": ledger.lookups.tally(),
-        "inserts": ledger.inserts.tally(),
+        "counts": dict(record.counts),
+        "bypassed": record.bypassed,
+        "lookups": record.lookups.tally(),
+        "inserts": record.inserts.tally(),
     }
 
 
@@ -80,9 +80,9 @@ def counts_of(services: Services, topics: Iterable[str]) -> dict[str, Any]:
             found[topic] = server_counts(services)
         elif kind == "CACHE":
             database, _, key = rest.partition(" ")
-            ledger = services.predictions.ledger(int(database), bytes.fromhex(key))
-            if ledger is not None:
-                found[topic] = ledger_tally(ledger)
+            record = services.predictions.record(int(database), bytes.fromhex(key))
+            if record is not None:
+                found[topic] = record_tally(record)
         elif tally := program_tally(services, Kind[kind], rest):
             found[topic] = tally
     return found
@@ -91,7 +91,7 @@ def counts_of(services: Services, topics: Iterable[str]) -> dict[str, Any]:
 def recent(services: Services) -> list[str]:
     """The topics shown in the metrics."""
     programs = services.keys.entries()[-MOST_LABELLED:]
-    caches = services.predictions.ledgers()[-MOST_LABELLED:]
+    caches = services.predictions.records()[-MOST_LABELLED:]
     return [
         SERVER,
         *(program_topic(place.kind, held.identity) for place, held in programs),
@@ -156,8 +156,8 @@ def server_state(services: Services, clients: ClientFigures, obstacles: list[str
         "local_bytes": services.predictions.local.size_bytes,
         "places": [_place(*entry) for entry in services.keys.entries()[-MOST_LABELLED:]],
         "caches": [
-            [database, key.hex(), not (ledger.refusal or ledger.figures.aside)]
-            for database, key, ledger in services.predictions.ledgers()[-MOST_LABELLED:]
+            [database, key.hex(), not (record.refusal or record.figures.aside)]
+            for database, key, record in services.predictions.records()[-MOST_LABELLED:]
         ],
     }
 

@@ -20,14 +20,14 @@ from redisai_py.store.kinds import watch_kind
 from redisai_py.store.link import Link, commit, last_reply
 from redisai_py.tensor import Buffer, Tensor
 
-__all__ = ["PredictionShelf"]
+__all__ = ["StoredPredictions"]
 
 _SCAN_COUNT = 1000
 _COUNTED = 4
 """A counter holds this many times the number of inputs that are warmed."""
 
 
-class PredictionShelf:
+class StoredPredictions:
     """The predictions that one identity may read and write. Thread: the event loop's."""
 
     def __init__(self, link: Link) -> None:

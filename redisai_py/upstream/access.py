@@ -17,7 +17,7 @@ from redisai_py.pending import Pending
 from redisai_py.store.bulk import GroupSets
 from redisai_py.store.cache import NearCache
 from redisai_py.store.lua import PROBE
-from redisai_py.store.predictions import PredictionShelf
+from redisai_py.store.predictions import StoredPredictions
 from redisai_py.store.set_stream import SetStream
 from redisai_py.store.store import Store
 from redisai_py.store.writer import CallLater, Writer
@@ -51,7 +51,7 @@ class Access:
         self.dedicated = upstream.dedicated
         self.apart = upstream.apart
         self.store = Store(self)
-        self.predictions = PredictionShelf(self)
+        self.predictions = StoredPredictions(self)
         self.near: NearCache | None = None
         """Set if Redis allows scripts, which check that cached values are still current."""
         self.writer: Writer | None = None

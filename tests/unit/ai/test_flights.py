@@ -19,10 +19,10 @@ class Request:
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def landed(self, key: bytes, outputs: Any) -> None:
+    def completed(self, key: bytes, outputs: Any) -> None:
         self.told.append((key, outputs))
 
-    def stranded(self, key: bytes, together: bool) -> None:
+    def failed(self, key: bytes, together: bool) -> None:
         self.told.append((key, together))
 
 
@@ -34,10 +34,10 @@ def test_the_first_owns_the_flight_and_the_others_get_what_it_finds():
     assert flights.take((1, PLACE[1]), requests[0])  # another database
     flights.leave(PLACE, requests[1])
     flights.leave(PLACE, requests[1])
-    flights.land(PLACE, ["y"])
+    flights.complete(PLACE, ["y"])
     assert [request.told for request in requests] == [[], [], [(PLACE[1], ["y"])]]
     assert PLACE not in flights
-    flights.land(PLACE, ["y"])  # ended already
+    flights.complete(PLACE, ["y"])  # ended already
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,6 @@ def test_those_that_wait_share_another_flight_only_if_the_run_itself_did_not_fai
     flights, owner, other = Flights(), Request(), Request()
     flights.take(PLACE, owner)
     flights.take(PLACE, other)
-    flights.strand(PLACE, error)
+    flights.fail(PLACE, error)
     assert other.told == [(PLACE[1], together)]
     assert flights.take(PLACE, other)

@@ -22,7 +22,7 @@ from redisai_py.tensor import Buffer, DType, Tensor
 from redisai_py.upstream.access import Access
 from redisai_py.upstream.address import Identity
 
-__all__ = ["Ledger", "Ruled", "refusal"]
+__all__ = ["CacheRecord", "CachedModel", "refusal"]
 
 
 _TOGETHER = 32
@@ -41,8 +41,8 @@ def _declared(spec: TensorSpec) -> Spec:
     return (None if spec.dtype is None else DType.from_numpy(np.dtype(spec.dtype))), spec.shape
 
 
-class Ledger:
-    """The ledger of one model key. When another model is stored there, counters continue and measurements restart."""
+class CacheRecord:
+    """The record of one model key. When another model is stored there, counters continue and measurements restart."""
 
     def __init__(self) -> None:
         self.rule: Rule | None = None
@@ -146,17 +146,17 @@ class Ledger:
         return {names.bytes_key(budget.span_s, budget.index(now_s)): (size, budget.life_s)}
 
 
-class Ruled:
+class CachedModel:
     """A model with a rule, as requested by one client.
 
     database, key: of the model.   access: the client's.
     """
 
-    __slots__ = ("access", "key", "ledger", "loaded", "rule")
+    __slots__ = ("access", "key", "loaded", "record", "rule")
 
-    def __init__(self, access: Access, key: bytes, loaded: LoadedModel, rule: Rule, ledger: Ledger) -> None:
+    def __init__(self, access: Access, key: bytes, loaded: LoadedModel, rule: Rule, record: CacheRecord) -> None:
         self.access = access
         self.key = key
         self.loaded = loaded
         self.rule = rule
-        self.ledger = ledger
+        self.record = record

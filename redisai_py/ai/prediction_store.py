@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from redisai_py.ai.cache_records import CachedModel
 from redisai_py.ai.flights import Flights, Place
-from redisai_py.ai.ledgers import Ruled
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import Value
 from redisai_py.engine.stats import samples
@@ -29,7 +29,7 @@ from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import Buffer, Tensor
 from redisai_py.upstream.access import AccessTable
 
-__all__ = ["Insert", "Keeping"]
+__all__ = ["Insert", "PredictionStore"]
 
 Insert = Callable[[], Coroutine[Any, Any, bool]]
 _MOST_INSERTING = 256
@@ -40,7 +40,7 @@ _NEWER_S = 0.1
 """An entry whose lifetime is longer by this than that of the known one is a new entry."""
 
 
-class Keeping:
+class PredictionStore:
     """What all predictions of one server share. Thread: the event loop's.
 
     Args: engine: runs what no prediction answers.
@@ -65,27 +65,27 @@ class Keeping:
         self.chance = chance
 
     @staticmethod
-    def hit(ruled: Ruled, seconds: float) -> None:
+    def hit(cached: CachedModel, seconds: float) -> None:
         """Count a look-up that found its prediction."""
-        ruled.ledger.hit(seconds)
+        cached.record.hit(seconds)
 
     @staticmethod
-    def called(ruled: Ruled, outputs: Sequence[Value]) -> None:
+    def called(cached: CachedModel, outputs: Sequence[Value]) -> None:
         """Count a call that needed no execution."""
-        ruled.loaded.count_call(samples(outputs))
+        cached.loaded.count_call(samples(outputs))
 
     # -- storing -------------------------------------------------------------------------------------------------------
 
-    def keep(self, ruled: Ruled, names: Names, items: Sequence[tuple[bytes, Sequence[Value]]]) -> Insert | None:
+    def keep(self, cached: CachedModel, names: Names, items: Sequence[tuple[bytes, Sequence[Value]]]) -> Insert | None:
         """Store a run's outputs locally, immediately. Returns: the argument for `send`, which inserts them after the
         answer.
 
         Args: items: keys and outputs.
         """
-        ledger, access = ruled.ledger, ruled.access
+        record, access = cached.record, cached.access
         now, wall_s = time.monotonic(), time.time()
         if not access.predictions.health.inserts(now) or access.predictions.inserting >= _MOST_INSERTING:
-            ledger.counts["error off"] += 1
+            record.counts["error off"] += 1
             return None
         entries: list[tuple[bytes, Sequence[Buffer], int]] = []
         counters: dict[bytes, tuple[int, int]] = {}
@@ -93,37 +93,37 @@ class Keeping:
         for key, outputs in items:
             tensors = [output for output in outputs if type(output) is Tensor]
             if len(tensors) != len(outputs):
-                ledger.counts["error no tensor"] += 1
+                record.counts["error no tensor"] += 1
                 return None
-            ledger.declared.gave(tensors)
-            life_s = ruled.rule.life_s(self.chance())
+            record.declared.gave(tensors)
+            life_s = cached.rule.life_s(self.chance())
             # Copies, because these may be views of a whole batch's outputs.
             own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in tensors]
-            pieces = encode_entry(key, ledger.outputs, own)
+            pieces = encode_entry(key, record.outputs, own)
             size = sum(map(len, pieces))
-            counted = ledger.add(size + len(key), names, wall_s)
+            counted = record.add(size + len(key), names, wall_s)
             if counted is None:
                 break
             for counter, (more, counter_life_s) in counted.items():
                 counters[counter] = (counters.get(counter, (0, 0))[0] + more, counter_life_s)
             self.local.put(access.owner, key, own, now, life_s)
             entries.append((key, pieces, life_s))
-            ledger.entry_bytes = size
+            record.entry_bytes = size
             total += size
-        self._read_budget(ruled, names, now, wall_s)
-        return partial(self._insert, ruled, entries, counters, total) if entries else None
+        self._read_budget(cached, names, now, wall_s)
+        return partial(self._insert, cached, entries, counters, total) if entries else None
 
-    def _read_budget(self, ruled: Ruled, names: Names, now: float, wall_s: float) -> None:
+    def _read_budget(self, cached: CachedModel, names: Names, now: float, wall_s: float) -> None:
         """Read now and then what other servers have inserted."""
-        budget = ruled.ledger.budget
+        budget = cached.record.budget
         if budget is not None and budget.must_read(now):
             window = budget.window(wall_s)
-            drive(self._totals(ruled, budget, names, window), _ended)
+            drive(self._totals(cached, budget, names, window), _ended)
 
     @staticmethod
-    async def _totals(ruled: Ruled, budget: Budget, names: Names, window: Sequence[int]) -> None:
+    async def _totals(cached: CachedModel, budget: Budget, names: Names, window: Sequence[int]) -> None:
         counters = [names.bytes_key(budget.span_s, index) for index in window]
-        budget.read(dict(zip(window, await ruled.access.predictions.totals(counters), strict=True)))
+        budget.read(dict(zip(window, await cached.access.predictions.totals(counters), strict=True)))
 
     @staticmethod
     def send(insert: Insert) -> None:
@@ -132,93 +132,95 @@ class Keeping:
 
     async def _insert(
         self,
-        ruled: Ruled,
+        cached: CachedModel,
         items: Sequence[tuple[bytes, Sequence[Buffer], int]],
         counters: dict[bytes, tuple[int, int]],
         size: int,
     ) -> bool:
         """Insert. Returns: whether Redis has accepted it."""
-        ledger = ruled.ledger
+        record = cached.record
         began = time.monotonic()
-        with self.accesses.held(ruled.access.identity) as access:
-            shelf = access.predictions
-            shelf.inserting += 1
+        with self.accesses.held(cached.access.identity) as access:
+            stored = access.predictions
+            stored.inserting += 1
             try:
                 await access.ensure()
-                totals = await shelf.insert(items, counters, size >= LARGE_VALUE)
+                totals = await stored.insert(items, counters, size >= LARGE_VALUE)
             except UpstreamError as error:
-                kind = shelf.health.insert_failed(str(error), time.monotonic())
-                ledger.counts[f"error {kind}"] += 1
+                kind = stored.health.insert_failed(str(error), time.monotonic())
+                record.counts[f"error {kind}"] += 1
                 return False
             finally:
-                shelf.inserting -= 1
+                stored.inserting -= 1
             seconds = time.monotonic() - began
-            if shelf.health.inserted(seconds, began + seconds):
-                ledger.counts["error slow"] += 1
-            ledger.counts["inserts"] += len(items)
-            ledger.counts["bytes"] += size
-            ledger.inserts.extend((seconds,))
-            ledger.figures.inserted(seconds)
-            if ledger.budget is not None:
+            if stored.health.inserted(seconds, began + seconds):
+                record.counts["error slow"] += 1
+            record.counts["inserts"] += len(items)
+            record.counts["bytes"] += size
+            record.inserts.extend((seconds,))
+            record.figures.inserted(seconds)
+            if record.budget is not None:
                 for total in totals:
-                    ledger.budget.counted(ledger.budget.index(time.time()), total)
+                    record.budget.counted(record.budget.index(time.time()), total)
         return True
 
     # -- early refresh -------------------------------------------------------------------------------------------------
 
-    def refresh_near(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, near: Near, now: float) -> None:
+    def refresh_near(self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, near: Near, now: float) -> None:
         """A local prediction was requested: run the model if its expiry is near, once, at a randomly chosen time, so
         that a popular prediction does not expire for all its requests and on all servers at the same time.
         """
         if not near.refreshes_at:
-            near.refreshes_at = near.expires_at - self._ahead_s(ruled)
+            near.refreshes_at = near.expires_at - self._ahead_s(cached)
         if now >= near.refreshes_at:
             near.refreshes_at = math.inf
-            self._refresh_soon(ruled, inputs, key, near.expires_at - now)
+            self._refresh_soon(cached, inputs, key, near.expires_at - now)
 
-    def refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
+    def refresh(self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
         """The same for a prediction found in Redis, where `left_s` of its lifetime remain."""
-        near = self.local.get(ruled.access.owner, key, time.monotonic())
+        near = self.local.get(cached.access.owner, key, time.monotonic())
         if near is not None:
-            self.refresh_near(ruled, inputs, key, near, time.monotonic())
-        elif left_s <= self._ahead_s(ruled):
-            self._refresh_soon(ruled, inputs, key, left_s)
+            self.refresh_near(cached, inputs, key, near, time.monotonic())
+        elif left_s <= self._ahead_s(cached):
+            self._refresh_soon(cached, inputs, key, left_s)
 
-    def _ahead_s(self, ruled: Ruled) -> float:
+    def _ahead_s(self, cached: CachedModel) -> float:
         """Seconds before its expiry at which a prediction is computed again: one to three times a run's duration."""
-        ttl_s = ruled.rule.ttl_s
-        run_s = max(ruled.ledger.figures.run_s, min(ttl_s * _AHEAD, _MOST_AHEAD_S))
+        ttl_s = cached.rule.ttl_s
+        run_s = max(cached.record.figures.run_s, min(ttl_s * _AHEAD, _MOST_AHEAD_S))
         return min(run_s * (1 + 2 * self.chance()), ttl_s / 2)
 
-    def _refresh_soon(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
-        place = (ruled.access.identity.database, key)
-        can = ruled.access.predictions.health.inserts(time.monotonic())
+    def _refresh_soon(self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
+        place = (cached.access.identity.database, key)
+        can = cached.access.predictions.health.inserts(time.monotonic())
         if can and place not in self.refreshing and place not in self.flights:
             self.refreshing.begin(place)
             # Copies: views of a client's message may become invalid when its command is over.
             own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in inputs]
-            drive(self._refresh(ruled, own, key, left_s), partial(self._refreshed, place))
+            drive(self._refresh(cached, own, key, left_s), partial(self._refreshed, place))
 
-    async def _refresh(self, ruled: Ruled, inputs: Sequence[Tensor], key: bytes, left_s: float) -> Sequence[Value]:
+    async def _refresh(
+        self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, left_s: float
+    ) -> Sequence[Value]:
         """The outputs, of a run, or from another server that was faster."""
-        ledger, shelf = ruled.ledger, ruled.access.predictions
-        value, life_s = await shelf.fetch(key, ledger.entry_bytes >= LARGE_VALUE)
+        record, stored = cached.record, cached.access.predictions
+        value, life_s = await stored.fetch(key, record.entry_bytes >= LARGE_VALUE)
         if value is not None and life_s > left_s + _NEWER_S:
-            found = ledger.decode(key, value)
-            self.local.put(ruled.access.owner, key, found, time.monotonic(), life_s)
+            found = record.decode(key, value)
+            self.local.put(cached.access.owner, key, found, time.monotonic(), life_s)
             return found
-        ledger.counts["refreshes"] += 1
-        outputs = await self.engine.run_model(ruled.loaded, inputs, counted=False)
-        insert = self.keep(ruled, ledger.names(ruled.rule, ruled.access.identity), [(key, outputs)])
+        record.counts["refreshes"] += 1
+        outputs = await self.engine.run_model(cached.loaded, inputs, counted=False)
+        insert = self.keep(cached, record.names(cached.rule, cached.access.identity), [(key, outputs)])
         if insert is not None:
             self.send(insert)
         return outputs
 
     def _refreshed(self, place: Place, outputs: Any, error: BaseException | None) -> None:
         if error is None:
-            self.refreshing.land(place, outputs)
+            self.refreshing.complete(place, outputs)
         else:
-            self.refreshing.strand(place, error)
+            self.refreshing.fail(place, error)
 
 
 def _ended(_: object, error: BaseException | None) -> None:
