@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.runtime.faulty import engines
 from tests.runtime.serving import Serving, search_path
 
 Serve = Callable[..., Serving]
@@ -117,19 +119,22 @@ def test_by_default_two_clients_of_one_model_overlap_where_there_are_two_cores(
         assert _most(serving, "c", 4) >= min(2, threads - 1)
 
 
-def _nice_values(serving: Serving) -> set[int]:
-    """Of all threads of the server's process. Field 19 of proc_pid_stat(5)."""
-    stats = Path(f"/proc/{serving.server().pid}/task").glob("*/stat")
+def _nice_values(process: psutil.Process) -> set[int]:
+    """Of all threads of a process. Field 19 of proc_pid_stat(5)."""
+    stats = Path(f"/proc/{process.pid}/task").glob("*/stat")
     return {int(stat.read_text().rpartition(")")[2].split()[16]) for stat in stats}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no nice value of their own there")
-@pytest.mark.parametrize("nice", [0, 5])
+@pytest.mark.parametrize(("nice", "doors"), [(0, 1), (5, 1), (5, 2)])
 def test_what_runs_models_is_less_urgent_than_what_serves_clients(
-    serve: Serve, data_dir: Path, site: Path, nice: int
+    serve: Serve, data_dir: Path, site: Path, nice: int, doors: int
 ) -> None:
-    serving = serve("--data-dir", data_dir, "--worker-nice", nice, environment=search_path(site))
+    serving = serve("--data-dir", data_dir, "--worker-nice", nice, "--processes", doors, environment=search_path(site))
     with serving.client() as client:
         client.execute_command("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1)
         client.execute_command("AI.MODELSTORE", "c", "COUNTING", "CPU", "BLOB", "1 0")
-    assert _nice_values(serving) == {os.getpriority(os.PRIO_PROCESS, 0), os.getpriority(os.PRIO_PROCESS, 0) + nice}
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert _nice_values(serving.server()) == {own, own + nice}
+        (engine,) = engines(serving)
+        assert _nice_values(engine) == {own + nice}

@@ -6,6 +6,7 @@ The process serves the manager on a control socket, and each front door on one m
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -101,11 +102,15 @@ class ManagedProcess:
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._far_end: socket.socket | None = far_end
 
-    def fork(self, memory_limit_bytes: int) -> None:
-        """Start it."""
+    def fork(self, memory_limit_bytes: int, worker_nice: int) -> None:
+        """Start it. worker_nice: how much less urgent than this process."""
         far_end, self._far_end = self._far_end, None
         assert far_end is not None
-        self._zygote.fork(self, far_end, {"memory_limit_bytes": memory_limit_bytes})
+        nice = (
+            os.getpriority(os.PRIO_PROCESS, os.getpid()) + worker_nice
+        )  # the main thread's: others may have their own
+        options = {"memory_limit_bytes": memory_limit_bytes, "nice": nice}
+        self._zygote.fork(self, far_end, options)
 
     def join(self) -> socket.socket:
         """A control socket for a front door. Raises: OSError: no files are left."""

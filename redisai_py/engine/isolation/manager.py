@@ -99,7 +99,7 @@ class Manager:
                 process.identities[program] = wanted.identity
                 door.placed(wanted.session, Placement(process.number, program, control))
             if fresh:
-                process.fork(self.settings.engine_memory_limit_bytes)
+                process.fork(self.settings.engine_memory_limit_bytes, self.settings.worker_nice)
         except OSError as error:
             raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
         return process.wait_started()

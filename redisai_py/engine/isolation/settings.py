@@ -25,6 +25,7 @@ class IsolationSettings:
     engine_processes: per backend on the CPU; each model has its own until there are this many.
     engine_memory_limit_bytes: maximum allocation of one process beyond its framework's, 0 is none.
     model_load_timeout_ms: of one load, 0 is none.
+    worker_nice: how much less urgent the processes are than the event loop.
     proof_runs: good runs in a row before a model may run in the server.   short_us: their maximum duration.
     """
 
@@ -32,6 +33,7 @@ class IsolationSettings:
     engine_processes: int = 8
     engine_memory_limit_bytes: int = 0
     model_load_timeout_ms: int = 0
+    worker_nice: int = 0
     proof_runs: int = 100
     short_us: int = 300
 
@@ -43,6 +45,7 @@ class IsolationSettings:
             engine_processes=config.engine_processes,
             engine_memory_limit_bytes=config.engine_memory_limit_mb * 1_000_000,
             model_load_timeout_ms=config.model_load_timeout_ms,
+            worker_nice=config.worker_nice,
         )
 
     @property

@@ -50,6 +50,8 @@ def _serve_host(request: dict[str, Any], fds: list[int]) -> int:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb") as file:
         file.write(_OOM_FIRST)  # if memory is short, the kernel ends this process instead of Redis
     _limit_memory(request["memory_limit_bytes"])
+    if os.getpriority(os.PRIO_PROCESS, 0) < request["nice"]:
+        os.setpriority(os.PRIO_PROCESS, 0, request["nice"])
     host.serve(socket.socket(fileno=fds[0]))
     return 0
 
