@@ -276,8 +276,9 @@ class Config:
     processes: int = setting_field(
         1,
         PROCESS,
-        "Front-door processes that share the clients, each with its own event loop, caches and loaded models. More "
-        "than one pays if many clients keep one core busy, other cores are free, and models run without BATCHSIZE.",
+        "Front-door processes that share the clients and engine processes, each with its own event loop and caches. "
+        "More than one pays if many clients keep one core busy, other cores are free, and models run without "
+        "BATCHSIZE.",
         minimum=1,
         maximum=MOST_PROCESSES,
     )
