@@ -329,7 +329,7 @@ class Prediction(Lookup):
             self._run()
 
     def _run(self) -> None:
-        """Run the model; its end lands the flight."""
+        """Run the model; its end completes the flight."""
         self._run_model(self._tensors, self._keep, self.counted)
 
     def _keep(self, outputs: list[Value]) -> None:
