@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +11,26 @@ from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.isolation import batches
 from redisai_py.engine.isolation.lane import Answer
 from redisai_py.engine.isolation.messages import failure
-from redisai_py.engine.isolation.pipe import Ended, Pipe
+from redisai_py.engine.isolation.pipe import Ended, Flight, Pipe
 from redisai_py.engine.isolation.pipe_layout import MESSAGE_BYTES
 from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.wire import Layout, Op, Part
+from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import BackendError, MemoryLimitExceeded, ProtocolError, RedisAIError
 
-__all__ = ["LONG_S", "Line", "ModelLines", "forget_dropped", "most_under_way", "read"]
+__all__ = [
+    "LONG_S",
+    "Gathering",
+    "Line",
+    "ModelLines",
+    "forget_dropped",
+    "measured",
+    "most_under_way",
+    "read",
+    "repeat",
+]
 
 LONG_S = 0.0005
 """Batches that take longer are executed on several threads at once."""
@@ -53,6 +65,34 @@ class Line:
         """How many runs that take this long may be put now, where at least one may."""
         return max(1, most_under_way(run_s) - len(self.pipe.flights)) if run_s <= LONG_S else 1
 
+    def drop(self, run: Run) -> bool:
+        """Have nobody wait for a run that has not begun; False if it is not here."""
+        for flight in self._behind_the_first():
+            if run in flight.batch.runs:
+                run.dropped = flight.thinned = True
+                return True
+        return False
+
+    def expire(self, now: float) -> list[tuple[QueuedModel, list[Run]]]:
+        """The same for the runs whose TIMEOUT has passed, which are returned."""
+        found = []
+        for flight in self._behind_the_first():
+            expired = [run for run in flight.batch.runs if run.deadline <= now and not run.dropped]
+            for run in expired:
+                run.dropped = flight.thinned = True
+            if expired:
+                found.append((flight.batch.loaded, expired))
+        return found
+
+    def next_deadline(self) -> float:
+        """Of the runs that have not begun; infinity without one."""
+        runs = [run for flight in self._behind_the_first() for run in flight.batch.runs if not run.dropped]
+        return min((run.deadline for run in runs), default=math.inf)
+
+    def _behind_the_first(self) -> list[Flight[Execution]]:
+        pipe = self.pipe
+        return [flight for number, flight in pipe.flights.items() if number > pipe.first]
+
     def begin(self, now: float) -> None:
         """The first batch that has not ended is under way from now on, if there is one."""
         flight = self.pipe.flights.get(self.pipe.first)
@@ -68,18 +108,60 @@ class Line:
             slot.begin(execution)
 
 
+class Gathering:
+    """Whether a batch that is not full waits for more runs although the process has nothing to do. Pure.
+
+    Clients whose runs ended together ask again one after the other, in several iterations of the event loop. A batch
+    that left with the first of them would be small, and so would the next one with the others; and half of what a small
+    batch costs is the way there and back. So a batch smaller than the latest one waits while each iteration or two
+    brings more, for at most a millisecond.
+    """
+
+    __slots__ = ("_begun", "_missed", "latest", "on")
+
+    _LONGEST_S = 0.001
+    _MISSED = 2
+
+    def __init__(self) -> None:
+        self.latest = 0
+        """Runs of the latest batch; a batch of as many does not wait."""
+        self.on = False
+        self._missed = 0
+        self._begun = 0.0
+
+    def left(self, runs: int) -> None:
+        """A batch of so many runs has left."""
+        self.latest = runs
+        self.on = False
+
+    def begin(self, now: float) -> None:
+        """A smaller batch waits; ask `goes_on` after each iteration of the loop."""
+        self.on = True
+        self._missed = 0
+        self._begun = now
+
+    def goes_on(self, came: bool, now: float) -> bool:
+        """An iteration has ended. came: it has brought more runs."""
+        self._missed = 0 if came else self._missed + 1
+        if self._missed >= self._MISSED or now - self._begun > self._LONGEST_S:
+            self.latest = 0
+            self.on = False
+        return self.on
+
+
 class ModelLines:
     """What is kept for one model, and does not refer to it.
 
     queue: runs that wait for a pipe.   judging: ended pipes of which it is not known yet why.
     """
 
-    __slots__ = ("answers", "judging", "layouts", "lines", "queue")
+    __slots__ = ("answers", "gathering", "judging", "layouts", "lines", "queue")
 
     def __init__(self, queue: BatchQueue[Run]) -> None:
         self.queue = queue
         self.lines: list[Line] = []
         self.judging = 0
+        self.gathering = Gathering()
         self.layouts: dict[Any, Layout | None] = {}
         self.answers: dict[tuple[bytes, int], batches.Plain] = {}
         """What was answered to single runs lately, by header and bytes of the message."""
@@ -140,6 +222,12 @@ def read(ended: Ended[Execution], model: ModelLines) -> None:
         error.__context__ = None
 
 
+def measured(execution: Execution) -> None:
+    """Tell the model's policy how long such batches take."""
+    if execution.error is None:
+        execution.loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s, execution.run_s)
+
+
 def forget_dropped(execution: Execution) -> bool:
     """Leave out the runs that nobody waits for any more; False if none is left."""
     kept = [place for place, run in enumerate(execution.runs) if not run.dropped]
@@ -154,3 +242,12 @@ def most_under_way(run_s: float) -> int:
     if not run_s or run_s > _ALONE_S:
         return 1
     return min(_MOST, 2 + int(_AHEAD_S / run_s))
+
+
+def repeat(execution: Execution, singly: bool) -> None:
+    """Have worker threads execute the runs once more."""
+    for run in execution.runs:
+        run.started = False
+        if singly:
+            run.rows = 0
+    execution.loaded.hand_over([run for run in execution.runs if not run.dropped])

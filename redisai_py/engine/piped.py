@@ -29,7 +29,8 @@ from redisai_py.engine.isolation.pipe import Flight, Pipe
 from redisai_py.engine.isolation.pipe_layout import most_in_message
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.session import RemoteSession
-from redisai_py.engine.lines import LONG_S, Line, ModelLines, forget_dropped, most_under_way, read
+from redisai_py.engine.isolation.wire import Layout
+from redisai_py.engine.lines import LONG_S, Line, ModelLines, forget_dropped, measured, most_under_way, read, repeat
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import ProtocolError, RedisAIError
@@ -75,11 +76,16 @@ class Piped:
 
     # -- there ---------------------------------------------------------------------------------------------------------
 
-    def send(self, loaded: QueuedModel) -> None:
-        """Send what was asked for in this iteration of the loop, and what waits, as far as the pipes take it."""
+    def lines_of(self, loaded: QueuedModel) -> ModelLines:
+        """What is kept of the model's pipes."""
         model = self._models.get(loaded)
         if model is None:
             model = self._models[loaded] = ModelLines(BatchQueue(loaded.queue.max_rows))
+        return model
+
+    def send(self, loaded: QueuedModel) -> None:
+        """Send what was asked for in this iteration of the loop, and what waits, as far as the pipes take it."""
+        model = self.lines_of(loaded)
         for run in loaded.take_offered():
             model.queue.offer(run)
         self._go_on(loaded, model)
@@ -91,14 +97,18 @@ class Piped:
             except (ProcessEnded, OSError):  # worker threads find out
                 self._leave_to_threads(loaded, model)
             for line in list(model.lines):
-                try:
-                    line.pipe.tell()
-                except OSError:
-                    self._lost(line, nonsense=False)
+                self.tell(line)
         if model.queue:
             self._waiting.add(loaded)
         else:
             self._waiting.discard(loaded)
+
+    def tell(self, line: Line) -> None:
+        """Tell the process of what was put into the pipe."""
+        try:
+            line.pipe.tell()
+        except OSError:
+            self._lost(line, nonsense=False)
 
     def _fill(self, loaded: QueuedModel, model: ModelLines) -> None:
         """Put batches into the pipes. Raises: ProcessEnded, OSError: no pipe can be opened."""
@@ -139,19 +149,39 @@ class Piped:
         best = min(lines, key=lambda line: len(line.pipe.flights)) if len(lines) > 1 else lines[0] if lines else None
         threads = loaded.concurrency if run_s > LONG_S or not run_s else 1  # 0: nobody knows yet
         if best is None or (best.pipe.flights and len(lines) < threads):
-            return self._open(model, session, process)
+            return self.open(model, session, process)
         if run_s <= LONG_S:
             best = lines[0]
         pipe = best.pipe
         under_way = len(pipe.flights)
-        if not under_way:
-            return best
         max_rows = model.queue.max_rows
+        if not under_way:
+            return None if max_rows and run_s <= LONG_S and self._gathers(loaded, model) else best
         if (max_rows and len(model.queue) < max_rows) or not pipe.has_room:
             return None
         return best if under_way < most_under_way(run_s) else None
 
-    def _open(self, model: ModelLines, session: RemoteSession, process: EngineProcess) -> Line:
+    def _gathers(self, loaded: QueuedModel, model: ModelLines) -> bool:
+        """Whether a batch waits for more runs; see `Gathering`."""
+        gathering, runs = model.gathering, len(model.queue)
+        if runs >= min(model.queue.max_rows, gathering.latest):
+            return False
+        if not gathering.on:
+            gathering.begin(time.monotonic())
+            self._loop.call_soon(self._gathered, loaded, model)
+        return True
+
+    def _gathered(self, loaded: QueuedModel, model: ModelLines) -> None:
+        """One more iteration of the loop has ended."""
+        if not model.gathering.on:
+            return
+        if model.gathering.goes_on(bool(loaded.offered), time.monotonic()):
+            self._loop.call_soon(self._gathered, loaded, model)
+        else:
+            self._go_on(loaded, model)
+
+    def open(self, model: ModelLines, session: RemoteSession, process: EngineProcess) -> Line:
+        """One more pipe. Raises: ProcessEnded, OSError."""
         pipe: Pipe[Execution] = session.open_pipe(process)
         line = Line(pipe, model, session, process, Slot(self._watchdog))
         model.lines.append(line)
@@ -169,20 +199,25 @@ class Piped:
             return False
         message = line.pipe.put([Execution(loaded, batch, rows)], layout)
         batches.write(message, layout, [run.inputs for run in batch])  # type: ignore[misc]  # no device arrays
+        model.gathering.left(len(batch))
         self._begun(line, 1, now)
         return True
 
     def _put_singly(self, loaded: QueuedModel, model: ModelLines, line: Line, now: float) -> None:
         """Put runs of one kind into the pipe that are not merged, as one message."""
         first = model.queue.first_alone()
-        rows = first.rows
-        layout = model.layout(first, rows)
+        layout = model.layout(first, first.rows)
         if layout is None:  # a thread must take it
             loaded.hand_over(model.queue.take_alone(1))
             return
         runs = model.queue.take_alone(
             min(line.room(loaded.stats.short_run_s), most_in_message(len(layout.header), layout.total))
         )
+        self.put(loaded, line, runs, layout, now)
+
+    def put(self, loaded: QueuedModel, line: Line, runs: Sequence[Run], layout: Layout, now: float) -> None:
+        """Put runs of this layout into a pipe that has room, as one message."""
+        rows = runs[0].rows
         message = line.pipe.put([Execution(loaded, [run], rows) for run in runs], layout)
         batches.write_each(message, layout, [run.inputs for run in runs])  # type: ignore[misc]  # no device arrays
         self._begun(line, len(runs), now)
@@ -237,10 +272,8 @@ class Piped:
                 now = time.monotonic()
                 line.begin(now)
                 latest = done[-1].batch
-                loaded = latest.loaded
-                if latest.error is None:
-                    loaded.inline.measured(latest.runs[0].key, latest.rows, latest.run_s, latest.run_s)
-                self._go_on(loaded, line.model)
+                measured(latest)
+                self._go_on(latest.loaded, line.model)
                 self._end(done, now)
 
     def _end(self, done: list[Flight[Execution]], now: float) -> None:
@@ -253,22 +286,14 @@ class Piped:
             stop = execution.stop
             if stop is not None:
                 if stop.repeats:
-                    self._repeat(execution, singly=True)
+                    repeat(execution, singly=True)
                     continue
                 execution.error, execution.values = stop.error, None
             elif execution.error is not None and len(execution.runs) > 1:
-                self._repeat(execution, singly=False)  # a thread finds out which of them fails
+                repeat(execution, singly=False)  # a thread finds out which of them fails
                 continue
             ended.append(execution)
         self._settle(ended)
-
-    def _repeat(self, execution: Execution, singly: bool) -> None:
-        """Have worker threads execute the runs once more."""
-        for run in execution.runs:
-            run.started = False
-            if singly:
-                run.rows = 0
-        execution.loaded.hand_over([run for run in execution.runs if not run.dropped])
 
     # -- runs that leave -----------------------------------------------------------------------------------------------
 
@@ -277,14 +302,7 @@ class Piped:
         model = self._models.get(loaded)
         if model is None:
             return False
-        if model.queue.drop(run):
-            return True
-        for line in model.lines:
-            for number, flight in line.pipe.flights.items():
-                if number > line.pipe.first and run in flight.batch.runs:
-                    run.dropped = flight.thinned = True
-                    return True
-        return False
+        return model.queue.drop(run) or any(line.drop(run) for line in model.lines)
 
     def expire(self, now: float) -> float:
         """End the runs whose TIMEOUT has passed; the next deadline, or infinity."""
@@ -295,20 +313,10 @@ class Piped:
                 self._expired(loaded, expired)
             next_deadline = min(next_deadline, queue.next_deadline)
         for line in self._lines:
-            for number, flight in list(line.pipe.flights.items()):
-                if number > line.pipe.first:
-                    next_deadline = min(next_deadline, self._expire_in(flight, now))
+            for loaded, runs in line.expire(now):
+                self._expired(loaded, runs)
+            next_deadline = min(next_deadline, line.next_deadline())
         return next_deadline
-
-    def _expire_in(self, flight: Flight[Execution], now: float) -> float:
-        """The same for a batch that waits in a pipe."""
-        runs = [run for run in flight.batch.runs if not run.dropped]
-        expired = [run for run in runs if run.deadline <= now]
-        for run in expired:
-            run.dropped = flight.thinned = True
-        if expired:
-            self._expired(flight.batch.loaded, expired)
-        return min((run.deadline for run in runs if not run.dropped), default=math.inf)
 
     def abandon(self) -> list[tuple[QueuedModel, list[Run]]]:
         """Take out all runs that wait for a pipe."""
@@ -386,6 +394,6 @@ class Piped:
                 execution.error = error
                 failed.append(execution)
             else:
-                self._repeat(execution, singly=number == current)
+                repeat(execution, singly=number == current)
         self._settle(failed)
         self._go_on(loaded, line.model)

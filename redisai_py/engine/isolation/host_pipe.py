@@ -1,7 +1,7 @@
 """The far end of a pipe, in the engine process: runs of one model, one after the other, without waiting for the server.
 
 Which run is under way stands in the shared memory before it begins: if it ends the process, the server knows which it
-was. The bell is rung when nothing more is there to run, and in between after `_BELL_NS`, so that the server works on
+was. The bell is rung when nothing more is there to run, and in between every `_BELL_NS`, so that the server works on
 the first results while the rest is computed and is not woken for each.
 """
 
@@ -97,7 +97,9 @@ class HostPipe:
         except BlockingIOError:
             if self._to_tell:
                 self._ring_bell()
-            return self._sock.recv(_MOST_BYTES)
+            data = self._sock.recv(_MOST_BYTES)
+            self._told_ns = time.perf_counter_ns()
+            return data
 
     def _serve(self, number: int, inputs: list[Array]) -> None:
         hosted = self.hosted
