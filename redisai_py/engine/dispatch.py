@@ -23,6 +23,7 @@ from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.reports import Counters, Executed
 from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.engine.settings import EngineSettings
+from redisai_py.engine.sharing import COMPANY, Sharing
 from redisai_py.tensor import Tensor
 
 __all__ = ["Dispatcher"]
@@ -52,6 +53,7 @@ class Dispatcher:
         piped: Piped | None = None,
     ) -> None:
         self._piped = piped
+        self._sharing = Sharing(loop, piped, settings.processes) if piped is not None else None
         self._call_soon = loop.call_soon
         self._budget_s = settings.inline_budget_us / 1e6
         self._slow_run_s = settings.slow_run_s
@@ -161,6 +163,8 @@ class Dispatcher:
             elif loaded.on_threads or not loaded.inline.enabled:
                 self._hand_over(loaded, [])
             else:
+                if self._sharing is not None and len(loaded.offered) >= COMPANY:
+                    self._sharing.share(loaded)
                 here.append(loaded)
         if here:
             self.together(self._run_here, here)

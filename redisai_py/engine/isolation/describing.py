@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from redisai_py.backend import LoadOptions, TensorSpec
 from redisai_py.model import Model
 
-__all__ = ["load_order", "specs_from_json", "specs_to_json"]
+__all__ = ["learn", "load_order", "specs_from_json", "specs_to_json"]
 
 
 def load_order(model: Model, options: LoadOptions) -> dict[str, Any]:
@@ -46,6 +46,39 @@ def specs_from_json(told: Sequence[Sequence[Any]]) -> list[TensorSpec]:
         dims = None if shape is None else tuple(None if dim is None else int(dim) for dim in shape)
         specs.append(TensorSpec(str(name), None if dtype is None else np.dtype(str(dtype)), dims, str(says)))
     return specs
+
+
+class Described(Protocol):
+    """What a session says of its model."""
+
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[str]
+    output_specs: Sequence[TensorSpec]
+    nbytes: int
+    stateful: bool
+    loops: bool
+    concurrent: bool
+    was_there: bool
+    draws: str
+    branches: str
+
+
+def learn(session: Described, told: Mapping[str, Any]) -> str:
+    """Have the session say what the process has told of its model. Returns: the backend's version.
+
+    Raises: KeyError, TypeError, ValueError: the process sent invalid data.
+    """
+    session.inputs = specs_from_json(told["inputs"])
+    session.outputs = tuple(told["outputs"])
+    session.output_specs = specs_from_json(told["output_specs"])
+    session.nbytes = int(told["nbytes"])
+    session.stateful = bool(told["stateful"])
+    session.draws = str(told["draws"])
+    session.branches = str(told["branches"])
+    session.loops = bool(told["loops"])
+    session.concurrent = bool(told["concurrent"])
+    session.was_there = bool(told["was_there"])
+    return str(told["version"])
 
 
 def _dtype_text(dtype: np.dtype[Any]) -> str:

@@ -161,6 +161,11 @@ class Pipe(Generic[B]):
         return int(at.COUNTER.unpack_from(self._control, at.ENDED_AT)[0])
 
     @property
+    def waiting(self) -> int:
+        """How many batches have not ended, as the process says."""
+        return self._next - 1 - self.ended_number
+
+    @property
     def current_number(self) -> int:
         """Number of the run that is under way, 0 for none: the process tells before it begins. Thread: any."""
         begun = int(at.COUNTER.unpack_from(self._control, at.BEGUN_AT)[0])

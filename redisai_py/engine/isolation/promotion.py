@@ -17,7 +17,7 @@ from redisai_py.engine.loader import load_session
 from redisai_py.model import Model
 from redisai_py.tensor import Device
 
-__all__ = ["Proof", "load_here"]
+__all__ = ["Proof", "load_here", "terminate"]
 
 HERE_BYTES = 256 * 1024 * 1024
 """For the weights of all models that run in the server, and for what their runs compute with."""
@@ -65,3 +65,8 @@ def load_here(model: Model, options: LoadOptions) -> Session:
     """Load a model in this process. Raises: RedisAIError: there is no room for it, or the framework's error."""
     limit = min(options.memory_limit_bytes or HERE_BYTES, HERE_BYTES)
     return load_session(model, replace(options, memory_limit_bytes=limit), load_backend)
+
+
+def terminate(session: Session, concurrent: bool, thread_id: int | None) -> bool:
+    """Stop the run of a model in this process on that thread; False if there is none, or it does not stop."""
+    return session.terminate(thread_id) if concurrent else session.terminate()  # type: ignore[call-arg]

@@ -20,12 +20,12 @@ import structlog
 from redisai_py.backend import Array, LoadOptions, Session, TensorSpec
 from redisai_py.engine.isolation import device_values, exchanges, memory
 from redisai_py.engine.isolation.at_once import NotAtOnce
-from redisai_py.engine.isolation.describing import specs_from_json
+from redisai_py.engine.isolation.describing import learn
 from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.messages import ModelGone, RemoteArray, failure, outputs_of, request_of
 from redisai_py.engine.isolation.pipe import Pipe
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
-from redisai_py.engine.isolation.promotion import Proof, load_here
+from redisai_py.engine.isolation.promotion import Proof, load_here, terminate
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.wire import Op, Part
@@ -84,8 +84,7 @@ class RemoteSession:
         self.stateful = self.loops = self.concurrent = False
         self.was_there = False  # in its process, for another front door
         self.draws = self.branches = ""
-        self.in_server = False
-        """It has proved itself and runs in the server."""
+        self.in_server = False  # where it runs once it has proved itself
         self._isolation = isolation
         self._model = model
         self._options = options
@@ -94,8 +93,7 @@ class RemoteSession:
         self._local: Session | None = None
         self._lock = threading.Lock()
         self._closed = False
-        self.ran_s = 0.0
-        """Seconds in the framework of the latest run."""
+        self.ran_s = 0.0  # in the framework, of the latest run
         self._unfinished: tuple[EngineProcess, Lane] | None = None
         """A run that the event loop began and did not wait for."""
         self._proof = Proof(isolation.settings, model.backend)
@@ -137,7 +135,8 @@ class RemoteSession:
             process = self._isolation.place(self)
             try:
                 limit_ms = self._isolation.settings.model_load_timeout_ms
-                self._learn(exchanges.load(process, self, self.number, self._model, self._options, limit_ms))
+                told = exchanges.load(process, self, self.number, self._model, self._options, limit_ms)
+                self._isolation.versions[self.backend] = learn(self, told)
             except ProcessEnded:
                 self._isolation.leave(self, process)
                 self._judge(process, attempt, in_load=True)
@@ -148,20 +147,6 @@ class RemoteSession:
             self._process = process
             return process
         raise AssertionError("unreachable")  # the last attempt has raised
-
-    def _learn(self, told: dict[str, Any]) -> None:
-        """Raises: KeyError, TypeError, ValueError: the process sent invalid data."""
-        self.inputs = specs_from_json(told["inputs"])
-        self.outputs = tuple(told["outputs"])
-        self.output_specs = specs_from_json(told["output_specs"])
-        self.nbytes = int(told["nbytes"])
-        self.stateful = bool(told["stateful"])
-        self.draws = str(told["draws"])
-        self.branches = str(told["branches"])
-        self.loops = bool(told["loops"])
-        self.concurrent = bool(told["concurrent"])
-        self.was_there = bool(told["was_there"])
-        self._isolation.versions[self.backend] = str(told["version"])
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -255,6 +240,20 @@ class RemoteSession:
         doubtful = self.struck or self.in_server or self.stateful or self._unfinished is not None
         return None if process is None or process.dead or doubtful else process
 
+    def beside(self) -> EngineProcess | None:
+        """The process that may share the runs of a model in the server, if there is one; see `engine.sharing`."""
+        process = self._process
+        return process if self.in_server and process is not None and not process.dead else None
+
+    def want_beside(self, wanted: bool) -> None:
+        """Have such a process from now on, or none."""
+        self._isolation.later(self._set_beside, wanted)
+
+    def _set_beside(self, wanted: bool) -> None:
+        with self._lock, contextlib.suppress(RedisAIError):  # then the server goes on alone
+            if self.in_server and not self._closed and wanted == (self.beside() is None):
+                self._load() if wanted else self._leave()
+
     def open_pipe(self, process: EngineProcess) -> Pipe[Any]:
         """Raises: ProcessEnded, OSError."""
         return process.open_pipe(self, self.number)
@@ -297,6 +296,7 @@ class RemoteSession:
         how = process.verdict()
         what = "loading" if in_load else "running"
         if process.blames(self) and under_way:
+            self._distrust()
             self._refuse_in_quarantine()
             raise BackendError(self._text(f"its engine process died while {what} it ({how})"))
         if self.stateful and not in_load:
@@ -308,7 +308,7 @@ class RemoteSession:
     def terminate(self, thread_id: int | None = None) -> bool:
         """Stop a run, or all: ask the framework, and kill the process if that fails. False: there is no process."""
         local, process = self._local, self._process
-        if local is not None and _terminate(local, self.concurrent, thread_id):
+        if local is not None and terminate(local, self.concurrent, thread_id):
             return True
         if process is not None:  # also of a model that runs here: see `_run_here`
             lanes = process.stop_runs(self, thread_id)
@@ -342,10 +342,19 @@ class RemoteSession:
             if self._closed:
                 local.close()
                 return
+            if self._local is not None:  # see `_distrust`
+                self._local.close()
             self._local = local
             self.run = self._run_here  # type: ignore[method-assign]  # no look-up more than for any other session
             self.in_server = True
             self._leave()
+
+    def _distrust(self) -> None:
+        """It was to blame for the end of a process: it must prove itself again before it runs in the server."""
+        if self.in_server:
+            self.in_server = False
+            self.__dict__.pop("run", None)
+            self._proof = Proof(self._isolation.settings, self.backend)
 
     def _run_here(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """`run` of a model that has proved itself. Raises also: NotAtOnce, see `run`."""
@@ -389,7 +398,3 @@ class RemoteSession:
         process, self._process = self._process, None
         if process is not None and not self._isolation.leave(self, process):
             exchanges.unload(process, self, self.number)
-
-
-def _terminate(session: Session, concurrent: bool, thread_id: int | None) -> bool:
-    return session.terminate(thread_id) if concurrent else session.terminate()  # type: ignore[call-arg]
