@@ -38,7 +38,7 @@ class Speculation:
         return False
 
     def committed(self) -> None:
-        """What was used still held, and the writes were executed: reply."""
+        """Redis held the used values, and the writes were executed: reply."""
         raise NotImplementedError
 
     def again(self) -> Coroutine[Any, Any, Any]:

@@ -49,7 +49,7 @@ def policies(
 
 
 def _why_never_merged(session: Session) -> str:
-    """What comparing merged runs with single ones could not show; empty if nothing is known against merging."""
+    """Why its runs are never merged: comparisons with single runs could not show it. Empty without a reason."""
     if may_keep_state(session):
         return _STATE
     branches = what_branches(session)
