@@ -45,14 +45,20 @@ def main() -> int:
     log.configure(config.log_level, config.log_format, process="engines")
     house = _House(IsolationSettings.of(config))
     threading.Thread(target=_live, args=(house.manager, line), name="redisai heartbeat", daemon=True).start()
-    while True:
-        word, fds, _, _ = socket.recv_fds(line, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        if not word:
-            break
-        house.enter(socket.socket(fileno=fds[0]))
+    while (door := _next_door(line)) is not None:
+        house.enter(door)
     house.wait_until_empty()
     house.manager.close()
     return 0
+
+
+def _next_door(line: socket.socket) -> socket.socket | None:
+    """The socket of one more front door; None if the supervisor has ended."""
+    try:
+        word, fds, _, _ = socket.recv_fds(line, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:  # it has ended, without reading every heartbeat
+        return None
+    return socket.socket(fileno=fds[0]) if word else None
 
 
 def _live(manager: Manager, line: socket.socket) -> None:
