@@ -45,6 +45,8 @@ _PACKAGE = str(ROOT / "redisai_py") + "/"
 _WARM_UP = 20
 _PROOF_S = 30.0
 _SETTLE_S = 0.05
+_TRACES = 5
+"""The shortest counts: the server's periodic tasks may run during the others."""
 _FLOATS = np.ones(2, np.float32).tobytes()
 _SET = ("AI.TENSORSET", "moves:in", "FLOAT", 1, 2, "BLOB", _FLOATS)
 _RUN = ("AI.MODELEXECUTE", "moves:model", "INPUTS", 1, "moves:in", "OUTPUTS", 1, "moves:out")
@@ -144,6 +146,10 @@ def _prove(client: socket.socket) -> None:
 def _moves_of(server: _Server, client: socket.socket, words: Sequence[Any]) -> list[tuple[str, str, str]]:
     for _ in range(_WARM_UP):
         _call(client, *words)
+    return min((_trace(server, client, words) for _ in range(_TRACES)), key=len)
+
+
+def _trace(server: _Server, client: socket.socket, words: Sequence[Any]) -> list[tuple[str, str, str]]:
     time.sleep(_SETTLE_S)
     tracer = _Tracer()
     server.trace(tracer)
