@@ -52,6 +52,7 @@ class TensorStream:
                     turn.transport.abort()  # half a reply: what follows could not be told apart
                 raise
             finally:
+                self.flow(False)  # the client may have paused it with the last piece; others use it next
                 self._upstream = None
                 if not (turn.gone or turn.paused):
                     relay.resume()

@@ -339,7 +339,7 @@ def test_a_restart_refuses_nobody_and_loses_nothing(serve: Serve, data_dir: Path
         assert len(load.acknowledged) > 50
         assert client.mget(load.acknowledged) == [key.encode() for key in load.acknowledged]
         if processes > 1:
-            assert calls(client) >= len(load.acknowledged), "figures go on"
+            eventually(lambda: calls(client) >= len(load.acknowledged))  # a busy front door tells its counts later
     assert serving.stop() == 0
     assert "Traceback" not in serving.stderr
 

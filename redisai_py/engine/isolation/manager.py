@@ -115,7 +115,10 @@ class Manager:
 
     def rename(self, before: str, identity: str) -> None:
         """A loaded model has another identity from now on."""
-        self.quarantine.rename(before, identity)
+        strikes = self.quarantine.rename(before, identity)
+        if strikes is not None:
+            self._record_changed(before, None, None)
+            self._record_changed(identity, strikes, None)
         with self._lock:
             for process in self._processes.values():
                 for program, each in process.identities.items():

@@ -65,11 +65,12 @@ class Quarantine:
 
     forget = went_well
 
-    def rename(self, before: str, identity: str) -> None:
-        """A model has another identity now."""
+    def rename(self, before: str, identity: str) -> Strikes | None:
+        """A model has another identity now. Returns: its record, if it has one."""
         strikes = self._strikes.pop(before, None)
         if strikes is not None:
             self._strikes[identity] = strikes
+        return strikes
 
     def reason(self, identity: str) -> str:
         """Why the model is in quarantine; empty if it is not."""

@@ -246,13 +246,14 @@ def test_records_reach_all_front_doors_and_the_next_manager(house: House) -> Non
     house.end()
     assert all(door.lost.wait(10) for door in house.doors)
     manager = house.begin()
-    until(lambda: manager.quarantine.reason("m"))
+    for each in (first, second):  # what it remembers was sent before this question
+        with pytest.raises(BackendNotInstalled):
+            each.import_backend("NOBODY_HAS_IT")
+    assert manager.quarantine.reason("m")
     first.rename("m", "n")
-    until(lambda: manager.quarantine.reasons().keys() == {"n"})
-    second.quarantine.record("n", strikes)
+    until(lambda: all(each.quarantine.reasons().keys() == {"n"} for each in (manager, first, second)))
     first.clear("n", house.doors[0])
-    until(lambda: not manager.quarantine.reasons() and not second.quarantine.reason("n"))
-    assert first.quarantine.reasons() == {}
+    until(lambda: not any(each.quarantine.reasons() for each in (manager, first, second)))
 
 
 def test_a_request_waits_for_the_next_manager(house: House) -> None:
