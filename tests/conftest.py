@@ -3,6 +3,8 @@ REDIS_SERVERS names (see `redis_binaries`), and with as many front doors as FRON
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import signal
 from collections.abc import Iterator
 
@@ -12,6 +14,10 @@ import redis
 
 from redisai_py.config import Config
 from tests.support import FrontDoor, RedisServer, front_doors, installed_servers, patient, redis_binaries, version_of
+
+# PyTorch's CUDA packages bring Triton. A process that imports it after TensorFlow crashes; in this order it does not.
+with contextlib.suppress(ImportError):
+    importlib.import_module("triton")
 
 _BINARIES = redis_binaries()
 
