@@ -158,12 +158,14 @@ class Writer:
         Raises:  Missing: nothing was appended since the newest version.   Conflict: others keep sealing.
         """
         for _ in range(_TRIES):
+            # The number comes first: whoever seals while the rest is read takes it, and this one starts over.
+            number = self._next_number()
             newest = self._newest_version()
             with suppress(_Taken):
-                return self._seal(newest, aliases, window)
+                return self._seal(number, newest, aliases, window)
         raise Conflict(f"data set {self.name} is sealed by others again and again; try later")
 
-    def _seal(self, newest: Dataset | None, aliases: Sequence[str], window: Window | None) -> Version:
+    def _seal(self, number: int, newest: Dataset | None, aliases: Sequence[str], window: Window | None) -> Version:
         if newest is not None and newest.schema != self.schema:
             raise Conflict(f"{newest.version} has other columns than what was appended: {_told(newest.schema)}")
         before = newest.sealed if newest is not None else ""
@@ -175,8 +177,7 @@ class Writer:
             shards = window.of(shards, redis_time(self._store.redis))
         with self._store.lease() as lease:
             joined = Joining(self._store, f"data set {self.name}", self.schema, lease).joined(shards)
-            numbered = [_numbered(number, shard) for number, shard in enumerate(joined)]
-            number = self._next_number()
+            numbered = [_numbered(place, shard) for place, shard in enumerate(joined)]
             try:
                 version = commit(self._store, self.name, self.schema, numbered, lease, aliases, appended[-1].at, number)
             except Conflict:

@@ -85,6 +85,28 @@ def test_who_seals_while_others_append_and_seal_repeats_and_loses_nothing(store:
     assert sorted(seen) == list(range(320))
 
 
+def test_a_seal_starts_over_if_others_sealed_while_it_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, other = Writer(store, "live", Schema.of(rows(2))), Writer(store, "live", Schema.of(rows(2)))
+    writer.append(rows(100))
+    writer.seal()
+    writer.append(rows(100, 100))
+    read, late = writer._newest_version, [200]
+
+    def read_late() -> Dataset | None:
+        newest = read()
+        for start in late:
+            other.seal()
+            other.append(rows(100, start))
+            other.seal()  # drops from the tail what the seal before took in
+            other.append(rows(100, start + 100))
+        late.clear()
+        return newest
+
+    monkeypatch.setattr(writer, "_newest_version", read_late)
+    version = writer.seal()
+    assert Dataset.open(store, str(version)).read()["y"].tolist() == list(range(400))
+
+
 def test_sealing(store: Store) -> None:
     writer = Writer(store, "live", Schema.of(rows(2)))
     with pytest.raises(Missing, match="nothing was appended"):
