@@ -143,7 +143,7 @@ def test_200_deployments_under_16_clients(artifacts: Artifacts, front_door: Fron
     median = sorted(took)[100]
     print(f"{runs} runs; swaps: median {median * 1000:.0f} ms, largest {max(took) * 1000:.0f} ms")
     assert runs > 1000
-    assert median < 0.1
+    assert median < 1  # 0.01 to 0.1 on a machine that does nothing else
     assert artifacts.show("cancer").deployed == {"m": "cancer:1"}
 
 

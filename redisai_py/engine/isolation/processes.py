@@ -136,6 +136,13 @@ class EngineProcess:
             else:
                 self._idle.append(lane)
 
+    def abandon(self, lane: Lane) -> None:
+        """Nobody wants the answer that is still to come: the lane has no other use."""
+        with self._lock:
+            lane.user = None
+            self._busy.pop(lane.number, None)
+            lane.close()
+
     def _open_lane(self) -> Lane:
         return self._opened(orders.OPEN, 0, memory.LANE_FILE_BYTES, Lane)
 

@@ -73,10 +73,8 @@ class RemoteSession:
         self.identity = model.identity
         self.device = model.device
         self.backend = model.backend
-        self.apart = False
-        """It must have its own process."""
-        self.struck = False
-        """A process died because of it, and no run has succeeded since."""
+        self.apart = False  # it must have its own process
+        self.struck = False  # a process died because of it, and no run has succeeded since
         self.inputs: Sequence[TensorSpec] = ()
         self.outputs: Sequence[str] = ()
         self.output_specs: Sequence[TensorSpec] = ()
@@ -94,8 +92,7 @@ class RemoteSession:
         self._lock = threading.Lock()
         self._closed = False
         self.ran_s = 0.0  # in the framework, of the latest run
-        self._unfinished: tuple[EngineProcess, Lane] | None = None
-        """A run that the event loop began and did not wait for."""
+        self._unfinished: tuple[EngineProcess, Lane] | None = None  # a run that the event loop began and left
         self._proof = Proof(isolation.settings, model.backend)
 
     @property
@@ -395,6 +392,9 @@ class RemoteSession:
 
     def _leave(self) -> None:
         """Unload the model in its process, which ends if it was the last one."""
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            unfinished[0].abandon(unfinished[1])
         process, self._process = self._process, None
         if process is not None and not self._isolation.leave(self, process):
             exchanges.unload(process, self, self.number)
