@@ -69,7 +69,12 @@ class Serving:
 
     def servers(self) -> list[psutil.Process]:
         """The server's processes as they are now, a spare one included."""
-        return [p for p in self.supervisor.children() if "redisai_py.serve.server_process" in p.cmdline()]
+        found = []
+        for process in self.supervisor.children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends at this moment
+                if "redisai_py.serve.server_process" in process.cmdline():
+                    found.append(process)
+        return found
 
     def server(self) -> psutil.Process:
         """The only process of a server with one front door, as it is now."""
