@@ -201,7 +201,7 @@ def test_many_clients_get_their_own_results(near: redis.Redis, front_door: Front
 
 @pytest.fixture
 def impatient(redis_server: RedisServer, bare: redis.Redis) -> Iterator[FrontDoor]:
-    """A server with one worker for scripts, which stops them after 0.3 s."""
+    """A server with one worker for scripts, which stops them after 1.5 s."""
     server = FrontDoor(
         Config(redis=redis_server.url, port=0, threads_per_queue=1, script_execution_timeout_ms=1500, drain_timeout_s=5)
     )
