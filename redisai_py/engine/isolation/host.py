@@ -65,12 +65,14 @@ class Door:
                 break
             what, number, detail = ORDER.unpack(order)
             if what == OPEN:
+                self._lanes = {each: lane for each, lane in self._lanes.items() if lane.thread.is_alive()}
                 lane = self._lanes[number] = HostLane(socket.socket(fileno=fds[0]), fds[1], self)
                 lane.thread.start()
             elif what == OPEN_PIPE:
                 self._open_pipe(number, socket.socket(fileno=fds[0]), fds[1], detail)
             elif what == STOP:
-                self._lanes[number].stop()
+                if number in self._lanes:  # it may have ended
+                    self._lanes[number].stop()
             elif (pipe := self._pipes.get(number)) is not None:
                 pipe.stop(detail)
         self._end()

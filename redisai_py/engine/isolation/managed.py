@@ -106,9 +106,8 @@ class ManagedProcess:
         """Start it. worker_nice: how much less urgent than this process."""
         far_end, self._far_end = self._far_end, None
         assert far_end is not None
-        nice = (
-            os.getpriority(os.PRIO_PROCESS, os.getpid()) + worker_nice
-        )  # the main thread's: others may have their own
+        # The main thread's: others may have their own.
+        nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + worker_nice
         options = {"memory_limit_bytes": memory_limit_bytes, "nice": nice}
         self._zygote.fork(self, far_end, options)
 

@@ -141,6 +141,8 @@ class EngineProcess:
         with self._lock:
             lane.user = None
             self._busy.pop(lane.number, None)
+            if not self.dead:
+                self._order(orders.STOP, lane.number, 0)
             lane.close()
 
     def _open_lane(self) -> Lane:
