@@ -6,7 +6,6 @@ baseline reach the same process through its unix socket, as the private Redis of
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
@@ -15,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -63,12 +63,20 @@ class Target:
 
     def cpu_seconds(self) -> float:
         """CPU time so far of its process and of those that it started."""
-        times = [each.cpu_times() for each in self._family()]
-        return sum(each.user + each.system for each in times)
+        total = 0.0
+        for each in self._family():
+            with suppress(psutil.NoSuchProcess):  # it has just ended, and counts among its parent's children
+                times = each.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+        return total
 
     def resident_bytes(self) -> int:
         """Resident memory of the same processes."""
-        return sum(int(each.memory_info().rss) for each in self._family())
+        total = 0
+        for each in self._family():
+            with suppress(psutil.NoSuchProcess):
+                total += int(each.memory_info().rss)
+        return total
 
     def _family(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
@@ -143,7 +151,7 @@ class Servers:
         self._processes.append(process)
         give_up = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < give_up and process.poll() is None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 ask(port)
                 return Target(port, psutil.Process(process.pid), getattr(self, "redis", None))
             time.sleep(_LOOK_AGAIN_S)
@@ -160,7 +168,7 @@ class Servers:
                 process.wait()
 
 
-@contextlib.contextmanager
+@contextmanager
 def servers(before: Path | None = None) -> Iterator[Servers]:
     """A temporary directory with a Redis in it, and whatever else is asked for."""
     with tempfile.TemporaryDirectory(prefix="redisai-bench-") as directory:
