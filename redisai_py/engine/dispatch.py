@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from redisai_py.engine.execution import Execution, Slot, execute, execute_inline
-from redisai_py.engine.isolation.at_once import PATIENCE_S, NotAtOnce
+from redisai_py.engine.isolation.inline_runs import INLINE_TIMEOUT_S, WouldBlock
 from redisai_py.engine.merging import signature
 from redisai_py.engine.piped import Piped
 from redisai_py.engine.queued import QueuedModel
@@ -239,8 +239,8 @@ class Dispatcher:
             run.started = True
         try:
             execute(self._slot, loaded, batch, self._report)
-        except NotAtOnce:
-            loaded.inline.ran(PATIENCE_S, 0.0)
+        except WouldBlock:
+            loaded.inline.ran(INLINE_TIMEOUT_S, 0.0)
             left = [run for run in batch if not run.done]
             for run in left:
                 run.started = False

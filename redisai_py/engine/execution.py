@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from redisai_py.backend import Array, framework_error, runs_concurrently
-from redisai_py.engine.isolation.at_once import NotAtOnce
+from redisai_py.engine.isolation.inline_runs import WouldBlock
 from redisai_py.engine.isolation.turns import began_at
 from redisai_py.engine.merging import BatchSizeMismatch, Value, merge, split, to_array, to_value
 from redisai_py.engine.queued import QueuedModel
@@ -264,7 +264,7 @@ def end_merging(execution: Execution, reason: str) -> None:
 
 
 def attempt(slot: Slot, execution: Execution) -> None:
-    """Run, and set the execution's values or error. Raises: NotAtOnce, on the event loop; nothing else."""
+    """Run, and set the execution's values or error. Raises: WouldBlock, on the event loop; nothing else."""
     runs = execution.runs
     loaded = execution.loaded
     failure: RedisAIError
@@ -286,7 +286,7 @@ def attempt(slot: Slot, execution: Execution) -> None:
             execution.values = values
             return
         failure = execution.stop.error
-    except NotAtOnce:
+    except WouldBlock:
         raise
     except RedisAIError as error:
         failure = error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redisai_py.backend import Session, may_keep_state, may_loop, what_branches
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.inline import InlinePolicy
-from redisai_py.engine.isolation.at_once import ElsewherePolicy
+from redisai_py.engine.isolation.inline_runs import RemoteInlinePolicy
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.loader import has_dynamic_rows
 from redisai_py.engine.proof import MergeProof
@@ -42,7 +42,7 @@ def policies(
     queue: BatchQueue[Run] = BatchQueue(max_rows, min_rows, timeout_s)
     limit_s = 0.0 if on_gpu or min_rows > 1 else settings.inline_run_us / 1e6
     if isinstance(session, RemoteSession):
-        inline: InlinePolicy = ElsewherePolicy(limit_s, session)
+        inline: InlinePolicy = RemoteInlinePolicy(limit_s, session)
     else:
         inline = InlinePolicy(0.0 if may_loop(session) else limit_s)
     return queue, inline, proof

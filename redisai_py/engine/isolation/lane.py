@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redisai_py.engine.isolation import memory, wire
-from redisai_py.engine.isolation.at_once import PATIENCE_S
+from redisai_py.engine.isolation.inline_runs import INLINE_TIMEOUT_S
 from redisai_py.engine.isolation.wire import Frame, Layout
 from redisai_py.errors import ProtocolError
 
@@ -40,7 +40,7 @@ class Lane:
         "_answers",
         "_requests",
         "_shared",
-        "at_once",
+        "inline",
         "loads",
         "number",
         "since",
@@ -60,7 +60,7 @@ class Lane:
         self._answers = both[memory.LANE_BYTES : memory.RUNNING_AT].toreadonly()
         self.user: object = None
         """The session whose run or load is in progress."""
-        self.at_once = False
+        self.inline = False
         """Whether it belongs to the event loop."""
         self.loads = False
         self.since = 0.0
@@ -109,7 +109,7 @@ class Lane:
         self.since, self.told = time.monotonic(), False
         self.sock.settimeout(None)
         self._answer()
-        self.sock.settimeout(PATIENCE_S)
+        self.sock.settimeout(INLINE_TIMEOUT_S)
 
     def _send_large(self, frame: Frame, request: Layout, data: Sequence[Any], fds: Sequence[int]) -> None:
         fd = memory.create(request.total)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from redisai_py.engine.isolation import memory, orders
-from redisai_py.engine.isolation.at_once import PATIENCE_S
+from redisai_py.engine.isolation.inline_runs import INLINE_TIMEOUT_S
 from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.long_runs import LongRuns
 from redisai_py.engine.isolation.pipe import Pipe
@@ -78,7 +78,7 @@ class EngineProcess:
         self._kill = kill
         self._lock = threading.Lock()
         self._idle: list[Lane] = []
-        self._at_once: Lane | None = None
+        self._inline_lane: Lane | None = None
         self._busy: dict[int, Lane] = {}
         self._lanes = 0
         self._pipes: list[Pipe[Any]] = []
@@ -103,16 +103,16 @@ class EngineProcess:
             self._alarm.wake()
         return lane
 
-    def take_at_once(self, user: object) -> Lane:
+    def take_inline(self, user: object) -> Lane:
         """A lane for one short exchange, whose answer the event loop awaits. Raises: ProcessEnded."""
         with self._lock:
             if self.dead:
                 raise ProcessEnded(self)
-            lane, self._at_once = self._at_once, None
+            lane, self._inline_lane = self._inline_lane, None
             if lane is None:
                 lane = self._open_lane()
-                lane.at_once = True
-                lane.sock.settimeout(PATIENCE_S)
+                lane.inline = True
+                lane.sock.settimeout(INLINE_TIMEOUT_S)
             lane.user = user
             lane.loads = lane.stopped = False
             lane.since = time.monotonic()
@@ -131,8 +131,8 @@ class EngineProcess:
             self._busy.pop(lane.number, None)
             if self.dead:
                 lane.close()
-            elif lane.at_once:
-                self._at_once = lane
+            elif lane.inline:
+                self._inline_lane = lane
             else:
                 self._idle.append(lane)
 
@@ -282,8 +282,8 @@ class EngineProcess:
         idle, self._idle = self._idle, []
         for lane in idle:
             lane.close()
-        if self._at_once is not None:
-            self._at_once.close()
+        if self._inline_lane is not None:
+            self._inline_lane.close()
         self._control.close()
 
     def judged(self, verdict: Verdict) -> None:

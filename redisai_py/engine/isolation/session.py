@@ -19,8 +19,8 @@ import structlog
 
 from redisai_py.backend import Array, LoadOptions, Session, TensorSpec
 from redisai_py.engine.isolation import device_values, exchanges, memory
-from redisai_py.engine.isolation.at_once import NotAtOnce
 from redisai_py.engine.isolation.describing import learn
+from redisai_py.engine.isolation.inline_runs import WouldBlock
 from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.messages import ModelGone, RemoteArray, failure, outputs_of, request_of
 from redisai_py.engine.isolation.pipe import Pipe
@@ -148,11 +148,11 @@ class RemoteSession:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
-        """See Session. Raises also: BackendError: the process ended, or the model is in quarantine. NotAtOnce: on the
+        """See Session. Raises also: BackendError: the process ended, or the model is in quarantine. WouldBlock: on the
         event loop's thread, which waits only for short runs.
         """
         if threading.get_ident() == self._isolation.loop_thread:
-            return self._run_at_once(inputs)
+            return self._run_inline(inputs)
         if self._unfinished is not None:
             self._finish()
         for attempt in itertools.count(1):
@@ -182,18 +182,18 @@ class RemoteSession:
             self._isolation.went_well(self.identity)
         return outputs
 
-    def _run_at_once(self, inputs: Sequence[Array]) -> list[Array | None]:
-        """Run it while the event loop waits. Raises: NotAtOnce: a worker thread must take it."""
+    def _run_inline(self, inputs: Sequence[Array]) -> list[Array | None]:
+        """Run it while the event loop waits. Raises: WouldBlock: a worker thread must take it."""
         process = self._process
         if process is None or process.dead or self.struck or self.stateful or self._unfinished is not None:
-            raise NotAtOnce
+            raise WouldBlock
         request, data = request_of(inputs, process)
         if request.total > memory.LANE_BYTES:
-            raise NotAtOnce
+            raise WouldBlock
         try:
-            lane = process.take_at_once(self)
+            lane = process.take_inline(self)
         except (ProcessEnded, OSError):
-            raise NotAtOnce from None
+            raise WouldBlock from None
         try:
             answer = lane.exchange(Op.RUN, 0, self.number, request, data)
             if answer.op != Op.DONE:
@@ -201,13 +201,13 @@ class RemoteSession:
             outputs = outputs_of(answer, partial(self._held, process))
         except (OSError, ProtocolError):  # no answer yet, or the process has ended
             self._unfinished = process, lane
-            raise NotAtOnce from None
+            raise WouldBlock from None
         except BaseException as error:
             process.give_back(lane)
             if isinstance(error, MemoryLimitExceeded):
                 self.exceeded_memory()
             if isinstance(error, ModelGone):
-                raise NotAtOnce from None
+                raise WouldBlock from None
             raise
         process.give_back(lane)
         self.ran(answer.number, well=True)
@@ -354,13 +354,13 @@ class RemoteSession:
             self._proof = Proof(self._isolation.settings, self.backend)
 
     def _run_here(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
-        """`run` of a model that has proved itself. Raises also: NotAtOnce, see `run`."""
+        """`run` of a model that has proved itself. Raises also: WouldBlock, see `run`."""
         try:
             assert self._local is not None
             return self._local.run(inputs, keep_on_device)
         except MemoryLimitExceeded:  # more than a short run needs: not here
             if threading.get_ident() == self._isolation.loop_thread:
-                raise NotAtOnce from None
+                raise WouldBlock from None
             return RemoteSession.run(self, inputs, keep_on_device)
 
     def exceeded_memory(self) -> None:
