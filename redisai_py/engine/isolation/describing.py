@@ -39,10 +39,10 @@ def specs_to_json(specs: Sequence[TensorSpec]) -> list[list[Any]]:
     ]
 
 
-def specs_from_json(told: Sequence[Sequence[Any]]) -> list[TensorSpec]:
+def specs_from_json(values: Sequence[Sequence[Any]]) -> list[TensorSpec]:
     """The inverse of `specs_to_json`. Raises: ValueError, TypeError: invalid."""
     specs = []
-    for name, dtype, shape, says in told:
+    for name, dtype, shape, says in values:
         dims = None if shape is None else tuple(None if dim is None else int(dim) for dim in shape)
         specs.append(TensorSpec(str(name), None if dtype is None else np.dtype(str(dtype)), dims, str(says)))
     return specs
@@ -63,22 +63,22 @@ class Described(Protocol):
     branches: str
 
 
-def learn(session: Described, told: Mapping[str, Any]) -> str:
-    """Have the session say what the process has told of its model. Returns: the backend's version.
+def learn(session: Described, description: Mapping[str, Any]) -> str:
+    """Have the session say what the process has said of its model. Returns: the backend's version.
 
     Raises: KeyError, TypeError, ValueError: the process sent invalid data.
     """
-    session.inputs = specs_from_json(told["inputs"])
-    session.outputs = tuple(told["outputs"])
-    session.output_specs = specs_from_json(told["output_specs"])
-    session.nbytes = int(told["nbytes"])
-    session.stateful = bool(told["stateful"])
-    session.draws = str(told["draws"])
-    session.branches = str(told["branches"])
-    session.loops = bool(told["loops"])
-    session.concurrent = bool(told["concurrent"])
-    session.was_there = bool(told["was_there"])
-    return str(told["version"])
+    session.inputs = specs_from_json(description["inputs"])
+    session.outputs = tuple(description["outputs"])
+    session.output_specs = specs_from_json(description["output_specs"])
+    session.nbytes = int(description["nbytes"])
+    session.stateful = bool(description["stateful"])
+    session.draws = str(description["draws"])
+    session.branches = str(description["branches"])
+    session.loops = bool(description["loops"])
+    session.concurrent = bool(description["concurrent"])
+    session.was_there = bool(description["was_there"])
+    return str(description["version"])
 
 
 def _dtype_text(dtype: np.dtype[Any]) -> str:

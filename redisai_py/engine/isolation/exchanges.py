@@ -44,8 +44,8 @@ def load(
         lane.sock.settimeout(None)
         if answer.op != Op.LOADED:
             raise failure(answer)
-        told: dict[str, Any] = json.loads(answer.header)
-        return told
+        description: dict[str, Any] = json.loads(answer.header)
+        return description
     except TimeoutError as error:
         process.kill(user, f"SIGKILL: the load took longer than --model-load-timeout-ms ({limit_ms} ms)")
         raise process.lost() from error

@@ -145,7 +145,7 @@ class HostLane:
 
         hosted, was_there = self._door.load(frame.number, asked["program"], build)
         session = hosted.session
-        told = {
+        description = {
             "inputs": specs_to_json(session.inputs),
             "outputs": list(session.outputs),
             "output_specs": specs_to_json(output_specs(session)),
@@ -158,7 +158,7 @@ class HostLane:
             "version": load_backend(asked["backend"]).version,
             "was_there": was_there,
         }
-        return self._answer_json(Op.LOADED, told)
+        return self._answer_json(Op.LOADED, description)
 
     def _close(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:
         self._door.unload(frame.number)
@@ -188,8 +188,8 @@ class HostLane:
             os.close(fd)
         return None
 
-    def _answer_json(self, op: int, told: dict[str, Any]) -> bytes | None:
-        return self._answer(op, self._ns, json_message(told), ())
+    def _answer_json(self, op: int, fields: dict[str, Any]) -> bytes | None:
+        return self._answer(op, self._ns, json_message(fields), ())
 
 
 def _model(asked: dict[str, Any], fds: list[int]) -> Model:

@@ -94,9 +94,9 @@ class HeldValues:
             return self._numbers
 
 
-def json_message(told: dict[str, Any]) -> Layout:
+def json_message(fields: dict[str, Any]) -> Layout:
     """A message that is JSON."""
-    header = json.dumps(told).encode()
+    header = json.dumps(fields).encode()
     return Layout(header, (), wire.aligned(len(header)))
 
 
@@ -104,14 +104,14 @@ def failure_of(error: BaseException) -> Layout:
     """What the server is told of a request that failed."""
     refused = isinstance(error, BackendError) and _NO_MEMORY.search(str(error))
     if refused or isinstance(error.__cause__, MemoryError):  # the latter in a load, which has the framework's words
-        told = {"type": "memory", "text": str(error).removeprefix("ERR ")}
+        fields = {"type": "memory", "text": str(error).removeprefix("ERR ")}
     elif isinstance(error, RedisAIError) and type(error).__name__ in _ERRORS:
-        told = {"type": type(error).__name__, "text": str(error)}
+        fields = {"type": type(error).__name__, "text": str(error)}
     else:
         stack = traceback.format_exc()[-_MOST_STACK:]  # a plugin's own failure: the server's log gets it
         text = str(error).replace("\n", " ").replace("\r", " ")
         text = text if text.strip() else type(error).__name__
         kind = "memory" if isinstance(error, MemoryError) else "plugin"
-        told = {"type": kind, "text": text, "stack": stack}
+        fields = {"type": kind, "text": text, "stack": stack}
     error.__traceback__ = None
-    return json_message(told)
+    return json_message(fields)

@@ -46,7 +46,7 @@ class HostPipe:
         self._ring = at.Ring()
         self._number = 0
         self._to_tell = False
-        self._told_ns = 0
+        self._rang_ns = 0
         self._kind: list[Any] = []
         """Dtypes and shapes of the latest outputs, if they were arrays of numbers."""
         self._layout = Layout(b"", (), 0)
@@ -98,7 +98,7 @@ class HostPipe:
             if self._to_tell:
                 self._ring_bell()
             data = self._sock.recv(_MOST_BYTES)
-            self._told_ns = time.perf_counter_ns()
+            self._rang_ns = time.perf_counter_ns()
             return data
 
     def _serve(self, number: int, inputs: list[Array]) -> None:
@@ -131,9 +131,9 @@ class HostPipe:
             op, message, data = Op.FAILED, failure_of(error), ()
             ended = time.perf_counter_ns()
         self._answer(number, op, ns, message, data)
-        if ended - self._told_ns > _BELL_NS:
+        if ended - self._rang_ns > _BELL_NS:
             self._ring_bell()
-            self._told_ns = ended
+            self._rang_ns = ended
         else:
             self._to_tell = True
 

@@ -169,11 +169,11 @@ class Isolation:
         return process.dead
 
     def _ended(self, process: EngineProcess, suspects: dict[RemoteSession, bool]) -> None:
-        told = []
+        found = []
         for session, in_load in suspects.items():
             if session in process.programs:
-                told.append(Suspect(process.programs[session], in_load, self.name_of(session.identity)))
-        self._manager.ended(self, process.number, told)
+                found.append(Suspect(process.programs[session], in_load, self.name_of(session.identity)))
+        self._manager.ended(self, process.number, found)
 
     def _kill(self, process: EngineProcess, culprit: RemoteSession | None, why: str) -> None:
         self._manager.kill(process.number, process.programs.get(culprit, 0) if culprit is not None else 0, why)

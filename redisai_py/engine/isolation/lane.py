@@ -43,11 +43,11 @@ class Lane:
         "inline",
         "loads",
         "number",
+        "reported",
         "since",
         "sock",
         "stopped",
         "thread_id",
-        "told",
         "user",
     )
 
@@ -64,7 +64,7 @@ class Lane:
         """Whether it belongs to the event loop."""
         self.loads = False
         self.since = 0.0
-        self.told = False
+        self.reported = False
         self.thread_id = 0
         self.stopped = False
         """Whether the run was told to stop."""
@@ -106,7 +106,7 @@ class Lane:
         Raises: OSError, ProtocolError.
         """
         self.thread_id = threading.get_ident()
-        self.since, self.told = time.monotonic(), False
+        self.since, self.reported = time.monotonic(), False
         self.sock.settimeout(None)
         self._answer()
         self.sock.settimeout(INLINE_TIMEOUT_S)

@@ -23,17 +23,17 @@ class Waiting(Protocol):
 
     since: float
     thread_id: int
-    told: bool
+    reported: bool
 
 
 class LongRuns:
-    """Args: waiting: returns the exchanges in progress.   tell: called once per long one, with its thread's id."""
+    """Args: waiting: returns the exchanges in progress.   report: called once per long one, with its thread's id."""
 
-    def __init__(self, waiting: Callable[[], Iterable[Waiting]], tell: Callable[[int], object]) -> None:
+    def __init__(self, waiting: Callable[[], Iterable[Waiting]], report: Callable[[int], object]) -> None:
         self.asleep = True
         """Whether callers that start an exchange must call `wake`."""
         self._waiting = waiting
-        self._tell = tell
+        self._report = report
         self._condition = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -75,7 +75,7 @@ class LongRuns:
         long_before = time.monotonic() - LONG_S
         for each in self._waiting():
             found = True
-            if each.since < long_before and not each.told:
-                each.told = True
-                self._tell(each.thread_id)
+            if each.since < long_before and not each.reported:
+                each.reported = True
+                self._report(each.thread_id)
         return found

@@ -93,7 +93,7 @@ class ManagedProcess:
         self.suspects: list[Suspect] = []
         self.waits_for: list[Door] = []
         """Front doors that have not said yet what was under way."""
-        self.told: list[Door] = []
+        self.witnesses: list[Door] = []
         self.lost_a_door = False
         self._status: int | None = None
         self._zygote = zygote

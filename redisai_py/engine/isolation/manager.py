@@ -41,7 +41,7 @@ class Manager:
     def __init__(
         self,
         settings: IsolationSettings,
-        record_changed: Callable[[str, Strikes | None, Door | None], object] = lambda identity, strikes, teller: None,
+        record_changed: Callable[[str, Strikes | None, Door | None], object] = lambda identity, strikes, source: None,
     ) -> None:
         self.settings = settings
         self.quarantine = Quarantine()
@@ -125,15 +125,15 @@ class Manager:
                     if each == before:
                         process.identities[program] = identity
 
-    def clear(self, identity: str, teller: Door) -> None:
+    def clear(self, identity: str, source: Door) -> None:
         """A model ran well, or exists no more: its record is clean."""
         self.quarantine.forget(identity)
-        self._record_changed(identity, None, teller)
+        self._record_changed(identity, None, source)
 
-    def recall(self, identity: str, strikes: Strikes, teller: Door) -> None:
+    def recall(self, identity: str, strikes: Strikes, source: Door) -> None:
         """A front door remembers a model's record from an earlier manager."""
         if self.quarantine.recall(identity, strikes):
-            self._record_changed(identity, strikes, teller)
+            self._record_changed(identity, strikes, source)
 
     def import_backend(self, name: str) -> str:
         """Import a backend where processes will be forked. Returns: its version.
@@ -214,16 +214,18 @@ class Manager:
         else:
             self._has_ended(process)
 
-    def _has_ended(self, process: ManagedProcess, teller: Door | None = None, suspects: Sequence[Suspect] = ()) -> None:
+    def _has_ended(
+        self, process: ManagedProcess, witness: Door | None = None, suspects: Sequence[Suspect] = ()
+    ) -> None:
         with self._lock:
             first = not process.gone
             if first:
                 process.gone = True
                 process.waits_for = process.doors
-            if teller is not None and teller not in process.told:
-                process.told.append(teller)
+            if witness is not None and witness not in process.witnesses:
+                process.witnesses.append(witness)
                 process.suspects += suspects
-                process.waits_for = [each for each in process.waits_for if each is not teller]
+                process.waits_for = [each for each in process.waits_for if each is not witness]
             asked = list(process.waits_for) if first else []
         if first:
             process.kill()  # whoever saw a socket end may be wrong about the rest of it
@@ -245,7 +247,7 @@ class Manager:
                 return
             process.judged = True
             self._processes.pop(process.number, None)
-            doors = list(dict.fromkeys([*process.told, *process.doors]))
+            doors = list(dict.fromkeys([*process.witnesses, *process.doors]))
             doors = [door for door in doors if door in self._doors]
         verdict = Verdict(process.how) if self.closing else self._verdict(process)
         for door in doors:

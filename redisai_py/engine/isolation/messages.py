@@ -107,9 +107,9 @@ def outputs_of(answer: Answer, held: Callable[[Part], Array | None]) -> list[Arr
 def failure(answer: Answer) -> RedisAIError:
     """The error of a request that failed in the process, with the text that it would have in the server."""
     try:
-        told = json.loads(answer.header)
-        kind, text = str(told["type"]), str(told["text"])
-        if stack := str(told.get("stack", "")):
+        fields = json.loads(answer.header)
+        kind, text = str(fields["type"]), str(fields["text"])
+        if stack := str(fields.get("stack", "")):
             logger.warning("a plugin failed", exception=stack)
     except (ValueError, TypeError, KeyError):
         return ProtocolError("ERR an engine process sent a malformed failure")

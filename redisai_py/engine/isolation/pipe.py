@@ -70,7 +70,7 @@ class Pipe(Generic[B]):
         "_requests",
         "_ring",
         "_shared",
-        "_untold",
+        "_unsent",
         "first",
         "flights",
         "number",
@@ -96,7 +96,7 @@ class Pipe(Generic[B]):
         """Number of the first batch that has not ended, or of the next one to be put."""
         self.flights: dict[int, Flight[B]] = {}
         """By number, which is the order in which they are executed."""
-        self._untold: list[bytes] = []
+        self._unsent: list[bytes] = []
         self._files: list[int] = []
         self.stopped = 0
         """Number of the batch that was told to stop, 0 for none."""
@@ -120,7 +120,7 @@ class Pipe(Generic[B]):
         assert place is not None, "ask has_room"
         number = self._next
         self._next += count
-        self._untold.append(at.REQUEST.pack(number, place, header_bytes, count, layout.total))
+        self._unsent.append(at.REQUEST.pack(number, place, header_bytes, count, layout.total))
         flights = self.flights
         flight: Flight[B]
         for batch in batches:
@@ -134,9 +134,9 @@ class Pipe(Generic[B]):
 
     def tell(self) -> None:
         """Tell the process of what was put. Raises: OSError: it has ended, or takes nothing."""
-        if self._untold:
-            untold, self._untold = self._untold, []
-            self.sock.send(at.FREED.pack(self._read_up_to) + b"".join(untold))
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            self.sock.send(at.FREED.pack(self._read_up_to) + b"".join(unsent))
 
     # -- and back ------------------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ class EngineProcess:
             lane.stopped = False
             lane.loads = loads
             lane.since = time.monotonic()
-            lane.told = False
+            lane.reported = False
             self._busy[lane.number] = lane
         if self._alarm.asleep:
             self._alarm.wake()

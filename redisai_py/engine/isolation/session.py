@@ -132,8 +132,8 @@ class RemoteSession:
             process = self._isolation.place(self)
             try:
                 limit_ms = self._isolation.settings.model_load_timeout_ms
-                told = exchanges.load(process, self, self.number, self._model, self._options, limit_ms)
-                self._isolation.versions[self.backend] = learn(self, told)
+                description = exchanges.load(process, self, self.number, self._model, self._options, limit_ms)
+                self._isolation.versions[self.backend] = learn(self, description)
             except ProcessEnded:
                 self._isolation.leave(self, process)
                 self._judge(process, attempt, in_load=True)

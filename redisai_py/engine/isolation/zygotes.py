@@ -148,20 +148,20 @@ class Zygote:
                 return
             if not answer:
                 return
-            told = json.loads(answer)
-            if told["op"] == "ready":
-                self.version = told["version"]
+            message = json.loads(answer)
+            if message["op"] == "ready":
+                self.version = message["version"]
                 self._ready.set()
-            elif told["op"] == "missing":
-                self._missing = told["text"]
-            elif told["op"] == "forked":
-                child = self._children.get(told["number"])
+            elif message["op"] == "missing":
+                self._missing = message["text"]
+            elif message["op"] == "forked":
+                child = self._children.get(message["number"])
                 if child is not None:
-                    child.started(told["pid"])
+                    child.started(message["pid"])
             else:
-                child = self._children.pop(told["number"], None)
+                child = self._children.pop(message["number"], None)
                 if child is not None:
-                    child.exited(told["status"])
+                    child.exited(message["status"])
 
     def _finish(self) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ class _Wait:
     def __init__(self, thread_id: int, since: float) -> None:
         self.thread_id = thread_id
         self.since = since
-        self.told = False
+        self.reported = False
 
 
 def test_a_long_run_is_told_of_once() -> None:
