@@ -23,7 +23,7 @@ from redisai_py.ops.sweep import keep_house
 from redisai_py.ops.tallies import ClientFigures, server_state
 from redisai_py.ops.whole import whole_server
 from redisai_py.serve.preflight import StartError
-from redisai_py.upstream.pulse import Pulse
+from redisai_py.upstream.health_check import HealthCheck
 
 __all__ = ["Operations"]
 
@@ -69,7 +69,7 @@ class Operations:
         self._begin(keep_house(self._services))
         self._begin(keep_rules(self._services))
         self._begin(keep_told(self._services))
-        self._begin(Pulse(self._services.dialer).beat())
+        self._begin(HealthCheck(self._services.dialer).run())
 
     async def preload(self) -> None:
         """Try once to preload the models, for at most 10 s; the rest is loaded in the background."""

@@ -15,13 +15,13 @@ from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.upstream.dialing import Dialer
 from redisai_py.upstream.shared import SharedUpstream
 
-__all__ = ["Pulse"]
+__all__ = ["HealthCheck"]
 
-_BEATS = 5
+_CHECKS = 5
 """Checks for outstanding replies per timeout."""
 
 
-class Pulse:
+class HealthCheck:
     """Sends PINGs to Redis while somebody waits for it."""
 
     def __init__(self, dialer: Dialer) -> None:
@@ -29,12 +29,12 @@ class Pulse:
         self._timeout_s = dialer.settings.upstream_timeout_s
         self._upstream: SharedUpstream | None = None
 
-    async def beat(self) -> None:
+    async def run(self) -> None:
         """Run until cancelled. A timeout of 0 disables it."""
         owed = False
         try:
             while self._timeout_s:
-                await asyncio.sleep(self._timeout_s / _BEATS)
+                await asyncio.sleep(self._timeout_s / _CHECKS)
                 was_owed, owed = owed, self._dialer.owing
                 if owed and was_owed and not await self._answers():
                     self._dialer.abandon(f"has not answered a PING for {self._timeout_s:g} s")
@@ -52,7 +52,7 @@ class Pulse:
                             self._upstream = await self._dialer.address.open(SharedUpstream)
                         await self._upstream.call(b"PING")
                     except UpstreamLost:  # the connections with waiting clients have ended, too, which says more
-                        await asyncio.sleep(self._timeout_s / _BEATS)
+                        await asyncio.sleep(self._timeout_s / _CHECKS)
                         if not self._dialer.owing:
                             return True
                         continue
