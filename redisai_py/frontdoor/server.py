@@ -31,9 +31,9 @@ from redisai_py.engine.reports import GivenUp
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
 from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
-from redisai_py.frontdoor.among import Among, Arrivals, SharedBounds, SharedCores
 from redisai_py.frontdoor.clients import Clients
 from redisai_py.frontdoor.connection import Connection
+from redisai_py.frontdoor.process_group import AcceptedClients, GroupMemory, ProcessGroup, SharedCores
 from redisai_py.frontdoor.services import Counters, Services, Settings
 from redisai_py.machine import granted_cores
 from redisai_py.ops.answers import Answers, tell_all
@@ -79,14 +79,14 @@ class Server:
         loop: asyncio.AbstractEventLoop,
         stop: asyncio.Event | None = None,
         lifeline: Lifeline = NO_LIFELINE,
-        among: Among | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         spare_threads, config = config.spare_threads, config.resolved()
         self.config = config
         self._stop = stop
-        siblings = ALONE if among is None else LinkedSiblings(loop, among.siblings)
-        self.services = services = _build(config, spare_threads, loop, self._given_up, siblings, among)
-        others = None if among is None else SharedBounds(among, siblings.note)
+        siblings = ALONE if group is None else LinkedSiblings(loop, group.siblings)
+        self.services = services = _build(config, spare_threads, loop, self._given_up, siblings, group)
+        others = None if group is None else GroupMemory(group, siblings.note)
         self.clients = Clients(config, loop, services.counters, services.event_log, others)
         self.preload = Preload(services, config.preload, lifeline)
         self.draining = False
@@ -130,7 +130,7 @@ def _build(
     loop: asyncio.AbstractEventLoop,
     given_up: Callable[[GivenUp], None],
     siblings: Siblings,
-    among: Among | None,
+    group: ProcessGroup | None,
 ) -> Services:
     """The services of a server with these settings. given_up: see `Engine`."""
     url = config.redis or "redis://127.0.0.1:6379"
@@ -144,10 +144,10 @@ def _build(
         evicted=event_log.evicted,
         ended_merging=event_log.ended_merging,
         given_up=given_up,
-        isolation=isolation(config, keys, None if among is None else among.managers),
+        isolation=isolation(config, keys, None if group is None else group.managers),
     )
     counters = Counters()
-    cores_wanted = _cores_wanted(engine, among)
+    cores_wanted = _cores_wanted(engine, group)
     busy_poll = BusyPoll(loop.call_soon, config.busy_poll_us / 1e6, lambda: counters.commands, cores_wanted)
     script_stats = StatsTable()
     polled = busy_poll if config.busy_poll_us else None
@@ -174,11 +174,11 @@ def _build(
     )
 
 
-def _cores_wanted(engine: Engine, among: Among | None) -> Callable[[], bool]:
+def _cores_wanted(engine: Engine, group: ProcessGroup | None) -> Callable[[], bool]:
     """Whether the cores are needed for other things than polling; see `BusyPoll`."""
-    if among is None:
+    if group is None:
         return engine.threads_busy
-    shared = SharedCores(among, granted_cores())
+    shared = SharedCores(group, granted_cores())
 
     def wanted() -> bool:
         computes = engine.threads_busy()
@@ -262,20 +262,20 @@ async def serve(
     ready: Callable[[], None],
     lifeline: Lifeline = NO_LIFELINE,
     http: Sequence[socket.socket] = (),
-    among: Among | None = None,
+    group: ProcessGroup | None = None,
 ) -> Ended:
     """Serve clients of bound sockets, TCP or Unix, until `stop` is set or too many runs do not end, then drain.
 
     Args:   config: its `redis` names the upstream server.
             ready: called once connections are accepted and all preloads have been tried.
             lifeline: the connection to the supervisor.   http: bound sockets, if the setting's port is already bound.
-            among: if this is one of several front doors; clients then come from the supervisor.
+            group: if this is one of several front doors; clients then come from the supervisor.
     Raises: StartError: the HTTP port is unavailable, or engine processes are impossible.
     """
     for name in backend_names():
         accept_backend(name)
     loop = asyncio.get_running_loop()
-    server = Server(config, loop, stop, lifeline, among)
+    server = Server(config, loop, stop, lifeline, group)
     loop.set_exception_handler(server.loop_failed)
     services = server.services
     operations = Operations(services, server.clients, server.preload, server.obstacles, http)
@@ -283,12 +283,12 @@ async def serve(
     until = loop.time()
     try:
         await operations.open()
-        if among is not None:
-            acceptors.append(await _join(server, among))
+        if group is not None:
+            acceptors.append(await _join(server, group))
         acceptors += [await _accept(server, listener) for listener in listeners]
         lifeline.say(SERVING)
         addresses = [address_text(listener) for listener in listeners]
-        where = {"addresses": addresses} if among is None else {"front_door": among.door}
+        where = {"addresses": addresses} if group is None else {"front_door": group.door}
         logger.info("serving", **where, redis=masked_url(config.redis or ""), version=__version__)
         if await _before(stop, operations.preload()):
             ready()
@@ -319,7 +319,7 @@ async def serve(
     return Ended(server.restarting, not ended)
 
 
-async def _join(server: Server, among: Among) -> Arrivals:
+async def _join(server: Server, group: ProcessGroup) -> AcceptedClients:
     """Meet the other front doors, and take the clients that the supervisor passes on."""
     services, clients = server.services, server.clients
 
@@ -335,7 +335,7 @@ async def _join(server: Server, among: Among) -> Arrivals:
     def connection() -> Connection:
         return Connection(services, clients)
 
-    arrivals = Arrivals(services.loop, among.arrivals, connection, clients.refuse)
+    arrivals = AcceptedClients(services.loop, group.arrivals, connection, clients.refuse)
     clients.on_left = arrivals.left
     arrivals.open()
     return arrivals

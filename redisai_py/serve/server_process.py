@@ -32,7 +32,7 @@ import uvloop
 
 from redisai_py.config import Config
 from redisai_py.errors import UpstreamError
-from redisai_py.frontdoor.among import Among
+from redisai_py.frontdoor.process_group import ProcessGroup
 from redisai_py.frontdoor.server import Ended, serve
 from redisai_py.ops.preload import Lifeline
 from redisai_py.serve import log
@@ -125,14 +125,14 @@ async def _serve(orders: Orders, inherited: dict[str, list[int]], control: socke
     loop.add_signal_handler(signal.SIGUSR2, functools.partial(_replaced, line, stop))
     http = [socket.socket(fileno=number) for number in inherited.get("http", ())]
     listeners = [socket.socket(fileno=number) for number in inherited.get("listeners", ())]
-    among = None
+    group = None
     if "siblings" in inherited:
         siblings, arrivals = (socket.socket(fileno=inherited[name][0]) for name in ("siblings", "arrivals"))
         managers = [socket.socket(fileno=number) for number in inherited["managers"]]
         page = DoorPage(inherited["door_page"][0])
-        among = Among(orders.door, orders.seat, siblings, arrivals, page, managers[0] if managers else None)
+        group = ProcessGroup(orders.door, orders.seat, siblings, arrivals, page, managers[0] if managers else None)
     ready = functools.partial(line.say, READY)
-    return await serve(orders.config, *listeners, stop=stop, ready=ready, lifeline=line, http=http, among=among)
+    return await serve(orders.config, *listeners, stop=stop, ready=ready, lifeline=line, http=http, group=group)
 
 
 def _replaced(line: _ControlLine, stop: asyncio.Event) -> None:

@@ -1,4 +1,6 @@
-"""What the supervisor gives each of several front doors: clients, a line to its siblings, a page of shared numbers."""
+"""The front doors of one server: what the supervisor gives each of them (clients, a line to its siblings, a page of
+shared numbers), and what each does with it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import Any
 from redisai_py.serve.acceptor import ADMITTED
 from redisai_py.serve.door_page import DoorPage, Row
 
-__all__ = ["Among", "Arrivals", "SharedBounds", "SharedCores"]
+__all__ = ["AcceptedClients", "GroupMemory", "ProcessGroup", "SharedCores"]
 
 _AT_ONCE = 64
 _RETRY_S = 0.01
@@ -27,8 +29,10 @@ _SHORTEST_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Among:
-    """door: the front door's number.   seat: its row in `door_page`.   siblings, arrivals: socket pairs' ends.
+class ProcessGroup:
+    """A front door's place in the group.
+
+    door: its number.   seat: its row in `door_page`.   siblings, arrivals: socket pairs' ends.
     managers: the same; it brings sockets to the manager of the engine processes. None: there are no such processes.
     """
 
@@ -44,23 +48,23 @@ class Among:
         return [row for row in self.door_page.rows() if row.door != self.door]
 
 
-class SharedBounds:
+class GroupMemory:
     """Implements `redisai_py.frontdoor.client_memory.Others`. Args: note: sends a message to another front door."""
 
-    def __init__(self, among: Among, note: Callable[[dict[str, Any]], object]) -> None:
-        self._among = among
+    def __init__(self, group: ProcessGroup, note: Callable[[dict[str, Any]], object]) -> None:
+        self._group = group
         self._note = note
         self._asked_at = 0.0
 
     def hold(self, total: int, largest: int) -> int:
         """See `Others.hold`."""
-        among = self._among
-        among.door_page.hold(among.seat, total, largest)
-        return sum(row.total for row in among.others())
+        group = self._group
+        group.door_page.hold(group.seat, total, largest)
+        return sum(row.total for row in group.others())
 
     def evict_elsewhere(self, largest: int) -> bool:
         """See `Others.evict_elsewhere`."""
-        most = max(self._among.others(), key=lambda row: row.largest, default=None)
+        most = max(self._group.others(), key=lambda row: row.largest, default=None)
         if most is None or most.largest <= largest:
             return False
         now = time.monotonic()
@@ -79,12 +83,12 @@ class SharedCores:
 
     def __init__(
         self,
-        among: Among,
+        group: ProcessGroup,
         cores: float,
         clock: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.process_time,
     ) -> None:
-        self._among = among
+        self._group = group
         self._left = cores - _POLLING_CORES + _HARDLY_BUSY
         self._clock = clock
         self._cpu = cpu
@@ -99,12 +103,12 @@ class SharedCores:
         now, ran = self._clock(), self._cpu()
         share = (ran - self._ran) / max(now - self._looked_at, _SHORTEST_S)
         self._looked_at, self._ran = now, ran
-        among = self._among
-        among.door_page.busy(among.seat, max(share, 1.0) if computes else share, now)
-        return sum(row.cores for row in among.others() if row.at > now - _LATELY_S) > self._left
+        group = self._group
+        group.door_page.busy(group.seat, max(share, 1.0) if computes else share, now)
+        return sum(row.cores for row in group.others() if row.at > now - _LATELY_S) > self._left
 
 
-class Arrivals:
+class AcceptedClients:
     """Receives the clients that the supervisor has accepted.
 
     Args: connection: makes a protocol for a client.   refuse: tells a client that the server has too many clients.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from redisai_py.frontdoor.among import Among, SharedCores
+from redisai_py.frontdoor.process_group import ProcessGroup, SharedCores
 from redisai_py.serve.door_page import DoorPage
 
 
@@ -19,8 +19,8 @@ class Door:
         nobody.close()
         self.now = 100.0
         self.cpu = 0.0
-        among = Among(number, page.take_seat(number), nobody, nobody, page)
-        self._cores = SharedCores(among, cores, lambda: self.now, lambda: self.cpu)
+        group = ProcessGroup(number, page.take_seat(number), nobody, nobody, page)
+        self._cores = SharedCores(group, cores, lambda: self.now, lambda: self.cpu)
 
     def after(self, elapsed_s: float, cpu_s: float, *, computes: bool = False) -> bool:
         """Whether it may poll after such a window."""
