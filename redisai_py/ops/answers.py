@@ -12,10 +12,10 @@ from redisai_py.backend import TensorSpec
 from redisai_py.errors import BackendError
 from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
+from redisai_py.ops.aggregate import own_counts
 from redisai_py.ops.keymap import Place
 from redisai_py.ops.siblings import Reply, Siblings
 from redisai_py.ops.tallies import ClientFigures, counts_of, recent, server_state
-from redisai_py.ops.whole import own_counts
 from redisai_py.predictions.rule import decode_rule
 from redisai_py.tensor import DType
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from redisai_py.frontdoor.services import Services
+from redisai_py.ops.aggregate import Aggregate, aggregate
 from redisai_py.ops.tallies import ClientFigures, server_state
-from redisai_py.ops.whole import Whole, whole_server
 
 __all__ = ["MODULE_NAME", "MODULE_VERSION", "default_backends_path", "info_sections"]
 
@@ -49,8 +49,8 @@ async def info_sections(services: Services, wanted: set[str]) -> str:
     if not chosen:
         return ""
     nobody = ClientFigures(0, 0)  # INFO does not show them
-    whole = await whole_server(services, server_state(services, nobody, []))
-    return "\r\n".join(f"# {name}\r\n{_lines(sections[name](services, whole))}" for name in chosen)
+    server = await aggregate(services, server_state(services, nobody, []))
+    return "\r\n".join(f"# {name}\r\n{_lines(sections[name](services, server))}" for name in chosen)
 
 
 def default_backends_path() -> str:
@@ -63,15 +63,15 @@ def _lines(fields: dict[str, object]) -> str:
     return "".join(f"{name}:{value}".translate(_ONE_LINE) + "\r\n" for name, value in fields.items())
 
 
-def _versions(services: Services, whole: Whole) -> dict[str, object]:
+def _versions(services: Services, server: Aggregate) -> dict[str, object]:
     return {"ai_RedisAI_version": "1.2.7", "ai_low_level_API_version": 1, "ai_rdb_version": 4}
 
 
-def _git(services: Services, whole: Whole) -> dict[str, object]:
+def _git(services: Services, server: Aggregate) -> dict[str, object]:
     return {"ai_git_sha": "unknown"}
 
 
-def _settings(services: Services, whole: Whole) -> dict[str, object]:
+def _settings(services: Services, server: Aggregate) -> dict[str, object]:
     settings = services.engine.settings
     return {
         "ai_threads_per_queue": settings.threads_per_queue,
@@ -82,9 +82,9 @@ def _settings(services: Services, whole: Whole) -> dict[str, object]:
     }
 
 
-def _backends(services: Services, whole: Whole) -> dict[str, object]:
-    versions = whole.union("backends")
-    framework = next((version for version in whole.every("script_framework") if version is not None), None)
+def _backends(services: Services, server: Aggregate) -> dict[str, object]:
+    versions = server.union("backends")
+    framework = next((version for version in server.every("script_framework") if version is not None), None)
     if framework is not None:  # scripts need no backend in this process
         versions.setdefault("TORCH", framework)
     own = [name for name in _VERSION_FIELDS if name in versions]
@@ -93,16 +93,16 @@ def _backends(services: Services, whole: Whole) -> dict[str, object]:
     for name in [*own, *others]:
         fields[_VERSION_FIELDS.get(name, f"ai_{name}_version")] = versions[name]
         if name == "ONNX":
-            fields |= _onnx(whole)
+            fields |= _onnx(server)
     return fields
 
 
-def _onnx(whole: Whole) -> dict[str, object]:
+def _onnx(server: Aggregate) -> dict[str, object]:
     """RedisAI counts the bytes and calls of its own allocator under ONNX Runtime. This server has none, so `memory` is
     the size of the loaded models, and `access_num` counts loads and executions, which make the runtime allocate.
     """
-    engine = whole.engine
-    threads = sum(queue.threads for queue in engine.queues.values()) + len(whole.listed("script_queues"))
+    engine = server.engine
+    threads = sum(queue.threads for queue in engine.queues.values()) + len(server.listed("script_queues"))
     on_cpu = [model for model in engine.models if model.backend == "ONNX" and model.device.upper().startswith("CPU")]
     return {
         "ai_onnxruntime_memory": sum(model.nbytes for model in on_cpu),
@@ -111,12 +111,12 @@ def _onnx(whole: Whole) -> dict[str, object]:
     }
 
 
-def _cpu(services: Services, whole: Whole) -> dict[str, object]:
-    seconds = whole.counts["cpu"]
+def _cpu(services: Services, server: Aggregate) -> dict[str, object]:
+    seconds = server.counts["cpu"]
     fields: dict[str, object] = {f"ai_{name}": _seconds(seconds.get(name)) for name in _CPU_FIELDS}
-    for name, value in whole.engine.worker_cpu_s.items():
+    for name, value in server.engine.worker_cpu_s.items():
         fields[name] = _seconds(value)
-    return fields | {name: "N/A" for name in whole.listed("script_queues") if name not in fields}
+    return fields | {name: "N/A" for name in server.listed("script_queues") if name not in fields}
 
 
 def _seconds(value: float | None) -> str:

@@ -27,11 +27,11 @@ from redisai_py.engine.stats import RunStats
 from redisai_py.errors import UpstreamError
 from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
+from redisai_py.ops.aggregate import Aggregate, aggregate
 from redisai_py.ops.cache_metrics import Cache, cache_families, cache_of, cache_of_tally, time_buckets
 from redisai_py.ops.keymap import key_text
 from redisai_py.ops.process_metrics import process_families
 from redisai_py.ops.tallies import MOST_LABELLED, ClientFigures, cache_topic, server_state
-from redisai_py.ops.whole import Whole, whole_server
 
 __all__ = ["Clients", "Figures", "Metrics", "Program", "families", "gather"]
 
@@ -108,53 +108,53 @@ async def gather(services: Services, clients: Clients, obstacles: Callable[[], l
     except UpstreamError:
         ping_s = None
     own = server_state(services, ClientFigures(len(clients), clients.private_connections), obstacles())
-    whole = await whole_server(services, own, with_programs=True)
-    models, scripts = await _programs(services, whole)
-    counts = whole.counts
+    server = await aggregate(services, own, with_programs=True)
+    models, scripts = await _programs(services, server)
+    counts = server.counts
     return Figures(
-        ready=ping_s is not None and not whole.obstacles,
+        ready=ping_s is not None and not server.obstacles,
         ping_s=ping_s,
-        connections=whole.summed("connections"),
-        clients=whole.total("clients"),
+        connections=server.summed("connections"),
+        clients=server.total("clients"),
         clients_total=counts["accepted"],
         refused_clients=counts["refused"],
         commands=counts["commands"],
         internal_errors=counts["internal_errors"],
         cpu_s=counts["cpu"]["self_used_cpu_user"] + counts["cpu"]["self_used_cpu_sys"],
-        engine=whole.engine,
-        loaded_limit_bytes=whole.total("limit"),
-        script_waiting=whole.summed("script_waiting"),
-        script_workers=whole.total("script_workers"),
-        backends=whole.union("backends"),
+        engine=server.engine,
+        loaded_limit_bytes=server.total("limit"),
+        script_waiting=server.summed("script_waiting"),
+        script_workers=server.total("script_workers"),
+        backends=server.union("backends"),
         models=models,
         scripts=scripts,
-        caches=_caches(services, whole),
-        cache_local_bytes=whole.total("local_bytes"),
-        pids=() if services.siblings.alone else whole.every("pid"),
+        caches=_caches(services, server),
+        cache_local_bytes=server.total("local_bytes"),
+        pids=() if services.siblings.alone else server.every("pid"),
     )
 
 
-def _caches(services: Services, whole: Whole) -> list[Cache]:
+def _caches(services: Services, server: Aggregate) -> list[Cache]:
     found = []
-    for (database, key), active in whole.caches().items():
+    for (database, key), active in server.caches().items():
         labels = (_label(key), str(database))
         record = services.predictions.record(database, key)
         if services.siblings.alone and record is not None:
             found.append(cache_of(labels, record))
         else:
-            found.append(cache_of_tally(labels, whole.figures.get(cache_topic(database, key), {}), active))
+            found.append(cache_of_tally(labels, server.figures.get(cache_topic(database, key), {}), active))
     return found[-MOST_LABELLED:]
 
 
-async def _programs(services: Services, whole: Whole) -> tuple[list[Program], list[Program]]:
+async def _programs(services: Services, server: Aggregate) -> tuple[list[Program], list[Program]]:
     found: dict[Kind, dict[tuple[str, ...], Program]] = {Kind.MODEL: {}, Kind.SCRIPT: {}}
-    loaded = {model.model_id: model for model in whole.engine.models}
-    quarantined = whole.engine.isolation.quarantined
-    for i, (kind, database, key, identity, backend, device) in enumerate(whole.places()[-MOST_LABELLED:]):
+    loaded = {model.model_id: model for model in server.engine.models}
+    quarantined = server.engine.isolation.quarantined
+    for i, (kind, database, key, identity, backend, device) in enumerate(server.places()[-MOST_LABELLED:]):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         labels: tuple[str, ...] = (_label(key), str(database), device)
-        stats = whole.run_stats(services, kind, identity)
+        stats = server.run_stats(services, kind, identity)
         if kind is Kind.SCRIPT:
             found[Kind.SCRIPT][labels] = Program(labels, stats)
             continue

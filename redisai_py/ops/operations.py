@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 
 from redisai_py.errors import RedisAIError
 from redisai_py.frontdoor.services import Services
+from redisai_py.ops.aggregate import aggregate
 from redisai_py.ops.answers import keep_told
 from redisai_py.ops.cache_rules import keep_rules
 from redisai_py.ops.http import HttpEndpoint, Response
@@ -21,7 +22,6 @@ from redisai_py.ops.metrics import Clients, Metrics, gather
 from redisai_py.ops.preload import Preload
 from redisai_py.ops.sweep import keep_house
 from redisai_py.ops.tallies import ClientFigures, server_state
-from redisai_py.ops.whole import whole_server
 from redisai_py.serve.preflight import StartError
 from redisai_py.upstream.health_check import HealthCheck
 
@@ -116,7 +116,7 @@ class Operations:
         figures = ClientFigures(len(clients), clients.private_connections)
         obstacles = self._obstacles()
         try:
-            obstacles = (await whole_server(services, server_state(services, figures, obstacles))).obstacles
+            obstacles = (await aggregate(services, server_state(services, figures, obstacles))).obstacles
             await services.control.ping()
         except RedisAIError as error:
             obstacles.append(str(error).removeprefix("ERR "))

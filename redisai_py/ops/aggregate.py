@@ -17,7 +17,7 @@ from redisai_py.serve.figures import added
 if TYPE_CHECKING:
     from redisai_py.frontdoor.services import Services
 
-__all__ = ["Whole", "own_counts", "whole_server"]
+__all__ = ["Aggregate", "aggregate", "own_counts"]
 
 _SLICE = 8
 
@@ -32,7 +32,7 @@ async def own_counts(services: Services, topics: Iterable[str]) -> dict[str, Any
     return found
 
 
-async def whole_server(services: Services, state: dict[str, Any], *, with_programs: bool = False) -> Whole:
+async def aggregate(services: Services, state: dict[str, Any], *, with_programs: bool = False) -> Aggregate:
     """Ask the siblings, if there are any. state: this process's own.   with_programs: include counts of models, scripts
     and prediction caches.
 
@@ -40,15 +40,15 @@ async def whole_server(services: Services, state: dict[str, Any], *, with_progra
     """
     siblings = services.siblings
     if siblings.alone:
-        return Whole(counts_of(services, [SERVER]), [state])
+        return Aggregate(counts_of(services, [SERVER]), [state])
     own = await own_counts(services, recent(services) if with_programs else [SERVER])
     topics = None if with_programs else [SERVER]
     answer = await siblings.ask({"kind": "state", "topics": topics}, own)
     figures = added(own, answer.figures)
-    return Whole(figures, [state, *(reply for reply in answer.replies if reply is not None)])
+    return Aggregate(figures, [state, *(reply for reply in answer.replies if reply is not None)])
 
 
-class Whole:
+class Aggregate:
     """Args: figures: sums by topic.   states: of each living process, this process first."""
 
     def __init__(self, figures: dict[str, Any], states: list[dict[str, Any]]) -> None:
