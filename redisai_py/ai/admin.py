@@ -17,8 +17,8 @@ from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKe
 from redisai_py.frontdoor.services import Services
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind
-from redisai_py.ops.answers import apply_setting, program_state
 from redisai_py.ops.keymap import Place
+from redisai_py.ops.sibling_handler import apply_setting, program_state
 from redisai_py.ops.tallies import counts_of, program_topic
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import OK
@@ -214,7 +214,7 @@ async def load_backend_command(request: admin.LoadBackend, turn: Turn) -> Any:
         logger.warning("backend not loaded", backend=request.backend, error=str(error))
         raise failed from error
     logger.info("backend loaded", backend=request.backend, version=version)
-    turn.services.siblings.note({"kind": "import", "backend": request.backend})
+    turn.services.siblings.notify({"kind": "import", "backend": request.backend})
     return OK
 
 

@@ -36,13 +36,13 @@ from redisai_py.frontdoor.connection import Connection
 from redisai_py.frontdoor.process_group import AcceptedClients, GroupMemory, ProcessGroup, SharedCores
 from redisai_py.frontdoor.services import Counters, Services, Settings
 from redisai_py.machine import granted_cores
-from redisai_py.ops.answers import Answers, tell_all
 from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.info import default_backends_path
 from redisai_py.ops.keymap import KeyMap, key_text
 from redisai_py.ops.operations import Operations
 from redisai_py.ops.preload import NO_LIFELINE, Lifeline, Preload
 from redisai_py.ops.programs import Programs
+from redisai_py.ops.sibling_handler import SiblingHandler, report_all_counts
 from redisai_py.ops.siblings import ALONE, LinkedSiblings, Siblings
 from redisai_py.ops.tallies import ClientFigures
 from redisai_py.resp.templates import Frames
@@ -86,7 +86,7 @@ class Server:
         self._stop = stop
         siblings = ALONE if group is None else LinkedSiblings(loop, group.siblings)
         self.services = services = _build(config, spare_threads, loop, self._given_up, siblings, group)
-        others = None if group is None else GroupMemory(group, siblings.note)
+        others = None if group is None else GroupMemory(group, siblings.notify)
         self.clients = Clients(config, loop, services.counters, services.event_log, others)
         self.preload = Preload(services, config.preload, lifeline)
         self.draining = False
@@ -313,7 +313,7 @@ async def serve(
         services.accesses.close()
         services.control.close()
         await services.dialer.close()
-        tell_all(services)
+        report_all_counts(services)
         services.siblings.close()
         logger.info("stopped", commands=services.counters.commands, framework_threads_left=not ended)
     return Ended(server.restarting, not ended)
@@ -330,7 +330,7 @@ async def _join(server: Server, group: ProcessGroup) -> AcceptedClients:
         # One that is about to end gets no clients: the others serve.
         return [] if server.draining or server.restarting else server.obstacles()
 
-    await services.siblings.open(Answers(services, figures, obstacles, clients.memory.evict_largest))
+    await services.siblings.open(SiblingHandler(services, figures, obstacles, clients.memory.evict_largest))
 
     def connection() -> Connection:
         return Connection(services, clients)

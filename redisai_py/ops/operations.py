@@ -15,11 +15,11 @@ from prometheus_client.exposition import choose_encoder
 from redisai_py.errors import RedisAIError
 from redisai_py.frontdoor.services import Services
 from redisai_py.ops.aggregate import aggregate
-from redisai_py.ops.answers import keep_told
 from redisai_py.ops.cache_rules import keep_rules
 from redisai_py.ops.http import HttpEndpoint, Response
 from redisai_py.ops.metrics import Clients, Metrics, gather
 from redisai_py.ops.preload import Preload
+from redisai_py.ops.sibling_handler import report_counts
 from redisai_py.ops.sweep import keep_house
 from redisai_py.ops.tallies import ClientFigures, server_state
 from redisai_py.serve.preflight import StartError
@@ -68,7 +68,7 @@ class Operations:
             logger.info("serving HTTP", host=config.http_host, port=config.http)
         self._begin(keep_house(self._services))
         self._begin(keep_rules(self._services))
-        self._begin(keep_told(self._services))
+        self._begin(report_counts(self._services))
         self._begin(HealthCheck(self._services.dialer).run())
 
     async def preload(self) -> None:

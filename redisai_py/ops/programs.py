@@ -167,14 +167,14 @@ class Programs:
         if self._keys.held(place) == known:
             self.holds(place, program)
 
-    def gone(self, place: Place, told: bool = False) -> None:
-        """The key was deleted. told: by another process of this server, so all know."""
+    def gone(self, place: Place, by_sibling: bool = False) -> None:
+        """The key was deleted. by_sibling: by another process of this server, so all know."""
         held = self._keys.held(place)
         before = self._keys.forget(place)
         if before is not None:
-            self._unload(place, before, "deleted", told=told)
-        elif held is None and not told and not self._siblings.alone:
-            self._siblings.note({"kind": "forget", **_named(place), "identity": None, "topic": ""})
+            self._unload(place, before, "deleted", by_sibling=by_sibling)
+        elif held is None and not by_sibling and not self._siblings.alone:
+            self._siblings.notify({"kind": "forget", **_named(place), "identity": None, "topic": ""})
 
     def missed(self, place: Place) -> None:
         """The key is gone or holds something else. It may have been renamed, so counters are kept."""
@@ -182,10 +182,12 @@ class Programs:
         if before is not None:
             self._unload(place, before, "its key is gone", keep_counters=True)
 
-    def _unload(self, place: Place, identity: str, why: str, keep_counters: bool = False, told: bool = False) -> None:
-        if not keep_counters and not told:
+    def _unload(
+        self, place: Place, identity: str, why: str, keep_counters: bool = False, by_sibling: bool = False
+    ) -> None:
+        if not keep_counters and not by_sibling:
             topic = f"{place.kind.name} {identity}"
-            self._siblings.note({"kind": "forget", **_named(place), "identity": identity, "topic": topic})
+            self._siblings.notify({"kind": "forget", **_named(place), "identity": identity, "topic": topic})
         if place.kind is Kind.SCRIPT:
             if not keep_counters:
                 self._script_stats.forget(identity)

@@ -60,10 +60,10 @@ class Siblings:
         pending.resolve(Answer())
         return pending
 
-    def note(self, what: dict[str, Any]) -> None:
+    def notify(self, what: dict[str, Any]) -> None:
         """Send this to all others without waiting for their replies."""
 
-    def tell(self, figures: Mapping[str, Any]) -> None:
+    def report(self, figures: Mapping[str, Any]) -> None:
         """Report this process's counts to the supervisor."""
 
     async def open(self, handler: Handler) -> None:
@@ -113,11 +113,11 @@ class LinkedSiblings(Siblings, asyncio.Protocol):
             self._expire(number)
         return pending
 
-    def note(self, what: dict[str, Any]) -> None:
+    def notify(self, what: dict[str, Any]) -> None:
         pending = self.ask({**what, "changes": True}, {})
         pending.waiter = _ignore
 
-    def tell(self, figures: Mapping[str, Any]) -> None:
+    def report(self, figures: Mapping[str, Any]) -> None:
         if figures:
             self._send({"op": "figures", "figures": figures})
 

@@ -1,4 +1,4 @@
-"""Answers to the other front doors of the same server: report figures, or apply a change."""
+"""What this front door does for its siblings: it answers their requests, and reports its counts to the supervisor."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from redisai_py.ops.tallies import ClientFigures, counts_of, recent, server_stat
 from redisai_py.predictions.rule import decode_rule
 from redisai_py.tensor import DType
 
-__all__ = ["Answers", "apply_setting", "keep_told", "program_state", "tell_all"]
+__all__ = ["SiblingHandler", "apply_setting", "program_state", "report_all_counts", "report_counts"]
 
 _INTERVAL_S = 1.0
-_TOLD_AT_ONCE = 64
+_REPORTED_TOGETHER = 64
 
 logger = structlog.get_logger()
 
 
-class Answers:
+class SiblingHandler:
     """Args: clients, obstacles: of this process.   evict: disconnects the client that holds the most memory."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Answers:
         place = Place(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
         held = self._services.keys.held(place)
         if held is not None and what["identity"] in (None, held.identity):
-            self._services.programs.gone(place, told=what["identity"] is not None)
+            self._services.programs.gone(place, by_sibling=what["identity"] is not None)
         return Reply()
 
     def _set(self, what: dict[str, Any]) -> Reply:
@@ -160,25 +160,25 @@ def apply_setting(services: Services, name: str, value: str | int) -> None:
         services.settings.backends_path = str(value)
 
 
-async def keep_told(services: Services) -> None:
+async def report_counts(services: Services) -> None:
     """Report changed counts to the supervisor every second, until cancelled."""
     siblings = services.siblings
-    told: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
     while not siblings.alone:
         await asyncio.sleep(_INTERVAL_S)
         counts = await own_counts(services, recent(services))
-        changed = {topic: tally for topic, tally in counts.items() if told.get(topic) != tally}
-        told = counts
-        _tell(siblings, changed)
+        changed = {topic: tally for topic, tally in counts.items() if reported.get(topic) != tally}
+        reported = counts
+        _report(siblings, changed)
 
 
-def tell_all(services: Services) -> None:
+def report_all_counts(services: Services) -> None:
     """Report all counts to the supervisor; call this before the process ends."""
     if not services.siblings.alone:
-        _tell(services.siblings, counts_of(services, recent(services)))
+        _report(services.siblings, counts_of(services, recent(services)))
 
 
-def _tell(siblings: Siblings, counts: dict[str, Any]) -> None:
+def _report(siblings: Siblings, counts: dict[str, Any]) -> None:
     topics = list(counts)
-    for at in range(0, len(topics), _TOLD_AT_ONCE):
-        siblings.tell({topic: counts[topic] for topic in topics[at : at + _TOLD_AT_ONCE]})
+    for at in range(0, len(topics), _REPORTED_TOGETHER):
+        siblings.report({topic: counts[topic] for topic in topics[at : at + _REPORTED_TOGETHER]})
