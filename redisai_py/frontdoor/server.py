@@ -40,7 +40,7 @@ from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.info import default_backends_path
 from redisai_py.ops.keymap import KeyMap, key_text
 from redisai_py.ops.operations import Operations
-from redisai_py.ops.preload import NO_LIFELINE, Lifeline, Preload
+from redisai_py.ops.preload import NO_SUPERVISOR, Preload, SupervisorLink
 from redisai_py.ops.programs import Programs
 from redisai_py.ops.sibling_handler import SiblingHandler, report_all_counts
 from redisai_py.ops.siblings import ALONE, LinkedSiblings, Siblings
@@ -78,7 +78,7 @@ class Server:
         config: Config,
         loop: asyncio.AbstractEventLoop,
         stop: asyncio.Event | None = None,
-        lifeline: Lifeline = NO_LIFELINE,
+        supervisor: SupervisorLink = NO_SUPERVISOR,
         group: ProcessGroup | None = None,
     ) -> None:
         spare_threads, config = config.spare_threads, config.resolved()
@@ -88,7 +88,7 @@ class Server:
         self.services = services = _build(config, spare_threads, loop, self._given_up, siblings, group)
         others = None if group is None else GroupMemory(group, siblings.notify)
         self.clients = Clients(config, loop, services.counters, services.event_log, others)
-        self.preload = Preload(services, config.preload, lifeline)
+        self.preload = Preload(services, config.preload, supervisor)
         self.draining = False
         self.restarting = False
 
@@ -260,7 +260,7 @@ async def serve(
     *listeners: socket.socket,
     stop: asyncio.Event,
     ready: Callable[[], None],
-    lifeline: Lifeline = NO_LIFELINE,
+    supervisor: SupervisorLink = NO_SUPERVISOR,
     http: Sequence[socket.socket] = (),
     group: ProcessGroup | None = None,
 ) -> Ended:
@@ -268,14 +268,14 @@ async def serve(
 
     Args:   config: its `redis` names the upstream server.
             ready: called once connections are accepted and all preloads have been tried.
-            lifeline: the connection to the supervisor.   http: bound sockets, if the setting's port is already bound.
+            supervisor: the connection to the supervisor.   http: bound sockets, if the setting's port is already bound.
             group: if this is one of several front doors; clients then come from the supervisor.
     Raises: StartError: the HTTP port is unavailable, or engine processes are impossible.
     """
     for name in backend_names():
         accept_backend(name)
     loop = asyncio.get_running_loop()
-    server = Server(config, loop, stop, lifeline, group)
+    server = Server(config, loop, stop, supervisor, group)
     loop.set_exception_handler(server.loop_failed)
     services = server.services
     operations = Operations(services, server.clients, server.preload, server.obstacles, http)
@@ -286,7 +286,7 @@ async def serve(
         if group is not None:
             acceptors.append(await _join(server, group))
         acceptors += [await _accept(server, listener) for listener in listeners]
-        lifeline.say(SERVING)
+        supervisor.notify(SERVING)
         addresses = [address_text(listener) for listener in listeners]
         where = {"addresses": addresses} if group is None else {"front_door": group.door}
         logger.info("serving", **where, redis=masked_url(config.redis or ""), version=__version__)
@@ -297,10 +297,10 @@ async def serve(
         drain_s = min(config.drain_timeout_s, RESTART_DRAIN_S) if server.restarting else config.drain_timeout_s
         until = loop.time() + drain_s
         logger.info("stopping", clients=len(server.clients), drain_timeout_s=drain_s)
-        lifeline.say(DRAINING)
+        supervisor.notify(DRAINING)
         for acceptor in acceptors:
             acceptor.close()
-        if lifeline.replaced:
+        if supervisor.replaced:
             await operations.end_http()
         await server.drain(drain_s)
     finally:

@@ -22,7 +22,7 @@ from redisai_py.ops.keymap import Place, key_text
 from redisai_py.serve.heartbeat import LOADED, LOADING
 from redisai_py.store.store import Store
 
-__all__ = ["ALL", "NO_LIFELINE", "Lifeline", "Preload"]
+__all__ = ["ALL", "NO_SUPERVISOR", "Preload", "SupervisorLink"]
 
 ALL = "all"
 RETRY_S = 5.0
@@ -33,7 +33,7 @@ _UNDER_WAY = "still loading"
 logger = structlog.get_logger()
 
 
-class Lifeline:
+class SupervisorLink:
     """The connection to the supervisor; this one has nobody at its end.
 
     Args: suspects, careful: see `redisai_py.serve.heartbeat.Orders`.
@@ -45,11 +45,11 @@ class Lifeline:
         self.suspects = suspects
         self.careful = careful
 
-    def say(self, word: bytes, key: bytes | None = None) -> None:
+    def notify(self, word: bytes, key: bytes | None = None) -> None:
         """Send one of the words of `redisai_py.serve.heartbeat`. Must neither block nor fail."""
 
 
-NO_LIFELINE = Lifeline()
+NO_SUPERVISOR = SupervisorLink()
 
 
 class Preload:
@@ -58,14 +58,14 @@ class Preload:
     Args: preload: keys, or the word `all`.
     """
 
-    def __init__(self, services: Services, preload: tuple[str, ...], lifeline: Lifeline) -> None:
+    def __init__(self, services: Services, preload: tuple[str, ...], supervisor: SupervisorLink) -> None:
         self._services = services
-        self._lifeline = lifeline
+        self._supervisor = supervisor
         self._all = ALL in preload
         self._scanned = not self._all
         self._missing = {} if self._all else {word.encode(): "not tried yet" for word in preload}
         self._trouble = "not tried yet" if self._all else ""
-        self._slots = asyncio.Semaphore(1 if lifeline.careful else _AT_ONCE)
+        self._slots = asyncio.Semaphore(1 if supervisor.careful else _AT_ONCE)
         self._loads: dict[bytes, asyncio.Task[None]] = {}
 
     @property
@@ -119,7 +119,7 @@ class Preload:
         await asyncio.gather(*self._loads.values(), return_exceptions=True)
 
     def _is_suspect(self, key: bytes) -> bool:
-        if key not in self._lifeline.suspects:
+        if key not in self._supervisor.suspects:
             return False
         if self._all:  # like a model that its framework refuses
             del self._missing[key]
@@ -150,7 +150,7 @@ class Preload:
         place = Place(Kind.MODEL, 0, key)
         loading = self._services.programs
         self._missing[key] = _UNDER_WAY
-        self._lifeline.say(LOADING, key)
+        self._supervisor.notify(LOADING, key)
         try:
             if self._all and not self._fits():
                 logger.warning("no memory left to preload a model", model=place.name)
@@ -162,7 +162,7 @@ class Preload:
                 self._missing[key] = str(error)
                 return
         finally:
-            self._lifeline.say(LOADED, key)
+            self._supervisor.notify(LOADED, key)
         del self._missing[key]
 
     def _fits(self) -> bool:

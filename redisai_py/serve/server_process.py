@@ -34,7 +34,7 @@ from redisai_py.config import Config
 from redisai_py.errors import UpstreamError
 from redisai_py.frontdoor.process_group import ProcessGroup
 from redisai_py.frontdoor.server import Ended, serve
-from redisai_py.ops.preload import Lifeline
+from redisai_py.ops.preload import SupervisorLink
 from redisai_py.serve import log
 from redisai_py.serve.door_page import DoorPage
 from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S, READY, RESTART_STATUS, Orders
@@ -95,21 +95,21 @@ def _show_name(name: str) -> None:
         Path("/proc/self/comm").write_text(name)
 
 
-class _ControlLine(Lifeline):
+class _ControlLine(SupervisorLink):
     """The messages to the supervisor. A lost supervisor is noticed by the reader."""
 
     def __init__(self, control: socket.socket, orders: Orders) -> None:
         super().__init__(orders.suspects, orders.careful)
         self._control = control
 
-    def say(self, word: bytes, key: bytes | None = None) -> None:
+    def notify(self, word: bytes, key: bytes | None = None) -> None:
         line = word if key is None else b"%b %b" % (word, key.hex().encode())
         with contextlib.suppress(OSError):
             self._control.send(line + b"\n")
 
     def live(self, loop: asyncio.AbstractEventLoop) -> None:
         """Send a heartbeat now, and every second from now on."""
-        self.say(ALIVE)
+        self.notify(ALIVE)
         loop.call_later(INTERVAL_S, self.live, loop)
 
 
@@ -131,8 +131,8 @@ async def _serve(orders: Orders, inherited: dict[str, list[int]], control: socke
         managers = [socket.socket(fileno=number) for number in inherited["managers"]]
         page = DoorPage(inherited["door_page"][0])
         group = ProcessGroup(orders.door, orders.seat, siblings, arrivals, page, managers[0] if managers else None)
-    ready = functools.partial(line.say, READY)
-    return await serve(orders.config, *listeners, stop=stop, ready=ready, lifeline=line, http=http, group=group)
+    ready = functools.partial(line.notify, READY)
+    return await serve(orders.config, *listeners, stop=stop, ready=ready, supervisor=line, http=http, group=group)
 
 
 def _replaced(line: _ControlLine, stop: asyncio.Event) -> None:
