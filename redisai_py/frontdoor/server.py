@@ -36,10 +36,10 @@ from redisai_py.frontdoor.connection import Connection
 from redisai_py.frontdoor.process_group import AcceptedClients, GroupMemory, ProcessGroup, SharedCores
 from redisai_py.frontdoor.services import Counters, Services, Settings
 from redisai_py.machine import granted_cores
+from redisai_py.ops.background import BackgroundServices
 from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.info import default_backends_path
 from redisai_py.ops.keymap import KeyMap, key_text
-from redisai_py.ops.operations import Operations
 from redisai_py.ops.preload import NO_SUPERVISOR, Preload, SupervisorLink
 from redisai_py.ops.programs import Programs
 from redisai_py.ops.sibling_handler import SiblingHandler, report_all_counts
@@ -278,11 +278,11 @@ async def serve(
     server = Server(config, loop, stop, supervisor, group)
     loop.set_exception_handler(server.loop_failed)
     services = server.services
-    operations = Operations(services, server.clients, server.preload, server.obstacles, http)
+    background = BackgroundServices(services, server.clients, server.preload, server.obstacles, http)
     acceptors: list[Any] = []
     until = loop.time()
     try:
-        await operations.open()
+        await background.open()
         if group is not None:
             acceptors.append(await _join(server, group))
         acceptors += [await _accept(server, listener) for listener in listeners]
@@ -290,7 +290,7 @@ async def serve(
         addresses = [address_text(listener) for listener in listeners]
         where = {"addresses": addresses} if group is None else {"front_door": group.door}
         logger.info("serving", **where, redis=masked_url(config.redis or ""), version=__version__)
-        if await _before(stop, operations.preload()):
+        if await _before(stop, background.preload()):
             ready()
             await stop.wait()
         # Before a restart, clients wait for the next server, and the cause is runs that do not end.
@@ -301,7 +301,7 @@ async def serve(
         for acceptor in acceptors:
             acceptor.close()
         if supervisor.replaced:
-            await operations.end_http()
+            await background.end_http()
         await server.drain(drain_s)
     finally:
         for acceptor in acceptors:
@@ -309,7 +309,7 @@ async def serve(
         # Runs that clients still waited for have already had that time.
         ended = await services.engine.close(max(_THREADS_END_S, until - loop.time()), _THREADS_END_S)
         await services.scripts.close()
-        await operations.close()
+        await background.close()
         services.accesses.close()
         services.control.close()
         await services.dialer.close()

@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from redisai_py.store.cache import Entry
     from redisai_py.upstream.access import Access
 
-__all__ = ["INTERVAL_S", "keep_rules", "read_rules"]
+__all__ = ["INTERVAL_S", "keep_refreshing_rules", "refresh_rules"]
 
 INTERVAL_S = 1.0
 _ASKED_AT_ONCE = 500
 
 
-async def keep_rules(services: Services) -> None:
+async def keep_refreshing_rules(services: Services) -> None:
     """Read rules until cancelled."""
     while True:
         await asyncio.sleep(INTERVAL_S)
         services.predictions.expire()
         await services.predictions.share_inputs()
         for access in services.accesses.all():
-            await read_rules(access)
+            await refresh_rules(access)
 
 
-async def read_rules(access: Access) -> None:
+async def refresh_rules(access: Access) -> None:
     """Update the cached models of an identity with the current rules of their keys. Never fails."""
     near = access.near
     if near is None or not near.model_keys or access.stream(next(iter(near.model_keys))) is None:

@@ -100,7 +100,7 @@ class Preload:
         if self._loads:
             await asyncio.wait(list(self._loads.values()))
 
-    async def insist(self) -> None:
+    async def retry(self) -> None:
         """Retry until everything is loaded."""
         told: list[str] = []
         while obstacles := self.obstacles:

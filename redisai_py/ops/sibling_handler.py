@@ -19,7 +19,7 @@ from redisai_py.ops.tallies import ClientFigures, counts_of, recent, server_stat
 from redisai_py.predictions.rule import decode_rule
 from redisai_py.tensor import DType
 
-__all__ = ["SiblingHandler", "apply_setting", "program_state", "report_all_counts", "report_counts"]
+__all__ = ["SiblingHandler", "apply_setting", "keep_reporting_counts", "program_state", "report_all_counts"]
 
 _INTERVAL_S = 1.0
 _REPORTED_TOGETHER = 64
@@ -160,7 +160,7 @@ def apply_setting(services: Services, name: str, value: str | int) -> None:
         services.settings.backends_path = str(value)
 
 
-async def report_counts(services: Services) -> None:
+async def keep_reporting_counts(services: Services) -> None:
     """Report changed counts to the supervisor every second, until cancelled."""
     siblings = services.siblings
     reported: dict[str, Any] = {}

@@ -14,13 +14,13 @@ from redisai_py.errors import UpstreamError, WrongType
 from redisai_py.frontdoor.services import Services
 from redisai_py.ops.keymap import Held, Place
 
-__all__ = ["keep_house", "sweep"]
+__all__ = ["keep_sweeping", "sweep"]
 
 INTERVAL_S = 30.0
 _ASKED_AT_ONCE = 500
 
 
-async def keep_house(services: Services) -> None:
+async def keep_sweeping(services: Services) -> None:
     """Sweep until cancelled."""
     while True:
         await asyncio.sleep(INTERVAL_S)

@@ -15,17 +15,17 @@ from prometheus_client.exposition import choose_encoder
 from redisai_py.errors import RedisAIError
 from redisai_py.frontdoor.services import Services
 from redisai_py.ops.aggregate import aggregate
-from redisai_py.ops.cache_rules import keep_rules
+from redisai_py.ops.cache_rules import keep_refreshing_rules
 from redisai_py.ops.http import HttpEndpoint, Response
 from redisai_py.ops.metrics import Clients, Metrics, gather
 from redisai_py.ops.preload import Preload
-from redisai_py.ops.sibling_handler import report_counts
-from redisai_py.ops.sweep import keep_house
+from redisai_py.ops.sibling_handler import keep_reporting_counts
+from redisai_py.ops.sweep import keep_sweeping
 from redisai_py.ops.tallies import ClientFigures, server_state
 from redisai_py.serve.preflight import StartError
 from redisai_py.upstream.health_check import HealthCheck
 
-__all__ = ["Operations"]
+__all__ = ["BackgroundServices"]
 
 logger = structlog.get_logger()
 
@@ -36,7 +36,7 @@ def _report_failure(task: asyncio.Task[None]) -> None:
         logger.error("background work ended", exc_info=error)
 
 
-class Operations:
+class BackgroundServices:
     """Started before the first client is accepted, ended after the last one has left."""
 
     def __init__(
@@ -66,9 +66,9 @@ class Operations:
                 why = error.strerror or error
                 raise StartError(f"cannot listen on {config.http_host} port {config.http} for HTTP: {why}") from error
             logger.info("serving HTTP", host=config.http_host, port=config.http)
-        self._begin(keep_house(self._services))
-        self._begin(keep_rules(self._services))
-        self._begin(report_counts(self._services))
+        self._begin(keep_sweeping(self._services))
+        self._begin(keep_refreshing_rules(self._services))
+        self._begin(keep_reporting_counts(self._services))
         self._begin(HealthCheck(self._services.dialer).run())
 
     async def preload(self) -> None:
@@ -76,7 +76,7 @@ class Operations:
         preload = self._preload
         if preload.obstacles:
             await preload.attempt()
-            self._begin(preload.insist())
+            self._begin(preload.retry())
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
