@@ -17,7 +17,7 @@ from redisai_py.errors import NO_RUN_INFO, BackendError, CommandError, MissingKe
 from redisai_py.frontdoor.services import Services
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind
-from redisai_py.ops.keymap import Place
+from redisai_py.ops.keymap import ProgramKey
 from redisai_py.ops.sibling_handler import apply_setting, program_state
 from redisai_py.ops.tallies import counts_of, program_topic
 from redisai_py.resp.redis_errors import redis_error
@@ -46,46 +46,50 @@ async def info(request: admin.Info, turn: Turn) -> Any:
         fields = await pending
     except WrongType as error:
         raise MissingKey(NO_RUN_INFO) from error
-    place, stored_id = _counted(request, fields, turn)
+    program_key, stored_id = _counted(request, fields, turn)
     try:
-        identity = await turn.services.programs.identity(place, stored_id, access.store)
+        identity = await turn.services.programs.identity(program_key, stored_id, access.store)
     except (MissingKey, WrongType):  # replaced just now, or an incomplete model
         identity = None
-    return await _report(request, fields, place, identity, turn.services)
+    return await _report(request, fields, program_key, identity, turn.services)
 
 
 async def info_report(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> Any:
     """The reply, from the values of INFO_FIELDS alone. Raises MissingKey if they belong to no model or script."""
-    place, stored_id = _counted(request, fields, turn)
-    identity = turn.services.keys.identity(place, stored_id)
-    return await _report(request, fields, place, identity, turn.services)
+    program_key, stored_id = _counted(request, fields, turn)
+    identity = turn.services.keys.identity(program_key, stored_id)
+    return await _report(request, fields, program_key, identity, turn.services)
 
 
-def _counted(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> tuple[Place, str]:
+def _counted(request: admin.Info, fields: Sequence[bytes | None], turn: Turn) -> tuple[ProgramKey, str]:
     """The model or script's database and key, and its id. Raises MissingKey: it is neither."""
     kind, stored_id = fields[:2]
     if kind not in _KINDS:
         raise MissingKey(NO_RUN_INFO)
-    place = Place(Kind(kind), turn.session.identity.database, request.key)
+    program_key = ProgramKey(Kind(kind), turn.session.identity.database, request.key)
     try:
-        return place, decode_id(stored_id)
+        return program_key, decode_id(stored_id)
     except WrongType:
         raise MissingKey(NO_RUN_INFO) from None
 
 
 async def _report(
-    request: admin.Info, fields: Sequence[bytes | None], place: Place, identity: str | None, services: Services
+    request: admin.Info,
+    fields: Sequence[bytes | None],
+    program_key: ProgramKey,
+    identity: str | None,
+    services: Services,
 ) -> Any:
     backend, device, tag = fields[2:]
-    is_model = place.kind is Kind.MODEL
+    is_model = program_key.kind is Kind.MODEL
     run_id = identity or ""  # no counters exist for the empty id
     if request.reset:
-        await _reset(place.kind, run_id, services)
+        await _reset(program_key.kind, run_id, services)
         return OK
-    stats, state = await _figures(place.kind, run_id, services, request.full)
+    stats, state = await _figures(program_key.kind, run_id, services, request.full)
     report = RunInfo(
         key=request.key,
-        kind=place.kind,
+        kind=program_key.kind,
         backend=(backend or b"").decode("utf-8", "surrogateescape") if is_model else "TORCH",
         device=(device or b"").decode("utf-8", "surrogateescape"),
         tag=tag or b"",

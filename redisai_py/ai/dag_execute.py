@@ -10,7 +10,7 @@ from typing import Any
 from redisai_py.ai.dag_run import DagRun
 from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve
 from redisai_py.ai.prepared_dags import BoundDag, PreparedDag
-from redisai_py.ai.script_execute import known_script, met_script
+from redisai_py.ai.script_execute import record_script_read, script_entry
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
@@ -120,7 +120,7 @@ async def _look_up(
     keys: list[tuple[int, ModelExecute | ScriptExecute]] = [*prepared.models, *prepared.scripts]
     keys.sort(key=lambda item: item[0])
     commands = [_fields(op) for _, op in keys]
-    known = {op.key: known_script(op.key, turn) for _, op in prepared.scripts}
+    known = {op.key: script_entry(op.key, turn) for _, op in prepared.scripts}
     if loading is None and load and not store.expects_large(load):
         loading, *fields = access.pipeline([(b"MGET", *load), *commands])
     else:
@@ -138,7 +138,7 @@ async def _look_up(
             check_counts(loaded.model, len(op.inputs), len(op.outputs))
         else:
             script = runnables[i] = await store.decode_script(op.key, reply)
-            met_script(op.key, script, turn, known[op.key])
+            record_script_read(op.key, script, turn, known[op.key])
     values.update(zip(prepared.load_versions, tensors, strict=True))
     if near is not None:
         keep_near(near, load, loaded_values)

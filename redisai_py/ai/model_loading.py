@@ -17,7 +17,7 @@ from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, CommandError, QueueTimeo
 from redisai_py.frontdoor.driver import drive
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind, Model
-from redisai_py.ops.keymap import Place
+from redisai_py.ops.keymap import ProgramKey
 from redisai_py.pending import Pending
 from redisai_py.predictions.rule import Rule
 from redisai_py.store.cache import Entry, NearCache
@@ -160,10 +160,10 @@ async def resolve(
     """
     stored_id, rule = await store.model_id(key, ids)
     services = turn.services
-    place = Place(Kind.MODEL, turn.session.identity.database, key)
-    loaded = services.programs.loaded(place, stored_id)
+    program_key = ProgramKey(Kind.MODEL, turn.session.identity.database, key)
+    loaded = services.programs.loaded(program_key, stored_id)
     if loaded is None:
-        loading = services.programs.stored(place, stored_id, store)
+        loading = services.programs.load_stored(program_key, stored_id, store)
         loaded = await (timeout.wait_for(loading, services.loop) if timeout is not None else loading)
     return loaded, rule
 

@@ -15,7 +15,7 @@ from redisai_py.commands.models import model_reply, scan_reply
 from redisai_py.errors import MODEL_KEY_EMPTY, MissingKey, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind, Model, named
-from redisai_py.ops.keymap import Place
+from redisai_py.ops.keymap import ProgramKey
 from redisai_py.resp.replies import OK
 from redisai_py.store import codec
 from redisai_py.tensor import Buffer
@@ -42,9 +42,9 @@ async def model_store(request: models.ModelStore, turn: Turn) -> Any:
         blob=await _gathered(request.chunks),
     )
     await store.check_store(request.key, model.id)
-    place = Place(Kind.MODEL, turn.session.identity.database, request.key)
+    program_key = ProgramKey(Kind.MODEL, turn.session.identity.database, request.key)
     model = await services.programs.identified(model)
-    loaded = await services.programs.load(place, model)
+    loaded = await services.programs.load(program_key, model)
     model = named(model, loaded.inputs, loaded.outputs)  # in the form in which readers will find it
     services.engine.rename(loaded, model.identity)
     await warm_new_version(services.predictions, access, request.key, loaded)
@@ -53,7 +53,7 @@ async def model_store(request: models.ModelStore, turn: Turn) -> Any:
     except BaseException:
         services.engine.unload(model.identity)
         raise
-    services.programs.holds(place, model)
+    services.programs.record(program_key, model)
     return OK
 
 
@@ -83,7 +83,7 @@ async def model_del(request: models.ModelDel, turn: Turn) -> Any:
     """AI.MODELDEL."""
     store = (await turn.session.authenticated()).store
     await store.delete(request.key, Kind.MODEL, MODEL_KEY_EMPTY)
-    turn.services.programs.gone(Place(Kind.MODEL, turn.session.identity.database, request.key))
+    turn.services.programs.record_deleted(ProgramKey(Kind.MODEL, turn.session.identity.database, request.key))
     return OK
 
 

@@ -13,7 +13,7 @@ from redisai_py.commands.checks import TensorExists, TensorOrAbsent
 from redisai_py.errors import TENSOR_KEY_EMPTY, CommandError, MissingKey, RedisAIError
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind
-from redisai_py.ops.keymap import Place
+from redisai_py.ops.keymap import ProgramKey
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import OK
 from redisai_py.store import codec
@@ -72,8 +72,8 @@ def deletion(kind: Kind, missing: str) -> Callable[[Any, Turn], InMulti]:
         def finish(replies: list[Any]) -> Any:
             if not checked(replies[0]):
                 raise MissingKey(missing)
-            place = Place(kind, turn.session.identity.database, request.key)
-            turn.services.programs.gone(place)
+            program_key = ProgramKey(kind, turn.session.identity.database, request.key)
+            turn.services.programs.record_deleted(program_key)
             return OK
 
         return [[b"EVAL", DELETE_KIND, b"1", request.key, kind.value]], finish

@@ -20,7 +20,7 @@ from redisai_py.errors import QueueTimeout, RedisAIError, RunTimeout
 from redisai_py.frontdoor.services import Services
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind, Script
-from redisai_py.ops.keymap import Held, Place
+from redisai_py.ops.keymap import ProgramEntry, ProgramKey
 from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.resp.templates import Command
 from redisai_py.store import codec
@@ -33,10 +33,10 @@ __all__ = [
     "HANDLERS",
     "ExecuteScript",
     "count_script",
-    "known_script",
-    "met_script",
-    "place_of",
+    "record_script_read",
     "resolve_near_script",
+    "script_entry",
+    "script_key",
     "start_script",
 ]
 
@@ -79,20 +79,20 @@ class ExecuteScript:
 # -- which script a key means ------------------------------------------------------------------------------------------
 
 
-def place_of(key: bytes, turn: Turn) -> Place:
+def script_key(key: bytes, turn: Turn) -> ProgramKey:
     """Where the client's key is."""
-    return Place(Kind.SCRIPT, turn.session.identity.database, key)
+    return ProgramKey(Kind.SCRIPT, turn.session.identity.database, key)
 
 
-def known_script(key: bytes, turn: Turn) -> Held | None:
-    """Call this before a script is read, for `met_script`."""
-    return turn.services.keys.held(place_of(key, turn))
+def script_entry(key: bytes, turn: Turn) -> ProgramEntry | None:
+    """Call this before a script is read, for `record_script_read`."""
+    return turn.services.keys.get(script_key(key, turn))
 
 
-def met_script(key: bytes, script: Script, turn: Turn, known: Held | None) -> None:
+def record_script_read(key: bytes, script: Script, turn: Turn, known: ProgramEntry | None) -> None:
     """Call this when a script was read, not when it is run: by then the key may long hold another one."""
     services = turn.services
-    services.programs.met(place_of(key, turn), script, known)
+    services.programs.record_read(script_key(key, turn), script, known)
     services.script_stats.of(script.identity)  # counted from now on, until the key is stored again or deleted
 
 
@@ -132,7 +132,7 @@ def start_script(
     if not speculative and not services.scripts.known.of(script).function(request.function).pure:
         # Held for the run, so that its requests to Redis are done even if the client leaves meanwhile.
         access = services.accesses.acquire(turn.session.identity)
-    run = _LoggedRun(services, access, place_of(request.key, turn), request.function, script.device.text)
+    run = _LoggedRun(services, access, script_key(request.key, turn), request.function, script.device.text)
     host = ClientHost(turn, access) if access is not None else None
     keys, args, count = request.keys, request.args, len(request.outputs)
     owner = turn.session.identity.owner
@@ -143,27 +143,29 @@ def start_script(
 class _LoggedRun(ScriptRun):
     """A run that is not speculative, or a DAG's. access: what it holds until it has ended."""
 
-    __slots__ = ("_access", "_device", "_function", "_place", "_services")
+    __slots__ = ("_access", "_device", "_function", "_program_key", "_services")
 
-    def __init__(self, services: Services, access: Access | None, place: Place, function: str, device: str) -> None:
+    def __init__(
+        self, services: Services, access: Access | None, program_key: ProgramKey, function: str, device: str
+    ) -> None:
         super().__init__()
         self._services = services
         self._access = access
-        self._place = place
+        self._program_key = program_key
         self._function = function
         self._device = device
 
     def resolve(self, value: list[Tensor]) -> None:
         if not self.done:
             self._let_go()
-            _log(self, self._services, self._place, self._function, self._device, None)
+            _log(self, self._services, self._program_key, self._function, self._device, None)
             super().resolve(value)
 
     def fail(self, error: BaseException) -> None:
         if not self.done:
             self._let_go()
-            error = _named(error, self._place, self._function)
-            _log(self, self._services, self._place, self._function, self._device, error)
+            error = _named(error, self._program_key, self._function)
+            _log(self, self._services, self._program_key, self._function, self._device, error)
             super().fail(error)
 
     def _let_go(self) -> None:
@@ -172,20 +174,20 @@ class _LoggedRun(ScriptRun):
             self._services.accesses.release(access)
 
 
-def _named(error: BaseException, place: Place, function: str) -> BaseException:
+def _named(error: BaseException, program_key: ProgramKey, function: str) -> BaseException:
     """The error; what has ended a script's process names the script."""
     if isinstance(error, ScriptStopped | RunTimeout):
-        return type(error)(f"{error} (script '{place.name}', function '{function}')")
+        return type(error)(f"{error} (script '{program_key.name}', function '{function}')")
     return error
 
 
 def _log(
-    run: ScriptRun, services: Services, place: Place, function: str, device: str, error: BaseException | None
+    run: ScriptRun, services: Services, program_key: ProgramKey, function: str, device: str, error: BaseException | None
 ) -> None:
     if error is None:
-        services.event_log.script_ran(place, function, device, run.duration_us / 1e6, run.queued_us / 1e6)
+        services.event_log.script_ran(program_key, function, device, run.duration_us / 1e6, run.queued_us / 1e6)
     elif run.started and isinstance(error, RedisAIError):
-        services.event_log.script_failed(place, function, device, error)
+        services.event_log.script_failed(program_key, function, device, error)
 
 
 def count_script(script: Script, run: ScriptRun, services: Services) -> None:
@@ -263,7 +265,7 @@ class _NearRun(ScriptRun, StoresOutputs):
         if self.done:
             return
         self.done = True
-        self.error = error = _named(error, place_of(self._request.key, self.turn), self._request.function)
+        self.error = error = _named(error, script_key(self._request.key, self.turn), self._request.function)
         if self.turn.gone:
             count_script(self._script, self, self.turn.services)
         elif isinstance(error, QueueTimeout):
@@ -275,8 +277,8 @@ class _NearRun(ScriptRun, StoresOutputs):
         turn, services = self.turn, self.turn.services
         count_script(self._script, self, services)
         if self.error is not None or self.duration_us >= services.event_log.slow_run_s * 1e6:
-            place = place_of(self._request.key, turn)
-            _log(self, services, place, self._request.function, self._script.device.text, self.error)
+            program_key = script_key(self._request.key, turn)
+            _log(self, services, program_key, self._request.function, self._script.device.text, self.error)
         super().committed()
 
     def again(self) -> Coroutine[Any, Any, Any]:
@@ -307,13 +309,13 @@ async def script_execute(request: ScriptExecute, turn: Turn) -> Any:
 async def _read(request: ScriptExecute, turn: Turn, access: Access) -> tuple[Script, list[Tensor]]:
     """The script and the inputs; kept near."""
     store, near = access.store, access.near
-    held = known_script(request.key, turn)
+    held = script_entry(request.key, turn)
     known = turn.services.scripts.known.get(held.identity) if held is not None else None
     fields = codec.SCRIPT_FIELDS if known is None else _ID_FIELDS
     reply, values_of_inputs = store.model_and_tensors(request.key, request.inputs, fields)
     if held is None or known is None or await reply != [Kind.SCRIPT.value, held.stored_id.encode()]:
         script = await (store.decode_script(request.key, reply) if known is None else store.script(request.key))
-        met_script(request.key, script, turn, held)
+        record_script_read(request.key, script, turn, held)
     else:
         script = known.script
         turn.services.script_stats.of(script.identity)

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from redisai_py.ai.multi import InMulti, checked, deletion
-from redisai_py.ai.script_execute import place_of
+from redisai_py.ai.script_execute import script_key
 from redisai_py.commands import scripts
 from redisai_py.commands.models import scan_reply
 from redisai_py.commands.scripts import script_reply
@@ -27,7 +27,7 @@ async def script_store(request: scripts.ScriptStore, turn: Turn) -> Any:
     owner = turn.session.identity.owner
     await turn.services.scripts.compile(request.source, request.device, request.entry_points, owner=owner)
     await store.put_script(request.key, script)
-    turn.services.programs.holds(place_of(request.key, turn), script)
+    turn.services.programs.record(script_key(request.key, turn), script)
     return OK
 
 
@@ -40,7 +40,7 @@ async def script_del(request: scripts.ScriptDel, turn: Turn) -> Any:
     """AI.SCRIPTDEL."""
     store = (await turn.session.authenticated()).store
     await store.delete(request.key, Kind.SCRIPT, SCRIPT_KEY_EMPTY)
-    turn.services.programs.gone(place_of(request.key, turn))
+    turn.services.programs.record_deleted(script_key(request.key, turn))
     return OK
 
 

@@ -239,8 +239,8 @@ def isolation(config: Config, keys: KeyMap, managers: socket.socket | None = Non
         raise StartError(f"--isolation {config.isolation} needs Linux")
 
     def name_of(identity: str) -> str:
-        place = keys.place_of(identity)
-        return key_text(place.key) if place is not None else "unknown"
+        program_key = keys.key_of(identity)
+        return key_text(program_key.key) if program_key is not None else "unknown"
 
     settings = IsolationSettings.of(config)
     manager = Manager(settings) if managers is None else RemoteManager(settings, managers)

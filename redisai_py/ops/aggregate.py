@@ -129,11 +129,11 @@ class Aggregate:
             isolation=IsolationSnapshot(pids, counts["deaths"], self.union("quarantined")),
         )
 
-    def places(self) -> list[tuple[Kind, int, bytes, str, str, str]]:
+    def programs(self) -> list[tuple[Kind, int, bytes, str, str, str]]:
         """Kind, database, key, identity, backend and device of all known models and scripts; each key once."""
         found: dict[tuple[str, int, str], tuple[Any, ...]] = {}
         for state in reversed(self.states):
-            for kind, database, key, *rest in state["places"]:
+            for kind, database, key, *rest in state["programs"]:
                 found.pop((kind, database, key), None)
                 found[kind, database, key] = (Kind[kind], database, bytes.fromhex(key), *rest)
         return list(found.values())

@@ -17,7 +17,7 @@ from redisai_py.engine.reports import Executed, GivenUp
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import Overloaded
 from redisai_py.model import Model
-from redisai_py.ops.keymap import KeyMap, Place
+from redisai_py.ops.keymap import KeyMap, ProgramKey
 
 __all__ = ["EventLog", "Throttle"]
 
@@ -74,30 +74,30 @@ class EventLog:
 
     # -- models --------------------------------------------------------------------------------------------------------
 
-    def loaded(self, place: Place, loaded: LoadedModel, seconds: float) -> None:
+    def loaded(self, program_key: ProgramKey, loaded: LoadedModel, seconds: float) -> None:
         """A model is in memory, ready to run."""
-        fields = _model_fields(place, loaded)
+        fields = _fields(program_key, loaded.model)
         if loaded.not_merged:
             fields["not_merged"] = loaded.not_merged
         logger.info("model loaded", **fields, ms=_ms(seconds), bytes=loaded.nbytes)
 
-    def load_failed(self, place: Place, backend: str, device: str, error: BaseException) -> None:
+    def load_failed(self, program_key: ProgramKey, backend: str, device: str, error: BaseException) -> None:
         """A framework refused a model."""
-        fields = {"model": place.name, "db": place.database, "backend": backend, "device": device}
-        self._warn("model not loaded", place, {**fields, "error": str(error)})
+        fields = {"model": program_key.name, "db": program_key.database, "backend": backend, "device": device}
+        self._warn("model not loaded", program_key, {**fields, "error": str(error)})
 
-    def unloaded(self, place: Place, why: str) -> None:
+    def unloaded(self, program_key: ProgramKey, why: str) -> None:
         """A model was unloaded because its key was deleted or replaced."""
-        logger.info("model unloaded", model=place.name, db=place.database, why=why)
+        logger.info("model unloaded", model=program_key.name, db=program_key.database, why=why)
 
     def evicted(self, loaded: LoadedModel) -> None:
         """A model was unloaded because of the memory limit."""
-        fields = _model_fields(self._keys.place_of(loaded.id), loaded)
+        fields = _fields(self._keys.key_of(loaded.id), loaded.model)
         logger.info("model unloaded", **fields, why="others need its memory")
 
     def ended_merging(self, loaded: LoadedModel) -> None:
         """A model's runs are no longer merged, whatever its BATCHSIZE."""
-        fields = _model_fields(self._keys.place_of(loaded.id), loaded)
+        fields = _fields(self._keys.key_of(loaded.id), loaded.model)
         logger.warning("model not merged", **fields, why=loaded.not_merged)
 
     def executed(self, executed: Executed, error: BaseException | None) -> None:
@@ -105,7 +105,7 @@ class EventLog:
         if isinstance(error, Overloaded):  # the server is stopping, and logs that itself
             return
         loaded = executed.loaded
-        fields = _model_fields(self._keys.place_of(loaded.id), loaded)
+        fields = _fields(self._keys.key_of(loaded.id), loaded.model)
         if executed.run_s:
             fields["ms"] = _ms(executed.run_s)
         if executed.runs > 1:
@@ -117,22 +117,22 @@ class EventLog:
 
     def given_up(self, given_up: GivenUp) -> None:
         """A run or a load takes too long and cannot be stopped."""
-        place = self._keys.place_of(given_up.model.identity)
-        fields = _fields(place, given_up.model)
+        program_key = self._keys.key_of(given_up.model.identity)
+        fields = _fields(program_key, given_up.model)
         event = "load given up" if given_up.loading else "run given up"
         logger.warning(event, **fields, going_on=given_up.going_on)
 
     # -- scripts -------------------------------------------------------------------------------------------------------
 
-    def script_failed(self, place: Place, function: str, device: str, error: BaseException) -> None:
+    def script_failed(self, program_key: ProgramKey, function: str, device: str, error: BaseException) -> None:
         """A script's run failed."""
-        self._warn("script failed", place, {**_script_fields(place, function, device), "error": str(error)})
+        self._warn("script failed", program_key, {**_script_fields(program_key, function, device), "error": str(error)})
 
-    def script_ran(self, place: Place, function: str, device: str, run_s: float, queued_s: float) -> None:
+    def script_ran(self, program_key: ProgramKey, function: str, device: str, run_s: float, queued_s: float) -> None:
         """A script's run succeeded; reported if it was slow."""
         if run_s >= self.slow_run_s:
-            fields = _script_fields(place, function, device)
-            self._warn("slow script", place, {**fields, "ms": _ms(run_s), "queued_ms": _ms(queued_s)})
+            fields = _script_fields(program_key, function, device)
+            self._warn("slow script", program_key, {**fields, "ms": _ms(run_s), "queued_ms": _ms(queued_s)})
 
     # -- clients -------------------------------------------------------------------------------------------------------
 
@@ -141,17 +141,15 @@ class EventLog:
         self._warn("client refused", why, {"why": why, **fields})
 
 
-def _model_fields(place: Place | None, loaded: LoadedModel) -> dict[str, Any]:
-    return _fields(place, loaded.model)
-
-
-def _fields(place: Place | None, model: Model) -> dict[str, Any]:
-    named: dict[str, Any] = {"id": model.id} if place is None else {"model": place.name, "db": place.database}
+def _fields(program_key: ProgramKey | None, model: Model) -> dict[str, Any]:
+    named: dict[str, Any] = (
+        {"id": model.id} if program_key is None else {"model": program_key.name, "db": program_key.database}
+    )
     return {**named, "backend": model.backend, "device": model.device.text}
 
 
-def _script_fields(place: Place, function: str, device: str) -> dict[str, Any]:
-    return {"script": place.name, "db": place.database, "function": function, "device": device}
+def _script_fields(program_key: ProgramKey, function: str, device: str) -> dict[str, Any]:
+    return {"script": program_key.name, "db": program_key.database, "function": function, "device": device}
 
 
 def _ms(seconds: float) -> float:

@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 from redisai_py.model import Kind
 
-__all__ = ["Held", "KeyMap", "Place", "key_text"]
+__all__ = ["KeyMap", "ProgramEntry", "ProgramKey", "key_text"]
 
 _LIMIT = 10_000
 _LIMIT_KEY_BYTES = 16 * 1024 * 1024
 
 
-class Place(NamedTuple):
-    """database: Redis's number.   key: as stored."""
+class ProgramKey(NamedTuple):
+    """The key of a model or script. database: Redis's number.   key: as stored."""
 
     kind: Kind
     database: int
@@ -37,7 +37,7 @@ class Place(NamedTuple):
         return key_text(self.key)
 
 
-class Held(NamedTuple):
+class ProgramEntry(NamedTuple):
     """The content of a key. stored_id: new at every store.   identity: digest of what was read (`redisai_py.model`).
     backend: wire name.   device: as typed.
     """
@@ -60,70 +60,70 @@ class KeyMap:
         self._limit = limit
         self._limit_key_bytes = limit_key_bytes
         self._key_bytes = 0
-        self._held: OrderedDict[Place, Held] = OrderedDict()  # least recently used first
-        self._places: dict[str, dict[Place, None]] = {}  # by identity, most recent last
-        self._announced: dict[str, Place] = {}
+        self._entries: OrderedDict[ProgramKey, ProgramEntry] = OrderedDict()  # least recently used first
+        self._keys: dict[str, dict[ProgramKey, None]] = {}  # by identity, most recent last
+        self._announced: dict[str, ProgramKey] = {}
         self._ids: OrderedDict[str, None] = OrderedDict()  # read under any key, most recent last
 
-    def met(self, place: Place, held: Held) -> str | None:
+    def put(self, program_key: ProgramKey, entry: ProgramEntry) -> str | None:
         """The key now holds this. Returns: the identity it held before, unless another key has the same."""
-        before = self._remove(place)
-        self._held[place] = held
-        self._key_bytes += len(place.key)
-        self._places.setdefault(held.identity, {})[place] = None
-        self._ids[held.stored_id] = None
-        self._ids.move_to_end(held.stored_id)
+        before = self._remove(program_key)
+        self._entries[program_key] = entry
+        self._key_bytes += len(program_key.key)
+        self._keys.setdefault(entry.identity, {})[program_key] = None
+        self._ids[entry.stored_id] = None
+        self._ids.move_to_end(entry.stored_id)
         if len(self._ids) > self._limit:
             self._ids.popitem(last=False)
-        while len(self._held) > self._limit or self._key_bytes > self._limit_key_bytes:
-            self.forget(next(iter(self._held)))
-        return None if before == held.identity else before
+        while len(self._entries) > self._limit or self._key_bytes > self._limit_key_bytes:
+            self.forget(next(iter(self._entries)))
+        return None if before == entry.identity else before
 
-    def forget(self, place: Place) -> str | None:
+    def forget(self, program_key: ProgramKey) -> str | None:
         """The key is deleted. Returns: the identity it held, unless it is unknown or another key has the same."""
-        return self._remove(place)
+        return self._remove(program_key)
 
-    def _remove(self, place: Place) -> str | None:
-        held = self._held.pop(place, None)
-        if held is None:
+    def _remove(self, program_key: ProgramKey) -> str | None:
+        entry = self._entries.pop(program_key, None)
+        if entry is None:
             return None
-        self._key_bytes -= len(place.key)
-        places = self._places[held.identity]
-        del places[place]
-        if places:  # after a COPY, two keys have the same identity
+        self._key_bytes -= len(program_key.key)
+        keys = self._keys[entry.identity]
+        del keys[program_key]
+        if keys:  # after a COPY, two keys have the same identity
             return None
-        del self._places[held.identity]
-        return held.identity
+        del self._keys[entry.identity]
+        return entry.identity
 
-    def announce(self, identity: str, place: Place) -> None:
+    def announce(self, identity: str, program_key: ProgramKey) -> None:
         """This identity is being loaded for the key, which may come to hold it."""
-        self._announced.setdefault(identity, place)
+        self._announced.setdefault(identity, program_key)
 
     def withdraw(self, identity: str) -> None:
         """Loading has ended; if no key holds the identity, it has no name."""
         self._announced.pop(identity, None)
 
-    def place_of(self, identity: str) -> Place | None:
+    def key_of(self, identity: str) -> ProgramKey | None:
         """The key where it was last seen."""
-        places = self._places.get(identity)
-        return next(reversed(places)) if places else self._announced.get(identity)
+        keys = self._keys.get(identity)
+        return next(reversed(keys)) if keys else self._announced.get(identity)
 
-    def held(self, place: Place) -> Held | None:
+    def get(self, program_key: ProgramKey) -> ProgramEntry | None:
         """The content last seen there."""
-        return self._held.get(place)
+        return self._entries.get(program_key)
 
-    def identity(self, place: Place, stored_id: str) -> str | None:
+    def identity(self, program_key: ProgramKey, stored_id: str) -> str | None:
         """The identity of the key's content, if it has this id; None if that was not read there."""
-        held = self._held.get(place)
-        if held is None or held.stored_id != stored_id:
+        entry = self._entries.get(program_key)
+        if entry is None or entry.stored_id != stored_id:
             return None
-        self._held.move_to_end(place)
-        return held.identity
+        self._entries.move_to_end(program_key)
+        return entry.identity
 
-    def has_met(self, stored_id: str) -> bool:
+    def has_seen(self, stored_id: str) -> bool:
         """Whether the id was read under any key: a new key with this id may hold the same content, renamed."""
         return stored_id in self._ids
 
-    def entries(self) -> list[tuple[Place, Held]]:
+    def entries(self) -> list[tuple[ProgramKey, ProgramEntry]]:
         """All entries, least recently used first."""
-        return list(self._held.items())
+        return list(self._entries.items())

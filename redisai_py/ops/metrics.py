@@ -150,7 +150,7 @@ async def _programs(services: Services, server: Aggregate) -> tuple[list[Program
     found: dict[Kind, dict[tuple[str, ...], Program]] = {Kind.MODEL: {}, Kind.SCRIPT: {}}
     loaded = {model.model_id: model for model in server.engine.models}
     quarantined = server.engine.isolation.quarantined
-    for i, (kind, database, key, identity, backend, device) in enumerate(server.places()[-MOST_LABELLED:]):
+    for i, (kind, database, key, identity, backend, device) in enumerate(server.programs()[-MOST_LABELLED:]):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         labels: tuple[str, ...] = (_label(key), str(database), device)

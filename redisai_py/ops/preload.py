@@ -18,7 +18,7 @@ import structlog
 from redisai_py.errors import BackendNotInstalled, RedisAIError, UpstreamError
 from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
-from redisai_py.ops.keymap import Place, key_text
+from redisai_py.ops.keymap import ProgramKey, key_text
 from redisai_py.serve.heartbeat import LOADED, LOADING
 from redisai_py.store.store import Store
 
@@ -147,16 +147,16 @@ class Preload:
             logger.error("preload failed", model=key_text(key), exc_info=error)
 
     async def _load(self, store: Store, key: bytes) -> None:
-        place = Place(Kind.MODEL, 0, key)
+        program_key = ProgramKey(Kind.MODEL, 0, key)
         loading = self._services.programs
         self._missing[key] = _UNDER_WAY
         self._supervisor.notify(LOADING, key)
         try:
             if self._all and not self._fits():
-                logger.warning("no memory left to preload a model", model=place.name)
+                logger.warning("no memory left to preload a model", model=program_key.name)
             else:
-                known = self._services.keys.held(place)
-                await loading.load_read(place, await store.model_with_blob(key), known)
+                known = self._services.keys.get(program_key)
+                await loading.load_read(program_key, await store.model_with_blob(key), known)
         except RedisAIError as error:
             if not self._all or isinstance(error, BackendNotInstalled | UpstreamError):
                 self._missing[key] = str(error)

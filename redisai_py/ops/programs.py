@@ -13,7 +13,7 @@ from redisai_py.engine.run import LoadedModel
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, Overloaded, RedisAIError
 from redisai_py.model import Kind, Model, Script, identified
-from redisai_py.ops.keymap import Held, KeyMap, Place
+from redisai_py.ops.keymap import KeyMap, ProgramEntry, ProgramKey
 from redisai_py.ops.siblings import ALONE, Siblings
 from redisai_py.pending import Pending
 from redisai_py.store.store import Store
@@ -27,9 +27,9 @@ _DIGESTED_HERE = 256 * 1024
 """Maximum bytes of a blob that the event loop hashes itself, in 0.2 ms."""
 
 
-def _named(place: Place) -> dict[str, Any]:
+def _named(program_key: ProgramKey) -> dict[str, Any]:
     """For the other processes of this server."""
-    return {"of": place.kind.name, "database": place.database, "key": place.key.hex()}
+    return {"of": program_key.kind.name, "database": program_key.database, "key": program_key.key.hex()}
 
 
 class Programs:
@@ -49,21 +49,21 @@ class Programs:
         self._event_log = event_log
         self._siblings = siblings
         self._under_way: set[str] = set()
-        self._reading: dict[tuple[Place, str], list[Pending[LoadedModel | None]]] = {}
+        self._reading: dict[tuple[ProgramKey, str], list[Pending[LoadedModel | None]]] = {}
 
-    def loaded(self, place: Place, stored_id: str) -> LoadedModel | None:
+    def loaded(self, program_key: ProgramKey, stored_id: str) -> LoadedModel | None:
         """The loaded model of a key that has this id now; None if it must be read and loaded."""
-        identity = self._keys.identity(place, stored_id)
+        identity = self._keys.identity(program_key, stored_id)
         return None if identity is None else self._engine.loaded(identity)
 
-    async def stored(self, place: Place, stored_id: str, store: Store) -> LoadedModel:
+    async def load_stored(self, program_key: ProgramKey, stored_id: str, store: Store) -> LoadedModel:
         """The loaded model of a key that had this id a moment ago: reads and loads its current content.
 
         Concurrent callers wait for the same load. After a restart, for example, many clients request a popular model at
         once, and each copy of its blob would cost Redis's time and our memory.
         Raises: MissingKey, WrongType, BackendError, Overloaded, UpstreamError.
         """
-        asked = (place, stored_id)
+        asked = (program_key, stored_id)
         while (waiters := self._reading.get(asked)) is not None:
             waiter: Pending[LoadedModel | None] = Pending()
             waiters.append(waiter)
@@ -73,8 +73,8 @@ class Programs:
         waiters = self._reading[asked] = []
         result: LoadedModel | RedisAIError | None = None  # None: only this client's problem, so the others try again
         try:
-            known = self._keys.held(place)
-            result = await self.load_read(place, await store.model_with_blob(place.key), known)
+            known = self._keys.get(program_key)
+            result = await self.load_read(program_key, await store.model_with_blob(program_key.key), known)
             return result
         except (BackendError, Overloaded) as error:
             result = error
@@ -94,105 +94,105 @@ class Programs:
             return identified(model)
         return await asyncio.get_running_loop().run_in_executor(None, identified, model)
 
-    async def identity(self, place: Place, stored_id: str, store: Store) -> str | None:
+    async def identity(self, program_key: ProgramKey, stored_id: str, store: Store) -> str | None:
         """The identity of the key's content, for its counters; None if this server cannot have counted any.
 
         A key with an id that was seen elsewhere (renamed or copied) is read once, because the id alone proves nothing.
         """
-        identity = self._keys.identity(place, stored_id)
+        identity = self._keys.identity(program_key, stored_id)
         if identity is None and not self._siblings.alone:
-            identity, met = await self._known_to_others(place, stored_id)
+            identity, seen = await self._known_to_others(program_key, stored_id)
         else:
-            met = False
-        if identity is not None or not (met or self._keys.has_met(stored_id)):
+            seen = False
+        if identity is not None or not (seen or self._keys.has_seen(stored_id)):
             return identity
-        known = self._keys.held(place)
+        known = self._keys.get(program_key)
         program: Model | Script
-        if place.kind is Kind.SCRIPT:
-            program = await store.script(place.key)
+        if program_key.kind is Kind.SCRIPT:
+            program = await store.script(program_key.key)
         else:
-            program = await self.identified(await store.model_with_blob(place.key))
-        self.met(place, program, known)
+            program = await self.identified(await store.model_with_blob(program_key.key))
+        self.record_read(program_key, program, known)
         return program.identity
 
-    async def _known_to_others(self, place: Place, stored_id: str) -> tuple[str | None, bool]:
+    async def _known_to_others(self, program_key: ProgramKey, stored_id: str) -> tuple[str | None, bool]:
         """The identity, if another process has read this id under that key; whether one has read it anywhere."""
-        what = {"kind": "identity", **_named(place), "id": stored_id}
+        what = {"kind": "identity", **_named(program_key), "id": stored_id}
         replies = [reply for reply in (await self._siblings.ask(what, {})).replies if reply is not None]
-        return next((known for known, _ in replies if known), None), any(met for _, met in replies)
+        return next((known for known, _ in replies if known), None), any(seen for _, seen in replies)
 
-    async def load_read(self, place: Place, model: Model, known: Held | None) -> LoadedModel:
+    async def load_read(self, program_key: ProgramKey, model: Model, known: ProgramEntry | None) -> LoadedModel:
         """`load` a model that was just read (see `met`); unload it at once if the key has another one by then."""
         model = await self.identified(model)
-        self.met(place, model, known)
-        loaded = await self.load(place, model)
-        held = self._keys.held(place)
-        if held is None:
-            self.holds(place, model)  # if the key was deleted meanwhile, the next sweep notices
-        elif held.identity != model.identity and self._keys.place_of(model.identity) is None:
-            self._unload(place, model.identity, "replaced")
+        self.record_read(program_key, model, known)
+        loaded = await self.load(program_key, model)
+        entry = self._keys.get(program_key)
+        if entry is None:
+            self.record(program_key, model)  # if the key was deleted meanwhile, the next sweep notices
+        elif entry.identity != model.identity and self._keys.key_of(model.identity) is None:
+            self._unload(program_key, model.identity, "replaced")
         return loaded
 
-    async def load(self, place: Place, model: Model) -> LoadedModel:
+    async def load(self, program_key: ProgramKey, model: Model) -> LoadedModel:
         """`Engine.load`, logged for the first caller. Raises the same errors."""
         loaded = self._engine.loaded(model.identity)
         if loaded is not None or model.identity in self._under_way:
             return loaded or await self._engine.load(model)
         self._under_way.add(model.identity)
-        self._keys.announce(model.identity, place)  # lets a failed or slow warm-up be logged with the key
+        self._keys.announce(model.identity, program_key)  # lets a failed or slow warm-up be logged with the key
         since = time.monotonic()
         try:
             loaded = await self._engine.load(model)
         except RedisAIError as error:
-            self._event_log.load_failed(place, model.backend, model.device.text, error)
+            self._event_log.load_failed(program_key, model.backend, model.device.text, error)
             raise
         finally:
             self._under_way.discard(model.identity)
             self._keys.withdraw(model.identity)
-        self._event_log.loaded(place, loaded, time.monotonic() - since)
+        self._event_log.loaded(program_key, loaded, time.monotonic() - since)
         return loaded
 
-    def holds(self, place: Place, program: Model | Script) -> None:
+    def record(self, program_key: ProgramKey, program: Model | Script) -> None:
         """The key now holds this model or script; its old program is freed."""
         backend = program.backend if isinstance(program, Model) else "TORCH"
-        before = self._keys.met(place, Held(program.id, program.identity, backend, program.device.text))
+        before = self._keys.put(program_key, ProgramEntry(program.id, program.identity, backend, program.device.text))
         if before is not None:
-            self._unload(place, before, "replaced")
+            self._unload(program_key, before, "replaced")
 
-    def met(self, place: Place, program: Model | Script, known: Held | None) -> None:
+    def record_read(self, program_key: ProgramKey, program: Model | Script, known: ProgramEntry | None) -> None:
         """This was read from the key. known: the known content of the key when it was requested.
 
         If another program was stored or read there since, this one may be older, and is ignored.
         """
-        if self._keys.held(place) == known:
-            self.holds(place, program)
+        if self._keys.get(program_key) == known:
+            self.record(program_key, program)
 
-    def gone(self, place: Place, by_sibling: bool = False) -> None:
+    def record_deleted(self, program_key: ProgramKey, by_sibling: bool = False) -> None:
         """The key was deleted. by_sibling: by another process of this server, so all know."""
-        held = self._keys.held(place)
-        before = self._keys.forget(place)
+        entry = self._keys.get(program_key)
+        before = self._keys.forget(program_key)
         if before is not None:
-            self._unload(place, before, "deleted", by_sibling=by_sibling)
-        elif held is None and not by_sibling and not self._siblings.alone:
-            self._siblings.notify({"kind": "forget", **_named(place), "identity": None, "topic": ""})
+            self._unload(program_key, before, "deleted", by_sibling=by_sibling)
+        elif entry is None and not by_sibling and not self._siblings.alone:
+            self._siblings.notify({"kind": "forget", **_named(program_key), "identity": None, "topic": ""})
 
-    def missed(self, place: Place) -> None:
+    def record_missing(self, program_key: ProgramKey) -> None:
         """The key is gone or holds something else. It may have been renamed, so counters are kept."""
-        before = self._keys.forget(place)
+        before = self._keys.forget(program_key)
         if before is not None:
-            self._unload(place, before, "its key is gone", keep_counters=True)
+            self._unload(program_key, before, "its key is gone", keep_counters=True)
 
     def _unload(
-        self, place: Place, identity: str, why: str, keep_counters: bool = False, by_sibling: bool = False
+        self, program_key: ProgramKey, identity: str, why: str, keep_counters: bool = False, by_sibling: bool = False
     ) -> None:
         if not keep_counters and not by_sibling:
-            topic = f"{place.kind.name} {identity}"
-            self._siblings.notify({"kind": "forget", **_named(place), "identity": identity, "topic": topic})
-        if place.kind is Kind.SCRIPT:
+            topic = f"{program_key.kind.name} {identity}"
+            self._siblings.notify({"kind": "forget", **_named(program_key), "identity": identity, "topic": topic})
+        if program_key.kind is Kind.SCRIPT:
             if not keep_counters:
                 self._script_stats.forget(identity)
             return
         was_loaded = self._engine.loaded(identity) is not None
         self._engine.unload(identity, keep_counters)
         if was_loaded:
-            self._event_log.unloaded(place, why)
+            self._event_log.unloaded(program_key, why)

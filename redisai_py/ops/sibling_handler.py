@@ -13,7 +13,7 @@ from redisai_py.errors import BackendError
 from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
 from redisai_py.ops.aggregate import own_counts
-from redisai_py.ops.keymap import Place
+from redisai_py.ops.keymap import ProgramKey
 from redisai_py.ops.siblings import Reply, Siblings
 from redisai_py.ops.tallies import ClientFigures, counts_of, recent, server_state
 from redisai_py.predictions.rule import decode_rule
@@ -75,9 +75,9 @@ class SiblingHandler:
         read under any key.
         """
         keys = self._services.keys
-        place = Place(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
+        program_key = ProgramKey(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
         stored_id = what["id"]
-        return Reply([keys.identity(place, stored_id), keys.has_met(stored_id)])
+        return Reply([keys.identity(program_key, stored_id), keys.has_seen(stored_id)])
 
     def _reset(self, what: dict[str, Any]) -> Reply:
         kind, identity = Kind[what["of"]], what["identity"]
@@ -88,10 +88,10 @@ class SiblingHandler:
         return Reply(None, counts_of(self._services, [what["topic"]]))
 
     def _forget(self, what: dict[str, Any]) -> Reply:
-        place = Place(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
-        held = self._services.keys.held(place)
-        if held is not None and what["identity"] in (None, held.identity):
-            self._services.programs.gone(place, by_sibling=what["identity"] is not None)
+        program_key = ProgramKey(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
+        entry = self._services.keys.get(program_key)
+        if entry is not None and what["identity"] in (None, entry.identity):
+            self._services.programs.record_deleted(program_key, by_sibling=what["identity"] is not None)
         return Reply()
 
     def _set(self, what: dict[str, Any]) -> Reply:

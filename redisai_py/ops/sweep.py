@@ -12,7 +12,7 @@ import asyncio
 
 from redisai_py.errors import UpstreamError, WrongType
 from redisai_py.frontdoor.services import Services
-from redisai_py.ops.keymap import Held, Place
+from redisai_py.ops.keymap import ProgramEntry, ProgramKey
 
 __all__ = ["keep_sweeping", "sweep"]
 
@@ -29,26 +29,26 @@ async def keep_sweeping(services: Services) -> None:
 
 async def sweep(services: Services) -> None:
     """Free the programs that their keys no longer hold. Never fails: without an answer, a program stays."""
-    by_database: dict[int, list[tuple[Place, Held]]] = {}
-    for place, held in services.keys.entries():
-        by_database.setdefault(place.database, []).append((place, held))
+    by_database: dict[int, list[tuple[ProgramKey, ProgramEntry]]] = {}
+    for program_key, entry in services.keys.entries():
+        by_database.setdefault(program_key.database, []).append((program_key, entry))
     for database, entries in by_database.items():
         for at in range(0, len(entries), _ASKED_AT_ONCE):
             await _sweep(services, database, entries[at : at + _ASKED_AT_ONCE])
 
 
-async def _sweep(services: Services, database: int, entries: list[tuple[Place, Held]]) -> None:
+async def _sweep(services: Services, database: int, entries: list[tuple[ProgramKey, ProgramEntry]]) -> None:
     try:
         access = await services.control.access(database)
-        replies = access.pipeline([(b"HMGET", place.key, b"kind", b"id") for place, _ in entries])
+        replies = access.pipeline([(b"HMGET", program_key.key, b"kind", b"id") for program_key, _ in entries])
     except UpstreamError:
         return
-    for (place, held), pending in zip(entries, replies, strict=True):
+    for (program_key, entry), pending in zip(entries, replies, strict=True):
         try:
             fields = await pending
         except WrongType:
             fields = None
         except UpstreamError:
             continue
-        if fields != [place.kind.value, held.stored_id.encode()] and services.keys.held(place) == held:
-            services.programs.missed(place)
+        if fields != [program_key.kind.value, entry.stored_id.encode()] and services.keys.get(program_key) == entry:
+            services.programs.record_missing(program_key)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redisai_py.ai.cache_records import CacheRecord
 from redisai_py.model import Kind
-from redisai_py.ops.keymap import Place
+from redisai_py.ops.keymap import ProgramKey
 
 if TYPE_CHECKING:
     from redisai_py.frontdoor.services import Services
@@ -94,7 +94,7 @@ def recent(services: Services) -> list[str]:
     caches = services.predictions.records()[-MOST_LABELLED:]
     return [
         SERVER,
-        *(program_topic(place.kind, held.identity) for place, held in programs),
+        *(program_topic(key.kind, entry.identity) for key, entry in programs),
         *(cache_topic(database, key) for database, key, _ in caches),
     ]
 
@@ -154,7 +154,7 @@ def server_state(services: Services, clients: ClientFigures, obstacles: list[str
         "backends": services.engine.backend_versions(),
         "script_framework": services.scripts.framework_version,
         "local_bytes": services.predictions.local.size_bytes,
-        "places": [_place(*entry) for entry in services.keys.entries()[-MOST_LABELLED:]],
+        "programs": [_program(*entry) for entry in services.keys.entries()[-MOST_LABELLED:]],
         "caches": [
             [database, key.hex(), not (record.refusal or record.figures.aside)]
             for database, key, record in services.predictions.records()[-MOST_LABELLED:]
@@ -162,15 +162,15 @@ def server_state(services: Services, clients: ClientFigures, obstacles: list[str
     }
 
 
-def _place(place: Place, held: Any) -> list[Any]:
-    return [place.kind.name, place.database, place.key.hex(), held.identity, held.backend, held.device]
+def _program(key: ProgramKey, entry: Any) -> list[Any]:
+    return [key.kind.name, key.database, key.key.hex(), entry.identity, entry.backend, entry.device]
 
 
 def _script_queues(services: Services) -> list[str]:
     """INFO's names for the devices' workers that run scripts but no model. They are processes, not threads of this one,
     so they have no CPU time here.
     """
-    devices = dict.fromkeys(held.device.upper() for place, held in services.keys.entries() if place.kind is Kind.SCRIPT)
+    devices = dict.fromkeys(entry.device.upper() for key, entry in services.keys.entries() if key.kind is Kind.SCRIPT)
     threads = range(1, services.engine.settings.threads_per_queue + 1)
     known = services.engine.snapshot().queues
     return [f"ai_queue_{name}_bthread_n{i}_used_cpu_total" for name in devices if name not in known for i in threads]

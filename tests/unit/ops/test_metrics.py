@@ -23,7 +23,7 @@ from redisai_py.engine.stats import ModelStats
 from redisai_py.model import Kind
 from redisai_py.ops.event_log import EventLog, Throttle
 from redisai_py.ops.http import HttpEndpoint, Response
-from redisai_py.ops.keymap import Held, KeyMap, Place
+from redisai_py.ops.keymap import KeyMap, ProgramEntry, ProgramKey
 from redisai_py.ops.metrics import Figures, Metrics, Program, families
 
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -164,62 +164,62 @@ def test_every_metric_is_documented_and_no_other() -> None:
 # -- keys --------------------------------------------------------------------------------------------------------------
 
 
-def place(key: str, database: int = 0) -> Place:
-    return Place(Kind.MODEL, database, key.encode())
+def program_key(key: str, database: int = 0) -> ProgramKey:
+    return ProgramKey(Kind.MODEL, database, key.encode())
 
 
-def held(stored_id: str) -> Held:
-    return Held(f"id {stored_id}", stored_id, "ONNX", "CPU")
+def held(stored_id: str) -> ProgramEntry:
+    return ProgramEntry(f"id {stored_id}", stored_id, "ONNX", "CPU")
 
 
 def test_a_replaced_id_is_told_once() -> None:
     keys = KeyMap()
-    assert keys.met(place("k"), held("1")) is None
-    assert keys.met(place("k"), held("1")) is None
-    assert keys.met(place("k"), held("2")) == "1"
-    assert keys.place_of("1") is None
-    assert keys.place_of("2") == place("k")
-    assert keys.forget(place("k")) == "2"
-    assert keys.forget(place("k")) is None
+    assert keys.put(program_key("k"), held("1")) is None
+    assert keys.put(program_key("k"), held("1")) is None
+    assert keys.put(program_key("k"), held("2")) == "1"
+    assert keys.key_of("1") is None
+    assert keys.key_of("2") == program_key("k")
+    assert keys.forget(program_key("k")) == "2"
+    assert keys.forget(program_key("k")) is None
     assert keys.entries() == []
 
 
 def test_an_id_that_two_keys_have_is_kept_until_the_last_goes() -> None:
     keys = KeyMap()
-    keys.met(place("a"), held("1"))
-    keys.met(place("b", 3), held("1"))
-    assert keys.place_of("1") == place("b", 3)
-    assert keys.forget(place("b", 3)) is None
-    assert keys.place_of("1") == place("a")
-    assert keys.met(place("a"), held("2")) == "1"
+    keys.put(program_key("a"), held("1"))
+    keys.put(program_key("b", 3), held("1"))
+    assert keys.key_of("1") == program_key("b", 3)
+    assert keys.forget(program_key("b", 3)) is None
+    assert keys.key_of("1") == program_key("a")
+    assert keys.put(program_key("a"), held("2")) == "1"
 
 
 def test_an_id_has_a_name_while_it_is_loaded_and_afterwards_only_if_a_key_holds_it() -> None:
     keys = KeyMap()
-    keys.announce("1", place("a"))
-    assert keys.place_of("1") == place("a")
+    keys.announce("1", program_key("a"))
+    assert keys.key_of("1") == program_key("a")
     keys.withdraw("1")
-    assert keys.place_of("1") is None
-    keys.met(place("b"), held("2"))
-    keys.announce("2", place("c"))
+    assert keys.key_of("1") is None
+    keys.put(program_key("b"), held("2"))
+    keys.announce("2", program_key("c"))
     keys.withdraw("2")
-    assert keys.place_of("2") == place("b")
+    assert keys.key_of("2") == program_key("b")
     keys.withdraw("3")
 
 
 def test_the_longest_unmet_go_first() -> None:
     keys = KeyMap(limit=2)
-    keys.met(place("a"), held("1"))
-    keys.met(place("b"), held("2"))
-    keys.met(place("a"), held("1"))
-    keys.met(place("c"), held("3"))
+    keys.put(program_key("a"), held("1"))
+    keys.put(program_key("b"), held("2"))
+    keys.put(program_key("a"), held("1"))
+    keys.put(program_key("c"), held("3"))
     assert [where.name for where, _ in keys.entries()] == ["a", "c"]
-    assert keys.place_of("2") is None
-    assert keys.held(place("b")) is None
+    assert keys.key_of("2") is None
+    assert keys.get(program_key("b")) is None
 
 
 def test_keys_that_are_no_text_have_a_name() -> None:
-    assert Place(Kind.MODEL, 0, b"a\xff").name == "a\\xff"
+    assert ProgramKey(Kind.MODEL, 0, b"a\xff").name == "a\\xff"
 
 
 # -- event log ------------------------------------------------------------------------------------------------------
@@ -242,9 +242,9 @@ def test_lines_of_one_key_do_not_hide_those_of_another() -> None:
     event_log = EventLog(KeyMap(), 1000, lambda: now)
     with capture_logs() as lines:
         for key in ("a", "a", "b"):
-            event_log.script_failed(place(key), "f", "CPU", ValueError("no"))
+            event_log.script_failed(program_key(key), "f", "CPU", ValueError("no"))
         now = 20.0
-        event_log.script_failed(place("a"), "f", "CPU", ValueError("no"))
+        event_log.script_failed(program_key("a"), "f", "CPU", ValueError("no"))
     assert [(line["script"], line.get("left_out")) for line in lines] == [("a", None), ("b", None), ("a", 1)]
     assert lines[0] == {
         "event": "script failed", "script": "a", "db": 0, "function": "f", "device": "CPU", "error": "no",
@@ -265,9 +265,9 @@ def test_a_slow_run_is_reported_also_where_it_was_in_no_queue() -> None:
 def test_only_slow_scripts_are_reported() -> None:
     with capture_logs() as lines:
         event_log = EventLog(KeyMap(), 1000)
-        event_log.script_ran(place("s"), "f", "CPU", 0.9, 5.0)
-        event_log.script_ran(place("s"), "f", "CPU", 1.0, 0.001)
-        EventLog(KeyMap(), 0).script_ran(place("s"), "f", "CPU", 1e6, 0)
+        event_log.script_ran(program_key("s"), "f", "CPU", 0.9, 5.0)
+        event_log.script_ran(program_key("s"), "f", "CPU", 1.0, 0.001)
+        EventLog(KeyMap(), 0).script_ran(program_key("s"), "f", "CPU", 1e6, 0)
     assert [(line["event"], line["ms"], line["queued_ms"]) for line in lines] == [("slow script", 1000.0, 1.0)]
 
 

@@ -14,13 +14,13 @@ from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, QueueTimeout, UpstreamError
 from redisai_py.model import Kind, Model, identified
 from redisai_py.ops.event_log import EventLog
-from redisai_py.ops.keymap import KeyMap, Place
+from redisai_py.ops.keymap import KeyMap, ProgramKey
 from redisai_py.ops.programs import Programs
 from redisai_py.pending import Pending
 from redisai_py.store.store import Store
 from tests.unit.engine.fakes import WAIT_S, Bench, FakeSession, engine_test, model, tensor
 
-PLACE = Place(Kind.MODEL, 0, b"k")
+PLACE = ProgramKey(Kind.MODEL, 0, b"k")
 
 
 class FakeStore:
@@ -40,7 +40,7 @@ def _loading(bench: Bench) -> Programs:
 
 
 async def _start(loading: Programs, store: FakeStore, count: int) -> list[asyncio.Task[Any]]:
-    tasks = [asyncio.create_task(loading.stored(PLACE, "m", cast(Store, store))) for _ in range(count)]
+    tasks = [asyncio.create_task(loading.load_stored(PLACE, "m", cast(Store, store))) for _ in range(count)]
     await asyncio.sleep(0)
     return tasks
 
@@ -106,11 +106,11 @@ def test_a_model_stored_while_the_old_one_is_met_stays(while_it_is: str) -> None
         stored = model("new")
         loaded = await loading.load(PLACE, stored)
         if while_it_is == "read":
-            loading.holds(PLACE, stored)
+            loading.record(PLACE, stored)
         store.asked[0].resolve(model())
         await bench.entered(old)
         if while_it_is == "loaded":
-            loading.holds(PLACE, stored)
+            loading.record(PLACE, stored)
         await bench.engine.run_model(loaded, [tensor()])
         old.gate.set()
         assert (await task).model.id == "m"
@@ -129,7 +129,7 @@ async def test_a_model_that_another_server_stored_takes_the_place_of_the_old_one
         bench.backend.sessions[blob] = FakeSession()
     loading, store = _loading(bench), FakeStore()
     old = await loading.load(PLACE, model("old"))
-    loading.holds(PLACE, model("old"))
+    loading.record(PLACE, model("old"))
     await bench.engine.run_model(old, [tensor()])
     (task,) = await _start(loading, store, 1)
     store.asked[0].resolve(model())
@@ -145,8 +145,8 @@ async def test_timeout_passes_while_a_model_is_loaded_which_goes_on(bench: Bench
     loop = asyncio.get_running_loop()
     impatient = Timeout(20)
     with pytest.raises(QueueTimeout, match=r"^TIMEDOUT$"):
-        await impatient.wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop)
-    patient = asyncio.create_task(Timeout(5000).wait_for(loading.stored(PLACE, "m", cast(Store, store)), loop))
+        await impatient.wait_for(loading.load_stored(PLACE, "m", cast(Store, store)), loop)
+    patient = asyncio.create_task(Timeout(5000).wait_for(loading.load_stored(PLACE, "m", cast(Store, store)), loop))
     await asyncio.sleep(0)
     store.asked[0].resolve(model())
     assert (await patient).model.id == "m"
