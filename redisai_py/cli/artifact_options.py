@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redisai_py.cli.failures import UsageError
 from redisai_py.cli.options import names
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ __all__ = [
     "iso_time",
     "name_values",
     "open_archive",
-    "progress_bar",
 ]
 
 ReferenceArgument = Annotated[
@@ -76,15 +74,6 @@ def open_archive(url: str, endpoint: str | None, encrypt: str | None = None) -> 
     return Archive(url, endpoint if url.startswith("s3") else None, **options)
 
 
-@contextmanager
-def progress_bar(now: str) -> Iterator[Callable[[int, int], Any]]:
-    """A progress bar if stderr is a terminal. Yields: a function of the bytes done and the total."""
-    from redisai_py.cli.transfers import bar
-
-    with bar(now, now) as shown:
-        yield shown.sent
-
-
 def iso_time(at: float) -> str:
     """A time in ISO 8601."""
     import datetime
@@ -97,8 +86,6 @@ def iso_time(at: float) -> str:
 
 def name_values(values: list[str] | None, option: str) -> dict[str, str]:
     """The values of a NAME=VALUE option."""
-    from redisai_py.cli.failures import UsageError
-
     found = {}
     for value in names(values):
         name, equals, text = value.partition("=")

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from redisai_py.cli.failures import exit_codes
 from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
+from redisai_py.cli.output import Output
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Artifacts
     from redisai_py.cli.remote import Remote
+    from redisai_py.jobs.queue import Queue
 
-__all__ = ["on_artifacts", "on_server", "open_artifacts"]
+__all__ = ["on_artifacts", "on_queue", "on_server", "open_artifacts", "open_queue"]
 
 _Command = Callable[..., None]
 _URL = ("url", UrlOption, DEFAULT_URL)
@@ -37,6 +39,11 @@ def on_artifacts(function: _Command) -> _Command:
     return _connecting(function, open_artifacts, _URL, _PREFIX)
 
 
+def on_queue(function: _Command) -> _Command:
+    """The command, called with the queue of jobs of a server and an Output."""
+    return _connecting(function, open_queue, _URL, _PREFIX)
+
+
 def _client(url: str) -> AbstractContextManager[Remote]:
     from redisai_py.cli.remote import connected
 
@@ -52,6 +59,15 @@ def open_artifacts(url: str, prefix: str) -> Iterator[Artifacts]:
         yield Artifacts(client, prefix)
 
 
+@contextmanager
+def open_queue(url: str, prefix: str) -> Iterator[Queue]:
+    """The queue of jobs of a server; see `open_artifacts`."""
+    from redisai_py.jobs.queue import Queue
+
+    with open_artifacts(url, prefix) as artifacts:
+        yield Queue(artifacts.store.redis, prefix)
+
+
 def _connecting(
     function: _Command, connect: Callable[..., AbstractContextManager[Any]], *options: tuple[str, Any, Any]
 ) -> _Command:
@@ -59,13 +75,11 @@ def _connecting(
 
     @functools.wraps(function)
     def run(as_json: bool, **given: Any) -> None:
-        from redisai_py.cli.output import Output
-
         with connect(**{name: given.pop(name) for name, _, _ in options}) as connected:
             function(connected, Output(as_json), **given)
 
-    # The types of the first two parameters are slow to import, and typer does not see these parameters.
-    types = get_type_hints(function, localns=dict.fromkeys(("Remote", "Artifacts", "Output"), Any), include_extras=True)
+    # The type of the first parameter is slow to import, and typer does not see the first two.
+    types = get_type_hints(function, localns=dict.fromkeys(("Remote", "Artifacts", "Queue"), Any), include_extras=True)
     own = [each.replace(annotation=types[each.name]) for each in inspect.signature(function).parameters.values()][2:]
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -10,10 +10,10 @@ import typer
 
 from redisai_py.cli.failures import UsageError
 from redisai_py.cli.options import names
+from redisai_py.cli.output import Output, size_text
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Store, Version
-    from redisai_py.cli.output import Output
     from redisai_py.datasets.layout import NanPolicy
     from redisai_py.datasets.tail import Window
 
@@ -107,7 +107,6 @@ def split_files(values: Sequence[str]) -> dict[str, str]:
 
 def print_version(store: Store, version: Version, output: Output) -> None:
     """Print the new version."""
-    from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset
 
     made = Dataset.open(store, f"{version.name}:{version.version}")

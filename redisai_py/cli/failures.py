@@ -8,6 +8,9 @@ from enum import IntEnum
 
 import typer
 
+from redisai_py.cli.output import printable
+from redisai_py.urls import masked_url
+
 __all__ = ["Exit", "UsageError", "exit_codes", "fail", "refusal_of"]
 
 _NO_PASSWORD = ("HELLO must be called with the client already authenticated", "Authentication required")
@@ -50,8 +53,6 @@ def exit_codes(url: str = "") -> Iterator[None]:
 
 
 def _local_text(error: Exception) -> str:
-    from redisai_py.cli.output import printable
-
     if isinstance(error, UnicodeEncodeError):
         return f"{error.object!r}: names must be UTF-8, only keys may be any bytes"
     if isinstance(error, OSError) and error.strerror:
@@ -64,8 +65,6 @@ def _judged(error: Exception, url: str) -> tuple[Exit, str] | None:
     import redis
 
     from redisai_py.artifacts import ArtifactError, Invalid, Malformed
-    from redisai_py.cli.output import printable
-    from redisai_py.urls import masked_url
 
     if isinstance(error, ArtifactError):
         mistyped = isinstance(error, Invalid) and not isinstance(error, Malformed)

@@ -1,7 +1,8 @@
-"""Options shared by several commands. Imports nothing slow."""
+"""Options and arguments shared by several commands. Imports nothing slow."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,18 +10,22 @@ import typer
 
 __all__ = [
     "DEFAULT_URL",
+    "BatchOption",
     "DeviceOption",
     "DtypeOption",
     "FileToRead",
     "InputFiles",
     "JsonOption",
     "LayoutOption",
+    "MinBatchOption",
+    "MinBatchTimeoutOption",
     "OutputFiles",
     "PrefixOption",
     "SizeOption",
     "TagOption",
     "TimeoutOption",
     "UrlOption",
+    "key_of",
     "names",
 ]
 
@@ -40,6 +45,12 @@ PrefixOption = Annotated[
     str, typer.Option("--key-prefix", envvar="REDISAI_KEY_PREFIX", metavar="TEXT", help="Prefix of all artifact keys.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="WORD", help="CPU, GPU or GPU:N.")]
+BatchOption = Annotated[int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to this many rows.")]
+MinBatchOption = Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Minimum rows of a run.")]
+MinBatchTimeoutOption = Annotated[
+    int | None,
+    typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows, in milliseconds."),
+]
 TagOption = Annotated[
     str | None, typer.Option("--tag", metavar="TEXT", help="A note stored with it, for example a version.")
 ]
@@ -66,6 +77,11 @@ LayoutOption = Annotated[
 FileToRead = Annotated[
     Path, typer.Argument(metavar="FILE", exists=True, readable=True, show_default=False, help="The file to send.")
 ]
+
+
+def key_of(argument: str) -> bytes:
+    """A key from the command line, as the bytes that were typed."""
+    return os.fsencode(argument)
 
 
 def names(values: list[str] | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import warnings
@@ -19,22 +18,17 @@ from redisai_py.cli.failures import UsageError, exit_codes
 from redisai_py.cli.output import size_text
 from redisai_py.cli.passwords import with_password
 from redisai_py.cli.transfers import bar, spinner
-from redisai_py.client import Client, calls
+from redisai_py.client import Client
 from redisai_py.client.call import Call
 from redisai_py.client.failures import failure_of
 from redisai_py.errors import MissingKey, WrongType
 from redisai_py.urls import masked_url
 
-__all__ = ["Remote", "check_run", "connected", "describe_model", "describe_script", "key_of"]
+__all__ = ["Remote", "check_run", "connected"]
 
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S = 5
-
-
-def key_of(argument: str) -> bytes:
-    """A key from the command line, as the bytes that were typed."""
-    return os.fsencode(argument)
 
 
 class Remote(Client):
@@ -60,8 +54,7 @@ class Remote(Client):
 
     def send(self, call: Call[T], now: str, afterwards: str) -> T:
         """Make a call that sends much data; see `transfers.bar` for the texts."""
-        with bar(now, afterwards) as shown:
-            call.progress = shown.sent
+        with bar(now, afterwards) as call.progress:
             return self._call(call)
 
     def fetch(self, call: Call[T], now: str, total: int | None) -> T:
@@ -99,15 +92,13 @@ class Remote(Client):
             for call, reply in zip(many, replies, strict=True)
         ]
 
-    def listed(
-        self, scan: Call[list[list[str]]], describe: Callable[[bytes], Call[dict[str, Any]]]
-    ) -> list[dict[str, Any]]:
+    def listed(self, scanned: list[list[str]], get: Callable[..., Call[dict[str, Any]]]) -> list[dict[str, Any]]:
         """The keys of a scan with their descriptions, or an `error` if the user may not read the key.
 
-        Args: describe: the call that returns the description of a key.
+        Args: get: `calls.modelget` or `calls.scriptget`.
         """
-        scanned = sorted(self._call(scan))
-        found = self.several([describe(key.encode("utf-8", "surrogateescape")) for key, _ in scanned])
+        scanned = sorted(scanned)
+        found = self.several([get(key.encode("utf-8", "surrogateescape"), meta_only=True) for key, _ in scanned])
         rows = []
         for (key, tag), meta in zip(scanned, found, strict=True):
             if isinstance(meta, dict):
@@ -145,13 +136,3 @@ def check_run(reply: Any) -> None:
     for element in reply:
         if isinstance(element, Exception):
             raise element
-
-
-def describe_model(key: bytes) -> Call[dict[str, Any]]:
-    """The call that describes a model."""
-    return calls.modelget(key, meta_only=True)
-
-
-def describe_script(key: bytes) -> Call[dict[str, Any]]:
-    """The call that describes a script."""
-    return calls.scriptget(key, meta_only=True)

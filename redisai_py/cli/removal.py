@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import typer
 
 from redisai_py.cli.failures import Exit, fail, refusal_of
+from redisai_py.cli.options import key_of
 from redisai_py.cli.output import Output, printable
-from redisai_py.cli.remote import Remote, key_of
+from redisai_py.cli.remote import Remote
 from redisai_py.client.call import Call
 
 __all__ = ["remove"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,27 @@ def output_files(given: Sequence[str], known: Sequence[str]) -> dict[int, Path]:
     return files
 
 
-def execute(client: Remote, dag: Dag, outputs: int, what: str) -> list[NDArray[Any] | None]:
-    """Run a DAG whose last `outputs` operations read its results.
+def execute(
+    client: Remote,
+    what: str,
+    dag: Dag,
+    arrays: Sequence[NDArray[Any]],
+    outputs: int,
+    run: Callable[[list[str], list[str]], object],
+) -> list[NDArray[Any] | None]:
+    """Run a model or script on arrays, in an empty DAG.
 
+    Args:    outputs: number of its outputs.   run: appends the run to the DAG; takes the names of inputs and outputs.
     Returns: the outputs; None for one that is not a tensor but a sequence or a map, which the server leaves out.
-
-    Raises: redis.ResponseError: an operation failed, or the time limit passed.
+    Raises:  redis.ResponseError: an operation failed, or the time limit passed.
     """
+    taken = [f"input {place}" for place in range(len(arrays))]
+    made = [f"output {place}" for place in range(outputs)]
+    for name, array in zip(taken, arrays, strict=True):
+        dag.tensorset(name, array)
+    run(taken, made)
+    for name in made:
+        dag.tensorget(name)
     reply = client.send(dag.call(), f"sending the inputs of {what}", f"running {what}")
     check_run(reply if isinstance(reply, str) else reply[: len(reply) - outputs])
     return [_output_of(result) for result in reply[len(reply) - outputs :]]

@@ -15,15 +15,15 @@ from redisai_py.cli.artifact_options import (
     iso_time,
     name_values,
     open_archive,
-    progress_bar,
 )
 from redisai_py.cli.command import on_artifacts
 from redisai_py.cli.commands import artifact_archive
-from redisai_py.cli.options import DeviceOption, names
+from redisai_py.cli.options import BatchOption, DeviceOption, MinBatchOption, MinBatchTimeoutOption, names
+from redisai_py.cli.output import Output, size_text
+from redisai_py.cli.transfers import bar
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Artifacts
-    from redisai_py.cli.output import Output
 
 __all__ = ["app"]
 
@@ -106,7 +106,6 @@ def ls(
     name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="Default: all names.")] = None,
 ) -> None:
     """List artifacts, or the versions of one."""
-
     if name is not None:
         rows = [
             {"version": str(v), "aliases": v.aliases, "archived": v.archived, "digest": v.digest}
@@ -126,8 +125,6 @@ def ls(
 @on_artifacts
 def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> None:
     """Show a version: metrics, files, lineage, aliases, deployments, size."""
-    from redisai_py.cli.output import size_text
-
     seen = artifacts.show(reference)
     layers: list[dict[str, Any]] = [
         {"title": layer.title, "bytes": layer.content_size, "stored": layer.size, "type": layer.media_type,
@@ -158,8 +155,6 @@ def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> 
 @on_artifacts
 def diff(artifacts: Artifacts, output: Output, one: ReferenceArgument, other: ReferenceArgument) -> None:
     """Compare two versions: metrics side by side, which files changed, how many bytes are new."""
-    from redisai_py.cli.output import size_text
-
     seen = artifacts.diff(one, other)
     if output.as_json:
         output.document({"metrics": seen.metrics, "layers": seen.layers, "shared": seen.shared, "new": seen.new})
@@ -189,7 +184,6 @@ def log(
     ] = None,
 ) -> None:
     """Show the log of publications, promotions, deployments and removals, newest first."""
-
     entries = artifacts.log(name, count)
     rows = [{"at": iso_time(e.at), "who": e.who, "event": e.event, "what": dict(e.fields)} for e in entries]
     output.table(rows, ("at", "who", "event", "what"), "nothing is logged")
@@ -208,7 +202,6 @@ def promote(
     ] = None,
 ) -> None:
     """Point an alias to a version. If two commands do so at the same time, one of them fails."""
-
     expected = ... if expect is None else (expect or None)
     version = artifacts.promote(reference, alias, expected)
     output.line(
@@ -224,7 +217,6 @@ def promote(
 @on_artifacts
 def demote(artifacts: Artifacts, output: Output, name: _Name, alias: _Alias) -> None:
     """Remove an alias."""
-
     artifacts.demote(name, alias)
     output.line(f"{name}@{alias}: removed", name=name, alias=alias)
 
@@ -237,14 +229,9 @@ def deploy(
     reference: ReferenceArgument,
     key: _Key = None,
     device: DeviceOption = "CPU",
-    batch: Annotated[
-        int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to this many rows.")
-    ] = None,
-    min_batch: Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Minimum rows of a run.")] = None,
-    min_batch_timeout: Annotated[
-        int | None,
-        typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows, in milliseconds."),
-    ] = None,
+    batch: BatchOption = None,
+    min_batch: MinBatchOption = None,
+    min_batch_timeout: MinBatchTimeoutOption = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="TITLE", help="The model to use, if there are several.")
     ] = None,
@@ -255,7 +242,7 @@ def deploy(
     """Serve a version under a key. Checks its digest; fetches it from the archive if it is not in Redis."""
     from redisai_py.artifacts import Reference, Settings
 
-    with progress_bar("deploying") as progress:
+    with bar("deploying") as progress:
         chosen = key or Reference.parse(reference).name
         source = None if archive is None else open_archive(archive, endpoint)
         settings = Settings(device, batch, min_batch, min_batch_timeout)

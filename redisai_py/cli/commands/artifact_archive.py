@@ -15,13 +15,14 @@ from redisai_py.cli.artifact_options import (
     ReferenceArgument,
     ReferencesArgument,
     open_archive,
-    progress_bar,
 )
 from redisai_py.cli.command import on_artifacts
+from redisai_py.cli.failures import Exit, UsageError
+from redisai_py.cli.output import Output, size_text
+from redisai_py.cli.transfers import bar
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Archive, Artifacts
-    from redisai_py.cli.output import Output
 
 __all__ = ["COMMANDS"]
 
@@ -62,9 +63,7 @@ def export(
 
 
 def _push(artifacts: Artifacts, output: Output, references: list[str], archive: Archive, kind: str) -> None:
-    from redisai_py.cli.output import size_text
-
-    with progress_bar("pushing") as progress:
+    with bar("pushing") as progress:
         done = artifacts.push(references, archive, kind, progress)
     versions = [str(version) for version in done.versions]
     output.line(
@@ -100,8 +99,6 @@ def import_(
     check: _Check = False,
 ) -> None:
     """Read versions from a directory that `export`, or a registry tool, wrote."""
-    from redisai_py.cli.failures import UsageError
-
     if not (directory / "index.json").is_file():
         raise UsageError(f"{directory}: there is no index.json, so this is not an OCI image layout")
     _pull(artifacts, output, references, open_archive(str(directory), None), kind, check)
@@ -110,9 +107,7 @@ def import_(
 def _pull(
     artifacts: Artifacts, output: Output, references: list[str] | None, archive: Archive, kind: str, check: bool
 ) -> None:
-    from redisai_py.cli.output import size_text
-
-    with progress_bar("pulling") as progress:
+    with bar("pulling") as progress:
         done = artifacts.pull(archive, references or None, kind, check, progress)
     versions = [str(version) for version in done.versions]
     kept = f"; left as they are here: {', '.join(done.kept)}" if done.kept else ""
@@ -136,7 +131,6 @@ def get(
     ] = None,
 ) -> None:
     """Write the files of a version to a directory, as published."""
-
     written = artifacts.get(reference).save(directory, title)
     output.table([{"file": str(path), "bytes": path.stat().st_size} for path in written], ("file", "bytes"), "no files")
 
@@ -151,9 +145,7 @@ def verify(
     predictions: Annotated[bool, typer.Option("--predictions", help="Also recompute the predictions.")] = False,
 ) -> None:
     """Compare every blob in Redis or in an archive with its digest. Exit code 1 if anything is wrong."""
-    from redisai_py.cli.failures import Exit
-
-    with progress_bar("verifying") as progress:
+    with bar("verifying") as progress:
         source = None if archive is None else open_archive(archive, endpoint)
         problems = artifacts.verify(references or None, source, progress)
         parity = [str(found) for text in references or () if predictions for found in artifacts.recompute(text)]
@@ -171,8 +163,6 @@ def verify(
 @on_artifacts
 def du(artifacts: Artifacts, output: Output) -> None:
     """Show the size of each name in Redis: its own bytes, shared bytes, and bytes no version needs."""
-    from redisai_py.cli.output import size_text
-
     used = artifacts.du()
     if output.as_json:
         rows = [
@@ -197,7 +187,6 @@ def rm(
     endpoint: EndpointOption = None,
 ) -> None:
     """Remove versions from Redis or from an archive; `gc` frees their bytes. Fails while an alias points to one."""
-
     source = None if archive is None else open_archive(archive, endpoint)
     removed = [str(version) for version in artifacts.rm(references, source)]
     output.line(f"{', '.join(removed)}: removed", removed=removed)
@@ -240,8 +229,6 @@ def evict(
 
 
 def _print_collected(done: Any, dry_run: bool, output: Output) -> None:
-    from redisai_py.cli.output import size_text
-
     leased = f", {done.leased} of them for running commands" if done.leased else ""
     verb = "would be removed" if dry_run else "removed"
     output.line(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redisai_py.cli.command import on_server
+from redisai_py.cli.options import key_of
+from redisai_py.cli.output import Output
 
 if TYPE_CHECKING:
-    from redisai_py.cli.output import Output
     from redisai_py.cli.remote import Remote
 
 __all__ = ["app"]
@@ -57,11 +58,8 @@ def set_rule(
     min_run: _MinRun = None,
 ) -> None:
     """Set the cache rule of a model."""
-    from redisai_py.cli.remote import key_of
-    from redisai_py.client import cache_calls
-
-    client.ask(cache_calls.cacheset(key_of(key), ttl, jitter, rows, max_bytes, warm, scope, min_run))
-    rule = client.ask(cache_calls.cacheget(key_of(key))) or {}
+    client.cacheset(key_of(key), ttl, jitter, rows, max_bytes, warm, scope, min_run)
+    rule = client.cacheget(key_of(key)) or {}
     output.fields({"key": key, **rule})
 
 
@@ -69,9 +67,9 @@ def set_rule(
 @on_server
 def ls(client: Remote, output: Output) -> None:
     """List the models that have a cache rule."""
-    from redisai_py.client import cache_calls, calls
+    from redisai_py.client import cache_calls
 
-    keys = [key for key, _ in sorted(client.ask(calls.modelscan()))]
+    keys = [key for key, _ in sorted(client.modelscan())]
     rules = client.several([cache_calls.cacheget(key.encode("utf-8", "surrogateescape")) for key in keys])
     found = [{"key": key, **rule} for key, rule in zip(keys, rules, strict=True) if isinstance(rule, dict)]
     output.table(found, _RULE, "no model has a cache rule")
@@ -81,10 +79,7 @@ def ls(client: Remote, output: Output) -> None:
 @on_server
 def stats(client: Remote, output: Output, key: _Key) -> None:
     """Show hits, misses, times, and whether the cache pays."""
-    from redisai_py.cli.remote import key_of
-    from redisai_py.client import cache_calls
-
-    found = client.ask(cache_calls.cachestats(key_of(key)))
+    found = client.cachestats(key_of(key))
     output.fields({**found, "key": key})
 
 
@@ -100,10 +95,7 @@ def warm(
     ],
 ) -> None:
     """Compute and store the predictions of stored tensors."""
-    from redisai_py.cli.remote import key_of
-    from redisai_py.client import cache_calls
-
-    found = client.ask(cache_calls.cachewarm(key_of(key), [key_of(each) for each in inputs]))
+    found = client.cachewarm(key_of(key), [key_of(each) for each in inputs])
     output.fields({"key": key, **found})
 
 
@@ -111,10 +103,7 @@ def warm(
 @on_server
 def purge(client: Remote, output: Output, key: _Key) -> None:
     """Delete the cached predictions of a model; its rule stays."""
-    from redisai_py.cli.remote import key_of
-    from redisai_py.client import cache_calls
-
-    count = client.ask(cache_calls.cachepurge(key_of(key)))
+    count = client.cachepurge(key_of(key))
     output.line(f"{key}: {count} {'key' if count == 1 else 'keys'} deleted", key=key, deleted=count)
 
 
@@ -122,8 +111,5 @@ def purge(client: Remote, output: Output, key: _Key) -> None:
 @on_server
 def rm(client: Remote, output: Output, key: _Key) -> None:
     """Remove the cache rule of a model; its predictions expire."""
-    from redisai_py.cli.remote import key_of
-    from redisai_py.client import cache_calls
-
-    existed = client.ask(cache_calls.cachedel(key_of(key)))
+    existed = client.cachedel(key_of(key))
     output.line(f"{key}: {'no longer cached' if existed else 'it had no rule'}", key=key, existed=existed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli.artifact_options import ReferenceArgument, ReferencesArgument, progress_bar
+from redisai_py.cli.artifact_options import ReferenceArgument, ReferencesArgument
 from redisai_py.cli.command import on_artifacts
 from redisai_py.cli.commands import dataset_reading
 from redisai_py.cli.dataset_options import (
@@ -15,16 +15,20 @@ from redisai_py.cli.dataset_options import (
     NameArgument,
     NanOption,
     TypeOption,
+    bytes_of,
     nan_policy,
     print_version,
+    split_files,
     types_of,
     window_of,
 )
+from redisai_py.cli.failures import UsageError
 from redisai_py.cli.options import names
+from redisai_py.cli.output import Output
+from redisai_py.cli.transfers import bar
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Artifacts, Store
-    from redisai_py.cli.output import Output
     from redisai_py.datasets.layout import Columns, Schema
 
 __all__ = ["app"]
@@ -57,8 +61,6 @@ def put(
     alias: _Alias = None,
 ) -> None:
     """Store a table, or one per split, as the next version of a name."""
-    from redisai_py.cli.dataset_options import bytes_of, split_files
-    from redisai_py.cli.failures import UsageError
     from redisai_py.datasets.tables import read_table
     from redisai_py.datasets.writer import put as put_rows
 
@@ -69,7 +71,7 @@ def put(
         split: read_table(path, nan=policy, types=types_of(types), columns=names([columns]) if columns else None)
         for split, path in split_files(files).items()
     }
-    with progress_bar("storing") as progress:
+    with bar("storing") as progress:
         version = put_rows(
             artifacts.store,
             name,
@@ -194,7 +196,6 @@ def promote(
     alias: Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="For example training.")],
 ) -> None:
     """Point an alias to a version."""
-
     registry = artifacts.store.registry("dataset")
     version = registry.resolve(reference)
     registry.promote(version.name, version.version, alias)

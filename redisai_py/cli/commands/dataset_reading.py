@@ -14,15 +14,16 @@ from redisai_py.cli.artifact_options import (
     EndpointOption,
     ReferenceArgument,
     open_archive,
-    progress_bar,
 )
 from redisai_py.cli.command import on_artifacts
 from redisai_py.cli.dataset_options import SplitOption
+from redisai_py.cli.failures import Exit
 from redisai_py.cli.options import names
+from redisai_py.cli.output import Output, size_text
+from redisai_py.cli.transfers import bar
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Artifacts, Store
-    from redisai_py.cli.output import Output
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.layout import Columns
 
@@ -40,7 +41,6 @@ def ls(
     name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="Default: all.")] = None,
 ) -> None:
     """List data sets, or the versions of one."""
-
     registry = artifacts.store.registry("dataset")
     if name is not None:
         rows = [_version_row(artifacts.store, str(version)) for version in registry.versions(name)]
@@ -90,7 +90,6 @@ def _unsealed(dataset: Dataset) -> int:
 
 def _version_row(store: Store, reference: str) -> dict[str, Any]:
     from redisai_py.artifacts import ArtifactError
-    from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset
 
     try:
@@ -111,7 +110,6 @@ def _version_row(store: Store, reference: str) -> dict[str, Any]:
 @on_artifacts
 def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> None:
     """Show a version: columns, splits, shards, size, and whether Redis holds all of it."""
-    from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset
 
     found = Dataset.open(artifacts.store, reference)
@@ -201,11 +199,10 @@ def get(
 ) -> None:
     """Write the rows of a version to a file, whole or not at all."""
     from redisai_py.cli.files.models import check_directory
-    from redisai_py.cli.output import size_text
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.tables import table_format, write_table
 
-    with progress_bar("writing") as progress:
+    with bar("writing") as progress:
         table_format(file)
         check_directory(file)
         found = Dataset.open(artifacts.store, reference)
@@ -237,9 +234,8 @@ def verify(
 ) -> None:
     """Compare every blob in Redis or in an archive with its digest. Exit code 1 if anything is wrong."""
     from redisai_py.artifacts.inspect import verify as compare
-    from redisai_py.cli.failures import Exit
 
-    with progress_bar("verifying") as progress:
+    with bar("verifying") as progress:
         source = None if archive is None else open_archive(archive, endpoint)
         store = artifacts.store
         registry = store.registry("dataset")

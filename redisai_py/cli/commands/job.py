@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redisai_py.cli.artifact_options import iso_time
-from redisai_py.cli.command import on_artifacts, open_artifacts
+from redisai_py.cli.command import on_queue, open_queue
+from redisai_py.cli.failures import Exit, fail
 from redisai_py.cli.options import DEFAULT_URL, PrefixOption, UrlOption
+from redisai_py.cli.output import Output, printable
 
 if TYPE_CHECKING:
-    from redisai_py.artifacts import Artifacts
-    from redisai_py.cli.output import Output
     from redisai_py.jobs.queue import Queue
 
 __all__ = ["app", "follow", "worker"]
@@ -25,16 +25,14 @@ _Job = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="The
 
 
 @app.command()
-@on_artifacts
+@on_queue
 def ls(
-    artifacts: Artifacts,
+    queue: Queue,
     output: Output,
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="Maximum number of jobs.")] = 100,
 ) -> None:
     """List jobs, newest first."""
-    from redisai_py.jobs.queue import Queue
-
-    found = Queue(artifacts.store.redis, artifacts.store.keys.prefix).jobs(count)
+    found = queue.jobs(count)
     rows = [{"id": job.id, "state": job.state, **_shown(job.fields)} for job in found]
     output.table(rows, ("id", "state", "progress", "step", "worker", "artifact", "error"), "no jobs")
 
@@ -44,12 +42,10 @@ def _shown(fields: Any) -> dict[str, str]:
 
 
 @app.command()
-@on_artifacts
-def show(artifacts: Artifacts, output: Output, job: _Job) -> None:
+@on_queue
+def show(queue: Queue, output: Output, job: _Job) -> None:
     """Show a job: its definition, progress and result."""
-    from redisai_py.jobs.queue import Queue
-
-    found = Queue(artifacts.store.redis, artifacts.store.keys.prefix).get(job)
+    found = queue.get(job)
     fields = {"id": found.id, "state": found.state, **_shown(found.fields)}
     for name in ("started", "ended"):
         if name in fields and not output.as_json:
@@ -73,11 +69,7 @@ def logs(
     prefix: PrefixOption = "ai:",
 ) -> None:
     """Print the log of a job."""
-    from redisai_py.cli.output import printable
-    from redisai_py.jobs.queue import Queue
-
-    with open_artifacts(url, prefix) as artifacts:
-        queue = Queue(artifacts.store.redis, prefix)
+    with open_queue(url, prefix) as queue:
         queue.get(job)
         last = "-"
         for _ in queue.follow(job) if follow_ else [None]:
@@ -87,12 +79,12 @@ def logs(
 
 
 @app.command()
-@on_artifacts
-def cancel(artifacts: Artifacts, output: Output, job: _Job) -> None:
+@on_queue
+def cancel(queue: Queue, output: Output, job: _Job) -> None:
     """Cancel a job: remove it from the queue, or ask its worker to end it."""
-    from redisai_py.jobs.queue import ENDED, Queue
+    from redisai_py.jobs.queue import ENDED
 
-    state = Queue(artifacts.store.redis, artifacts.store.keys.prefix).cancel(job)
+    state = queue.cancel(job)
     said = "its worker was asked to end it" if state == "asked" else state
     output.line(f"{job}: {said}", job=job, state="running" if state == "asked" else state)
     if state in ENDED and state != "cancelled":
@@ -101,8 +93,6 @@ def cancel(artifacts: Artifacts, output: Output, job: _Job) -> None:
 
 def follow(queue: Queue, job: str, output: Output) -> None:
     """Wait for a job to end, printing its steps on stderr. Exit code 1 if it was not successful."""
-    from redisai_py.cli.failures import Exit, fail
-
     last = "-"
     found = queue.get(job)
     for now in queue.follow(job):
@@ -139,17 +129,14 @@ def worker(
     """
     import signal
 
-    from redisai_py.cli.failures import Exit, fail
-    from redisai_py.cli.output import printable
-
     try:
         from redisai_py.jobs.worker import Worker
     except ImportError as error:
         raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[pipeline]'") from error
     if data is not None and not Path(data).is_dir():
         raise fail(Exit.USAGE, f"--data {data}: there is no such directory")
-    with open_artifacts(url, prefix) as artifacts:
-        artifacts.store.redis.ping()
+    with open_queue(url, prefix) as queue:
+        queue.redis.ping()
         found = Worker(
             url, prefix, name, data, claim_after, attempts, lambda line: typer.echo(printable(line), err=True)
         )

@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redisai_py.cli.command import on_server
+from redisai_py.cli.failures import UsageError
 from redisai_py.cli.options import (
+    BatchOption,
     DeviceOption,
     DtypeOption,
     InputFiles,
     LayoutOption,
+    MinBatchOption,
+    MinBatchTimeoutOption,
     OutputFiles,
     SizeOption,
     TagOption,
     TimeoutOption,
+    key_of,
     names,
 )
+from redisai_py.cli.output import Output, size_text, tensor_text
 
 if TYPE_CHECKING:
-    from redisai_py.cli.output import Output
     from redisai_py.cli.remote import Remote
 
 __all__ = ["app"]
@@ -40,12 +45,6 @@ _File = Annotated[
 _Backend = Annotated[
     str | None,
     typer.Option("--backend", metavar="WORD", help="ONNX, TORCH, TF or TFLITE. Default: from the file name."),
-]
-_Batch = Annotated[int | None, typer.Option("--batch", metavar="ROWS", help="Merge runs, up to this many rows.")]
-_MinBatch = Annotated[int | None, typer.Option("--min-batch", metavar="ROWS", help="Minimum rows of a run.")]
-_MinBatchTimeout = Annotated[
-    int | None,
-    typer.Option("--min-batch-timeout", metavar="MS", help="Maximum wait for --min-batch rows, in milliseconds."),
 ]
 _Inputs = Annotated[list[str] | None, typer.Option("--inputs", metavar="NAME,...", help="The graph's inputs; TF only.")]
 _Outputs = Annotated[
@@ -69,9 +68,9 @@ def put(
     backend: _Backend = None,
     device: DeviceOption = "CPU",
     tag: TagOption = None,
-    batch: _Batch = None,
-    min_batch: _MinBatch = None,
-    min_batch_timeout: _MinBatchTimeout = None,
+    batch: BatchOption = None,
+    min_batch: MinBatchOption = None,
+    min_batch_timeout: MinBatchTimeoutOption = None,
     inputs: _Inputs = None,
     outputs: _Outputs = None,
     signature: _Signature = None,
@@ -79,10 +78,7 @@ def put(
     """Store a model. The file name determines the framework: .onnx, .pt .pth .pt2 .torchscript (TORCH), .pb .zip .tar
     .tgz or a SavedModel's directory (TF), .tflite.
     """
-    from redisai_py.cli.failures import UsageError
     from redisai_py.cli.files import models
-    from redisai_py.cli.output import size_text
-    from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
     from redisai_py.client.files import open_model
 
@@ -114,8 +110,6 @@ def get(
 ) -> None:
     """Write a stored model to a file, byte for byte as it was stored."""
     from redisai_py.cli.files.models import STREAM, check_directory, write_file
-    from redisai_py.cli.output import size_text
-    from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
 
     check_directory(file)
@@ -141,10 +135,9 @@ def get(
 @on_server
 def ls(client: Remote, output: Output) -> None:
     """List all models of the database."""
-    from redisai_py.cli.remote import describe_model, key_of
     from redisai_py.client import calls
 
-    models = client.listed(calls.modelscan(), describe_model)
+    models = client.listed(client.modelscan(), calls.modelget)
     infos = client.several([calls.infoget(key_of(model["key"]), full=True) for model in models])
     for model, info in zip(models, infos, strict=True):
         for column, item in _TROUBLES.items():
@@ -157,12 +150,8 @@ def ls(client: Remote, output: Output) -> None:
 @on_server
 def show(client: Remote, output: Output, key: _Key) -> None:
     """Show a model: its options, and the names, element types and dimensions of its inputs and outputs."""
-    from redisai_py.cli.output import tensor_text
-    from redisai_py.cli.remote import describe_model, key_of
-    from redisai_py.client import calls
-
-    meta = client.ask(describe_model(key_of(key)))
-    info = client.ask(calls.infoget(key_of(key), full=True))
+    meta = client.modelget(key_of(key), meta_only=True)
+    info = client.infoget(key_of(key), full=True)
     fields = {"key": key, **meta}
     for what in ("inputs", "outputs"):
         if info.get(what):  # present once this server has loaded the model
@@ -203,16 +192,12 @@ def run(
 ) -> None:
     """Run a model on tensors from files (.npy, .safetensors, images). No keys are written."""
     from redisai_py.cli import runs
-    from redisai_py.cli.remote import key_of
 
     meta = client.modelget(key_of(key), meta_only=True)
     files = runs.output_files(outputs or [], meta["outputs"])
     arrays = runs.input_arrays(inputs or [], meta["inputs"], dtype=dtype, size=size, layout=layout)
     dag = client.dag(routing=key_of(key), timeout=timeout, readonly=True)
-    for place, array in enumerate(arrays):
-        dag.tensorset(f"input {place}", array)
-    results = [f"output {place}" for place in range(len(meta["outputs"]))]
-    dag.modelexecute(key_of(key), [f"input {place}" for place in range(len(arrays))], results)
-    for result in results:
-        dag.tensorget(result)
-    runs.print_outputs(runs.execute(client, dag, len(results), key), meta["outputs"], files, output)
+    results = runs.execute(
+        client, key, dag, arrays, len(meta["outputs"]), lambda taken, made: dag.modelexecute(key_of(key), taken, made)
+    )
+    runs.print_outputs(results, meta["outputs"], files, output)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redisai_py.cli.command import on_artifacts, open_artifacts
-from redisai_py.cli.failures import UsageError, exit_codes
+from redisai_py.cli.failures import Exit, UsageError, exit_codes, fail
 from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
+from redisai_py.cli.output import Output
+from redisai_py.cli.transfers import steps
 
 if TYPE_CHECKING:
     from redisai_py.artifacts import Artifacts
-    from redisai_py.cli.output import Output
     from redisai_py.pipeline.definition import Definition
     from redisai_py.pipeline.run import Pipeline, Result
 
@@ -70,8 +70,6 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check the definition without training: words, parameters, columns, split, leaks."""
-    from redisai_py.cli.output import Output
-
     with _failing():
         definition = _read(file, setting)
         from redisai_py.datasets.layout import row_count
@@ -105,8 +103,6 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Split, train and test; if the gates hold, publish, promote and deploy. Exit code 1 if a gate fails."""
-    from redisai_py.cli.failures import Exit, fail
-
     if step is not None and step not in _STEPS:
         from redisai_py.pipeline.definition import nearest
 
@@ -120,7 +116,7 @@ def run(
         client = artifacts.store.redis if artifacts is not None else None
         if step is None and client is not None:
             client.ping()  # fail before minutes of training
-        progress = stack.enter_context(_steps())
+        progress = stack.enter_context(steps())
         pipeline = Pipeline(definition, client, file.parent, prefix, progress)
         if step is None:
             result = pipeline.run(deploy)
@@ -131,7 +127,6 @@ def run(
 
 
 def _stop_after(pipeline: Pipeline, step: str, as_json: bool) -> None:
-    from redisai_py.cli.output import Output
     from redisai_py.datasets.layout import row_count
 
     if step == "load":
@@ -147,8 +142,6 @@ def _stop_after(pipeline: Pipeline, step: str, as_json: bool) -> None:
 
 
 def _print_result(result: Result, as_json: bool) -> None:
-    from redisai_py.cli.output import Output
-
     version = result.version
     output = Output(as_json)
     fields: dict[str, Any] = {
@@ -191,19 +184,3 @@ def submit(
             follow(queue, job, output)
         else:
             output.line(job, job=job)
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback for steps: a progress bar on a terminal, otherwise lines, on stderr."""
-    if not sys.stderr.isatty():
-        yield lambda step, number, steps: typer.echo(f"{number + 1}/{steps} {step}", err=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as shown:
-        task = shown.add_task("", total=None)
-        yield lambda step, number, steps: shown.update(task, description=step, completed=number, total=steps)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redisai_py.cli.command import on_server
+from redisai_py.cli.failures import UsageError
 from redisai_py.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -18,11 +19,12 @@ from redisai_py.cli.options import (
     SizeOption,
     TagOption,
     TimeoutOption,
+    key_of,
     names,
 )
+from redisai_py.cli.output import Output
 
 if TYPE_CHECKING:
-    from redisai_py.cli.output import Output
     from redisai_py.cli.remote import Remote
 
 __all__ = ["app"]
@@ -62,9 +64,7 @@ def put(
     tag: TagOption = None,
 ) -> None:
     """Store a TorchScript source."""
-    from redisai_py.cli.failures import UsageError
     from redisai_py.cli.files.scripts import entry_points_of, read_source
-    from redisai_py.cli.remote import key_of
 
     source = read_source(file)
     functions = names(entry_points) or entry_points_of(source, str(file))
@@ -90,7 +90,6 @@ def get(
 ) -> None:
     """Write a script's source to a file, or print it."""
     from redisai_py.cli.files.models import check_directory, write_file
-    from redisai_py.cli.remote import key_of
 
     if file is not None:
         check_directory(file)
@@ -109,10 +108,9 @@ def get(
 @on_server
 def ls(client: Remote, output: Output) -> None:
     """List all scripts of the database."""
-    from redisai_py.cli.remote import describe_script
     from redisai_py.client import calls
 
-    output.table(client.listed(calls.scriptscan(), describe_script), _LISTED, "no scripts")
+    output.table(client.listed(client.scriptscan(), calls.scriptget), _LISTED, "no scripts")
 
 
 @app.command()
@@ -148,24 +146,15 @@ def run(
 ) -> None:
     """Call a function of a script on tensors from files. The command itself writes no keys."""
     from redisai_py.cli import runs
-    from redisai_py.cli.remote import key_of
 
     places = [""] * (count if count is not None else max(1, len(outputs or [])))
     given = [""] * len(inputs or [])
     files = runs.output_files(outputs or [], places)
     arrays = runs.input_arrays(inputs or [], given, dtype=dtype, size=size, layout=layout)
     dag = client.dag(routing=key_of(key), timeout=timeout)
-    for place, array in enumerate(arrays):
-        dag.tensorset(f"input {place}", array)
-    results = [f"output {place}" for place in range(len(places))]
-    dag.scriptexecute(
-        key_of(key),
-        function,
-        keys=[key_of(name) for name in keys] if keys else None,
-        inputs=[f"input {place}" for place in range(len(arrays))],
-        args=arguments or None,
-        outputs=results,
-    )
-    for result in results:
-        dag.tensorget(result)
-    runs.print_outputs(runs.execute(client, dag, len(results), key), places, files, output)
+    named = [key_of(name) for name in keys] if keys else None
+
+    def call(taken: list[str], made: list[str]) -> None:
+        dag.scriptexecute(key_of(key), function, named, taken, arguments or None, made)
+
+    runs.print_outputs(runs.execute(client, key, dag, arrays, len(places), call), places, files, output)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redisai_py.cli.command import on_server
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from redisai_py.cli.options import DEFAULT_URL, JsonOption, UrlOption, key_of
+from redisai_py.cli.output import Output
+from redisai_py.urls import masked_url
 
 if TYPE_CHECKING:
-    from redisai_py.cli.output import Output
     from redisai_py.cli.remote import Remote
 
 __all__ = ["info", "ping"]
@@ -23,9 +24,7 @@ def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """Check that the server answers, and show the round-trip time."""
     import time
 
-    from redisai_py.cli.output import Output
     from redisai_py.cli.remote import connected
-    from redisai_py.urls import masked_url
 
     with connected(url, _PATIENCE_S) as client:
         client.ping()  # also connects
@@ -49,8 +48,6 @@ def info(
     ] = None,
 ) -> None:
     """Describe the server, or the contents and usage of a key."""
-    from redisai_py.cli.remote import key_of
-
     output.fields(_of_server(client) if key is None else {"key": key, **_of_key(client, key_of(key))})
 
 

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redisai_py.cli.command import on_server
-from redisai_py.cli.options import (
-    DtypeOption,
-    FileToRead,
-    LayoutOption,
-    SizeOption,
-)
+from redisai_py.cli.options import DtypeOption, FileToRead, LayoutOption, SizeOption, key_of
+from redisai_py.cli.output import Output, size_text, tensor_fields, values_of
 
 if TYPE_CHECKING:
-    from redisai_py.cli.output import Output
     from redisai_py.cli.remote import Remote
 
 __all__ = ["app"]
@@ -42,8 +37,6 @@ def put(
 ) -> None:
     """Store a tensor. An image becomes UINT8 with shape (height, width, channels)."""
     from redisai_py.cli.files.tensors import read_tensor
-    from redisai_py.cli.output import size_text, tensor_fields
-    from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
 
     array = read_tensor(file, name=name, dtype=dtype, size=size, layout=layout)
@@ -70,8 +63,6 @@ def get(
 ) -> None:
     """Write a tensor to a file, or print it."""
     from redisai_py.cli.files import tensors
-    from redisai_py.cli.output import size_text, tensor_fields, values_of
-    from redisai_py.cli.remote import key_of
     from redisai_py.client import calls
 
     tensors.check_target(file, layout)

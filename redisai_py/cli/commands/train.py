@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
+from redisai_py.cli.command import on_artifacts
+from redisai_py.cli.failures import Exit, UsageError, exit_codes, fail
+from redisai_py.cli.options import DEFAULT_URL, PrefixOption, UrlOption
+from redisai_py.cli.output import Output, printable
+from redisai_py.urls import masked_url
 
 if TYPE_CHECKING:
+    from redisai_py.artifacts import Artifacts
     from redisai_py.training.runs import Run
 
 __all__ = ["app"]
@@ -29,9 +34,6 @@ _WIDTH = 60
 def _failures(url: str) -> Iterator[None]:
     """As `exit_codes`; the block may also raise what a training or a bad URL raises."""
     from redisai_py.artifacts import ArtifactError
-    from redisai_py.cli.failures import Exit, UsageError, exit_codes, fail
-    from redisai_py.cli.output import printable
-    from redisai_py.urls import masked_url
 
     with exit_codes(url):
         try:
@@ -72,7 +74,6 @@ def run(
 
     Options may come before or after SCRIPT. Everything after -- goes to the script.
     """
-    from redisai_py.cli.failures import Exit, fail
     from redisai_py.cli.passwords import with_password
     from redisai_py.training.launch import Launch, check_script, default_name, launch
 
@@ -100,7 +101,6 @@ def resume(
     prefix: PrefixOption = "ai:",
 ) -> None:
     """Resume a stopped run from its latest checkpoint."""
-    from redisai_py.cli.output import printable
     from redisai_py.cli.passwords import with_password
     from redisai_py.training.launch import launch_of, relaunch
 
@@ -113,56 +113,47 @@ def resume(
 
 
 @app.command()
-def ls(url: UrlOption = DEFAULT_URL, prefix: PrefixOption = "ai:", as_json: JsonOption = False) -> None:
+@on_artifacts
+def ls(artifacts: Artifacts, output: Output) -> None:
     """List runs."""
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.passwords import with_password
     from redisai_py.training.runs import Run, run_names
 
-    with _failures(url):
-        address = with_password(url)
-        rows = [_row(Run(address, each, prefix)) for each in run_names(address, prefix)]
-    columns = ("run", "state", "step", "steps", "checkpoint", "metrics", "updated")
-    Output(as_json).table(rows, columns, "no runs")
+    link, prefix = artifacts.store.redis, artifacts.store.keys.prefix
+    rows = [_row(Run(link, each, prefix)) for each in run_names(link, prefix)]
+    output.table(rows, ("run", "state", "step", "steps", "checkpoint", "metrics", "updated"), "no runs")
 
 
 @app.command()
+@on_artifacts
 def show(
+    artifacts: Artifacts,
+    output: Output,
     name: _Name,
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="NAME", help="Metric to draw. Default: the loss, or the first.")
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    prefix: PrefixOption = "ai:",
-    as_json: JsonOption = False,
 ) -> None:
     """Show a run: its settings, progress and loss."""
-    from redisai_py.artifacts import Store
-    from redisai_py.cli.output import Output
-    from redisai_py.cli.passwords import with_password
     from redisai_py.training.runs import Run
 
-    with _failures(url):
-        record = Run(with_password(url), name, prefix)
-        summary = record.summary()
-        metrics = _under(summary, "metric.")
-        drawn = metric or ("loss" if "loss" in metrics else next(iter(metrics), None))
-        series = record.series(drawn) if drawn else []
-        checkpoints = _checkpoints(Store(with_password(url), prefix), name)
+    record = Run(artifacts.store.redis, name, artifacts.store.keys.prefix)
+    summary = record.summary()
+    metrics = _under(summary, "metric.")
+    drawn = metric or ("loss" if "loss" in metrics else next(iter(metrics), None))
+    series = record.series(drawn) if drawn else []
     fields: dict[str, Any] = {
         "run": name,
         "state": _state(summary),
         "progress": _progress(summary),
         "metrics": metrics,
         "parameters": _under(summary, "param."),
-        "checkpoints": checkpoints,
+        "checkpoints": _checkpoints(artifacts.store, name),
         "error": summary.get("error"),
         "script": summary.get("script"),
         "processes": summary.get("world") or summary.get("nproc"),
         "updated": _ago(summary),
     }
-    output = Output(as_json)
-    if as_json:
+    if output.as_json:
         output.document({**fields, "summary": summary, "series": series})
         return
     output.fields({label: value for label, value in fields.items() if value})
