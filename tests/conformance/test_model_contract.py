@@ -277,11 +277,15 @@ def test_a_model_whose_rows_depend_on_each_other_answers_in_company_as_alone(
     for at, x in enumerate(inputs):
         client.tensorset(f"x{at}", x)
     client.modelstore("m", "ONNX", "CPU", blob, batch=32, minbatch=2, minbatchtimeout=200)
-    for _ in range(4):
-        _same(_together(front_door.port, "m", 4), [session.run(None, {"x": x})[0] for x in inputs])
-    info = client.infoget("m", full=True)
+    expected = [session.run(None, {"x": x})[0] for x in inputs]
+    for _ in range(20):  # several front doors may each get too few at once to merge any
+        _same(_together(front_door.port, "m", 4), expected)
+        info = client.infoget("m", full=True)
+        if info["not_merged"]:
+            break
     assert info["not_merged"].startswith("merged runs differ from single ones: ")
     assert info["errors"] == 0
+    _same(_together(front_door.port, "m", 4), expected)
 
 
 @one_front_door
