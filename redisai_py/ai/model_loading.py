@@ -14,7 +14,7 @@ from typing import Any
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import INPUT_COUNT_NOT_POSITIVE, CommandError, QueueTimeout
-from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Kind, Model
 from redisai_py.ops.keymap import ProgramKey
@@ -97,7 +97,7 @@ class Timeout:
             else:
                 outcome.fail(error)
 
-        drive(loading, done)
+        run_eagerly(loading, done)
         try:
             return await outcome
         finally:

@@ -17,7 +17,7 @@ from redisai_py.ai.prediction_store import PredictionStore
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import Run, Value
 from redisai_py.errors import QueueTimeout, RedisAIError, WrongType
-from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.pending import Pending
 from redisai_py.predictions.identity import Names, tensor_digests
 from redisai_py.store.tensors import LARGE_VALUE
@@ -100,7 +100,7 @@ class Lookup(Run):
         if self._use is CacheUse.ONLY:
             limit_s = _ONLY_S
         self._timer = asyncio.get_running_loop().call_later(limit_s, self._late, 2)
-        drive(asking(), self._asked)
+        run_eagerly(asking(), self._asked)
 
     def _late(self, rounds: int) -> None:
         """The time is over. First check whether an answer has come but was not read yet."""
@@ -220,7 +220,7 @@ class Prediction(Lookup):
         elif (digest := known.find(owner, tensors)) is not None:
             self._digested(digest)
         else:
-            drive(self._digest_aside(), self._digested_aside)
+            run_eagerly(self._digest_aside(), self._digested_aside)
 
     async def _digest_aside(self) -> bytes:
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import Value
 from redisai_py.engine.stats import samples
 from redisai_py.errors import RedisAIError, UpstreamError
-from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.predictions.budget import Budget
 from redisai_py.predictions.entries import encode_entry
 from redisai_py.predictions.identity import Names
@@ -118,7 +118,7 @@ class PredictionStore:
         budget = cached.record.budget
         if budget is not None and budget.must_read(now):
             window = budget.window(wall_s)
-            drive(self._totals(cached, budget, names, window), _ended)
+            run_eagerly(self._totals(cached, budget, names, window), _ended)
 
     @staticmethod
     async def _totals(cached: CachedModel, budget: Budget, names: Names, window: Sequence[int]) -> None:
@@ -128,7 +128,7 @@ class PredictionStore:
     @staticmethod
     def send(insert: Insert) -> None:
         """Insert into Redis in the background."""
-        drive(insert(), _ended)
+        run_eagerly(insert(), _ended)
 
     async def _insert(
         self,
@@ -197,7 +197,7 @@ class PredictionStore:
             self.refreshing.begin(place)
             # Copies: views of a client's message may become invalid when its command is over.
             own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in inputs]
-            drive(self._refresh(cached, own, key, left_s), partial(self._refreshed, place))
+            run_eagerly(self._refresh(cached, own, key, left_s), partial(self._refreshed, place))
 
     async def _refresh(
         self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, left_s: float

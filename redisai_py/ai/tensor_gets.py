@@ -15,7 +15,7 @@ from redisai_py.ai.multi import InMulti, checked
 from redisai_py.commands import tensors
 from redisai_py.commands.tensors import Form, TensorGet, tensor_reply
 from redisai_py.errors import TENSOR_KEY_EMPTY, MissingKey, RedisAIError, WrongType
-from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.held_replies import STREAM_SIZE, Streamed
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.resp.redis_errors import redis_error

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from redisai_py.commands.tensors import TensorGet
 from redisai_py.errors import RedisAIError, UpstreamLost, UpstreamRefused
-from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.resp.replies import encode_reply, takes_long
 from redisai_py.tensor import Buffer
 
@@ -103,7 +103,7 @@ class HeldReplies:
             slot, coroutine = self._to_fetch.popleft()
             slot.ahead = True
             self._ahead += 1
-            drive(self._encoded(coroutine), partial(self._fetched, slot))
+            run_eagerly(self._encoded(coroutine), partial(self._fetched, slot))
 
     async def _encoded(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         value = await coroutine
@@ -134,7 +134,7 @@ class HeldReplies:
             reply = slots[0].reply
             if type(reply) is Streamed:
                 self.stream = self._make_stream(reply)
-                drive(self.stream.run(), self._streamed)
+                run_eagerly(self.stream.run(), self._streamed)
                 return
             self._ahead -= slots.popleft().ahead
             if isinstance(reply, ENDS):

@@ -13,7 +13,7 @@ from typing import Any
 
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor import redis_info as amended
-from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.state import Mode
 from redisai_py.frontdoor.tracking import Tracking

@@ -14,7 +14,7 @@ from redisai_py.commands import COMMANDS
 from redisai_py.commands.arguments import Argument
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.errors import CommandError
-from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.session import Session
 from redisai_py.ops.info import MODULE_NAME, MODULE_VERSION, info_sections
 from redisai_py.resp.reader import split_replies

@@ -16,7 +16,7 @@ import hiredis
 
 from redisai_py.errors import UpstreamError, UpstreamLost, UpstreamRefused
 from redisai_py.frontdoor.capture import Capture
-from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.state import Mode, State
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.pending import Pending

@@ -24,7 +24,7 @@ import hiredis
 
 from redisai_py.commands import COMMANDS
 from redisai_py.errors import RedisAIError, UpstreamLost
-from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.pending import Pending
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.store import Store
@@ -149,7 +149,7 @@ class OwnAccess:
         self._queue.append((sent, pendings))
         if not self._sending:
             self._sending = True
-            drive(self._send(), lambda _, error: None)
+            run_eagerly(self._send(), lambda _, error: None)
         return pendings
 
     async def _send(self) -> None:

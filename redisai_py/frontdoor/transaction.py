@@ -17,7 +17,7 @@ import hiredis
 from redisai_py.ai.multi import Finish, InMulti, raising
 from redisai_py.commands import COMMANDS
 from redisai_py.errors import CommandError, RedisAIError, WrongArity
-from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.session import Session
 from redisai_py.resp.reader import split_replies
 from redisai_py.resp.replies import encode_reply

@@ -23,7 +23,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
-from redisai_py.frontdoor.driver import NO_REPLY, drive
+from redisai_py.frontdoor.eager_task import NO_REPLY, run_eagerly
 from redisai_py.frontdoor.held_replies import ENDS, HeldReplies
 from redisai_py.frontdoor.output import Flusher, Output
 from redisai_py.frontdoor.roles import Caller, Client
@@ -151,7 +151,7 @@ class Turn(Output):
             work.close()
             return False
         self.busy = True
-        drive(work, done)
+        run_eagerly(work, done)
         return True
 
     def _ran_alone(self, value: Any, error: BaseException | None) -> None:

@@ -23,7 +23,7 @@ import uvloop
 from redisai_py.engine.torchscript import ReplyTree, ScriptEngine, ScriptSettings, boot
 from redisai_py.engine.torchscript.frames import encode_frame
 from redisai_py.errors import BackendError, QueueTimeout, RedisAIError, RunTimeout
-from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.model import Script
 from redisai_py.tensor import Device, DType, Tensor
 from tests.backends.script_harness import ENTRY, LIMITS, Host, Scripts, tensor
@@ -439,7 +439,7 @@ def test_settings_may_change(fresh: Callable[..., Scripts]) -> None:
 
 @pytest.mark.parametrize("policy", [asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy])
 def test_without_asyncio_tasks(policy: Any) -> None:
-    """On either loop, awaited by the server's own driver."""
+    """On either loop, awaited by the server's own eager task."""
     loop = policy().new_event_loop()
     engine = ScriptEngine(LIMITS, loop)
     source = ENTRY + "    redis.execute('X')\n    return tensors\n"
@@ -456,7 +456,7 @@ def test_without_asyncio_tasks(policy: Any) -> None:
         loop.stop()
 
     try:
-        loop.call_soon(drive, command(), done)
+        loop.call_soon(run_eagerly, command(), done)
         loop.run_forever()
         assert outcomes == [[tensor(3)], None]
     finally:

@@ -6,7 +6,7 @@ for its source, a Redis command or a model's run; the caller's `ScriptHost` answ
 for nothing go to a worker together. docs/adr/0009 and 0045.
 
 Rules: everything here runs on the event loop's thread. Only `Pending` objects are awaited, so that the server's own
-driver can await it as well as an asyncio Task.
+eager tasks can await it as well as an asyncio Task.
 """
 
 from __future__ import annotations

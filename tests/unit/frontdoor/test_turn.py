@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redisai_py.errors import CommandError, UpstreamError, UpstreamLost
-from redisai_py.frontdoor.driver import NO_REPLY
+from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.output import Flusher
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.pending import Pending

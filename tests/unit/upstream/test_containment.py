@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.pending import Pending
 from redisai_py.store.set_stream import SetStream
 from redisai_py.upstream.containment import contain
@@ -121,6 +121,6 @@ def test_whoever_wakes_a_coroutine_does_not_bear_what_its_end_raises() -> None:
     async def command() -> int:
         return await reply
 
-    drive(command(), client.fails)
+    run_eagerly(command(), client.fails)
     reply.resolve(5)
     assert [type(error) for error in client.errors] == [OverflowError]

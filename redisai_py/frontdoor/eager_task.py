@@ -1,7 +1,7 @@
-"""Runs a handler's coroutine without an asyncio Task.
+"""Eager tasks: a handler's coroutine runs without an asyncio Task.
 
 A small AI command takes a few microseconds of our own work and one or two waits for Redis; a Task would double that.
-`drive` steps the coroutine immediately, is woken by the `Pending` (or asyncio future) that the coroutine awaits, and
+`run_eagerly` steps the coroutine immediately, is woken by the `Pending` (or asyncio future) that the coroutine awaits, and
 passes the outcome to a callback. The coroutine must not ask for the current task (`asyncio.timeout`, `TaskGroup`): such
 parts run in a task of their own and are awaited as a future.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from redisai_py.pending import Pending
 from redisai_py.upstream.containment import contain
 
-__all__ = ["NO_REPLY", "drive"]
+__all__ = ["NO_REPLY", "run_eagerly"]
 
 NO_REPLY = object()
 """The result of a handler that has already written its reply."""
@@ -23,7 +23,7 @@ NO_REPLY = object()
 Done = Callable[[Any, BaseException | None], object]
 
 
-class _Drive:
+class _EagerTask:
     __slots__ = ("_coroutine", "_done")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], done: Done) -> None:
@@ -54,6 +54,6 @@ class _Drive:
             contain(self._done, failure)
 
 
-def drive(coroutine: Coroutine[Any, Any, Any], done: Done) -> None:
+def run_eagerly(coroutine: Coroutine[Any, Any, Any], done: Done) -> None:
     """Run `coroutine` immediately, as far as possible, and call `done(value, error)` exactly once."""
-    _Drive(coroutine, done).step()
+    _EagerTask(coroutine, done).step()

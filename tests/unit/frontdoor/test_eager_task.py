@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from redisai_py.frontdoor.driver import drive
+from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.pending import Pending
 
 
 class Outcome:
-    """What `drive` reported, which it must do exactly once."""
+    """What `run_eagerly` reported, which it must do exactly once."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, BaseException | None]] = []
@@ -28,7 +28,7 @@ def test_what_need_not_wait_is_over_at_once() -> None:
         return await ready + 2
 
     outcome = Outcome()
-    drive(answer(), outcome)
+    run_eagerly(answer(), outcome)
     assert outcome.calls == [(42, None)]
 
 
@@ -40,7 +40,7 @@ def test_a_pending_wakes_it_up() -> None:
         return await first + await second
 
     outcome = Outcome()
-    drive(add(), outcome)
+    run_eagerly(add(), outcome)
     second.resolve(2)
     assert outcome.calls == []
     first.resolve(1)
@@ -60,7 +60,7 @@ def test_failures_are_reported(error: BaseException) -> None:
             closed.append("closed")
 
     outcome = Outcome()
-    drive(fail(), outcome)
+    run_eagerly(fail(), outcome)
     waiting.fail(error)
     assert outcome.calls == [(None, error)]
     assert closed == ["closed"]
@@ -72,7 +72,7 @@ def test_what_is_no_failure_goes_through() -> None:
 
     outcome = Outcome()
     with pytest.raises(KeyboardInterrupt):
-        drive(stop(), outcome)
+        run_eagerly(stop(), outcome)
     assert outcome.calls == []
 
 
@@ -92,7 +92,7 @@ def test_futures_of_asyncio_and_sleeps_of_no_time() -> None:
             outcome(value, error)
             finished.set()
 
-        drive(work(), done)
+        run_eagerly(work(), done)
         loop.call_soon(future.set_result, 41)
         await asyncio.wait_for(finished.wait(), 20)
         assert outcome.calls == [(42, None)]
