@@ -16,9 +16,9 @@ from redisai_py.errors import CommandError, RedisAIError
 from redisai_py.frontdoor.clients import NOTED, Clients
 from redisai_py.frontdoor.dispatch import action_of, joint_action
 from redisai_py.frontdoor.held_replies import ReplyStream, Streamed
+from redisai_py.frontdoor.interfaces import Pipeline
 from redisai_py.frontdoor.large_receiver import LargeReceiver, allocate
 from redisai_py.frontdoor.modes import start_in_mode
-from redisai_py.frontdoor.roles import Pipeline
 from redisai_py.frontdoor.services import Services
 from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.stall_watch import StallWatch

@@ -1,8 +1,8 @@
 """Eager tasks: a handler's coroutine runs without an asyncio Task.
 
 A small AI command takes a few microseconds of our own work and one or two waits for Redis; a Task would double that.
-`run_eagerly` steps the coroutine immediately, is woken by the `Pending` (or asyncio future) that the coroutine awaits, and
-passes the outcome to a callback. The coroutine must not ask for the current task (`asyncio.timeout`, `TaskGroup`): such
+`run_eagerly` steps the coroutine immediately, is woken by the `Pending` (or asyncio future) that it awaits, and passes
+the outcome to a callback. The coroutine must not ask for the current task (`asyncio.timeout`, `TaskGroup`): such
 parts run in a task of their own and are awaited as a future.
 """
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from redisai_py.errors import CommandError
-from redisai_py.frontdoor import redis_info as amended
+from redisai_py.frontdoor import redis_info
 from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.state import Mode
@@ -87,7 +87,7 @@ class Special:
 
 def redis_action(name: bytes) -> Relayed | Special:
     """The action of a command that is not AI, by its upper-case name."""
-    return _MEANINGS.get(name, _RELAYED)
+    return _ACTIONS.get(name, _RELAYED)
 
 
 async def _ask(session: Session, argv: list[bytes]) -> bytes:
@@ -219,7 +219,7 @@ async def _http(session: Session, argv: list[bytes]) -> object:
 
 
 _RELAYED = Relayed()
-_MEANINGS: dict[bytes, Relayed | Special] = {
+_ACTIONS: dict[bytes, Relayed | Special] = {
     name: Special(name, handler)
     for name, handler in {
         b"AUTH": _auth,
@@ -241,14 +241,14 @@ _MEANINGS: dict[bytes, Relayed | Special] = {
         b"CLIENT": _client,
         b"POST": _http,
         b"HOST:": _http,
-        b"INFO": amended.info,
-        b"COMMAND": amended.command,
-        b"MODULE": amended.module,
+        b"INFO": redis_info.info,
+        b"COMMAND": redis_info.command,
+        b"MODULE": redis_info.module,
     }.items()
 }
-_MEANINGS |= {name: Relayed(name) for name in (b"EXEC", b"DISCARD", b"UNWATCH", b"PING")}
-_MEANINGS |= {name: Relayed(name, sticky=True) for name in (b"WATCH", b"READONLY", b"ASKING", b"REPLCONF")}
-_MEANINGS |= {
+_ACTIONS |= {name: Relayed(name) for name in (b"EXEC", b"DISCARD", b"UNWATCH", b"PING")}
+_ACTIONS |= {name: Relayed(name, sticky=True) for name in (b"WATCH", b"READONLY", b"ASKING", b"REPLCONF")}
+_ACTIONS |= {
     name: Relayed(name, blocks=True)
     for name in (
         b"BLPOP BRPOP BLMOVE BRPOPLPUSH BLMPOP BZPOPMIN BZPOPMAX BZMPOP XREAD XREADGROUP WAIT WAITAOF FAILOVER"

@@ -69,12 +69,12 @@ async def command(session: Session, argv: list[bytes]) -> object:
     if action in (b"GETKEYS", b"GETKEYSANDFLAGS") and len(argv) > 2 and argv[2].upper() in COMMANDS:
         keys = _get_keys(COMMANDS[argv[2].upper()], argv[2:])
         return keys if action == b"GETKEYS" else [[key, _flags("RW", "access", "update")] for key in keys]
-    amend = _AMENDED.get(action)
-    if amend is None:
+    subcommand = _SUBCOMMANDS.get(action)
+    if subcommand is None:
         (raw,) = await session.capture([argv])
         session.turn.write((raw,))
         return NO_REPLY
-    return await amend(session, argv)
+    return await subcommand(session, argv)
 
 
 def _get_keys(spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
@@ -139,7 +139,7 @@ async def _docs(session: Session, argv: list[bytes]) -> object:
     return NO_REPLY
 
 
-_AMENDED: dict[bytes, Callable[[Session, list[bytes]], Any]] = {
+_SUBCOMMANDS: dict[bytes, Callable[[Session, list[bytes]], Any]] = {
     b"": _all,
     b"COUNT": _count,
     b"LIST": _list,

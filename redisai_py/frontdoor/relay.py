@@ -15,8 +15,8 @@ from typing import Any
 import hiredis
 
 from redisai_py.errors import UpstreamError, UpstreamLost, UpstreamRefused
-from redisai_py.frontdoor.capture import Capture
 from redisai_py.frontdoor.eager_task import NO_REPLY
+from redisai_py.frontdoor.reply_collector import ReplyCollector
 from redisai_py.frontdoor.state import Mode, State
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.pending import Pending
@@ -60,8 +60,8 @@ class Relay:
         self._confirmed: Pending[None] | None = None
         self._boundary: Pending[None] | None = None  # resolved when a message from Redis ends
         self._asking: _Asking | None = None  # replication was requested, and Redis has not decided
-        self._capture: Capture | None = None
-        self._unheard: Capture | None = None  # incomplete data from Redis since CLIENT REPLY OFF
+        self._collector: ReplyCollector | None = None
+        self._unheard: ReplyCollector | None = None  # incomplete data from Redis since CLIENT REPLY OFF
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Relay:
         return PrivateUpstream(self._on_data, self._on_lost, self._on_flow, self._owes)
 
     def _owes(self) -> bool:
-        return self._turn.relayed > 0 or self._capture is not None or self._confirmed is not None
+        return self._turn.relayed > 0 or self._collector is not None or self._confirmed is not None
 
     async def _introduce(self, upstream: PrivateUpstream) -> None:
         """Give a new connection the client's identity and state."""
@@ -108,10 +108,10 @@ class Relay:
         """Send commands on the client's own connection. Returns: their raw replies, which are not relayed."""
         upstream = self.upstream or await self.connect()
         await self.message_has_ended()
-        capture = self._capture = Capture(len(commands), self._is_message)
+        collector = self._collector = ReplyCollector(len(commands), self._is_message)
         for argv in commands:
             upstream.send(Command(argv).wire())
-        return await capture.pending
+        return await collector.pending
 
     async def message_has_ended(self) -> None:
         """Wait for the end of a message, whose rest is not part of a reply. Held replies of ours come first."""
@@ -253,10 +253,10 @@ class Relay:
 
     def _on_data(self, data: bytes, replies: list[Any], whole: bool) -> None:
         turn = self._turn
-        if replies and not whole and (self._capture is not None or self._boundary is not None or turn.deferred):
+        if replies and not whole and (self._collector is not None or self._boundary is not None or turn.deferred):
             self._on_end_within(data, replies)
             return
-        if self._capture is not None:
+        if self._collector is not None:
             self._on_captured(data, replies, whole)
             return
         if turn.muted:
@@ -286,14 +286,14 @@ class Relay:
         """CLIENT REPLY OFF silences replies but not messages."""
         if not self._streaming and (self._state.protocol == 2 or not self._state.sticky):
             return  # there are no messages, so nothing need be kept
-        unheard = self._unheard = self._unheard or Capture(0, self._is_message)
+        unheard = self._unheard = self._unheard or ReplyCollector(0, self._is_message)
         unheard.add(data, replies)
         if whole:
             self._unheard = None
             self._send_messages(unheard)
 
-    def _send_messages(self, capture: Capture) -> None:
-        messages = capture.sort()
+    def _send_messages(self, collector: ReplyCollector) -> None:
+        messages = collector.split()
         if messages:
             self._turn.write_between(messages)
 
@@ -351,14 +351,14 @@ class Relay:
             self._state.subscribed[kind].add(name or b"")
 
     def _on_captured(self, data: bytes, replies: list[Any], whole: bool) -> None:
-        capture = self._capture
-        assert capture is not None
-        capture.add(data, replies)
-        if not capture.complete or not whole:
+        collector = self._collector
+        assert collector is not None
+        collector.add(data, replies)
+        if not collector.complete or not whole:
             return
-        self._capture = None
-        self._send_messages(capture)
-        capture.pending.resolve(capture.raw)
+        self._collector = None
+        self._send_messages(collector)
+        collector.pending.resolve(collector.raw)
 
     def _on_lost(self, refused: UpstreamRefused | None) -> None:
         """The client's own connection has ended. If that loses a reply or state, the client is disconnected, as Redis
@@ -368,7 +368,7 @@ class Relay:
         if self.upstream is None or turn.gone:
             return
         self.upstream = None
-        capture, self._capture = self._capture, None
+        collector, self._collector = self._collector, None
         boundary, self._boundary = self._boundary, None
         confirmed, self._confirmed = self._confirmed, None
         asking = self._asking
@@ -383,7 +383,7 @@ class Relay:
             asking.pending.fail(lost)
         if boundary is not None:
             boundary.fail(lost)
-        if capture is not None:
-            capture.pending.fail(lost)
+        if collector is not None:
+            collector.pending.fail(lost)
         if not turn.closing:
             self._on_flow(False)

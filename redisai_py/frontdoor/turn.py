@@ -25,8 +25,8 @@ from typing import Any
 from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
 from redisai_py.frontdoor.eager_task import NO_REPLY, run_eagerly
 from redisai_py.frontdoor.held_replies import ENDS, HeldReplies
+from redisai_py.frontdoor.interfaces import Caller, Client
 from redisai_py.frontdoor.output import Flusher, Output
-from redisai_py.frontdoor.roles import Caller, Client
 from redisai_py.frontdoor.services import Services
 from redisai_py.resp.replies import encode_reply, takes_long
 from redisai_py.resp.requests import unroll

@@ -11,10 +11,10 @@ import hiredis
 from redisai_py.pending import Pending
 from redisai_py.resp.reader import split_replies
 
-__all__ = ["Capture"]
+__all__ = ["ReplyCollector"]
 
 
-class Capture:
+class ReplyCollector:
     """Collects the raw replies of `count` commands, separated from messages in between."""
 
     def __init__(self, count: int, is_message: Callable[[Any], bool]) -> None:
@@ -38,7 +38,7 @@ class Capture:
         """Whether all replies have come."""
         return self._missing <= 0
 
-    def sort(self) -> list[bytes]:
+    def split(self) -> list[bytes]:
         """Move the replies into `raw`. Returns: the messages."""
         joined = b"".join(self._chunks)
         parts = split_replies(joined, 0, len(self._objects))
