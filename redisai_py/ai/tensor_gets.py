@@ -114,7 +114,7 @@ class GetTensors:
             return False
         values: list[Any] = []
         last = partial(self._got, turn, burst, values)
-        stream.send_row(_READ + _NEXT.join(words) + _RANGE, [*repeat(values.append, count - 1), last])
+        stream.send_all(_READ + _NEXT.join(words) + _RANGE, [*repeat(values.append, count - 1), last])
         turn.overlap_reading(keys)
         return True
 

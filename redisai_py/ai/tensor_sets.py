@@ -137,7 +137,7 @@ class SetTensors:
             if not turn.idle:
                 return False
             turn.begin()
-            access.groups.add(_Group(turn, burst))
+            access.groups.add(_BurstInGroup(turn, burst))
             return True
         if not turn.has_room(len(burst.words)):
             return False
@@ -238,8 +238,8 @@ class _Joined:
         self.turn.finish(error)
 
 
-class _Group:
-    """A burst that is written together with those of other clients: a `Row` of `GroupSets`."""
+class _BurstInGroup:
+    """A burst that is written together with those of other clients: a `GroupMember` of `GroupSets`."""
 
     __slots__ = ("_burst", "kind", "size", "turn", "words")
 

@@ -14,14 +14,14 @@ from redisai_py.ai.registry import ai_action
 from redisai_py.ai.tensor_gets import GetTensor, GetTensors
 from redisai_py.ai.tensor_sets import SetTensor, SetTensors
 from redisai_py.commands import COMMANDS
-from redisai_py.frontdoor.redis_commands import Relayed, RelayedRow, redis_action
+from redisai_py.frontdoor.redis_commands import Relayed, RelayedBurst, redis_action
 from redisai_py.resp.templates import Command, Frames
 
 __all__ = ["Action", "action_of", "joint_action"]
 
 _LONGEST_NAME = 32
 _MOST_NAMES = 1000
-_ROW = RelayedRow()
+_BURST = RelayedBurst()
 _MOST_KEPT_BYTES = 1024
 """A tensor without data is zeros, as many as its short command says; too many must not be remembered."""
 
@@ -62,15 +62,15 @@ def action_of(command: Command, frames: Frames) -> Action:
     return action
 
 
-class _JointActions(dict[bytes, RelayedRow | None]):
+class _JointActions(dict[bytes, RelayedBurst | None]):
     """Computed on first use, for each spelling of a name."""
 
-    def __missing__(self, name: bytes) -> RelayedRow | None:
+    def __missing__(self, name: bytes) -> RelayedBurst | None:
         if len(name) > _LONGEST_NAME:
             return None
         upper = name.upper()
         plain = redis_action(upper) if upper not in COMMANDS else None
-        action = _ROW if type(plain) is Relayed and plain.changes_nothing else None
+        action = _BURST if type(plain) is Relayed and plain.changes_nothing else None
         if len(self) < _MOST_NAMES:
             self[name] = action
         return action

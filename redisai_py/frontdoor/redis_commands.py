@@ -20,7 +20,7 @@ from redisai_py.frontdoor.tracking import Tracking
 from redisai_py.frontdoor.transaction import Transaction
 from redisai_py.resp.templates import Burst, Command
 
-__all__ = ["Relayed", "RelayedRow", "redis_action"]
+__all__ = ["Relayed", "RelayedBurst", "redis_action"]
 
 Handler = Callable[[Session, list[bytes]], Coroutine[Any, Any, Any]]
 
@@ -56,7 +56,7 @@ class Relayed:
         return True
 
 
-class RelayedRow:
+class RelayedBurst:
     """Commands that would each be `Relayed` and nothing else, passed on together."""
 
     __slots__ = ()
@@ -67,7 +67,7 @@ class RelayedRow:
         if relay.upstream is None or turn.skip_next:
             turn.unroll(burst)
             return True
-        return relay.pass_on_row(burst)
+        return relay.pass_on_burst(burst)
 
 
 class Special:

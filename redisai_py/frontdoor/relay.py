@@ -162,14 +162,14 @@ class Relay:
         self._sent(1)
         return True
 
-    def pass_on_row(self, row: Burst) -> bool:
+    def pass_on_burst(self, burst: Burst) -> bool:
         """Relay several commands, if there is a connection to Redis and no reply is to be skipped."""
         turn = self._turn
         assert self.upstream is not None
         if turn.in_flight or turn.busy or turn.deferred:
             return False
-        self.upstream.send([row.frame])
-        turn.relaying(len(row.words))
+        self.upstream.send([burst.frame])
+        turn.relaying(len(burst.words))
         if not self.blocks:
             turn.services.busy_poll.asked()
         return True

@@ -28,16 +28,16 @@ _PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match
 class Recogniser:
     """Recognises the command at a position.
 
-    Args: frames: remembered frames.   bursts, joint: see `CommandParser`.   row_size: most bytes of a row, 0 for none.
+    Args: frames: remembered frames.   bursts, joint: see `CommandParser`.   burst_size: most bytes of a row, 0 for none.
     """
 
-    __slots__ = ("_bursts", "_frames", "_joint", "_reader", "_row_size", "template")
+    __slots__ = ("_bursts", "_frames", "_joint", "_reader", "_burst_size", "template")
 
-    def __init__(self, frames: Frames, bursts: bool, joint: Callable[[bytes], Any], row_size: int) -> None:
+    def __init__(self, frames: Frames, bursts: bool, joint: Callable[[bytes], Any], burst_size: int) -> None:
         self._frames = frames
         self._bursts = bursts
         self._joint = joint
-        self._row_size = row_size
+        self._burst_size = burst_size
         self._reader = new_reader()
         self.template: Template | None = None
         """The template of the last burst, or one the server has set: the next command probably matches it."""
@@ -79,14 +79,14 @@ class Recogniser:
                 return Burst(template.action, data[position : position + len(words) * template.stride], words)
         return known
 
-    def _row(self, data: bytes, position: int, end: int) -> Burst | None:
+    def _joint_burst(self, data: bytes, position: int, end: int) -> Burst | None:
         """All complete commands from `position` on, if they have a joint action."""
         first = _PLAIN_NAME(data, position)
         action = self._joint(first[1]) if first is not None else None
         if action is None:
             return None
         stop = end if data.endswith(b"\r\n") else data.rfind(b"\r\n*", position, end) + 2
-        if not position < stop <= position + self._row_size:
+        if not position < stop <= position + self._burst_size:
             return None
         frame = data[position:stop]
         names = self._read(frame, action)

@@ -212,13 +212,13 @@ class CommandParser(Recogniser):
 
     def _parse(self, data: bytes, out: list[Command | Burst]) -> None:
         position, end = 0, len(data)
-        may_be_row = self._bursts  # a failed attempt reads the whole chunk, so there is at most one per chunk
+        may_be_burst = self._bursts  # a failed attempt reads the whole chunk, so there is at most one per chunk
         while position < end:
             if self._argc == 0:
                 command: Command | Burst | None = None
-                if may_be_row:
-                    command = self._row(data, position, end)
-                    may_be_row = command is not None
+                if may_be_burst:
+                    command = self._joint_burst(data, position, end)
+                    may_be_burst = command is not None
                 if command is None and self._bursts:
                     command = self._burst(data, position, end)
                 if command is None:

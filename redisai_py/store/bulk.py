@@ -34,7 +34,7 @@ from redisai_py.store.cache import NearCache
 from redisai_py.store.lua import PROBE_SIZE
 from redisai_py.store.set_stream import SetStream
 
-__all__ = ["GroupSets", "Row"]
+__all__ = ["GroupMember", "GroupSets"]
 
 _MOST_BYTES = 1024 * 1024
 _MOST_KEYS = 96
@@ -63,7 +63,7 @@ class TensorKind(Protocol):
     head_reply: bytes
 
 
-class Row(Protocol):
+class GroupMember(Protocol):
     """A client's consecutive commands of one template. Exactly one of the last three methods is called."""
 
     kind: Any
@@ -100,7 +100,7 @@ class _Group:
     def __init__(self) -> None:
         self._encoded = b""
         self.attempts = 1
-        self.members: list[Row] = []
+        self.members: list[GroupMember] = []
         self.words: dict[bytes, TensorKind] = {}
         self.asked_exists = False
 
@@ -129,7 +129,7 @@ class GroupSets:
         self._near = near
         self._stream: SetStream | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[GroupMember] = deque()
         self._again: deque[_Group] = deque()  # to retry: another client was faster
         self._looking = False  # a group is being looked at, or will be immediately
         self._under_way = 0
@@ -167,10 +167,10 @@ class GroupSets:
         if self._closing:
             stream.close()
 
-    def add(self, row: Row) -> None:
-        """Write a row together with others of this iteration of the loop. It ends like all exclusive work."""
+    def add(self, member: GroupMember) -> None:
+        """Write a member together with others of this iteration of the loop. It ends like all exclusive work."""
         self._under_way += 1
-        self._waiting.append(row)
+        self._waiting.append(member)
         if not self._looking:
             self._looking = True
             asyncio.get_running_loop().call_soon(self._next)

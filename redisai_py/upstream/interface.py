@@ -36,7 +36,7 @@ class Stream(Protocol):
     def send_now(self, data: bytes, callback: Callback) -> None:
         """The same, immediately."""
 
-    def send_row(self, data: bytes, callbacks: Sequence[Callback]) -> None:
+    def send_all(self, data: bytes, callbacks: Sequence[Callback]) -> None:
         """Send several encoded commands; each callback gets one reply."""
 
     def flush(self) -> None:

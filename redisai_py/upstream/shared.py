@@ -93,7 +93,7 @@ class SharedUpstream(asyncio.Protocol):
         self._out.append(data)
         self.waiting.append(callback)
 
-    def send_row(self, data: bytes, callbacks: Sequence[Callback]) -> None:
+    def send_all(self, data: bytes, callbacks: Sequence[Callback]) -> None:
         """Send the consecutive encoded commands in `data`, one per callback. Raises: see `send`."""
         self.send(data, callbacks[0])
         self.waiting.extend(callbacks[1:])

@@ -49,14 +49,14 @@ def test_commands_under_way_are_bounded(
     way: str, together: int, stock: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = [0]
-    send, send_row = SharedUpstream.send, SharedUpstream.send_row
+    send, send_all = SharedUpstream.send, SharedUpstream.send_all
 
     def watched(self: SharedUpstream, data: bytes, callback: Any) -> None:
         send(self, data, callback)
         most[0] = max(most[0], len(self.waiting))
 
-    def watched_row(self: SharedUpstream, data: bytes, callbacks: Any) -> None:
-        send_row(self, data, callbacks)
+    def watched_all(self: SharedUpstream, data: bytes, callbacks: Any) -> None:
+        send_all(self, data, callbacks)
         most[0] = max(most[0], len(self.waiting))
 
     server = FrontDoor(Config(redis=stock.url, port=0, drain_timeout_s=1))
@@ -72,7 +72,7 @@ def test_commands_under_way_are_bounded(
                     pass
             stock.process.send_signal(signal.SIGSTOP)
             monkeypatch.setattr(SharedUpstream, "send", watched)
-            monkeypatch.setattr(SharedUpstream, "send_row", watched_row)
+            monkeypatch.setattr(SharedUpstream, "send_all", watched_all)
             for first in range(0, _COUNT, together):
                 client.sendall(b"".join(WAYS[way](n) for n in range(first, first + together)))
                 threading.Event().wait(0.0002 * together)  # so that each piece comes by itself

@@ -10,7 +10,7 @@ import hiredis
 from redisai_py.ai.tensor_sets import SetTensors
 from redisai_py.errors import UpstreamError
 from redisai_py.resp.templates import KeyTemplate
-from redisai_py.store.bulk import GroupSets, Row
+from redisai_py.store.bulk import GroupMember, GroupSets
 from redisai_py.store.set_stream import SetStream
 from redisai_py.tensor import DType, Tensor
 
@@ -96,7 +96,7 @@ def test_closing() -> None:
     asyncio.run(run())
 
 
-class _Row(Row):
+class _Member(GroupMember):
     """A client's commands, as far as groups know them. given: how often they were given back."""
 
     size = 0
@@ -122,14 +122,14 @@ def test_many_wait_when_the_connection_is_lost() -> None:
             b"*6\r\n$12\r\nAI.TENSORSET\r\n$4\r\n", 4, b"\r\n$5\r\nUINT8\r\n$1\r\n1\r\n$4\r\nBLOB\r\n$1\r\n", 1
         )
         action = SetTensors(Tensor(DType.UINT8, (1,), b"x"), template)
-        rows = [_Row(action, [b"$4\r\n%02x%02d\r\n" % (n % 256, key) for key in range(64)]) for n in range(3000)]
-        for row in rows:
-            groups.add(row)
+        members = [_Member(action, [b"$4\r\n%02x%02d\r\n" % (n % 256, key) for key in range(64)]) for n in range(3000)]
+        for member in members:
+            groups.add(member)
         await asyncio.sleep(0)
         assert groups._stream is not None
         groups._stream.connection_lost(None)
-        assert [row.given for row in rows] == [1] * 3000
-        last = _Row(action, [b"$1\r\nk\r\n"])
+        assert [member.given for member in members] == [1] * 3000
+        last = _Member(action, [b"$1\r\nk\r\n"])
         groups.add(last)
         await asyncio.sleep(0)
         assert last.given == 1, "nobody waits for ever"
