@@ -125,14 +125,14 @@ def state_of(record: CacheRecord | None, loaded: LoadedModel, rule: Rule | None)
     short_us = loaded.stats.short_run_s * 1e6
     if 0 < short_us < rule.minrun_us:
         return "aside", f"a run takes {short_us:.0f} us, less than MINRUN {rule.minrun_us}"
-    if record is not None and record.figures.aside:
-        return "aside", record.figures.reason
+    if record is not None and record.cost_benefit.aside:
+        return "aside", record.cost_benefit.reason
     return "on", ""
 
 
 def _figures(record: CacheRecord, counts: Counter[str], bypassed: int) -> list[Any]:
     """Counts are the server's; times and the hit rate this process's, since by these it decides."""
-    figures = record.figures
+    figures = record.cost_benefit
     fields: list[Any] = []
     for name in ("hits", "misses", "joined", "inserts", "refreshes", "warmed", "late", "damaged", "full", "bytes"):
         fields += (name.encode(), counts[name])

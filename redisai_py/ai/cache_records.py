@@ -12,9 +12,9 @@ from redisai_py.engine.run import LoadedModel
 from redisai_py.engine.stats import Histogram
 from redisai_py.errors import WrongType
 from redisai_py.predictions.budget import Budget
+from redisai_py.predictions.cost_benefit import CostBenefit
 from redisai_py.predictions.declared import Declared, Spec
 from redisai_py.predictions.entries import decode_entry, output_names
-from redisai_py.predictions.figures import Figures
 from redisai_py.predictions.frequent import Frequent
 from redisai_py.predictions.identity import Names, model_part
 from redisai_py.predictions.rule import Rule
@@ -47,7 +47,7 @@ class CacheRecord:
     def __init__(self) -> None:
         self.rule: Rule | None = None
         self.refusal = ""
-        self.figures = Figures()
+        self.cost_benefit = CostBenefit()
         self.budget: Budget | None = None
         self.frequent: Frequent | None = None
         self.seen_by: Identity | None = None
@@ -83,7 +83,7 @@ class CacheRecord:
         hits, self._hits = self._hits, []
         self._counts["hits"] += len(hits)
         self.lookups.extend(hits)
-        self.figures.looked(sum(hits) / len(hits), True, len(hits))
+        self.cost_benefit.looked(sum(hits) / len(hits), True, len(hits))
 
     def saw(self, digest: bytes, inputs: Sequence[Tensor], identity: Identity, now: float) -> None:
         """Count inputs of this client, for WARM."""
@@ -99,7 +99,7 @@ class CacheRecord:
             if part != self._part:  # otherwise the same model was stored again
                 self._part = part
                 self._names.clear()
-                self.figures = Figures()
+                self.cost_benefit = CostBenefit()
                 self.budget = None
             self.refusal = refusal(loaded)
             self.outputs = output_names(loaded.outputs)

@@ -91,11 +91,11 @@ class Lookup(Run):
     def _ask(self, asking: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Ask Redis, and wait for a fraction of a run's duration; `_missed` or `_found` follows."""
         record, stored = self._cached.record, self._cached.access.predictions
-        if not stored.health.looks(time.monotonic()):
+        if not stored.breaker.allows_lookups(time.monotonic()):
             record.counts["off"] += 1
             self._unasked()
             return
-        usual_s = record.figures.run_s or self._cached.loaded.stats.short_run_s
+        usual_s = record.cost_benefit.run_s or self._cached.loaded.stats.short_run_s
         limit_s = max(usual_s * _SHARE, _LEAST_S) if usual_s else _UNKNOWN_S
         if self._use is CacheUse.ONLY:
             limit_s = _ONLY_S
@@ -117,7 +117,7 @@ class Lookup(Run):
         self._answered = True
         self._cancel_timer()
         if error is not None:
-            kind = self._cached.access.predictions.health.lookup_failed(str(error), time.monotonic())
+            kind = self._cached.access.predictions.breaker.lookup_failed(str(error), time.monotonic())
             self._cached.record.counts[f"error {kind}"] += 1
             self._missed()
         else:
@@ -125,8 +125,10 @@ class Lookup(Run):
 
     def _miss(self) -> Miss:
         """Why CACHE ONLY has no answer."""
-        health = self._cached.access.predictions.health
-        return Miss() if health.looks(time.monotonic()) else Miss(f"Redis refused the look-up: {health.reason}")
+        breaker = self._cached.access.predictions.breaker
+        return (
+            Miss() if breaker.allows_lookups(time.monotonic()) else Miss(f"Redis refused the look-up: {breaker.reason}")
+        )
 
     def _found(self, found: Any) -> None:
         """Redis has answered."""
@@ -158,7 +160,7 @@ class Lookup(Run):
         if own.error is not None:
             self._end(own.error)
         else:
-            self._cached.record.figures.ran(time.monotonic() - began)
+            self._cached.record.cost_benefit.ran(time.monotonic() - began)
             ended(own.result())
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -322,7 +324,7 @@ class Prediction(Lookup):
         seconds = time.monotonic() - self._began
         record.counts["misses"] += 1
         record.lookups.extend((seconds,))
-        record.figures.looked(seconds, False)
+        record.cost_benefit.looked(seconds, False)
         if self._predictions.refreshing.join(self._place, self):
             self._wait()
         else:
@@ -366,7 +368,7 @@ class Prediction(Lookup):
         if not self.done:
             record = self._cached.record
             record.counts["joined"] += 1
-            record.figures.looked(self._digest_s, True)
+            record.cost_benefit.looked(self._digest_s, True)
             self._give(outputs)
 
     def failed(self, key: bytes, together: bool) -> None:

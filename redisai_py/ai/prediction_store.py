@@ -84,7 +84,7 @@ class PredictionStore:
         """
         record, access = cached.record, cached.access
         now, wall_s = time.monotonic(), time.time()
-        if not access.predictions.health.inserts(now) or access.predictions.inserting >= _MOST_INSERTING:
+        if not access.predictions.breaker.allows_inserts(now) or access.predictions.inserting >= _MOST_INSERTING:
             record.counts["error off"] += 1
             return None
         entries: list[tuple[bytes, Sequence[Buffer], int]] = []
@@ -147,18 +147,18 @@ class PredictionStore:
                 await access.ensure()
                 totals = await stored.insert(items, counters, size >= LARGE_VALUE)
             except UpstreamError as error:
-                kind = stored.health.insert_failed(str(error), time.monotonic())
+                kind = stored.breaker.insert_failed(str(error), time.monotonic())
                 record.counts[f"error {kind}"] += 1
                 return False
             finally:
                 stored.inserting -= 1
             seconds = time.monotonic() - began
-            if stored.health.inserted(seconds, began + seconds):
+            if stored.breaker.inserted(seconds, began + seconds):
                 record.counts["error slow"] += 1
             record.counts["inserts"] += len(items)
             record.counts["bytes"] += size
             record.inserts.extend((seconds,))
-            record.figures.inserted(seconds)
+            record.cost_benefit.inserted(seconds)
             if record.budget is not None:
                 for total in totals:
                     record.budget.counted(record.budget.index(time.time()), total)
@@ -187,12 +187,12 @@ class PredictionStore:
     def _ahead_s(self, cached: CachedModel) -> float:
         """Seconds before its expiry at which a prediction is computed again: one to three times a run's duration."""
         ttl_s = cached.rule.ttl_s
-        run_s = max(cached.record.figures.run_s, min(ttl_s * _AHEAD, _MOST_AHEAD_S))
+        run_s = max(cached.record.cost_benefit.run_s, min(ttl_s * _AHEAD, _MOST_AHEAD_S))
         return min(run_s * (1 + 2 * self.chance()), ttl_s / 2)
 
     def _refresh_soon(self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
         place = (cached.access.identity.database, key)
-        can = cached.access.predictions.health.inserts(time.monotonic())
+        can = cached.access.predictions.breaker.allows_inserts(time.monotonic())
         if can and place not in self.refreshing and place not in self.flights:
             self.refreshing.begin(place)
             # Copies: views of a client's message may become invalid when its command is over.

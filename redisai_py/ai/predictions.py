@@ -122,7 +122,7 @@ class Predictions(PredictionStore):
     @staticmethod
     def stands_aside(cached: CachedModel, inputs: Sequence[Tensor]) -> bool:
         """Whether look-ups do not pay, and this request is not one of those that keep trying."""
-        return cached.record.figures.aside and not is_sampled(inputs)
+        return cached.record.cost_benefit.aside and not is_sampled(inputs)
 
     def passes_by(self, database: int, key: bytes, loaded: LoadedModel, rule: Rule) -> bool:
         """Whether no request of this model is looked up at present; decided in 0.2 us."""
@@ -185,7 +185,7 @@ class Predictions(PredictionStore):
             if rule.per_user:
                 continue  # users must not see the inputs of others
             with suppress(RedisAIError), self.accesses.held(identity) as access:
-                if news and access.predictions.health.inserts(time.monotonic()):
+                if news and access.predictions.breaker.allows_inserts(time.monotonic()):
                     await access.ensure()
                     await access.predictions.share_inputs(SharedInputs(key), news, rule.warm)
 

@@ -141,7 +141,7 @@ class RowsPrediction(Lookup):
         record.counts["hits"] += self._rows - missing - len(self._awaited)
         record.counts["misses"] += missing
         record.lookups.extend((seconds,))
-        record.figures.looked(seconds, 1 - missing / self._rows)
+        record.cost_benefit.looked(seconds, 1 - missing / self._rows)
 
     # -- flights -------------------------------------------------------------------------------------------------------
 

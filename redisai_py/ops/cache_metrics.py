@@ -52,7 +52,7 @@ def cache_of(labels: tuple[str, ...], record: CacheRecord) -> Cache:
     start = "error "
     errors = {name.removeprefix(start): count for name, count in record.counts.items() if name.startswith(start)}
     times = record.lookups.distribution(), record.inserts.distribution()
-    return Cache(labels, counts, errors, *times, not (record.refusal or record.figures.aside))
+    return Cache(labels, counts, errors, *times, not (record.refusal or record.cost_benefit.aside))
 
 
 def cache_of_tally(labels: tuple[str, ...], tally: Mapping[str, Any], active: bool) -> Cache:

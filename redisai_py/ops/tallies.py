@@ -156,7 +156,7 @@ def server_state(services: Services, clients: ClientFigures, obstacles: list[str
         "local_bytes": services.predictions.local.size_bytes,
         "programs": [_program(*entry) for entry in services.keys.entries()[-MOST_LABELLED:]],
         "caches": [
-            [database, key.hex(), not (record.refusal or record.figures.aside)]
+            [database, key.hex(), not (record.refusal or record.cost_benefit.aside)]
             for database, key, record in services.predictions.records()[-MOST_LABELLED:]
         ],
     }

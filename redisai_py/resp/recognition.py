@@ -28,10 +28,10 @@ _PLAIN_NAME = re.compile(rb"\*\d{1,3}\r\n\$\d{1,2}\r\n([A-Za-z]+)\r\n").match
 class Recogniser:
     """Recognises the command at a position.
 
-    Args: frames: remembered frames.   bursts, joint: see `CommandParser`.   burst_size: most bytes of a row, 0 for none.
+    Args: frames: remembered frames.   bursts, joint: see `CommandParser`.   burst_size: its most bytes, 0 for none.
     """
 
-    __slots__ = ("_bursts", "_frames", "_joint", "_reader", "_burst_size", "template")
+    __slots__ = ("_burst_size", "_bursts", "_frames", "_joint", "_reader", "template")
 
     def __init__(self, frames: Frames, bursts: bool, joint: Callable[[bytes], Any], burst_size: int) -> None:
         self._frames = frames

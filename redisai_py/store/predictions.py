@@ -13,7 +13,7 @@ from typing import Any
 
 from redisai_py.errors import MODEL_KEY_EMPTY, MissingKey, WrongType
 from redisai_py.model import Kind
-from redisai_py.predictions.health import Health
+from redisai_py.predictions.circuit_breaker import CircuitBreaker
 from redisai_py.predictions.rule import RULE_FIELD, Rule, decode_rule
 from redisai_py.predictions.shared_inputs import LIFE_S, SharedInputs
 from redisai_py.store.kinds import watch_kind
@@ -32,7 +32,7 @@ class StoredPredictions:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self.health = Health()
+        self.breaker = CircuitBreaker()
         self.inserting = 0
         """Number of inserts that Redis has not answered."""
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from redisai_py.errors import WrongType
 from redisai_py.model import Model
 from redisai_py.predictions.budget import Budget
+from redisai_py.predictions.circuit_breaker import CircuitBreaker
+from redisai_py.predictions.cost_benefit import CostBenefit
 from redisai_py.predictions.declared import Declared
 from redisai_py.predictions.entries import decode_entry, encode_entry, output_names
-from redisai_py.predictions.figures import Figures
 from redisai_py.predictions.frequent import Frequent
-from redisai_py.predictions.health import Health
 from redisai_py.predictions.identity import Names, inputs_digest, is_sampled, model_part, rows_of
 from redisai_py.predictions.local import MOST_AGE_S, Local
 from redisai_py.predictions.rule import Rule, decode_rule
@@ -142,7 +142,7 @@ def test_a_rule_is_what_set_would_write():
 
 
 def test_it_stands_aside_where_look_ups_do_not_pay_and_comes_back():
-    figures = Figures()
+    figures = CostBenefit()
     figures.ran(0.005)
     for _ in range(600):
         figures.looked(0.0003, False)
@@ -151,7 +151,7 @@ def test_it_stands_aside_where_look_ups_do_not_pay_and_comes_back():
     for _ in range(128):
         figures.looked(0.0003, True)
     assert not figures.aside
-    tiny = Figures()
+    tiny = CostBenefit()
     tiny.ran(0.00001)
     for _ in range(32):
         tiny.looked(0.0001, True)
@@ -251,18 +251,18 @@ def test_counts_of_all_servers_are_added_and_what_is_forged_is_none():
 
 
 def test_refusals_turn_off_what_was_refused_for_a_while():
-    health = Health()
-    assert health.insert_failed("OOM command not allowed", 100) == "oom"
-    assert health.looks(100)
-    assert not health.inserts(109)
-    assert health.inserts(110)
-    assert health.lookup_failed("NOPERM no", 200) == "noperm"
-    assert not health.looks(229)
-    assert not health.inserts(229)
-    assert health.looks(230)
-    assert health.inserted(0.001, 300) is False
-    assert health.inserted(1.0, 300) is True
-    assert not health.inserts(301)
+    breaker = CircuitBreaker()
+    assert breaker.insert_failed("OOM command not allowed", 100) == "oom"
+    assert breaker.allows_lookups(100)
+    assert not breaker.allows_inserts(109)
+    assert breaker.allows_inserts(110)
+    assert breaker.lookup_failed("NOPERM no", 200) == "noperm"
+    assert not breaker.allows_lookups(229)
+    assert not breaker.allows_inserts(229)
+    assert breaker.allows_lookups(230)
+    assert breaker.inserted(0.001, 300) is False
+    assert breaker.inserted(1.0, 300) is True
+    assert not breaker.allows_inserts(301)
 
 
 def test_rows_are_taken_apart_where_they_can_be():

@@ -4,7 +4,7 @@ Slow look-ups have their own time limit. Pure: the caller passes the time, in mo
 
 from __future__ import annotations
 
-__all__ = ["Health"]
+__all__ = ["CircuitBreaker"]
 
 _REFUSED_S = {"OOM": 10.0, "READONLY": 10.0, "NOPERM": 30.0, "NOAUTH": 30.0, "MISCONF": 10.0}
 _FAILED_S = 1.0
@@ -12,7 +12,7 @@ _SLOW_S = 2.0
 _SLOW_INSERT_S = 0.25
 
 
-class Health:
+class CircuitBreaker:
     """The state of one identity."""
 
     __slots__ = ("_inserts_off_until", "_lookups_off_until", "reason")
@@ -22,11 +22,11 @@ class Health:
         self.reason = ""
         """Reason for the last time something was turned off."""
 
-    def looks(self, now: float) -> bool:
+    def allows_lookups(self, now: float) -> bool:
         """Whether entries are looked up."""
         return now >= self._lookups_off_until
 
-    def inserts(self, now: float) -> bool:
+    def allows_inserts(self, now: float) -> bool:
         """Whether entries are inserted. An identity that cannot look up entries does not insert them."""
         return now >= self._inserts_off_until and now >= self._lookups_off_until
 

@@ -7,7 +7,7 @@ stands aside; it still looks up one input in 64, so that it notices when inputs 
 
 from __future__ import annotations
 
-__all__ = ["Figures"]
+__all__ = ["CostBenefit"]
 
 _HORIZON = 1000
 _FIRST = 512
@@ -20,7 +20,7 @@ _CLEARLY = 1.25
 _CHECKED_EVERY = 32
 
 
-class Figures:
+class CostBenefit:
     """The figures of one model on one server, in seconds; 0 until measured."""
 
     __slots__ = ("_looked", "_runs", "aside", "hit_rate", "insert_s", "lookup_s", "reason", "run_s")
