@@ -8,7 +8,7 @@ from typing import Any
 from redisai_py.ai.dag_execute import commit, execute_dag
 from redisai_py.ai.dag_run import DagRun, on_host
 from redisai_py.ai.model_execute import NearRun
-from redisai_py.ai.model_loading import near_tensors, resolve_near, runs_plainly
+from redisai_py.ai.model_loading import bypasses_cache, near_tensors, resolve_near
 from redisai_py.ai.prepared_dags import BoundDag
 from redisai_py.ai.script_execute import resolve_near_script
 from redisai_py.ai.speculation import Speculation, encode_tensors
@@ -180,7 +180,7 @@ class _NearTrip(NearRun):
         assert near is not None
         ((i, op),) = prepared.models
         model = resolve_near(turn, near, op, used)
-        if model is None or not runs_plainly(turn, op, used[0][1], model):
+        if model is None or not bypasses_cache(turn, op, used[0][1], model):
             if self._start_known(i, op, near):
                 return True
             return model is not None and _NearDag(bound, turn, writer).start()  # handles cache rules
@@ -216,9 +216,9 @@ class _NearTrip(NearRun):
         inputs = self._inputs(i, near)
         predictions = turn.services.predictions
         cached = predictions.cached_model(access, op.key, loaded, entry.rule)
-        if inputs is None or predictions.stands_aside(cached, inputs):
+        if inputs is None or predictions.is_bypassed(cached, inputs):
             return False
-        known = predictions.at_hand(cached, inputs)
+        known = predictions.get_local(cached, inputs)
         if known is None:
             return False
         self._known = True

@@ -12,12 +12,12 @@ from typing import Any
 
 from redisai_py.ai.model_loading import (
     Timeout,
+    bypasses_cache,
     check_counts,
     keep_near,
     near_run,
     near_tensors,
     resolve,
-    runs_plainly,
 )
 from redisai_py.ai.speculation import Speculation, StoresOutputs, encode_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
@@ -25,7 +25,7 @@ from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.engine.stats import samples
 from redisai_py.errors import QueueTimeout
 from redisai_py.frontdoor.turn import Turn
-from redisai_py.predictions.local import Near
+from redisai_py.predictions.local import LocalEntry
 from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import OK, TIMEDOUT
 from redisai_py.resp.templates import Command
@@ -56,7 +56,7 @@ class ExecuteModel:
         writer = access.writer if access is not None else None
         if writer is not None and (near := writer.near) is not None and self._may_be_near:
             model = near.entries.get(self.request.key)
-            if model is not None and model.rule is not None and not _passes_by(turn, self.request, model):
+            if model is not None and model.rule is not None and not _bypasses_cache(turn, self.request, model):
                 ended = _start_ruled(self.request, turn, writer, near, model)
                 if ended is not None:
                     return ended
@@ -188,11 +188,11 @@ class _Hit(_Execution):
 
     __slots__ = ()
 
-    def take_known(self, near: Near) -> None:
+    def take_cached(self, entry: LocalEntry) -> None:
         """`take` the outputs of a cached prediction, encoded once for all hits."""
-        self.value = list(near.outputs)
-        if near.size < LARGE_VALUE:
-            self.writes = list(zip(self._command.outputs, near.strings(), strict=True))
+        self.value = list(entry.outputs)
+        if entry.size < LARGE_VALUE:
+            self.writes = list(zip(self._command.outputs, entry.strings(), strict=True))
         else:
             self.writes = _encode_outputs(self._command.outputs, self.value)
 
@@ -201,10 +201,10 @@ class _Hit(_Execution):
         super().committed()
 
 
-def _passes_by(turn: Turn, request: ModelExecute, model: Entry) -> bool:
+def _bypasses_cache(turn: Turn, request: ModelExecute, model: Entry) -> bool:
     """Whether a model with a cache rule runs as if it had none."""
     loaded = turn.services.engine.loaded(model.identity) if model.identity is not None else None
-    return loaded is not None and runs_plainly(turn, request, model, loaded)
+    return loaded is not None and bypasses_cache(turn, request, model, loaded)
 
 
 def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCache, model: Entry) -> bool | None:
@@ -217,14 +217,14 @@ def _start_ruled(request: ModelExecute, turn: Turn, writer: Writer, near: NearCa
     loaded = turn.services.engine.loaded(model.identity or "")
     if access is not None and inputs is not None and loaded is not None:
         cached = predictions.cached_model(access, request.key, loaded, model.rule)
-        if predictions.stands_aside(cached, inputs):
+        if predictions.is_bypassed(cached, inputs):
             cached.record.bypassed += 1
             return None
         fits = len(request.outputs) == len(loaded.outputs)
-        known = predictions.at_hand(cached, inputs, used[1:]) if fits else None
+        known = predictions.get_local(cached, inputs, used[1:]) if fits else None
         if known is not None and len(known.outputs) == len(request.outputs):
             hit = _Hit(request, turn, writer, used)
-            hit.take_known(known)
+            hit.take_cached(known)
             hit.end(loaded)
             return True
     return turn.run_alone(model_execute(request, turn))

@@ -27,6 +27,7 @@ from redisai_py.tensor import Tensor
 
 __all__ = [
     "Timeout",
+    "bypasses_cache",
     "check_counts",
     "keep_near",
     "load_model",
@@ -34,7 +35,6 @@ __all__ = [
     "near_tensors",
     "resolve",
     "resolve_near",
-    "runs_plainly",
 ]
 
 _ONLY = CacheUse.ONLY
@@ -168,11 +168,11 @@ async def resolve(
     return loaded, rule
 
 
-def runs_plainly(turn: Turn, request: ModelExecute, model: Entry, loaded: LoadedModel) -> bool:
+def bypasses_cache(turn: Turn, request: ModelExecute, model: Entry, loaded: LoadedModel) -> bool:
     """Whether a run does not involve the prediction cache.   model: its entry in the near cache."""
     if model.rule is None:
         return request.cache is not _ONLY
     if request.cache is not CacheUse.RULE:
         return request.cache is CacheUse.NO
     database = turn.session.identity.database
-    return turn.services.predictions.passes_by(database, request.key, loaded, model.rule)
+    return turn.services.predictions.bypasses(database, request.key, loaded, model.rule)

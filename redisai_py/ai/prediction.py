@@ -246,10 +246,10 @@ class Prediction(Lookup):
         if self._use is CacheUse.REFRESH:
             self._run()
             return
-        near = predictions.local.get(access.owner, key, now)
-        if near is not None:
-            self._hit(near.outputs)
-            predictions.refresh_near(self._cached, self._tensors, key, near, now)
+        entry = predictions.local.get(access.owner, key, now)
+        if entry is not None:
+            self._hit(entry.outputs)
+            predictions.refresh_local(self._cached, self._tensors, key, entry, now)
             return
         if self._use is CacheUse.ONLY:
             self._look()

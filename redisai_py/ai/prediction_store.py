@@ -24,7 +24,7 @@ from redisai_py.predictions.budget import Budget
 from redisai_py.predictions.entries import encode_entry
 from redisai_py.predictions.identity import Names
 from redisai_py.predictions.known_inputs import KnownInputs
-from redisai_py.predictions.local import Local, Near
+from redisai_py.predictions.local import LocalCache, LocalEntry
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import Buffer, Tensor
 from redisai_py.upstream.access import AccessTable
@@ -57,7 +57,7 @@ class PredictionStore:
     ) -> None:
         self.engine = engine
         self.accesses = accesses
-        self.local = Local(prediction_cache_bytes // 2)
+        self.local = LocalCache(prediction_cache_bytes // 2)
         self.known_inputs = KnownInputs(prediction_cache_bytes // 2)
         self.flights = Flights()
         self.refreshing = Flights()
@@ -166,21 +166,23 @@ class PredictionStore:
 
     # -- early refresh -------------------------------------------------------------------------------------------------
 
-    def refresh_near(self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, near: Near, now: float) -> None:
+    def refresh_local(
+        self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, entry: LocalEntry, now: float
+    ) -> None:
         """A local prediction was requested: run the model if its expiry is near, once, at a randomly chosen time, so
         that a popular prediction does not expire for all its requests and on all servers at the same time.
         """
-        if not near.refreshes_at:
-            near.refreshes_at = near.expires_at - self._ahead_s(cached)
-        if now >= near.refreshes_at:
-            near.refreshes_at = math.inf
-            self._refresh_soon(cached, inputs, key, near.expires_at - now)
+        if not entry.refreshes_at:
+            entry.refreshes_at = entry.expires_at - self._ahead_s(cached)
+        if now >= entry.refreshes_at:
+            entry.refreshes_at = math.inf
+            self._refresh_soon(cached, inputs, key, entry.expires_at - now)
 
     def refresh(self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
         """The same for a prediction found in Redis, where `left_s` of its lifetime remain."""
-        near = self.local.get(cached.access.owner, key, time.monotonic())
-        if near is not None:
-            self.refresh_near(cached, inputs, key, near, time.monotonic())
+        entry = self.local.get(cached.access.owner, key, time.monotonic())
+        if entry is not None:
+            self.refresh_local(cached, inputs, key, entry, time.monotonic())
         elif left_s <= self._ahead_s(cached):
             self._refresh_soon(cached, inputs, key, left_s)
 

@@ -23,7 +23,7 @@ from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import LoadedModel, Run
 from redisai_py.errors import RedisAIError
 from redisai_py.predictions.identity import is_sampled
-from redisai_py.predictions.local import Near
+from redisai_py.predictions.local import LocalEntry
 from redisai_py.predictions.rule import Rule
 from redisai_py.predictions.shared_inputs import SharedInputs
 from redisai_py.store.cache import Entry
@@ -114,17 +114,17 @@ class Predictions(PredictionStore):
             return False
         if use is not CacheUse.RULE:
             return True
-        if _too_short(cached.loaded, cached.rule) or self.stands_aside(cached, inputs):
+        if _too_short(cached.loaded, cached.rule) or self.is_bypassed(cached, inputs):
             record.bypassed += 1
             return False
         return True
 
     @staticmethod
-    def stands_aside(cached: CachedModel, inputs: Sequence[Tensor]) -> bool:
+    def is_bypassed(cached: CachedModel, inputs: Sequence[Tensor]) -> bool:
         """Whether look-ups do not pay, and this request is not one of those that keep trying."""
         return cached.record.cost_benefit.aside and not is_sampled(inputs)
 
-    def passes_by(self, database: int, key: bytes, loaded: LoadedModel, rule: Rule) -> bool:
+    def bypasses(self, database: int, key: bytes, loaded: LoadedModel, rule: Rule) -> bool:
         """Whether no request of this model is looked up at present; decided in 0.2 us."""
         record = self._records.get((database, key))
         if record is None or record.rule is not rule or not (record.refusal or _too_short(loaded, rule)):
@@ -134,7 +134,7 @@ class Predictions(PredictionStore):
 
     # -- the local cache -----------------------------------------------------------------------------------------------
 
-    def at_hand(self, cached: CachedModel, inputs: Sequence[Tensor], entries: Entries = ()) -> Near | None:
+    def get_local(self, cached: CachedModel, inputs: Sequence[Tensor], entries: Entries = ()) -> LocalEntry | None:
         """The prediction, if this server has it and finds it within a few microseconds; counts as a hit.
 
         Args: entries: of the inputs in the near cache, if they come from there: these know their digests.
@@ -149,13 +149,13 @@ class Predictions(PredictionStore):
         if digest is None:
             return None
         key = record.names(cached.rule, access.identity).key(digest)
-        near = self.local.get(access.owner, key, began)
-        if near is None:
+        entry = self.local.get(access.owner, key, began)
+        if entry is None:
             return None
         record.saw(digest, inputs, access.identity, began)
         record.hit(time.monotonic() - began)
-        self.refresh_near(cached, inputs, key, near, began)
-        return near
+        self.refresh_local(cached, inputs, key, entry, began)
+        return entry
 
     def rule_changed(self, database: int, key: bytes, rule: Rule | None, anew: bool) -> None:
         """The model of this key has another rule, the first one if `anew`: update the near cache. Other servers notice

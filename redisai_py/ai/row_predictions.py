@@ -78,9 +78,9 @@ class RowsPrediction(Lookup):
         local, owner = self._predictions.local, self._cached.access.owner
         now = time.monotonic()
         for key in self._parts:
-            near = local.get(owner, key, now)
-            if near is not None:
-                self._known[key] = near.outputs
+            entry = local.get(owner, key, now)
+            if entry is not None:
+                self._known[key] = entry.outputs
         if self._use is not CacheUse.ONLY:
             self._claim()
         if missing := self._missing:

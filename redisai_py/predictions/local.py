@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from redisai_py.store.codec import encode_header
 from redisai_py.tensor import Tensor
 
-__all__ = ["MOST_AGE_S", "Local", "Near"]
+__all__ = ["MOST_AGE_S", "LocalCache", "LocalEntry"]
 
 MOST_AGE_S = 5.0
 _OVERHEAD = 512
@@ -20,7 +20,7 @@ _LARGEST_SHARE = 4
 """An entry larger than this fraction of the limit is not kept."""
 
 
-class Near:
+class LocalEntry:
     """One prediction.
 
 
@@ -45,18 +45,18 @@ class Near:
         return self._strings
 
 
-class Local:
+class LocalCache:
     """The predictions of all identities, evicted in LRU order. limit_bytes: 0 keeps none."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self.size_bytes = 0
-        self._entries: OrderedDict[tuple[Hashable, bytes], Near] = OrderedDict()
+        self._entries: OrderedDict[tuple[Hashable, bytes], LocalEntry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, owner: Hashable, key: bytes, now: float) -> Near | None:
+    def get(self, owner: Hashable, key: bytes, now: float) -> LocalEntry | None:
         """The prediction, if it is still valid."""
         entry = self._entries.get((owner, key))
         if entry is None:
@@ -73,7 +73,7 @@ class Local:
         size = _OVERHEAD + 2 * sum(len(output.data) for output in outputs)  # the strings too
         if life_s <= 0 or size * _LARGEST_SHARE > self._limit_bytes:
             return
-        self._entries[owner, key] = Near(outputs, size, now + min(life_s, MOST_AGE_S), now + life_s)
+        self._entries[owner, key] = LocalEntry(outputs, size, now + min(life_s, MOST_AGE_S), now + life_s)
         self.size_bytes += size
         while self.size_bytes > self._limit_bytes:
             self._drop(next(iter(self._entries)))

@@ -19,7 +19,7 @@ from redisai_py.predictions.declared import Declared
 from redisai_py.predictions.entries import decode_entry, encode_entry, output_names
 from redisai_py.predictions.frequent import Frequent
 from redisai_py.predictions.identity import Names, inputs_digest, is_sampled, model_part, rows_of
-from redisai_py.predictions.local import MOST_AGE_S, Local
+from redisai_py.predictions.local import MOST_AGE_S, LocalCache
 from redisai_py.predictions.rule import Rule, decode_rule
 from redisai_py.predictions.shared_inputs import SharedInputs
 from redisai_py.store.codec import decode_tensor
@@ -166,7 +166,7 @@ def test_one_input_in_64_is_always_looked_up():
 
 
 def test_at_hand_is_bounded_in_bytes_age_and_owner():
-    local = Local(8192)
+    local = LocalCache(8192)
     outputs = [Tensor(DType.UINT8, (500,), bytes(500))]
     for number in range(20):
         local.put("me", b"%d" % number, outputs, now=0, life_s=100)
