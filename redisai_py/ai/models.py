@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redisai_py.ai.multi import InMulti, checked, deletion
-from redisai_py.ai.warming import warm_new_version
+from redisai_py.ai.prediction_cache.warming import warm_new_version
 from redisai_py.blobs import FROM_FILE, Blob, Gathering
 from redisai_py.commands import models
 from redisai_py.commands.models import model_reply, scan_reply

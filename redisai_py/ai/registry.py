@@ -10,22 +10,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from redisai_py.ai import (
-    admin,
-    cache,
-    dag_execute,
-    model_execute,
-    models,
-    script_execute,
-    scripts,
-    tensor_gets,
-    tensor_sets,
-)
-from redisai_py.ai.dag_near import ExecuteDag
+from redisai_py.ai import admin, model_execute, models, script_execute, scripts, tensor_gets, tensor_sets
+from redisai_py.ai.dags import execute
+from redisai_py.ai.dags.near import ExecuteDag
+from redisai_py.ai.dags.prepared import bind
 from redisai_py.ai.model_execute import ExecuteModel
 from redisai_py.ai.model_loading import check_counts
 from redisai_py.ai.multi import InMulti, failing, raising
-from redisai_py.ai.prepared_dags import bind
+from redisai_py.ai.prediction_cache import commands as cache
 from redisai_py.ai.script_execute import ExecuteScript
 from redisai_py.ai.tensor_gets import GetTensor
 from redisai_py.ai.tensor_sets import SetTensor
@@ -53,7 +45,7 @@ HANDLERS: dict[type, Handler] = {
     **model_execute.HANDLERS,
     **scripts.HANDLERS,
     **script_execute.HANDLERS,
-    **dag_execute.HANDLERS,
+    **execute.HANDLERS,
     **cache.HANDLERS,
     **admin.HANDLERS,
 }

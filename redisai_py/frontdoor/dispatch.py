@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Protocol
 
-from redisai_py.ai.dag_near import ExecuteDag
+from redisai_py.ai.dags.near import ExecuteDag
 from redisai_py.ai.registry import ai_action
 from redisai_py.ai.tensor_gets import GetTensor, GetTensors
 from redisai_py.ai.tensor_sets import SetTensor, SetTensors

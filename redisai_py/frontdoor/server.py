@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from redisai_py import __version__
-from redisai_py.ai.predictions import Predictions
+from redisai_py.ai.prediction_cache.predictions import Predictions
 from redisai_py.backend import backend_names
 from redisai_py.commands.backends import accept_backend
 from redisai_py.config import Config

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from redisai_py.ai.predictions import Predictions
+from redisai_py.ai.prediction_cache.predictions import Predictions
 from redisai_py.config import Config
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.stats import StatsTable

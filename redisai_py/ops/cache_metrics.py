@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from redisai_py.ai.cache_records import CacheRecord
+from redisai_py.ai.prediction_cache.records import CacheRecord
 from redisai_py.engine.stats import Distribution
 
 __all__ = ["Cache", "cache_families", "cache_of", "cache_of_tally", "time_buckets"]

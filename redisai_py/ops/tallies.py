@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
-from redisai_py.ai.cache_records import CacheRecord
+from redisai_py.ai.prediction_cache.records import CacheRecord
 from redisai_py.model import Kind
 from redisai_py.ops.keymap import ProgramKey
 

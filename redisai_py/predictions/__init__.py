@@ -1,1 +1,1 @@
-"""The prediction cache's rules, keys, entries and arithmetic. Pure; `ai.predictions` applies them."""
+"""The prediction cache's rules, keys, entries and arithmetic. Pure; `ai.prediction_cache.predictions` applies them."""

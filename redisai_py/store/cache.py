@@ -28,7 +28,7 @@ class Entry:
 
     raw: a tensor's whole string, or a model's id.   identity: of the model, None for a tensor.
     kept: the tensor, once it was used twice.   rule: the model's cache rule, which is not compared: it may be up to a
-    second old (`ai.predictions`).
+    second old (`ai.prediction_cache.predictions`).
     """
 
     __slots__ = ("_digest", "_tensor", "identity", "kept", "raw", "rule")

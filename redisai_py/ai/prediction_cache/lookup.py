@@ -1,7 +1,7 @@
 """One request whose prediction is looked up.
 
-The first request for a prediction owns its flight (`flights`): it looks in Redis, and runs the model on a miss. Equal
-requests that arrive meanwhile wait for it. If the owner's client leaves, the flight continues for them.
+The first request for a prediction owns its flight (`single_flight`): it looks in Redis, and runs the model on a miss.
+Equal requests that arrive meanwhile wait for it. If the owner's client leaves, the flight continues for them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.cache_records import CachedModel
-from redisai_py.ai.prediction_store import PredictionStore
+from redisai_py.ai.prediction_cache.records import CachedModel
+from redisai_py.ai.prediction_cache.storing import PredictionStore
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import Run, Value
 from redisai_py.errors import QueueTimeout, RedisAIError, WrongType
@@ -23,7 +23,7 @@ from redisai_py.predictions.identity import Names, tensor_digests
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import Tensor
 
-__all__ = ["Lookup", "Miss", "Prediction"]
+__all__ = ["Lookup", "Miss", "SingleLookup"]
 
 _DIGESTED_HERE = 512 * 1024
 """Maximum bytes of inputs that the event loop hashes itself, in 0.3 ms."""
@@ -191,10 +191,10 @@ class Lookup(Run):
         raise NotImplementedError
 
 
-class Prediction(Lookup):
+class SingleLookup(Lookup):
     """A request whose prediction is one entry."""
 
-    __slots__ = ("_digest_s", "_key", "_owns", "_place", "_waits", "_waits_until")
+    __slots__ = ("_digest_s", "_flight_key", "_key", "_owns", "_waits", "_waits_until")
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class Prediction(Lookup):
     ) -> None:
         super().__init__(predictions, cached, inputs, use, timeout_ms, counted)
         self._key = b""
-        self._place = (cached.access.identity.database, b"")
+        self._flight_key = (cached.access.identity.database, b"")
         self._owns = self._waits = self._waits_until = False
         """It owns the prediction's flight; it waits for another request's; it has a timer for that."""
         self._digest_s = 0.0
@@ -239,7 +239,7 @@ class Prediction(Lookup):
     def _digested(self, digest: bytes) -> None:
         predictions, record, access = self._predictions, self._cached.record, self._cached.access
         self._key = key = self._names.key(digest)
-        self._place = (access.identity.database, key)
+        self._flight_key = (access.identity.database, key)
         now = time.monotonic()
         self._digest_s = now - self._began
         record.saw(digest, self._tensors, access.identity, now)
@@ -259,7 +259,7 @@ class Prediction(Lookup):
 
     def _claim(self) -> bool:
         """Whether it owns the flight now; otherwise it waits."""
-        self._owns = self._predictions.flights.take(self._place, self)
+        self._owns = self._predictions.flights.take(self._flight_key, self)
         if not self._owns:
             self._wait()
         return self._owns
@@ -325,7 +325,7 @@ class Prediction(Lookup):
         record.counts["misses"] += 1
         record.lookups.extend((seconds,))
         record.cost_benefit.looked(seconds, False)
-        if self._predictions.refreshing.join(self._place, self):
+        if self._predictions.refreshing.join(self._flight_key, self):
             self._wait()
         else:
             self._run()
@@ -343,23 +343,23 @@ class Prediction(Lookup):
             self._predictions.send(insert)
 
     def _is_awaited(self) -> bool:
-        return self._owns and self._predictions.flights.is_awaited(self._place)
+        return self._owns and self._predictions.flights.is_awaited(self._flight_key)
 
     def _end(self, error: BaseException) -> None:
         if self._waits:
             self._waits = False
             for flights in (self._predictions.flights, self._predictions.refreshing):
-                flights.leave(self._place, self)
+                flights.leave(self._flight_key, self)
         self._cancel_timer()
         self.fail(error)
         if self._owns:
             self._owns = False
-            self._predictions.flights.fail(self._place, error)
+            self._predictions.flights.fail(self._flight_key, error)
 
     def _complete(self, outputs: Sequence[Value]) -> None:
         if self._owns:
             self._owns = False
-            self._predictions.flights.complete(self._place, outputs)
+            self._predictions.flights.complete(self._flight_key, outputs)
 
     def completed(self, key: bytes, outputs: Sequence[Value]) -> None:
         """See `Waiter`."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.prediction import Miss
-from redisai_py.ai.prepared_dags import BoundDag, PreparedDag
+from redisai_py.ai.dags.prepared import BoundDag, PreparedDag
+from redisai_py.ai.prediction_cache.lookup import Miss
 from redisai_py.ai.script_execute import count_script, start_script
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute

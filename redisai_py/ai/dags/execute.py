@@ -1,5 +1,5 @@
 """AI.DAGEXECUTE, AI.DAGRUN and their read-only forms, reading from Redis: LOAD and the look-ups of models and scripts
-take one round trip, PERSIST another. In between (`dag_run`), only scripts touch Redis.
+take one round trip, PERSIST another. In between (`run`), only scripts touch Redis.
 """
 
 from __future__ import annotations
@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
-from redisai_py.ai.dag_run import DagRun
+from redisai_py.ai.dags.prepared import BoundDag, PreparedDag
+from redisai_py.ai.dags.run import DagRun
 from redisai_py.ai.model_loading import Timeout, check_counts, keep_near, resolve
-from redisai_py.ai.prepared_dags import BoundDag, PreparedDag
 from redisai_py.ai.script_execute import record_script_read, script_entry
 from redisai_py.commands.dags import Dag
 from redisai_py.commands.model_runs import ModelExecute

@@ -6,8 +6,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
-from redisai_py.ai.cache_records import CachedModel, CacheRecord
-from redisai_py.ai.predictions import Predictions
+from redisai_py.ai.prediction_cache.predictions import Predictions
+from redisai_py.ai.prediction_cache.records import CachedModel, CacheRecord
 from redisai_py.engine.run import LoadedModel
 from redisai_py.errors import RedisAIError
 from redisai_py.predictions.identity import inputs_digest

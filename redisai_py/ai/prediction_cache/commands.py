@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from redisai_py.ai.cache_records import CachedModel, CacheRecord, refusal
 from redisai_py.ai.model_loading import check_counts, resolve
-from redisai_py.ai.warming import warm
+from redisai_py.ai.prediction_cache.records import CachedModel, CacheRecord, refusal
+from redisai_py.ai.prediction_cache.warming import warm
 from redisai_py.commands import cache
 from redisai_py.commands._args import show_word
 from redisai_py.engine.run import LoadedModel

@@ -1,15 +1,15 @@
-"""A DAG command: runs immediately if all that it reads is cached (rules: `store.writer`); otherwise `dag_execute`."""
+"""A DAG command: runs immediately if all that it reads is cached (rules: `store.writer`); otherwise `execute`."""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine
 from typing import Any
 
-from redisai_py.ai.dag_execute import commit, execute_dag
-from redisai_py.ai.dag_run import DagRun, on_host
+from redisai_py.ai.dags.execute import commit, execute_dag
+from redisai_py.ai.dags.prepared import BoundDag
+from redisai_py.ai.dags.run import DagRun, on_host
 from redisai_py.ai.model_execute import NearRun
 from redisai_py.ai.model_loading import bypasses_cache, near_tensors, resolve_near
-from redisai_py.ai.prepared_dags import BoundDag
 from redisai_py.ai.script_execute import resolve_near_script
 from redisai_py.ai.speculation import Speculation, encode_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute

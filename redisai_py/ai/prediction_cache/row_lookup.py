@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.cache_records import CachedModel
-from redisai_py.ai.flights import Place
-from redisai_py.ai.prediction import Lookup
-from redisai_py.ai.prediction_store import PredictionStore
+from redisai_py.ai.prediction_cache.lookup import Lookup
+from redisai_py.ai.prediction_cache.records import CachedModel
+from redisai_py.ai.prediction_cache.single_flight import FlightKey
+from redisai_py.ai.prediction_cache.storing import PredictionStore
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.run import LoadedModel, Value
 from redisai_py.errors import QueueTimeout, WrongType
 from redisai_py.predictions.identity import inputs_digest, rows_of
 from redisai_py.tensor import DType, Tensor
 
-__all__ = ["RowsPrediction", "rows_apart"]
+__all__ = ["RowLookup", "rows_apart"]
 
 _MOST_ROWS = 1024
 
@@ -35,7 +35,7 @@ def rows_apart(loaded: LoadedModel, inputs: Sequence[Tensor]) -> int:
     return 0 if any(tensor.dtype is DType.STRING for tensor in inputs) else rows
 
 
-class RowsPrediction(Lookup):
+class RowLookup(Lookup):
     """A request of several rows. It owns the flights of some rows and waits for those of others."""
 
     __slots__ = ("_alone", "_awaited", "_known", "_order", "_owned", "_parts", "_ran_some", "_rows", "_working")
@@ -95,14 +95,14 @@ class RowsPrediction(Lookup):
         """Rows that are unknown and in no other flight."""
         return [key for key in self._parts if key not in self._known and key not in self._awaited]
 
-    def _place(self, key: bytes) -> Place:
+    def _flight_key(self, key: bytes) -> FlightKey:
         return self._cached.access.identity.database, key
 
     def _claim(self) -> None:
         """Begin the flights of missing rows, or wait for existing ones."""
         for key in self._missing:
             if key not in self._owned and key not in self._alone:
-                owns = self._predictions.flights.take(self._place(key), self)
+                owns = self._predictions.flights.take(self._flight_key(key), self)
                 (self._owned if owns else self._awaited).add(key)
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -149,13 +149,13 @@ class RowsPrediction(Lookup):
         """Pass known rows to their waiters."""
         for key in [key for key in self._owned if key in self._known]:
             self._owned.discard(key)
-            self._predictions.flights.complete(self._place(key), self._known[key])
+            self._predictions.flights.complete(self._flight_key(key), self._known[key])
 
     def _fail_flights(self, error: BaseException | None = None) -> None:
         """End this request's flights."""
         owned, self._owned = self._owned, set()
         for key in owned:
-            self._predictions.flights.fail(self._place(key), error)
+            self._predictions.flights.fail(self._flight_key(key), error)
 
     def completed(self, key: bytes, outputs: Sequence[Value]) -> None:
         """See `Waiter`."""
@@ -190,11 +190,11 @@ class RowsPrediction(Lookup):
 
     def _is_awaited(self) -> bool:
         flights = self._predictions.flights
-        return any(flights.is_awaited(self._place(key)) for key in self._owned)
+        return any(flights.is_awaited(self._flight_key(key)) for key in self._owned)
 
     def _end(self, error: BaseException) -> None:
         for key in self._awaited:
-            self._predictions.flights.leave(self._place(key), self)
+            self._predictions.flights.leave(self._flight_key(key), self)
         self._awaited.clear()
         self._cancel_timer()
         self.fail(error)

@@ -13,9 +13,9 @@ from typing import Protocol
 from redisai_py.engine.run import Value
 from redisai_py.errors import QueueTimeout
 
-__all__ = ["Flights", "Place", "Waiter"]
+__all__ = ["FlightKey", "SingleFlight", "Waiter"]
 
-Place = tuple[int, bytes]
+FlightKey = tuple[int, bytes]
 """A database, and the key of a prediction in it."""
 
 
@@ -29,50 +29,50 @@ class Waiter(Protocol):
         """There will be no prediction. together: the waiters may share another flight."""
 
 
-class Flights:
+class SingleFlight:
     """The flights of one server."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Place, list[Waiter]] = {}
+        self._waiting: dict[FlightKey, list[Waiter]] = {}
 
-    def __contains__(self, place: Place) -> bool:
-        return place in self._waiting
+    def __contains__(self, flight_key: FlightKey) -> bool:
+        return flight_key in self._waiting
 
-    def begin(self, place: Place) -> None:
+    def begin(self, flight_key: FlightKey) -> None:
         """Begin a new flight. The caller must end it with `complete` or `fail`."""
-        self._waiting[place] = []
+        self._waiting[flight_key] = []
 
-    def take(self, place: Place, waiter: Waiter) -> bool:
+    def take(self, flight_key: FlightKey, waiter: Waiter) -> bool:
         """Begin a flight, which the caller must end with `complete` or `fail`; False: wait for the existing one."""
-        waiting = self._waiting.get(place)
+        waiting = self._waiting.get(flight_key)
         if waiting is None:
-            self.begin(place)
+            self.begin(flight_key)
             return True
         waiting.append(waiter)
         return False
 
-    def join(self, place: Place, waiter: Waiter) -> bool:
+    def join(self, flight_key: FlightKey, waiter: Waiter) -> bool:
         """Wait for an existing flight, if there is one."""
-        return place in self._waiting and not self.take(place, waiter)
+        return flight_key in self._waiting and not self.take(flight_key, waiter)
 
-    def is_awaited(self, place: Place) -> bool:
+    def is_awaited(self, flight_key: FlightKey) -> bool:
         """Whether anybody waits for a flight."""
-        return bool(self._waiting.get(place))
+        return bool(self._waiting.get(flight_key))
 
-    def leave(self, place: Place, waiter: Waiter) -> None:
+    def leave(self, flight_key: FlightKey, waiter: Waiter) -> None:
         """Stop waiting."""
-        waiting = self._waiting.get(place, [])
+        waiting = self._waiting.get(flight_key, [])
         if waiter in waiting:
             waiting.remove(waiter)
 
-    def complete(self, place: Place, outputs: Sequence[Value]) -> None:
+    def complete(self, flight_key: FlightKey, outputs: Sequence[Value]) -> None:
         """End a flight: the prediction is known."""
-        for waiter in self._waiting.pop(place, ()):
-            waiter.completed(place[1], outputs)
+        for waiter in self._waiting.pop(flight_key, ()):
+            waiter.completed(flight_key[1], outputs)
 
-    def fail(self, place: Place, error: BaseException | None = None) -> None:
+    def fail(self, flight_key: FlightKey, error: BaseException | None = None) -> None:
         """End a flight without a prediction. error: of the owner's run."""
         # These errors concern only the owner: others may have more time.
         together = isinstance(error, QueueTimeout | asyncio.CancelledError)
-        for waiter in self._waiting.pop(place, ()):
-            waiter.failed(place[1], together)
+        for waiter in self._waiting.pop(flight_key, ()):
+            waiter.failed(flight_key[1], together)

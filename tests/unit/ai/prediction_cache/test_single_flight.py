@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redisai_py.ai.flights import Flights
+from redisai_py.ai.prediction_cache.single_flight import SingleFlight
 from redisai_py.errors import BackendError, QueueTimeout
 
 PLACE = (0, b"ai:pred:x")
@@ -27,7 +27,7 @@ class Request:
 
 
 def test_the_first_owns_the_flight_and_the_others_get_what_it_finds():
-    flights, requests = Flights(), [Request() for _ in range(3)]
+    flights, requests = SingleFlight(), [Request() for _ in range(3)]
     assert [flights.take(PLACE, request) for request in requests] == [True, False, False]
     assert PLACE in flights
     assert flights.is_awaited(PLACE)
@@ -45,7 +45,7 @@ def test_the_first_owns_the_flight_and_the_others_get_what_it_finds():
     [(QueueTimeout(), True), (asyncio.CancelledError(), True), (BackendError("bad"), False), (None, False)],
 )
 def test_those_that_wait_share_another_flight_only_if_the_run_itself_did_not_fail(error, together):
-    flights, owner, other = Flights(), Request(), Request()
+    flights, owner, other = SingleFlight(), Request(), Request()
     flights.take(PLACE, owner)
     flights.take(PLACE, other)
     flights.fail(PLACE, error)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.cache_records import CachedModel
-from redisai_py.ai.flights import Flights, Place
+from redisai_py.ai.prediction_cache.records import CachedModel
+from redisai_py.ai.prediction_cache.single_flight import FlightKey, SingleFlight
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import Value
 from redisai_py.engine.stats import samples
@@ -59,8 +59,8 @@ class PredictionStore:
         self.accesses = accesses
         self.local = LocalCache(prediction_cache_bytes // 2)
         self.known_inputs = KnownInputs(prediction_cache_bytes // 2)
-        self.flights = Flights()
-        self.refreshing = Flights()
+        self.flights = SingleFlight()
+        self.refreshing = SingleFlight()
         """Runs ahead of an entry's end. A request waits for one only if the entry has expired."""
         self.chance = chance
 
@@ -193,13 +193,13 @@ class PredictionStore:
         return min(run_s * (1 + 2 * self.chance()), ttl_s / 2)
 
     def _refresh_soon(self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, left_s: float) -> None:
-        place = (cached.access.identity.database, key)
+        flight_key = (cached.access.identity.database, key)
         can = cached.access.predictions.breaker.allows_inserts(time.monotonic())
-        if can and place not in self.refreshing and place not in self.flights:
-            self.refreshing.begin(place)
+        if can and flight_key not in self.refreshing and flight_key not in self.flights:
+            self.refreshing.begin(flight_key)
             # Copies: views of a client's message may become invalid when its command is over.
             own = [Tensor(tensor.dtype, tensor.shape, bytes(tensor.data)) for tensor in inputs]
-            run_eagerly(self._refresh(cached, own, key, left_s), partial(self._refreshed, place))
+            run_eagerly(self._refresh(cached, own, key, left_s), partial(self._refreshed, flight_key))
 
     async def _refresh(
         self, cached: CachedModel, inputs: Sequence[Tensor], key: bytes, left_s: float
@@ -218,11 +218,11 @@ class PredictionStore:
             self.send(insert)
         return outputs
 
-    def _refreshed(self, place: Place, outputs: Any, error: BaseException | None) -> None:
+    def _refreshed(self, flight_key: FlightKey, outputs: Any, error: BaseException | None) -> None:
         if error is None:
-            self.refreshing.complete(place, outputs)
+            self.refreshing.complete(flight_key, outputs)
         else:
-            self.refreshing.fail(place, error)
+            self.refreshing.fail(flight_key, error)
 
 
 def _ended(_: object, error: BaseException | None) -> None:

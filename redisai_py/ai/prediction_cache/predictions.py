@@ -2,7 +2,7 @@
 
 A request with a rule goes through these steps: digest of its inputs, the server's local cache, an equal run in
 progress, one GET at Redis, and only then a run. The request is answered first; its outputs are stored afterwards.
-`ai.prediction` handles one request; `ai.prediction_store` is what they share. docs/adr/0038.
+`lookup` handles one request; `storing` is what they share. docs/adr/0038.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from redisai_py.ai.cache_records import CachedModel, CacheRecord
-from redisai_py.ai.prediction import Miss, Prediction
-from redisai_py.ai.prediction_store import PredictionStore
-from redisai_py.ai.row_predictions import RowsPrediction, rows_apart
+from redisai_py.ai.prediction_cache.lookup import Miss, SingleLookup
+from redisai_py.ai.prediction_cache.records import CachedModel, CacheRecord
+from redisai_py.ai.prediction_cache.row_lookup import RowLookup, rows_apart
+from redisai_py.ai.prediction_cache.storing import PredictionStore
 from redisai_py.backend import DeviceArray
 from redisai_py.commands.model_runs import CacheUse
 from redisai_py.engine.engine import Engine
@@ -33,7 +33,7 @@ from redisai_py.upstream.access import Access, AccessTable
 __all__ = ["Predictions"]
 
 Entries = Sequence[tuple[bytes, Entry]]
-_MOST_LEDGERS = 10_000
+_MOST_RECORDS = 10_000
 _LONGEST_STRINGS = 1024 * 1024
 
 
@@ -56,11 +56,11 @@ class Predictions(PredictionStore):
         """A model with its rule and its record. Raises Miss for CACHE ONLY without a rule."""
         if rule is None:
             raise Miss("it has no cache rule")
-        place = (access.identity.database, key)
-        record = self._records.get(place)
+        record_key = (access.identity.database, key)
+        record = self._records.get(record_key)
         if record is None:
-            record = self._records[place] = CacheRecord()
-            if len(self._records) > _MOST_LEDGERS:
+            record = self._records[record_key] = CacheRecord()
+            if len(self._records) > _MOST_RECORDS:
                 self._records.popitem(last=False)
         record.turn(loaded, rule)
         return CachedModel(access, key, loaded, rule, record)
@@ -98,10 +98,10 @@ class Predictions(PredictionStore):
         if not wanted:
             raise Miss(cached.record.refusal)
         if cached.rule.rows and (rows := rows_apart(cached.loaded, tensors)):
-            by_row = RowsPrediction(self, cached, tensors, use, timeout_ms, counted, rows)
+            by_row = RowLookup(self, cached, tensors, use, timeout_ms, counted, rows)
             by_row.start()
             return by_row
-        prediction = Prediction(self, cached, tensors, use, timeout_ms, counted)
+        prediction = SingleLookup(self, cached, tensors, use, timeout_ms, counted)
         prediction.start()
         return prediction
 

@@ -1,0 +1,1 @@
+"""AI.DAGEXECUTE and AI.DAGRUN, with their read-only forms."""
