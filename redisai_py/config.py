@@ -249,7 +249,7 @@ class Config:
     loaded_models_limit_bytes: int = setting_field(
         0,
         MEMORY,
-        "Memory for loaded models. Above it, the server unloads the least recently used models.",
+        "Memory for loaded models, of all front doors together. Above it, the server unloads the least recently used.",
         minimum=1,
         zero="half of the memory",
     )
@@ -343,7 +343,7 @@ class Config:
             # Redis and the clients need a single core. Front doors that are busy themselves do not poll.
             busy_poll_us=self.busy_poll_us if cores >= _CORES_TO_STAY_AWAKE else 0,
             engine_memory_limit_mb=self.engine_memory_limit_mb or memory_bytes() * 4 // 5 // 1_000_000,
-            loaded_models_limit_bytes=max(1, (self.loaded_models_limit_bytes or memory_bytes() // 2) // doors),
+            loaded_models_limit_bytes=self.loaded_models_limit_bytes or memory_bytes() // 2,
             near_cache_bytes=_part(self.near_cache_bytes, doors, 1024),
             prediction_cache_bytes=_part(self.prediction_cache_bytes, doors, 1024),
             maxmemory_clients=self.maxmemory_clients or memory_bytes() // 2,

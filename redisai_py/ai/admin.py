@@ -118,7 +118,7 @@ async def _figures(kind: Kind, run_id: str, services: Services, full: bool) -> t
     """The counters of the whole server, and how the program stands in all of its processes."""
     table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
     if services.siblings.alone:
-        return table(run_id), program_state(services, kind, run_id) if full else {}
+        return table(run_id), _joined([program_state(services, kind, run_id)]) if full else {}
     topic = program_topic(kind, run_id)
     own = counts_of(services, [topic])
     what = {"kind": "program", "of": kind.name, "identity": run_id, "topics": [topic]}
@@ -132,8 +132,9 @@ async def _figures(kind: Kind, run_id: str, services: Services, full: bool) -> t
 def _joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Memory and runs are sums, with an engine process that several use once; else the first that says something."""
     first = {name: next((state[name] for state in states if state[name]), value) for name, value in states[0].items()}
-    places = {state["process"] or -number: state["loaded_bytes"] for number, state in enumerate(states, 1)}
-    return {**first, "loaded_bytes": sum(places.values()), "unfinished": sum(state["unfinished"] for state in states)}
+    shared = {state["process"]: state["loaded_bytes"] for state in states if state["process"]}
+    size = sum(shared.values()) + sum(state["loaded_bytes"] for state in states if state["here"])
+    return {**first, "loaded_bytes": size, "unfinished": sum(state["unfinished"] for state in states)}
 
 
 def _more(stats: RunStats, is_model: bool, state: dict[str, Any]) -> dict[bytes, Any]:

@@ -68,6 +68,12 @@ class Engine:
         self._registry = Registry(settings.loaded_models_limit_bytes, evicted)
         self.loaded: Callable[[str], LoadedModel | None] = self._registry.get
         """The loaded model of an identity, None if it must be loaded."""
+        self.make_room: Callable[[str | None], object] = self._registry.shrink
+        """Unloads models until the others keep the limit; gets the identity of one to spare. Replace it if several
+        front doors keep the limit together.
+        """
+        self.unload_unused = self._registry.drop_unused
+        """Unloads models that others need the memory of, unless they were used since they were last looked at."""
         self._alive: weakref.WeakSet[QueuedModel] = weakref.WeakSet()
         self._stats = StatsTable(in_use=lambda: {loaded.id for loaded in self._alive})
         self._counters = Counters()
@@ -134,15 +140,17 @@ class Engine:
         return loaded
 
     def _loaded(self, loaded: QueuedModel) -> None:
-        if not was_there(loaded.session):
-            loaded.stats.loaded()
+        first = not was_there(loaded.session)
+        loaded.stats.loaded(first)
+        if first:
             self._counters.loads[loaded.model.backend] += 1
         if not self._runner.closing:
             self._registry.add(loaded)
+            self.make_room(loaded.id)
 
     def _model_idle(self) -> None:
         if self._registry.over_limit:
-            self._registry.shrink()
+            self.make_room(None)
         self._mailbox.look()
 
     def _model_stuck(self, loaded: QueuedModel, at_load: bool) -> None:
@@ -169,6 +177,15 @@ class Engine:
         self._stats.rename(before, identity)
         if self._isolation is not None:
             self._isolation.rename(queued.session, identity)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the models of all front doors exceed the limit, and are in use; see `make_room`."""
+        return self._registry.crowded
+
+    @crowded.setter
+    def crowded(self, crowded: bool) -> None:
+        self._registry.crowded = crowded
 
     # -- counters ------------------------------------------------------------------------------------------------------
 

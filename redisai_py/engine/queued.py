@@ -18,7 +18,7 @@ from typing import Protocol
 from redisai_py.backend import Session, runs_concurrently
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.inline import InlinePolicy
-from redisai_py.engine.isolation.seen import process_of
+from redisai_py.engine.isolation.seen import is_here, process_of
 from redisai_py.engine.merging import signature
 from redisai_py.engine.proof import MergeProof
 from redisai_py.engine.run import LoadedModel, Run
@@ -131,6 +131,10 @@ class QueuedModel(LoadedModel):
     @property
     def process(self) -> int:
         return process_of(self.session)
+
+    @property
+    def here(self) -> bool:
+        return is_here(self.session)
 
     def cancel_queued(self, run: Run) -> bool:
         return self._cancel(self, run)

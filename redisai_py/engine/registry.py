@@ -6,7 +6,7 @@ with it continue (see `queued`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 
 from redisai_py.engine.queued import QueuedModel
@@ -18,7 +18,8 @@ class Registry:
     """Loaded models. Thread: the event loop's.
 
     Args: limit_bytes: limit of the sum of the sessions' `nbytes`, 0 is none. Models with unfinished runs are never
-          dropped, so the limit may be exceeded while they run.
+          dropped, so the limit may be exceeded while they run. Several front doors keep it together
+          (`ops.shared_limit`), and none calls `shrink`.
           evicted: called with each model that is dropped because of the limit.
     """
 
@@ -26,6 +27,8 @@ class Registry:
         self.limit_bytes = limit_bytes
         self._evicted = evicted
         self.nbytes = 0
+        self.crowded = False
+        """The models of all front doors together exceed the limit, as far as this one was told."""
         self._models: dict[str, QueuedModel] = {}
         self.get: Callable[[str], QueuedModel | None] = self._models.get
         """The model of an identity, None if there is none. A look-up is no use of the model."""
@@ -38,11 +41,10 @@ class Registry:
         return sorted(self._models.values(), key=attrgetter("stats.last_used"))
 
     def add(self, loaded: QueuedModel) -> None:
-        """Register a model, and drop others if the limit is exceeded."""
+        """Register a model."""
         self.remove(loaded.id)
         self._models[loaded.id] = loaded
         self.nbytes += loaded.nbytes
-        self.shrink(keep=loaded.id)
 
     def remove(self, identity: str) -> None:
         """Drop a model, if there is one of that identity."""
@@ -59,7 +61,7 @@ class Registry:
     @property
     def over_limit(self) -> bool:
         """Whether the loaded models exceed the limit."""
-        return 0 < self.limit_bytes < self.nbytes
+        return self.crowded or 0 < self.limit_bytes < self.nbytes
 
     def shrink(self, keep: str | None = None) -> None:
         """Drop idle models, least recently used first, until the limit holds. keep: identity of one to spare."""
@@ -67,5 +69,15 @@ class Registry:
             if not self.over_limit:
                 return
             if not loaded.unfinished and loaded.id != keep:
-                self.remove(loaded.id)
-                self._evicted(loaded)
+                self._evict(loaded)
+
+    def drop_unused(self, last_used: Mapping[str, float]) -> None:
+        """Drop models, by identity, unless they are in use or were used after these monotonic seconds."""
+        for identity, until in last_used.items():
+            loaded = self._models.get(identity)
+            if loaded is not None and not loaded.unfinished and loaded.stats.last_used <= until:
+                self._evict(loaded)
+
+    def _evict(self, loaded: QueuedModel) -> None:
+        self.remove(loaded.id)
+        self._evicted(loaded)

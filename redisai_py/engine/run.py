@@ -87,6 +87,11 @@ class LoadedModel:
         """The id of its engine process; 0 if it is in the server's own, or in none at this moment."""
         raise NotImplementedError
 
+    @property
+    def here(self) -> bool:
+        """Whether it is in the server's own process, in a copy of its own if `process` has one too."""
+        raise NotImplementedError
+
     def cancel_queued(self, run: Run) -> bool:
         """See `Run.cancel_queued`."""
         raise NotImplementedError

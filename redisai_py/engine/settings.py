@@ -20,7 +20,7 @@ class EngineSettings:
     intra_op_parallelism, inter_op_parallelism: 0 leaves the framework's default.
     model_execution_timeout_ms: MODEL_EXECUTION_TIMEOUT, 0 is none.
     backend_memory_limit_bytes: BACKEND_MEMORY_LIMIT, 0 is none.
-    loaded_models_limit_bytes: memory of loaded models, least recently used out first, 0 is none.
+    loaded_models_limit_bytes: memory of the whole server's loaded models, least recently used out first, 0 is none.
     queue_limit: maximum waiting or running runs of one model.
     auto_batch: models stored without BATCHSIZE whose inputs all have a dynamic first dimension are merged up to this
         many rows; 0 does not merge them, as RedisAI.
@@ -71,7 +71,8 @@ class QueueSnapshot:
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
     """One loaded model. unfinished: runs waiting or running.   inline: whether it may run on the event loop.
-    process: id of its engine process, 0 for none.
+    process: id of its engine process, 0 for none.   here: whether the server's own process has a copy.
+    last_used: when it was loaded or began its last successful run, monotonic seconds.
     """
 
     model_id: str
@@ -81,6 +82,8 @@ class ModelSnapshot:
     unfinished: int
     inline: bool
     process: int = 0
+    here: bool = True
+    last_used: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

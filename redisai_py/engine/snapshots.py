@@ -52,4 +52,6 @@ def model_snapshot(loaded: QueuedModel) -> ModelSnapshot:
         loaded.unfinished,
         loaded.inline.enabled,
         loaded.process,
+        loaded.here,
+        loaded.stats.last_used,
     )

@@ -181,9 +181,9 @@ class ModelStats:
         self._run_time = Histogram()
         self._new: list[tuple[int, float, Sequence[float], int, int]] = []
 
-    def loaded(self) -> None:
-        """The model was loaded."""
-        self.loads += 1
+    def loaded(self, first: bool = True) -> None:
+        """The model was loaded. first: not by another front door before."""
+        self.loads += first
         self.last_used = time.monotonic()
 
     def executed(self, rows: int, run_s: float, waits_s: Sequence[float], calls: int, samples: int) -> None:

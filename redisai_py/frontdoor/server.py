@@ -42,6 +42,7 @@ from redisai_py.ops.info import default_backends_path
 from redisai_py.ops.keymap import KeyMap, key_text
 from redisai_py.ops.preload import NO_SUPERVISOR, Preload, SupervisorLink
 from redisai_py.ops.programs import Programs
+from redisai_py.ops.shared_limit import SharedLimit
 from redisai_py.ops.sibling_handler import SiblingHandler, report_all_counts
 from redisai_py.ops.siblings import ALONE, LinkedSiblings, Siblings
 from redisai_py.ops.tallies import ClientFigures
@@ -146,6 +147,8 @@ def _build(
         given_up=given_up,
         isolation=isolation(config, keys, None if group is None else group.managers),
     )
+    if not siblings.alone:
+        engine.make_room = SharedLimit(engine, siblings, loop).keep
     counters = Counters()
     cores_wanted = _cores_wanted(engine, group)
     busy_poll = BusyPoll(loop.call_soon, config.busy_poll_us / 1e6, lambda: counters.commands, cores_wanted)

@@ -11,6 +11,7 @@ from redisai_py.engine.isolation.settings import IsolationSnapshot
 from redisai_py.engine.settings import EngineSnapshot, ModelSnapshot, QueueSnapshot
 from redisai_py.engine.stats import RunStats
 from redisai_py.model import Kind
+from redisai_py.ops.eviction import taken_bytes
 from redisai_py.ops.tallies import SERVER, counts_of, program_topic, recent
 from redisai_py.serve.figures import added
 
@@ -98,28 +99,23 @@ class Aggregate:
         share what is in an engine process.
         """
         queues: dict[str, list[int]] = {}
-        models: dict[str, ModelSnapshot] = {}
-        held: set[tuple[str, int]] = set()
+        copies: dict[str, list[ModelSnapshot]] = {}
         for state in self.states:
             for device, numbers in state["queues"].items():
                 queues[device] = [a + b for a, b in zip(queues.get(device, (0, 0, 0)), numbers, strict=True)]
             for model in (ModelSnapshot(*values) for values in state["models"]):
-                place = model.model_id, model.process
-                if model.process and place in held:
-                    model = replace(model, nbytes=0)
-                held.add(place)
-                other = models.get(model.model_id)
-                if other is not None:
-                    size, runs = model.nbytes + other.nbytes, model.unfinished + other.unfinished
-                    model = replace(model, nbytes=size, unfinished=runs)
-                models[model.model_id] = model
+                copies.setdefault(model.model_id, []).append(model)
+        models = [
+            replace(some[-1], nbytes=taken_bytes(some), unfinished=sum(model.unfinished for model in some))
+            for some in copies.values()
+        ]
         counts = self.counts
         worker_cpu = {name: counts["worker_cpu"].get(name) for name in self.listed("workers")}
         pids = tuple(dict.fromkeys(pid for pids in self.every("pids") for pid in pids))
         return EngineSnapshot(
             queues={device: QueueSnapshot(*numbers) for device, numbers in queues.items()},
-            models=tuple(models.values()),
-            loaded_bytes=sum(model.nbytes for model in models.values()),
+            models=tuple(models),
+            loaded_bytes=sum(model.nbytes for model in models),
             loading=self.total("loading"),
             worker_cpu_s=worker_cpu,
             executions=counts["executions"],

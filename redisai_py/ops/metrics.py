@@ -122,7 +122,7 @@ async def gather(services: Services, clients: Clients, obstacles: Callable[[], l
         internal_errors=counts["internal_errors"],
         cpu_s=counts["cpu"]["self_used_cpu_user"] + counts["cpu"]["self_used_cpu_sys"],
         engine=server.engine,
-        loaded_limit_bytes=server.total("limit"),
+        loaded_limit_bytes=server.states[0]["limit"],
         script_waiting=server.summed("script_waiting"),
         script_workers=server.total("script_workers"),
         backends=server.union("backends"),

@@ -167,5 +167,8 @@ class Preload:
 
     def _fits(self) -> bool:
         """Whether loading one more model evicts no others, as far as can be estimated."""
-        limit = self._services.engine.settings.loaded_models_limit_bytes
-        return not limit or self._services.engine.snapshot().loaded_bytes < limit
+        services = self._services
+        settings = services.engine.settings
+        copies = settings.processes if services.config.isolation == "none" else 1  # each front door loads the same
+        limit = settings.loaded_models_limit_bytes
+        return not limit or services.engine.snapshot().loaded_bytes * copies < limit

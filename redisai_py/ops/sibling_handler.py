@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import astuple
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
 from redisai_py.ops.aggregate import own_counts
 from redisai_py.ops.keymap import ProgramKey
+from redisai_py.ops.shared_limit import told_to_unload
 from redisai_py.ops.siblings import Reply, Siblings
 from redisai_py.ops.tallies import ClientFigures, counts_of, recent, server_state
 from redisai_py.predictions.rule import decode_rule
@@ -53,6 +55,7 @@ class SiblingHandler:
             "predictions": self._predictions,
             "rule": self._rule,
             "evict": self._evict_one,
+            "limit": self._limit,
         }
 
     def __call__(self, what: dict[str, Any]) -> Reply | Coroutine[Any, Any, Reply]:
@@ -124,6 +127,10 @@ class SiblingHandler:
         self._evict()
         return Reply()
 
+    def _limit(self, what: dict[str, Any]) -> Reply:
+        """Unload what others need the memory of; what is loaded then."""
+        return Reply([astuple(model) for model in told_to_unload(self._services.engine, what)])
+
 
 def program_state(services: Services, kind: Kind, identity: str) -> dict[str, Any]:
     """The state of a model or script in this process."""
@@ -139,6 +146,7 @@ def program_state(services: Services, kind: Kind, identity: str) -> dict[str, An
         "merged_kinds": 0 if model is None else model.merged_kinds,
         "not_merged": "" if model is None else model.not_merged,
         "process": 0 if model is None else model.process,
+        "here": model is not None and model.here,
         "quarantine": services.engine.quarantine(identity) if kind is Kind.MODEL else "",
         "last_error": table(identity).last_error,
     }

@@ -5,7 +5,12 @@ from __future__ import annotations
 from redisai_py.backend import Session
 from redisai_py.engine.isolation.session import RemoteSession
 
-__all__ = ["process_of", "was_there"]
+__all__ = ["is_here", "process_of", "was_there"]
+
+
+def is_here(session: Session) -> bool:
+    """Whether a session's model is in the server's own process, or in none at this moment."""
+    return not isinstance(session, RemoteSession) or session.in_server or not process_of(session)
 
 
 def process_of(session: Session) -> int:
