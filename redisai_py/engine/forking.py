@@ -3,7 +3,8 @@
 Requests arrive over a SOCK_SEQPACKET socket, one JSON object each: `fork` (with the new process's files attached) and
 `kill`, both with the server's number of the process. Answers are `ready`, `forked` and `exited`. Only the zygote reaps
 its children, so a `kill` never hits a process that reuses a dead one's id. It ends when the server does, and its
-processes with it.
+processes with it. A process whose `fork` says `bond` has one more file, the last: it ends when the server has closed
+the other end of it, and survives the zygote.
 
 A process with several threads may be forked only if nothing of those threads is needed or locked.
 """
@@ -22,12 +23,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from redisai_py.engine.lifetime import die_with_parent
+from redisai_py.engine.lifetime import die_with_far_end, die_with_parent
 
 __all__ = ["serve_forks"]
 
 _MAX_REQUEST = 4096
-_MAX_FILES = 2
+_MAX_FILES = 3
 _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -116,7 +117,10 @@ class _Zygote:
     def _become(self, request: dict[str, Any], fds: list[int], parent: int) -> None:
         status = 1
         try:
-            die_with_parent(parent)
+            if request.get("bond"):
+                die_with_far_end(fds.pop())
+            else:
+                die_with_parent(parent)
             self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             self._libc.prctl(_PR_SET_NAME, self._name, 0, 0, 0)
             signal.set_wakeup_fd(-1)

@@ -203,6 +203,34 @@ def test_an_engine_process_is_killed_under_load(faulty: Faulty, note: Note) -> N
             note("`kill -9` of an engine process in a run", others, _until_well(client))
 
 
+def test_the_process_that_forks_the_others_is_killed(faulty: Faulty, note: Note) -> None:
+    serving = faulty()
+    with serving.client() as client:
+        store(client, "m", "run:segv")
+        assert run(client, "m") == 2.0
+        before = engines(serving)
+        zygote = psutil.Process(info(client, "m")[b"process"]).parent()
+        assert zygote not in (None, serving.server())
+        with _watched(serving) as others:
+            zygote.kill()
+            wait_until_gone(zygote)
+            well_s = _until_well(client)
+            store(client, "new")
+            assert run(client, "new") == 2.0
+            assert all(process.is_running() for process in before), "they have survived"
+            note("`kill -9` of the process from which engine processes are forked", others, well_s)
+        with pytest.raises(redis.ResponseError, match=r"model 'm': its engine process died .*unknown status"):
+            run(client, "m", "bad")
+        with pytest.raises(redis.ResponseError, match=r"model 'm': its engine process died .*SIGSEGV"):
+            run(client, "m", "bad")
+        with pytest.raises(redis.ResponseError, match=r"model 'm': it is in quarantine.*3 runs in a row"):
+            run(client, "m", "bad")
+        assert run(client, "new") == run(client, "good") == 2.0
+    assert serving.stop() == 0
+    for process in before:
+        wait_until_gone(process)
+
+
 @pytest.mark.parametrize("both", [False, True], ids=["front door", "front door and engine process"])
 def test_a_front_door_is_killed(faulty: Faulty, note: Note, both: bool) -> None:
     """Its own clients connect again, as client libraries do; those of the other front door see nothing."""

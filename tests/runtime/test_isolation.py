@@ -231,15 +231,28 @@ def test_an_engine_process_killed_under_load_is_replaced(isolated: Callable[...,
         assert run(client, "good") == 2.0
 
 
-def test_the_process_that_others_are_forked_from_is_replaced(isolated: Callable[..., Serving]) -> None:
-    serving = isolated()
+@pytest.mark.parametrize("end", ["server", "supervisor", "process"])
+def test_an_engine_process_survives_the_one_that_it_was_forked_from(isolated: Callable[..., Serving], end: str) -> None:
+    """It still ends with the server, even if it hangs, and its own end is noticed."""
+    serving = isolated("--drain-timeout-s", 1)
     with serving.client() as client:
-        store(client, "good")
+        store(client, "m", "run:freeze")
         (process,) = engines(serving)
-        process.parent().kill()
-        wait_until_gone(process)
-        assert run(client, "good") == 2.0
-        assert info(client, "good")[b"quarantine"] == b""
+        zygote, server = process.parent(), serving.server()
+        zygote.kill()
+        wait_until_gone(zygote)
+        assert run(client, "m") == 2.0
+        assert info(client, "m")[b"process"] == process.pid
+        with serving.client() as another:
+            another.connection_pool.get_connection().send_command(
+                "AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y"
+            )
+            time.sleep(0.3)
+            {"server": server, "supervisor": serving.supervisor, "process": process}[end].kill()
+            wait_until_gone(process)
+        if end == "process":
+            assert run(client, "m") == 2.0
+            assert info(client, "m")[b"process"] not in (0, process.pid)
 
 
 @pytest.mark.parametrize(

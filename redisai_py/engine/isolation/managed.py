@@ -96,7 +96,7 @@ class ManagedProcess:
         self.witnesses: list[Door] = []
         self.lost_a_door = False
         self._status: int | None = None
-        self._zygote = zygote
+        self.zygote = zygote
         self._exited = exited
         self._known = threading.Event()
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -109,7 +109,7 @@ class ManagedProcess:
         # The main thread's: others may have their own.
         nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + worker_nice
         options = {"memory_limit_bytes": memory_limit_bytes, "nice": nice}
-        self._zygote.fork(self, far_end, options)
+        self.zygote.fork(self, far_end, options)
 
     def join(self) -> socket.socket:
         """A control socket for a front door. Raises: OSError: no files are left."""
@@ -130,7 +130,7 @@ class ManagedProcess:
 
     def kill(self) -> None:
         """Kill it immediately. Thread: any, without the lock."""
-        self._zygote.kill(self.number)
+        self.zygote.kill(self.number)
 
     def wait_started(self) -> int:
         """Its process id, 0 if it is not known soon. Thread: any, without the lock."""
@@ -142,8 +142,8 @@ class ManagedProcess:
     @property
     def by_itself(self) -> bool:
         """Whether one of its models may be to blame."""
-        with_its_zygote = self.reported and self._status is None
-        return not (with_its_zygote or self._left_behind)
+        never_started = self.reported and not self.pid
+        return not (never_started or self._left_behind)
 
     @property
     def how(self) -> str:

@@ -189,6 +189,9 @@ class Manager:
         with self._lock:
             if self._zygotes.get(zygote.backend) is zygote:
                 del self._zygotes[zygote.backend]
+        if zygote.was_ready and not self.closing:  # its processes live on; the next load need not wait for an import
+            logger.warning("the process that forks engine processes ended; starting it again", backend=zygote.backend)
+            self._zygote(zygote.backend)
 
     # -- the end of a process ------------------------------------------------------------------------------------------
 
@@ -274,7 +277,10 @@ class Manager:
         self.closing = True
         until = time.monotonic() + timeout_s
         with self._lock:
-            zygotes = list(self._zygotes.values())
+            processes = list(self._processes.values())
+            zygotes = {*self._zygotes.values(), *(process.zygote for process in processes)}
+        for process in processes:
+            process.kill()
         for zygote in zygotes:
             zygote.close()
         for zygote in zygotes:

@@ -37,7 +37,7 @@ def culprit_of(suspects: Iterable[int], blamed: int, by_itself: bool) -> int:
     """The program to blame, 0 for none.
 
     Args: suspects: programs that were under way.   blamed: the one for which the process was killed, 0 for none.
-          by_itself: the process ended by itself, not with the one from which it was forked.
+          by_itself: the process ended by itself.
     """
     if blamed:
         return blamed
@@ -46,9 +46,9 @@ def culprit_of(suspects: Iterable[int], blamed: int, by_itself: bool) -> int:
 
 
 def exit_word(status: int | None) -> str:
-    """A process's end in one word: the signal, or the exit status. None: it ended together with its parent."""
+    """A process's end in one word: the signal, or the exit status. None: it is not known."""
     if status is None:
-        return "SIGKILL"
+        return "unknown status"
     if status >= 0:
         return f"exit status {status}"
     try:

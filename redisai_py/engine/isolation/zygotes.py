@@ -2,6 +2,10 @@
 
 The thread starts the process and lives as long as it does, because the kernel ends a child with PR_SET_PDEATHSIG when
 the thread that started it ends.
+
+The forked processes survive their zygote, so that its end costs nobody anything. Each has a bond to this process, a
+socket pair on which nothing is sent: if one end is closed the kernel kills the forked process, even one that hangs, and
+if the forked process ends, its end is closed. docs/adr/0054.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -37,7 +42,7 @@ class Child(Protocol):
         """It runs."""
 
     def exited(self, status: int | None) -> None:
-        """It has ended: exit status, or minus the signal's number, or None if unknown."""
+        """It has ended, or was never started. status: or minus the signal's number; None if its zygote ended before."""
 
 
 class Zygote:
@@ -50,12 +55,13 @@ class Zygote:
         self.backend = backend
         self.version = ""
         self.alive = True
+        self.was_ready = False
         self.pid: int | None = None
         self._ended = ended
         self._missing = ""
         self._ready = threading.Event()
         self._lock = threading.Lock()
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, _Bonded] = {}
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.thread = threading.Thread(
             target=self._live, args=(far_end,), name=f"redisai {backend} zygote", daemon=True
@@ -77,28 +83,33 @@ class Zygote:
 
     def fork(self, child: Child, control: socket.socket, options: dict[str, Any]) -> None:
         """Fork a process that serves `control`, which is closed here; `child` gets the reports about it."""
+        bond, far_end = socket.socketpair()
         with self._lock:
             alive = self.alive
             if alive:
-                self._children[child.number] = child
-        order = json.dumps({"op": "fork", "number": child.number, **options}).encode()
-        try:
+                self._children[child.number] = _Bonded(child, bond)
+        order = json.dumps({"op": "fork", "number": child.number, "bond": True, **options}).encode()
+        with control, far_end:
             if alive:
-                socket.send_fds(self._control, [order], [control.fileno()])
-        except OSError:
-            alive = False  # it has ended, and `_live` is about to report that
-        finally:
-            control.close()
+                with contextlib.suppress(OSError):  # it has ended, and `_live` is about to report that
+                    socket.send_fds(self._control, [order], [control.fileno(), far_end.fileno()])
         if not alive:
+            bond.close()
             child.exited(None)
 
     def kill(self, number: int) -> None:
         """Kill a process immediately. Thread: any."""
-        with contextlib.suppress(OSError):  # the zygote has ended, and its processes with it
-            self._control.send(json.dumps({"op": "kill", "number": number}).encode())
+        with self._lock:
+            bonded = self._children.get(number)
+        if bonded is not None:
+            bonded.kill()
 
     def close(self) -> None:
         """End the zygote and all its processes; they have ended when `thread` has ended."""
+        with self._lock:
+            children = list(self._children.values())
+        for bonded in children:
+            bonded.kill()
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
         if self.pid is not None and not self._ready.is_set():  # it is importing, and does not read its socket
@@ -144,6 +155,8 @@ class Zygote:
         while True:
             try:
                 answer = self._control.recv(_MAX_ANSWER)
+            except ConnectionResetError:  # it left a request unread; what it has said is still to be read
+                continue
             except OSError:
                 return
             if not answer:
@@ -151,23 +164,59 @@ class Zygote:
             message = json.loads(answer)
             if message["op"] == "ready":
                 self.version = message["version"]
+                self.was_ready = True
                 self._ready.set()
             elif message["op"] == "missing":
                 self._missing = message["text"]
             elif message["op"] == "forked":
-                child = self._children.get(message["number"])
-                if child is not None:
-                    child.started(message["pid"])
+                bonded = self._children.get(message["number"])
+                if bonded is not None:
+                    bonded.started(message["pid"])
             else:
-                child = self._children.pop(message["number"], None)
-                if child is not None:
-                    child.exited(message["status"])
+                self._exited(message["number"], message["status"])
+
+    def _exited(self, number: int, status: int | None) -> None:
+        with self._lock:
+            bonded = self._children.pop(number, None)
+        if bonded is not None:
+            bonded.bond.close()
+            bonded.child.exited(status)
 
     def _finish(self) -> None:
         with self._lock:
             self.alive = False
-            children, self._children = list(self._children.values()), {}
+            children = dict(self._children)
         self._ready.set()
-        for child in children:
-            child.exited(None)
         self._ended(self)
+        for number, bonded in children.items():
+            if not bonded.runs:
+                self._exited(number, None)
+        self._outlive()
+
+    def _outlive(self) -> None:
+        """Wait for the ends of the processes that have survived the zygote."""
+        poll = select.poll()
+        numbers = {bonded.bond.fileno(): number for number, bonded in self._children.items()}
+        for fd in numbers:
+            poll.register(fd, 0)  # their ends, which are always reported
+        while numbers:
+            for fd, _ in poll.poll():
+                poll.unregister(fd)
+                self._exited(numbers.pop(fd), None)
+
+
+class _Bonded:
+    """A forked process and this process's end of the bond to it. runs: as far as the zygote has said."""
+
+    def __init__(self, child: Child, bond: socket.socket) -> None:
+        self.child = child
+        self.bond = bond
+        self.runs = False
+
+    def started(self, pid: int) -> None:
+        self.runs = True
+        self.child.started(pid)
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            self.bond.shutdown(socket.SHUT_RDWR)

@@ -125,7 +125,7 @@ def test_a_program_that_one_front_door_runs_and_another_loads_was_loaded() -> No
 
 
 @pytest.mark.parametrize(
-    ("status", "word"), [(-11, "SIGSEGV"), (7, "exit status 7"), (None, "SIGKILL"), (-250, "signal 250")]
+    ("status", "word"), [(-11, "SIGSEGV"), (7, "exit status 7"), (None, "unknown status"), (-250, "signal 250")]
 )
 def test_how_a_process_ended_in_a_word(status: int | None, word: str) -> None:
     assert exit_word(status) == word
