@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisai_py.ai import prepared_dags
+from redisai_py.ai.dags import prepared as prepared_dags
 from redisai_py.ai.dags.prepared import BoundDag, PreparedDag, bind
 from redisai_py.commands import COMMANDS
 from redisai_py.commands.dags import Dag
