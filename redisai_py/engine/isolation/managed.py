@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from redisai_py.engine.isolation.orders import JOIN, ORDER, STUCK
+from redisai_py.engine.isolation.program_table import ProgramTable
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, exit_word
 from redisai_py.engine.isolation.zygotes import Zygote
 
@@ -76,10 +77,8 @@ class ManagedProcess:
         self.place = place
         self.alone = alone
         self.pid = 0
-        self.users: dict[tuple[Door, int], int] = {}
-        """Front door and its number of the model -> number of the program."""
-        self.identities: dict[int, str] = {}
-        """Of programs, by number. Kept to the end: the last user may leave before the verdict."""
+        self.programs: ProgramTable[tuple[Door, int]] = ProgramTable()
+        """Its models; a user is a front door and its number of the model."""
         self.retired = False
         """It is being ended because nobody needs it."""
         self.gone = False
@@ -118,15 +117,10 @@ class ManagedProcess:
             socket.send_fds(self._control, [ORDER.pack(JOIN, 0, 0)], [far.fileno()], socket.MSG_DONTWAIT)
         return near
 
-    def program_of(self, identity: str) -> int:
-        """Number of a program that it has, 0 if it has none of that identity."""
-        used = set(self.users.values())
-        return next((program for program, each in self.identities.items() if each == identity and program in used), 0)
-
     @property
     def doors(self) -> list[Door]:
         """The front doors that use it."""
-        return list(dict.fromkeys(door for door, _ in self.users))
+        return list(dict.fromkeys(door for door, _ in self.programs.users()))
 
     def kill(self) -> None:
         """Kill it immediately. Thread: any, without the lock."""

@@ -68,7 +68,8 @@ class Manager:
             self._doors.remove(door)
             for process in self._processes.values():
                 process.lost_a_door = process.lost_a_door or door in process.doors
-                process.users = {user: program for user, program in process.users.items() if user[0] is not door}
+                for user in [user for user in process.programs.users() if user[0] is door]:
+                    process.programs.remove(user)
                 process.waits_for = [each for each in process.waits_for if each is not door]
             processes = list(self._processes.values())
         for process in processes:
@@ -93,10 +94,9 @@ class Manager:
         try:
             with self._lock:
                 process, fresh = self._choose(wanted, zygote)
-                program = process.program_of(wanted.identity) or next(self._numbers)
+                program = process.programs.number_of(wanted.identity) or next(self._numbers)
                 control = process.join()
-                process.users[door, wanted.session] = program
-                process.identities[program] = wanted.identity
+                process.programs.add((door, wanted.session), program, wanted.identity)
                 door.placed(wanted.session, Placement(process.number, program, control))
             if fresh:
                 process.fork(self.settings.engine_memory_limit_bytes, self.settings.worker_nice)
@@ -109,7 +109,7 @@ class Manager:
         with self._lock:
             process = self._processes.get(number)
             if process is not None:
-                process.users.pop((door, session), None)
+                process.programs.remove((door, session))
         if process is not None:
             self._end_if_unused(process)
 
@@ -121,9 +121,7 @@ class Manager:
             self._record_changed(identity, strikes, None)
         with self._lock:
             for process in self._processes.values():
-                for program, each in process.identities.items():
-                    if each == before:
-                        process.identities[program] = identity
+                process.programs.rename(before, identity)
 
     def clear(self, identity: str, source: Door) -> None:
         """A model ran well, or exists no more: its record is clean."""
@@ -151,18 +149,18 @@ class Manager:
         there = [each for each in self._processes.values() if each.place == wanted.place]
         there = [each for each in there if not (each.gone or each.retired)]
         for process in there:
-            if process.program_of(wanted.identity) and (process.alone or not apart):
+            if process.programs.number_of(wanted.identity) and (process.alone or not apart):
                 return process, False
         shared = [process for process in there if not process.alone]
         if not apart and len(shared) >= (1 if on_gpu else self.settings.engine_processes):
-            return min(shared, key=lambda process: len(process.users)), False
+            return min(shared, key=lambda process: len(process.programs)), False
         process = ManagedProcess(next(self._numbers), wanted.place, apart, zygote, self._exited)
         self._processes[process.number] = process
         return process, True
 
     def _end_if_unused(self, process: ManagedProcess) -> None:
         with self._lock:
-            unused = not (process.users or process.gone or process.retired)
+            unused = not (process.programs or process.gone or process.retired)
             process.retired = process.retired or unused
         if unused:
             process.kill()
@@ -263,10 +261,10 @@ class Manager:
         culprit = culprit_of(suspects, process.blamed, process.by_itself)
         names = sorted(suspect.name for suspect in suspects.values())
         logger.error("an engine process ended", pid=process.pid, place=process.place, how=how, at_work_for=names)
-        if not culprit:
+        identity = process.programs.identity_of(culprit)
+        if not identity:
             return Verdict(how, 0, tuple(suspects) if process.by_itself else (), True)
         in_load = culprit in suspects and suspects[culprit].in_load
-        identity = process.identities[culprit]
         self._record_changed(identity, self.quarantine.struck(identity, how, in_load), None)
         return Verdict(how, culprit, (culprit,), True)
 
