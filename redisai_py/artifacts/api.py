@@ -35,6 +35,7 @@ from redisai_py.artifacts.transfer import (
     push,
     remove_archived,
 )
+from redisai_py.client.files import replacing
 
 __all__ = ["Artifact", "Artifacts", "AsyncArtifacts"]
 
@@ -90,13 +91,8 @@ class Artifact:
         written = []
         for title in titles if titles is not None else self.titles:
             path = target / check_title(title)
-            temporary = target / f".{title}.{os.getpid()}"
-            try:
-                with temporary.open("wb") as file:
-                    file.writelines(self._store.stream(self.layer(title)))
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                file.writelines(self._store.stream(self.layer(title)))
             written.append(path)
         return written
 

@@ -8,17 +8,27 @@ after it has read the index, and writes the index only if it is unchanged.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from redisai_py.artifacts.digest import Buffer, Hasher, is_digest
-from redisai_py.artifacts.errors import ArchiveError, ArtifactError, Corrupt, Invalid, Malformed, Missing, reading
+from redisai_py.artifacts.errors import (
+    ArchiveError,
+    ArtifactError,
+    Corrupt,
+    Invalid,
+    Malformed,
+    Missing,
+    needing,
+    reading,
+)
 from redisai_py.artifacts.layout import INDEX, LAYOUT, LAYOUT_CONTENT, MAX_INDEX, Index, blob_path
 from redisai_py.artifacts.manifest import MAX_MANIFEST, Manifest
 
@@ -26,6 +36,7 @@ __all__ = ["RETRY_S", "Archive"]
 
 RETRY_S = 5
 """Maximum time for which a request is retried."""
+_BLOBS = "blobs/sha256"
 _CHUNK = 16 * 1024 * 1024
 _CONCURRENCY = 4
 _REQUEST_TIMEOUT = "5m"
@@ -66,26 +77,22 @@ class Archive:
 
     def size(self, digest: str) -> int | None:
         """Size of a blob in bytes, None if it does not exist."""
+        path = blob_path(digest)
         try:
-            return int(
-                self._do("look for", blob_path(digest), lambda obstore, path: obstore.head(self._store, path)["size"])
-            )
+            with self._telling("look for", path):
+                return int(self._store.head(path)["size"])
         except Missing:
             return None
 
     def blobs(self) -> dict[str, tuple[int, float]]:
         """All blobs: size in bytes, and time of writing in seconds since 1970."""
-
-        def listed(obstore: Any, path: str) -> dict[str, tuple[int, float]]:
-            found = {}
-            for page in obstore.list(self._store, prefix=path):
-                for item in page:
-                    digest = f"sha256:{item['path'].rpartition('/')[2]}"
-                    if is_digest(digest):
-                        found[digest] = (item["size"], item["last_modified"].timestamp())
-            return found
-
-        return self._do("list", "blobs/sha256", listed)  # type: ignore[no-any-return]
+        found = {}
+        with self._telling("list", _BLOBS):
+            for item in itertools.chain.from_iterable(self._store.list(prefix=_BLOBS)):
+                digest = f"sha256:{item['path'].rpartition('/')[2]}"
+                if is_digest(digest):
+                    found[digest] = (item["size"], item["last_modified"].timestamp())
+        return found
 
     def put(self, digest: str, chunks: Iterable[Buffer], size: int) -> None:
         """Store a blob whose digest the caller has checked; a large one in several requests.
@@ -93,14 +100,11 @@ class Archive:
         Raises: ArchiveError; or what `chunks` raises, and then nothing was stored.
         """
         failure: list[BaseException] = []
-        large = size > _CHUNK
+        path, large = blob_path(digest), size > _CHUNK
         source: Any = _guarded(chunks, failure) if large else b"".join(chunks)
-
-        def send(obstore: Any, path: str) -> None:
-            obstore.put(self._store, path, source, use_multipart=large, chunk_size=_CHUNK, max_concurrency=_CONCURRENCY)
-
         try:
-            self._do("write", blob_path(digest), send)
+            with self._telling("write", path):
+                self._store.put(path, source, use_multipart=large, chunk_size=_CHUNK, max_concurrency=_CONCURRENCY)
         except ArtifactError:
             if failure:
                 raise failure[0] from None
@@ -111,14 +115,12 @@ class Archive:
 
         Raises: Missing, Corrupt, ArchiveError.
         """
-        found = self._do("read", blob_path(digest), lambda obstore, path: obstore.get(self._store, path))
-        pieces = iter(found.stream(min_chunk_size=_CHUNK))
         whole = Hasher()
         held: bytes | None = None
-        while (piece := self._do("read", blob_path(digest), lambda _obstore, _path: next(pieces, None))) is not None:
+        for piece in self.file(blob_path(digest)):
             if held is not None:
                 yield held
-            held = bytes(piece)
+            held = piece
             whole.update(held)
         if whole.digest != digest:
             raise Corrupt(what, digest, whole.digest, self.url)
@@ -136,62 +138,60 @@ class Archive:
 
     def file(self, name: str) -> Iterator[bytes]:
         """Any object below the URL, in pieces, unchecked. Raises: Missing, ArchiveError."""
-        found = self._do("read", name, lambda obstore, path: obstore.get(self._store, path))
-        pieces = iter(found.stream(min_chunk_size=_CHUNK))
-        while (piece := self._do("read", name, lambda _obstore, _path: next(pieces, None))) is not None:
-            yield bytes(piece)
+        with self._telling("read", name):
+            for piece in self._store.get(name).stream(min_chunk_size=_CHUNK):
+                yield bytes(piece)
 
+    @reading()
     def manifest(self, digest: str, what: str) -> Manifest:
         """A manifest. Raises: Missing, Corrupt, ArchiveError, Malformed."""
-        with reading():
-            return Manifest.decode(what, self.get(digest, MAX_MANIFEST, f"{what}: manifest"))
+        return Manifest.decode(what, self.get(digest, MAX_MANIFEST, f"{what}: manifest"))
 
     def delete(self, digests: Iterable[str]) -> None:
         """Delete blobs, in bulk if the service supports that."""
         paths = [blob_path(digest) for digest in digests]
         if paths:
-            self._do("delete", "blobs/sha256", lambda obstore, _path: obstore.delete(self._store, paths))
+            with self._telling("delete", _BLOBS):
+                self._store.delete(paths)
 
     # -- the index -----------------------------------------------------------------------------------------------------
 
     def index(self) -> tuple[Index, Any]:
         """The index, and a token for `replace`; (empty, None) if there is no index."""
         try:
-            found = self._do("read", INDEX, lambda obstore, path: obstore.get(self._store, path))
+            with self._telling("read", INDEX):
+                found = self._store.get(INDEX)
+                if found.meta["size"] > MAX_INDEX:
+                    raise Malformed(f"{self.url}/{INDEX} has {found.meta['size']} bytes; the maximum is {MAX_INDEX}")
+                data = bytes(found.bytes())
         except Missing:
             return Index(), None
-        if found.meta["size"] > MAX_INDEX:
-            raise Malformed(f"{self.url}/{INDEX} has {found.meta['size']} bytes; the maximum is {MAX_INDEX}")
-        data = bytes(self._do("read", INDEX, lambda _obstore, _path: found.bytes()))
         seen = {"e_tag": found.meta.get("e_tag"), "version": found.meta.get("version"), "data": data}
         return Index.decode(f"{self.url}/{INDEX}", data), seen
 
     def replace(self, index: Index, seen: Any) -> bool:
         """Write the index if it is unchanged since `seen`. Returns: whether it was written."""
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
         data = index.encode()
         if not self._checked:
-            self._do("write", LAYOUT, lambda obstore, path: obstore.put(self._store, path, LAYOUT_CONTENT))
+            with self._telling("write", LAYOUT):
+                self._store.put(LAYOUT, LAYOUT_CONTENT)
             self._checked = True
         if self.folder:
             with self._locked():
                 if self.index()[1] != seen:
                     return False
-                self._do("write", INDEX, lambda obstore, path: obstore.put(self._store, path, data))
+                with self._telling("write", INDEX):
+                    self._store.put(INDEX, data)
             return True
         mode: Any = "create"
         if seen is not None:
             mode = {name: seen[name] for name in ("e_tag", "version") if seen[name] is not None}
-
-        def write(obstore: Any, path: str) -> bool:
-            from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-            try:
-                obstore.put(self._store, path, data, mode=mode, use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
-                return False
+        with self._telling("write", INDEX), suppress(AlreadyExistsError, PreconditionError):
+            self._store.put(INDEX, data, mode=mode, use_multipart=False)
             return True
-
-        return bool(self._do("write", INDEX, write))
+        return False
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -202,12 +202,11 @@ class Archive:
 
     # -- failures ------------------------------------------------------------------------------------------------------
 
-    def _do(self, verb: str, path: str, work: Callable[[Any, str], Any]) -> Any:
-        """Run an operation of the store. Raises: Missing; ArchiveError, with the place, the status and a hint."""
-        import obstore
-
+    @contextmanager
+    def _telling(self, verb: str, path: str) -> Iterator[None]:
+        """The store works inside. Raises: Missing; ArchiveError, with the place, the status and a hint."""
         try:
-            return work(obstore, path)
+            yield
         except FileNotFoundError as error:
             if "NoSuchBucket" not in str(error):
                 raise Missing(f"{self.url} has no {path}") from None
@@ -247,10 +246,8 @@ def _folder_of(url: str) -> Path | None:
 
 
 def _open(url: str, folder: Path | None, endpoint: str | None, options: Mapping[str, Any]) -> Any:
-    try:
+    with needing("archives need obstore", "archive"):
         from obstore import store as stores
-    except ImportError:
-        raise Invalid("archives need obstore: pip install 'redisai_py[archive]'") from None
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 
+from redisai_py.artifacts.connection import scanned
 from redisai_py.artifacts.digest import hex_of, is_digest
 from redisai_py.artifacts.errors import ArtifactError, Conflict
 from redisai_py.artifacts.leases import leased, redis_time
@@ -57,8 +58,7 @@ def roots(store: Store) -> Iterator[Root]:
     """Every digest that a name references. O(keys of the database), in steps that block no other client."""
     prefix = store.keys.prefix
     for kind in KINDS:
-        for key in store.redis.scan_iter(match=f"{prefix}{kind}:*", count=_SCAN, _type="hash"):
-            name = key.decode("utf-8", "replace").removeprefix(f"{prefix}{kind}:")
+        for key, name in scanned(store.redis, f"{prefix}{kind}:", "hash"):
             if not is_name(name):
                 continue
             fields: Any = store.redis.hgetall(key)
@@ -66,11 +66,9 @@ def roots(store: Store) -> Iterator[Root]:
                 digest = value.decode("utf-8", "replace")
                 if is_digest(digest):
                     yield Root(kind, name, entry.decode("utf-8", "replace"), digest)
-        for key in store.redis.scan_iter(match=f"{prefix}tail:{kind}:*", count=_SCAN, _type="stream"):
-            name = key.decode("utf-8", "replace").removeprefix(f"{prefix}tail:{kind}:")
-            if not is_name(name):
-                continue
-            yield from (Root(kind, name, at, digest, False) for at, digest in _tail(store.redis, key))
+        for key, name in scanned(store.redis, f"{prefix}tail:{kind}:", "stream"):
+            if is_name(name):
+                yield from (Root(kind, name, at, digest, False) for at, digest in _tail(store.redis, key))
 
 
 def _tail(link: Any, key: bytes) -> Iterator[tuple[str, str]]:
@@ -164,9 +162,7 @@ def _stored(store: Store) -> dict[str, list[bytes]]:
     """Keys of blobs and part lists, by the hex digits of their digests."""
     found: dict[str, list[bytes]] = {}
     for family in ("blob", "parts"):
-        start = f"{store.keys.prefix}{family}:"
-        for key in store.redis.scan_iter(match=f"{start}sha256:*", count=_SCAN):
-            digest = key.decode("utf-8", "replace").removeprefix(start)
+        for key, digest in scanned(store.redis, f"{store.keys.prefix}{family}:"):
             if is_digest(digest) and key not in found.setdefault(digest[7:], []):
                 found[digest[7:]].append(key)
     return found

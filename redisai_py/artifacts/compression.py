@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from redisai_py.artifacts.blobs import PART_SIZE, cut
 from redisai_py.artifacts.digest import Buffer, Hasher
-from redisai_py.artifacts.errors import Corrupt, Invalid
+from redisai_py.artifacts.errors import Corrupt, needing
 
 __all__ = ["Packed", "decompressed"]
 
 _LEVEL = 3
 _WORTH_IT = 0.9
 _WINDOW_LIMIT = 128 * 1024 * 1024
-
-
-def _zstandard() -> Any:
-    """The zstandard library, None if not installed; it comes with the extra `data`."""
-    try:
-        import zstandard
-    except ImportError:
-        return None
-    return zstandard
 
 
 class Packed:
@@ -38,10 +30,13 @@ class Packed:
         parts = cut(chunks, PART_SIZE)
         first = next(parts, b"")
         self._parts = itertools.chain([first], parts) if len(first) else iter(())
-        library = _zstandard() if compress else None
         self._compressor = None
-        if library is not None and len(library.ZstdCompressor(level=_LEVEL).compress(first)) < _WORTH_IT * len(first):
-            self._compressor = library.ZstdCompressor(level=_LEVEL).compressobj()
+        if compress:
+            with suppress(ImportError):  # it comes with the extra `data`
+                from zstandard import ZstdCompressor
+
+                if len(ZstdCompressor(level=_LEVEL).compress(first)) < _WORTH_IT * len(first):
+                    self._compressor = ZstdCompressor(level=_LEVEL).compressobj()
 
     def __iter__(self) -> Iterator[Buffer]:
         for part in self._parts:
@@ -59,13 +54,12 @@ def decompressed(what: str, chunks: Iterable[bytes], digest: str, size: int) -> 
 
     Raises: Corrupt: the content has another digest, or is not zstd.   Invalid: zstandard is not installed.
     """
-    library = _zstandard()
-    if library is None:
-        raise Invalid(f"{what} is compressed, and reading it needs zstandard: pip install 'redisai_py[data]'")
+    with needing(f"{what} is compressed, and reading it needs zstandard", "data"):
+        import zstandard
     whole = Hasher()
-    source = _Reader(iter(chunks))
+    source: Any = _Reader(iter(chunks))
     try:
-        with library.ZstdDecompressor(max_window_size=_WINDOW_LIMIT).stream_reader(
+        with zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT).stream_reader(
             source, read_across_frames=True
         ) as stream:
             while piece := stream.read(PART_SIZE):
@@ -73,7 +67,7 @@ def decompressed(what: str, chunks: Iterable[bytes], digest: str, size: int) -> 
                 if whole.size > size:
                     raise Corrupt(what, digest, f"of more than the {size} bytes announced")
                 yield piece
-    except library.ZstdError as error:
+    except zstandard.ZstdError as error:
         raise Corrupt(what, digest, f"none: {error}") from None
     if whole.digest != digest:
         raise Corrupt(what, digest, whole.digest)

@@ -1,7 +1,8 @@
-"""The Redis connection of artifacts: a blocking redis-py client, derived from any redis-py client."""
+"""The Redis connection of artifacts: a blocking redis-py client, derived from any redis-py client; and its scans."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import redis
@@ -9,7 +10,7 @@ import redis.asyncio
 
 from redisai_py.artifacts.errors import Invalid
 
-__all__ = ["AnyClient", "blocking_client"]
+__all__ = ["AnyClient", "blocking_client", "scanned"]
 
 AnyClient = redis.Redis | redis.asyncio.Redis | str
 """A redis-py client, blocking or asyncio (redisai_py's clients too), or a URL."""
@@ -45,3 +46,16 @@ def blocking_client(client: AnyClient) -> redis.Redis:
         raise Invalid(f"{pool.connection_class.__name__} has no blocking twin: give a blocking client of this Redis")
     kept = {name: value for name, value in settings.items() if name not in _ASYNC_ONLY}
     return redis.Redis.from_pool(redis.ConnectionPool(connection_class=made_of, **{**kept, "decode_responses": False}))
+
+
+def scanned(link: redis.Redis, start: str, kind: str | None = None) -> Iterator[tuple[bytes, str]]:
+    """The keys that begin with `start`, each with the rest of its name; a key may come twice.
+
+    O(keys of the database), in steps that block no other client.
+
+    Args: kind: only keys of this type of Redis.
+    """
+    pattern = "".join(f"\\{char}" if char in "\\*?[]^-" else char for char in start)
+    begins = start.encode("utf-8", "surrogateescape")
+    for key in link.scan_iter(match=f"{pattern}*", count=1000, _type=kind):
+        yield key, key.removeprefix(begins).decode("utf-8", "surrogateescape")

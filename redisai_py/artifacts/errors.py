@@ -15,6 +15,7 @@ __all__ = [
     "Malformed",
     "Missing",
     "NotParity",
+    "needing",
     "reading",
 ]
 
@@ -33,13 +34,22 @@ class Malformed(Invalid):
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """What is invalid inside was read from a store. Raises: Malformed, in place of Invalid."""
+    """What is invalid inside, or in the function decorated, was read from a store. Raises: Malformed, not Invalid."""
     try:
         yield
     except Malformed:
         raise
     except Invalid as error:
         raise Malformed(str(error)) from error
+
+
+@contextmanager
+def needing(what: str, extra: str) -> Iterator[None]:
+    """An import inside may find nothing. Raises: Invalid: `what`, and the extra to install."""
+    try:
+        yield
+    except ImportError:
+        raise Invalid(f"{what}: pip install 'redisai_py[{extra}]'") from None
 
 
 class Missing(ArtifactError, LookupError):

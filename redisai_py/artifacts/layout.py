@@ -93,13 +93,9 @@ class Index:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
+    @reading()
     def decode(cls, what: str, data: Buffer) -> Index:
         """Parse `index.json`. Raises: Malformed."""
-        with reading():
-            return cls._decode(what, data)
-
-    @classmethod
-    def _decode(cls, what: str, data: Buffer) -> Index:
         value = decode_json(what, data, MAX_INDEX)
         if (
             not isinstance(value, dict)

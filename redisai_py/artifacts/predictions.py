@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redisai_py.artifacts.digest import Buffer
-from redisai_py.artifacts.errors import Invalid
+from redisai_py.artifacts.errors import Invalid, needing
 
 __all__ = ["Predictions"]
 
@@ -26,11 +26,9 @@ _MAX_ROWS = 10_000_000
 
 
 def _pyarrow() -> Any:
-    try:
+    with needing("predictions need pyarrow", "data"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError:
-        raise Invalid("predictions need pyarrow: pip install 'redisai_py[data]'") from None
     return pyarrow
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from redisai_py.artifacts.connection import scanned
 from redisai_py.artifacts.digest import is_digest
 from redisai_py.artifacts.errors import AliasMoved, Conflict, Invalid, Malformed, Missing
 from redisai_py.artifacts.names import (
@@ -96,13 +97,8 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names that have a version. O(keys of the database), in steps that block no other client."""
-        start = f"{self._keys.prefix}{self.kind}:"
-        found = []
-        for key in self._redis.scan_iter(match=f"{_escaped(start)}*", count=1000, _type="hash"):
-            name = key.decode("utf-8", "replace").removeprefix(start)
-            if is_name(name) and self._versions(name):
-                found.append(name)
-        return sorted(found)
+        keys = scanned(self._redis, f"{self._keys.prefix}{self.kind}:", "hash")
+        return sorted({name for _, name in keys if is_name(name) and self._versions(name)})
 
     def _versions(self, name: str) -> dict[int, str]:
         return _versions_in(self._redis.hgetall(self._keys.versions(self.kind, name)))
@@ -370,10 +366,6 @@ def _log_entry(entry: bytes, fields: Any) -> LogEntry:
     text = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in fields.items()}
     at = int(entry.partition(b"-")[0]) / 1000
     return LogEntry(at, text.pop("event", ""), text.pop("who", ""), text)
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{char}" if char in "\\*?[]^-" else char for char in text)
 
 
 def _some(values: Sequence[Any], limit: int = 20) -> str:

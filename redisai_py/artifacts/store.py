@@ -162,10 +162,10 @@ class Store:
         version = self.registry(kind).resolve(reference)
         return version, self.get_manifest(version.digest, str(version))
 
+    @reading()
     def config(self, manifest: Manifest) -> Any:
         """The config's JSON. Raises: Missing, Corrupt, Malformed."""
-        with reading():
-            return decode_json("config", self.read(manifest.config, MAX_MANIFEST))
+        return decode_json("config", self.read(manifest.config, MAX_MANIFEST))
 
     def stream(self, layer: Descriptor) -> Iterator[bytes]:
         """The content of a layer in pieces of at most 64 MiB, each checked before it is yielded.

@@ -12,8 +12,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redisai_py.artifacts.archive import Archive
 from redisai_py.artifacts.collect import Collected
@@ -102,8 +103,7 @@ def _push_entries(
     ]
     wanted = _blobs_of(manifests)
     began = time.monotonic()
-    for attempt in range(_TRIES):
-        index, seen = archive.index()
+    for index, seen in _attempts(archive, "push"):
         merged = index.merged(entries)
         if _being_collected(index):
             if time.monotonic() - began > _WAIT_S:
@@ -114,8 +114,14 @@ def _push_entries(
         _send(store, archive, wanted, done, progress)
         if (seen is not None and merged == index) or archive.replace(replace(merged, collecting=None), seen):
             return
-        time.sleep(random.uniform(0, min(1.0, 0.02 * (attempt + 1))))
-    raise Conflict(f"{archive.url}: its index changed repeatedly; push again later")
+
+
+def _attempts(archive: Archive, verb: str = "try") -> Iterator[tuple[Index, Any]]:
+    """The index and its token, read again for each attempt to replace it. Raises: Conflict: it changed every time."""
+    for attempt in range(_TRIES):
+        time.sleep(random.uniform(0, min(1.0, 0.02 * attempt)))
+        yield archive.index()
+    raise Conflict(f"{archive.url}: its index changed repeatedly; {verb} again later")
 
 
 def _blobs_of(manifests: dict[str, Manifest]) -> list[Descriptor]:
@@ -308,13 +314,11 @@ def _bounded(pieces: Iterator[bytes], blob: Descriptor) -> Iterator[bytes]:
 
 def remove_archived(archive: Archive, kind: str, name: str, versions: Sequence[int]) -> None:
     """Remove versions from the index; their blobs stay until `collect_archive`. Raises: Missing, ArchiveError."""
-    for _ in range(_TRIES):
-        index, seen = archive.index()
+    for index, seen in _attempts(archive):
         for version in versions:
             index.select(kind, f"{name}:{version}")
         if archive.replace(index.without(kind, name, versions), seen):
             return
-    raise Conflict(f"{archive.url}: its index changed repeatedly; try again later")
 
 
 def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = False) -> Collected:
@@ -323,8 +327,7 @@ def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = Fal
     Args:    older_s: only blobs older than this many seconds, so that a running push need not send its blobs again.
     Raises:  Conflict: somebody else is collecting, or a manifest cannot be read.   ArchiveError.
     """
-    for _ in range(_TRIES):
-        index, seen = archive.index()
+    for index, seen in _attempts(archive):
         if _being_collected(index):
             raise Conflict(
                 f"{archive.url} is being collected already; a collector that was killed is forgotten in a minute"
@@ -337,8 +340,6 @@ def collect_archive(archive: Archive, older_s: float = 3600, dry_run: bool = Fal
             return done
         if archive.replace(marked, seen):
             break
-    else:
-        raise Conflict(f"{archive.url}: its index changed repeatedly; try again later")
     for start in range(0, len(done.digests), _DELETE_COUNT):
         if start:
             marked = _renewed(archive, marked)
@@ -371,10 +372,10 @@ def _renewed(archive: Archive, marked: Index) -> Index:
 
 
 def _end_collecting(archive: Archive, marked: Index) -> None:
-    for _ in range(_TRIES):
-        index, seen = archive.index()
-        if index.collecting != marked.collecting or archive.replace(replace(index, collecting=None), seen):
-            return
+    with suppress(Conflict):  # pushes ignore a mark that is a minute old
+        for index, seen in _attempts(archive):
+            if index.collecting != marked.collecting or archive.replace(replace(index, collecting=None), seen):
+                return
 
 
 def _being_collected(index: Index) -> bool:

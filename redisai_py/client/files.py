@@ -1,4 +1,7 @@
-"""The bytes of models: files are mapped into memory, not read; directories are packed; bytes are cut into words."""
+"""The bytes of models: files are mapped into memory, not read; directories are packed; bytes are cut into words.
+
+And files that are written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import io
 import mmap
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ __all__ = [
     "is_archive",
     "open_model",
     "pack_saved_model",
+    "replacing",
 ]
 
 ModelBytes = bytes | bytearray | memoryview | list[bytes]
@@ -63,6 +69,17 @@ def pack_saved_model(directory: Path) -> bytes:
             with file.open("rb") as content:
                 archive.addfile(entry, content)
     return packed.getvalue()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of the file at the end; after an error, the old file stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def is_archive(data: ModelBytes) -> bool:

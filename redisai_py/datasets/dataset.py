@@ -76,14 +76,8 @@ class Dataset:
         return cls._described(None, version, manifest, config, archive)
 
     @classmethod
+    @reading()
     def _described(
-        cls, store: Store | None, version: Version, manifest: Manifest, config: Any, archive: Archive | str | None
-    ) -> Dataset:
-        with reading():
-            return cls._read(store, version, manifest, config, archive)
-
-    @classmethod
-    def _read(
         cls, store: Store | None, version: Version, manifest: Manifest, config: Any, archive: Archive | str | None
     ) -> Dataset:
         if not isinstance(config, dict) or config.get("format") != FORMAT:

@@ -282,17 +282,13 @@ def _arrays(what: str, file: Buffer) -> dict[str, NDArray[Any]]:
     return {name: np.frombuffer(t.data, _DTYPES[t.dtype]).reshape(t.shape) for name, t in found.items()}
 
 
+@reading()
 def decode_shard(what: str, data: Buffer, schema: Schema, rows: int, columns: Sequence[str] | None = None) -> Columns:
     """The columns of a shard, as views of its bytes if the type allows that.
 
     Args:   what: name of the shard in errors.   rows: expected number.   columns: decode only these.
     Raises: Malformed: not a safetensors file, or not of this schema.
     """
-    with reading():
-        return _decoded(what, data, schema, rows, columns)
-
-
-def _decoded(what: str, data: Buffer, schema: Schema, rows: int, columns: Sequence[str] | None) -> Columns:
     stored = _arrays(what, data)
     found: dict[str, NDArray[Any]] = {}
     for column in schema.columns:

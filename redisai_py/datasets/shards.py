@@ -18,6 +18,7 @@ from redisai_py.artifacts import (
     Store,
 )
 from redisai_py.artifacts.digest import Buffer, check_content
+from redisai_py.artifacts.errors import needing
 from redisai_py.artifacts.strings import ReceiveBuffer
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, Schema, decode_shard, encode_shard, row_count
 
@@ -181,12 +182,8 @@ def _content(where: str, layer: Descriptor, data: Buffer) -> Buffer:
 
 
 def _decompressed(where: str, layer: Descriptor, data: Buffer) -> bytes:
-    try:
-        import zstandard  # of the extra `data`; a data set that is not compressed is read without it
-    except ImportError:
-        raise Invalid(
-            f"{where} is compressed, and reading it needs zstandard: pip install 'redisai_py[data]'"
-        ) from None
+    with needing(f"{where} is compressed, and reading it needs zstandard", "data"):
+        import zstandard  # a data set that is not compressed is read without it
     try:
         announced = zstandard.frame_content_size(data)  # takes the place of the limit, where a frame says it
         if announced not in (-1, layer.content_size):

@@ -21,6 +21,7 @@ import redis
 from numpy.typing import NDArray
 
 from redisai_py.artifacts import Invalid, Missing, Store, Version, digest_of
+from redisai_py.artifacts.connection import scanned
 from redisai_py.artifacts.strings import ReceiveBuffer
 from redisai_py.client import calls
 from redisai_py.client.call import Call
@@ -123,9 +124,7 @@ def _base(entry: str, member: str) -> str:
 
 
 def _tensors_of(store: Store, base: str) -> list[str]:
-    pattern = "".join(f"\\{char}" if char in "\\*?[]^-" else char for char in base)
-    keys = (key.decode("utf-8", "surrogateescape") for key in store.redis.scan_iter(match=f"{pattern}.*", count=1000))
-    found = sorted(key.removeprefix(f"{base}.") for key in keys if key != f"{base}.meta")
+    found = sorted({name for _, name in scanned(store.redis, f"{base}.") if name != "meta"})
     if not found:
         raise Missing(f"dataset {base} has no tensors")
     return found

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from redisai_py.artifacts.errors import Invalid
+from redisai_py.artifacts.errors import Invalid, needing
+from redisai_py.client.files import replacing
 from redisai_py.datasets.layout import NAN_HINT, STRING, Columns, NanPolicy, complete, row_count
 
 if TYPE_CHECKING:
@@ -156,13 +157,11 @@ def _only(what: str, names: Sequence[str], columns: Sequence[str] | None) -> lis
 
 
 def _arrow_modules() -> Any:
-    try:
+    with needing("reading CSV and Parquet needs pyarrow", "data"):
         import pyarrow
         import pyarrow.compute
         import pyarrow.csv
         import pyarrow.parquet
-    except ImportError:
-        raise Invalid("reading CSV and Parquet needs pyarrow: pip install 'redisai_py[data]'") from None
     return pyarrow
 
 
@@ -324,15 +323,10 @@ def write_table(path: os.PathLike[str] | str, parts: Iterable[Columns]) -> int:
     Raises:  Invalid: CSV cannot hold values of several elements, npz no missing strings.   OSError.
     """
     form, target = table_format(path), Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
-    try:
-        rows = (
-            _write_npz(temporary, parts) if form == "npz" else _write_arrow(temporary, target.name.lower(), form, parts)
-        )
-        temporary.replace(target)
-        return rows
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary:
+        if form == "npz":
+            return _write_npz(temporary, parts)
+        return _write_arrow(temporary, target.name.lower(), form, parts)
 
 
 def _write_npz(path: Path, parts: Iterable[Columns]) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import redis
 
 from redisai_py.artifacts import ArtifactError, Invalid, Missing
-from redisai_py.artifacts.connection import AnyClient, blocking_client
+from redisai_py.artifacts.connection import AnyClient, blocking_client, scanned
 from redisai_py.artifacts.registry import default_actor
 from redisai_py.pipeline.definition import nearest
 
@@ -247,12 +247,11 @@ class Queue:
 
     def workers(self) -> dict[str, str]:
         """Live workers, with the id of the job of each, or an empty string."""
-        start = f"{self.prefix}worker:"
         found = {}
-        for key in self.redis.scan_iter(match=f"{start}*", count=1000):
+        for key, name in scanned(self.redis, f"{self.prefix}worker:"):
             value: Any = self.redis.get(key)
             if value is not None:
-                found[key.decode().removeprefix(start)] = value.decode()
+                found[name] = value.decode()
         return found
 
     def follow(self, job: str, poll_s: float = 0.3) -> Iterator[Job]:

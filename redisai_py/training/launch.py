@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from redisai_py.artifacts import Conflict, Invalid, Malformed, Missing, Store
+from redisai_py.artifacts.errors import needing
 from redisai_py.artifacts.manifest import decode_json
 from redisai_py.training.link import open_store
 from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE, Run
@@ -137,11 +138,9 @@ def launch_of(url: str, run: str, prefix: str = "ai:") -> Launch:
 
 
 def _train(url: str, record: Run, what: Launch, prefix: str) -> None:
-    try:
+    with needing("training needs PyTorch", "train"):
         from torch.distributed import run as torchrun
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    except ImportError:
-        raise Invalid("training needs PyTorch: pip install 'redisai_py[train]'") from None
     os.environ |= {URL_VARIABLE: url, RUN_VARIABLE: record.name, PREFIX_VARIABLE: prefix}
     os.environ[_LAUNCHER_VARIABLE] = str(os.getpid())
     os.environ[_ARGUMENTS_VARIABLE] = json.dumps(what.arguments)

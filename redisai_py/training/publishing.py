@@ -23,6 +23,7 @@ import torch
 
 from redisai_py.artifacts import ArtifactError, Invalid, NotParity, Parity, Predictions, Store, Tolerance, digest_of
 from redisai_py.artifacts.connection import AnyClient
+from redisai_py.artifacts.errors import needing
 from redisai_py.artifacts.parity import check_parity, serving
 from redisai_py.training.link import open_store
 from redisai_py.training.ranks import rank
@@ -165,10 +166,8 @@ class _Graph:
         self, model: Any, example: Sequence[torch.Tensor], inputs: Sequence[str], outputs: Sequence[str]
     ) -> bytes:
         """Export again. Raises: Invalid: the model cannot be exported, or onnx is not installed."""
-        try:
+        with needing("publishing needs onnx and onnxscript", "train"):
             import onnxscript  # noqa: F401
-        except ImportError:
-            raise Invalid("publishing needs onnx and onnxscript: pip install 'redisai_py[train]'") from None
         rows = torch.export.Dim("rows")
         try:
             with warnings.catch_warnings():

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from redisai_py.artifacts import Invalid
+from redisai_py.artifacts.errors import needing
 from redisai_py.artifacts.names import check_name
 from redisai_py.training.runs import PREFIX_VARIABLE, RUN_VARIABLE, URL_VARIABLE, Run
 
@@ -42,11 +42,9 @@ def ray_trainer(
             storage: directory for Ray's own records; by default Ray's own. It holds no checkpoints.
     Raises: Invalid: Ray is not installed, or a bad name of a run.
     """
-    try:
+    with needing("training with Ray needs ray[train]", "ray"):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
-    except ImportError:
-        raise Invalid("training with Ray needs ray[train]: pip install 'redisai_py[ray]'") from None
     check_name(run)
     environment = {URL_VARIABLE: url, RUN_VARIABLE: run, PREFIX_VARIABLE: prefix}
 

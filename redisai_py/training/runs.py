@@ -22,7 +22,7 @@ from typing import Any, Self
 import redis
 
 from redisai_py.artifacts import Invalid, Missing, Store
-from redisai_py.artifacts.connection import AnyClient
+from redisai_py.artifacts.connection import AnyClient, scanned
 from redisai_py.artifacts.names import check_name, is_name
 from redisai_py.training.link import open_store
 from redisai_py.training.ranks import rank, ranks
@@ -151,7 +151,4 @@ def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, float]:
 def run_names(client: AnyClient, prefix: str = "ai:") -> Iterator[str]:
     """The runs that have a summary, sorted. O(keys of the database), in steps that block no other client."""
     store = open_store(client, prefix, patient=False)
-    start = f"{prefix}summary:run:"
-    keys = store.redis.scan_iter(match=f"{start}*", count=1000, _type="hash")
-    names = (key.decode("utf-8", "replace").removeprefix(start) for key in keys)
-    yield from sorted(name for name in names if is_name(name))
+    yield from sorted({name for _, name in scanned(store.redis, f"{prefix}summary:run:", "hash") if is_name(name)})

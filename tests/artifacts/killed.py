@@ -105,9 +105,21 @@ class _Steps:
         return result
 
 
+class _CountedStore:
+    """An object store, each of whose operations is a step."""
+
+    def __init__(self, store: Any, steps: _Steps) -> None:
+        self._store = store
+        self._steps = steps
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._store, name)
+        return lambda *args, **options: self._steps.around(lambda: operation(*args, **options), lambda: None)
+
+
 def _work(operation: str, last: int, phase: str, port: int, folder: str, told: Any) -> None:
     steps = _Steps(last, phase)
-    send, do = redis.Connection.send_packed_command, Archive._do
+    send = redis.Connection.send_packed_command
 
     def send_counted(self: Any, command: Any, check_health: bool = True) -> None:
         data = b"".join(bytes(piece) for piece in ([command] if isinstance(command, (bytes, str)) else command))
@@ -117,16 +129,13 @@ def _work(operation: str, last: int, phase: str, port: int, folder: str, told: A
 
         steps.around(lambda: send(self, [data], check_health), half)
 
-    def do_counted(self: Archive, verb: str, path: str, work: Callable[[Any, str], Any]) -> Any:
-        return steps.around(lambda: do(self, verb, path, work), lambda: None)
-
     blobs.PART_SIZE = compression.PART_SIZE = SMALL_PART
     store, other = (Store(redis.Redis(port=port, db=db), actor="doomed") for db in (0, 1))
     archive = Archive(folder)
     for client in (store.redis, other.redis):
         client.ping()  # connects: that takes no part
     redis.Connection.send_packed_command = send_counted  # type: ignore[assignment,method-assign]
-    Archive._do = do_counted  # type: ignore[method-assign]
+    archive._store = _CountedStore(archive._store, steps)
     OPERATIONS[operation](store, other, archive)
     told.send(steps.count)
 

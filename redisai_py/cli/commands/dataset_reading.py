@@ -52,11 +52,9 @@ def ls(
 
 def _names(store: Store) -> list[str]:
     """Names of all data sets, including those that were appended to but never sealed."""
-    start = f"{store.keys.prefix}tail:dataset:"
-    tails = {
-        key.decode("utf-8", "replace").removeprefix(start)
-        for key in store.redis.scan_iter(match=f"{start}*", count=1000)
-    }
+    from redisai_py.artifacts.connection import scanned
+
+    tails = (name for _, name in scanned(store.redis, f"{store.keys.prefix}tail:dataset:"))
     return sorted({*store.registry("dataset").names(), *tails})
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from redisai_py.cli.failures import UsageError
-from redisai_py.client.files import backend_of_name, pack_saved_model
+from redisai_py.client.files import backend_of_name, pack_saved_model, replacing
 from redisai_py.plugins import backend_names
 
 __all__ = ["STREAM", "backend_of", "check_directory", "read_model", "write_file"]
@@ -68,10 +68,5 @@ def write_file(path: Path, *parts: bytes | memoryview) -> None:
         with path.open("wb") as file:
             file.writelines(parts)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(parts)
