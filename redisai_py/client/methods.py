@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
 from redis.client import NEVER_DECODE
@@ -24,38 +24,65 @@ __all__ = ["Extension", "QueuedCalls", "sends", "sends_later"]
 P = ParamSpec("P")
 T = TypeVar("T")
 D = TypeVar("D", bound=DagBuilder)
+M = TypeVar("M", bound=Callable[..., Any])
+Q = TypeVar("Q", bound="QueuedCalls")
 
 
-def sends(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], T]:
-    """A method of the blocking client that sends a call; it has the call's arguments and docstring."""
+def sends(
+    describe: Callable[P, Call[T]], direct: Callable[P, Call[T]] | None = None
+) -> Callable[Concatenate[Any, P], T]:
+    """A method of the blocking client that sends a call; it has the call's arguments and docstring.
+
+    direct: makes the call that a client with a direct connection sends instead.
+    """
 
     @functools.wraps(describe)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = self._call(describe(*args, **kwargs))
+        make = direct if direct is not None and self._direct else describe
+        result: T = self._call(make(*args, **kwargs))
         return result
 
-    _show(method, describe)
-    return method
+    return _shown(method, describe)
 
 
-def sends_later(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+def sends_later(
+    describe: Callable[P, Call[T]], direct: Callable[P, Call[T]] | None = None
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """The same for the asyncio client."""
 
     @functools.wraps(describe)
     async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._call(describe(*args, **kwargs))
+        make = direct if direct is not None and self._direct else describe
+        result: T = await self._call(make(*args, **kwargs))
         return result
 
-    _show(method, describe)
-    return method
+    return _shown(method, describe)
 
 
-def _show(method: Any, describe: Callable[..., Any]) -> None:
-    """Give the method the signature and docstring of the call, for `help` and editors."""
+def queues(describe: Callable[P, Call[Any]], decoded: bool = True) -> Callable[Concatenate[Q, P], Q]:
+    """A method of both pipelines that queues a call and returns the pipeline.   decoded: False keeps the reply as it
+    is.
+    """
+
+    @functools.wraps(describe)
+    def method(self: Q, /, *args: P.args, **kwargs: P.kwargs) -> Q:
+        call = describe(*args, **kwargs)
+        return self._queue(call, call.decode if decoded else _as_it_is)
+
+    return _shown(method, describe, "Self")
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply
+
+
+def _shown(method: M, describe: Callable[..., Any], result: str | None = None) -> M:
+    """Give the method the signature of the call, for `help` and editors. result: type, by default that of the call."""
     described = inspect.signature(describe)
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *described.parameters.values()]
-    result = str(described.return_annotation).removeprefix("Call[").removesuffix("]")
-    method.__signature__ = described.replace(parameters=parameters, return_annotation=result)
+    result = result or str(described.return_annotation).removeprefix("Call[").removesuffix("]")
+    method.__signature__ = described.replace(parameters=parameters, return_annotation=result)  # type: ignore[attr-defined]
+    return method
 
 
 class Extension(Generic[D]):
@@ -109,7 +136,8 @@ class Extension(Generic[D]):
 class QueuedCalls:
     """What both pipelines add to redis-py's. `tensorset` returns bytes, as in the `redisai` package.
 
-    Methods return the pipeline, for chaining. As in redis-py, between `watch` and `multi` they return the result.
+    Methods return the pipeline, for chaining. As in redis-py, between `watch` and `multi` they return the result. Runs
+    are for pipelines without a transaction; the server refuses them inside one.
     """
 
     connection: Any
@@ -123,45 +151,14 @@ class QueuedCalls:
         self._repeatable = True
         self._retry: Any = None
 
-    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
-        """Queue AI.TENSORSET; arguments as for the client's `tensorset`."""
-        return self._queue(calls.tensorset(key, tensor, shape, dtype), keep=True)
+    tensorset = queues(calls.tensorset, decoded=False)
+    tensorget = queues(calls.tensorget)
+    modelexecute = queues(calls.modelexecute)
+    scriptexecute = queues(calls.scriptexecute)
+    modelrun = queues(calls.modelrun)
+    scriptrun = queues(calls.scriptrun)
 
-    def tensorget(
-        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> Self:
-        """Queue AI.TENSORGET; result as for the client's `tensorget`."""
-        return self._queue(calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only))
-
-    def modelexecute(
-        self, key: Key, inputs: Keys, outputs: Keys, timeout: int | None = None, cache: str | None = None
-    ) -> Self:
-        """Queue AI.MODELEXECUTE, for pipelines without a transaction; the server refuses it inside one."""
-        return self._queue(calls.modelexecute(key, inputs, outputs, timeout, cache))
-
-    def scriptexecute(
-        self,
-        key: Key,
-        function: str,
-        keys: Keys | None = None,
-        inputs: Keys | None = None,
-        args: Any = None,
-        outputs: Keys | None = None,
-        timeout: int | None = None,
-    ) -> Self:
-        """Queue AI.SCRIPTEXECUTE, for pipelines without a transaction; the server refuses it inside one."""
-        return self._queue(calls.scriptexecute(key, function, keys, inputs, args, outputs, timeout))
-
-    def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
-        """Queue AI.MODELRUN; deprecated, use `modelexecute`."""
-        return self._queue(calls.modelrun(key, inputs, outputs))
-
-    def scriptrun(self, key: Key, function: str, inputs: Keys, outputs: Keys) -> Self:
-        """Queue AI.SCRIPTRUN; deprecated, use `scriptexecute`."""
-        return self._queue(calls.scriptrun(key, function, inputs, outputs))
-
-    def _queue(self, call: Call[Any], keep: bool = False) -> Self:
-        decode: Callable[[Any], Any] = (lambda reply: reply) if keep else call.decode
+    def _queue(self, call: Call[Any], decode: Callable[[Any], Any]) -> Self:
         answer = self.execute_command(*call.argv, **{NEVER_DECODE: True})
         if answer is not self:  # between WATCH and MULTI, commands are executed immediately
             at_once: Any = _decoded(answer, decode) if inspect.isawaitable(answer) else decode(answer)

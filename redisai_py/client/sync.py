@@ -6,7 +6,6 @@ After a lost connection, a call is repeated only if it is repeatable. Connecting
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -169,18 +168,7 @@ class Client(Extension[Dag], redis.Redis):
 
     # -- tensors -------------------------------------------------------------------------------------------------------
 
-    def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> str:
-        """Store a tensor.
-
-        Args:    tensor: a numpy array, torch tensor, or any object with `__array__` or `__dlpack__`; or a list or
-                 tuple.
-                 shape, dtype: of a list; the shape defaults to the list's own.
-        Returns: 'OK'.
-        Raises:  TypeError: cannot be converted to a tensor.   WrongType: the key holds something else.
-        Copies:  none of a C-contiguous array's data.
-        """
-        call: Call[str] = (direct if self._direct else calls).tensorset(key, tensor, shape, dtype)
-        return self._call(call)
+    tensorset = sends(calls.tensorset, direct.tensorset)
 
     @overload
     def tensorget(
