@@ -147,28 +147,6 @@ def info_reply(info: RunInfo, full: bool = False) -> Reply:
     return reply
 
 
-_INFO_ARGUMENTS = (
-    KEY,
-    Argument("option", "oneof", optional=True, arguments=(flag("RESETSTAT"), flag("FULL"))),
-)
-_CONFIG_ARGUMENTS = (
-    Argument(
-        "subcommand",
-        "oneof",
-        arguments=(
-            Argument("name", "string", "GET"),
-            Argument(
-                "loadbackend",
-                "block",
-                "LOADBACKEND",
-                arguments=(Argument("backend", "string"), Argument("path", "string")),
-            ),
-            Argument("path", "string", "BACKENDSPATH"),
-            Argument("bytes", "integer", "MODEL_CHUNK_SIZE"),
-        ),
-    ),
-)
-
 ROWS = (
     CommandSpec(
         name=b"AI.INFO",
@@ -177,7 +155,10 @@ ROWS = (
         arity=-2,
         flags=READ,
         in_multi="takes part",
-        arguments=_INFO_ARGUMENTS,
+        arguments=(
+            KEY,
+            Argument("option", "oneof", optional=True, arguments=(flag("RESETSTAT"), flag("FULL"))),
+        ),
         summary="Reports or resets the run statistics of a model or script.",
         since="1.0.0",
         group="admin",
@@ -207,7 +188,23 @@ ROWS = (
         first_key=0,
         keys=no_keys,
         in_multi="takes part",
-        arguments=_CONFIG_ARGUMENTS,
+        arguments=(
+            Argument(
+                "subcommand",
+                "oneof",
+                arguments=(
+                    Argument("name", "string", "GET"),
+                    Argument(
+                        "loadbackend",
+                        "block",
+                        "LOADBACKEND",
+                        arguments=(Argument("backend", "string"), Argument("path", "string")),
+                    ),
+                    Argument("path", "string", "BACKENDSPATH"),
+                    Argument("bytes", "integer", "MODEL_CHUNK_SIZE"),
+                ),
+            ),
+        ),
         summary="Reads and changes settings, loads a backend.",
         since="1.0.0",
         group="admin",

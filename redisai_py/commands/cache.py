@@ -204,39 +204,6 @@ def _block(name: str, *arguments: Argument) -> Argument:
 
 _SCOPE = Argument("scope", "oneof", "SCOPE", optional=True, arguments=(flag("DB"), flag("USER")))
 _INPUTS = counted("INPUTS", "input_count", TENSOR, optional=False)
-_ARGUMENTS = (
-    Argument(
-        "subcommand",
-        "oneof",
-        arguments=(
-            _block(
-                "SET",
-                Argument("seconds", "integer", "TTL"),
-                option("JITTER", "percent"),
-                flag("ROWS", optional=True),
-                option("MAXBYTES", "bytes"),
-                option("WARM", "count"),
-                _SCOPE,
-                option("MINRUN", "microseconds"),
-            ),
-            _block("GET"),
-            _block("DEL"),
-            _block("PURGE"),
-            _block("STATS"),
-            _block(
-                "WARM",
-                Argument(
-                    _INPUTS.name,
-                    "block",
-                    "INPUTS",
-                    multiple=True,
-                    multiple_token=True,
-                    arguments=_INPUTS.arguments,
-                ),
-            ),
-        ),
-    ),
-)
 
 ROWS = (
     CommandSpec(
@@ -248,7 +215,39 @@ ROWS = (
         first_key=2,
         keys=_keys,
         in_multi="refused",
-        arguments=_ARGUMENTS,
+        arguments=(
+            Argument(
+                "subcommand",
+                "oneof",
+                arguments=(
+                    _block(
+                        "SET",
+                        Argument("seconds", "integer", "TTL"),
+                        option("JITTER", "percent"),
+                        flag("ROWS", optional=True),
+                        option("MAXBYTES", "bytes"),
+                        option("WARM", "count"),
+                        _SCOPE,
+                        option("MINRUN", "microseconds"),
+                    ),
+                    _block("GET"),
+                    _block("DEL"),
+                    _block("PURGE"),
+                    _block("STATS"),
+                    _block(
+                        "WARM",
+                        Argument(
+                            _INPUTS.name,
+                            "block",
+                            "INPUTS",
+                            multiple=True,
+                            multiple_token=True,
+                            arguments=_INPUTS.arguments,
+                        ),
+                    ),
+                ),
+            ),
+        ),
         summary="Keeps the predictions of a model, and reports and deletes them.",
         since="0.1.0",
         origin="redisai_py",

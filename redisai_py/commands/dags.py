@@ -292,16 +292,6 @@ def _operation_keys(words: Argv, start: int) -> Iterator[bytes]:
 _OPERATION = Argument("operation", "string", "|>", multiple=True, multiple_token=True)
 _ROUTING = option("ROUTING", "tag", integer=False)
 _LOAD = counted("LOAD", "key_count", KEY)
-_ARGUMENTS = (
-    _LOAD,
-    counted("PERSIST", "key_count", KEY),
-    _ROUTING,
-    TIMEOUT,
-    Argument("expiry", "oneof", optional=True, arguments=(Argument("seconds", "integer", "EX"), flag("KEEPTTL"))),
-    flag("IFUNCHANGED", optional=True),
-    _OPERATION,
-)
-_READ_ARGUMENTS = (_LOAD, _ROUTING, TIMEOUT, _OPERATION)
 
 _EXECUTE = CommandSpec(
     name=b"AI.DAGEXECUTE",
@@ -312,7 +302,15 @@ _EXECUTE = CommandSpec(
     first_key=3,
     keys=_dag_keys,
     in_multi="refused",
-    arguments=_ARGUMENTS,
+    arguments=(
+        _LOAD,
+        counted("PERSIST", "key_count", KEY),
+        _ROUTING,
+        TIMEOUT,
+        Argument("expiry", "oneof", optional=True, arguments=(Argument("seconds", "integer", "EX"), flag("KEEPTTL"))),
+        flag("IFUNCHANGED", optional=True),
+        _OPERATION,
+    ),
     summary="Runs operations on tensors with local names, all or nothing.",
     since="1.2.3",
     group="dags",
@@ -336,7 +334,7 @@ _EXECUTE_RO = replace(
     name=b"AI.DAGEXECUTE_RO",
     parse=partial(_parse_dag, readonly=True, deprecated=False),
     flags=READ_RUN,
-    arguments=_READ_ARGUMENTS,
+    arguments=(_LOAD, _ROUTING, TIMEOUT, _OPERATION),
     summary="Runs operations on tensors with local names; writes nothing.",
     examples=(
         (

@@ -156,14 +156,6 @@ def _execute_keys(argv: Argv) -> list[bytes]:
 
 
 _MODEL = Argument("model", "key")
-_EXECUTE_ARGUMENTS = (
-    _MODEL,
-    counted("INPUTS", "input_count", TENSOR, optional=False),
-    counted("OUTPUTS", "output_count", TENSOR, optional=False),
-    TIMEOUT,
-    Argument("use", "oneof", "CACHE", optional=True, arguments=(flag("NO"), flag("REFRESH"), flag("ONLY"))),
-)
-_RUN_ARGUMENTS = (_MODEL, TIMEOUT, several(TENSOR, token="INPUTS"), several(TENSOR, token="OUTPUTS"))
 
 _EXECUTE = CommandSpec(
     name=b"AI.MODELEXECUTE",
@@ -175,7 +167,13 @@ _EXECUTE = CommandSpec(
     keys=_execute_keys,
     in_dag=True,
     in_multi="refused",
-    arguments=_EXECUTE_ARGUMENTS,
+    arguments=(
+        _MODEL,
+        counted("INPUTS", "input_count", TENSOR, optional=False),
+        counted("OUTPUTS", "output_count", TENSOR, optional=False),
+        TIMEOUT,
+        Argument("use", "oneof", "CACHE", optional=True, arguments=(flag("NO"), flag("REFRESH"), flag("ONLY"))),
+    ),
     summary="Runs a model on tensors.",
     since="1.2.0",
     group="models",
@@ -199,7 +197,7 @@ ROWS = (
         arity=-6,
         first_key=3,
         keys=run_keys,
-        arguments=_RUN_ARGUMENTS,
+        arguments=(_MODEL, TIMEOUT, several(TENSOR, token="INPUTS"), several(TENSOR, token="OUTPUTS")),
         since="1.0.0",
         replaced_by="AI.MODELEXECUTE",
         examples=(

@@ -14,7 +14,7 @@ from redisai_py.blobs import Blob
 from redisai_py.commands._args import Args, Argv, is_word, lenient_integer, name_text, text_name, to_bytes
 from redisai_py.commands.arguments import DEVICE, KEY, NAME, TAG, Argument, counted, flag, option, several
 from redisai_py.commands.backends import BACKEND, parse_backend
-from redisai_py.commands.spec import DELETE, READ, WRITE, CommandSpec, no_keys
+from redisai_py.commands.spec import DELETE, READ, WRITE, CommandSpec, key_alone, key_and_parts, no_keys, nothing
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.model import Model
 from redisai_py.resp.replies import Reply
@@ -207,29 +207,6 @@ def _set_names(words: Argv) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(map(name_text, words[1:split])), tuple(map(name_text, words[split + 1 :]))
 
 
-def parse_model_get(argv: Argv) -> ModelGet:
-    """`AI.MODELGET key [META] [BLOB]`; other words are ignored. Raises: WrongArity."""
-    if not 2 <= len(argv) <= 4:
-        raise WrongArity(bytes(argv[0]))
-    meta = any(is_word(word, b"META") for word in argv[2:])
-    blob = any(is_word(word, b"BLOB") for word in argv[2:])
-    return ModelGet(to_bytes(argv[1]), meta or not blob, blob or not meta)
-
-
-def parse_model_del(argv: Argv) -> ModelDel:
-    """`AI.MODELDEL key`. Raises: WrongArity."""
-    if len(argv) != 2:
-        raise WrongArity(bytes(argv[0]))
-    return ModelDel(to_bytes(argv[1]))
-
-
-def parse_model_scan(argv: Argv) -> ModelScan:
-    """`AI._MODELSCAN`. Raises: WrongArity."""
-    if len(argv) != 1:
-        raise WrongArity(bytes(argv[0]))
-    return ModelScan()
-
-
 def model_reply(request: ModelGet, model: Model, chunk_size: int) -> Reply:
     """AI.MODELGET: 16 items, 18 with the blob, or the blob alone.
 
@@ -271,35 +248,6 @@ _BATCHING = (
     option("MINBATCHTIMEOUT", "milliseconds"),
 )
 _CHUNKS = several(Argument("chunk", "string"), token="BLOB")
-_STORE_ARGUMENTS = (
-    KEY,
-    BACKEND,
-    DEVICE,
-    TAG,
-    *_BATCHING,
-    option("SIGNATURE", "signature"),
-    Argument(
-        "nodes",
-        "block",
-        optional=True,
-        arguments=(
-            counted("INPUTS", "input_count", NAME, optional=False),
-            counted("OUTPUTS", "output_count", NAME, optional=False),
-        ),
-    ),
-    _CHUNKS,
-)
-_SET_ARGUMENTS = (
-    KEY,
-    BACKEND,
-    DEVICE,
-    TAG,
-    *_BATCHING,
-    several(NAME, optional=True, token="INPUTS"),
-    several(NAME, optional=True, token="OUTPUTS"),
-    _CHUNKS,
-)
-_GET_ARGUMENTS = (KEY, flag("META", optional=True), flag("BLOB", optional=True))
 
 _STORE = CommandSpec(
     name=b"AI.MODELSTORE",
@@ -308,7 +256,24 @@ _STORE = CommandSpec(
     arity=-6,
     flags=WRITE,
     in_multi="may fail",
-    arguments=_STORE_ARGUMENTS,
+    arguments=(
+        KEY,
+        BACKEND,
+        DEVICE,
+        TAG,
+        *_BATCHING,
+        option("SIGNATURE", "signature"),
+        Argument(
+            "nodes",
+            "block",
+            optional=True,
+            arguments=(
+                counted("INPUTS", "input_count", NAME, optional=False),
+                counted("OUTPUTS", "output_count", NAME, optional=False),
+            ),
+        ),
+        _CHUNKS,
+    ),
     summary="Builds a model and stores it.",
     since="1.2.0",
     group="models",
@@ -325,7 +290,16 @@ ROWS = (
         name=b"AI.MODELSET",
         parse=parse_model_set,
         arity=-4,
-        arguments=_SET_ARGUMENTS,
+        arguments=(
+            KEY,
+            BACKEND,
+            DEVICE,
+            TAG,
+            *_BATCHING,
+            several(NAME, optional=True, token="INPUTS"),
+            several(NAME, optional=True, token="OUTPUTS"),
+            _CHUNKS,
+        ),
         since="1.0.0",
         replaced_by="AI.MODELSTORE",
         examples=(
@@ -336,11 +310,11 @@ ROWS = (
     CommandSpec(
         name=b"AI.MODELGET",
         request=(ModelGet,),
-        parse=parse_model_get,
+        parse=key_and_parts(ModelGet, b"BLOB"),
         arity=-2,
         flags=READ,
         in_multi="takes part",
-        arguments=_GET_ARGUMENTS,
+        arguments=(KEY, flag("META", optional=True), flag("BLOB", optional=True)),
         summary="Reads a model's description, its bytes, or both.",
         since="1.0.0",
         group="models",
@@ -359,7 +333,7 @@ ROWS = (
     CommandSpec(
         name=b"AI.MODELDEL",
         request=(ModelDel,),
-        parse=parse_model_del,
+        parse=key_alone(ModelDel),
         arity=2,
         flags=DELETE,
         in_multi="takes part",
@@ -376,7 +350,7 @@ ROWS = (
     CommandSpec(
         name=b"AI._MODELSCAN",
         request=(ModelScan,),
-        parse=parse_model_scan,
+        parse=nothing(ModelScan),
         arity=1,
         flags=READ,
         first_key=0,

@@ -212,22 +212,6 @@ def _execute_keys(argv: Argv) -> list[bytes]:
 
 _SCRIPT = Argument("script", "key")
 _FUNCTION = Argument("function", "string")
-_EXECUTE_ARGUMENTS = (
-    _SCRIPT,
-    _FUNCTION,
-    counted("KEYS", "key_count", KEY),
-    counted("INPUTS", "input_count", TENSOR),
-    counted("ARGS", "arg_count", Argument("arg", "string")),
-    counted("OUTPUTS", "output_count", TENSOR),
-    TIMEOUT,
-)
-_RUN_ARGUMENTS = (
-    _SCRIPT,
-    _FUNCTION,
-    TIMEOUT,
-    several(TENSOR, optional=True, token="INPUTS"),
-    several(TENSOR, optional=True, token="OUTPUTS"),
-)
 
 _EXECUTE = CommandSpec(
     name=b"AI.SCRIPTEXECUTE",
@@ -239,7 +223,15 @@ _EXECUTE = CommandSpec(
     keys=_execute_keys,
     in_dag=True,
     in_multi="refused",
-    arguments=_EXECUTE_ARGUMENTS,
+    arguments=(
+        _SCRIPT,
+        _FUNCTION,
+        counted("KEYS", "key_count", KEY),
+        counted("INPUTS", "input_count", TENSOR),
+        counted("ARGS", "arg_count", Argument("arg", "string")),
+        counted("OUTPUTS", "output_count", TENSOR),
+        TIMEOUT,
+    ),
     summary="Runs a function of a script.",
     since="1.2.3",
     group="scripts",
@@ -261,7 +253,13 @@ ROWS = (
         parse=parse_script_run,
         first_key=4,
         keys=run_keys,
-        arguments=_RUN_ARGUMENTS,
+        arguments=(
+            _SCRIPT,
+            _FUNCTION,
+            TIMEOUT,
+            several(TENSOR, optional=True, token="INPUTS"),
+            several(TENSOR, optional=True, token="OUTPUTS"),
+        ),
         since="1.0.0",
         replaced_by="AI.SCRIPTEXECUTE",
         examples=(

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from redisai_py.commands._args import Args, Argv, is_word, lenient_integer, name_text, text_name, to_bytes
+from redisai_py.commands._args import Args, Argv, lenient_integer, name_text, text_name, to_bytes
 from redisai_py.commands.arguments import DEVICE, KEY, NAME, TAG, Argument, counted, flag
-from redisai_py.commands.spec import DELETE, READ, WRITE, CommandSpec, no_keys
+from redisai_py.commands.spec import DELETE, READ, WRITE, CommandSpec, key_alone, key_and_parts, no_keys, nothing
 from redisai_py.errors import CommandError, WrongArity
 from redisai_py.model import Script
 from redisai_py.resp.replies import Reply
@@ -109,29 +109,6 @@ def _device(word: Buffer) -> Device:
     return Device.parse_loosely(word, _UNSUPPORTED_DEVICE)
 
 
-def parse_script_get(argv: Argv) -> ScriptGet:
-    """`AI.SCRIPTGET key [META] [SOURCE]`; other words are ignored. Raises: WrongArity."""
-    if not 2 <= len(argv) <= 4:
-        raise WrongArity(bytes(argv[0]))
-    meta = any(is_word(word, b"META") for word in argv[2:])
-    source = any(is_word(word, b"SOURCE") for word in argv[2:])
-    return ScriptGet(to_bytes(argv[1]), meta or not source, source or not meta)
-
-
-def parse_script_del(argv: Argv) -> ScriptDel:
-    """`AI.SCRIPTDEL key`. Raises: WrongArity."""
-    if len(argv) != 2:
-        raise WrongArity(bytes(argv[0]))
-    return ScriptDel(to_bytes(argv[1]))
-
-
-def parse_script_scan(argv: Argv) -> ScriptScan:
-    """`AI._SCRIPTSCAN`. Raises: WrongArity."""
-    if len(argv) != 1:
-        raise WrongArity(bytes(argv[0]))
-    return ScriptScan()
-
-
 def script_reply(request: ScriptGet, script: Script) -> Reply:
     """AI.SCRIPTGET: 6 items, 8 with the source, or the source alone."""
     source = text_name(script.source)
@@ -148,15 +125,6 @@ def script_reply(request: ScriptGet, script: Script) -> Reply:
 
 
 _SOURCE = Argument("text", "string", "SOURCE")
-_STORE_ARGUMENTS = (
-    KEY,
-    DEVICE,
-    TAG,
-    counted("ENTRY_POINTS", "entry_point_count", NAME, optional=False),
-    _SOURCE,
-)
-_SET_ARGUMENTS = (KEY, DEVICE, TAG, _SOURCE)
-_GET_ARGUMENTS = (KEY, flag("META", optional=True), flag("SOURCE", optional=True))
 
 _STORE = CommandSpec(
     name=b"AI.SCRIPTSTORE",
@@ -165,7 +133,13 @@ _STORE = CommandSpec(
     arity=-8,
     flags=WRITE,
     in_multi="may fail",
-    arguments=_STORE_ARGUMENTS,
+    arguments=(
+        KEY,
+        DEVICE,
+        TAG,
+        counted("ENTRY_POINTS", "entry_point_count", NAME, optional=False),
+        _SOURCE,
+    ),
     summary="Compiles a TorchScript source and stores it.",
     since="1.2.4",
     group="scripts",
@@ -182,7 +156,7 @@ ROWS = (
         name=b"AI.SCRIPTSET",
         parse=parse_script_set,
         arity=-5,
-        arguments=_SET_ARGUMENTS,
+        arguments=(KEY, DEVICE, TAG, _SOURCE),
         since="1.0.0",
         replaced_by="AI.SCRIPTSTORE",
         examples=(
@@ -193,11 +167,11 @@ ROWS = (
     CommandSpec(
         name=b"AI.SCRIPTGET",
         request=(ScriptGet,),
-        parse=parse_script_get,
+        parse=key_and_parts(ScriptGet, b"SOURCE"),
         arity=-2,
         flags=READ,
         in_multi="takes part",
-        arguments=_GET_ARGUMENTS,
+        arguments=(KEY, flag("META", optional=True), flag("SOURCE", optional=True)),
         summary="Reads a script's description, its source, or both.",
         since="1.0.0",
         group="scripts",
@@ -210,7 +184,7 @@ ROWS = (
     CommandSpec(
         name=b"AI.SCRIPTDEL",
         request=(ScriptDel,),
-        parse=parse_script_del,
+        parse=key_alone(ScriptDel),
         arity=2,
         flags=DELETE,
         in_multi="takes part",
@@ -224,7 +198,7 @@ ROWS = (
     CommandSpec(
         name=b"AI._SCRIPTSCAN",
         request=(ScriptScan,),
-        parse=parse_script_scan,
+        parse=nothing(ScriptScan),
         arity=1,
         flags=READ,
         first_key=0,

@@ -1,6 +1,6 @@
 """A row of the command table: a command's parser, its metadata, its arguments and examples.
 
-Also what rows of several families share: sets of flags, and functions that find a command's keys. These functions read
+Also what rows of several families share: sets of flags, parsers, and functions that find a command's keys. These read
 words without checking the rest, for COMMAND GETKEYS and cluster routing.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from redisai_py.commands._args import Argv, is_word, strict_integer, to_bytes
 from redisai_py.commands.arguments import Argument
-from redisai_py.errors import CommandError
+from redisai_py.errors import CommandError, WrongArity
 
 __all__ = [
     "DELETE",
@@ -24,7 +24,10 @@ __all__ = [
     "CommandSpec",
     "InMulti",
     "counted_scopes",
+    "key_alone",
+    "key_and_parts",
     "no_keys",
+    "nothing",
     "only_key",
     "run_keys",
 ]
@@ -72,6 +75,43 @@ def run_keys(argv: Argv) -> list[bytes]:
     inputs_at = next((at for at in range(2, len(argv)) if is_word(argv[at], b"INPUTS")), len(argv))
     words = argv[inputs_at + 1 :]
     return keys + [to_bytes(word) for word in words if not is_word(word, b"OUTPUTS") and word != b"$"]
+
+
+def key_alone(request: Callable[[bytes], Any]) -> Callable[[Argv], Any]:
+    """The parser of a command with a key and nothing else. It raises WrongArity."""
+
+    def parse(argv: Argv) -> Any:
+        if len(argv) != 2:
+            raise WrongArity(bytes(argv[0]))
+        return request(to_bytes(argv[1]))
+
+    return parse
+
+
+def key_and_parts(request: Callable[[bytes, bool, bool], Any], content: bytes) -> Callable[[Argv], Any]:
+    """The parser of `NAME key [META] [content]`: META, the content, or without either both; other words are ignored.
+
+    It raises WrongArity.
+    """
+
+    def parse(argv: Argv) -> Any:
+        if not 2 <= len(argv) <= 4:
+            raise WrongArity(bytes(argv[0]))
+        meta, whole = (any(is_word(word, part) for word in argv[2:]) for part in (b"META", content))
+        return request(to_bytes(argv[1]), meta or not whole, whole or not meta)
+
+    return parse
+
+
+def nothing(request: Callable[[], Any]) -> Callable[[Argv], Any]:
+    """The parser of a command without arguments. It raises WrongArity."""
+
+    def parse(argv: Argv) -> Any:
+        if len(argv) != 1:
+            raise WrongArity(bytes(argv[0]))
+        return request()
+
+    return parse
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,23 +223,6 @@ def tensor_reply(request: TensorGet, dtype: DType, shape: tuple[int, ...], data:
     return TensorReply(dtype, shape, True, None)
 
 
-_SET_ARGUMENTS = (
-    KEY,
-    Argument("dtype", "string"),
-    Argument("dim", "integer", optional=True, multiple=True),
-    Argument(
-        "data",
-        "oneof",
-        optional=True,
-        arguments=(Argument("data", "string", "BLOB"), Argument("value", "string", "VALUES", multiple=True)),
-    ),
-)
-_GET_ARGUMENTS = (
-    KEY,
-    flag("META", optional=True),
-    Argument("form", "oneof", optional=True, arguments=(flag("BLOB"), flag("VALUES"))),
-)
-
 ROWS = (
     CommandSpec(
         name=b"AI.TENSORSET",
@@ -249,7 +232,17 @@ ROWS = (
         flags=WRITE,
         in_dag=True,
         in_multi="takes part",
-        arguments=_SET_ARGUMENTS,
+        arguments=(
+            KEY,
+            Argument("dtype", "string"),
+            Argument("dim", "integer", optional=True, multiple=True),
+            Argument(
+                "data",
+                "oneof",
+                optional=True,
+                arguments=(Argument("data", "string", "BLOB"), Argument("value", "string", "VALUES", multiple=True)),
+            ),
+        ),
         summary="Stores a tensor.",
         since="1.0.0",
         group="tensors",
@@ -268,7 +261,11 @@ ROWS = (
         flags=READ,
         in_dag=True,
         in_multi="takes part",
-        arguments=_GET_ARGUMENTS,
+        arguments=(
+            KEY,
+            flag("META", optional=True),
+            Argument("form", "oneof", optional=True, arguments=(flag("BLOB"), flag("VALUES"))),
+        ),
         summary="Reads a tensor.",
         since="1.0.0",
         group="tensors",
