@@ -55,7 +55,9 @@ class Doors:
         self._failed: asyncio.Future[None] | None = None
 
     def _lines(self) -> Lines:
-        return _Alone(self._listeners, self._http) if self._shared is None else _DoorLines(self._shared)
+        if self._shared is not None:
+            return _DoorLines(self._shared)
+        return Lines({"listeners": _numbers(self._listeners), "http": _numbers(self._http)})
 
     def _keeper(self) -> ServerKeeper:
         return ServerKeeper(self._spare.take, self._config, self._hurry, self._suspects)
@@ -161,34 +163,6 @@ class Doors:
             await self._shared.manager.stop()
 
 
-class _Alone:
-    """The lines of the only process: it accepts its own connections."""
-
-    name = "server"
-    door = seat = 0
-
-    def __init__(self, listeners: Sequence[socket.socket], http: Sequence[socket.socket]) -> None:
-        self._inherited = {"listeners": _numbers(listeners), "http": _numbers(http)}
-
-    def open(self) -> dict[str, list[int]]:
-        return self._inherited
-
-    def opened(self) -> None:
-        pass
-
-    async def join(self, broken: Callable[[], object]) -> None:
-        pass
-
-    def says(self, word: bytes) -> None:
-        pass
-
-    def silent(self, silent: bool) -> None:
-        pass
-
-    def ended(self) -> None:
-        pass
-
-
 class _Shared:
     """What several front doors share."""
 
@@ -205,7 +179,7 @@ def _numbers(sockets: Sequence[socket.socket]) -> list[int]:
     return [each.fileno() for each in sockets]
 
 
-class _DoorLines:
+class _DoorLines(Lines):
     """The socket pairs of one front door: to the hub, the acceptor, and the keeper of the engine processes' manager."""
 
     def __init__(self, shared: _Shared) -> None:
@@ -218,15 +192,15 @@ class _DoorLines:
         self.door = next(shared.numbers)
         self.seat = shared.door_page.take_seat(self.door)
         self.name = f"server-{self.door}"
-
-    def open(self) -> dict[str, list[int]]:
-        return {
-            "http": self._shared.http,
-            "siblings": [self._their_siblings.fileno()],
-            "arrivals": [self._their_arrivals.fileno()],
-            "door_page": [self._shared.door_page.fd],
-            "managers": [] if self._shared.manager is None else [self._their_managers.fileno()],
-        }
+        super().__init__(
+            {
+                "http": shared.http,
+                "siblings": [self._their_siblings.fileno()],
+                "arrivals": [self._their_arrivals.fileno()],
+                "door_page": [shared.door_page.fd],
+                "managers": [] if shared.manager is None else [self._their_managers.fileno()],
+            }
+        )
 
     def opened(self) -> None:
         self._their_siblings.close()

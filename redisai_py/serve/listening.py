@@ -16,7 +16,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,7 @@ async def bind(config: Config) -> list[socket.socket]:
     its server finishes running commands: `bind` waits for that, at most 2 s.
     Raises: StartError naming the address.
     """
-    deadline = time.monotonic() + _RELEASE_S
-    while True:
-        try:
-            return _bind_all(config)
-        except _InUseError as error:
-            if time.monotonic() > deadline:
-                raise StartError(str(error)) from error
-        await asyncio.sleep(_RETRY_S)
+    return await _patiently(_bind_all, config)
 
 
 async def bind_http(config: Config) -> list[socket.socket]:
@@ -65,24 +58,34 @@ async def bind_http(config: Config) -> list[socket.socket]:
 
     Raises: StartError: the port cannot be had.
     """
+    try:
+        return await _patiently(_bind_http, config) if config.http else []
+    except StartError as error:
+        log.error("cannot start", reason=str(error))
+        raise
+
+
+async def _patiently(make: Callable[[Config], list[socket.socket]], config: Config) -> list[socket.socket]:
     deadline = time.monotonic() + _RELEASE_S
     while True:
         try:
-            return _bind_http(config) if config.http else []
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                why = f"cannot listen on {config.http_host} port {config.http} for HTTP: {error.strerror or error}"
-                log.error("cannot start", reason=why)
-                raise StartError(why) from error
+            return make(config)
+        except _InUseError as error:
+            if time.monotonic() > deadline:
+                raise StartError(str(error)) from error
         await asyncio.sleep(_RETRY_S)
 
 
 def _bind_http(config: Config) -> list[socket.socket]:
     with contextlib.ExitStack() as undo:
-        bound = [
-            undo.enter_context(_bind_address(family, (address[0], config.http, *address[2:]), True, _HTTP_BACKLOG))
-            for family, address in _resolved(config.http_host)
-        ]
+        try:
+            bound = [
+                undo.enter_context(_bind_address(family, (address[0], config.http, *address[2:]), True, _HTTP_BACKLOG))
+                for family, address in _resolved(config.http_host)
+            ]
+        except OSError as error:
+            why = f"cannot listen on {config.http_host} port {config.http} for HTTP: {error.strerror or error}"
+            raise (_InUseError if error.errno == errno.EADDRINUSE else StartError)(why) from error
         undo.pop_all()
     return bound
 

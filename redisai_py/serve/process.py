@@ -15,7 +15,6 @@ import subprocess
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable
-from typing import Protocol
 
 from redisai_py.config import Config
 from redisai_py.serve.heartbeat import Orders
@@ -23,15 +22,17 @@ from redisai_py.serve.heartbeat import Orders
 __all__ = ["Lines", "ServerProcess"]
 
 
-class Lines(Protocol):
-    """What a process inherits besides its control line, and who is told how it is."""
+class Lines:
+    """What a process inherits besides its control line, and who is told how it is: nobody, if it is the only one.
 
-    name: str
-    door: int
-    seat: int
+    name, door, seat: see `Orders`.   inherited: file descriptors by name.
+    """
 
-    def open(self) -> dict[str, list[int]]:
-        """File descriptors for a process about to start, by name."""
+    name = "server"
+    door = seat = 0
+
+    def __init__(self, inherited: dict[str, list[int]]) -> None:
+        self.inherited = inherited
 
     def opened(self) -> None:
         """The process has its copies of them."""
@@ -68,7 +69,7 @@ class ServerProcess:
     async def spawn(cls, lines: Lines) -> ServerProcess:
         """Start a process."""
         ours, theirs = socket.socketpair()
-        fds = {"control": [theirs.fileno()], **lines.open()}
+        fds = {"control": [theirs.fileno()], **lines.inherited}
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
             process = await asyncio.create_subprocess_exec(
