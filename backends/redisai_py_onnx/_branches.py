@@ -7,7 +7,8 @@ values decided the shape (`NonZero`). Field numbers: onnx.proto of ONNX 1.16.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from redisai_py.backend import Blob
@@ -69,15 +70,9 @@ def what_branches(blob: Blob, inputs: Collection[str]) -> str:
     if all(blob.find(mark) < 0 for mark in _MARKS):
         return ""
     try:
-        graph, functions = _Graph(), {}
-        for number, value in fields_of(memoryview(blob)):
-            if number == _GRAPH and isinstance(value, memoryview):
-                graph = _read_graph(value, 0)
-            elif number == _FUNCTION and isinstance(value, memoryview):
-                function = _read_function(value)
-                functions[function.domain, function.name] = function
-        flow = _Flow(functions)
-        flow.walk(graph.nodes, dict.fromkeys(inputs, VALUES))
+        model = _read(memoryview(blob))
+        flow = _Flow({(each.domain, each.name): each for each in map(_function, model[_FUNCTION])})
+        flow.walk(_graph(model[_GRAPH][-1]).nodes, dict.fromkeys(inputs, VALUES))
     except Exception:  # assume the worst of a model that cannot be analysed
         return "it cannot be looked through"
     return ", ".join(sorted(flow.found))
@@ -150,77 +145,53 @@ class _Flow:
             state = after
 
 
-def _read_graph(data: memoryview, depth: int) -> _Graph:
+def _graph(data: memoryview, depth: int = 0) -> _Graph:
     """Fields of GraphProto: node 1, input 11, output 12, which are ValueInfoProtos with a name 1."""
     if depth > _DEEPEST:
         raise ValueError("graphs are nested too deeply")
-    graph = _Graph()
-    for number, value in _messages(data):
-        if number == 1:
-            graph.nodes.append(_read_node(value, depth))
-        elif number in (11, 12):
-            names = [_text(part) for at, part in _messages(value) if at == 1]
-            (graph.inputs if number == 11 else graph.outputs).extend(names[-1:])
-    return graph
+    parts = _read(data)
+    inputs, outputs = ([_text(_read(value)[1]) for value in parts[number]] for number in (11, 12))
+    return _Graph(inputs=inputs, outputs=outputs, nodes=[_node(node, depth) for node in parts[1]])
 
 
-def _read_function(data: memoryview) -> _Graph:
+def _function(data: memoryview) -> _Graph:
     """Fields of FunctionProto: name 1, input 4, output 5, node 7, domain 10."""
-    function = _Graph()
-    for number, value in _messages(data):
-        if number == 1:
-            function.name = _text(value)
-        elif number == 4:
-            function.inputs.append(_text(value))
-        elif number == 5:
-            function.outputs.append(_text(value))
-        elif number == 7:
-            function.nodes.append(_read_node(value, 0))
-        elif number == 10:
-            function.domain = _text(value)
-    return function
+    parts = _read(data)
+    nodes = [_node(node, 0) for node in parts[7]]
+    return _Graph(_text(parts[1]), _text(parts[10]), _texts(parts[4]), _texts(parts[5]), nodes)
 
 
-def _read_node(data: memoryview, depth: int) -> _Node:
-    """Fields of NodeProto: input 1, output 2, op_type 4, attribute 5, domain 7."""
-    node, attributes = _Node(), []
-    for number, value in _messages(data):
-        if number == 1:
-            node.inputs.append(_text(value))
-        elif number == 2:
-            node.outputs.append(_text(value))
-        elif number == 4:
-            node.kind = _text(value)
-        elif number == 5:
-            attributes.append(value)
-        elif number == 7:
-            node.domain = _text(value)
-    for attribute in attributes:
-        _read_attribute(attribute, node, depth)
+def _node(data: memoryview, depth: int) -> _Node:
+    """Fields of NodeProto: input 1, output 2, op_type 4, attribute 5, domain 7; of AttributeProto: name 1, i 3, g 6,
+    graphs 11.
+    """
+    parts = _read(data)
+    node = _Node(_text(parts[4]), _text(parts[7]), _texts(parts[1]), _texts(parts[2]))
+    for attribute in parts[5]:
+        described = _read(attribute)
+        name = _text(described[1])
+        for place, graph in enumerate((*described[6], *described[11])):
+            node.graphs[f"{name}{place or ''}"] = _graph(graph, depth + 1)
+        if name == "num_scan_inputs":
+            for number, value in fields_of(attribute):
+                if number == 3 and isinstance(value, int):
+                    node.scan_inputs = value
     return node
 
 
-def _read_attribute(data: memoryview, node: _Node, depth: int) -> None:
-    """Fields of AttributeProto: name 1, i 3, g 6, graphs 11."""
-    name, number_value, graphs = "", 0, []
-    for number, value in fields_of(data):
-        if number == 3 and isinstance(value, int):
-            number_value = value
-        elif isinstance(value, memoryview) and number == 1:
-            name = _text(value)
-        elif isinstance(value, memoryview) and number in (6, 11):
-            graphs.append(_read_graph(value, depth + 1))
-    for place, graph in enumerate(graphs):
-        node.graphs[f"{name}{place or ''}"] = graph
-    if name == "num_scan_inputs":
-        node.scan_inputs = number_value
-
-
-def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _read(data: memoryview) -> defaultdict[int, list[memoryview]]:
+    """The texts and messages in a message, by the number of their field."""
+    found = defaultdict(list)
     for number, value in fields_of(data):
         if isinstance(value, memoryview):
-            yield number, value
+            found[number].append(value)
+    return found
 
 
-def _text(data: memoryview) -> str:
-    return bytes(data).decode(errors="surrogateescape")
+def _texts(values: Iterable[memoryview]) -> list[str]:
+    return [bytes(value).decode(errors="surrogateescape") for value in values]
+
+
+def _text(values: Sequence[memoryview]) -> str:
+    """The text of a field that counts once: the last; empty if it is missing."""
+    return _texts(values[-1:])[0] if values else ""

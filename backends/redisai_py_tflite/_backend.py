@@ -19,7 +19,7 @@ from redisai_py.errors import BackendError
 from redisai_py.tensor import Device, DType
 from redisai_py_tflite._branches import what_branches
 from redisai_py_tflite._program import Program, program, subgraph
-from redisai_py_tflite._state import may_keep_state, may_loop, what_draws
+from redisai_py_tflite._state import Traits, traits_of
 
 __all__ = ["TfliteBackend", "TfliteSession"]
 
@@ -60,11 +60,7 @@ class TfliteBackend:
             raise framework_error(error, "Failed to construct interpreter: ") from error
         signature = options.extra.get("signature", "")
         main = program(interpreter, blob, signature)
-        session = TfliteSession(main, len(blob), may_keep_state(blob))
-        session.loops = may_loop(blob)
-        session.draws = what_draws(blob)
-        session.branches = what_branches(blob, subgraph(blob, signature))
-        return session
+        return TfliteSession(main, len(blob), traits_of(blob), what_branches(blob, subgraph(blob, signature)))
 
     load_file = load_model
 
@@ -72,7 +68,7 @@ class TfliteBackend:
 class TfliteSession:
     """Implements `redisai_py.backend.Session`."""
 
-    def __init__(self, program: Program, nbytes: int, stateful: bool) -> None:
+    def __init__(self, program: Program, nbytes: int, traits: Traits, branches: str) -> None:
         self._program: Program | None = program
         self._dtypes = [spec.dtype for spec in program.inputs]
         self._returnable = all(spec.dtype and DType.from_numpy(spec.dtype) for spec in program.outputs)
@@ -80,9 +76,8 @@ class TfliteSession:
         self.output_specs: Sequence[TensorSpec] = program.outputs
         self.outputs: Sequence[str] = [spec.name for spec in program.outputs]
         self.nbytes = nbytes
-        self.stateful = stateful
-        self.draws = self.branches = ""
-        self.loops = False
+        self.stateful, self.loops, self.draws = traits
+        self.branches = branches
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
         """Run once, after resizing the model's inputs to the given shapes. See `redisai_py.backend.Session.run`.

@@ -1,18 +1,17 @@
-"""Does a flatbuffer's program keep state, in variable tensors (recurrent layers) or in resources that it assigns?
-
-Does it draw random numbers?
+"""Does a flatbuffer's program keep state, in variable tensors (recurrent layers) or in resources that it assigns? Does
+it loop, or draw random numbers?
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ai_edge_litert import schema_py_generated as schema
 
 from redisai_py.backend import Blob
 
-__all__ = ["may_keep_state", "may_loop", "what_draws"]
+__all__ = ["Traits", "traits_of"]
 
 _ASSIGN = schema.BuiltinOperator.ASSIGN_VARIABLE
 _LOOPS = (schema.BuiltinOperator.WHILE, schema.BuiltinOperator.STABLEHLO_WHILE)
@@ -22,38 +21,30 @@ _DRAW = {
 }
 
 
-def may_keep_state(blob: Blob) -> bool:
-    """Whether a run may affect later runs. Initialisation, which runs once, does not count.
-
-    Args: blob: a flatbuffer that the interpreter has accepted.
+class Traits(NamedTuple):
+    """stateful: a run may affect later runs; initialisation, which runs once, does not count.   loops: there is a loop,
+    whose number of iterations depends on values.   draws: the operators that draw random numbers; empty if none.
     """
+
+    stateful: bool = True
+    loops: bool = True
+    draws: str = "the file cannot be looked through"
+
+
+def traits_of(blob: Blob) -> Traits:
+    """The traits of a flatbuffer that the interpreter has accepted; the worst if it cannot be inspected."""
     try:
         model = schema.Model.GetRootAs(blob, 0)
         graphs = [model.Subgraphs(at) for at in range(model.SubgraphsLength())]
         codes = [model.OperatorCodes(at).BuiltinCode() for at in range(model.OperatorCodesLength())]
         once = {at for graph in graphs for at in _run_once(graph, codes)}
-        return any(_keeps(graph, codes) for at, graph in enumerate(graphs) if at not in once)
-    except Exception:  # assume the worst of a file that cannot be inspected
-        return True
-
-
-def may_loop(blob: Blob) -> bool:
-    """Whether the program has a loop, whose number of iterations depends on values."""
-    try:
-        model = schema.Model.GetRootAs(blob, 0)
-        return any(model.OperatorCodes(at).BuiltinCode() in _LOOPS for at in range(model.OperatorCodesLength()))
-    except Exception:  # assume the worst of a file that cannot be inspected
-        return True
-
-
-def what_draws(blob: Blob) -> str:
-    """The operators that draw random numbers; empty if none.   blob: a flatbuffer that the interpreter has accepted."""
-    try:
-        model = schema.Model.GetRootAs(blob, 0)
-        codes = {model.OperatorCodes(at).BuiltinCode() for at in range(model.OperatorCodesLength())}
-    except Exception:  # assume the worst of a file that cannot be inspected
-        return "the file cannot be looked through"
-    return ", ".join(name for code, name in _DRAW.items() if code in codes)
+        return Traits(
+            any(_keeps(graph, codes) for at, graph in enumerate(graphs) if at not in once),
+            any(code in _LOOPS for code in codes),
+            ", ".join(name for code, name in _DRAW.items() if code in codes),
+        )
+    except Exception:
+        return Traits()
 
 
 def _operators(graph: Any) -> Iterator[Any]:

@@ -16,22 +16,12 @@ from numpy.typing import NDArray
 
 from redisai_py.backend import Array
 from redisai_py.errors import BackendError
-from redisai_py_torch._dtypes import BITS, NUMPY_DTYPES
+from redisai_py_torch._dtypes import BITS, NO_STRINGS, NUMPY_DTYPES, unsupported
 
 __all__ = ["TorchDeviceArray", "to_array", "to_tensor"]
 
-_STRING_TEXT = "Unsupported code 7"
-
 _CARRIED = {NUMPY_DTYPES[kind]: (np.dtype(f"i{bits.itemsize}"), kind) for kind, bits in BITS.items()}
 """Dtypes that torch does not accept from numpy -> integers with the same bits, and the torch dtype."""
-_UNSUPPORTED_OUTPUTS = {
-    torch.complex32: "ComplexHalf",
-    torch.complex64: "ComplexFloat",
-    torch.complex128: "ComplexDouble",
-    torch.qint8: "QInt8",
-    torch.quint8: "QUInt8",
-    torch.qint32: "QInt32",
-}
 
 
 def _spend_warning() -> None:
@@ -85,7 +75,7 @@ def to_tensor(array: Array, device: torch.device | None, copy: bool) -> torch.Te
     """
     if isinstance(array, np.ndarray):
         if array.dtype.hasobject:
-            raise BackendError(_STRING_TEXT)
+            raise BackendError(NO_STRINGS)
         carried = _CARRIED.get(array.dtype)
         if carried is None:
             tensor = torch.from_numpy(array)
@@ -106,8 +96,7 @@ def to_array(tensor: torch.Tensor, foreign: set[int]) -> NDArray[Any]:
     Raises:  BackendError: no numpy dtype for these elements.
     """
     if tensor.dtype not in NUMPY_DTYPES:
-        name = _UNSUPPORTED_OUTPUTS.get(tensor.dtype, str(tensor.dtype))
-        raise BackendError(f"{name} is not supported by dlpack")
+        raise unsupported(tensor.dtype)
     if tensor.layout is not torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")
         raise BackendError(f"ERR an output is a {kind} tensor, which no tensor here is; return its to_dense()")

@@ -20,7 +20,7 @@ import torch
 
 from redisai_py.errors import BackendError
 from redisai_py.tensor import Buffer, DType
-from redisai_py_torch._dtypes import TORCH_DTYPES
+from redisai_py_torch._dtypes import NO_STRINGS, TORCH_DTYPES, unsupported
 
 __all__ = ["Channel", "decode_tensors", "encode_head", "encode_output", "encode_tensors", "input_at"]
 
@@ -31,16 +31,6 @@ _JOIN_BYTES = 1 << 16
 _BY_NAME = {dtype.name: kind for dtype, kind in TORCH_DTYPES.items()}
 _NAMES = {kind: name for name, kind in _BY_NAME.items()}
 _DTYPES = {kind: dtype for dtype, kind in TORCH_DTYPES.items()}
-
-# ATen's names of types that RedisAI's error texts mention.
-_FOREIGN_NAMES = {
-    torch.complex32: "ComplexHalf",
-    torch.complex64: "ComplexFloat",
-    torch.complex128: "ComplexDouble",
-    torch.qint8: "QInt8",
-    torch.quint8: "QUInt8",
-    torch.qint32: "QInt32",
-}
 
 Meta = list[Any]
 """One tensor in a header: [dtype name, shape, bytes]."""
@@ -107,7 +97,7 @@ def decode_tensors(metas: Iterable[Meta], payload: memoryview, offset: int = 0) 
     for name, shape, size in metas:
         dtype = _BY_NAME.get(name)
         if dtype is None:
-            raise BackendError("Unsupported code 7")
+            raise BackendError(NO_STRINGS)
         count = math.prod(shape)
         if count:
             flat = torch.frombuffer(payload, dtype=dtype, count=count, offset=offset)
@@ -128,7 +118,7 @@ def encode_tensors(tensors: Iterable[torch.Tensor]) -> tuple[list[Meta], list[An
     for tensor in tensors:
         name = _NAMES.get(tensor.dtype)
         if name is None:
-            raise _unsupported(tensor.dtype)
+            raise unsupported(tensor.dtype)
         flat = _dense(tensor.detach()).reshape(-1)
         size = flat.numel() * flat.element_size()
         metas.append([name, list(tensor.shape), size])
@@ -142,7 +132,7 @@ def input_at(memory: memoryview, dtype: DType, shape: tuple[int, ...], nbytes: i
     """A tensor on the CPU that shares this memory. Raises: BackendError: see `decode_tensors`."""
     kind = TORCH_DTYPES.get(dtype)
     if kind is None:
-        raise BackendError("Unsupported code 7")
+        raise BackendError(NO_STRINGS)
     if not nbytes:
         return torch.empty(shape, dtype=kind)
     count = nbytes // dtype.itemsize
@@ -154,18 +144,13 @@ def encode_output(tensor: torch.Tensor) -> tuple[DType, tuple[int, ...], Buffer]
     """Element type, shape and data of a tensor on any device, in memory of its own. Raises: see `encode_tensors`."""
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise _unsupported(tensor.dtype)
+        raise unsupported(tensor.dtype)
     try:
         data = tensor.numpy().tobytes()
     except (TypeError, RuntimeError):  # not on the CPU, not dense, lazily negated, or no type of numpy's
         flat = _dense(tensor.detach()).reshape(-1)
         data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     return dtype, tensor.shape, data
-
-
-def _unsupported(kind: torch.dtype) -> BackendError:
-    foreign = _FOREIGN_NAMES.get(kind) or str(kind).removeprefix("torch.").capitalize()
-    return BackendError(f"{foreign} is not supported by dlpack")
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:

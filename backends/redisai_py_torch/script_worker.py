@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import re
 import resource
 import socket
 import time
@@ -19,6 +19,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -271,12 +272,5 @@ def _limit_resources(memory_bytes: int, device: torch.device) -> None:
 
 
 def _data_bytes() -> int:
-    fd = os.open("/proc/self/status", os.O_RDONLY)
-    try:
-        text = os.read(fd, 1 << 16)
-    finally:
-        os.close(fd)
-    for line in text.splitlines():
-        if line.startswith(b"VmData:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    found = re.search(r"^VmData:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
