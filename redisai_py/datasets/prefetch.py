@@ -1,64 +1,39 @@
-"""Prefetching: a thread fetches blocks of shards while the caller uses earlier ones.
-
-At most `ahead` blocks are being fetched or waiting, besides the one in use, so memory is bounded.
-"""
+"""Prefetching: a thread fetches blocks of shards while the caller uses earlier ones."""
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
 
-__all__ = ["Prefetch"]
+__all__ = ["prefetched"]
 
 T = TypeVar("T")
 K = TypeVar("K")
 
 
-class Prefetch(Generic[K, T]):
-    """Iterates over `fetch(key)` for each key, in order. A context manager: the thread ends with the block.
+@contextmanager
+def prefetched(fetch: Callable[[K], T], keys: Iterable[K], ahead: int) -> Iterator[Iterator[T]]:
+    """Iterates over `fetch(key)` for each key, in order. The thread ends with the block.
 
-    An exception of `fetch`, or of the keys, is raised in place of the value.
+    At most `ahead` values are being fetched or waiting, besides the one in use, so memory is bounded. An exception of
+    `fetch` is raised in place of the value.
     """
+    pool = ThreadPoolExecutor(1, "redisai prefetch")
+    left = iter(keys)
 
-    def __init__(self, fetch: Callable[[K], T], keys: Iterable[K], ahead: int) -> None:
-        self._fetch = fetch
-        self._keys = iter(keys)
-        self._ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-        self._room = threading.Semaphore(max(1, ahead))
-        self._left = False
-        self._thread = threading.Thread(target=self._work, name="redisai prefetch", daemon=True)
-
-    def __enter__(self) -> Iterator[T]:
-        self._thread.start()
-        return self._values()
-
-    def __exit__(self, *_: object) -> None:
-        self._left = True
-        self._room.release()
-        self._thread.join()
-
-    def _work(self) -> None:
-        try:
-            while True:
-                self._room.acquire()
-                if self._left:
-                    return
-                key = next(self._keys)
-                self._ready.put((self._fetch(key), None))
-        except StopIteration as end:
-            self._ready.put((None, end))
-        except Exception as error:  # passed on: the consumer raises it
-            self._ready.put((None, error))
-
-    def _values(self) -> Iterator[T]:
-        while True:
-            value, error = self._ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield value  # type: ignore[misc]  # a value is there whenever no error is
+    def values() -> Iterator[T]:
+        coming: deque[Future[T]] = deque(pool.submit(fetch, key) for key in islice(left, max(1, ahead)))
+        while coming:
+            value = coming.popleft().result()
+            coming.extend(pool.submit(fetch, key) for key in islice(left, 1))
+            yield value
             del value  # only the consumer keeps it alive
-            self._room.release()
+
+    try:
+        yield values()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -33,7 +33,7 @@ from redisai_py.datasets.follow import follow as _follow
 from redisai_py.datasets.follow import followed
 from redisai_py.datasets.layout import STRING, row_count
 from redisai_py.datasets.order import Block, Epoch, Order, Remainder, Steps
-from redisai_py.datasets.prefetch import Prefetch
+from redisai_py.datasets.prefetch import prefetched
 from redisai_py.datasets.smartsim import SmartSimList
 
 __all__ = ["Batch", "RedisDataset", "RedisLoader", "SmartSimDataset"]
@@ -171,7 +171,8 @@ class RedisDataset(IterableDataset[Batch]):
         """The batches of some steps of an epoch."""
         places = [self.steps.slice_of(step, self._rank, self._ranks) for step in steps]
         buffer = ReceiveBuffer()
-        with Prefetch(lambda block: self._mixed(epoch, block, buffer), _needed(epoch, places), self._ahead) as fetched:
+        blocks = _needed(epoch, places)
+        with prefetched(lambda block: self._mixed(epoch, block, buffer), blocks, self._ahead) as fetched:
             held, begin, end = Batch(), 0, 0
             for start, stop in places:
                 if begin <= start and stop <= end:  # the usual case: the batch lies in one block

@@ -74,10 +74,11 @@ def _run(url: str, prefix: str, data: str | None, taken: Taken) -> dict[str, str
 def _pinned(queue: Queue, taken: Taken, definition: Definition) -> Baseline:
     """The baseline of the first attempt. A second attempt might otherwise find its own artifact in production."""
     from redisai_py.artifacts import Store
-    from redisai_py.pipeline.run import Baseline, baseline_of
+    from redisai_py.pipeline.run import baseline_of
 
     now = baseline_of(definition, Store(queue.redis, queue.prefix))
-    return Baseline(json.loads(queue.pin(taken, "baseline", json.dumps(dict(now.versions)))))
+    found: Baseline = json.loads(queue.pin(taken, "baseline", json.dumps(dict(now))))
+    return found
 
 
 def _directory(definition: Definition, data: str | None) -> Path:

@@ -6,13 +6,15 @@ import html
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from redisai_py.artifacts import Artifacts, Contents, Deployed, Invalid, Missing, Settings, Store, Version, environment
+from redisai_py.artifacts import Contents, Deployed, Invalid, Missing, Settings, Store, Version, environment
 from redisai_py.artifacts.connection import AnyClient
+from redisai_py.artifacts.deploy import deploy
 from redisai_py.artifacts.publish import publish
 from redisai_py.datasets.layout import Columns
 from redisai_py.datasets.tables import read_parquet
@@ -40,18 +42,14 @@ __all__ = [
 Progress = Callable[[str, int, int], object]
 """Called before each step with its name, its number from 0, and the number of steps."""
 
+Baseline = Mapping[str, int]
+"""The versions that a run is compared with, by alias, without aliases that point to nothing.
+
+Chosen once, so that a second attempt compares with the same ones.
+"""
+
 _PRODUCTION = "@production"
 _MAX_ROWS_BYTES = 4 << 30
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The versions that a run is compared with, chosen once, so that a second attempt compares with the same ones.
-
-    versions: numbers by alias; an alias that points to nothing is missing.
-    """
-
-    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,9 @@ def baseline_of(definition: Definition, store: Store) -> Baseline:
     aliases = {_PRODUCTION, *(gate.versus for gate in definition.evaluate.gate if gate.versus is not None)}
     found = {}
     for alias in sorted(aliases):
-        try:
+        with suppress(Missing):
             found[alias] = store.registry("artifact").resolve(f"{definition.artifact.name}{alias}").version
-        except Missing:
-            continue
-    return Baseline(found)
+    return found
 
 
 def _read(store: Store, reference: str, title: str) -> bytes | None:
@@ -123,7 +119,7 @@ def _read(store: Store, reference: str, title: str) -> bytes | None:
 
 def _production_rows(definition: Definition, store: Store, baseline: Baseline, own: bytes) -> Columns | None:
     """Training rows of the model in production; None if there are none, or they are this run's own."""
-    number = baseline.versions.get(_PRODUCTION)
+    number = baseline.get(_PRODUCTION)
     if number is None:
         return None
     found = _read(store, f"{definition.artifact.name}:{number}", "train.parquet")
@@ -138,7 +134,7 @@ def _metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 
 def _gates(definition: Definition, metrics: Mapping[str, float], store: Store, baseline: Baseline) -> list[GateResult]:
     others: dict[str, Any] = {}
-    for alias, number in baseline.versions.items():
+    for alias, number in baseline.items():
         data = _read(store, f"{definition.artifact.name}:{number}", "metrics.json")
         others[alias] = None if data is None else json.loads(data)
     return check_gates(definition.evaluate.gate, metrics, others)
@@ -210,7 +206,6 @@ class Pipeline:
         self.definition = definition
         self.directory = Path(directory)
         self.store = None if client is None else Store(client, prefix)
-        self._artifacts = None if client is None else Artifacts(client, prefix)
         self._progress = progress or (lambda step, number, steps: None)
         self._baseline = baseline
 
@@ -247,7 +242,7 @@ class Pipeline:
         """The versions that this run is compared with."""
         if self._baseline is not None:
             return self._baseline
-        return Baseline() if self.store is None else baseline_of(self.definition, self.store)
+        return {} if self.store is None else baseline_of(self.definition, self.store)
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -299,15 +294,14 @@ class Pipeline:
     def deploy(self, version: Version) -> list[Deployed]:
         """Serve a version under the definition's key, after the server has recomputed its predictions."""
         place = self.definition.deploy
-        if place is None or self._artifacts is None:
+        if place is None or self.store is None:
             return []
         self._tell("deploy")
         settings = Settings(place.device, place.batchsize, place.minbatchsize, place.minbatchtimeout)
         named = titles(self.definition)
+        keys = {target: place.key if len(named) == 1 else f"{place.key}:{target}" for target in named}
         return [
-            self._artifacts.deploy(
-                str(version), place.key if len(named) == 1 else f"{place.key}:{target}", settings, title, verify=True
-            )
+            deploy(self.store, str(version), keys[target], settings, title, verify=True)
             for target, title in named.items()
         ]
 

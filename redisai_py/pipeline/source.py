@@ -56,11 +56,9 @@ class Sides:
     notes: tuple[str, ...] = field(default=())
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{name}</td><td>{row_count(part)}</td></tr>" for name, part in self._both())
+        sides = (("train", self.train), ("test", self.test))
+        rows = "".join(f"<tr><td>{name}</td><td>{row_count(part)}</td></tr>" for name, part in sides)
         return f"<table><tr><th>side</th><th>rows</th></tr>{rows}</table>"
-
-    def _both(self) -> tuple[tuple[str, Columns], ...]:
-        return (("train", self.train), ("test", self.test))
 
 
 def load(definition: Definition, store: Store | None = None, directory: Path | str = ".") -> Table:

@@ -19,7 +19,6 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import redis
@@ -112,7 +111,9 @@ class Checkpointer:
         if unusable:
             raise Invalid(f"{unusable[0]!r} is reserved in checkpoints: choose another name")
         if rank():
-            return _done(None)
+            nothing: Future[Version | None] = Future()
+            nothing.set_result(None)
+            return nothing
         self.wait()
         structure, tensors = take({name: _state_of(name, part) for name, part in named.items() if part is not None})
         if ranks() == 1:
@@ -253,16 +254,8 @@ class Checkpointer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _done(value: None) -> Future[Version | None]:
-    future: Future[Version | None] = Future()
-    future.set_result(value)
-    return future
 
 
 def _bare(part: Any) -> Any:

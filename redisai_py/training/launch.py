@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from redisai_py.artifacts import Conflict, Invalid, Malformed, Missing, Store
+from redisai_py.artifacts import Conflict, Invalid, Malformed, Missing
 from redisai_py.artifacts.errors import needing
 from redisai_py.artifacts.manifest import decode_json
 from redisai_py.training.link import open_store
@@ -105,16 +105,12 @@ def relaunch(url: str, run: str, prefix: str = "ai:", at: int | None = None, npr
         what = Launch(**{**asdict(what), "nproc": nproc})
     if at is not None:
         store.registry("run").promote(run, at, "latest")
-    _remember(store, run, what)
+    store.redis.hset(store.keys.summary(run), _FIELD, _as_text(what))
     _train(url, record, what, prefix)
 
 
 def _as_text(what: Launch) -> str:
     return json.dumps({**asdict(what), "script": str(Path(what.script).resolve())})
-
-
-def _remember(store: Store, run: str, what: Launch) -> None:
-    store.redis.hset(store.keys.summary(run), _FIELD, _as_text(what))
 
 
 def launch_of(url: str, run: str, prefix: str = "ai:") -> Launch:

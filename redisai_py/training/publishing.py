@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import redis
 import torch
 
@@ -194,7 +193,7 @@ class _Graph:
             values = state[name].detach().contiguous()
             if list(names[name].dims) != list(values.shape) or not names[name].HasField("raw_data"):
                 return None
-            names[name].raw_data = values.view(torch.uint8).numpy().tobytes() if values.ndim else _scalar(values)
+            names[name].raw_data = values.reshape(-1).view(torch.uint8).numpy().tobytes()
         return bytes(self._proto.SerializeToString())
 
 
@@ -204,7 +203,3 @@ def _first_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0] if lines and lines[0].isprintable() else repr(error)
-
-
-def _scalar(values: torch.Tensor) -> bytes:
-    return np.asarray(values.numpy()).tobytes()

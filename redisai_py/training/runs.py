@@ -17,6 +17,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import redis
@@ -94,8 +95,17 @@ class Run:
             texts: Any = {name: str(value) for name, value in fields.items()} | {"updated": str(round(time.time(), 3))}
             self._store.redis.hset(self._summary, mapping=texts)
 
-    def _undisturbed(self) -> _Undisturbed:
-        return _Undisturbed(self)
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Log errors of the record, the first of a series, and suppress them."""
+        try:
+            yield
+        except redis.RedisError as error:
+            if not self._failing:
+                _logger.warning("the summary of run %s could not be written: %s", self.name, error)
+            self._failing = True
+        else:
+            self._failing = False
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -115,25 +125,6 @@ class Run:
             if "step" in with_step and metric in with_step:
                 found[int(with_step["step"])] = with_step[metric]
         return sorted(found.items())
-
-
-class _Undisturbed:
-    """Logs errors of the record, the first of a series, and suppresses them."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, redis.RedisError):
-            if not self._run._failing:
-                _logger.warning("the summary of run %s could not be written: %s", self._run.name, error)
-            self._run._failing = True
-            return True
-        self._run._failing = False
-        return False
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, float]:
