@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from redisai_py.artifacts.connection import scanned
+from redisai_py.artifacts.connection import scanned, watching
 from redisai_py.artifacts.digest import hex_of, is_digest
 from redisai_py.artifacts.errors import ArtifactError, Conflict
 from redisai_py.artifacts.leases import leased, redis_time
@@ -22,7 +22,6 @@ from redisai_py.artifacts.store import Store
 __all__ = ["Collected", "Root", "collect", "discard", "reachable", "roots"]
 
 _GROUP = 500
-_TRIES = 100
 _SCAN = 1000
 
 
@@ -172,27 +171,23 @@ def _sweep(
     store: Store, group: list[str], there: dict[str, list[bytes]], began: float, dry_run: bool, result: Collected
 ) -> None:
     """Delete a group of blobs, except those leased at the moment of deletion."""
-    for _ in range(_TRIES):
-        with store.redis.pipeline() as pipeline:
-            try:
-                pipeline.watch(store.keys.leases)  # type: ignore[no-untyped-call]  # redis-py's
-                held: set[str] = leased(pipeline, store.keys, began)
-                doomed = [digits for digits in group if digits not in held]
-                keys = [key for digits in doomed for key in there[digits]]
-                sizes = _lengths(store.redis, keys)
-                pipeline.multi()
-                if keys and not dry_run:
-                    pipeline.unlink(*keys)
-                pipeline.execute()
-            except redis.WatchError:
-                continue
-        result.kept += len(group) - len(doomed)
-        result.leased += len(group) - len(doomed)
-        result.removed += len(doomed)
-        result.bytes += sum(sizes)
-        result.digests += [f"sha256:{digits}" for digits in doomed]
-        return
-    raise Conflict("writers were too busy to delete anything; try again later")
+
+    def sweep(pipeline: Any) -> tuple[list[str], list[int]]:
+        held: set[str] = leased(pipeline, store.keys, began)
+        doomed = [digits for digits in group if digits not in held]
+        keys = [key for digits in doomed for key in there[digits]]
+        sizes = _lengths(store.redis, keys)
+        pipeline.multi()
+        if keys and not dry_run:
+            pipeline.unlink(*keys)
+        return doomed, sizes
+
+    doomed, sizes = watching(store.redis, sweep, store.keys.leases, busy="writers were too busy to delete anything")
+    result.kept += len(group) - len(doomed)
+    result.leased += len(group) - len(doomed)
+    result.removed += len(doomed)
+    result.bytes += sum(sizes)
+    result.digests += [f"sha256:{digits}" for digits in doomed]
 
 
 def _lengths(link: redis.Redis, keys: list[bytes]) -> list[int]:

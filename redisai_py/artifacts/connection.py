@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
 
-from redisai_py.artifacts.errors import Invalid
+from redisai_py.artifacts.errors import Conflict, Invalid
 
-__all__ = ["AnyClient", "blocking_client", "scanned"]
+__all__ = ["AnyClient", "blocking_client", "scanned", "watching"]
+
+T = TypeVar("T")
+_TRIES = 200
 
 AnyClient = redis.Redis | redis.asyncio.Redis | str
 """A redis-py client, blocking or asyncio (redisai_py's clients too), or a URL."""
@@ -59,3 +64,23 @@ def scanned(link: redis.Redis, start: str, kind: str | None = None) -> Iterator[
     begins = start.encode("utf-8", "surrogateescape")
     for key in link.scan_iter(match=f"{pattern}*", count=1000, _type=kind):
         yield key, key.removeprefix(begins).decode("utf-8", "surrogateescape")
+
+
+def watching(link: redis.Redis, change: Callable[[Any], T], *keys: str, busy: str) -> T:
+    """What `change` returns, which reads and queues commands in a pipeline that watches the keys.
+
+    It is called again if a key changed before the commands were executed.
+
+    Args:   change: calls `pipeline.multi()` between reading and queueing.   busy: what to say if that never ends.
+    Raises: Conflict: the keys changed every time.   What `change` raises.
+    """
+    for attempt in range(_TRIES):
+        with link.pipeline() as pipeline:
+            try:
+                pipeline.watch(*keys)  # type: ignore[no-untyped-call]  # redis-py's
+                found = change(pipeline)
+                pipeline.execute()
+                return found
+            except redis.WatchError:
+                time.sleep(random.uniform(0, min(0.05, 0.001 * (attempt + 1))))
+    raise Conflict(f"{busy}; try again later")

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import getpass
 import os
-import random
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
@@ -19,7 +17,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from redisai_py.artifacts.connection import scanned
+from redisai_py.artifacts.connection import scanned, watching
 from redisai_py.artifacts.digest import is_digest
 from redisai_py.artifacts.errors import AliasMoved, Conflict, Invalid, Malformed, Missing
 from redisai_py.artifacts.names import (
@@ -36,7 +34,6 @@ from redisai_py.artifacts.names import (
 __all__ = ["LogEntry", "Registry", "Version", "default_actor"]
 
 _LOG_LENGTH = 1000
-_TRIES = 200
 _NEXT = "next"
 _COLD = "archived:"
 
@@ -196,7 +193,6 @@ class Registry:
             if aliases:
                 pipeline.hset(pointing, mapping=dict.fromkeys(aliases, number))
             self._write_log(pipeline, name, "publish", version=number, digest=digest, **_aliases_note(aliases), **note)
-            pipeline.execute()
             return Version(name, number, digest, tuple(aliases))
 
         return self._transaction(change, key)
@@ -223,7 +219,6 @@ class Registry:
             pipeline.hset(pointing, alias, str(version))
             was = {} if current is None else {"was": current}
             self._write_log(pipeline, name, "promote", alias=alias, version=version, **was)
-            pipeline.execute()
             return Version(name, version, digest.decode(), (alias,))
 
         return self._transaction(change, key, pointing)
@@ -250,7 +245,6 @@ class Registry:
             pipeline.multi()
             pipeline.hdel(pointing, alias)
             self._write_log(pipeline, name, "demote", alias=alias, was=now)
-            pipeline.execute()
 
         self._transaction(change, pointing)
 
@@ -275,7 +269,6 @@ class Registry:
             for version in versions:
                 pipeline.hdel(key, str(version), f"{_COLD}{version}")
                 self._write_log(pipeline, name, "rm", version=version, digest=there[version])
-            pipeline.execute()
 
         if versions:
             self._transaction(change, key, pointing)
@@ -310,14 +303,7 @@ class Registry:
         return next((entry.who for entry in moved), "")
 
     def _transaction(self, change: Callable[[Any], T], *watched: str) -> T:
-        for attempt in range(_TRIES):
-            with self._redis.pipeline() as pipeline:
-                try:
-                    pipeline.watch(*watched)  # type: ignore[no-untyped-call]  # redis-py's
-                    return change(pipeline)
-                except redis.WatchError:
-                    time.sleep(random.uniform(0, min(0.05, 0.001 * (attempt + 1))))
-        raise Conflict(f"{watched[0]} changed repeatedly during the operation; try again later")
+        return watching(self._redis, change, *watched, busy=f"{watched[0]} changed repeatedly during the operation")
 
 
 def _number_for(name: str, digest: str, version: int | None, there: Mapping[int, str], following: int) -> int:

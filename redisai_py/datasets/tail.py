@@ -11,13 +11,11 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
-from redisai_py.artifacts import Conflict, Descriptor, Invalid, Malformed, Missing, Store
+from redisai_py.artifacts import Descriptor, Invalid, Malformed, Missing, Store
+from redisai_py.artifacts.connection import watching
 from redisai_py.artifacts.digest import is_digest
 from redisai_py.artifacts.errors import reading
 from redisai_py.artifacts.leases import redis_time
@@ -33,7 +31,6 @@ START = "0-0"
 _PAGE = 1000
 _SCHEMA = "schema"
 _DROPPED = "dropped"
-_TRIES = 200
 _WAIT_MS = 1000  # blocking time of one command, after which a lost connection is noticed
 
 
@@ -144,18 +141,16 @@ class Tail:
 
     def drop(self, up_to: str) -> None:
         """Remove everything up to a stream id. Raises: Conflict: others keep changing the tail."""
-        for _ in range(_TRIES):
-            with self._store.redis.pipeline() as pipeline, suppress(redis.WatchError):
-                pipeline.watch(self._hash)  # type: ignore[no-untyped-call]  # redis-py's
-                before: Any = pipeline.hget(self._hash, _DROPPED)
-                if before is not None and self._dropped(before) >= _place(up_to):
-                    return
-                pipeline.multi()
+
+        def drop(pipeline: Any) -> None:
+            before = pipeline.hget(self._hash, _DROPPED)
+            pipeline.multi()
+            if before is None or self._dropped(before) < _place(up_to):
                 pipeline.xtrim(self._key, minid=_next(up_to), approximate=False)
                 pipeline.hset(self._hash, _DROPPED, up_to)
-                pipeline.execute()
-                return
-        raise Conflict(f"the tail of data set {self.name} changed repeatedly during the operation; try again later")
+
+        busy = f"the tail of data set {self.name} changed repeatedly during the operation"
+        watching(self._store.redis, drop, self._hash, busy=busy)
 
     def trim(self, window: Window) -> None:
         """Remove the shards outside the window."""
