@@ -6,9 +6,10 @@ first commands and large tensors.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from functools import partial
-from itertools import repeat
+from collections.abc import Callable, Coroutine, Iterator
+from functools import lru_cache, partial
+from operator import itemgetter
+from struct import Struct
 from typing import Any
 
 from redisai_py.ai.multi import InMulti, checked
@@ -22,6 +23,7 @@ from redisai_py.resp.redis_errors import redis_error
 from redisai_py.resp.replies import LARGE_SEGMENT, TensorReply, tensor_head
 from redisai_py.resp.templates import Burst, Command, KeyTemplate
 from redisai_py.store import codec
+from redisai_py.upstream.burst_replies import BurstReplies
 
 __all__ = ["HANDLERS", "GetTensor", "GetTensors"]
 
@@ -83,12 +85,14 @@ class GetTensor:
 class GetTensors:
     """The action of a burst of AI.TENSORGET with BLOB: one write, and one answer if the values are alike."""
 
-    __slots__ = ("_key_at", "_request")
+    __slots__ = ("_head", "_key_of", "_prefix", "request")
     is_ai = True
 
     def __init__(self, example: TensorGet, template: KeyTemplate) -> None:
-        self._request = example
-        self._key_at = len(template.before) - template.word_at
+        self.request = example
+        self._key_of = itemgetter(slice(len(template.before) - template.word_at, -2))
+        self._prefix = b"\n"  # how Redis's latest reply begins, up to the tensor's data; none begins like this
+        self._head = b""  # how ours begins then
 
     @staticmethod
     def has_template(request: TensorGet) -> bool:
@@ -99,56 +103,91 @@ class GetTensors:
         if turn.relayed or turn.busy:
             return False
         access = turn.session.access
-        keys = self._keys(burst)
-        stream = access.stream(keys[0]) if access is not None else None
         words = burst.words
+        key = self._key_of(words[0])
+        stream = access.stream(key) if access is not None else None
         count = len(words)
         if stream is None or (turn.skip_next and count > 1):
             turn.unroll(burst)
             return True
         if count == 1:
-            stream.send(_READ + words[0] + _RANGE, partial(_answer, turn, self._request, keys[0]))
-            turn.overlap_reading(keys)
+            stream.send(_READ + words[0] + _RANGE, partial(_answer, turn, self.request, key))
+            turn.overlap_reading((key,))
             return True
         if not turn.has_room(count):
             return False
-        values: list[Any] = []
-        last = partial(self._got, turn, burst, values)
-        stream.send_all(_READ + _NEXT.join(words) + _RANGE, [*repeat(values.append, count - 1), last])
-        turn.overlap_reading(keys)
+        stream.send_all(_READ + _NEXT.join(words) + _RANGE, _Values(turn, self, words))
+        turn.overlap_reading(self.keys(words), count)
         return True
 
-    def _keys(self, burst: Burst) -> list[bytes]:
-        at = self._key_at
-        return [word[at:-2] for word in burst.words]
+    def keys(self, words: list[bytes]) -> Iterator[bytes]:
+        """The keys in these words of commands."""
+        return map(self._key_of, words)
 
-    def _got(self, turn: Turn, burst: Burst, values: list[Any], last: Any) -> None:
-        values.append(last)
-        reply = self._joint_reply(values)
-        if reply is not None:
-            turn.answer_together(reply, len(values))
-            return
-        for key, value in zip(self._keys(burst), values, strict=True):
-            _answer(turn, self._request, key, value)
-
-    def _joint_reply(self, values: list[Any]) -> bytes | None:
-        """The replies to all, if they are small tensors of one dtype and shape."""
-        first = values[0]
-        if set(map(type, values)) != _BYTES or len(first) >= LARGE_SEGMENT or len(set(map(len, values))) > 1:
+    def joint_reply(self, data: bytes, start: int, end: int, count: int) -> bytes | None:
+        """The replies to all, if they are small tensors of one dtype and shape; see `BurstReplies`."""
+        stride = (end - start) // count
+        if not data.startswith(self._prefix, start) and not self._learn(data[start : start + stride]):
             return None
+        prefix, head = self._prefix, self._head
+        parts = _cutter(len(prefix), stride - len(prefix), count)(data, start)
+        if parts[::2].count(prefix) < count:
+            return None
+        return head.join((b"", *parts[1::2]))
+
+    def _learn(self, reply: bytes) -> bool:
+        """Remember how a small tensor's value begins. False if this is none, or its data must be checked."""
+        value = reply[reply.index(b"\n") + 1 : -2]
         try:
-            tensor = codec.decode_tensor(first)
+            tensor = codec.decode_tensor(value)
         except WrongType:
+            return False
+        if tensor.dtype.is_string or len(value) >= LARGE_SEGMENT:
+            return False
+        size = len(tensor.data)
+        self._prefix = reply[: -size - 2]
+        self._head = tensor_head(TensorReply(tensor.dtype, tensor.shape, self.request.meta, b""), size)
+        return True
+
+
+@lru_cache(maxsize=256)
+def _cutter(prefix: int, rest: int, count: int) -> Callable[[bytes, int], tuple[Any, ...]]:
+    """A function that cuts replies of one length into pieces of these sizes; much faster than slices."""
+    return Struct(f"{prefix}s{rest}s" * count).unpack_from
+
+
+class _Values(BurstReplies):
+    """The values that a burst of one client asks for."""
+
+    __slots__ = ("_action", "_words", "turn")
+
+    def __init__(self, turn: Turn, action: GetTensors, words: list[bytes]) -> None:
+        super().__init__(len(words))
+        self.turn = turn
+        self._action = action
+        self._words = words
+
+    def joint_reply(self, data: bytes, start: int, end: int) -> bytes | None:
+        return self._action.joint_reply(data, start, end, self.count)
+
+    def answer_together(self, reply: bytes) -> None:
+        self.turn.answer_together(reply, self.count)
+
+    def answer_each(self, replies: list[Any]) -> None:
+        joint = self._joined(replies)
+        if joint is not None:
+            self.answer_together(joint)
+            return
+        for key, value in zip(self._action.keys(self._words), replies, strict=True):
+            _answer(self.turn, self._action.request, key, value)
+
+    def _joined(self, replies: list[Any]) -> bytes | None:
+        """The joint reply to what was parsed because of other commands' replies before it."""
+        if set(map(type, replies)) != _BYTES or len(set(map(len, replies))) > 1 or len(replies[0]) >= LARGE_SEGMENT:
             return None
-        start = len(first) - len(tensor.data)
-        header = first[:start]
-        if tensor.dtype.is_string or not all([value.startswith(header) for value in values]):
-            return None
-        head = tensor_head(TensorReply(tensor.dtype, tensor.shape, self._request.meta, b""), len(tensor.data))
-        blobs = [value[start:] for value in values]
-        blobs[0] = head + blobs[0]  # add to the ends first, so that the whole is copied once
-        blobs[-1] += b"\r\n"
-        return (b"\r\n" + head).join(blobs)
+        head = b"$%d\r\n" % len(replies[0])
+        data = head + (b"\r\n" + head).join(replies) + b"\r\n"
+        return self.joint_reply(data, 0, len(data))
 
 
 def _answer(turn: Turn, like: TensorGet, key: bytes, value: Any) -> None:

@@ -64,7 +64,7 @@ class SetTensor:
 
     def start(self, turn: Turn, command: Command) -> bool:
         request = self.request
-        if turn.relayed or turn.busy or request.key in turn.reading:
+        if turn.relayed or turn.busy or turn.reading.any_of((request.key,)):
             return False
         access = turn.session.access
         if access is not None and access.scripting and self._wire:
@@ -141,7 +141,7 @@ class SetTensors:
             return True
         if not turn.has_room(len(burst.words)):
             return False
-        if turn.reading and not turn.reading.isdisjoint(self.keys(burst)):
+        if turn.reading.any_of(self.keys(burst)):
             return False
         if not self._send(turn, access, burst):
             turn.unroll(burst)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, UpstreamRefused
@@ -27,6 +27,7 @@ from redisai_py.frontdoor.eager_task import NO_REPLY, run_eagerly
 from redisai_py.frontdoor.held_replies import ENDS, HeldReplies
 from redisai_py.frontdoor.interfaces import Caller, Client
 from redisai_py.frontdoor.output import Flusher, Output
+from redisai_py.frontdoor.reads import Reads
 from redisai_py.frontdoor.services import Services
 from redisai_py.resp.replies import encode_reply, takes_long
 from redisai_py.resp.requests import unroll
@@ -59,7 +60,7 @@ class Turn(Output):
         self.busy = False
         self.in_flight = 0
         self.relayed = 0
-        self.reading: set[bytes] = set()
+        self.reading = Reads()
         """Keys of TENSORGETs in flight, which a later write of this client must not overtake."""
         self.closing = False
         """The reply that ends the connection was sent; nothing more is started."""
@@ -233,10 +234,10 @@ class Turn(Output):
         self.in_flight += 1
         self.after_work()
 
-    def overlap_reading(self, keys: Sequence[bytes]) -> None:
-        """The same for a command per key, which reads that key: a later write must not overtake it."""
-        self.overlap(len(keys))
-        self.reading.update(keys)
+    def overlap_reading(self, keys: Iterable[bytes], count: int = 1) -> None:
+        """The same for commands that read these keys: a later write must not overtake them."""
+        self.overlap(count)
+        self.reading.add(keys)
 
     def answer(self, value: Any) -> None:
         """Reply to an overlapping command."""
@@ -255,9 +256,8 @@ class Turn(Output):
 
     def answer_together(self, reply: bytes, count: int) -> None:
         """Reply to several consecutive overlapping commands, with the bytes for all."""
-        self.write((reply,))
         self.in_flight -= count - 1
-        self.answered()
+        self.answer_with(reply)
 
     def answered(self) -> None:
         """One overlapping command has its reply."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from redisai_py.pending import Pending
 from redisai_py.upstream.address import Identity
+from redisai_py.upstream.burst_replies import BurstReplies
 from redisai_py.upstream.large import LargeUpstream
 from redisai_py.upstream.shared import Callback, SharedUpstream
 
@@ -36,8 +37,8 @@ class Stream(Protocol):
     def send_now(self, data: bytes, callback: Callback) -> None:
         """The same, immediately."""
 
-    def send_all(self, data: bytes, callbacks: Sequence[Callback]) -> None:
-        """Send several encoded commands; each callback gets one reply."""
+    def send_all(self, data: bytes, replies: BurstReplies) -> None:
+        """Send the encoded commands that have these replies."""
 
     def flush(self) -> None:
         """Write immediately what was sent in this iteration of the loop."""

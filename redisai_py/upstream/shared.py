@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import hiredis
@@ -18,6 +19,7 @@ from redisai_py.errors import UpstreamError, UpstreamLost
 from redisai_py.pending import Pending
 from redisai_py.resp.reader import MORE, STEP, new_reader
 from redisai_py.resp.redis_errors import redis_error
+from redisai_py.upstream.burst_replies import INCOMPLETE, UNLIKE, BurstReplies
 from redisai_py.upstream.busy_poll import BusyPoll
 from redisai_py.upstream.containment import contain
 
@@ -41,6 +43,7 @@ class SharedUpstream(asyncio.Protocol):
         self.waiting: deque[Callback] = deque()
         """The callbacks for the outstanding replies, in order."""
         self._loop = asyncio.get_running_loop()
+        self._burst_data = b""  # of a burst whose replies have not all come
         self._out: list[bytes] = []  # commands of this iteration of the loop, written together at its end
         self.transport: Any = None
         self.closed = False
@@ -59,6 +62,8 @@ class SharedUpstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        if self._burst_data:
+            self._parse(self._burst_data)
         error = UpstreamLost.under_way(exc)
         waiting, self.waiting = self.waiting, deque()
         for callback in waiting:
@@ -68,6 +73,15 @@ class SharedUpstream(asyncio.Protocol):
                 contain(callback, failure)
 
     def data_received(self, data: bytes) -> None:
+        waiting = self.waiting
+        if waiting and isinstance(waiting[0], BurstReplies) and not self._reader.has_data():
+            data = self._take_alike(data)
+        if data:
+            self._parse(data)
+        if self._busy_poll is not None and not waiting:
+            self._busy_poll.answered()
+
+    def _parse(self, data: bytes) -> None:
         reader, take = self._reader, self.waiting.popleft
         gets = reader.gets
         try:
@@ -81,8 +95,29 @@ class SharedUpstream(asyncio.Protocol):
                         contain(callback, error)
         except hiredis.ProtocolError:
             self.transport.abort()
-        if self._busy_poll is not None and not self.waiting:
-            self._busy_poll.answered()
+
+    def _take_alike(self, data: bytes) -> bytes:
+        """Answer the first bursts whose replies are alike, without parsing. Returns: the data that must be parsed."""
+        data = self._burst_data + data
+        self._burst_data = b""
+        waiting = self.waiting
+        position = 0
+        while waiting and isinstance(replies := waiting[0], BurstReplies) and not replies.begun:
+            end = replies.end(data, position)
+            if end == INCOMPLETE:
+                self._burst_data = data[position:]
+                return b""
+            reply = replies.joint_reply(data, position, end) if end != UNLIKE else None
+            if reply is None:
+                break
+            for _ in range(replies.count):
+                waiting.popleft()
+            position = end
+            try:
+                replies.answer_together(reply)
+            except Exception as error:
+                contain(replies, error)
+        return data[position:]
 
     def send(self, data: bytes, callback: Callback) -> None:
         """Send one encoded command. Raises UpstreamLost if the connection is lost; then nothing was sent."""
@@ -93,10 +128,10 @@ class SharedUpstream(asyncio.Protocol):
         self._out.append(data)
         self.waiting.append(callback)
 
-    def send_all(self, data: bytes, callbacks: Sequence[Callback]) -> None:
-        """Send the consecutive encoded commands in `data`, one per callback. Raises: see `send`."""
-        self.send(data, callbacks[0])
-        self.waiting.extend(callbacks[1:])
+    def send_all(self, data: bytes, replies: BurstReplies) -> None:
+        """Send the consecutive encoded commands in `data`. Raises: see `send`."""
+        self.send(data, replies)
+        self.waiting.extend(repeat(replies, replies.count - 1))
 
     def send_now(self, data: bytes, callback: Callback) -> None:
         """Like `send`, without waiting for other commands of this iteration of the loop."""
