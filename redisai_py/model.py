@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from redisai_py.blobs import Blob, opened
 from redisai_py.tensor import Device
 
-__all__ = ["Kind", "Model", "Script", "identified", "named"]
+__all__ = ["Kind", "Model", "Script", "described", "identified", "named"]
 
 
 class Kind(enum.Enum):
@@ -76,6 +76,11 @@ def identified(model: Model) -> Model:
     """The model with its identity. Takes a SHA-256 over the blob, without the GIL."""
     with opened(model.blob) as file:
         return _with_identity(replace(model, sha256=hashlib.file_digest(file, "sha256").hexdigest()))
+
+
+def described(model: Model, sha256: str) -> Model:
+    """The model with the identity that it has if this is the digest of its blob."""
+    return _with_identity(replace(model, sha256=sha256))
 
 
 def named(model: Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Model:

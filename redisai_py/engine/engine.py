@@ -18,6 +18,7 @@ from redisai_py.backend import Backend, LoadOptions, Session, load_backend, load
 from redisai_py.engine.isolation.isolation import Isolation
 from redisai_py.engine.isolation.seen import was_there
 from redisai_py.engine.isolation.settings import IsolationSnapshot
+from redisai_py.engine.isolation.shared_reads import SharedReads
 from redisai_py.engine.loader import load_session
 from redisai_py.engine.loads import Loads
 from redisai_py.engine.mailbox import Mailbox
@@ -103,6 +104,11 @@ class Engine:
         self.set_execution_timeout = self._runner.watchdog.set_limit
         """Changes MODEL_EXECUTION_TIMEOUT (in ms, 0 is none), also for running executions."""
         self._runner.devices.get("CPU")  # INFO shows its workers from the start
+
+    @property
+    def shared_reads(self) -> SharedReads | None:
+        """How front doors that share engine processes read a model once; None: this one shares none."""
+        return None if self._isolation is None else self._isolation.shared_reads
 
     # -- models --------------------------------------------------------------------------------------------------------
 

@@ -155,8 +155,7 @@ class Preload:
             if self._all and not self._fits():
                 logger.warning("no memory left to preload a model", model=program_key.name)
             else:
-                known = self._services.keys.get(program_key)
-                await loading.load_read(program_key, await store.model_with_blob(key), known)
+                await loading.load_stored(program_key, (await store.model(key)).id, store)
         except RedisAIError as error:
             if not self._all or isinstance(error, BackendNotInstalled | UpstreamError):
                 self._missing[key] = str(error)

@@ -5,14 +5,17 @@ a key.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.engine.engine import Engine
+from redisai_py.engine.isolation.shared_reads import SharedReads
 from redisai_py.engine.run import LoadedModel
 from redisai_py.engine.stats import StatsTable
 from redisai_py.errors import BackendError, Overloaded, RedisAIError
-from redisai_py.model import Kind, Model, Script, identified
+from redisai_py.model import Kind, Model, Script, described, identified
 from redisai_py.ops.keymap import KeyMap, ProgramEntry, ProgramKey
 from redisai_py.ops.siblings import ALONE, Siblings
 from redisai_py.pending import Pending
@@ -73,8 +76,7 @@ class Programs:
         waiters = self._reading[asked] = []
         result: LoadedModel | RedisAIError | None = None  # None: only this client's problem, so the others try again
         try:
-            known = self._keys.get(program_key)
-            result = await self.load_read(program_key, await store.model_with_blob(program_key.key), known)
+            result = await self._read_and_load(program_key, stored_id, store)
             return result
         except (BackendError, Overloaded) as error:
             result = error
@@ -87,9 +89,40 @@ class Programs:
                 else:
                     waiter.resolve(result)
 
+    async def _read_and_load(self, program_key: ProgramKey, stored_id: str, store: Store) -> LoadedModel:
+        known = self._keys.get(program_key)
+        reads = self._engine.shared_reads
+        if reads is None:
+            return await self.load_read(program_key, await store.model_with_blob(program_key.key), known)
+        async with reads.claimed(json.dumps([_named(program_key), stored_id])):
+            model = await self._read_by_another(program_key, stored_id, store, reads)
+            if model is None:
+                model = await store.model_with_blob(program_key.key)
+            return await self.load_read(program_key, model, known)
+
+    async def _read_by_another(
+        self, program_key: ProgramKey, stored_id: str, store: Store, reads: SharedReads
+    ) -> Model | None:
+        """The key's model, if another front door has loaded it with this id: its description from Redis, its bytes from
+        the file that the other one read.
+        """
+        try:
+            identity, sha256, _ = await self._known_to_others(program_key, stored_id)
+        except RedisAIError:
+            return None
+        if identity is None or not sha256:
+            return None
+        model = described(await store.model(program_key.key), sha256)
+        if model.identity != identity:  # it has been replaced meanwhile
+            return None
+        file = await reads.file_of(identity)
+        return None if file is None else replace(model, blob=file)
+
     @staticmethod
     async def identified(model: Model) -> Model:
         """The model with its identity; a large one is hashed off the event loop."""
+        if model.sha256:  # it is known from another front door
+            return model
         if len(model.blob) < _DIGESTED_HERE:
             return identified(model)
         return await asyncio.get_running_loop().run_in_executor(None, identified, model)
@@ -101,7 +134,7 @@ class Programs:
         """
         identity = self._keys.identity(program_key, stored_id)
         if identity is None and not self._siblings.alone:
-            identity, seen = await self._known_to_others(program_key, stored_id)
+            identity, _, seen = await self._known_to_others(program_key, stored_id)
         else:
             seen = False
         if identity is not None or not (seen or self._keys.has_seen(stored_id)):
@@ -115,14 +148,18 @@ class Programs:
         self.record_read(program_key, program, known)
         return program.identity
 
-    async def _known_to_others(self, program_key: ProgramKey, stored_id: str) -> tuple[str | None, bool]:
-        """The identity, if another process has read this id under that key; whether one has read it anywhere."""
+    async def _known_to_others(self, program_key: ProgramKey, stored_id: str) -> tuple[str | None, str, bool]:
+        """The identity, if another process has read this id under that key; the digest of the blob, if it is a model
+        that is loaded there; whether a process has read this id anywhere.
+        """
         what = {"kind": "identity", **_named(program_key), "id": stored_id}
         replies = [reply for reply in (await self._siblings.ask(what, {})).replies if reply is not None]
-        return next((known for known, _ in replies if known), None), any(seen for _, seen in replies)
+        identity = next((known for known, _, _ in replies if known), None)
+        sha256 = next((digest for known, digest, _ in replies if known and digest), "")
+        return identity, sha256, any(seen for _, _, seen in replies)
 
     async def load_read(self, program_key: ProgramKey, model: Model, known: ProgramEntry | None) -> LoadedModel:
-        """`load` a model that was just read (see `met`); unload it at once if the key has another one by then."""
+        """`load` a model that was just read (see `record_read`); unload it if the key has another one by then."""
         model = await self.identified(model)
         self.record_read(program_key, model, known)
         loaded = await self.load(program_key, model)

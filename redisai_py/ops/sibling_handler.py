@@ -74,13 +74,15 @@ class SiblingHandler:
         return Reply(program_state(services, Kind[what["of"]], identity), counts_of(services, what["topics"]))
 
     def _identity(self, what: dict[str, Any]) -> Reply:
-        """What this process knows of a stored id: the identity if it was read under that key, otherwise whether it was
-        read under any key.
+        """What this process knows of a stored id: the identity if it was read under that key, with the digest of the
+        model's blob if it is loaded; and whether the id was read under any key.
         """
         keys = self._services.keys
         program_key = ProgramKey(Kind[what["of"]], what["database"], bytes.fromhex(what["key"]))
         stored_id = what["id"]
-        return Reply([keys.identity(program_key, stored_id), keys.has_seen(stored_id)])
+        identity = keys.identity(program_key, stored_id)
+        loaded = None if identity is None else self._services.engine.loaded(identity)
+        return Reply([identity, "" if loaded is None else loaded.model.sha256, keys.has_seen(stored_id)])
 
     def _reset(self, what: dict[str, Any]) -> Reply:
         kind, identity = Kind[what["of"]], what["identity"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -39,21 +40,23 @@ class DoorLine:
     def _listen(self) -> None:
         try:
             while (received := self._channel.receive()) is not None:
-                self._do(received[0])
+                self._do(*received)
         except Exception:  # a front door that sends what makes no sense loses its processes
             logger.exception("a front door's message makes no sense")
         self._manager.left(self)
         self._channel.close()
         self._ended(self)
 
-    def _do(self, message: Message) -> None:
+    def _do(self, message: Message, fd: int) -> None:
         manager = self._manager
         match message["op"]:
             case "place":
                 wanted = Wanted(**message["wanted"])
-                self._answer_later(message["id"], lambda: manager.place(self, wanted))
+                self._answer_later(message["id"], lambda: manager.place(self, wanted, fd), fd)
             case "import":
                 self._answer_later(message["id"], lambda: manager.import_backend(message["backend"]))
+            case "claim" | "release" | "file":
+                self._share(message)
             case "leave":
                 manager.leave(self, message["session"], message["process"])
             case "kill":
@@ -65,14 +68,31 @@ class DoorLine:
             case "clear":
                 manager.clear(message["identity"], self)
             case "recall":
-                for identity, strikes in message["strikes"].items():
-                    manager.recall(identity, Strikes(*strikes), self)
+                self._recall(message["strikes"])
 
-    def _answer_later(self, number: int, work: Callable[[], Any]) -> None:
-        """Do what may take seconds on a thread of its own."""
-        threading.Thread(target=self._answer, args=(number, work), name="redisai placing", daemon=True).start()
+    def _recall(self, records: dict[str, list[Any]]) -> None:
+        for identity, strikes in records.items():
+            self._manager.recall(identity, Strikes(*strikes), self)
 
-    def _answer(self, number: int, work: Callable[[], Any]) -> None:
+    def _share(self, message: Message) -> None:
+        """What front doors read only once."""
+        manager = self._manager
+        match message["op"]:
+            case "claim":
+                claimant = self, message["id"]
+                manager.claims.announce(claimant)
+                self._answer_later(message["id"], lambda: manager.claims.take(claimant, message["what"]))
+            case "release":
+                manager.claims.release((self, message["number"]))
+            case "file":
+                fd = manager.file_of(message["identity"])
+                self._channel.send({"op": "answer", "id": message["id"], "file": fd >= 0}, fd)
+
+    def _answer_later(self, number: int, work: Callable[[], Any], fd: int = -1) -> None:
+        """Do what may take seconds on a thread of its own. fd: a file to close then."""
+        threading.Thread(target=self._answer, args=(number, work, fd), name="redisai placing", daemon=True).start()
+
+    def _answer(self, number: int, work: Callable[[], Any], fd: int) -> None:
         try:
             answer: Message = {"value": work()}
         except RedisAIError as error:
@@ -80,6 +100,9 @@ class DoorLine:
         except Exception as error:
             logger.exception("a front door's request failed")
             answer = {"error": f"ERR an engine process cannot be started: {error}", "missing": False}
+        finally:
+            if fd >= 0:
+                os.close(fd)
         self._channel.send({"op": "answer", "id": number, **answer})
 
     # -- managed.Door --------------------------------------------------------------------------------------------------

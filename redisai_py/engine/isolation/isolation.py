@@ -17,14 +17,16 @@ from typing import Any, Protocol
 import structlog
 
 from redisai_py.backend import LoadOptions, Session, framework_error
-from redisai_py.blobs import filed
+from redisai_py.blobs import ModelFile, filed
 from redisai_py.engine.isolation.lane import Lane
 from redisai_py.engine.isolation.long_runs import LongRuns
 from redisai_py.engine.isolation.managed import Placement, Wanted
 from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.quarantine import Quarantine
+from redisai_py.engine.isolation.remote_manager import RemoteManager
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot
+from redisai_py.engine.isolation.shared_reads import SharedReads
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict
 from redisai_py.errors import RedisAIError
 from redisai_py.model import Model
@@ -47,7 +49,7 @@ class Managing(Protocol):
 
     def welcome(self, door: Isolation) -> None: ...
 
-    def place(self, door: Isolation, wanted: Wanted) -> int: ...
+    def place(self, door: Isolation, wanted: Wanted, file: int) -> int: ...
 
     def leave(self, door: Isolation, session: int, number: int) -> None: ...
 
@@ -78,6 +80,8 @@ class Isolation:
         self.versions: dict[str, str] = {}
         """Versions of the backends that processes have imported, by wire name."""
         self._manager = manager
+        self.shared_reads = SharedReads(manager) if isinstance(manager, RemoteManager) else None
+        """How front doors read a model once; None: there is only one."""
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._processes: dict[int, EngineProcess] = {}
@@ -145,7 +149,7 @@ class Isolation:
         wanted = Wanted(session.number, session.identity, session.backend, gpu, session.apart)
         self._placing[session.number] = session
         try:
-            pid = self._manager.place(self, wanted)
+            pid = self._manager.place(self, wanted, self._file_of(session))
         except BaseException:
             process = self._placed.pop(session.number, None)
             if process is not None:
@@ -156,6 +160,11 @@ class Isolation:
         process = self._placed.pop(session.number)
         process.pid = process.pid or pid
         return process
+
+    def _file_of(self, session: RemoteSession) -> int:
+        """The file of a large model, for other front doors; -1 for none."""
+        blob = session.model.blob
+        return blob.fileno() if self._manager.shared and isinstance(blob, ModelFile) else -1
 
     def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
         """A model has left the process. Returns: False if others are there, and it must be unloaded."""

@@ -18,7 +18,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from redisai_py.engine.isolation.claims import Claims
 from redisai_py.engine.isolation.managed import Door, ManagedProcess, Placement, Wanted
+from redisai_py.engine.isolation.model_files import ModelFiles
 from redisai_py.engine.isolation.quarantine import Quarantine, Strikes
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, by_program, culprit_of
@@ -54,6 +56,9 @@ class Manager:
         self._doors: list[Door] = []
         self._processes: dict[int, ManagedProcess] = {}
         self._zygotes: dict[str, Zygote] = {}
+        self._files = ModelFiles()
+        self.claims: Claims[Door] = Claims()
+        """What a front door does for all."""
 
     # -- front doors ---------------------------------------------------------------------------------------------------
 
@@ -71,7 +76,10 @@ class Manager:
                 for user in [user for user in process.programs.users() if user[0] is door]:
                     process.programs.remove(user)
                 process.waits_for = [each for each in process.waits_for if each is not door]
+            for user in [user for user in self._files.users() if user[0] is door]:
+                self._files.drop(user)
             processes = list(self._processes.values())
+        self.claims.left(door)
         for process in processes:
             self._end_if_unused(process)
             self._judge_if_complete(process)
@@ -83,9 +91,10 @@ class Manager:
 
     # -- models --------------------------------------------------------------------------------------------------------
 
-    def place(self, door: Door, wanted: Wanted) -> int:
+    def place(self, door: Door, wanted: Wanted, file: int = -1) -> int:
         """Find a process for a model, and tell the front door which (`Door.placed`) before this returns.
 
+        Args:    file: the model's, to be given to other front doors (`file_of`); it stays the caller's.
         Returns: the process's id, 0 if it is not known.
         Raises:  BackendNotInstalled, BackendError: there can be none.
         """
@@ -97,6 +106,8 @@ class Manager:
                 program = process.programs.number_of(wanted.identity) or next(self._numbers)
                 control = process.join()
                 process.programs.add((door, wanted.session), program, wanted.identity)
+                if file >= 0:
+                    self._files.keep((door, wanted.session), wanted.identity, file)
                 door.placed(wanted.session, Placement(process.number, program, control))
             if fresh:
                 process.fork(self.settings.engine_memory_limit_bytes, self.settings.worker_nice)
@@ -107,6 +118,7 @@ class Manager:
     def leave(self, door: Door, session: int, number: int) -> None:
         """A model has left its process, which ends if no other model is there."""
         with self._lock:
+            self._files.drop((door, session))
             process = self._processes.get(number)
             if process is not None:
                 process.programs.remove((door, session))
@@ -120,8 +132,14 @@ class Manager:
             self._record_changed(before, None, None)
             self._record_changed(identity, strikes, None)
         with self._lock:
+            self._files.rename(before, identity)
             for process in self._processes.values():
                 process.programs.rename(before, identity)
+
+    def file_of(self, identity: str) -> int:
+        """A descriptor of a model's file, for the caller to close; -1: no front door has brought one."""
+        with self._lock:
+            return self._files.open(identity)
 
     def clear(self, identity: str, source: Door) -> None:
         """A model ran well, or exists no more: its record is clean."""

@@ -7,6 +7,7 @@ front door loads its models again, with the next manager.
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import threading
 import time
@@ -24,7 +25,7 @@ from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict
 from redisai_py.errors import BackendError, BackendNotInstalled
 
-__all__ = ["RemoteDoor", "RemoteManager"]
+__all__ = ["ManagerLost", "RemoteDoor", "RemoteManager"]
 
 _AWAY_S = 20.0
 """Seconds to wait for the next manager."""
@@ -42,8 +43,8 @@ class RemoteDoor(Door, Protocol):
         """The manager has died, and all its processes with it."""
 
 
-class _Lost(Exception):
-    """The manager died before it answered."""
+class ManagerLost(Exception):
+    """The manager died before it answered, or there is none now."""
 
 
 class RemoteManager:
@@ -67,9 +68,9 @@ class RemoteManager:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def place(self, door: Door, wanted: Wanted) -> int:
+    def place(self, door: Door, wanted: Wanted, file: int = -1) -> int:
         """See Manager."""
-        return int(self._ask({"op": "place", "wanted": asdict(wanted)}))
+        return int(self._ask({"op": "place", "wanted": asdict(wanted)}, file))
 
     def import_backend(self, name: str) -> str:
         """See Manager."""
@@ -97,6 +98,38 @@ class RemoteManager:
         self.quarantine.forget(identity)
         self._tell({"op": "clear", "identity": identity})
 
+    # -- requests of the event loop, which does not wait ---------------------------------------------------------------
+
+    def claim(self, what: str) -> tuple[int, Future[bool]]:
+        """Wait for a claim (`Claims`). Returns: its number, to `release` it; and when it is had, or not.
+
+        The result fails with ManagerLost if the manager dies first, or there is none now.
+        """
+        number = next(self._numbers)
+        return number, self._request({"op": "claim", "what": what}, number)
+
+    def release(self, number: int) -> None:
+        """Release a claim, or give it up."""
+        self._tell({"op": "release", "number": number})
+
+    def file_of(self, identity: str) -> Future[int]:
+        """A descriptor of a model's file, for the caller to close; -1 if the manager has none. Fails as above."""
+        return self._request({"op": "file", "identity": identity}, next(self._numbers))
+
+    def _request(self, message: Message, number: int) -> Future[Any]:
+        answer: Future[Any] = Future()
+        with self._changed:
+            channel = self._channel
+            if channel is not None:
+                self._asked[number] = answer
+        if channel is None:
+            answer.set_exception(ManagerLost())
+        else:
+            channel.send({**message, "id": number})
+        return answer
+
+    # ------------------------------------------------------------------------------------------------------------------
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Leave all processes; they end if nobody else uses them."""
         with self._changed:
@@ -111,7 +144,8 @@ class RemoteManager:
         if channel is not None:
             channel.send(message)
 
-    def _ask(self, message: Message) -> Any:
+    def _ask(self, message: Message, file: int = -1) -> Any:
+        """file: to send along; it stays the caller's."""
         until = time.monotonic() + _AWAY_S
         while True:
             channel = self._wait_for_manager(until)
@@ -121,11 +155,11 @@ class RemoteManager:
                 if self._channel is not channel:
                     continue
                 self._asked[number] = answer
-            channel.send({**message, "id": number})
+            channel.send({**message, "id": number}, _copy_of(file))
             try:
                 limit_s = self.settings.model_load_timeout_s
                 return answer.result(None if limit_s is None else limit_s + _ANSWER_S)
-            except _Lost:
+            except ManagerLost:
                 continue
             except TimeoutError:
                 raise BackendError("ERR the manager of the engine processes does not answer") from None
@@ -176,7 +210,8 @@ class RemoteManager:
             asked, self._asked = list(self._asked.values()), {}
         channel.close()
         for answer in asked:
-            answer.set_exception(_Lost())
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(ManagerLost())
 
     def _do(self, door: RemoteDoor, message: Message, fd: int) -> None:
         match message["op"]:
@@ -184,7 +219,7 @@ class RemoteManager:
                 control = socket.socket(fileno=fd)
                 door.placed(message["session"], Placement(message["process"], message["program"], control))
             case "answer":
-                self._answered(message)
+                self._answered(message, fd)
             case "ended":
                 door.has_ended(message["process"])
             case "judged":
@@ -193,12 +228,22 @@ class RemoteManager:
                 strikes = message["strikes"]
                 self.quarantine.record(message["identity"], None if strikes is None else Strikes(*strikes))
 
-    def _answered(self, message: Message) -> None:
-        answer = self._asked.get(message["id"])
-        if answer is None:
-            return
-        if "value" in message:
+    def _answered(self, message: Message, fd: int) -> None:
+        answer = self._asked.pop(message["id"], None)
+        if answer is None or not answer.set_running_or_notify_cancel():
+            if fd >= 0:
+                os.close(fd)
+        elif "file" in message:
+            answer.set_result(fd)
+        elif "value" in message:
             answer.set_result(message["value"])
         else:
             kind = BackendNotInstalled if message["missing"] else BackendError
             answer.set_exception(kind(message["error"]))
+
+
+def _copy_of(file: int) -> int:
+    try:
+        return os.dup(file) if file >= 0 else -1
+    except OSError:  # no files are left: then others read it themselves
+        return -1

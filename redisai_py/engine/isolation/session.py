@@ -84,7 +84,7 @@ class RemoteSession:
         self.draws = self.branches = ""
         self.in_server = False  # where it runs once it has proved itself
         self._isolation = isolation
-        self._model = model
+        self.model = model
         self._options = options
         self.number = isolation.next_number()
         self._process: EngineProcess | None = None
@@ -132,7 +132,7 @@ class RemoteSession:
             process = self._isolation.place(self)
             try:
                 limit_ms = self._isolation.settings.model_load_timeout_ms
-                description = exchanges.load(process, self, self.number, self._model, self._options, limit_ms)
+                description = exchanges.load(process, self, self.number, self.model, self._options, limit_ms)
                 self._isolation.versions[self.backend] = learn(self, description)
             except ProcessEnded:
                 self._isolation.leave(self, process)
@@ -331,7 +331,7 @@ class RemoteSession:
     def _promote(self) -> None:
         """Load the model in the server too, run it there from now on, and leave the process."""
         try:
-            local = load_here(self._model, self._options)
+            local = load_here(self.model, self._options)
         except RedisAIError as error:
             logger.info("a model stays in its process", reason=self._text(str(error)))
             return
