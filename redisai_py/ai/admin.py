@@ -86,7 +86,7 @@ async def _report(
     if request.reset:
         await _reset(program_key.kind, run_id, services)
         return OK
-    stats, state = await _figures(program_key.kind, run_id, services, request.full)
+    stats, state = await _figures(program_key.kind, run_id, services)
     report = RunInfo(
         key=request.key,
         kind=program_key.kind,
@@ -104,21 +104,14 @@ async def _report(
 
 async def _reset(kind: Kind, run_id: str, services: Services) -> None:
     """Here, and in the server's other processes before the client has its reply."""
-    if kind is Kind.MODEL:
-        services.engine.reset_stats(run_id)
-    else:
-        services.script_stats.reset(run_id)
-    if not services.siblings.alone:
-        topic = program_topic(kind, run_id)
-        what = {"kind": "reset", "of": kind.name, "identity": run_id, "topic": topic, "changes": True}
-        await services.siblings.ask(what, counts_of(services, [topic]))
+    services.stats(kind).reset(run_id)
+    topic = program_topic(kind, run_id)
+    what = {"kind": "reset", "of": kind.name, "identity": run_id, "topic": topic, "changes": True}
+    await services.siblings.ask(what, counts_of(services, [topic]))
 
 
-async def _figures(kind: Kind, run_id: str, services: Services, full: bool) -> tuple[RunStats, dict[str, Any]]:
+async def _figures(kind: Kind, run_id: str, services: Services) -> tuple[RunStats, dict[str, Any]]:
     """The counters of the whole server, and how the program stands in all of its processes."""
-    table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
-    if services.siblings.alone:
-        return table(run_id), _joined([program_state(services, kind, run_id)]) if full else {}
     topic = program_topic(kind, run_id)
     own = counts_of(services, [topic])
     what = {"kind": "program", "of": kind.name, "identity": run_id, "topics": [topic]}

@@ -30,7 +30,6 @@ __all__ = [
     "bypasses_cache",
     "check_counts",
     "keep_near",
-    "load_model",
     "near_run",
     "near_tensors",
     "resolve",
@@ -141,13 +140,6 @@ def near_run(turn: Turn, near: NearCache, request: ModelExecute, used: Used) -> 
         return None
     inputs = near_tensors(near, request.inputs, used)
     return (loaded, inputs) if inputs is not None else None
-
-
-async def load_model(
-    key: bytes, ids: Awaitable[Any], store: Store, turn: Turn, timeout: Timeout | None = None
-) -> LoadedModel:
-    """`resolve` without the rule."""
-    return (await resolve(key, ids, store, turn, timeout))[0]
 
 
 async def resolve(

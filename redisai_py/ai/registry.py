@@ -72,22 +72,31 @@ _KINDS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-class Handled:
-    """An AI command that runs its handler."""
+class _Exclusive:
+    """An AI command that runs alone, in any number of steps."""
 
-    __slots__ = ("_spec", "request")
+    __slots__ = ()
     is_ai = True
     reads: tuple[bytes, ...] = ()
-
-    def __init__(self, request: Any, spec: CommandSpec) -> None:
-        self.request = request
-        self._spec = spec
 
     def start(self, turn: Turn, command: Command) -> bool:
         return turn.idle and turn.run_alone(self.carry_out(turn))
 
     async def carry_out(self, turn: Turn) -> Any:
         """The whole command, for a client with no other work in progress."""
+        raise NotImplementedError
+
+
+class Handled(_Exclusive):
+    """An AI command that runs its handler."""
+
+    __slots__ = ("_spec", "request")
+
+    def __init__(self, request: Any, spec: CommandSpec) -> None:
+        self.request = request
+        self._spec = spec
+
+    async def carry_out(self, turn: Turn) -> Any:
         return await HANDLERS[type(self.request)](self.request, turn)
 
     async def in_multi(self, turn: Turn) -> InMulti:
@@ -99,18 +108,13 @@ class Handled:
         return translate(self.request, turn)
 
 
-class Failing:
+class Failing(_Exclusive):
     """An AI command with a syntax error. Look-ups that precede the error in the command's order may fail first."""
 
     __slots__ = ("_error",)
-    is_ai = True
-    reads: tuple[bytes, ...] = ()
 
     def __init__(self, error: CommandError) -> None:
         self._error = error
-
-    def start(self, turn: Turn, command: Command) -> bool:
-        return turn.idle and turn.run_alone(self.carry_out(turn))
 
     async def carry_out(self, turn: Turn) -> Any:
         """Raise the error, unless a look-up that precedes it fails first."""

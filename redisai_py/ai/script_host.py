@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import hiredis
-
-from redisai_py.ai.model_loading import load_model
+from redisai_py.ai.model_loading import resolve
 from redisai_py.commands import COMMANDS, tensors
 from redisai_py.commands.tensors import tensor_reply
 from redisai_py.errors import CommandError, RedisAIError, UpstreamError, UpstreamLost
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.pending import Pending
+from redisai_py.resp.reader import parse_reply
 from redisai_py.resp.replies import OK, encode_reply
 from redisai_py.store.programs import MODEL_ID_FIELDS
 from redisai_py.tensor import Tensor
@@ -69,7 +68,9 @@ class ClientHost:
                 return OK
             if isinstance(request, tensors.TensorGet):
                 tensor = await store.tensor(request.key)
-                return _tree(b"".join(encode_reply(tensor_reply(request, tensor.dtype, tensor.shape, tensor.data), 2)))
+                return parse_reply(
+                    b"".join(encode_reply(tensor_reply(request, tensor.dtype, tensor.shape, tensor.data), 2))
+                )
         except RedisAIError as error:
             return self._noted(error)
         return CommandError(f"ERR {argv[0].decode('utf-8', 'replace')} is not allowed from a script")
@@ -79,7 +80,7 @@ class ClientHost:
         services, access = self._turn.services, self._access
         await access.ensure()
         (ids,) = access.pipeline([(b"HMGET", key, *MODEL_ID_FIELDS)])
-        loaded = await load_model(key, ids, access.store, self._turn)
+        loaded, _ = await resolve(key, ids, access.store, self._turn)
         for noun, names, given in (("inputs", loaded.inputs, len(inputs)), ("outputs", loaded.outputs, outputs)):
             if len(names) != given:
                 raise CommandError(f"ERR Expected {len(names)} {noun} but got {given}")
@@ -106,9 +107,3 @@ def _plain(reply: Any) -> Any:
     if isinstance(reply, list):
         return [_plain(item) for item in reply]
     return bytes(reply) if isinstance(reply, memoryview) else reply
-
-
-def _tree(raw: bytes) -> Any:
-    reader = hiredis.Reader()
-    reader.feed(raw)
-    return reader.gets()

@@ -192,10 +192,6 @@ class SetTensors:
         at = self._key_at
         return [word[at:-2] for word in burst.words]
 
-    def only_item(self, burst: Burst) -> tuple[bytes, bytes]:
-        """Key and value of the only command."""
-        return burst.words[0][self._key_at : -2], self.header + burst.frame[self._payload_at : -2]
-
     def value(self, burst: Burst, index: int) -> bytes:
         """The write of the command with that index."""
         at = index * self._stride + self._payload_at
@@ -218,7 +214,8 @@ class _Joined:
     @property
     def writes(self) -> list[tuple[bytes, bytes]]:
         action: SetTensors = self._burst.action
-        return [action.only_item(self._burst)]
+        (key,) = action.keys(self._burst)
+        return [(key, action.value(self._burst, 0))]
 
     def goes_alone(self, stream: Stream) -> bool:
         if stream.closed:

@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from redisai_py.backend import Backend, LoadOptions, Session, load_backend, loaded_backends
 from redisai_py.engine.isolation.isolation import Isolation
@@ -76,7 +75,8 @@ class Engine:
         self.unload_unused = self._registry.drop_unused
         """Unloads models that others need the memory of, unless they were used since they were last looked at."""
         self._alive: weakref.WeakSet[QueuedModel] = weakref.WeakSet()
-        self._stats = StatsTable(in_use=lambda: {loaded.id for loaded in self._alive})
+        self.stats = StatsTable(in_use=lambda: {loaded.id for loaded in self._alive})
+        """The counters of models, by identity."""
         self._counters = Counters()
         self._runner = Runner(
             settings,
@@ -138,7 +138,7 @@ class Engine:
 
     def _enlist(self, model: Model, session: Session) -> QueuedModel:
         queue, inline, proof = policies(model, session, self.settings)
-        stats = self._stats.of(model.identity)
+        stats = self.stats.of(model.identity)
         version = self.backend_versions().get(model.backend.upper(), "")
         device = self._runner.devices.get(model.device.queue)
         loaded = QueuedModel(model, session, device, queue, inline, proof, stats, self._runner.cancel_queued, version)
@@ -170,7 +170,7 @@ class Engine:
         """Unload a model that was deleted or replaced; runs in progress finish with it."""
         self._registry.remove(identity)
         if not keep_counters:
-            self._stats.forget(identity)
+            self.stats.forget(identity)
             if self._isolation is not None:
                 self._isolation.forget(identity)
 
@@ -180,7 +180,7 @@ class Engine:
         before = loaded.id
         queued.rename(identity)
         self._registry.rename(before, identity)
-        self._stats.rename(before, identity)
+        self.stats.rename(before, identity)
         if self._isolation is not None:
             self._isolation.rename(queued.session, identity)
 
@@ -193,19 +193,7 @@ class Engine:
     def crowded(self, crowded: bool) -> None:
         self._registry.crowded = crowded
 
-    # -- counters ------------------------------------------------------------------------------------------------------
-
-    def stats(self, identity: str) -> RunStats:
-        """The counters of a model, all 0 if this process has never seen it."""
-        return self._stats.snapshot(identity)
-
-    def tally(self, identity: str) -> dict[str, Any]:
-        """The same as numbers that can be added to those of another process (`RunStats.from_tally`)."""
-        return self._stats.tally(identity)
-
-    def reset_stats(self, identity: str) -> None:
-        """AI.INFO RESETSTAT."""
-        self._stats.reset(identity)
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> EngineSnapshot:
         """Current queues, models and threads, for INFO and the metrics."""

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -34,6 +35,7 @@ _SINGLE_RUNS = 4
 logger = structlog.get_logger()
 
 
+@dataclass(slots=True)
 class Stop:
     """An execution was stopped from outside.
 
@@ -43,13 +45,11 @@ class Stop:
     given_up: it was abandoned (event loop's thread).
     """
 
-    __slots__ = ("at", "error", "given_up", "repeats", "reported")
-
-    def __init__(self, error: RedisAIError, at: float, repeats: bool) -> None:
-        self.error = error
-        self.at = at
-        self.repeats = repeats
-        self.reported = self.given_up = False
+    error: RedisAIError
+    at: float
+    repeats: bool
+    reported: bool = False
+    given_up: bool = False
 
 
 class Execution:

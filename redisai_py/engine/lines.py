@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
+from redisai_py.bounded import BoundedCache
 from redisai_py.engine.batching import BatchQueue
 from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.isolation import batches
@@ -15,7 +15,7 @@ from redisai_py.engine.isolation.pipe import Ended, Flight, Pipe
 from redisai_py.engine.isolation.pipe_layout import MESSAGE_BYTES
 from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.session import RemoteSession
-from redisai_py.engine.isolation.wire import Layout, Op, Part
+from redisai_py.engine.isolation.wire import Layout, Op
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import BackendError, MemoryLimitExceeded, ProtocolError, RedisAIError
@@ -162,8 +162,8 @@ class ModelLines:
         self.lines: list[Line] = []
         self.judging = 0
         self.gathering = Gathering()
-        self.layouts: dict[Any, Layout | None] = {}
-        self.answers: dict[tuple[bytes, int], batches.Plain] = {}
+        self.layouts: BoundedCache[Any, Layout | None] = BoundedCache(_LAYOUTS)
+        self.answers: BoundedCache[tuple[bytes, int], batches.Plain] = BoundedCache(_LAYOUTS)
         """What was answered to single runs lately, by header and bytes of the message."""
 
     def layout(self, first: Run, rows: int) -> Layout | None:
@@ -177,16 +177,8 @@ class ModelLines:
         if layout is not None and layout.total > MESSAGE_BYTES:
             layout = None
         if rows:
-            if len(self.layouts) >= _LAYOUTS:
-                self.layouts.clear()
-            self.layouts[kind] = layout
+            self.layouts.keep(kind, layout)
         return layout
-
-    def remember(self, header: bytes, total: int, parts: Sequence[Part]) -> None:
-        """A single run was answered like this; the next ones probably are, too."""
-        if len(self.answers) >= _LAYOUTS:
-            self.answers.clear()
-        self.answers[header, total] = batches.Plain(parts)
 
 
 def read(ended: Ended[Execution], model: ModelLines) -> None:
@@ -211,7 +203,7 @@ def read(ended: Ended[Execution], model: ModelLines) -> None:
             raise BackendError("ERR Model did not generate the expected number of outputs")
         execution.values = batches.values_of(parts, ended.message, [run.rows for run in runs])
         if single and batches.is_plain(parts):
-            model.remember(ended.header, len(ended.message), parts)
+            model.answers.keep((ended.header, len(ended.message)), batches.Plain(parts))
     except ProtocolError:
         execution.error = BackendError("ERR the model's engine process did not keep to the protocol")
         raise

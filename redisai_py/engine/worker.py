@@ -263,8 +263,8 @@ class DeviceQueue:
             self._ring.rotate(-1)
             if not loaded.may_start:
                 continue
-            if loaded.queue.next_deadline <= now:
-                self._give_up(loaded, loaded.queue.expire(now))
+            if loaded.queue.next_deadline <= now and (runs := loaded.queue.expire(now)):
+                self._expired((loaded, _dropped(runs)))
             found = loaded.queue.take(now)
             self._leave_ring_if_empty(loaded)
             if isinstance(found, list):
@@ -274,10 +274,6 @@ class DeviceQueue:
             if found is not None:
                 wait = min(wait, found)
         return wait
-
-    def _give_up(self, loaded: QueuedModel, runs: list[Run]) -> None:
-        if runs:
-            self._expired((loaded, _dropped(runs)))
 
     def _empty_inbox(self) -> bool:
         """Consume the wake-ups and the inbox; False if there was neither."""

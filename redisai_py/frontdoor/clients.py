@@ -15,6 +15,7 @@ from redisai_py.frontdoor.services import Counters
 from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.ops.event_log import EventLog
+from redisai_py.ops.tallies import ClientFigures
 
 __all__ = ["NOTED", "Client", "Clients"]
 
@@ -55,10 +56,10 @@ class Clients:
     def __len__(self) -> int:
         return len(self._connected)
 
-    @property
-    def private_connections(self) -> int:
-        """Number of clients with their own connection to Redis."""
-        return sum(client.session.relay.upstream is not None for client in self._connected)
+    def figures(self) -> ClientFigures:
+        """Number of clients, and of those with their own connection to Redis."""
+        private = sum(client.session.relay.upstream is not None for client in self._connected)
+        return ClientFigures(len(self._connected), private)
 
     def joined(self, client: Client) -> None:
         """A client connected."""

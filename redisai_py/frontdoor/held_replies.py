@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,13 +30,11 @@ _AHEAD = 8
 """Maximum number of replies fetched, or held, ahead of their turn."""
 
 
+@dataclass(slots=True)
 class Streamed:
     """A reply value: a tensor's blob to be streamed from Redis to the client."""
 
-    __slots__ = ("request",)
-
-    def __init__(self, request: TensorGet) -> None:
-        self.request = request
+    request: TensorGet
 
 
 class ReplyStream(Protocol):
@@ -64,14 +63,12 @@ class _Turn(Protocol):
     def release_held(self) -> None: ...
 
 
+@dataclass(slots=True)
 class _Slot:
     """One reply. ahead: whether it counts as fetched ahead."""
 
-    __slots__ = ("ahead", "reply")
-
-    def __init__(self, reply: Any = None) -> None:
-        self.reply = reply
-        self.ahead = False
+    reply: Any = None
+    ahead: bool = False
 
 
 class HeldReplies:

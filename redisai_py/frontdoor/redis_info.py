@@ -20,7 +20,7 @@ from redisai_py.ops.info import MODULE_NAME, MODULE_VERSION, info_sections
 from redisai_py.resp.reader import split_replies
 from redisai_py.resp.replies import SetOf, Simple, encode_reply
 
-__all__ = ["command", "info", "module"]
+__all__ = ["ask", "ask_and_pass_on", "command", "info", "module", "pass_on"]
 
 _MODULE_LINE = (
     f"module:name={MODULE_NAME},ver={MODULE_VERSION},api=1,filters=0,usedby=[],using=[],options=[handle-io-errors]\r\n"
@@ -29,12 +29,28 @@ _VERBATIM = b"txt:"
 """Prefix of a verbatim string in RESP3: it says how to show the text, and is not part of it."""
 
 
+async def ask(session: Session, argv: list[bytes]) -> bytes:
+    """Redis's raw reply on the client's own connection; the caller updates our state from it."""
+    (raw,) = await session.capture([argv])
+    return raw
+
+
+def pass_on(session: Session, raw: bytes) -> object:
+    """Give the client Redis's reply unchanged."""
+    session.turn.write((raw,))
+    return NO_REPLY
+
+
+async def ask_and_pass_on(session: Session, argv: list[bytes]) -> object:
+    """A command that changes nothing of ours, but runs alone."""
+    return pass_on(session, await ask(session, argv))
+
+
 async def info(session: Session, argv: list[bytes]) -> object:
     """INFO: adds a line for module `ai`, and the requested `ai_*` sections."""
-    (raw,) = await session.capture([argv])
+    raw = await ask(session, argv)
     if raw[:1] not in (b"$", b"="):
-        session.turn.write((raw,))
-        return NO_REPLY
+        return pass_on(session, raw)
     start = raw.find(b"\r\n") + 2
     if raw[:1] == b"=":
         start += len(_VERBATIM)
@@ -54,13 +70,11 @@ async def info(session: Session, argv: list[bytes]) -> object:
 
 async def module(session: Session, argv: list[bytes]) -> object:
     """MODULE LIST: adds the module `ai`. Redis handles the other subcommands."""
-    (raw,) = await session.capture([argv])
+    raw = await ask(session, argv)
     if len(argv) == 2 and argv[1].upper() == b"LIST" and raw[:1] == b"*":
         row = {b"name": MODULE_NAME.encode(), b"ver": MODULE_VERSION, b"path": b"", b"args": []}
-        _append(session, raw, [_as_map(row, session)])
-    else:
-        session.turn.write((raw,))
-    return NO_REPLY
+        return _append(session, raw, [_as_map(row, session)])
+    return pass_on(session, raw)
 
 
 async def command(session: Session, argv: list[bytes]) -> object:
@@ -69,12 +83,7 @@ async def command(session: Session, argv: list[bytes]) -> object:
     if action in (b"GETKEYS", b"GETKEYSANDFLAGS") and len(argv) > 2 and argv[2].upper() in COMMANDS:
         keys = _get_keys(COMMANDS[argv[2].upper()], argv[2:])
         return keys if action == b"GETKEYS" else [[key, _flags("RW", "access", "update")] for key in keys]
-    subcommand = _SUBCOMMANDS.get(action)
-    if subcommand is None:
-        (raw,) = await session.capture([argv])
-        session.turn.write((raw,))
-        return NO_REPLY
-    return await subcommand(session, argv)
+    return await _SUBCOMMANDS.get(action, ask_and_pass_on)(session, argv)
 
 
 def _get_keys(spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
@@ -85,19 +94,16 @@ def _get_keys(spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
 
 
 async def _all(session: Session, argv: list[bytes]) -> object:
-    (raw,) = await session.capture([argv])
-    _append(session, raw, [_entry(spec, session) for spec in COMMANDS.values()])
-    return NO_REPLY
+    return _append(session, await ask(session, argv), [_entry(spec) for spec in COMMANDS.values()])
 
 
 async def _count(session: Session, argv: list[bytes]) -> object:
-    (raw,) = await session.capture([argv])
-    session.turn.write((b":%d\r\n" % (int(raw[1:-2]) + len(COMMANDS)) if raw[:1] == b":" else raw,))
-    return NO_REPLY
+    raw = await ask(session, argv)
+    return pass_on(session, b":%d\r\n" % (int(raw[1:-2]) + len(COMMANDS)) if raw[:1] == b":" else raw)
 
 
 async def _list(session: Session, argv: list[bytes]) -> object:
-    (raw,) = await session.capture([argv])
+    raw = await ask(session, argv)
     names = [name.decode().lower() for name in COMMANDS]
     if len(argv) == 5 and argv[2].upper() == b"FILTERBY":
         kind, value = argv[3].upper(), argv[4].decode("utf-8", "replace")
@@ -105,38 +111,32 @@ async def _list(session: Session, argv: list[bytes]) -> object:
             names = fnmatch.filter(names, value.lower())
         else:
             names = names if (kind, value.lower()) == (b"MODULE", MODULE_NAME) else []
-    _append(session, raw, [name.encode() for name in names])
-    return NO_REPLY
+    return _append(session, raw, [name.encode() for name in names])
 
 
 async def _details(session: Session, argv: list[bytes]) -> object:
     """COMMAND INFO [name ...]: Redis answers nil for unknown names; ours are filled in."""
-    (raw,) = await session.capture([argv])
-    if len(argv) == 2:
-        _append(session, raw, [_entry(spec, session) for spec in COMMANDS.values()])
-        return NO_REPLY
+    raw = await ask(session, argv)
     rows = _elements(raw)
-    if rows is None:
-        session.turn.write((raw,))
-        return NO_REPLY
+    if len(argv) == 2 or rows is None:
+        return _append(session, raw, [_entry(spec) for spec in COMMANDS.values()])
     segments: list[Any] = [b"*%d\r\n" % len(rows)]
     for name, row in zip(argv[2:], rows, strict=True):
         spec = COMMANDS.get(name.upper())
-        segments += [row] if spec is None else encode_reply(_entry(spec, session), session.protocol)
+        segments += [row] if spec is None else encode_reply(_entry(spec), session.protocol)
     session.turn.write(segments)
     return NO_REPLY
 
 
 async def _docs(session: Session, argv: list[bytes]) -> object:
     """COMMAND DOCS [name ...]: a map from name to documentation."""
-    (raw,) = await session.capture([argv])
+    raw = await ask(session, argv)
     wanted = [name.upper() for name in argv[2:]] or list(COMMANDS)
     pairs: list[Any] = []
     for name in wanted:
         if name in COMMANDS:
             pairs += [name.decode().lower().encode(), _documentation(COMMANDS[name], session)]
-    _append(session, raw, pairs)
-    return NO_REPLY
+    return _append(session, raw, pairs)
 
 
 _SUBCOMMANDS: dict[bytes, Callable[[Session, list[bytes]], Any]] = {
@@ -153,18 +153,18 @@ def _elements(raw: bytes) -> list[bytes] | None:
     return split_replies(raw, line + 2, int(raw[1:line])) if raw[:1] == b"*" else None
 
 
-def _append(session: Session, raw: bytes, values: list[Any]) -> None:
-    """Write Redis's array, or map of pairs, with additional elements at its end."""
+def _append(session: Session, raw: bytes, values: list[Any]) -> object:
+    """Write Redis's array, or map of pairs, with additional elements at its end; an error unchanged."""
     kind = raw[:1]
     if kind not in (b"*", b"%", b"~"):
-        session.turn.write((raw,))
-        return
+        return pass_on(session, raw)
     line = raw.find(b"\r\n")
     added = len(values) // 2 if kind == b"%" else len(values)
     segments: list[Any] = [b"%b%d\r\n" % (kind, int(raw[1:line]) + added), raw[line + 2 :]]
     for value in values:
         segments += encode_reply(value, session.protocol)
     session.turn.write(segments)
+    return NO_REPLY
 
 
 def _as_map(fields: dict[bytes, Any], session: Session) -> Any:
@@ -174,7 +174,7 @@ def _as_map(fields: dict[bytes, Any], session: Session) -> Any:
     return [item for field in fields.items() for item in field]
 
 
-def _entry(spec: CommandSpec, session: Session) -> list[Any]:
+def _entry(spec: CommandSpec) -> list[Any]:
     name = spec.name.decode().lower().encode()
     flags = _flags(*spec.flags)
     # No ACL categories: like RedisAI's, these commands are granted by name. No tips, key specs or subcommands either.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -37,12 +38,12 @@ def _accepts(reply: Any) -> bool:
     return type(reply) is not hiredis.ReplyError
 
 
+@dataclass(slots=True)
 class _Asking:
     """A SYNC or PSYNC that Redis has not answered. received: the start of an error reply."""
 
-    def __init__(self) -> None:
-        self.pending: Pending[bytes] = Pending()
-        self.received = bytearray()
+    pending: Pending[bytes] = field(default_factory=Pending)
+    received: bytearray = field(default_factory=bytearray)
 
 
 class Relay:
@@ -169,9 +170,7 @@ class Relay:
         if turn.in_flight or turn.busy or turn.deferred:
             return False
         self.upstream.send([burst.frame])
-        turn.relaying(len(burst.words))
-        if not self.blocks:
-            turn.services.busy_poll.asked()
+        self._sent(len(burst.words))
         return True
 
     def _sent(self, replies: int) -> None:

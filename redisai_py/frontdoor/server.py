@@ -11,7 +11,7 @@ import math
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,6 @@ from redisai_py.ops.programs import Programs
 from redisai_py.ops.shared_limit import SharedLimit
 from redisai_py.ops.sibling_handler import SiblingHandler, report_all_counts
 from redisai_py.ops.siblings import ALONE, LinkedSiblings, Siblings
-from redisai_py.ops.tallies import ClientFigures
 from redisai_py.resp.templates import Frames
 from redisai_py.serve.heartbeat import DRAINING, SERVING
 from redisai_py.serve.listening import address_text
@@ -92,6 +91,10 @@ class Server:
         self.preload = Preload(services, config.preload, supervisor)
         self.draining = False
         self.restarting = False
+
+    def connection(self) -> Connection:
+        """The protocol of a new client."""
+        return Connection(self.services, self.clients)
 
     def loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The event loop's exception handler. The engine says whom a failure concerns."""
@@ -201,32 +204,24 @@ def upstream_settings(config: Config) -> UpstreamSettings:
 
 def script_settings(config: Config) -> ScriptSettings:
     """The script engine's part of the settings."""
-    return ScriptSettings(
-        threads_per_queue=config.threads_per_queue,
-        queue_limit=config.queue_limit,
-        script_execution_timeout_ms=config.script_execution_timeout_ms,
-        script_memory_limit_bytes=config.script_memory_limit_mb * 1_000_000,
-        intra_op_parallelism=config.intra_op_parallelism,
-    )
+    limit_bytes = config.script_memory_limit_mb * 1_000_000
+    return ScriptSettings(**_by_name(ScriptSettings, config), script_memory_limit_bytes=limit_bytes)
+
+
+def _by_name(kind: type[Any], config: Config) -> dict[str, Any]:
+    """The settings that a part of the server has under the names of their flags."""
+    return {field.name: getattr(config, field.name) for field in fields(kind) if hasattr(config, field.name)}
 
 
 def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
     """The engine's part of the settings. config: resolved."""
-    return EngineSettings(
-        threads_per_queue=config.threads_per_queue,
-        spare_threads=spare_threads,
-        device_threads=device_threads(config.device_threads),
-        intra_op_parallelism=config.intra_op_parallelism,
-        inter_op_parallelism=config.inter_op_parallelism,
-        model_execution_timeout_ms=config.model_execution_timeout_ms,
-        backend_memory_limit_bytes=config.backend_memory_limit_mb * 1_000_000,
-        loaded_models_limit_bytes=config.loaded_models_limit_bytes,
-        queue_limit=config.queue_limit,
-        auto_batch=config.auto_batch,
-        worker_nice=config.worker_nice,
-        slow_run_s=config.slow_run_ms / 1000 if config.slow_run_ms else math.inf,
-        processes=config.processes,
-    )
+    settings = _by_name(EngineSettings, config) | {
+        "spare_threads": spare_threads,
+        "device_threads": device_threads(config.device_threads),
+        "backend_memory_limit_bytes": config.backend_memory_limit_mb * 1_000_000,
+        "slow_run_s": config.slow_run_ms / 1000 if config.slow_run_ms else math.inf,
+    }
+    return EngineSettings(**settings)
 
 
 def isolation(config: Config, keys: KeyMap, managers: socket.socket | None = None) -> Isolation | None:
@@ -281,7 +276,7 @@ async def serve(
     server = Server(config, loop, stop, supervisor, group)
     loop.set_exception_handler(server.loop_failed)
     services = server.services
-    background = BackgroundServices(services, server.clients, server.preload, server.obstacles, http)
+    background = BackgroundServices(services, server.clients.figures, server.preload, server.obstacles, http)
     acceptors: list[Any] = []
     until = loop.time()
     try:
@@ -326,33 +321,24 @@ async def _join(server: Server, group: ProcessGroup) -> AcceptedClients:
     """Meet the other front doors, and take the clients that the supervisor passes on."""
     services, clients = server.services, server.clients
 
-    def figures() -> ClientFigures:
-        return ClientFigures(len(clients), clients.private_connections)
-
     def obstacles() -> list[str]:
         # One that is about to end gets no clients: the others serve.
         return [] if server.draining or server.restarting else server.obstacles()
 
-    await services.siblings.open(SiblingHandler(services, figures, obstacles, clients.memory.evict_largest))
+    await services.siblings.open(SiblingHandler(services, clients.figures, obstacles, clients.memory.evict_largest))
 
-    def connection() -> Connection:
-        return Connection(services, clients)
-
-    arrivals = AcceptedClients(services.loop, group.arrivals, connection, clients.refuse)
+    arrivals = AcceptedClients(services.loop, group.arrivals, server.connection, clients.refuse)
     clients.on_left = arrivals.left
     arrivals.open()
     return arrivals
 
 
 async def _accept(server: Server, listener: socket.socket) -> Any:
-    def connection() -> Connection:
-        return Connection(server.services, server.clients)
-
     backlog = server.config.backlog
     loop = server.services.loop
     if listener.family == socket.AF_UNIX:
-        return await loop.create_unix_server(connection, sock=listener, backlog=backlog)
-    return await loop.create_server(connection, sock=listener, backlog=backlog)
+        return await loop.create_unix_server(server.connection, sock=listener, backlog=backlog)
+    return await loop.create_server(server.connection, sock=listener, backlog=backlog)
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

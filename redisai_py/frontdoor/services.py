@@ -14,6 +14,7 @@ from redisai_py.engine.engine import Engine
 from redisai_py.engine.stats import StatsTable
 from redisai_py.engine.torchscript import ScriptEngine
 from redisai_py.errors import RedisAIError
+from redisai_py.model import Kind
 from redisai_py.ops.event_log import EventLog
 from redisai_py.ops.keymap import KeyMap
 from redisai_py.ops.programs import Programs
@@ -29,28 +30,25 @@ __all__ = ["Counters", "Services", "Settings"]
 logger = structlog.get_logger()
 
 
+@dataclass(slots=True)
 class Counters:
-    """Counters for the operator. Thread: the event loop's."""
+    """Counters for the operator. Thread: the event loop's.
 
-    __slots__ = ("accepted", "commands", "internal_errors", "refused")
+    accepted: connections, including those refused because of the limit.   refused: those.
+    """
 
-    def __init__(self) -> None:
-        self.commands = 0
-        self.accepted = 0
-        """Connections accepted, including those refused because of the limit."""
-        self.refused = 0
-        """Connections refused because of the limit."""
-        self.internal_errors = 0
+    commands: int = 0
+    accepted: int = 0
+    refused: int = 0
+    internal_errors: int = 0
 
 
+@dataclass(slots=True)
 class Settings:
     """Settings that AI.CONFIG changes while the server runs."""
 
-    __slots__ = ("backends_path", "model_chunk_size")
-
-    def __init__(self, model_chunk_size: int, backends_path: str) -> None:
-        self.model_chunk_size = model_chunk_size
-        self.backends_path = backends_path
+    model_chunk_size: int
+    backends_path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,10 @@ class Services:
     control: Control
     busy_poll: BusyPoll
     siblings: Siblings
+
+    def stats(self, kind: Kind) -> StatsTable:
+        """The counters of models or scripts, by identity."""
+        return self.engine.stats if kind is Kind.MODEL else self.script_stats
 
     def internal_error(self, error: BaseException) -> RedisAIError:
         """Log a bug of ours under an id. Returns: the reply that contains the id."""

@@ -26,6 +26,7 @@ from redisai_py.commands import COMMANDS
 from redisai_py.errors import RedisAIError, UpstreamLost
 from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.pending import Pending
+from redisai_py.resp.reader import parse_reply
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.store import Store
 from redisai_py.upstream.access import Access
@@ -188,9 +189,7 @@ class _TransactionStore(Store):
 
 
 def _settle(pending: Pending[Any], raw: bytes) -> None:
-    reader = hiredis.Reader()
-    reader.feed(raw)
-    reply = reader.gets()
+    reply = parse_reply(raw)
     if isinstance(reply, hiredis.ReplyError):
         pending.fail(redis_error(reply))
     else:

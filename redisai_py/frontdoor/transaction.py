@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import hiredis
 
 from redisai_py.ai.multi import Finish, InMulti, raising
 from redisai_py.commands import COMMANDS
 from redisai_py.errors import CommandError, RedisAIError, WrongArity
 from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.session import Session
-from redisai_py.resp.reader import split_replies
+from redisai_py.resp.reader import parse_reply, split_replies
 from redisai_py.resp.replies import encode_reply
 from redisai_py.resp.templates import Command
 from redisai_py.tensor import Buffer
@@ -34,15 +33,13 @@ _NOT_IN_MULTI = frozenset(
 _LEAVING = frozenset((b"RESET", b"QUIT"))
 
 
+@dataclass(slots=True)
 class _Slot:
     """One element of EXEC's reply. count: its number of plain commands.   finish: None for one of Redis's commands."""
 
-    __slots__ = ("count", "finish", "select")
-
-    def __init__(self, count: int = 1, finish: Finish | None = None, select: int | None = None) -> None:
-        self.count = count
-        self.finish = finish
-        self.select = select
+    count: int = 1
+    finish: Finish | None = None
+    select: int | None = None
 
 
 class Transaction:
@@ -64,7 +61,7 @@ class Transaction:
         if name == b"EXEC" and len(command.argv) == 1:
             return turn.run_alone(self._exec())
         if name == b"DISCARD" and len(command.argv) == 1:
-            return turn.run_alone(self._discard(b"DISCARD"))
+            return turn.run_alone(self._discard())
         if name in _LEAVING:
             return bool(action.start(self._session, command))
         if name in _NOT_IN_MULTI:
@@ -110,23 +107,20 @@ class Transaction:
         translated: InMulti = await action.in_multi(self._session.turn)
         return translated
 
-    async def _discard(self, verb: bytes) -> object:
-        (raw,) = await self._session.capture([[verb]])
-        self._leave()
+    async def _discard(self) -> object:
+        (raw,) = await self._session.capture([[b"DISCARD"]])
+        self._session.leave_transaction()
         self._session.turn.write((raw,))
         return NO_REPLY
-
-    def _leave(self) -> None:
-        self._session.leave_transaction()
 
     async def _exec(self) -> object:
         session = self._session
         if self._dirty:
             await session.capture([[b"DISCARD"]])
-            self._leave()
+            self._session.leave_transaction()
             raise CommandError("EXECABORT Transaction discarded because of previous errors.")
         (raw,) = await session.capture([[b"EXEC"]])
-        self._leave()
+        self._session.leave_transaction()
         line = raw.find(b"\r\n")
         if raw[:1] == b"*" and raw[1:line] != b"-1":
             count = int(raw[1:line])
@@ -155,16 +149,10 @@ class Transaction:
                 segments += part
                 continue
             try:
-                value = slot.finish([_parse(raw) for raw in part])
+                value = slot.finish(list(map(parse_reply, part)))
                 if inspect.isawaitable(value):
                     value = await value
             except RedisAIError as error:
                 value = error
             segments += encode_reply(value, self._session.protocol)
         return segments
-
-
-def _parse(raw: bytes) -> Any:
-    reader = hiredis.Reader()
-    reader.feed(raw)
-    return reader.gets()

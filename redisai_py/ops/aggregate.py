@@ -39,13 +39,10 @@ async def aggregate(services: Services, state: dict[str, Any], *, with_programs:
 
     Called by a Task. Raises: RedisAIError: the siblings cannot be asked.
     """
-    siblings = services.siblings
-    if siblings.alone:
-        return Aggregate(counts_of(services, [SERVER]), [state])
     own = await own_counts(services, recent(services) if with_programs else [SERVER])
     topics = None if with_programs else [SERVER]
-    answer = await siblings.ask({"kind": "state", "topics": topics}, own)
-    figures = added(own, answer.figures)
+    answer = await services.siblings.ask({"kind": "state", "topics": topics}, own)
+    figures = added(own, answer.figures) if answer.figures else own
     return Aggregate(figures, [state, *(reply for reply in answer.replies if reply is not None)])
 
 
@@ -143,9 +140,6 @@ class Aggregate:
                 found[database, key] = active or found.get((database, key), False)
         return found
 
-    def run_stats(self, services: Services, kind: Kind, identity: str) -> RunStats:
+    def run_stats(self, kind: Kind, identity: str) -> RunStats:
         """The counters of a model or script."""
-        if services.siblings.alone:
-            table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
-            return table(identity)
         return RunStats.from_tally(self.figures.get(program_topic(kind, identity), {}))

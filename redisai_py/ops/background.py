@@ -17,7 +17,7 @@ from redisai_py.frontdoor.services import Services
 from redisai_py.ops.aggregate import aggregate
 from redisai_py.ops.cache_rules import keep_refreshing_rules
 from redisai_py.ops.http import HttpEndpoint, Response
-from redisai_py.ops.metrics import Clients, Metrics, gather
+from redisai_py.ops.metrics import Metrics, gather
 from redisai_py.ops.preload import Preload
 from redisai_py.ops.sibling_handler import keep_reporting_counts
 from redisai_py.ops.sweep import keep_sweeping
@@ -42,7 +42,7 @@ class BackgroundServices:
     def __init__(
         self,
         services: Services,
-        clients: Clients,
+        clients: Callable[[], ClientFigures],
         preload: Preload,
         obstacles: Callable[[], list[str]],
         http: Sequence[socket.socket] = (),
@@ -100,7 +100,7 @@ class BackgroundServices:
     async def _metrics(self, headers: Mapping[str, str]) -> Response:
         encode, content_type = choose_encoder(headers.get("accept", ""))
         try:
-            figures = await gather(self._services, self._clients, self._obstacles)
+            figures = await gather(self._services, self._clients(), self._obstacles)
         except RedisAIError as error:
             return Response(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode())
         body = await asyncio.get_running_loop().run_in_executor(None, partial(encode, Metrics(figures)))
@@ -112,11 +112,10 @@ class BackgroundServices:
 
     async def _ready(self, headers: Mapping[str, str]) -> Response:
         """Whether clients should use this server; if not, one line per reason."""
-        services, clients = self._services, self._clients
-        figures = ClientFigures(len(clients), clients.private_connections)
+        services = self._services
         obstacles = self._obstacles()
         try:
-            obstacles = (await aggregate(services, server_state(services, figures, obstacles))).obstacles
+            obstacles = (await aggregate(services, server_state(services, self._clients(), obstacles))).obstacles
             await services.control.ping()
         except RedisAIError as error:
             obstacles.append(str(error).removeprefix("ERR "))

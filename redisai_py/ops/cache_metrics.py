@@ -9,10 +9,9 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from redisai_py.ai.prediction_cache.records import CacheRecord
 from redisai_py.engine.stats import Distribution
 
-__all__ = ["Cache", "cache_families", "cache_of", "cache_of_tally", "time_buckets"]
+__all__ = ["Cache", "cache_families", "cache_of", "time_buckets"]
 
 _SHORTEST_BUCKET_US = 16.0
 _LONGEST_BUCKET_US = 2.0**25
@@ -46,17 +45,8 @@ class Cache:
     active: bool
 
 
-def cache_of(labels: tuple[str, ...], record: CacheRecord) -> Cache:
-    """The current figures of a record."""
-    counts = {name: record.counts[name] for name in _COUNTS} | {"bypassed": record.bypassed}
-    start = "error "
-    errors = {name.removeprefix(start): count for name, count in record.counts.items() if name.startswith(start)}
-    times = record.lookups.distribution(), record.inserts.distribution()
-    return Cache(labels, counts, errors, *times, not (record.refusal or record.cost_benefit.aside))
-
-
-def cache_of_tally(labels: tuple[str, ...], tally: Mapping[str, Any], active: bool) -> Cache:
-    """What the records of several front doors say; see `redisai_py.ops.tallies`."""
+def cache_of(labels: tuple[str, ...], tally: Mapping[str, Any], active: bool) -> Cache:
+    """The figures of the records of all front doors; see `redisai_py.ops.tallies`."""
     said = tally.get("counts", {})
     counts = {name: said.get(name, 0) for name in _COUNTS} | {"bypassed": tally.get("bypassed", 0)}
     start = "error "

@@ -7,6 +7,7 @@ with the model's id, and do not need this.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from redisai_py.errors import RedisAIError
@@ -27,7 +28,7 @@ async def keep_refreshing_rules(services: Services) -> None:
     """Read rules until cancelled."""
     while True:
         await asyncio.sleep(INTERVAL_S)
-        services.predictions.expire()
+        services.predictions.local.expire(time.monotonic())
         await services.predictions.share_inputs()
         for access in services.accesses.all():
             await refresh_rules(access)

@@ -12,12 +12,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import HistogramMetricFamily as Histogram
+from prometheus_client.core import InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -28,12 +31,12 @@ from redisai_py.errors import UpstreamError
 from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
 from redisai_py.ops.aggregate import Aggregate, aggregate
-from redisai_py.ops.cache_metrics import Cache, cache_families, cache_of, cache_of_tally, time_buckets
+from redisai_py.ops.cache_metrics import Cache, cache_families, cache_of, time_buckets
 from redisai_py.ops.keymap import key_text
 from redisai_py.ops.process_metrics import process_families
 from redisai_py.ops.tallies import MOST_LABELLED, ClientFigures, cache_topic, server_state
 
-__all__ = ["Clients", "Figures", "Metrics", "Program", "families", "gather"]
+__all__ = ["Figures", "Metrics", "Program", "families", "gather"]
 
 T = TypeVar("T")
 
@@ -41,6 +44,11 @@ _SLICE = 8
 _LABELS = ("model", "db", "device", "backend")
 _SCRIPT_LABELS = ("script", "db", "device")
 _LONGEST_LABEL = 200
+_DEVICES = {
+    "threads": "Worker threads.",
+    "running": "Batches that are being executed.",
+    "waiting": "Runs of models that wait.",
+}
 _ROW_BUCKETS = [2**i for i in range(11)]
 
 
@@ -88,17 +96,7 @@ class Figures:
     pids: Sequence[int] = ()
 
 
-class Clients(Protocol):
-    """The clients that are connected."""
-
-    @property
-    def private_connections(self) -> int:
-        """How many have a connection to Redis of their own."""
-
-    def __len__(self) -> int: ...
-
-
-async def gather(services: Services, clients: Clients, obstacles: Callable[[], list[str]]) -> Figures:
+async def gather(services: Services, clients: ClientFigures, obstacles: Callable[[], list[str]]) -> Figures:
     """Read everything, yielding to other work between slices, and send Redis a PING.
 
     Raises: RedisAIError: the server's other front doors cannot be asked.
@@ -107,9 +105,9 @@ async def gather(services: Services, clients: Clients, obstacles: Callable[[], l
         ping_s: float | None = await services.control.ping()
     except UpstreamError:
         ping_s = None
-    own = server_state(services, ClientFigures(len(clients), clients.private_connections), obstacles())
+    own = server_state(services, clients, obstacles())
     server = await aggregate(services, own, with_programs=True)
-    models, scripts = await _programs(services, server)
+    models, scripts = await _programs(server)
     counts = server.counts
     return Figures(
         ready=ping_s is not None and not server.obstacles,
@@ -128,25 +126,21 @@ async def gather(services: Services, clients: Clients, obstacles: Callable[[], l
         backends=server.union("backends"),
         models=models,
         scripts=scripts,
-        caches=_caches(services, server),
+        caches=_caches(server),
         cache_local_bytes=server.total("local_bytes"),
         pids=() if services.siblings.alone else server.every("pid"),
     )
 
 
-def _caches(services: Services, server: Aggregate) -> list[Cache]:
+def _caches(server: Aggregate) -> list[Cache]:
     found = []
     for (database, key), active in server.caches().items():
-        labels = (_label(key), str(database))
-        record = services.predictions.record(database, key)
-        if services.siblings.alone and record is not None:
-            found.append(cache_of(labels, record))
-        else:
-            found.append(cache_of_tally(labels, server.figures.get(cache_topic(database, key), {}), active))
+        tally = server.figures.get(cache_topic(database, key), {})
+        found.append(cache_of((_label(key), str(database)), tally, active))
     return found[-MOST_LABELLED:]
 
 
-async def _programs(services: Services, server: Aggregate) -> tuple[list[Program], list[Program]]:
+async def _programs(server: Aggregate) -> tuple[list[Program], list[Program]]:
     found: dict[Kind, dict[tuple[str, ...], Program]] = {Kind.MODEL: {}, Kind.SCRIPT: {}}
     loaded = {model.model_id: model for model in server.engine.models}
     quarantined = server.engine.isolation.quarantined
@@ -154,7 +148,7 @@ async def _programs(services: Services, server: Aggregate) -> tuple[list[Program
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         labels: tuple[str, ...] = (_label(key), str(database), device)
-        stats = server.run_stats(services, kind, identity)
+        stats = server.run_stats(kind, identity)
         if kind is Kind.SCRIPT:
             found[Kind.SCRIPT][labels] = Program(labels, stats)
             continue
@@ -220,61 +214,48 @@ def families(figures: Figures) -> Iterator[Metric]:
 
 def _server(figures: Figures) -> Iterator[Metric]:
     yield InfoMetricFamily("redisai", "Versions.", {"version": __version__, "protocol": "1.2.7"})
-    yield _gauge("redisai_ready", "1 if /readyz says so.", int(figures.ready))
-    yield _gauge("redisai_upstream_up", "1 if Redis answered a PING of this scrape.", int(figures.ping_s is not None))
-    yield _gauge("redisai_upstream_ping_seconds", "How long that PING took; absent without an answer.", figures.ping_s)
-    connections = figures.connections.items()
-    yield _gauges("redisai_upstream_connections", "Open connections to Redis.", ("use",), connections)
-    yield _gauge("redisai_clients", "Connected clients.", figures.clients)
-    yield _counter("redisai_clients_accepted", "Connections accepted, refused ones included.", figures.clients_total)
-    yield _counter("redisai_clients_refused", "Connections refused because of max_clients.", figures.refused_clients)
-    yield _counter("redisai_commands", "Commands received, also those passed on to Redis.", figures.commands)
-    yield _counter(
+    yield Gauge("redisai_ready", "1 if /readyz says so.", int(figures.ready))
+    yield Gauge("redisai_upstream_up", "1 if Redis answered a PING of this scrape.", int(figures.ping_s is not None))
+    yield Gauge("redisai_upstream_ping_seconds", "How long that PING took; absent without an answer.", figures.ping_s)
+    yield _labelled(Gauge, "redisai_upstream_connections", "Open connections to Redis.", "use", figures.connections)
+    yield Gauge("redisai_clients", "Connected clients.", figures.clients)
+    yield Counter("redisai_clients_accepted", "Connections accepted, refused ones included.", figures.clients_total)
+    yield Counter("redisai_clients_refused", "Connections refused because of max_clients.", figures.refused_clients)
+    yield Counter("redisai_commands", "Commands received, also those passed on to Redis.", figures.commands)
+    yield Counter(
         "redisai_internal_errors", "Errors that are bugs of the server; the log has them.", figures.internal_errors
     )
 
 
 def _engine(engine: EngineSnapshot, figures: Figures) -> Iterator[Metric]:
-    queues = engine.queues.items()
-    threads = [(device, queue.threads) for device, queue in queues]
-    running = [(device, queue.running) for device, queue in queues]
-    waiting = [(device, queue.waiting) for device, queue in queues]
-    yield _gauges("redisai_device_threads", "Worker threads.", ("device",), threads)
-    yield _gauges("redisai_device_running", "Batches that are being executed.", ("device",), running)
-    yield _gauges("redisai_device_waiting", "Runs of models that wait.", ("device",), waiting)
-    yield _counter("redisai_runs_refused", "Runs refused because their model's queue was full.", engine.refused)
-    yield _counter("redisai_runs_timed_out", "Runs whose TIMEOUT passed in the queue.", engine.timed_out)
-    executions = CounterMetricFamily("redisai_executions", "Calls of a framework.", labels=("backend",))
-    for backend, count in engine.executions.items():
-        executions.add_metric((backend,), count)
-    yield executions
-    yield _gauge("redisai_loaded_models", "Models in memory.", len(engine.models))
-    yield _gauge("redisai_loaded_models_bytes", "Memory of the loaded models, by their size.", engine.loaded_bytes)
-    yield _gauge("redisai_loaded_models_limit_bytes", "Bound on that; 0 is none.", figures.loaded_limit_bytes)
-    yield _gauge("redisai_loading_models", "Models that are being loaded.", engine.loading)
-    backends = GaugeMetricFamily("redisai_backend_info", "1 for each backend imported.", labels=("backend", "version"))
+    for what, text in _DEVICES.items():
+        numbers = {device: getattr(queue, what) for device, queue in engine.queues.items()}
+        yield _labelled(Gauge, f"redisai_device_{what}", text, "device", numbers)
+    yield Counter("redisai_runs_refused", "Runs refused because their model's queue was full.", engine.refused)
+    yield Counter("redisai_runs_timed_out", "Runs whose TIMEOUT passed in the queue.", engine.timed_out)
+    yield _labelled(Counter, "redisai_executions", "Calls of a framework.", "backend", engine.executions)
+    yield Gauge("redisai_loaded_models", "Models in memory.", len(engine.models))
+    yield Gauge("redisai_loaded_models_bytes", "Memory of the loaded models, by their size.", engine.loaded_bytes)
+    yield Gauge("redisai_loaded_models_limit_bytes", "Bound on that; 0 is none.", figures.loaded_limit_bytes)
+    yield Gauge("redisai_loading_models", "Models that are being loaded.", engine.loading)
+    backends = Gauge("redisai_backend_info", "1 for each backend imported.", labels=("backend", "version"))
     for item in figures.backends.items():
         backends.add_metric(item, 1)
     yield backends
     isolation = engine.isolation
-    yield _gauge("redisai_engine_processes", "Processes that load and run models.", len(isolation.pids))
-    deaths = CounterMetricFamily("redisai_engine_process_deaths", "Engine processes that died.", labels=("how",))
-    for how, count in isolation.deaths.items():
-        deaths.add_metric((how,), count)
-    yield deaths
-    yield _gauge("redisai_quarantined_models", "Models in quarantine.", len(isolation.quarantined))
+    yield Gauge("redisai_engine_processes", "Processes that load and run models.", len(isolation.pids))
+    yield _labelled(Counter, "redisai_engine_process_deaths", "Engine processes that died.", "how", isolation.deaths)
+    yield Gauge("redisai_quarantined_models", "Models in quarantine.", len(isolation.quarantined))
 
 
 def _models(models: Sequence[Program]) -> Iterator[Metric]:
     yield from _runs("redisai_model", "model", _LABELS, models)
-    samples = CounterMetricFamily("redisai_model_samples", "Rows of the runs' first outputs.", labels=_LABELS)
-    loads = CounterMetricFamily("redisai_model_loads", "How often the model was loaded.", labels=_LABELS)
-    size = GaugeMetricFamily(
-        "redisai_model_loaded_bytes", "Memory of the loaded model, 0 if it is not.", labels=_LABELS
-    )
-    unfinished = GaugeMetricFamily("redisai_model_unfinished_runs", "Runs waiting or running.", labels=_LABELS)
-    quarantined = GaugeMetricFamily("redisai_model_quarantined", "1 if the model is in quarantine.", labels=_LABELS)
-    rows = HistogramMetricFamily("redisai_model_batch_rows", "Rows per execution.", labels=_LABELS)
+    samples = Counter("redisai_model_samples", "Rows of the runs' first outputs.", labels=_LABELS)
+    loads = Counter("redisai_model_loads", "How often the model was loaded.", labels=_LABELS)
+    size = Gauge("redisai_model_loaded_bytes", "Memory of the loaded model, 0 if it is not.", labels=_LABELS)
+    unfinished = Gauge("redisai_model_unfinished_runs", "Runs waiting or running.", labels=_LABELS)
+    quarantined = Gauge("redisai_model_quarantined", "1 if the model is in quarantine.", labels=_LABELS)
+    rows = Histogram("redisai_model_batch_rows", "Rows per execution.", labels=_LABELS)
     for model in _giving_way(models, _SLICE):
         samples.add_metric(model.labels, model.stats.samples)
         loads.add_metric(model.labels, model.stats.loads)
@@ -288,17 +269,17 @@ def _models(models: Sequence[Program]) -> Iterator[Metric]:
 
 def _scripts(figures: Figures) -> Iterator[Metric]:
     yield from _runs("redisai_script", "script", _SCRIPT_LABELS, figures.scripts)
-    waiting = figures.script_waiting.items()
-    yield _gauges("redisai_script_waiting", "Runs and compilations of scripts that wait.", ("queue",), waiting)
-    yield _gauge("redisai_script_workers", "Processes that run scripts.", figures.script_workers)
+    text = "Runs and compilations of scripts that wait."
+    yield _labelled(Gauge, "redisai_script_waiting", text, "queue", figures.script_waiting)
+    yield Gauge("redisai_script_workers", "Processes that run scripts.", figures.script_workers)
 
 
 def _runs(prefix: str, noun: str, labels: tuple[str, ...], programs: Sequence[Program]) -> Iterator[Metric]:
     """Metrics common to models and scripts."""
-    runs = CounterMetricFamily(f"{prefix}_runs", f"Runs of a {noun} that ended, well or not.", labels=labels)
-    errors = CounterMetricFamily(f"{prefix}_errors", "Of these, the failed ones.", labels=labels)
-    run = HistogramMetricFamily(f"{prefix}_run_seconds", "Time of an execution; a batch is one.", labels=labels)
-    queue = HistogramMetricFamily(f"{prefix}_queue_seconds", "Time of a run in the queue.", labels=labels)
+    runs = Counter(f"{prefix}_runs", f"Runs of a {noun} that ended, well or not.", labels=labels)
+    errors = Counter(f"{prefix}_errors", "Of these, the failed ones.", labels=labels)
+    run = Histogram(f"{prefix}_run_seconds", "Time of an execution; a batch is one.", labels=labels)
+    queue = Histogram(f"{prefix}_queue_seconds", "Time of a run in the queue.", labels=labels)
     for program in _giving_way(programs, _SLICE):
         stats = program.stats
         runs.add_metric(program.labels, stats.calls)
@@ -316,19 +297,9 @@ def _row_buckets(stats: RunStats) -> tuple[list[tuple[str, float]], float]:
     return [*buckets, ("+Inf", float(total))], float(sum(rows * count for rows, count in sizes))
 
 
-def _gauge(name: str, text: str, value: float | None) -> Metric:
-    gauge = GaugeMetricFamily(name, text)
-    if value is not None:
-        gauge.add_metric((), value)
-    return gauge
-
-
-def _gauges(name: str, text: str, labels: tuple[str], values: Iterable[tuple[str, float]]) -> Metric:
-    gauge = GaugeMetricFamily(name, text, labels=labels)
-    for label, value in values:
-        gauge.add_metric((label,), value)
-    return gauge
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value=value)
+def _labelled(kind: type[Counter | Gauge], name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """A metric with one label. values: by its value."""
+    family = kind(name, text, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), number)
+    return family

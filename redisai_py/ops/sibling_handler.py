@@ -58,8 +58,9 @@ class SiblingHandler:
             "limit": self._limit,
         }
 
-    def __call__(self, what: dict[str, Any]) -> Reply | Coroutine[Any, Any, Reply]:
-        return self._kinds[what["kind"]](what)
+    async def __call__(self, what: dict[str, Any]) -> Reply:
+        reply = self._kinds[what["kind"]](what)
+        return reply if isinstance(reply, Reply) else await reply
 
     async def _state(self, what: dict[str, Any]) -> Reply:
         services = self._services
@@ -85,11 +86,7 @@ class SiblingHandler:
         return Reply([identity, "" if loaded is None else loaded.model.sha256, keys.has_seen(stored_id)])
 
     def _reset(self, what: dict[str, Any]) -> Reply:
-        kind, identity = Kind[what["of"]], what["identity"]
-        if kind is Kind.MODEL:
-            self._services.engine.reset_stats(identity)
-        else:
-            self._services.script_stats.reset(identity)
+        self._services.stats(Kind[what["of"]]).reset(what["identity"])
         return Reply(None, counts_of(self._services, [what["topic"]]))
 
     def _forget(self, what: dict[str, Any]) -> Reply:
@@ -116,7 +113,7 @@ class SiblingHandler:
 
     def _predictions(self, what: dict[str, Any]) -> Reply:
         """Predictions were purged: drop those kept in this process."""
-        self._services.predictions.forget(bytes.fromhex(what["prefix"]))
+        self._services.predictions.local.forget(bytes.fromhex(what["prefix"]))
         return Reply()
 
     def _rule(self, what: dict[str, Any]) -> Reply:
@@ -137,7 +134,6 @@ class SiblingHandler:
 def program_state(services: Services, kind: Kind, identity: str) -> dict[str, Any]:
     """The state of a model or script in this process."""
     model = services.engine.loaded(identity) if kind is Kind.MODEL else None
-    table = services.engine.stats if kind is Kind.MODEL else services.script_stats.snapshot
     return {
         "loaded": int(model is not None),
         "loaded_bytes": 0 if model is None else model.nbytes,
@@ -150,7 +146,7 @@ def program_state(services: Services, kind: Kind, identity: str) -> dict[str, An
         "process": 0 if model is None else model.process,
         "here": model is not None and model.here,
         "quarantine": services.engine.quarantine(identity) if kind is Kind.MODEL else "",
-        "last_error": table(identity).last_error,
+        "last_error": services.stats(kind).snapshot(identity).last_error,
     }
 
 

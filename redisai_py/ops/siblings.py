@@ -43,7 +43,7 @@ class Reply:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-Handler = Callable[[dict[str, Any]], Reply | Coroutine[Any, Any, Reply]]
+Handler = Callable[[dict[str, Any]], Coroutine[Any, Any, Reply]]
 
 
 class Siblings:
@@ -149,32 +149,18 @@ class LinkedSiblings(Siblings, asyncio.Protocol):
                 if pending is not None:
                     pending.resolve(Answer(message["replies"], message["figures"]))
             else:
-                self._do(message)
+                task = self._loop.create_task(self._do(message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-    def _do(self, message: dict[str, Any]) -> None:
+    async def _do(self, message: dict[str, Any]) -> None:
         assert self._handler is not None
-        try:
-            done = self._handler(message["what"])
-        except Exception:
-            logger.exception("a question of another front door failed", kind=message["what"].get("kind"))
-            done = Reply()
-        if isinstance(done, Reply):
-            self._did(message["id"], done)
-        else:
-            task = self._loop.create_task(self._do_later(message, done))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _do_later(self, message: dict[str, Any], work: Coroutine[Any, Any, Reply]) -> None:
         done = Reply()
         try:
-            done = await work
+            done = await self._handler(message["what"])
         except Exception:
             logger.exception("a question of another front door failed", kind=message["what"].get("kind"))
-        self._did(message["id"], done)
-
-    def _did(self, number: int, done: Reply) -> None:
-        self._send({"op": "did", "id": number, "reply": done.reply, "figures": done.figures})
+        self._send({"op": "did", "id": message["id"], "reply": done.reply, "figures": done.figures})
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -25,7 +25,6 @@ __all__ = [
     "ClientFigures",
     "cache_topic",
     "counts_of",
-    "program_tally",
     "program_topic",
     "recent",
     "record_tally",
@@ -56,11 +55,6 @@ def cache_topic(database: int, key: bytes) -> str:
     return f"CACHE {database} {key.hex()}"
 
 
-def program_tally(services: Services, kind: Kind, identity: str) -> dict[str, Any]:
-    """The counters of a model or script in this process; `RunStats.from_tally` reads them."""
-    return services.engine.tally(identity) if kind is Kind.MODEL else services.script_stats.tally(identity)
-
-
 def record_tally(record: CacheRecord) -> dict[str, Any]:
     """The counters of a model's prediction cache."""
     return {
@@ -83,7 +77,7 @@ def counts_of(services: Services, topics: Iterable[str]) -> dict[str, Any]:
             record = services.predictions.record(int(database), bytes.fromhex(key))
             if record is not None:
                 found[topic] = record_tally(record)
-        elif tally := program_tally(services, Kind[kind], rest):
+        elif tally := services.stats(Kind[kind]).tally(rest):
             found[topic] = tally
     return found
 

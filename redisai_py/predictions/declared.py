@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from redisai_py.bounded import BoundedCache
 from redisai_py.tensor import DType, Tensor
 
 __all__ = ["Declared", "Spec"]
@@ -22,7 +23,7 @@ class Declared:
 
     def __init__(self, specs: Sequence[Spec]) -> None:
         self._specs = specs
-        self._seen: set[_Kind] = set()
+        self._seen: BoundedCache[_Kind, None] = BoundedCache(_MOST_SEEN)
 
     def admits(self, outputs: Sequence[Tensor]) -> bool:
         """Whether outputs of these dtypes and shapes match the declaration or an earlier run."""
@@ -34,9 +35,7 @@ class Declared:
     def gave(self, outputs: Sequence[Tensor]) -> None:
         """Remember the dtypes and shapes of a run's outputs."""
         if not self.admits(outputs):
-            if len(self._seen) >= _MOST_SEEN:
-                self._seen.clear()
-            self._seen.add(_kind(outputs))
+            self._seen.keep(_kind(outputs), None)
 
 
 def _kind(outputs: Sequence[Tensor]) -> _Kind:

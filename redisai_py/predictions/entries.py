@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Sequence
 
+from redisai_py.bounded import BoundedCache
 from redisai_py.errors import WrongType
 from redisai_py.store.codec import MAX_HEADER
 from redisai_py.tensor import Buffer, DType, Tensor, is_shape
@@ -27,8 +28,8 @@ _KNOWN = 4096
 _LONGEST_KNOWN = 1024
 
 _Part = tuple[DType, tuple[int, ...], int, int]
-_encoded: dict[tuple[object, ...], bytes] = {}
-_decoded: dict[bytes, tuple[_Part, ...]] = {}
+_encoded: BoundedCache[tuple[object, ...], bytes] = BoundedCache(_KNOWN)
+_decoded: BoundedCache[bytes, tuple[_Part, ...]] = BoundedCache(_KNOWN)
 
 
 def output_names(outputs: Sequence[str]) -> tuple[str, ...]:
@@ -45,10 +46,7 @@ def encode_entry(key: bytes, names: tuple[str, ...], outputs: Sequence[Tensor]) 
     asked = (names, *shapes)
     rest = _encoded.get(asked)
     if rest is None:
-        rest = _rest(names, shapes)
-        if len(_encoded) >= _KNOWN:
-            _encoded.clear()
-        _encoded[asked] = rest
+        rest = _encoded.keep(asked, _rest(names, shapes))
     length = _MARK_END - 8 + len(rest)
     return [struct.pack("<Q", length) + _HEAD % key[-_HEX:] + rest, *(output.data for output in outputs)]
 
@@ -91,9 +89,7 @@ def decode_entry(key: bytes, value: Buffer, names: tuple[str, ...]) -> list[Tens
     if parts is None:
         parts = _parse(bytes(value[8:start]))
         if len(rest) <= _LONGEST_KNOWN:
-            if len(_decoded) >= _KNOWN:
-                _decoded.clear()
-            _decoded[rest] = parts
+            _decoded.keep(rest, parts)
     if len(parts) != len(names) or start + parts[-1][3] != len(value):
         raise WrongType
     view = memoryview(value)[start:]

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 from urllib.parse import quote_from_bytes
 
+from redisai_py.bounded import BoundedCache
 from redisai_py.model import Model
 from redisai_py.store.codec import encode_header
 from redisai_py.tensor import DType, Tensor
@@ -73,7 +74,7 @@ class Names:
         self.prefix = b"%b%b%b:" % (PREFIX, whose, part.hex()[:_SHOWN].encode())
         self.pattern = self.prefix + b"*"  # a prefix contains no special characters of MATCH
         self._start = hashlib.sha256(b"%d:" % len(user or b"") + part + (b"" if user is None else b"user:" + user))
-        self._keys: dict[bytes, bytes] = {}
+        self._keys: BoundedCache[bytes, bytes] = BoundedCache(_MOST_KEYS)
 
     def key(self, inputs: bytes) -> bytes:
         """The key of the prediction for inputs with this digest."""
@@ -81,10 +82,7 @@ class Names:
         if key is None:
             digest = self._start.copy()
             digest.update(inputs)
-            key = self.prefix + digest.hexdigest().encode()
-            if len(self._keys) >= _MOST_KEYS:
-                self._keys.clear()
-            self._keys[inputs] = key
+            key = self._keys.keep(inputs, self.prefix + digest.hexdigest().encode())
         return key
 
     def bytes_key(self, bucket_s: int, index: int) -> bytes:

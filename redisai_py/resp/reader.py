@@ -6,7 +6,7 @@ from typing import Any
 
 import hiredis
 
-__all__ = ["MORE", "STEP", "new_reader", "read", "split_replies"]
+__all__ = ["MORE", "STEP", "new_reader", "parse_reply", "read", "split_replies"]
 
 MORE: Any = object()
 """What a reader returns if it needs more bytes. (hiredis's own default is False, which is a value in RESP3.)"""
@@ -31,6 +31,13 @@ def read(reader: hiredis.Reader, data: bytes) -> tuple[list[Any], bool]:
             values.append(value)
             whole = not has_data()
     return values, whole
+
+
+def parse_reply(raw: bytes) -> Any:
+    """The value of one whole reply; a `hiredis.ReplyError` for an error."""
+    reader = hiredis.Reader()
+    reader.feed(raw)
+    return reader.gets()
 
 
 _BULK = frozenset(b"$=!")

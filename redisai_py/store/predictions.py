@@ -41,15 +41,15 @@ class StoredPredictions:
 
         Args: large: it is probably too large for the shared stream.
         """
-        commands: Sequence[Sequence[Any]] = ((b"GET", key), (b"PTTL", key))
+        value, life_ms = await self._send(((b"GET", key), (b"PTTL", key)), large)
+        return value, max(0, life_ms) / 1000
+
+    async def _send(self, commands: Sequence[Sequence[Any]], large: bool) -> list[Any]:
+        """The replies. large: send the commands on a connection of their own. Raises UpstreamError."""
         if large:
             async with self._link.dedicated() as connection:
-                pendings = [connection.call(*command) for command in commands]
-                value, life_ms = await pendings[0], await pendings[1]
-        else:
-            pendings = self._link.pipeline(commands)
-            value, life_ms = await pendings[0], await pendings[1]
-        return value, max(0, life_ms) / 1000
+                return [await reply for reply in [connection.call(*command) for command in commands]]
+        return [await reply for reply in self._link.pipeline(commands)]
 
     async def fetch_many(self, keys: Sequence[bytes]) -> list[tuple[Buffer | None, float]]:
         """`fetch` of several, in one round trip."""
@@ -79,11 +79,7 @@ class StoredPredictions:
             commands.append((b"SET", key, value, b"EX", b"%d" % life_s))
         for counter, (size, life_s) in counters.items():
             commands += ((b"INCRBY", counter, b"%d" % size), (b"EXPIRE", counter, b"%d" % life_s))
-        if large:
-            async with self._link.dedicated() as connection:
-                replies = [await reply for reply in [connection.call(*command) for command in commands]]
-        else:
-            replies = [await reply for reply in self._link.pipeline(commands)]
+        replies = await self._send(commands, large)
         return [int(total) for total in replies[len(items) :: 2]]
 
     async def totals(self, counters: Sequence[bytes]) -> list[int]:
@@ -118,9 +114,7 @@ class StoredPredictions:
                 commands.append((b"SET", shared.key(member), shared.encode(member, inputs), b"EX", b"%d" % LIFE_S))
         commands.append((b"ZREMRANGEBYRANK", counter, b"0", b"%d" % (-_COUNTED * most - 1)))
         commands.append((b"EXPIRE", counter, b"%d" % LIFE_S))
-        async with self._link.dedicated() as connection:
-            for reply in [connection.call(*command) for command in commands]:
-                await reply
+        await self._send(commands, large=True)
 
     async def most_frequent(self, shared: SharedInputs, count: int) -> list[bytes]:
         """Members of the counters, most frequent first: up to four times `count`, as some inputs may have expired.
@@ -128,7 +122,7 @@ class StoredPredictions:
         """
         last = b"%d" % (_COUNTED * count - 1)
         commands = [(b"ZREVRANGE", counter, b"0", last, b"WITHSCORES") for counter in shared.counters(time.time())]
-        replies = [await reply for reply in self._link.pipeline(commands)]
+        replies = await self._send(commands, large=False)
         return shared.most_frequent(replies, _COUNTED * count)
 
     async def shared_inputs(self, shared: SharedInputs, members: Sequence[bytes], each: int) -> list[list[Tensor]]:

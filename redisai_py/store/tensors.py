@@ -62,13 +62,13 @@ class TensorStore:
             if value is None:
                 raise await no_string(self._link, key)
             if len(value) >= LARGE_VALUE:
-                self._note_large(key)
+                self._large_keys.keep(key, None)
             tensors.append(codec.decode_tensor(value))
         return tensors
 
     async def large_tensor(self, key: bytes) -> Tensor:
         """A tensor whose value is probably large. Raises MissingKey, WrongType."""
-        self._note_large(key)
+        self._large_keys.keep(key, None)
         async with self._link.dedicated() as connection:
             value = await connection.call(b"GET", key)
         if value is None:
@@ -86,10 +86,7 @@ class TensorStore:
         function that returns the reply to MGET. Probably large values are requested only when that function is called.
         """
         of_model = (b"HMGET", key, *fields)
-        if self.expects_large(names):
-            (ids,) = self._link.pipeline([of_model])
-            return ids, partial(self.large_values, names)
-        if not names:
+        if not names or self.expects_large(names):
             (ids,) = self._link.pipeline([of_model])
             return ids, partial(self.large_values, names)
         ids, values = self._link.pipeline([of_model, (b"MGET", *names)])
@@ -177,7 +174,7 @@ class TensorStore:
 
     async def _put_watched(self, write: Write) -> None:
         for key in write.tensors:
-            self._note_large(key)
+            self._large_keys.keep(key, None)
         try:
             async with self._link.dedicated() as connection:
                 for _ in range(_COMMIT_ATTEMPTS):
@@ -221,14 +218,11 @@ class TensorStore:
             return False
         return await commit(connection, write.commands()) is not None
 
-    def _note_large(self, key: bytes) -> None:
-        self._large_keys.keep(key, None)
-
     async def publish_tensor(self, connection: Caller, staging: bytes, key: bytes) -> None:
         """Give a staged tensor its final name, if the key is free for a tensor. Raises WrongType, UpstreamError: then
         the staged key is deleted.
         """
-        self._note_large(key)
+        self._large_keys.keep(key, None)
         self._link.forget((key,))
         try:
             while not (await watch_tensors(connection, (key,)) and await rename(connection, staging, key)):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 import hiredis
@@ -168,12 +169,8 @@ class Writer:
         tensors = [(key, entry.raw) for key, entry in used if entry.identity is None]
         models = [(key, entry.raw) for key, entry in used if entry.identity is not None]
         compared = [*tensors, *models]
-        if compared or not written:
-            command = _format_set_if_same(written, tensors, models, options)
-        else:
-            command = _format_sets(written, options)
         try:
-            send(command, partial(self._answered, members, compared, written))
+            send(_format(written, tensors, models, options), partial(self._answered, members, compared, written))
         except UpstreamError:
             for member in members:
                 member.stale()
@@ -237,14 +234,7 @@ def _joins(own: Sequence[tuple[bytes, Entry]], used: dict[bytes, Entry], written
     return True
 
 
-def _format_sets(values: Mapping[bytes, bytes], options: Sequence[bytes]) -> bytes:
-    """The encoded command that writes `values`. options: of each SET."""
-    words: list[Any] = [b"EVALSHA", SET_TENSORS_SHA, b"%d" % len(values), *values, *values.values(), *options]
-    command: bytes = hiredis.pack_command(tuple(words))
-    return command
-
-
-def _format_set_if_same(
+def _format(
     values: Mapping[bytes, bytes],
     tensors: Sequence[tuple[bytes, bytes]],
     models: Sequence[tuple[bytes, bytes]],
@@ -255,11 +245,11 @@ def _format_set_if_same(
     Its reply: OK; the number, from 1, of the first tensor or model that differs; or an error, if a key to be written
     holds something else. options: of each SET.
     """
-    words: list[Any] = [b"EVALSHA", SET_IF_SAME_SHA, b"%d" % len(values), *values, *values.values()]
-    words += (b"%d" % len(tensors), b"%d" % len(models))
-    for pair in tensors:
-        words += pair
-    for pair in models:
-        words += pair
+    words: list[Any] = [b"EVALSHA", SET_TENSORS_SHA, b"%d" % len(values), *values, *values.values()]
+    if tensors or models or not values:
+        words[1] = SET_IF_SAME_SHA
+        words += (b"%d" % len(tensors), b"%d" % len(models))
+        for pair in chain(tensors, models):
+            words += pair
     command: bytes = hiredis.pack_command((*words, *options))
     return command

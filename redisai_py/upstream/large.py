@@ -83,13 +83,10 @@ class LargeUpstream(asyncio.BufferedProtocol):
 
     def call(self, *argv: Any) -> Pending[Any]:
         """Send one command; large arguments are written without being joined or copied."""
-        pending: Pending[Any] = Pending()
-        if self.closed:
-            pending.fail(self._refused or UpstreamLost.under_way(None))
-            return pending
-        self._waiting.append(pending)
-        for segment in encode_command(list(argv)):
-            self.transport.write(segment)
+        pending = self.expect()
+        if not self.closed:
+            for segment in encode_command(list(argv)):
+                self.transport.write(segment)
         return pending
 
     def stream(self, sink: Sink, *argv: Any) -> Pending[int | None]:

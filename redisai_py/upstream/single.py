@@ -75,7 +75,23 @@ class SingleServer:
 
     async def open_stream(self, kind: Callable[[], S]) -> S:
         """See `Upstream`. Raises: UpstreamError with Redis's own text if the identity is refused."""
-        return await _connect_shared(self._opener, self.identity, kind)
+        unasked: list[Any] = []
+
+        def begin() -> S:
+            upstream = kind()
+            unasked.clear()
+            upstream.waiting.append(unasked.append)  # Redis may refuse the connection with an unsolicited reply
+            return upstream
+
+        async def prepare(upstream: S) -> None:
+            if unasked and isinstance(unasked[0], hiredis.ReplyError):
+                upstream.close()
+                raise redis_error(unasked[0])
+            upstream.waiting.clear()
+            await _prepare(upstream, self.identity.handshake())
+
+        connected: S = await self._opener.open(begin, prepare)
+        return connected
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """See `Upstream`."""
@@ -109,27 +125,6 @@ class SingleServer:
             self._shared.close()
         self._large.close()
         self._apart.close()
-
-
-async def _connect_shared(opener: Opener, identity: Identity, kind: Callable[[], S]) -> S:
-    """A shared connection with the identity. Raises: UpstreamError with Redis's own text if Redis refuses it."""
-    unasked: list[Any] = []
-
-    def begin() -> S:
-        upstream = kind()
-        unasked.clear()
-        upstream.waiting.append(unasked.append)  # Redis may refuse the connection with an unsolicited reply
-        return upstream
-
-    async def prepare(upstream: S) -> None:
-        if unasked and isinstance(unasked[0], hiredis.ReplyError):
-            upstream.close()
-            raise redis_error(unasked[0])
-        upstream.waiting.clear()
-        await _prepare(upstream, identity.handshake())
-
-    connected: S = await opener.open(begin, prepare)
-    return connected
 
 
 async def _prepare(upstream: SharedUpstream, commands: Iterable[Sequence[Any]]) -> None:

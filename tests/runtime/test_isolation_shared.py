@@ -98,10 +98,10 @@ def _with_sharing(monkeypatch: pytest.MonkeyPatch, test: Callable[[_Crowd, int],
 
 def test_both_compute_and_all_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(crowd: _Crowd, pid: int) -> None:
-        before, busy_s = crowd.engine.stats("m"), crowd.busy_s(pid)
+        before, busy_s = crowd.engine.stats.snapshot("m"), crowd.busy_s(pid)
         for _ in range(50):
             assert await crowd.ask() == []
-        after = crowd.engine.stats("m")
+        after = crowd.engine.stats.snapshot("m")
         assert (after.calls - before.calls, after.errors) == (50 * _RUNS, 0)
         assert after.batches - before.batches == 50 * _RUNS  # none were merged
         assert crowd.pids() == (pid,)

@@ -25,9 +25,10 @@ from redisai_py.resp.replies import TIMEDOUT
 from redisai_py.store import codec
 from redisai_py.store.link import rehearse, transaction
 from redisai_py.store.programs import MODEL_ID_FIELDS
+from redisai_py.tensor import Tensor
 from redisai_py.upstream.access import Access
 
-__all__ = ["HANDLERS", "commit", "execute_dag"]
+__all__ = ["HANDLERS", "commit", "execute_dag", "persist"]
 
 Runnables = dict[int, LoadedModel | Script]
 Rules = dict[int, Rule | None]
@@ -95,14 +96,20 @@ async def commit(bound: BoundDag, run: DagRun, turn: Turn, watching: Any = None)
     """The reply of a finished DAG, after its PERSIST keys are written."""
     replies = run.replies()
     if run.plan.succeeded and bound.persist and not turn.gone:
-        request = bound.prepared.request
-        access = await turn.session.authenticated()
-        try:
-            await access.store.put_outputs(
-                run.persisted(bound), ex_seconds=request.ex_seconds, keepttl=request.keepttl, watching=watching
-            )
-        except WrongType as error:
-            replies.append(error)
+        return await persist(bound, replies, run.persisted(bound), turn, watching)
+    return replies
+
+
+async def persist(
+    bound: BoundDag, replies: list[Any], pairs: list[tuple[bytes, Tensor | None]], turn: Turn, watching: Any = None
+) -> Any:
+    """The reply, after the PERSIST keys are written. pairs: see `put_outputs`."""
+    request = bound.prepared.request
+    access = await turn.session.authenticated()
+    try:
+        await access.store.put_outputs(pairs, ex_seconds=request.ex_seconds, keepttl=request.keepttl, watching=watching)
+    except WrongType as error:
+        replies.append(error)
     return replies
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from redisai_py.ai.dags.execute import commit, execute_dag
+from redisai_py.ai.dags.execute import commit, execute_dag, persist
 from redisai_py.ai.dags.prepared import BoundDag
-from redisai_py.ai.dags.run import DagRun, on_host
+from redisai_py.ai.dags.run import DagRun, on_host, replies_to
 from redisai_py.ai.model_execute import NearRun
 from redisai_py.ai.model_loading import bypasses_cache, near_tensors, resolve_near
 from redisai_py.ai.script_execute import resolve_near_script
 from redisai_py.ai.speculation import Speculation, encode_tensors
 from redisai_py.commands.model_runs import CacheUse, ModelExecute
-from redisai_py.commands.tensors import tensor_reply
 from redisai_py.engine.dag import Version
 from redisai_py.engine.run import LoadedModel, Value
 from redisai_py.engine.stats import samples
@@ -21,7 +20,7 @@ from redisai_py.errors import RedisAIError, UpstreamLost, WrongType
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script
 from redisai_py.predictions.rule import Rule
-from redisai_py.resp.replies import LARGE_SEGMENT, NA, OK, TIMEDOUT
+from redisai_py.resp.replies import LARGE_SEGMENT, TIMEDOUT
 from redisai_py.resp.templates import BlobTemplate, Burst, Command
 from redisai_py.store.cache import NearCache
 from redisai_py.store.writer import Used, Writer
@@ -242,7 +241,8 @@ class _NearTrip(NearRun):
         if self._known:
             self._model.count_call(samples(self.value or ()))
         if self._command.persist and not self.writes and self.error is None:
-            turn.continue_with(self._put())
+            pairs = [(key, on_host(value)) for key, value in self._persisted()]
+            turn.continue_with(persist(self._command, self._replies(), pairs, turn))
             return
         reply = self._plain_reply(prepared.reply) if prepared.reply is not None and self.error is None else None
         if reply is not None:
@@ -266,27 +266,10 @@ class _NearTrip(NearRun):
 
     def _replies(self) -> list[Any]:
         """One element per operation. Outputs of a failed run do not exist."""
-        prepared, values = self._command.prepared, self._values
-        replies: list[Any] = [OK] * len(prepared.request.ops)
+        prepared = self._command.prepared
+        replies = replies_to(prepared, self._values)
         if self.error is not None:
             replies[prepared.models[0][0]] = self.turn.failure(self.error)
-        for i, op, version in prepared.gets:
-            tensor = values.get(version)
-            if type(tensor) is not Tensor:
-                tensor = on_host(tensor)
-            replies[i] = NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
-        return replies
-
-    async def _put(self) -> Any:
-        """Write what does not fit into a commit."""
-        replies = self._replies()
-        request = self._command.prepared.request
-        access = await self.turn.session.authenticated()
-        pairs = [(key, on_host(value)) for key, value in self._persisted()]
-        try:
-            await access.store.put_outputs(pairs, ex_seconds=request.ex_seconds, keepttl=request.keepttl)
-        except WrongType as error:
-            replies.append(error)
         return replies
 
     def again(self) -> Coroutine[Any, Any, Any]:

@@ -26,7 +26,7 @@ from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import NA, OK
 from redisai_py.tensor import Tensor
 
-__all__ = ["DagRun", "on_host"]
+__all__ = ["DagRun", "on_host", "replies_to"]
 
 
 class DagRun:
@@ -207,13 +207,7 @@ class DagRun:
         self.count()
         if not self.plan.whole:
             return [self._reply(i, op) for i, op in enumerate(self._ops)]
-        replies: list[Any] = [OK] * len(self._ops)
-        for i, op, version in self._prepared.gets:
-            tensor = self._values.get(version)
-            if type(tensor) is not Tensor:
-                tensor = on_host(tensor)
-            replies[i] = NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
-        return replies
+        return replies_to(self._prepared, self._values)
 
     def count(self) -> None:
         """Count in AI.INFO the operations that a sequential run would have reached."""
@@ -232,12 +226,24 @@ class DagRun:
     def _reply(self, i: int, op: Any) -> Any:
         if type(op) is TensorGet:
             (version,) = self.plan.graph.inputs[i]
-            tensor = on_host(self._values.get(version)) if self.plan.exists(version) else None
-            return NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
+            return _reply_to_get(op, self._values.get(version) if self.plan.exists(version) else None)
         outcome = self.plan.outcome(i)
         if outcome is Outcome.OK:
             return OK
         return self._turn.failure(self._errors[i]) if outcome is Outcome.FAILED else NA
+
+
+def replies_to(prepared: PreparedDag, values: Mapping[Version, Any]) -> list[Any]:
+    """One element per operation of a DAG whose models and scripts have succeeded."""
+    replies: list[Any] = [OK] * len(prepared.request.ops)
+    for i, op, version in prepared.gets:
+        replies[i] = _reply_to_get(op, values.get(version))
+    return replies
+
+
+def _reply_to_get(op: TensorGet, value: Any) -> Any:
+    tensor = value if type(value) is Tensor else on_host(value)
+    return NA if tensor is None else tensor_reply(op, tensor.dtype, tensor.shape, tensor.data)
 
 
 def on_host(value: Any) -> Tensor | None:

@@ -83,7 +83,7 @@ async def cache_purge(request: cache.CachePurge, turn: Turn) -> Any:
     cached = _cached_model(request.key, access, turn, *await _model(request.key, turn, access))
     names = cached.record.names(cached.rule, access.identity)
     count = await access.predictions.purge(names.pattern)
-    turn.services.predictions.forget(names.prefix)
+    turn.services.predictions.local.forget(names.prefix)
     what = {"kind": "predictions", "prefix": names.prefix.hex(), "changes": True}
     await turn.services.siblings.ask(what, {})
     cached.record.budget = None
@@ -107,11 +107,8 @@ async def cache_stats(request: cache.CacheStats, turn: Turn) -> Any:
 async def _counted(database: int, key: bytes, record: CacheRecord, turn: Turn) -> dict[str, Any]:
     """What all front doors of this server have counted of the key."""
     own = record_tally(record)
-    siblings = turn.services.siblings
-    if siblings.alone:
-        return own
     topic = cache_topic(database, key)
-    answer = await siblings.ask({"kind": "cache", "topics": [topic]}, {topic: own})
+    answer = await turn.services.siblings.ask({"kind": "cache", "topics": [topic]}, {topic: own})
     return added(own, answer.figures.get(topic, {}))
 
 

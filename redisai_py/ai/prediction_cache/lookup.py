@@ -301,7 +301,7 @@ class SingleLookup(Lookup):
     # -- what was found ------------------------------------------------------------------------------------------------
 
     def _hit(self, outputs: Sequence[Value]) -> None:
-        self._predictions.hit(self._cached, time.monotonic() - self._began)
+        self._cached.record.hit(time.monotonic() - self._began)
         self._complete(outputs)
         self._give(outputs)
 

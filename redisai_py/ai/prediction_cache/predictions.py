@@ -7,10 +7,8 @@ progress, one GET at Redis, and only then a run. The request is answered first; 
 
 from __future__ import annotations
 
-import random
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from redisai_py.ai.prediction_cache.lookup import Miss, SingleLookup
@@ -19,7 +17,6 @@ from redisai_py.ai.prediction_cache.row_lookup import RowLookup, rows_apart
 from redisai_py.ai.prediction_cache.storing import PredictionStore
 from redisai_py.backend import DeviceArray
 from redisai_py.commands.model_runs import CacheUse
-from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import LoadedModel, Run
 from redisai_py.errors import RedisAIError
 from redisai_py.predictions.identity import is_sampled
@@ -28,7 +25,7 @@ from redisai_py.predictions.rule import Rule
 from redisai_py.predictions.shared_inputs import SharedInputs
 from redisai_py.store.cache import Entry
 from redisai_py.tensor import DType, Tensor
-from redisai_py.upstream.access import Access, AccessTable
+from redisai_py.upstream.access import Access
 
 __all__ = ["Predictions"]
 
@@ -39,16 +36,6 @@ _LONGEST_STRINGS = 1024 * 1024
 
 class Predictions(PredictionStore):
     """The prediction cache of one server. Arguments: see `PredictionStore`."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        accesses: AccessTable,
-        prediction_cache_bytes: int,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        super().__init__(engine, accesses, prediction_cache_bytes, chance)
-        self._records: OrderedDict[tuple[int, bytes], CacheRecord] = OrderedDict()
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -171,10 +158,6 @@ class Predictions(PredictionStore):
                 if entry is not None and entry.identity is not None:
                     entry.rule = rule
 
-    def expire(self) -> None:
-        """Drop expired entries."""
-        self.local.expire(time.monotonic())
-
     async def share_inputs(self) -> None:
         """Add what this server counted for WARM to the counts of all servers."""
         for record, key in [(record, key) for (_, key), record in self._records.items()]:
@@ -188,10 +171,6 @@ class Predictions(PredictionStore):
                 if news and access.predictions.breaker.allows_inserts(time.monotonic()):
                     await access.ensure()
                     await access.predictions.share_inputs(SharedInputs(key), news, rule.warm)
-
-    def forget(self, prefix: bytes) -> None:
-        """Drop local entries whose key has this prefix."""
-        self.local.forget(prefix)
 
 
 def _too_short(loaded: LoadedModel, rule: Rule) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from redisai_py.backend import TensorSpec
+from redisai_py.bounded import BoundedCache
 from redisai_py.engine.run import LoadedModel
 from redisai_py.engine.stats import Histogram
 from redisai_py.errors import WrongType
@@ -27,6 +29,7 @@ __all__ = ["CacheRecord", "CachedModel", "refusal"]
 
 _TOGETHER = 32
 """Number of hits that are counted together."""
+_MOST_USERS = 1000
 
 
 def refusal(loaded: LoadedModel) -> str:
@@ -64,7 +67,7 @@ class CacheRecord:
         """Size of the most recent entry; the next one is probably as large."""
         self._model = ""
         self._part = b""
-        self._names: dict[bytes | None, Names] = {}
+        self._names: BoundedCache[bytes | None, Names] = BoundedCache(_MOST_USERS)
 
     @property
     def counts(self) -> Counter[str]:
@@ -122,9 +125,7 @@ class CacheRecord:
         user = (identity.user or b"default") if rule.per_user else None
         names = self._names.get(user)
         if names is None:
-            if len(self._names) >= 1000:
-                self._names.clear()
-            names = self._names[user] = Names(self._part, user)
+            names = self._names.keep(user, Names(self._part, user))
         return names
 
     @property
@@ -146,17 +147,12 @@ class CacheRecord:
         return {names.bytes_key(budget.span_s, budget.index(now_s)): (size, budget.life_s)}
 
 
+@dataclass(slots=True)
 class CachedModel:
-    """A model with a rule, as requested by one client.
+    """A model with a rule, as requested by one client. key: of the model.   access: the client's."""
 
-    database, key: of the model.   access: the client's.
-    """
-
-    __slots__ = ("access", "key", "loaded", "record", "rule")
-
-    def __init__(self, access: Access, key: bytes, loaded: LoadedModel, rule: Rule, record: CacheRecord) -> None:
-        self.access = access
-        self.key = key
-        self.loaded = loaded
-        self.rule = rule
-        self.record = record
+    access: Access
+    key: bytes
+    loaded: LoadedModel
+    rule: Rule
+    record: CacheRecord

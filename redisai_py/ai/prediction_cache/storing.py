@@ -9,11 +9,12 @@ import asyncio
 import math
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.prediction_cache.records import CachedModel
+from redisai_py.ai.prediction_cache.records import CachedModel, CacheRecord
 from redisai_py.ai.prediction_cache.single_flight import FlightKey, SingleFlight
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.run import Value
@@ -63,11 +64,7 @@ class PredictionStore:
         self.refreshing = SingleFlight()
         """Runs ahead of an entry's end. A request waits for one only if the entry has expired."""
         self.chance = chance
-
-    @staticmethod
-    def hit(cached: CachedModel, seconds: float) -> None:
-        """Count a look-up that found its prediction."""
-        cached.record.hit(seconds)
+        self._records: OrderedDict[tuple[int, bytes], CacheRecord] = OrderedDict()
 
     @staticmethod
     def called(cached: CachedModel, outputs: Sequence[Value]) -> None:

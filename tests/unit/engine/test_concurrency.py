@@ -75,7 +75,7 @@ async def test_two_runs_of_a_concurrent_session_overlap(bench: Bench) -> None:
     session.let_go(1.0, 3.0)
     assert [values(await run) for run in (runs[0], runs[2])] == [[[2.0, 2.0]], [[6.0, 6.0]]]
     assert session.most == 2
-    assert bench.engine.stats("m").calls == 3
+    assert bench.engine.stats.snapshot("m").calls == 3
 
 
 @pytest.mark.parametrize("kind", ["not concurrent", "stateful"])

@@ -122,7 +122,7 @@ async def test_known_shapes_are_warmed_up_with_zeros_and_a_failing_warm_up_is_no
     await bench.load(session=session)
     assert session.batches == [[(1, 3), (2,)]]
     assert session.threads[0].startswith("redisai loader")
-    assert bench.engine.stats("m").calls == 0
+    assert bench.engine.stats.snapshot("m").calls == 0
 
 
 @engine_test()
@@ -145,7 +145,7 @@ async def test_the_least_recently_used_model_goes_first(bench: Bench) -> None:
     await bench.engine.load(model("a"))
     b.closed.clear()
     await bench.load("b")
-    assert bench.engine.stats("b").loads == 2
+    assert bench.engine.stats.snapshot("b").loads == 2
 
 
 @engine_test(loaded_models_limit_bytes=150)
@@ -184,7 +184,7 @@ async def test_runs_queued_before_an_unload_end_with_the_old_model_which_is_then
         for run in runs:
             await run
         assert await closed(session)
-        assert bench.engine.stats("m").calls == 0
+        assert bench.engine.stats.snapshot("m").calls == 0
     finally:
         gc.enable()
 
@@ -211,13 +211,13 @@ async def test_a_failed_run_does_not_keep_the_model(bench: Bench) -> None:
 async def test_counters_begin_anew_after_unload_and_reset(bench: Bench) -> None:
     loaded, _ = await bench.load()
     await bench.engine.run_model(loaded, [tensor(2)])
-    assert bench.engine.stats("m").samples == 2
-    bench.engine.reset_stats("m")
-    assert bench.engine.stats("m").calls == 0
-    assert bench.engine.stats("m").loads == 1
+    assert bench.engine.stats.snapshot("m").samples == 2
+    bench.engine.stats.reset("m")
+    assert bench.engine.stats.snapshot("m").calls == 0
+    assert bench.engine.stats.snapshot("m").loads == 1
     bench.engine.unload("m")
-    bench.engine.reset_stats("m")
-    assert bench.engine.stats("m").loads == 0
+    bench.engine.stats.reset("m")
+    assert bench.engine.stats.snapshot("m").loads == 0
 
 
 def test_close_finishes_what_waits_then_ends_every_thread() -> None:

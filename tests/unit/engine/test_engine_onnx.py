@@ -52,7 +52,7 @@ def test_every_client_gets_its_own_result(inline_run_us: int, batch: int) -> Non
         served = engine(inline_run_us=inline_run_us)
         loaded = await served.load(stored("m", make_models.build_onnx_mul(), batch))
         await asyncio.gather(*(client(served, seed) for seed in range(30)))
-        stats = served.stats("m")
+        stats = served.stats.snapshot("m")
         assert stats.calls == 600
         assert 0 < stats.errors < 200
         assert (stats.batches < stats.calls - stats.errors) == bool(batch)

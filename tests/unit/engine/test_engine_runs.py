@@ -32,7 +32,7 @@ async def test_runs_queued_behind_one_another_are_merged_and_split_again(bench: 
     assert values(await first) == [[2.0, 2.0]]
     assert [values(await run) for run in runs] == [[[2.0 * rows] * 2] * rows for rows in (1, 3, 2, 4)]
     assert session.batches == [[(1, 2)], [(6, 2)], [(4, 2)]]
-    stats = bench.engine.stats("m")
+    stats = bench.engine.stats.snapshot("m")
     assert (stats.calls, stats.errors, stats.samples, stats.batches) == (5, 0, 11, 3)
     assert stats.batch_rows == {1: 1, 4: 1, 6: 1}
     assert stats.queue_time.count == 5
@@ -45,15 +45,15 @@ async def test_each_member_counts_the_whole_batchs_duration(bench: Bench) -> Non
     first = await hold(bench, loaded, session)
     session.gate.set()
     await first
-    one = bench.engine.stats("m").duration_us
-    bench.engine.reset_stats("m")
+    one = bench.engine.stats.snapshot("m").duration_us
+    bench.engine.stats.reset("m")
     first = await hold(bench, loaded, session)
     run = bench.engine.run_model(loaded, [tensor()])
     session.gate.set()
     await first
     await run
     assert one > 0
-    stats = bench.engine.stats("m")
+    stats = bench.engine.stats.snapshot("m")
     assert (stats.calls, stats.samples, stats.loads) == (2, 2, 1)
 
 
@@ -87,7 +87,7 @@ async def test_a_bad_request_fails_alone(bench: Bench) -> None:
     with pytest.raises(BackendError, match="ERR seven"):
         await runs[1]
     assert session.batches == [[(1, 2)], [(3, 2)], [(1, 2)], [(1, 2)], [(1, 2)]]
-    stats = bench.engine.stats("m")
+    stats = bench.engine.stats.snapshot("m")
     assert (stats.calls, stats.errors, stats.samples, stats.last_error) == (4, 1, 3, "ERR seven")
 
 
@@ -307,7 +307,7 @@ async def test_an_output_that_is_no_tensor_is_none_also_in_a_batch(bench: Bench)
         outputs = await run
         assert outputs[0] is None
         assert outputs[1].shape == (1, 2)
-    assert bench.engine.stats("m").samples == 0
+    assert bench.engine.stats.snapshot("m").samples == 0
 
 
 @engine_test()
@@ -338,10 +338,10 @@ async def test_runs_not_counted_are_counted_when_asked(bench: Bench) -> None:
     loaded, _ = await bench.load()
     run = bench.engine.run_model(loaded, [tensor(3)], counted=False)
     await run
-    assert bench.engine.stats("m").calls == 0
+    assert bench.engine.stats.snapshot("m").calls == 0
     bench.engine.count(loaded, run)
     bench.engine.count(loaded, run)
-    stats = bench.engine.stats("m")
+    stats = bench.engine.stats.snapshot("m")
     assert (stats.calls, stats.samples, stats.errors) == (1, 3, 0)
 
 

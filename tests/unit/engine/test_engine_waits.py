@@ -59,7 +59,7 @@ async def test_timeout_ends_a_queued_run_while_the_thread_is_busy(bench: Bench) 
     session.gate.set()
     await first
     assert session.batches == [[(1, 2)]]
-    assert bench.engine.stats("m").calls == 1
+    assert bench.engine.stats.snapshot("m").calls == 1
 
 
 class _LateQueue(queue.SimpleQueue[Any]):

@@ -99,7 +99,7 @@ async def test_the_first_run_goes_to_the_thread_and_the_next_ones_stay(bench: Be
     for _ in range(3):
         assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
     assert session.threads == ["redisai CPU 1", "MainThread", "MainThread"]
-    assert bench.engine.stats("m").calls == 3
+    assert bench.engine.stats.snapshot("m").calls == 3
 
 
 @engine_test(inline_run_us=HUGE_US)

@@ -27,13 +27,13 @@ async def _known_short(bench: Bench, session: FakeSession | None = None, **field
 @engine_test(inline_run_us=SHORT)
 async def test_it_gives_the_outputs_and_counts(bench: Bench) -> None:
     loaded, session = await _known_short(bench)
-    bench.engine.reset_stats("m")
+    bench.engine.stats.reset("m")
     ended = bench.engine.run_inline(loaded, [tensor(2, 3.0)])
     assert ended is not None
     outputs, run_s = ended
     assert values(outputs) == [[6, 6], [6, 6]]
     assert session.threads[-1] == threading.main_thread().name
-    stats = bench.engine.stats("m")
+    stats = bench.engine.stats.snapshot("m")
     assert (stats.calls, stats.samples, stats.batches, stats.batch_rows) == (1, 2, 1, {2: 1})
     assert stats.duration_us == int(run_s * 1e6)
     assert (stats.queue_time.count, stats.run_time.count) == (1, 1)
@@ -87,12 +87,12 @@ async def test_what_fails_is_left_to_the_queue_where_it_finds_its_error(bench: B
         return double(inputs)
 
     loaded, _ = await _known_short(bench, FakeSession(compute))
-    bench.engine.reset_stats("m")
+    bench.engine.stats.reset("m")
     assert bench.engine.run_inline(loaded, [tensor(1, -1.0)]) is None
-    assert bench.engine.stats("m").calls == 0
+    assert bench.engine.stats.snapshot("m").calls == 0
     with pytest.raises(BackendError, match="negative"):
         await bench.engine.run_model(loaded, [tensor(1, -1.0)])
-    assert bench.engine.stats("m").errors == 1
+    assert bench.engine.stats.snapshot("m").errors == 1
 
 
 @engine_test(inline_run_us=SHORT)
@@ -128,7 +128,7 @@ async def test_a_run_that_takes_too_long_is_stopped_and_is_none(bench: Bench) ->
     bench.engine.set_execution_timeout(20)
     session.gate.clear()
     assert bench.engine.run_inline(loaded, [tensor()]) is None
-    assert bench.engine.stats("m").calls == 1  # the one that made it known
+    assert bench.engine.stats.snapshot("m").calls == 1  # the one that made it known
 
 
 @engine_test(inline_run_us=100_000, model_execution_timeout_ms=600)

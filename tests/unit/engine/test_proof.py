@@ -68,7 +68,7 @@ def test_a_model_that_is_no_row_by_row_model_answers_as_if_alone(
             assert await _together(bench, loaded, inputs) == alone
         assert loaded.proof.reason.startswith("merged runs differ from single ones: ")
         assert loaded.queue.max_rows == 0
-        stats = bench.engine.stats("m")
+        stats = bench.engine.stats.snapshot("m")
         assert (stats.calls, stats.errors, set(stats.batch_rows)) == (16, 0, {2})
 
     test()
@@ -85,7 +85,7 @@ def test_an_honest_model_is_merged_after_two_checks_of_each_shape(inline_run_us:
                 expected = [[[2.0 * (turn + i)] * columns] for i in range(3)]
                 assert await _together(bench, loaded, inputs) == expected
                 assert len(loaded.proof.proved) == (columns - 2) + (turn >= 1)
-        assert bench.engine.stats("m").batch_rows == {1: 12, 3: 4}
+        assert bench.engine.stats.snapshot("m").batch_rows == {1: 12, 3: 4}
         assert not loaded.proof.reason
         count = len(session.batches)
         await _together(bench, loaded, [tensor(), tensor()])

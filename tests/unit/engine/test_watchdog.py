@@ -27,7 +27,7 @@ async def test_a_run_past_the_limit_is_stopped_and_the_next_one_runs(bench: Benc
     )
     bench.engine.set_execution_timeout(PLENTY_MS)
     assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
-    stats = bench.engine.stats("m")
+    stats = bench.engine.stats.snapshot("m")
     assert (stats.calls, stats.errors) == (2, 1)
     assert "MODEL_EXECUTION_TIMEOUT" in stats.last_error
 
@@ -82,7 +82,7 @@ async def test_a_framework_that_cannot_stop_keeps_its_thread_but_not_the_client(
     assert values(await bench.engine.run_model(loaded, [tensor()])) == [[2.0, 2.0]]
     assert loaded.unfinished == 0
     assert session.batches == [[(2, 2)], [(1, 2)]]  # a stopped batch is not run again
-    stats = bench.engine.stats("m")
+    stats = bench.engine.stats.snapshot("m")
     assert (stats.calls, stats.errors) == (3, 2)
 
 
@@ -106,7 +106,7 @@ async def test_short_runs_are_left_alone_however_many(bench: Bench) -> None:
     until = asyncio.get_running_loop().time() + 1.2
     while asyncio.get_running_loop().time() < until:
         await bench.engine.run_model(loaded, [tensor()])
-    assert bench.engine.stats("m").errors == 0
+    assert bench.engine.stats.snapshot("m").errors == 0
     assert len(session.batches) > 2
 
 

@@ -116,7 +116,7 @@ def test_a_model_stored_while_the_old_one_is_met_stays(while_it_is: str) -> None
         assert (await task).model.id == "m"
         del task
         assert bench.engine.loaded("new") is loaded
-        assert bench.engine.stats("new").calls == 1
+        assert bench.engine.stats.snapshot("new").calls == 1
         assert bench.engine.loaded(identified(model()).identity) is None
         assert await asyncio.to_thread(old.closed.wait, WAIT_S)
 
@@ -135,7 +135,7 @@ async def test_a_model_that_another_server_stored_takes_the_place_of_the_old_one
     store.asked[0].resolve(model())
     assert await task is bench.engine.loaded(identified(model()).identity)
     assert bench.engine.loaded("old") is None
-    assert bench.engine.stats("old").calls == 0
+    assert bench.engine.stats.snapshot("old").calls == 0
 
 
 @engine_test()
