@@ -9,13 +9,14 @@ Source: AI.DAG* commands.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from redisai_py.commands import model_runs, script_runs, tensors
 from redisai_py.commands._args import Args, Argv, is_word, show_word, strict_integer, to_bytes
 from redisai_py.commands.arguments import KEY, TIMEOUT, Argument, counted, flag, option
-from redisai_py.commands.checks import Check, TensorExists
+from redisai_py.commands.checks import TensorExists
 from redisai_py.commands.model_runs import ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import INVALID_KEYS, READ_RUN, RUN, CommandSpec
@@ -66,10 +67,6 @@ class Dag:
     ifunchanged: bool = False
 
 
-def _local_checks(operation: Operation) -> tuple[Check, ...]:
-    return operation.local_checks if isinstance(operation, (ModelExecute, ScriptExecute)) else ()
-
-
 def _parse_dag(argv: Argv, readonly: bool, deprecated: bool) -> Dag:
     suffix = "_RO" if readonly else ""
     if deprecated and len(argv) < 4:
@@ -77,121 +74,103 @@ def _parse_dag(argv: Argv, readonly: bool, deprecated: bool) -> Dag:
     if not deprecated and len(argv) < 6:
         raise CommandError(f"ERR missing arguments for 'AI.DAGEXECUTE{suffix}' command")
     args = Args(argv, 1)
-    prelude = _Prelude(readonly)
-    prelude.parse(args)
-    if not deprecated and not prelude.seen & {"LOAD", "PERSIST", "ROUTING"}:
+    given = _parse_prelude(args, readonly)
+    if not deprecated and not given.keys() & {"load", "persist", "routing"}:
         raise args.error(_NOTHING_TO_ROUTE_BY)
-    ops = _parse_operations(args, readonly, deprecated)
-    _resolve_names(args, prelude, ops)
-    return Dag(
-        ops,
-        prelude.load,
-        prelude.persist,
-        prelude.routing,
-        prelude.timeout_ms,
-        prelude.ex_seconds,
-        "KEEPTTL" in prelude.seen,
-        "IFUNCHANGED" in prelude.seen,
-    )
+    dag = Dag(_parse_operations(args, readonly, deprecated), **given)
+    _resolve_names(args, dag)
+    return dag
 
 
-@dataclass(slots=True)
-class _Prelude:
-    """The part before the first `|>`: each keyword at most once, in any order."""
-
-    readonly: bool
-    load: tuple[bytes, ...] = ()
-    persist: tuple[bytes, ...] = ()
-    routing: bytes | None = None
-    timeout_ms: int | None = None
-    ex_seconds: int | None = None
-    seen: set[str] = field(default_factory=set)
-
-    def parse(self, args: Args) -> None:
-        """Parse the words up to the first `|>`, or all."""
-        while args.left:
-            word = args.take_word()
-            if word == SEPARATOR and args.left:
-                args.pos -= 1
-                break
-            name = bytes(word).upper().decode("latin-1") if len(word) <= _LONGEST_NAME else ""
-            take = _PRELUDE_WORDS.get(name)
-            if take is None or name in self.seen:
-                raise args.error(f"ERR Invalid DAG command. Unexpected argument:  {show_word(word)}")
-            take(self, args)
-            self.seen.add(name)
-        self._check_own_words(args)
-
-    def take_load(self, args: Args) -> None:
-        """`LOAD n key...`; keys are looked up when read, before their number is checked against the words left."""
-        count = self._count(args, "LOAD")
-        self.load = args.take_words(count)
-        args.checks += map(TensorExists, self.load)
-        if len(self.load) < count:
-            raise args.error(_TOO_FEW_KEYS["LOAD"])
-
-    def take_persist(self, args: Args) -> None:
-        """`PERSIST n key...`, all different."""
-        if self.readonly:
+def _parse_prelude(args: Args, readonly: bool) -> dict[str, Any]:
+    """The words before the first `|>`, or all: each keyword at most once, in any order. Returns: fields of Dag."""
+    given: dict[str, Any] = {}
+    while args.left:
+        word = args.take_word()
+        if word == SEPARATOR and args.left:
+            args.pos -= 1
+            break
+        name = bytes(word).upper().decode("latin-1") if len(word) <= _LONGEST_NAME else ""
+        field, take = _PRELUDE_WORDS.get(name, ("", None))
+        if take is None or field in given:
+            raise args.error(f"ERR Invalid DAG command. Unexpected argument:  {show_word(word)}")
+        if readonly and name == "PERSIST":
             raise args.error("ERR PERSIST cannot be specified in a read-only DAG")
-        count = self._count(args, "PERSIST")
-        self.persist = args.take_words(count)
-        if len(set(self.persist)) < len(self.persist):
-            raise args.error("ERR PERSIST keys must be unique")
-        if len(self.persist) < count:
-            raise args.error(_TOO_FEW_KEYS["PERSIST"])
-
-    def _count(self, args: Args, keyword: str) -> int:
-        if args.left < 2:
-            raise args.error(f"ERR missing arguments after {keyword} keyword in DAG command")
-        count = strict_integer(args.take_word())
-        if count is None or count <= 0:
-            raise args.error(f"ERR invalid or negative value found in number of keys to {keyword}")
-        return count
-
-    def take_routing(self, args: Args) -> None:
-        """`ROUTING tag`."""
-        if not args.left:
-            raise args.error("ERR Missing ROUTING value")
-        self.routing = to_bytes(args.take_word())
-
-    def take_timeout(self, args: Args) -> None:
-        """`TIMEOUT ms`. Only here, 0 and negative values are accepted; they mean no timeout."""
-        if not args.left:
-            raise args.error(NO_TIMEOUT_VALUE)
-        value = strict_integer(args.take_word())
-        if value is None:
-            raise args.error(INVALID_TIMEOUT)
-        self.timeout_ms = value if value > 0 else None
-
-    def take_ex(self, args: Args) -> None:
-        """`EX seconds`: expiry of the PERSIST keys."""
-        value = strict_integer(args.take_word()) if args.left else None
-        if value is None or not 0 < value <= _LONGEST_EX:
-            raise args.error("ERR invalid expire time in DAG command")
-        self.ex_seconds = value
-
-    def take_flag(self, args: Args) -> None:
-        """`KEEPTTL`, `IFUNCHANGED`: no value."""
-
-    def _check_own_words(self, args: Args) -> None:
-        if {"EX", "KEEPTTL"} <= self.seen:
-            raise args.error("ERR EX and KEEPTTL cannot be used together in DAG command")
-        if self.seen & {"EX", "KEEPTTL"} and not self.persist:
-            raise args.error("ERR EX and KEEPTTL need PERSIST in DAG command")
-        if "IFUNCHANGED" in self.seen and not (self.load and self.persist):
-            raise args.error("ERR IFUNCHANGED needs LOAD and PERSIST in DAG command")
+        given[field] = take(args)
+    if {"ex_seconds", "keepttl"} <= given.keys():
+        raise args.error("ERR EX and KEEPTTL cannot be used together in DAG command")
+    if given.keys() & {"ex_seconds", "keepttl"} and "persist" not in given:
+        raise args.error("ERR EX and KEEPTTL need PERSIST in DAG command")
+    if "ifunchanged" in given and not {"load", "persist"} <= given.keys():
+        raise args.error("ERR IFUNCHANGED needs LOAD and PERSIST in DAG command")
+    return given
 
 
-_PRELUDE_WORDS: dict[str, Callable[[_Prelude, Args], None]] = {
-    "LOAD": _Prelude.take_load,
-    "PERSIST": _Prelude.take_persist,
-    "ROUTING": _Prelude.take_routing,
-    "TIMEOUT": _Prelude.take_timeout,
-    "EX": _Prelude.take_ex,
-    "KEEPTTL": _Prelude.take_flag,
-    "IFUNCHANGED": _Prelude.take_flag,
+def _load(args: Args) -> tuple[bytes, ...]:
+    """`LOAD n key...`; keys are looked up when read, before their number is checked against the words left."""
+    count = _count(args, "LOAD")
+    keys = args.take_words(count)
+    args.checks += map(TensorExists, keys)
+    if len(keys) < count:
+        raise args.error(_TOO_FEW_KEYS["LOAD"])
+    return keys
+
+
+def _persist(args: Args) -> tuple[bytes, ...]:
+    """`PERSIST n key...`, all different."""
+    count = _count(args, "PERSIST")
+    keys = args.take_words(count)
+    if len(set(keys)) < len(keys):
+        raise args.error("ERR PERSIST keys must be unique")
+    if len(keys) < count:
+        raise args.error(_TOO_FEW_KEYS["PERSIST"])
+    return keys
+
+
+def _count(args: Args, keyword: str) -> int:
+    if args.left < 2:
+        raise args.error(f"ERR missing arguments after {keyword} keyword in DAG command")
+    count = strict_integer(args.take_word())
+    if count is None or count <= 0:
+        raise args.error(f"ERR invalid or negative value found in number of keys to {keyword}")
+    return count
+
+
+def _routing(args: Args) -> bytes:
+    """`ROUTING tag`."""
+    if not args.left:
+        raise args.error("ERR Missing ROUTING value")
+    return to_bytes(args.take_word())
+
+
+def _timeout(args: Args) -> int | None:
+    """`TIMEOUT ms`. Only here, 0 and negative values are accepted; they mean no timeout."""
+    if not args.left:
+        raise args.error(NO_TIMEOUT_VALUE)
+    value = strict_integer(args.take_word())
+    if value is None:
+        raise args.error(INVALID_TIMEOUT)
+    return value if value > 0 else None
+
+
+def _expiry(args: Args) -> int:
+    """`EX seconds`: expiry of the PERSIST keys."""
+    value = strict_integer(args.take_word()) if args.left else None
+    if value is None or not 0 < value <= _LONGEST_EX:
+        raise args.error("ERR invalid expire time in DAG command")
+    return value
+
+
+_PRELUDE_WORDS: dict[str, tuple[str, Callable[[Args], Any]]] = {
+    "LOAD": ("load", _load),
+    "PERSIST": ("persist", _persist),
+    "ROUTING": ("routing", _routing),
+    "TIMEOUT": ("timeout_ms", _timeout),
+    "EX": ("ex_seconds", _expiry),
+    "KEEPTTL": ("keepttl", lambda args: True),
+    "IFUNCHANGED": ("ifunchanged", lambda args: True),
 }
+"""Keyword -> field of Dag, and the parser of its value."""
 
 
 def _parse_operations(args: Args, readonly: bool, deprecated: bool) -> tuple[Operation, ...]:
@@ -226,7 +205,8 @@ def _parse_operation(args: Args, argv: list[Buffer], readonly: bool, deprecated:
     except CommandError as error:
         error.checks = (*args.checks, *error.checks)
         raise
-    args.checks += _local_checks(operation)
+    if isinstance(operation, (ModelExecute, ScriptExecute)):
+        args.checks += operation.local_checks
     return operation
 
 
@@ -239,13 +219,13 @@ _REFUSED = {
 }
 
 
-def _resolve_names(args: Args, prelude: _Prelude, ops: tuple[Operation, ...]) -> None:
-    known = set(prelude.load)
-    for operation in ops:
+def _resolve_names(args: Args, dag: Dag) -> None:
+    known = set(dag.load)
+    for operation in dag.ops:
         if not known.issuperset(operation.reads):
             raise args.error("ERR INPUT key cannot be found in DAG")
         known.update(operation.writes)
-    if not known.issuperset(prelude.persist):
+    if not known.issuperset(dag.persist):
         raise args.error("ERR PERSIST key cannot be found in DAG")
 
 
