@@ -23,7 +23,6 @@ from redisai_py.artifacts.digest import Buffer
 from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Malformed, Missing, reading
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.manifest import (
-    ARTIFACT_TYPE,
     CONFIG_TYPE,
     MAX_MANIFEST,
     Descriptor,
@@ -109,9 +108,6 @@ class Store:
         config: Any,
         layers: Sequence[Descriptor],
         lease: Lease,
-        artifact_type: str = ARTIFACT_TYPE,
-        config_type: str = CONFIG_TYPE,
-        annotations: Mapping[str, str] | None = None,
     ) -> Manifest:
         """A manifest of stored layers and of a config (any JSON), which this method stores.
 
@@ -122,8 +118,7 @@ class Store:
             if titles.count(title) > 1:
                 raise Invalid(f"two layers have the title {title}")
         data = encode_json(config)
-        described = Descriptor(config_type, self.blobs.put(data, lease), len(data))
-        return Manifest(described, tuple(layers), artifact_type, dict(annotations or {}))
+        return Manifest(Descriptor(CONFIG_TYPE, self.blobs.put(data, lease), len(data)), tuple(layers))
 
     def commit(
         self,

@@ -24,7 +24,7 @@ from redisai_py.client.call import Call, Key, warn_deprecated
 from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.graph import DagBuilder
 from redisai_py.client.methods import Extension, QueuedCalls, sends_later
-from redisai_py.client.wire import ProgressReport, debug_words, flag, pack
+from redisai_py.client.wire import debug_words, flag, pack, reported
 
 __all__ = ["AsyncClient", "AsyncDag", "AsyncPipeline"]
 
@@ -267,7 +267,7 @@ async def _exchange(connection: Any, call: Call[Any], undecoded: bool) -> Any:
     if call.progress is None and sum(map(len, segments)) < _JOINED:
         await connection.send_packed_command(segments)
     else:
-        await _send_pieces(connection, ProgressReport(segments, call.progress or _nobody))
+        await _send_pieces(connection, reported(segments, call.progress or _nobody))
     return await connection.read_response(disable_decoding=undecoded)
 
 

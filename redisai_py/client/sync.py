@@ -23,7 +23,7 @@ from redisai_py.client.call import Call, Key, warn_deprecated
 from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.graph import DagBuilder
 from redisai_py.client.methods import Extension, QueuedCalls, sends
-from redisai_py.client.wire import ProgressReport, debug_words, flag, pack
+from redisai_py.client.wire import debug_words, flag, pack, reported
 
 __all__ = ["Client", "Dag", "Pipeline"]
 
@@ -244,5 +244,5 @@ class Client(Extension[Dag], redis.Redis):
 
 def _exchange(connection: Any, call: Call[Any], undecoded: bool) -> Any:
     segments = pack(call, connection.encoder)
-    connection.send_packed_command(segments if call.progress is None else ProgressReport(segments, call.progress))
+    connection.send_packed_command(segments if call.progress is None else reported(segments, call.progress))
     return connection.read_response(disable_decoding=undecoded)

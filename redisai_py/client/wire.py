@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from redisai_py.client.call import Call, Progress
 from redisai_py.resp.templates import encode_command
 
-__all__ = ["Encoder", "ProgressReport", "debug_words", "decode_strings", "flag", "pack"]
+__all__ = ["Encoder", "debug_words", "decode_strings", "flag", "pack", "reported"]
 
 _PIECE_SIZE = 1024 * 1024
 _SMALL_COMMAND = 64 * 1024
@@ -45,23 +45,17 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-class ProgressReport:
-    """Cuts segments into pieces of at most 1 MiB, and reports the progress of sending them."""
-
-    def __init__(self, segments: list[bytes | memoryview], progress: Progress) -> None:
-        self._segments = segments
-        self._progress = progress
-
-    def __iter__(self) -> Iterator[bytes | memoryview]:
-        total = sum(map(len, self._segments))
-        sent = 0
-        for segment in self._segments:
-            view = memoryview(segment)
-            for start in range(0, len(view), _PIECE_SIZE):
-                piece = view[start : start + _PIECE_SIZE]
-                yield piece
-                sent += len(piece)
-                self._progress(sent, total)
+def reported(segments: list[bytes | memoryview], progress: Progress) -> Iterator[bytes | memoryview]:
+    """Cut segments into pieces of at most 1 MiB, and report each when the next one is asked for."""
+    total = sum(map(len, segments))
+    sent = 0
+    for segment in segments:
+        view = memoryview(segment)
+        for start in range(0, len(view), _PIECE_SIZE):
+            piece = view[start : start + _PIECE_SIZE]
+            yield piece
+            sent += len(piece)
+            progress(sent, total)
 
 
 def decode_strings(value: Any, encoder: Any) -> Any:

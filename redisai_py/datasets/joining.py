@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,33 +11,27 @@ from redisai_py.artifacts import Lease, Store
 from redisai_py.datasets.layout import Schema
 from redisai_py.datasets.shards import Shard, read_shards, shard_size, write_stored
 
-__all__ = ["Joining"]
+__all__ = ["joined"]
 
 _SMALL = 4  # shards smaller than a quarter of the usual size are joined
 
 
-class Joining:
-    """Joins small neighbouring shards of a split, which keeps the order of rows."""
+def joined(store: Store, what: str, schema: Schema, shards: Sequence[Shard], lease: Lease) -> list[Shard]:
+    """The same rows in fewer shards: small neighbours of a split are joined, which keeps the order.
 
-    def __init__(self, store: Store, what: str, schema: Schema, lease: Lease) -> None:
-        self._store = store
-        self._what = what
-        self._schema = schema
-        self._lease = lease
-
-    def joined(self, shards: Sequence[Shard]) -> list[Shard]:
-        """The same rows in fewer shards. Raises: Missing, Corrupt, Invalid: a small shard cannot be read."""
-        size = shard_size(sum(shard.layer.content_size for shard in shards))
-        found: list[Shard] = []
-        for group in _groups(shards, size):
-            found += self._join(group) if len(group) > 1 else group
-        return found
-
-    def _join(self, group: Sequence[Shard]) -> list[Shard]:
-        parts = list(read_shards(self._store, self._what, self._schema, group))
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in self._schema.names}
-        whole = write_stored(self._store, self._schema.check(columns), self._lease, group[0].split, shard_bytes=1 << 62)
-        return [Shard(shard.number, shard.rows, shard.split, shard.layer, group[-1].at) for shard in whole]
+    Args:   what: name of the data set in errors.
+    Raises: Missing, Corrupt, Invalid: a small shard cannot be read.
+    """
+    found: list[Shard] = []
+    for group in _groups(shards, shard_size(sum(shard.layer.content_size for shard in shards))):
+        if len(group) == 1:
+            found += group
+            continue
+        parts = list(read_shards(store, what, schema, group))
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in schema.names}
+        whole = write_stored(store, schema.check(columns), lease, group[0].split, shard_bytes=1 << 62)
+        found += [replace(shard, at=group[-1].at) for shard in whole]
+    return found
 
 
 def _groups(shards: Sequence[Shard], size: int) -> Iterator[list[Shard]]:

@@ -29,7 +29,6 @@ __all__ = [
     "read_shards",
     "shard_size",
     "shard_title",
-    "write_shards",
     "write_stored",
 ]
 
@@ -61,25 +60,6 @@ def shard_size(total: int, wanted: int = SHARD_BYTES) -> int:
     return max(wanted, -(-total // _MOST_SHARDS))
 
 
-def write_shards(
-    store: Store,
-    schema: Schema,
-    columns: Columns,
-    lease: Lease,
-    *,
-    split: str = "",
-    first: int = 0,
-    shard_bytes: int = SHARD_BYTES,
-    compress: bool = True,
-) -> list[Shard]:
-    """Cut rows into shards and store them.
-
-    Args:   columns: all values are checked before the first shard is written.   first: number of the first shard.
-    Raises: Invalid: they do not fit the schema.   redis.RedisError.
-    """
-    return list(write_stored(store, schema.check(columns), lease, split, first, shard_bytes, compress))
-
-
 def write_stored(
     store: Store,
     stored: Mapping[str, Any],
@@ -89,7 +69,11 @@ def write_stored(
     shard_bytes: int = SHARD_BYTES,
     compress: bool = True,
 ) -> Iterator[Shard]:
-    """The same for columns in stored form that were checked before; yields each shard once it is stored."""
+    """Cut rows into shards and store them; yields each shard once it is stored.
+
+    Args:   stored: columns in stored form, from `Schema.check`.   first: number of the first shard.
+    Raises: Invalid: a row is too large.   redis.RedisError.
+    """
     rows = row_count(stored)
     total = sum(values.nbytes for values in stored.values())
     per_shard = max(1, int(shard_size(total, shard_bytes) / max(1.0, total / max(1, rows))))

@@ -14,9 +14,9 @@ from typing import Any
 from redisai_py.artifacts import Conflict, Descriptor, Invalid, Lease, Missing, Store, Version
 from redisai_py.artifacts.leases import redis_time
 from redisai_py.datasets.dataset import FORMAT, KIND, Dataset
-from redisai_py.datasets.joining import Joining
+from redisai_py.datasets.joining import joined
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, NanPolicy, Schema, complete, row_count
-from redisai_py.datasets.shards import SHARD_BYTES, Shard, shard_title, write_shards, write_stored
+from redisai_py.datasets.shards import SHARD_BYTES, Shard, shard_title, write_stored
 from redisai_py.datasets.split import Split
 from redisai_py.datasets.tail import START, Tail, Window, agreed_schema
 
@@ -139,7 +139,7 @@ class Writer:
         Raises:  Invalid: the rows do not fit the schema; nothing was written.   redis.RedisError.
         """
         with self._store.lease() as lease:
-            shards = write_shards(self._store, self.schema, columns, lease)
+            shards = list(write_stored(self._store, self.schema.check(columns), lease))
             places = self.tail.append(shards) if shards else []
         self._untrimmed += sum(shard.rows for shard in shards)
         if self._window is not None and self._trim_is_due(self._window):
@@ -176,8 +176,8 @@ class Writer:
         if window is not None:
             shards = window.of(shards, redis_time(self._store.redis))
         with self._store.lease() as lease:
-            joined = Joining(self._store, f"data set {self.name}", self.schema, lease).joined(shards)
-            numbered = [_numbered(place, shard) for place, shard in enumerate(joined)]
+            fewer = joined(self._store, f"data set {self.name}", self.schema, shards, lease)
+            numbered = [_numbered(place, shard) for place, shard in enumerate(fewer)]
             try:
                 version = commit(self._store, self.name, self.schema, numbered, lease, aliases, appended[-1].at, number)
             except Conflict:
