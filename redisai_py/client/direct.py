@@ -68,10 +68,5 @@ def _mutable_array(value: bytes) -> Any:
 def _values(value: bytes) -> dict[str, Any]:
     tensor = decode_tensor(value)
     array = array_of(tensor.dtype, tensor.shape, tensor.data).reshape(-1)
-    if tensor.dtype.is_float:
-        values = array.astype(float).tolist()
-    elif tensor.dtype is DType.STRING:
-        values = array.tolist()
-    else:
-        values = array.astype(object).tolist() if tensor.dtype is DType.UINT64 else array.astype(int).tolist()
-    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape), "values": values}
+    convert = str if tensor.dtype is DType.STRING else float if tensor.dtype.is_float else int
+    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape), "values": [convert(v) for v in array.tolist()]}

@@ -32,16 +32,12 @@ class CircuitBreaker:
 
     def lookup_failed(self, text: str, now: float) -> str:
         """Redis refused a look-up, or is lost. Returns the kind of failure, for counting."""
-        kind, pause_s = _kind(text)
-        self._lookups_off_until = now + pause_s
-        self.reason = text
+        kind, self._lookups_off_until = self._failed(text, now)
         return kind
 
     def insert_failed(self, text: str, now: float) -> str:
         """Redis refused an insert, or is lost. Returns the kind of failure, for counting."""
-        kind, pause_s = _kind(text)
-        self._inserts_off_until = now + pause_s
-        self.reason = text
+        kind, self._inserts_off_until = self._failed(text, now)
         return kind
 
     def inserted(self, seconds: float, now: float) -> bool:
@@ -52,10 +48,8 @@ class CircuitBreaker:
             self.reason = f"an insert took {seconds * 1000:.0f} ms"
         return slow
 
-
-def _kind(text: str) -> tuple[str, float]:
-    """The counted kind of a refusal, and the seconds for which nothing more is sent."""
-    word = text.partition(" ")[0]
-    if word in _REFUSED_S:
-        return word.lower(), _REFUSED_S[word]
-    return "redis", _FAILED_S
+    def _failed(self, text: str, now: float) -> tuple[str, float]:
+        """The counted kind of a refusal, and the time until which nothing more is sent."""
+        self.reason = text
+        word = text.partition(" ")[0]
+        return (word.lower(), now + _REFUSED_S[word]) if word in _REFUSED_S else ("redis", now + _FAILED_S)

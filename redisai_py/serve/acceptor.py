@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -26,20 +27,22 @@ _COUNT_BYTES = 65536
 log = structlog.get_logger()
 
 
+@dataclass(eq=False)
 class Arrivals:
     """The supervisor's end of the socket pair to one front door.
 
     clients: number of its clients.   serving, ready, retired: its last reported state.   silent: it may hang.
     """
 
-    def __init__(self, line: socket.socket) -> None:
-        line.setblocking(False)
-        self.line = line
-        self.clients = 0
-        self.ready = False
-        self.serving = False
-        self.retired = False
-        self.silent = False
+    line: socket.socket
+    clients: int = 0
+    ready: bool = False
+    serving: bool = False
+    retired: bool = False
+    silent: bool = False
+
+    def __post_init__(self) -> None:
+        self.line.setblocking(False)
 
     @property
     def rank(self) -> int:

@@ -48,7 +48,11 @@ _REDIS_CONF = """\
 class DataDirectory:
     """A data directory, created if necessary, readable only by its owner.
 
-    path: absolute.   Raises: StartError if it cannot be used.
+    path: absolute.   redis_conf: settings that the user may add; the file is created with the directory.
+    redis_log, redis_pid: log of the private Redis, and its pid file, which it removes at an orderly end.
+    password_conf: the line of redis.conf for the password of `require_password`.
+
+    Raises: StartError if it cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,6 +60,8 @@ class DataDirectory:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path = self.path.resolve()
+            self.redis_conf, self.redis_log = self.path / "redis.conf", self.path / "redis.log"
+            self.redis_pid, self.password_conf = self.path / "redis.pid", self.path / "password.conf"
             self._close_to_others()
             if not self.redis_conf.exists():
                 self._write("redis.conf", _REDIS_CONF)
@@ -84,26 +90,6 @@ class DataDirectory:
                 mode = found.lstat().st_mode
                 if mode & 0o077 and not stat.S_ISLNK(mode):
                     found.chmod(stat.S_IMODE(mode) & 0o700)
-
-    @property
-    def redis_conf(self) -> Path:
-        """Settings that the user may add; the file is created with the directory."""
-        return self.path / "redis.conf"
-
-    @property
-    def redis_log(self) -> Path:
-        """The log of the private Redis."""
-        return self.path / "redis.log"
-
-    @property
-    def redis_pid(self) -> Path:
-        """The pid file of the private Redis, which it removes at an orderly end."""
-        return self.path / "redis.pid"
-
-    @property
-    def password_conf(self) -> Path:
-        """The line of redis.conf for the password of `require_password`."""
-        return self.path / "password.conf"
 
     def require_password(self) -> str:
         """The password of the private Redis, from the file `password`; generated at first use."""
@@ -229,13 +215,13 @@ class DataDirectory:
         except (OSError, ValueError):
             return None
 
-    def redis_log_tail(self, lines: int = 5) -> str:
-        """The last lines of Redis's log, on one line."""
+    def redis_log_tail(self) -> str:
+        """The last five lines of Redis's log, on one line."""
         try:
             text = self.redis_log.read_text(errors="replace")
         except OSError:
             return ""
-        return " / ".join(line.strip() for line in text.splitlines()[-lines:])
+        return " / ".join(line.strip() for line in text.splitlines()[-5:])
 
     def _open(self, name: str) -> int:
         try:

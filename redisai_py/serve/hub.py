@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -95,7 +96,7 @@ class Hub:
                 continue
             if not line.late:
                 question.waits_for.add(line)
-            elif not question.changes_something:
+            elif not what.get("changes"):  # late front doors get only what changes something
                 continue
             line.send({"op": "do", "id": question.number, "what": what})
         self._questions[question.number] = question
@@ -136,21 +137,16 @@ class Hub:
         question.asker.send(answer)
 
 
+@dataclass(eq=False)
 class _Question:
     """A question that is not answered yet."""
 
-    def __init__(self, asker: _Line, their_id: int, number: int, what: dict[str, Any]) -> None:
-        self.asker = asker
-        self.their_id = their_id
-        self.number = number
-        self.what = what
-        self.waits_for: set[_Line] = set()
-        self.replies: list[Any] = []
-
-    @property
-    def changes_something(self) -> bool:
-        """Whether late front doors get it too."""
-        return bool(self.what.get("changes"))
+    asker: _Line
+    their_id: int
+    number: int
+    what: dict[str, Any]
+    waits_for: set[_Line] = field(default_factory=set)
+    replies: list[Any] = field(default_factory=list)
 
 
 class _Line(asyncio.Protocol):

@@ -118,7 +118,6 @@ async def _facts(connection: _Connection, url: str, must_be_closed: bool) -> Red
         raise StartError(f"Redis at {masked_url(url)} refuses connections from this machine: {without_credentials}")
     # NOPERM does not mean protected: the default user gets it, whatever that user may do. Redis's own protected mode
     # makes the same check.
-    # Redis asks the same.
     is_open = not isinstance(refusal, NotAuthenticated)
     if is_open and must_be_closed:
         raise StartError("--require-password has no effect: redis.conf lets the default user in without one (nopass)")
