@@ -6,7 +6,8 @@ Afterwards the key is an ordinary model, as after any AI.MODELSTORE; its TAG nam
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import redis
@@ -18,7 +19,7 @@ from redisai_py.artifacts.names import Reference, version_number
 from redisai_py.artifacts.parity import Parity, Tolerance, check_parity, serving
 from redisai_py.artifacts.predictions import Predictions
 from redisai_py.artifacts.publish import BACKEND, INPUTS, MODEL, OUTPUTS
-from redisai_py.artifacts.registry import Version
+from redisai_py.artifacts.registry import LogEntry, Version
 from redisai_py.artifacts.store import Store
 from redisai_py.artifacts.transfer import pull
 
@@ -40,13 +41,7 @@ class Settings:
 
     def as_log(self) -> dict[str, str | int]:
         """Fields for a log entry; a rollback reads them back."""
-        found: dict[str, str | int | None] = {
-            "device": self.device,
-            "batchsize": self.batchsize,
-            "minbatchsize": self.minbatchsize,
-            "minbatchtimeout": self.minbatchtimeout,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_log(cls, fields: Any) -> Settings:
@@ -203,15 +198,21 @@ def verify_version(
 def deployments(store: Store, name: str) -> dict[str, int]:
     """Keys and the version last deployed to each, by the log."""
     found: dict[str, int] = {}
-    try:
-        entries = store.registry("artifact").log(name)
-    except redis.ResponseError:  # no right to read the log
-        return found
-    for entry in entries:
-        number = version_number(entry.fields.get("version", ""))
-        if entry.event in _DEPLOYING and "key" in entry.fields and number is not None:
-            found.setdefault(entry.fields["key"], number)
+    with suppress(redis.ResponseError):  # no right to read the log
+        for entry in _deployed(store, name):
+            found.setdefault(entry.fields["key"], int(entry.fields["version"]))
     return found
+
+
+def _deployed(store: Store, name: str) -> list[LogEntry]:
+    """The entries of the log about deployments, newest first."""
+    return [
+        entry
+        for entry in store.registry("artifact").log(name)
+        if entry.event in _DEPLOYING
+        and "key" in entry.fields
+        and version_number(entry.fields.get("version", "")) is not None
+    ]
 
 
 def rollback(store: Store, name: str, key: str, verify: bool = False, archive: Archive | None = None) -> Deployed:
@@ -219,13 +220,7 @@ def rollback(store: Store, name: str, key: str, verify: bool = False, archive: A
 
     Raises: Missing: the log has no previous version.   See `deploy`.
     """
-    given = [
-        entry
-        for entry in store.registry("artifact").log(Reference.parse(name).name)
-        if entry.event in _DEPLOYING
-        and entry.fields.get("key") == key
-        and version_number(entry.fields.get("version", "")) is not None
-    ]
+    given = [entry for entry in _deployed(store, Reference.parse(name).name) if entry.fields["key"] == key]
     if not given:
         raise Missing(f"{name} was not deployed to {key}, as far as the log goes back")
     stack: list[Any] = []

@@ -187,10 +187,8 @@ def verify(
     wanted: dict[str, tuple[Version, Descriptor]] = {}
     for version in references:
         try:
-            if archive is None:
-                manifest = store.get_manifest(version.digest, str(version))
-            else:
-                manifest = archive.manifest(version.digest, str(version))
+            get_manifest = store.get_manifest if archive is None else archive.manifest
+            manifest = get_manifest(version.digest, str(version))
         except ArtifactError as error:
             problems.append(Problem(str(version), str(error)))
             continue
@@ -207,12 +205,8 @@ def verify(
 
 def _problems(store: Store, version: Version, blob: Descriptor, archive: Archive | None) -> list[Problem]:
     try:
-        if archive is None:
-            for _ in store.stream(blob):
-                pass
-        else:
-            for _ in archive.stream(blob.digest, f"layer {blob.title}"):
-                pass
+        for _ in store.stream(blob) if archive is None else archive.stream(blob.digest, f"layer {blob.title}"):
+            pass
     except Missing as error:
         if archive is None and version.archived:
             return [Problem(str(version), f"layer {blob.title} is in {version.archived} alone", fatal=False)]

@@ -89,18 +89,8 @@ def _push_entries(
     progress: Progress | None,
 ) -> None:
     """Send blobs, then the index; repeat if somebody has changed the index meanwhile."""
-    entries = [
-        Entry(
-            kind,
-            v.name,
-            v.version,
-            v.digest,
-            len(manifests[v.digest].encode()),
-            manifests[v.digest].artifact_type,
-            v.aliases,
-        )
-        for v in done.versions
-    ]
+    described = {digest: (len(each.encode()), each.artifact_type) for digest, each in manifests.items()}
+    entries = [Entry(kind, v.name, v.version, v.digest, *described[v.digest], v.aliases) for v in done.versions]
     wanted = _blobs_of(manifests)
     began = time.monotonic()
     for index, seen in _attempts(archive, "push"):

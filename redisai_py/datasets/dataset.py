@@ -171,9 +171,7 @@ class Dataset:
 
     def read(self, split: str | None = None, columns: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """All rows of a split: (rows, ...) per column."""
-        parts = list(self.batches(split, columns))
-        names = [name for name in self.schema.names if columns is None or name in columns]
-        return {name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0) for name in names}
+        return self._joined(list(self.batches(split, columns)), columns)
 
     def head(
         self, rows: int = 10, split: str | None = None, columns: Sequence[str] | None = None
@@ -184,8 +182,11 @@ class Dataset:
             found += self.fetch([shard], columns)
             if sum(map(row_count, found)) >= rows:
                 break
+        return {name: values[:rows] for name, values in self._joined(found, columns).items()}
+
+    def _joined(self, parts: Sequence[Columns], columns: Sequence[str] | None) -> dict[str, NDArray[Any]]:
         names = [name for name in self.schema.names if columns is None or name in columns]
-        return {name: np.concatenate([p[name] for p in found])[:rows] if found else np.empty(0) for name in names}
+        return {name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0) for name in names}
 
 
 def _shard(what: str, number: int, place: Any, layer: Descriptor) -> Shard:

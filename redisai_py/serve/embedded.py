@@ -16,7 +16,7 @@ import socket
 import struct
 import subprocess
 from asyncio.subprocess import Process
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from urllib.parse import quote
 
 import hiredis
@@ -95,17 +95,9 @@ class EmbeddedRedis:
         if not directory.redis_lives():
             return None
         facts = directory.recorded()
-        redis = cls(
-            directory,
-            Executable(
-                facts.get("path", "redis-server"),
-                facts.get("version", ""),
-                facts.get("bundled", False),
-                facts.get("product", "Redis"),
-            ),
-            facts.get("socket", str(directory.path / "redis.sock")),
-            None,
-        )
+        known = {each.name: facts[each.name] for each in fields(Executable) if each.name in facts}
+        executable = Executable(**{"path": "redis-server", "version": "", **known})
+        redis = cls(directory, executable, facts.get("socket", str(directory.path / "redis.sock")), None)
         try:
             await ping(redis.url, _ANSWER_TIMEOUT_S)
         except (OSError, hiredis.ProtocolError):

@@ -131,14 +131,12 @@ class Checkpointer:
             raise error
 
     def _write(self, snapshot: Snapshot) -> Version:
-        need = snapshot.size
         try:
             aliases = [LATEST, *([BEST] if self._is_best(snapshot.metrics) else [])]
-            version = write(self._store, self.run, snapshot, aliases, self._retention)
+            return write(self._store, self.run, snapshot, aliases, self._retention)
         except Exception as error:
-            self._tell(snapshot, error, need)
+            self._tell(snapshot, error)
             raise
-        return version
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         if self._best is None:
@@ -153,11 +151,11 @@ class Checkpointer:
             return True
         return self._sign * value < self._sign * known
 
-    def _tell(self, snapshot: Snapshot, error: Exception, need: int) -> None:
+    def _tell(self, snapshot: Snapshot, error: Exception) -> None:
         """Report a failed save: the reason, the missing bytes, and the checkpoint that stays."""
         why = str(error)
         if isinstance(error, redis.OutOfMemoryError):
-            missing = need if snapshot.missing is None else snapshot.missing
+            missing = snapshot.size if snapshot.missing is None else snapshot.missing
             why = f"Redis is full{self._memory()}, and {missing:,} bytes more are needed"
         try:
             there = f"the checkpoint of step {self._store.registry(KIND).resolve(Reference(self.run)).version} stays"
@@ -165,7 +163,7 @@ class Checkpointer:
             there = "there is none before it"
         _logger.warning(
             "run %s: the checkpoint of step %d, %s bytes, was not saved: %s. Training goes on; %s",
-            self.run, snapshot.step, f"{need:,}", why, there,
+            self.run, snapshot.step, f"{snapshot.size:,}", why, there,
         )  # fmt: skip
 
     def _memory(self) -> str:
