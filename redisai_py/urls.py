@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["check_url", "masked_url"]
+__all__ = ["authority", "check_url", "masked_url"]
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _DATABASE_ZERO = ("", "/", "/0")
+
+
+def authority(host: str, port: int) -> str:
+    """HOST:PORT, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_url(url: str) -> None:

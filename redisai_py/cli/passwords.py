@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from redisai_py.cli.failures import UsageError
 from redisai_py.serve.data_directory import password_of
+from redisai_py.urls import authority
 
 __all__ = ["with_password"]
 
@@ -52,7 +53,7 @@ def _of_server(url: str) -> str | None:
     else:
         port = parts.port or _PORT
         names = {"localhost": ("127.0.0.1", "::1")}.get(parts.hostname or "localhost", (parts.hostname or "",))
-        addresses = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names]
+        addresses = [authority(name, port) for name in names]
     own = os.environ.get("REDISAI_DATA_DIR")
     for directory in ([own] if own else []) + list(_DIRECTORIES):
         for address in addresses:

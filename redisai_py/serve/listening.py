@@ -24,6 +24,7 @@ import structlog
 
 from redisai_py.config import Config
 from redisai_py.serve.preflight import StartError
+from redisai_py.urls import authority
 
 __all__ = ["address_text", "bind", "bind_http", "held", "is_local"]
 
@@ -94,8 +95,7 @@ def address_text(listener: socket.socket) -> str:
     """`127.0.0.1:6390`, `[::1]:6390` or `unix:///PATH`."""
     if listener.family == socket.AF_UNIX:
         return f"unix://{listener.getsockname()}"
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return authority(*listener.getsockname()[:2])
 
 
 def is_local(listener: socket.socket) -> bool:

@@ -20,10 +20,10 @@ import typer
 from typer.core import TyperCommand
 
 from redisai_py import __version__
-from redisai_py.cli.terminal import lines_to_enter
+from redisai_py.cli.options import DEFAULT_URL
 from redisai_py.config import Config, settings
 from redisai_py.setting import Setting
-from redisai_py.urls import masked_url
+from redisai_py.urls import authority, masked_url
 
 if typing.TYPE_CHECKING:
     from redisai_py.serve.supervisor import Started
@@ -54,14 +54,10 @@ def _run(config_file: Path | None, flags: dict[str, Any]) -> None:
     try:
         config = load({name: value for name, value in flags.items() if value not in (None, [], ())}, config_file)
         log.configure(config.log_level, config.log_format, process="supervisor")
-        asyncio.run(supervise(config, _announce))
+        asyncio.run(supervise(config, lambda started: typer.echo("\n".join(banner(started, _redis_cli())))))
     except (SettingsError, StartError) as error:
         typer.echo(f"redisai serve: {error}", err=True)
         raise typer.Exit(1) from error
-
-
-def _announce(started: Started) -> None:
-    typer.echo("\n".join(banner(started, _redis_cli())))
 
 
 def banner(started: Started, redis_cli: str | None) -> list[str]:
@@ -69,7 +65,8 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
 
     Args: redis_cli: name or path of redis-cli, None if there is none; then the suggested commands use Python.
     """
-    lines = [f"redisai {__version__} is ready on {_first_address(started)}"]
+    place = authority(started.host, started.port) if started.port else started.host
+    lines = [f"redisai {__version__} is ready on {place}"]
     if started.others:
         lines.append(f"  Also   {', '.join(started.others)}")
     if started.embedded is not None and started.data_directory is not None:
@@ -82,7 +79,8 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
     else:
         lines.append(f"  Redis  {masked_url(started.config.redis or '')} {started.redis.version}".rstrip())
     if started.config.http:
-        lines.append(f"  HTTP   http://{_authority(started.config)}/metrics, /healthz, /readyz")
+        endpoint = authority(started.config.http_host, started.config.http)
+        lines.append(f"  HTTP   http://{endpoint}/metrics, /healthz, /readyz")
     lines += _who_may_connect(started)
     return [
         *lines,
@@ -90,12 +88,6 @@ def banner(started: Started, redis_cli: str | None) -> list[str]:
         *(f"    {line}" for line in [*_program_to_try(started), *_commands_to_try(started, redis_cli)]),
         "  Ctrl-C stops the server; the data stays.",
     ]
-
-
-def _first_address(started: Started) -> str:
-    if not started.port:
-        return started.host
-    return f"[{started.host}]:{started.port}" if ":" in started.host else f"{started.host}:{started.port}"
 
 
 def _who_may_connect(started: Started) -> list[str]:
@@ -112,17 +104,25 @@ def _who_may_connect(started: Started) -> list[str]:
     ]
 
 
-def _authority(config: Config) -> str:
-    host = f"[{config.http_host}]" if ":" in config.http_host else config.http_host
-    return f"{host}:{config.http}"
-
-
 def _program_to_try(started: Started) -> list[str]:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(started.host, started.host)
     credentials = "" if started.redis.open else ":PASSWORD@"
     if not started.port:
-        return lines_to_enter(f"unix://{credentials}{host.removeprefix('unix://')}")
-    return lines_to_enter(f"redis://{credentials}{f'[{host}]' if ':' in host else host}:{started.port}")
+        return _lines_to_enter(f"unix://{credentials}{host.removeprefix('unix://')}")
+    return _lines_to_enter(f"redis://{credentials}{authority(host, started.port)}")
+
+
+def _lines_to_enter(url: str) -> list[str]:
+    """Lines that make `redisai` talk to the server at the URL; they enter the virtual environment if necessary."""
+    lines = []
+    binaries = Path(sys.prefix) / "bin"
+    activate = binaries / "activate"
+    if shutil.which("redisai") != str(binaries / "redisai") and activate.exists():
+        here = Path.cwd()
+        path = os.path.relpath(activate, here) if activate.is_relative_to(here) else str(activate)
+        lines.append(f". {shlex.quote(path)}")
+    where = "" if url == DEFAULT_URL else f" --url {shlex.quote(url)}"
+    return [*lines, f"redisai ping{where}"]
 
 
 def _commands_to_try(started: Started, redis_cli: str | None) -> list[str]:
