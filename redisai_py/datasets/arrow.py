@@ -91,13 +91,10 @@ def _plain(what: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if isinstance(kind, pa.FixedShapeTensorType) or _is_list(kind):
         return column
-    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or _is_real(kind) or pa.types.is_string(kind)):
+    plain = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string)
+    if not any(is_one(kind) for is_one in plain):
         raise Invalid(f"{what} has the type {kind}, which data sets do not support")
     return column
-
-
-def _is_real(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -108,7 +105,7 @@ def _lacking(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """True where a number or a time is missing; None for strings."""
     if pa.types.is_string(column.type):
         return None
-    return column.is_null(nan_is_null=_is_real(column.type))
+    return column.is_null(nan_is_null=pa.types.is_floating(column.type))
 
 
 def _array(what: str, column: pa.ChunkedArray) -> NDArray[Any]:
@@ -121,7 +118,7 @@ def _array(what: str, column: pa.ChunkedArray) -> NDArray[Any]:
         return texts
     if pa.types.is_timestamp(kind):
         return np.asarray(column.to_numpy(), "datetime64[us]")
-    if column.null_count and not _is_real(kind):
+    if column.null_count and not pa.types.is_floating(kind):
         if pa.types.is_integer(kind) and max(abs(value or 0) for value in pc.min_max(column).as_py().values()) > _EXACT:
             raise Invalid(f"{what} lacks values, and its integers are too large to be kept as float64 with NaN")
         column = column.cast(pa.uint8()).cast(pa.float64()) if pa.types.is_boolean(kind) else column.cast(pa.float64())
@@ -146,7 +143,7 @@ def _nested(what: str, column: pa.ChunkedArray) -> NDArray[Any]:
         shape.append(least)
         values = values.flatten()
         count = len(values)
-    numbers = _is_real(values.type) or pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)
+    numbers = pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)
     if values.null_count or not numbers:
         raise Invalid(f"{what} has lists of {values.type}{' that lack values' if values.null_count else ''}")
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(rows, *shape)

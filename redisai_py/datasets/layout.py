@@ -52,17 +52,11 @@ NAN_HINT = "such rows can be left out (nan=drop) or kept (nan=keep)"
 
 STRING = "string"
 DATETIME = "datetime"
-_STORED: dict[str, np.dtype[Any]] = {
-    name: np.dtype(name)
-    for name in (
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
-        "float64",
-    )
-}  # fmt: skip
 _DTYPES = {
     "BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16",
     "U32": "uint32", "U64": "uint64", "F16": "float16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
+_STORED: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in _DTYPES.values()}
 NUMBERS = tuple(_STORED)
 """Column types other than strings and times, by their numpy names."""
 _NO_TEXT = 0xFF

@@ -142,11 +142,6 @@ class Epoch:
             self._mixed = (number, mixed)
         return self._mixed[1]
 
-    def blocks_of(self, start: int, stop: int) -> Iterator[Block]:
-        """The blocks of the positions [start, stop); see `cuts`."""
-        for block, _, _ in self.cuts(start, stop):
-            yield block
-
     def cuts(self, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
         """The blocks of the positions [start, stop), each with the first position in the block and the number of rows.
 

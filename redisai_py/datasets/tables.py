@@ -108,12 +108,7 @@ def table_columns(path: os.PathLike[str] | str) -> list[str]:
 
 def read_parquet(what: str, data: bytes) -> dict[str, NDArray[Any]]:
     """The columns of a Parquet file in memory, with missing values kept. what: its name in errors. Raises: Invalid."""
-    pa = _arrow_modules()
-    try:
-        table = pa.parquet.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        raise Invalid(f"{what} is not a readable Parquet file: {' '.join(str(error).split())}") from None
-    _check_header(what, table.column_names)
+    table = _read_parquet(what, _arrow_modules().BufferReader(data), None)
     return _from_arrow(what, table, {}, "keep")
 
 
@@ -235,21 +230,22 @@ def _check_texts(what: str, name: str, column: pa.ChunkedArray) -> None:
 # -- Parquet, npz ------------------------------------------------------------------------------------------------------
 
 
-def _read_parquet(what: str, path: os.PathLike[str] | str, columns: Sequence[str] | None) -> pa.Table:
+def _read_parquet(what: str, source: Any, columns: Sequence[str] | None) -> pa.Table:
     def read(file: Any) -> pa.Table:
         names = file.schema_arrow.names
         _check_header(what, names)
         return file.read(_only(what, names, columns))
 
-    return _parquet(what, path, read)
+    return _parquet(what, source, read)
 
 
-def _parquet(what: str, path: os.PathLike[str] | str, read: Callable[[Any], Any]) -> Any:
+def _parquet(what: str, source: Any, read: Callable[[Any], Any]) -> Any:
+    """What `read` finds in a file, given by its path or in Arrow's memory."""
     pa = _arrow_modules()
     try:
-        with pa.parquet.ParquetFile(os.fspath(path)) as file:
+        with pa.parquet.ParquetFile(source) as file:
             return read(file)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise Invalid(f"{what} is not a readable Parquet file: {' '.join(str(error).split())}") from None

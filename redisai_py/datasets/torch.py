@@ -290,7 +290,7 @@ def _needed(epoch: Epoch, places: Sequence[tuple[int, int]]) -> Iterator[Block]:
     for start, stop in places:
         if begin <= start and stop <= end:
             continue
-        for block in epoch.blocks_of(start, stop):
+        for block, _, _ in epoch.cuts(start, stop):
             if block is not last:
                 yield block
             last, begin, end = block, block.start, block.start + block.rows

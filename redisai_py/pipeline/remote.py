@@ -18,7 +18,7 @@ from redisai_py.datasets.layout import Columns, row_count
 from redisai_py.datasets.tables import read_parquet, read_table, table_format
 from redisai_py.pipeline.definition import nearest
 
-__all__ = ["Rows", "from_artifact", "from_dataset", "from_url", "joined"]
+__all__ = ["Rows", "from_artifact", "from_dataset", "from_file", "from_url", "joined"]
 
 Rows = tuple[Columns, str, NDArray[np.bool_] | None]
 """Columns, the digest of their source, and True for each test row if the source is split."""
@@ -81,14 +81,18 @@ def from_url(source: str, types: Mapping[str, str]) -> Rows:
         return _from_path(source, local, types)
 
 
+def from_file(path: Path, types: Mapping[str, str]) -> Rows:
+    """The rows of a file. Raises: Invalid, OSError."""
+    columns = read_table(path, nan="keep", types=types)
+    with path.open("rb") as file:
+        return columns, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", None
+
+
 def _from_path(source: str, path: Path, types: Mapping[str, str]) -> Rows:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return from_file(path, types)
     except FileNotFoundError:
         raise Missing(f"there is no {source}") from None
-    try:
-        return read_table(path, nan="keep", types=types), f"sha256:{digest}", None
     except Invalid as error:
         raise Invalid(str(error).replace(str(path), source)) from None
 

@@ -15,11 +15,10 @@ from redisai_py.artifacts import Invalid, Store
 from redisai_py.datasets.dataset import Dataset
 from redisai_py.datasets.layout import Columns, row_count
 from redisai_py.datasets.split import Split
-from redisai_py.datasets.tables import read_table
 from redisai_py.datasets.writer import put
 from redisai_py.pipeline.definition import IN_REDIS, URLS, DatasetPart, Definition, nearest
 from redisai_py.pipeline.features import Features
-from redisai_py.pipeline.remote import from_artifact, from_dataset, from_url
+from redisai_py.pipeline.remote import from_artifact, from_dataset, from_file, from_url
 
 __all__ = ["Sides", "Table", "check_sides", "load", "missing", "split", "upload"]
 
@@ -89,12 +88,9 @@ def _from_file(definition: Definition, path: Path) -> Table:
     if not path.name.lower().removesuffix(".gz").endswith(tuple(f".{end}" for end in (*_SCHEMES[data.scheme], "pq"))):
         raise Invalid(f"{data.source}: the file's name must end with .{_SCHEMES[data.scheme][0]}")
     try:
-        columns = read_table(path, nan="keep", types=data.types)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Table(*from_file(path, data.types))
     except FileNotFoundError:
         raise Invalid(f"{path}: there is no such file") from None
-    return Table(columns, f"sha256:{digest}")
 
 
 def _from_redis(data: DatasetPart, store: Store | None) -> Table:
