@@ -20,9 +20,9 @@ from redisai_py.tensor import Device
 __all__ = ["Proof", "load_here", "terminate"]
 
 HERE_BYTES = 256 * 1024 * 1024
-"""For the weights of all models that run in the server, and for what their runs compute with."""
+"""For the weights of all models that run in the server, and for what their runs compute with; in all front doors."""
 _MODEL_BYTES = 64 * 1024 * 1024
-"""A larger model has no short runs, or is not worth a second load."""
+"""A larger model has no short runs, or is not worth a second load. This, too, for the copies of all front doors."""
 _BACKENDS = ("ONNX",)
 """Those that keep to a memory limit, stop between two operators, and have no operators that a model brings along."""
 
@@ -58,12 +58,12 @@ class Proof:
             return False
         self.wanted = False
         decides = model.stateful or model.loops or bool(model.branches)
-        return not decides and model.device.kind == "CPU" and model.nbytes <= _MODEL_BYTES
+        return not decides and model.device.kind == "CPU" and model.nbytes <= _MODEL_BYTES // self._settings.front_doors
 
 
-def load_here(model: Model, options: LoadOptions) -> Session:
+def load_here(model: Model, options: LoadOptions, front_doors: int) -> Session:
     """Load a model in this process. Raises: RedisAIError: there is no room for it, or the framework's error."""
-    limit = min(options.memory_limit_bytes or HERE_BYTES, HERE_BYTES)
+    limit = min(options.memory_limit_bytes or HERE_BYTES, HERE_BYTES // front_doors)
     return load_session(model, replace(options, memory_limit_bytes=limit), load_backend)
 
 

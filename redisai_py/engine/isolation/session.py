@@ -331,7 +331,7 @@ class RemoteSession:
     def _promote(self) -> None:
         """Load the model in the server too, run it there from now on, and leave the process."""
         try:
-            local = load_here(self.model, self._options)
+            local = load_here(self.model, self._options, self._isolation.settings.front_doors)
         except RedisAIError as error:
             logger.info("a model stays in its process", reason=self._text(str(error)))
             return

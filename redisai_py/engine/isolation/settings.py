@@ -26,6 +26,7 @@ class IsolationSettings:
     engine_memory_limit_bytes: maximum allocation of one process beyond its framework's, 0 is none.
     model_load_timeout_ms: of one load, 0 is none.
     worker_nice: how much less urgent the processes are than the event loop.
+    front_doors: of the server. Each has a copy of a model that runs in the server.
     proof_runs: good runs in a row before a model may run in the server.   short_us: their maximum duration.
     """
 
@@ -34,6 +35,7 @@ class IsolationSettings:
     engine_memory_limit_bytes: int = 0
     model_load_timeout_ms: int = 0
     worker_nice: int = 0
+    front_doors: int = 1
     proof_runs: int = 100
     short_us: int = 300
 
@@ -46,6 +48,7 @@ class IsolationSettings:
             engine_memory_limit_bytes=config.engine_memory_limit_mb * 1_000_000,
             model_load_timeout_ms=config.model_load_timeout_ms,
             worker_nice=config.worker_nice,
+            front_doors=config.processes,
         )
 
     @property

@@ -17,8 +17,8 @@ def model(**differences: Any) -> Any:
     return SimpleNamespace(**{**values, **differences})
 
 
-def proof(mode: str = "auto", backend: str = "ONNX", runs: int = 5) -> Proof:
-    return Proof(IsolationSettings(isolation=mode, proof_runs=runs), backend)
+def proof(mode: str = "auto", backend: str = "ONNX", runs: int = 5, doors: int = 1) -> Proof:
+    return Proof(IsolationSettings(isolation=mode, proof_runs=runs, front_doors=doors), backend)
 
 
 def after(proof: Proof, runs: list[int], loaded: Any) -> list[bool]:
@@ -62,3 +62,10 @@ def test_what_no_number_of_runs_can_prove(differences: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("mode", "backend"), [("all", "ONNX"), ("auto", "TORCH"), ("auto", "FAULTY")])
 def test_whose_runs_do_not_count(mode: str, backend: str) -> None:
     assert not proof(mode, backend).wanted
+
+
+@pytest.mark.parametrize("doors", [1, 2, 4, 64])
+def test_the_copies_of_all_front_doors_take_no_more_than_one(doors: int) -> None:
+    most = 64 * 1024 * 1024 // doors
+    assert after(proof(doors=doors), [SHORT] * 5, model(nbytes=most))[-1]
+    assert not any(after(proof(doors=doors), [SHORT] * 5, model(nbytes=most + 1)))
