@@ -24,6 +24,7 @@ PINNED = {
     "_orig_mod": "torch: the module inside a compiled one.",
     "_pytree": "torch: how exported programs describe their arguments; it has no public name.",
     "_schema": "torch: of an operator that a graph calls.",
+    "_sess": "ONNX Runtime: the public `run` compares the names of the inputs with the model's once more, 1 us a run.",
     "_single_conn_lock": "redis-py: commands must not mix with its own on an asynchronous client's only connection.",
     "_sock": "redis-py: a connection's socket. Large values are received straight into a buffer.",
 }

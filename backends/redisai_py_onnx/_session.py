@@ -123,7 +123,7 @@ class OnnxSession:
             names = self._input_names
             # Most models have one input, and a call of `zip` takes as long as much of what surrounds it.
             feed = {names[0]: inputs[0]} if len(names) == 1 else dict(zip(names, inputs, strict=True))
-            values = self._session.run(self.outputs, feed, options)
+            values = self._session._sess.run(self.outputs, feed, options)
             if self._numeric:
                 return values  # type: ignore[no-any-return]
             return [_output_array(value) for value in values]

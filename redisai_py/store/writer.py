@@ -34,6 +34,16 @@ Used = list[tuple[bytes, Entry]]
 CallLater = Callable[[Callable[[], object]], object]
 _MOST_BYTES = 64 * 1024
 """Maximum bytes of values per call: Redis serves nobody else while the script runs, about 3 us per KiB."""
+_WORD = b"$%d\r\n%b\r\n"
+_SET_ONE_IF_SAME = (
+    b"*11\r\n$7\r\nEVALSHA\r\n$40\r\n"
+    + SET_IF_SAME_SHA
+    + b"\r\n$1\r\n1\r\n"
+    + 2 * _WORD
+    + b"$1\r\n1\r\n$1\r\n1\r\n"
+    + 4 * _WORD
+)
+"""`_format` of one value, tensor and model, which takes a third of the time like this."""
 _SPARED = 64
 """After a refusal, which will probably be repeated, each member may go alone this many times."""
 
@@ -245,6 +255,12 @@ def _format(
     Its reply: OK; the number, from 1, of the first tensor or model that differs; or an error, if a key to be written
     holds something else. options: of each SET.
     """
+    if len(values) == len(tensors) == len(models) == 1 and not options:
+        (output, value), (source, held), (model, its_id) = *values.items(), *tensors, *models
+        return _SET_ONE_IF_SAME % (
+            len(output), output, len(value), value,
+            len(source), source, len(held), held, len(model), model, len(its_id), its_id,
+        )  # fmt: skip
     words: list[Any] = [b"EVALSHA", SET_TENSORS_SHA, b"%d" % len(values), *values, *values.values()]
     if tensors or models or not values:
         words[1] = SET_IF_SAME_SHA

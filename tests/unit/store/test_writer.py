@@ -10,6 +10,7 @@ import hiredis
 
 from redisai_py.errors import RedisAIError, UpstreamError, UpstreamLost, WrongType
 from redisai_py.store.cache import Entry, NearCache
+from redisai_py.store.lua import SET_IF_SAME_SHA
 from redisai_py.store.writer import Writer
 from tests.wire import read_back
 
@@ -102,6 +103,21 @@ def test_results_of_an_iteration_go_together() -> None:
     bench.stream.answer(b"OK")
     assert [member.told for member in members] == [["committed"]] * 3
     assert bench.near.entries[b"b"].raw == b"new b"
+
+
+def test_the_words_of_a_commit() -> None:
+    model = Entry(b"id of m", "identity of m")
+    after_sha: dict[Member, list[bytes]] = {
+        Member({"m": model, "x": X}, "a"): [b"1", b"a", b"new a", b"1", b"1", b"x", b"x", b"m", b"id of m"],
+        Member({"m": model, "x": X}, "a", options=(b"EX", b"9")): [
+            b"1", b"a", b"new a", b"1", b"1", b"x", b"x", b"m", b"id of m", b"EX", b"9",
+        ],
+        Member({"m": model}, "a"): [b"1", b"a", b"new a", b"0", b"1", b"m", b"id of m"],
+        Member({"m": model, "x": X, "y": Y}): [b"0", b"2", b"1", b"x", b"x", b"y", b"y", b"m", b"id of m"],
+    }  # fmt: skip
+    for member, words in after_sha.items():
+        (sent,) = Bench(member).stream.sent
+        assert sent == [b"EVALSHA", SET_IF_SAME_SHA, *words]
 
 
 def test_what_one_uses_and_an_earlier_one_writes_is_compared_after_the_write() -> None:
