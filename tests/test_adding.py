@@ -110,7 +110,7 @@ _USE_DTYPE_IN_TORCH = """
 import torch
 from redisai_py.client.arrays import tensor_of
 from redisai_py_torch._convert import to_array, to_tensor
-from redisai_py_torch.script_channel import decode_tensors, encode_tensors
+from redisai_py_torch.script_tensors import decode_tensors, encode_tensors
 
 tensor = to_tensor(array, None, copy=True)
 assert tensor.dtype is torch.float8_e4m3fn

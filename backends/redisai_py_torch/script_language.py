@@ -22,7 +22,7 @@ import torch
 
 from redisai_py.errors import BackendError
 
-__all__ = ["Host", "Reply", "Unit", "check_entry_points", "compile_source", "prepare", "set_host"]
+__all__ = ["Host", "Reply", "Unit", "check_entry_points", "compile_source", "prepare", "set_host", "without_profiling"]
 
 Reply = tuple[list[int], list[bytes], list[int]]
 """A reply tree in postfix order: kinds (one per node), strings, and integers together with the lengths of arrays."""
@@ -245,9 +245,7 @@ class Unit:
 
 def prepare() -> None:
     """Do the one-time work of compilation before workers are forked, so that no worker pays for it."""
-    # The interpreter's profiling mode recompiles a function in each of its first runs, 20 ms even for a simple loop,
-    # and gains nothing without a fuser.
-    torch._C._jit_set_profiling_mode(False)
+    profiles = without_profiling()
     unit = compile_source(
         "def identity(tensors: List[Tensor], keys: List[str], args: List[str]):\n    return tensors\n"
     )
@@ -255,6 +253,14 @@ def prepare() -> None:
     assert function is not None
     with torch.inference_mode():
         function([torch.ones(1)], ["key"], ["argument"])
+    torch._C._jit_set_profiling_mode(profiles)  # processes for models are forked from this one, too
+
+
+def without_profiling() -> bool:
+    """Switch the interpreter's profiling mode off. It recompiles a function in each of its first runs, 20 ms even for a
+    simple loop, and gains nothing without a fuser. Returns: whether it was on.
+    """
+    return bool(torch._C._jit_set_profiling_mode(False))
 
 
 def compile_source(source: str) -> Unit:

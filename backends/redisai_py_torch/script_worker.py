@@ -1,10 +1,11 @@
 """A worker process: compiles and runs the server's scripts, one at a time, until the server closes the connection.
 
-Frames from the server:  compile, run, calls; source, reply, tensors, failure answer this worker's questions.
+Frames from the server:  open, with the worker's options; compile, run, calls; source, reply, tensors, failure answer
+                         this worker's questions.
 Frames to the server:    ready; the questions source, execute, model; the outcomes compiled, result, error, done.
-All are described in docs/adr/0009. `calls` and `done` have nothing but a name: calls and results lie in memory that
-the server maps too (docs/adr/0045). A worker holds no state but its cache of compiled sources: it may be killed at any
-moment.
+All are described in docs/adr/0009 and 0052. `calls` and `done` have nothing but a name: calls and results lie in memory
+that the server maps too (docs/adr/0045). A worker holds no state but its cache of compiled sources: it may be killed at
+any moment.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import contextlib
 import json
 import re
 import resource
-import socket
 import time
 import warnings
 from collections import OrderedDict
@@ -27,17 +27,17 @@ import torch
 from redisai_py.errors import BackendError
 from redisai_py.tensor import DType
 from redisai_py_torch import script_calls
-from redisai_py_torch.script_channel import (
-    Channel,
-    decode_tensors,
-    encode_head,
-    encode_output,
-    encode_tensors,
-    input_at,
+from redisai_py_torch.script_language import (
+    Reply,
+    Unit,
+    check_entry_points,
+    compile_source,
+    set_host,
+    without_profiling,
 )
-from redisai_py_torch.script_language import Reply, Unit, check_entry_points, compile_source, set_host
+from redisai_py_torch.script_tensors import decode_tensors, encode_output, encode_tensors, input_at
 
-__all__ = ["OUT_OF_MEMORY_STATUS", "SharedCalls", "WorkerOptions", "serve"]
+__all__ = ["OUT_OF_MEMORY_STATUS", "Lane", "WorkerOptions", "serve"]
 
 OUT_OF_MEMORY_STATUS = 12
 """Exit status of a worker that ran out of memory even for reporting it (errno ENOMEM)."""
@@ -45,16 +45,22 @@ OUT_OF_MEMORY_STATUS = 12
 _CACHED_UNITS = 128
 _CACHED_CALLS = 1024
 _OPEN_FILES = 64
-_DONE = encode_head({"op": "done"})
 
 
-class SharedCalls(Protocol):
-    """Calls and results in memory that the server maps too. What is behind it is the server's (`engine.torchscript`),
-    which hands it to the process that forks the workers.
-    """
+class Lane(Protocol):
+    """The connection to the server; see `redisai_py.engine.isolation.host_scripts`."""
 
     requests: memoryview
     results: Any
+
+    def send(self, header: dict[str, Any], parts: Sequence[Any] = ()) -> None:
+        """Send a frame."""
+
+    def send_done(self) -> None:
+        """Say that the calls in the shared memory have run."""
+
+    def receive(self) -> tuple[dict[str, Any], memoryview]:
+        """The next frame. Raises: EOFError, MemoryError."""
 
     def calls(self) -> Iterator[tuple[int, list[Any]]]:
         """The calls of a batch: where each one's message lies in `requests`, and its tensors."""
@@ -73,23 +79,23 @@ class WorkerOptions:
     intra_op_threads: int
 
 
-def serve(sock: socket.socket, shared: SharedCalls, options: WorkerOptions) -> None:
-    """Answer the server until it hangs up. Never raises: what goes wrong outside of a script ends the process."""
-    channel = Channel(sock)
-    worker = _Worker(channel, shared, options)
-    set_host(worker)
+def serve(lane: Lane) -> None:
+    """Answer the server until it hangs up."""
     with contextlib.suppress(EOFError, ConnectionError):
-        channel.send({"op": "ready"})
+        header, _ = lane.receive()
+        worker = _Worker(lane, WorkerOptions(**header["options"]))
+        set_host(worker)
+        lane.send({"op": "ready"})
         while worker.serve_one():
             pass
 
 
 class _Worker:
-    def __init__(self, channel: Channel, shared: SharedCalls, options: WorkerOptions) -> None:
-        self._channel = channel
-        self._shared = shared
+    def __init__(self, lane: Lane, options: WorkerOptions) -> None:
+        self._lane = lane
         self._units: OrderedDict[str, Unit] = OrderedDict()
         self._calls: dict[bytes, script_calls.Call] = {}
+        without_profiling()
         warnings.simplefilter("ignore")  # torch.warn(...) would let a script fill the server's log
         # Forked processes share the generator's state; without this, all of them would draw the same numbers.
         torch.seed()
@@ -99,9 +105,9 @@ class _Worker:
         _limit_resources(options.memory_limit_bytes, self._device)
 
     def serve_one(self) -> bool:
-        """Handle one command of the server; False if the process must end."""
+        """Handle one command of the server; False if the server ends the process."""
         try:
-            header, payload = self._channel.receive()
+            header, payload = self._lane.receive()
             if self._refusal:
                 raise BackendError(self._refusal)
             if header["op"] == "calls":
@@ -111,10 +117,10 @@ class _Worker:
             else:
                 self._run(header, payload)
         except BackendError as error:
-            self._channel.send({"op": "error", "text": str(error)})
+            self._lane.send({"op": "error", "text": str(error)})
         except MemoryError as error:
             # The allocators' memory is fragmented and near the limit; a new process is the cleanest state.
-            self._channel.send({"op": "error", "text": str(error), "memory": True})
+            self._lane.send({"op": "error", "text": str(error), "memory": True})
             return False
         return True
 
@@ -125,7 +131,7 @@ class _Worker:
         check_entry_points(unit, header["entry_points"])
         if header["id"]:
             self._keep(header["id"], unit)
-        self._channel.send({"op": "compiled"})
+        self._lane.send({"op": "compiled"})
 
     def _run(self, header: dict[str, Any], payload: memoryview) -> None:
         unit = self._unit(header["id"])
@@ -139,15 +145,15 @@ class _Worker:
             metas, parts = encode_tensors(call(inputs))
         duration_us = int((time.perf_counter() - started) * 1e6)
         pure = unit.is_pure(header["function"])
-        self._channel.send({"op": "result", "duration_us": duration_us, "tensors": metas, "pure": pure}, parts)
+        self._lane.send({"op": "result", "duration_us": duration_us, "tensors": metas, "pure": pure}, parts)
 
     def _run_calls(self) -> bool:
-        """Run the calls in the shared memory; False if the process must end."""
-        results = self._shared.results
+        """Run the calls in the shared memory; False if the server ends the process."""
+        results = self._lane.results
         results.begin_batch()
         number = 0
         with torch.inference_mode():
-            for at, parts in self._shared.calls():
+            for at, parts in self._lane.calls():
                 number += 1
                 results.begin(number)
                 try:
@@ -158,19 +164,19 @@ class _Worker:
                     results.fail(number, {"text": str(error)})
                 except MemoryError as error:
                     results.fail(number, {"text": str(error), "memory": True})
-                    self._channel.send_plain(_DONE)
+                    self._lane.send_done()
                     return False
-        self._channel.send_plain(_DONE)
+        self._lane.send_done()
         return True
 
     def _called(self, at: int, parts: Sequence[Any]) -> list[torch.Tensor]:
-        memory = self._shared.requests
+        memory = self._lane.requests
         start = at + parts[0].offset
         described = bytes(memory[start : start + parts[0].nbytes])
         call = self._calls.get(described)
         if call is None:
             call = self._described(described)
-        dtype_of = self._shared.dtype_of
+        dtype_of = self._lane.dtype_of
         inputs = [
             input_at(memory, dtype_of(part.code), part.shape, part.nbytes, at + part.offset) for part in parts[1:]
         ]
@@ -220,8 +226,8 @@ class _Worker:
         return [tensor.to(self._device) for tensor in tensors]
 
     def _ask(self, question: dict[str, Any], parts: Sequence[Any] = ()) -> tuple[dict[str, Any], memoryview]:
-        self._channel.send(question, parts)
-        header, payload = self._channel.receive()
+        self._lane.send(question, parts)
+        header, payload = self._lane.receive()
         if header["op"] == "failure":
             raise BackendError(header["text"])
         return header, payload
@@ -256,7 +262,6 @@ def _open_device(text: str) -> tuple[torch.device, str]:
 
 
 def _limit_resources(memory_bytes: int, device: torch.device) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if device.type == "cpu":
         resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))

@@ -15,7 +15,8 @@ from redisai_py.ai.model_loading import keep_near, near_tensors
 from redisai_py.ai.script_host import ClientHost
 from redisai_py.ai.speculation import StoresOutputs, encode_tensors
 from redisai_py.commands.script_runs import ScriptExecute
-from redisai_py.engine.torchscript import ScriptRun, ScriptStopped
+from redisai_py.engine.torchscript.fleet import ScriptStopped
+from redisai_py.engine.torchscript.jobs import ScriptRun
 from redisai_py.errors import QueueTimeout, RedisAIError, RunTimeout
 from redisai_py.frontdoor.services import Services
 from redisai_py.frontdoor.turn import Turn

@@ -46,7 +46,8 @@ class Engine:
           evicted: gets each model that is unloaded because others need its memory.
           ended_merging: gets each model that is no longer merged; its `not_merged` has the reason.
           given_up: gets each model with a run or load that does not end (see `runaways`).
-          isolation: where models are loaded and run; None: in this process.
+          isolation: the engine's processes, if models are loaded and run there by its settings; it is closed with the
+              engine. None: there are none.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class Engine:
     ) -> None:
         self.settings = settings
         self._find_backend = find_backend
-        self._isolation = isolation
+        self._processes = isolation
+        self._isolation = isolation if isolation is not None and isolation.settings.runs_models else None
         self._loop = loop
         self._mailbox = Mailbox(loop)
         self._registry = Registry(settings.loaded_models_limit_bytes, evicted)
@@ -88,11 +90,11 @@ class Engine:
             given_up,
             self._model_idle,
             self._model_stuck,
-            isolation is not None,
+            self._isolation is not None,
         )
-        if isolation is not None:
-            isolation.on_long_run = partial(self._mailbox.post, self._runner.lend)
-            isolation.loop_thread = threading.get_ident()
+        if self._isolation is not None:
+            self._isolation.on_long_run = partial(self._mailbox.post, self._runner.lend)
+            self._isolation.loop_thread = threading.get_ident()
         self._loads = Loads(self._mailbox, self._runner, self._build_session, self._enlist, self._loaded)
         # Expose the runner's method directly: a wrapper would cost one more call per run.
         self.run_model = self._runner.run_model
@@ -208,7 +210,7 @@ class Engine:
             dict(counters.loads),
             counters.refused,
             counters.timed_out,
-            IsolationSnapshot() if self._isolation is None else self._isolation.snapshot(),
+            IsolationSnapshot() if self._processes is None else self._processes.snapshot(),
         )
 
     def quarantine(self, identity: str) -> str:
@@ -251,8 +253,8 @@ class Engine:
         self._loads.refused = Overloaded(SHUTTING_DOWN)
         await self._mailbox.wait_until(self._is_idle, drain_timeout_s)
         self._runner.abandon()
-        if self._isolation is not None:
-            await self._loop.run_in_executor(None, self._isolation.close)
+        if self._processes is not None:
+            await self._loop.run_in_executor(None, self._processes.close)
         await self._mailbox.wait_until(self._is_idle, grace_s)
         self._release_models()
         return await self._runner.end_threads(self._mailbox, grace_s)

@@ -1,10 +1,10 @@
 """Forks processes in milliseconds on the server's request, from a process that has imported a framework: a zygote.
 
-Requests arrive over a SOCK_SEQPACKET socket, one JSON object each: `fork` (with the new process's files attached) and
-`kill`, both with the server's number of the process. Answers are `ready`, `forked` and `exited`. Only the zygote reaps
-its children, so a `kill` never hits a process that reuses a dead one's id. It ends when the server does, and its
-processes with it. A process whose `fork` says `bond` has one more file, the last: it ends when the server has closed
-the other end of it, and survives the zygote.
+Requests arrive over a SOCK_SEQPACKET socket, one JSON object each: `fork` (with the new process's name for `ps`, and
+its files attached) and `kill`, both with the server's number of the process. Answers: `ready`, `forked`, `exited`. Only
+the zygote reaps its children, so a `kill` never hits a process that reuses a dead one's id. It ends when the server
+does, and its processes with it. A process whose `fork` says `bond` has one more file, the last: it ends when the server
+has closed the other end of it, and survives the zygote.
 
 A process with several threads may be forked only if nothing of those threads is needed or locked.
 """
@@ -36,15 +36,15 @@ Body = Callable[[dict[str, Any], list[int]], int]
 """What a new process does. Args: the request, its files. Returns: the exit status."""
 
 
-def serve_forks(control: socket.socket, version: str, name: bytes, body: Body) -> None:
+def serve_forks(control: socket.socket, version: str, body: Body) -> None:
     """Serve the server until it closes the connection.
 
-    Args: version: of the framework.   name: of the processes, for `ps`.   body: run in each new process.
+    Args: version: of the framework.   body: run in each new process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # existing objects are shared with every process until somebody writes to them
-    zygote = _Zygote(control, name, body)
+    zygote = _Zygote(control, body)
     try:
         zygote.run(version)
     finally:
@@ -52,9 +52,8 @@ def serve_forks(control: socket.socket, version: str, name: bytes, body: Body) -
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket, name: bytes, body: Body) -> None:
+    def __init__(self, control: socket.socket, body: Body) -> None:
         self._control = control
-        self._name = name
         self._body = body
         self._children: dict[int, int] = {}
         """The server's process numbers, by process id of each live process."""
@@ -122,7 +121,7 @@ class _Zygote:
             else:
                 die_with_parent(parent)
             self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            self._libc.prctl(_PR_SET_NAME, self._name, 0, 0, 0)
+            self._libc.prctl(_PR_SET_NAME, request["name"].encode(), 0, 0, 0)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()

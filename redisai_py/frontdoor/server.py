@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -26,11 +25,12 @@ from redisai_py.engine.engine import Engine
 from redisai_py.engine.isolation.isolation import Isolation
 from redisai_py.engine.isolation.manager import Manager
 from redisai_py.engine.isolation.remote_manager import RemoteManager
-from redisai_py.engine.isolation.settings import IsolationSettings
+from redisai_py.engine.isolation.settings import IsolationSettings, has_processes
 from redisai_py.engine.reports import GivenUp
 from redisai_py.engine.settings import EngineSettings
 from redisai_py.engine.stats import StatsTable
-from redisai_py.engine.torchscript import ScriptEngine, ScriptSettings
+from redisai_py.engine.torchscript.engine import ScriptEngine
+from redisai_py.engine.torchscript.jobs import ScriptSettings
 from redisai_py.frontdoor.clients import Clients
 from redisai_py.frontdoor.connection import Connection
 from redisai_py.frontdoor.process_group import AcceptedClients, GroupMemory, ProcessGroup, SharedCores
@@ -141,6 +141,7 @@ def _build(
     dialer = Dialer(Address.from_url(url), upstream_settings(config))
     keys = KeyMap()
     event_log = EventLog(keys, config.slow_run_ms)
+    processes = isolation(config, keys, None if group is None else group.managers)
     engine = Engine(
         engine_settings(config, spare_threads),
         loop,
@@ -148,7 +149,7 @@ def _build(
         evicted=event_log.evicted,
         ended_merging=event_log.ended_merging,
         given_up=given_up,
-        isolation=isolation(config, keys, None if group is None else group.managers),
+        isolation=processes,
     )
     if not siblings.alone:
         engine.make_room = SharedLimit(engine, siblings, loop).keep
@@ -168,7 +169,7 @@ def _build(
         frames=Frames(),
         engine=engine,
         predictions=Predictions(engine, accesses, config.prediction_cache_bytes),
-        scripts=ScriptEngine(script_settings(config), loop),
+        scripts=ScriptEngine(script_settings(config), loop, processes),
         script_stats=script_stats,
         keys=keys,
         programs=Programs(engine, script_stats, keys, event_log, siblings),
@@ -224,16 +225,12 @@ def engine_settings(config: Config, spare_threads: int) -> EngineSettings:
     return EngineSettings(**settings)
 
 
-def isolation(config: Config, keys: KeyMap, managers: socket.socket | None = None) -> Isolation | None:
-    """The engine's processes; None if models run in the server. managers: brings sockets to the manager, if it is not
-    in this process.
+def isolation(config: Config, keys: KeyMap, managers: socket.socket | None = None) -> Isolation:
+    """The engine's processes. managers: brings sockets to the manager, if it is not in this process.
 
-    Raises: StartError: this system cannot run them.
+    Raises: StartError: this system cannot run them, and models may run nowhere else.
     """
-    here = sys.platform.startswith("linux")
-    if config.isolation == "none" or (config.isolation == "auto" and not here):
-        return None
-    if not here:
+    if config.isolation == "all" and not has_processes():
         raise StartError(f"--isolation {config.isolation} needs Linux")
 
     def name_of(identity: str) -> str:
@@ -304,9 +301,9 @@ async def serve(
     finally:
         for acceptor in acceptors:
             acceptor.close()
+        services.scripts.close()
         # Runs that clients still waited for have already had that time.
         ended = await services.engine.close(max(_THREADS_END_S, until - loop.time()), _THREADS_END_S)
-        await services.scripts.close()
         await background.close()
         services.accesses.close()
         services.control.close()

@@ -12,7 +12,7 @@ from redisai_py.ai.prediction_cache.predictions import Predictions
 from redisai_py.config import Config
 from redisai_py.engine.engine import Engine
 from redisai_py.engine.stats import StatsTable
-from redisai_py.engine.torchscript import ScriptEngine
+from redisai_py.engine.torchscript.engine import ScriptEngine
 from redisai_py.errors import RedisAIError
 from redisai_py.model import Kind
 from redisai_py.ops.event_log import EventLog

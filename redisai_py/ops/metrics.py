@@ -243,7 +243,7 @@ def _engine(engine: EngineSnapshot, figures: Figures) -> Iterator[Metric]:
         backends.add_metric(item, 1)
     yield backends
     isolation = engine.isolation
-    yield Gauge("redisai_engine_processes", "Processes that load and run models.", len(isolation.pids))
+    yield Gauge("redisai_engine_processes", "Processes that load and run models or scripts.", len(isolation.pids))
     yield _labelled(Counter, "redisai_engine_process_deaths", "Engine processes that died.", "how", isolation.deaths)
     yield Gauge("redisai_quarantined_models", "Models in quarantine.", len(isolation.quarantined))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from redisai_py.config import Config
-from redisai_py.engine.isolation.settings import runs_in_processes
+from redisai_py.engine.isolation.settings import has_processes
 from redisai_py.serve.acceptor import Acceptor, Arrivals
 from redisai_py.serve.door_page import DoorPage
 from redisai_py.serve.heartbeat import DRAINING, READY, SERVING
@@ -171,7 +171,7 @@ class _Shared:
         self.hub = Hub()
         self.acceptor = Acceptor(listeners, config.max_clients)
         self.door_page = DoorPage.make()
-        self.manager = ManagerKeeper(config) if runs_in_processes(config) else None
+        self.manager = ManagerKeeper(config) if has_processes() else None
         self.numbers = itertools.count(1)
 
 

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from redisai_py.engine.torchscript import ReplyTree, ScriptEngine, ScriptSettings
+from redisai_py.engine.isolation.isolation import Isolation
+from redisai_py.engine.isolation.manager import Manager
+from redisai_py.engine.isolation.settings import IsolationSettings
+from redisai_py.engine.torchscript.engine import ScriptEngine
+from redisai_py.engine.torchscript.frames import ReplyTree
+from redisai_py.engine.torchscript.jobs import ScriptSettings
 from redisai_py.errors import RedisAIError
 from redisai_py.model import Script
 from redisai_py.tensor import Device, Tensor
 
-__all__ = ["ENTRY", "LIMITS", "Host", "Scripts", "tensor"]
+__all__ = ["ENTRY", "LIMITS", "Host", "Scripts", "engine_processes", "tensor"]
 
 ENTRY = "def f(tensors: List[Tensor], keys: List[str], args: List[str]):\n"
 LIMITS = ScriptSettings(script_execution_timeout_ms=10_000, script_memory_limit_bytes=512 << 20)
@@ -43,12 +48,18 @@ class Host:
         return inputs[:outputs]
 
 
+def engine_processes() -> Isolation:
+    """As a server has them whose models run in the server itself."""
+    return Isolation(Manager(IsolationSettings(isolation="none")), lambda identity: identity)
+
+
 class Scripts:
     """An engine on a loop of its own, and the shortest way to run a function on it."""
 
     def __init__(self, settings: ScriptSettings) -> None:
         self._runner = asyncio.Runner()
-        self.engine = ScriptEngine(settings, self._runner.get_loop())
+        self._processes = engine_processes()
+        self.engine = ScriptEngine(settings, self._runner.get_loop(), self._processes)
         self._ids = 0
 
     def do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -83,8 +94,9 @@ class Scripts:
         return self.run(ENTRY + textwrap.indent(textwrap.dedent(body), "    "), host=host, **inputs)[0].item()
 
     def close(self) -> None:
-        self.do(self.engine.close())
+        self.engine.close()
         self._runner.close()
+        self._processes.close(timeout_s=20)
 
 
 def tensor(*values: float, dtype: Any = np.float32) -> Tensor:

@@ -13,7 +13,8 @@ import pytest
 import redis.asyncio
 import redis.exceptions
 
-from redisai_py.engine.torchscript import ReplyTree, ScriptSettings
+from redisai_py.engine.torchscript.frames import ReplyTree
+from redisai_py.engine.torchscript.jobs import ScriptSettings
 from redisai_py.errors import BackendError, BackendNotInstalled, RedisAIError
 from redisai_py.tensor import DType, Tensor
 from tests.backends.script_harness import ENTRY, LIMITS, Host, Scripts, tensor

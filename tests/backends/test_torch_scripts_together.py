@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from redisai_py.engine.isolation.wire import FRAME, Op
-from redisai_py.engine.torchscript import ScriptRun, ScriptSettings
-from redisai_py.engine.torchscript.jobs import Worker
+from redisai_py.engine.torchscript.jobs import ScriptRun, ScriptSettings, Worker
 from redisai_py.engine.torchscript.lane import Lane
 from redisai_py.engine.torchscript.work import Work
 from redisai_py.errors import BackendError, QueueTimeout, RunTimeout

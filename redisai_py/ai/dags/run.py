@@ -17,7 +17,7 @@ from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.tensors import TensorGet, tensor_reply
 from redisai_py.engine.dag import Outcome, Plan, Version
 from redisai_py.engine.run import LoadedModel, Run
-from redisai_py.engine.torchscript import ScriptRun
+from redisai_py.engine.torchscript.jobs import ScriptRun
 from redisai_py.errors import MissingKey, QueueTimeout, RedisAIError
 from redisai_py.frontdoor.turn import Turn
 from redisai_py.model import Script

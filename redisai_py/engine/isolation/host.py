@@ -20,8 +20,9 @@ from redisai_py.backend import Session
 from redisai_py.engine.isolation.host_lane import HostLane
 from redisai_py.engine.isolation.host_messages import HeldValues
 from redisai_py.engine.isolation.host_pipe import HostPipe
+from redisai_py.engine.isolation.host_scripts import HostScripts
 from redisai_py.engine.isolation.hosted import Hosted, Programs
-from redisai_py.engine.isolation.orders import OPEN, OPEN_PIPE, ORDER, STOP, STUCK
+from redisai_py.engine.isolation.orders import OPEN, OPEN_PIPE, OPEN_SCRIPTS, ORDER, STOP, STUCK
 
 __all__ = ["Door", "serve"]
 
@@ -49,6 +50,7 @@ class Door:
         self._programs = programs
         self._lanes: dict[int, HostLane] = {}
         self._pipes: dict[int, HostPipe] = {}
+        self._scripts: list[HostScripts] = []
         self._sessions_of_pipes: dict[int, int] = {}
         self._program_of: dict[int, int] = {}
         self.models: dict[int, Hosted] = {}
@@ -70,6 +72,9 @@ class Door:
                 lane.thread.start()
             elif what == OPEN_PIPE:
                 self._open_pipe(number, socket.socket(fileno=fds[0]), fds[1], detail)
+            elif what == OPEN_SCRIPTS:
+                self._scripts.append(HostScripts(socket.socket(fileno=fds[0]), fds[1]))
+                self._scripts[-1].thread.start()
             elif what == STOP:
                 if number in self._lanes:  # it may have ended
                     self._lanes[number].stop()
@@ -109,7 +114,7 @@ class Door:
     def _end(self) -> None:
         """The front door is gone: stop what it ran, and forget what it had."""
         self._control.close()
-        ways: list[HostLane | HostPipe] = [*self._lanes.values(), *self._pipes.values()]
+        ways: list[HostLane | HostPipe | HostScripts] = [*self._lanes.values(), *self._pipes.values(), *self._scripts]
         for way in ways:
             way.hang_up()
         _wait_for([way.thread for way in ways], _PATIENCE_S)

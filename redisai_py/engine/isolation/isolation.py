@@ -24,6 +24,7 @@ from redisai_py.engine.isolation.managed import Placement, Wanted
 from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.quarantine import Quarantine
 from redisai_py.engine.isolation.remote_manager import RemoteManager
+from redisai_py.engine.isolation.script_process import ScriptProcess
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot
 from redisai_py.engine.isolation.shared_reads import SharedReads
@@ -85,7 +86,7 @@ class Isolation:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._processes: dict[int, EngineProcess] = {}
-        self._placing: dict[int, RemoteSession] = {}
+        self._placing: dict[int, RemoteSession | ScriptProcess] = {}
         self._placed: dict[int, EngineProcess] = {}
         self._deaths: Counter[str] = Counter()
         self.on_long_run: Callable[[int], object] = lambda thread_id: None
@@ -147,17 +148,26 @@ class Isolation:
         device = session.device
         gpu = (device.index or 0) if device.kind == "GPU" else None
         wanted = Wanted(session.number, session.identity, session.backend, gpu, session.apart)
-        self._placing[session.number] = session
+        return self._place(session, wanted, self._file_of(session))
+
+    def place_scripts(self, user: ScriptProcess) -> EngineProcess:
+        """A process for scripts; `leave` ends it. Raises: BackendNotInstalled, BackendError."""
+        if "TORCH" not in self.versions:
+            self.import_backend("TORCH")
+        return self._place(user, Wanted(user.number, user.identity, "TORCH", scripts=True))
+
+    def _place(self, user: RemoteSession | ScriptProcess, wanted: Wanted, file: int = -1) -> EngineProcess:
+        self._placing[user.number] = user
         try:
-            pid = self._manager.place(self, wanted, self._file_of(session))
+            pid = self._manager.place(self, wanted, file)
         except BaseException:
-            process = self._placed.pop(session.number, None)
+            process = self._placed.pop(user.number, None)
             if process is not None:
-                self.leave(session, process)
+                self.leave(user, process)
             raise
         finally:
-            del self._placing[session.number]
-        process = self._placed.pop(session.number)
+            del self._placing[user.number]
+        process = self._placed.pop(user.number)
         process.pid = process.pid or pid
         return process
 
@@ -166,15 +176,15 @@ class Isolation:
         blob = session.model.blob
         return blob.fileno() if self._manager.shared and isinstance(blob, ModelFile) else -1
 
-    def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
+    def leave(self, user: RemoteSession | ScriptProcess, process: EngineProcess) -> bool:
         """A model has left the process. Returns: False if others are there, and it must be unloaded."""
         with self._lock:
-            process.users.discard(session)
+            process.users.discard(user)
             last = not (process.users or process.dead)
             if last:
                 self._processes.pop(process.number, None)
                 process.cut_off()
-        self._manager.leave(self, session.number, process.number)
+        self._manager.leave(self, user.number, process.number)
         return process.dead
 
     def _ended(self, process: EngineProcess, suspects: dict[RemoteSession, bool]) -> None:
@@ -231,7 +241,7 @@ class Isolation:
             session.apart = session.apart or program in verdict.apart
             session.struck = session.struck or program == verdict.culprit
         ended.judged(verdict)
-        self._revive(ended)
+        self._tell_users(ended, verdict.status)
 
     def manager_lost(self) -> None:
         """See RemoteDoor."""
@@ -241,12 +251,14 @@ class Isolation:
             logger.error("the manager of the engine processes ended, and they with it", processes=len(processes))
         for process in processes:
             process.cut_off()
-            self._revive(process)
+            self._tell_users(process, None)
 
-    def _revive(self, process: EngineProcess) -> None:
-        if not self.closing:
-            for session in list(process.users):
-                self.later(session.revive)
+    def _tell_users(self, process: EngineProcess, status: int | None) -> None:
+        for user in list(process.users):
+            if isinstance(user, ScriptProcess):
+                user.process_ended(status)
+            elif not self.closing:
+                self.later(user.revive)
 
     # -- background work -----------------------------------------------------------------------------------------------
 

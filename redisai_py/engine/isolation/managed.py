@@ -30,6 +30,7 @@ class Wanted:
     """A model for which a front door wants a process.
 
     session: the front door's number of it.   gpu: index of the device, None for the CPU.   apart: it must be alone.
+    scripts: no model, but scripts, which need a process of their own on whatever device.
     """
 
     session: int
@@ -37,10 +38,13 @@ class Wanted:
     backend: str
     gpu: int | None = None
     apart: bool = False
+    scripts: bool = False
 
     @property
     def place(self) -> str:
         """The kind of process; those of a kind may be shared."""
+        if self.scripts:
+            return "scripts"
         return self.backend if self.gpu is None else f"GPU:{self.gpu}"
 
 
@@ -94,20 +98,21 @@ class ManagedProcess:
         """Front doors that have not said yet what was under way."""
         self.witnesses: list[Door] = []
         self.lost_a_door = False
-        self._status: int | None = None
+        self.status: int | None = None
+        """Exit status, or minus the signal's number; None if it is not known."""
         self.zygote = zygote
         self._exited = exited
         self._known = threading.Event()
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._far_end: socket.socket | None = far_end
 
-    def fork(self, memory_limit_bytes: int, worker_nice: int) -> None:
-        """Start it. worker_nice: how much less urgent than this process."""
+    def fork(self, memory_limit_bytes: int, worker_nice: int, kind: str) -> None:
+        """Start it. worker_nice: how much less urgent than this process.   kind: `engine` or `script`, for `ps`."""
         far_end, self._far_end = self._far_end, None
         assert far_end is not None
         # The main thread's: others may have their own.
         nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + worker_nice
-        options = {"memory_limit_bytes": memory_limit_bytes, "nice": nice}
+        options = {"memory_limit_bytes": memory_limit_bytes, "nice": nice, "name": f"redisai-{kind}"}
         self.zygote.fork(self, far_end, options)
 
     def join(self) -> socket.socket:
@@ -144,11 +149,11 @@ class ManagedProcess:
         """How it ended, in words."""
         if self.blamed_for:
             return self.blamed_for
-        return f"SIGKILL: {_LEFT_BEHIND}" if self._left_behind else exit_word(self._status)
+        return f"SIGKILL: {_LEFT_BEHIND}" if self._left_behind else exit_word(self.status)
 
     @property
     def _left_behind(self) -> bool:
-        return self._status == STUCK and self.lost_a_door
+        return self.status == STUCK and self.lost_a_door
 
     # -- zygotes.Child -------------------------------------------------------------------------------------------------
 
@@ -159,7 +164,7 @@ class ManagedProcess:
 
     def exited(self, status: int | None) -> None:
         """See Child."""
-        self._status = status
+        self.status = status
         self.reported = True
         self._known.set()
         self._control.close()

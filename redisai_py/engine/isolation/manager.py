@@ -110,7 +110,9 @@ class Manager:
                     self._files.keep((door, wanted.session), wanted.identity, file)
                 door.placed(wanted.session, Placement(process.number, program, control))
             if fresh:
-                process.fork(self.settings.engine_memory_limit_bytes, self.settings.worker_nice)
+                # Scripts get their limit with their lane: a GPU's context is not counted.
+                limit_bytes = 0 if wanted.scripts else self.settings.engine_memory_limit_bytes
+                process.fork(limit_bytes, self.settings.worker_nice, "script" if wanted.scripts else "engine")
         except OSError as error:
             raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
         return process.wait_started()
@@ -163,9 +165,9 @@ class Manager:
     def _choose(self, wanted: Wanted, zygote: Zygote) -> tuple[ManagedProcess, bool]:
         """The process for a model, and whether it is new. Under the lock. Raises: OSError."""
         on_gpu = wanted.gpu is not None
-        apart = wanted.apart and not on_gpu
+        apart = wanted.scripts or (wanted.apart and not on_gpu)
         there = [each for each in self._processes.values() if each.place == wanted.place]
-        there = [each for each in there if not (each.gone or each.retired)]
+        there = [each for each in there if not (each.gone or each.retired or wanted.scripts)]
         for process in there:
             if process.programs.number_of(wanted.identity) and (process.alone or not apart):
                 return process, False
@@ -269,6 +271,7 @@ class Manager:
             doors = list(dict.fromkeys([*process.witnesses, *process.doors]))
             doors = [door for door in doors if door in self._doors]
         verdict = Verdict(process.how) if self.closing else self._verdict(process)
+        verdict = verdict._replace(status=process.status)
         for door in doors:
             door.judged(process.number, verdict)
             verdict = verdict._replace(counts=False)

@@ -162,6 +162,16 @@ class EngineProcess:
             self._pipes = [*self._pipes, pipe]
             return pipe
 
+    def open_scripts(self, size: int, make: Callable[[int, socket.socket, int], _T]) -> _T:
+        """A lane for scripts, with `size` bytes of memory. make: gets its number, stream socket and memory.
+
+        Raises: ProcessEnded; OSError: there are no files or no memory left.
+        """
+        with self._lock:
+            if self.dead:
+                raise ProcessEnded(self)
+            return self._opened(orders.OPEN_SCRIPTS, 0, size, make)
+
     def forget_pipe(self, pipe: Pipe[Any]) -> None:
         """A pipe was closed."""
         with self._lock:
@@ -176,7 +186,8 @@ class EngineProcess:
             raise ProcessEnded(self) from error
 
     def _open(self, what: int, detail: int, size: int, make: Callable[[int, socket.socket, int], _T]) -> _T:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        kind = socket.SOCK_STREAM if what == orders.OPEN_SCRIPTS else socket.SOCK_SEQPACKET
+        near, far = socket.socketpair(socket.AF_UNIX, kind)
         fd = -1
         try:
             fd = memory.create(size)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from redisai_py.config import Config
 
-__all__ = ["IsolationSettings", "IsolationSnapshot", "runs_in_processes"]
+__all__ = ["IsolationSettings", "IsolationSnapshot", "has_processes"]
 
 
-def runs_in_processes(config: Config) -> bool:
-    """Whether models run in engine processes, which only Linux has."""
-    return config.isolation != "none" and sys.platform.startswith("linux")
+def has_processes() -> bool:
+    """Whether this system can run engine processes."""
+    return sys.platform.startswith("linux")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,18 @@ class IsolationSettings:
     def of(cls, config: Config) -> IsolationSettings:
         """Those of a server. config: resolved."""
         return cls(
-            isolation=config.isolation,
+            isolation=config.isolation if has_processes() else "none",
             engine_processes=config.engine_processes,
             engine_memory_limit_bytes=config.engine_memory_limit_mb * 1_000_000,
             model_load_timeout_ms=config.model_load_timeout_ms,
             worker_nice=config.worker_nice,
             front_doors=config.processes,
         )
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether models are loaded and run in processes. Scripts always are."""
+        return self.isolation != "none"
 
     @property
     def model_load_timeout_s(self) -> float | None:

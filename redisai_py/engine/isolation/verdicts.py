@@ -24,13 +24,15 @@ class Verdict(NamedTuple):
     """Why a process ended.
 
     how: in words.   culprit: number of the program that ended it, 0 if that is not known.   apart: programs to be tried
-    in processes of their own.   counts: whoever gets this counts the death.
+    in processes of their own.   counts: whoever gets this counts the death.   status: exit status, or minus the
+    signal's number; None if it is not known.
     """
 
     how: str
     culprit: int = 0
     apart: tuple[int, ...] = ()
     counts: bool = False
+    status: int | None = None
 
 
 def culprit_of(suspects: Iterable[int], blamed: int, by_itself: bool) -> int:

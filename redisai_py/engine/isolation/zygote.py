@@ -17,7 +17,7 @@ from typing import Any
 
 from redisai_py.backend import load_backend
 from redisai_py.engine.forking import serve_forks
-from redisai_py.engine.isolation import host
+from redisai_py.engine.isolation import host, host_scripts
 from redisai_py.errors import BackendNotInstalled
 
 __all__ = ["serve"]
@@ -42,7 +42,9 @@ def serve(control_fd: int, backend: str) -> None:
             os.set_inheritable(control_fd, True)
             os.execv(sys.executable, [sys.executable, "-m", "redisai_py.engine.isolation.boot",
                                       str(control_fd), sys.argv[2], "-"])  # fmt: skip
-    serve_forks(control, version, b"redisai-engine", _serve_host)
+    if backend == "TORCH":
+        host_scripts.prepare()
+    serve_forks(control, version, _serve_host)
 
 
 def _serve_host(request: dict[str, Any], fds: list[int]) -> int:

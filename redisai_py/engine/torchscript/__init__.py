@@ -1,12 +1,5 @@
-"""TorchScript scripts, run in worker processes that can be killed: queues, processes and the protocol with them.
+"""TorchScript scripts, run in engine processes of their own: queues, workers and the protocol with them.
 
-`engine` is the entry point; docs/adr/0009 and 0010 give the reasons for the design. No framework is imported here.
+`engine` is the entry point; docs/adr/0009, 0010, 0045 and 0052 give the reasons for the design. No framework is
+imported here.
 """
-
-from redisai_py.engine.torchscript.engine import ScriptEngine
-from redisai_py.engine.torchscript.fleet import ScriptStopped
-from redisai_py.engine.torchscript.frames import ReplyTree
-from redisai_py.engine.torchscript.hosts import ScriptHost
-from redisai_py.engine.torchscript.jobs import ScriptRun, ScriptSettings
-
-__all__ = ["ReplyTree", "ScriptEngine", "ScriptHost", "ScriptRun", "ScriptSettings", "ScriptStopped"]

@@ -1,4 +1,5 @@
-"""Runs TorchScript in worker processes: one FIFO queue per device, a limited number of processes, a time limit per run.
+"""Runs TorchScript in engine processes, the workers: one FIFO queue per device, a limited number of processes, a time
+limit per run.
 
 A job (a compilation or a run) waits in its device's queue, goes to an idle worker, and ends when the worker reports its
 end, when its time limit passes (the worker is killed), or when the worker dies. While a script runs, its worker may ask
@@ -15,16 +16,16 @@ import asyncio
 import time
 from collections.abc import Hashable, Sequence
 
-from redisai_py.backend import install_hint
-from redisai_py.engine.torchscript.fleet import Fleet, ScriptStopped
+from redisai_py.engine.isolation.isolation import Isolation
+from redisai_py.engine.isolation.script_process import ScriptProcess
+from redisai_py.engine.torchscript.fleet import Fleet
 from redisai_py.engine.torchscript.hosts import ScriptHost
-from redisai_py.engine.torchscript.jobs import Compilation, Execution, Job, ScriptRun, ScriptSettings
+from redisai_py.engine.torchscript.jobs import Compilation, Execution, Job, ScriptRun, ScriptSettings, Worker
 from redisai_py.engine.torchscript.known import KnownScripts, pool_of
 from redisai_py.engine.torchscript.queues import JobQueues
 from redisai_py.engine.torchscript.work import Work
 from redisai_py.errors import BackendError, BackendNotInstalled, Overloaded, QueueTimeout, RedisAIError
 from redisai_py.model import Script
-from redisai_py.pending import Pending
 from redisai_py.tensor import Device, Tensor
 
 __all__ = ["ScriptEngine"]
@@ -38,18 +39,20 @@ _COMPANY = 32
 class ScriptEngine:
     """Compiles and runs scripts; starts nothing before the first of them."""
 
-    def __init__(self, settings: ScriptSettings, loop: asyncio.AbstractEventLoop) -> None:
-        """`settings` may be replaced; time limits apply from the next run on, the others from the next process on."""
+    def __init__(self, settings: ScriptSettings, loop: asyncio.AbstractEventLoop, processes: Isolation) -> None:
+        """`settings` may be replaced; time limits apply from the next run on, the others from the next process on.
+
+        Args: processes: where scripts run; whoever made them closes them, after the engine.
+        """
         self.settings = settings
         self.known = KnownScripts()
         self._loop = loop
-        self._fleet = Fleet(loop, self)
+        self._processes = processes
+        self._fleet = Fleet(loop, self, lambda ended: ScriptProcess(processes, ended))
         self._queues = JobQueues()
         self._work = Work(loop, self._queues, self._fleet, lambda: self.settings)
         self.worker_sent = self._work.worker_sent
         self.worker_broke_protocol = self._work.worker_broke_protocol
-        self._version: str | None = None
-        self._loading: list[Pending[None]] = []
         self._scheduled = False
         self._company = 0
         self._closed = False
@@ -149,23 +152,22 @@ class ScriptEngine:
     @property
     def framework_version(self) -> str | None:
         """torch's version, once a script has needed it."""
-        return self._version
+        return self._processes.versions.get("TORCH")
 
     def worker_pids(self) -> list[int]:
         """Process ids of the live workers."""
         return self._fleet.pids()
 
-    async def close(self) -> None:
-        """Fail waiting and running jobs, and end all processes; returns when none is left."""
+    def close(self) -> None:
+        """Fail waiting and running jobs, and kill all workers."""
         self._closed = True
+        self._fleet.close()
         error = BackendError("ERR script engine is closed")
         for worker in list(self._fleet.workers.values()):
             if worker.answering is not None:
                 worker.answering.cancel()
             self._work.discard(worker, error)
         self._fail_queued(error, None)
-        self._fail_loading(error)
-        await self._fleet.close()
 
     # --- queues -----------------------------------------------------------------------------------------------------
 
@@ -177,7 +179,6 @@ class ScriptEngine:
         if timeout_ms is not None:
             job.timer = self._loop.call_later(timeout_ms / 1000, self._expire, job)
         self._queues.add(job)
-        self._fleet.start()
 
     def _expire(self, job: Job) -> None:
         if self._queues.remove(job) or self._work.not_begun(job.outcome):
@@ -218,56 +219,21 @@ class ScriptEngine:
 
     # --- processes --------------------------------------------------------------------------------------------------
 
-    def _load(self) -> Pending[None]:
-        """Done when the framework is imported."""
-        loaded: Pending[None] = Pending()
-        if self._closed:
-            loaded.fail(BackendError("ERR script engine is closed"))
-        elif self._version is not None:
-            loaded.resolve(None)
-        else:
-            self._loading.append(loaded)
-            self._fleet.start()
-        return loaded
+    async def _load(self) -> None:
+        """Return when the framework is imported. Raises: BackendNotInstalled, BackendError."""
+        if self.framework_version is None:
+            await self._loop.run_in_executor(None, self._processes.import_backend, "TORCH")
 
-    def _fail_loading(self, error: RedisAIError) -> None:
-        loading, self._loading = self._loading, []
-        for loaded in loading:
-            loaded.fail(error)
+    def worker_not_started(self, worker: Worker, error: RedisAIError) -> None:
+        """See FleetEvents."""
+        if self._fleet.workers.pop(worker.number, None) is not None:
+            self._fail_queued(error, None if isinstance(error, BackendNotInstalled) else worker.pool)
 
-    def zygote_ready(self, version: str) -> None:
-        """The framework was imported (called by `Zygote`)."""
-        self._version = version
-        self._work.able = True
-        loading, self._loading = self._loading, []
-        for loaded in loading:
-            loaded.resolve(None)
-        self._work.schedule()
-
-    def zygote_lost(self, text: str) -> None:
-        """The zygote ended, and all workers with it (called by `Zygote`)."""
-        was_ready = self._version is not None
-        self._fleet.zygote_ended()
-        self._version = None
-        self._work.able = False
-        ended = ScriptStopped("ERR script worker process ended with the process it was forked from")
-        for worker in list(self._fleet.workers.values()):
-            self._work.discard(worker, ended, blameless=True)
-        if was_ready:
-            if self._queues.waiting:
-                self._fleet.start()
-            return
-        why = f"{text}; try: {install_hint('torch')}" if text else "the process that imports torch ended"
-        error = BackendNotInstalled(f"ERR Could not load backend: {why}")
-        self._fail_loading(error)
-        self._fail_queued(error, None)
-
-    def worker_exited(self, number: int, status: int) -> None:
-        """A worker ended by itself or by a signal (called by `Zygote`)."""
-        worker = self._fleet.workers.get(number)
-        if worker is None:
+    def worker_exited(self, worker: Worker, status: int | None) -> None:
+        """See FleetEvents."""
+        if worker.number not in self._fleet.workers:
             return  # we discarded it
         error = self._work.ended(worker, status)
-        if not worker.ready:
+        if not worker.ready and status is not None:
             self._fail_queued(error, worker.pool)  # the next worker would end in the same way
         self._work.schedule()

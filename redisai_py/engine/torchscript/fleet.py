@@ -1,18 +1,23 @@
-"""The worker processes: forked on demand up to a limit, kept while idle, and never shared by two owners."""
+"""The workers, engine processes that run scripts: started on demand up to a limit, kept while idle, and never shared by
+two owners.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
-from collections.abc import Hashable
-from typing import Protocol
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
 
-from redisai_py.engine.torchscript.frames import Frame
+from redisai_py.engine.isolation.script_process import ScriptProcess
+from redisai_py.engine.torchscript.channel import Channel
+from redisai_py.engine.torchscript.frames import Frame, encode_frame
 from redisai_py.engine.torchscript.jobs import FRESH, ScriptSettings, Worker
-from redisai_py.engine.torchscript.lane import Lane
-from redisai_py.engine.torchscript.processes import Channel, Zygote, ZygoteEvents
-from redisai_py.errors import BackendError, ProtocolError
+from redisai_py.engine.torchscript.lane import LANE_FILE_BYTES, Lane
+from redisai_py.errors import BackendError, ProtocolError, RedisAIError
 
 __all__ = ["Fleet", "FleetEvents", "ScriptStopped", "death", "memory_text"]
 
@@ -27,8 +32,8 @@ class ScriptStopped(BackendError):
     """The process in which a script ran has ended, or had to be ended. The text does not name the script."""
 
 
-class FleetEvents(ZygoteEvents, Protocol):
-    """Gets the events of the zygote and the frames of the workers."""
+class FleetEvents(Protocol):
+    """Gets what becomes of the workers, and their frames. Thread: the event loop's."""
 
     def worker_sent(self, worker: Worker, frame: Frame) -> None:
         """A frame arrived."""
@@ -36,37 +41,42 @@ class FleetEvents(ZygoteEvents, Protocol):
     def worker_broke_protocol(self, worker: Worker, error: ProtocolError) -> None:
         """It sent something that is not a frame."""
 
+    def worker_not_started(self, worker: Worker, error: RedisAIError) -> None:
+        """There can be none."""
+
+    def worker_exited(self, worker: Worker, status: int | None) -> None:
+        """It ended: its exit status, or minus the signal's number; None: not known, as if the manager ended."""
+
 
 class Fleet:
-    """The zygote and the workers it has forked. Everything runs on the event loop's thread."""
+    """The workers. Everything runs on the event loop's thread, but processes are started on threads of their own.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, events: FleetEvents) -> None:
+    Args: start: makes a process, given whom to tell of its end.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        events: FleetEvents,
+        start: Callable[[Callable[[int | None], object]], ScriptProcess],
+    ) -> None:
         self._loop = loop
         self._events = events
-        self._zygote: Zygote | None = None
+        self._start = start
         self._numbers = 0
+        self._closed = False
         self._idle: list[Worker] = []
         self.workers: dict[int, Worker] = {}
-        """Workers by number, from the request to fork them until they are removed."""
+        """Workers by number, from the request to start them until they are removed."""
 
-    def start(self) -> None:
-        """Start the zygote unless there is one."""
-        if self._zygote is None:
-            self._zygote = Zygote(self._loop, self._events)
-
-    def zygote_ended(self) -> None:
-        """Forget the zygote, so that `start` starts another."""
-        self._zygote = None
-
-    async def close(self) -> None:
-        """End the zygote; returns when no process is left."""
-        zygote, self._zygote = self._zygote, None
-        if zygote is not None:
-            await zygote.close()
+    def close(self) -> None:
+        """Start nothing more; whoever started workers removes them."""
+        self._closed = True
 
     def pids(self) -> list[int]:
         """Process ids of the live workers."""
-        return list(self._zygote.worker_pids.values()) if self._zygote else []
+        pids = [worker.process.pid for worker in self.workers.values()]
+        return [pid for pid in pids if pid]
 
     def take_idle(self, pool: str, owner: Hashable) -> Worker | None:
         """A worker that had only jobs of this owner, or none yet."""
@@ -94,36 +104,68 @@ class Fleet:
             self._fork_one(pool, settings)
 
     def _fork_one(self, pool: str, settings: ScriptSettings) -> None:
-        assert self._zygote is not None
         self._numbers += 1
-        limit = settings.script_memory_limit_bytes
-        worker = Worker(self._numbers, pool, limit, Lane())
-        near, far = socket.socketpair()
+        worker = Worker(self._numbers, pool, settings.script_memory_limit_bytes)
+        worker.process = self._start(lambda status: self._tell(self._events.worker_exited, worker, status))
+        self.workers[worker.number] = worker
+        options = {
+            "device": pool,
+            "memory_limit_bytes": worker.memory_limit_bytes,
+            "intra_op_threads": settings.intra_op_parallelism,
+        }
+        threading.Thread(target=self._open, args=(worker, options), name="redisai script", daemon=True).start()
+
+    def _open(self, worker: Worker, options: dict[str, Any]) -> None:
+        """Have the process started. On a thread of its own: that takes milliseconds, and importing torch seconds."""
+        try:
+            opened = worker.process.start(LANE_FILE_BYTES, lambda _, sock, fd: (sock, Lane(fd)))
+        except RedisAIError as error:
+            self._tell(self._events.worker_not_started, worker, error)
+        except OSError as error:
+            text = f"ERR a script worker cannot be started: {error.strerror}"
+            self._tell(self._events.worker_not_started, worker, BackendError(text))
+        else:
+            if opened is not None and not self._closed:
+                self._tell(self._opened, worker, *opened, options)
+            elif opened is not None:
+                opened[0].close()
+
+    def _tell(self, what: Callable[..., object], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the workers are being ended
+            self._loop.call_soon_threadsafe(what, *arguments)
+
+    def _opened(self, worker: Worker, sock: socket.socket, lane: Lane, options: dict[str, Any]) -> None:
+        if worker.number not in self.workers:  # removed meanwhile
+            sock.close()
+            worker.process.kill()
+            return
+        limit = worker.memory_limit_bytes
+        worker.lane = lane
         worker.channel = Channel(
             self._loop,
-            near,
+            sock,
             lambda frame: self._events.worker_sent(worker, frame),
             lambda error: self._events.worker_broke_protocol(worker, error),
             lambda: self._ended(worker),
             limit + _PAYLOAD_SLACK_BYTES if limit else 0,
         )
-        self.workers[worker.number] = worker
-        options = {"device": pool, "memory_limit_bytes": limit, "intra_op_threads": settings.intra_op_parallelism}
-        self._zygote.fork(worker.number, far, worker.lane.fd, options)
+        worker.started = True
+        worker.channel.send(encode_frame({"op": "open", "options": options}))
 
     def _ended(self, worker: Worker) -> None:
         worker.ended = True
         if worker in self._idle:
             self._idle.remove(worker)
+        worker.process.note_end()
 
     def remove(self, worker: Worker) -> None:
         """Kill a worker and forget it."""
         del self.workers[worker.number]
         if worker in self._idle:
             self._idle.remove(worker)
-        worker.channel.close()
-        if self._zygote is not None:
-            self._zygote.kill(worker.number)
+        worker.process.kill()
+        if worker.started:
+            worker.channel.close()
 
 
 def memory_text(worker: Worker, text: str) -> str:
@@ -133,8 +175,10 @@ def memory_text(worker: Worker, text: str) -> str:
     return f"ERR script needs more memory than SCRIPT_MEMORY_LIMIT ({worker.memory_limit_bytes} bytes) allows: {text}"
 
 
-def death(worker: Worker, status: int) -> ScriptStopped:
-    """The error of a job whose worker ended with that status; minus the signal's number if a signal ended it."""
+def death(worker: Worker, status: int | None) -> ScriptStopped:
+    """The error of a job whose worker ended (`FleetEvents.worker_exited`)."""
+    if status is None:
+        return ScriptStopped("ERR script worker process ended")
     if status == _OUT_OF_MEMORY_STATUS:
         return ScriptStopped(memory_text(worker, "an allocation was refused"))
     if status < 0:

@@ -2,8 +2,7 @@
 
 A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header padded with spaces to a multiple of 16
 bytes, so that the payload is aligned, and a raw payload. A worker runs users' code, which may have taken it over:
-nothing in a frame is trusted, and inconsistent data raise `ProtocolError`. The other end is
-`redisai_py_torch.script_channel`; docs/adr/0009 lists the frames.
+nothing in a frame is trusted, and inconsistent data raise `ProtocolError`. docs/adr/0009 lists the frames.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from redisai_py.tensor import Buffer, DType, Tensor, is_shape
 
 __all__ = [
     "CALLS",
+    "DONE",
     "Frame",
     "FrameReader",
     "Meta",
@@ -59,6 +59,8 @@ def encode_frame(header: dict[str, Any], parts: Sequence[Buffer] = ()) -> list[B
 
 CALLS = encode_frame({"op": "calls"})[0]
 """The frame that tells a worker of calls in the memory that it shares with the server (`calls`)."""
+DONE = encode_frame({"op": "done"})[0]
+"""The frame that tells the server that they have run."""
 
 
 class FrameReader:

@@ -7,11 +7,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from redisai_py.engine.isolation.script_process import ScriptProcess
+from redisai_py.engine.torchscript.channel import Channel
 from redisai_py.engine.torchscript.frames import encode_frame, encode_run
 from redisai_py.engine.torchscript.hosts import ScriptHost
 from redisai_py.engine.torchscript.known import Function, KnownScript
 from redisai_py.engine.torchscript.lane import FREE_BYTES, Lane
-from redisai_py.engine.torchscript.processes import Channel
 from redisai_py.pending import Pending
 from redisai_py.tensor import Buffer, DType, Tensor
 
@@ -168,7 +169,8 @@ class Execution(Job):
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker process. `ready`: it has said so.   `ended`: it gets no more jobs.
+    """A worker process. `started`: it has a lane and a channel.   `ready`: it has said so.   `ended`: it gets no more
+    jobs.
 
     owner: the only owner of its jobs, because its memory may hold parts of their tensors. FRESH before the first.
     jobs: what it works on, in order: one job, or several calls that went through the lane together (`batch`).
@@ -179,7 +181,8 @@ class Worker:
     number: int
     pool: str
     memory_limit_bytes: int
-    lane: Lane
+    process: ScriptProcess = field(init=False)
+    lane: Lane = field(init=False)
     channel: Channel = field(init=False)
     owner: Hashable = FRESH
     jobs: list[Job] = field(default_factory=list)
@@ -188,6 +191,7 @@ class Worker:
     late: bool = False
     since: float = 0.0
     seen: int = 0
+    started: bool = False
     ready: bool = False
     ended: bool = False
     timer: asyncio.TimerHandle | None = None

@@ -1,32 +1,32 @@
-"""The memory that the server and one script worker map both, at either end; `calls` says what lies in it."""
+"""The server's end of the memory that it shares with one script worker; `calls` says what lies in it. The other end is
+`isolation.host_scripts`.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from redisai_py.engine.isolation import memory, wire
+from redisai_py.engine.isolation import memory
 from redisai_py.engine.isolation.memory import LANE_BYTES
-from redisai_py.engine.isolation.wire import Part
 from redisai_py.engine.torchscript import calls
-from redisai_py.engine.torchscript.calls import END, Result, Results
-from redisai_py.tensor import Buffer, DType
+from redisai_py.engine.torchscript.calls import END, Result
+from redisai_py.tensor import Buffer
 
-__all__ = ["FREE_BYTES", "FarEnd", "Lane"]
+__all__ = ["FREE_BYTES", "LANE_FILE_BYTES", "Lane"]
+
+LANE_FILE_BYTES = 2 * LANE_BYTES
 
 FREE_BYTES = LANE_BYTES - len(END)
 """What the calls of one batch may take."""
 
 
 class Lane:
-    """The server's end. Raises: OSError: no more files, or no memory."""
+    """fd: a file of LANE_FILE_BYTES, which the caller closes."""
 
-    __slots__ = ("_answers", "_at", "_requests", "_taken", "fd")
+    __slots__ = ("_answers", "_at", "_requests", "_taken")
 
-    def __init__(self) -> None:
-        self.fd = memory.create(2 * LANE_BYTES)
-        """The file, to be handed to the worker and closed."""
-        both = memoryview(memory.mapped(self.fd, 2 * LANE_BYTES))
+    def __init__(self, fd: int) -> None:
+        both = memoryview(memory.mapped(fd, LANE_FILE_BYTES))
         self._requests = both[:LANE_BYTES]
         self._answers = both[LANE_BYTES:]
         self._taken = 0
@@ -54,25 +54,3 @@ class Lane:
             self._taken += 1
             results.append(result)
         return results
-
-
-class FarEnd:
-    """The worker's end. fd: the file, which is closed here."""
-
-    __slots__ = ("requests", "results")
-
-    def __init__(self, fd: int) -> None:
-        both = memoryview(memory.mapped(fd, 2 * LANE_BYTES))
-        os.close(fd)
-        self.requests = both[:LANE_BYTES]
-        """Where the messages of calls lie, to be written to by the scripts whose inputs they are."""
-        self.results = Results(both[LANE_BYTES:])
-
-    def calls(self) -> Iterator[tuple[int, list[Part]]]:
-        """See `calls.read_calls`."""
-        return calls.read_calls(self.requests)
-
-    @staticmethod
-    def dtype_of(code: int) -> DType:
-        """The element type of a tensor."""
-        return wire.dtype_of(code)

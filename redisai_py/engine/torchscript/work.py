@@ -47,8 +47,6 @@ class Work:
         self._running: dict[str, int] = {}
         self._gathering: dict[str, Worker] = {}
         """The workers with a batch of short calls, by queue."""
-        self.able = False
-        """Workers can be forked."""
 
     @property
     def idle(self) -> bool:
@@ -71,7 +69,7 @@ class Work:
 
     def schedule(self) -> None:
         """Give waiting jobs to idle workers, and fork workers for jobs that could run but find none."""
-        if not self.able or not self._queues.waiting:
+        if not self._queues.waiting:
             return
         wanted: dict[str, int] = {}
         limit = self._settings().threads_per_queue
@@ -311,13 +309,14 @@ class Work:
 
     # -- the end of a worker -------------------------------------------------------------------------------------------
 
-    def ended(self, worker: Worker, status: int) -> BackendError:
-        """A worker ended by itself or by a signal. Returns: the error of the job that it was at."""
+    def ended(self, worker: Worker, status: int | None) -> BackendError:
+        """A worker ended (`FleetEvents.worker_exited`). Returns: the error of the job that it was at."""
         worker.ended = True
-        worker.channel.read()  # its last messages may arrive later than the news of its end
+        if worker.started:
+            worker.channel.read()  # its last messages may arrive later than the news of its end
         error = death(worker, status)
         if worker.number in self._fleet.workers:
-            self.discard(worker, error)
+            self.discard(worker, error, blameless=status is None)
         return error
 
     def discard(self, worker: Worker, error: BaseException, blameless: bool = False) -> None:

@@ -16,18 +16,19 @@ from redisai_py.serve.preflight import StartError
 def test_by_default_models_run_in_processes_that_leave_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     found = isolation(Config().resolved(), KeyMap())
-    assert found is not None
     assert found.settings.isolation == "auto"
     assert 0.79 < found.settings.engine_memory_limit_bytes / memory_bytes() <= 0.8
     found.close()
 
 
-def test_a_system_without_engine_processes_has_none_by_default_and_refuses_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_engine_processes_runs_models_elsewhere_and_refuses_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert isolation(Config(), KeyMap()) is None
+    assert not isolation(Config().resolved(), KeyMap()).settings.runs_models
     with pytest.raises(StartError, match="--isolation all needs Linux"):
         isolation(Config(isolation="all"), KeyMap())
 
 
 def test_none_is_none() -> None:
-    assert isolation(Config(isolation="none"), KeyMap()) is None
+    assert not isolation(Config(isolation="none").resolved(), KeyMap()).settings.runs_models

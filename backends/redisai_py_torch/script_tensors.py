@@ -1,19 +1,9 @@
-"""The worker's end of the socket to the server: frames, and tensors in them.
-
-A frame is a 12-byte prefix (`>IQ`: header bytes, payload bytes), a JSON header and a raw payload. The server's end of
-the same format is `redisai_py.engine.torchscript.frames`; docs/adr/0009 explains why there are two: a plugin imports
-nothing of the server.
-
-Rules: blocking, one thread, no framework objects but torch tensors. A lost server ends the process (`EOFError`).
-"""
+"""Tensors in the frames and in the shared memory of a script lane (`redisai_py.engine.torchscript.frames`)."""
 
 from __future__ import annotations
 
-import json
 import math
-import socket
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,11 +12,9 @@ from redisai_py.errors import BackendError
 from redisai_py.tensor import Buffer, DType
 from redisai_py_torch._dtypes import NO_STRINGS, TORCH_DTYPES, unsupported
 
-__all__ = ["Channel", "decode_tensors", "encode_head", "encode_output", "encode_tensors", "input_at"]
+__all__ = ["decode_tensors", "encode_output", "encode_tensors", "input_at"]
 
-_PREFIX = struct.Struct(">IQ")
 _ALIGNMENT = 16
-_JOIN_BYTES = 1 << 16
 
 _BY_NAME = {dtype.name: kind for dtype, kind in TORCH_DTYPES.items()}
 _NAMES = {kind: name for name, kind in _BY_NAME.items()}
@@ -34,58 +22,6 @@ _DTYPES = {kind: dtype for dtype, kind in TORCH_DTYPES.items()}
 
 Meta = list[Any]
 """One tensor in a header: [dtype name, shape, bytes]."""
-
-
-class Channel:
-    """Frames over one connected stream socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._scratch = memoryview(bytearray(_JOIN_BYTES))
-
-    def send_plain(self, frame: bytes) -> None:
-        """Send a frame that is encoded already."""
-        self._sock.sendall(frame)
-
-    def send(self, header: dict[str, Any], parts: Sequence[Any] = ()) -> None:
-        """Send one frame; `parts` are byte buffers that make up the payload."""
-        size = sum(len(part) for part in parts)
-        head = encode_head(header, size)
-        if size <= _JOIN_BYTES:
-            self._sock.sendall(b"".join((head, *parts)))
-            return
-        self._sock.sendall(head)
-        for part in parts:
-            self._sock.sendall(part)
-
-    def receive(self) -> tuple[dict[str, Any], memoryview]:
-        """The next frame; its payload is writable memory that nobody else uses.
-
-        Raises: EOFError: the server is gone.   MemoryError: the payload exceeds the memory limit.
-        """
-        filled = self._fill(self._scratch, 0, _PREFIX.size)
-        header_size, payload_size = _PREFIX.unpack_from(self._scratch)
-        body = memoryview(bytearray(header_size + payload_size))
-        # The server sends nothing after a frame until it is answered, so all bytes read belong to this frame.
-        body[: filled - _PREFIX.size] = self._scratch[_PREFIX.size : filled]
-        self._fill(body, filled - _PREFIX.size, len(body))
-        header: dict[str, Any] = json.loads(bytes(body[:header_size]))
-        return header, body[header_size:]
-
-    def _fill(self, view: memoryview, filled: int, least: int) -> int:
-        while filled < least:
-            received = self._sock.recv_into(view[filled:])
-            if received == 0:
-                raise EOFError
-            filled += received
-        return filled
-
-
-def encode_head(header: dict[str, Any], payload_bytes: int = 0) -> bytes:
-    """A frame up to its payload."""
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)  # numbers behind it are aligned
-    return _PREFIX.pack(len(text), payload_bytes) + text
 
 
 def decode_tensors(metas: Iterable[Meta], payload: memoryview, offset: int = 0) -> tuple[list[torch.Tensor], int]:
