@@ -18,12 +18,12 @@ from typing import TypeVar
 from redisai_py.engine.execution import Execution, Slot, execute, execute_inline
 from redisai_py.engine.isolation.inline_runs import INLINE_TIMEOUT_S, WouldBlock
 from redisai_py.engine.merging import signature
-from redisai_py.engine.piped import Piped
+from redisai_py.engine.pipes.dispatcher import PipeDispatcher
+from redisai_py.engine.pipes.offloading import FEWEST_TOGETHER, Offloader
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.reports import Counters, Executed
 from redisai_py.engine.run import LoadedModel, Run, Value
 from redisai_py.engine.settings import EngineSettings
-from redisai_py.engine.sharing import COMPANY, Sharing
 from redisai_py.tensor import Tensor
 
 __all__ = ["Dispatcher"]
@@ -38,7 +38,7 @@ class Dispatcher:
     """Args: slot: the event loop's own.   notable: see `Engine`.
     settle: gets every Execution of queued runs.   expired: gets a model and its runs whose TIMEOUT passed before they
     were run here.
-    piped: takes the runs of models in engine processes.
+    pipes: takes the runs of models in engine processes.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Dispatcher:
         notable: Callable[[Executed, BaseException | None], object],
         settle: Callable[[Execution], object],
         expired: Callable[[QueuedModel, list[Run]], object],
-        piped: Piped | None = None,
+        pipes: PipeDispatcher | None = None,
     ) -> None:
-        self._piped = piped
-        self._sharing = Sharing(loop, piped, settings.processes) if piped is not None else None
+        self._pipes = pipes
+        self._offloader = Offloader(loop, pipes, settings.processes) if pipes is not None else None
         self._call_soon = loop.call_soon
         self._budget_s = settings.inline_budget_us / 1e6
         self._slow_run_s = settings.slow_run_s
@@ -142,7 +142,7 @@ class Dispatcher:
         if run in loaded.offered:
             loaded.offered.remove(run)
             return True
-        if self._piped is not None and self._piped.drop(loaded, run):
+        if self._pipes is not None and self._pipes.drop(loaded, run):
             return True
         return not loaded.on_threads and loaded.queue.drop(run)
 
@@ -158,13 +158,13 @@ class Dispatcher:
         self._concurrent = len(waiting) > 1 or len(waiting[0].offered) > 1 if waiting else False
         here: deque[QueuedModel] = deque()
         for loaded in waiting:
-            if self._piped is not None and self._piped.takes(loaded):
-                self._piped.send(loaded)
+            if self._pipes is not None and self._pipes.takes(loaded):
+                self._pipes.send(loaded)
             elif loaded.on_threads or not loaded.inline.enabled:
                 self._hand_over(loaded, [])
             else:
-                if self._sharing is not None and len(loaded.offered) >= COMPANY:
-                    self._sharing.share(loaded)
+                if self._offloader is not None and len(loaded.offered) >= FEWEST_TOGETHER:
+                    self._offloader.share(loaded)
                 here.append(loaded)
         if here:
             self.together(self._run_here, here)

@@ -22,7 +22,7 @@ from redisai_py.engine.execution import Execution, Slot
 from redisai_py.engine.expiry import Expiry
 from redisai_py.engine.loader import Loader
 from redisai_py.engine.mailbox import Mailbox
-from redisai_py.engine.piped import Piped
+from redisai_py.engine.pipes.dispatcher import PipeDispatcher
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.reports import Counters, Executed, GivenUp
 from redisai_py.engine.run import LoadedModel, Run, Value
@@ -85,9 +85,11 @@ class Runner:
         """Slots of warm-ups."""
         self.runaways = Runaways(loop, self.loader, given_up, isolated)
         self._own_slot = own_slot = Slot(self.watchdog)
-        self._piped = Piped(loop, self.watchdog, self._executed_ahead, self._expired_here, post) if isolated else None
+        self._pipes = (
+            PipeDispatcher(loop, self.watchdog, self._executed_ahead, self._expired_here, post) if isolated else None
+        )
         self._dispatcher = Dispatcher(
-            settings, loop, counters, own_slot, notable, self._executed, self._expired_here, self._piped
+            settings, loop, counters, own_slot, notable, self._executed, self._expired_here, self._pipes
         )
         self.run_inline = self._dispatcher.run_inline
         self.call_afterwards = self._dispatcher.call_afterwards
@@ -200,7 +202,7 @@ class Runner:
         needed.
         """
         slot, execution = lost
-        if self._piped is not None and self._piped.owns(slot):
+        if self._pipes is not None and self._pipes.owns(slot):
             return
         if self._threads_end or not slot.retire(execution):
             return
@@ -250,8 +252,8 @@ class Runner:
     def _expire(self, now: float) -> float:
         """End the runs whose TIMEOUT has passed. Returns: the next deadline, or infinity."""
         next_deadline = self._dispatcher.next_deadline()
-        if self._piped is not None:
-            next_deadline = min(next_deadline, self._piped.expire(now))
+        if self._pipes is not None:
+            next_deadline = min(next_deadline, self._pipes.expire(now))
         for device in self.devices:
             expired, of_device = device.expire(now)
             for each in expired:
@@ -277,7 +279,7 @@ class Runner:
             for slot in device.slots:
                 if slot.current is not None:
                     return True
-        return self._piped is not None and bool(self._piped.executing())
+        return self._pipes is not None and bool(self._pipes.executing())
 
     def lend(self, thread_id: int) -> None:
         """A run takes long in an engine process: give its thread a successor."""
@@ -285,12 +287,12 @@ class Runner:
             self.devices.lend(thread_id)
 
     def _slots(self) -> list[Slot]:
-        ahead = [] if self._piped is None else self._piped.slots()
+        ahead = [] if self._pipes is None else self._pipes.slots()
         return [self._own_slot, *self.devices.slots(), *ahead, *self.load_slots]
 
     def executing_ahead(self) -> list[Execution]:
         """Batches in engine processes that the event loop has sent, not a worker thread."""
-        return [] if self._piped is None else self._piped.executing()
+        return [] if self._pipes is None else self._pipes.executing()
 
     def _thread_ended(self, _: None) -> None:
         self._ended_threads += 1
@@ -305,7 +307,7 @@ class Runner:
         """Fail waiting runs and stop running ones."""
         self._expiry.stop()
         refused = Overloaded(SHUTTING_DOWN)
-        for loaded, runs in [*self._dispatcher.abandon(), *(self._piped.abandon() if self._piped else [])]:
+        for loaded, runs in [*self._dispatcher.abandon(), *(self._pipes.abandon() if self._pipes else [])]:
             self._end(runs, loaded, refused)
         for device in self.devices:
             for loaded, runs in device.abandon():
@@ -324,8 +326,8 @@ class Runner:
         self.devices.stop()
         ended = await mailbox.wait_until(lambda: self._ended_threads == len(threads), grace_s)
         self.watchdog.stop()
-        if self._piped is not None:
-            self._piped.close()
+        if self._pipes is not None:
+            self._pipes.close()
         if ended:
             for thread in threads:
                 thread.join()

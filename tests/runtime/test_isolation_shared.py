@@ -15,11 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
-from redisai_py.engine import sharing
 from redisai_py.engine.engine import Engine, EngineSettings, LoadedModel
 from redisai_py.engine.isolation.isolation import Isolation
 from redisai_py.engine.isolation.manager import Manager
 from redisai_py.engine.isolation.settings import IsolationSettings
+from redisai_py.engine.pipes import offloading
 from redisai_py.errors import BackendError, QueueTimeout
 from redisai_py.model import Model
 from redisai_py.tensor import Device, Tensor
@@ -70,9 +70,9 @@ class _Crowd:
 
 def _with_sharing(monkeypatch: pytest.MonkeyPatch, test: Callable[[_Crowd, int], Awaitable[None]]) -> None:
     """A crowd whose model has moved into the server, and is computed by the process with that id too."""
-    monkeypatch.setattr(sharing.Busy, "look", lambda busy, now: True)
-    monkeypatch.setattr(sharing, "granted_cores", lambda: 2.0)
-    monkeypatch.setattr(sharing.Share, "of", lambda share, runs, waiting: runs // 2)
+    monkeypatch.setattr(offloading.LoopLoad, "look", lambda busy, now: True)
+    monkeypatch.setattr(offloading, "granted_cores", lambda: 2.0)
+    monkeypatch.setattr(offloading.OffloadShare, "of", lambda share, runs, waiting: runs // 2)
 
     async def run() -> None:
         settings = EngineSettings(intra_op_parallelism=1)
@@ -149,13 +149,13 @@ def test_a_process_that_stands_still_holds_up_only_its_runs(monkeypatch: pytest.
 
 def test_a_process_that_is_not_used_any_more_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(crowd: _Crowd, pid: int) -> None:
-        runs = crowd.engine._runner._dispatcher._sharing
+        runs = crowd.engine._runner._dispatcher._offloader
         assert runs is not None
         runs._look()
         assert await crowd.ask() == []
         assert crowd.pids() == (pid,)
         with monkeypatch.context() as later:
-            later.setattr(sharing, "_UNUSED_S", 0.0)
+            later.setattr(offloading, "_UNUSED_S", 0.0)
             runs._look()
         give_up = time.monotonic() + _WAIT_S
         while crowd.pids():

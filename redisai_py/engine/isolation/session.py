@@ -238,7 +238,7 @@ class RemoteSession:
         return None if process is None or process.dead or doubtful else process
 
     def beside(self) -> EngineProcess | None:
-        """The process that may share the runs of a model in the server, if there is one; see `engine.sharing`."""
+        """The process that may share the runs of a model in the server, if there is one; see `pipes.offloading`."""
         process = self._process
         return process if self.in_server and process is not None and not process.dead else None
 

@@ -30,17 +30,26 @@ from redisai_py.engine.isolation.pipe_layout import most_in_message
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.wire import Layout
-from redisai_py.engine.lines import LONG_S, Line, ModelLines, forget_dropped, measured, most_under_way, read, repeat
+from redisai_py.engine.pipes.lines import (
+    LONG_S,
+    Line,
+    ModelLines,
+    forget_dropped,
+    measured,
+    most_under_way,
+    read,
+    repeat,
+)
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import ProtocolError, RedisAIError
 
-__all__ = ["Piped"]
+__all__ = ["PipeDispatcher"]
 
 _LOOK_S = 0.005
 
 
-class Piped:
+class PipeDispatcher:
     """Args: watchdog: see `Slot`.   settle: gets the Executions that ended together.
     expired: gets a model and its runs whose TIMEOUT passed.   post: a call on the event loop's thread, from any thread.
     """
@@ -156,27 +165,27 @@ class Piped:
         under_way = len(pipe.flights)
         max_rows = model.queue.max_rows
         if not under_way:
-            return None if max_rows and run_s <= LONG_S and self._gathers(loaded, model) else best
+            return None if max_rows and run_s <= LONG_S and self._lingers(loaded, model) else best
         if (max_rows and len(model.queue) < max_rows) or not pipe.has_room:
             return None
         return best if under_way < most_under_way(run_s) else None
 
-    def _gathers(self, loaded: QueuedModel, model: ModelLines) -> bool:
-        """Whether a batch waits for more runs; see `Gathering`."""
-        gathering, runs = model.gathering, len(model.queue)
-        if runs >= min(model.queue.max_rows, gathering.latest):
+    def _lingers(self, loaded: QueuedModel, model: ModelLines) -> bool:
+        """Whether a batch waits for more runs; see `Linger`."""
+        linger, runs = model.linger, len(model.queue)
+        if runs >= min(model.queue.max_rows, linger.latest):
             return False
-        if not gathering.on:
-            gathering.begin(time.monotonic())
-            self._loop.call_soon(self._gathered, loaded, model)
+        if not linger.on:
+            linger.begin(time.monotonic())
+            self._loop.call_soon(self._lingered, loaded, model)
         return True
 
-    def _gathered(self, loaded: QueuedModel, model: ModelLines) -> None:
+    def _lingered(self, loaded: QueuedModel, model: ModelLines) -> None:
         """One more iteration of the loop has ended."""
-        if not model.gathering.on:
+        if not model.linger.on:
             return
-        if model.gathering.goes_on(bool(loaded.offered), time.monotonic()):
-            self._loop.call_soon(self._gathered, loaded, model)
+        if model.linger.goes_on(bool(loaded.offered), time.monotonic()):
+            self._loop.call_soon(self._lingered, loaded, model)
         else:
             self._go_on(loaded, model)
 
@@ -199,7 +208,7 @@ class Piped:
             return False
         message = line.pipe.put([Execution(loaded, batch, rows)], layout)
         batches.write(message, layout, [run.inputs for run in batch])  # type: ignore[misc]  # no device arrays
-        model.gathering.left(len(batch))
+        model.linger.left(len(batch))
         self._begun(line, 1, now)
         return True
 

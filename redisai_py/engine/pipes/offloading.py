@@ -2,7 +2,7 @@
 
 A short model in the server is computed on the event loop, so on one core, by which all else waits for it. Where many of
 its runs come together and another core is free, the model is loaded in an engine process too, and process and event
-loop share the runs: each flush sends a part of them ahead (`piped`), and the loop computes the others meanwhile.
+loop share the runs: each flush sends a part of them ahead (`dispatcher`), and the loop computes the others meanwhile.
 
 Which part follows from how the process comes along: if it had nothing left to do at a flush, it gets more next time,
 otherwise less. So a process that gets no core, since others use it, gets hardly any runs. And nothing is sent while the
@@ -21,14 +21,14 @@ from itertools import takewhile
 from redisai_py.engine.isolation.pipe_layout import most_in_message
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.session import RemoteSession
-from redisai_py.engine.lines import LONG_S, Line
-from redisai_py.engine.piped import Piped
+from redisai_py.engine.pipes.dispatcher import PipeDispatcher
+from redisai_py.engine.pipes.lines import LONG_S, Line
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.machine import granted_cores
 
-__all__ = ["COMPANY", "Busy", "Share", "Sharing"]
+__all__ = ["FEWEST_TOGETHER", "LoopLoad", "OffloadShare", "Offloader"]
 
-COMPANY = 4
+FEWEST_TOGETHER = 4
 """Fewer runs of a model that come together are not shared."""
 _SHORTEST_S = 0.00002
 """A shorter run costs less than sending it."""
@@ -40,7 +40,7 @@ _LEAST, _MOST = 2, 32
 """Runs in one message."""
 
 
-class Share:
+class OffloadShare:
     """Which part of a model's runs its process gets. Pure."""
 
     __slots__ = ("_part",)
@@ -59,7 +59,7 @@ class Share:
         return max(0, int(self._part * (runs + waiting)) - waiting)
 
 
-class Busy:
+class LoopLoad:
     """Whether the event loop has no idle time, and a core to itself. Thread: the event loop's.
 
     On a machine whose cores others use too, sending runs away costs more than it gives.
@@ -91,22 +91,22 @@ class _Model:
 
     def __init__(self, session: RemoteSession) -> None:
         self.session = session
-        self.share = Share()
+        self.share = OffloadShare()
         self.wanted = 0
         self.asked = -_UNUSED_S
         """When a process was asked for."""
         self.used = 0.0
 
 
-class Sharing:
+class Offloader:
     """Args: processes: front doors of the server, each of which needs a core itself."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, piped: Piped, processes: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipes: PipeDispatcher, processes: int) -> None:
         self._loop = loop
-        self._piped = piped
+        self._pipes = pipes
         self._free_core = granted_cores() >= processes + 1
         self._models: weakref.WeakKeyDictionary[QueuedModel, _Model] = weakref.WeakKeyDictionary()
-        self._busy = Busy()
+        self._busy = LoopLoad()
         self._looks = False
 
     def share(self, loaded: QueuedModel) -> None:
@@ -138,10 +138,10 @@ class Sharing:
 
     def _line(self, loaded: QueuedModel, session: RemoteSession, process: EngineProcess) -> Line | None:
         """The pipe; None while it is not known why one has ended. Raises: ProcessEnded, OSError."""
-        lines = self._piped.lines_of(loaded)
+        lines = self._pipes.lines_of(loaded)
         if lines.judging:
             return None
-        return lines.lines[0] if lines.lines else self._piped.open(lines, session, process)
+        return lines.lines[0] if lines.lines else self._pipes.open(lines, session, process)
 
     def _send(self, loaded: QueuedModel, line: Line, most: int, now: float) -> None:
         """Send up to `most` of the oldest runs, if they are of one kind."""
@@ -155,8 +155,8 @@ class Sharing:
         runs = list(takewhile(lambda run: run.rows == rows and run.key == key and run.deadline > now, offered[:most]))
         if runs:
             del offered[: len(runs)]
-            self._piped.put(loaded, line, runs, layout, now)
-            self._piped.tell(line)
+            self._pipes.put(loaded, line, runs, layout, now)
+            self._pipes.tell(line)
 
     # -- processes -----------------------------------------------------------------------------------------------------
 

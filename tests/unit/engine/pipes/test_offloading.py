@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redisai_py.engine.sharing import Share
+from redisai_py.engine.pipes.offloading import OffloadShare
 
 
 def _sent(per_flush: int, process_us: float, loop_us: float, rest_us: float, flushes: int = 2000) -> float:
@@ -12,7 +12,7 @@ def _sent(per_flush: int, process_us: float, loop_us: float, rest_us: float, flu
 
     Args: process_us, loop_us: what a run takes there and here.   rest_us: everything else that the loop does per run.
     """
-    share = Share()
+    share = OffloadShare()
     waiting = 0.0  # runs in the process
     sent = 0
     for flush in range(flushes):
@@ -41,7 +41,7 @@ def test_a_process_that_gets_no_core_gets_hardly_a_run() -> None:
 
 
 def test_a_process_that_stands_still_gets_no_more() -> None:
-    share = Share()
+    share = OffloadShare()
     waiting = sum(share.of(16, 0) for _ in range(1))
     for _ in range(100):
         waiting += share.of(16, waiting)

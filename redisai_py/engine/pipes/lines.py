@@ -1,4 +1,4 @@
-"""What `piped` keeps of the pipes to engine processes, per pipe and per model. Thread: the event loop's."""
+"""What `dispatcher` keeps of the pipes to engine processes, per pipe and per model. Thread: the event loop's."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from redisai_py.errors import BackendError, MemoryLimitExceeded, ProtocolError, 
 
 __all__ = [
     "LONG_S",
-    "Gathering",
     "Line",
+    "Linger",
     "ModelLines",
     "forget_dropped",
     "measured",
@@ -108,7 +108,7 @@ class Line:
             slot.begin(execution)
 
 
-class Gathering:
+class Linger:
     """Whether a batch that is not full waits for more runs although the process has nothing to do. Pure.
 
     Clients whose runs ended together ask again one after the other, in several iterations of the event loop. A batch
@@ -155,13 +155,13 @@ class ModelLines:
     queue: runs that wait for a pipe.   judging: ended pipes of which it is not known yet why.
     """
 
-    __slots__ = ("answers", "gathering", "judging", "layouts", "lines", "queue")
+    __slots__ = ("answers", "judging", "layouts", "lines", "linger", "queue")
 
     def __init__(self, queue: BatchQueue[Run]) -> None:
         self.queue = queue
         self.lines: list[Line] = []
         self.judging = 0
-        self.gathering = Gathering()
+        self.linger = Linger()
         self.layouts: BoundedCache[Any, Layout | None] = BoundedCache(_LAYOUTS)
         self.answers: BoundedCache[tuple[bytes, int], batches.Plain] = BoundedCache(_LAYOUTS)
         """What was answered to single runs lately, by header and bytes of the message."""
