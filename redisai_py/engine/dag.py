@@ -16,10 +16,10 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Graph", "Kind", "Operation", "Outcome", "Plan", "Version"]
+__all__ = ["Graph", "Operation", "OperationKind", "Outcome", "Plan", "Version"]
 
 
-class Kind(enum.Enum):
+class OperationKind(enum.Enum):
     """TENSOR operations (TENSORSET, TENSORGET) take no time: their tensors exist from the start."""
 
     TENSOR = "tensor"
@@ -35,14 +35,14 @@ class Outcome(enum.Enum):
     NOT_RUN = "not run"
 
 
-_TENSOR, _OK = Kind.TENSOR, Outcome.OK  # an enum looks its members up with Python code, each time
+_TENSOR, _OK = OperationKind.TENSOR, Outcome.OK  # an enum looks its members up with Python code, each time
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """An operation, as the plan needs it: the names it reads and writes, in order."""
 
-    kind: Kind
+    kind: OperationKind
     reads: tuple[Hashable, ...] = ()
     writes: tuple[Hashable, ...] = ()
 
@@ -82,17 +82,17 @@ class Graph:
             inputs = tuple(self.last[name] for name in operation.reads)
             self.inputs.append(inputs)
             self.last.update((name, Version(name, i)) for name in operation.writes)
-            if operation.kind is Kind.TENSOR:
+            if operation.kind is OperationKind.TENSOR:
                 continue
             needs = {version.writer for version in inputs if self._is_computed(version)}
-            if operation.kind is Kind.SCRIPT:
+            if operation.kind is OperationKind.SCRIPT:
                 if previous_script is not None:
                     needs.add(previous_script)
                 previous_script = i
             self.needs[i] = frozenset(needs)
 
     def _is_computed(self, version: Version) -> bool:
-        return version.writer != _LOADED and self.operations[version.writer].kind is not Kind.TENSOR
+        return version.writer != _LOADED and self.operations[version.writer].kind is not OperationKind.TENSOR
 
 
 class Plan:

@@ -52,6 +52,7 @@ class Stop:
     given_up: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class Execution:
     """One call of `Session.run` for one or more runs of a model, or for a request run inline, which has no Run.
 
@@ -65,30 +66,17 @@ class Execution:
     """
 
     # One is created per run, so rarely used fields are in `Stop`.
-    __slots__ = (
-        "cpu_s",
-        "ended_merging",
-        "error",
-        "loaded",
-        "rows",
-        "run_s",
-        "runs",
-        "settled",
-        "started",
-        "stop",
-        "values",
-    )
-
-    def __init__(self, loaded: QueuedModel, runs: list[Run], rows: int) -> None:
-        self.loaded = loaded
-        self.runs = runs
-        self.rows = rows
-        self.started = self.run_s = self.cpu_s = 0.0
-        self.values: list[list[Value]] | None = None
-        self.error: BaseException | None = None
-        self.stop: Stop | None = None
-        self.ended_merging = ""
-        self.settled = False
+    loaded: QueuedModel
+    runs: list[Run]
+    rows: int
+    started: float = 0.0
+    run_s: float = 0.0
+    cpu_s: float = 0.0
+    values: list[list[Value]] | None = None
+    error: BaseException | None = None
+    stop: Stop | None = None
+    ended_merging: str = ""
+    settled: bool = False
 
     @property
     def requests(self) -> int:

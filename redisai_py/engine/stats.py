@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from redisai_py.engine.merging import Value
 
@@ -51,7 +50,14 @@ class Distribution:
         counts = np.zeros(len(_EDGES_US), np.int64)
         for bucket, count in tally.get("counts", {}).items():
             counts[int(bucket)] = count
-        return _distribution(counts, tally.get("sum_s", 0.0))
+        total = np.cumsum(counts)
+        count = int(total[-1])
+        if not count:
+            return Distribution()
+        p50, p95, p99 = (float(_EDGES_US[np.searchsorted(total, math.ceil(q * count))]) for q in (0.50, 0.95, 0.99))
+        octaves = slice(None, None, _PER_OCTAVE)
+        buckets = tuple(zip(_EDGES_US[octaves].tolist(), total[octaves].tolist(), strict=True))
+        return Distribution(count, tally.get("sum_s", 0.0) * 1e6, p50, p95, p99, buckets)
 
 
 class Histogram:
@@ -77,29 +83,12 @@ class Histogram:
         bucket = np.searchsorted(_EDGES_US, values * 1e6).clip(max=len(_EDGES_US) - 1)
         np.add.at(self._counts, bucket, 1)
 
-    def distribution(self) -> Distribution:
-        """The current state."""
-        if self._new:
-            self._fold()
-        return _distribution(self._counts, self._sum_s)
-
     def tally(self) -> dict[str, Any]:
-        """The same as numbers that can be added to those of another one; `Distribution.from_tally` reads them."""
+        """The counts, as numbers that can be added to those of another one; `Distribution.from_tally` reads them."""
         if self._new:
             self._fold()
         counts = {str(bucket): int(self._counts[bucket]) for bucket in np.flatnonzero(self._counts)}
         return {"counts": counts, "sum_s": self._sum_s}
-
-
-def _distribution(counts: NDArray[np.int64], sum_s: float) -> Distribution:
-    total = np.cumsum(counts)
-    count = int(total[-1])
-    if not count:
-        return Distribution()
-    p50, p95, p99 = (float(_EDGES_US[int(np.searchsorted(total, math.ceil(q * count)))]) for q in (0.50, 0.95, 0.99))
-    octaves = slice(None, None, _PER_OCTAVE)
-    buckets = tuple(zip(_EDGES_US[octaves].tolist(), total[octaves].tolist(), strict=True))
-    return Distribution(count, sum_s * 1e6, p50, p95, p99, buckets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,19 +234,7 @@ class ModelStats:
 
     def snapshot(self) -> RunStats:
         """The current counters."""
-        self._fold()
-        return RunStats(
-            self.calls,
-            self.errors,
-            self.duration_us,
-            self.samples,
-            self.batches,
-            self.loads,
-            self.last_error,
-            self._queue_time.distribution(),
-            self._run_time.distribution(),
-            dict(sorted(self._batch_rows.items())),
-        )
+        return RunStats.from_tally(self.tally(), self.last_error)
 
     def tally(self) -> dict[str, Any]:
         """The counters as numbers that can be added to those of another process; `RunStats.from_tally` reads them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -14,13 +14,12 @@ from prometheus_client.exposition import choose_encoder
 
 from redisai_py.errors import RedisAIError
 from redisai_py.frontdoor.services import Services
+from redisai_py.ops import cache_rules, sweep
 from redisai_py.ops.aggregate import aggregate
-from redisai_py.ops.cache_rules import keep_refreshing_rules
 from redisai_py.ops.http import HttpEndpoint, Response
 from redisai_py.ops.metrics import Metrics, gather
 from redisai_py.ops.preload import Preload
 from redisai_py.ops.sibling_handler import keep_reporting_counts
-from redisai_py.ops.sweep import keep_sweeping
 from redisai_py.ops.tallies import ClientFigures, server_state
 from redisai_py.serve.preflight import StartError
 from redisai_py.upstream.health_check import HealthCheck
@@ -34,6 +33,13 @@ def _report_failure(task: asyncio.Task[None]) -> None:
     """Log an error of a background task: it is a bug that nobody else would report."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("background work ended", exc_info=error)
+
+
+async def _repeat(interval_s: float, work: Callable[[Services], Awaitable[None]], services: Services) -> None:
+    """Do the work at intervals, until cancelled."""
+    while True:
+        await asyncio.sleep(interval_s)
+        await work(services)
 
 
 class BackgroundServices:
@@ -66,8 +72,8 @@ class BackgroundServices:
                 why = error.strerror or error
                 raise StartError(f"cannot listen on {config.http_host} port {config.http} for HTTP: {why}") from error
             logger.info("serving HTTP", host=config.http_host, port=config.http)
-        self._begin(keep_sweeping(self._services))
-        self._begin(keep_refreshing_rules(self._services))
+        self._begin(_repeat(sweep.INTERVAL_S, sweep.sweep, self._services))
+        self._begin(_repeat(cache_rules.INTERVAL_S, cache_rules.refresh, self._services))
         self._begin(keep_reporting_counts(self._services))
         self._begin(HealthCheck(self._services.dialer).run())
 

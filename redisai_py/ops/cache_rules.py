@@ -6,7 +6,6 @@ with the model's id, and do not need this.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -18,23 +17,21 @@ if TYPE_CHECKING:
     from redisai_py.store.cache import Entry
     from redisai_py.upstream.access import Access
 
-__all__ = ["INTERVAL_S", "keep_refreshing_rules", "refresh_rules"]
+__all__ = ["INTERVAL_S", "refresh"]
 
 INTERVAL_S = 1.0
 _ASKED_AT_ONCE = 500
 
 
-async def keep_refreshing_rules(services: Services) -> None:
-    """Read rules until cancelled."""
-    while True:
-        await asyncio.sleep(INTERVAL_S)
-        services.predictions.local.expire(time.monotonic())
-        await services.predictions.share_inputs()
-        for access in services.accesses.all():
-            await refresh_rules(access)
+async def refresh(services: Services) -> None:
+    """Drop what has expired, share what was counted, and read the rules. Never fails."""
+    services.predictions.local.expire(time.monotonic())
+    await services.predictions.share_inputs()
+    for access in services.accesses.all():
+        await _refresh_rules(access)
 
 
-async def refresh_rules(access: Access) -> None:
+async def _refresh_rules(access: Access) -> None:
     """Update the cached models of an identity with the current rules of their keys. Never fails."""
     near = access.near
     if near is None or not near.model_keys or access.stream(next(iter(near.model_keys))) is None:

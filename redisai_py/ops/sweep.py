@@ -8,23 +8,14 @@ credentials. Without the right to ask, it keeps such models until they are the l
 
 from __future__ import annotations
 
-import asyncio
-
 from redisai_py.errors import UpstreamError, WrongType
 from redisai_py.frontdoor.services import Services
 from redisai_py.ops.keymap import ProgramEntry, ProgramKey
 
-__all__ = ["keep_sweeping", "sweep"]
+__all__ = ["INTERVAL_S", "sweep"]
 
 INTERVAL_S = 30.0
 _ASKED_AT_ONCE = 500
-
-
-async def keep_sweeping(services: Services) -> None:
-    """Sweep until cancelled."""
-    while True:
-        await asyncio.sleep(INTERVAL_S)
-        await sweep(services)
 
 
 async def sweep(services: Services) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from redisai_py.predictions.identity import tensor_digest
 from redisai_py.tensor import Tensor
@@ -23,14 +24,12 @@ _LARGEST_SHARE = 16
 """An input larger than this fraction of the limit is not kept."""
 
 
+@dataclass(slots=True)
 class _Known:
     """An input. data: None until it has come twice."""
 
-    __slots__ = ("data", "digest")
-
-    def __init__(self) -> None:
-        self.data: bytearray | None = None
-        self.digest = b""
+    data: bytearray | None = None
+    digest: bytes = b""
 
 
 class KnownInputs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from redisai_py.store.codec import encode_header
 from redisai_py.tensor import Tensor
@@ -20,23 +21,20 @@ _LARGEST_SHARE = 4
 """An entry larger than this fraction of the limit is not kept."""
 
 
+@dataclass(slots=True)
 class LocalEntry:
     """One prediction.
-
 
     dies_at: monotonic seconds, end of its life here.   expires_at: end of its life in Redis.   refreshes_at: when a hit
     may run the model again; 0 until it is known.
     """
 
-    __slots__ = ("_strings", "dies_at", "expires_at", "outputs", "refreshes_at", "size")
-
-    def __init__(self, outputs: Sequence[Tensor], size: int, dies_at: float, expires_at: float) -> None:
-        self.outputs = outputs
-        self.size = size
-        self.dies_at = dies_at
-        self.expires_at = expires_at
-        self.refreshes_at = 0.0
-        self._strings: list[bytes] | None = None
+    outputs: Sequence[Tensor]
+    size: int
+    dies_at: float
+    expires_at: float
+    refreshes_at: float = 0.0
+    _strings: list[bytes] | None = None
 
     def strings(self) -> list[bytes]:
         """The outputs as they are written under keys; made once."""

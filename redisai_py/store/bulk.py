@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
@@ -92,17 +93,15 @@ class GroupMember(Protocol):
         """Nothing was written: execute each command singly."""
 
 
+@dataclass(slots=True)
 class _Group:
     """Members written together. words: what they write, each with the kind of the last member that writes it."""
 
-    __slots__ = ("_encoded", "asked_exists", "attempts", "members", "words")
-
-    def __init__(self) -> None:
-        self._encoded = b""
-        self.attempts = 1
-        self.members: list[GroupMember] = []
-        self.words: dict[bytes, TensorKind] = {}
-        self.asked_exists = False
+    members: list[GroupMember] = field(default_factory=list)
+    words: dict[bytes, TensorKind] = field(default_factory=dict)
+    attempts: int = 1
+    asked_exists: bool = False
+    _encoded: bytes = b""
 
     def encode(self) -> bytes:
         """The commands that write it, built on first use."""

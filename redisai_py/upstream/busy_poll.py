@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 __all__ = ["BusyPoll"]
 
@@ -33,14 +34,12 @@ _MOST_IN_VAIN = 8
 """At most 256 polls are skipped before the next attempt."""
 
 
+@dataclass(slots=True)
 class _Awaited:
     """An event that may be worth polling for, with the experience so far."""
 
-    __slots__ = ("in_vain", "left_out")
-
-    def __init__(self) -> None:
-        self.in_vain = 0
-        self.left_out = 0
+    in_vain: int = 0
+    left_out: int = 0
 
     def is_worth_it(self) -> bool:
         if self.left_out:

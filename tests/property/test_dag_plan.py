@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisai_py.engine.dag import Graph, Kind, Operation, Outcome, Plan, Version
+from redisai_py.engine.dag import Graph, Operation, OperationKind, Outcome, Plan, Version
 
 NAMES = "abcd"
 
@@ -29,7 +29,7 @@ class Sequential:
             absent = any(self.scope[str(name)] is None for name in operation.reads)
             inputs = [self.scope[str(name)] for name in operation.reads]
             self.read.append(inputs)
-            if operation.kind is Kind.TENSOR:
+            if operation.kind is OperationKind.TENSOR:
                 self.outcomes.append(Outcome.OK)
             elif failed:
                 self.outcomes.append(Outcome.NOT_RUN)
@@ -48,10 +48,12 @@ def dags(draw: st.DrawFn) -> tuple[list[Operation], list[str], set[int]]:
     known = list(loaded)
     operations: list[Operation] = []
     for _ in range(draw(st.integers(1, 10))):
-        kind = draw(st.sampled_from([Kind.TENSOR, Kind.MODEL, Kind.MODEL, Kind.SCRIPT]))
-        sets = kind is not Kind.TENSOR or draw(st.booleans())
+        kind = draw(
+            st.sampled_from([OperationKind.TENSOR, OperationKind.MODEL, OperationKind.MODEL, OperationKind.SCRIPT])
+        )
+        sets = kind is not OperationKind.TENSOR or draw(st.booleans())
         some_known = st.lists(st.sampled_from(known), min_size=1, max_size=3)
-        reads = () if kind is Kind.TENSOR and sets else tuple(draw(some_known))
+        reads = () if kind is OperationKind.TENSOR and sets else tuple(draw(some_known))
         writes = tuple(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3))) if sets else ()
         operations.append(Operation(kind, reads, writes))
         known = sorted({*known, *writes})
@@ -70,7 +72,7 @@ class Parallel:
         self.running: list[int] = []
         self.started: list[int] = []
         for i, operation in enumerate(operations):
-            if operation.kind is Kind.TENSOR and operation.writes:
+            if operation.kind is OperationKind.TENSOR and operation.writes:
                 self._write(i)
 
     def _write(self, i: int) -> None:
@@ -96,7 +98,7 @@ class Parallel:
         ready = self.plan.ready()
         for i in ready:
             assert all(version in self.values for version in self.plan.graph.inputs[i])
-        scripts = [i for i in self.running + ready if self.operations[i].kind is Kind.SCRIPT]
+        scripts = [i for i in self.running + ready if self.operations[i].kind is OperationKind.SCRIPT]
         assert len(scripts) <= 1
         self.running += ready
         self.started += ready
@@ -130,7 +132,7 @@ def test_each_operation_is_started_once_and_scripts_in_their_order(
     operations, loaded, _ = dag
     parallel = Parallel(operations, loaded, set())
     parallel.run(data)
-    work = [i for i, operation in enumerate(operations) if operation.kind is not Kind.TENSOR]
-    scripts = [i for i in parallel.started if operations[i].kind is Kind.SCRIPT]
+    work = [i for i, operation in enumerate(operations) if operation.kind is not OperationKind.TENSOR]
+    scripts = [i for i in parallel.started if operations[i].kind is OperationKind.SCRIPT]
     assert sorted(parallel.started) == work
     assert scripts == sorted(scripts)

@@ -13,7 +13,7 @@ the same places.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -23,7 +23,7 @@ from redisai_py.commands.model_runs import CacheUse, ModelExecute
 from redisai_py.commands.script_runs import ScriptExecute
 from redisai_py.commands.spec import CommandSpec
 from redisai_py.commands.tensors import Form, TensorGet, TensorSet
-from redisai_py.engine.dag import Graph, Kind, Operation, Version
+from redisai_py.engine.dag import Graph, Operation, OperationKind, Version
 from redisai_py.resp.requests import LARGE_ARGUMENT
 from redisai_py.resp.templates import BlobTemplate
 from redisai_py.store.tensors import expiry_options
@@ -89,25 +89,17 @@ def _reply_around(gets: list[tuple[int, TensorGet, Version]], count: int) -> lis
     return [*found, (None, before + b"+OK\r\n" * (count - at))]
 
 
+@dataclass(slots=True)
 class BoundDag:
     """One DAG command.
 
-    load, persist: its keys, in the order of the prepared DAG's.
+    load, persist: its keys, in the order of the prepared DAG's.   argv: its words, or only the blobs among them.
     """
 
-    __slots__ = ("_argv", "load", "persist", "prepared")
-
-    def __init__(
-        self,
-        prepared: PreparedDag,
-        load: tuple[bytes, ...],
-        persist: tuple[bytes, ...],
-        argv: Sequence[Any] | Mapping[int, Any] = (),
-    ) -> None:
-        self.prepared = prepared
-        self.load = load
-        self.persist = persist
-        self._argv = argv
+    prepared: PreparedDag
+    load: tuple[bytes, ...]
+    persist: tuple[bytes, ...]
+    argv: Sequence[Any] | Mapping[int, Any] = ()
 
     def with_blob(self, data: bytes) -> BoundDag:
         """The same command with other data of the same length in its only blob."""
@@ -121,7 +113,7 @@ class BoundDag:
         blobs = self.prepared.blobs
         if len(blobs) != 1 or not frame or len(frame) >= LARGE_ARGUMENT:
             return None
-        at, argv = blobs[0][2], self._argv
+        at, argv = blobs[0][2], self.argv
         size = len(argv[at])
         if len(frame) - size > _LONGEST_TEMPLATE or size == len(SEPARATOR):  # such a blob could look like a separator
             return None
@@ -134,7 +126,7 @@ class BoundDag:
         prepared = self.prepared
         values: dict[Version, Any] = dict(prepared.tensors)
         for version, like, at in prepared.blobs:
-            values[version] = Tensor(like.dtype, like.shape, self._argv[at])
+            values[version] = Tensor(like.dtype, like.shape, self.argv[at])
         return values
 
 
@@ -277,5 +269,9 @@ def _without(request: Dag, blobs: dict[int, int]) -> Dag:
 
 
 def _describe(op: Any) -> Operation:
-    kind = Kind.MODEL if isinstance(op, ModelExecute) else Kind.SCRIPT if isinstance(op, ScriptExecute) else Kind.TENSOR
+    kind = OperationKind.TENSOR
+    if isinstance(op, ModelExecute):
+        kind = OperationKind.MODEL
+    elif isinstance(op, ScriptExecute):
+        kind = OperationKind.SCRIPT
     return Operation(kind, op.reads, op.writes)

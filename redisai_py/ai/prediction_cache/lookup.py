@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from redisai_py.predictions.identity import Names, tensor_digests
 from redisai_py.store.tensors import LARGE_VALUE
 from redisai_py.tensor import Tensor
 
-__all__ = ["Lookup", "Miss", "SingleLookup"]
+__all__ = ["Lookup", "Miss", "Request", "SingleLookup"]
 
 _DIGESTED_HERE = 512 * 1024
 """Maximum bytes of inputs that the event loop hashes itself, in 0.3 ms."""
@@ -47,6 +48,17 @@ class Miss(RedisAIError):
 _MISS = "MISS no prediction for these inputs is stored"
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A run that the cache may answer. counted: see `Runner.run_model`."""
+
+    cached: CachedModel
+    inputs: Sequence[Tensor]
+    use: CacheUse
+    timeout_ms: int | None
+    counted: bool
+
+
 class Lookup(Run):
     """A run that may turn out to be unnecessary; the caller awaits, counts and cancels it as a `Run`."""
 
@@ -63,25 +75,17 @@ class Lookup(Run):
         "_use"
     )  # fmt: skip
 
-    def __init__(
-        self,
-        predictions: PredictionStore,
-        cached: CachedModel,
-        inputs: Sequence[Tensor],
-        use: CacheUse,
-        timeout_ms: int | None,
-        counted: bool,
-    ) -> None:
+    def __init__(self, predictions: PredictionStore, request: Request) -> None:
         # Not Run's: this one is in no queue, and is never merged.
         Pending.__init__(self)
         self.loaded = None
-        self.counted = counted
+        self.counted = request.counted
         self.ran_s = None
         self._predictions = predictions
-        self._cached = cached
-        self._tensors = inputs
-        self._use = use
-        self._timeout_ms = timeout_ms
+        self._cached = cached = request.cached
+        self._tensors = request.inputs
+        self._use = request.use
+        self._timeout_ms = request.timeout_ms
         self._names: Names = cached.record.names(cached.rule, cached.access.identity)
         self._own: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -196,18 +200,10 @@ class SingleLookup(Lookup):
 
     __slots__ = ("_digest_s", "_flight_key", "_key", "_owns", "_waits", "_waits_until")
 
-    def __init__(
-        self,
-        predictions: PredictionStore,
-        cached: CachedModel,
-        inputs: Sequence[Tensor],
-        use: CacheUse,
-        timeout_ms: int | None,
-        counted: bool,
-    ) -> None:
-        super().__init__(predictions, cached, inputs, use, timeout_ms, counted)
+    def __init__(self, predictions: PredictionStore, request: Request) -> None:
+        super().__init__(predictions, request)
         self._key = b""
-        self._flight_key = (cached.access.identity.database, b"")
+        self._flight_key = (request.cached.access.identity.database, b"")
         self._owns = self._waits = self._waits_until = False
         """It owns the prediction's flight; it waits for another request's; it has a timer for that."""
         self._digest_s = 0.0

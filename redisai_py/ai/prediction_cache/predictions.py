@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from redisai_py.ai.prediction_cache.lookup import Miss, SingleLookup
+from redisai_py.ai.prediction_cache.lookup import Miss, Request, SingleLookup
 from redisai_py.ai.prediction_cache.records import CachedModel, CacheRecord
 from redisai_py.ai.prediction_cache.row_lookup import RowLookup, rows_apart
 from redisai_py.ai.prediction_cache.storing import PredictionStore
@@ -84,13 +84,11 @@ class Predictions(PredictionStore):
             )
         if not wanted:
             raise Miss(cached.record.refusal)
-        if cached.rule.rows and (rows := rows_apart(cached.loaded, tensors)):
-            by_row = RowLookup(self, cached, tensors, use, timeout_ms, counted, rows)
-            by_row.start()
-            return by_row
-        prediction = SingleLookup(self, cached, tensors, use, timeout_ms, counted)
-        prediction.start()
-        return prediction
+        request = Request(cached, tensors, use, timeout_ms, counted)
+        rows = rows_apart(cached.loaded, tensors) if cached.rule.rows else 0
+        lookup = RowLookup(self, request, rows) if rows else SingleLookup(self, request)
+        lookup.start()
+        return lookup
 
     def _wanted(self, cached: CachedModel, inputs: Sequence[Tensor], use: CacheUse) -> bool:
         """Whether the cache handles this request."""

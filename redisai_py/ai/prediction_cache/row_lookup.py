@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from redisai_py.ai.prediction_cache.lookup import Lookup
-from redisai_py.ai.prediction_cache.records import CachedModel
+from redisai_py.ai.prediction_cache.lookup import Lookup, Request
 from redisai_py.ai.prediction_cache.single_flight import FlightKey
 from redisai_py.ai.prediction_cache.storing import PredictionStore
 from redisai_py.commands.model_runs import CacheUse
@@ -40,17 +39,8 @@ class RowLookup(Lookup):
 
     __slots__ = ("_alone", "_awaited", "_known", "_order", "_owned", "_parts", "_ran_some", "_rows", "_working")
 
-    def __init__(
-        self,
-        predictions: PredictionStore,
-        cached: CachedModel,
-        inputs: Sequence[Tensor],
-        use: CacheUse,
-        timeout_ms: int | None,
-        counted: bool,
-        rows: int,
-    ) -> None:
-        super().__init__(predictions, cached, inputs, use, timeout_ms, counted)
+    def __init__(self, predictions: PredictionStore, request: Request, rows: int) -> None:
+        super().__init__(predictions, request)
         self._rows = rows
         self._order: list[bytes] = []
         """The key of each row."""

@@ -30,16 +30,7 @@ from redisai_py.engine.isolation.pipe_layout import most_in_message
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.wire import Layout
-from redisai_py.engine.pipes.lines import (
-    LONG_S,
-    Line,
-    ModelLines,
-    forget_dropped,
-    measured,
-    most_under_way,
-    read,
-    repeat,
-)
+from redisai_py.engine.pipes.lines import LONG_S, Line, ModelLines, forget_dropped, most_under_way, read, repeat
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import ProtocolError, RedisAIError
@@ -281,7 +272,8 @@ class PipeDispatcher:
                 now = time.monotonic()
                 line.begin(now)
                 latest = done[-1].batch
-                measured(latest)
+                if latest.error is None:
+                    latest.loaded.inline.measured(latest.runs[0].key, latest.rows, latest.run_s, latest.run_s)
                 self._go_on(latest.loaded, line.model)
                 self._end(done, now)
 

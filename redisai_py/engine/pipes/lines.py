@@ -26,7 +26,6 @@ __all__ = [
     "Linger",
     "ModelLines",
     "forget_dropped",
-    "measured",
     "most_under_way",
     "read",
     "repeat",
@@ -212,12 +211,6 @@ def read(ended: Ended[Execution], model: ModelLines) -> None:
             session.exceeded_memory()
         execution.error = error.with_traceback(None)
         error.__context__ = None
-
-
-def measured(execution: Execution) -> None:
-    """Tell the model's policy how long such batches take."""
-    if execution.error is None:
-        execution.loaded.inline.measured(execution.runs[0].key, execution.rows, execution.run_s, execution.run_s)
 
 
 def forget_dropped(execution: Execution) -> bool:

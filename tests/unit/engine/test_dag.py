@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from redisai_py.engine.dag import Graph, Kind, Operation, Outcome, Plan, Version
+from redisai_py.engine.dag import Graph, Operation, OperationKind, Outcome, Plan, Version
 
 
 def model(reads: str, writes: str) -> Operation:
-    return Operation(Kind.MODEL, tuple(reads), tuple(writes))
+    return Operation(OperationKind.MODEL, tuple(reads), tuple(writes))
 
 
 def script(reads: str, writes: str) -> Operation:
-    return Operation(Kind.SCRIPT, tuple(reads), tuple(writes))
+    return Operation(OperationKind.SCRIPT, tuple(reads), tuple(writes))
 
 
 def tensor_set(name: str) -> Operation:
-    return Operation(Kind.TENSOR, (), (name,))
+    return Operation(OperationKind.TENSOR, (), (name,))
 
 
 def tensor_get(name: str) -> Operation:
-    return Operation(Kind.TENSOR, (name,))
+    return Operation(OperationKind.TENSOR, (name,))
 
 
 def test_independent_operations_are_ready_together_and_dependent_ones_wait() -> None:
