@@ -103,6 +103,7 @@ class Engine:
         self.call_afterwards = self._runner.call_afterwards
         self.count = self._runner.count
         self.discount = self._runner.discount
+        self.threads_busy = self._runner.threads_busy
         self.set_execution_timeout = self._runner.watchdog.set_limit
         """Changes MODEL_EXECUTION_TIMEOUT (in ms, 0 is none), also for running executions."""
         self._runner.devices.get("CPU")  # INFO shows its workers from the start
@@ -230,10 +231,6 @@ class Engine:
         if self._isolation is None:
             return self._find_backend(name).version
         return self._isolation.import_backend(name)
-
-    def threads_busy(self) -> bool:
-        """Whether a worker thread is running a model."""
-        return self._runner.threads_busy()
 
     @property
     def runaways_going_on(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor import redis_info
 from redisai_py.frontdoor.eager_task import NO_REPLY
-from redisai_py.frontdoor.redis_info import ask, ask_and_pass_on, pass_on
+from redisai_py.frontdoor.redis_info import ask_and_pass_on
 from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.state import Mode
 from redisai_py.frontdoor.tracking import Tracking
@@ -92,16 +92,16 @@ def redis_action(name: bytes) -> Relayed | Special:
 
 
 async def _auth(session: Session, argv: list[bytes]) -> object:
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     if raw == b"+OK\r\n":
         user, password = (b"default", argv[1]) if len(argv) == 2 else (argv[1], argv[2])
         session.become(replace(session.identity, user=user, password=password))
         session.accept()
-    return pass_on(session, raw)
+    return session.pass_on(raw)
 
 
 async def _hello(session: Session, argv: list[bytes]) -> object:
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     if raw[:1] != b"-":
         session.accept()
         if len(argv) > 1:
@@ -115,23 +115,23 @@ async def _hello(session: Session, argv: list[bytes]) -> object:
             else:  # SETNAME, since Redis has accepted the command
                 next(options)
                 session.sticky = True
-    return pass_on(session, raw)
+    return session.pass_on(raw)
 
 
 async def _select(session: Session, argv: list[bytes]) -> object:
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     if raw == b"+OK\r\n":
         session.select(int(argv[1]))
-    return pass_on(session, raw)
+    return session.pass_on(raw)
 
 
 async def _reset(session: Session, argv: list[bytes]) -> object:
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     if raw == b"+RESET\r\n":
         skipped = session.turn.skip_next
         session.reset()
         session.turn.skip(skipped)  # from CLIENT REPLY SKIP, which applies to RESET itself
-    return pass_on(session, raw)
+    return session.pass_on(raw)
 
 
 async def _quit(session: Session, argv: list[bytes]) -> object:
@@ -141,10 +141,10 @@ async def _quit(session: Session, argv: list[bytes]) -> object:
 
 
 async def _multi(session: Session, argv: list[bytes]) -> object:
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     if raw == b"+OK\r\n":
         session.begin_transaction(Transaction(session))
-    return pass_on(session, raw)
+    return session.pass_on(raw)
 
 
 async def _subscribe(session: Session, argv: list[bytes]) -> object:
@@ -161,26 +161,26 @@ async def _monitor(session: Session, argv: list[bytes]) -> object:
     raw, *lines = await session.capture([argv])  # other clients' commands may come with the reply
     if raw == b"+OK\r\n":
         session.mode = Mode.MONITOR
-    return pass_on(session, b"".join((raw, *lines)))
+    return session.pass_on(b"".join((raw, *lines)))
 
 
 async def _replicate(session: Session, argv: list[bytes]) -> object:
     """A tunnel from Redis's first byte on, unless Redis answers with an error: then it is an ordinary command."""
     upstream = await session.relay.connect()
     first = await session.relay.tunnel(upstream, Command(list(argv)))
-    return pass_on(session, first) if first[:1] == b"-" else NO_REPLY
+    return session.pass_on(first) if first[:1] == b"-" else NO_REPLY
 
 
 async def _client(session: Session, argv: list[bytes]) -> object:
     action = argv[1].upper() if len(argv) > 1 else b""
     if action == b"REPLY" and len(argv) == 3 and session.mode is not Mode.SUBSCRIBED:  # Redis refuses it there
         return _client_reply(session, argv[2].upper())
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     if action in (b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH") and raw[:1] == b"+":
         session.sticky = action != b"SETINFO" or session.sticky
         if action == b"TRACKING":
             session.track(Tracking.from_words(argv))
-    return pass_on(session, raw)
+    return session.pass_on(raw)
 
 
 def _client_reply(session: Session, how: bytes) -> object:

@@ -20,7 +20,7 @@ from redisai_py.ops.info import MODULE_NAME, MODULE_VERSION, info_sections
 from redisai_py.resp.reader import split_replies
 from redisai_py.resp.replies import SetOf, Simple, encode_reply
 
-__all__ = ["ask", "ask_and_pass_on", "command", "info", "module", "pass_on"]
+__all__ = ["ask_and_pass_on", "command", "info", "module"]
 
 _MODULE_LINE = (
     f"module:name={MODULE_NAME},ver={MODULE_VERSION},api=1,filters=0,usedby=[],using=[],options=[handle-io-errors]\r\n"
@@ -29,28 +29,16 @@ _VERBATIM = b"txt:"
 """Prefix of a verbatim string in RESP3: it says how to show the text, and is not part of it."""
 
 
-async def ask(session: Session, argv: list[bytes]) -> bytes:
-    """Redis's raw reply on the client's own connection; the caller updates our state from it."""
-    (raw,) = await session.capture([argv])
-    return raw
-
-
-def pass_on(session: Session, raw: bytes) -> object:
-    """Give the client Redis's reply unchanged."""
-    session.turn.write((raw,))
-    return NO_REPLY
-
-
 async def ask_and_pass_on(session: Session, argv: list[bytes]) -> object:
     """A command that changes nothing of ours, but runs alone."""
-    return pass_on(session, await ask(session, argv))
+    return session.pass_on(await session.ask(argv))
 
 
 async def info(session: Session, argv: list[bytes]) -> object:
     """INFO: adds a line for module `ai`, and the requested `ai_*` sections."""
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     if raw[:1] not in (b"$", b"="):
-        return pass_on(session, raw)
+        return session.pass_on(raw)
     start = raw.find(b"\r\n") + 2
     if raw[:1] == b"=":
         start += len(_VERBATIM)
@@ -70,11 +58,11 @@ async def info(session: Session, argv: list[bytes]) -> object:
 
 async def module(session: Session, argv: list[bytes]) -> object:
     """MODULE LIST: adds the module `ai`. Redis handles the other subcommands."""
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     if len(argv) == 2 and argv[1].upper() == b"LIST" and raw[:1] == b"*":
         row = {b"name": MODULE_NAME.encode(), b"ver": MODULE_VERSION, b"path": b"", b"args": []}
         return _append(session, raw, [_as_map(row, session)])
-    return pass_on(session, raw)
+    return session.pass_on(raw)
 
 
 async def command(session: Session, argv: list[bytes]) -> object:
@@ -94,16 +82,16 @@ def _get_keys(spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
 
 
 async def _all(session: Session, argv: list[bytes]) -> object:
-    return _append(session, await ask(session, argv), [_entry(spec) for spec in COMMANDS.values()])
+    return _append(session, await session.ask(argv), [_entry(spec) for spec in COMMANDS.values()])
 
 
 async def _count(session: Session, argv: list[bytes]) -> object:
-    raw = await ask(session, argv)
-    return pass_on(session, b":%d\r\n" % (int(raw[1:-2]) + len(COMMANDS)) if raw[:1] == b":" else raw)
+    raw = await session.ask(argv)
+    return session.pass_on(b":%d\r\n" % (int(raw[1:-2]) + len(COMMANDS)) if raw[:1] == b":" else raw)
 
 
 async def _list(session: Session, argv: list[bytes]) -> object:
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     names = [name.decode().lower() for name in COMMANDS]
     if len(argv) == 5 and argv[2].upper() == b"FILTERBY":
         kind, value = argv[3].upper(), argv[4].decode("utf-8", "replace")
@@ -116,7 +104,7 @@ async def _list(session: Session, argv: list[bytes]) -> object:
 
 async def _details(session: Session, argv: list[bytes]) -> object:
     """COMMAND INFO [name ...]: Redis answers nil for unknown names; ours are filled in."""
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     rows = _elements(raw)
     if len(argv) == 2 or rows is None:
         return _append(session, raw, [_entry(spec) for spec in COMMANDS.values()])
@@ -130,7 +118,7 @@ async def _details(session: Session, argv: list[bytes]) -> object:
 
 async def _docs(session: Session, argv: list[bytes]) -> object:
     """COMMAND DOCS [name ...]: a map from name to documentation."""
-    raw = await ask(session, argv)
+    raw = await session.ask(argv)
     wanted = [name.upper() for name in argv[2:]] or list(COMMANDS)
     pairs: list[Any] = []
     for name in wanted:
@@ -157,7 +145,7 @@ def _append(session: Session, raw: bytes, values: list[Any]) -> object:
     """Write Redis's array, or map of pairs, with additional elements at its end; an error unchanged."""
     kind = raw[:1]
     if kind not in (b"*", b"%", b"~"):
-        return pass_on(session, raw)
+        return session.pass_on(raw)
     line = raw.find(b"\r\n")
     added = len(values) // 2 if kind == b"%" else len(values)
     segments: list[Any] = [b"%b%d\r\n" % (kind, int(raw[1:line]) + added), raw[line + 2 :]]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from redisai_py.errors import NotAuthenticated, UpstreamError, UpstreamRefused
+from redisai_py.frontdoor.eager_task import NO_REPLY
 from redisai_py.frontdoor.relay import Relay
 from redisai_py.frontdoor.state import Mode, State
 from redisai_py.frontdoor.tracking import OwnAccess
@@ -41,7 +42,7 @@ class Session(State):
         """
         if self.access is None:
             try:
-                (raw,) = await self.capture([[b"PING"]])
+                raw = await self.ask([b"PING"])
             except UpstreamRefused as refused:
                 return await self._as_anybody(refused)
             if isinstance(error := error_in(raw), NotAuthenticated):
@@ -75,7 +76,7 @@ class Session(State):
     async def is_accepted(self) -> bool:
         """Whether Redis serves this client; asks Redis if no reply has shown it yet. Raises: UpstreamError."""
         if not self.accepted:
-            (raw,) = await self.capture([[b"PING"]])
+            raw = await self.ask([b"PING"])
             if not isinstance(error_in(raw), NotAuthenticated):
                 self.accept()
         return self.accepted
@@ -93,6 +94,16 @@ class Session(State):
         if self.tracking is not None and self.tracking.noloop and self.mode is Mode.TRACKED:
             return OwnAccess(self, access).as_access()
         return access
+
+    async def ask(self, argv: list[Any]) -> bytes:
+        """Redis's raw reply to a command on the client's own connection; the caller updates our state from it."""
+        (raw,) = await self.capture([argv])
+        return raw
+
+    def pass_on(self, raw: bytes) -> object:
+        """Give the client Redis's reply unchanged."""
+        self.turn.write((raw,))
+        return NO_REPLY
 
     def begin_transaction(self, transaction: Any) -> None:
         """MULTI."""

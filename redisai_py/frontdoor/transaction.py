@@ -73,12 +73,11 @@ class Transaction:
         raise CommandError(f"ERR {name.decode()} is not supported inside MULTI by redisai_py")
 
     async def _queue_plain(self, command: Command, name: bytes) -> object:
-        (raw,) = await self._session.capture([command.argv])
+        raw = await self._session.ask(command.argv)
         if raw == b"+QUEUED\r\n":
             select = int(command.argv[1]) if name == b"SELECT" and bytes(command.argv[1]).isdigit() else None
             self._slots.append(_Slot(select=select))
-        self._session.turn.write((raw,))
-        return NO_REPLY
+        return self._session.pass_on(raw)
 
     async def _queue_ai(self, action: Any, command: Command) -> object:
         try:
@@ -91,8 +90,7 @@ class Transaction:
             answers = await self._session.capture(commands)
             raw = next((answer for answer in answers if answer != raw), raw)
         self._slots.append(_Slot(len(commands), finish))
-        self._session.turn.write((raw,))
-        return NO_REPLY
+        return self._session.pass_on(raw)
 
     async def _translate(self, action: Any, command: Command) -> InMulti:
         """The plain commands for an AI command, none if its element is an error.
@@ -108,28 +106,25 @@ class Transaction:
         return translated
 
     async def _discard(self) -> object:
-        (raw,) = await self._session.capture([[b"DISCARD"]])
+        raw = await self._session.ask([b"DISCARD"])
         self._session.leave_transaction()
-        self._session.turn.write((raw,))
-        return NO_REPLY
+        return self._session.pass_on(raw)
 
     async def _exec(self) -> object:
         session = self._session
         if self._dirty:
-            await session.capture([[b"DISCARD"]])
+            await session.ask([b"DISCARD"])
             self._session.leave_transaction()
             raise CommandError("EXECABORT Transaction discarded because of previous errors.")
-        (raw,) = await session.capture([[b"EXEC"]])
+        raw = await session.ask([b"EXEC"])
         self._session.leave_transaction()
         line = raw.find(b"\r\n")
-        if raw[:1] == b"*" and raw[1:line] != b"-1":
-            count = int(raw[1:line])
-            answers = split_replies(raw, line + 2, count)
-            assert answers is not None
-            self._select(answers)
-            self._session.turn.write(await self._assemble(answers))
-        else:
-            self._session.turn.write((raw,))
+        if raw[:1] != b"*" or raw[1:line] == b"-1":
+            return session.pass_on(raw)
+        answers = split_replies(raw, line + 2, int(raw[1:line]))
+        assert answers is not None
+        self._select(answers)
+        session.turn.write(await self._assemble(answers))
         return NO_REPLY
 
     def _select(self, answers: Sequence[bytes]) -> None:
