@@ -10,7 +10,8 @@ served, but still read from, up to a limit: it may be sending a long pipeline fi
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from redisai_py.errors import CommandError, RedisAIError
 from redisai_py.frontdoor.clients import NOTED, Clients
@@ -350,34 +351,30 @@ class Connection(asyncio.Protocol):
         return TensorStream(reply.request, self.turn, self.session)
 
 
+@dataclass(slots=True)
 class _Broken:
     """The end of a stream whose framing is broken: reply, then close."""
 
-    __slots__ = ("_error",)
-    is_ai = True
-
-    def __init__(self, error: CommandError | RedisAIError) -> None:
-        self._error = error
+    error: CommandError | RedisAIError
+    is_ai: ClassVar = True
 
     def start(self, turn: Turn, command: Command) -> bool:
         if not turn.idle:
             return False
-        turn.reply(self._error)
+        turn.reply(self.error)
         turn.close_after_reply()
         return True
 
 
+@dataclass(slots=True)
 class _Doubt:
     """A command that requires authentication follows: Redis is asked whether this client is authenticated."""
 
-    __slots__ = ("_connection",)
-    is_ai = True
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    connection: Connection
+    is_ai: ClassVar = True
 
     def start(self, turn: Turn, command: Command) -> bool:
-        connection = self._connection
+        connection = self.connection
         return turn.idle and turn.ask_alone(connection.session.is_accepted(), connection.know)
 
 

@@ -8,8 +8,8 @@ state.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor import redis_info
@@ -26,19 +26,17 @@ __all__ = ["Relayed", "RelayedBurst", "redis_action"]
 Handler = Callable[[Session, list[bytes]], Coroutine[Any, Any, Any]]
 
 
+@dataclass(frozen=True, slots=True)
 class Relayed:
     """Passed on unchanged.
 
     sticky: afterwards Redis holds state for the client that a new connection would lack.   blocks: it may wait long.
     """
 
-    __slots__ = ("blocks", "name", "sticky")
-    is_ai = False
-
-    def __init__(self, name: bytes = b"", sticky: bool = False, blocks: bool = False) -> None:
-        self.name = name
-        self.sticky = sticky
-        self.blocks = blocks
+    name: bytes = b""
+    sticky: bool = False
+    blocks: bool = False
+    is_ai: ClassVar = False
 
     @property
     def changes_nothing(self) -> bool:
@@ -71,15 +69,13 @@ class RelayedBurst:
         return relay.pass_on_burst(burst)
 
 
+@dataclass(frozen=True, slots=True)
 class Special:
     """Run exclusively by a coroutine that asks Redis and then changes our state."""
 
-    __slots__ = ("handler", "name")
-    is_ai = False
-
-    def __init__(self, name: bytes, handler: Handler) -> None:
-        self.name = name
-        self.handler = handler
+    name: bytes
+    handler: Handler
+    is_ai: ClassVar = False
 
     def start(self, session: Session, command: Command) -> bool:
         turn = session.turn

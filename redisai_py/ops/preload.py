@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from dataclasses import dataclass
 
 import structlog
 
@@ -33,17 +34,17 @@ _UNDER_WAY = "still loading"
 logger = structlog.get_logger()
 
 
+@dataclass
 class SupervisorLink:
     """The connection to the supervisor; this one has nobody at its end.
 
-    Args: suspects, careful: see `redisai_py.serve.heartbeat.Orders`.
+    suspects, careful: see `redisai_py.serve.heartbeat.Orders`.   replaced: another process serves in place of this one,
+    which is about to stop.
     """
 
-    def __init__(self, suspects: frozenset[bytes] = frozenset(), careful: bool = False) -> None:
-        self.replaced = False
-        """Another process serves in place of this one, which is about to stop."""
-        self.suspects = suspects
-        self.careful = careful
+    suspects: frozenset[bytes] = frozenset()
+    careful: bool = False
+    replaced: bool = False
 
     def notify(self, word: bytes, key: bytes | None = None) -> None:
         """Send one of the words of `redisai_py.serve.heartbeat`. Must neither block nor fail."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from redisai_py.engine.isolation.pipe_layout import most_in_message
@@ -84,18 +85,15 @@ class LoopLoad:
         return self._is
 
 
+@dataclass(slots=True)
 class _Model:
-    """A model whose runs are shared, or would be."""
+    """A model whose runs are shared, or would be. asked: when a process was asked for."""
 
-    __slots__ = ("asked", "session", "share", "used", "wanted")
-
-    def __init__(self, session: RemoteSession) -> None:
-        self.session = session
-        self.share = OffloadShare()
-        self.wanted = 0
-        self.asked = -_UNUSED_S
-        """When a process was asked for."""
-        self.used = 0.0
+    session: RemoteSession
+    share: OffloadShare = field(default_factory=OffloadShare)
+    wanted: int = 0
+    asked: float = -_UNUSED_S
+    used: float = 0.0
 
 
 class Offloader:
