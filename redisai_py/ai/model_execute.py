@@ -73,7 +73,7 @@ class ExecuteModel:
         """The keys it reads."""
         return (self.request.key, *self.request.inputs)
 
-    def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
+    def execute(self, turn: Turn) -> Coroutine[Any, Any, Any]:
         """The whole command, for a client with no other work in progress."""
         return model_execute(self.request, turn)
 
@@ -170,7 +170,7 @@ class _Execution(StoresOutputs, NearRun):
         self.value = outputs
         self.writes = _encode_outputs(self._command.outputs, outputs)
 
-    def again(self) -> Coroutine[Any, Any, Any]:
+    def retry(self) -> Coroutine[Any, Any, Any]:
         return model_execute(self._command, self.turn)
 
 

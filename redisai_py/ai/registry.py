@@ -80,9 +80,9 @@ class _Exclusive:
     reads: tuple[bytes, ...] = ()
 
     def start(self, turn: Turn, command: Command) -> bool:
-        return turn.idle and turn.run_alone(self.carry_out(turn))
+        return turn.idle and turn.run_alone(self.execute(turn))
 
-    async def carry_out(self, turn: Turn) -> Any:
+    async def execute(self, turn: Turn) -> Any:
         """The whole command, for a client with no other work in progress."""
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class Handled(_Exclusive):
         self.request = request
         self._spec = spec
 
-    async def carry_out(self, turn: Turn) -> Any:
+    async def execute(self, turn: Turn) -> Any:
         return await HANDLERS[type(self.request)](self.request, turn)
 
     async def in_multi(self, turn: Turn) -> InMulti:
@@ -116,7 +116,7 @@ class Failing(_Exclusive):
     def __init__(self, error: CommandError) -> None:
         self._error = error
 
-    async def carry_out(self, turn: Turn) -> Any:
+    async def execute(self, turn: Turn) -> Any:
         """Raise the error, unless a look-up that precedes it fails first."""
         if self._error.checks:
             store = (await turn.session.authenticated()).store

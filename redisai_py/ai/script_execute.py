@@ -72,7 +72,7 @@ class ExecuteScript:
         """Keys that it reads."""
         return (self.request.key, *self.request.inputs)
 
-    def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
+    def execute(self, turn: Turn) -> Coroutine[Any, Any, Any]:
         """All of it, for a client that has nothing else under way."""
         return script_execute(self.request, turn)
 
@@ -282,7 +282,7 @@ class _NearRun(ScriptRun, StoresOutputs):
             _log(self, services, program_key, self._request.function, self._script.device.text, self.error)
         super().committed()
 
-    def again(self) -> Coroutine[Any, Any, Any]:
+    def retry(self) -> Coroutine[Any, Any, Any]:
         return script_execute(self._request, self.turn)
 
 

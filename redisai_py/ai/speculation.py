@@ -41,13 +41,13 @@ class Speculation:
         """Redis held the used values, and the writes were executed: reply."""
         raise NotImplementedError
 
-    def again(self) -> Coroutine[Any, Any, Any]:
+    def retry(self) -> Coroutine[Any, Any, Any]:
         """Execute the command again from the start, reading from Redis."""
         raise NotImplementedError
 
     def stale(self) -> None:
         """A used value has changed, or the check was impossible: execute the command again."""
-        self.turn.continue_with(self.again())
+        self.turn.continue_with(self.retry())
 
     def refused(self, error: RedisAIError) -> None:
         """Redis did not write."""

@@ -64,7 +64,7 @@ class GetTensor:
                 return True
         return turn.idle and turn.run_alone(_once_connected(turn, command))
 
-    def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
+    def execute(self, turn: Turn) -> Coroutine[Any, Any, Any]:
         """See `SetTensor`."""
         return tensor_get(self.request, turn)
 

@@ -75,7 +75,7 @@ class SetTensor:
                 return True
         return turn.idle and turn.run_alone(tensor_set(request, turn))
 
-    def carry_out(self, turn: Turn) -> Work:
+    def execute(self, turn: Turn) -> Work:
         """The whole command, for a client with no other work in progress."""
         return tensor_set(self.request, turn)
 
@@ -133,7 +133,7 @@ class SetTensors:
         if len(burst.words) == 1 and writer is not None and not (turn.in_flight or turn.backlog):
             self._start_single(turn, access, writer, burst)
             return True
-        if len(burst.words) >= _SHORTEST_GROUP and not turn.skip_next and access.groups.takes():
+        if len(burst.words) >= _SHORTEST_GROUP and not turn.skip_next and access.groups.accepts():
             if not turn.idle:
                 return False
             turn.begin()

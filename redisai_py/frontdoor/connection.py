@@ -225,9 +225,9 @@ class Connection(asyncio.Protocol):
         backlog = self.turn.backlog
         if self.parser.error is not None and not self.turn.closing:
             self.turn.put_last(Command([b""], action=_Broken(self.parser.error)))
-        elif self.parser.doubt is not None and not (backlog and type(backlog[-1].action) is _Doubt):
+        elif self.parser.doubt is not None and not (backlog and type(backlog[-1].action) is _AuthenticationCheck):
             self._pause_reading()
-            self.turn.put_last(Command([b""], action=_Doubt(self)))
+            self.turn.put_last(Command([b""], action=_AuthenticationCheck(self)))
 
     def start(self, command: Command | Burst) -> bool:
         """See `Client`."""
@@ -268,7 +268,7 @@ class Connection(asyncio.Protocol):
         if self.turn.eof:
             self.session.relay.end_sending()
 
-    def know(self, accepted: bool, error: BaseException | None) -> None:
+    def authentication_known(self, accepted: bool, error: BaseException | None) -> None:
         """It is known now whether Redis serves this client: continue what depended on it."""
         turn = self.turn
         turn.end_alone()
@@ -367,7 +367,7 @@ class _Broken:
 
 
 @dataclass(slots=True)
-class _Doubt:
+class _AuthenticationCheck:
     """A command that requires authentication follows: Redis is asked whether this client is authenticated."""
 
     connection: Connection
@@ -375,8 +375,8 @@ class _Doubt:
 
     def start(self, turn: Turn, command: Command) -> bool:
         connection = self.connection
-        return turn.idle and turn.ask_alone(connection.session.is_accepted(), connection.know)
+        return turn.idle and turn.ask_alone(connection.session.is_accepted(), connection.authentication_known)
 
 
-_OURS = frozenset((_Broken, _Doubt))
+_OURS = frozenset((_Broken, _AuthenticationCheck))
 """Actions that are not commands."""

@@ -7,7 +7,7 @@ from typing import Any
 from redisai_py.errors import CommandError
 from redisai_py.frontdoor.session import Session
 from redisai_py.frontdoor.state import Mode
-from redisai_py.frontdoor.tracking import carried_out
+from redisai_py.frontdoor.tracking import execute_tracked
 from redisai_py.resp.templates import Burst, Command
 
 __all__ = ["start_in_mode"]
@@ -32,7 +32,7 @@ def start_in_mode(session: Session, action: Any, command: Command | Burst) -> bo
     if not turn.idle:
         return False
     if mode is Mode.TRACKED:
-        return turn.run_alone(carried_out(action.carry_out(turn), command.argv, action.reads, session))
+        return turn.run_alone(execute_tracked(action.execute(turn), command.argv, action.reads, session))
     turn.reply(_not_allowed(command, mode))
     return True
 

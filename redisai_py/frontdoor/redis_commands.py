@@ -91,7 +91,7 @@ async def _auth(session: Session, argv: list[bytes]) -> object:
     raw = await session.ask(argv)
     if raw == b"+OK\r\n":
         user, password = (b"default", argv[1]) if len(argv) == 2 else (argv[1], argv[2])
-        session.become(replace(session.identity, user=user, password=password))
+        session.change_identity(replace(session.identity, user=user, password=password))
         session.accept()
     return session.pass_on(raw)
 
@@ -107,7 +107,7 @@ async def _hello(session: Session, argv: list[bytes]) -> object:
         options = iter(argv[2:])
         for option in options:
             if option.upper() == b"AUTH":
-                session.become(replace(session.identity, user=next(options), password=next(options)))
+                session.change_identity(replace(session.identity, user=next(options), password=next(options)))
             else:  # SETNAME, since Redis has accepted the command
                 next(options)
                 session.sticky = True

@@ -83,9 +83,9 @@ class Relay:
         return self.upstream
 
     def _new_upstream(self) -> PrivateUpstream:
-        return PrivateUpstream(self._on_data, self._on_lost, self._on_flow, self._owes)
+        return PrivateUpstream(self._on_data, self._on_lost, self._on_flow, self._awaits_reply)
 
-    def _owes(self) -> bool:
+    def _awaits_reply(self) -> bool:
         return self._turn.relayed > 0 or self._collector is not None or self._confirmed is not None
 
     async def _introduce(self, upstream: PrivateUpstream) -> None:

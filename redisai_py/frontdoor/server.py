@@ -175,7 +175,7 @@ def _build(
         programs=Programs(engine, script_stats, keys, event_log, siblings),
         dialer=dialer,
         accesses=accesses,
-        control=Control(dialer.impatient, own_identity(url)),
+        control=Control(dialer.single_attempt, own_identity(url)),
         busy_poll=busy_poll,
         siblings=siblings,
     )

@@ -119,9 +119,9 @@ class Session(State):
 
     def select(self, database: int) -> None:
         """Redis changed the client's database."""
-        self.become(replace(self.identity, database=database))
+        self.change_identity(replace(self.identity, database=database))
 
-    def become(self, identity: Identity) -> None:
+    def change_identity(self, identity: Identity) -> None:
         """The client has a new identity or database from now on."""
         if identity != self.identity:
             self.identity = identity
@@ -134,7 +134,7 @@ class Session(State):
 
     def reset(self) -> None:
         """Redis answered RESET: the client is like a new one."""
-        self.become(Identity())
+        self.change_identity(Identity())
         self._release()
         self.forget()
         self.transaction = None

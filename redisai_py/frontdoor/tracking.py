@@ -31,7 +31,7 @@ from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.store import Store
 from redisai_py.upstream.access import Access
 
-__all__ = ["OwnAccess", "Tracking", "carried_out"]
+__all__ = ["OwnAccess", "Tracking", "execute_tracked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Tracked(Protocol):
         """Send commands on the client's own connection. Returns: their raw replies."""
 
 
-async def carried_out(
+async def execute_tracked(
     work: Coroutine[Any, Any, Any], argv: Sequence[Any], reads: Iterable[bytes], session: Tracked
 ) -> Any:
     """The outcome of an AI command, after Redis and the client have been told of its reads and writes.
@@ -96,13 +96,13 @@ async def carried_out(
     except UpstreamLost:
         raise
     except RedisAIError:  # some of it may have been written
-        await _told(session, tracking)
+        await _invalidations_received(session, tracking)
         raise
-    await _told(session, tracking)
+    await _invalidations_received(session, tracking)
     return value
 
 
-async def _told(session: Tracked, tracking: Tracking) -> None:
+async def _invalidations_received(session: Tracked, tracking: Tracking) -> None:
     """Wait until the client's own connection has received the invalidations of these writes."""
     await session.capture([[b"PING"]])
     if tracking.redirected:

@@ -143,7 +143,7 @@ class GroupSets:
         """Whether there is a connection."""
         return self._stream is not None and not self._stream.closed
 
-    def takes(self) -> bool:
+    def accepts(self) -> bool:
         """Whether a burst is accepted now; if not, its commands are executed singly."""
         if self._spared:
             self._spared -= 1

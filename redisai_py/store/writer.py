@@ -24,7 +24,7 @@ from redisai_py.errors import NoScript, RedisAIError, Unproven, UpstreamError, U
 from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.cache import Entry, NearCache
 from redisai_py.store.lua import PROBE, SET_IF_SAME_SHA, SET_TENSORS_SHA
-from redisai_py.upstream.containment import Asker, contain
+from redisai_py.upstream.containment import Requester, contain
 from redisai_py.upstream.interface import Stream
 from redisai_py.upstream.shared import Callback
 
@@ -63,7 +63,7 @@ class Member(Protocol):
     """Options of SET."""
 
     @property
-    def turn(self) -> Asker:
+    def turn(self) -> Requester:
         """The client's turn."""
 
     dropped_if_gone: bool

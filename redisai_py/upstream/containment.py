@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import structlog
 
-__all__ = ["Asker", "contain"]
+__all__ = ["Requester", "contain"]
 
 logger = structlog.get_logger()
 
 
-class Asker(Protocol):
+class Requester(Protocol):
     """A client's turn."""
 
     gone: bool
@@ -34,22 +34,22 @@ class Asker(Protocol):
 
 def contain(asked: Any, error: Exception) -> None:
     """Answer and close every client in `asked`, a callback or its members. Never fails; logs the traceback."""
-    askers = dict.fromkeys(_askers(asked))
-    if not askers:
+    requesters = dict.fromkeys(_requesters(asked))
+    if not requesters:
         logger.error("internal error", callback=repr(asked)[:200], exc_info=error)
-    for asker in askers:
-        asker.broken(error)
+    for requester in requesters:
+        requester.broken(error)
 
 
-def _askers(value: Any) -> Iterator[Asker]:
+def _requesters(value: Any) -> Iterator[Requester]:
     if isinstance(value, partial):
-        yield from _askers(value.func)
-        yield from _askers(value.args)
+        yield from _requesters(value.func)
+        yield from _requesters(value.args)
     elif isinstance(value, MethodType):
-        yield from _askers(value.__self__)
+        yield from _requesters(value.__self__)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _askers(item)
+            yield from _requesters(item)
     elif hasattr(value, "broken"):
         yield value
     elif (turn := getattr(value, "turn", None)) is not None:

@@ -67,9 +67,9 @@ class Dialer:
         self._why = ""
 
     @property
-    def owing(self) -> bool:
+    def awaits_reply(self) -> bool:
         """Whether a reply is outstanding on any connection."""
-        return any(upstream.owes for upstream in self._live if not upstream.closed)
+        return any(upstream.awaits_reply for upstream in self._live if not upstream.closed)
 
     async def open(self, factory: Factory, prepare: Prepare | None = None) -> Any:
         """See `Opener`; retries until `upstream_retry_s` have passed."""
@@ -98,9 +98,9 @@ class Dialer:
         return upstream
 
     @property
-    def impatient(self) -> Opener:
+    def single_attempt(self) -> Opener:
         """The same, with a single attempt per connection, whatever is known of Redis."""
-        return _Impatient(self)
+        return _SingleAttempt(self)
 
     def abandon(self, why: str) -> None:
         """Redis hangs: close every connection to it, and open none until it answers again."""
@@ -153,7 +153,7 @@ class Dialer:
                 await self._probing
 
 
-class _Impatient:
+class _SingleAttempt:
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
 

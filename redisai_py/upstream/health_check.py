@@ -35,7 +35,7 @@ class HealthCheck:
         try:
             while self._timeout_s:
                 await asyncio.sleep(self._timeout_s / _CHECKS)
-                was_owed, owed = owed, self._dialer.owing
+                was_owed, owed = owed, self._dialer.awaits_reply
                 if owed and was_owed and not await self._answers():
                     self._dialer.abandon(f"has not answered a PING for {self._timeout_s:g} s")
                     owed = False
@@ -53,7 +53,7 @@ class HealthCheck:
                         await self._upstream.call(b"PING")
                     except UpstreamLost:  # the connections with waiting clients have ended, too, which says more
                         await asyncio.sleep(self._timeout_s / _CHECKS)
-                        if not self._dialer.owing:
+                        if not self._dialer.awaits_reply:
                             return True
                         continue
                     except UpstreamError:

@@ -58,7 +58,7 @@ class LargeUpstream(asyncio.BufferedProtocol):
         self.on_flow: Callable[[bool], object] | None = None  # called while streaming: True to pause, False to resume
 
     @property
-    def owes(self) -> bool:
+    def awaits_reply(self) -> bool:
         """Whether a reply is outstanding."""
         return bool(self._waiting)
 

@@ -24,7 +24,7 @@ _MUCH = 4 * 1024 * 1024
 class PrivateUpstream(asyncio.Protocol):
     """One client's own connection. `on_data(data, replies, whole)` gets every chunk as it came, the number of replies
     and pushes it completed, and whether it ended at a message boundary. `on_lost(why)` gets the end, None if it was
-    simply lost. `on_flow(waits)` says whether much sent data still waits. `owes()` returns whether a reply is
+    simply lost. `on_flow(waits)` says whether much sent data still waits. `awaits_reply()` returns whether a reply is
     outstanding.
     """
 
@@ -33,9 +33,9 @@ class PrivateUpstream(asyncio.Protocol):
         on_data: Callable[[bytes, list[Any], bool], object],
         on_lost: Callable[[UpstreamRefused | None], object],
         on_flow: Callable[[bool], object] = lambda waits: None,
-        owes: Callable[[], bool] = lambda: False,
+        awaits_reply: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._owes = owes
+        self._awaits_reply = awaits_reply
         self._reader = new_reader()
         self._whole = True  # the received data ended at a message boundary
         self._since: list[bytes] = []  # data received since the last boundary, and the replies it completed
@@ -56,9 +56,9 @@ class PrivateUpstream(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_MUCH)
 
     @property
-    def owes(self) -> bool:
+    def awaits_reply(self) -> bool:
         """Whether a reply is outstanding."""
-        return self._owes()
+        return self._awaits_reply()
 
     def eof_received(self) -> None:
         self._ended()  # immediately: the client's next data goes to another connection

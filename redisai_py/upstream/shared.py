@@ -49,7 +49,7 @@ class SharedUpstream(asyncio.Protocol):
         self.closed = False
 
     @property
-    def owes(self) -> bool:
+    def awaits_reply(self) -> bool:
         """Whether a reply is outstanding."""
         return bool(self.waiting)
 

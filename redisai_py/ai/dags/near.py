@@ -55,7 +55,7 @@ class ExecuteDag:
         models, scripts = prepared.models, prepared.scripts
         return (*self._bound.load, *(op.key for _, op in models), *(op.key for _, op in scripts))
 
-    def carry_out(self, turn: Turn) -> Coroutine[Any, Any, Any]:
+    def execute(self, turn: Turn) -> Coroutine[Any, Any, Any]:
         """The whole command, for a client with no other work in progress."""
         return execute_dag(self._bound, turn)
 
@@ -156,7 +156,7 @@ class _NearDag(Speculation):
         else:
             self.turn.continue_with(commit(self._bound, self._run, self.turn))
 
-    def again(self) -> Coroutine[Any, Any, Any]:
+    def retry(self) -> Coroutine[Any, Any, Any]:
         return execute_dag(self._bound, self.turn)
 
     def refusal(self, error: RedisAIError) -> Any:
@@ -272,7 +272,7 @@ class _NearTrip(NearRun):
             replies[prepared.models[0][0]] = self.turn.failure(self.error)
         return replies
 
-    def again(self) -> Coroutine[Any, Any, Any]:
+    def retry(self) -> Coroutine[Any, Any, Any]:
         return execute_dag(self._command, self.turn)
 
     def refusal(self, error: RedisAIError) -> Any:

@@ -49,7 +49,7 @@ class Predictions(PredictionStore):
             record = self._records[record_key] = CacheRecord()
             if len(self._records) > _MOST_RECORDS:
                 self._records.popitem(last=False)
-        record.turn(loaded, rule)
+        record.update(loaded, rule)
         return CachedModel(access, key, loaded, rule, record)
 
     def record(self, database: int, key: bytes) -> CacheRecord | None:

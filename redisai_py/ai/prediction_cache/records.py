@@ -94,7 +94,7 @@ class CacheRecord:
             self.frequent.saw(digest, inputs, now)
             self.seen_by = identity
 
-    def turn(self, loaded: LoadedModel, rule: Rule) -> None:
+    def update(self, loaded: LoadedModel, rule: Rule) -> None:
         """The key now holds this model and this rule."""
         if loaded.id != self._model:
             self._model = loaded.id

@@ -34,7 +34,7 @@ async def warm_new_version(predictions: Predictions, access: Access, key: bytes,
         if rule is None or not rule.warm:
             return
         record = CacheRecord()
-        record.turn(loaded, rule)
+        record.update(loaded, rule)
         if record.refusal:
             return
         before = predictions.record(access.identity.database, key)

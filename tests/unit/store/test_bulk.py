@@ -115,9 +115,9 @@ def test_many_wait_when_the_connection_is_lost() -> None:
 
     async def run() -> None:
         groups = GroupSets(_stream, lambda: None)
-        assert not groups.takes()  # and so it connects
+        assert not groups.accepts()  # and so it connects
         await asyncio.sleep(0.01)
-        assert groups.takes()
+        assert groups.accepts()
         template = KeyTemplate(
             b"*6\r\n$12\r\nAI.TENSORSET\r\n$4\r\n", 4, b"\r\n$5\r\nUINT8\r\n$1\r\n1\r\n$4\r\nBLOB\r\n$1\r\n", 1
         )

@@ -102,7 +102,7 @@ async def receive(
             starts.pop(0)
             send()
         stream.data_received(data[start:stop])
-    assert not stream.owes
+    assert not stream.awaits_reply
     return got, sent
 
 

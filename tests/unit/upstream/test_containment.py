@@ -90,7 +90,7 @@ def test_a_shared_stream_goes_on_behind_a_callback_that_raises() -> None:
         stream.send(b"c", got.append)
         stream.data_received(b"+1\r\n+2\r\n+PONG\r\n+3\r\n")
         assert got == [b"2", b"3"]
-        assert len(client.errors) == 1, "the asker of the first; nobody else is found behind what has been woken"
+        assert len(client.errors) == 1, "the requester of the first; nobody else is found behind what has been woken"
         assert not transport.aborted
         assert not stream.closed
         stream.send(b"d", partial(_raises, client))
