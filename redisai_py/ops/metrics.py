@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily as Counter
 from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.core import HistogramMetricFamily as Histogram
@@ -69,31 +68,13 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All data for `families`.
+    """All data for `families`. server: what its processes counted.   ping_s: None if Redis does not answer."""
 
-    ping_s: None if Redis does not answer.   connections: to Redis, by use.   script_waiting: by queue.
-    backends: version by wire name.   loaded_limit_bytes: 0 is none.
-    """
-
-    ready: bool
+    server: Aggregate
     ping_s: float | None
-    connections: dict[str, int]
-    clients: int
-    clients_total: int
-    refused_clients: int
-    commands: int
-    internal_errors: int
-    engine: EngineSnapshot
-    loaded_limit_bytes: int
-    script_waiting: dict[str, int]
-    script_workers: int
-    backends: dict[str, str]
     models: Sequence[Program]
     scripts: Sequence[Program]
     caches: Sequence[Cache] = ()
-    cache_local_bytes: int = 0
-    cpu_s: float = 0.0
-    pids: Sequence[int] = ()
 
 
 async def gather(services: Services, clients: ClientFigures, obstacles: Callable[[], list[str]]) -> Figures:
@@ -107,29 +88,7 @@ async def gather(services: Services, clients: ClientFigures, obstacles: Callable
         ping_s = None
     own = server_state(services, clients, obstacles())
     server = await aggregate(services, own, with_programs=True)
-    models, scripts = await _programs(server)
-    counts = server.counts
-    return Figures(
-        ready=ping_s is not None and not server.obstacles,
-        ping_s=ping_s,
-        connections=server.summed("connections"),
-        clients=server.total("clients"),
-        clients_total=counts["accepted"],
-        refused_clients=counts["refused"],
-        commands=counts["commands"],
-        internal_errors=counts["internal_errors"],
-        cpu_s=counts["cpu"]["self_used_cpu_user"] + counts["cpu"]["self_used_cpu_sys"],
-        engine=server.engine,
-        loaded_limit_bytes=server.states[0]["limit"],
-        script_waiting=server.summed("script_waiting"),
-        script_workers=server.total("script_workers"),
-        backends=server.union("backends"),
-        models=models,
-        scripts=scripts,
-        caches=_caches(server),
-        cache_local_bytes=server.total("local_bytes"),
-        pids=() if services.siblings.alone else server.every("pid"),
-    )
+    return Figures(server, ping_s, *await _programs(server), _caches(server))
 
 
 def _caches(server: Aggregate) -> list[Cache]:
@@ -178,10 +137,9 @@ class Metrics(Collector):
         for family in families(self._figures):
             family.samples = _Samples(family.samples)
             yield family
-        if self._figures.pids:
-            yield from process_families(self._figures.pids, self._figures.cpu_s)
-        else:
-            yield from ProcessCollector(registry=None).collect()
+        server = self._figures.server
+        cpu = server.counts["cpu"]
+        yield from process_families(server.every("pid"), cpu["self_used_cpu_user"] + cpu["self_used_cpu_sys"])
 
 
 class _Samples(list[Any]):
@@ -206,28 +164,30 @@ def _giving_way(items: Iterable[T], every: int) -> Iterator[T]:
 def families(figures: Figures) -> Iterator[Metric]:
     """Our metrics, in the order of docs/metrics.md."""
     yield from _server(figures)
-    yield from _engine(figures.engine, figures)
+    yield from _engine(figures.server.engine, figures.server)
     yield from _models(figures.models)
     yield from _scripts(figures)
-    yield from cache_families(figures.caches, figures.cache_local_bytes)
+    yield from cache_families(figures.caches, figures.server.total("local_bytes"))
 
 
 def _server(figures: Figures) -> Iterator[Metric]:
     yield InfoMetricFamily("redisai", "Versions.", {"version": __version__, "protocol": "1.2.7"})
-    yield Gauge("redisai_ready", "1 if /readyz says so.", int(figures.ready))
-    yield Gauge("redisai_upstream_up", "1 if Redis answered a PING of this scrape.", int(figures.ping_s is not None))
+    server, counts, up = figures.server, figures.server.counts, figures.ping_s is not None
+    yield Gauge("redisai_ready", "1 if /readyz says so.", int(up and not server.obstacles))
+    yield Gauge("redisai_upstream_up", "1 if Redis answered a PING of this scrape.", int(up))
     yield Gauge("redisai_upstream_ping_seconds", "How long that PING took; absent without an answer.", figures.ping_s)
-    yield _labelled(Gauge, "redisai_upstream_connections", "Open connections to Redis.", "use", figures.connections)
-    yield Gauge("redisai_clients", "Connected clients.", figures.clients)
-    yield Counter("redisai_clients_accepted", "Connections accepted, refused ones included.", figures.clients_total)
-    yield Counter("redisai_clients_refused", "Connections refused because of max_clients.", figures.refused_clients)
-    yield Counter("redisai_commands", "Commands received, also those passed on to Redis.", figures.commands)
+    connections = server.summed("connections")
+    yield _labelled(Gauge, "redisai_upstream_connections", "Open connections to Redis.", "use", connections)
+    yield Gauge("redisai_clients", "Connected clients.", server.total("clients"))
+    yield Counter("redisai_clients_accepted", "Connections accepted, refused ones included.", counts["accepted"])
+    yield Counter("redisai_clients_refused", "Connections refused because of max_clients.", counts["refused"])
+    yield Counter("redisai_commands", "Commands received, also those passed on to Redis.", counts["commands"])
     yield Counter(
-        "redisai_internal_errors", "Errors that are bugs of the server; the log has them.", figures.internal_errors
+        "redisai_internal_errors", "Errors that are bugs of the server; the log has them.", counts["internal_errors"]
     )
 
 
-def _engine(engine: EngineSnapshot, figures: Figures) -> Iterator[Metric]:
+def _engine(engine: EngineSnapshot, server: Aggregate) -> Iterator[Metric]:
     for what, text in _DEVICES.items():
         numbers = {device: getattr(queue, what) for device, queue in engine.queues.items()}
         yield _labelled(Gauge, f"redisai_device_{what}", text, "device", numbers)
@@ -236,10 +196,10 @@ def _engine(engine: EngineSnapshot, figures: Figures) -> Iterator[Metric]:
     yield _labelled(Counter, "redisai_executions", "Calls of a framework.", "backend", engine.executions)
     yield Gauge("redisai_loaded_models", "Models in memory.", len(engine.models))
     yield Gauge("redisai_loaded_models_bytes", "Memory of the loaded models, by their size.", engine.loaded_bytes)
-    yield Gauge("redisai_loaded_models_limit_bytes", "Bound on that; 0 is none.", figures.loaded_limit_bytes)
+    yield Gauge("redisai_loaded_models_limit_bytes", "Bound on that; 0 is none.", server.states[0]["limit"])
     yield Gauge("redisai_loading_models", "Models that are being loaded.", engine.loading)
     backends = Gauge("redisai_backend_info", "1 for each backend imported.", labels=("backend", "version"))
-    for item in figures.backends.items():
+    for item in server.union("backends").items():
         backends.add_metric(item, 1)
     yield backends
     isolation = engine.isolation
@@ -270,8 +230,8 @@ def _models(models: Sequence[Program]) -> Iterator[Metric]:
 def _scripts(figures: Figures) -> Iterator[Metric]:
     yield from _runs("redisai_script", "script", _SCRIPT_LABELS, figures.scripts)
     text = "Runs and compilations of scripts that wait."
-    yield _labelled(Gauge, "redisai_script_waiting", text, "queue", figures.script_waiting)
-    yield Gauge("redisai_script_workers", "Processes that run scripts.", figures.script_workers)
+    yield _labelled(Gauge, "redisai_script_waiting", text, "queue", figures.server.summed("script_waiting"))
+    yield Gauge("redisai_script_workers", "Processes that run scripts.", figures.server.total("script_workers"))
 
 
 def _runs(prefix: str, noun: str, labels: tuple[str, ...], programs: Sequence[Program]) -> Iterator[Metric]:

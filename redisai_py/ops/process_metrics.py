@@ -1,4 +1,4 @@
-"""prometheus_client's process metrics, summed over the processes of a server with several front doors."""
+"""prometheus_client's process metrics, summed over the front doors of a server."""
 
 from __future__ import annotations
 

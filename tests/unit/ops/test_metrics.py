@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from redisai_py.engine.settings import EngineSnapshot, ModelSnapshot, QueueSnapshot
+from redisai_py.engine.settings import ModelSnapshot
 from redisai_py.engine.stats import ModelStats
+from redisai_py.ops.aggregate import Aggregate
 from redisai_py.ops.metrics import Figures, Metrics, Program, families
+from redisai_py.ops.tallies import SERVER
 
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -30,31 +34,40 @@ def stats() -> ModelStats:
 
 
 def figures(**changes: Any) -> Figures:
-    engine = EngineSnapshot(
-        queues={"CPU": QueueSnapshot(2, 1, 7), "GPU:0": QueueSnapshot(1, 0, 0)},
-        models=(ModelSnapshot("id", "ONNX", "CPU", 1000, 8, True),),
-        loaded_bytes=1000,
-        loading=1,
-        worker_cpu_s={},
-        executions={"ONNX": 2},
-        loads={"ONNX": 1},
-        refused=3,
-        timed_out=4,
-    )
-    values: dict[str, Any] = {
-        "ready": True,
-        "ping_s": 0.001,
-        "connections": {"shared": 1, "dedicated": 2, "private": 3},
-        "clients": 5,
-        "clients_total": 6,
-        "refused_clients": 1,
+    counts = {
         "commands": 100,
+        "accepted": 6,
+        "refused": 1,
         "internal_errors": 0,
-        "engine": engine,
-        "loaded_limit_bytes": 10_000,
+        "executions": {"ONNX": 2},
+        "loads": {"ONNX": 1},
+        "runs_refused": 3,
+        "runs_timed_out": 4,
+        "deaths": {},
+        "cpu": {"self_used_cpu_user": 1.5, "self_used_cpu_sys": 0.5},
+        "worker_cpu": {},
+    }
+    model = ModelSnapshot("id", "ONNX", "CPU", 1000, 8, True)
+    state = {
+        "pid": os.getpid(),
+        "obstacles": [],
+        "clients": 5,
+        "connections": {"shared": 1, "dedicated": 2, "private": 3},
+        "queues": {"CPU": [2, 1, 7], "GPU:0": [1, 0, 0]},
+        "models": [list(astuple(model))],
+        "loading": 1,
+        "workers": [],
+        "pids": [],
+        "quarantined": {},
+        "limit": 10_000,
         "script_waiting": {"CPU": 2},
         "script_workers": 1,
         "backends": {"ONNX": "1.2"},
+        "local_bytes": 0,
+    }
+    values: dict[str, Any] = {
+        "server": Aggregate({SERVER: counts}, [state]),
+        "ping_s": 0.001,
         "models": [Program(("m", "0", "CPU", "ONNX"), stats().snapshot(), 1000, 8)],
         "scripts": [Program(("s", "3", "CPU"), stats().snapshot())],
     }
@@ -109,6 +122,7 @@ def test_numbers_are_where_they_belong() -> None:
     }
     assert {name: found[name] for name in expected} == expected
     assert found["process_resident_memory_bytes"] > 0
+    assert found["process_cpu_seconds_total"] == 2
 
 
 def test_histograms_are_in_seconds_and_cumulative() -> None:
@@ -133,7 +147,7 @@ def test_histograms_are_in_seconds_and_cumulative() -> None:
 
 
 def test_without_redis_and_without_models() -> None:
-    found = samples(figures(ping_s=None, ready=False, models=[], scripts=[], backends={}))
+    found = samples(figures(ping_s=None, models=[], scripts=[]))
     assert (found["redisai_upstream_up"], found["redisai_ready"]) == (0, 0)
     assert "redisai_upstream_ping_seconds" not in found
     assert not [name for name in found if name.startswith("redisai_model_")]
@@ -150,6 +164,3 @@ def test_every_metric_is_documented_and_no_other() -> None:
     rows = dict(re.findall(r"^\| `(redisai\w*)` \| (\w+) \|", DOCS.read_text(), re.MULTILINE))
     shown = {family.name: family.type for family in families(figures())}
     assert rows == shown
-
-
-# -- keys --------------------------------------------------------------------------------------------------------------
