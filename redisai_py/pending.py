@@ -48,6 +48,13 @@ class Pending(Generic[T]):
                 waiter, self.waiter = self.waiter, None  # it may refer to this object; leave no reference cycle
                 waiter(self)
 
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """Set the error, if there is one, otherwise the value."""
+        if error is None:
+            self.resolve(value)
+        else:
+            self.fail(error)
+
     def result(self) -> T:
         """The value, or raise the error. Only if `done`."""
         if self.error is not None:

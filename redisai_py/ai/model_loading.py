@@ -89,14 +89,7 @@ class Timeout:
         outcome: Pending[LoadedModel] = Pending()
         since = time.monotonic()
         timer = loop.call_later(left_ms / 1000, outcome.fail, QueueTimeout())
-
-        def done(loaded: LoadedModel, error: BaseException | None) -> None:
-            if error is None:
-                outcome.resolve(loaded)
-            else:
-                outcome.fail(error)
-
-        run_eagerly(loading, done)
+        run_eagerly(loading, outcome.settle)
         try:
             return await outcome
         finally:

@@ -20,16 +20,14 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-import hiredis
-
 from redisai_py.commands import COMMANDS
 from redisai_py.errors import RedisAIError, UpstreamLost
 from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.pending import Pending
 from redisai_py.resp.reader import parse_reply
-from redisai_py.resp.redis_errors import redis_error
 from redisai_py.store.store import Store
 from redisai_py.upstream.access import Access
+from redisai_py.upstream.shared import settle
 
 __all__ = ["OwnAccess", "Tracking", "execute_tracked"]
 
@@ -164,7 +162,7 @@ class OwnAccess:
                     pending.fail(error)
                 continue
             for pending, raw in zip(pendings, answers, strict=True):
-                _settle(pending, raw)
+                settle(pending, parse_reply(raw))
         self._sending = False
 
 
@@ -186,11 +184,3 @@ class _TransactionStore(Store):
 
     async def _put_shared(self, write: Any) -> None:
         await self._put_watched(write)
-
-
-def _settle(pending: Pending[Any], raw: bytes) -> None:
-    reply = parse_reply(raw)
-    if isinstance(reply, hiredis.ReplyError):
-        pending.fail(redis_error(reply))
-    else:
-        pending.resolve(reply)

@@ -23,7 +23,7 @@ from redisai_py.upstream.burst_replies import INCOMPLETE, UNLIKE, BurstReplies
 from redisai_py.upstream.busy_poll import BusyPoll
 from redisai_py.upstream.containment import contain
 
-__all__ = ["Callback", "SharedUpstream"]
+__all__ = ["Callback", "SharedUpstream", "settle"]
 
 Callback = Callable[[Any], object]
 
@@ -162,7 +162,7 @@ class SharedUpstream(asyncio.Protocol):
         for argv in commands:
             pending: Pending[Any] = Pending()
             try:
-                self.send(hiredis.pack_command(tuple(argv)), partial(_settle, pending))
+                self.send(hiredis.pack_command(tuple(argv)), partial(settle, pending))
             except UpstreamError as error:
                 pending.fail(error)
             pendings.append(pending)
@@ -174,7 +174,8 @@ class SharedUpstream(asyncio.Protocol):
             self.transport.close()
 
 
-def _settle(pending: Pending[Any], reply: Any) -> None:
+def settle(pending: Pending[Any], reply: Any) -> None:
+    """Give a reply, or the error that it is, to whoever waits for it."""
     if isinstance(reply, Exception):
         pending.fail(redis_error(reply))
     else:

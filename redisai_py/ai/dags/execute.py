@@ -5,6 +5,7 @@ take one round trip, PERSIST another. In between (`run`), only scripts touch Red
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 from redisai_py.ai.dags.prepared import BoundDag, PreparedDag
@@ -76,13 +77,7 @@ async def _execute_on(
     except QueueTimeout:
         return TIMEDOUT
     finished: Pending[None] = Pending()
-
-    def done(error: BaseException | None) -> None:
-        if error is None:
-            finished.resolve(None)
-        else:
-            finished.fail(error)
-
+    done = partial(finished.settle, None)
     run = DagRun(bound.prepared, values, runnables, rules, turn, done, timeout.left_ms)
     run.start()
     try:
