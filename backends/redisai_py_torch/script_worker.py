@@ -10,7 +10,6 @@ any moment.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import resource
@@ -32,12 +31,13 @@ from redisai_py_torch.script_language import (
     Unit,
     check_entry_points,
     compile_source,
+    prepare,
     set_host,
     without_profiling,
 )
 from redisai_py_torch.script_tensors import decode_tensors, encode_output, encode_tensors, input_at
 
-__all__ = ["OUT_OF_MEMORY_STATUS", "Lane", "WorkerOptions", "serve"]
+__all__ = ["OUT_OF_MEMORY_STATUS", "Lane", "WorkerOptions", "prepare", "serve"]
 
 OUT_OF_MEMORY_STATUS = 12
 """Exit status of a worker that ran out of memory even for reporting it (errno ENOMEM)."""
@@ -79,15 +79,20 @@ class WorkerOptions:
     intra_op_threads: int
 
 
-def serve(lane: Lane) -> None:
-    """Answer the server until it hangs up."""
-    with contextlib.suppress(EOFError, ConnectionError):
+def serve(lane: Lane) -> int:
+    """Answer the server until it hangs up. Returns: the status to end with; 0: the server ends the process."""
+    try:
         header, _ = lane.receive()
         worker = _Worker(lane, WorkerOptions(**header["options"]))
         set_host(worker)
         lane.send({"op": "ready"})
         while worker.serve_one():
             pass
+    except (EOFError, ConnectionError):
+        return 0
+    except MemoryError:
+        return OUT_OF_MEMORY_STATUS
+    return 0
 
 
 class _Worker:

@@ -1,10 +1,8 @@
 """Forks processes in milliseconds on the server's request, from a process that has imported a framework: a zygote.
 
-Requests arrive over a SOCK_SEQPACKET socket, one JSON object each: `fork` (with the new process's name for `ps`, and
-its files attached) and `kill`, both with the server's number of the process. Answers: `ready`, `forked`, `exited`. Only
-the zygote reaps its children, so a `kill` never hits a process that reuses a dead one's id. It ends when the server
-does, and its processes with it. A process whose `fork` says `bond` has one more file, the last: it ends when the server
-has closed the other end of it, and survives the zygote.
+Requests arrive over a SOCK_SEQPACKET socket, one JSON object each: the server's number of the new process and its name
+for `ps`, with its files attached. The last of those is its bond: the process ends when the server has closed the other
+end. Answers: `ready`, `forked`, `exited`. The zygote ends when the server does.
 
 A process with several threads may be forked only if nothing of those threads is needed or locked.
 """
@@ -23,12 +21,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from redisai_py.engine.lifetime import die_with_far_end, die_with_parent
+from redisai_py.engine.lifetime import die_with_far_end
 
 __all__ = ["serve_forks"]
 
 _MAX_REQUEST = 4096
-_MAX_FILES = 3
+_MAX_FILES = 2
 _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -87,24 +85,18 @@ class _Zygote:
             return False
         if not message:
             return False
-        request = json.loads(message)
-        if request["op"] == "fork":
-            self._fork(request, fds)
-        else:
-            for pid, number in self._children.items():
-                if number == request["number"]:
-                    os.kill(pid, signal.SIGKILL)
+        self._fork(json.loads(message), fds)
         return True
 
     def _fork(self, request: dict[str, Any], fds: list[int]) -> None:
-        parent, number = os.getpid(), request["number"]
+        number = request["number"]
         try:
             pid = os.fork()
         except OSError:  # no process or memory left: only this process is missing
             traceback.print_exc()
             pid = None
         if pid == 0:
-            self._become(request, fds, parent)
+            self._become(request, fds)
         for fd in fds:
             os.close(fd)
         if pid is None:
@@ -113,13 +105,10 @@ class _Zygote:
         self._children[pid] = number
         self._answer(op="forked", number=number, pid=pid)
 
-    def _become(self, request: dict[str, Any], fds: list[int], parent: int) -> None:
+    def _become(self, request: dict[str, Any], fds: list[int]) -> None:
         status = 1
         try:
-            if request.get("bond"):
-                die_with_far_end(fds.pop())
-            else:
-                die_with_parent(parent)
+            die_with_far_end(fds.pop())
             self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             self._libc.prctl(_PR_SET_NAME, request["name"].encode(), 0, 0, 0)
             signal.set_wakeup_fd(-1)

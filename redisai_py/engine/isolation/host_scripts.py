@@ -22,9 +22,9 @@ from redisai_py.engine.torchscript.calls import Results
 from redisai_py.engine.torchscript.frames import DONE, Frame, FrameReader, encode_frame
 from redisai_py.tensor import Buffer, DType
 
-__all__ = ["FarEnd", "HostScripts", "prepare"]
+__all__ = ["HostScripts", "prepare"]
 
-_MODULE = "redisai_py_torch.script_process"
+_MODULE = "redisai_py_torch.script_worker"
 
 
 def prepare() -> None:
@@ -33,11 +33,19 @@ def prepare() -> None:
 
 
 class HostScripts:
-    """Serves the lane until the front door closes it. What a script breaks ends the process."""
+    """Has the framework's plugin serve the lane until the front door closes it. What a script breaks ends the process.
+
+    fd: the file of the memory that server and process share (`torchscript.lane`), closed here.
+    """
 
     def __init__(self, sock: socket.socket, fd: int) -> None:
         self._sock = sock
-        self._far_end = FarEnd(sock, fd)
+        self._reader = FrameReader()
+        both = memoryview(memory.mapped(fd, 2 * memory.LANE_BYTES))
+        os.close(fd)
+        self.requests = both[: memory.LANE_BYTES]
+        """Where the messages of calls lie, to be written to by the scripts whose inputs they are."""
+        self.results = Results(both[memory.LANE_BYTES :])
         self.thread = threading.Thread(target=self._work, name="redisai scripts", daemon=True)
 
     @property
@@ -52,27 +60,14 @@ class HostScripts:
 
     def _work(self) -> None:
         try:
-            status = importlib.import_module(_MODULE).serve(self._far_end)
+            status = importlib.import_module(_MODULE).serve(self)
         except BaseException:
             traceback.print_exc()
             status = 1
         if status:
             os._exit(status)
 
-
-class FarEnd:
-    """What the framework's plugin gets of the lane: frames, and the memory that it shares with the server
-    (`torchscript.lane`). fd: the memory's file, closed here.
-    """
-
-    def __init__(self, sock: socket.socket, fd: int) -> None:
-        self._sock = sock
-        self._reader = FrameReader()
-        both = memoryview(memory.mapped(fd, 2 * memory.LANE_BYTES))
-        os.close(fd)
-        self.requests = both[: memory.LANE_BYTES]
-        """Where the messages of calls lie, to be written to by the scripts whose inputs they are."""
-        self.results = Results(both[memory.LANE_BYTES :])
+    # -- what the plugin uses ------------------------------------------------------------------------------------------
 
     def send(self, header: dict[str, Any], parts: Sequence[Buffer] = ()) -> None:
         """Send a frame. parts: its payload."""

@@ -113,6 +113,8 @@ class Manager:
                 # Scripts get their limit with their lane: a GPU's context is not counted.
                 limit_bytes = 0 if wanted.scripts else self.settings.engine_memory_limit_bytes
                 process.fork(limit_bytes, self.settings.worker_nice, "script" if wanted.scripts else "engine")
+                if process.retired:  # the front door has ended meanwhile
+                    process.kill()
         except OSError as error:
             raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
         return process.wait_started()

@@ -88,7 +88,7 @@ class Zygote:
             alive = self.alive
             if alive:
                 self._children[child.number] = _Bonded(child, bond)
-        order = json.dumps({"op": "fork", "number": child.number, "bond": True, **options}).encode()
+        order = json.dumps({"number": child.number, **options}).encode()
         with control, far_end:
             if alive:
                 with contextlib.suppress(OSError):  # it has ended, and `_live` is about to report that

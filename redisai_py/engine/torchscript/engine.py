@@ -161,7 +161,6 @@ class ScriptEngine:
     def close(self) -> None:
         """Fail waiting and running jobs, and kill all workers."""
         self._closed = True
-        self._fleet.close()
         error = BackendError("ERR script engine is closed")
         for worker in list(self._fleet.workers.values()):
             if worker.answering is not None:

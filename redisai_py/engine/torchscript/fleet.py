@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from redisai_py.engine.isolation.script_process import ScriptProcess
+from redisai_py.engine.isolation.verdicts import exit_word
 from redisai_py.engine.torchscript.channel import Channel
 from redisai_py.engine.torchscript.frames import Frame, encode_frame
 from redisai_py.engine.torchscript.jobs import FRESH, ScriptSettings, Worker
@@ -64,14 +64,9 @@ class Fleet:
         self._events = events
         self._start = start
         self._numbers = 0
-        self._closed = False
         self._idle: list[Worker] = []
         self.workers: dict[int, Worker] = {}
         """Workers by number, from the request to start them until they are removed."""
-
-    def close(self) -> None:
-        """Start nothing more; whoever started workers removes them."""
-        self._closed = True
 
     def pids(self) -> list[int]:
         """Process ids of the live workers."""
@@ -125,14 +120,15 @@ class Fleet:
             text = f"ERR a script worker cannot be started: {error.strerror}"
             self._tell(self._events.worker_not_started, worker, BackendError(text))
         else:
-            if opened is not None and not self._closed:
-                self._tell(self._opened, worker, *opened, options)
-            elif opened is not None:
+            if opened is not None and not self._tell(self._opened, worker, *opened, options):
                 opened[0].close()
 
-    def _tell(self, what: Callable[..., object], *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the workers are being ended
+    def _tell(self, what: Callable[..., object], *arguments: Any) -> bool:
+        """Call it on the loop's thread; False if the loop has ended."""
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(what, *arguments)
+            return True
+        return False
 
     def _opened(self, worker: Worker, sock: socket.socket, lane: Lane, options: dict[str, Any]) -> None:
         if worker.number not in self.workers:  # removed meanwhile
@@ -181,10 +177,5 @@ def death(worker: Worker, status: int | None) -> ScriptStopped:
         return ScriptStopped("ERR script worker process ended")
     if status == _OUT_OF_MEMORY_STATUS:
         return ScriptStopped(memory_text(worker, "an allocation was refused"))
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        return ScriptStopped(f"ERR script worker process was ended by {name}")
-    return ScriptStopped(f"ERR script worker process ended with status {status}")
+    how = f"was ended by {exit_word(status)}" if status < 0 else f"ended with status {status}"
+    return ScriptStopped(f"ERR script worker process {how}")
