@@ -37,6 +37,7 @@ __all__ = [
     "ReadsFiles",
     "Session",
     "TensorSpec",
+    "WarmsUp",
     "backend_names",
     "framework_error",
     "install_hint",
@@ -209,6 +210,14 @@ class ReadsFiles(Protocol):
         self, blob: ModelFile, device: Device, inputs: Sequence[str], outputs: Sequence[str], options: LoadOptions
     ) -> Session:
         """Like `load_model`, reading from `blob.path`, which exists as long as `blob`."""
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A backend that can do ahead what the first load in a process does once."""
+
+    def warm_up(self) -> None:
+        """Called in the process from which engine processes are forked; may leave no thread behind."""
 
 
 def may_keep_state(session: Session) -> bool:

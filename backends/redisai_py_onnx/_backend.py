@@ -27,6 +27,12 @@ _LOOP = b'"\x04Loop'
 """NodeProto.op_type of a loop. Weights may contain these bytes by chance; then the model just gets no warm-up."""
 _NO_PROTOBUF = "Failed to load model because protobuf parsing failed"
 """ONNX Runtime's text."""
+_TINY = (
+    b'\x08\x08:Z\n\x13\n\x01x\n\x06factor\x12\x01y"\x03Mul\x12\x05model*\x10\x10\x01B\x06factorJ\x04\x00\x00\x00@'
+    b"Z\x14\n\x01x\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01N\n\x02\x08\x02"
+    b"b\x14\n\x01y\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01N\n\x02\x08\x02B\x04\n\x00\x10\x11"
+)
+"""A model: y = 2 x."""
 _FATAL_ONLY = 4
 _SAME_AS_REQUESTED = 1
 
@@ -84,6 +90,11 @@ class OnnxBackend:
         return loaded
 
     load_file = load_model
+
+    def warm_up(self) -> None:
+        """See WarmsUp: has ONNX Runtime make its tables of operators."""
+        options = LoadOptions(intra_op_threads=1, inter_op_threads=1)  # more would be threads
+        self.load_model(_TINY, Device("CPU", None, "CPU"), (), (), options).close()
 
     def _reserve(self, size_bytes: int, limit_bytes: int) -> None:
         """Count a model's weights against the limit, and set the limit of the arena that all sessions share.

@@ -79,6 +79,14 @@ class TorchBackend:
 
     load_file = load_model
 
+    def warm_up(self) -> None:
+        """See WarmsUp: has PyTorch read an archive."""
+        archive = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.jit.save(torch.jit.script(torch.nn.Identity()), archive)
+        _load_script(archive.getvalue(), torch.device("cpu"))
+
     def _set_threads(self, options: LoadOptions) -> None:
         """Set the thread counts, once; PyTorch itself refuses a late change of the inter-op count."""
         wanted = (options.intra_op_threads, options.inter_op_threads)

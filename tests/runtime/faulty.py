@@ -10,7 +10,7 @@ import redis
 
 from tests.runtime.serving import Serving
 
-__all__ = ["PLUGIN", "engines", "info", "run", "store"]
+__all__ = ["PLUGIN", "engines", "info", "run", "spares", "store"]
 
 PLUGIN = """
     import ctypes
@@ -147,11 +147,16 @@ def info(client: redis.Redis, key: str) -> dict[bytes, Any]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def engines(serving: Serving) -> list[psutil.Process]:
+def engines(serving: Serving, name: str = "redisai-engine") -> list[psutil.Process]:
     """The engine processes, without the zygotes that they were forked from."""
     found = []
     for process in serving.supervisor.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if process.name() == "redisai-engine" and process.status() != psutil.STATUS_ZOMBIE:
+            if process.name() == name and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def spares(serving: Serving) -> list[psutil.Process]:
+    """The engine processes that wait for a model."""
+    return engines(serving, "redisai-spare")

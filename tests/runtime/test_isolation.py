@@ -23,7 +23,7 @@ import redis
 
 from scripts import make_models
 from tests.backends.conftest import BUILD_REQUIREMENTS
-from tests.runtime.faulty import engines, info, run, store
+from tests.runtime.faulty import engines, info, run, spares, store
 from tests.runtime.models_at_fault import onnx_allocates
 from tests.runtime.onlookers import Onlookers
 from tests.runtime.serving import Serving, eventually, wait_until_gone
@@ -303,14 +303,41 @@ def test_killing_the_server_leaves_no_engine_process(isolated: Callable[..., Ser
             "AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y"
         )
         time.sleep(0.3)
+        assert eventually(lambda: spares(serving))
         server, processes = serving.server(), serving.server().children(recursive=True)
-        assert len(processes) == 3
+        assert len(processes) == 4, "two with a model, a spare one, and the one that they were forked from"
         server.kill()
         for process in processes:
             wait_until_gone(process)
     assert eventually(lambda: serving.server() != server)
     with serving.client() as client:
         assert run(client, "good") == 2.0
+
+
+@pytest.mark.parametrize("word", ["load:segv", "load:exit"])
+def test_a_spare_process_is_taken_and_judged_like_any_other(isolated: Callable[..., Serving], word: str) -> None:
+    serving = isolated()
+    with serving.client() as client:
+        store(client, "good")
+        (spare,) = eventually(lambda: spares(serving))
+        store(client, "m", "run:segv")
+        assert info(client, "m")[b"process"] == spare.pid
+        for _ in range(2):
+            eventually(lambda: spares(serving))
+            with pytest.raises(redis.ResponseError, match=r"model 'm': its engine process died .*SIGSEGV"):
+                run(client, "m", "bad")
+        with pytest.raises(redis.ResponseError, match=r"model 'm': it is in quarantine.*3 runs in a row"):
+            run(client, "m", "bad")
+        for _ in range(2):
+            (spare,) = eventually(lambda: spares(serving))
+            with pytest.raises(redis.ResponseError, match=r"model 'l': its engine process died while loading it"):
+                store(client, "l", word)
+            wait_until_gone(spare)
+        (spare,) = eventually(lambda: spares(serving))
+        spare.kill()
+        store(client, "l")
+        assert run(client, "l") == run(client, "good") == 2.0
+        assert info(client, "l")[b"quarantine"] == b""
 
 
 def test_server_and_engine_process_killed_at_once(isolated: Callable[..., Serving]) -> None:

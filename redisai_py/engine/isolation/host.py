@@ -10,11 +10,13 @@ A model that several front doors use is loaded once. What a front door has here 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from redisai_py.backend import Session
 from redisai_py.engine.isolation.host_lane import HostLane
@@ -26,19 +28,24 @@ from redisai_py.engine.isolation.orders import OPEN, OPEN_PIPE, OPEN_SCRIPTS, OR
 
 __all__ = ["Door", "serve"]
 
+_NAME = "redisai-engine"
 _PATIENCE_S = 10.0
 """Seconds for a run of a front door that has ended. If it does not stop, the process ends: nobody watches that run."""
 _LOAD_PATIENCE_S = 600.0
 """The same for a load, which takes long more often, and which another front door may wait for."""
 
 
-def serve(control: socket.socket) -> None:
-    """Work until the manager closes the connection."""
+def serve(control: socket.socket, spare: bool) -> None:
+    """Work until the manager closes the connection. spare: no model is meant for it yet."""
     programs = Programs()
     while True:
         order, fds, _, _ = socket.recv_fds(control, ORDER.size, 1)
         if len(order) != ORDER.size:
             return
+        if spare:
+            with contextlib.suppress(OSError):
+                Path("/proc/self/comm").write_text(_NAME)
+            spare = False
         Door(socket.socket(fileno=fds[0]), programs).thread.start()
 
 

@@ -141,7 +141,11 @@ class HostLane:
         asked = json.loads(bytes(request[: frame.header_bytes]))
 
         def build() -> Session:
-            return load_session(_model(asked, fds), LoadOptions(*asked["options"]), load_backend)
+            self._shared[memory.RUNNING_AT] = 1
+            try:
+                return load_session(_model(asked, fds), LoadOptions(*asked["options"]), load_backend)
+            finally:
+                self._shared[memory.RUNNING_AT] = 0
 
         hosted, was_there = self._door.load(frame.number, asked["program"], build)
         session = hosted.session

@@ -72,7 +72,7 @@ class Lane:
     @property
     def under_way(self) -> bool:
         """Whether the process is at a load, or in a run: a run may wait for its turn there. Thread: any."""
-        return self.loads or bool(self._shared[memory.RUNNING_AT])
+        return bool(self._shared[memory.RUNNING_AT])
 
     @property
     def turn_s(self) -> float:

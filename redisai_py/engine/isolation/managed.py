@@ -47,6 +47,16 @@ class Wanted:
             return "scripts"
         return self.backend if self.gpu is None else f"GPU:{self.gpu}"
 
+    @property
+    def zygote(self) -> str:
+        """The backend that the process has from its zygote."""
+        return self.backend if self.gpu is None else ""
+
+    @property
+    def takes_spare(self) -> bool:
+        """Whether the process may be one that was forked ahead."""
+        return self.gpu is None and not self.scripts
+
 
 class Placement(NamedTuple):
     """Where a model is to be loaded. process: its number.   program: the model's number there.   control: the front
@@ -107,7 +117,10 @@ class ManagedProcess:
         self._far_end: socket.socket | None = far_end
 
     def fork(self, memory_limit_bytes: int, worker_nice: int, kind: str) -> None:
-        """Start it. worker_nice: how much less urgent than this process.   kind: `engine` or `script`, for `ps`."""
+        """Start it.
+
+        Args: worker_nice: how much less urgent than this process.   kind: `engine`, `spare` or `script`, for `ps`.
+        """
         far_end, self._far_end = self._far_end, None
         assert far_end is not None
         # The main thread's: others may have their own.

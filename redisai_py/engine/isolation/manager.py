@@ -6,7 +6,7 @@ processes is in quarantine for all. Runs and loads do not come here: each front 
 
 Each CPU model has its own process while there are few; further models share, by backend. A model suspected of having
 ended a process is alone in its next one. Each GPU has one process, for all of its models. A process without a model
-ends. Nothing is started before the first model.
+ends. Nothing is started before the first model; from then on a spare process waits for the next one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from redisai_py.engine.isolation.managed import Door, ManagedProcess, Placement,
 from redisai_py.engine.isolation.model_files import ModelFiles
 from redisai_py.engine.isolation.quarantine import Quarantine, Strikes
 from redisai_py.engine.isolation.settings import IsolationSettings
+from redisai_py.engine.isolation.spares import Spares
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, by_program, culprit_of
 from redisai_py.engine.isolation.zygotes import Zygote
-from redisai_py.errors import BackendError
+from redisai_py.errors import BackendError, RedisAIError
 
 __all__ = ["Manager"]
 
@@ -56,6 +57,7 @@ class Manager:
         self._doors: list[Door] = []
         self._processes: dict[int, ManagedProcess] = {}
         self._zygotes: dict[str, Zygote] = {}
+        self._spares = Spares(self._start_spare)
         self._files = ModelFiles()
         self.claims: Claims[Door] = Claims()
         """What a front door does for all."""
@@ -98,26 +100,37 @@ class Manager:
         Returns: the process's id, 0 if it is not known.
         Raises:  BackendNotInstalled, BackendError: there can be none.
         """
-        zygote = self._zygote("" if wanted.gpu is not None else wanted.backend)
-        self._wait_for(zygote)
         try:
-            with self._lock:
-                process, fresh = self._choose(wanted, zygote)
-                program = process.programs.number_of(wanted.identity) or next(self._numbers)
-                control = process.join()
-                process.programs.add((door, wanted.session), program, wanted.identity)
-                if file >= 0:
-                    self._files.keep((door, wanted.session), wanted.identity, file)
-                door.placed(wanted.session, Placement(process.number, program, control))
-            if fresh:
-                # Scripts get their limit with their lane: a GPU's context is not counted.
-                limit_bytes = 0 if wanted.scripts else self.settings.engine_memory_limit_bytes
-                process.fork(limit_bytes, self.settings.worker_nice, "script" if wanted.scripts else "engine")
-                if process.retired:  # the front door has ended meanwhile
-                    process.kill()
+            process = self._place(door, wanted, file) or self._place(
+                door, wanted, file, self._ready_zygote(wanted.zygote)
+            )
+            assert process is not None
         except OSError as error:
             raise BackendError(f"ERR an engine process cannot be started: {error.strerror}") from error
+        if wanted.takes_spare:
+            self._spares.prepare(wanted.backend)
         return process.wait_started()
+
+    def _place(self, door: Door, wanted: Wanted, file: int, zygote: Zygote | None = None) -> ManagedProcess | None:
+        """See `place`. zygote: to fork from; without one there may be no process. Raises: OSError."""
+        fresh = False
+        with self._lock:
+            process = self._choose(wanted)
+            if process is None:
+                if zygote is None:
+                    return None
+                process, fresh = self._new_process(wanted, zygote), True
+            program = process.programs.number_of(wanted.identity) or next(self._numbers)
+            control = process.join()
+            process.programs.add((door, wanted.session), program, wanted.identity)
+            if file >= 0:
+                self._files.keep((door, wanted.session), wanted.identity, file)
+            door.placed(wanted.session, Placement(process.number, program, control))
+        if fresh:
+            self._fork(process, "script" if wanted.scripts else "engine")
+            if process.retired:  # the front door has ended meanwhile
+                process.kill()
+        return process
 
     def leave(self, door: Door, session: int, number: int) -> None:
         """A model has left its process, which ends if no other model is there."""
@@ -160,25 +173,47 @@ class Manager:
 
         Raises: BackendNotInstalled, BackendError.
         """
-        zygote = self._zygote(name)
-        self._wait_for(zygote)
-        return zygote.version
+        return self._ready_zygote(name).version
 
-    def _choose(self, wanted: Wanted, zygote: Zygote) -> tuple[ManagedProcess, bool]:
-        """The process for a model, and whether it is new. Under the lock. Raises: OSError."""
+    def _choose(self, wanted: Wanted) -> ManagedProcess | None:
+        """A process for a model, of those that are there. Under the lock."""
         on_gpu = wanted.gpu is not None
         apart = wanted.scripts or (wanted.apart and not on_gpu)
         there = [each for each in self._processes.values() if each.place == wanted.place]
         there = [each for each in there if not (each.gone or each.retired or wanted.scripts)]
         for process in there:
             if process.programs.number_of(wanted.identity) and (process.alone or not apart):
-                return process, False
+                return process
         shared = [process for process in there if not process.alone]
         if not apart and len(shared) >= (1 if on_gpu else self.settings.engine_processes):
-            return min(shared, key=lambda process: len(process.programs)), False
+            return min(shared, key=lambda process: len(process.programs))
+        spare = self._spares.take(wanted.backend) if wanted.takes_spare else None
+        if spare is not None:
+            spare.alone = apart
+            self._processes[spare.number] = spare
+        return spare
+
+    def _new_process(self, wanted: Wanted, zygote: Zygote) -> ManagedProcess:
+        """One that is to be forked. Under the lock. Raises: OSError."""
+        apart = wanted.scripts or (wanted.apart and wanted.gpu is None)
         process = ManagedProcess(next(self._numbers), wanted.place, apart, zygote, self._exited)
         self._processes[process.number] = process
-        return process, True
+        return process
+
+    def _start_spare(self, backend: str) -> ManagedProcess | None:
+        """A process that no model has, or None if there can be none."""
+        try:
+            process = ManagedProcess(next(self._numbers), backend, False, self._ready_zygote(backend), self._exited)
+        except (RedisAIError, OSError) as error:
+            logger.warning("there is no spare engine process", backend=backend, reason=str(error))
+            return None
+        self._fork(process, "spare")
+        return process
+
+    def _fork(self, process: ManagedProcess, kind: str) -> None:
+        # Scripts get their limit with their lane: a GPU's context is not counted.
+        limit_bytes = 0 if kind == "script" else self.settings.engine_memory_limit_bytes
+        process.fork(limit_bytes, self.settings.worker_nice, kind)
 
     def _end_if_unused(self, process: ManagedProcess) -> None:
         with self._lock:
@@ -196,7 +231,9 @@ class Manager:
                 zygote = self._zygotes[backend] = Zygote(backend, self._zygote_ended)
             return zygote
 
-    def _wait_for(self, zygote: Zygote) -> None:
+    def _ready_zygote(self, backend: str) -> Zygote:
+        """One that can fork. Raises: BackendNotInstalled, BackendError."""
+        zygote = self._zygote(backend)
         try:
             zygote.wait_ready(self.settings.model_load_timeout_s)
         except TimeoutError:
@@ -204,6 +241,7 @@ class Manager:
             ms = self.settings.model_load_timeout_ms
             text = f"ERR Could not load backend: importing {zygote.backend} took longer than --model-load-timeout-ms"
             raise BackendError(f"{text} ({ms} ms)") from None
+        return zygote
 
     def _zygote_ended(self, zygote: Zygote) -> None:
         with self._lock:
@@ -231,10 +269,11 @@ class Manager:
             self._has_ended(process, door, suspects)
 
     def _exited(self, process: ManagedProcess) -> None:
-        if process.retired:
-            with self._lock:
+        with self._lock:
+            known = process.number in self._processes  # a spare process is not
+            if process.retired:
                 self._processes.pop(process.number, None)
-        else:
+        if known and not process.retired:
             self._has_ended(process)
 
     def _has_ended(
@@ -298,7 +337,7 @@ class Manager:
         self.closing = True
         until = time.monotonic() + timeout_s
         with self._lock:
-            processes = list(self._processes.values())
+            processes = [*self._processes.values(), *self._spares.all()]
             zygotes = {*self._zygotes.values(), *(process.zygote for process in processes)}
         for process in processes:
             process.kill()

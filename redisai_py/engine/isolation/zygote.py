@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Any
 
-from redisai_py.backend import load_backend
+from redisai_py.backend import WarmsUp, load_backend
 from redisai_py.engine.forking import serve_forks
 from redisai_py.engine.isolation import host, host_scripts
 from redisai_py.errors import BackendNotInstalled
@@ -34,10 +34,13 @@ def serve(control_fd: int, backend: str) -> None:
     version = ""
     if backend:
         try:
-            version = load_backend(backend).version
+            loaded = load_backend(backend)
         except BackendNotInstalled as error:
             control.send(json.dumps({"op": "missing", "text": str(error)[:_MAX_TEXT]}).encode())
             return
+        version = loaded.version
+        if isinstance(loaded, WarmsUp):
+            loaded.warm_up()
         if len(os.listdir("/proc/self/task")) > 1 and backend not in _SLEEPING_THREADS_ONLY:
             os.set_inheritable(control_fd, True)
             os.execv(sys.executable, [sys.executable, "-m", "redisai_py.engine.isolation.boot",
@@ -54,7 +57,7 @@ def _serve_host(request: dict[str, Any], fds: list[int]) -> int:
     _limit_memory(request["memory_limit_bytes"])
     if os.getpriority(os.PRIO_PROCESS, 0) < request["nice"]:
         os.setpriority(os.PRIO_PROCESS, 0, request["nice"])
-    host.serve(socket.socket(fileno=fds[0]))
+    host.serve(socket.socket(fileno=fds[0]), request["name"] == "redisai-spare")
     return 0
 
 
