@@ -272,7 +272,5 @@ async def _read(
     return loaded, rule, inputs
 
 
-HANDLERS: dict[type, Any] = {
-    ModelExecute: model_execute,
-}
+HANDLERS: dict[type, Any] = {ModelExecute: model_execute}
 """Request -> its handler."""

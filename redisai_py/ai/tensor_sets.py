@@ -290,7 +290,5 @@ def _set(turn: Turn, access: Access, key: bytes, value: bytes, reply: Any) -> No
         turn.answer(error)
 
 
-HANDLERS: dict[type, Any] = {
-    TensorSet: tensor_set,
-}
+HANDLERS: dict[type, Any] = {TensorSet: tensor_set}
 """Request -> its handler."""

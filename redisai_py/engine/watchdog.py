@@ -35,7 +35,8 @@ class Watchdog:
         overdue: Callable[[Execution], object],
         lost: Callable[[tuple[Slot, Execution]], object] = lambda lost: None,
     ) -> None:
-        self._limit_ms = limit_ms
+        self.limit_ms = limit_ms
+        """MODEL_EXECUTION_TIMEOUT in milliseconds, 0 is none."""
         self._slots = slots
         self._overdue = overdue
         self._lost = lost
@@ -45,14 +46,9 @@ class Watchdog:
         """Whether no start of a run need wake it; see `Watch`."""
         self.thread: threading.Thread | None = None
 
-    @property
-    def limit_ms(self) -> int:
-        """MODEL_EXECUTION_TIMEOUT in milliseconds, 0 is none."""
-        return self._limit_ms
-
     def set_limit(self, limit_ms: int) -> None:
         """Change the limit, also for running executions."""
-        self._limit_ms = limit_ms
+        self.limit_ms = limit_ms
         if limit_ms or self.thread is not None:
             self.wake()
 
@@ -84,12 +80,12 @@ class Watchdog:
                 if self.awake:  # a run has started or the limit has changed: look again
                     continue
                 # Without a limit, or while it has a wake-up time, no start of a run need wake it.
-                self.awake = wait_s is not None or not self._limit_ms
+                self.awake = wait_s is not None or not self.limit_ms
                 self._condition.wait(wait_s)
 
     def _check(self) -> float | None:
         """Stop overdue runs. Returns: seconds until the next run is overdue, or None if nothing is running."""
-        limit_ms = self._limit_ms
+        limit_ms = self.limit_ms
         if not limit_ms:
             return None
         now = time.monotonic()

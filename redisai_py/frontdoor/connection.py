@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
 
     def resume_writing(self) -> None:
-        self.turn.unpause()
+        self.turn.pause(False)
         self._report()
         if not self.turn.streams:
             self.session.relay.resume()

@@ -89,15 +89,9 @@ class Output:
         """Whether a reply is being streamed to the client."""
         return self.held is not None and self.held.stream is not None
 
-    def pause(self) -> None:
-        """The client does not read its replies: start nothing more."""
-        self.paused = True
-        if self.held is not None:
-            self.held.flow()
-
-    def unpause(self) -> None:
-        """The client reads again."""
-        self.paused = False
+    def pause(self, paused: bool = True) -> None:
+        """The client does not read its replies, so nothing more starts; or it reads again."""
+        self.paused = paused
         if self.held is not None:
             self.held.flow()
 

@@ -19,7 +19,7 @@ from redisai_py.errors import RedisAIError
 from redisai_py.ops.eviction import to_unload
 from redisai_py.ops.siblings import Siblings
 
-__all__ = ["SharedLimit", "told_to_unload"]
+__all__ = ["SharedLimit", "apply_limit"]
 
 _INTERVAL_S = 1.0
 _ROUNDS = 3
@@ -84,13 +84,13 @@ class SharedLimit:
         """Have all front doors unload models. Returns: what they hold then."""
         what = {"kind": "limit", "unload": unload, "crowded": crowded, "changes": crowded is not None}
         asked = self._siblings.ask(what, {})
-        models = told_to_unload(self._engine, what)
+        models = apply_limit(self._engine, what)
         for reply in (await asked).replies:
             models += [ModelSnapshot(*each) for each in reply or ()]
         return models
 
 
-def told_to_unload(engine: Engine, what: Mapping[str, Any]) -> list[ModelSnapshot]:
+def apply_limit(engine: Engine, what: Mapping[str, Any]) -> list[ModelSnapshot]:
     """Do as a front door says, see `SharedLimit`. Returns: what this one holds then."""
     if what["crowded"] is not None:
         engine.crowded = what["crowded"]

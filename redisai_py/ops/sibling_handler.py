@@ -15,7 +15,7 @@ from redisai_py.frontdoor.services import Services
 from redisai_py.model import Kind
 from redisai_py.ops.aggregate import own_counts
 from redisai_py.ops.keymap import ProgramKey
-from redisai_py.ops.shared_limit import told_to_unload
+from redisai_py.ops.shared_limit import apply_limit
 from redisai_py.ops.siblings import Reply, Siblings
 from redisai_py.ops.tallies import ClientFigures, counts_of, recent, server_state
 from redisai_py.predictions.rule import decode_rule
@@ -128,7 +128,7 @@ class SiblingHandler:
 
     def _limit(self, what: dict[str, Any]) -> Reply:
         """Unload what others need the memory of; what is loaded then."""
-        return Reply([astuple(model) for model in told_to_unload(self._services.engine, what)])
+        return Reply([astuple(model) for model in apply_limit(self._services.engine, what)])
 
 
 def program_state(services: Services, kind: Kind, identity: str) -> dict[str, Any]:

@@ -157,7 +157,5 @@ def _fields(op: ModelExecute | ScriptExecute) -> tuple[bytes, ...]:
     return (b"HMGET", op.key, *(MODEL_ID_FIELDS if isinstance(op, ModelExecute) else codec.SCRIPT_FIELDS))
 
 
-HANDLERS: dict[type, Any] = {
-    Dag: dag,
-}
+HANDLERS: dict[type, Any] = {Dag: dag}
 """Request -> its handler."""

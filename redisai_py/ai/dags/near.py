@@ -7,7 +7,7 @@ from typing import Any
 
 from redisai_py.ai.dags.execute import commit, execute_dag, persist
 from redisai_py.ai.dags.prepared import BoundDag
-from redisai_py.ai.dags.run import DagRun, on_host, replies_to
+from redisai_py.ai.dags.run import DagRun, persisted, replies_to
 from redisai_py.ai.model_execute import NearRun
 from redisai_py.ai.model_loading import bypasses_cache, near_tensors, resolve_near
 from redisai_py.ai.script_execute import resolve_near_script
@@ -229,19 +229,14 @@ class _NearTrip(NearRun):
         self.value = outputs
         self._values.update(zip(self._command.prepared.outputs, outputs, strict=True))
         if self._command.persist:
-            self.writes = encode_tensors(self._persisted())
-
-    def _persisted(self) -> list[tuple[bytes, Any]]:
-        values = self._values
-        versions = self._command.prepared.persist_versions
-        return [(key, values.get(version)) for key, version in zip(self._command.persist, versions, strict=True)]
+            self.writes = encode_tensors(persisted(self._command, self._values))
 
     def committed(self) -> None:
         turn, prepared = self.turn, self._command.prepared
         if self._known:
             self._model.count_call(samples(self.value or ()))
         if self._command.persist and not self.writes and self.error is None:
-            pairs = [(key, on_host(value)) for key, value in self._persisted()]
+            pairs = persisted(self._command, self._values)
             turn.continue_with(persist(self._command, self._replies(), pairs, turn))
             return
         reply = self._plain_reply(prepared.reply) if prepared.reply is not None and self.error is None else None

@@ -26,7 +26,7 @@ from redisai_py.predictions.rule import Rule
 from redisai_py.resp.replies import NA, OK
 from redisai_py.tensor import Tensor
 
-__all__ = ["DagRun", "on_host", "replies_to"]
+__all__ = ["DagRun", "persisted", "replies_to"]
 
 
 class DagRun:
@@ -149,11 +149,8 @@ class DagRun:
         return services.predictions.start(cached, inputs, op.cache, timeout_ms, keep_on_device=on_gpu, counted=False)
 
     def _run_ended(self, i: int, run: Pending[Any]) -> None:
-        self._ended_then_step(i, run.value, run.error)
-
-    def _ended_then_step(self, i: int, outputs: Any, error: BaseException | None) -> None:
         try:
-            self._ended(i, outputs, error)
+            self._ended(i, run.value, run.error)
             self._step()
         except Exception as failure:  # a bug of ours, which affects only this client
             self._turn.broken(failure)
@@ -199,8 +196,7 @@ class DagRun:
 
     def persisted(self, bound: BoundDag) -> list[tuple[bytes, Tensor | None]]:
         """The keys and values of PERSIST; None for an output that is not a tensor."""
-        values = [on_host(self._values.get(version)) for version in bound.prepared.persist_versions]
-        return list(zip(bound.persist, values, strict=True))
+        return persisted(bound, self._values)
 
     def replies(self) -> list[Any]:
         """One element per operation, as in a sequential run; those that are not `NA` count in AI.INFO."""
@@ -231,6 +227,12 @@ class DagRun:
         if outcome is Outcome.OK:
             return OK
         return self._turn.failure(self._errors[i]) if outcome is Outcome.FAILED else NA
+
+
+def persisted(bound: BoundDag, values: Mapping[Version, Any]) -> list[tuple[bytes, Tensor | None]]:
+    """The keys and values of PERSIST; None for an output that is not a tensor."""
+    tensors = [on_host(values.get(version)) for version in bound.prepared.persist_versions]
+    return list(zip(bound.persist, tensors, strict=True))
 
 
 def replies_to(prepared: PreparedDag, values: Mapping[Version, Any]) -> list[Any]:

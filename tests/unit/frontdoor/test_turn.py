@@ -219,7 +219,7 @@ def test_a_client_that_does_not_read_is_not_served() -> None:
     (command,) = bench.send(overlapping)
     assert not bench.started
     assert not bench.turn.offer(does(lambda turn: pytest.fail("it is not read")))
-    bench.turn.unpause()
+    bench.turn.pause(False)
     bench.turn.drain()
     assert bench.started == [command]
 
