@@ -22,9 +22,10 @@ import pytest
 import uvloop
 
 from redisai_py.engine.torchscript.engine import ScriptEngine
-from redisai_py.engine.torchscript.frames import ReplyTree, encode_frame
+from redisai_py.engine.torchscript.frames import ReplyTree
 from redisai_py.engine.torchscript.jobs import ScriptSettings
 from redisai_py.errors import BackendError, QueueTimeout, RedisAIError, RunTimeout
+from redisai_py.framing import encode_frame
 from redisai_py.frontdoor.eager_task import run_eagerly
 from redisai_py.model import Script
 from redisai_py.tensor import Device, DType, Tensor

@@ -19,7 +19,8 @@ from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation.wire import Part
 from redisai_py.engine.torchscript import calls
 from redisai_py.engine.torchscript.calls import Results
-from redisai_py.engine.torchscript.frames import DONE, Frame, FrameReader, encode_frame
+from redisai_py.engine.torchscript.frames import DONE
+from redisai_py.framing import Frame, FrameReader, encode_frame
 from redisai_py.tensor import Buffer, DType
 
 __all__ = ["HostScripts", "prepare"]

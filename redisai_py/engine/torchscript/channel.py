@@ -8,8 +8,8 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from redisai_py.engine.torchscript.frames import Frame, FrameReader
 from redisai_py.errors import ProtocolError
+from redisai_py.framing import Frame, FrameReader
 from redisai_py.tensor import Buffer
 
 __all__ = ["Channel"]

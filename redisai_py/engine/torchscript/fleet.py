@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from redisai_py.engine.isolation.script_process import ScriptProcess
 from redisai_py.engine.isolation.verdicts import exit_word
 from redisai_py.engine.torchscript.channel import Channel
-from redisai_py.engine.torchscript.frames import Frame, encode_frame
 from redisai_py.engine.torchscript.jobs import FRESH, ScriptSettings, Worker
 from redisai_py.engine.torchscript.lane import LANE_FILE_BYTES, Lane
 from redisai_py.errors import BackendError, ProtocolError, RedisAIError
+from redisai_py.framing import Frame, encode_frame
 
 __all__ = ["Fleet", "FleetEvents", "ScriptStopped", "death", "memory_text"]
 

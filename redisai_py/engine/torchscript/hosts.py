@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from redisai_py.engine.torchscript.frames import ReplyTree, decode_tensors, encode_frame, encode_reply, encode_tensors
+from redisai_py.engine.torchscript.frames import ReplyTree, decode_tensors, encode_reply, encode_tensors
 from redisai_py.errors import BackendError, ProtocolError, RedisAIError
+from redisai_py.framing import encode_frame
 from redisai_py.tensor import Buffer, Tensor
 
 __all__ = ["Question", "ScriptHost", "parse_question"]

@@ -9,10 +9,11 @@ from typing import Any
 
 from redisai_py.engine.isolation.script_process import ScriptProcess
 from redisai_py.engine.torchscript.channel import Channel
-from redisai_py.engine.torchscript.frames import encode_frame, encode_run
+from redisai_py.engine.torchscript.frames import encode_run
 from redisai_py.engine.torchscript.hosts import ScriptHost
 from redisai_py.engine.torchscript.known import Function, KnownScript
 from redisai_py.engine.torchscript.lane import FREE_BYTES, Lane
+from redisai_py.framing import encode_frame
 from redisai_py.pending import Pending
 from redisai_py.tensor import Buffer, DType, Tensor
 

@@ -17,11 +17,12 @@ from typing import Any
 from redisai_py.engine.settle import deliver
 from redisai_py.engine.torchscript.batches import Ended, distrust, repeated, settle, take_results
 from redisai_py.engine.torchscript.fleet import Fleet, ScriptStopped, death, memory_text
-from redisai_py.engine.torchscript.frames import CALLS, Frame, decode_tensors, encode_frame
+from redisai_py.engine.torchscript.frames import CALLS, decode_tensors
 from redisai_py.engine.torchscript.hosts import Question, parse_question
 from redisai_py.engine.torchscript.jobs import Compilation, Execution, Job, ScriptRun, ScriptSettings, Worker
 from redisai_py.engine.torchscript.queues import JobQueues
 from redisai_py.errors import BackendError, ProtocolError, RedisAIError, RunTimeout
+from redisai_py.framing import Frame, encode_frame
 from redisai_py.pending import Pending
 
 __all__ = ["Work"]

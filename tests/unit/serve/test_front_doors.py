@@ -89,12 +89,13 @@ def test_messages_are_found_however_they_are_cut() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        struct.pack("<I", LONGEST + 1),
-        struct.pack("<I", 3) + b"abc",
-        struct.pack("<I", 2) + b"[]",
-        struct.pack("<I", 4) + b"null",
-        struct.pack("<I", 200_000) + b"[" * 200_000,
-        struct.pack("<I", 2) + b"\xff\xff",
+        struct.pack(">IQ", LONGEST + 1, 0),
+        struct.pack(">IQ", 2, 2) + b"{}xx",
+        struct.pack(">IQ", 3, 0) + b"abc",
+        struct.pack(">IQ", 2, 0) + b"[]",
+        struct.pack(">IQ", 4, 0) + b"null",
+        struct.pack(">IQ", 200_000, 0) + b"[" * 200_000,
+        struct.pack(">IQ", 2, 0) + b"\xff\xff",
     ],
 )
 def test_what_is_no_message_is_refused(data: bytes) -> None:

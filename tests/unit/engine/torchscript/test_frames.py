@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisai_py.engine.torchscript.frames import (
-    Frame,
-    FrameReader,
-    ReplyTree,
-    decode_tensors,
-    encode_frame,
-    encode_reply,
-    encode_tensors,
-)
+from redisai_py.engine.torchscript.frames import ReplyTree, decode_tensors, encode_reply, encode_tensors
 from redisai_py.errors import ProtocolError, RedisAIError
+from redisai_py.framing import Frame, FrameReader, encode_frame
 from redisai_py.tensor import DType, Tensor
 
 

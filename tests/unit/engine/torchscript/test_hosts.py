@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from redisai_py.engine.torchscript.frames import FrameReader, ReplyTree, decode_tensors, encode_tensors
+from redisai_py.engine.torchscript.frames import ReplyTree, decode_tensors, encode_tensors
 from redisai_py.engine.torchscript.hosts import parse_question
 from redisai_py.errors import ProtocolError, RedisAIError
+from redisai_py.framing import FrameReader
 from redisai_py.tensor import Tensor
 
 
