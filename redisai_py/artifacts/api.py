@@ -26,15 +26,8 @@ from redisai_py.artifacts.parity import Parity, Tolerance
 from redisai_py.artifacts.publish import Contents, publish
 from redisai_py.artifacts.registry import LogEntry, Version
 from redisai_py.artifacts.store import Store
-from redisai_py.artifacts.transfer import (
-    Progress,
-    Pulled,
-    Pushed,
-    collect_archive,
-    pull,
-    push,
-    remove_archived,
-)
+from redisai_py.artifacts.transfer import Pulled, Pushed, collect_archive, pull, push, remove_archived
+from redisai_py.client.call import Progress
 from redisai_py.client.files import replacing
 
 __all__ = ["Artifact", "Artifacts", "AsyncArtifacts"]
@@ -214,7 +207,7 @@ class Artifacts:
         self,
         references: Sequence[str] | None = None,
         archive: AnyArchive | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> list[inspect.Problem]:
         """Read every byte of versions, by default all, in Redis or in an archive. Returns: the problems found."""
         found = self._registry.select(references if references is not None else self.names())

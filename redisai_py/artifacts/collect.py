@@ -6,7 +6,7 @@ that cannot be read stops the collection, because the blobs it needs are unknown
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from redisai_py.artifacts.errors import ArtifactError, Conflict
 from redisai_py.artifacts.leases import leased, redis_time
 from redisai_py.artifacts.names import KINDS, is_name
 from redisai_py.artifacts.store import Store
+from redisai_py.client.call import Progress
 
 __all__ = ["Collected", "Root", "collect", "discard", "reachable", "roots"]
 
@@ -116,10 +117,7 @@ def _holds(store: Store, root: Root) -> bool:
 
 
 def collect(
-    store: Store,
-    dry_run: bool = False,
-    evicted: Collection[str] = (),
-    progress: Callable[[int, int], object] | None = None,
+    store: Store, dry_run: bool = False, evicted: Collection[str] = (), progress: Progress | None = None
 ) -> Collected:
     """Delete blobs that no name reaches.
 

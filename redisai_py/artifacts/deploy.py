@@ -5,7 +5,6 @@ Afterwards the key is an ordinary model, as after any AI.MODELSTORE; its TAG nam
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from redisai_py.artifacts.publish import BACKEND, INPUTS, MODEL, OUTPUTS
 from redisai_py.artifacts.registry import LogEntry, Version
 from redisai_py.artifacts.store import Store
 from redisai_py.artifacts.transfer import pull
+from redisai_py.client.call import Progress
 
 __all__ = ["Deployed", "Settings", "deploy", "deployments", "model_of", "rollback", "verify_version"]
 
@@ -84,7 +84,7 @@ def deploy(
     tolerance: Tolerance | None = None,
     archive: Archive | None = None,
     event: str = "deploy",
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Deployed:
     """Store a version's model under a key, through `redisai serve`.
 
@@ -110,12 +110,7 @@ def deploy(
 
 
 def _store_model(
-    store: Store,
-    key: str,
-    layer: Descriptor,
-    settings: Settings,
-    tag: str,
-    progress: Callable[[int, int], object] | None,
+    store: Store, key: str, layer: Descriptor, settings: Settings, tag: str, progress: Progress | None
 ) -> None:
     """AI.MODELSTORE, then check the key's content. Raises: Corrupt: other bytes than the layer's."""
     try:

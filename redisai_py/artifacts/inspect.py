@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from redisai_py.artifacts.manifest import Descriptor, Manifest, decode_json
 from redisai_py.artifacts.names import KINDS
 from redisai_py.artifacts.registry import Version
 from redisai_py.artifacts.store import Store
+from redisai_py.client.call import Progress
 from redisai_py.client.failures import failure_of
 from redisai_py.errors import WrongType
 
@@ -174,10 +174,7 @@ class Problem:
 
 
 def verify(
-    store: Store,
-    references: list[Version],
-    archive: Archive | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    store: Store, references: list[Version], archive: Archive | None = None, progress: Progress | None = None
 ) -> list[Problem]:
     """Read every byte of versions, in Redis or in an archive, and compare it with its digest.
 

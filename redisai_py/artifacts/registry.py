@@ -336,12 +336,8 @@ def _following(key: str, fields: Any, there: Mapping[int, str]) -> int:
 
 
 def _aliases_in(fields: Any) -> dict[str, int]:
-    found = {}
-    for alias, value in fields.items():
-        number = version_number(value)
-        if number is not None:
-            found[alias.decode("utf-8", "replace")] = number
-    return found
+    numbers = {alias.decode("utf-8", "replace"): version_number(value) for alias, value in fields.items()}
+    return {alias: number for alias, number in numbers.items() if number is not None}
 
 
 def _aliases_note(aliases: Sequence[str]) -> dict[str, str]:

@@ -25,11 +25,9 @@ from redisai_py.artifacts.manifest import Descriptor, Manifest
 from redisai_py.artifacts.names import Reference
 from redisai_py.artifacts.registry import Version
 from redisai_py.artifacts.store import Store
+from redisai_py.client.call import Progress
 
-__all__ = ["Progress", "Pulled", "Pushed", "collect_archive", "pull", "push", "remove_archived"]
-
-Progress = Callable[[int, int], object]
-"""Called with the bytes done and the total."""
+__all__ = ["Pulled", "Pushed", "collect_archive", "pull", "push", "remove_archived"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,12 +79,7 @@ def push(
 
 
 def _push_entries(
-    store: Store,
-    archive: Archive,
-    kind: str,
-    done: Pushed,
-    manifests: dict[str, Manifest],
-    progress: Progress | None,
+    store: Store, archive: Archive, kind: str, done: Pushed, manifests: dict[str, Manifest], progress: Progress | None
 ) -> None:
     """Send blobs, then the index; repeat if somebody has changed the index meanwhile."""
     described = {digest: (len(each.encode()), each.artifact_type) for digest, each in manifests.items()}

@@ -26,7 +26,7 @@ __all__ = [
 Key = str | bytes
 Keys = Key | Sequence[Key]
 Progress = Callable[[int, int], object]
-"""Called repeatedly with the bytes sent so far and the total, while a large command is sent."""
+"""Called repeatedly with what is done so far and the total, in bytes unless something else is said."""
 
 T_co = TypeVar("T_co", covariant=True)
 

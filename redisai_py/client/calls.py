@@ -39,16 +39,13 @@ __all__ = [
     "loadbackend",
     "modeldel",
     "modelexecute",
-    "modelexecute_words",
     "modelget",
     "modelrun",
-    "modelrun_words",
     "modelscan",
     "modelset",
     "modelstore",
     "scriptdel",
     "scriptexecute",
-    "scriptexecute_words",
     "scriptget",
     "scriptrun",
     "scriptscan",
@@ -56,7 +53,6 @@ __all__ = [
     "scriptstore",
     "tensorget",
     "tensorset",
-    "tensorset_words",
 ]
 
 CHUNK_SIZE = 535822336
@@ -112,18 +108,13 @@ def tensorset(key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: 
     Raises:  TypeError: cannot be converted to a tensor.   WrongType: the key holds something else.
     Copies:  none of a C-contiguous array's data.
     """
-    return Call(tensorset_words(key, tensor, shape, dtype), text)
-
-
-def tensorset_words(key: Key, tensor: Any, shape: Sequence[int] | None, dtype: Any) -> list[Any]:
-    """The words of AI.TENSORSET."""
     if isinstance(tensor, (list, tuple)):
         kind = dtype_of(dtype)
         if not must_convert(tensor, kind):
             dims = (len(tensor),) if shape is None else dims_of(shape)
-            return ["AI.TENSORSET", key, kind.name, *dims, "VALUES", *tensor]
+            return Call(["AI.TENSORSET", key, kind.name, *dims, "VALUES", *tensor], text)
     value = tensor_from(tensor, shape, dtype)
-    return ["AI.TENSORSET", key, value.dtype.name, *value.shape, "BLOB", value.data]
+    return Call(["AI.TENSORSET", key, value.dtype.name, *value.shape, "BLOB", value.data], text)
 
 
 def tensorget(key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False) -> Call[Any]:
@@ -254,26 +245,18 @@ def modelexecute(
     Args:   cache: how to use the prediction cache: 'NO', 'REFRESH' or 'ONLY'.
     Raises: redis.ResponseError `MISS ...`: with ONLY, if no prediction is stored.
     """
-    words = modelexecute_words(key, inputs, outputs) + option("TIMEOUT", timeout) + option("CACHE", cache)
-    return Call(words, text, repeatable=is_pure(inputs, outputs))
-
-
-def modelexecute_words(key: Key, inputs: Keys, outputs: Keys) -> list[Any]:
-    """The words of AI.MODELEXECUTE without a timeout."""
     if key is None or inputs is None or outputs is None:
         raise ValueError("Missing required arguments for model execute command")
-    return ["AI.MODELEXECUTE", key, *counted("INPUTS", inputs), *counted("OUTPUTS", outputs)]
+    words: list[Any] = ["AI.MODELEXECUTE", key, *counted("INPUTS", inputs), *counted("OUTPUTS", outputs)]
+    words += option("TIMEOUT", timeout) + option("CACHE", cache)
+    return Call(words, text, repeatable=is_pure(inputs, outputs))
 
 
 def modelrun(key: Key, inputs: Keys, outputs: Keys) -> Call[str]:
     """Run a model; deprecated, use `modelexecute`."""
     warn_deprecated("modelrun", "modelexecute")
-    return Call(modelrun_words(key, inputs, outputs), text, repeatable=is_pure(inputs, outputs))
-
-
-def modelrun_words(key: Key, inputs: Keys, outputs: Keys) -> list[Any]:
-    """The words of AI.MODELRUN."""
-    return ["AI.MODELRUN", key, "INPUTS", *listify(inputs), "OUTPUTS", *listify(outputs)]
+    words = ["AI.MODELRUN", key, "INPUTS", *listify(inputs), "OUTPUTS", *listify(outputs)]
+    return Call(words, text, repeatable=is_pure(inputs, outputs))
 
 
 def modelscan() -> Call[list[list[str]]]:
@@ -324,21 +307,13 @@ def scriptexecute(
     timeout: int | None = None,
 ) -> Call[str]:
     """Call a function of a script; never repeated. Returns: 'OK' or 'TIMEDOUT'."""
-    words = scriptexecute_words(key, function, keys, inputs, args, outputs) + option("TIMEOUT", timeout)
-    return Call(words, text, repeatable=False)
-
-
-def scriptexecute_words(
-    key: Key, function: str, keys: Keys | None, inputs: Keys | None, args: Any, outputs: Keys | None
-) -> list[Any]:
-    """The words of AI.SCRIPTEXECUTE without a timeout."""
     if key is None or function is None or (keys is None and inputs is None):
         raise ValueError("Missing required arguments for script execute command")
     words: list[Any] = ["AI.SCRIPTEXECUTE", key, function]
     for scope, items in (("KEYS", keys), ("INPUTS", inputs), ("ARGS", args), ("OUTPUTS", outputs)):
         if items is not None:
             words += counted(scope, items)
-    return words
+    return Call(words + option("TIMEOUT", timeout), text, repeatable=False)
 
 
 def scriptrun(key: Key, function: str, inputs: Keys, outputs: Keys) -> Call[str]:

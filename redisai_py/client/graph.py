@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from redisai_py.client import calls
-from redisai_py.client.call import Call, Key, Keys, is_pure, listify, option, text, warn_deprecated
+from redisai_py.client.call import Call, Key, Keys, is_pure, listify, text
 
 __all__ = ["DagBuilder"]
 
@@ -64,34 +64,31 @@ class DagBuilder:
         self._decoders: list[Callable[[Any], Any]] = []
         self._repeatable = is_pure(load or (), persist or ())
 
-    def _append(self, words: Sequence[Any], decode: Callable[[Any], Any] = text) -> Self:
-        self.commands += [*words, "|>"]
-        self._decoders.append(decode)
+    def _append(self, call: Call[Any]) -> Self:
+        self.commands += [*call.argv, "|>"]
+        self._decoders.append(call.decode)
         return self
 
     def tensorset(self, key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: Any = None) -> Self:
         """Set a local tensor; arguments as for `Client.tensorset`."""
-        return self._append(calls.tensorset_words(key, tensor, shape, dtype))
+        return self._append(calls.tensorset(key, tensor, shape, dtype))
 
     def tensorget(
         self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
     ) -> Self:
         """Return a local tensor, as `Client.tensorget` would; 'NA' if it was never computed."""
-        call = calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only)
-        return self._append(call.argv, call.decode)
+        return self._append(calls.tensorget(key, as_numpy, as_numpy_mutable, meta_only))
 
     def modelexecute(self, key: Key, inputs: Keys, outputs: Keys, cache: str | None = None) -> Self:
         """Run a model. Raises: RuntimeError in deprecated mode.   cache: see `Client.modelexecute`."""
         if self.deprecatedDagrunMode:
             raise RuntimeError(_NOT_IN_DEPRECATED_MODE.format("MODELEXECUTE"))
-        return self._append(calls.modelexecute_words(key, inputs, outputs) + option("CACHE", cache))
+        return self._append(calls.modelexecute(key, inputs, outputs, cache=cache))
 
     def modelrun(self, key: Key, inputs: Keys, outputs: Keys) -> Self:
         """Run a model; deprecated, but the only way in deprecated mode."""
-        warn_deprecated("modelrun", "modelexecute", stacklevel=3)
-        if self.deprecatedDagrunMode:
-            return self._append(calls.modelrun_words(key, inputs, outputs))
-        return self.modelexecute(key, inputs, outputs)
+        call = calls.modelrun(key, inputs, outputs)  # which warns
+        return self._append(call) if self.deprecatedDagrunMode else self.modelexecute(key, inputs, outputs)
 
     def scriptexecute(
         self,
@@ -107,9 +104,9 @@ class DagBuilder:
             raise RuntimeError("AI.SCRIPTEXECUTE cannot be used in readonly mode")
         if self.deprecatedDagrunMode:
             raise RuntimeError(_NOT_IN_DEPRECATED_MODE.format("SCRIPTEXECUTE"))
-        words = calls.scriptexecute_words(key, function, keys, inputs, args, outputs)
+        self._append(calls.scriptexecute(key, function, keys, inputs, args, outputs))
         self._repeatable = False  # a script may write anything
-        return self._append(words)
+        return self
 
     def call(self) -> Call[Any]:
         """The whole command.

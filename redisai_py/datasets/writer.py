@@ -6,13 +6,14 @@ shards and the tail's. Shards are written first, the pointer last, so nothing in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from redisai_py.artifacts import Conflict, Descriptor, Invalid, Lease, Missing, Store, Version
 from redisai_py.artifacts.leases import redis_time
+from redisai_py.client.call import Progress
 from redisai_py.datasets.dataset import FORMAT, KIND, Dataset
 from redisai_py.datasets.joining import joined
 from redisai_py.datasets.layout import SHARD_TYPE, Columns, NanPolicy, Schema, complete, row_count
@@ -36,7 +37,7 @@ def put(
     compress: bool = True,
     aliases: Sequence[str] = (),
     nan: NanPolicy = "refuse",
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Version:
     """Write a version.
 
