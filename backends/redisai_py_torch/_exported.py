@@ -61,7 +61,10 @@ def load_exported(blob: Blob, device: torch.device) -> LoadedModel:
         call=call,
         inputs=inputs,
         outputs=outputs,
-        weights=(*program.state_dict.values(), *_tensors(program.constants)),
+        weights=(
+            *program.state_dict.values(),
+            *(value for value in program.constants.values() if isinstance(value, torch.Tensor)),
+        ),
         writes=any(_writes(node) for node in program.graph.nodes),
         stateful=may_keep_state(program),
         draws=exported_draws(program),
@@ -91,10 +94,6 @@ def _specs(program: Any, arguments: Sequence[Any], what: str) -> list[TensorSpec
         shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
         specs.append(TensorSpec(argument.name, NUMPY_DTYPES[value.dtype], shape))
     return specs
-
-
-def _tensors(constants: Any) -> list[torch.Tensor]:
-    return [value for value in constants.values() if isinstance(value, torch.Tensor)]
 
 
 def _writes(node: Any) -> bool:

@@ -95,10 +95,7 @@ class Registry:
     def names(self) -> list[str]:
         """All names that have a version. O(keys of the database), in steps that block no other client."""
         keys = scanned(self._redis, f"{self._keys.prefix}{self.kind}:", "hash")
-        return sorted({name for _, name in keys if is_name(name) and self._versions(name)})
-
-    def _versions(self, name: str) -> dict[int, str]:
-        return _versions_in(self._redis.hgetall(self._keys.versions(self.kind, name)))
+        return sorted({name for key, name in keys if is_name(name) and _versions_in(self._redis.hgetall(key))})
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a name, oldest first. Raises: Missing: there are none."""
@@ -192,7 +189,8 @@ class Registry:
                 pipeline.hset(key, mapping={str(number): digest, _NEXT: max(number + 1, following)})
             if aliases:
                 pipeline.hset(pointing, mapping=dict.fromkeys(aliases, number))
-            self._write_log(pipeline, name, "publish", version=number, digest=digest, **_aliases_note(aliases), **note)
+            named = {"aliases": " ".join(aliases)} if aliases else {}
+            self._write_log(pipeline, name, "publish", version=number, digest=digest, **named, **note)
             return Version(name, number, digest, tuple(aliases))
 
         return self._transaction(change, key)
@@ -338,10 +336,6 @@ def _following(key: str, fields: Any, there: Mapping[int, str]) -> int:
 def _aliases_in(fields: Any) -> dict[str, int]:
     numbers = {alias.decode("utf-8", "replace"): version_number(value) for alias, value in fields.items()}
     return {alias: number for alias, number in numbers.items() if number is not None}
-
-
-def _aliases_note(aliases: Sequence[str]) -> dict[str, str]:
-    return {"aliases": " ".join(aliases)} if aliases else {}
 
 
 def _log_entry(entry: bytes, fields: Any) -> LogEntry:

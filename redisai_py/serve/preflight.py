@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import errno
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -42,35 +42,31 @@ class RedisFacts:
     open: bool
 
 
-class _Connection:
-    """Sends one command at a time; replies as hiredis parses them."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._stream = reader
-        self._writer = writer
-        self._replies = hiredis.Reader(errors="replace", encoding="utf-8")
-
-    async def call(self, *argv: str) -> Any:
-        """The reply; an error of Redis is returned as `hiredis.ReplyError`. Raises OSError, hiredis.ProtocolError."""
-        self._writer.write(b"".join(encode_command([word.encode() for word in argv])))
-        while (reply := self._replies.gets()) is False:
-            data = await self._stream.read(65536)
-            if not data:
-                raise ConnectionResetError(errno.ECONNRESET, "it closed the connection")
-            self._replies.feed(data)
-        return reply
-
-
 @contextlib.asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[_Connection]:
+async def _connected(url: str) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """A connection, as a function of a command's words that returns the reply as hiredis parses it.
+
+    An error of Redis is returned as `hiredis.ReplyError`. Raises OSError, hiredis.ProtocolError.
+    """
     parts = urlsplit(url)
     if parts.scheme == "unix":
         reader, writer = await asyncio.open_unix_connection(unquote(parts.path))
     else:
         context = ssl.create_default_context() if parts.scheme == "rediss" else None
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 6379, ssl=context)
+    replies = hiredis.Reader(errors="replace", encoding="utf-8")
+
+    async def call(*argv: str) -> Any:
+        writer.write(b"".join(encode_command([word.encode() for word in argv])))
+        while (reply := replies.gets()) is False:
+            data = await reader.read(65536)
+            if not data:
+                raise ConnectionResetError(errno.ECONNRESET, "it closed the connection")
+            replies.feed(data)
+        return reply
+
     try:
-        yield _Connection(reader, writer)
+        yield call
     finally:
         writer.close()
 
@@ -80,8 +76,8 @@ async def ping(url: str, timeout_s: float) -> str:
 
     Raises: OSError (TimeoutError too) if there is no answer.
     """
-    async with asyncio.timeout(timeout_s), _connected(url) as connection:
-        return str(await connection.call("PING"))
+    async with asyncio.timeout(timeout_s), _connected(url) as call:
+        return str(await call("PING"))
 
 
 async def check_redis(config: Config, reachable: Sequence[str] = ()) -> RedisFacts:
@@ -94,8 +90,8 @@ async def check_redis(config: Config, reachable: Sequence[str] = ()) -> RedisFac
     if url is None:
         raise ValueError("config.redis is not set")
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S), _connected(url) as connection:
-            facts = await _facts(connection, url, config.require_password)
+        async with asyncio.timeout(CONNECT_TIMEOUT_S), _connected(url) as call:
+            facts = await _facts(call, url, config.require_password)
     except TimeoutError as error:
         raise StartError(f"Redis at {masked_url(url)} does not answer within {CONNECT_TIMEOUT_S:g} s") from error
     except hiredis.ProtocolError as error:
@@ -111,8 +107,8 @@ async def check_redis(config: Config, reachable: Sequence[str] = ()) -> RedisFac
     return facts
 
 
-async def _facts(connection: _Connection, url: str, must_be_closed: bool) -> RedisFacts:
-    without_credentials = await connection.call("PING")
+async def _facts(call: Callable[..., Awaitable[Any]], url: str, must_be_closed: bool) -> RedisFacts:
+    without_credentials = await call("PING")
     refusal = redis_error(without_credentials) if isinstance(without_credentials, hiredis.ReplyError) else None
     if isinstance(refusal, NoRoom):
         raise StartError(f"Redis at {masked_url(url)} refuses connections from this machine: {without_credentials}")
@@ -121,8 +117,8 @@ async def _facts(connection: _Connection, url: str, must_be_closed: bool) -> Red
     is_open = not isinstance(refusal, NotAuthenticated)
     if is_open and must_be_closed:
         raise StartError("--require-password has no effect: redis.conf lets the default user in without one (nopass)")
-    await _authenticate(connection, url)
-    info = await connection.call("INFO")
+    await _authenticate(call, url)
+    info = await call("INFO")
     if isinstance(info, hiredis.ReplyError):
         return RedisFacts("", is_open)
     fields = dict(line.split(":", 1) for line in str(info).splitlines() if ":" in line)
@@ -131,12 +127,12 @@ async def _facts(connection: _Connection, url: str, must_be_closed: bool) -> Red
     return RedisFacts(fields.get("valkey_version") or fields.get("redis_version", ""), is_open)
 
 
-async def _authenticate(connection: _Connection, url: str) -> None:
+async def _authenticate(call: Callable[..., Awaitable[Any]], url: str) -> None:
     parts = urlsplit(url)
     if parts.password is None:
         return
     user = [unquote(parts.username)] if parts.username else []
-    reply = await connection.call("AUTH", *user, unquote(parts.password))
+    reply = await call("AUTH", *user, unquote(parts.password))
     # Sending a password where none is set is an error, too; it means that Redis is open, which was checked above.
     if isinstance(reply, hiredis.ReplyError):
         raise StartError(f"Redis at {masked_url(url)} refuses the URL's credentials: {reply}")

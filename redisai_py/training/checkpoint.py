@@ -115,9 +115,10 @@ class Checkpointer:
             nothing.set_result(None)
             return nothing
         self.wait()
-        structure, tensors = take({name: _state_of(name, part) for name, part in named.items() if part is not None})
+        state = {name: _state_of(name, part) for name, part in named.items() if part is not None}
         if ranks() == 1:
-            structure[_RNG], tensors = _with_rng(tensors)
+            state[_RNG] = _rng_state()
+        structure, tensors = take(state)
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         described = describe(tensors)
         snapshot = Snapshot(step, numbers, structure, described, pack(tensors, self.run, self._buffers), self._buffers)
@@ -282,14 +283,12 @@ def _give_back(version: str, name: str, part: Any, state: Any) -> None:
         raise Invalid(f"{name} does not fit the checkpoint {version}: {' '.join(str(error).split())}") from error
 
 
-def _with_rng(tensors: Any) -> tuple[dict[str, Any], Any]:
+def _rng_state() -> dict[str, torch.Tensor]:
     """The state of PyTorch's random generators, as part of a state."""
-    found = [("rng.cpu", torch.get_rng_state())]
+    found = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found += [(f"rng.cuda.{place}", state) for place, state in enumerate(torch.cuda.get_rng_state_all())]
-    first = len(tensors)
-    structure = {name.removeprefix("rng."): {"$tensor": first + place} for place, (name, _) in enumerate(found)}
-    return structure, [*tensors, *found]
+        found |= {f"cuda.{place}": state for place, state in enumerate(torch.cuda.get_rng_state_all())}
+    return found
 
 
 def _restore_rng(version: str, state: Any) -> None:

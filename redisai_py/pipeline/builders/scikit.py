@@ -33,6 +33,8 @@ OPSETS = {"": 17, "ai.onnx.ml": 3}
 """Operator sets of the export: every supported ONNX Runtime has them."""
 _OURS = ("random_state", "n_jobs", "verbose", "verbosity", "warm_start")
 
+_USUAL = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
+
 Floats = NDArray[np.float32]
 
 
@@ -117,12 +119,10 @@ class EstimatorBuilder:
                 raise
             except Exception as error:  # each library has its own errors
                 raise Invalid(f"{self.make.__name__} refused: {' '.join(str(error).split())[:500]}") from error
-        notes = sorted({" ".join(str(each.message).split())[:300] for each in told if not _usual(each.category)})
+        notes = sorted(
+            {" ".join(str(each.message).split())[:300] for each in told if not issubclass(each.category, _USUAL)}
+        )
         return FittedEstimator(model, matrix.shape[1], self.convert, tuple(notes))
-
-
-def _usual(category: type[Warning]) -> bool:
-    return issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning))
 
 
 _CLASSIFY, _REGRESS = "classification", "regression"
