@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+import typer
+
 from redisai_py.cli.failures import exit_codes
 from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
 from redisai_py.cli.output import Output
@@ -29,19 +31,19 @@ _PREFIX = ("prefix", PrefixOption, "ai:")
 _JSON = ("as_json", JsonOption, False)
 
 
-def on_server(function: _Command) -> _Command:
-    """The command, called with a client of the server and an Output."""
-    return _connecting(function, _client, _URL)
+def on_server(app: typer.Typer | None, name: str | None = None) -> Callable[[_Command], _Command]:
+    """A command of `app`, called with a client of the server and an Output.   name: by default the function's."""
+    return lambda function: _connecting(app, name, function, _client, _URL)
 
 
-def on_artifacts(function: _Command) -> _Command:
-    """The command, called with the artifacts of a server and an Output."""
-    return _connecting(function, open_artifacts, _URL, _PREFIX)
+def on_artifacts(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _Command]:
+    """The same, called with the artifacts of a server."""
+    return lambda function: _connecting(app, name, function, open_artifacts, _URL, _PREFIX)
 
 
-def on_queue(function: _Command) -> _Command:
-    """The command, called with the queue of jobs of a server and an Output."""
-    return _connecting(function, open_queue, _URL, _PREFIX)
+def on_queue(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _Command]:
+    """The same, called with the queue of jobs of a server."""
+    return lambda function: _connecting(app, name, function, open_queue, _URL, _PREFIX)
 
 
 def _client(url: str) -> AbstractContextManager[Remote]:
@@ -69,7 +71,11 @@ def open_queue(url: str, prefix: str) -> Iterator[Queue]:
 
 
 def _connecting(
-    function: _Command, connect: Callable[..., AbstractContextManager[Any]], *options: tuple[str, Any, Any]
+    app: typer.Typer | None,
+    name: str | None,
+    function: _Command,
+    connect: Callable[..., AbstractContextManager[Any]],
+    *options: tuple[str, Any, Any],
 ) -> _Command:
     """The command with more options: name, annotation and default of each. `connect` takes all but --json."""
 
@@ -87,4 +93,4 @@ def _connecting(
     ]
     run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
-    return run
+    return run if app is None else app.command(name)(run)

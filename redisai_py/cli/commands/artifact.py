@@ -17,7 +17,7 @@ from redisai_py.cli.artifact_options import (
     open_archive,
 )
 from redisai_py.cli.command import on_artifacts
-from redisai_py.cli.commands import artifact_archive
+from redisai_py.cli.commands.artifact_archive import app
 from redisai_py.cli.options import BatchOption, DeviceOption, MinBatchOption, MinBatchTimeoutOption, names
 from redisai_py.cli.output import Output, size_text
 from redisai_py.cli.transfers import bar
@@ -27,19 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Publish, archive, copy and deploy models with their metrics, files and lineage.", no_args_is_help=True
-)
-for _command in artifact_archive.COMMANDS:
-    app.command(_command.__name__.removesuffix("_"))(_command)
-
 _Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The artifact's name.")]
 _Key = Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="Key of the model. Default: NAME.")]
 _Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="For example production.")]
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def publish(
     artifacts: Artifacts,
     output: Output,
@@ -98,8 +91,7 @@ def _json_file(path: Path | None) -> Any:
     return None if path is None else decode_json(path.name, path.read_bytes())
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def ls(
     artifacts: Artifacts,
     output: Output,
@@ -121,8 +113,7 @@ def ls(
     output.table(listed, ("name", "versions", "newest", "aliases"), "no artifacts")
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> None:
     """Show a version: metrics, files, lineage, aliases, deployments, size."""
     seen = artifacts.show(reference)
@@ -151,8 +142,7 @@ def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> 
     output.table(layers, ("title", "bytes", "digest", "where"), "no files")
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def diff(artifacts: Artifacts, output: Output, one: ReferenceArgument, other: ReferenceArgument) -> None:
     """Compare two versions: metrics side by side, which files changed, how many bytes are new."""
     seen = artifacts.diff(one, other)
@@ -173,8 +163,7 @@ def _change(before: Any, after: Any) -> str:
         return ""
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def log(
     artifacts: Artifacts,
     output: Output,
@@ -189,8 +178,7 @@ def log(
     output.table(rows, ("at", "who", "event", "what"), "nothing is logged")
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def promote(
     artifacts: Artifacts,
     output: Output,
@@ -213,16 +201,14 @@ def promote(
     )
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def demote(artifacts: Artifacts, output: Output, name: _Name, alias: _Alias) -> None:
     """Remove an alias."""
     artifacts.demote(name, alias)
     output.line(f"{name}@{alias}: removed", name=name, alias=alias)
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def deploy(
     artifacts: Artifacts,
     output: Output,
@@ -250,8 +236,7 @@ def deploy(
     _print_deployed(done, output)
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def rollback(artifacts: Artifacts, output: Output, name: _Name, key: _Key = None, verify: VerifyOption = False) -> None:
     """Serve the previous version of a key again, according to the log."""
     done = artifacts.rollback(name, key or name, verify)

@@ -24,7 +24,11 @@ from redisai_py.cli.transfers import bar
 if TYPE_CHECKING:
     from redisai_py.artifacts import Archive, Artifacts
 
-__all__ = ["COMMANDS"]
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Publish, archive, copy and deploy models with their metrics, files and lineage.", no_args_is_help=True
+)
 
 _Kind = Annotated[str, typer.Option("--kind", metavar="WORD", help="artifact, dataset or run.")]
 _Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", show_default=False, help="Directory to use.")]
@@ -36,7 +40,7 @@ _Check = Annotated[bool, typer.Option("--check", help="Also read blobs that Redi
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Report only, change nothing.")]
 
 
-@on_artifacts
+@on_artifacts(app)
 def push(
     artifacts: Artifacts,
     output: Output,
@@ -48,18 +52,6 @@ def push(
 ) -> None:
     """Copy versions to an archive. Skips what the archive has, so an interrupted push can be resumed."""
     _push(artifacts, output, references, open_archive(archive, endpoint, encrypt), kind)
-
-
-@on_artifacts
-def export(
-    artifacts: Artifacts,
-    output: Output,
-    references: ReferencesArgument,
-    directory: _Directory,
-    kind: _Kind = "artifact",
-) -> None:
-    """Write versions to a directory as an OCI image layout, which registry tools can read."""
-    _push(artifacts, output, references, open_archive(str(directory), None), kind)
 
 
 def _push(artifacts: Artifacts, output: Output, references: list[str], archive: Archive, kind: str) -> None:
@@ -75,7 +67,7 @@ def _push(artifacts: Artifacts, output: Output, references: list[str], archive: 
     )
 
 
-@on_artifacts
+@on_artifacts(app)
 def pull(
     artifacts: Artifacts,
     output: Output,
@@ -87,21 +79,6 @@ def pull(
 ) -> None:
     """Copy versions from an archive into Redis. Checks every digest; never moves an existing alias."""
     _pull(artifacts, output, references, open_archive(archive, endpoint), kind, check)
-
-
-@on_artifacts
-def import_(
-    artifacts: Artifacts,
-    output: Output,
-    directory: _Directory,
-    references: _Some = None,
-    kind: _Kind = "artifact",
-    check: _Check = False,
-) -> None:
-    """Read versions from a directory that `export`, or a registry tool, wrote."""
-    if not (directory / "index.json").is_file():
-        raise UsageError(f"{directory}: there is no index.json, so this is not an OCI image layout")
-    _pull(artifacts, output, references, open_archive(str(directory), None), kind, check)
 
 
 def _pull(
@@ -120,7 +97,34 @@ def _pull(
     )
 
 
-@on_artifacts
+@on_artifacts(app)
+def export(
+    artifacts: Artifacts,
+    output: Output,
+    references: ReferencesArgument,
+    directory: _Directory,
+    kind: _Kind = "artifact",
+) -> None:
+    """Write versions to a directory as an OCI image layout, which registry tools can read."""
+    _push(artifacts, output, references, open_archive(str(directory), None), kind)
+
+
+@on_artifacts(app, "import")
+def import_(
+    artifacts: Artifacts,
+    output: Output,
+    directory: _Directory,
+    references: _Some = None,
+    kind: _Kind = "artifact",
+    check: _Check = False,
+) -> None:
+    """Read versions from a directory that `export`, or a registry tool, wrote."""
+    if not (directory / "index.json").is_file():
+        raise UsageError(f"{directory}: there is no index.json, so this is not an OCI image layout")
+    _pull(artifacts, output, references, open_archive(str(directory), None), kind, check)
+
+
+@on_artifacts(app)
 def get(
     artifacts: Artifacts,
     output: Output,
@@ -135,7 +139,7 @@ def get(
     output.table([{"file": str(path), "bytes": path.stat().st_size} for path in written], ("file", "bytes"), "no files")
 
 
-@on_artifacts
+@on_artifacts(app)
 def verify(
     artifacts: Artifacts,
     output: Output,
@@ -160,7 +164,7 @@ def verify(
         raise typer.Exit(Exit.REFUSED)
 
 
-@on_artifacts
+@on_artifacts(app)
 def du(artifacts: Artifacts, output: Output) -> None:
     """Show the size of each name in Redis: its own bytes, shared bytes, and bytes no version needs."""
     used = artifacts.du()
@@ -178,7 +182,7 @@ def du(artifacts: Artifacts, output: Output) -> None:
     output.fields({"total": size_text(used.total), "orphans": size_text(used.orphans)})
 
 
-@on_artifacts
+@on_artifacts(app)
 def rm(
     artifacts: Artifacts,
     output: Output,
@@ -192,7 +196,7 @@ def rm(
     output.line(f"{', '.join(removed)}: removed", removed=removed)
 
 
-@on_artifacts
+@on_artifacts(app)
 def gc(
     artifacts: Artifacts,
     output: Output,
@@ -209,7 +213,7 @@ def gc(
     _print_collected(done, dry_run, output)
 
 
-@on_artifacts
+@on_artifacts(app)
 def evict(
     artifacts: Artifacts,
     output: Output,
@@ -239,7 +243,3 @@ def _print_collected(done: Any, dry_run: bool, output: Output) -> None:
         leased=done.leased,
         dry_run=dry_run,
     )
-
-
-COMMANDS = (push, pull, export, import_, get, verify, du, rm, gc, evict)
-"""The functions of the commands; a trailing `_` is not part of a command's name."""

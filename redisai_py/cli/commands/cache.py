@@ -43,8 +43,7 @@ _MinRun = Annotated[
 _RULE = ("key", "ttl", "jitter", "rows", "maxbytes", "warm", "scope", "minrun")
 
 
-@app.command("set")
-@on_server
+@on_server(app, "set")
 def set_rule(
     client: Remote,
     output: Output,
@@ -63,8 +62,7 @@ def set_rule(
     output.fields({"key": key, **rule})
 
 
-@app.command()
-@on_server
+@on_server(app)
 def ls(client: Remote, output: Output) -> None:
     """List the models that have a cache rule."""
     from redisai_py.client import cache_calls
@@ -75,16 +73,14 @@ def ls(client: Remote, output: Output) -> None:
     output.table(found, _RULE, "no model has a cache rule")
 
 
-@app.command()
-@on_server
+@on_server(app)
 def stats(client: Remote, output: Output, key: _Key) -> None:
     """Show hits, misses, times, and whether the cache pays."""
     found = client.cachestats(key_of(key))
     output.fields({**found, "key": key})
 
 
-@app.command()
-@on_server
+@on_server(app)
 def warm(
     client: Remote,
     output: Output,
@@ -99,16 +95,14 @@ def warm(
     output.fields({"key": key, **found})
 
 
-@app.command()
-@on_server
+@on_server(app)
 def purge(client: Remote, output: Output, key: _Key) -> None:
     """Delete the cached predictions of a model; its rule stays."""
     count = client.cachepurge(key_of(key))
     output.line(f"{key}: {count} {'key' if count == 1 else 'keys'} deleted", key=key, deleted=count)
 
 
-@app.command()
-@on_server
+@on_server(app)
 def rm(client: Remote, output: Output, key: _Key) -> None:
     """Remove the cache rule of a model; its predictions expire."""
     existed = client.cachedel(key_of(key))

@@ -9,7 +9,7 @@ import typer
 
 from redisai_py.cli.artifact_options import ReferenceArgument, ReferencesArgument
 from redisai_py.cli.command import on_artifacts
-from redisai_py.cli.commands import dataset_reading
+from redisai_py.cli.commands.dataset_reading import app
 from redisai_py.cli.dataset_options import (
     KeepOption,
     NameArgument,
@@ -33,18 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Store training data: import tables, split and version them, export tables.", no_args_is_help=True
-)
-for _command in dataset_reading.COMMANDS:
-    app.command(_command.__name__)(_command)
-
 _Alias = Annotated[list[str] | None, typer.Option("--alias", metavar="ALIAS", help="Alias to set; repeatable.")]
 _Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", help="Only these columns.")]
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def put(
     artifacts: Artifacts,
     output: Output,
@@ -85,8 +78,7 @@ def put(
     print_version(artifacts.store, version, output)
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def append(
     artifacts: Artifacts,
     output: Output,
@@ -145,8 +137,7 @@ def _table(file: Path, nan: Any, types: dict[str, str], columns: Any, known: Sch
     return found, Schema.of(found, nan=nan == "keep")
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def seal(
     artifacts: Artifacts, output: Output, name: NameArgument, alias: _Alias = None, keep: KeepOption = None
 ) -> None:
@@ -157,8 +148,7 @@ def seal(
     print_version(artifacts.store, version, output)
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def split(
     artifacts: Artifacts,
     output: Output,
@@ -187,8 +177,7 @@ def split(
     print_version(artifacts.store, version, output)
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def promote(
     artifacts: Artifacts,
     output: Output,
@@ -202,8 +191,7 @@ def promote(
     output.line(f"{version.name}@{alias} is {version}", name=version.name, alias=alias, version=version.version)
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def rm(artifacts: Artifacts, output: Output, references: ReferencesArgument) -> None:
     """Remove versions; `redisai artifact gc` frees their bytes. Fails while an alias points to one."""
     registry = artifacts.store.registry("dataset")

@@ -27,14 +27,18 @@ if TYPE_CHECKING:
     from redisai_py.datasets.dataset import Dataset
     from redisai_py.datasets.layout import Columns
 
-__all__ = ["COMMANDS"]
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Store training data: import tables, split and version them, export tables.", no_args_is_help=True
+)
 
 _Columns = Annotated[str | None, typer.Option("--columns", metavar="NAME,...", help="Only these columns.")]
 _SHOWN = 12  # columns that fit a terminal
 _LONGEST = 60
 
 
-@on_artifacts
+@on_artifacts(app)
 def ls(
     artifacts: Artifacts,
     output: Output,
@@ -105,7 +109,7 @@ def _version_row(store: Store, reference: str) -> dict[str, Any]:
     }
 
 
-@on_artifacts
+@on_artifacts(app)
 def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> None:
     """Show a version: columns, splits, shards, size, and whether Redis holds all of it."""
     from redisai_py.datasets.dataset import Dataset
@@ -139,7 +143,7 @@ def show(artifacts: Artifacts, output: Output, reference: ReferenceArgument) -> 
     output.table(columns, ("column", "type", "shape", "nan"), "no columns")
 
 
-@on_artifacts
+@on_artifacts(app)
 def head(
     artifacts: Artifacts,
     output: Output,
@@ -186,7 +190,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-@on_artifacts
+@on_artifacts(app)
 def get(
     artifacts: Artifacts,
     output: Output,
@@ -219,7 +223,7 @@ def get(
     output.line(f"{file}: {rows} rows, {size_text(size)}", file=str(file), rows=rows, bytes=size)
 
 
-@on_artifacts
+@on_artifacts(app)
 def verify(
     artifacts: Artifacts,
     output: Output,
@@ -246,6 +250,3 @@ def verify(
         output.table(rows, ("version", "problem"), "all bytes are what their digests say")
     if any(problem.fatal for problem in problems):
         raise typer.Exit(Exit.REFUSED)
-
-
-COMMANDS = (ls, show, head, get, verify)

@@ -24,8 +24,7 @@ app = typer.Typer(help="Follow and cancel the jobs that workers run.", no_args_i
 _Job = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="The id that `pipeline submit` printed.")]
 
 
-@app.command()
-@on_queue
+@on_queue(app)
 def ls(
     queue: Queue,
     output: Output,
@@ -41,8 +40,7 @@ def _shown(fields: Any) -> dict[str, str]:
     return {name: value for name, value in fields.items() if name not in ("definition", "state", "baseline")}
 
 
-@app.command()
-@on_queue
+@on_queue(app)
 def show(queue: Queue, output: Output, job: _Job) -> None:
     """Show a job: its definition, progress and result."""
     found = queue.get(job)
@@ -78,8 +76,7 @@ def logs(
                 typer.echo(f"{iso_time(at)} {printable(line)}")
 
 
-@app.command()
-@on_queue
+@on_queue(app)
 def cancel(queue: Queue, output: Output, job: _Job) -> None:
     """Cancel a job: remove it from the queue, or ask its worker to end it."""
     from redisai_py.jobs.queue import ENDED

@@ -58,8 +58,7 @@ _TROUBLES = {"not merged": "not_merged", "quarantine": "quarantine"}
 """Column -> item of AI.INFO FULL; shown if any model has a value for it."""
 
 
-@app.command()
-@on_server
+@on_server(app)
 def put(
     client: Remote,
     output: Output,
@@ -98,8 +97,7 @@ def put(
     output.line(f"{key}: {kind} on {device}, {size_text(len(data))}", **fields)
 
 
-@app.command()
-@on_server
+@on_server(app)
 def get(
     client: Remote,
     output: Output,
@@ -131,8 +129,7 @@ def get(
     )
 
 
-@app.command()
-@on_server
+@on_server(app)
 def ls(client: Remote, output: Output) -> None:
     """List all models of the database."""
     from redisai_py.client import calls
@@ -146,8 +143,7 @@ def ls(client: Remote, output: Output) -> None:
     output.table(models, (*_LISTED, *troubles), "no models")
 
 
-@app.command()
-@on_server
+@on_server(app)
 def show(client: Remote, output: Output, key: _Key) -> None:
     """Show a model: its options, and the names, element types and dimensions of its inputs and outputs."""
     meta = client.modelget(key_of(key), meta_only=True)
@@ -163,8 +159,7 @@ def show(client: Remote, output: Output, key: _Key) -> None:
     output.fields(fields)
 
 
-@app.command()
-@on_server
+@on_server(app)
 def rm(
     client: Remote,
     output: Output,
@@ -177,8 +172,7 @@ def rm(
     remove(client, output, keys, calls.modeldel)
 
 
-@app.command()
-@on_server
+@on_server(app)
 def run(
     client: Remote,
     output: Output,

@@ -158,8 +158,7 @@ def _print_result(result: Result, as_json: bool) -> None:
     output.fields({name: value for name, value in fields.items() if value})
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def submit(
     artifacts: Artifacts,
     output: Output,

@@ -45,8 +45,7 @@ _Count = Annotated[
 _LISTED = ("key", "device", "tag", "entry points")
 
 
-@app.command()
-@on_server
+@on_server(app)
 def put(
     client: Remote,
     output: Output,
@@ -77,8 +76,7 @@ def put(
     )
 
 
-@app.command()
-@on_server
+@on_server(app)
 def get(
     client: Remote,
     output: Output,
@@ -104,8 +102,7 @@ def get(
         typer.echo(source, nl=not source.endswith("\n"))
 
 
-@app.command()
-@on_server
+@on_server(app)
 def ls(client: Remote, output: Output) -> None:
     """List all scripts of the database."""
     from redisai_py.client import calls
@@ -113,8 +110,7 @@ def ls(client: Remote, output: Output) -> None:
     output.table(client.listed(client.scriptscan(), calls.scriptget), _LISTED, "no scripts")
 
 
-@app.command()
-@on_server
+@on_server(app)
 def rm(
     client: Remote,
     output: Output,
@@ -127,8 +123,7 @@ def rm(
     remove(client, output, keys, calls.scriptdel)
 
 
-@app.command()
-@on_server
+@on_server(app)
 def run(
     client: Remote,
     output: Output,

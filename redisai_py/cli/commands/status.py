@@ -36,7 +36,7 @@ def ping(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     )
 
 
-@on_server
+@on_server(None)
 def info(
     client: Remote,
     output: Output,

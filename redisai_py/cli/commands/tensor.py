@@ -21,8 +21,7 @@ app = typer.Typer(help="Store and fetch tensors: .npy, .safetensors, images.", n
 _Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The tensor's key.")]
 
 
-@app.command()
-@on_server
+@on_server(app)
 def put(
     client: Remote,
     output: Output,
@@ -48,8 +47,7 @@ def put(
     )
 
 
-@app.command()
-@on_server
+@on_server(app)
 def get(
     client: Remote,
     output: Output,

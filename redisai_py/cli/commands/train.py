@@ -112,8 +112,7 @@ def resume(
         relaunch(with_password(url), name, prefix, step, nproc)
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def ls(artifacts: Artifacts, output: Output) -> None:
     """List runs."""
     from redisai_py.training.runs import Run, run_names
@@ -123,8 +122,7 @@ def ls(artifacts: Artifacts, output: Output) -> None:
     output.table(rows, ("run", "state", "step", "steps", "checkpoint", "metrics", "updated"), "no runs")
 
 
-@app.command()
-@on_artifacts
+@on_artifacts(app)
 def show(
     artifacts: Artifacts,
     output: Output,
