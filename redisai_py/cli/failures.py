@@ -37,8 +37,11 @@ def fail(code: Exit, text: str) -> typer.Exit:
 
 
 @contextmanager
-def exit_codes(url: str = "") -> Iterator[None]:
-    """An error in the block ends the command with its exit code.   url: the server that the block talks to."""
+def exit_codes(url: str = "", extra: str = "") -> Iterator[None]:
+    """An error in the block ends the command with its exit code.
+
+    Args: url: the server that the block talks to.   extra: of this package, which has what the block imports.
+    """
     try:
         yield
     except (BrokenPipeError, typer.Exit, typer.Abort):
@@ -46,6 +49,8 @@ def exit_codes(url: str = "") -> Iterator[None]:
     except (UsageError, OSError, UnicodeEncodeError) as error:
         raise fail(Exit.USAGE, _local_text(error)) from error
     except Exception as error:
+        if extra and isinstance(error, ImportError):
+            raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[{extra}]'") from error
         judged = _judged(error, url)
         if judged is None:
             raise

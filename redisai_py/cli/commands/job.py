@@ -10,7 +10,7 @@ import typer
 
 from redisai_py.cli.artifact_options import iso_time
 from redisai_py.cli.command import on_queue, open_queue
-from redisai_py.cli.failures import Exit, fail
+from redisai_py.cli.failures import Exit, exit_codes, fail
 from redisai_py.cli.options import DEFAULT_URL, PrefixOption, UrlOption
 from redisai_py.cli.output import Output, printable
 
@@ -126,10 +126,8 @@ def worker(
     """
     import signal
 
-    try:
+    with exit_codes(extra="pipeline"):
         from redisai_py.jobs.worker import Worker
-    except ImportError as error:
-        raise fail(Exit.USAGE, f"{error}: pip install 'redisai_py[pipeline]'") from error
     if data is not None and not Path(data).is_dir():
         raise fail(Exit.USAGE, f"--data {data}: there is no such directory")
     with open_queue(url, prefix) as queue:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redisai_py.cli.command import on_artifacts, open_artifacts
-from redisai_py.cli.failures import Exit, UsageError, exit_codes, fail
+from redisai_py.cli.failures import Exit, exit_codes, fail
 from redisai_py.cli.options import DEFAULT_URL, JsonOption, PrefixOption, UrlOption
 from redisai_py.cli.output import Output
 from redisai_py.cli.transfers import steps
@@ -31,16 +31,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="WORD=VALUE", help="Override, such as model.params.n_estimators=100; repeatable."),
 ]
-
-
-@contextmanager
-def _failing() -> Iterator[None]:
-    """As `exit_codes`; a package that is missing is one that pipelines need."""
-    with exit_codes():
-        try:
-            yield
-        except ImportError as error:
-            raise UsageError(f"{error}: pip install 'redisai_py[pipeline]'") from error
 
 
 def _read(file: Path, settings: list[str] | None) -> Definition:
@@ -70,7 +60,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check the definition without training: words, parameters, columns, split, leaks."""
-    with _failing():
+    with exit_codes(extra="pipeline"):
         definition = _read(file, setting)
         from redisai_py.datasets.layout import row_count
         from redisai_py.pipeline.run import check as check_all
@@ -107,7 +97,7 @@ def run(
         from redisai_py.pipeline.definition import nearest
 
         raise fail(Exit.USAGE, f"--step {step} is unknown; {nearest(step, _STEPS)}")
-    with _failing(), ExitStack() as stack:
+    with exit_codes(extra="pipeline"), ExitStack() as stack:
         definition = _read(file, setting)
         from redisai_py.pipeline.run import Pipeline
 
@@ -168,7 +158,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the job to end; exit code 1 if it failed.")] = False,
 ) -> None:
     """Submit the pipeline as a job: store the rows as a data set, and put the definition into the queue."""
-    with _failing():
+    with exit_codes(extra="pipeline"):
         definition = _read(file, setting)
         from redisai_py.cli.commands.job import follow
         from redisai_py.jobs.queue import Queue
