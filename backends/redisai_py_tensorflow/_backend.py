@@ -23,7 +23,7 @@ from redisai_py.errors import BackendError
 from redisai_py.tensor import Device
 from redisai_py_tensorflow._archive import is_archive, unpack_saved_model
 from redisai_py_tensorflow._frozen import read_frozen
-from redisai_py_tensorflow._graph import Bound, check_fed, may_keep_state, may_loop, what_branches, what_draws
+from redisai_py_tensorflow._graph import Bound, check_fed, traits_of
 from redisai_py_tensorflow._session import TensorflowSession, tensorflow_error
 from redisai_py_tensorflow._signature import bind_signature
 
@@ -81,12 +81,8 @@ class TensorflowBackend:
                 else:
                     bound, nbytes = _load_frozen(blob, session, inputs, outputs)
                 check_fed(bound)
-                stateful = may_keep_state(bound, graph)
-                loaded = TensorflowSession(session, bound, nbytes, options.inter_op_threads > 1, stateful)
-                loaded.loops = may_loop(bound, graph)
-                loaded.draws = what_draws(bound, graph)
-                loaded.branches = what_branches(bound, graph)
-                return loaded
+                traits = traits_of(bound, graph)
+                return TensorflowSession(session, bound, nbytes, options.inter_op_threads > 1, traits)
         except BaseException as error:
             session.close()
             if isinstance(error, Exception) and not isinstance(error, BackendError):

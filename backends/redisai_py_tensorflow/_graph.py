@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
@@ -12,7 +12,7 @@ from tensorflow.python.framework import op_def_registry
 from redisai_py.errors import BackendError
 from redisai_py_tensorflow._branches import DECIDING, deciding
 
-__all__ = ["Bound", "apart", "check_fed", "is_stateful", "may_keep_state", "may_loop", "what_branches", "what_draws"]
+__all__ = ["Bound", "Traits", "apart", "check_fed", "is_stateful", "traits_of"]
 
 _HARMLESS = """
     Placeholder PlaceholderWithDefault VarHandleOp ReadVariableOp VarIsInitializedOp VariableShape ResourceGather
@@ -70,32 +70,40 @@ def check_fed(bound: Bound) -> None:
             )
 
 
-def may_keep_state(bound: Bound, graph: Any) -> bool:
-    """Whether a run may assign a variable, fill a table or a queue, or call something that cannot be inspected."""
-    return any(is_stateful(kind) and kind not in _harmless for kind in _kinds(bound, graph))
+class Traits(NamedTuple):
+    """What a run may do.
+
+    stateful: assign a variable, fill a table or a queue, or call something that cannot be inspected.
+    loops: go through a loop, whose number of iterations depends on values.
+    draws: the operations that draw random numbers or read the clock; empty if none.
+    branches: the operations that decide by values of the inputs what is executed; empty if none.
+    """
+
+    stateful: bool
+    loops: bool
+    draws: str
+    branches: str
 
 
-def may_loop(bound: Bound, graph: Any) -> bool:
-    """Whether the graph has a loop, whose number of iterations depends on values."""
-    return not _LOOPS.isdisjoint(_kinds(bound, graph))
+def traits_of(bound: Bound, graph: Any) -> Traits:
+    """The traits of a graph between its inputs and outputs."""
+    definition = graph.as_graph_def()
+    kinds = set(_kinds(bound, definition))
+    branches = ""
+    if not DECIDING.isdisjoint(kinds):
+        needed = [operation.name for operation in _needed(bound)]
+        branches = deciding(definition, [tensor.name for tensor in bound.feeds], needed)
+    return Traits(
+        any(is_stateful(kind) and kind not in _harmless for kind in kinds),
+        not _LOOPS.isdisjoint(kinds),
+        ", ".join(sorted(_drawing & kinds)),
+        branches,
+    )
 
 
-def what_draws(bound: Bound, graph: Any) -> str:
-    """The operations that draw random numbers or read the clock; empty if none."""
-    return ", ".join(sorted(_drawing.intersection(_kinds(bound, graph))))
-
-
-def what_branches(bound: Bound, graph: Any) -> str:
-    """The operations that decide by values of the inputs what a run executes; empty if none."""
-    if DECIDING.isdisjoint(_kinds(bound, graph)):
-        return ""
-    needed = [operation.name for operation in _needed(bound)]
-    return deciding(graph.as_graph_def(), [tensor.name for tensor in bound.feeds], needed)
-
-
-def _kinds(bound: Bound, graph: Any) -> Iterator[str]:
+def _kinds(bound: Bound, definition: Any) -> Iterator[str]:
     """The kinds of all operations, including those in called functions."""
-    library = {function.signature.name: function for function in graph.as_graph_def().library.function}
+    library = {function.signature.name: function for function in definition.library.function}
     pending = [operation.node_def for operation in _needed(bound)]
     seen: set[str] = set()
     while pending:

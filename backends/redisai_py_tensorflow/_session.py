@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import config_pb2
 from redisai_py.backend import Array, TensorSpec, framework_error
 from redisai_py.errors import BackendError
 from redisai_py.tensor import DType
-from redisai_py_tensorflow._graph import Bound, apart
+from redisai_py_tensorflow._graph import Bound, Traits, apart
 
 __all__ = ["TensorflowSession", "tensorflow_error"]
 
@@ -35,14 +35,7 @@ def tensorflow_error(error: BaseException) -> BackendError:
 class TensorflowSession:
     """Implements `redisai_py.backend.Session`."""
 
-    def __init__(
-        self,
-        session: Any,
-        bound: Bound,
-        nbytes: int,
-        parallel: bool,
-        stateful: bool,
-    ) -> None:
+    def __init__(self, session: Any, bound: Bound, nbytes: int, parallel: bool, traits: Traits) -> None:
         """Bind a session to its input and output tensors, in the session's graph.
 
         Args: parallel: whether independent nodes may run at the same time, in TensorFlow's pool.
@@ -59,9 +52,7 @@ class TensorflowSession:
             _spec(name, fetch) for name, fetch in zip(bound.outputs, bound.fetches, strict=True)
         ]
         self.nbytes = nbytes
-        self.stateful = stateful
-        self.draws = self.branches = ""
-        self.loops = False
+        self.stateful, self.loops, self.draws, self.branches = traits
         self.concurrent = True
 
     def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
