@@ -16,7 +16,7 @@ from redisai_py.artifacts.digest import Buffer, Hasher, check_content, digest_of
 from redisai_py.artifacts.errors import Conflict, Corrupt, Invalid, Malformed, Missing
 from redisai_py.artifacts.leases import Lease
 from redisai_py.artifacts.names import Keys
-from redisai_py.artifacts.strings import MAX_STRING, ReceiveBuffer, set_strings
+from redisai_py.artifacts.strings import MAX_STRING, ReceiveBuffer, lengths, set_strings
 
 __all__ = ["PART_SIZE", "Blobs", "cut"]
 
@@ -217,14 +217,9 @@ class Blobs:
         parts = self.parts(digest)
         if parts is None:
             return None
-        there: dict[str, int] = {}
         wanted = list(dict.fromkeys(part for part, _ in parts))
-        for start in range(0, len(wanted), _GROUP_COUNT):
-            group = wanted[start : start + _GROUP_COUNT]
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for part in group:
-                    pipeline.strlen(self._keys.blob(part))  # a part has no parts itself
-                there |= dict(zip(group, pipeline.execute(), strict=True))
+        sizes = lengths(self._redis, [self._keys.blob(part) for part in wanted])  # a part has no parts itself
+        there = dict(zip(wanted, sizes, strict=True))
         return sum(size for _, size in parts) if all(there[part] == size for part, size in parts) else None
 
     def damaged_keys(self, digest: str) -> list[str]:

@@ -10,14 +10,13 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
-
 from redisai_py.artifacts.connection import scanned, watching
 from redisai_py.artifacts.digest import hex_of, is_digest
 from redisai_py.artifacts.errors import ArtifactError, Conflict
 from redisai_py.artifacts.leases import leased, redis_time
 from redisai_py.artifacts.names import KINDS, is_name
 from redisai_py.artifacts.store import Store
+from redisai_py.artifacts.strings import lengths
 from redisai_py.client.call import Progress
 
 __all__ = ["Collected", "Root", "collect", "discard", "reachable", "roots"]
@@ -174,7 +173,7 @@ def _sweep(
         held: set[str] = leased(pipeline, store.keys, began)
         doomed = [digits for digits in group if digits not in held]
         keys = [key for digits in doomed for key in there[digits]]
-        sizes = _lengths(store.redis, keys)
+        sizes = lengths(store.redis, keys)
         pipeline.multi()
         if keys and not dry_run:
             pipeline.unlink(*keys)
@@ -186,10 +185,3 @@ def _sweep(
     result.removed += len(doomed)
     result.bytes += sum(sizes)
     result.digests += [f"sha256:{digits}" for digits in doomed]
-
-
-def _lengths(link: redis.Redis, keys: list[bytes]) -> list[int]:
-    with link.pipeline(transaction=False) as pipeline:
-        for key in keys:
-            pipeline.strlen(key)
-        return list(pipeline.execute())

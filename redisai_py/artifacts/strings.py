@@ -17,12 +17,24 @@ import redis
 from redisai_py.artifacts.digest import Buffer
 from redisai_py.resp.templates import encode_command
 
-__all__ = ["MAX_STRING", "ReceiveBuffer", "set_strings"]
+__all__ = ["MAX_STRING", "ReceiveBuffer", "lengths", "set_strings"]
 
 MAX_STRING = 64 * 1024 * 1024
 """Maximum size of a string of a blob, in bytes."""
+_TOGETHER = 500
 _AHEAD = 2 * 1024 * 1024
 _SMALL = 16 * 1024  # smaller pieces are joined, because each buffer costs a system call
+
+
+def lengths(link: redis.Redis, keys: Sequence[Any]) -> list[int]:
+    """Lengths of strings, in order; 0 for one that does not exist."""
+    found: list[int] = []
+    for start in range(0, len(keys), _TOGETHER):
+        with link.pipeline(transaction=False) as pipeline:
+            for key in keys[start : start + _TOGETHER]:
+                pipeline.strlen(key)
+            found += pipeline.execute()
+    return found
 
 
 def set_strings(link: redis.Redis, items: Sequence[tuple[str, Buffer]]) -> None:

@@ -1,21 +1,23 @@
-"""The commands' connection to the server: transfers with progress."""
+"""The commands' connection to the server: transfers with progress, and what several commands do with it."""
 
 from __future__ import annotations
 
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import redis
+import typer
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from redisai_py.cli.failures import UsageError, exit_codes
-from redisai_py.cli.output import size_text
+from redisai_py.cli.failures import Exit, UsageError, exit_codes, fail, refusal_of
+from redisai_py.cli.options import key_of
+from redisai_py.cli.output import Output, printable, size_text
 from redisai_py.cli.passwords import with_password
 from redisai_py.cli.transfers import bar, spinner
 from redisai_py.client import Client
@@ -24,7 +26,7 @@ from redisai_py.client.failures import failure_of
 from redisai_py.errors import MissingKey, WrongType
 from redisai_py.urls import masked_url
 
-__all__ = ["Remote", "check_run", "connected"]
+__all__ = ["Remote", "check_run", "connected", "remove"]
 
 T = TypeVar("T")
 
@@ -127,6 +129,22 @@ def _open(url: str, patience_s: float | None) -> Remote:
         return Remote.at(with_password(url), patience_s)
     except ValueError as error:
         raise UsageError(f"--url {masked_url(url)}: {error}") from error
+
+
+def remove(client: Remote, output: Output, keys: Sequence[str], delete: Callable[[bytes], Call[str]]) -> None:
+    """Delete each of the keys, and report each failure; exit code 1 if one of them could not be deleted."""
+    results = client.several([delete(key_of(key)) for key in keys])
+    deleted = [key for key, result in zip(keys, results, strict=True) if not isinstance(result, Exception)]
+    if output.as_json:
+        output.document({"deleted": deleted})
+    for key in deleted if not output.as_json else ():
+        typer.echo(printable(f"{key}: deleted"))
+    code = None
+    for key, result in zip(keys, results, strict=True):
+        if isinstance(result, Exception):
+            code = fail(Exit.REFUSED, f"{printable(key)}: {refusal_of(result)}")
+    if code is not None:
+        raise code
 
 
 def check_run(reply: Any) -> None:

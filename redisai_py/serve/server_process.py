@@ -116,13 +116,24 @@ class _ControlLine(SupervisorLink):
 async def _serve(orders: Orders, inherited: dict[str, list[int]], control: socket.socket) -> Ended:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    line = _ControlLine(control, orders)
+
+    def replaced() -> None:
+        line.replaced = True
+        stop.set()
+
+    def supervisor_gone() -> None:
+        # Nothing follows the orders, so the socket becomes readable only at its end.
+        loop.remove_reader(control)
+        logger.warning("the supervisor is gone; stopping")
+        stop.set()
+
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
+    loop.add_signal_handler(signal.SIGUSR2, replaced)
     control.setblocking(False)
-    loop.add_reader(control, functools.partial(_supervisor_gone, loop, control, stop))
-    line = _ControlLine(control, orders)
+    loop.add_reader(control, supervisor_gone)
     line.live(loop)
-    loop.add_signal_handler(signal.SIGUSR2, functools.partial(_replaced, line, stop))
     http = [socket.socket(fileno=number) for number in inherited.get("http", ())]
     listeners = [socket.socket(fileno=number) for number in inherited.get("listeners", ())]
     group = None
@@ -133,18 +144,6 @@ async def _serve(orders: Orders, inherited: dict[str, list[int]], control: socke
         group = ProcessGroup(orders.door, orders.seat, siblings, arrivals, page, managers[0] if managers else None)
     ready = functools.partial(line.notify, READY)
     return await serve(orders.config, *listeners, stop=stop, ready=ready, supervisor=line, http=http, group=group)
-
-
-def _replaced(line: _ControlLine, stop: asyncio.Event) -> None:
-    line.replaced = True
-    stop.set()
-
-
-def _supervisor_gone(loop: asyncio.AbstractEventLoop, control: socket.socket, stop: asyncio.Event) -> None:
-    # Nothing follows the orders, so the socket becomes readable only at its end.
-    loop.remove_reader(control)
-    logger.warning("the supervisor is gone; stopping")
-    stop.set()
 
 
 def _spare_collector() -> None:

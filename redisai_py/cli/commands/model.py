@@ -166,7 +166,7 @@ def rm(
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", show_default=False, help="The models' keys.")],
 ) -> None:
     """Delete models."""
-    from redisai_py.cli.removal import remove
+    from redisai_py.cli.remote import remove
     from redisai_py.client import calls
 
     remove(client, output, keys, calls.modeldel)
