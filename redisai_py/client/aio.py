@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar
 
 import redis.asyncio
-from numpy.typing import NDArray
 from redis.asyncio.client import Pipeline as RedisPipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -19,8 +18,8 @@ from redis.client import NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from redisai_py import errors
-from redisai_py.client import cache_calls, calls, direct
-from redisai_py.client.call import Call, Key, warn_deprecated
+from redisai_py.client import cache_calls, calls
+from redisai_py.client.call import Call, warn_deprecated
 from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.graph import DagBuilder
 from redisai_py.client.methods import Extension, QueuedCalls, sends_later
@@ -182,48 +181,10 @@ class AsyncClient(Extension[AsyncDag], redis.asyncio.Redis):  # type: ignore[mis
             if not single:
                 await client.connection_pool.release(connection)
 
-    # -- tensors -------------------------------------------------------------------------------------------------------
+    # -- calls ---------------------------------------------------------------------------------------------------------
 
-    tensorset = sends_later(calls.tensorset, direct.tensorset)
-
-    @overload
-    async def tensorget(
-        self,
-        key: Key,
-        as_numpy: Literal[True] = True,
-        as_numpy_mutable: bool = False,
-        meta_only: Literal[False] = False,
-    ) -> NDArray[Any]: ...
-
-    @overload
-    async def tensorget(
-        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, *, meta_only: Literal[True]
-    ) -> dict[str, Any]: ...
-
-    @overload
-    async def tensorget(
-        self, key: Key, as_numpy: Literal[False], as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> dict[str, Any]: ...
-
-    @overload
-    async def tensorget(
-        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> NDArray[Any] | dict[str, Any]: ...
-
-    async def tensorget(
-        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> NDArray[Any] | dict[str, Any]:
-        """Read a tensor.
-
-        Returns: a read-only array that shares memory with the reply; with `as_numpy_mutable` a writable one; with
-                 `meta_only` a dict with `dtype` and `shape`; without `as_numpy` also `values`, a flat list.
-        Raises:  MissingKey, WrongType.
-        """
-        tensors = direct if self._direct else calls
-        call: Call[NDArray[Any] | dict[str, Any]] = tensors.tensorget(key, as_numpy, as_numpy_mutable, meta_only)
-        return await self._call(call)
-
-    # -- everything else -----------------------------------------------------------------------------------------------
+    tensorset = sends_later(calls.tensorset)
+    tensorget = sends_later(calls.tensorget)
 
     modelstore = sends_later(calls.modelstore)
     modelset = sends_later(calls.modelset)

@@ -8,9 +8,9 @@ plainly wrong, this one is right (docs/clients.md). Pure, except that a model gi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
-import numpy as np
+from numpy.typing import NDArray
 
 from redisai_py.client.arrays import array_of, dims_of, dtype_of, must_convert, tensor_from
 from redisai_py.client.call import (
@@ -76,12 +76,12 @@ def _model(reply: Sequence[Any]) -> dict[str, Any]:
     return fields
 
 
-def _array(reply: Sequence[Any]) -> np.ndarray[Any, Any]:
+def _array(reply: Sequence[Any]) -> NDArray[Any]:
     # Index by position: this is the hot path of the clients.
     return array_of(DType[reply[1].decode()], reply[3], reply[5])
 
 
-def _mutable_array(reply: Sequence[Any]) -> np.ndarray[Any, Any]:
+def _mutable_array(reply: Sequence[Any]) -> NDArray[Any]:
     return _array(reply).copy()
 
 
@@ -117,7 +117,36 @@ def tensorset(key: Key, tensor: Any, shape: Sequence[int] | None = None, dtype: 
     return Call(["AI.TENSORSET", key, value.dtype.name, *value.shape, "BLOB", value.data], text)
 
 
-def tensorget(key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False) -> Call[Any]:
+@overload
+def tensorget(
+    key: Key,
+    as_numpy: Literal[True] = True,
+    as_numpy_mutable: bool = False,
+    meta_only: Literal[False] = False,
+) -> Call[NDArray[Any]]: ...
+
+
+@overload
+def tensorget(
+    key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, *, meta_only: Literal[True]
+) -> Call[dict[str, Any]]: ...
+
+
+@overload
+def tensorget(
+    key: Key, as_numpy: Literal[False], as_numpy_mutable: bool = False, meta_only: bool = False
+) -> Call[dict[str, Any]]: ...
+
+
+@overload
+def tensorget(
+    key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
+) -> Call[NDArray[Any] | dict[str, Any]]: ...
+
+
+def tensorget(
+    key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
+) -> Call[NDArray[Any] | dict[str, Any]]:
     """Read a tensor.
 
     Returns: a read-only array that shares memory with the reply; with `as_numpy_mutable` a writable one; with

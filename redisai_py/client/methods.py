@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 from redis.client import NEVER_DECODE
 from redis.exceptions import ResponseError
 
-from redisai_py.client import calls
+from redisai_py.client import calls, direct
 from redisai_py.client.call import Call, Key, Keys
 from redisai_py.client.failures import failure_of
 from redisai_py.client.graph import DagBuilder
@@ -28,31 +28,31 @@ M = TypeVar("M", bound=Callable[..., Any])
 Q = TypeVar("Q", bound="QueuedCalls")
 
 
-def sends(
-    describe: Callable[P, Call[T]], direct: Callable[P, Call[T]] | None = None
-) -> Callable[Concatenate[Any, P], T]:
-    """A method of the blocking client that sends a call; it has the call's arguments and docstring.
+_DIRECT: dict[Any, Callable[..., Call[Any]]] = {
+    calls.tensorset: direct.tensorset,
+    calls.tensorget: direct.tensorget,
+}
+"""What a client with a direct connection sends instead, from the same arguments."""
 
-    direct: makes the call that a client with a direct connection sends instead.
-    """
+
+def sends(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], T]:
+    """A method of the blocking client that sends a call; it has the call's arguments and docstring."""
 
     @functools.wraps(describe)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        make = direct if direct is not None and self._direct else describe
+        make = _DIRECT.get(describe, describe) if self._direct else describe
         result: T = self._call(make(*args, **kwargs))
         return result
 
     return _shown(method, describe)
 
 
-def sends_later(
-    describe: Callable[P, Call[T]], direct: Callable[P, Call[T]] | None = None
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+def sends_later(describe: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """The same for the asyncio client."""
 
     @functools.wraps(describe)
     async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        make = direct if direct is not None and self._direct else describe
+        make = _DIRECT.get(describe, describe) if self._direct else describe
         result: T = await self._call(make(*args, **kwargs))
         return result
 

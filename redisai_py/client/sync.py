@@ -7,10 +7,9 @@ After a lost connection, a call is repeated only if it is repeatable. Connecting
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Self, TypeVar
 
 import redis
-from numpy.typing import NDArray
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 from redis.client import Pipeline as RedisPipeline
@@ -18,8 +17,8 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from redisai_py import errors
-from redisai_py.client import cache_calls, calls, direct
-from redisai_py.client.call import Call, Key, warn_deprecated
+from redisai_py.client import cache_calls, calls
+from redisai_py.client.call import Call, warn_deprecated
 from redisai_py.client.failures import failure_of, failures_among, from_error
 from redisai_py.client.graph import DagBuilder
 from redisai_py.client.methods import Extension, QueuedCalls, sends
@@ -166,48 +165,10 @@ class Client(Extension[Dag], redis.Redis):
             if not single:
                 client.connection_pool.release(connection)
 
-    # -- tensors -------------------------------------------------------------------------------------------------------
+    # -- calls ---------------------------------------------------------------------------------------------------------
 
-    tensorset = sends(calls.tensorset, direct.tensorset)
-
-    @overload
-    def tensorget(
-        self,
-        key: Key,
-        as_numpy: Literal[True] = True,
-        as_numpy_mutable: bool = False,
-        meta_only: Literal[False] = False,
-    ) -> NDArray[Any]: ...
-
-    @overload
-    def tensorget(
-        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, *, meta_only: Literal[True]
-    ) -> dict[str, Any]: ...
-
-    @overload
-    def tensorget(
-        self, key: Key, as_numpy: Literal[False], as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> dict[str, Any]: ...
-
-    @overload
-    def tensorget(
-        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> NDArray[Any] | dict[str, Any]: ...
-
-    def tensorget(
-        self, key: Key, as_numpy: bool = True, as_numpy_mutable: bool = False, meta_only: bool = False
-    ) -> NDArray[Any] | dict[str, Any]:
-        """Read a tensor.
-
-        Returns: a read-only array that shares memory with the reply; with `as_numpy_mutable` a writable one; with
-                 `meta_only` a dict with `dtype` and `shape`; without `as_numpy` also `values`, a flat list.
-        Raises:  MissingKey, WrongType.
-        """
-        tensors = direct if self._direct else calls
-        call: Call[NDArray[Any] | dict[str, Any]] = tensors.tensorget(key, as_numpy, as_numpy_mutable, meta_only)
-        return self._call(call)
-
-    # -- everything else -----------------------------------------------------------------------------------------------
+    tensorset = sends(calls.tensorset)
+    tensorget = sends(calls.tensorget)
 
     modelstore = sends(calls.modelstore)
     modelset = sends(calls.modelset)
