@@ -163,8 +163,8 @@ class Config:
     worker_nice: int = setting_field(
         5,
         RUNS,
-        "Nice value of the threads and processes that load and run models, relative to the rest of the server, so that "
-        "clients are served while models keep all cores busy. Linux only.",
+        "Nice value of the threads and processes that run models and scripts, relative to the rest of the server, so "
+        "that clients are served while models keep all cores busy. Linux only.",
         minimum=1,
         maximum=19,
         zero="the same as the rest",

@@ -33,7 +33,7 @@ class ProcessGroup:
     """A front door's place in the group.
 
     door: its number.   seat: its row in `door_page`.   siblings, arrivals: socket pairs' ends.
-    managers: the same; it brings sockets to the manager of the engine processes. None: there are no such processes.
+    managers: the same; it brings sockets to the manager of the engine processes. None: not on Linux.
     """
 
     door: int

@@ -1,8 +1,7 @@
 """The process that manages the engine processes of several front doors: started, connected to them, restarted.
 
-It is there if models run in engine processes and the server has several front doors. Each front door has a socket to
-the supervisor that brings it one to each new manager; the manager has one that brings it one to each front door. See
-docs/adr/0048.
+It is there if the server has several front doors, on Linux. Each front door has a socket to the supervisor that brings
+it one to each new manager; the manager has one that brings it one to each front door. See docs/adr/0048.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 The numbers are file descriptors. `control` is a socket to the supervisor, which carries the orders and the heartbeats
 (`redisai_py.serve.heartbeat`). `listeners` and `http` are listening sockets. Each of several front doors has three
 more: `arrivals` (`redisai_py.serve.acceptor`), `siblings` (`redisai_py.serve.hub`) and `door_page`
-(`redisai_py.serve.door_page`), and `managers` (`redisai_py.serve.manager_keeper`) if models run in engine processes.
+(`redisai_py.serve.door_page`), and on Linux `managers` (`redisai_py.serve.manager_keeper`).
 Until the orders come, the process is a spare one, and its name is `server-spare`. They contain credentials, so they are
 neither an argument nor in the environment. SIGTERM drains and ends the process. So does the end of `control`: the
 supervisor is gone, and its successor will need the port. SIGUSR2 does the same if a new process has taken over. SIGUSR1
