@@ -383,11 +383,12 @@ def test_models_come_and_go_without_a_trace(isolated: Callable[..., Serving]) ->
         assert len(engines(serving)) == 3
         server = serving.server()
         files = server.num_fds()
-        for round in range(3):
+        for round in range(5):
             for i in range(8):
                 store(client, f"m{i}", f"run:well{round}")
                 assert run(client, f"m{i}") == 2.0
-        assert eventually(lambda: server.num_fds() <= files + 3)
+        # Forty models came and went. What may be new is a lane for each loader and process, and a spare process.
+        assert eventually(lambda: server.num_fds() < files + 16)
         for i in range(8):
             client.execute_command("AI.MODELDEL", f"m{i}")
         assert eventually(lambda: not engines(serving)), "a process without a model ends"
