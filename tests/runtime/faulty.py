@@ -23,6 +23,8 @@ PLUGIN = """
     from redisai_py.backend import InputSpec
     from redisai_py.errors import BackendError
 
+    KEPT = []
+
     def do(word):
         if word == b"segv":
             ctypes.string_at(0)
@@ -38,6 +40,19 @@ PLUGIN = """
             ctypes.PyDLL(None).sleep(100_000)
         elif word == b"memory":
             np.ones(100_000_000_000, np.uint8)
+        elif word == b"grow":
+            KEPT.append(np.ones(100_000_000, np.uint8))
+        elif word == b"reserve":  # counts, and takes no memory of the machine's
+            KEPT.append(np.empty(2_000_000_000, np.uint8))
+        elif word == b"need":
+            np.ones(250_000_000, np.uint8)
+        elif word == b"fill":
+            for size in (50_000_000, 1_000_000, 10_000):
+                try:
+                    while True:
+                        KEPT.append(np.ones(size, np.uint8))
+                except MemoryError:
+                    pass
         elif word == b"nonsense":
             for fd in range(3, 200):
                 try:

@@ -147,7 +147,7 @@ class Isolation:
         """A process for a model; `leave` releases it. Raises: BackendNotInstalled, BackendError."""
         device = session.device
         gpu = (device.index or 0) if device.kind == "GPU" else None
-        wanted = Wanted(session.number, session.identity, session.backend, gpu, session.apart)
+        wanted = Wanted(session.number, session.identity, session.backend, gpu, session.apart, session.full)
         return self._place(session, wanted, self._file_of(session))
 
     def place_scripts(self, user: ScriptProcess) -> EngineProcess:

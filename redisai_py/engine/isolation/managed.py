@@ -30,6 +30,7 @@ class Wanted:
     """A model for which a front door wants a process.
 
     session: the front door's number of it.   gpu: index of the device, None for the CPU.   apart: it must be alone.
+    full: a process that has refused it memory, 0 for none.
     scripts: no model, but scripts, which need a process of their own on whatever device.
     """
 
@@ -38,6 +39,7 @@ class Wanted:
     backend: str
     gpu: int | None = None
     apart: bool = False
+    full: int = 0
     scripts: bool = False
 
     @property
@@ -93,6 +95,8 @@ class ManagedProcess:
         self.pid = 0
         self.programs: ProgramTable[tuple[Door, int]] = ProgramTable()
         """Its models; a user is a front door and its number of the model."""
+        self.full = False
+        """It has refused memory, so it gets no more models."""
         self.retired = False
         """It is being ended because nobody needs it."""
         self.gone = False

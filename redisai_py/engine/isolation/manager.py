@@ -180,7 +180,9 @@ class Manager:
         on_gpu = wanted.gpu is not None
         apart = wanted.scripts or (wanted.apart and not on_gpu)
         there = [each for each in self._processes.values() if each.place == wanted.place]
-        there = [each for each in there if not (each.gone or each.retired or wanted.scripts)]
+        for process in there:
+            process.full = process.full or (process.number == wanted.full and not on_gpu)
+        there = [each for each in there if not (each.gone or each.retired or each.full or wanted.scripts)]
         for process in there:
             if process.programs.number_of(wanted.identity) and (process.alone or not apart):
                 return process

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -26,13 +26,12 @@ from redisai_py.engine.isolation.messages import ModelGone, RemoteArray, failure
 from redisai_py.engine.isolation.pipe import Pipe
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.promotion import Proof, load_here, terminate
-from redisai_py.engine.isolation.quarantine import Quarantine
-from redisai_py.engine.isolation.settings import IsolationSettings
+from redisai_py.engine.isolation.session_owner import SessionOwner
 from redisai_py.engine.isolation.wire import Op, Part
 from redisai_py.errors import BackendError, MemoryLimitExceeded, Overloaded, ProtocolError, RedisAIError
 from redisai_py.model import Model
 
-__all__ = ["Processes", "RemoteSession"]
+__all__ = ["RemoteSession"]
 
 STOP_GRACE_S = 1.0
 """Seconds for a run that was told to stop, before its process is killed."""
@@ -41,39 +40,15 @@ _TRIES = 3
 logger = structlog.get_logger()
 
 
-class Processes(Protocol):
-    """The owner of the processes, as a session needs it; see `isolation.Isolation`."""
-
-    settings: IsolationSettings
-    quarantine: Quarantine
-    closing: bool
-    loop_thread: int
-    versions: dict[str, str]
-    name_of: Callable[[str], str]
-
-    def next_number(self) -> int:
-        """A number that no other model has."""
-
-    def place(self, session: RemoteSession) -> EngineProcess:
-        """A process for the model."""
-
-    def leave(self, session: RemoteSession, process: EngineProcess) -> bool:
-        """The model has left the process."""
-
-    def went_well(self, identity: str) -> None: ...
-
-    def later(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Call this on another thread."""
-
-
 class RemoteSession:
     """See above. Thread: any; call `load` first."""
 
-    def __init__(self, isolation: Processes, model: Model, options: LoadOptions) -> None:
+    def __init__(self, isolation: SessionOwner, model: Model, options: LoadOptions) -> None:
         self.identity = model.identity
         self.device = model.device
         self.backend = model.backend
         self.apart = False  # it must have its own process
+        self.full = 0  # number of a process that refused it memory
         self.struck = False  # a process died because of it, and no run has succeeded since
         self.inputs: Sequence[TensorSpec] = ()
         self.outputs: Sequence[str] = ()
@@ -117,6 +92,9 @@ class RemoteSession:
     def _where(self) -> EngineProcess:
         """The process in which the model is loaded; loads it again if the old one has ended."""
         process = self._process
+        if process is not None and process.number == self.full:
+            self._replace(process)
+            process = self._process
         if process is None or process.dead:
             if process is not None:
                 process.verdict()  # this model may have to be alone from now on
@@ -137,6 +115,10 @@ class RemoteSession:
             except ProcessEnded:
                 self._isolation.leave(self, process)
                 self._judge(process, attempt, in_load=True)
+                continue
+            except MemoryLimitExceeded as error:
+                self._isolation.leave(self, process)
+                self.refused_memory(error, process)
                 continue
             except BaseException:
                 self._isolation.leave(self, process)
@@ -165,17 +147,15 @@ class RemoteSession:
                 self._judge(process, attempt, in_load=False, under_way=ended.under_way)
             except ModelGone:  # it has moved meanwhile
                 pass
+            except MemoryLimitExceeded as error:
+                self.refused_memory(error, process)
             if self.in_server:
                 break
         return self._run_here(inputs, keep_on_device)
 
     def _run_in(self, process: EngineProcess, inputs: Sequence[Array], keep_on_device: bool) -> list[Array | None]:
         held = partial(self._held, process)
-        try:
-            outputs, ran_ns = exchanges.run(process, self, self.number, inputs, keep_on_device, held)
-        except MemoryLimitExceeded:
-            self.exceeded_memory()
-            raise
+        outputs, ran_ns = exchanges.run(process, self, self.number, inputs, keep_on_device, held)
         self.ran(ran_ns, well=True)
         if self.struck:
             self.struck = False
@@ -205,8 +185,8 @@ class RemoteSession:
         except BaseException as error:
             process.give_back(lane)
             if isinstance(error, MemoryLimitExceeded):
-                self.exceeded_memory()
-            if isinstance(error, ModelGone):
+                self.refused_memory(error, process)
+            if isinstance(error, ModelGone | MemoryLimitExceeded):
                 raise WouldBlock from None
             raise
         process.give_back(lane)
@@ -363,17 +343,23 @@ class RemoteSession:
                 raise WouldBlock from None
             return RemoteSession.run(self, inputs, keep_on_device)
 
-    def exceeded_memory(self) -> None:
-        """A run was refused memory: give the model a new process. Not if it keeps a state, which would be lost."""
-        process = self._process
+    def refused_memory(self, error: MemoryLimitExceeded, process: EngineProcess | None) -> None:
+        """A run or load was refused memory: give the model a new process of its own. Not if it keeps a state, which
+        would be lost. Returns if it may be repeated there, since another model may have taken the memory.
+
+        Raises: MemoryLimitExceeded: the client's error.
+        """
+        alone = self.apart or self.device.kind != "CPU"
         if process is not None and not self.stateful:
+            self.apart, self.full = True, process.number
             self._isolation.later(self._replace, process)
+        if alone or self.stateful:
+            raise MemoryLimitExceeded(self._text(str(error).removeprefix("ERR "))) from error
 
     def _replace(self, process: EngineProcess) -> None:
         with self._lock, contextlib.suppress(RedisAIError):  # the next run reports errors
             if self._closed or self._process is not process or process.dead:
                 return
-            self.apart = True
             self._leave()
             if not self.in_server:
                 self._load()

@@ -30,7 +30,8 @@ from redisai_py.engine.isolation.pipe_layout import most_in_message
 from redisai_py.engine.isolation.processes import EngineProcess, ProcessEnded
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.wire import Layout
-from redisai_py.engine.pipes.lines import LONG_S, Line, ModelLines, forget_dropped, most_under_way, read, repeat
+from redisai_py.engine.pipes.lines import LONG_S, Line, ModelLines, most_under_way, read
+from redisai_py.engine.pipes.repeats import forget_dropped, may_repeat, repeat
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
 from redisai_py.errors import ProtocolError, RedisAIError
@@ -284,14 +285,13 @@ class PipeDispatcher:
             execution.started = execution.started or now - execution.run_s
             if flight.thinned and not forget_dropped(execution):
                 continue
-            stop = execution.stop
-            if stop is not None:
+            if (stop := execution.stop) is not None:
                 if stop.repeats:
                     repeat(execution, singly=True)
                     continue
                 execution.error, execution.values = stop.error, None
-            elif execution.error is not None and len(execution.runs) > 1:
-                repeat(execution, singly=False)  # a thread finds out which of them fails
+            elif execution.error is not None and may_repeat(execution):
+                repeat(execution, singly=False)
                 continue
             ended.append(execution)
         self._settle(ended)

@@ -18,17 +18,15 @@ from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.wire import Layout, Op
 from redisai_py.engine.queued import QueuedModel
 from redisai_py.engine.run import Run
-from redisai_py.errors import BackendError, MemoryLimitExceeded, ProtocolError, RedisAIError
+from redisai_py.errors import BackendError, ProtocolError, RedisAIError
 
 __all__ = [
     "LONG_S",
     "Line",
     "Linger",
     "ModelLines",
-    "forget_dropped",
     "most_under_way",
     "read",
-    "repeat",
 ]
 
 LONG_S = 0.0005
@@ -207,19 +205,8 @@ def read(ended: Ended[Execution], model: ModelLines) -> None:
         execution.error = BackendError("ERR the model's engine process did not keep to the protocol")
         raise
     except RedisAIError as error:
-        if isinstance(error, MemoryLimitExceeded):
-            session.exceeded_memory()
         execution.error = error.with_traceback(None)
         error.__context__ = None
-
-
-def forget_dropped(execution: Execution) -> bool:
-    """Leave out the runs that nobody waits for any more; False if none is left."""
-    kept = [place for place, run in enumerate(execution.runs) if not run.dropped]
-    if execution.values is not None:
-        execution.values = [execution.values[place] for place in kept]
-    execution.runs = [execution.runs[place] for place in kept]
-    return bool(kept)
 
 
 def most_under_way(run_s: float) -> int:
@@ -227,12 +214,3 @@ def most_under_way(run_s: float) -> int:
     if not run_s or run_s > _ALONE_S:
         return 1
     return min(_MOST, 2 + int(_AHEAD_S / run_s))
-
-
-def repeat(execution: Execution, singly: bool) -> None:
-    """Have worker threads execute the runs once more."""
-    for run in execution.runs:
-        run.started = False
-        if singly:
-            run.rows = 0
-    execution.loaded.hand_over([run for run in execution.runs if not run.dropped])
