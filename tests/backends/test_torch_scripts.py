@@ -472,3 +472,12 @@ def test_against_a_real_redis(scripts: Scripts, redis_socket: str) -> None:
     assert (first, total, stored) == (5, 321, None)
     assert "Redis command returned an error: " in error
     assert "not an integer" in error
+
+
+def test_preparing_for_scripts_leaves_the_interpreter_as_models_need_it() -> None:
+    """The process that forks those of scripts forks those of models, too."""
+    torch = pytest.importorskip("torch")
+    from redisai_py_torch.script_worker import prepare
+
+    prepare()
+    assert torch._C._jit_set_profiling_mode(True)

@@ -206,7 +206,7 @@ class ScriptEngine:
     def _wait_for(self, job: Job) -> None:
         """Sleep until a run has ended, but not for long."""
         worker = self._work.worker_of(job.outcome)
-        while worker is not None and not job.outcome.done and worker.channel.wait(_PATIENCE_MS):
+        while worker is not None and not job.outcome.done and worker.stream.wait(_PATIENCE_MS):
             pass
 
     def _fail_queued(self, error: RedisAIError, pool: str | None) -> None:

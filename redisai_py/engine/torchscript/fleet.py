@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from redisai_py.engine.isolation.script_process import ScriptProcess
 from redisai_py.engine.isolation.verdicts import exit_word
-from redisai_py.engine.torchscript.channel import Channel
+from redisai_py.engine.torchscript.frame_stream import FrameStream
 from redisai_py.engine.torchscript.jobs import FRESH, ScriptSettings, Worker
 from redisai_py.engine.torchscript.lane import LANE_FILE_BYTES, Lane
 from redisai_py.errors import BackendError, ProtocolError, RedisAIError
@@ -137,7 +137,7 @@ class Fleet:
             return
         limit = worker.memory_limit_bytes
         worker.lane = lane
-        worker.channel = Channel(
+        worker.stream = FrameStream(
             self._loop,
             sock,
             lambda frame: self._events.worker_sent(worker, frame),
@@ -146,7 +146,7 @@ class Fleet:
             limit + _PAYLOAD_SLACK_BYTES if limit else 0,
         )
         worker.started = True
-        worker.channel.send(encode_frame({"op": "open", "options": options}))
+        worker.stream.send(encode_frame({"op": "open", "options": options}))
 
     def _ended(self, worker: Worker) -> None:
         worker.ended = True
@@ -161,7 +161,7 @@ class Fleet:
             self._idle.remove(worker)
         worker.process.kill()
         if worker.started:
-            worker.channel.close()
+            worker.stream.close()
 
 
 def memory_text(worker: Worker, text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redisai_py.engine.isolation.script_process import ScriptProcess
-from redisai_py.engine.torchscript.channel import Channel
+from redisai_py.engine.torchscript.frame_stream import FrameStream
 from redisai_py.engine.torchscript.frames import encode_run
 from redisai_py.engine.torchscript.hosts import ScriptHost
 from redisai_py.engine.torchscript.known import Function, KnownScript
@@ -170,7 +170,7 @@ class Execution(Job):
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A worker process. `started`: it has a lane and a channel.   `ready`: it has said so.   `ended`: it gets no more
+    """A worker process. `started`: it has a lane and a stream.   `ready`: it has said so.   `ended`: it gets no more
     jobs.
 
     owner: the only owner of its jobs, because its memory may hold parts of their tensors. FRESH before the first.
@@ -184,7 +184,7 @@ class Worker:
     memory_limit_bytes: int
     process: ScriptProcess = field(init=False)
     lane: Lane = field(init=False)
-    channel: Channel = field(init=False)
+    stream: FrameStream = field(init=False)
     owner: Hashable = FRESH
     jobs: list[Job] = field(default_factory=list)
     batch: bool = False

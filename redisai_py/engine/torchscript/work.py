@@ -108,7 +108,7 @@ class Work:
         batch = first.message is not None
         if batch:
             worker.lane.write([part for job in jobs for part in job.message or ()])
-        if not worker.channel.send([CALLS] if batch else first.frame()):
+        if not worker.stream.send([CALLS] if batch else first.frame()):
             worker.ended = True
             self._queues.put_back(jobs)
             return
@@ -209,7 +209,7 @@ class Work:
         elif not worker.jobs or worker.answering is not None:
             raise ProtocolError(f"unexpected {op}")
         elif op == "source":
-            worker.channel.send(encode_frame({"op": "source", "source": _source(worker, header)}))
+            worker.stream.send(encode_frame({"op": "source", "source": _source(worker, header)}))
         elif worker.batch:
             if op != "done":
                 distrust(worker)
@@ -248,7 +248,7 @@ class Work:
             return
         if job in worker.jobs:
             worker.answering = None
-            worker.channel.send(buffers)
+            worker.stream.send(buffers)
 
     # -- the end of a job that went alone ------------------------------------------------------------------------------
 
@@ -314,7 +314,7 @@ class Work:
         """A worker ended (`FleetEvents.worker_exited`). Returns: the error of the job that it was at."""
         worker.ended = True
         if worker.started:
-            worker.channel.read()  # its last messages may arrive later than the news of its end
+            worker.stream.read()  # its last messages may arrive later than the news of its end
         error = death(worker, status)
         if worker.number in self._fleet.workers:
             self.discard(worker, error, blameless=status is None)

@@ -12,13 +12,13 @@ from redisai_py.errors import ProtocolError
 from redisai_py.framing import Frame, FrameReader
 from redisai_py.tensor import Buffer
 
-__all__ = ["Channel"]
+__all__ = ["FrameStream"]
 
 _MAX_PARTS = 512
 _READS_PER_WAKE = 64
 
 
-class Channel:
+class FrameStream:
     """Frames to and from one worker."""
 
     def __init__(
