@@ -42,26 +42,34 @@ def serve_forks(control: socket.socket, version: str, body: Body) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # existing objects are shared with every process until somebody writes to them
-    zygote = _Zygote(control, body)
+    zygote = _Zygote(control, version, body)
     try:
-        zygote.run(version)
+        zygote.run()
     finally:
         zygote.kill_all()
+        if zygote.is_copy:
+            os._exit(0)  # the framework's threads, for which its end might wait, were not copied
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket, body: Body) -> None:
+    def __init__(self, control: socket.socket, version: str, body: Body) -> None:
         self._control = control
+        self._version = version
         self._body = body
         self._children: dict[int, int] = {}
         """The server's process numbers, by process id of each live process."""
+        self._copies: list[int] = []
+        self.is_copy = False
         self._libc = ctypes.CDLL(None)
+        self._watch_children()
+
+    def _watch_children(self) -> None:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wake_write)  # receives a byte whenever a child has ended
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def run(self, version: str) -> None:
-        self._answer(op="ready", version=version)
+    def run(self) -> None:
+        self._answer(op="ready", version=self._version)
         while True:
             readable, _, _ = select.select([self._control.fileno(), self._wake_read], [], [])
             if self._wake_read in readable:
@@ -85,8 +93,31 @@ class _Zygote:
             return False
         if not message:
             return False
-        self._fork(json.loads(message), fds)
+        request = json.loads(message)
+        if "copy" in request:
+            self._copy(socket.socket(fileno=fds[0]))
+        else:
+            self._fork(request, fds)
         return True
+
+    def _copy(self, control: socket.socket) -> None:
+        """Fork a zygote like this one that serves `control`, and survives this one."""
+        try:
+            pid = os.fork()
+        except OSError:  # whoever has the other end sees it close
+            traceback.print_exc()
+            control.close()
+            return
+        if pid:
+            control.close()
+            self._copies.append(pid)
+            return
+        self._control.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        self._control, self._children, self._copies, self.is_copy = control, {}, [], True
+        self._watch_children()
+        self._answer(op="ready", version=self._version)
 
     def _fork(self, request: dict[str, Any], fds: list[int]) -> None:
         number = request["number"]
@@ -123,6 +154,7 @@ class _Zygote:
             os._exit(status)  # not `sys.exit`: the zygote's stack frames are below this one
 
     def _reap(self) -> None:
+        self._copies = [pid for pid in self._copies if os.waitpid(pid, os.WNOHANG) == (0, 0)]
         for pid in list(self._children):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:

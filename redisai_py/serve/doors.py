@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -23,7 +24,7 @@ from redisai_py.serve.hub import Hub
 from redisai_py.serve.keeper import ServerKeeper, Suspects
 from redisai_py.serve.manager_keeper import ManagerKeeper
 from redisai_py.serve.preflight import StartError
-from redisai_py.serve.process import Lines
+from redisai_py.serve.process import Lines, ServerProcess
 from redisai_py.serve.spare import Spare
 
 __all__ = ["Doors"]
@@ -47,12 +48,15 @@ class Doors:
         self._hurry = hurry
         self._suspects = Suspects("all" in config.preload)
         self._shared = _Shared(listeners, http, config) if config.processes > 1 else None
-        self._spare = Spare(self._lines)
+        self._spare = Spare(self._spawn)
         self._keepers = [self._keeper() for _ in range(config.processes)]
         self._watches: dict[ServerKeeper, asyncio.Task[None]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._restarting: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[None] | None = None
+
+    def _spawn(self) -> Coroutine[Any, Any, ServerProcess]:
+        return ServerProcess.spawn(self._lines())
 
     def _lines(self) -> Lines:
         if self._shared is not None:

@@ -2,6 +2,8 @@
 
 It is there if the server has several front doors, on Linux. Each front door has a socket to the supervisor that brings
 it one to each new manager; the manager has one that brings it one to each front door. See docs/adr/0048.
+
+A spare one waits, with copies of its zygotes (`manager_heirs`).
 """
 
 from __future__ import annotations
@@ -20,14 +22,65 @@ import structlog
 from redisai_py.config import Config
 from redisai_py.serve.backoff import Backoff
 from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S, Progress, Silence
+from redisai_py.serve.manager_line import ANCESTOR, DOOR, HEIR, MANAGER
+from redisai_py.serve.spare import Spare
 
 __all__ = ["ManagerKeeper"]
 
-_WORD = b"m"
 _END_S = 3.0
 """Seconds for it to end once all front doors have."""
 
 log = structlog.get_logger()
+
+
+class _Manager:
+    """One process. Without front doors it waits. line: to it."""
+
+    def __init__(self, process: Process, line: socket.socket) -> None:
+        self.line = line
+        self._process = process
+
+    @classmethod
+    async def spawn(cls, config: Config) -> _Manager:
+        """Start one."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            ours.send(json.dumps({"config": config.to_json()}).encode())
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # do not import from the working directory
+                "-m",
+                "redisai_py.serve.manager_process",
+                str(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+            )
+        return cls(process, ours)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, or minus the signal's number; None while it runs."""
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def wait(self) -> int:
+        """Wait for its end. Returns: `status`."""
+        return await self._process.wait()
+
+    def sweep(self) -> None:
+        """After its end."""
+        self.line.close()
 
 
 class ManagerKeeper:
@@ -35,21 +88,23 @@ class ManagerKeeper:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._process: Process | None = None
+        self._manager: _Manager | None = None
+        self._spare = Spare(self._spawn, self._spawn_spare)
         self._doors: list[socket.socket] = []
-        self._line: socket.socket | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start it, and keep it running."""
-        await self._spawn()
-        self._watch = asyncio.ensure_future(self._keep_running())
+        self._manager = await self._spawn()
+        self._watch = asyncio.ensure_future(self._keep_running(self._manager))
 
     def join(self, door: socket.socket) -> None:
         """A front door's process is about to start; the other end of this socket is its own."""
         door.setblocking(False)
         self._doors.append(door)
-        self._connect(door)
+        if self._manager is not None:
+            _introduce((self._manager.line, DOOR), (door, MANAGER))
+        self._spare.prepare()
 
     def left(self, door: socket.socket) -> None:
         """A front door's process has ended."""
@@ -61,79 +116,66 @@ class ManagerKeeper:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        if self._line is not None:
-            self._line.close()
-        process = self._process
-        if process is None:
+        await self._spare.drop()
+        manager = self._manager
+        if manager is None:
             return
+        manager.sweep()
         try:
-            await asyncio.wait_for(process.wait(), _END_S)
+            await asyncio.wait_for(manager.wait(), _END_S)
         except TimeoutError:
             log.warning("the manager of the engine processes does not stop in time; killing it")
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            manager.kill()
+            await manager.wait()
 
-    async def _spawn(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            ours.send(json.dumps({"config": self._config.to_json()}).encode())
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # do not import from the working directory
-                "-m",
-                "redisai_py.serve.manager_process",
-                str(theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=[theirs.fileno()],
-            )
-        self._line = ours
-        for door in self._doors:
-            self._connect(door)
+    async def _spawn(self) -> _Manager:
+        return await _Manager.spawn(self._config)
 
-    def _connect(self, door: socket.socket) -> None:
-        """Give a front door and the manager a socket to each other. Either may have just ended: then it is replaced."""
-        if self._line is None:
-            return
-        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with one, other, contextlib.suppress(OSError):
-            socket.send_fds(self._line, [_WORD], [one.fileno()])
-            socket.send_fds(door, [_WORD], [other.fileno()])
+    async def _spawn_spare(self) -> _Manager:
+        spare = await self._spawn()
+        if self._manager is not None:
+            _introduce((self._manager.line, HEIR), (spare.line, ANCESTOR))
+        return spare
 
-    async def _keep_running(self) -> None:
+    async def _keep_running(self, manager: _Manager) -> None:
         clock = asyncio.get_running_loop().time
         backoff = Backoff()
         while True:
             since = clock()
-            assert self._process is not None
-            assert self._line is not None
-            watch = asyncio.ensure_future(self._kill_if_silent(self._process, self._line))
+            watch = asyncio.ensure_future(self._kill_if_silent(manager))
             try:
-                status = await self._process.wait()
+                status = await manager.wait()
             finally:
                 watch.cancel()
             how = f"status {status}" if status >= 0 else signal.Signals(-status).name
-            log.error("the manager of the engine processes died; starting it again", how=how)
-            line, self._line = self._line, None
-            line.close()
+            log.error("the manager of the engine processes died; another one takes its place", how=how)
+            self._manager = None
+            manager.sweep()
             await asyncio.sleep(backoff.after(clock() - since))
-            await self._spawn()
+            self._manager = manager = await self._spare.take()
+            for door in self._doors:
+                _introduce((manager.line, DOOR), (door, MANAGER))
 
-    async def _kill_if_silent(self, process: Process, line: socket.socket) -> None:
+    async def _kill_if_silent(self, manager: _Manager) -> None:
         clock = asyncio.get_running_loop().time
-        silence, progress = Silence(self._config.stall_timeout_s), Progress(process.pid)
+        silence, progress = Silence(self._config.stall_timeout_s), Progress(manager.pid)
         began = False
         while True:
             await asyncio.sleep(INTERVAL_S)
-            heard = _heard(line)
+            heard = _heard(manager.line)
             began = began or heard
             if silence.look(clock(), heard or not began, 1.0 if heard else progress.share()):
                 break
         log.error("the manager of the engine processes does not respond; killing it")
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        manager.kill()
+
+
+def _introduce(*ends: tuple[socket.socket, bytes]) -> None:
+    """Give two processes a socket to each other, with a word on the line of each. One that has ended is replaced."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with pair[0], pair[1], contextlib.suppress(OSError):
+        for (line, word), end in zip(ends, pair, strict=True):
+            socket.send_fds(line, [word], [end.fileno()])
 
 
 def _heard(line: socket.socket) -> bool:

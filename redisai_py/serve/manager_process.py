@@ -3,9 +3,9 @@
     python -m redisai_py.serve.manager_process LINE
 
 LINE is the file descriptor of a SOCK_SEQPACKET socket to the supervisor. Its first message has the settings, as JSON;
-each further one brings the socket of a front door. It sends one byte there each second, so that the supervisor notices
-if it hangs. When the supervisor and all front doors are gone, so is this
-process, and the engine processes with it.
+each further one brings a socket: of a front door, or to a spare manager, or to the one that works. It sends one byte
+there each second, so that the supervisor notices if it hangs. When the supervisor and all front doors are gone, so is
+this process, and the engine processes with it. Until the first front door it is a spare manager.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from redisai_py.engine.isolation.quarantine import Strikes
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.serve import log
 from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S
+from redisai_py.serve.manager_heirs import Heir, inherit
+from redisai_py.serve.manager_line import DOOR, HEIR
+from redisai_py.serve.process_name import show_name
 
 __all__ = ["main"]
 
@@ -43,30 +46,40 @@ def main() -> int:
         return 0
     config = Config.from_json(json.loads(orders)["config"]).resolved()
     log.configure(config.log_level, config.log_format, process="engines")
+    show_name("manager-spare")
     house = _House(IsolationSettings.of(config))
-    threading.Thread(target=_live, args=(house.manager, line), name="redisai heartbeat", daemon=True).start()
-    while (door := _next_door(line)) is not None:
-        house.enter(door)
+    threading.Thread(target=_live, args=(house, line), name="redisai heartbeat", daemon=True).start()
+    while (arrival := _next(line)) is not None:
+        word, sock = arrival
+        if word == DOOR:
+            show_name("manager")
+            house.enter(sock)
+        elif word == HEIR:
+            house.heir = Heir(sock)
+        else:
+            inherit(house.manager, sock)
     house.wait_until_empty()
     house.manager.close()
     return 0
 
 
-def _next_door(line: socket.socket) -> socket.socket | None:
-    """The socket of one more front door; None if the supervisor has ended."""
+def _next(line: socket.socket) -> tuple[bytes, socket.socket] | None:
+    """One more socket, and whose it is; None if the supervisor has ended."""
     try:
         word, fds, _, _ = socket.recv_fds(line, 1, 1, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:  # it has ended, without reading every heartbeat
         return None
-    return socket.socket(fileno=fds[0]) if word else None
+    return (word, socket.socket(fileno=fds[0])) if word else None
 
 
-def _live(manager: Manager, line: socket.socket) -> None:
+def _live(house: _House, line: socket.socket) -> None:
     """Say each second that it lives, as long as it does."""
     with contextlib.suppress(OSError):  # the supervisor has ended
         while True:
-            manager.look()
-            line.send(ALIVE)
+            house.manager.look()
+            line.send(ALIVE)  # waits while it is a spare one for long: nobody listens to those
+            if house.heir is not None:
+                house.heir.give(house.manager)
             time.sleep(INTERVAL_S)
 
 
@@ -75,6 +88,7 @@ class _House:
 
     def __init__(self, settings: IsolationSettings) -> None:
         self.manager = Manager(settings, self._record_changed)
+        self.heir: Heir | None = None
         self._changed = threading.Condition()
         self._doors: list[DoorLine] = []
 

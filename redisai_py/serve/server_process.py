@@ -25,7 +25,6 @@ import resource
 import signal
 import socket
 import sys
-from pathlib import Path
 
 import structlog
 import uvloop
@@ -39,6 +38,7 @@ from redisai_py.serve import log
 from redisai_py.serve.door_page import DoorPage
 from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S, READY, RESTART_STATUS, Orders
 from redisai_py.serve.preflight import StartError
+from redisai_py.serve.process_name import show_name
 
 __all__ = ["SPARE_NAME", "main"]
 
@@ -55,13 +55,13 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # also in a hung process, whoever holds the GIL
     inherited = _inherited(sys.argv[1:])
     control = socket.socket(fileno=inherited["control"][0])
-    _show_name(SPARE_NAME)
+    show_name(SPARE_NAME)
     line = _read_line(control)
     if not line:
         return 0
     orders = Orders.from_line(line)
     config = orders.config
-    _show_name(orders.name)
+    show_name(orders.name)
     log.configure(config.log_level, config.log_format, process=orders.name)
     _allow_open_files(config)
     _spare_collector()
@@ -87,12 +87,6 @@ def _inherited(words: list[str]) -> dict[str, list[int]]:
     """File descriptors by name."""
     pairs = (word.partition("=") for word in words)
     return {name: [int(number) for number in numbers.split(",") if number] for name, _, numbers in pairs}
-
-
-def _show_name(name: str) -> None:
-    """Give the process the name that `ps -o comm` and `top` show, at most 15 bytes of it."""
-    with contextlib.suppress(OSError):  # not on macOS
-        Path("/proc/self/comm").write_text(name)
 
 
 class _ControlLine(SupervisorLink):

@@ -7,12 +7,12 @@ place of a front door that dies is taken by the spare process. See docs/adr/0046
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
 from redisai_py.serve.backoff import Backoff
-from redisai_py.serve.process import Lines, ServerProcess
 
 __all__ = ["Spare"]
 
@@ -22,12 +22,33 @@ _DELAY_S = 1.0
 log = structlog.get_logger()
 
 
-class Spare:
-    """Args: lines: makes those of a process."""
+class _Process(Protocol):
+    """See `process.ServerProcess`."""
 
-    def __init__(self, lines: Callable[[], Lines]) -> None:
-        self._lines = lines
-        self._waiting: ServerProcess | None = None
+    @property
+    def status(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    async def wait(self) -> int: ...
+
+    def sweep(self) -> None: ...
+
+
+_P = TypeVar("_P", bound=_Process)
+
+
+class Spare(Generic[_P]):
+    """Args: spawn: starts a process.   spawn_spare: the same, if it is to be the spare one."""
+
+    def __init__(
+        self,
+        spawn: Callable[[], Coroutine[Any, Any, _P]],
+        spawn_spare: Callable[[], Coroutine[Any, Any, _P]] | None = None,
+    ) -> None:
+        self._spawn = spawn
+        self._spawn_spare = spawn_spare or spawn
+        self._waiting: _P | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
@@ -35,13 +56,13 @@ class Spare:
         if self._keeping is None:
             self._keeping = asyncio.ensure_future(self._keep())
 
-    async def take(self) -> ServerProcess:
+    async def take(self) -> _P:
         """The spare process, which another will replace; or a new one if there is none."""
         kept = self._keeping is not None
         process = await self._release()
         if kept:
             self.prepare()
-        return process or await ServerProcess.spawn(self._lines())
+        return process or await self._spawn()
 
     async def drop(self) -> None:
         """End the spare process, and have none."""
@@ -51,7 +72,7 @@ class Spare:
             await process.wait()
             process.sweep()
 
-    async def _release(self) -> ServerProcess | None:
+    async def _release(self) -> _P | None:
         """The spare process, unless it has ended. It is no longer kept."""
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
@@ -70,7 +91,7 @@ class Spare:
         while True:
             since = clock()
             # Not cancelled half-way: a process that has been started must be known.
-            spawning = asyncio.ensure_future(ServerProcess.spawn(self._lines()))
+            spawning = asyncio.ensure_future(self._spawn_spare())
             try:
                 self._waiting = await asyncio.shield(spawning)
             except asyncio.CancelledError:

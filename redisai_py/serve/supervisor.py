@@ -24,6 +24,7 @@ from redisai_py.serve.data_directory import DataDirectory
 from redisai_py.serve.doors import Doors
 from redisai_py.serve.embedded import EmbeddedRedis
 from redisai_py.serve.listening import address_text, bind, bind_http, held, is_local
+from redisai_py.serve.orphans import adopt_orphans, reap_orphans
 from redisai_py.serve.preflight import RedisFacts, StartError, check_redis
 
 __all__ = ["Started", "supervise"]
@@ -84,7 +85,10 @@ async def supervise(config: Config, announce: Callable[[Started], None]) -> None
 async def _serve(
     config: Config, announce: Callable[[Started], None], stop: Callable[[], None], hurry: asyncio.Event
 ) -> None:
+    adopt_orphans()
     async with contextlib.AsyncExitStack() as stack:
+        reaping = asyncio.ensure_future(reap_orphans())
+        stack.callback(reaping.cancel)
         directory = keeper = say = None
         if config.redis is None:
             directory = DataDirectory(config.data_dir)

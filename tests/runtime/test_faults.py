@@ -25,6 +25,7 @@ from tests.runtime.models_at_fault import onnx_allocates, torch_model
 from tests.runtime.onlookers import Onlookers
 from tests.runtime.serving import Serving, eventually, wait_until_gone
 from tests.runtime.test_front_doors import front_doors
+from tests.runtime.test_shared_engines import manager
 
 Note = Callable[..., None]
 Faulty = Callable[..., Serving]
@@ -229,6 +230,38 @@ def test_the_process_that_forks_the_others_is_killed(faulty: Faulty, note: Note)
     assert serving.stop() == 0
     for process in before:
         wait_until_gone(process)
+
+
+def test_the_manager_of_the_engine_processes_is_killed(isolated: Faulty, note: Note) -> None:
+    """Twice: the spare one that takes its place has one itself."""
+    serving = isolated("--processes", 2)
+    with serving.client() as client:
+        store(client, "good")
+        client.execute_command("AI.MODELSTORE", "short", "ONNX", "CPU", "BLOB", build_onnx_mul())
+        client.execute_command("AI.TENSORSET", "onlooker:in", "FLOAT", 1, 2, "VALUES", 1, 2)
+        store(client, "m")
+        with _watched(serving) as others:
+            for i in (1, 2):
+                eventually(lambda: len(_spare_zygotes(serving)) == 2)
+                before, victim = engines(serving), manager(serving)
+                victim.kill()
+                for process in (victim, *before):
+                    wait_until_gone(process)
+                well_s = _until_well(client)
+                assert eventually(lambda: len(engines(serving)) == 3)
+                note(f"`kill -9` of the manager of the engine processes, two front doors (time {i})", others, well_s)
+        server = [each for each in serving.supervisor.children(recursive=True) if "redis" not in each.name()]
+        serving.supervisor.kill()
+        for process in server:
+            wait_until_gone(process)
+
+
+def _spare_zygotes(serving: Serving) -> list[psutil.Process]:
+    """The copies of zygotes for the spare manager."""
+    eventually(lambda: any(each.name() == "manager-spare" for each in serving.supervisor.children()))
+    processes = serving.supervisor.children(recursive=True)
+    zygotes = [each.parent() for each in processes if each.name() in ("redisai-engine", "redisai-spare")]
+    return [each for each in processes if each.parent() in zygotes and not each.name().startswith("redisai")]
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["front door", "front door and engine process"])

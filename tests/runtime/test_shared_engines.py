@@ -40,7 +40,7 @@ def clients() -> Iterator[Clients]:
 
 def manager(serving: Serving) -> psutil.Process:
     """The process that manages the engine processes."""
-    return next(p for p in serving.supervisor.children() if "redisai_py.serve.manager_process" in p.cmdline())
+    return next(p for p in serving.supervisor.children() if p.name() == "manager")
 
 
 def door_of(serving: Serving, client: redis.Redis) -> psutil.Process:

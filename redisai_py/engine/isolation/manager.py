@@ -12,6 +12,7 @@ ends. Nothing is started before the first model; from then on a spare process wa
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -232,6 +233,20 @@ class Manager:
             if zygote is None or not zygote.alive:
                 zygote = self._zygotes[backend] = Zygote(backend, self._zygote_ended)
             return zygote
+
+    @property
+    def zygotes(self) -> list[Zygote]:
+        """Those that can fork now."""
+        with self._lock:
+            return [zygote for zygote in self._zygotes.values() if zygote.was_ready and zygote.alive]
+
+    def adopt(self, backend: str, control: socket.socket) -> None:
+        """A copy of another manager's zygote is this one's."""
+        with self._lock:
+            if backend in self._zygotes:
+                control.close()
+            else:
+                self._zygotes[backend] = Zygote(backend, self._zygote_ended, control)
 
     def _ready_zygote(self, backend: str) -> Zygote:
         """One that can fork. Raises: BackendNotInstalled, BackendError."""

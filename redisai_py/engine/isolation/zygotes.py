@@ -49,9 +49,10 @@ class Zygote:
     """One zygote process, from its start to its end.
 
     Args: backend: imported before anything is forked; empty for none.   ended: called once, when it has ended.
+          control: of one that runs, a copy of another manager's; None to start one.
     """
 
-    def __init__(self, backend: str, ended: Callable[[Zygote], object]) -> None:
+    def __init__(self, backend: str, ended: Callable[[Zygote], object], control: socket.socket | None = None) -> None:
         self.backend = backend
         self.version = ""
         self.alive = True
@@ -62,7 +63,10 @@ class Zygote:
         self._ready = threading.Event()
         self._lock = threading.Lock()
         self._children: dict[int, _Bonded] = {}
-        self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        far_end = None
+        if control is None:
+            control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = control
         self.thread = threading.Thread(
             target=self._live, args=(far_end,), name=f"redisai {backend} zygote", daemon=True
         )
@@ -97,6 +101,17 @@ class Zygote:
             bond.close()
             child.exited(None)
 
+    def copy(self) -> socket.socket | None:
+        """The control socket of a copy, which lives until that socket is closed everywhere; None if it has ended."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with far:
+                socket.send_fds(self._control, [json.dumps({"copy": True}).encode()], [far.fileno()])
+        except OSError:
+            near.close()
+            return None
+        return near
+
     def kill(self, number: int) -> None:
         """Kill a process immediately. Thread: any."""
         with self._lock:
@@ -116,18 +131,19 @@ class Zygote:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, 9)
 
-    def _live(self, far_end: socket.socket) -> None:
+    def _live(self, far_end: socket.socket | None) -> None:
         process = None
         try:
-            process = self._start(far_end)
-            self.pid = process.pid
+            if far_end is not None:
+                with far_end:
+                    process = self._start(far_end)
+                self.pid = process.pid
             self._listen()
         except OSError as error:
             logger.error("an engine process cannot be started", reason=str(error))
         finally:
-            far_end.close()
+            self._control.close()
             if process is not None:
-                self._control.close()
                 process.wait()
             self._finish()
 
@@ -148,7 +164,6 @@ class Zygote:
             env=environment,
             start_new_session=True,  # Ctrl-C in the terminal is meant for the supervisor
         )
-        far_end.close()
         return process
 
     def _listen(self) -> None:
