@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redisai_py.errors import ProtocolError
-from redisai_py.tensor import Buffer
+
+if TYPE_CHECKING:  # the supervisor has no use for numpy
+    from redisai_py.tensor import Buffer
 
 __all__ = ["ALIGNMENT", "MAX_HEADER_BYTES", "Frame", "FrameReader", "encode_frame"]
 
