@@ -150,9 +150,7 @@ def usage(store: Store) -> Usage:
     for name in sorted({f"{root.kind} {root.name}" for root in found}):
         for digest in reachable(store, iter(root for root in found if f"{root.kind} {root.name}" == name)):
             owners.setdefault(digest, set()).add(name)
-    done = Usage()
-    for name in {name for names in owners.values() for name in names}:
-        done.names[name] = (0, 0)
+    done = Usage(names=dict.fromkeys({name for names in owners.values() for name in names}, (0, 0)))
     for digest, size in store.blobs.sizes([d for d in owners if store.blobs.parts(d) is None]).items():
         done.total += size or 0
         for name in owners[digest]:

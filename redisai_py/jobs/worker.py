@@ -12,7 +12,6 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import redis
 
@@ -137,10 +136,12 @@ class Worker:
             while not ours.poll(self._claim_ms / 6000):
                 if not self._beat(taken):
                     process.kill()
-                    cancelled = "cancel" in self._queue.get(taken.id).fields
-                    return ("cancelled", {}) if cancelled else ("lost", {})
-            state, fields = self._received(ours, process)
-            return state, fields
+                    return ("cancelled" if "cancel" in self._queue.get(taken.id).fields else "lost"), {}
+            received: tuple[str, dict[str, str]] = ours.recv()
+            return received
+        except EOFError:
+            process.join(10)
+            return "retry", {"error": f"the process of the job ended with exit code {process.exitcode}"}
         finally:
             process.join(10)
             if process.is_alive():
@@ -154,11 +155,3 @@ class Worker:
         except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
             self._told(f"Redis: {error}")
             return True  # `end` checks again whether the job is still ours
-
-    def _received(self, ours: Any, process: Any) -> tuple[str, dict[str, str]]:
-        try:
-            state, fields = ours.recv()
-        except EOFError:
-            process.join(10)
-            return "retry", {"error": f"the process of the job ended with exit code {process.exitcode}"}
-        return state, fields
