@@ -50,7 +50,7 @@ PLUGIN = """
             for size in (50_000_000, 1_000_000, 10_000):
                 try:
                     while True:
-                        KEPT.append(np.ones(size, np.uint8))
+                        KEPT.append(np.empty(size, np.uint8))
                 except MemoryError:
                     pass
         elif word == b"nonsense":

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import psutil
@@ -234,3 +235,26 @@ def test_a_run_that_waits_for_another_front_doors_is_not_late(isolated: Isolated
         thread.join(60)
     assert errors == []
     assert engines(serving) == [process]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_as_many_front_doors_as_there_may_be(
+    isolated: Isolated, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.runtime.serving.READY_TIMEOUT_S", 120)
+    serving = isolated("--processes", 64)
+    several = [clients(serving) for _ in range(64)]
+    ports = {client.connection._sock.getsockname()[1] for client in several}
+    for door in front_doors(serving):
+        assert ports & {connection.raddr.port for connection in door.net_connections() if connection.raddr}
+    store(several[0], "m")
+    with ThreadPoolExecutor(64) as threads:
+        assert set(threads.map(lambda client: run(client, "m"), several)) == {2.0}
+    (process,) = engines(serving)
+    fields = info(several[-1], "m")
+    assert (fields[b"process"], fields[b"loads"], fields[b"calls"], fields[b"loaded_bytes"]) == (process.pid, 1, 64, 8)
+    taken = sum(door.memory_full_info().pss for door in front_doors(serving))
+    assert taken < 64 * 60_000_000
+    several[1].execute_command("AI.MODELDEL", "m")
+    assert eventually(lambda: not engines(serving))

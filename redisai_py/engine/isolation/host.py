@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from redisai_py.engine.isolation.host_pipe import HostPipe
 from redisai_py.engine.isolation.host_scripts import HostScripts
 from redisai_py.engine.isolation.hosted import Hosted, Programs
 from redisai_py.engine.isolation.orders import OPEN, OPEN_PIPE, OPEN_SCRIPTS, ORDER, STOP, STUCK
+from redisai_py.engine.isolation.vital import VitalThread
 
 __all__ = ["Door", "serve"]
 
@@ -62,7 +64,7 @@ class Door:
         self._program_of: dict[int, int] = {}
         self.models: dict[int, Hosted] = {}
         self.held = HeldValues()
-        self.thread = threading.Thread(target=self._serve, name="redisai door", daemon=True)
+        self.thread = VitalThread(self._serve, "redisai door")
 
     def _serve(self) -> None:
         while True:
@@ -128,7 +130,10 @@ class Door:
         if any(way.is_running for way in ways) or not _wait_for([way.thread for way in ways], _LOAD_PATIENCE_S):
             os._exit(STUCK)
         for session in list(self.models):
-            self.unload(session)
+            try:
+                self.unload(session)
+            except Exception:  # a plugin's own
+                traceback.print_exc()
 
 
 def _wait_for(threads: Sequence[threading.Thread], limit_s: float) -> bool:

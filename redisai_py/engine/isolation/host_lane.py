@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation.describing import specs_to_json
 from redisai_py.engine.isolation.host_messages import HeldValues, failure_of, json_message
 from redisai_py.engine.isolation.hosted import Hosted
+from redisai_py.engine.isolation.vital import VitalThread
 from redisai_py.engine.isolation.wire import Frame, Layout, Op
 from redisai_py.engine.loader import load_session
 from redisai_py.model import Model
@@ -68,7 +68,7 @@ class HostLane:
         }
         self.running: Hosted | None = None
         self._ns = 0
-        self.thread = threading.Thread(target=self._work, name="redisai lane", daemon=True)
+        self.thread = VitalThread(self._work, "redisai lane")
 
     def stop(self) -> None:
         """Stop what it runs."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation import pipe_layout as at
 from redisai_py.engine.isolation.host_messages import HeldValues, failure_of
 from redisai_py.engine.isolation.hosted import Hosted
+from redisai_py.engine.isolation.vital import VitalThread
 from redisai_py.engine.isolation.wire import Layout, Op
 
 __all__ = ["HostPipe"]
@@ -50,7 +50,7 @@ class HostPipe:
         self._kind: list[Any] = []
         """Dtypes and shapes of the latest outputs, if they were arrays of numbers."""
         self._layout = Layout(b"", (), 0)
-        self.thread = threading.Thread(target=self._work, name="redisai pipe", daemon=True)
+        self.thread = VitalThread(self._work, "redisai pipe")
 
     def stop(self, number: int) -> None:
         """Stop that run if it is under way."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from redisai_py.engine.isolation import memory, wire
+from redisai_py.engine.isolation.vital import VitalThread
 from redisai_py.engine.isolation.wire import Part
 from redisai_py.engine.torchscript import calls
 from redisai_py.engine.torchscript.calls import Results
@@ -47,7 +47,7 @@ class HostScripts:
         self.requests = both[: memory.LANE_BYTES]
         """Where the messages of calls lie, to be written to by the scripts whose inputs they are."""
         self.results = Results(both[memory.LANE_BYTES :])
-        self.thread = threading.Thread(target=self._work, name="redisai scripts", daemon=True)
+        self.thread = VitalThread(self._work, "redisai scripts")
 
     @property
     def is_running(self) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from redisai_py.engine.isolation.orders import JOIN, ORDER, STUCK
+from redisai_py.engine.isolation.orders import JOIN, ORDER, STUCK, UNABLE
 from redisai_py.engine.isolation.program_table import ProgramTable
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, exit_word
 from redisai_py.engine.isolation.zygotes import Zygote
@@ -22,6 +22,7 @@ __all__ = ["Door", "ManagedProcess", "Placement", "Wanted"]
 
 _START_S = 2.0
 """Seconds for a new process's id to be known."""
+_OUT_OF_MEMORY = "its models have taken all memory that it may have (--engine-memory-limit-mb)"
 _LEFT_BEHIND = "it was still at a run of a front door that has ended"
 
 
@@ -166,7 +167,14 @@ class ManagedProcess:
         """How it ended, in words."""
         if self.blamed_for:
             return self.blamed_for
+        if self.out_of_memory:
+            return _OUT_OF_MEMORY
         return f"SIGKILL: {_LEFT_BEHIND}" if self._left_behind else exit_word(self.status)
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether it had no memory left for its own work: which of its models took it is not known."""
+        return self.status == UNABLE
 
     @property
     def _left_behind(self) -> bool:

@@ -337,7 +337,7 @@ class Manager:
     def _verdict(self, process: ManagedProcess) -> Verdict:
         how = process.how
         suspects = by_program(process.suspects)
-        culprit = culprit_of(suspects, process.blamed, process.by_itself)
+        culprit = culprit_of(suspects, process.blamed, process.by_itself and not process.out_of_memory)
         names = sorted(suspect.name for suspect in suspects.values())
         logger.error("an engine process ended", pid=process.pid, place=process.place, how=how, at_work_for=names)
         identity = process.programs.identity_of(culprit)

@@ -383,4 +383,7 @@ class RemoteSession:
             unfinished[0].abandon(unfinished[1])
         process, self._process = self._process, None
         if process is not None and not self._isolation.leave(self, process):
-            exchanges.unload(process, self, self.number)
+            if process.number == self.full:  # it may take long to answer, or never do
+                self._isolation.later(exchanges.unload, process, self, self.number)
+            else:
+                exchanges.unload(process, self, self.number)
