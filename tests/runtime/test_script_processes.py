@@ -62,7 +62,7 @@ def zygotes(serving: Serving) -> list[psutil.Process]:
             words = process.cmdline()
             if "redisai_py.engine.isolation.boot" in words and process.name().startswith("python"):
                 found.append(process)
-    return found
+    return [process for process in found if process.parent() not in found]  # without copies for the spare manager
 
 
 @pytest.mark.parametrize("mode", ["none", "all"])
