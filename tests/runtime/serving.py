@@ -134,10 +134,13 @@ def eventually(condition: Any, timeout_s: float = 20) -> Any:
     """The first true result of `condition`, which may fail with OSError or a redis error until then."""
     deadline = time.monotonic() + timeout_s
     while True:
-        with contextlib.suppress(OSError, redis.RedisError, psutil.Error, StopIteration):
+        failure: Exception | None = None
+        try:
             if result := condition():
                 return result
-        assert time.monotonic() < deadline, "it did not happen in time"
+        except (OSError, redis.RedisError, psutil.Error, StopIteration) as error:
+            failure = error
+        assert time.monotonic() < deadline, f"it did not happen in time; the last failure: {failure!r}"
         time.sleep(0.01)
 
 
