@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from redisai_py.artifacts import Store
 from redisai_py.datasets.dataset import Dataset
 from redisai_py.datasets.order import permutation
-from redisai_py.datasets.prefetch import Prefetch
+from redisai_py.datasets.prefetch import prefetched
 from redisai_py.datasets.torch import RedisDataset
 from redisai_py.datasets.writer import put
 
@@ -103,7 +103,7 @@ class Places:
                 order = permutation(len(x), "rows", at)
                 return torch.from_numpy(x[order]), torch.from_numpy(table.column("y").to_numpy()[order])
 
-            with Prefetch(block, range(0, len(groups), _BLOCK), 1) as blocks:
+            with prefetched(block, range(0, len(groups), _BLOCK), 1) as blocks:
                 for x, y in blocks:
                     for at in range(0, len(x), BATCH):
                         yield {"x": x[at : at + BATCH], "y": y[at : at + BATCH]}

@@ -95,8 +95,9 @@ class ManagerKeeper:
 
     async def start(self) -> None:
         """Start it, and keep it running."""
-        self._manager = await self._spawn()
-        self._watch = asyncio.ensure_future(self._keep_running(self._manager))
+        manager = await self._spawn()
+        self._install(manager)
+        self._watch = asyncio.ensure_future(self._keep_running(manager))
 
     def join(self, door: socket.socket) -> None:
         """A front door's process is about to start; the other end of this socket is its own."""
@@ -137,6 +138,12 @@ class ManagerKeeper:
             _introduce((self._manager.line, HEIR), (spare.line, ANCESTOR))
         return spare
 
+    def _install(self, manager: _Manager) -> None:
+        """This one works from now on; all front doors get to know it."""
+        self._manager = manager
+        for door in self._doors:
+            _introduce((manager.line, DOOR), (door, MANAGER))
+
     async def _keep_running(self, manager: _Manager) -> None:
         clock = asyncio.get_running_loop().time
         backoff = Backoff()
@@ -152,9 +159,8 @@ class ManagerKeeper:
             self._manager = None
             manager.sweep()
             await asyncio.sleep(backoff.after(clock() - since))
-            self._manager = manager = await self._spare.take()
-            for door in self._doors:
-                _introduce((manager.line, DOOR), (door, MANAGER))
+            manager = await self._spare.take()
+            self._install(manager)
 
     async def _kill_if_silent(self, manager: _Manager) -> None:
         clock = asyncio.get_running_loop().time

@@ -10,7 +10,7 @@ import pytest
 
 from redisai_py.config import Config
 from redisai_py.serve.heartbeat import ALIVE
-from redisai_py.serve.manager_keeper import ManagerKeeper
+from redisai_py.serve.manager_keeper import ManagerKeeper, _Manager
 
 
 def test_a_manager_that_was_heard_and_then_is_silent_is_killed() -> None:
@@ -20,7 +20,7 @@ def test_a_manager_that_was_heard_and_then_is_silent_is_killed() -> None:
         with near, far:
             process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(60)")
             keeper = ManagerKeeper(Config(stall_timeout_s=2))
-            watching = asyncio.ensure_future(keeper._kill_if_silent(process, near))
+            watching = asyncio.ensure_future(keeper._kill_if_silent(_Manager(process, near)))
             far.send(ALIVE)
             for _ in range(40):
                 await asyncio.sleep(0.1)
@@ -47,8 +47,8 @@ def test_front_doors_get_a_socket_to_each_manager() -> None:
         await keeper.start()
         try:
             first = await asyncio.to_thread(_bring, theirs)
-            assert keeper._process is not None
-            keeper._process.kill()
+            assert keeper._manager is not None
+            keeper._manager.kill()
             assert await asyncio.to_thread(first.recv, 100) == b""
             second = await asyncio.to_thread(_bring, theirs)
             second.settimeout(0.3)
@@ -61,7 +61,7 @@ def test_front_doors_get_a_socket_to_each_manager() -> None:
             keeper.left(ours)
             ours.close()
             await keeper.stop()
-        assert keeper._process.returncode == 0
+        assert keeper._manager.status == 0
 
     asyncio.run(work())
 

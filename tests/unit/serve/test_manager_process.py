@@ -10,6 +10,7 @@ import time
 
 from redisai_py.config import Config
 from redisai_py.serve.heartbeat import ALIVE
+from redisai_py.serve.manager_line import DOOR
 
 
 def test_it_outlives_the_supervisor_as_long_as_a_front_door_is_there() -> None:
@@ -22,7 +23,7 @@ def test_it_outlives_the_supervisor_as_long_as_a_front_door_is_there() -> None:
         ours.settimeout(20)
         ours.send(json.dumps({"config": Config(isolation="all").to_json()}).encode())
         with far:
-            socket.send_fds(ours, [b"m"], [far.fileno()])
+            socket.send_fds(ours, [DOOR], [far.fileno()])
         assert ours.recv(100) == ALIVE
         time.sleep(1.2)
         theirs.close()
