@@ -78,7 +78,7 @@ def test_a_model_that_grows_at_two_front_doors_starts_over_at_both(isolated: Iso
 
 @pytest.mark.slow
 @pytest.mark.parametrize("doors", [1, 2])
-@pytest.mark.parametrize("word", ["grow"])
+@pytest.mark.parametrize("word", ["grow", "fill"])
 def test_who_shares_a_process_with_a_model_that_grows_sees_nothing(
     isolated: Isolated, clients: Clients, word: str, doors: int
 ) -> None:

@@ -57,6 +57,7 @@ class Door:
     def __init__(self, control: socket.socket, programs: Programs) -> None:
         self._control = control
         self._programs = programs
+        self.look_after_others = programs.look_after_others
         self._lanes: dict[int, HostLane] = {}
         self._pipes: dict[int, HostPipe] = {}
         self._scripts: list[HostScripts] = []

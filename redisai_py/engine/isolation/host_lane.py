@@ -47,6 +47,9 @@ class HostDoor(Protocol):
     def unload(self, session: int) -> None:
         """Unload a model."""
 
+    def look_after_others(self) -> None:
+        """After a load; see `hosted.Programs.look_after_others`."""
+
 
 class HostLane:
     """Handles one request after the other, on its own thread."""
@@ -130,7 +133,7 @@ class HostLane:
             self._shared[memory.RUNNING_AT] = 1
             started = time.perf_counter_ns()
             try:
-                outputs = hosted.session.run(inputs, bool(frame.flags & wire.KEEP))
+                outputs = hosted.run(inputs, bool(frame.flags & wire.KEEP))
             finally:
                 self._ns = time.perf_counter_ns() - started
                 self._shared[memory.RUNNING_AT] = 0
@@ -143,7 +146,9 @@ class HostLane:
         def build() -> Session:
             self._shared[memory.RUNNING_AT] = 1
             try:
-                return load_session(_model(asked, fds), LoadOptions(*asked["options"]), load_backend)
+                session = load_session(_model(asked, fds), LoadOptions(*asked["options"]), load_backend)
+                self._door.look_after_others()
+                return session
             finally:
                 self._shared[memory.RUNNING_AT] = 0
 

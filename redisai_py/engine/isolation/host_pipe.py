@@ -115,7 +115,7 @@ class HostPipe:
                 at.COUNTER.pack_into(self._control, at.BEGUN_AT, number)
                 started = time.perf_counter_ns()
                 try:
-                    outputs = hosted.session.run(inputs, False)
+                    outputs = hosted.run(inputs, False)
                 finally:
                     ended = time.perf_counter_ns()
                     ns = ended - started

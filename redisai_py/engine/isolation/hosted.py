@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from redisai_py.backend import Session, runs_concurrently
+from redisai_py.backend import Array, Session, runs_concurrently
+from redisai_py.engine.isolation.vital import or_end, reserve
 
 __all__ = ["Hosted", "Programs"]
 
@@ -17,12 +18,19 @@ __all__ = ["Hosted", "Programs"]
 class Hosted:
     """session: of the framework.   exclusive: one thread at a time may enter it.   guard: held during each run."""
 
-    __slots__ = ("exclusive", "guard", "session")
+    __slots__ = ("_programs", "exclusive", "guard", "session")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, programs: Programs) -> None:
         self.session = session
+        self._programs = programs
         self.exclusive = not runs_concurrently(session)
         self.guard: AbstractContextManager[object] = threading.Lock() if self.exclusive else nullcontext()
+
+    def run(self, inputs: Sequence[Array], keep: bool) -> list[Array | None]:
+        """Run it (`Session.run`). If it leaves the other models no memory, the process ends."""
+        outputs = self.session.run(inputs, keep)
+        self._programs.look_after_others()
+        return outputs
 
     def terminate(self, thread_id: int | None) -> None:
         """Stop the run on that thread. A framework that cannot stop goes on: the server kills the process then."""
@@ -71,9 +79,16 @@ class Programs:
         assert entry.hosted is not None
         return entry.hosted, was_there
 
+    def look_after_others(self) -> None:
+        """After a load or a run, which is still under way for the server: if several models are here, and it has taken
+        all memory that the process may have, the process ends, so that it is repeated in one of its own.
+        """
+        if len(self._entries) > 1:
+            or_end(reserve)
+
     def _build(self, number: int, entry: _Entry, build: Callable[[], Session]) -> None:
         try:
-            entry.hosted = Hosted(build())
+            entry.hosted = Hosted(build(), self)
         except BaseException as error:  # of whatever kind: the front doors are told
             entry.error = error
             with self._lock:

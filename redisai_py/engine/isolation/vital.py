@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from redisai_py.engine.isolation.orders import UNABLE
 
-__all__ = ["VitalThread", "or_end"]
+__all__ = ["VitalThread", "or_end", "reserve"]
 
 _NEEDED_BYTES = 16 * 1024 * 1024
 """For a thread's stack, and what Python allocates for it."""
@@ -33,8 +33,13 @@ class VitalThread(threading.Thread):
 
     def _start(self) -> None:
         # A thread that fails before it runs would keep the one that started it waiting forever.
-        mmap.mmap(-1, _NEEDED_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        reserve()
         super().start()
+
+
+def reserve() -> None:
+    """Raises: OSError: the process has not even the memory for one more thread."""
+    mmap.mmap(-1, _NEEDED_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 def or_end(work: Callable[[], None]) -> None:

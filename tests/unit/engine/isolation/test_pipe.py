@@ -19,7 +19,7 @@ from redisai_py.engine.isolation import batches, memory
 from redisai_py.engine.isolation import pipe_layout as at
 from redisai_py.engine.isolation.host_messages import HeldValues
 from redisai_py.engine.isolation.host_pipe import HostPipe
-from redisai_py.engine.isolation.hosted import Hosted
+from redisai_py.engine.isolation.hosted import Hosted, Programs
 from redisai_py.engine.isolation.pipe import Ended, Pipe
 from redisai_py.engine.isolation.wire import Op, Part
 from redisai_py.engine.merging import BatchSizeMismatch, Value
@@ -59,7 +59,7 @@ class Ends:
         fd = memory.create(at.PIPE_BYTES)
         self.pipe: Pipe[str] = Pipe(1, self, near, fd)
         self.far_socket = far.dup()
-        self.host = HostPipe(far, os.dup(fd), Hosted(Doubles()), HeldValues())
+        self.host = HostPipe(far, os.dup(fd), Hosted(Doubles(), Programs()), HeldValues())
         os.close(fd)
 
     def put(self, name: str, *members: Tensor) -> None:
