@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -227,6 +228,7 @@ def try_out(model: Trained, columns: Columns, tolerance: float = 1e-5) -> Tested
     Args:   tolerance: of probabilities, or of values divided by their standard deviation. Labels must be equal.
     Raises: NotParity: the exported model predicts something else.   ExportRefused.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would report the model; see redisai_py_onnx
     import onnxruntime
 
     blob = model.to_onnx()

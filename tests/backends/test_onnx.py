@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -357,3 +361,12 @@ def test_numbers_and_fields_without_end_are_refused_in_linear_time(blob: bytes) 
     """A number of 20 MB took hours and both loader threads."""
     with pytest.raises(ValueError, match=r"number|fields|field"):
         has_external_data(blob)
+
+
+def test_nothing_is_reported_and_no_file_shared(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry keeps a file in the user's cache, whose lock an import may wait for."""
+    program = "import redisai_py_onnx, onnxruntime; onnxruntime.get_available_providers()"
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert list(tmp_path.rglob("*onnxruntime*")) == []

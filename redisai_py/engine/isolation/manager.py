@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -27,7 +28,7 @@ from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.spares import Spares
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, by_program, culprit_of
 from redisai_py.engine.isolation.zygotes import Zygote
-from redisai_py.errors import BackendError, RedisAIError
+from redisai_py.errors import BackendError, Overloaded, RedisAIError
 
 __all__ = ["Manager"]
 
@@ -208,7 +209,8 @@ class Manager:
         try:
             process = ManagedProcess(next(self._numbers), backend, False, self._ready_zygote(backend), self._exited)
         except (RedisAIError, OSError) as error:
-            logger.warning("there is no spare engine process", backend=backend, reason=str(error))
+            if not self.closing:
+                logger.warning("there is no spare engine process", backend=backend, reason=str(error))
             return None
         self._fork(process, "spare")
         return process
@@ -229,6 +231,8 @@ class Manager:
 
     def _zygote(self, backend: str) -> Zygote:
         with self._lock:
+            if self.closing:
+                raise Overloaded("ERR the server is shutting down")
             zygote = self._zygotes.get(backend)
             if zygote is None or not zygote.alive:
                 zygote = self._zygotes[backend] = Zygote(backend, self._zygote_ended)
@@ -266,7 +270,8 @@ class Manager:
                 del self._zygotes[zygote.backend]
         if zygote.was_ready and not self.closing:  # its processes live on; the next load need not wait for an import
             logger.warning("the process that forks engine processes ended; starting it again", backend=zygote.backend)
-            self._zygote(zygote.backend)
+            with suppress(Overloaded):
+                self._zygote(zygote.backend)
 
     # -- the end of a process ------------------------------------------------------------------------------------------
 
@@ -351,9 +356,9 @@ class Manager:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Kill every process. Returns when they have ended, or after `timeout_s`."""
-        self.closing = True
         until = time.monotonic() + timeout_s
         with self._lock:
+            self.closing = True
             processes = [*self._processes.values(), *self._spares.all()]
             zygotes = {*self._zygotes.values(), *(process.zygote for process in processes)}
         for process in processes:

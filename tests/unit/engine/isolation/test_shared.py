@@ -25,7 +25,7 @@ from redisai_py.engine.isolation.quarantine import Quarantine, Strikes
 from redisai_py.engine.isolation.remote_manager import RemoteManager
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, by_program, culprit_of, exit_word
-from redisai_py.errors import BackendError, BackendNotInstalled
+from redisai_py.errors import BackendError, BackendNotInstalled, Overloaded
 
 
 class Session:
@@ -282,3 +282,12 @@ def test_a_front_door_that_closes_asks_for_nothing_more(house: House) -> None:
     house.remotes[0].close()
     with pytest.raises(BackendError, match="the manager of the engine processes is not there"):
         house.remotes[0].place(house.doors[0], Wanted(1, "m", "ONNX"))
+
+
+def test_a_closed_manager_starts_nothing() -> None:
+    """The spare process that is due soon after a load is no exception: it would be left over."""
+    manager = Manager(IsolationSettings(isolation="all"), lambda *_: None)
+    manager.close()
+    with pytest.raises(Overloaded, match="shutting down"):
+        manager.import_backend("ONNX")
+    assert manager.zygotes == []
