@@ -13,14 +13,13 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
-import sys
 from asyncio.subprocess import Process
 
 import structlog
 
 from redisai_py.config import Config
 from redisai_py.serve.backoff import Backoff
+from redisai_py.serve.child import ChildProcess, start_module
 from redisai_py.serve.heartbeat import ALIVE, INTERVAL_S, Progress, Silence
 from redisai_py.serve.manager_line import ANCESTOR, DOOR, HEIR, MANAGER
 from redisai_py.serve.spare import Spare
@@ -33,12 +32,12 @@ _END_S = 3.0
 log = structlog.get_logger()
 
 
-class _Manager:
+class _Manager(ChildProcess):
     """One process. Without front doors it waits. line: to it."""
 
     def __init__(self, process: Process, line: socket.socket) -> None:
+        super().__init__(process)
         self.line = line
-        self._process = process
 
     @classmethod
     async def spawn(cls, config: Config) -> _Manager:
@@ -47,36 +46,8 @@ class _Manager:
         ours.setblocking(False)
         with theirs:
             ours.send(json.dumps({"config": config.to_json()}).encode())
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # do not import from the working directory
-                "-m",
-                "redisai_py.serve.manager_process",
-                str(theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=[theirs.fileno()],
-            )
+            process = await start_module("redisai_py.serve.manager_process", [str(theirs.fileno())], [theirs.fileno()])
         return cls(process, ours)
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status, or minus the signal's number; None while it runs."""
-        return self._process.returncode
-
-    def kill(self) -> None:
-        """Kill it, unless it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-
-    async def wait(self) -> int:
-        """Wait for its end. Returns: `status`."""
-        return await self._process.wait()
 
     def sweep(self) -> None:
         """After its end."""

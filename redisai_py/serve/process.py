@@ -11,12 +11,11 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable
 
 from redisai_py.config import Config
+from redisai_py.serve.child import ChildProcess, start_module
 from redisai_py.serve.heartbeat import Orders
 
 __all__ = ["Lines", "ServerProcess"]
@@ -50,7 +49,7 @@ class Lines:
         """The process has ended."""
 
 
-class ServerProcess:
+class ServerProcess(ChildProcess):
     """One process. Without orders it imports its modules and waits.
 
     reader: its messages.
@@ -61,7 +60,7 @@ class ServerProcess:
     ) -> None:
         self.lines = lines
         self.reader = reader
-        self._process = process
+        super().__init__(process)
         self._writer = writer
         self._swept = False
 
@@ -72,47 +71,19 @@ class ServerProcess:
         fds = {"control": [theirs.fileno()], **lines.inherited}
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # do not import from the working directory
-                "-m",
+            process = await start_module(
                 "redisai_py.serve.server_process",
-                *(f"{name}={','.join(map(str, numbers))}" for name, numbers in fds.items()),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=[number for numbers in fds.values() for number in numbers],
+                [f"{name}={','.join(map(str, numbers))}" for name, numbers in fds.items()],
+                [number for numbers in fds.values() for number in numbers],
             )
         lines.opened()
         return cls(lines, process, reader, writer)
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status, or minus the signal's number; None while it runs."""
-        return self._process.returncode
 
     async def order(self, config: Config, suspects: frozenset[bytes], careful: bool) -> None:
         """Let it serve; see `Orders`."""
         lines = self.lines
         await lines.join(self.kill)
         self._writer.write(Orders(config, suspects, careful, lines.name, lines.door, lines.seat).to_line())
-
-    def send_signal(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
-        if self.status is None:
-            self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """Kill it, unless it has ended."""
-        self.send_signal(signal.SIGKILL)
-
-    async def wait(self) -> int:
-        """Wait for its end. Returns: `status`."""
-        return await self._process.wait()
 
     def sweep(self) -> None:
         """After its end: kill what it has left, since a looping script would never notice that its server is gone."""

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import redis
 
+from tests.runtime.faulty import engines
 from tests.runtime.serving import Serving, eventually
 from tests.runtime.test_front_doors import front_doors
 from tests.runtime.test_shared_engines import manager
@@ -46,15 +47,6 @@ def call(client: redis.Redis, function: str = "double") -> float:
     return float(client.execute_command("AI.TENSORGET", "y", "VALUES")[0])
 
 
-def named(serving: Serving, name: str) -> list[psutil.Process]:
-    found = []
-    for process in serving.supervisor.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if process.name() == name and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
 def zygotes(serving: Serving) -> list[psutil.Process]:
     found = []
     for process in serving.supervisor.children(recursive=True):
@@ -71,8 +63,8 @@ def test_it_is_an_engine_process(isolated: Isolated, mode: str) -> None:
     with serving.client() as client:
         store(client)
         assert call(client) == 2.0
-        (process,) = named(serving, "redisai-script")
-        assert not named(serving, "redisai-engine")
+        (process,) = engines(serving, "redisai-script")
+        assert not engines(serving)
         with open(f"/proc/{process.pid}/oom_score_adj") as file:
             assert int(file.read()) == 1000
         assert process.nice() == serving.server().nice() + 3
@@ -87,7 +79,7 @@ def test_it_is_an_engine_process(isolated: Isolated, mode: str) -> None:
         assert eventually(lambda: not zygote.is_running())
         assert call(client) == 2.0
         assert process.is_running(), "a process survives the one that it was forked from"
-        assert all(each == process for each in named(serving, "redisai-script")), "it went on with the call"
+        assert all(each == process for each in engines(serving, "redisai-script")), "it went on with the call"
 
 
 def test_its_death_is_no_models_fault(isolated: Isolated) -> None:
@@ -97,7 +89,7 @@ def test_its_death_is_no_models_fault(isolated: Isolated) -> None:
         store(client)
         for _ in range(4):
             assert call(client, "asks") == 2.0
-            (process,) = named(serving, "redisai-script")
+            (process,) = engines(serving, "redisai-script")
             process.send_signal(signal.SIGSEGV)
             assert eventually(lambda process=process: not process.is_running())
         assert call(client) == 2.0
@@ -114,7 +106,7 @@ def test_front_doors_have_their_own(isolated: Isolated, mode: str) -> None:
         store(any_client)
         assert call(any_client) == 2.0
     assert len(zygotes(serving)) == 1
-    (first,) = named(serving, "redisai-script")
+    (first,) = engines(serving, "redisai-script")
     with serving.client(protocol=2) as client:
         manager(serving).kill()
         assert eventually(lambda: not first.is_running()), "they end with their manager"
@@ -123,7 +115,7 @@ def test_front_doors_have_their_own(isolated: Isolated, mode: str) -> None:
         for door in front_doors(serving):
             door.kill()
             assert eventually(lambda door=door: not door.is_running())
-    assert eventually(lambda: not named(serving, "redisai-script")), "they end with their front door"
+    assert eventually(lambda: not engines(serving, "redisai-script")), "they end with their front door"
     with serving.client(protocol=2) as client:
 
         def works() -> bool:
@@ -142,5 +134,5 @@ def test_a_time_limit_holds_at_each_front_door(isolated: Isolated) -> None:
         for _ in range(3):
             with pytest.raises(redis.ResponseError, match=r"SCRIPT_EXECUTION_TIMEOUT \(700 ms\)"):
                 call(client, "asks_and_loops")
-        assert eventually(lambda: not named(serving, "redisai-script")), "each was killed"
+        assert eventually(lambda: not engines(serving, "redisai-script")), "each was killed"
         assert call(client) == 2.0
