@@ -87,6 +87,7 @@ def test_a_model_in_use_at_another_front_door_stays_until_it_is_idle(isolated: I
     assert run(first, "new") == 2.0
     runs.join(60)
     assert errors == []
+    assert info(first, "busy")[b"loads"] == 1, "it stayed"
     assert run(first, "new") == 2.0
     assert eventually(lambda: sum(loaded(first, "busy", "new").values()) == 8), "the limit holds again"
 

@@ -61,6 +61,3 @@ def test_only_slow_scripts_are_reported() -> None:
         event_log.script_ran(program_key("s"), "f", "CPU", 1.0, 0.001)
         EventLog(KeyMap(), 0).script_ran(program_key("s"), "f", "CPU", 1e6, 0)
     assert [(line["event"], line["ms"], line["queued_ms"]) for line in lines] == [("slow script", 1000.0, 1.0)]
-
-
-# -- HTTP --------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,3 @@ def test_the_longest_unmet_go_first() -> None:
 
 def test_keys_that_are_no_text_have_a_name() -> None:
     assert ProgramKey(Kind.MODEL, 0, b"a\xff").name == "a\\xff"
-
-
-# -- event log ------------------------------------------------------------------------------------------------------
