@@ -93,7 +93,7 @@ class OnnxBackend:
 
     def warm_up(self) -> None:
         """See WarmsUp: has ONNX Runtime make its tables of operators."""
-        options = LoadOptions(intra_op_threads=1, inter_op_threads=1)  # more would be threads
+        options = LoadOptions(intra_op_threads=1, inter_op_threads=1)  # with more, it would start threads
         self.load_model(_TINY, Device("CPU", None, "CPU"), (), (), options).close()
 
     def _reserve(self, size_bytes: int, limit_bytes: int) -> None:

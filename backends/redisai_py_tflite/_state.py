@@ -43,7 +43,7 @@ def traits_of(blob: Blob) -> Traits:
             any(code in _LOOPS for code in codes),
             ", ".join(name for code, name in _DRAW.items() if code in codes),
         )
-    except Exception:
+    except Exception:  # what Traits says by default holds for a file that cannot be inspected
         return Traits()
 
 

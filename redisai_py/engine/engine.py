@@ -46,7 +46,7 @@ class Engine:
           evicted: gets each model that is unloaded because others need its memory.
           ended_merging: gets each model that is no longer merged; its `not_merged` has the reason.
           given_up: gets each model with a run or load that does not end (see `runaways`).
-          isolation: the engine's processes, if models are loaded and run there by its settings; it is closed with the
+          isolation: the engine's processes; models are there if its settings say so. It is closed with the
               engine. None: there are none.
     """
 

@@ -2,7 +2,8 @@
 
 Requests arrive over a SOCK_SEQPACKET socket, one JSON object each: the server's number of the new process and its name
 for `ps`, with its files attached. The last of those is its bond: the process ends when the server has closed the other
-end. Answers: `ready`, `forked`, `exited`. The zygote ends when the server does.
+end. Or `copy`: the zygote forks one like itself, which serves the socket that came along and survives it. Answers:
+`ready`, `forked`, `exited`. A zygote ends when its control socket does.
 
 A process with several threads may be forked only if nothing of those threads is needed or locked.
 """
@@ -59,6 +60,7 @@ class _Zygote:
         self._children: dict[int, int] = {}
         """The server's process numbers, by process id of each live process."""
         self._copies: list[int] = []
+        """Process ids of its copies, to be reaped."""
         self.is_copy = False
         self._libc = ctypes.CDLL(None)
         self._watch_children()

@@ -89,7 +89,7 @@ class LoadedModel:
 
     @property
     def here(self) -> bool:
-        """Whether it is in the server's own process, in a copy of its own if `process` has one too."""
+        """Whether it is in the server's own process, in a copy of its own if `process` has one too, or in none now."""
         raise NotImplementedError
 
     def cancel_queued(self, run: Run) -> bool:

@@ -71,7 +71,7 @@ class QueueSnapshot:
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
     """One loaded model. unfinished: runs waiting or running.   inline: whether it may run on the event loop.
-    process: id of its engine process, 0 for none.   here: whether the server's own process has a copy.
+    process: id of its engine process, 0 for none.   here: whether the server's own process has a copy, or none.
     last_used: when it was loaded or began its last successful run, monotonic seconds.
     """
 

@@ -170,7 +170,7 @@ class ModelStats:
         self._run_time = Histogram()
         self._new: list[tuple[int, float, Sequence[float], int, int]] = []
 
-    def loaded(self, first: bool = True) -> None:
+    def loaded(self, first: bool) -> None:
         """The model was loaded. first: not by another front door before."""
         self.loads += first
         self.last_used = time.monotonic()

@@ -42,7 +42,7 @@ class HostScripts:
     def __init__(self, sock: socket.socket, fd: int) -> None:
         self._sock = sock
         self._reader = FrameReader()
-        both = memoryview(memory.mapped(fd, 2 * memory.LANE_BYTES))
+        both = memoryview(memory.mapped(fd, memory.SCRIPT_LANE_BYTES))
         os.close(fd)
         self.requests = both[: memory.LANE_BYTES]
         """Where the messages of calls lie, to be written to by the scripts whose inputs they are."""

@@ -24,6 +24,7 @@ __all__ = [
     "LANE_BYTES",
     "LANE_FILE_BYTES",
     "RUNNING_AT",
+    "SCRIPT_LANE_BYTES",
     "STAMP",
     "TURN_AT",
     "array_at",
@@ -45,6 +46,8 @@ TURN_AT = RUNNING_AT + 8
 """Eight bytes: when the run had its turn, in monotonic nanoseconds; only in sessions that one thread may enter."""
 STAMP = struct.Struct("<Q")
 LANE_FILE_BYTES = 2 * LANE_BYTES + 4096
+SCRIPT_LANE_BYTES = 2 * LANE_BYTES
+"""Of a script lane: calls, and their results."""
 _SMALL_BYTES = 16 * 1024
 _LAYOUTS: dict[tuple[Any, ...], Layout] = {}
 _PARSED: dict[tuple[bytes, int], list[Part]] = {}

@@ -343,14 +343,15 @@ class RemoteSession:
                 raise WouldBlock from None
             return RemoteSession.run(self, inputs, keep_on_device)
 
-    def refused_memory(self, error: MemoryLimitExceeded, process: EngineProcess | None) -> None:
+    def refused_memory(self, error: MemoryLimitExceeded, process: EngineProcess) -> None:
         """A run or load was refused memory: give the model a new process of its own. Not if it keeps a state, which
         would be lost. Returns if it may be repeated there, since another model may have taken the memory.
 
         Raises: MemoryLimitExceeded: the client's error.
         """
-        alone = self.apart or self.device.kind != "CPU"
-        if process is not None and not self.stateful:
+        leaving = process.number == self.full  # one of several runs: the first has had it replaced
+        alone = (self.apart and not leaving) or self.device.kind != "CPU"
+        if not (leaving or self.stateful):
             self.apart, self.full = True, process.number
             self._isolation.later(self._replace, process)
         if alone or self.stateful:

@@ -276,9 +276,9 @@ class PipeDispatcher:
                 if latest.error is None:
                     latest.loaded.inline.measured(latest.runs[0].key, latest.rows, latest.run_s, latest.run_s)
                 self._go_on(latest.loaded, line.model)
-                self._end(done, now)
+                self._end(done, line.process, now)
 
-    def _end(self, done: list[Flight[Execution]], now: float) -> None:
+    def _end(self, done: list[Flight[Execution]], process: EngineProcess, now: float) -> None:
         ended = []
         for flight in done:
             execution = flight.batch
@@ -290,7 +290,7 @@ class PipeDispatcher:
                     repeat(execution, singly=True)
                     continue
                 execution.error, execution.values = stop.error, None
-            elif execution.error is not None and may_repeat(execution):
+            elif execution.error is not None and may_repeat(execution, process):
                 repeat(execution, singly=False)
                 continue
             ended.append(execution)

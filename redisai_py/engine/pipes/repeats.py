@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from redisai_py.engine.execution import Execution
+from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.errors import MemoryLimitExceeded
 
@@ -18,9 +19,9 @@ def forget_dropped(execution: Execution) -> bool:
     return bool(kept)
 
 
-def may_repeat(execution: Execution) -> bool:
+def may_repeat(execution: Execution, process: EngineProcess) -> bool:
     """Whether threads should execute what has failed again: several runs, to find out which of them fails, or one that
-    was refused memory which another model may have taken.
+    the process refused memory which another model may have taken; then the model leaves that process.
     """
     if len(execution.runs) > 1:
         return True
@@ -28,7 +29,7 @@ def may_repeat(execution: Execution) -> bool:
     if not isinstance(error, MemoryLimitExceeded) or not isinstance(session, RemoteSession):
         return False
     try:
-        session.refused_memory(error, session.process)
+        session.refused_memory(error, process)
     except MemoryLimitExceeded as final:
         execution.error = final.with_traceback(None)
         return False

@@ -42,7 +42,7 @@ class ScriptEngine:
     def __init__(self, settings: ScriptSettings, loop: asyncio.AbstractEventLoop, processes: Isolation) -> None:
         """`settings` may be replaced; time limits apply from the next run on, the others from the next process on.
 
-        Args: processes: where scripts run; whoever made them closes them, after the engine.
+        Args: processes: where scripts run; `Engine.close` closes them; close this before.
         """
         self.settings = settings
         self.known = KnownScripts()
@@ -151,7 +151,7 @@ class ScriptEngine:
 
     @property
     def framework_version(self) -> str | None:
-        """torch's version, once a script has needed it."""
+        """torch's version, once a script or a model has needed it."""
         return self._processes.versions.get("TORCH")
 
     def worker_pids(self) -> list[int]:
@@ -206,7 +206,7 @@ class ScriptEngine:
     def _wait_for(self, job: Job) -> None:
         """Sleep until a run has ended, but not for long."""
         worker = self._work.worker_of(job.outcome)
-        while worker is not None and not job.outcome.done and worker.stream.wait(_PATIENCE_MS):
+        while worker is not None and not (job.outcome.done or worker.ended) and worker.stream.wait(_PATIENCE_MS):
             pass
 
     def _fail_queued(self, error: RedisAIError, pool: str | None) -> None:
@@ -219,7 +219,10 @@ class ScriptEngine:
     # --- processes --------------------------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        """Return when the framework is imported. Raises: BackendNotInstalled, BackendError."""
+        """Return when the framework is imported: a missing one is said before anything else is.
+
+        Raises: BackendNotInstalled, BackendError.
+        """
         if self.framework_version is None:
             await self._loop.run_in_executor(None, self._processes.import_backend, "TORCH")
 
@@ -227,6 +230,7 @@ class ScriptEngine:
         """See FleetEvents."""
         if self._fleet.workers.pop(worker.number, None) is not None:
             self._fail_queued(error, None if isinstance(error, BackendNotInstalled) else worker.pool)
+            self._work.schedule()  # there is room for a worker of another kind
 
     def worker_exited(self, worker: Worker, status: int | None) -> None:
         """See FleetEvents."""

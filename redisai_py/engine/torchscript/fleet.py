@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
+from redisai_py.engine.isolation.memory import SCRIPT_LANE_BYTES
 from redisai_py.engine.isolation.script_process import ScriptProcess
 from redisai_py.engine.isolation.verdicts import exit_word
 from redisai_py.engine.torchscript.frame_stream import FrameStream
 from redisai_py.engine.torchscript.jobs import FRESH, ScriptSettings, Worker
-from redisai_py.engine.torchscript.lane import LANE_FILE_BYTES, Lane
+from redisai_py.engine.torchscript.lane import Lane
 from redisai_py.errors import BackendError, ProtocolError, RedisAIError
 from redisai_py.framing import Frame, encode_frame
 
@@ -102,22 +103,22 @@ class Fleet:
         self._numbers += 1
         worker = Worker(self._numbers, pool, settings.script_memory_limit_bytes)
         worker.process = self._start(lambda status: self._tell(self._events.worker_exited, worker, status))
-        self.workers[worker.number] = worker
         options = {
             "device": pool,
             "memory_limit_bytes": worker.memory_limit_bytes,
             "intra_op_threads": settings.intra_op_parallelism,
         }
         threading.Thread(target=self._open, args=(worker, options), name="redisai script", daemon=True).start()
+        self.workers[worker.number] = worker  # what the thread reports comes later
 
     def _open(self, worker: Worker, options: dict[str, Any]) -> None:
         """Have the process started. On a thread of its own: that takes milliseconds, and importing torch seconds."""
         try:
-            opened = worker.process.start(LANE_FILE_BYTES, lambda _, sock, fd: (sock, Lane(fd)))
+            opened = worker.process.start(SCRIPT_LANE_BYTES, lambda _, sock, fd: (sock, Lane(fd)))
         except RedisAIError as error:
             self._tell(self._events.worker_not_started, worker, error)
-        except OSError as error:
-            text = f"ERR a script worker cannot be started: {error.strerror}"
+        except Exception as error:  # whoever waits for the worker must get it
+            text = f"ERR a script worker cannot be started: {str(error) or type(error).__name__}"
             self._tell(self._events.worker_not_started, worker, BackendError(text))
         else:
             if opened is not None and not self._tell(self._opened, worker, *opened, options):

@@ -44,7 +44,7 @@ class FrameStream:
         self._poll.register(sock, select.POLLIN)
 
     def wait(self, timeout_ms: int) -> bool:
-        """Sleep until something arrives, and handle it; False if nothing does within the time, or it has ended."""
+        """Sleep until something arrives, or the end, and handle it; False if nothing does in time, or it is closed."""
         if self._sock.fileno() < 0 or not self._poll.poll(timeout_ms):
             return False
         self.read()

@@ -7,26 +7,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisai_py.engine.isolation import memory
-from redisai_py.engine.isolation.memory import LANE_BYTES
+from redisai_py.engine.isolation.memory import LANE_BYTES, SCRIPT_LANE_BYTES
 from redisai_py.engine.torchscript import calls
 from redisai_py.engine.torchscript.calls import END, Result
 from redisai_py.tensor import Buffer
 
-__all__ = ["FREE_BYTES", "LANE_FILE_BYTES", "Lane"]
-
-LANE_FILE_BYTES = 2 * LANE_BYTES
+__all__ = ["FREE_BYTES", "Lane"]
 
 FREE_BYTES = LANE_BYTES - len(END)
 """What the calls of one batch may take."""
 
 
 class Lane:
-    """fd: a file of LANE_FILE_BYTES, which the caller closes."""
+    """fd: a file of SCRIPT_LANE_BYTES, which the caller closes."""
 
     __slots__ = ("_answers", "_at", "_requests", "_taken")
 
     def __init__(self, fd: int) -> None:
-        both = memoryview(memory.mapped(fd, LANE_FILE_BYTES))
+        both = memoryview(memory.mapped(fd, SCRIPT_LANE_BYTES))
         self._requests = both[:LANE_BYTES]
         self._answers = both[LANE_BYTES:]
         self._taken = 0

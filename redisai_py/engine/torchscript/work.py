@@ -267,7 +267,7 @@ class Work:
         if not header.get("memory"):
             self._finish(worker, None, BackendError(text))
             return
-        self.discard(worker, ScriptStopped(memory_text(worker, text)))  # it ends itself as well
+        self.discard(worker, ScriptStopped(memory_text(worker, text)))
         self.schedule()
 
     def _end(self, worker: Worker) -> list[Job]:
@@ -294,7 +294,7 @@ class Work:
     def _batch_done(self, worker: Worker) -> None:
         ended = take_results(worker)
         rest = self._end(worker)
-        if ended and ended[-1][1].told.get("memory"):  # it ends itself
+        if ended and ended[-1][1].told.get("memory"):  # it serves no more
             self._fleet.remove(worker)
         elif not worker.ended:
             self._fleet.rest(worker)
