@@ -109,11 +109,11 @@ class _House:
             self._doors.remove(door)
             self._changed.notify_all()
 
-    def _record_changed(self, identity: str, strikes: Strikes | None, teller: Door | None) -> None:
+    def _record_changed(self, identity: str, strikes: Strikes | None, source: Door | None) -> None:
         with self._changed:
             doors = list(self._doors)
         for door in doors:
-            if door is not teller:
+            if door is not source:
                 door.tell_record(identity, strikes)
 
 

@@ -29,7 +29,7 @@ from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot
 from redisai_py.engine.isolation.shared_reads import SharedReads
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict
-from redisai_py.errors import RedisAIError
+from redisai_py.errors import BackendError, RedisAIError
 from redisai_py.model import Model
 
 __all__ = ["Isolation", "Managing"]
@@ -60,7 +60,7 @@ class Managing(Protocol):
 
     def rename(self, before: str, identity: str) -> None: ...
 
-    def clear(self, identity: str, teller: Isolation) -> None: ...
+    def clear(self, identity: str, source: Isolation) -> None: ...
 
     def import_backend(self, name: str) -> str: ...
 
@@ -167,7 +167,9 @@ class Isolation:
             raise
         finally:
             del self._placing[user.number]
-        process = self._placed.pop(user.number)
+        process = self._placed.pop(user.number, None)
+        if process is None:
+            raise BackendError("ERR an engine process cannot be reached: no files are left")
         process.pid = process.pid or pid
         return process
 
@@ -238,6 +240,8 @@ class Isolation:
         if ended is None:
             return
         for session, program in list(ended.programs.items()):
+            if isinstance(session, ScriptProcess):  # is never blamed
+                continue
             session.apart = session.apart or program in verdict.apart
             session.struck = session.struck or program == verdict.culprit
         ended.judged(verdict)

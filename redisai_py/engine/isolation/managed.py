@@ -56,6 +56,11 @@ class Wanted:
         return self.backend if self.gpu is None else ""
 
     @property
+    def alone(self) -> bool:
+        """Whether no other model may be in the process. One process owns a GPU, so there the models share it."""
+        return self.scripts or (self.apart and self.gpu is None)
+
+    @property
     def takes_spare(self) -> bool:
         """Whether the process may be one that was forked ahead."""
         return self.gpu is None and not self.scripts

@@ -117,13 +117,17 @@ class Manager:
         """See `place`. zygote: to fork from; without one there may be no process. Raises: OSError."""
         fresh = False
         with self._lock:
+            if door not in self._doors:  # it has ended meanwhile, and nothing would ever leave
+                raise Overloaded("ERR the front door has ended")
             process = self._choose(wanted)
             if process is None:
                 if zygote is None:
                     return None
-                process, fresh = self._new_process(wanted, zygote), True
+                process = ManagedProcess(next(self._numbers), wanted.place, wanted.alone, zygote, self._exited)
+                fresh = True
             program = process.programs.number_of(wanted.identity) or next(self._numbers)
             control = process.join()
+            self._processes[process.number] = process
             process.programs.add((door, wanted.session), program, wanted.identity)
             if file >= 0:
                 self._files.keep((door, wanted.session), wanted.identity, file)
@@ -180,39 +184,31 @@ class Manager:
     def _choose(self, wanted: Wanted) -> ManagedProcess | None:
         """A process for a model, of those that are there. Under the lock."""
         on_gpu = wanted.gpu is not None
-        apart = wanted.scripts or (wanted.apart and not on_gpu)
         there = [each for each in self._processes.values() if each.place == wanted.place]
         for process in there:
             process.full = process.full or (process.number == wanted.full and not on_gpu)
         there = [each for each in there if not (each.gone or each.retired or each.full or wanted.scripts)]
         for process in there:
-            if process.programs.number_of(wanted.identity) and (process.alone or not apart):
+            if process.programs.number_of(wanted.identity) and (process.alone or not wanted.alone):
                 return process
         shared = [process for process in there if not process.alone]
-        if not apart and len(shared) >= (1 if on_gpu else self.settings.engine_processes):
+        if not wanted.alone and len(shared) >= (1 if on_gpu else self.settings.engine_processes):
             return min(shared, key=lambda process: len(process.programs))
         spare = self._spares.take(wanted.backend) if wanted.takes_spare else None
         if spare is not None:
-            spare.alone = apart
+            spare.alone = wanted.alone
             self._processes[spare.number] = spare
         return spare
-
-    def _new_process(self, wanted: Wanted, zygote: Zygote) -> ManagedProcess:
-        """One that is to be forked. Under the lock. Raises: OSError."""
-        apart = wanted.scripts or (wanted.apart and wanted.gpu is None)
-        process = ManagedProcess(next(self._numbers), wanted.place, apart, zygote, self._exited)
-        self._processes[process.number] = process
-        return process
 
     def _start_spare(self, backend: str) -> ManagedProcess | None:
         """A process that no model has, or None if there can be none."""
         try:
             process = ManagedProcess(next(self._numbers), backend, False, self._ready_zygote(backend), self._exited)
+            self._fork(process, "spare")
         except (RedisAIError, OSError) as error:
             if not self.closing:
                 logger.warning("there is no spare engine process", backend=backend, reason=str(error))
             return None
-        self._fork(process, "spare")
         return process
 
     def _fork(self, process: ManagedProcess, kind: str) -> None:

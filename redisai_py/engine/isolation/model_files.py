@@ -30,10 +30,13 @@ class ModelFiles:
         self._identities: dict[User, str] = {}
 
     def keep(self, user: User, identity: str, fd: int) -> None:
-        """A user brings a model's file, which stays theirs. Raises: OSError: no files are left."""
+        """A user brings a model's file, which stays theirs. Nothing is kept if no files are left."""
         self.drop(user)
         if identity not in self._entries:
-            self._entries[identity] = _Entry(os.dup(fd))
+            try:
+                self._entries[identity] = _Entry(os.dup(fd))
+            except OSError:
+                return
         self._entries[identity].users.add(user)
         self._identities[user] = identity
 

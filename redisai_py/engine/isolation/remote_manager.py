@@ -93,7 +93,7 @@ class RemoteManager:
         self.quarantine.rename(before, identity)
         self._tell({"op": "rename", "before": before, "identity": identity})
 
-    def clear(self, identity: str, teller: Door) -> None:
+    def clear(self, identity: str, source: Door) -> None:
         """See Manager."""
         self.quarantine.forget(identity)
         self._tell({"op": "clear", "identity": identity})
@@ -215,6 +215,8 @@ class RemoteManager:
 
     def _do(self, door: RemoteDoor, message: Message, fd: int) -> None:
         match message["op"]:
+            case "placed" if fd < 0:  # no files are left here
+                self.leave(door, message["session"], message["process"])
             case "placed":
                 control = socket.socket(fileno=fd)
                 door.placed(message["session"], Placement(message["process"], message["program"], control))

@@ -32,7 +32,6 @@ class ScriptProcess:
 
     def __init__(self, isolation: _Processes, ended: Callable[[int | None], object]) -> None:
         self.number = isolation.next_number()
-        self.apart = self.struck = False
         self.process_ended = ended
         self._isolation = isolation
         self._process: EngineProcess | None = None

@@ -105,7 +105,7 @@ class RemoteSession:
         return process
 
     def _load(self) -> EngineProcess:
-        for attempt in range(1, _TRIES + 1):
+        for attempt in itertools.count(1):  # `_judge` and `refused_memory` end it
             self._refuse_in_quarantine()
             process = self._isolation.place(self)
             try:
@@ -125,7 +125,7 @@ class RemoteSession:
                 raise
             self._process = process
             return process
-        raise AssertionError("unreachable")  # the last attempt has raised
+        raise AssertionError("unreachable")
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -350,9 +350,11 @@ class RemoteSession:
         Raises: MemoryLimitExceeded: the client's error.
         """
         leaving = process.number == self.full  # one of several runs: the first has had it replaced
-        alone = (self.apart and not leaving) or self.device.kind != "CPU"
+        on_cpu = self.device.kind == "CPU"
+        alone = (self.apart and not leaving) or not on_cpu
         if not (leaving or self.stateful):
-            self.apart, self.full = True, process.number
+            if on_cpu:  # one process owns a GPU, so there is no other
+                self.apart, self.full = True, process.number
             self._isolation.later(self._replace, process)
         if alone or self.stateful:
             raise MemoryLimitExceeded(self._text(str(error).removeprefix("ERR "))) from error

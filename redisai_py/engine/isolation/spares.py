@@ -49,11 +49,11 @@ class Spares:
             return list(self._waiting.values())
 
     def _add(self, backend: str) -> None:
+        process = None
         try:
             process = self._start(backend)
         finally:
             with self._lock:
                 self._coming.discard(backend)
-        if process is not None:
-            with self._lock:
-                self._waiting[backend] = process
+                if process is not None:
+                    self._waiting[backend] = process

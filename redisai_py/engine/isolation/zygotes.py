@@ -59,6 +59,7 @@ class Zygote:
         self.was_ready = False
         self.pid: int | None = None
         self._ended = ended
+        self._closing = False
         self._missing = ""
         self._ready = threading.Event()
         self._lock = threading.Lock()
@@ -87,7 +88,12 @@ class Zygote:
 
     def fork(self, child: Child, control: socket.socket, options: dict[str, Any]) -> None:
         """Fork a process that serves `control`, which is closed here; `child` gets the reports about it."""
-        bond, far_end = socket.socketpair()
+        try:
+            bond, far_end = socket.socketpair()
+        except OSError:  # no files are left
+            control.close()
+            child.exited(None)
+            return
         with self._lock:
             alive = self.alive
             if alive:
@@ -122,6 +128,7 @@ class Zygote:
     def close(self) -> None:
         """End the zygote and all its processes; they have ended when `thread` has ended."""
         with self._lock:
+            self._closing = True
             children = list(self._children.values())
         for bonded in children:
             bonded.kill()
@@ -138,6 +145,8 @@ class Zygote:
                 with far_end:
                     process = self._start(far_end)
                 self.pid = process.pid
+                if self._closing:  # it would import its framework first
+                    process.kill()
             self._listen()
         except OSError as error:
             logger.error("an engine process cannot be started", reason=str(error))
