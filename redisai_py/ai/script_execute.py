@@ -69,11 +69,11 @@ class ExecuteScript:
 
     @property
     def reads(self) -> tuple[bytes, ...]:
-        """Keys that it reads."""
+        """The keys it reads."""
         return (self.request.key, *self.request.inputs)
 
     def execute(self, turn: Turn) -> Coroutine[Any, Any, Any]:
-        """All of it, for a client that has nothing else under way."""
+        """The whole command, for a client with no other work in progress."""
         return script_execute(self.request, turn)
 
 

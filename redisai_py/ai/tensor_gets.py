@@ -182,7 +182,7 @@ class _Values(BurstReplies):
             _answer(self.turn, self._action.request, key, value)
 
     def _joined(self, replies: list[Any]) -> bytes | None:
-        """The joint reply to what was parsed because of other commands' replies before it."""
+        """The joint reply to replies that were parsed all the same: others came before them, or they are long."""
         if set(map(type, replies)) != _BYTES or len(set(map(len, replies))) > 1 or len(replies[0]) >= LARGE_SEGMENT:
             return None
         head = b"$%d\r\n" % len(replies[0])

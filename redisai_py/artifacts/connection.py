@@ -82,5 +82,6 @@ def watching(link: redis.Redis, change: Callable[[Any], T], *keys: str, busy: st
                 pipeline.execute()
                 return found
             except redis.WatchError:
+                # At random, so that writers that collided do not collide again.
                 time.sleep(random.uniform(0, min(0.05, 0.001 * (attempt + 1))))
     raise Conflict(f"{busy}; try again later")

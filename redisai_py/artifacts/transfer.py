@@ -102,6 +102,7 @@ def _push_entries(
 def _attempts(archive: Archive, verb: str = "try") -> Iterator[tuple[Index, Any]]:
     """The index and its token, read again for each attempt to replace it. Raises: Conflict: it changed every time."""
     for attempt in range(_TRIES):
+        # At random, so that writers that collided do not collide again.
         time.sleep(random.uniform(0, min(1.0, 0.02 * attempt)))
         yield archive.index()
     raise Conflict(f"{archive.url}: its index changed repeatedly; {verb} again later")

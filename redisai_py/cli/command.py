@@ -32,7 +32,10 @@ _JSON = ("as_json", JsonOption, False)
 
 
 def on_server(app: typer.Typer | None, name: str | None = None) -> Callable[[_Command], _Command]:
-    """A command of `app`, called with a client of the server and an Output.   name: by default the function's."""
+    """A command of `app`, called with a client of the server and an Output.   name: by default the function's.
+
+    app: None if somebody else registers it.
+    """
     return lambda function: _connecting(app, name, function, _client, _URL)
 
 

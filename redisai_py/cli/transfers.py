@@ -1,4 +1,4 @@
-"""Progress of long transfers, on stderr if it is a terminal."""
+"""Progress on stderr: of long transfers, if it is a terminal, and of steps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def spinner(now: str) -> Iterator[None]:
 
 @contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress in steps: a bar on a terminal, otherwise a line for each.
+    """Progress in steps on stderr: a bar on a terminal, otherwise a line for each.
 
     Yields: a function of a step's name, its number from 0, and the number of steps.
     """

@@ -69,6 +69,7 @@ def queues(describe: Callable[P, Call[Any]], decoded: bool = True) -> Callable[C
         call = describe(*args, **kwargs)
         return self._queue(call, call.decode if decoded else _as_it_is)
 
+    method.__doc__ = f"Queue the call; its result is in that of `execute`.\n\n{describe.__doc__}"
     return _shown(method, describe, "Self")
 
 

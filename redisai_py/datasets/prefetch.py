@@ -20,7 +20,8 @@ def prefetched(fetch: Callable[[K], T], keys: Iterable[K], ahead: int) -> Iterat
     """Iterates over `fetch(key)` for each key, in order. The thread ends with the block.
 
     At most `ahead` values are being fetched or waiting, besides the one in use, so memory is bounded. An exception of
-    `fetch` is raised in place of the value.
+    `fetch` is raised in place of the value. A block that is still open delays the interpreter's exit by what is being
+    fetched.
     """
     pool = ThreadPoolExecutor(1, "redisai prefetch")
     left = iter(keys)

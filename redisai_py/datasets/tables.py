@@ -246,8 +246,8 @@ def _parquet(what: str, source: Any, read: Callable[[Any], Any]) -> Any:
         with pa.parquet.ParquetFile(source) as file:
             return read(file)
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # it is not the file's fault
         raise Invalid(f"{what} is not a readable Parquet file: {' '.join(str(error).split())}") from None
 
 

@@ -104,10 +104,12 @@ async def _list(session: Session, argv: list[bytes]) -> object:
 
 async def _details(session: Session, argv: list[bytes]) -> object:
     """COMMAND INFO [name ...]: Redis answers nil for unknown names; ours are filled in."""
+    if len(argv) == 2:
+        return await _all(session, argv)
     raw = await session.ask(argv)
     rows = _elements(raw)
-    if len(argv) == 2 or rows is None:
-        return _append(session, raw, [_entry(spec) for spec in COMMANDS.values()])
+    if rows is None:
+        return session.pass_on(raw)
     segments: list[Any] = [b"*%d\r\n" % len(rows)]
     for name, row in zip(argv[2:], rows, strict=True):
         spec = COMMANDS.get(name.upper())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from redisai_py.engine.isolation.settings import IsolationSnapshot
@@ -90,7 +91,7 @@ class Aggregate:
         """Strings of all processes, without repeats."""
         return list(dict.fromkeys(item for state in self.states for item in state[name]))
 
-    @property
+    @cached_property
     def engine(self) -> EngineSnapshot:
         """The engines of all processes as one. A model loaded by several is counted once, with the memory of all; they
         share what is in an engine process.

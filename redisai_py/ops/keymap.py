@@ -67,7 +67,7 @@ class KeyMap:
 
     def put(self, program_key: ProgramKey, entry: ProgramEntry) -> str | None:
         """The key now holds this. Returns: the identity it held before, unless another key has the same."""
-        before = self._remove(program_key)
+        before = self.forget(program_key)
         self._entries[program_key] = entry
         self._key_bytes += len(program_key.key)
         self._keys.setdefault(entry.identity, {})[program_key] = None
@@ -81,9 +81,6 @@ class KeyMap:
 
     def forget(self, program_key: ProgramKey) -> str | None:
         """The key is deleted. Returns: the identity it held, unless it is unknown or another key has the same."""
-        return self._remove(program_key)
-
-    def _remove(self, program_key: ProgramKey) -> str | None:
         entry = self._entries.pop(program_key, None)
         if entry is None:
             return None

@@ -17,8 +17,9 @@ _LONGEST_LENGTH = 16
 class BurstReplies:
     """The replies to consecutive commands that Redis answers with a string or an error each, never with an array.
 
-    The stream shows replies of one length to `joint_reply`, unparsed, and passes the result to `answer_together`. It
-    parses all other replies and passes them to `answer_each`.
+    The stream shows bytes to `joint_reply`, unparsed, that are the replies if all are as long as the first, which
+    it must check, and passes the result to `answer_together`. It parses all other replies and passes them to
+    `answer_each`.
     """
 
     __slots__ = ("_replies", "count")

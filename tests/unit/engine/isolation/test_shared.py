@@ -291,3 +291,14 @@ def test_a_closed_manager_starts_nothing() -> None:
     with pytest.raises(Overloaded, match="shutting down"):
         manager.import_backend("ONNX")
     assert manager.zygotes == []
+
+
+def test_a_front_door_that_has_ended_gets_no_process() -> None:
+    """It ended while its request waited for a backend's import: nobody would ever leave the process."""
+    manager, door = Manager(IsolationSettings(isolation="all"), lambda *_: None), FrontDoor()
+    manager.welcome(door)
+    manager.left(door)
+    with pytest.raises(Overloaded, match="the front door has ended"):
+        manager.place(door, Wanted(1, "m", "ONNX"))
+    assert manager.zygotes == []
+    manager.close()
