@@ -184,9 +184,7 @@ class RemoteSession:
             raise WouldBlock from None
         except BaseException as error:
             process.give_back(lane)
-            if isinstance(error, MemoryLimitExceeded):
-                self.refused_memory(error, process)
-            if isinstance(error, ModelGone | MemoryLimitExceeded):
+            if isinstance(error, ModelGone | MemoryLimitExceeded):  # the run that follows finds out what to do
                 raise WouldBlock from None
             raise
         process.give_back(lane)
