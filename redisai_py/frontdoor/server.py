@@ -309,7 +309,7 @@ async def serve(
         services.control.close()
         await services.dialer.close()
         report_all_counts(services)
-        services.siblings.close()
+        await services.siblings.close()
         logger.info("stopped", commands=services.counters.commands, framework_threads_left=not ended)
     return Ended(server.restarting, not ended)
 

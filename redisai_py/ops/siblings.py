@@ -10,6 +10,7 @@ import asyncio
 import functools
 import socket
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,8 +70,8 @@ class Siblings:
     async def open(self, handler: Handler) -> None:
         """Connect. handler: answers the others' questions."""
 
-    def close(self) -> None:
-        """Disconnect once everything has been sent."""
+    async def close(self) -> None:
+        """Disconnect once the supervisor has read everything."""
 
 
 ALONE = Siblings()
@@ -90,6 +91,7 @@ class LinkedSiblings(Siblings, asyncio.Protocol):
         self._asked: dict[int, Pending[Answer]] = {}
         self._numbers = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gone = asyncio.Event()
 
     async def open(self, handler: Handler) -> None:
         """Connect. handler: answers the others' questions; it must not raise."""
@@ -97,8 +99,14 @@ class LinkedSiblings(Siblings, asyncio.Protocol):
         await self._loop.create_connection(lambda: self, sock=self._line)
         self._send({"op": "figures", "figures": {}})  # from now on the others wait for its answers
 
-    def close(self) -> None:
-        """Disconnect once everything has been sent."""
+    async def close(self) -> None:
+        """Disconnect once the supervisor has read everything, or does not read in time.
+
+        The supervisor disconnects, because what it has not read yet is lost if it writes to a closed socket.
+        """
+        if self._send({"op": "bye", "figures": {}}):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), _PATIENCE_S)
         if self._transport is not None:
             self._transport.close()
 
@@ -164,6 +172,7 @@ class LinkedSiblings(Siblings, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._gone.set()
         for number in list(self._asked):
             self._loop.call_soon(functools.partial(self._expire, number))
 

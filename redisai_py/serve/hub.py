@@ -5,6 +5,7 @@ A front door sends
     {"op": "ask", "id": n, "what": ..., "figures": ...}   a question to all others, answered once
     {"op": "did", "id": m, "reply": ..., "figures": ...}  the reply to a `do`
     {"op": "figures", "figures": ...}                     its counts, every second
+    {"op": "bye", "figures": {}}                          its last message; the hub disconnects
 
 and receives
 
@@ -54,7 +55,7 @@ class Hub:
     async def join(self, door: int, line: socket.socket, broken: Callable[[], object]) -> None:
         """Connect a front door whose process is about to start.
 
-        The connection stays open until the other side closes it.
+        The connection stays open until the front door says goodbye or ends.
 
         Args: broken: called if the front door sends an invalid message, or does not read.
         """
@@ -83,6 +84,8 @@ class Hub:
             if question is not None and line in question.waits_for:
                 question.replies.append(message["reply"])
                 self._answered(question, line)
+        elif op == "bye":
+            line.close()
         elif op != "figures":
             raise ProtocolError(f"ERR unknown message {op!r}")
 
@@ -176,6 +179,11 @@ class _Line(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._hub.left(self)
+
+    def close(self) -> None:
+        """Disconnect: the front door has said everything, and awaits no answer."""
+        if self._transport is not None:
+            self._transport.close()
 
     def send(self, message: dict[str, Any]) -> None:
         """Send this, unless the process has ended."""

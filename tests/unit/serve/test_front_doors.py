@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from redisai_py.errors import ProtocolError
+from redisai_py.ops.siblings import LinkedSiblings, Reply
 from redisai_py.serve.acceptor import ADMITTED, REFUSED, Acceptor, Arrivals
 from redisai_py.serve.door_page import DoorPage, Row
 from redisai_py.serve.figures import MOST_TOPICS, Book, added
@@ -241,6 +242,29 @@ def test_one_that_ends_while_it_is_asked_holds_up_nobody() -> None:
         two.line.close()
         answer = await one.hear()
         assert (answer["replies"], answer["figures"]) == ([], {"net": {"calls": 5}})
+
+    run(test)
+
+
+def test_the_last_counts_of_one_that_stops_are_kept_though_it_is_asked_meanwhile() -> None:
+    async def nothing(what: dict[str, Any]) -> Reply:
+        return Reply()
+
+    async def test() -> None:
+        hub = Hub()
+        (one,) = await joined(hub, 1)
+        ours, theirs = socket.socketpair()
+        await hub.join(2, theirs, pytest.fail)
+        two = LinkedSiblings(asyncio.get_running_loop(), ours)
+        await two.open(nothing)
+        await asyncio.sleep(0.01)
+        await one.say(op="ask", id=1, what={"kind": "state", "topics": ["net"]})
+        two.report({"net": {"calls": 5}})
+        await two.close()
+        assert (await one.hear())["op"] == "answer"
+        assert hub.book.of_others(1, ["net"]) == {"net": {"calls": 5}}
+        await one.say(op="ask", id=2, what={"kind": "state", "topics": ["net"]})
+        assert (await one.hear())["replies"] == []
 
     run(test)
 
