@@ -195,7 +195,7 @@ def test_a_run_that_a_dead_front_door_has_left_behind_is_ended(isolated: Isolate
     time.sleep(0.3)
     door.kill()
     wait_until_gone(process, 30)
-    assert "still at a run of a front door that has ended" in serving.stderr
+    assert eventually(lambda: "still at a run of a front door that has ended" in serving.stderr)
     assert run(second, "m") == 2.0
     assert info(second, "m")[b"quarantine"] == b""
 
