@@ -440,7 +440,7 @@ def test_an_event_loop_that_waits_does_not_wait_long(fresh: Callable[..., Togeth
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
             while psutil.Process(pid).status() != psutil.STATUS_STOPPED:  # on a busy machine it goes on for a while
-                time.sleep(0.001)
+                await asyncio.sleep(0.001)
             threading.Timer(0.5, os.kill, (pid, signal.SIGCONT)).start()
         since = time.monotonic()
         run = scripts.engine.run(scripts.stored, "f", [tensor(1)], [], [b"1"], 1, None, alone=True)
