@@ -428,6 +428,13 @@ def test_nonsense_in_the_lane(fresh: Callable[..., Together], monkeypatch: pytes
     assert scripts.do(scripts.results([scripts.start(b"%d" % n) for n in range(4)])) == [1, 2, 3, 4]
 
 
+def stop(pid: int) -> None:
+    """Suspend a process; on a busy machine it goes on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
+
+
 def test_an_event_loop_that_waits_does_not_wait_long(fresh: Callable[..., Together]) -> None:
     scripts = fresh(script_execution_timeout_ms=0)
     pids = scripts.engine.worker_pids()
@@ -438,9 +445,7 @@ def test_an_event_loop_that_waits_does_not_wait_long(fresh: Callable[..., Togeth
             await run
         assert run.done
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-            while psutil.Process(pid).status() != psutil.STATUS_STOPPED:  # on a busy machine it goes on for a while
-                await asyncio.sleep(0.001)
+            stop(pid)
             threading.Timer(0.5, os.kill, (pid, signal.SIGCONT)).start()
         since = time.monotonic()
         run = scripts.engine.run(scripts.stored, "f", [tensor(1)], [], [b"1"], 1, None, alone=True)
