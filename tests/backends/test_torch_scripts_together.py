@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from redisai_py.engine.isolation.wire import FRAME, Op
@@ -23,6 +22,7 @@ from redisai_py.errors import BackendError, QueueTimeout, RunTimeout
 from redisai_py.model import Script
 from redisai_py.tensor import DType, Tensor
 from tests.backends.script_harness import Host, Scripts, tensor
+from tests.support import suspend
 
 pytest.importorskip("torch")
 
@@ -428,13 +428,6 @@ def test_nonsense_in_the_lane(fresh: Callable[..., Together], monkeypatch: pytes
     assert scripts.do(scripts.results([scripts.start(b"%d" % n) for n in range(4)])) == [1, 2, 3, 4]
 
 
-def stop(pid: int) -> None:
-    """Suspend a process; on a busy machine it goes on for a while."""
-    os.kill(pid, signal.SIGSTOP)
-    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
-        time.sleep(0.001)
-
-
 def test_an_event_loop_that_waits_does_not_wait_long(fresh: Callable[..., Together]) -> None:
     scripts = fresh(script_execution_timeout_ms=0)
     pids = scripts.engine.worker_pids()
@@ -445,7 +438,7 @@ def test_an_event_loop_that_waits_does_not_wait_long(fresh: Callable[..., Togeth
             await run
         assert run.done
         for pid in pids:
-            stop(pid)
+            suspend(pid)
             threading.Timer(0.5, os.kill, (pid, signal.SIGCONT)).start()
         since = time.monotonic()
         run = scripts.engine.run(scripts.stored, "f", [tensor(1)], [], [b"1"], 1, None, alone=True)

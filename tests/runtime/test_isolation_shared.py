@@ -23,6 +23,7 @@ from redisai_py.engine.pipes import offloading
 from redisai_py.errors import BackendError, QueueTimeout
 from redisai_py.model import Model
 from redisai_py.tensor import Device, Tensor
+from tests.support import suspend
 
 make_models = pytest.importorskip("scripts.make_models")
 pytest.importorskip("onnx")
@@ -128,7 +129,7 @@ def test_a_process_that_stands_still_holds_up_only_its_runs(monkeypatch: pytest.
     """Those of the others go on, and what waits there leaves at its TIMEOUT."""
 
     async def test(crowd: _Crowd, pid: int) -> None:
-        os.kill(pid, signal.SIGSTOP)
+        suspend(pid)
         try:
             began = time.monotonic()
             held = asyncio.ensure_future(crowd.ask(timeout_ms=500))
