@@ -53,11 +53,11 @@ def test_an_address_with_a_dash_may_be_missing_and_others_not() -> None:
 
 def test_a_port_in_use_is_refused_even_with_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "_RELEASE_S", 0.1)
-    with socket.create_server(("127.0.0.2", 0)) as taken:
+    with socket.create_server(("127.0.0.2", 0)) as taken:  # no address of these has servers of other tests
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=rf"port {port} of 127\.0\.0\.2 is in use"):
-            _bind(host=("127.0.0.1", "-127.0.0.2"), port=port)
-    with held(listeners := _bind(host=("127.0.0.1", "-127.0.0.2"), port=port)):  # nothing was left behind
+            _bind(host=("127.0.0.3", "-127.0.0.2"), port=port)
+    with held(listeners := _bind(host=("127.0.0.3", "-127.0.0.2"), port=port)):  # nothing was left behind
         assert len(listeners) == 2
 
 
