@@ -22,7 +22,6 @@ import time
 from redisai_py.config import Config
 from redisai_py.engine.isolation.channel import Channel
 from redisai_py.engine.isolation.door_line import DoorLine
-from redisai_py.engine.isolation.managed import Door
 from redisai_py.engine.isolation.manager import Manager
 from redisai_py.engine.isolation.quarantine import Strikes
 from redisai_py.engine.isolation.settings import IsolationSettings
@@ -109,12 +108,11 @@ class _House:
             self._doors.remove(door)
             self._changed.notify_all()
 
-    def _record_changed(self, identity: str, strikes: Strikes | None, source: Door | None) -> None:
+    def _record_changed(self, identity: str, strikes: Strikes | None) -> None:
         with self._changed:
             doors = list(self._doors)
         for door in doors:
-            if door is not source:
-                door.tell_record(identity, strikes)
+            door.tell_record(identity, strikes)
 
 
 if __name__ == "__main__":

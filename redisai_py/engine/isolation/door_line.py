@@ -33,8 +33,9 @@ class DoorLine:
     def open(self) -> None:
         """Tell it who is in quarantine, and listen to it."""
         self._manager.welcome(self)
-        for identity, strikes in self._manager.quarantine.records().items():
-            self.tell_record(identity, strikes)
+        with self._manager.record_lock:
+            for identity, strikes in self._manager.quarantine.records().items():
+                self.tell_record(identity, strikes)
         self._thread.start()
 
     def _listen(self) -> None:
@@ -66,13 +67,13 @@ class DoorLine:
             case "rename":
                 manager.rename(message["before"], message["identity"])
             case "clear":
-                manager.clear(message["identity"], self)
+                manager.clear(message["identity"])
             case "recall":
                 self._recall(message["strikes"])
 
     def _recall(self, records: dict[str, list[Any]]) -> None:
         for identity, strikes in records.items():
-            self._manager.recall(identity, Strikes(*strikes), self)
+            self._manager.recall(identity, Strikes(*strikes))
 
     def _share(self, message: Message) -> None:
         """What front doors read only once."""

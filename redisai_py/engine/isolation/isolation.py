@@ -60,7 +60,7 @@ class Managing(Protocol):
 
     def rename(self, before: str, identity: str) -> None: ...
 
-    def clear(self, identity: str, source: Isolation) -> None: ...
+    def clear(self, identity: str) -> None: ...
 
     def import_backend(self, name: str) -> str: ...
 
@@ -136,7 +136,7 @@ class Isolation:
 
     def went_well(self, identity: str) -> None:
         """A run of a model succeeded: its record is clean."""
-        self._manager.clear(identity, self)
+        self._manager.clear(identity)
 
     forget = went_well
     """A model was deleted or replaced."""

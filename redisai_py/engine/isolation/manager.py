@@ -39,18 +39,21 @@ logger = structlog.get_logger()
 
 
 class Manager:
-    """Args: record_changed: called with a model's identity, its record in `quarantine` (None: none any more), and the
-    front door that knows already. Thread: any.
+    """Args: record_changed: called with a model's identity and its record in `quarantine`; None: none any more. Not for
+    two changes at a time. Thread: any.
     """
 
     def __init__(
         self,
         settings: IsolationSettings,
-        record_changed: Callable[[str, Strikes | None, Door | None], object] = lambda identity, strikes, source: None,
+        record_changed: Callable[[str, Strikes | None], object] = lambda identity, strikes: None,
     ) -> None:
         self.settings = settings
         self.quarantine = Quarantine()
         self._record_changed = record_changed
+        self.record_lock = threading.Lock()
+        """Held while a record changes and front doors are told, whoever caused it among them: so all of them, in the
+        end, know what is true here."""
         self.shared = False
         self.closing = False
         self._numbers = itertools.count(time.time_ns())
@@ -150,10 +153,11 @@ class Manager:
 
     def rename(self, before: str, identity: str) -> None:
         """A loaded model has another identity from now on."""
-        strikes = self.quarantine.rename(before, identity)
-        if strikes is not None:
-            self._record_changed(before, None, None)
-            self._record_changed(identity, strikes, None)
+        with self.record_lock:
+            strikes = self.quarantine.rename(before, identity)
+            if strikes is not None:
+                self._record_changed(before, None)
+                self._record_changed(identity, strikes)
         with self._lock:
             self._files.rename(before, identity)
             for process in self._processes.values():
@@ -164,15 +168,17 @@ class Manager:
         with self._lock:
             return self._files.open(identity)
 
-    def clear(self, identity: str, source: Door) -> None:
+    def clear(self, identity: str) -> None:
         """A model ran well, or exists no more: its record is clean."""
-        self.quarantine.forget(identity)
-        self._record_changed(identity, None, source)
+        with self.record_lock:
+            self.quarantine.forget(identity)
+            self._record_changed(identity, None)
 
-    def recall(self, identity: str, strikes: Strikes, source: Door) -> None:
+    def recall(self, identity: str, strikes: Strikes) -> None:
         """A front door remembers a model's record from an earlier manager."""
-        if self.quarantine.recall(identity, strikes):
-            self._record_changed(identity, strikes, source)
+        with self.record_lock:
+            if self.quarantine.recall(identity, strikes):
+                self._record_changed(identity, strikes)
 
     def import_backend(self, name: str) -> str:
         """Import a backend where processes will be forked. Returns: its version.
@@ -345,7 +351,8 @@ class Manager:
         if not identity:
             return Verdict(how, 0, tuple(suspects) if process.by_itself else (), True)
         in_load = culprit in suspects and suspects[culprit].in_load
-        self._record_changed(identity, self.quarantine.struck(identity, how, in_load), None)
+        with self.record_lock:
+            self._record_changed(identity, self.quarantine.struck(identity, how, in_load))
         return Verdict(how, culprit, (culprit,), True)
 
     # -- the whole -----------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class RemoteManager:
         self.quarantine.rename(before, identity)
         self._tell({"op": "rename", "before": before, "identity": identity})
 
-    def clear(self, identity: str, source: Door) -> None:
+    def clear(self, identity: str) -> None:
         """See Manager."""
         self.quarantine.forget(identity)
         self._tell({"op": "clear", "identity": identity})

@@ -201,10 +201,9 @@ class House:
     def begin(self) -> Manager:
         lines: list[DoorLine] = []
 
-        def told(identity: str, strikes: Strikes | None, teller: object) -> None:
+        def told(identity: str, strikes: Strikes | None) -> None:
             for line in lines:
-                if line is not teller:
-                    line.tell_record(identity, strikes)
+                line.tell_record(identity, strikes)
 
         manager = self.manager = Manager(self.settings, told)
         self.stack.callback(manager.close)
@@ -241,7 +240,7 @@ def until(condition: Callable[[], object]) -> None:
 def test_records_reach_all_front_doors_and_the_next_manager(house: House) -> None:
     first, second = house.remotes
     strikes = Strikes(3, "SIGSEGV", False)
-    house.manager.recall("m", strikes, house.doors[0])
+    house.manager.recall("m", strikes)
     until(lambda: first.quarantine.reason("m") and second.quarantine.reason("m"))
     house.end()
     assert all(door.lost.wait(10) for door in house.doors)
@@ -252,7 +251,7 @@ def test_records_reach_all_front_doors_and_the_next_manager(house: House) -> Non
     assert manager.quarantine.reason("m")
     first.rename("m", "n")
     until(lambda: all(each.quarantine.reasons().keys() == {"n"} for each in (manager, first, second)))
-    first.clear("n", house.doors[0])
+    first.clear("n")
     until(lambda: not any(each.quarantine.reasons() for each in (manager, first, second)))
 
 
