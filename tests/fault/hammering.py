@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 
-__all__ = ["Work", "do_together"]
+__all__ = ["Duration", "Work", "do_together"]
 
 Work = Callable[[random.Random], None]
+
+_BUSY = 6
+
+
+class Duration:
+    """How long to go on: some seconds, and up to six times that on a busy machine, until enough has been done."""
+
+    def __init__(self, seconds: float, enough: Callable[[], bool]) -> None:
+        self._end = time.monotonic() + seconds
+        self._latest_end = self._end + (_BUSY - 1) * seconds
+        self._enough = enough
+
+    @property
+    def is_over(self) -> bool:
+        now = time.monotonic()
+        return now > self._latest_end or (now > self._end and self._enough())
 
 
 def do_together(works: Sequence[Work], failures: list[BaseException]) -> None:

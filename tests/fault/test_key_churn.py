@@ -18,13 +18,12 @@ import pytest
 import redis
 
 from scripts import make_models
-from tests.fault.hammering import do_together
+from tests.fault.hammering import Duration, do_together
 from tests.support import FrontDoor, RedisServer
 from tests.wire import Wire, value
 
 _SECONDS = 4
-_ENOUGH = 500  # commands; where the machine is busy they take longer
-_LONGEST_SECONDS = 20
+_ENOUGH = 500  # commands
 _ROWS = 20_000  # of a large tensor, which travels another way
 _MODEL = make_models.build_onnx_mul()
 _SCRIPT = "def double(inputs: List[Tensor], keys: List[str], args: List[str]):\n    return 2 * inputs[0]\n"
@@ -99,12 +98,7 @@ class _Churn:
         self._redis_port = redis_port
         self._port = port
         self._scripting = scripting
-        self._began = time.monotonic()
-
-    @property
-    def _goes_on(self) -> bool:
-        elapsed = time.monotonic() - self._began
-        return elapsed < _SECONDS or (self.replies.total() <= _ENOUGH and elapsed < _LONGEST_SECONDS)
+        self._time = Duration(_SECONDS, lambda: sum(list(self.replies.values())) > _ENOUGH)
 
     def run(self) -> None:
         """Raises what a thread raised."""
@@ -114,7 +108,7 @@ class _Churn:
         with Wire(self._port) as client:
             if not self._scripting:
                 assert client("AUTH", "plain", "any") == b"OK"
-            while self._goes_on:
+            while not self._time.is_over:
                 commands = _pipeline(rng)
                 mark = str(rng.random())
                 *replies, echoed = client.pipeline([*commands, ("ECHO", mark)])
@@ -126,7 +120,7 @@ class _Churn:
     def _meddle(self, rng: random.Random) -> None:
         small, large = value(1), value(1, _ROWS)
         with redis.Redis(port=self._redis_port) as bare:
-            while self._goes_on:
+            while not self._time.is_over:
                 kind, tensor = rng.random(), rng.choice(_TENSORS)
                 if kind < 0.35:
                     bare.delete(tensor)

@@ -20,11 +20,13 @@ import redis
 
 from redisai_py.config import Config
 from scripts import make_models
-from tests.fault.hammering import do_together
+from tests.fault.hammering import Duration, do_together
 from tests.support import FrontDoor, RedisServer
 from tests.wire import Wire
 
 _SECONDS = 3
+_ENOUGH = 100  # results
+_OK = "b'OK'"
 _LATEST = 2**10  # the products of a version and an input are exact
 _BATCHING = ("", "BATCHSIZE 8", "BATCHSIZE 16 MINBATCHSIZE 3 MINBATCHTIMEOUT 2")
 _COUNTED = ("c0", "c1", "c2")
@@ -67,7 +69,7 @@ class _Hammer:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._end = time.monotonic() + _SECONDS
+        self._time = Duration(_SECONDS, lambda: self.replies[_OK] > _ENOUGH)
         self._models = {name: _Written() for name in ("m0", "m1")}
         self._inputs = {name: _Written() for name in ("x0", "x1")}
         self.wrong: Counter[str] = Counter()
@@ -90,7 +92,7 @@ class _Hammer:
 
     def _replace(self, rng: random.Random) -> None:
         with Wire(self._port) as client:
-            while time.monotonic() < self._end:
+            while not self._time.is_over:
                 name = rng.choice(list(self._models))
                 model = self._models[name]
                 if model.begun == _LATEST:
@@ -102,7 +104,7 @@ class _Hammer:
 
     def _overwrite(self, rng: random.Random) -> None:
         with Wire(self._port) as client:
-            while time.monotonic() < self._end:
+            while not self._time.is_over:
                 name = rng.choice(list(self._inputs))
                 value = self._inputs[name]
                 value.begun += 1
@@ -116,7 +118,7 @@ class _Hammer:
         client = Wire(self._port)
         client("AI.TENSORSET", own + "wide", "FLOAT", 1, 3, "BLOB", bytes(12))
         client("AI.TENSORSET", own + "int", "INT32", 1, 2, "BLOB", bytes(8))
-        while time.monotonic() < self._end:
+        while not self._time.is_over:
             rng.choice((self._one_result, self._one_result, self._two_counted, self._bad))(rng, client, own, counts)
             if rng.random() < 0.05:  # while a run is under way, that only models without a count have
                 client.send("AI.MODELEXECUTE", rng.choice(("m0", "m1")), "INPUTS", 1, "x0", "OUTPUTS", 1, own + "left")
@@ -195,7 +197,7 @@ def test_a_result_is_that_of_one_model_on_one_input_and_counts_once(door: FrontD
     hammer = _Hammer(door.port)
     hammer.run()
     assert not hammer.wrong
-    assert hammer.replies["b'OK'"] > 100
+    assert hammer.replies[_OK] > _ENOUGH
     with Wire(door.port) as client:
         for name in _COUNTED:
             info = client("AI.INFO", name, "FULL")

@@ -10,17 +10,18 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-import time
 from typing import Any
 
 import hiredis
 import pytest
 import redis
 
+from tests.fault.hammering import Duration
 from tests.support import FrontDoor, RedisServer, version_of
 from tests.wire import Wire
 
 _SECONDS = 4
+_ENOUGH = 20  # connections
 _END = b"the-end"
 Argv = tuple[Any, ...]
 Pair = tuple[Argv, Argv]
@@ -166,8 +167,9 @@ def _cut(rng: random.Random, data: bytes) -> list[bytes]:
 @pytest.mark.filterwarnings("error")
 def test_every_reply_is_that_of_redis(front_door: FrontDoor, redis_server: RedisServer, bare: redis.Redis) -> None:
     bare.acl_setuser("alice", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all"])
-    end, seed = time.monotonic() + _SECONDS, 0
-    while time.monotonic() < end:
+    seed = 0
+    duration = Duration(_SECONDS, lambda: seed > _ENOUGH)
+    while not duration.is_over:
         rng = random.Random(seed := seed + 1)
         pairs = _Author(rng).write()
         if version_of(redis_server.binary).startswith("Redis 8."):
@@ -180,4 +182,4 @@ def test_every_reply_is_that_of_redis(front_door: FrontDoor, redis_server: Redis
         bare.flushall()
         assert _ask(front_door.port, _cut(rng, ours)) == expected, f"seed {seed}: {pairs}"
     bare.acl_deluser("alice")
-    assert seed > 20
+    assert seed > _ENOUGH
