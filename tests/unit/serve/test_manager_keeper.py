@@ -6,9 +6,8 @@ import asyncio
 import socket
 import sys
 
-import pytest
-
 from redisai_py.config import Config
+from redisai_py.engine.isolation.channel import Channel
 from redisai_py.serve.heartbeat import ALIVE
 from redisai_py.serve.manager_keeper import ManagerKeeper, _Manager
 
@@ -50,10 +49,11 @@ def test_front_doors_get_a_socket_to_each_manager() -> None:
             assert keeper._manager is not None
             keeper._manager.kill()
             assert await asyncio.to_thread(first.recv, 100) == b""
-            second = await asyncio.to_thread(_bring, theirs)
-            second.settimeout(0.3)
-            with pytest.raises(TimeoutError):  # it is there, and has nothing to say
-                second.recv(100)
+            second = Channel(await asyncio.to_thread(_bring, theirs))
+            second.send({"op": "import", "id": 1, "backend": "NOBODY_HAS_IT"})
+            received = await asyncio.to_thread(second.receive)
+            assert received is not None
+            assert received[0]["missing"], "it is there, and answers"
             first.close()
             second.close()
         finally:
