@@ -76,10 +76,7 @@ def run(
             raise failure(answer)
         return outputs_of(answer, held), answer.number
     except OSError as error:
-        lost = _lost(process, error)
-        if isinstance(lost, ProcessEnded):
-            lost.under_way = lane.under_way
-        raise lost from error
+        raise _lost(process, error, lane.under_way) from error
     except ProtocolError as error:
         raise _nonsense(process, user) from error
     finally:
@@ -117,11 +114,16 @@ def unload(process: EngineProcess, user: object, number: int) -> None:
             process.give_back(lane)
 
 
-def _lost(process: EngineProcess, error: OSError) -> ProcessEnded | BackendError:
-    """The exception for a failed lane: the process has ended, or something is lacking here."""
+def _lost(process: EngineProcess, error: OSError, under_way: bool = True) -> ProcessEnded | BackendError:
+    """The exception for a failed lane: the process has ended, or something is lacking here.
+
+    Not to be kept in a variable of the function that raises it: the cycle would keep the model loaded.
+    """
     if error.errno in _SCARCE:
         return BackendError(f"ERR the model's tensors could not be handed to its process: {error.strerror}")
-    return process.lost()
+    lost = process.lost()
+    lost.under_way = under_way
+    return lost
 
 
 def _nonsense(process: EngineProcess, user: object) -> ProcessEnded:
