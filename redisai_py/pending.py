@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
+from redisai_py.errors import RedisAIError
+
 __all__ = ["Pending"]
 
 T = TypeVar("T")
@@ -58,7 +60,7 @@ class Pending(Generic[T]):
     def result(self) -> T:
         """The value, or raise the error. Only if `done`."""
         if self.error is not None:
-            raise self.error
+            raise _fresh(self.error)
         return self.value  # type: ignore[return-value]  # done: the value is there
 
     def __await__(self) -> Generator[Pending[T], None, T]:
@@ -93,8 +95,27 @@ class Pending(Generic[T]):
 
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
-        return self.error is not None and type(self.error).__name__ == "CancelledError"
+        return self.error is not None and _is_cancellation(self.error)
 
     def exception(self) -> BaseException | None:
         """The error, if any."""
         return self.error
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    return type(error).__name__ == "CancelledError"
+
+
+def _fresh(error: BaseException) -> BaseException:
+    """The error to raise: a copy of one of ours, or of a cancellation.
+
+    Its traceback refers to the frames that await it, and those to the `Pending`: if that had the same object, all of
+    them, and a model that they mention, would stay until the next collection of garbage.
+    """
+    if not (isinstance(error, RedisAIError) or _is_cancellation(error)):
+        return error
+    kind = type(error)
+    fresh = kind.__new__(kind, *error.args)  # not the constructor, which may take something else than the text
+    fresh.__dict__.update(error.__dict__)
+    fresh.__cause__ = error.__cause__
+    return fresh.with_traceback(error.__traceback__)
