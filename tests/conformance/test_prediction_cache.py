@@ -491,6 +491,22 @@ def test_a_new_version_is_warm_before_it_is_seen(ruled, bare):
     assert values(ruled, "c") == [b"6", b"4"]
 
 
+def test_inputs_that_other_servers_do_not_know_of_yet_are_warm_too(ruled, bare):
+    ruled.execute_command("AI.CACHE", "SET", "net", *RULE, "WARM", 2)
+    tensor(ruled, "a", (1.0, 0.0))
+    for _ in range(5):
+        execute(ruled)
+    deadline = time.monotonic() + 20
+    while len(list(bare.scan_iter(match="ai:pred:inputs:*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    tensor(ruled, "a", (2.0, 0.0))
+    for _ in range(4):
+        execute(ruled)
+    stored(bare, 2)
+    store(ruled, blob=build_onnx_add().replace(b"Add", b"Mul"))  # before the next inputs are shared
+    stored(bare, 4)
+
+
 def test_the_most_frequent_inputs_are_those_of_all_servers(ruled, bare, redis_server):
     ruled.execute_command("AI.CACHE", "SET", "net", *RULE, "WARM", 2)
     for number, times in ((1, 5), (2, 4), (3, 2)):

@@ -49,22 +49,24 @@ async def warm_new_version(predictions: Predictions, access: Access, key: bytes,
 
 
 async def _frequent(cached: CachedModel, before: CacheRecord | None) -> AsyncIterator[list[list[Tensor]]]:
-    """The most frequent inputs, some at a time: of all servers, or of this one where those are not known."""
+    """The most frequent inputs, some at a time: of all servers, then those that only this one knows of yet."""
     stored, each, warmed = cached.access.predictions, len(cached.loaded.inputs), cached.rule.warm
     shared = SharedInputs(cached.key)
     members: list[bytes] = []
     if not cached.rule.per_user:
         with suppress(RedisAIError):
             members = await stored.most_frequent(shared, warmed)
-    found = 0
+    found: set[bytes] = set()
     for start in range(0, len(members), _AT_ONCE):
         some = await stored.shared_inputs(shared, members[start : start + _AT_ONCE], each)
-        yield some[: warmed - found]
-        found += len(some)
-        if found >= warmed:
-            break
-    if not found and before is not None and before.frequent is not None:
-        own = [inputs for inputs in before.frequent.top(warmed, time.monotonic()) if len(inputs) == each]
+        yield some[: warmed - len(found)]
+        found.update(map(inputs_digest, some))
+        if len(found) >= warmed:
+            return
+    if before is not None and before.frequent is not None:
+        top = before.frequent.top(warmed, time.monotonic())
+        own = [inputs for inputs in top if len(inputs) == each and inputs_digest(inputs) not in found]
+        own = own[: warmed - len(found)]
         for start in range(0, len(own), _AT_ONCE):
             yield own[start : start + _AT_ONCE]
 
