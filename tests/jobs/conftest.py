@@ -55,7 +55,7 @@ class Worker:
 
     def __init__(self, url: str, log: Path, *options: str) -> None:
         self.log = log
-        command = [sys.executable, "-m", "redisai_py", "worker", "--claim-after", "2", "--url", url, *options]
+        command = [sys.executable, "-m", "redisai_py", "worker", "--url", url, "--claim-after", "2", *options]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True, env=dict(os.environ)

@@ -243,7 +243,8 @@ def test_twenty_jobs_on_three_workers(queue: Queue, start: Start) -> None:
         for k in range(20)
     ]
     jobs = [queue.submit(definition.as_value()) for definition in definitions]
-    workers = [start("--name", f"w{k}") for k in range(3)]
+    # None is taken for dead, however busy the machine.
+    workers = [start("--name", f"w{k}", "--claim-after", "60") for k in range(3)]
     wait_for(lambda: all(job.ended for job in queue.jobs()), 300)
     found = [queue.get(job) for job in jobs]
     assert [job.state for job in found] == ["done"] * 20
