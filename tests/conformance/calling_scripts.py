@@ -47,3 +47,4 @@ def until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline, what
+        time.sleep(0.001)

@@ -130,10 +130,22 @@ def _error(client: redis.Redis, *words: str | int) -> str:
     return str(reply[0]) if isinstance(reply, list) and isinstance(reply[0], redis.ResponseError) else ""
 
 
+def _one_worker(redis_server: RedisServer, **settings: int) -> Config:
+    """One worker for scripts, which may take long: the machine may be busy."""
+    return Config(
+        redis=redis_server.url,
+        port=0,
+        threads_per_queue=1,
+        drain_timeout_s=5,
+        script_execution_timeout_ms=60_000,
+        **settings,
+    )
+
+
 @pytest.fixture
 def single(redis_server: RedisServer, bare: redis.Redis) -> Iterator[FrontDoor]:
     """A server with one worker for scripts, and with metrics."""
-    server = FrontDoor(Config(redis=redis_server.url, port=0, threads_per_queue=1, http=free_port(), drain_timeout_s=5))
+    server = FrontDoor(_one_worker(redis_server, http=free_port()))
     yield server
     server.stop()
 
@@ -174,7 +186,7 @@ def test_a_queued_script_of_a_lost_client_is_dropped(command: str, single: Front
 
 @one_front_door
 def test_a_full_queue_of_scripts_refuses(redis_server: RedisServer, bare: redis.Redis) -> None:
-    server = FrontDoor(Config(redis=redis_server.url, port=0, threads_per_queue=1, queue_limit=1, drain_timeout_s=5))
+    server = FrontDoor(_one_worker(redis_server, queue_limit=1))
     try:
         with (
             patient(server.port) as client,
