@@ -15,18 +15,41 @@ import signal
 import sys
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import ErrorHandler, record
 
-__all__ = ["main"]
+__all__ = ["WholeErrors", "main"]
 
 _PR_SET_PDEATHSIG = 1
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _LAUNCHER = "REDISAI_LAUNCHER"
 _ARGUMENTS = "REDISAI_ARGUMENTS"
 
 
-@record
+class WholeErrors(ErrorHandler):
+    """Writes the file with a failure, which the launcher reads, whole or not at all. A process may be killed while it
+    writes, and PyTorch's launcher gives the training up if it finds half a file.
+    """
+
+    def record_exception(self, e: BaseException) -> None:
+        """See ErrorHandler."""
+        file = os.environ.get(_ERROR_FILE)
+        if not file:
+            super().record_exception(e)
+            return
+        os.environ[_ERROR_FILE] = draft = f"{file}.draft"
+        try:
+            super().record_exception(e)
+            os.replace(draft, file)
+        finally:
+            os.environ[_ERROR_FILE] = file
+
+
 def main() -> None:
     """Run the script of the command line as `__main__`."""
+    record(_run, WholeErrors())()
+
+
+def _run() -> None:
     _end_with_the_launcher()
     script = sys.argv[1]
     sys.argv = [script, *json.loads(os.environ.get(_ARGUMENTS, "[]"))]
