@@ -497,7 +497,8 @@ def test_inputs_that_other_servers_do_not_know_of_yet_are_warm_too(ruled, bare):
     for _ in range(5):
         execute(ruled)
     deadline = time.monotonic() + 20
-    while len(list(bare.scan_iter(match="ai:pred:inputs:*"))) < 2 and time.monotonic() < deadline:
+    while len(list(bare.scan_iter(match="ai:pred:inputs:*"))) < 2:
+        assert time.monotonic() < deadline, "the inputs are not shared"
         time.sleep(0.05)
     tensor(ruled, "a", (2.0, 0.0))
     for _ in range(4):
