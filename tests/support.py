@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import gc
 import importlib.util
@@ -17,6 +18,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -247,8 +249,16 @@ class _Here:
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
-        assert not self._thread.is_alive(), "the server did not stop"
+        self._thread.join(60)
+        assert not self._thread.is_alive(), f"the server did not stop:\n{_at_work(self.loop)}"
+
+
+def _at_work(loop: asyncio.AbstractEventLoop) -> str:
+    """What the tasks of an event loop wait for, and where every thread of this process is."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return "\n".join([*map(repr, asyncio.all_tasks(loop)), file.read()])
 
 
 _SUPERVISOR = """

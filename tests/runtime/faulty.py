@@ -61,6 +61,9 @@ PLUGIN = """
                     pass
         elif word == b"sleep":
             time.sleep(0.3)
+        elif word.startswith(b"tell:"):  # in a file that it is at it, for as long as a test may take
+            open(word[5:], "wb").close()
+            time.sleep(100)
         elif word == b"raise":
             raise KeyError("a bug of the plugin's")
         elif word == b"refuse":

@@ -14,6 +14,8 @@ from tests.runtime.serving import Serving
 
 __all__ = ["Onlookers"]
 
+_SLEEP_S = 0.02
+
 
 class Onlookers:
     """Runs models from 20 connections, some hundred times a second in all, and notes errors and pauses.
@@ -33,9 +35,10 @@ class Onlookers:
             threading.Thread(target=self._work, args=(commands[number % len(keys)],), daemon=True)
             for number in range(clients)
         ]
+        self._threads.append(threading.Thread(target=self._sleep, daemon=True))
         self.errors: list[str] = []
         self.calls = 0
-        self._longest_s = 0.0
+        self._longest_s = self._stood_still_s = 0.0
 
     def __enter__(self) -> Onlookers:
         for thread in self._threads:
@@ -50,13 +53,23 @@ class Onlookers:
             thread.join(30)
 
     def pause_s(self) -> float:
-        """The longest that one of them has waited for a reply since this was last asked."""
+        """The longest that one of them has waited for a reply since this was last asked, less the longest time for
+        which the machine, or this process, stood still.
+        """
         longest, self._longest_s = self._longest_s, 0.0
-        return longest
+        stood_still, self._stood_still_s = self._stood_still_s, 0.0
+        return max(longest - stood_still, 0.0)
+
+    def _sleep(self) -> None:
+        while True:
+            began = time.monotonic()
+            if self._stop.wait(_SLEEP_S):
+                return
+            self._stood_still_s = max(self._stood_still_s, time.monotonic() - began - _SLEEP_S)
 
     def _work(self, command: tuple[str | int, ...]) -> None:
         with self._serving.client(retry=self._retry) as client:
-            while not self._stop.wait(0.02):
+            while not self._stop.wait(_SLEEP_S):
                 began = time.monotonic()
                 try:
                     client.execute_command(*command)

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import redis
 
-READY_TIMEOUT_S = 25.0
+READY_TIMEOUT_S = 60.0
 _READY = re.compile(r"is ready on (\S+):(\d+)$")
 
 
@@ -88,7 +88,7 @@ class Serving:
         """To the supervisor alone."""
         self.process.send_signal(number)
 
-    def wait(self, timeout_s: float = 25) -> int:
+    def wait(self, timeout_s: float = 60) -> int:
         """The exit status."""
         return self.process.wait(timeout_s)
 
@@ -105,7 +105,7 @@ class Serving:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         if self.process.stdout is not None:
             self.process.stdout.close()
         self._errors.close()

@@ -192,15 +192,16 @@ def test_no_core_is_dumped(faulty: Faulty, tmp_path: Path, note: Note) -> None:
     assert not list(tmp_path.rglob("core*"))
 
 
-def test_an_engine_process_is_killed_under_load(faulty: Faulty, note: Note) -> None:
+def test_an_engine_process_is_killed_under_load(faulty: Faulty, note: Note, tmp_path: Path) -> None:
     serving = faulty()
+    begun = tmp_path / "begun"
     with serving.client() as client:
-        store(client, "m", "run:sleep")
+        store(client, "m", f"run:tell:{begun}")
         victim = psutil.Process(info(client, "m")[b"process"])
         with _watched(serving) as others:
             pending = client.connection_pool.get_connection()
             pending.send_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y")
-            time.sleep(0.1)
+            assert eventually(begun.exists)
             victim.kill()
             with pytest.raises(redis.ResponseError, match=r"model 'm': its engine process died .*\(SIGKILL\)"):
                 raise pending.read_response()

@@ -234,7 +234,7 @@ def test_one_that_does_not_answer_holds_up_nobody(
         began = time.monotonic()
         for _ in range(20):  # after the first time nobody waits for it
             assert calls(second) == 2
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         second.execute_command("AI.INFO", "net", "RESETSTAT")
         second.execute_command("AI.CONFIG", "MODEL_CHUNK_SIZE", 80_000)
         eventually(partial(_connects_twice, serving))

@@ -110,7 +110,6 @@ def test_runs_that_loop_in_many_models_hold_up_nobody(isolated: Callable[..., Se
         for i in range(5):
             store(client, f"m{i}", "run:freeze")
         with Onlookers(serving, "good") as others:
-            began = time.monotonic()
             looping = [serving.client().connection_pool.get_connection() for _ in range(5)]
             for i, connection in enumerate(looping):
                 connection.send_command("AI.MODELEXECUTE", f"m{i}", "INPUTS", 1, "bad", "OUTPUTS", 1, "y")
@@ -118,7 +117,6 @@ def test_runs_that_loop_in_many_models_hold_up_nobody(isolated: Callable[..., Se
                 with pytest.raises(redis.ResponseError, match="MODEL_EXECUTION_TIMEOUT of 2000 ms passed"):
                     raise connection.read_response()
                 connection.disconnect()
-            assert time.monotonic() - began < 15
             assert others.pause_s() < 1.0
             time.sleep(1.5)
             assert run(client, "m0") == run(client, "m4") == 2.0
@@ -208,16 +206,19 @@ def test_models_that_share_a_process_survive_each_other(isolated: Callable[..., 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_engine_process_killed_under_load_is_replaced(isolated: Callable[..., Serving], mode: str) -> None:
+def test_an_engine_process_killed_under_load_is_replaced(
+    isolated: Callable[..., Serving], mode: str, tmp_path: Path
+) -> None:
     serving = isolated("--engine-processes", 2, mode=mode)
+    begun = tmp_path / "begun"
     with serving.client() as client:
         store(client, "good")
-        store(client, "m", "run:sleep")
+        store(client, "m", f"run:tell:{begun}")
         first, second = (psutil.Process(info(client, key)[b"process"]) for key in ("good", "m"))
         with Onlookers(serving, "good") as others:
             pending = client.connection_pool.get_connection()
             pending.send_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 1, "y")
-            time.sleep(0.1)
+            assert eventually(begun.exists)
             second.kill()
             with pytest.raises(redis.ResponseError, match=r"model 'm': its engine process died .*\(SIGKILL\)"):
                 raise pending.read_response()
@@ -369,7 +370,7 @@ def test_a_stop_with_a_run_that_loops_is_quick(isolated: Callable[..., Serving])
         processes = serving.server().children(recursive=True)
         began = time.monotonic()
         assert serving.stop() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20  # left alone, it would compute for ever
         for process in processes:
             wait_until_gone(process)
 
