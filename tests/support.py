@@ -32,6 +32,7 @@ import uvloop
 
 from redisai_py.config import Config
 from redisai_py.frontdoor.server import serve
+from tests.waiting import until
 
 LOCALHOST = "127.0.0.1"
 
@@ -127,16 +128,15 @@ class RedisServer:
     def start(self) -> None:
         """Start, and wait until it answers."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
+        process = self.process
         with redis.Redis(port=self.port, retry=None) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except (redis.ConnectionError, redis.TimeoutError):  # nobody listens yet, or it is loading
-                    if self.process.poll() is not None or time.monotonic() > deadline:
-                        raise RuntimeError(f"{self._command[0]} does not start") from None
-                threading.Event().wait(0.01)
+            until(
+                lambda: process.poll() is not None or client.ping(),
+                f"{self._command[0]} does not start",
+                not_yet=(redis.ConnectionError, redis.TimeoutError),  # nobody listens yet, or it is loading
+            )
+        if process.poll() is not None:
+            raise RuntimeError(f"{self._command[0]} does not start")
 
     def stop(self) -> None:
         """Stop it, at once."""
@@ -237,7 +237,7 @@ class _Here:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="front-door")
         self._thread.start()
-        assert self._ready.wait(20), "the server did not start"
+        until(self._ready.is_set, "the server did not start", every_s=0.002)
 
     def _run(self) -> None:
         uvloop.run(self._serve())
@@ -249,8 +249,12 @@ class _Here:
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(60)
-        assert not self._thread.is_alive(), f"the server did not stop:\n{_at_work(self.loop)}"
+        until(
+            lambda: not self._thread.is_alive(),
+            lambda: f"the server did not stop:\n{_at_work(self.loop)}",
+            seconds=60,
+            every_s=0.002,
+        )
 
 
 def _at_work(loop: asyncio.AbstractEventLoop) -> str:

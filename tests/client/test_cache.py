@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from redisai_py import AsyncClient, Client
 from redisai_py.cli import app
 from scripts.make_models import build_onnx_add
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -86,15 +87,14 @@ def test_another_server_finds_out_about_a_rule(con, redis_server):
             for _ in range(5):  # on near values, so that no run reads the rule
                 there.modelexecute("add", ["a", "b"], ["c"])
             assert con.cacheset("add", 60, minrun=0) == "OK"
-            deadline = time.monotonic() + 20
-            while not there.cachestats("add")["misses"] and time.monotonic() < deadline:
+
+            def missed() -> int:
                 there.modelexecute("add", ["a", "b"], ["c"])
-                time.sleep(0.05)
-            assert there.cachestats("add")["misses"] == 1
+                return there.cachestats("add")["misses"]
+
+            assert until(missed, every_s=0.05) == 1
             con.cachedel("add")
-            deadline = time.monotonic() + 20
-            while there.cachestats("add")["state"] != "off" and time.monotonic() < deadline:
-                time.sleep(0.05)
+            until(lambda: there.cachestats("add")["state"] == "off", every_s=0.05)
             time.sleep(1.5)
             before = there.cachestats("add")["hits"]
             for _ in range(5):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 
 import redis
 
-__all__ = ["store_script", "until"]
+__all__ = ["store_script"]
 
 SOURCE = """
 def told(tensors: List[Tensor], keys: List[str], args: List[str]):
@@ -40,11 +38,3 @@ def store_script(client: redis.Redis) -> None:
     """Store it as `s`, each function an entry point."""
     words = ("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", len(FUNCTIONS), *FUNCTIONS, "SOURCE", SOURCE)
     assert client.execute_command(*words) == b"OK"
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Look until the condition holds; `what` says what is wrong if it never does."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.001)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -12,6 +11,7 @@ import redis
 
 from tests.conformance.conversation import Conversation, talk
 from tests.support import FrontDoor, one_front_door
+from tests.waiting import until
 
 Clients = tuple[Conversation, Conversation, Conversation]
 
@@ -33,9 +33,11 @@ def _rows(watcher: Conversation, model: str) -> dict[int, int]:
 
 
 def _wait_unfinished(watcher: Conversation, model: str, count: int) -> None:
-    deadline = time.monotonic() + 20
-    while f'"unfinished", :{count},' not in watcher.ask(f"AI.INFO {model} FULL"):
-        assert time.monotonic() < deadline, f"{model} never had {count} runs waiting or running"
+    until(
+        lambda: f'"unfinished", :{count},' in watcher.ask(f"AI.INFO {model} FULL"),
+        f"{model} never had {count} runs waiting or running",
+        every_s=0.001,
+    )
 
 
 def _run_both(first: Conversation, second: Conversation, commands: tuple[str, str]) -> list[str]:

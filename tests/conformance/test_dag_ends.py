@@ -8,9 +8,10 @@ from contextlib import ExitStack
 import pytest
 import redis
 
-from tests.conformance.calling_scripts import store_script, until
+from tests.conformance.calling_scripts import store_script
 from tests.conformance.conversation import Conversation, talk
 from tests.support import FrontDoor, one_front_door
+from tests.waiting import until
 
 pytest.importorskip("torch")
 

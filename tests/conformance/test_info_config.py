@@ -14,6 +14,7 @@ from redisai_py.ops import sweep as housekeeping
 from scripts.make_models import build_onnx_iris_zipmap, build_onnx_large_output, build_onnx_mul
 from tests.conformance.running import SCRIPT, counters, info, run, sections, store, tensor
 from tests.support import FrontDoor, RedisServer, front_doors, long_model, one_front_door
+from tests.waiting import until
 
 NO_INFO = "cannot find run info for key"
 
@@ -347,9 +348,7 @@ def test_a_model_whose_key_goes_leaves_memory(sweeping: redis.Redis, bare: redis
     assert info(sweeping, "net", "FULL")["loaded"] == 1
     bare.execute_command(*how.split())
     expected = 0 if how == "FLUSHALL" else len(build_onnx_mul())
-    deadline = time.monotonic() + 20
-    while int(sections(sweeping, "ai")["ai_backends_info"]["ai_onnxruntime_memory"]) != expected:
-        assert time.monotonic() < deadline
+    until(lambda: int(sections(sweeping, "ai")["ai_backends_info"]["ai_onnxruntime_memory"]) == expected)
     if how.startswith("RENAME"):  # it is loaded again when it is asked for
         assert run(sweeping, "other") == b"OK"
         assert counters(sweeping, "other") == (2, 0, 2)

@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from redisai_py.config import Config
-from tests.conformance.calling_scripts import until
 from tests.conformance.conversation import talk
 from tests.support import FrontDoor, RedisServer, free_port
+from tests.waiting import until
 
 
 def _blocked(client: redis.Redis) -> int:

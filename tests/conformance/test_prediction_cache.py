@@ -13,6 +13,7 @@ from redisai_py.config import Config
 from scripts.make_models import build_onnx_add, build_onnx_heavy
 from tests.conformance.running import counters, store, tensor
 from tests.support import FrontDoor, one_front_door
+from tests.waiting import until
 
 RULE = ("TTL", 60, "MINRUN", 0)
 
@@ -31,11 +32,8 @@ def entries(bare: redis.Redis) -> list[bytes]:
 
 def stored(bare: redis.Redis, count: int) -> list[bytes]:
     """The entries, when there are so many: an insert follows the answer."""
-    deadline = time.monotonic() + 20
-    while len(found := entries(bare)) != count and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(found) == count
-    return found
+    until(lambda: len(entries(bare)) == count, lambda: f"{len(entries(bare))} entries, not {count}")
+    return entries(bare)
 
 
 def values(client: redis.Redis, key: str) -> list[bytes]:
@@ -104,10 +102,7 @@ def test_the_words_of_a_run(ruled, bare):
     (entry,) = stored(bare, 1)
     bare.expire(entry, 5)
     assert execute(ruled, "CACHE", "REFRESH", "TIMEOUT", 5000) == b"OK"
-    deadline = time.monotonic() + 20
-    while bare.ttl(entry) <= 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert bare.ttl(entry) > 5
+    until(lambda: bare.ttl(entry) > 5)
     assert execute(ruled, "CACHE", "ONLY") == b"OK"
     for words in (("CACHE",), ("CACHE", "MAYBE"), ("CACHE", "NO", "CACHE", "NO")):
         with pytest.raises(redis.ResponseError):
@@ -204,10 +199,7 @@ def test_what_is_no_entry_is_a_miss_and_replaced(ruled, bare, front_door):
         assert stats(ruled)["damaged"] == 1
         assert execute(ruled) == b"OK"
         assert values(ruled, "c") == [b"4", b"6"], number
-        deadline = time.monotonic() + 20
-        while bare.get(entry) != good and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert bare.get(entry) == good
+        until(lambda: bare.get(entry) == good)
     ruled.execute_command("AI.CACHE", "DEL", "net")
     ruled.execute_command("AI.CACHE", "SET", "net", *RULE)
     bare.delete(entry)
@@ -496,10 +488,7 @@ def test_inputs_that_other_servers_do_not_know_of_yet_are_warm_too(ruled, bare):
     tensor(ruled, "a", (1.0, 0.0))
     for _ in range(5):
         execute(ruled)
-    deadline = time.monotonic() + 20
-    while len(list(bare.scan_iter(match="ai:pred:inputs:*"))) < 2:
-        assert time.monotonic() < deadline, "the inputs are not shared"
-        time.sleep(0.05)
+    until(lambda: len(list(bare.scan_iter(match="ai:pred:inputs:*"))) >= 2, "the inputs are not shared")
     tensor(ruled, "a", (2.0, 0.0))
     for _ in range(4):
         execute(ruled)
@@ -514,9 +503,8 @@ def test_the_most_frequent_inputs_are_those_of_all_servers(ruled, bare, redis_se
         tensor(ruled, "a", (float(number), 0.0))
         for _ in range(times):
             execute(ruled)
-    deadline = time.monotonic() + 20
-    while len(shared := sorted(bare.scan_iter(match="ai:pred:inputs:*"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(list(bare.scan_iter(match="ai:pred:inputs:*"))) >= 3, "the inputs are not shared")
+    shared = sorted(bare.scan_iter(match="ai:pred:inputs:*"))
     counters = [key for key in shared if b":count:" in key]
     assert len(shared) - len(counters) == 2  # the most frequent two
     assert all(0 < bare.ttl(key) <= 3600 for key in shared)

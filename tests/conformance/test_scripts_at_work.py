@@ -12,9 +12,10 @@ import redis
 
 from redisai_py.config import Config
 from scripts.make_models import build_onnx_mul
-from tests.conformance.calling_scripts import store_script, until
+from tests.conformance.calling_scripts import store_script
 from tests.conformance.conversation import Conversation, talk
 from tests.support import FrontDoor, RedisServer, free_port, one_front_door, patient
+from tests.waiting import until
 
 pytest.importorskip("torch")
 

@@ -9,8 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import waiting
 from tests.runtime.serving import Serving
 from tests.support import free_port
 
@@ -67,13 +66,9 @@ class Page:
 
 def until(condition: Any, limit_s: float = LIMIT_S) -> Any:
     """The first true result; errors count as not yet."""
-    give_up = time.monotonic() + limit_s
-    while True:
-        with suppress(OSError, http.client.HTTPException, LookupError):
-            if result := condition():
-                return result
-        assert time.monotonic() < give_up, "it did not happen in time"
-        threading.Event().wait(0.02)
+    return waiting.until(
+        condition, seconds=limit_s, every_s=0.02, not_yet=(OSError, http.client.HTTPException, LookupError)
+    )
 
 
 class Browser:

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import psutil
@@ -21,15 +21,10 @@ from scripts.make_models import build_onnx_mul
 from tests.conformance.conversation import Conversation, talk
 from tests.conformance.transcript import request_bytes
 from tests.support import FrontDoor, RedisServer, exchange, raw_socket
+from tests.waiting import until
 
 MEGABYTE = 1024 * 1024
 WRONGTYPE = "-WRONGTYPE Operation against a key holding the wrong kind of value"
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
 
 
 def _head(command: str, size: int) -> bytes:
@@ -68,8 +63,8 @@ def test_memory_of_half_an_argument_returns_when_its_client_leaves(front_door: F
             for command in ("SET k", "AI.DAGEXECUTE PERSIST 1 t |> AI.TENSORSET t UINT8 5 BLOB"):
                 connection = stack.enter_context(raw_socket(front_door.port))
                 connection.sendall(_head(command, 100 * MEGABYTE) + bytes(90 * MEGABYTE))
-            _until(lambda: process.memory_info().rss - before > 160 * MEGABYTE, "the server did not take it")
-        _until(lambda: process.memory_info().rss - before < 40 * MEGABYTE, "the server keeps it")
+            until(lambda: process.memory_info().rss - before > 160 * MEGABYTE, "the server did not take it")
+        until(lambda: process.memory_info().rss - before < 40 * MEGABYTE, "the server keeps it")
     finally:
         gc.enable()
 
@@ -99,7 +94,7 @@ def test_leaving_in_the_middle_of_a_streamed_tensor(
             leaving.sendall(_head(f"AI.TENSORSET big UINT8 {size} BLOB", size) + bytes(20 * MEGABYTE))
             if abort:
                 leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        _until(lambda: bare.info("memory")["used_memory"] < 15 * MEGABYTE, "Redis keeps a part of the tensor")
+        until(lambda: bare.info("memory")["used_memory"] < 15 * MEGABYTE, "Redis keeps a part of the tensor")
         assert client.ask("KEYS *") == ('["big"]' if exists else "[]")
         if exists:
             assert client.ask("AI.TENSORGET big VALUES") == "[:1, :2]"
@@ -114,7 +109,7 @@ def test_leaving_while_runs_are_queued(front_door: FrontDoor, bare: redis.Redis)
         for _ in range(20):
             with raw_socket(front_door.port) as leaving:
                 leaving.sendall(request_bytes("AI.MODELEXECUTE m INPUTS 1 t OUTPUTS 1 u", {}) * 3)
-        _until(lambda: '"unfinished", :0,' in client.ask("AI.INFO m FULL"), "runs of lost clients wait on")
+        until(lambda: '"unfinished", :0,' in client.ask("AI.INFO m FULL"), "runs of lost clients wait on")
         assert client.ask("EXISTS u") == ":0"
 
 
@@ -231,7 +226,7 @@ def test_a_subscriber_that_does_not_read_is_closed(redis_server: RedisServer, ba
             for _ in range(100):
                 bare.publish("c", message)
             # Either we close it, or Redis does by its own limit for subscribers; nobody keeps 100 MB.
-            _until(lambda: not bare.pubsub_numsub("c")[0][1], "the subscriber is still there")
+            until(lambda: not bare.pubsub_numsub("c")[0][1], "the subscriber is still there")
     finally:
         bare.config_set("client-output-buffer-limit", limits)
         server.stop()

@@ -7,7 +7,6 @@ Here each way to break it has a test of its own, where a proxy stops replies on 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import hiredis
@@ -18,6 +17,7 @@ from redisai_py.config import Config
 from scripts import make_models
 from tests.proxy import SHARED, Proxy
 from tests.support import FrontDoor, RedisServer
+from tests.waiting import until
 from tests.wire import Wire, numbers, value
 
 RUN = ("AI.MODELEXECUTE", "m", "INPUTS", "1", "x", "OUTPUTS", "1", "y")
@@ -208,17 +208,11 @@ def test_what_a_disconnected_client_wrote_is_seen(near: Wire, door: FrontDoor, p
         assert proxy.asked.acquire(timeout=20)
         opened = connected() - before
     # The server may open others meanwhile, to look after its models: it is not enough to count.
-    _until(lambda: not opened <= connected(), "the writer's own connection is closed")
+    until(lambda: not opened <= connected(), "the writer's own connection is closed")
     proxy.release()
-    _until(lambda: bare.get("x") == value(10), "the tensor is written")
+    until(lambda: bare.get("x") == value(10), "the tensor is written")
     assert near(*RUN) == b"OK"
     assert numbers(bare.get("y")) == [20, 20]
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 20 s: {what}"
 
 
 WRITES = {
@@ -283,7 +277,7 @@ def test_a_key_that_has_expired_is_not_used(command: tuple[str, ...], key: str, 
     try:
         bare.pexpire(key, 50)
         replies = []
-        _until(lambda: replies.append(near(*command)) or isinstance(replies[-1], hiredis.ReplyError), "expiry")
+        until(lambda: replies.append(near(*command)) or isinstance(replies[-1], hiredis.ReplyError), "expiry")
         assert "key is empty" in str(replies[-1])
     finally:
         bare.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "1")
@@ -370,6 +364,6 @@ def test_a_right_that_was_taken_away_is_gone(
 
 
 def test_values_in_use_do_not_look_idle_to_redis(near: Wire, bare: redis.Redis) -> None:
-    _until(lambda: bare.object("idletime", "x") >= 1, "a second")
+    until(lambda: bare.object("idletime", "x") >= 1, "a second")
     assert _reads(near, bare, RUN) == 0
     assert bare.object("idletime", "x") == 0

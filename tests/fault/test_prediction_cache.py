@@ -21,6 +21,7 @@ from redisai_py import Client
 from redisai_py.client import Client as Connected
 from scripts.make_models import build_onnx_add, build_onnx_heavy, torch_script
 from tests.runtime.serving import Serving
+from tests.waiting import until
 
 RULE = {"ttl": 60, "minrun": 0}
 SLOW_ITERATIONS = 600
@@ -63,13 +64,6 @@ def store_slow(con: Connected, **rule: Any) -> None:
     con.tensorset("x", np.ones((1, 2), np.float32))
     con.modelexecute("slow", "x", "y")  # so that a run's time is known
     con.cacheset("slow", **{**RULE, **rule})
-
-
-def until(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
 
 
 def test_equal_requests_of_many_clients_run_once_per_server(servers, bare):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import redis
 from redisai_py.config import Config
 from scripts.make_models import build_onnx_mul
 from tests.support import FrontDoor, RedisServer, free_port
+from tests.waiting import until
 from tests.wire import Wire, value
 
 SCRIPT = "def same(tensors: List[Tensor], keys: List[str], args: List[str]):\n    return tensors[0]\n"
@@ -117,9 +117,7 @@ def test_redis_loads_its_data(stock: RedisServer, door: FrontDoor) -> None:
         assert str(wire("PING")).startswith("LOADING ")
     with redis.Redis(port=stock.port, retry=None) as bare:
         bare.config_set("key-load-delay", 0)
-        deadline = time.monotonic() + 40
-        while bare.info("persistence")["loading"] and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: not bare.info("persistence")["loading"], seconds=60, every_s=0.05)
     with Wire(door.port) as wire:
         assert wire("AI.TENSORGET", "x", "VALUES") == [b"1", b"1"]
         assert wire(*WRITES[3]) == b"OK"

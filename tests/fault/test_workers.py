@@ -23,6 +23,7 @@ from redis.retry import Retry
 from redisai_py import AsyncClient, Client
 from redisai_py.config import Config
 from tests.support import FrontDoor, RedisServer, redis_binaries
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -231,11 +232,11 @@ def test_a_worker_goes_on(
 
 
 def _done(bare: redis.Redis, worker: Worker, words: set[bytes], directory: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found: Any = bare.lrange(f"done:{worker.name}", 0, -1)
-        if words <= set(found):
-            return
-        time.sleep(0.1)
-    log = directory / f"{worker.name}.log"
-    pytest.fail(f"{worker.name} did not do {words - set(found)}: {log.read_text()[-3000:] if log.exists() else ''}")
+    def missing() -> set[bytes]:
+        return words - set(bare.lrange(f"done:{worker.name}", 0, -1))  # type: ignore[arg-type]
+
+    def failure() -> str:
+        log = directory / f"{worker.name}.log"
+        return f"{worker.name} did not do {missing()}: {log.read_text()[-3000:] if log.exists() else ''}"
+
+    until(lambda: not missing(), failure, seconds=PATIENCE_S, every_s=0.1)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import redis
 from redisai_py.config import Config
 from redisai_py.jobs.queue import Job, Queue
 from tests.support import FrontDoor, RedisServer, redis_binaries
+from tests.waiting import until
 
 for _needed in ("sklearn", "skl2onnx", "matplotlib"):
     pytest.importorskip(_needed)
@@ -110,10 +110,7 @@ def worker(_worker: Worker, bare: redis.Redis) -> Worker:
 
 
 def wait_for(what: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + patience_s
-    while not what():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+    until(what, "waited in vain", seconds=patience_s, every_s=0.05)
 
 
 def ended(queue: Queue, job: str) -> Job:

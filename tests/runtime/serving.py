@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 import redis
 
+from tests.waiting import until
+
 READY_TIMEOUT_S = 60.0
 _READY = re.compile(r"is ready on (\S+):(\d+)$")
 
@@ -123,25 +125,19 @@ def redis_processes(data_dir: Path) -> list[psutil.Process]:
 
 def wait_until_gone(process: psutil.Process, timeout_s: float = 20) -> None:
     """Wait for the end of a process that may be nobody's child: a zombie counts as ended."""
-    deadline = time.monotonic() + timeout_s
-    with contextlib.suppress(psutil.NoSuchProcess):
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline, f"{process} does not end"
-            time.sleep(0.01)
+
+    def gone() -> bool:
+        try:
+            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    until(gone, f"{process} does not end", seconds=timeout_s)
 
 
 def eventually(condition: Any, timeout_s: float = 20) -> Any:
     """The first true result of `condition`, which may fail with OSError or a redis error until then."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        failure: Exception | None = None
-        try:
-            if result := condition():
-                return result
-        except (OSError, redis.RedisError, psutil.Error, StopIteration) as error:
-            failure = error
-        assert time.monotonic() < deadline, f"it did not happen in time; the last failure: {failure!r}"
-        time.sleep(0.01)
+    return until(condition, seconds=timeout_s, not_yet=(OSError, redis.RedisError, psutil.Error, StopIteration))
 
 
 def search_path(site: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from scripts.make_models import build_onnx_mul
 from tests.runtime.serving import Serving, eventually, wait_until_gone
 from tests.runtime.test_http import get, metric
 from tests.support import free_port
+from tests.waiting import until
 
 Serve = Callable[..., Serving]
 RUN = ("AI.MODELEXECUTE", "net", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
@@ -339,10 +340,8 @@ def test_a_restart_refuses_nobody_and_loses_nothing(serve: Serve, data_dir: Path
         assert len(load.acknowledged) > 50
         assert client.mget(load.acknowledged) == [key.encode() for key in load.acknowledged]
         if processes > 1:
-            deadline = time.monotonic() + 20  # a busy front door tells its counts later
-            while (counted := calls(client)) < len(load.acknowledged) and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert counted >= len(load.acknowledged), serving.stderr
+            # A busy front door tells its counts later.
+            until(lambda: calls(client) >= len(load.acknowledged), lambda: serving.stderr, every_s=0.1)
     assert serving.stop() == 0
     assert "Traceback" not in serving.stderr
 

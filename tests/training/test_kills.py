@@ -19,6 +19,7 @@ from examples.training.train import put_digits
 from redisai_py.training import Checkpointer, Run
 from tests.support import RedisServer, redis_binaries
 from tests.training.test_checkpoints import equal
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -76,12 +77,7 @@ def launcher(durable: RedisServer, tmp_path: Path) -> Iterator[Launcher]:
 
 
 def wait_for(condition: Callable[[], Any], launcher: Launcher, seconds: float = 240) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"waited {seconds} s in vain:\n{launcher.log.read_text()[-4000:]}")
+    return until(condition, lambda: f"in vain:\n{launcher.log.read_text()[-4000:]}", seconds=seconds, every_s=0.02)
 
 
 def step_of(server: RedisServer, run: str) -> int:

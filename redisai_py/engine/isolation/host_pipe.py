@@ -45,6 +45,7 @@ class HostPipe:
         self._answers = both[at.ANSWERS_AT :]
         self._ring = at.Ring()
         self._number = 0
+        self._hung_up = False
         self._to_tell = False
         self._rang_ns = 0
         self._kind: list[Any] = []
@@ -63,7 +64,8 @@ class HostPipe:
         return bool(self._number)
 
     def hang_up(self) -> None:
-        """Stop the run that is under way; the thread ends."""
+        """Stop the run that is under way; the thread ends. The run stays unanswered: it is repeated elsewhere."""
+        self._hung_up = True
         self.close()
         if self._number:
             self.stop(self._number)
@@ -128,6 +130,8 @@ class HostPipe:
                 if data is outputs:  # arrays of numbers: those of the next run probably look the same
                     self._kind, self._layout = kind, message
         except BaseException as error:  # of whatever kind: the server is told, and gives it to the client
+            if self._hung_up:  # what stopped it is no failure of the client's run
+                raise ConnectionAbortedError from None
             op, message, data = Op.FAILED, failure_of(error), ()
             ended = time.perf_counter_ns()
         self._answer(number, op, ns, message, data)

@@ -11,6 +11,7 @@ import pytest
 
 from redisai_py.config import Config
 from redisai_py.serve.heartbeat import Orders, Progress, Silence
+from tests.waiting import until
 
 
 def _looks(
@@ -65,10 +66,7 @@ def test_progress_of_a_real_process() -> None:
             time.sleep(0.2)
             assert 0.5 <= progress.share() <= 1
             process.send_signal(19)  # SIGSTOP
-            deadline = time.monotonic() + 20
-            while progress.share() != 0:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda: progress.share() == 0)
         finally:
             process.kill()
     assert progress.share() == 1.0  # nobody is there to be asked

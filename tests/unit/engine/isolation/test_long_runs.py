@@ -7,6 +7,7 @@ import time
 
 from redisai_py.engine.isolation import long_runs
 from redisai_py.engine.isolation.long_runs import LongRuns
+from tests.waiting import until
 
 
 class _Wait:
@@ -34,10 +35,7 @@ def test_a_long_run_is_told_of_once() -> None:
     assert told == [1]
     assert not alarm.asleep, "as long as something runs"
     waits.clear()
-    deadline = time.monotonic() + 20
-    while not alarm.asleep:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: alarm.asleep)
     heard.clear()
     waits.append(_Wait(3, time.monotonic() - 1))
     alarm.wake()

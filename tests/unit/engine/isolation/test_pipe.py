@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -54,12 +55,12 @@ class _Same(Doubles):
 
 
 class Ends:
-    def __init__(self) -> None:
+    def __init__(self, session: Doubles | None = None) -> None:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fd = memory.create(at.PIPE_BYTES)
         self.pipe: Pipe[str] = Pipe(1, self, near, fd)
         self.far_socket = far.dup()
-        self.host = HostPipe(far, os.dup(fd), Hosted(Doubles(), Programs()), HeldValues())
+        self.host = HostPipe(far, os.dup(fd), Hosted(session or Doubles(), Programs()), HeldValues())
         os.close(fd)
 
     def put(self, name: str, *members: Tensor) -> None:
@@ -192,6 +193,42 @@ def test_large_outputs_come_in_files_of_their_own(ends: Ends) -> None:
     for values in (first, third):
         assert isinstance(values[0][0], Tensor)
         assert np.array_equal(values[0][0].numpy(), np.full((300, 1000), 7, np.float32))
+
+
+class _Stoppable(Doubles):
+    """A run lasts until it is stopped."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self._stop = threading.Event()
+
+    def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        self.begun.set()
+        assert self._stop.wait(20)
+        raise ValueError("stopped")
+
+    def terminate(self) -> bool:
+        self._stop.set()
+        return True
+
+
+def test_a_run_that_is_stopped_by_hanging_up_stays_unanswered() -> None:
+    """The server that hung up, as a model moves, repeats what was under way; an answer would be taken for its end."""
+    session = _Stoppable()
+    ends = Ends(session)
+    ends.host.thread.start()
+    ends.put("first", row(1))
+    ends.put("behind", row(2))
+    ends.pipe.tell()
+    assert session.begun.wait(20)
+    ends.host.hang_up()
+    ends.host.thread.join(20)
+    assert not ends.host.thread.is_alive()
+    assert ends.pipe.ended_number == 0
+    assert ends.pipe.current_number == 1
+    assert ends.pipe.take_ended(ends.pipe.ended_number) is None
+    ends.pipe.close()
+    ends.far_socket.close()
 
 
 def test_the_end_of_the_process_is_heard() -> None:

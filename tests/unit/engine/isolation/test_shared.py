@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,6 +26,7 @@ from redisai_py.engine.isolation.remote_manager import RemoteManager
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, by_program, culprit_of, exit_word
 from redisai_py.errors import BackendError, BackendNotInstalled, Overloaded
+from tests.waiting import until
 
 
 class Session:
@@ -228,13 +229,6 @@ class House:
 def house() -> Iterator[House]:
     with ExitStack() as stack:
         yield House(stack)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_records_reach_all_front_doors_and_the_next_manager(house: House) -> None:
