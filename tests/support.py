@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,10 +107,15 @@ def long_model() -> bytes:
 
 
 class RedisServer:
-    """A stock Redis of one's own."""
+    """A stock Redis of one's own, on a port that stays its own while it is stopped."""
 
     def __init__(self, binary: str, directory: Path, *options: str) -> None:
-        self.port = free_port()
+        # Bound and not listening: nobody else gets the port, and Redis, which sets SO_REUSEADDR too, can listen on it.
+        reserved = socket.socket()
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind((LOCALHOST, 0))
+        weakref.finalize(self, reserved.close)
+        self.port = int(reserved.getsockname()[1])
         self.binary = binary
         self._command = [
             binary, "--port", str(self.port), "--bind", LOCALHOST, "--dir", str(directory), "--save", "",
