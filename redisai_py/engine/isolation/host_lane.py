@@ -25,7 +25,7 @@ from redisai_py.blobs import FROM_FILE, Blob, ModelFile
 from redisai_py.engine.isolation import memory, wire
 from redisai_py.engine.isolation.describing import specs_to_json
 from redisai_py.engine.isolation.host_messages import HeldValues, failure_of, json_message
-from redisai_py.engine.isolation.hosted import Hosted
+from redisai_py.engine.isolation.hosted import Hosted, Unloaded
 from redisai_py.engine.isolation.vital import VitalThread
 from redisai_py.engine.isolation.wire import Frame, Layout, Op
 from redisai_py.engine.loader import load_session
@@ -123,7 +123,7 @@ class HostLane:
     def _run(self, frame: Frame, request: memoryview, fds: list[int]) -> bytes | None:
         hosted = self._door.models.get(frame.number)
         if hosted is None:
-            return self._answer(Op.FAILED, 0, json_message({"type": "gone", "text": ""}), ())
+            raise Unloaded
         held = self._door.held
         inputs = held.inputs(memory.parsed(bytes(request[: frame.header_bytes]), len(request)), request)
         with hosted.guard:

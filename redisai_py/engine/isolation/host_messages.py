@@ -15,6 +15,7 @@ import numpy as np
 
 from redisai_py.backend import Array, DeviceArray
 from redisai_py.engine.isolation import memory, wire
+from redisai_py.engine.isolation.hosted import Unloaded
 from redisai_py.engine.isolation.wire import Layout, Part
 from redisai_py.engine.merging import to_value
 from redisai_py.errors import BackendError, MemoryLimitExceeded, RedisAIError
@@ -103,7 +104,9 @@ def json_message(fields: dict[str, Any]) -> Layout:
 def failure_of(error: BaseException) -> Layout:
     """What the server is told of a request that failed."""
     refused = isinstance(error, BackendError) and _NO_MEMORY.search(str(error))
-    if refused or isinstance(error.__cause__, MemoryError):  # the latter in a load, which has the framework's words
+    if isinstance(error, Unloaded):
+        fields = {"type": "gone", "text": ""}
+    elif refused or isinstance(error.__cause__, MemoryError):  # the latter in a load, which has the framework's words
         fields = {"type": "memory", "text": str(error).removeprefix("ERR ")}
     elif isinstance(error, RedisAIError) and type(error).__name__ in _ERRORS:
         fields = {"type": type(error).__name__, "text": str(error)}

@@ -64,14 +64,14 @@ class HostPipe:
         return bool(self._number)
 
     def hang_up(self) -> None:
-        """Stop the run that is under way; the thread ends. The run stays unanswered: it is repeated elsewhere."""
-        self._hung_up = True
+        """Stop the run that is under way; the thread ends."""
         self.close()
         if self._number:
             self.stop(self._number)
 
     def close(self) -> None:
-        """Hang up; the thread ends."""
+        """Hang up; the thread ends. What has not ended well by then stays unanswered: the server repeats it."""
+        self._hung_up = True
         with suppress(OSError):  # the server was faster
             self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -130,7 +130,7 @@ class HostPipe:
                 if data is outputs:  # arrays of numbers: those of the next run probably look the same
                     self._kind, self._layout = kind, message
         except BaseException as error:  # of whatever kind: the server is told, and gives it to the client
-            if self._hung_up:  # what stopped it is no failure of the client's run
+            if self._hung_up:  # it was stopped, or its model is unloaded: that is no failure of the client's run
                 raise ConnectionAbortedError from None
             op, message, data = Op.FAILED, failure_of(error), ()
             ended = time.perf_counter_ns()

@@ -12,23 +12,33 @@ from contextlib import AbstractContextManager, nullcontext
 from redisai_py.backend import Array, Session, runs_concurrently
 from redisai_py.engine.isolation.vital import or_end, reserve
 
-__all__ = ["Hosted", "Programs"]
+__all__ = ["Hosted", "Programs", "Unloaded"]
+
+
+class Unloaded(Exception):
+    """The model was unloaded before its run ended, so the run says nothing of it: it is repeated where the model is."""
 
 
 class Hosted:
     """session: of the framework.   exclusive: one thread at a time may enter it.   guard: held during each run."""
 
-    __slots__ = ("_programs", "exclusive", "guard", "session")
+    __slots__ = ("_closed", "_programs", "exclusive", "guard", "session")
 
     def __init__(self, session: Session, programs: Programs) -> None:
         self.session = session
+        self._closed = False
         self._programs = programs
         self.exclusive = not runs_concurrently(session)
         self.guard: AbstractContextManager[object] = threading.Lock() if self.exclusive else nullcontext()
 
     def run(self, inputs: Sequence[Array], keep: bool) -> list[Array | None]:
-        """Run it (`Session.run`). If it leaves the other models no memory, the process ends."""
-        outputs = self.session.run(inputs, keep)
+        """Run it (`Session.run`). If it leaves the other models no memory, the process ends. Raises also: Unloaded."""
+        try:
+            outputs = self.session.run(inputs, keep)
+        except BaseException:
+            if self._closed:
+                raise Unloaded from None
+            raise
         self._programs.look_after_others()
         return outputs
 
@@ -41,6 +51,12 @@ class Hosted:
                 self.session.terminate(thread_id)  # type: ignore[call-arg]  # a ConcurrentSession's
         except Exception:
             traceback.print_exc()
+
+    def close(self) -> None:
+        """Close the session; what it says of runs from now on says nothing of the model."""
+        self._closed = True
+        with self.guard:
+            self.session.close()
 
 
 class _Entry:
@@ -105,5 +121,4 @@ class Programs:
                 return
             del self._entries[number]
         assert entry.hosted is not None
-        with entry.hosted.guard:  # a run may be under way, which its front door repeats elsewhere
-            entry.hosted.session.close()
+        entry.hosted.close()

@@ -231,6 +231,50 @@ def test_a_run_that_is_stopped_by_hanging_up_stays_unanswered() -> None:
     ends.far_socket.close()
 
 
+class _Closing(Doubles):
+    """Several threads may be in it; runs fail once it is closed."""
+
+    concurrent = True
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.closed = False
+
+    def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+        if self.closed:
+            raise AttributeError("there is nothing left of the model")
+        self.begun.set()
+        assert self.go.wait(20)
+        return super().run(inputs)
+
+    def terminate(self, thread_id: int | None = None) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_runs_of_a_model_that_is_unloaded_meanwhile_stay_unanswered() -> None:
+    session = _Closing()
+    ends = Ends(session)
+    ends.host.thread.start()
+    ends.put_each(["under way", "behind", "last"], [(row(1),), (row(2),), (row(3),)])
+    ends.pipe.tell()
+    assert session.begun.wait(20)
+    ends.host.close()
+    ends.host.hosted.close()
+    session.go.set()
+    ends.host.thread.join(20)
+    assert not ends.host.thread.is_alive()
+    ended = ends.pipe.take_ended(ends.pipe.ended_number)
+    assert ended is not None
+    assert (ended.flight.batch, ended.op) == ("under way", Op.DONE)
+    assert [flight.batch for flight in ends.pipe.flights.values()] == ["behind", "last"]
+    assert ends.pipe.ended_number == 1
+    ends.pipe.close()
+    ends.far_socket.close()
+
+
 def test_the_end_of_the_process_is_heard() -> None:
     ends = Ends()
     ends.put("a", row(1.0))

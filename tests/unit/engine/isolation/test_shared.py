@@ -18,13 +18,17 @@ import pytest
 from redisai_py.backend import Array, InputSpec
 from redisai_py.engine.isolation.channel import Channel
 from redisai_py.engine.isolation.door_line import DoorLine
-from redisai_py.engine.isolation.hosted import Programs
+from redisai_py.engine.isolation.host_messages import failure_of
+from redisai_py.engine.isolation.hosted import Programs, Unloaded
+from redisai_py.engine.isolation.lane import Answer
 from redisai_py.engine.isolation.managed import Placement, Wanted
 from redisai_py.engine.isolation.manager import Manager
+from redisai_py.engine.isolation.messages import ModelGone, failure
 from redisai_py.engine.isolation.quarantine import Quarantine, Strikes
 from redisai_py.engine.isolation.remote_manager import RemoteManager
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, by_program, culprit_of, exit_word
+from redisai_py.engine.isolation.wire import Op
 from redisai_py.errors import BackendError, BackendNotInstalled, Overloaded
 from tests.waiting import until
 
@@ -72,6 +76,24 @@ def test_a_program_is_built_once_and_closed_with_its_last_user() -> None:
     assert session.closed == 1
     assert programs.load(7, build)[1] is False, "it is loaded again"
     assert len(built) == 2
+
+
+def test_what_a_closed_session_says_of_a_run_is_no_failure_of_the_run() -> None:
+    class Fails(Session):
+        concurrent = True
+
+        def run(self, inputs: Sequence[Array], keep_on_device: bool = False) -> list[Array | None]:
+            raise ValueError("no negative numbers" if not self.closed else "there is nothing left of the model")
+
+    programs = Programs()
+    hosted, _ = programs.load(7, Fails)
+    with pytest.raises(ValueError, match="no negative numbers"):
+        hosted.run([], False)
+    programs.release(7)
+    with pytest.raises(Unloaded) as caught:
+        hosted.run([], False)
+    answer = failure_of(caught.value)
+    assert isinstance(failure(Answer(Op.FAILED, 0, answer.header, memoryview(b""))), ModelGone)
 
 
 def test_a_load_that_fails_fails_for_all_that_wait_and_for_nobody_else() -> None:
