@@ -69,7 +69,7 @@ import sys
 import redis
 import redisai_py
 from redisai_py.config import Config
-from support import FrontDoor
+from tests.support import FrontDoor
 
 assert redisai_py.__file__.startswith(sys.argv[2]), redisai_py.__file__
 door = FrontDoor(Config(redis=sys.argv[1], port=0))
@@ -158,7 +158,9 @@ def _changed(copy: Path) -> list[str]:
 def _run(copy: Path, program: str, server: RedisServer) -> None:
     """Run a program on the copy. It has to succeed."""
     whole = f"{_SERVE}\ntry:\n{textwrap.indent(program, '    ')}\nfinally:\n    door.stop()\n"
-    path = os.pathsep.join(str(entry) for entry in (copy, copy / "backends", ROOT / "tests"))
+    path = os.pathsep.join(
+        str(entry) for entry in (copy, copy / "backends", ROOT)
+    )  # the packages of the copy come first
     done = subprocess.run(
         [sys.executable, "-c", whole, server.url, str(copy)],
         cwd=copy,

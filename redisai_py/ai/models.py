@@ -46,9 +46,9 @@ async def model_store(request: models.ModelStore, turn: Turn) -> Any:
     model = await services.programs.identified(model)
     loaded = await services.programs.load(program_key, model)
     model = named(model, loaded.inputs, loaded.outputs)  # in the form in which readers will find it
-    services.engine.rename(loaded, model.identity)
-    await warm_new_version(services.predictions, access, request.key, loaded)
     try:
+        await services.engine.rename(loaded, model.identity)
+        await warm_new_version(services.predictions, access, request.key, loaded)
         await store.put_model(request.key, model, services.settings.model_chunk_size)
     except BaseException:
         services.engine.unload(model.identity)

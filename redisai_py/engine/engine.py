@@ -177,15 +177,17 @@ class Engine:
             if self._isolation is not None:
                 self._isolation.forget(identity)
 
-    def rename(self, loaded: LoadedModel, identity: str) -> None:
-        """Find a loaded model under another identity from now on: that of the hash under which it was stored."""
+    async def rename(self, loaded: LoadedModel, identity: str) -> None:
+        """Find a loaded model under another identity from now on: that of the hash under which it is about to be
+        stored. Returns when other front doors that read the hash find the model.
+        """
         queued: QueuedModel = loaded  # type: ignore[assignment]  # there is no other kind
         before = loaded.id
         queued.rename(identity)
         self._registry.rename(before, identity)
         self.stats.rename(before, identity)
         if self._isolation is not None:
-            self._isolation.rename(queued.session, identity)
+            await self._isolation.rename(queued.session, identity)
 
     @property
     def crowded(self) -> bool:

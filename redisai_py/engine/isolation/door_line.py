@@ -66,6 +66,7 @@ class DoorLine:
                 manager.ended(self, message["process"], [Suspect(*each) for each in message["suspects"]])
             case "rename":
                 manager.rename(message["before"], message["identity"])
+                self._channel.send({"op": "answer", "id": message["id"], "value": None})
             case "clear":
                 manager.clear(message["identity"])
             case "recall":

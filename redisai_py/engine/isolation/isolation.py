@@ -6,11 +6,14 @@ door it is an object here; several share one in a process of its own (`remote_ma
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,7 +26,7 @@ from redisai_py.engine.isolation.long_runs import LongRuns
 from redisai_py.engine.isolation.managed import Placement, Wanted
 from redisai_py.engine.isolation.processes import EngineProcess
 from redisai_py.engine.isolation.quarantine import Quarantine
-from redisai_py.engine.isolation.remote_manager import RemoteManager
+from redisai_py.engine.isolation.remote_manager import ManagerLost, RemoteManager
 from redisai_py.engine.isolation.script_process import ScriptProcess
 from redisai_py.engine.isolation.session import RemoteSession
 from redisai_py.engine.isolation.settings import IsolationSettings, IsolationSnapshot
@@ -58,7 +61,7 @@ class Managing(Protocol):
 
     def ended(self, door: Isolation, number: int, suspects: Sequence[Suspect]) -> None: ...
 
-    def rename(self, before: str, identity: str) -> None: ...
+    def rename(self, before: str, identity: str) -> Future[None] | None: ...
 
     def clear(self, identity: str) -> None: ...
 
@@ -128,11 +131,18 @@ class Isolation:
         version = self.versions[name] = self._manager.import_backend(name)
         return version
 
-    def rename(self, session: Session, identity: str) -> None:
-        """A loaded model has another identity from now on."""
-        if isinstance(session, RemoteSession):
-            self._manager.rename(session.identity, identity)
-            session.identity = identity
+    async def rename(self, session: Session, identity: str) -> None:
+        """A loaded model has another identity from now on.
+
+        Returns when the manager knows it: a front door that loads the model by it then finds the process that has it.
+        """
+        if not isinstance(session, RemoteSession) or session.identity == identity:
+            return
+        before, session.identity = session.identity, identity
+        known = self._manager.rename(before, identity)
+        if known is not None:
+            with suppress(ManagerLost):  # and with it all processes
+                await asyncio.wrap_future(known)
 
     def went_well(self, identity: str) -> None:
         """A run of a model succeeded: its record is clean."""

@@ -88,11 +88,6 @@ class RemoteManager:
         """See Manager."""
         self._tell({"op": "ended", "process": number, "suspects": list(suspects)})
 
-    def rename(self, before: str, identity: str) -> None:
-        """See Manager."""
-        self.quarantine.rename(before, identity)
-        self._tell({"op": "rename", "before": before, "identity": identity})
-
     def clear(self, identity: str) -> None:
         """See Manager."""
         self.quarantine.forget(identity)
@@ -115,6 +110,11 @@ class RemoteManager:
     def file_of(self, identity: str) -> Future[int]:
         """A descriptor of a model's file, for the caller to close; -1 if the manager has none. Fails as above."""
         return self._request({"op": "file", "identity": identity}, next(self._numbers))
+
+    def rename(self, before: str, identity: str) -> Future[None]:
+        """See Manager. Returns: when the manager has done it. Fails as above."""
+        self.quarantine.rename(before, identity)
+        return self._request({"op": "rename", "before": before, "identity": identity}, next(self._numbers))
 
     def _request(self, message: Message, number: int) -> Future[Any]:
         answer: Future[Any] = Future()

@@ -301,9 +301,7 @@ class PipeDispatcher:
     def drop(self, loaded: QueuedModel, run: Run) -> bool:
         """Take a run out that has not begun; False if it is not here."""
         model = self._models.get(loaded)
-        if model is None:
-            return False
-        return model.queue.drop(run) or any(line.drop(run) for line in model.lines)
+        return model is not None and (model.queue.drop(run) or any(line.drop(run) for line in model.lines))
 
     def expire(self, now: float) -> float:
         """End the runs whose TIMEOUT has passed; the next deadline, or infinity."""

@@ -25,7 +25,7 @@ from redisai_py.engine.isolation.managed import Placement, Wanted
 from redisai_py.engine.isolation.manager import Manager
 from redisai_py.engine.isolation.messages import ModelGone, failure
 from redisai_py.engine.isolation.quarantine import Quarantine, Strikes
-from redisai_py.engine.isolation.remote_manager import RemoteManager
+from redisai_py.engine.isolation.remote_manager import ManagerLost, RemoteManager
 from redisai_py.engine.isolation.settings import IsolationSettings
 from redisai_py.engine.isolation.verdicts import Suspect, Verdict, by_program, culprit_of, exit_word
 from redisai_py.engine.isolation.wire import Op
@@ -265,7 +265,8 @@ def test_records_reach_all_front_doors_and_the_next_manager(house: House) -> Non
         with pytest.raises(BackendNotInstalled):
             each.import_backend("NOBODY_HAS_IT")
     assert manager.quarantine.reason("m")
-    first.rename("m", "n")
+    assert first.rename("m", "n").result(20) is None
+    assert manager.quarantine.reasons().keys() == {"n"}, "the manager had done it"
     until(lambda: all(each.quarantine.reasons().keys() == {"n"} for each in (manager, first, second)))
     first.clear("n")
     until(lambda: not any(each.quarantine.reasons() for each in (manager, first, second)))
@@ -274,6 +275,8 @@ def test_records_reach_all_front_doors_and_the_next_manager(house: House) -> Non
 def test_a_request_waits_for_the_next_manager(house: House) -> None:
     house.end()
     assert house.doors[0].lost.wait(10)
+    with pytest.raises(ManagerLost):  # the event loop does not wait for one
+        house.remotes[0].rename("m", "n").result(20)
     errors: list[BaseException] = []
 
     def ask() -> None:
