@@ -131,10 +131,12 @@ class EngineProcess:
             self._busy.pop(lane.number, None)
             if self.dead:
                 lane.close()
-            elif lane.inline:
-                self._inline_lane = lane
-            else:
+            elif not lane.inline:
                 self._idle.append(lane)
+            elif self._inline_lane is None:
+                self._inline_lane = lane
+            else:  # another model opened one meanwhile
+                lane.close()
 
     def abandon(self, lane: Lane) -> None:
         """Nobody wants the answer that is still to come: the lane has no other use."""
