@@ -233,7 +233,8 @@ def test_a_worker_goes_on(
 
 def _done(bare: redis.Redis, worker: Worker, words: set[bytes], directory: Path) -> None:
     def missing() -> set[bytes]:
-        return words - set(bare.lrange(f"done:{worker.name}", 0, -1))  # type: ignore[arg-type]
+        found: Any = bare.lrange(f"done:{worker.name}", 0, -1)
+        return words - set(found)
 
     def failure() -> str:
         log = directory / f"{worker.name}.log"

@@ -54,7 +54,7 @@ class Onlookers:
 
     def pause_s(self) -> float:
         """The longest that one of them has waited for a reply since this was last asked, less the longest time for
-        which the machine, or this process, stood still.
+        which the machine, or this process, stood still: on a machine that did not, every pause counts in full.
         """
         longest, self._longest_s = self._longest_s, 0.0
         stood_still, self._stood_still_s = self._stood_still_s, 0.0

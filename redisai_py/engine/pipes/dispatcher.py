@@ -369,7 +369,7 @@ class PipeDispatcher:
         line.process.forget_pipe(pipe)
         line.model.judging -= 1
         for loaded in [each for each in self._waiting if self._models[each] is line.model]:
-            self._go_on(loaded, line.model)
+            self._go_on(loaded, line.model)  # there is no verdict to wait for
 
     def _judge(self, line: Line, left: Sequence[tuple[int, Flight[Execution]]], current: int, nonsense: bool) -> None:
         """On a thread of its own, since it takes a moment until it is known how the process ended."""
